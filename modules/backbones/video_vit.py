@@ -1,0 +1,406 @@
+"""Video vision transformer with tubelet tokens, and the narrow decoder that masked methods put behind it.
+
+Network of VideoMAE (https://arxiv.org/abs/2203.12602, official code): cubes of `tubelet_size` x `patch_size` x `patch_size`
+pixels become tokens in the order t, h, w; fixed sin-cos positions over the flattened token number; pre-norm blocks with
+LayerNorm eps 1e-6; no class token.
+
+Deviations from the official code, none of which changes an output:
+
+* blocks are timm's, whose key bias the official ones lack. A key bias adds the same number to all logits of a query, so a
+  softmax cannot see it and its gradient is zero; q_bias, 0, v_bias map into the fused bias (`from_official`).
+* the patch embedding is a Linear over flattened cubes instead of a Conv3d with equal kernel and stride: same numbers, and
+  cubes that the encoder does not see are never embedded.
+* positions are a buffer on the device, not an attribute that is copied in each step.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.errors import SettingError
+
+
+class Grid(NamedTuple):
+    """How a clip is cut into tokens."""
+
+    t: int
+    """token slices over time"""
+    h: int
+    """token rows"""
+    w: int
+    """token columns"""
+    tubelet: int
+    """frames per token"""
+    patch: int
+    """side of a token in pixels"""
+
+    @property
+    def slice_tokens(self) -> int:
+        """Tokens of one time slice."""
+        return self.h * self.w
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a clip."""
+        return self.t * self.h * self.w
+
+    @property
+    def token_pixels(self) -> int:
+        """Pixels (of one channel) in a token."""
+        return self.tubelet * self.patch * self.patch
+
+
+class Preset(NamedTuple):
+    """Width, depth and heads of an encoder size."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+
+# VideoMAE, official code; tiny and micro are ours, for laptops and tests.
+PRESETS = {
+    "micro": Preset(96, 4, 3),
+    "tiny": Preset(192, 12, 3),
+    "small": Preset(384, 12, 6),
+    "base": Preset(768, 12, 12),
+    "large": Preset(1024, 24, 16),
+    "huge": Preset(1280, 32, 16),
+}
+Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
+
+layer_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def sincos_positions(count: int, dim: int) -> Tensor:
+    """Fixed position codes over the flattened token number.
+
+    Channel j of token n holds sin (even j) or cos (odd j) of n / 10000^(2 floor(j/2) / dim), computed in float64
+    (VideoMAE, official code: not factorised over time, rows and columns).
+
+    Returns:
+        float32 [1, count, dim]
+    """
+    channel = torch.arange(dim, dtype=torch.float64)
+    rate = torch.pow(10000.0, -2 * (channel // 2) / dim)
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * rate
+    table = torch.where(channel.long() % 2 == 0, angle.sin(), angle.cos())
+    return table.float()[None]
+
+
+def patchify(video: Tensor, grid: Grid) -> Tensor:
+    """Cut clips into cubes.
+
+    Args:
+        video: [B, C, T, H, W]
+        grid: token grid of these clips
+
+    Returns:
+        [B, N, C, P]: tokens in the order t, h, w; P pixels of each channel in the order time, row, column.
+    """
+    b, c = video.shape[:2]
+    cubes = video.reshape(b, c, grid.t, grid.tubelet, grid.h, grid.patch, grid.w, grid.patch)
+    return cubes.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, grid.tokens, c, grid.token_pixels)
+
+
+def unpatchify(cubes: Tensor, grid: Grid) -> Tensor:
+    """Inverse of `patchify`: [B, N, C, P] -> [B, C, T, H, W]."""
+    b, _, c, _ = cubes.shape
+    split = cubes.reshape(b, grid.t, grid.h, grid.w, c, grid.tubelet, grid.patch, grid.patch)
+    return split.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(
+        b, c, grid.t * grid.tubelet, grid.h * grid.patch, grid.w * grid.patch
+    )
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens by number.
+
+    Args:
+        tokens: [B, N, ...]
+        index: int64 [B, M]
+
+    Returns:
+        [B, M, ...]
+    """
+    shape = index.shape + tokens.shape[2:]
+    return tokens.gather(1, index.reshape(index.shape + (1,) * (tokens.ndim - 2)).expand(shape))
+
+
+def init_blocks(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every Linear, 1 and 0 for LayerNorm (VideoMAE, official code).
+
+    The joint qkv matrix counts as one matrix of shape [3D, D].
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _drop_path_rates(highest: float, depth: int) -> list[float]:
+    """Linear from 0 in the first block to `highest` in the last."""
+    return torch.linspace(0, highest, depth).tolist()
+
+
+class VideoViT(nn.Module):
+    """Video vision transformer (encoder).
+
+    Args:
+        size: preset of width, depth and heads: micro 96/4/3, tiny 192/12/3, small 384/12/6, base 768/12/12,
+            large 1024/24/16, huge 1280/32/16.
+        image_size: side of the square clips in pixels; must equal data.clip.size.
+        num_frames: frames per clip; must equal data.clip.frames.
+        patch_size: side of a token in pixels.
+        tubelet_size: frames per token.
+        embed_dim: width, in place of the preset's.
+        depth: number of blocks, in place of the preset's.
+        num_heads: attention heads, in place of the preset's.
+        mlp_ratio: hidden width of the MLP over the token width.
+        drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
+        recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
+        checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth.
+
+    Raises:
+        SettingError: if sizes do not divide, or the checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        size: Size = "base",
+        image_size: int = 224,
+        num_frames: int = 16,
+        patch_size: int = 16,
+        tubelet_size: int = 2,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        recompute_blocks: bool = False,
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        preset = PRESETS[size]
+        self.embed_dim = embed_dim or preset.embed_dim
+        self.num_heads = num_heads or preset.num_heads
+        depth = depth or preset.depth
+        if num_frames % tubelet_size:
+            raise SettingError(
+                f"model.backbone.num_frames {num_frames} is not a multiple of model.backbone.tubelet_size "
+                f"{tubelet_size}; change one of them (and data.clip.frames with it)."
+            )
+        if image_size % patch_size:
+            raise SettingError(
+                f"model.backbone.image_size {image_size} is not a multiple of model.backbone.patch_size {patch_size}; "
+                "change one of them (and data.clip.size with it)."
+            )
+        if self.embed_dim % self.num_heads:
+            raise SettingError(
+                f"model.backbone.embed_dim {self.embed_dim} is not a multiple of model.backbone.num_heads "
+                f"{self.num_heads}; change one of them."
+            )
+        self.image_size, self.num_frames, self.mlp_ratio = image_size, num_frames, mlp_ratio
+        side = image_size // patch_size
+        self.grid = Grid(num_frames // tubelet_size, side, side, tubelet_size, patch_size)
+        self.recompute_blocks = recompute_blocks
+
+        # PyTorch's default initialisation is the same for this Linear and for the Conv3d of the official code.
+        self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
+        self.blocks = nn.ModuleList(
+            Block(self.embed_dim, self.num_heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=layer_norm)
+            for rate in _drop_path_rates(drop_path, depth)
+        )
+        self.norm = layer_norm(self.embed_dim)
+        self.register_buffer("positions", sincos_positions(self.grid.tokens, self.embed_dim), persistent=False)
+        self.positions: Tensor
+        init_blocks(self.blocks)
+        if checkpoint is not None:
+            load_strictly(
+                self,
+                encoder_weights(read_weights(checkpoint, "model.backbone.checkpoint")),
+                source=checkpoint,
+                # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
+                may_miss=("norm.",),
+            )
+
+    def forward_features(self, video: Tensor, visible: Tensor | None = None, norm: bool = True) -> Tensor:
+        """Encode clips.
+
+        Args:
+            video: float [B, 3, T, H, W], ImageNet-normalised.
+            visible: int64 [B, Nv], the tokens to encode; None encodes all. With several rows per clip (masks),
+                [B * M, Nv] in mask-major order: the clips are cut once and all rows go through in one pass.
+            norm: apply the final LayerNorm (pretraining does, fine-tuning with mean pooling does not).
+
+        Returns:
+            tokens [B (* M), Nv or N, D], in the order of `visible`.
+        """
+        cubes = patchify(video, self.grid).flatten(2)
+        positions = self.positions
+        if visible is not None:
+            rounds = visible.split(video.shape[0])
+            cubes = torch.cat([gather_tokens(cubes, rows) for rows in rounds])
+            positions = gather_tokens(positions.expand(visible.shape[0], -1, -1), visible)
+        tokens = self.patch_embed(cubes) + positions
+        for block in self.blocks:
+            if self.recompute_blocks and self.training:
+                tokens = recompute(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+        return self.norm(tokens) if norm else tokens
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Mean over all tokens after the final norm: [B, 3, T, H, W] -> [B, D]."""
+        return self.forward_features(video).mean(1)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that AdamW must not decay, besides biases and one-dimensional ones: none here."""
+        return set()
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters from the input to the output, for layer-wise learning-rate decay: embedding, each block, norm."""
+        return [
+            list(self.patch_embed.parameters()),
+            *(list(block.parameters()) for block in self.blocks),
+            list(self.norm.parameters()),
+        ]
+
+
+class MaskedDecoder(nn.Module):
+    """Decoder of VideoMAE: predicts something for every masked token from the encoded visible ones.
+
+    Visible tokens come first, mask tokens last, each in ascending order and with their own position code; only the mask
+    tokens are normalised and read out.
+
+    Args:
+        encoder: encoder whose tokens are decoded; sets the token grid and the MLP ratio.
+        out_dim: width of a prediction.
+        depth: number of blocks.
+        embed_dim: width; half of the encoder's if None.
+        num_heads: attention heads; half of the encoder's if None.
+    """
+
+    def __init__(
+        self,
+        encoder: VideoViT,
+        out_dim: int,
+        depth: int = 4,
+        embed_dim: int | None = None,
+        num_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim or encoder.embed_dim // 2
+        heads = num_heads or max(1, encoder.num_heads // 2)
+        if self.embed_dim % heads:
+            raise SettingError(
+                f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder_dim "
+                "or model.decoder_heads."
+            )
+        # Left at PyTorch's default initialisation, as in the official code.
+        self.embed = nn.Linear(encoder.embed_dim, self.embed_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(self.embed_dim, heads, encoder.mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)
+        )
+        self.norm = layer_norm(self.embed_dim)
+        self.head = nn.Linear(self.embed_dim, out_dim)
+        self.register_buffer("positions", sincos_positions(encoder.grid.tokens, self.embed_dim), persistent=False)
+        self.positions: Tensor
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        init_blocks(self.blocks)
+        init_blocks(self.head)
+
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Predict masked tokens.
+
+        Args:
+            tokens: [B, Nv, De] encoded visible tokens.
+            visible: int64 [B, Nv], their numbers.
+            masked: int64 [B, Nm], numbers of the tokens to predict.
+
+        Returns:
+            [B, Nm, out_dim] in the order of `masked`.
+        """
+        positions = self.positions.expand(tokens.shape[0], -1, -1)
+        seen = self.embed(tokens) + gather_tokens(positions, visible)
+        hidden = self.mask_token + gather_tokens(positions, masked)
+        sequence = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
+        for block in self.blocks:
+            sequence = block(sequence)
+        return self.head(self.norm(sequence[:, visible.shape[1] :]))
+
+
+# --- Weights of the official VideoMAE family (VideoMAE, SMILE, SIGMA share these names) ---
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of an official pretraining or fine-tuning network to ours.
+
+    `encoder.*` becomes `backbone.*`; `encoder_to_decoder` and `mask_token` move into `decoder.*`; q_bias and v_bias are
+    fused with a zero key bias; the patch embedding is flattened. Other keys (head, fc_norm) keep their names.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith("attn.v_bias"):
+            continue
+        name = key
+        if key.endswith("attn.q_bias"):
+            value_bias = state[key.replace("q_bias", "v_bias")]
+            value = torch.cat([value, torch.zeros_like(value), value_bias])
+            name = key.replace("attn.q_bias", "attn.qkv.bias")
+        if name.endswith("patch_embed.proj.weight"):
+            value = value.flatten(1)
+        name = name.replace("patch_embed.proj.", "patch_embed.")
+        if name.startswith("encoder."):
+            name = "backbone." + name.removeprefix("encoder.")
+        elif name.startswith(("patch_embed.", "blocks.", "norm.")):
+            name = "backbone." + name
+        elif name == "encoder_to_decoder.weight":
+            name = "decoder.embed.weight"
+        elif name == "mask_token":
+            name = "decoder.mask_token"
+        renamed[name] = value
+    return renamed
+
+
+def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
+    """Inverse of `from_official` for a pretraining network (`backbone.*`, `decoder.*`).
+
+    The key bias is left out: no output depends on it.
+    """
+    named: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = "encoder." + key.removeprefix("backbone.") if key.startswith("backbone.") else key
+        name = name.replace("decoder.embed.weight", "encoder_to_decoder.weight")
+        name = name.replace("decoder.mask_token", "mask_token").replace("patch_embed.", "patch_embed.proj.")
+        if name.endswith("patch_embed.proj.weight"):
+            value = value.reshape(value.shape[0], 3, grid.tubelet, grid.patch, grid.patch)
+        if name.endswith("attn.qkv.bias"):
+            query, _, values = value.chunk(3)
+            named[name.replace("qkv.bias", "q_bias")] = query.clone()
+            named[name.replace("qkv.bias", "v_bias")] = values.clone()
+        else:
+            named[name] = value
+    return named
+
+
+def is_official(state: dict[str, Tensor]) -> bool:
+    """Whether the names are those of the official VideoMAE family."""
+    return any(key.endswith("patch_embed.proj.weight") for key in state)
+
+
+def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's part of any file that we read, under the names of `VideoViT`.
+
+    Accepts our whole methods (`backbone.*`), bare encoders, and official pretraining or fine-tuning networks.
+    """
+    if is_official(state):
+        state = from_official(state)
+    inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    return inner or state

@@ -1,0 +1,1 @@
+"""What every method shares: contracts, randomness, optimisation, checkpoints."""

@@ -1,0 +1,129 @@
+"""What is the same for every method: randomness of a step, logging, optimiser. Nothing about what is learned."""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings, build_adamw, warmup_cosine
+from modules.core.randomness import derive_seed, device_generator
+from modules.layers.normalise import normalise
+
+TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
+
+
+class Method(LightningModule, ABC):
+    """A self-supervised method.
+
+    A subclass sets `backbone`, calls this constructor, and implements `step` and `embed`; it may draw `pictures`.
+
+    Args:
+        optim: optimiser and schedule.
+    """
+
+    backbone: nn.Module
+    views_per_clip: int = 1
+    """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
+
+    def __init__(self, optim: AdamWSettings) -> None:
+        super().__init__()
+        self.optim_settings = optim
+
+    @abstractmethod
+    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+        """Loss of a batch, and named tensors for callbacks. Every random number comes from `generator`."""
+
+    @abstractmethod
+    def embed(self, batch: VideoBatch) -> Tensor:
+        """Frozen features [B, D] of the first clip of each video, for probes and export."""
+
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
+        return {"clip": output["clip"]}
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it (ImageNet mean and std)."""
+        return normalise(clip)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, besides biases and one-dimensional ones."""
+        return set()
+
+    @property
+    def seed(self) -> int:
+        """The run's seed (`seed_everything`)."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> StepOutput:
+        """Run `step` with randomness from (seed, epoch, batch, rank) and log its scalars as `train/*`."""
+        key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        # Dropout and stochastic depth can only draw from the global generator: give it a state that does not depend on
+        # what ran before, so that a resumed run draws the same.
+        torch.manual_seed(derive_seed(GLOBAL_STREAM, *key))
+        output = self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
+        self.log("train/loss", output["loss"].detach(), prog_bar=True, batch_size=len(batch["index"]))
+        self.log_dict({f"train/{name}": value for name, value in output.get("log", {}).items()})
+        return output
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """The training loss on held-out clips, with the same random numbers in every epoch."""
+        output = self.step(batch, device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank))
+        size = len(batch["index"])
+        self.log("val/loss", output["loss"], prog_bar=True, sync_dist=True, batch_size=size)
+        scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
+        self.log_dict(scalars, sync_dist=True, batch_size=size)
+
+    def on_fit_start(self) -> None:
+        """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
+        clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
+        if clip is None:
+            return
+        for ours, theirs in (("num_frames", "frames"), ("image_size", "size")):
+            wanted, given = getattr(self.backbone, ours, None), getattr(clip, theirs)
+            if wanted is not None and wanted != given:
+                raise SettingError(
+                    f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal."
+                )
+
+    def configure_optimizers(self) -> Mapping[str, Any]:
+        """AdamW with the settings' peak rate and a schedule per optimiser step."""
+        trainer, settings = self.trainer, self.optim_settings
+        steps = trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise SettingError("The schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
+        epoch_steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        horizon = settings.horizon_epochs * epoch_steps if settings.horizon_epochs else steps
+        warmup = settings.warmup_epochs * epoch_steps
+        if warmup >= horizon:
+            raise SettingError(
+                f"model.optim.warmup_epochs {settings.warmup_epochs} lasts as long as the whole schedule "
+                f"({horizon / epoch_steps:g} epochs); shorten it or raise trainer.max_epochs or "
+                "model.optim.horizon_epochs."
+            )
+        clips = _clips_per_batch(trainer.datamodule) * self.views_per_clip  # type: ignore[attr-defined]
+        global_batch = clips * trainer.world_size * trainer.accumulate_grad_batches
+        peak, final = settings.rates(global_batch)
+        rank_zero_info(
+            f"Learning rate: peak {peak:.3g} (global batch {global_batch}), {warmup:.0f} steps of warm-up, "
+            f"cosine to {final:.3g} at step {horizon:.0f}; the run has {steps} steps."
+        )
+        optimiser = build_adamw(self, settings, peak, self.no_weight_decay())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(warmup, horizon, final / peak))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _clips_per_batch(data: Any) -> int:
+    """Clips in one batch of one device."""
+    batch_size = getattr(data, "batch_size", None)
+    if batch_size is None:
+        raise SettingError("The learning-rate rule needs the batch size; give the data module an attribute batch_size.")
+    clip = getattr(data, "clip", None)
+    return int(batch_size) * (clip.clips * clip.repeat if clip is not None else 1)

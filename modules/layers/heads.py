@@ -1,0 +1,36 @@
+"""Small networks on top of an encoder."""
+
+from torch import Tensor, nn
+
+from modules.backbones.video_vit import VideoViT, layer_norm
+
+
+class VideoClassifier(nn.Module):
+    """Fine-tuning network of VideoMAE (official code): mean of the encoder's tokens, LayerNorm, dropout, linear head.
+
+    The encoder's own final norm is not applied. The head starts small, so that the first logits are nearly zero.
+
+    Args:
+        backbone: encoder.
+        num_classes: outputs.
+        dropout: on the pooled feature, before the head.
+        init_scale: factor on the head's initial weights and bias.
+    """
+
+    def __init__(self, backbone: VideoViT, num_classes: int, dropout: float = 0.0, init_scale: float = 0.001) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fc_norm = layer_norm(backbone.embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        self.head.weight.data.mul_(init_scale)
+        nn.init.zeros_(self.head.bias)
+
+    def pool(self, video: Tensor) -> Tensor:
+        """float [B, 3, T, H, W], normalised -> features [B, D]."""
+        return self.fc_norm(self.backbone.forward_features(video, norm=False).mean(1))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """float [B, 3, T, H, W], normalised -> logits [B, num_classes]."""
+        return self.head(self.dropout(self.pool(video)))

@@ -1,0 +1,209 @@
+"""What a masked method predicts for each token: pixels, or features of a frozen image tower.
+
+A target is a callable on normalised clips; it holds no trained parameter. Towers are kept out of the module tree, so that
+neither the optimiser, DDP nor a checkpoint ever sees them.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modules.backbones.video_vit import Grid, VideoViT, patchify
+from modules.core.errors import SettingError
+from modules.layers.normalise import denormalise
+from modules.layers.teachers import clip_tower, timm_tower
+
+
+class Target(ABC):
+    """Something to predict for every token."""
+
+    @abstractmethod
+    def dim(self, grid: Grid) -> int:
+        """Width of a token's target."""
+
+    def check(self, backbone: VideoViT) -> None:  # noqa: B027  (most targets fit any encoder)
+        """Fail before the first step if this target does not fit the encoder's token grid."""
+
+    @abstractmethod
+    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+        """Targets of all tokens, without gradient.
+
+        Args:
+            video: float [B, 3, T, H, W], ImageNet-normalised.
+            grid: token grid.
+
+        Returns:
+            float32 [B, N, D]
+        """
+
+
+class PixelTarget(Target):
+    """The pixels of each cube, as in VideoMAE (official code).
+
+    The clip is brought back to [0, 1]. With `normalise`, each cube and channel is shifted and scaled by its own mean and
+    sqrt(unbiased variance) + 1e-6. Values are ordered time, row, column, channel, the channel fastest.
+
+    Args:
+        normalise: normalise each cube by its own statistics (the paper's default).
+    """
+
+    def __init__(self, normalise: bool = True) -> None:
+        self.normalise = normalise
+
+    def dim(self, grid: Grid) -> int:
+        """Three values per pixel of a cube."""
+        return 3 * grid.token_pixels
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+        """See `Target.__call__`."""
+        cubes = patchify(denormalise(video.float()), grid)
+        if self.normalise:
+            mean, std = self.statistics(cubes)
+            cubes = (cubes - mean) / std
+        return cubes.transpose(2, 3).flatten(2)
+
+    @staticmethod
+    def statistics(cubes: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sqrt(unbiased variance) + 1e-6 of each cube and channel: [B, N, 3, P] -> two [B, N, 3, 1]."""
+        variance, mean = torch.var_mean(cubes, dim=-1, keepdim=True)
+        return mean, variance.sqrt() + 1e-6
+
+    @torch.no_grad()
+    def to_pixels(self, values: Tensor, video: Tensor, grid: Grid) -> Tensor:
+        """Turn predictions of all tokens into pixels, for pictures.
+
+        Args:
+            values: [B, N, 3P], predictions in this target's form.
+            video: float [B, 3, T, H, W], the normalised clip, whose cube statistics are borrowed.
+            grid: token grid.
+
+        Returns:
+            [B, N, 3, P] in [0, 1]
+        """
+        cubes = values.float().unflatten(2, (grid.token_pixels, 3)).transpose(2, 3)
+        if self.normalise:
+            mean, std = self.statistics(patchify(denormalise(video.float()), grid))
+            cubes = cubes * std + mean
+        return cubes.clamp(0, 1)
+
+
+def normalise_over_tokens(features: Tensor) -> Tensor:
+    """Normalise each clip's features per channel over its tokens (SMILE, official code).
+
+    Subtracts the mean over the token axis and divides by sqrt(unbiased variance) + 1e-6. Not a per-token LayerNorm: what
+    all tokens of a clip have in common vanishes.
+
+    Args:
+        features: [B, N, D]
+    """
+    features = features.float()
+    variance, mean = torch.var_mean(features, dim=1, keepdim=True)
+    return (features - mean) / (variance.sqrt() + 1e-6)
+
+
+class TowerTarget(Target):
+    """Patch features of a frozen image tower on the first frame of each tubelet.
+
+    Args:
+        tower: module that maps frames [F, 3, H, W] to patch tokens [F, h * w, D] without class token.
+        dim: D.
+        side: side of the frames that the tower takes, in pixels.
+        patch: side of its patches, in pixels.
+        normalise: normalise per channel over the tokens of a clip (`normalise_over_tokens`).
+        precision: number format of the tower on a GPU; the official code runs it in float32.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        dim: int,
+        side: int,
+        patch: int,
+        normalise: bool = True,
+        precision: Literal["bf16", "32"] = "bf16",
+    ) -> None:
+        self.tower = tower.eval().requires_grad_(False)
+        self.width, self.side, self.patch = dim, side, patch
+        self.normalise, self.precision = normalise, precision
+
+    def dim(self, grid: Grid) -> int:
+        """Width of the tower."""
+        return self.width
+
+    def check(self, backbone: VideoViT) -> None:
+        """The tower's patches must be the encoder's tokens."""
+        if (backbone.image_size, backbone.grid.patch) != (self.side, self.patch):
+            raise SettingError(
+                f"The tower of model.target sees {self.side} px in patches of {self.patch}, the encoder "
+                f"{backbone.image_size} px in patches of {backbone.grid.patch}; set model.backbone.image_size and "
+                "model.backbone.patch_size (and data.clip.size) to the tower's, or choose another tower."
+            )
+
+    def frames(self, video: Tensor, grid: Grid) -> Tensor:
+        """First frame of each tubelet, clip-major: [B, 3, T, H, W] -> [B * t, 3, H, W]."""
+        return video[:, :, :: grid.tubelet].transpose(1, 2).flatten(0, 1)
+
+    def features(self, video: Tensor, grid: Grid) -> Tensor:
+        """Features before normalisation: [B, N, D]."""
+        if next(self.tower.parameters()).device != video.device:
+            self.tower.to(video.device)
+        frames = self.frames(video, grid)
+        low = self.precision == "bf16" and video.device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16, enabled=low):
+            patches = self.tower(frames if low else frames.float())
+        return patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+        """See `Target.__call__`."""
+        features = self.features(video, grid)
+        return normalise_over_tokens(features) if self.normalise else features.float() + 0.0
+
+
+class ClipTarget(TowerTarget):
+    """Patch tokens of OpenAI's CLIP image tower after its last LayerNorm, the target of SMILE (official code).
+
+    No class token, no projection. Frames keep the ImageNet normalisation of the student, as in the official code; CLIP's
+    own mean and std are not used.
+
+    Args:
+        checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image tower. None
+            asks timm to download ViT-B/16.
+        normalise: normalise per channel over the tokens of a clip.
+        heads: attention heads of the tower; None takes one per 64 channels, as all published CLIP towers have.
+        precision: number format of the tower on a GPU; the official code runs it in float32.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        normalise: bool = True,
+        heads: int | None = None,
+        precision: Literal["bf16", "32"] = "bf16",
+    ) -> None:
+        tower = clip_tower(checkpoint, heads)
+        super().__init__(tower, tower.embed_dim, tower.image_size, tower.patch_size, normalise, precision)
+
+
+class TimmTarget(TowerTarget):
+    """Patch tokens of any timm vision transformer after its final norm, without class or register tokens.
+
+    Args:
+        name: timm model name; DINO is vit_small_patch16_224.dino or vit_base_patch16_224.dino.
+        checkpoint: weights under timm's names (DINO's published files use them); None asks timm to download them.
+        normalise: normalise per channel over the tokens of a clip.
+        precision: number format of the tower on a GPU.
+    """
+
+    def __init__(
+        self,
+        name: str = "vit_base_patch16_224.dino",
+        checkpoint: str | None = None,
+        normalise: bool = True,
+        precision: Literal["bf16", "32"] = "bf16",
+    ) -> None:
+        tower = timm_tower(name, checkpoint)
+        super().__init__(tower, tower.embed_dim, tower.image_size, tower.patch_size, normalise, precision)

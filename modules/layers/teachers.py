@@ -1,0 +1,139 @@
+"""Frozen image towers: timm's vision transformers with weights read strictly from files."""
+
+import timm
+from timm.layers.activations import QuickGELU
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.errors import SettingError
+
+SETTING = "model.target.checkpoint"
+CLIP_TIMM_NAME = "vit_base_patch16_clip_quickgelu_224.openai"
+
+
+class PatchTokens(nn.Module):
+    """A vision transformer that returns its patch tokens after the final norm, without class and register tokens.
+
+    Args:
+        vit: timm vision transformer.
+    """
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        self.vit = vit
+        self.embed_dim = int(vit.embed_dim)
+        self.image_size = int(vit.patch_embed.img_size[0])
+        self.patch_size = int(vit.patch_embed.patch_size[0])
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[F, 3, H, W] -> [F, h * w, D]"""
+        return self.vit.forward_features(frames)[:, self.vit.num_prefix_tokens :]
+
+
+def clip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename OpenAI's image tower to timm's names; text tower, projection and logit scale are dropped.
+
+    Accepts the whole model (`visual.*`), the bare tower, and a tower whose patch convolution was inflated over time.
+    """
+    if any(key.startswith("visual.") for key in state):
+        state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key == "proj":
+            continue
+        name = key.replace("transformer.resblocks.", "blocks.").replace("ln_pre.", "norm_pre.")
+        name = name.replace("ln_post.", "norm.").replace("conv1.", "patch_embed.proj.")
+        name = name.replace(".ln_1.", ".norm1.").replace(".ln_2.", ".norm2.")
+        name = name.replace("attn.in_proj_", "attn.qkv.").replace("attn.out_proj.", "attn.proj.")
+        name = name.replace("mlp.c_fc.", "mlp.fc1.").replace("mlp.c_proj.", "mlp.fc2.")
+        if name == "patch_embed.proj.weight" and value.ndim == 5:
+            value = value[:, :, 0]
+        if name == "class_embedding":
+            name, value = "cls_token", value.reshape(1, 1, -1)
+        if name == "positional_embedding":
+            name, value = "pos_embed", value.reshape(1, *value.shape[-2:])
+        renamed[name] = value.float()
+    return renamed
+
+
+def clip_tower(checkpoint: str | None, heads: int | None) -> PatchTokens:
+    """CLIP's image tower with QuickGELU; its size is read from the file.
+
+    Args:
+        checkpoint: weights under OpenAI's names; None asks timm for ViT-B/16.
+        heads: attention heads; None takes one per 64 channels.
+
+    Raises:
+        SettingError: if the file is missing or is no CLIP image tower, or nothing can be downloaded.
+    """
+    if checkpoint is None:
+        return _download(CLIP_TIMM_NAME)
+    weights = clip_names(read_weights(checkpoint, SETTING))
+    if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
+        raise SettingError(
+            f"{SETTING} names {checkpoint}, which holds no CLIP image tower (no conv1.weight and positional_embedding); "
+            "pass OpenAI's ViT-B-16.pt or a dictionary of its visual part."
+        )
+    width, _, _, patch = weights["patch_embed.proj.weight"].shape
+    cells = int(weights["pos_embed"].shape[1] - 1)
+    vit = VisionTransformer(
+        img_size=patch * round(cells**0.5),
+        patch_size=patch,
+        num_classes=0,
+        embed_dim=width,
+        depth=len({key.split(".")[1] for key in weights if key.startswith("blocks.")}),
+        num_heads=heads or max(1, width // 64),
+        pre_norm=True,
+        norm_layer=nn.LayerNorm,
+        act_layer=QuickGELU,
+    )
+    load_strictly(vit, weights, checkpoint)
+    _set_norm_eps(vit, 1e-5)
+    return PatchTokens(vit)
+
+
+def timm_tower(name: str, checkpoint: str | None) -> PatchTokens:
+    """A timm vision transformer by name.
+
+    Args:
+        name: timm model name.
+        checkpoint: weights under timm's names; None asks timm to download them.
+
+    Raises:
+        SettingError: if the name is unknown, the file does not fit, or nothing can be downloaded.
+    """
+    if checkpoint is None:
+        return _download(name)
+    vit = _create(name, pretrained=False)
+    # DINO's published files may carry the projection head of pretraining.
+    load_strictly(vit, read_weights(checkpoint, SETTING), checkpoint, may_leave=("head.",))
+    return PatchTokens(vit)
+
+
+def _create(name: str, pretrained: bool) -> VisionTransformer:
+    if not timm.is_model(name):
+        raise SettingError(f"model.target.name {name} is not a timm model; timm.list_models('vit_*') lists them.")
+    vit = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    if not isinstance(vit, VisionTransformer):
+        raise SettingError(f"model.target.name {name} is not a plain vision transformer; choose a vit_* model.")
+    return vit
+
+
+def _download(name: str) -> PatchTokens:
+    try:
+        return PatchTokens(_create(name, pretrained=True))
+    except SettingError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"The weights of {name} could not be downloaded ({type(error).__name__}); pass a file with {SETTING}."
+        ) from error
+
+
+def _set_norm_eps(module: nn.Module, eps: float) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = eps
+
+

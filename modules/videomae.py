@@ -1,0 +1,94 @@
+"""VideoMAE: hide most of a clip and predict the pixels of what is hidden.
+
+Paper: VideoMAE, https://arxiv.org/abs/2203.12602. A tube mask hides 90 % of the tokens; the encoder sees the rest; a narrow
+decoder predicts, for every hidden cube, its pixels normalised by the cube's own mean and deviation; the loss is the mean
+squared error.
+
+Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 1536].
+
+Deviations from the official code: none in the numbers (see `modules/backbones/video_vit.py` for the network). Masks are
+drawn on the device instead of in the loader; the loss is computed in float32 under bf16 instead of fp16 with a scaler.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, is_official
+from modules.core.base import Method
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.optim import AdamWSettings
+from modules.layers.drawing import masked_pictures
+from modules.layers.masking import MaskGenerator
+from modules.layers.probes import Pooling, pool_tokens
+from modules.layers.targets import Target
+
+
+class VideoMAE(Method):
+    """Masked video autoencoder (https://arxiv.org/abs/2203.12602).
+
+    Args:
+        backbone: encoder, kept after pretraining.
+        target: what is predicted; PixelTarget is the paper's.
+        mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
+        decoder_depth: blocks of the decoder (4 in the official scripts, 12 for ViT-L and ViT-H).
+        decoder_dim: width of the decoder; half of the encoder's if None.
+        decoder_heads: heads of the decoder; half of the encoder's if None.
+        pooling: how `embed` pools tokens for probes: mean over all, or mean per time slice, concatenated.
+        init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
+            .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
+        optim: optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoViT,
+        target: Target,
+        mask: MaskGenerator,
+        decoder_depth: int = 4,
+        decoder_dim: int | None = None,
+        decoder_heads: int | None = None,
+        pooling: Pooling = "mean",
+        init_from: str | None = None,
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+    ) -> None:
+        super().__init__(optim)
+        target.check(backbone)
+        mask.check(backbone.grid)
+        self.backbone = backbone
+        self.target, self.mask, self.pooling = target, mask, pooling
+        self.decoder = MaskedDecoder(
+            backbone, target.dim(backbone.grid), decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads
+        )
+        if init_from is not None:
+            weights = read_weights(init_from, "model.init_from")
+            load_strictly(self, from_official(weights) if is_official(weights) else weights, init_from)
+
+    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+        """Mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
+        grid = self.backbone.grid
+        clip = batch["video"].flatten(0, 1)
+        video = self.normalise(clip)
+        mask = self.mask.draw(clip.shape[0], grid, generator)
+        target = gather_tokens(self.target(video, grid), mask.masked)
+        tokens = self.backbone.forward_features(video, mask.visible)
+        prediction = self.decoder(tokens, mask.visible, mask.masked)
+        return {
+            "loss": F.mse_loss(prediction.float(), target),
+            "clip": clip,
+            "masked": mask.masked,
+            "prediction": prediction.detach(),
+            "target": target,
+        }
+
+    @torch.no_grad()
+    def embed(self, batch: VideoBatch) -> Tensor:
+        """Pooled tokens of the first clip of each video: [B, D], or [B, t * D] with pooling 'time'."""
+        tokens = self.backbone.forward_features(self.normalise(batch["video"][:, 0]))
+        return pool_tokens(tokens.float(), self.backbone.grid[:3], self.pooling)
+
+    @torch.no_grad()
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Clip, what the encoder saw, and the reconstruction (or its similarity to the target)."""
+        return masked_pictures(output, self.target, self.normalise(output["clip"]), self.backbone.grid)
