@@ -145,7 +145,7 @@ def init_blocks(module: nn.Module) -> None:
 
 def _drop_path_rates(highest: float, depth: int) -> list[float]:
     """Linear from 0 in the first block to `highest` in the last."""
-    return torch.linspace(0, highest, depth).tolist()
+    return [highest * block / max(1, depth - 1) for block in range(depth)]
 
 
 class VideoViT(nn.Module):
@@ -315,6 +315,10 @@ class MaskedDecoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         init_blocks(self.blocks)
         init_blocks(self.head)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        return {"mask_token"}
 
     def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Predict masked tokens.

@@ -54,8 +54,9 @@ class Method(LightningModule, ABC):
         return normalise(clip)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay, besides biases and one-dimensional ones."""
-        return set()
+        """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
+        declared = ((prefix, getattr(part, "no_weight_decay", None)) for prefix, part in self.named_children())
+        return {f"{prefix}.{name}" for prefix, names in declared if names is not None for name in names()}
 
     @property
     def seed(self) -> int:

@@ -40,7 +40,7 @@ def read_weights(path: str | Path, setting: str) -> dict[str, Tensor]:
     except Exception as error:
         raise SettingError(
             f"{setting} names {path}, which cannot be read as weights ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); pass a .safetensors, .ckpt, .pth or .pt file that holds tensors."
+            f"{(str(error).splitlines() or ['empty file'])[0]}); pass a .safetensors, .ckpt, .pth or .pt file that holds tensors."
         ) from error
     for entry in WEIGHT_ENTRIES:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):

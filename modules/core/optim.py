@@ -70,5 +70,5 @@ def build_adamw(module: nn.Module, settings: AdamWSettings, peak_lr: float, no_d
         peak_lr: learning rate before the schedule's factor.
         no_decay: names of further parameters without decay, besides biases and one-dimensional ones.
     """
-    groups = param_groups_weight_decay(module, settings.weight_decay, tuple(no_decay))
+    groups = param_groups_weight_decay(module, settings.weight_decay, no_weight_decay_list=no_decay)
     return torch.optim.AdamW(groups, lr=peak_lr, betas=settings.betas, eps=settings.eps, fused=True)

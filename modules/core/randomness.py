@@ -11,10 +11,10 @@ import torch
 def derive_seed(*key: int) -> int:
     """A 63-bit seed from a tuple of integers; every integer counts, and so does their order.
 
-    NumPy's `SeedSequence` does the mixing, so that neighbouring keys give unrelated streams. Negative integers are
-    mapped into the unsigned range first.
+    NumPy's `SeedSequence` does the mixing, so that neighbouring keys give unrelated streams.
     """
-    words = [part & 0xFFFFFFFFFFFFFFFF for part in key]
+    # Two words per integer and the length in front: SeedSequence itself cannot tell (1,) from (1, 0).
+    words = [len(key)] + [part >> shift & 0xFFFFFFFF for part in key for shift in (0, 32)]
     high, low = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(high) << 31) ^ int(low)
 

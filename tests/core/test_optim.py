@@ -1,0 +1,52 @@
+"""Learning rates and parameter groups."""
+
+import math
+
+import pytest
+import torch
+
+from modules.backbones.video_vit import MaskedDecoder, VideoViT
+from modules.core.optim import AdamWSettings, build_adamw, warmup_cosine
+
+
+def test_rates_follow_the_global_batch() -> None:
+    peak, final = AdamWSettings().rates(2048)
+    assert peak == pytest.approx(1.2e-3)
+    assert final == pytest.approx(8e-5)
+    assert AdamWSettings(scale_lr=False).rates(2048) == (1.5e-4, 1e-5)
+
+
+def test_schedule_of_the_paper() -> None:
+    """SMILE: at pass 150 of 801 with 40 of warm-up the rate is 0.953 of its peak."""
+    steps = 100
+    factor = warmup_cosine(40 * steps, 801 * steps, 1e-5 / 1.5e-4)
+    assert factor(0) == 0
+    assert factor(40 * steps) == 1
+    assert factor(20 * steps) == pytest.approx(0.5)
+    assert factor(150 * steps) == pytest.approx(0.953, abs=5e-4)
+    assert factor(200 * steps) == pytest.approx(0.90, abs=5e-3)
+    assert factor(400 * steps) == pytest.approx(0.57, abs=5e-3)
+
+
+def test_last_step_is_just_above_the_final_rate() -> None:
+    final = 1e-5 / 1.5e-4
+    factor = warmup_cosine(4000, 80_000, final)
+    assert final < factor(79_999) < 1.01 * final
+    assert factor(200_000) == pytest.approx(final)
+    middle = final + 0.5 * (1 - final) * (1 + math.cos(math.pi / 2))
+    assert factor(42_000) == pytest.approx(middle)
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    assert warmup_cosine(0, 10, 0.1)(0) == 1
+
+
+def test_decay_spares_biases_norms_and_mask_token() -> None:
+    backbone = VideoViT("micro", 32, 4, patch_size=8, depth=1)
+    network = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 5, 1)})
+    optimiser = build_adamw(network, AdamWSettings(), 1e-3, {"decoder.mask_token"})
+    spared = {id(value) for group in optimiser.param_groups if group["weight_decay"] == 0 for value in group["params"]}
+    for name, value in network.named_parameters():
+        assert (id(value) in spared) == (value.ndim == 1 or name.endswith("mask_token")), name
+    counted = sum(len(group["params"]) for group in optimiser.param_groups)
+    assert counted == len(list(network.parameters()))

@@ -1,0 +1,253 @@
+"""Targets of masked methods: pixels, and features of frozen towers."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, unpatchify
+from modules.core.errors import SettingError
+from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, denormalise, normalise
+from modules.layers.targets import ClipTarget, PixelTarget, TimmTarget, normalise_over_tokens
+from modules.layers.teachers import clip_tower
+
+GRID = Grid(4, 4, 4, 2, 8)
+
+
+@pytest.fixture
+def video() -> Tensor:
+    """Textured clips, [2, 3, 8, 32, 32] normalised."""
+    g = torch.Generator().manual_seed(0)
+    return normalise(torch.randint(0, 256, (2, 8, 32, 32, 3), generator=g, dtype=torch.uint8))
+
+
+def test_normalise_is_imagenets() -> None:
+    clip = torch.randint(0, 256, (1, 2, 4, 4, 3), dtype=torch.uint8)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    expected = ((clip / 255 - mean) / std).permute(0, 4, 1, 2, 3)
+    assert torch.allclose(normalise(clip), expected, atol=1e-5)
+    assert torch.allclose(denormalise(normalise(clip)).permute(0, 2, 3, 4, 1) * 255, clip.float(), atol=1e-3)
+
+
+def test_pixel_order_is_time_row_column_channel(video: Tensor) -> None:
+    values = PixelTarget(normalise=False)(video, GRID)
+    pixels = denormalise(video)
+    p0, p1, p2, channel = 1, 3, 5, 2
+    token = 2 * 16 + 1 * 4 + 3
+    expected = pixels[1, channel, 2 * 2 + p0, 1 * 8 + p1, 3 * 8 + p2]
+    assert values[1, token, ((p0 * 8 + p1) * 8 + p2) * 3 + channel] == expected
+
+
+def test_normalised_pixels_per_token_and_channel(video: Tensor) -> None:
+    values = PixelTarget()(video, GRID).unflatten(2, (GRID.token_pixels, 3))
+    assert values.mean(2).abs().max() < 1e-4
+    assert (values.std(2) - 1).abs().max() < 1e-4
+
+
+def test_flat_patches_give_a_finite_small_target() -> None:
+    flat = torch.full((1, 3, 8, 32, 32), 0.4)
+    values = PixelTarget()(flat, GRID)
+    assert values.isfinite().all()
+    assert values.abs().max() < 1
+
+
+def test_gain_and_offset_of_the_pixels_leave_the_normalised_target(video: Tensor) -> None:
+    pixels = denormalise(video)
+    std, mean = torch.tensor(IMAGENET_STD).view(3, 1, 1, 1), torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1)
+    moved = ((0.5 * pixels + 0.2) - mean) / std
+    assert torch.allclose(PixelTarget()(moved, GRID), PixelTarget()(video, GRID), atol=1e-3)
+
+
+def test_predicting_zero_costs_the_biased_variance(video: Tensor) -> None:
+    count = GRID.token_pixels
+    loss = PixelTarget()(video, GRID).square().mean()
+    assert loss.item() == pytest.approx((count - 1) / count, abs=1e-3)
+
+
+def test_black_clips_have_a_zero_target() -> None:
+    black = normalise(torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8))
+    assert PixelTarget(normalise=False)(black, GRID).abs().max() < 1e-6
+    assert PixelTarget()(black, GRID).abs().max() < 1
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_to_pixels_inverts_the_target(video: Tensor, normalised: bool) -> None:
+    target = PixelTarget(normalised)
+    cubes = target.to_pixels(target(video, GRID), video, GRID)
+    assert torch.allclose(unpatchify(cubes, GRID), denormalise(video), atol=1e-4)
+    assert torch.allclose(cubes, patchify(denormalise(video), GRID), atol=1e-4)
+
+
+def test_features_are_normalised_per_clip_and_channel_not_per_token() -> None:
+    features = torch.randn(3, 128, 7) * torch.rand(3, 1, 7) + torch.randn(3, 1, 7)
+    values = normalise_over_tokens(features)
+    assert values.mean(1).abs().max() < 1e-4
+    assert (values.std(1) - 1).abs().max() < 1e-4
+    assert not torch.allclose(values, nn.functional.layer_norm(features, (7,)), atol=0.1)
+    assert values.square().mean().item() == pytest.approx(127 / 128, abs=1e-4)
+
+
+def test_equal_features_give_a_finite_target() -> None:
+    values = normalise_over_tokens(torch.full((1, 16, 3), 1.7))
+    assert values.isfinite().all()
+
+
+def write_clip_file(path: Path, width: int = 64, layers: int = 2, patch: int = 8, side: int = 32, prefix: str = "") -> None:
+    """A tower with random weights under OpenAI's names, with what else their files hold."""
+    g = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g) * 0.2
+
+    state = {
+        "class_embedding": draw(width),
+        "positional_embedding": draw((side // patch) ** 2 + 1, width),
+        "conv1.weight": draw(width, 3, patch, patch),
+        "proj": draw(width, 16),
+    }
+    for name in ("ln_pre", "ln_post"):
+        state |= {f"{name}.weight": 1 + draw(width), f"{name}.bias": draw(width)}
+    for i in range(layers):
+        block = f"transformer.resblocks.{i}."
+        for name in ("ln_1", "ln_2"):
+            state |= {f"{block}{name}.weight": 1 + draw(width), f"{block}{name}.bias": draw(width)}
+        state |= {
+            f"{block}attn.in_proj_weight": draw(3 * width, width),
+            f"{block}attn.in_proj_bias": draw(3 * width),
+            f"{block}attn.out_proj.weight": draw(width, width),
+            f"{block}attn.out_proj.bias": draw(width),
+            f"{block}mlp.c_fc.weight": draw(4 * width, width),
+            f"{block}mlp.c_fc.bias": draw(4 * width),
+            f"{block}mlp.c_proj.weight": draw(width, 4 * width),
+            f"{block}mlp.c_proj.bias": draw(width),
+        }
+    state = {prefix + key: value for key, value in state.items()}
+    if prefix:
+        state |= {"logit_scale": draw(1), "token_embedding.weight": draw(10, 8), "transformer.resblocks.0.ln_1.bias": draw(8)}
+    torch.save(state, path)
+
+
+@pytest.fixture
+def clip_file(tmp_path: Path) -> str:
+    path = tmp_path / "tower.pt"
+    write_clip_file(path)
+    return str(path)
+
+
+def test_clip_features_are_the_normed_patch_tokens(clip_file: str, video: Tensor) -> None:
+    """By hand: last block's output, LayerNorm with ln_post, no class token, no projection."""
+    target = ClipTarget(clip_file, heads=2)
+    vit = target.tower.vit
+    frames = target.frames(video, GRID)
+    tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(frames)))
+    for block in vit.blocks:
+        tokens = block(tokens)
+    mean, var = tokens.mean(-1, keepdim=True), tokens.var(-1, unbiased=False, keepdim=True)
+    by_hand = ((tokens - mean) / (var + 1e-5).sqrt() * vit.norm.weight + vit.norm.bias)[:, 1:]
+    assert torch.allclose(target.features(video, GRID), by_hand.reshape(2, 64, 64), atol=1e-4)
+
+
+def test_tower_sees_the_first_frame_of_each_tubelet_clip_major(clip_file: str, video: Tensor) -> None:
+    target = ClipTarget(clip_file)
+    frames = target.frames(video, GRID)
+    assert frames.shape == (8, 3, 32, 32)
+    assert torch.equal(frames[5], video[1, :, 2])
+    changed = video.clone()
+    changed[:, :, 1::2] = 0
+    assert torch.equal(target(changed, GRID), target(video, GRID))
+
+
+def test_quick_gelu_matters(clip_file: str, video: Tensor) -> None:
+    target = ClipTarget(clip_file)
+    features = target.features(video, GRID).clone()
+    for block in target.tower.vit.blocks:
+        block.mlp.act = nn.GELU()
+    assert not torch.allclose(features, target.features(video, GRID), atol=1e-3)
+
+
+def test_targets_carry_no_gradient_and_can_be_used_in_a_loss(clip_file: str, video: Tensor) -> None:
+    for target in (ClipTarget(clip_file), ClipTarget(clip_file, normalise=False), PixelTarget()):
+        values = target(video, GRID)
+        assert not values.requires_grad
+        assert not values.is_inference()
+        scale = torch.ones((), requires_grad=True)
+        (gather_tokens(values, torch.tensor([[0, 3], [1, 2]])) * scale).square().mean().backward()
+        assert scale.grad is not None
+
+
+def test_whole_clip_models_and_bare_towers_load_alike(tmp_path: Path, clip_file: str, video: Tensor) -> None:
+    whole = tmp_path / "whole.pt"
+    write_clip_file(whole, prefix="visual.")
+    bare, full = ClipTarget(clip_file), ClipTarget(str(whole))
+    assert torch.equal(bare(video, GRID), full(video, GRID))
+
+
+def test_torchscript_archives_load(tmp_path: Path, clip_file: str) -> None:
+    """OpenAI's own file is an archive of this kind."""
+
+    class Holder(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    holder = Holder()
+    visual = Holder()
+    for key, value in torch.load(clip_file, weights_only=True).items():
+        module, parts = visual, key.split(".")
+        for name in parts[:-1]:
+            if not hasattr(module, name):
+                module.add_module(name, Holder())
+            module = getattr(module, name)
+        module.register_parameter(parts[-1], nn.Parameter(value))
+    holder.visual = visual
+    path = tmp_path / "script.pt"
+    torch.jit.script(holder).save(str(path))
+    ours = clip_tower(str(path), None).state_dict()
+    expected = clip_tower(clip_file, None).state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "other"])
+def test_bad_tower_files_are_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "tower.pt"
+    if kind == "text":
+        path.write_text("not weights")
+    if kind == "other":
+        torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(SettingError, match=r"model\.target\.checkpoint"):
+        ClipTarget(str(path))
+
+
+def test_tower_with_a_missing_key_is_refused(clip_file: str) -> None:
+    state = torch.load(clip_file, weights_only=True)
+    del state["ln_post.bias"]
+    torch.save(state, clip_file)
+    with pytest.raises(SettingError, match=r"1 missing \(norm\.bias\)"):
+        ClipTarget(clip_file)
+
+
+def test_tower_must_share_the_encoders_grid(clip_file: str) -> None:
+    backbone = VideoViT("micro", image_size=64, num_frames=4, patch_size=8)
+    with pytest.raises(SettingError, match=r"model\.backbone\.image_size"):
+        ClipTarget(clip_file).check(backbone)
+
+
+def test_dino_target_from_a_file(tmp_path: Path) -> None:
+    """DINO's published files carry timm's names; features are the tokens after the final norm, without class token."""
+    name = "vit_small_patch16_224.dino"
+    tower = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    path = tmp_path / "dino.pth"
+    torch.save(tower.state_dict(), path)
+    target = TimmTarget(name, str(path))
+    video = torch.randn(1, 3, 2, 224, 224)
+    grid = Grid(1, 14, 14, 2, 16)
+    with torch.no_grad():
+        expected = tower.forward_features(video[:, :, 0])[:, 1:]
+    assert torch.allclose(target.features(video, grid), expected, atol=1e-5)
+    assert target.dim(grid) == 384
+
+
+def test_unknown_tower_name_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"model\.target\.name"):
+        TimmTarget("no_such_model")

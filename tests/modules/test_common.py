@@ -1,0 +1,209 @@
+"""What must hold for every method of the registry (tests/methods.py)."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modules.core.base import Method
+from modules.core.contracts import VideoBatch
+from tests.methods import FRAMES, METHODS, SIDE, Case, video_batch
+
+ROOT = Path(__file__).parents[2]
+everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(case: Case, seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    return case.build()
+
+
+class Clips(Dataset):
+    """Twelve random videos."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> VideoBatch:
+        one = video_batch(1, seed=index)
+        return {"video": one["video"][0], "index": torch.tensor(index), "label": torch.tensor(index % 2)}
+
+
+class Data(lightning.LightningDataModule):
+    """Three batches of four videos in fixed order."""
+
+    batch_size = 4
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Clips(), 4)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Clips(), 4)
+
+
+def fit(method: Method, folder: Path, epochs: int = 2, **settings: object) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **({"enable_checkpointing": False} | settings),
+    )
+    trainer.fit(method, datamodule=Data())
+    return trainer
+
+
+@everywhere
+def test_loss_is_finite_and_every_trained_parameter_receives_gradient(case: Case) -> None:
+    method = build(case)
+    output = method.step(video_batch(), generator())
+    assert output["loss"].isfinite()
+    output["loss"].backward()
+    without = [name for name, value in method.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == []
+
+
+@everywhere
+def test_outputs_for_callbacks_carry_no_gradient(case: Case) -> None:
+    output = build(case).step(video_batch(), generator())
+    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor) and name != "loss"}
+    assert tensors
+    assert not any(value.requires_grad for value in tensors.values())
+    assert output["clip"].dtype == torch.uint8
+
+
+@everywhere
+def test_step_is_a_function_of_weights_batch_and_generator(case: Case) -> None:
+    method = build(case).eval()
+    batch = video_batch()
+    before = {name: value.clone() for name, value in batch.items()}
+    first = method.step(batch, generator(3))["loss"]
+    torch.rand(7)
+    assert torch.equal(first, method.step(batch, generator(3))["loss"])
+    assert not torch.equal(first, method.step(batch, generator(4))["loss"])
+    assert all(torch.equal(batch[name], value) for name, value in before.items())
+
+
+@everywhere
+def test_several_clips_per_video_are_several_samples(case: Case) -> None:
+    method = build(case).eval()
+    batch = video_batch(2, clips=3)
+    output = method.step(batch, generator())
+    assert output["clip"].shape == (6, FRAMES, SIDE, SIDE, 3)
+    assert output["loss"].isfinite()
+
+
+@everywhere
+def test_batch_of_one(case: Case) -> None:
+    output = build(case).step(video_batch(1), generator())
+    assert output["loss"].isfinite()
+
+
+@everywhere
+def test_embed_is_frozen_and_per_video(case: Case) -> None:
+    method = build(case).eval()
+    batch = video_batch(3, clips=2)
+    features = method.embed(batch)
+    assert features.shape[0] == 3
+    assert features.ndim == 2
+    assert not features.requires_grad
+    order = torch.tensor([2, 0, 1])
+    turned = method.embed({name: value[order] for name, value in batch.items()})
+    assert torch.allclose(features[order], turned, atol=1e-5)
+
+
+@everywhere
+def test_pictures_are_uint8_videos(case: Case) -> None:
+    method = build(case)
+    output = method.step(video_batch(), generator())
+    pictures = method.pictures(output)
+    assert len(pictures) >= 2
+    for name, video in pictures.items():
+        assert video.dtype == torch.uint8, name
+        assert video.shape == (4, FRAMES, SIDE, SIDE, 3), name
+
+
+@everywhere
+def test_two_runs_are_equal_and_learn(case: Case, tmp_path: Path) -> None:
+    weights = []
+    for folder in ("a", "b"):
+        method = build(case)
+        lightning.seed_everything(5)
+        fit(method, tmp_path / folder)
+        weights.append(method.state_dict())
+    start = build(case).state_dict()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+    moved = [name for name, value in weights[0].items() if not torch.equal(value, start[name])]
+    assert len(moved) > 0.8 * len(start)
+
+
+@everywhere
+def test_resumed_run_equals_uninterrupted_run(case: Case, tmp_path: Path) -> None:
+    lightning.seed_everything(1)
+    whole = build(case)
+    fit(whole, tmp_path / "whole")
+    saver = lightning.pytorch.callbacks.ModelCheckpoint(dirpath=tmp_path / "part", save_last=True)
+    part = build(case)
+    settings = {"enable_checkpointing": True, "callbacks": [saver]}
+    lightning.Trainer(
+        accelerator="cpu", max_epochs=2, limit_train_batches=3, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[saver, StopAfter(3)],
+    ).fit(part, datamodule=Data())
+    torch.rand(11)
+    resumed = build(case, seed=9)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=2, enable_progress_bar=False, enable_model_summary=False, logger=False,
+        default_root_dir=tmp_path, **settings,
+    )
+    trainer.fit(resumed, datamodule=Data(), ckpt_path=tmp_path / "part" / "last.ckpt", weights_only=True)
+    assert trainer.global_step == 6
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class StopAfter(lightning.Callback):
+    """Ends the run cleanly after some steps, as a time limit would."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+@everywhere
+def test_frozen_parts_are_neither_trained_nor_saved(case: Case) -> None:
+    method = build(case)
+    saved, trained = method.state_dict(), dict(method.named_parameters())
+    assert all(value.requires_grad for value in trained.values())
+    assert not any("tower" in name or "target" in name for name in saved)
+
+
+@everywhere
+def test_method_file_can_be_read_alone(case: Case) -> None:
+    path = Path(inspect.getfile(type(build(case))))
+    source = path.read_text()
+    assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", ast.get_docstring(ast.parse(source)) or "")
+    methods = {entry.stem for entry in path.parent.glob("*.py")} - {"__init__"}
+    imported = set(re.findall(r"^from modules\.(\w+) import", source, re.MULTILINE))
+    assert not imported & methods, f"{path.name} imports another method"
+    assert (ROOT / "configs" / case.yaml).is_file()
+
+
+def test_every_method_file_is_registered() -> None:
+    files = {entry.stem for entry in (ROOT / "modules").glob("*.py")} - {"__init__"}
+    registered = {Path(inspect.getfile(type(build(case)))).stem for case in METHODS}
+    assert files == registered
