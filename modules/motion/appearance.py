@@ -1,0 +1,194 @@
+"""What moving objects look like: cut-outs from a folder, or shapes drawn by the machine when there is none.
+
+Textures are square RGBA pictures, colours multiplied by alpha, that the renderer stretches to an object's box (SMILE's
+official code does not keep an object's aspect ratio either). Axis letters: `B` clips, `K` objects, `s` texels per side.
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from modules.core.errors import SettingError
+from modules.core.randomness import device_generator
+
+SHAPES = ("arrow", "corner", "tee", "triangle", "half_disc", "crescent", "flag", "sector")
+"""Procedural shapes; no rotation maps one onto itself."""
+LEVELS = 4
+"""Textures are blurred to at most 1/8 of their resolution, for objects drawn small."""
+
+
+def _box(x: Tensor, y: Tensor, left: float | Tensor, top: float | Tensor, right: float | Tensor, bottom: float | Tensor) -> Tensor:
+    return torch.maximum(torch.maximum(left - x, x - right), torch.maximum(top - y, y - bottom))
+
+
+def _disc(x: Tensor, y: Tensor, centre: float, radius: float | Tensor) -> Tensor:
+    return ((x - centre).square() + y.square()).sqrt() - radius
+
+
+def shape_distance(kind: int, x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
+    """Signed distance (negative inside) from the outline of a shape.
+
+    Args:
+        kind: index into `SHAPES`.
+        x: float [1, 1, s], from -1 (left) to 1 (right) over the object's box.
+        y: float [1, s, 1], from -1 (top) to 1 (bottom).
+        stroke: float [N, 1, 1], half width of lines, about 0.3.
+
+    Returns:
+        float [N, s, s]
+    """
+    name = SHAPES[kind]
+    if name == "arrow":
+        shaft = _box(x, y, -0.95, -0.75 * stroke, 0.2, 0.75 * stroke)
+        head = torch.maximum(-x, (0.7 * x + y.abs() - 0.65) / math.hypot(0.7, 1))
+        return torch.minimum(shaft, head)
+    if name == "corner":
+        upright = _box(x, y, -0.9, -0.9, -0.9 + 1.6 * stroke, 0.9)
+        return torch.minimum(upright, _box(x, y, -0.9, 0.9 - 1.6 * stroke, 0.7, 0.9))
+    if name == "tee":
+        bar = _box(x, y, -0.9, -0.9, 0.9, -0.9 + 1.6 * stroke)
+        return torch.minimum(bar, _box(x, y, -0.8 * stroke, -0.9, 0.8 * stroke, 0.9))
+    if name == "triangle":
+        return torch.maximum(-0.9 - x, (0.5 * x + y.abs() - 0.2 - stroke) / math.hypot(0.5, 1))
+    if name == "half_disc":
+        return torch.maximum(_disc(x, y, -0.3, 0.95), -0.7 + stroke - x)
+    if name == "crescent":
+        return torch.maximum(_disc(x, y, 0.0, 0.95), -_disc(x, y, 0.75, 1.15 - stroke))
+    if name == "flag":
+        pole = _box(x, y, -0.8, -0.95, -0.8 + 1.2 * stroke, 0.95)
+        return torch.minimum(pole, _box(x, y, -0.8, -0.95, 0.85, 0.1))
+    wedge = (y.abs() - (0.8 + stroke) * x) / (1 + (0.8 + stroke).square()).sqrt()
+    return torch.maximum(_disc(x, y, 0.0, 0.95), -wedge)
+
+
+def shape_alpha(kind: Tensor, stroke: Tensor, side: int) -> Tensor:
+    """Coverage of shapes with soft edges.
+
+    Args:
+        kind: int64 [N], index into `SHAPES`.
+        stroke: float [N], half width of lines, about 0.3.
+        side: s, in texels.
+
+    Returns:
+        float [N, s, s] in [0, 1]
+    """
+    axis = texel_axis(side, kind.device)
+    alpha = torch.empty(len(kind), side, side, device=kind.device)
+    for number in range(len(SHAPES)):
+        rows = (kind == number).nonzero()[:, 0]
+        distance = shape_distance(number, axis[None, None, :], axis[None, :, None], stroke[rows, None, None])
+        alpha[rows] = (0.5 - distance * (side / 2)).clamp(0, 1)
+    return alpha
+
+
+def texel_axis(side: int, device: torch.device) -> Tensor:
+    """Middles of texels from -1 to 1, float [s]."""
+    return (torch.arange(side, device=device) + 0.5) * (2 / side) - 1
+
+
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Colours [..., 3] in [0, 1] from hue, saturation and value [...] in [0, 1]."""
+    sector = torch.stack([(hue * 6 + offset) % 6 for offset in (5.0, 3.0, 1.0)], dim=-1)
+    fade = torch.minimum(sector, 4 - sector).clamp(0, 1)
+    return value[..., None] * (1 - saturation[..., None] * fade)
+
+
+def premultiplied(colour: Tensor, alpha: Tensor) -> Tensor:
+    """float colours [N, s, s, 3] and alpha [N, s, s] in [0, 1] -> uint8 [N, s, s, 4]."""
+    rgba = torch.cat([colour * alpha[..., None], alpha[..., None]], dim=-1)
+    return (rgba * 255).round().to(torch.uint8)
+
+
+def procedural_objects(count: int, side: int, seed: int) -> Tensor:
+    """Shapes in two-coloured stripes: uint8 [count, side, side, 4], a function of its arguments."""
+    g = device_generator("cpu", seed)
+    stroke = 0.22 + 0.18 * torch.rand(count, generator=g)
+    alpha = shape_alpha(torch.arange(count) % len(SHAPES), stroke, side)
+    hue, saturation, value = torch.rand(3, count, 2, generator=g).unbind()
+    first, second = hsv_to_rgb(hue, 0.2 + 0.8 * saturation, 0.5 + 0.5 * value)[:, :, None, None].unbind(1)
+    cycles, phase = 1 + torch.rand(count, 1, 1, generator=g), 2 * math.pi * torch.rand(count, 1, 1, generator=g)
+    stripes = 0.5 + 0.5 * torch.sin(2 * math.pi * cycles * texel_axis(side, alpha.device) + phase)
+    return premultiplied(first + stripes[..., None] * (second - first), alpha)
+
+
+def load_object(path: Path, side: int) -> np.ndarray:
+    """One cut-out, resized with antialiasing: uint8 [side, side, 4], colours multiplied by alpha.
+
+    Files without alpha count as opaque. Bicubic, as in SMILE's official code.
+    """
+    with Image.open(path) as picture:
+        rgba = np.asarray(picture.convert("RGBA").resize((side, side), Image.Resampling.BICUBIC)).astype(np.float32)
+    rgba[..., :3] *= rgba[..., 3:] / 255
+    return rgba.round().astype(np.uint8)
+
+
+class ObjectBank:
+    """Objects to paste into clips.
+
+    Args:
+        root: folder of cut-outs, <root>/<category>/<file>.png with transparency (SMILE takes 60,687 such pictures of
+            1,203 categories); null draws shapes instead.
+        side: texels per side of a texture. All textures are kept on the device: 4 bytes x side^2 x objects.
+        shapes: number of different objects without a folder.
+        seed: colours and proportions of the objects without a folder.
+    """
+
+    def __init__(self, root: str | None = None, side: int = 96, shapes: int = 512, seed: int = 0) -> None:
+        self.side = side
+        if root is None:
+            self.names = [SHAPES[number % len(SHAPES)] for number in range(shapes)]
+            self._textures = procedural_objects(shapes, side, seed)
+            return
+        files = sorted(Path(root).glob("*/*.png"))
+        if not files:
+            raise SettingError(
+                f"model.objects.root {root} holds no <category>/<file>.png; pass the folder of cut-out objects, or null "
+                "for procedural shapes."
+            )
+        self.names = [file.parent.name for file in files]
+        with ThreadPoolExecutor() as threads:
+            self._textures = torch.from_numpy(np.stack(list(threads.map(lambda file: load_object(file, side), files))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def draw(self, size: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an object, each equally likely, for every box, blurred as far as its size asks for.
+
+        Args:
+            size: float [B, K, 2], mean width and height of the boxes in pixels.
+            generator: source of randomness, on the device of `size`.
+
+        Returns:
+            uint8 [B, K, s, s, 4]
+        """
+        index = torch.randint(len(self), size.shape[:2], generator=generator, device=generator.device)
+        if self._textures.device != size.device:
+            self._textures = self._textures.to(size.device)
+        return blur_to_size(self._textures[index], size)
+
+
+def blur_to_size(textures: Tensor, size: Tensor) -> Tensor:
+    """Blur textures that will be shrunk, so that sampling between texels misses nothing.
+
+    A box of 1/2, 1/4 or 1/8 of the texture's side takes it averaged over 2, 4 or 8 texels.
+
+    Args:
+        textures: uint8 [B, K, s, s, 4].
+        size: float [B, K, 2], width and height of the boxes in pixels.
+    """
+    planes = textures.flatten(0, 1).permute(0, 3, 1, 2).float()
+    side = planes.shape[-1]
+    levels = [planes]
+    for level in range(1, LEVELS):
+        small = F.interpolate(planes, size=max(1, side >> level), mode="area")
+        levels.append(F.interpolate(small, size=side, mode="bilinear"))
+    shrink = (side / size.amax(-1).flatten().clamp_min(1)).log2().round().clamp(0, LEVELS - 1).long()
+    chosen = torch.stack(levels)[shrink, torch.arange(len(planes), device=planes.device)]
+    return chosen.round().to(torch.uint8).permute(0, 2, 3, 1).unflatten(0, textures.shape[:2])

@@ -1,0 +1,150 @@
+"""Still backgrounds made on the fly, and crops of pictures from a folder. The two splits share no colour and no picture.
+
+Backgrounds are darker than 0.6 of full brightness so that objects, which are brighter than that, stand out.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules.core.errors import SettingError
+from modules.motion.classes import Draws, Split
+
+Background = Literal["black", "noise", "gradient", "texture", "images"]
+BRIGHTEST = 0.6
+WAVES = 6
+MAX_IMAGES = 512
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Colours [..., 3] in [0, 1] from hue, saturation and value [...] in [0, 1]."""
+    sector = torch.stack([(hue * 6 + offset) % 6 for offset in (5.0, 3.0, 1.0)], dim=-1)
+    fade = torch.minimum(sector, 4 - sector).clamp(0, 1)
+    return value[..., None] * (1 - saturation[..., None] * fade)
+
+
+def _palette(draws: Draws, name: str) -> Tensor:
+    """Two dark colours per clip, float32 [N, 2, 3]."""
+    colours = []
+    for part in ("one", "two"):
+        hue = draws.banded(f"{name} hue {part}")
+        saturation = draws.uniform(f"{name} saturation {part}", 0.3, 0.9)
+        value = draws.uniform(f"{name} value {part}", 0.05, BRIGHTEST)
+        colours.append(hsv_to_rgb(hue, saturation, value))
+    return torch.stack(colours, dim=1).float()
+
+
+def _blend(weight: Tensor, palette: Tensor) -> Tensor:
+    """Mixes the two colours of each clip: weight [N, H, W] in [0, 1] -> [N, H, W, 3]."""
+    return palette[:, None, None, 0] + weight[..., None] * (palette[:, 1] - palette[:, 0])[:, None, None]
+
+
+def _coordinates(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
+    return axis[None, None, :], axis[None, :, None]
+
+
+def noise(draws: Draws, size: int) -> Tensor:
+    """Every pixel and channel uniform in [0, BRIGHTEST): float32 [N, size, size, 3]."""
+    count = size * size * 3
+    # Eight pixels from each 64-bit number: hashing is most of the cost.
+    words = draws.bits("noise", -(-count // 8)).view(torch.uint8)[:, :count]
+    return words.reshape(-1, size, size, 3) * (BRIGHTEST / 255)
+
+
+def gradient(draws: Draws, size: int) -> Tensor:
+    """A linear ramp between two colours in a random direction: float32 [N, size, size, 3]."""
+    x, y = _coordinates(size, draws.index.device)
+    angle = draws.uniform("gradient angle", 0, 2 * math.pi).float()[:, None, None]
+    ramp = x * angle.cos() + y * angle.sin()
+    return _blend(ramp / math.sqrt(2) + 0.5, _palette(draws, "gradient"))
+
+
+def texture(draws: Draws, size: int) -> Tensor:
+    """A few plane waves of random direction, frequency and phase between two colours: float32 [N, size, size, 3]."""
+    x, y = _coordinates(size, draws.index.device)
+    total = torch.zeros(len(draws.index), size, size, device=draws.index.device)
+    for wave in range(WAVES):
+        angle = draws.uniform(f"texture angle {wave}", 0, 2 * math.pi).float()[:, None, None]
+        frequency = draws.banded(f"texture frequency {wave}", 1.0, 7.0).float()[:, None, None]
+        phase = draws.uniform(f"texture phase {wave}", 0, 2 * math.pi).float()[:, None, None]
+        total += torch.cos(2 * math.pi * frequency * (x * angle.cos() + y * angle.sin()) + phase)
+    # Scaled by about two standard deviations, so that the pattern uses the range and rarely saturates.
+    weight = (total / (2 * math.sqrt(2 * WAVES)) * 2 + 0.5).clamp(0, 1)
+    return _blend(weight, _palette(draws, "texture"))
+
+
+def load_images(folder: Path, split: Split, side: int) -> Tensor:
+    """Pictures of one split, shorter side scaled to `side` and cut to a square: uint8 [M, side, side, 3].
+
+    Files are sorted by path; every fifth belongs to validation. At most `MAX_IMAGES` are read, evenly spaced.
+
+    Raises:
+        SettingError: The folder is missing or has fewer than two pictures.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if len(files) < 2:
+        raise SettingError(
+            f"data.background_folder: {folder} holds {len(files)} pictures, but training and validation need at least "
+            f"one each; name a folder with two or more of {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    own = [f for i, f in enumerate(files) if (i % 5 == 1) == (split == "val")]
+    own = [own[i] for i in np.linspace(0, len(own) - 1, min(len(own), MAX_IMAGES)).round().astype(int)]
+    pictures = []
+    for file in own:
+        with Image.open(file) as picture:
+            picture = picture.convert("RGB")
+            scale = side / min(picture.size)
+            width, height = (max(side, round(n * scale)) for n in picture.size)
+            left, top = (width - side) // 2, (height - side) // 2
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+            pictures.append(np.asarray(picture.crop((left, top, left + side, top + side))))
+    return torch.from_numpy(np.stack(pictures))
+
+
+def crop_images(draws: Draws, size: int, images: Tensor) -> Tensor:
+    """A random picture, crop and flip for each clip: float32 [N, size, size, 3] from uint8 [M, S, S, 3]."""
+    device = draws.index.device
+    picture = draws.integer("picture", len(images))
+    spare = images.shape[1] - size + 1
+    columns = draws.integer("picture x", spare)[:, None] + torch.arange(size, device=device)
+    columns = torch.where(draws.uniform("picture flip")[:, None] < 0.5, columns, columns.flip(1))
+    rows = draws.integer("picture y", spare)[:, None] + torch.arange(size, device=device)
+    return images.to(device)[picture[:, None, None], rows[:, :, None], columns[:, None, :]] / 255
+
+
+def make_backgrounds(
+    draws: Draws, kind: Tensor, kinds: Sequence[Background], size: int, images: Tensor | None
+) -> Tensor:
+    """Backgrounds of the wanted kinds.
+
+    Args:
+        draws: Random numbers of the N clips.
+        kind: int64 [N], which of `kinds` each clip has.
+        kinds: Kinds of background.
+        size: Side of the frame in pixels.
+        images: uint8 [M, S, S, 3] with S >= size, pictures to cut from; needed for "images" only.
+
+    Returns:
+        uint8 [N, size, size, 3].
+    """
+    out = torch.zeros(len(kind), size, size, 3, dtype=torch.uint8, device=kind.device)
+    for number, name in enumerate(kinds):
+        rows = (kind == number).nonzero()[:, 0]
+        own = draws.at(rows)
+        if name == "black" or len(rows) == 0:
+            continue
+        if name == "images":
+            assert images is not None
+            drawn = crop_images(own, size, images)
+        else:
+            drawn = {"noise": noise, "gradient": gradient, "texture": texture}[name](own, size)
+        out[rows] = (drawn * 255).round().to(torch.uint8)
+    return out

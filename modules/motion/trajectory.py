@@ -1,0 +1,370 @@
+"""How objects move: paths, sizes, angles and opacities over time, for whole batches on the device.
+
+SMILE (official code) moves objects along smooth paths, with sizes and angles that change from key frame to key frame;
+TubeletContrast (official code) does the same with other numbers, or moves them in straight lines between key frames. Both
+are here: `SmoothMotion` and `LinearMotion` draw, and pure functions turn the draws into trajectories, so that recorded
+draws of the official code give its trajectories.
+
+Lengths are given for a picture whose shorter side is 224 pixels and scale with it; 112 pixels give TubeletContrast's
+numbers. Axis letters: `B` clips, `K` objects, `T` frames, `S` = 3 segments between at most four key frames.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+REFERENCE_SIDE = 224
+POINTS = 48
+SMOOTHING = 8.0
+INNER_KEYS = (0.5, 0.3, 0.2)
+INTERPOLATION = (0.7, 0.15, 0.15)
+UNIFORM, ACCELERATE, DECELERATE = 0, 1, 2
+# For a shorter side of 224: smallest extent of a smooth path and the first integer above the largest.
+EXTENT = (40, 180)
+
+
+@dataclass
+class MotionRecord:
+    """Everything that is known about how objects move in a batch of clips.
+
+    Args:
+        centre: float [B, K, T, 2], x and y in pixels; pixel i covers [i, i + 1).
+        size: float [B, K, T, 2], width and height in pixels, before rotation.
+        angle: float [B, K, T], degrees, clockwise positive.
+        shear: float [B, K, T, 2], shift in x per pixel of y, then shift in y per pixel of x.
+        opacity: float [B, K, T], from 0 to 1.
+        keys: bool [B, T], key frames of the path (first and last frame for smooth paths).
+        interpolation: int8 [B, T], how the path is filled between the key frames around each frame: 0 uniform,
+            1 accelerating, 2 decelerating.
+    """
+
+    centre: Tensor
+    size: Tensor
+    angle: Tensor
+    shear: Tensor
+    opacity: Tensor
+    keys: Tensor
+    interpolation: Tensor
+
+    def select(self, part: slice | Tensor) -> "MotionRecord":
+        """The record of some clips."""
+        return MotionRecord(*(getattr(self, entry.name)[part] for entry in fields(self)))
+
+    def boxes(self) -> Tensor:
+        """Corners x1 y1 x2 y2 in pixels, without rotation (as SMILE's mask wants them): float [B, K, T, 4]."""
+        return torch.cat([self.centre - self.size / 2, self.centre + self.size / 2], dim=-1)
+
+    def sorted_by_area(self) -> tuple["MotionRecord", Tensor]:
+        """Objects from the largest to the smallest, so that small ones are drawn last and stay visible.
+
+        The area is the product of mean width and mean height over time (SMILE and TubeletContrast, official code).
+
+        Returns:
+            The sorted record, and the order as int64 [B, K].
+        """
+        order = self.size.mean(2).prod(-1).argsort(dim=1, descending=True, stable=True)
+
+        def pick(values: Tensor) -> Tensor:
+            index = order.reshape(order.shape + (1,) * (values.ndim - 2))
+            return values.gather(1, index.expand(values.shape))
+
+        moved = [pick(values) for values in (self.centre, self.size, self.angle, self.shear, self.opacity)]
+        return MotionRecord(*moved, self.keys, self.interpolation), order
+
+
+def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    noise = torch.rand(shape, generator=generator, device=generator.device, dtype=_precision(generator.device))
+    return low + (high - low) * noise
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """Trajectories are small: computed in double where there is double, so that truncation falls as in NumPy."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _integers(generator: torch.Generator, bound: Tensor | int, *shape: int) -> Tensor:
+    """Integers from 0 to bound - 1, with a bound per entry, as floating-point numbers."""
+    noise = _uniform(generator, 0, 1, *shape)
+    return (noise * bound).floor().minimum(torch.as_tensor(bound, device=noise.device) - 1)
+
+
+def draw_key_frames(count: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Key frames of `count` clips: the first, the last and none, one or two in between with probability .5, .3, .2.
+
+    With k inner ones, these lie at int(i * T / (k + 1)), each moved by an integer from -J to J - 1, J a third of the
+    distance (SMILE and TubeletContrast, official code).
+
+    Returns:
+        float [count, 4], ascending. Unused places repeat the last frame, which makes segments of length zero.
+    """
+    last = frames - 1
+    share = torch.tensor(INNER_KEYS, device=generator.device)
+    inner = torch.multinomial(share.expand(count, -1), 1, generator=generator)
+    ticks = torch.full((count, 3, 2), float(last), device=generator.device, dtype=_precision(generator.device))
+    for k in (1, 2):
+        distance = frames / (k + 1)
+        jitter = int(distance / 3)
+        moved = _integers(generator, max(1, 2 * jitter), count, k) - jitter
+        base = torch.tensor([int(distance * i) for i in range(1, k + 1)], device=generator.device)
+        ticks[:, k, :k] = (base + moved).clamp(0, last)
+    chosen = ticks.gather(1, inner[:, :, None].expand(-1, 1, 2))[:, 0]
+    ends = chosen.new_tensor([0.0, last]).expand(count, -1)
+    return torch.cat([ends, chosen], dim=1).sort(dim=1).values
+
+
+def fill(values: Tensor, keys: Tensor, kinds: Tensor, frames: int) -> Tensor:
+    """Values at all frames from values at key frames.
+
+    Between keys a and b with u from 0 to 1: uniform a + (b - a) u, accelerating a + (b - a) u^2, decelerating
+    b - (b - a) (1 - u)^2 (SMILE and TubeletContrast, official code).
+
+    Args:
+        values: float [B, ..., S + 1], at the key frames.
+        keys: float [B, S + 1], ascending frame numbers.
+        kinds: int64 [B, S], interpolation of each segment.
+        frames: T.
+
+    Returns:
+        float [B, ..., T]
+    """
+    segment, progress = _progress(keys, frames)
+    kind = kinds.gather(1, segment)
+    progress = torch.where(
+        kind == ACCELERATE, progress.square(), torch.where(kind == DECELERATE, 1 - (1 - progress).square(), progress)
+    )
+    shape = (len(keys),) + (1,) * (values.ndim - 2) + (frames,)
+    index = segment.view(shape).expand(*values.shape[:-1], frames)
+    start, end = values.gather(-1, index), values.gather(-1, index + 1)
+    return start + (end - start) * progress.view(shape)
+
+
+def _progress(keys: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """Segment of each frame, int64 [B, T], and how far it is through it, [B, T] in [0, 1]."""
+    time = torch.arange(frames, device=keys.device, dtype=keys.dtype)
+    segment = (time[None, :, None] > keys[:, None, 1:-1]).sum(-1)
+    start, end = keys.gather(1, segment), keys.gather(1, segment + 1)
+    return segment, (time - start) / (end - start).clamp_min(1)
+
+
+@lru_cache
+def _smoothing_matrix() -> np.ndarray:
+    """What SciPy's Gaussian filter (sigma 8, border 'reflect', cut at 4 sigma) does to 48 points: float64 [48, 48]."""
+    return gaussian_filter1d(np.eye(POINTS), SMOOTHING, axis=0, mode="reflect")
+
+
+def smooth_path(points: Tensor, extent: Tensor, offset: Tensor, side: int, frames: int, whole: bool = True) -> Tensor:
+    """One coordinate of a smooth path from its draws (SMILE and TubeletContrast, official code).
+
+    The points are smoothed, stretched to [0, extent], shifted, clipped to the picture; T of them are picked evenly.
+
+    Args:
+        points: float [..., 48], uniform draws.
+        extent: float [...], how far the path reaches.
+        offset: float [...], where it begins.
+        side: of the picture along this coordinate.
+        frames: T.
+        whole: truncate to whole pixels.
+
+    Returns:
+        float [..., T]
+    """
+    smooth = points @ torch.as_tensor(_smoothing_matrix(), dtype=points.dtype, device=points.device).T
+    low, high = smooth.amin(-1, keepdim=True), smooth.amax(-1, keepdim=True)
+    path = (smooth - low) / (high - low) * extent[..., None] + offset[..., None]
+    pick = torch.as_tensor(np.linspace(0, POINTS - 1, frames).round(), dtype=torch.long, device=points.device)
+    path = path.clamp(0, side - 1)[..., pick]
+    return path.trunc() if whole else path
+
+
+class Motion(ABC):
+    """Draws how objects move. Subclasses say how their centres do; sizes and angles are the same for all.
+
+    Args:
+        scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
+        ratios: widths over heights to choose from.
+        jitter: each side is multiplied by exp(U(-jitter, jitter)).
+        size_velocity: sides change between key frames D frames apart by a factor exp(U(-v D, v D)).
+        rotation_velocity: angles change between key frames D frames apart by U(-v D, v D) degrees.
+        whole_pixels: centres are truncated, boxes rounded and angles truncated to whole numbers, as in the official
+            code; off keeps motion below a pixel.
+    """
+
+    def __init__(
+        self,
+        scales: tuple[float, ...] = (32, 48, 56, 64, 96, 128),
+        ratios: tuple[float, ...] = (0.5, 0.67, 0.75, 1, 1.33, 1.5, 2),
+        jitter: float = 0.18,
+        size_velocity: float = 0.025,
+        rotation_velocity: float = 6.0,
+        whole_pixels: bool = True,
+    ) -> None:
+        self.scales, self.ratios, self.jitter = scales, ratios, jitter
+        self.size_velocity, self.rotation_velocity = size_velocity, rotation_velocity
+        self.whole_pixels = whole_pixels
+
+    @abstractmethod
+    def centres(
+        self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Paths of the centres.
+
+        Args:
+            size: float [B, K, 2], width and height in the first frame.
+            frames: T.
+            picture: height and width in pixels.
+            generator: source of randomness.
+
+        Returns:
+            centre [B, K, T, 2], key frames [B, S + 1], interpolation [B, S].
+        """
+
+    def draw(
+        self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator
+    ) -> MotionRecord:
+        """Draw the motion of a batch.
+
+        Args:
+            count: clips B.
+            objects: objects per clip K.
+            frames: T.
+            picture: height and width in pixels.
+            generator: source of randomness; its device is where everything is made.
+        """
+        start = self._sizes(count * objects, picture, generator).view(count, objects, 2)
+        centre, keys, kinds = self.centres(start, frames, picture, generator)
+        size = self._grow(start, frames, generator)
+        angle = self._ramp(count, objects, frames, self.rotation_velocity, generator)
+        if self.whole_pixels:
+            low, high = (centre - size / 2).round(), (centre + size / 2).round()
+            centre, size, angle = (low + high) / 2, high - low, angle.trunc()
+        segment, _ = _progress(keys, frames)
+        time = torch.arange(frames, device=keys.device)
+        return MotionRecord(
+            centre.float(),
+            size.float(),
+            angle.float(),
+            torch.zeros_like(centre, dtype=torch.float32),
+            torch.ones_like(angle, dtype=torch.float32),
+            (time[None, :, None] == keys[:, None]).any(-1),
+            kinds.gather(1, segment).to(torch.int8),
+        )
+
+    def _sizes(self, count: int, picture: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Width and height of objects, [count, 2] in pixels."""
+        device, factor = generator.device, min(picture) / REFERENCE_SIDE
+        scale = torch.tensor(self.scales, device=device, dtype=_precision(device))[
+            torch.randint(len(self.scales), (count,), generator=generator, device=device)
+        ]
+        ratio = torch.tensor(self.ratios, device=device, dtype=_precision(device))[
+            torch.randint(len(self.ratios), (count,), generator=generator, device=device)
+        ]
+        sides = torch.stack([scale * ratio.sqrt(), scale / ratio.sqrt()], dim=-1) * factor
+        sides = sides * _uniform(generator, -self.jitter, self.jitter, count, 2).exp()
+        height, width = picture
+        return sides.minimum(sides.new_tensor([width - 1, height - 1])).clamp_min(1)
+
+    def _grow(self, start: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+        """Sizes over time: [B, K, 2] -> [B, K, T, 2]."""
+        count, objects = start.shape[:2]
+        keys, kinds = draw_segments(count, frames, generator)
+        steps = _uniform(generator, -1, 1, count, objects, 2, 3) * self.size_velocity * keys.diff(dim=1)[:, None, None]
+        factor = torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1).exp()
+        return fill(start[..., None] * factor, keys, kinds, frames).transpose(-1, -2)
+
+    @staticmethod
+    def _ramp(count: int, objects: int, frames: int, velocity: float, generator: torch.Generator) -> Tensor:
+        """A quantity that starts at 0 and changes by U(-velocity D, velocity D) between key frames: [B, K, T]."""
+        keys, kinds = draw_segments(count, frames, generator)
+        steps = _uniform(generator, -1, 1, count, objects, 3) * velocity * keys.diff(dim=1)[:, None]
+        values = torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
+        return fill(values, keys, kinds, frames)
+
+
+def draw_segments(count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Key frames [count, S + 1] and the interpolation of each segment [count, S] (0.7 / 0.15 / 0.15)."""
+    keys = draw_key_frames(count, frames, generator)
+    share = torch.tensor(INTERPOLATION, device=generator.device)
+    kinds = torch.multinomial(share.expand(count, -1), 3, replacement=True, generator=generator)
+    return keys, kinds
+
+
+class SmoothMotion(Motion):
+    """Objects wander along smooth random paths ('gaussian' in the official code of SMILE and TubeletContrast).
+
+    Each coordinate spans the same extent, 40 to 179 pixels of a 224-pixel picture, wherever that fits.
+
+    Args:
+        scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
+        ratios: widths over heights to choose from.
+        jitter: each side is multiplied by exp(U(-jitter, jitter)).
+        size_velocity: sides change between key frames D frames apart by a factor exp(U(-v D, v D)).
+        rotation_velocity: angles change between key frames D frames apart by U(-v D, v D) degrees.
+        whole_pixels: round to whole pixels and degrees as the official code does; off keeps motion below a pixel.
+    """
+
+    def centres(
+        self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Motion.centres`."""
+        count, objects = size.shape[:2]
+        shorter = min(picture)
+        low, high = (round(bound * shorter / REFERENCE_SIDE) for bound in EXTENT)
+        extent = low + _integers(generator, high - low, count, objects)
+        axes = []
+        for axis, side in enumerate((picture[1], picture[0])):
+            half = size[..., axis, None] / 2
+            points = 1 + half + (side - 2 - 2 * half) * _uniform(generator, 0, 1, count, objects, POINTS)
+            offset = _integers(generator, (side - extent).clamp_min(1), count, objects)
+            axes.append(smooth_path(points, extent, offset, side, frames, self.whole_pixels))
+        keys = size.new_tensor([0.0, frames - 1, frames - 1, frames - 1]).expand(count, -1)
+        return torch.stack(axes, dim=-1), keys, torch.zeros(count, 3, dtype=torch.long, device=size.device)
+
+
+class LinearMotion(Motion):
+    """Objects move in straight lines between key frames ('linear' in the official code of SMILE).
+
+    They start inside the picture; at each key frame D frames later the centre moves by U(-v D, v D) pixels per axis and
+    is clipped so that an object of the first frame's size stays inside.
+
+    Args:
+        scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
+        ratios: widths over heights to choose from.
+        jitter: each side is multiplied by exp(U(-jitter, jitter)).
+        size_velocity: sides change between key frames D frames apart by a factor exp(U(-v D, v D)).
+        rotation_velocity: angles change between key frames D frames apart by U(-v D, v D) degrees.
+        whole_pixels: round to whole pixels and degrees as the official code does; off keeps motion below a pixel.
+        velocity: v, in pixels per frame of a 224-pixel picture.
+    """
+
+    def __init__(
+        self,
+        scales: tuple[float, ...] = (32, 48, 56, 64, 96, 128),
+        ratios: tuple[float, ...] = (0.5, 0.67, 0.75, 1, 1.33, 1.5, 2),
+        jitter: float = 0.18,
+        size_velocity: float = 0.025,
+        rotation_velocity: float = 6.0,
+        whole_pixels: bool = True,
+        velocity: float = 12.0,
+    ) -> None:
+        super().__init__(scales, ratios, jitter, size_velocity, rotation_velocity, whole_pixels)
+        self.velocity = velocity
+
+    def centres(
+        self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Motion.centres`."""
+        count, objects = size.shape[:2]
+        keys, kinds = draw_segments(count, frames, generator)
+        height, width = picture
+        room = size.new_tensor([width, height]) - size
+        values = [size / 2 + room * _uniform(generator, 0, 1, count, objects, 2)]
+        velocity = self.velocity * min(picture) / REFERENCE_SIDE
+        for length in keys.diff(dim=1).unbind(1):
+            step = _uniform(generator, -1, 1, count, objects, 2) * velocity * length[:, None, None]
+            values.append((values[-1] + step).maximum(size / 2).minimum(size / 2 + room))
+        return fill(torch.stack(values, dim=-1), keys, kinds, frames).transpose(-1, -2), keys, kinds
