@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.synthetic import MOTION_CLASSES, OBJECT_CLASSES, SyntheticClips, make_clips
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.optim import AdamWSettings, build_adamw, warmup_cosine
@@ -37,8 +36,10 @@ from modules.layers.masking import TubeMask
 from modules.layers.normalise import normalise
 from modules.layers.probes import Pooling, frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
 from modules.layers.targets import PixelTarget
-from modules.motion.appearance import ObjectBank
+from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.backgrounds import Background
+from modules.motion.classes import MOTION_CLASSES
+from modules.motion.scenes import SyntheticClips, make_clips
 from modules.motion.trajectory import SmoothMotion
 from modules.smile import SMILE
 
@@ -113,7 +114,14 @@ def make_data(size: Size, seed: int, device: torch.device) -> Data:
 
     def clips(count: int, split: str, family: Background, objects: bool = True) -> SyntheticClips:
         return make_clips(
-            count, size.frames, size.side, split, seed, (family,), objects=objects, device=device  # type: ignore[arg-type]
+            count,
+            size.frames,
+            size.side,
+            split,
+            seed,
+            (family,),
+            objects=objects,
+            device=device,  # type: ignore[arg-type]
         )
 
     return Data(
@@ -263,7 +271,7 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
         print(f"seed {seed} done after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
     chance = Row("chance")
     for column in rows["untrained"].scores:
-        classes = MOTION_CLASSES if column.startswith("motion") else OBJECT_CLASSES
+        classes = MOTION_CLASSES if column.startswith("motion") else SHAPES
         chance.add({column: 100 / len(classes)})
     everything = [chance, *rows.values()]
     print(table(everything))

@@ -26,15 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, is_official
-from modules.core.base import Method
+from modules.core.base import TRAIN_STREAM, Method
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
+from modules.core.randomness import device_generator
 from modules.layers.drawing import masked_pictures
 from modules.layers.masking import Mask, MaskGenerator
 from modules.layers.probes import Pooling, pool_tokens
-from modules.layers.targets import Target
+from modules.layers.targets import Target, constant_loss
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion, MotionRecord
@@ -179,6 +180,12 @@ class SMILE(Method):
         """Pooled tokens of the first clip of each video: [B, D], or [B, t * D] with pooling 'time'."""
         tokens = self.backbone.forward_features(self.normalise(batch["video"][:, 0]))
         return pool_tokens(tokens.float(), self.backbone.grid[:3], self.pooling)
+
+    @torch.no_grad()
+    def constant_loss(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """Loss that predicting one and the same value for every token would reach at best; what training must beat."""
+        generator = device_generator(self.device, TRAIN_STREAM, self.seed, batch_idx)
+        return constant_loss(self.step(batch, generator)["target"])
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

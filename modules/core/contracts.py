@@ -20,8 +20,10 @@ class VideoBatch(TypedDict, total=False):
     """int64 [B], or float [B, K] for several labels; -1 where there is none."""
     time: Tensor
     """float32 [B, V, 2], first and last moment of each clip in seconds."""
-    decode_ms: Tensor
-    """float32 [B], what reading this sample cost a worker, in milliseconds."""
+    substituted: Tensor
+    """int64 [B], row of the broken file that a sample stands in for, or -1."""
+    decode_ms: list[float]
+    """What reading each sample cost a worker, in milliseconds; stays on the host."""
     caption: list[str]
 
 

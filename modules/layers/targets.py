@@ -90,6 +90,15 @@ class PixelTarget(Target):
         return cubes.clamp(0, 1)
 
 
+def constant_loss(target: Tensor) -> Tensor:
+    """Mean squared error of the best constant prediction: the targets' variance around their mean.
+
+    Args:
+        target: float [B, Nm, D]
+    """
+    return target.float().var(dim=(0, 1), correction=0).mean()
+
+
 def normalise_over_tokens(features: Tensor) -> Tensor:
     """Normalise each clip's features per channel over its tokens (SMILE, official code).
 

@@ -135,5 +135,3 @@ def _set_norm_eps(module: nn.Module, eps: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
             part.eps = eps
-
-

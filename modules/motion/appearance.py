@@ -23,7 +23,9 @@ LEVELS = 4
 """Textures are blurred to at most 1/8 of their resolution, for objects drawn small."""
 
 
-def _box(x: Tensor, y: Tensor, left: float | Tensor, top: float | Tensor, right: float | Tensor, bottom: float | Tensor) -> Tensor:
+def _box(
+    x: Tensor, y: Tensor, left: float | Tensor, top: float | Tensor, right: float | Tensor, bottom: float | Tensor
+) -> Tensor:
     return torch.maximum(torch.maximum(left - x, x - right), torch.maximum(top - y, y - bottom))
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.core.errors import SettingError
+from modules.motion.appearance import hsv_to_rgb
 from modules.motion.classes import Draws, Split
 
 Background = Literal["black", "noise", "gradient", "texture", "images"]
@@ -21,13 +22,6 @@ BRIGHTEST = 0.6
 WAVES = 6
 MAX_IMAGES = 512
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-
-
-def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Colours [..., 3] in [0, 1] from hue, saturation and value [...] in [0, 1]."""
-    sector = torch.stack([(hue * 6 + offset) % 6 for offset in (5.0, 3.0, 1.0)], dim=-1)
-    fade = torch.minimum(sector, 4 - sector).clamp(0, 1)
-    return value[..., None] * (1 - saturation[..., None] * fade)
 
 
 def _palette(draws: Draws, name: str) -> Tensor:

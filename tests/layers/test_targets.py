@@ -94,7 +94,9 @@ def test_equal_features_give_a_finite_target() -> None:
     assert values.isfinite().all()
 
 
-def write_clip_file(path: Path, width: int = 64, layers: int = 2, patch: int = 8, side: int = 32, prefix: str = "") -> None:
+def write_clip_file(
+    path: Path, width: int = 64, layers: int = 2, patch: int = 8, side: int = 32, prefix: str = ""
+) -> None:
     """A tower with random weights under OpenAI's names, with what else their files hold."""
     g = torch.Generator().manual_seed(0)
 
@@ -125,7 +127,11 @@ def write_clip_file(path: Path, width: int = 64, layers: int = 2, patch: int = 8
         }
     state = {prefix + key: value for key, value in state.items()}
     if prefix:
-        state |= {"logit_scale": draw(1), "token_embedding.weight": draw(10, 8), "transformer.resblocks.0.ln_1.bias": draw(8)}
+        state |= {
+            "logit_scale": draw(1),
+            "token_embedding.weight": draw(10, 8),
+            "transformer.resblocks.0.ln_1.bias": draw(8),
+        }
     torch.save(state, path)
 
 

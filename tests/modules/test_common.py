@@ -159,14 +159,25 @@ def test_resumed_run_equals_uninterrupted_run(case: Case, tmp_path: Path) -> Non
     part = build(case)
     settings = {"enable_checkpointing": True, "callbacks": [saver]}
     lightning.Trainer(
-        accelerator="cpu", max_epochs=2, limit_train_batches=3, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[saver, StopAfter(3)],
+        accelerator="cpu",
+        max_epochs=2,
+        limit_train_batches=3,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[saver, StopAfter(3)],
     ).fit(part, datamodule=Data())
     torch.rand(11)
     resumed = build(case, seed=9)
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=2, enable_progress_bar=False, enable_model_summary=False, logger=False,
-        default_root_dir=tmp_path, **settings,
+        accelerator="cpu",
+        max_epochs=2,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        default_root_dir=tmp_path,
+        **settings,
     )
     trainer.fit(resumed, datamodule=Data(), ckpt_path=tmp_path / "part" / "last.ckpt", weights_only=True)
     assert trainer.global_step == 6

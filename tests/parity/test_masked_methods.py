@@ -119,7 +119,9 @@ def test_finetune_forward() -> None:
     network = load_classifier(info, part(tensors, "state."), {})
     video = tensors["input.video"]
     assert_close(
-        network.backbone.forward_features(video, norm=False), tensors["output.tokens_last_block"], "tokens of last block"
+        network.backbone.forward_features(video, norm=False),
+        tensors["output.tokens_last_block"],
+        "tokens of last block",
     )
     assert_close(network.pool(video), tensors["output.pooled_features"], "pooled features")
     assert_close(network(video), tensors["output.logits"], "logits")
@@ -210,9 +212,7 @@ def test_smile_step(case: str, two_masks: bool, tmp_path, monkeypatch: pytest.Mo
     method.normalise = lambda clip: video
     permutation = tensors["input.mask_permutation"].long()
     monkeypatch.setattr(torch, "randperm", lambda *_, **__: permutation)
-    output = method.step(
-        {"video": torch.zeros(len(video), 1, 1, 1, 1, 3)}, torch.Generator().manual_seed(0)
-    )
+    output = method.step({"video": torch.zeros(len(video), 1, 1, 1, 1, 3)}, torch.Generator().manual_seed(0))
     if "output.teacher_input" in tensors:
         assert_close(target.frames(video, grid), tensors["output.teacher_input"], "frames for the tower")
     if "output.teacher_features" in tensors:

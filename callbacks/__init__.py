@@ -1,0 +1,9 @@
+"""What watches a run: probes, pictures, speed. None of it changes a trained weight."""
+
+from callbacks.online_knn import OnlineKNN
+from callbacks.online_linear import OnlineLinear
+from callbacks.pictures import Pictures
+from callbacks.probe_report import ProbeReport
+from callbacks.throughput import Throughput
+
+__all__ = ["OnlineKNN", "OnlineLinear", "Pictures", "ProbeReport", "Throughput"]

@@ -1,0 +1,55 @@
+"""Nearest-neighbour accuracy of frozen features during pretraining."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacks.features import extract
+from modules.core.base import Method
+from modules.layers.probes import knn_accuracy
+
+
+class OnlineKNN(Callback):
+    """Weighted kNN on `embed`, from labelled training samples to the validation set; logged as `knn/acc1` in percent.
+
+    Both sets are read with centre crops after every validation. Protocol of DINO: cosine similarity, votes weighted by
+    exp(similarity / temperature).
+
+    Args:
+        k: neighbours.
+        temperature: smaller values give near neighbours more weight.
+        every_n_validations: run after every n-th validation.
+    """
+
+    def __init__(self, k: int = 20, temperature: float = 0.07, every_n_validations: int = 1) -> None:
+        self.k, self.temperature, self.every_n_validations = k, temperature, every_n_validations
+        self._validations = 0
+        self._warned = False
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read both sets, vote, log."""
+        if trainer.sanity_checking or not isinstance(pl_module, Method):
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        bank, bank_labels = extract(trainer, pl_module, data.probe_dataloader(), pl_module.embed)
+        queries, labels = extract(trainer, pl_module, data.val_dataloader(), pl_module.embed)
+        if not len(bank) or not len(queries):
+            if not self._warned:
+                rank_zero_warn(
+                    "OnlineKNN needs labelled training and validation videos and found none; it stays silent."
+                )
+            self._warned = True
+            return
+        accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, self.k, self.temperature)
+        # Every process holds the same gathered features, so there is nothing left to reduce.
+        self.log("knn/acc1", accuracy, prog_bar=True, rank_zero_only=True)
+
+    def state_dict(self) -> dict[str, int]:
+        """Validations seen."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Restore the validations seen."""
+        self._validations = state_dict["validations"]

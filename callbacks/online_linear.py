@@ -1,0 +1,101 @@
+"""A linear classifier that learns beside the method, on its frozen features."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from callbacks.features import evaluating, extract, gather_once, usable
+from modules.core.base import Method
+from modules.core.contracts import VideoBatch
+
+
+class OnlineLinear(Callback):
+    """Linear probe on `embed`, trained on the batches that the method trains on; logs `linear/acc1` in percent.
+
+    Features are standardised by running statistics (BatchNorm without affine part). Under DDP all processes see the
+    gathered features, so their probes stay equal. The method's weights, modes and random numbers are left alone.
+
+    Args:
+        lr: learning rate of the probe (AdamW).
+        every_n_steps: learn from every n-th training batch; each costs a forward pass.
+    """
+
+    def __init__(self, lr: float = 1e-3, every_n_steps: int = 1) -> None:
+        self.lr, self.every_n_steps = lr, every_n_steps
+        self.probe: nn.Sequential | None = None
+        self.optimiser: torch.optim.Optimizer | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def _build(self, features: Tensor, classes: int) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+        head = nn.Linear(features.shape[1], classes)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        probe = nn.Sequential(nn.BatchNorm1d(features.shape[1], affine=False), head).to(features.device)
+        optimiser = torch.optim.AdamW(probe.parameters(), lr=self.lr)
+        if self._restored is not None:
+            probe.load_state_dict(self._restored["probe"])
+            optimiser.load_state_dict(self._restored["optimiser"])
+            self._restored = None
+        self.probe, self.optimiser = probe, optimiser
+        return probe, optimiser
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+    ) -> None:
+        """One step of the probe."""
+        classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        if not isinstance(pl_module, Method) or not classes or batch_idx % self.every_n_steps:
+            return
+        if batch["label"].ndim != 1:
+            return
+        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+            features = pl_module.embed(batch).float()
+        keep = usable(batch)
+        features, labels = gather_once(trainer, features[keep], batch["label"][keep], batch["index"][keep])
+        if len(features) < 2:
+            return
+        # Making a layer draws its first weights, which are overwritten; the global random state must not notice.
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.enable_grad(),
+            torch.autocast(features.device.type, enabled=False),
+        ):
+            probe, optimiser = (
+                self._build(features, classes)
+                if self.probe is None or self.optimiser is None
+                else (self.probe, self.optimiser)
+            )
+            loss = F.cross_entropy(probe.train()(features), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        self.log("linear/loss", loss.detach(), rank_zero_only=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Accuracy on the validation set, each sample once."""
+        if trainer.sanity_checking or self.probe is None or not isinstance(pl_module, Method):
+            return
+        loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        features, labels = extract(trainer, pl_module, loader, pl_module.embed)
+        if not len(features):
+            return
+        head = self.probe[1]
+        metric = MulticlassAccuracy(int(head.out_features), average="micro", sync_on_compute=False)  # type: ignore[arg-type]
+        with torch.no_grad():
+            scores = self.probe.eval()(features)
+        accuracy = metric.to(features.device)(scores, labels)
+        self.log("linear/acc1", 100 * accuracy, prog_bar=True, rank_zero_only=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Probe and optimiser."""
+        if self.probe is None or self.optimiser is None:
+            return {}
+        return {"probe": self.probe.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Kept until the size of the features is known."""
+        self._restored = state_dict or None

@@ -1,0 +1,162 @@
+"""What a short run has learned: probes before and after, beside what needs no network."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.features import evaluating, extract
+from modules.core.base import Method
+from modules.core.contracts import VideoBatch
+from modules.layers.probes import Pooling, frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
+
+# Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
+# from its reverse, whatever the network knows.
+MAIN_READOUT = "tokens per time slice, linear"
+READOUTS: dict[str, Pooling] = {"tokens per time slice": "time", "mean of all tokens": "mean"}
+RECENT_STEPS = 100
+
+
+def tokens_of(method: Method, pooling: Pooling, batch: VideoBatch) -> Tensor:
+    """Pooled tokens of the encoder: [B, t * D] or [B, D]."""
+    tokens = method.backbone.forward_features(method.normalise(batch["video"][:, 0]))  # type: ignore[operator]
+    return pool_tokens(tokens.float(), tuple(method.backbone.grid[:3]), pooling)  # type: ignore[index, arg-type]
+
+
+def middle_frame(batch: VideoBatch) -> Tensor:
+    """Raw pixels of the middle frame."""
+    return single_frame(batch["video"][:, 0], batch["video"].shape[2] // 2)
+
+
+def differences(batch: VideoBatch) -> Tensor:
+    """Raw differences of successive frames."""
+    return frame_difference(batch["video"][:, 0])
+
+
+class ProbeReport(Callback):
+    """Reads frozen features out before the first step and after the last, and prints both beside simple baselines.
+
+    Every number that is computed is printed, those that got worse included: linear and kNN probes on tokens averaged per
+    time slice and over all tokens; chance; one raw frame; raw frame differences. The training loss stands beside that of
+    the best constant prediction, if the method has `constant_loss`. Also written to `probe_report.md` and `.json`.
+
+    Args:
+        k: neighbours of the kNN probe.
+    """
+
+    def __init__(self, k: int = 20) -> None:
+        self.k = k
+        self.before: dict[str, float] = {}
+        self._recent: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read out the untrained network; a resumed run kept what it read then."""
+        if isinstance(pl_module, Method) and not self.before:
+            self.before = self._network_scores(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+    ) -> None:
+        """Keep the last losses, on the device."""
+        self._recent = [*self._recent[1 - RECENT_STEPS :], outputs["loss"].detach()]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read out again, print, write."""
+        if not isinstance(pl_module, Method) or not self._recent:
+            return
+        after = self._network_scores(trainer, pl_module)
+        raw = self._raw_scores(trainer, pl_module)
+        loss = torch.stack(self._recent).mean().item()
+        floor = self._constant_loss(trainer, pl_module)
+        if not trainer.is_global_zero or not after:
+            return
+        report = {
+            "main": MAIN_READOUT,
+            "before": self.before,
+            "after": after,
+            "baselines": raw,
+            "loss": loss,
+            "constant_loss": floor,
+            "steps": trainer.global_step,
+        }
+        text = render(report)
+        print(text, flush=True)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "probe_report.md").write_text(text + "\n")
+            (folder / "probe_report.json").write_text(json.dumps(report, indent=1))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
+
+    def _scores(
+        self, trainer: Trainer, method: Method, name: str, readout: Callable[[VideoBatch], Tensor]
+    ) -> dict[str, float]:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        train, labels = extract(trainer, method, data.probe_dataloader(), readout)
+        test, truth = extract(trainer, method, data.val_dataloader(), readout)
+        if not len(train) or not len(test):
+            return {}
+        return {
+            f"{name}, linear": 100 * linear_accuracy(train, labels, test, truth),
+            f"{name}, kNN": 100 * knn_accuracy(train, labels, test, truth, self.k),
+        }
+
+    def _network_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for name, pooling in READOUTS.items():
+            scores |= self._scores(trainer, method, name, partial(tokens_of, method, pooling))
+        return scores
+
+    def _raw_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
+        classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        scores = {"chance": 100 / classes} if classes else {}
+        scores |= self._scores(trainer, method, "one raw frame", middle_frame)
+        return scores | self._scores(trainer, method, "raw frame differences", differences)
+
+    @staticmethod
+    def _constant_loss(trainer: Trainer, method: Method) -> float | None:
+        """Loss of the best constant prediction, averaged over training batches."""
+        constant = getattr(method, "constant_loss", None)
+        if constant is None:
+            return None
+        losses = []
+        with evaluating(method):
+            for number, batch in enumerate(trainer.datamodule.train_dataloader()):  # type: ignore[attr-defined]
+                if number == RECENT_STEPS:
+                    break
+                losses.append(constant(trainer.strategy.batch_to_device(batch), number))
+        return torch.stack(losses).mean().item() if losses else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was read before training."""
+        return {"before": self.before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what was read before training."""
+        self.before = state_dict["before"]
+
+
+def render(report: dict[str, Any]) -> str:
+    """The table, as Markdown."""
+    lines = ["", "| accuracy on the validation set, % | before | after | change |", "|---|---:|---:|---:|"]
+    for name, after in report["after"].items():
+        before = report["before"].get(name)
+        star = " *" if name == report["main"] else ""
+        change = f"{before:.1f} | {after:.1f} | {after - before:+.1f}" if before is not None else f" | {after:.1f} | "
+        lines.append(f"| {name}{star} | {change} |")
+    for name, value in report["baselines"].items():
+        lines.append(f"| {name} | | {value:.1f} | |")
+    lines += ["", "\\* the readout that was chosen before training; rows without 'before' use no network."]
+    if report["constant_loss"]:
+        share = 100 * (1 - report["loss"] / report["constant_loss"])
+        lines.append(
+            f"Training loss {report['loss']:.4f} after {report['steps']} steps, {share:.1f} % below "
+            f"{report['constant_loss']:.4f}, that of the best constant prediction."
+        )
+    return "\n".join(lines)

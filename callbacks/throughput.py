@@ -1,0 +1,118 @@
+"""How fast the run is, and what holds it back, in one line."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from modules.core.contracts import VideoBatch
+
+# Shares of a window's time above which a cause is named.
+WAITING, ELSEWHERE = 0.25, 0.25
+
+
+def diagnose(
+    clips_per_second: float, wait_share: float, other_share: float, decode_ms: float | None, workers: int, device: str
+) -> str:
+    """One line: the speed, what limits it, what to try.
+
+    Args:
+        clips_per_second: over all devices.
+        wait_share: share of the time in which the step waited for a batch.
+        other_share: share of the time outside steps and waiting (callbacks, validation, checkpoints).
+        decode_ms: what a sample cost a worker, in milliseconds; None if the data module does not say.
+        workers: data.num_workers.
+        device: 'cpu', 'cuda', ...
+    """
+    line = f"{clips_per_second:.1f} clips/s; {100 * wait_share:.0f} % of the time waits for data"
+    decoding = f"; reading a sample takes {decode_ms:.0f} ms of a worker" if decode_ms is not None else ""
+    if wait_share > WAITING and wait_share >= other_share:
+        more = "set data.num_workers above 0" if workers == 0 else f"raise data.num_workers (now {workers})"
+        return (
+            f"{line}{decoding}. Data limits this run: {more}, prepare videos at 256 px with a key frame every 16 frames, "
+            "or use each decoded clip twice with data.clip.repeat 2."
+        )
+    if other_share > ELSEWHERE:
+        return (
+            f"{line}, {100 * other_share:.0f} % goes to callbacks, validation and checkpoints. They limit this run: call "
+            "them less often (every_n_steps of the callbacks, trainer.val_check_interval)."
+        )
+    hint = (
+        "a GPU, a smaller model.backbone.size, or a higher mask ratio help"
+        if device == "cpu"
+        else "trainer.precision bf16-mixed, a larger data.batch_size, or a higher mask ratio help"
+    )
+    return f"{line}. The network limits this run: {hint}."
+
+
+class Throughput(Callback):
+    """Logs `speed/*` and prints what limits the run after the first window and at the end of each epoch.
+
+    Times are taken on the host without waiting for the device. A GPU that is busy holds the host back inside the step,
+    so over a window the shares are right even though single steps are not.
+
+    Args:
+        every_n_steps: batches per window.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self._told = False
+        self._reset(time.perf_counter())
+
+    def _reset(self, now: float) -> None:
+        self._begin, self._left = now, now
+        self._waited = self._stepped = 0.0
+        self._batches = self._clips = 0
+        self._decode: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the first window."""
+        self._reset(time.perf_counter())
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: VideoBatch, batch_idx: int
+    ) -> None:
+        """The wait for data ends here."""
+        self._entered = time.perf_counter()
+        self._waited += self._entered - self._left
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+    ) -> None:
+        """The step ends here; log when the window is full."""
+        now = time.perf_counter()
+        self._stepped += now - self._entered
+        self._batches += 1
+        self._clips += batch["video"].shape[0] * batch["video"].shape[1] * trainer.world_size
+        self._decode += batch.get("decode_ms", [])
+        if self._batches >= self.every_n_steps:
+            self._close(trainer, now)
+        self._left = time.perf_counter()
+
+    def _close(self, trainer: Trainer, now: float) -> None:
+        total = max(now - self._begin, 1e-9)
+        speed, wait = self._clips / total, self._waited / total
+        other = max(0.0, 1 - wait - self._stepped / total)
+        decode = sum(self._decode) / len(self._decode) if self._decode else None
+        self.log_dict(
+            {"speed/clips_per_second": speed, "speed/data_wait_share": wait, "speed/other_share": other},
+            rank_zero_only=True,
+        )
+        if decode is not None:
+            self.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
+        if torch.cuda.is_available():
+            self.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
+        workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
+        self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type)
+        if not self._told:
+            rank_zero_info(self.line)
+            self._told = True
+        self._reset(time.perf_counter())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the last window's line."""
+        if self._told and (trainer.current_epoch + 1) % max(1, (trainer.max_epochs or 1) // 5) == 0:
+            rank_zero_info(self.line)

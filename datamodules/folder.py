@@ -1,0 +1,22 @@
+"""Any folder of videos."""
+
+from datamodules.base import VideoDataModule
+from datamodules.video.manifest import Manifest, read_folder, read_list
+
+
+class VideoFolder(VideoDataModule):
+    """Any folder of videos or pictures (a picture is a video of one frame).
+
+    If it has sub-folders `train` and `val`, these are the splits; otherwise all videos train. Sub-folders are classes,
+    if every video lies in one. With `train_list` and `val_list`, the lists decide instead.
+    """
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        listed = self.train_list if split == "train" else self.val_list
+        if listed is not None:
+            return read_list(listed, self.root)
+        folder = self.root / split
+        if folder.is_dir():
+            return read_folder(folder)
+        return read_folder(self.root) if split == "train" else None

@@ -1,0 +1,37 @@
+"""Something-Something v2: 174 templates of hand-object interactions, where only motion tells most classes apart."""
+
+from datamodules.base import VideoDataModule
+from datamodules.kinetics import find_list
+from datamodules.video.manifest import Manifest, read_list, read_something_json
+from modules.core.errors import SettingError
+
+PREFIX = "something-something-v2-"
+
+
+class SSv2(VideoDataModule):
+    """Something-Something v2.
+
+    Takes the official json lists (with the table of labels beside them), or 'path label' lists. Videos are found by
+    number below `root`, as webm, mp4 or avi. Flips would turn left into right; nothing here flips.
+    """
+
+    classes = 174
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        given = self.train_list if split == "train" else self.val_list
+        official = "train" if split == "train" else "validation"
+        names = [f"{folder}{name}" for folder in ("", "labels/", "annotations/") for name in _names(official, split)]
+        listed = find_list(self.root, given, *names)
+        if listed is None:
+            return None
+        if listed.suffix != ".json":
+            return read_list(listed, self.root)
+        labels = next((listed.parent / name for name in _names("labels") if (listed.parent / name).is_file()), None)
+        if labels is None:
+            raise SettingError(f"The table of labels ({PREFIX}labels.json or labels.json) is missing beside {listed}.")
+        return read_something_json(listed, labels, self.root)
+
+
+def _names(official: str, split: str | None = None) -> list[str]:
+    return [f"{PREFIX}{official}.json", f"{official}.json"] + ([f"{split}.csv"] if split else [])

@@ -1,0 +1,297 @@
+"""Labelled clips of objects that move over still backgrounds, made on the fly: no files, no download.
+
+The class of a clip is how its object moves; `modules.motion.classes` explains why no single frame gives it away, and what
+that costs. The other labels are the object's shape and the kind of background, drawn independently of the motion;
+`modules.motion.scenes` says what training and validation do not share.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.video.loader import EpochSampler, ResumableLoader, SampleKey
+from datamodules.video.sampling import ClipSettings
+from modules.core.contracts import VideoBatch
+from modules.core.errors import SettingError
+from modules.motion.appearance import SHAPES
+from modules.motion.backgrounds import Background, load_images
+from modules.motion.classes import GROWTH, MOTION_CLASSES, Split
+from modules.motion.scenes import SyntheticClips, make_clips
+
+MIN_FRAMES = 4
+MAX_OBJECT_SIZE = 0.7
+"""A square of this side, turned by 45 degrees, still fits the frame, so that no object overlaps itself on the torus."""
+MAX_POOL_BYTES = 8 << 30
+IMAGE_SPARE = 1.25
+"""Pictures are kept this much larger than a frame, so that crops differ."""
+
+
+class SyntheticBatch(VideoBatch, total=False):
+    """A `VideoBatch` with the two further labels."""
+
+    object_label: Tensor
+    """int64 [B], index into `SHAPES`, -1 without objects."""
+    background_label: Tensor
+    """int64 [B], index into `data.backgrounds`."""
+
+
+class ClipPool(Dataset[VideoBatch]):
+    """Finished clips in memory, served in whole batches.
+
+    Args:
+        video: uint8 [N, V, T, H, W, 3].
+        clips: Labels of the N videos.
+        label: int64 [N], what is served as `label`.
+        repeat: Copies of each clip.
+    """
+
+    def __init__(self, video: Tensor, clips: SyntheticClips, label: Tensor, repeat: int) -> None:
+        self.video = video
+        self.clips = clips
+        self.label = label
+        self.repeat = repeat
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def __getitems__(self, keys: list[SampleKey]) -> SyntheticBatch:
+        """A whole batch at once."""
+        index = torch.tensor([key.index for key in keys])
+        video = self.video[index]
+        return SyntheticBatch(
+            video=video.repeat_interleave(self.repeat, dim=1) if self.repeat > 1 else video,
+            index=index,
+            label=self.label[index],
+            object_label=self.clips.object[index],
+            background_label=self.clips.background[index],
+        )
+
+
+def _whole(batch: SyntheticBatch) -> SyntheticBatch:
+    return batch
+
+
+class SyntheticMotion(LightningDataModule):
+    """Labelled clips of objects moving over still backgrounds; needs no files.
+
+    All clips are made once, at set-up, and kept in memory as uint8. No single frame tells the motion class, by
+    construction: positions, angles and sizes wrap around (a torus, a circle, a sawtooth), start anywhere on them with
+    equal probability, and so are distributed alike in all classes at every frame. The price is that many clips show an
+    object that leaves on one side and comes in on the other, or that jumps from the largest to the smallest size.
+    Training and validation share classes but no colours, fill patterns, aspects, stroke widths or backgrounds.
+
+    Args:
+        clip: Frames, size, clips and repeat; the other fields concern files. Clips of one video show the same object and
+            class with their own start, speed and heading; repeated copies are equal.
+        batch_size: Videos per batch and process.
+        num_workers: Worker processes. The clips lie in memory, so 0 is best.
+        seed: Seed of the clips and of their order.
+        train_videos: Videos to train on.
+        val_videos: Videos to validate on, with other objects and backgrounds.
+        backgrounds: Kinds of background, equally frequent.
+        background_folder: Folder of pictures for the background "images"; every fifth file is for validation.
+        label: What `label` holds: the class of motion or the shape of the object.
+        objects: False trains on bare backgrounds (label -1), for methods that paste objects of their own. Validation and
+            probes have moving objects all the same.
+        object_size: Smallest and largest side of an object, in sides of the frame.
+        distractors: Adds small random drifts of position, angle and size where the class does not concern them.
+        probe_samples: Training videos that `probe_dataloader` serves.
+    """
+
+    def __init__(
+        self,
+        clip: ClipSettings | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        train_videos: int = 8192,
+        val_videos: int = 1024,
+        backgrounds: list[Background] = ["black"],  # noqa: B006
+        background_folder: str | None = None,
+        label: Literal["motion", "object"] = "motion",
+        objects: bool = True,
+        object_size: tuple[float, float] = (0.22, 0.55),
+        distractors: bool = False,
+        probe_samples: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.clip = ClipSettings(frames=8, size=32) if clip is None else clip
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.train_videos = train_videos
+        self.val_videos = val_videos
+        self.backgrounds = list(backgrounds)
+        self.background_folder = None if background_folder is None else Path(background_folder)
+        self.label = label
+        self.objects = objects
+        self.object_size = (object_size[0], object_size[1])
+        self.distractors = distractors
+        self.probe_samples = min(probe_samples, train_videos)
+        self._pools: dict[str, ClipPool] = {}
+        self._check()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes of `label`, in the order of their numbers."""
+        return list(SHAPES) if self.label == "object" else [c.name for c in MOTION_CLASSES]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of `label`."""
+        return len(self.class_names)
+
+    def _check(self) -> None:
+        check_scene(self.clip.frames, self.backgrounds, self.background_folder, self.object_size)
+        for name in ("batch_size", "train_videos", "val_videos", "probe_samples"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.batch_size > self.train_videos:
+            raise SettingError(
+                f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
+                "no full batch; lower the one or raise the other."
+            )
+        videos = (self.train_videos + self.val_videos) * self.clip.clips
+        needed = videos * self.clip.frames * self.clip.size**2 * 3
+        if needed > MAX_POOL_BYTES:
+            raise SettingError(
+                f"data.train_videos: {videos} clips of {self.clip.frames} x {self.clip.size} x {self.clip.size} pixels "
+                f"would take {needed / 2**30:.0f} GiB of memory, more than {MAX_POOL_BYTES / 2**30:.0f}; lower "
+                "data.train_videos, data.clip.size or data.clip.frames."
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Makes the clips, unless they are made already."""
+        if self._pools:
+            return
+        train = self._make("train", self.train_videos, self.objects, self.clip.clips)
+        if self.objects:
+            rows = slice(0, self.probe_samples)
+            probe = ClipPool(train.video[rows, :1], train.clips, train.label[rows], repeat=1)
+        else:
+            probe = self._make("train", self.probe_samples, True, 1)
+            probe.repeat = 1
+        self._pools = {"train": train, "probe": probe, "val": self._make("val", self.val_videos, True, self.clip.clips)}
+
+    def _make(self, split: Split, count: int, objects: bool, views: int) -> ClipPool:
+        images = None
+        if self.background_folder is not None and "images" in self.backgrounds:
+            images = load_images(self.background_folder, split, round(self.clip.size * IMAGE_SPARE))
+        made = [
+            make_clips(
+                count,
+                self.clip.frames,
+                self.clip.size,
+                split,
+                self.seed,
+                self.backgrounds,
+                images,
+                self.object_size,
+                objects=objects,
+                distractors=self.distractors,
+                view=view,
+            )
+            for view in range(views)
+        ]
+        video = made[0].video[:, None] if views == 1 else torch.stack([m.video for m in made], dim=1)
+        label = made[0].object if self.label == "object" else made[0].motion
+        return ClipPool(video, made[0], label, self.clip.repeat)
+
+    def _loader(self, name: str) -> ResumableLoader:
+        self.setup()
+        pool = self._pools[name]
+        trainer = self.trainer
+        ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        sampler = EpochSampler(len(pool), self.seed, name == "train", *ranks)
+        return ResumableLoader(pool, sampler, self.batch_size, self.num_workers, _whole)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Training clips in a random order; the last, incomplete batch is dropped."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Validation clips in fixed order."""
+        return self._loader("val")
+
+    def probe_dataloader(self) -> ResumableLoader:
+        """The first `probe_samples` training videos, one labelled clip each with a moving object, in fixed order."""
+        return self._loader("probe")
+
+
+def check_scene(frames: int, backgrounds: Sequence[str], folder: Path | None, object_size: tuple[float, float]) -> None:
+    """Raises a `SettingError` for what no clip can be made of."""
+    if frames < MIN_FRAMES:
+        raise SettingError(f"data.clip.frames is {frames}; motion in two phases needs at least {MIN_FRAMES}.")
+    if not backgrounds or len(set(backgrounds)) < len(backgrounds):
+        raise SettingError(f"data.backgrounds is {list(backgrounds)}; name at least one kind and none twice.")
+    if "images" in backgrounds and folder is None:
+        raise SettingError(
+            "data.backgrounds has 'images' but data.background_folder is not set; name a folder of pictures or drop 'images'."
+        )
+    low, high = object_size
+    if not 0 < low <= high <= MAX_OBJECT_SIZE or (low < high < GROWTH[1] ** 0.5 * low):
+        raise SettingError(
+            f"data.object_size is {list(object_size)}; give the smallest and the largest side as shares of the frame's side, "
+            f"above 0 and at most {MAX_OBJECT_SIZE}."
+        )
+
+
+def write_videos(
+    out: Path,
+    train_videos: int = 200,
+    val_videos: int = 50,
+    frames: int = 32,
+    size: int = 128,
+    fps: int = 12,
+    backgrounds: list[Background] = ["texture"],  # noqa: B006  (never mutated; shows the default in --help)
+    seed: int = 0,
+) -> None:
+    """Write clips of moving objects as mp4 files, in a folder that VideoFolder reads.
+
+    Args:
+        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/...
+        train_videos: number of training videos.
+        val_videos: number of validation videos, with other objects and backgrounds.
+        frames: frames per video.
+        size: side in pixels; even, as video codecs want it.
+        fps: frames per second.
+        backgrounds: kinds of background, equally frequent: black, noise, gradient, texture.
+        seed: clips are a function of it.
+    """
+    if size % 2 or size < 16:
+        raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
+    check_scene(frames, backgrounds, None, (0.22, 0.55))
+    splits: tuple[tuple[Split, int], ...] = (("train", train_videos), ("val", val_videos))
+    for split, count in splits:
+        clips = make_clips(count, frames, size, split, seed, backgrounds)
+        for number in range(count):
+            name = MOTION_CLASSES[int(clips.motion[number])].name
+            path = out / split / name / f"{number:05d}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, clips.video[number], fps)
+    rank_zero_info(f"{train_videos} training and {val_videos} validation videos are in {out}.")
+
+
+def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:
+    """Write one clip as h264 with a key frame every 16 frames.
+
+    Args:
+        path: file to write.
+        video: uint8 [T, H, W, 3], sides even.
+        fps: frames per second.
+        crf: quality of the encoder; lower is better, 0 loses only colour resolution.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "g": "16"})
+        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+        for frame in video.numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,97 @@
+"""Samples from files: decode, crop, resize; a broken file is replaced by another one, always the same."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.loader import SampleKey
+from datamodules.video.manifest import Manifest
+from datamodules.video.sampling import ClipSettings, choose_frames
+from datamodules.video.transforms import make_clips
+from modules.core.randomness import worker_rng
+
+ATTEMPTS = 10
+
+
+class VideoClipDataset(Dataset[dict[str, Any]]):
+    """Clips of the videos of a manifest.
+
+    A sample is a function of (seed, epoch, index). A file that cannot be read is replaced by another one drawn from the
+    same key, and named in the sample.
+
+    Args:
+        manifest: files and labels.
+        clip: frames and crop.
+        seed: of the run.
+        train: random frames and crops; False takes the centre.
+        decoder: library that decodes.
+        decode_timeout: seconds after which a file counts as broken.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        clip: ClipSettings,
+        seed: int,
+        train: bool,
+        decoder: Decoder = "pyav",
+        decode_timeout: float | None = None,
+    ) -> None:
+        self.manifest, self.clip, self.seed, self.train = manifest, clip, seed, train
+        self.decoder, self.decode_timeout = decoder, decode_timeout
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """One sample.
+
+        Returns:
+            video uint8 [V, T, H, W, 3], index, label, time float32 [V, 2], decode_ms, substituted (row of the broken
+            file that was wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool).
+        """
+        start = time.perf_counter()
+        faults: list[tuple[int, str]] = []
+        for attempt in range(ATTEMPTS):
+            rng = worker_rng(self.seed, key.epoch, key.index, attempt)
+            row = key.index if attempt == 0 else int(rng.integers(len(self)))
+            try:
+                video, moments = self._read(row, rng if self.train else None)
+                break
+            except DecodeError as error:
+                faults.append((row, error.reason))
+        else:
+            clip = self.clip
+            video = torch.zeros(clip.views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
+            moments = np.zeros((clip.views, 2), np.float32)
+        return {
+            "video": video,
+            "index": torch.tensor(key.index),
+            "label": torch.tensor(self.manifest.labels[row]),
+            "time": torch.from_numpy(moments),
+            "decode_ms": 1e3 * (time.perf_counter() - start),
+            "substituted": torch.tensor(faults[0][0] if faults else -1),
+            "unreplaced": torch.tensor(len(faults) == ATTEMPTS),
+            "faults": faults,
+        }
+
+    def _read(self, row: int, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
+        def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
+            return choose_frames(self.clip, info, generator)
+
+        decoded = read_clips(
+            self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder
+        )
+        return make_clips(decoded, self.clip, rng), np.repeat(decoded.time, self.clip.repeat, axis=0)
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join samples; what only the host reads stays in lists: faults, chained, and decode times."""
+    faults = [fault for sample in samples for fault in sample.pop("faults")]
+    times = [sample.pop("decode_ms") for sample in samples]
+    return default_collate(samples) | {"faults": faults, "decode_ms": times}

@@ -1,0 +1,144 @@
+"""Read chosen frames of a video file: one function, `read_clips`, and `probe`, which only looks.
+
+The file is opened once, read from the keyframe before the first wanted frame to the last wanted one, and only wanted
+frames are converted to RGB. Frames are numbered in display order, as ffmpeg puts them out from the start of the file.
+Axis letters: `V` clips, `T` frames.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules.video.pyav_reader import PyAVReader
+from datamodules.video.readers import (
+    DecodeError,
+    DecordReader,
+    FewerFramesError,
+    Reader,
+    TorchCodecReader,
+    VideoInfo,
+)
+
+__all__ = ["ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoInfo", "probe", "read_clips"]
+
+Decoder = Literal["pyav", "decord", "torchcodec"]
+ChooseFrames = Callable[[VideoInfo, np.random.Generator | None], np.ndarray]
+
+
+@dataclass
+class DecodedClips:
+    """The wanted frames of one video, each decoded once.
+
+    Args:
+        frames: The different frames, uint8 [h, w, 3], RGB, upright, all of one size.
+        position: int64 [V, T], index into `frames`.
+        info: The video.
+        time: float32 [V, 2], moment of the first and the last frame of each clip, in seconds from the video's start.
+    """
+
+    frames: list[np.ndarray]
+    position: np.ndarray
+    info: VideoInfo
+    time: np.ndarray
+
+
+def read_clips(
+    path: str | Path,
+    choose: ChooseFrames,
+    rng: np.random.Generator | None,
+    threads: int = 1,
+    decode_timeout: float | None = None,
+    decoder: Decoder = "pyav",
+) -> DecodedClips:
+    """Read the frames of one or several clips from a file that is opened once.
+
+    Where a file holds slightly less than its container says (by two frames or 5 %), or the container says nothing,
+    `choose` is called again with the true length. A file that breaks off earlier is an error, unless every wanted frame
+    lies before the break.
+
+    Args:
+        path: A video, or an image, which is a video of one frame.
+        choose: Given the video's description and `rng`, returns the wanted frame numbers, int [V, T]. Width and height
+            in this description are those before rotation.
+        rng: Passed on to `choose`.
+        threads: Decoder threads. One is right inside loader workers.
+        decode_timeout: Seconds after which to give up the file, checked between frames (PyAV only).
+        decoder: The library that decodes. decord and torchcodec suit mp4 and mkv files with one video stream: of
+            several they take the largest, this project the first. torchcodec picks wrong frames in AVI files, which
+            carry no presentation times, decord in files with open groups of pictures (usual in HEVC).
+
+    Raises:
+        DecodeError: The file cannot give these frames.
+    """
+    with closing(_open(Path(path).absolute(), threads, decode_timeout, decoder)) as reader:
+        info = reader.info
+        for is_last_try in (False, True):
+            if info.num_frames < 1:
+                raise DecodeError("no frame decoded")
+            numbers = _checked(choose(info, rng), info.num_frames)
+            unique, position = np.unique(numbers, return_inverse=True)
+            try:
+                pictures = reader.read(unique.tolist())
+                break
+            except FewerFramesError as short:
+                info = _shortened(info, short, is_last_try)
+    if len({picture.frame.shape for picture in pictures}) > 1:
+        raise DecodeError("frame size changes")
+    height, width = pictures[0].frame.shape[:2]
+    position = position.reshape(numbers.shape)
+    seconds = np.array([picture.seconds for picture in pictures], dtype=np.float32)
+    return DecodedClips(
+        frames=[picture.frame for picture in pictures],
+        position=position,
+        info=replace(info, width=width, height=height),
+        time=seconds[position[:, [0, -1]]],
+    )
+
+
+def probe(path: str | Path, decode_timeout: float | None = None) -> VideoInfo:
+    """Length, rate and upright size of a video. Decodes its first frame, so that a file without any is found out.
+
+    Args:
+        path: A video, or an image.
+        decode_timeout: Seconds after which to give up.
+
+    Raises:
+        DecodeError: The file cannot be opened, or gives no frame.
+    """
+    first = np.zeros((1, 1), dtype=np.int64)
+    return read_clips(path, lambda info, rng: first, None, decode_timeout=decode_timeout).info
+
+
+def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
+    """Open a file with one of the decoders, after the checks that are the same for all."""
+    try:
+        if path.stat().st_size == 0:
+            raise DecodeError("empty file")
+    except OSError as error:
+        raise DecodeError("file not found", str(error)) from error
+    if decoder == "decord":
+        return DecordReader(path, threads)
+    if decoder == "torchcodec":
+        return TorchCodecReader(path, threads)
+    return PyAVReader(path, threads, None if decode_timeout is None else time.monotonic() + decode_timeout)
+
+
+def _checked(numbers: np.ndarray, num_frames: int) -> np.ndarray:
+    if numbers.ndim != 2 or numbers.size == 0 or numbers.min() < 0 or numbers.max() >= num_frames:
+        raise ValueError(f"frame numbers must be [V, T] and in 0 .. {num_frames - 1}, not {numbers.tolist()}")
+    return numbers
+
+
+def _shortened(info: VideoInfo, short: FewerFramesError, is_last_try: bool) -> VideoInfo:
+    """The description with the true length, if the file may be read once more with it."""
+    if short.num_frames == 0:
+        raise DecodeError("no frame decoded", str(short.__cause__ or "")) from short
+    overstated_by = info.num_frames - short.num_frames
+    if is_last_try or (short.promised and overstated_by > max(2, 0.05 * info.num_frames)):
+        raise DecodeError("failed while decoding", f"{short} of {info.num_frames}") from short
+    return replace(info, num_frames=short.num_frames)

@@ -1,0 +1,131 @@
+"""Which sample comes when, and a loader that goes on where it was stopped.
+
+The order of an epoch is a function of (seed, epoch). A sample's own randomness is a function of (seed, epoch, index), so
+nothing depends on how many workers there are, and the only state worth saving is how many batches were handed out.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modules.core.randomness import worker_rng
+
+
+class SampleKey(NamedTuple):
+    """What a sample is a function of, besides the seed."""
+
+    epoch: int
+    index: int
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """Keys of one epoch for one process.
+
+    Training order is a permutation from (seed, epoch), of which each process takes every `world_size`-th; a remainder is
+    left out, so that all processes have as many. Evaluation goes through every sample exactly once, in order; processes
+    may differ by one.
+
+    Args:
+        length: samples in the data set.
+        seed: of the run.
+        shuffle: training order; False for evaluation.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.skip = 0
+        """Keys of this epoch that were handed out before."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.length // self.world_size
+        return len(range(self.rank, self.length, self.world_size))
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        if self.shuffle:
+            order = worker_rng(self.seed, self.epoch).permutation(self.length)
+            order = order[: len(self) * self.world_size]
+        else:
+            order = range(self.length)
+        for index in order[self.rank :: self.world_size][self.skip :]:
+            yield SampleKey(self.epoch, int(index))
+
+
+def _one_thread(_: int) -> None:
+    """Workers share the cores; each uses one."""
+    torch.set_num_threads(1)
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader whose state is the epoch and the number of batches handed out.
+
+    Lightning saves and restores that state with its own, so a run that is resumed in the middle of an epoch continues
+    with the next unseen sample. `len` always is that of a whole epoch.
+
+    Args:
+        dataset: gives a sample for a `SampleKey`.
+        sampler: gives the keys.
+        batch_size: samples per batch.
+        num_workers: worker processes.
+        collate_fn: joins samples to a batch.
+        on_batch: called in the main process with each batch, before it is handed out.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        sampler: EpochSampler,
+        batch_size: int,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        on_batch: Callable[[Any], None] | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            drop_last=sampler.shuffle,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_one_thread,
+        )
+        self.on_batch = on_batch
+        self._done = 0
+        self._resume: dict[str, int] | None = None
+
+    # A generator: workers start with the first batch that is asked for. Lightning makes the iterator before it tells the
+    # sampler the epoch.
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        sampler = self.sampler
+        assert isinstance(sampler, EpochSampler) and self.batch_size is not None
+        resume, self._resume = self._resume, None
+        self._done = resume["batches"] if resume is not None and resume["epoch"] == sampler.epoch else 0
+        sampler.skip = self._done * self.batch_size
+        if self._done >= len(self):
+            return
+        for batch in super().__iter__():
+            self._done += 1
+            if self.on_batch is not None:
+                self.on_batch(batch)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches handed out in it."""
+        assert isinstance(self.sampler, EpochSampler)
+        return {"epoch": self.sampler.epoch, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration over the same epoch begin behind the batches that were handed out."""
+        self._resume = dict(state)

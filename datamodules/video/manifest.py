@@ -1,0 +1,239 @@
+"""Lists of videos and labels: folders, 'path label' lists, and the official files of Kinetics and Something-Something.
+
+Labels always count from 0. Missing files stay in the list, where the loader finds and reports them; a list of which most
+files are missing is an error, because then the root is wrong.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from modules.core.errors import SettingError
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+UNLABELLED = -1
+# So many rows of a list are looked up at the start; looking up all of a large list takes minutes on a network disk.
+CHECKED_ROWS = 500
+
+
+@dataclass
+class Manifest:
+    """Videos of one split.
+
+    Args:
+        root: folder that relative paths start from.
+        paths: files, relative to `root` or absolute.
+        labels: int64 [N], from 0; -1 for none.
+        class_names: names by label; empty if unknown.
+    """
+
+    root: Path
+    paths: list[str]
+    labels: np.ndarray
+    class_names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, row: int) -> Path:
+        """Where a row's file is."""
+        return self.root / self.paths[row]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, as many as named or labelled."""
+        return max(len(self.class_names), int(self.labels.max(initial=UNLABELLED)) + 1)
+
+    def sha256(self) -> str:
+        """Hash of paths and labels, for the record of a run."""
+        rows = (f"{path}\t{label}\n" for path, label in zip(self.paths, self.labels.tolist(), strict=True))
+        return hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def subset(self, rows: np.ndarray) -> "Manifest":
+        """The manifest of some rows."""
+        return Manifest(self.root, [self.paths[row] for row in rows], self.labels[rows], self.class_names)
+
+
+def check_root(root: Path, setting: str = "data.root") -> None:
+    """Fail if a folder is missing."""
+    if not root.is_dir():
+        raise SettingError(f"{setting} is {root}, which is not a folder; pass the folder that holds the videos.")
+
+
+def make_manifest(
+    root: Path, rows: Iterable[tuple[str, int]], source: Path, class_names: list[str] | None = None
+) -> Manifest:
+    """A manifest from (path, label) rows: repeated paths are kept once, and a wrong root is found out."""
+    seen: dict[str, int] = {}
+    repeated = 0
+    for path, label in rows:
+        repeated += path in seen
+        seen.setdefault(path, label)
+    if not seen:
+        raise SettingError(f"{source} lists no videos; pass another file or folder.")
+    if repeated:
+        rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row and were left out.")
+    manifest = Manifest(root, list(seen), np.array(list(seen.values()), np.int64), class_names or [])
+    if manifest.labels.min() < UNLABELLED:
+        raise SettingError(f"{source} has the label {manifest.labels.min()}; labels must be whole numbers from 0.")
+    checked = np.linspace(0, len(manifest) - 1, min(len(manifest), CHECKED_ROWS)).astype(int)
+    missing = sum(not manifest.file(row).exists() for row in checked)
+    if missing > len(checked) / 2:
+        raise SettingError(
+            f"{missing} of {len(checked)} videos that were looked up from {source} do not exist (the first: "
+            f"{manifest.file(0)}); set data.root to the folder that the paths of the list start from."
+        )
+    return manifest
+
+
+def video_files(root: Path) -> list[str]:
+    """All videos and pictures below a folder, sorted, relative to it with forward slashes."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in names:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+                found.append(Path(folder, name).relative_to(root).as_posix())
+    return sorted(found)
+
+
+def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
+    """Videos below a folder; if all lie in sub-folders, the first sub-folder's name is the class.
+
+    Raises:
+        SettingError: if the folder is missing or holds no video.
+    """
+    check_root(folder, setting)
+    files = video_files(folder)
+    if not files:
+        raise SettingError(
+            f"{setting} is {folder}, which holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}); pass another folder."
+        )
+    classes = sorted({file.split("/")[0] for file in files if "/" in file})
+    if not classes or any("/" not in file for file in files):
+        return Manifest(folder, files, np.full(len(files), UNLABELLED, np.int64))
+    number = {name: label for label, name in enumerate(classes)}
+    return Manifest(folder, files, np.array([number[file.split("/")[0]] for file in files], np.int64), classes)
+
+
+def read_list(path: Path, root: Path) -> Manifest:
+    """A list of videos: with or without a header, one row per video.
+
+    Accepts 'path label' and 'path num_frames label' separated by single spaces (VideoMAE and SEVERE style), the same
+    separated by tabs or commas with quotes where needed, and tables whose header names `path` and `label`. A path
+    without suffix gets that of the file that exists.
+
+    Raises:
+        SettingError: if the file is missing or a row cannot be understood; names the line.
+    """
+    lines = _lines(path)
+    delimiter = "\t" if "\t" in lines[0] else "," if "," in lines[0] else None
+    rows = list(csv.reader(lines, delimiter=delimiter)) if delimiter else [_split_line(line) for line in lines]
+    header = [cell.strip().lower() for cell in rows[0]]
+    columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
+    first = 1 if columns else 0
+    where, what = columns or (0, -1)
+    parsed = []
+    for number, row in enumerate(rows[first:], first + 1):
+        try:
+            label = int(row[what]) if row[what].strip() else UNLABELLED
+            parsed.append((_with_suffix(row[where].strip(), root), label))
+        except (ValueError, IndexError) as error:
+            raise SettingError(
+                f"Line {number} of {path} is {' '.join(row)!r}; expected a path and, last, a label as a whole number."
+            ) from error
+    return make_manifest(root, parsed, path)
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a text file without line ends (of any system) and blank ones."""
+    if not path.is_file():
+        raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise SettingError(f"The list {path} is empty; pass another file.")
+    return lines
+
+
+def _split_line(line: str) -> list[str]:
+    """'path label' or 'path frames label'; a path may hold spaces, because the numbers stand last."""
+    match = re.fullmatch(r"(.+?)((?: -?\d+){1,2})", line)
+    return [match[1], *match[2].split()] if match else [line]
+
+
+def _with_suffix(path: str, root: Path) -> str:
+    """Complete a path without suffix by what exists; VideoMAE's rule, .mp4, where nothing does."""
+    if "." in path.rsplit("/", 1)[-1]:
+        return path
+    existing = (suffix for suffix in sorted(VIDEO_SUFFIXES) if (root / (path + suffix)).exists())
+    return path + next(existing, ".mp4")
+
+
+def by_stem(root: Path) -> dict[str, str]:
+    """Files below a folder by name without suffix (the first wins)."""
+    found: dict[str, str] = {}
+    for file in video_files(root):
+        found.setdefault(Path(file).stem, file)
+    return found
+
+
+def is_kinetics_csv(path: Path) -> bool:
+    """Whether a list is an official Kinetics table."""
+    return "youtube_id" in _lines(path)[0]
+
+
+def read_kinetics_csv(path: Path, root: Path) -> Manifest:
+    """The official table (label, youtube_id, time_start, time_end, ...); files are found by name in any layout.
+
+    Labels are places in the sorted list of class names. Files that are not there keep the name they would have.
+    """
+    table = list(csv.DictReader(_lines(path)))
+    names = sorted({row["label"] for row in table if row.get("label")})
+    number = {name: label for label, name in enumerate(names)}
+    existing = by_stem(root)
+    rows = []
+    for row in table:
+        clip, label = row["youtube_id"], row.get("label") or ""
+        if row.get("time_start"):
+            clip += f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+        file = existing.get(clip) or existing.get(row["youtube_id"]) or f"{label}/{clip}.mp4"
+        rows.append((file, number.get(label, UNLABELLED)))
+    return make_manifest(root, rows, path, names)
+
+
+def read_mini_kinetics(path: Path, root: Path) -> Manifest:
+    """Mini-Kinetics: text lists count labels from 1 and name neither folder nor suffix; csv lists count from 0."""
+    if path.suffix == ".csv":
+        return read_list(path, root)
+    existing = by_stem(root)
+    rows = []
+    for line in _lines(path):
+        name, _, label = line.rpartition(" ")
+        stem = Path(name).name
+        rows.append((existing.get(stem, f"{stem}.mp4"), int(label) - 1))
+    return make_manifest(root, rows, path)
+
+
+def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
+    """Something-Something v2: a list of {id, template, ...} and a table of templates without brackets to string ids."""
+    templates = {name: int(number) for name, number in json.loads(labels.read_text(encoding="utf-8")).items()}
+    existing = by_stem(root)
+    rows = []
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        template = entry.get("template", "").replace("[", "").replace("]", "")
+        if template and template not in templates:
+            raise SettingError(f"{path}: the template {template!r} of video {entry['id']} is not in {labels}.")
+        file = existing.get(str(entry["id"]), f"{entry['id']}.webm")
+        rows.append((file, templates.get(template, UNLABELLED)))
+    names = sorted(templates, key=lambda name: templates[name])
+    return make_manifest(root, rows, path, names)

@@ -1,0 +1,138 @@
+"""Which frames of a video make a clip. Pure functions of the video's length and a generator.
+
+With a generator the clips are those of training; with `None` they are fixed, for evaluation. Numbers count the frames
+of the video in display order, from 0. Axis letters: `V` clips, `T` frames.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from datamodules.video.readers import VideoInfo
+from modules.core.errors import SettingError
+
+
+@dataclass
+class ClipSettings:
+    """What a method needs of each video: how many clips, which frames, and how they are cropped.
+
+    Args:
+        frames: Frames per clip, T.
+        stride: Frames of the video from one sampled frame to the next. Only for `sampling: dense`.
+        size: Height and width of the clips after crop and resize, in pixels.
+        clips: Clips per video, each with its own start; the file is opened once.
+        repeat: Copies of each clip, decoded once and cropped independently. A batch holds V = clips * repeat clips per
+            video, the copies of one clip next to each other.
+        sampling: `dense` takes every stride-th frame from a random start. `segment` cuts the video into T equal parts
+            and takes one frame of each (TSN; usual for Something-Something).
+        crop: How training clips are cropped, one draw per clip: `multi_scale` (VideoMAE pretraining),
+            `random_resized` (random area and aspect ratio), or `centre`. Evaluation always uses `centre`.
+        scale: Smallest and largest area of a `random_resized` crop, as a share of the picture.
+        ratio: Smallest and largest aspect ratio (width / height) of a `random_resized` crop.
+    """
+
+    frames: int = 16
+    stride: int = 4
+    size: int = 224
+    clips: int = 1
+    repeat: int = 1
+    sampling: Literal["dense", "segment"] = "dense"
+    crop: Literal["multi_scale", "random_resized", "centre"] = "multi_scale"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "stride", "size", "clips", "repeat"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SettingError(f"data.clip.{name} is {value!r}; it must be a whole number of at least 1.")
+        _check_range("scale", self.scale, highest=1.0)
+        _check_range("ratio", self.ratio, highest=float("inf"))
+
+    @property
+    def views(self) -> int:
+        """V, clips per video in a batch."""
+        return self.clips * self.repeat
+
+
+def _check_range(name: str, bounds: tuple[float, float], highest: float) -> None:
+    low, high = bounds
+    if not 0 < low <= high <= highest:
+        limit = "above 0" if highest == float("inf") else f"above 0 and at most {highest:g}"
+        raise SettingError(f"data.clip.{name} is {list(bounds)}; it must be two numbers {limit}, the smaller first.")
+
+
+def dense_indices(
+    num_frames: int, frames: int, stride: int, rng: np.random.Generator | None, position: float = 0.5
+) -> np.ndarray:
+    """Every `stride`-th frame from one start: the pretraining rule of VideoMAE, official code.
+
+    A video of at least `frames * stride` frames gives a start drawn uniformly from all that leave room for that span.
+    A shorter one is read from its beginning, and the last frame reached is repeated.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Length of the clip, T.
+        stride: Distance between sampled frames.
+        rng: Draws the start; `None` takes it at `position`.
+        position: Where the clip lies without a generator, from 0 (first possible start) to 1 (last); 0.5 is the centre.
+
+    Returns:
+        int64 [T], ascending.
+    """
+    room = num_frames - frames * stride
+    if room < 0:
+        last = (num_frames - 1) // stride * stride
+        return np.minimum(np.arange(frames) * stride, last)
+    start = int(position * room) if rng is None else int(rng.integers(0, room + 1))
+    return start + np.arange(frames) * stride
+
+
+def segment_indices(num_frames: int, frames: int, rng: np.random.Generator | None, position: float = 0.5) -> np.ndarray:
+    """One frame of each of T equal segments: the fine-tuning rule of VideoMAE for SSv2, official code (TSN).
+
+    Training segments are `num_frames // frames` long, so up to T - 1 last frames are never drawn, as in the official
+    code. Where the video has fewer than T frames the official code returns T times frame 0; here the frames are spread
+    evenly instead, each repeated as often as needed.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Number of segments, T.
+        rng: Draws one frame per segment; `None` takes the one at `position` of each segment.
+        position: From 0 (beginning of the segment) to 1 (its end, exclusive); 0.5 is the centre.
+
+    Returns:
+        int64 [T], ascending.
+    """
+    if rng is None or num_frames < frames:
+        offset = position if rng is None else 0.0
+        return ((np.arange(frames) + offset) * (num_frames / frames)).astype(np.int64)
+    length = num_frames // frames
+    return np.arange(frames) * length + rng.integers(0, length, size=frames)
+
+
+def choose_frames(settings: ClipSettings, info: VideoInfo, rng: np.random.Generator | None) -> np.ndarray:
+    """The frame numbers of every clip of one video.
+
+    Without a generator one clip lies in the centre; several are spread evenly, dense ones from the first possible
+    start to the last, segment ones over the segments' lengths.
+
+    Args:
+        settings: What to sample.
+        info: The video; only its length is used.
+        rng: Each clip draws from it in turn; `None` for the fixed clips of evaluation.
+
+    Returns:
+        int64 [clips, T], each row ascending, all in 0 .. num_frames - 1. Repeats are not in it: they differ only in
+        their crop.
+    """
+    rows = []
+    for clip in range(settings.clips):
+        if settings.sampling == "segment":
+            position = (clip + 0.5) / settings.clips
+            rows.append(segment_indices(info.num_frames, settings.frames, rng, position))
+        else:
+            position = clip / (settings.clips - 1) if settings.clips > 1 else 0.5
+            rows.append(dense_indices(info.num_frames, settings.frames, settings.stride, rng, position))
+    return np.stack(rows).astype(np.int64)

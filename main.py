@@ -1,0 +1,42 @@
+"""Command line: `python main.py fit --config configs/quickstart.yaml`. `--help` explains every setting."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from jsonargparse import auto_cli
+
+import callbacks  # noqa: F401  (these imports make short class names known to the command line)
+import datamodules  # noqa: F401
+import modules  # noqa: F401
+from datamodules.synthetic import write_videos
+from modules.core.cli import CLI
+from modules.core.errors import SettingError
+
+# Subcommands besides Lightning's fit, validate, test and predict; each is a function beside what it concerns.
+COMMANDS: dict[str, Callable[..., object]] = {"synthesise": write_videos}
+
+
+def main(args: list[str] | None = None) -> CLI | None:
+    """Run one command.
+
+    Args:
+        args: command line without the program's name; None takes the process's.
+
+    Raises:
+        SettingError: when the user must change something.
+    """
+    words = sys.argv[1:] if args is None else args
+    if words and words[0] in COMMANDS:
+        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False)
+        return None
+    return CLI(args=args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SettingError as error:
+        if os.environ.get("LVS_DEBUG"):
+            raise
+        sys.exit(f"error: {error}")

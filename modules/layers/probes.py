@@ -1,0 +1,204 @@
+"""Read-outs of frozen features: nearest neighbours, a linear classifier, and the raw features that they must beat.
+
+Pure functions without random numbers, the same for callbacks, reports and benchmarks, so that numbers compare. Axis
+letters: `n` training samples, `m` test samples, `d` features, `K` classes.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.core.errors import SettingError
+
+Pooling = Literal["mean", "time"]
+SMALL = 4_000_000
+"""Feature matrices with no more entries than this are fitted in double precision."""
+GREY = (0.299, 0.587, 0.114)
+
+
+def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtracts the training mean of every feature and divides by its training standard deviation.
+
+    Features that hardly vary (relative to the most variable one) are divided by a floor instead, so that constants
+    become zero and not noise.
+
+    Args:
+        train: float [n, d].
+        test: float [m, d].
+    """
+    mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
+    std = std.clamp(min=max(1e-8, 1e-4 * float(std.max())))
+    return (train - mean) / std, (test - mean) / std
+
+
+def knn_accuracy(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> float:
+    """Share of test samples whose class wins the weighted vote of the nearest training samples.
+
+    The protocol of DINO (official code): cosine similarity, the `k` nearest, each voting with the weight
+    ``exp(similarity / temperature)``.
+
+    Args:
+        train_x: float [n, d].
+        train_y: int64 [n], classes from 0.
+        test_x: float [m, d].
+        test_y: int64 [m].
+        k: Number of neighbours, at most n are used.
+        temperature: Smaller values give near neighbours more weight.
+        chunk: Test samples compared at once; bounds the memory, does not change the result.
+    """
+    _check(train_x, train_y, test_x, test_y)
+    classes = int(torch.cat([train_y, test_y]).max()) + 1
+    bank = F.normalize(train_x.float(), dim=1)
+    k = min(k, len(bank))
+    correct = 0
+    for start in range(0, len(test_x), chunk):
+        query = F.normalize(test_x[start : start + chunk].float(), dim=1)
+        similarity, nearest = (query @ bank.T).topk(k, dim=1)
+        votes = query.new_zeros(len(query), classes)
+        # Subtracting the largest similarity changes no winner and keeps small temperatures from overflowing.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes.scatter_add_(1, train_y[nearest], weight)
+        correct += int((votes.argmax(dim=1) == test_y[start : start + chunk]).sum())
+    return correct / len(test_x)
+
+
+def fit_linear(x: Tensor, y: Tensor, classes: int, l2: float = 1e-3, iterations: int = 300) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression: minimises ``mean cross-entropy + l2 / 2 * |weight|^2`` from zero by L-BFGS.
+
+    Args:
+        x: float [n, d], standardised features.
+        y: int64 [n], classes from 0.
+        classes: Number of classes K.
+        l2: Weight of the penalty; the bias is free.
+        iterations: At most that many steps; it stops earlier once the gradient is negligible.
+
+    Returns:
+        weight [d, K] and bias [K].
+    """
+    weight = x.new_zeros(x.shape[1], classes).requires_grad_()
+    bias = x.new_zeros(classes).requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=iterations,
+        max_eval=2 * iterations,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-9,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(x @ weight + bias, y) + 0.5 * l2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimiser.step(closure)  # type: ignore[arg-type]
+    return weight.detach(), bias.detach()
+
+
+def linear_accuracy(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    l2: float = 1e-3,
+    iterations: int = 300,
+) -> float:
+    """Share of test samples that a logistic regression on standardised features classifies rightly.
+
+    Full batch, from zero, run to convergence: no learning rate, no order of samples, no seed.
+
+    Args:
+        train_x: float [n, d].
+        train_y: int64 [n], classes from 0.
+        test_x: float [m, d].
+        test_y: int64 [m].
+        l2: Weight of the penalty on squared weights, see `fit_linear`.
+        iterations: Limit on the steps of the fit.
+    """
+    _check(train_x, train_y, test_x, test_y)
+    dtype = torch.float64 if train_x.numel() <= SMALL else torch.float32
+    train_x, test_x = standardise(train_x.detach().to(dtype), test_x.detach().to(dtype))
+    classes = int(torch.cat([train_y, test_y]).max()) + 1
+    weight, bias = fit_linear(train_x, train_y, classes, l2, iterations)
+    return float(((test_x @ weight + bias).argmax(dim=1) == test_y).double().mean())
+
+
+def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> None:
+    for name, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
+        if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
+            raise ValueError(f"{name} features {tuple(x.shape)} and classes {tuple(y.shape)} do not fit together")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"{name} features hold infinities or NaN")
+
+
+def pool_tokens(tokens: Tensor, grid: tuple[int, int, int], pooling: Pooling) -> Tensor:
+    """One vector per clip from its tokens.
+
+    Args:
+        tokens: float [B, N, D] in the order time, row, column; N = t * h * w.
+        grid: Number of tokens (t, h, w) along time, height and width.
+        pooling: `mean` averages all tokens; `time` averages over space and keeps the time slices apart.
+
+    Returns:
+        float [B, D] for `mean`, [B, t * D] for `time`.
+    """
+    t, h, w = grid
+    if tokens.shape[1] != t * h * w:
+        raise SettingError(f"{tokens.shape[1]} tokens do not make a grid of {t} x {h} x {w}.")
+    if pooling == "mean":
+        return tokens.mean(dim=1)
+    return tokens.unflatten(1, (t, h * w)).mean(dim=2).flatten(1)
+
+
+def _shrink(frames: Tensor, side: int) -> Tensor:
+    """Averages pictures [..., C, H, W] down to at most side x side."""
+    height, width = frames.shape[-2:]
+    if max(height, width) <= side:
+        return frames
+    small = F.adaptive_avg_pool2d(frames.flatten(0, -4), (min(height, side), min(width, side)))
+    return small.unflatten(0, frames.shape[:-3])
+
+
+def _planes(video: Tensor) -> Tensor:
+    return video.float().div(255).movedim(-1, -3)
+
+
+def frame_difference(video: Tensor, side: int = 32) -> Tensor:
+    """Differences of brightness between successive frames, every pixel a feature.
+
+    Args:
+        video: uint8 [B, T, H, W, 3].
+        side: Larger frames are averaged down to this side first.
+
+    Returns:
+        float32 [B, (T - 1) * h * w].
+    """
+    grey = (_shrink(_planes(video), side) * video.new_tensor(GREY, dtype=torch.float32)[:, None, None]).sum(dim=-3)
+    return (grey[:, 1:] - grey[:, :-1]).flatten(1)
+
+
+def single_frame(video: Tensor, t: int, side: int = 32) -> Tensor:
+    """The pixels of frame t.
+
+    Args:
+        video: uint8 [B, T, H, W, 3].
+        t: Number of the frame; negative numbers count from the end.
+        side: Larger frames are averaged down to this side first.
+
+    Returns:
+        float32 [B, 3 * h * w].
+    """
+    return _shrink(_planes(video[:, t]), side).flatten(1)

@@ -1,0 +1,161 @@
+"""Whole clips of one moving object over a still background, with everything that is known about them.
+
+Training and validation share the classes of motion, shape and background and nothing else: they have other fill patterns
+(plain and stripes against ramps and checks), and hues, proportions and stroke widths from bands that interleave but do not
+overlap; backgrounds have other seeds, other hues and other texture frequencies, and pictures are other files. (Black is
+black in both.)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modules.motion.appearance import SHAPES, hsv_to_rgb, premultiplied, shape_alpha, texel_axis
+from modules.motion.backgrounds import Background, make_backgrounds
+from modules.motion.classes import MOTION_CLASSES, Draws, Split, move
+from modules.motion.render import paste
+from modules.motion.trajectory import MotionRecord
+
+CHUNK_PIXELS = 1 << 22
+
+
+@dataclass
+class SyntheticClips:
+    """Clips and everything that is known about them.
+
+    Args:
+        video: uint8 [N, T, H, W, 3].
+        motion: int64 [N], index into `MOTION_CLASSES`; -1 where nothing moves.
+        object: int64 [N], index into `SHAPES`; -1 without objects.
+        background: int64 [N], index into the backgrounds that were asked for.
+        boxes: float32 [N, K, T, 4], corners x1 y1 x2 y2 in pixels, K objects (1, or 0 without objects). Boxes of objects
+            that wrap around an edge reach beyond the frame.
+        size: float32 [N, T], side of the object in pixels.
+        angle: float32 [N, T], degrees clockwise.
+    """
+
+    video: Tensor
+    motion: Tensor
+    object: Tensor
+    background: Tensor
+    boxes: Tensor
+    size: Tensor
+    angle: Tensor
+
+
+def _fill(draws: Draws, x: Tensor, y: Tensor) -> Tensor:
+    """How much of the second colour each texel has, float32 [N, s, s]; the two splits have different patterns."""
+    second = (draws.uniform("pattern") < 0.5)[:, None, None]
+    cycles = draws.uniform("pattern cycles", 1.0, 1.8).float()[:, None, None]
+    phase = draws.uniform("pattern phase", 0, 2 * math.pi).float()[:, None, None]
+    if draws.split == "train":
+        stripes = 0.5 + 0.5 * torch.sin(2 * math.pi * cycles * x + phase)
+        return torch.where(second, stripes, 0.0).expand(-1, y.shape[1], -1)
+    ramp = 0.5 + 0.5 * y
+    checks = 0.5 + 0.5 * torch.sin(math.pi * cycles * x + phase) * torch.sin(math.pi * cycles * y + phase)
+    return torch.where(second, checks, ramp)
+
+
+def make_textures(draws: Draws, kind: Tensor, side: int) -> Tensor:
+    """Objects with soft edges, brighter than any background.
+
+    Args:
+        draws: Random numbers of the N clips.
+        kind: int64 [N], index into `SHAPES`.
+        side: Side of the texture in texels.
+
+    Returns:
+        uint8 [N, side, side, 4], colours multiplied by alpha.
+    """
+    axis = texel_axis(side, kind.device)
+    alpha = shape_alpha(kind, draws.banded("stroke", 0.22, 0.4).float(), side)
+    colours = []
+    for part in ("one", "two"):
+        saturation, value = draws.uniform(f"saturation {part}", 0.2, 1), draws.uniform(f"value {part}", 0.8, 1)
+        colours.append(hsv_to_rgb(draws.banded(f"hue {part}"), saturation, value).float()[:, None, None])
+    weight = _fill(draws, axis[None, None, :], axis[None, :, None])[..., None]
+    return premultiplied(colours[0] + weight * (colours[1] - colours[0]), alpha)
+
+
+def make_clips(
+    count: int,
+    frames: int,
+    size: int,
+    split: Split,
+    seed: int,
+    backgrounds: Sequence[Background] = ("black",),
+    images: Tensor | None = None,
+    object_size: tuple[float, float] = (0.22, 0.55),
+    moving: bool = True,
+    objects: bool = True,
+    distractors: bool = False,
+    view: int = 0,
+    device: torch.device | str = "cpu",
+) -> SyntheticClips:
+    """Makes clips 0 .. count - 1 of a split. Clip n is a function of (seed, split, n) alone.
+
+    Args:
+        count: Number of clips N.
+        frames: Frames per clip T.
+        size: Side of the frames in pixels.
+        split: Which colours, patterns, proportions and backgrounds to draw from.
+        seed: Seed of the data set.
+        backgrounds: Kinds of background, equally frequent.
+        images: uint8 [M, S, S, 3], pictures of this split, for the "images" background.
+        object_size: Smallest and largest side of an object, in sides of the frame.
+        moving: False leaves every object where it starts.
+        objects: False gives bare backgrounds.
+        distractors: Adds small random drifts to what the class does not concern.
+        view: Other numbers give the same object, background and class with another start, speed and heading.
+        device: Where the clips are made and stay.
+    """
+    chunk = max(1, CHUNK_PIXELS // (frames * size * size))
+    parts = []
+    for start in range(0, count, chunk):
+        index = torch.arange(start, min(start + chunk, count), device=device)
+        looks = Draws(seed, split, index)
+        motion = index % len(MOTION_CLASSES) if moving and objects else torch.full_like(index, -1)
+        background = looks.integer("background", len(backgrounds))
+        still = make_backgrounds(looks, background, backgrounds, size, images)
+        video = still[:, None].expand(-1, frames, -1, -1, -1)
+        kind = looks.integer("object", len(SHAPES)) if objects else torch.full_like(index, -1)
+        path = move(Draws(seed, split, index, view), motion, frames, object_size, distractors)
+        centre, side = path.centre * size, path.size * size
+        extent = torch.stack([side * looks.banded("aspect", 0.7, 1).float()[:, None], side], dim=-1)
+        video, boxes = (
+            _draw(looks, kind, video, centre, extent, path.angle, object_size[0])
+            if objects
+            else (
+                video.contiguous(),
+                centre.new_zeros(len(index), 0, frames, 4),
+            )
+        )
+        parts.append((video, motion, kind, background, boxes, side, path.angle))
+    return SyntheticClips(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _draw(
+    looks: Draws, kind: Tensor, video: Tensor, centre: Tensor, extent: Tensor, angle: Tensor, smallest: float
+) -> tuple[Tensor, Tensor]:
+    """Pastes one object per clip: video uint8 [N, T, H, W, 3], centre and extent [N, T, 2], angle [N, T] -> video, boxes."""
+    # The smallest object has half as many pixels as the texture has texels: bilinear sampling then misses none.
+    textures = make_textures(looks, kind, max(8, round(2 * smallest * video.shape[2])))
+    device = video.device
+    record = MotionRecord(
+        centre=centre[:, None],
+        size=extent[:, None],
+        angle=angle[:, None],
+        shear=torch.zeros_like(centre)[:, None],
+        opacity=torch.ones_like(angle)[:, None],
+        keys=torch.ones(video.shape[:2], dtype=torch.bool, device=device),
+        interpolation=torch.zeros(video.shape[:2], dtype=torch.int8, device=device),
+    )
+    radians = torch.deg2rad(angle)
+    cos, sin = radians.cos().abs(), radians.sin().abs()
+    width, height = extent.unbind(-1)
+    half = torch.stack([cos * width + sin * height, sin * width + cos * height], dim=-1) / 2
+    boxes = torch.cat([centre - half, centre + half], dim=-1)[:, None]
+    return paste(video, record, textures[:, None], wrap=True), boxes
