@@ -38,7 +38,7 @@ from modules.layers.probes import Pooling, frame_difference, knn_accuracy, linea
 from modules.layers.targets import PixelTarget
 from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.backgrounds import Background
-from modules.motion.classes import MOTION_CLASSES
+from modules.motion.classes import MOTION_CLASSES, Split
 from modules.motion.scenes import SyntheticClips, make_clips
 from modules.motion.trajectory import SmoothMotion
 from modules.smile import SMILE
@@ -112,7 +112,7 @@ class Row:
 def make_data(size: Size, seed: int, device: torch.device) -> Data:
     """Generate all clips of a seed on the device."""
 
-    def clips(count: int, split: str, family: Background, objects: bool = True) -> SyntheticClips:
+    def clips(count: int, split: Split, family: Background, objects: bool = True) -> SyntheticClips:
         return make_clips(
             count,
             size.frames,
@@ -121,7 +121,7 @@ def make_data(size: Size, seed: int, device: torch.device) -> Data:
             seed,
             (family,),
             objects=objects,
-            device=device,  # type: ignore[arg-type]
+            device=device,
         )
 
     return Data(

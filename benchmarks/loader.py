@@ -191,9 +191,7 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
-def main(
-    videos: Path, out: Path | None = None, pairs: int = 15, frames: int = 16, stride: int = 4, size: int = 224
-) -> None:
+def main(videos: Path, out: Path | None = None, pairs: int = 15, frames: int = 16, stride: int = 4, size: int = 224) -> None:
     """Compare the loader's worker with decord and PIL on the h264 files of a folder; prints clips/s of one core.
 
     Args:

@@ -63,7 +63,7 @@ def their_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> C
         decoder_num_hidden_layers=4,
         norm_pix_loss=True,
     )
-    network = VideoMAEForPreTraining(config).to(device)
+    network = VideoMAEForPreTraining(config).to(device)  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator(device).manual_seed(0)
     grid = VideoViT("micro", depth=1).grid

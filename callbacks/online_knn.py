@@ -37,14 +37,12 @@ class OnlineKNN(Callback):
         queries, labels = extract(trainer, pl_module, data.val_dataloader(), pl_module.embed)
         if not len(bank) or not len(queries):
             if not self._warned:
-                rank_zero_warn(
-                    "OnlineKNN needs labelled training and validation videos and found none; it stays silent."
-                )
+                rank_zero_warn("OnlineKNN needs labelled training and validation videos and found none; it stays silent.")
             self._warned = True
             return
         accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, self.k, self.temperature)
         # Every process holds the same gathered features, so there is nothing left to reduce.
-        self.log("knn/acc1", accuracy, prog_bar=True, rank_zero_only=True)
+        pl_module.log("knn/acc1", accuracy, prog_bar=True, rank_zero_only=True)
 
     def state_dict(self) -> dict[str, int]:
         """Validations seen."""

@@ -65,15 +65,13 @@ class OnlineLinear(Callback):
             torch.autocast(features.device.type, enabled=False),
         ):
             probe, optimiser = (
-                self._build(features, classes)
-                if self.probe is None or self.optimiser is None
-                else (self.probe, self.optimiser)
+                self._build(features, classes) if self.probe is None or self.optimiser is None else (self.probe, self.optimiser)
             )
             loss = F.cross_entropy(probe.train()(features), labels)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        self.log("linear/loss", loss.detach(), rank_zero_only=True)
+        pl_module.log("linear/loss", loss.detach(), rank_zero_only=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Accuracy on the validation set, each sample once."""
@@ -88,7 +86,7 @@ class OnlineLinear(Callback):
         with torch.no_grad():
             scores = self.probe.eval()(features)
         accuracy = metric.to(features.device)(scores, labels)
-        self.log("linear/acc1", 100 * accuracy, prog_bar=True, rank_zero_only=True)
+        pl_module.log("linear/acc1", 100 * accuracy, prog_bar=True, rank_zero_only=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Probe and optimiser."""

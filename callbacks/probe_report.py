@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import evaluating, extract
+from callbacks.features import extract
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
 from modules.layers.probes import Pooling, frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
@@ -25,7 +25,7 @@ RECENT_STEPS = 100
 def tokens_of(method: Method, pooling: Pooling, batch: VideoBatch) -> Tensor:
     """Pooled tokens of the encoder: [B, t * D] or [B, D]."""
     tokens = method.backbone.forward_features(method.normalise(batch["video"][:, 0]))  # type: ignore[operator]
-    return pool_tokens(tokens.float(), tuple(method.backbone.grid[:3]), pooling)  # type: ignore[index, arg-type]
+    return pool_tokens(tokens.float(), tuple(method.backbone.grid[:3]), pooling)  # type: ignore[index]
 
 
 def middle_frame(batch: VideoBatch) -> Tensor:
@@ -43,7 +43,7 @@ class ProbeReport(Callback):
 
     Every number that is computed is printed, those that got worse included: linear and kNN probes on tokens averaged per
     time slice and over all tokens; chance; one raw frame; raw frame differences. The training loss stands beside that of
-    the best constant prediction, if the method has `constant_loss`. Also written to `probe_report.md` and `.json`.
+    the best constant prediction, if the method logs `constant_loss`. Also written to `probe_report.md` and `.json`.
 
     Args:
         k: neighbours of the kNN probe.
@@ -53,6 +53,7 @@ class ProbeReport(Callback):
         self.k = k
         self.before: dict[str, float] = {}
         self._recent: list[Tensor] = []
+        self._constant: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read out the untrained network; a resumed run kept what it read then."""
@@ -64,6 +65,8 @@ class ProbeReport(Callback):
     ) -> None:
         """Keep the last losses, on the device."""
         self._recent = [*self._recent[1 - RECENT_STEPS :], outputs["loss"].detach()]
+        if "constant_loss" in outputs.get("log", {}):
+            self._constant = [*self._constant[1 - RECENT_STEPS :], outputs["log"]["constant_loss"]]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read out again, print, write."""
@@ -72,7 +75,7 @@ class ProbeReport(Callback):
         after = self._network_scores(trainer, pl_module)
         raw = self._raw_scores(trainer, pl_module)
         loss = torch.stack(self._recent).mean().item()
-        floor = self._constant_loss(trainer, pl_module)
+        constant = torch.stack(self._constant).mean().item() if self._constant else None
         if not trainer.is_global_zero or not after:
             return
         report = {
@@ -81,7 +84,7 @@ class ProbeReport(Callback):
             "after": after,
             "baselines": raw,
             "loss": loss,
-            "constant_loss": floor,
+            "constant_loss": constant,
             "steps": trainer.global_step,
         }
         text = render(report)
@@ -94,9 +97,7 @@ class ProbeReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
 
-    def _scores(
-        self, trainer: Trainer, method: Method, name: str, readout: Callable[[VideoBatch], Tensor]
-    ) -> dict[str, float]:
+    def _scores(self, trainer: Trainer, method: Method, name: str, readout: Callable[[VideoBatch], Tensor]) -> dict[str, float]:
         data = trainer.datamodule  # type: ignore[attr-defined]
         train, labels = extract(trainer, method, data.probe_dataloader(), readout)
         test, truth = extract(trainer, method, data.val_dataloader(), readout)
@@ -118,20 +119,6 @@ class ProbeReport(Callback):
         scores = {"chance": 100 / classes} if classes else {}
         scores |= self._scores(trainer, method, "one raw frame", middle_frame)
         return scores | self._scores(trainer, method, "raw frame differences", differences)
-
-    @staticmethod
-    def _constant_loss(trainer: Trainer, method: Method) -> float | None:
-        """Loss of the best constant prediction, averaged over training batches."""
-        constant = getattr(method, "constant_loss", None)
-        if constant is None:
-            return None
-        losses = []
-        with evaluating(method):
-            for number, batch in enumerate(trainer.datamodule.train_dataloader()):  # type: ignore[attr-defined]
-                if number == RECENT_STEPS:
-                    break
-                losses.append(constant(trainer.strategy.batch_to_device(batch), number))
-        return torch.stack(losses).mean().item() if losses else None
 
     def state_dict(self) -> dict[str, Any]:
         """What was read before training."""

@@ -72,9 +72,7 @@ class Throughput(Callback):
         """Start the first window."""
         self._reset(time.perf_counter())
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: VideoBatch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: VideoBatch, batch_idx: int) -> None:
         """The wait for data ends here."""
         self._entered = time.perf_counter()
         self._waited += self._entered - self._left
@@ -89,22 +87,22 @@ class Throughput(Callback):
         self._clips += batch["video"].shape[0] * batch["video"].shape[1] * trainer.world_size
         self._decode += batch.get("decode_ms", [])
         if self._batches >= self.every_n_steps:
-            self._close(trainer, now)
+            self._close(trainer, pl_module, now)
         self._left = time.perf_counter()
 
-    def _close(self, trainer: Trainer, now: float) -> None:
+    def _close(self, trainer: Trainer, pl_module: LightningModule, now: float) -> None:
         total = max(now - self._begin, 1e-9)
         speed, wait = self._clips / total, self._waited / total
         other = max(0.0, 1 - wait - self._stepped / total)
         decode = sum(self._decode) / len(self._decode) if self._decode else None
-        self.log_dict(
+        pl_module.log_dict(
             {"speed/clips_per_second": speed, "speed/data_wait_share": wait, "speed/other_share": other},
             rank_zero_only=True,
         )
         if decode is not None:
-            self.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
+            pl_module.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
         if torch.cuda.is_available():
-            self.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
+            pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
         workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
         self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type)
         if not self._told:

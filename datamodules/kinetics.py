@@ -74,9 +74,7 @@ class MiniKinetics(VideoDataModule):
         """See `VideoDataModule.read_split`."""
         given = self.train_list if split == "train" else self.val_list
         usual = (
-            ("train_mini1.txt", "train_mini_kinetics.csv")
-            if split == "train"
-            else ("val_split_1.txt", "val_mini_kinetics.csv")
+            ("train_mini1.txt", "train_mini_kinetics.csv") if split == "train" else ("val_split_1.txt", "val_mini_kinetics.csv")
         )
         listed = find_list(self.root, given, *usual, f"mini_kinetics/{split}.csv")
         return read_mini_kinetics(listed, self.root) if listed is not None else None

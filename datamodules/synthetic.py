@@ -64,7 +64,7 @@ class ClipPool(Dataset[VideoBatch]):
 
     def __getitems__(self, keys: list[SampleKey]) -> SyntheticBatch:
         """A whole batch at once."""
-        index = torch.tensor([key.index for key in keys])
+        index = torch.tensor([key.row for key in keys])
         video = self.video[index]
         return SyntheticBatch(
             video=video.repeat_interleave(self.repeat, dim=1) if self.repeat > 1 else video,

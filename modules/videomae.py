@@ -14,15 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, is_official
-from modules.core.base import TRAIN_STREAM, Method
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, gather_tokens, start_from
+from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.optim import AdamWSettings
-from modules.core.randomness import device_generator
 from modules.layers.drawing import masked_pictures
 from modules.layers.masking import MaskGenerator
-from modules.layers.probes import Pooling, pool_tokens
 from modules.layers.targets import Target, constant_loss
 
 
@@ -36,7 +33,6 @@ class VideoMAE(Method):
         decoder_depth: blocks of the decoder (4 in the official scripts, 12 for ViT-L and ViT-H).
         decoder_dim: width of the decoder; half of the encoder's if None.
         decoder_heads: heads of the decoder; half of the encoder's if None.
-        pooling: how `embed` pools tokens for probes: mean over all, or mean per time slice, concatenated.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
@@ -50,21 +46,19 @@ class VideoMAE(Method):
         decoder_depth: int = 4,
         decoder_dim: int | None = None,
         decoder_heads: int | None = None,
-        pooling: Pooling = "mean",
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
     ) -> None:
         super().__init__(optim)
         target.check(backbone)
         mask.check(backbone.grid)
-        self.backbone = backbone
-        self.target, self.mask, self.pooling = target, mask, pooling
+        self.backbone: VideoViT = backbone
+        self.target, self.mask = target, mask
         self.decoder = MaskedDecoder(
             backbone, target.dim(backbone.grid), decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads
         )
         if init_from is not None:
-            weights = read_weights(init_from, "model.init_from")
-            load_strictly(self, from_official(weights) if is_official(weights) else weights, init_from)
+            start_from(self, init_from)
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
@@ -81,19 +75,8 @@ class VideoMAE(Method):
             "masked": mask.masked,
             "prediction": prediction.detach(),
             "target": target,
+            "log": {"constant_loss": constant_loss(target)},
         }
-
-    @torch.no_grad()
-    def embed(self, batch: VideoBatch) -> Tensor:
-        """Pooled tokens of the first clip of each video: [B, D], or [B, t * D] with pooling 'time'."""
-        tokens = self.backbone.forward_features(self.normalise(batch["video"][:, 0]))
-        return pool_tokens(tokens.float(), self.backbone.grid[:3], self.pooling)
-
-    @torch.no_grad()
-    def constant_loss(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """Loss that predicting one and the same value for every token would reach at best; what training must beat."""
-        generator = device_generator(self.device, TRAIN_STREAM, self.seed, batch_idx)
-        return constant_loss(self.step(batch, generator)["target"])
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

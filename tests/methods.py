@@ -38,9 +38,7 @@ METHODS = [
     Case("VideoMAE", lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), "videomae.yaml"),
     Case(
         "SMILE",
-        lambda: SMILE(
-            tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, SmoothMotion(), optim=OPTIM
-        ),
+        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, SmoothMotion(), optim=OPTIM),
         "smile.yaml",
     ),
 ]

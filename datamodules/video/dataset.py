@@ -58,8 +58,8 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         start = time.perf_counter()
         faults: list[tuple[int, str]] = []
         for attempt in range(ATTEMPTS):
-            rng = worker_rng(self.seed, key.epoch, key.index, attempt)
-            row = key.index if attempt == 0 else int(rng.integers(len(self)))
+            rng = worker_rng(self.seed, key.epoch, key.row, attempt)
+            row = key.row if attempt == 0 else int(rng.integers(len(self)))
             try:
                 video, moments = self._read(row, rng if self.train else None)
                 break
@@ -71,7 +71,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             moments = np.zeros((clip.views, 2), np.float32)
         return {
             "video": video,
-            "index": torch.tensor(key.index),
+            "index": torch.tensor(key.row),
             "label": torch.tensor(self.manifest.labels[row]),
             "time": torch.from_numpy(moments),
             "decode_ms": 1e3 * (time.perf_counter() - start),
@@ -84,9 +84,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
             return choose_frames(self.clip, info, generator)
 
-        decoded = read_clips(
-            self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder
-        )
+        decoded = read_clips(self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
         return make_clips(decoded, self.clip, rng), np.repeat(decoded.time, self.clip.repeat, axis=0)
 
 

@@ -7,6 +7,7 @@ nothing depends on how many workers there are, and the only state worth saving i
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -14,10 +15,10 @@ from modules.core.randomness import worker_rng
 
 
 class SampleKey(NamedTuple):
-    """What a sample is a function of, besides the seed."""
+    """What a sample is a function of, besides the seed: the epoch, and the row of the manifest."""
 
     epoch: int
-    index: int
+    row: int
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -52,13 +53,11 @@ class EpochSampler(Sampler[SampleKey]):
         return len(range(self.rank, self.length, self.world_size))
 
     def __iter__(self) -> Iterator[SampleKey]:
+        order = np.arange(self.length)
         if self.shuffle:
-            order = worker_rng(self.seed, self.epoch).permutation(self.length)
-            order = order[: len(self) * self.world_size]
-        else:
-            order = range(self.length)
-        for index in order[self.rank :: self.world_size][self.skip :]:
-            yield SampleKey(self.epoch, int(index))
+            order = worker_rng(self.seed, self.epoch).permutation(order)[: len(self) * self.world_size]
+        for row in order[self.rank :: self.world_size][self.skip :].tolist():
+            yield SampleKey(self.epoch, row)
 
 
 def _one_thread(_: int) -> None:
@@ -87,7 +86,7 @@ class ResumableLoader(DataLoader):
         sampler: EpochSampler,
         batch_size: int,
         num_workers: int = 0,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        collate_fn: Callable[[Any], Any] | None = None,
         on_batch: Callable[[Any], None] | None = None,
     ) -> None:
         super().__init__(
@@ -109,7 +108,8 @@ class ResumableLoader(DataLoader):
     # sampler the epoch.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.sampler
-        assert isinstance(sampler, EpochSampler) and self.batch_size is not None
+        assert isinstance(sampler, EpochSampler)
+        assert self.batch_size is not None
         resume, self._resume = self._resume, None
         self._done = resume["batches"] if resume is not None and resume["epoch"] == sampler.epoch else 0
         sampler.skip = self._done * self.batch_size

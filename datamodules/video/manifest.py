@@ -69,9 +69,7 @@ def check_root(root: Path, setting: str = "data.root") -> None:
         raise SettingError(f"{setting} is {root}, which is not a folder; pass the folder that holds the videos.")
 
 
-def make_manifest(
-    root: Path, rows: Iterable[tuple[str, int]], source: Path, class_names: list[str] | None = None
-) -> Manifest:
+def make_manifest(root: Path, rows: Iterable[tuple[str, int]], source: Path, class_names: list[str] | None = None) -> Manifest:
     """A manifest from (path, label) rows: repeated paths are kept once, and a wrong root is found out."""
     seen: dict[str, int] = {}
     repeated = 0

@@ -14,7 +14,7 @@ Deviations from the official code, none of which changes an output:
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.models.vision_transformer import Block
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
+from modules.layers.probes import Pooling, pool_tokens
 
 
 class Grid(NamedTuple):
@@ -74,7 +75,8 @@ PRESETS = {
 }
 Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
 
-layer_norm = partial(nn.LayerNorm, eps=1e-6)
+# timm annotates a class here and, like everyone, accepts anything that builds one.
+layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 def sincos_positions(count: int, dim: int) -> Tensor:
@@ -112,9 +114,7 @@ def unpatchify(cubes: Tensor, grid: Grid) -> Tensor:
     """Inverse of `patchify`: [B, N, C, P] -> [B, C, T, H, W]."""
     b, _, c, _ = cubes.shape
     split = cubes.reshape(b, grid.t, grid.h, grid.w, c, grid.tubelet, grid.patch, grid.patch)
-    return split.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(
-        b, c, grid.t * grid.tubelet, grid.h * grid.patch, grid.w * grid.patch
-    )
+    return split.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(b, c, grid.t * grid.tubelet, grid.h * grid.patch, grid.w * grid.patch)
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
@@ -164,6 +164,8 @@ class VideoViT(nn.Module):
         mlp_ratio: hidden width of the MLP over the token width.
         drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
+        pooling: what `forward` does with the tokens, for probes and export: `mean` over all, or per time slice and
+            concatenated (`time`), which keeps the order of time.
         checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth.
 
     Raises:
@@ -183,6 +185,7 @@ class VideoViT(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         recompute_blocks: bool = False,
+        pooling: Pooling = "mean",
         checkpoint: str | None = None,
     ) -> None:
         super().__init__()
@@ -208,7 +211,7 @@ class VideoViT(nn.Module):
         self.image_size, self.num_frames, self.mlp_ratio = image_size, num_frames, mlp_ratio
         side = image_size // patch_size
         self.grid = Grid(num_frames // tubelet_size, side, side, tubelet_size, patch_size)
-        self.recompute_blocks = recompute_blocks
+        self.recompute_blocks, self.pooling = recompute_blocks, pooling
 
         # PyTorch's default initialisation is the same for this Linear and for the Conv3d of the official code.
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
@@ -249,15 +252,13 @@ class VideoViT(nn.Module):
             positions = gather_tokens(positions.expand(visible.shape[0], -1, -1), visible)
         tokens = self.patch_embed(cubes) + positions
         for block in self.blocks:
-            if self.recompute_blocks and self.training:
-                tokens = recompute(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            again = self.recompute_blocks and self.training
+            tokens = recompute(block, tokens, use_reentrant=False) if again else block(tokens)
         return self.norm(tokens) if norm else tokens
 
     def forward(self, video: Tensor) -> Tensor:
-        """Mean over all tokens after the final norm: [B, 3, T, H, W] -> [B, D]."""
-        return self.forward_features(video).mean(1)
+        """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""
+        return pool_tokens(self.forward_features(video), self.grid[:3], self.pooling)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones: none here."""
@@ -397,6 +398,17 @@ def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
 def is_official(state: dict[str, Tensor]) -> bool:
     """Whether the names are those of the official VideoMAE family."""
     return any(key.endswith("patch_embed.proj.weight") for key in state)
+
+
+def start_from(method: nn.Module, path: str) -> None:
+    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors or an official .pth.
+
+    Args:
+        method: with `backbone` and `decoder`.
+        path: value of model.init_from.
+    """
+    weights = read_weights(path, "model.init_from")
+    load_strictly(method, from_official(weights) if is_official(weights) else weights, path)
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,12 +3,12 @@
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from modules.core.contracts import StepOutput, VideoBatch
@@ -23,7 +23,7 @@ TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 class Method(LightningModule, ABC):
     """A self-supervised method.
 
-    A subclass sets `backbone`, calls this constructor, and implements `step` and `embed`; it may draw `pictures`.
+    A subclass sets `backbone`, calls this constructor, and implements `step`; it may draw `pictures`.
 
     Args:
         optim: optimiser and schedule.
@@ -41,9 +41,10 @@ class Method(LightningModule, ABC):
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Loss of a batch, and named tensors for callbacks. Every random number comes from `generator`."""
 
-    @abstractmethod
+    @torch.no_grad()
     def embed(self, batch: VideoBatch) -> Tensor:
         """Frozen features [B, D] of the first clip of each video, for probes and export."""
+        return self.backbone(self.normalise(batch["video"][:, 0])).float()
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
@@ -90,11 +91,9 @@ class Method(LightningModule, ABC):
         for ours, theirs in (("num_frames", "frames"), ("image_size", "size")):
             wanted, given = getattr(self.backbone, ours, None), getattr(clip, theirs)
             if wanted is not None and wanted != given:
-                raise SettingError(
-                    f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal."
-                )
+                raise SettingError(f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal.")
 
-    def configure_optimizers(self) -> Mapping[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the settings' peak rate and a schedule per optimiser step."""
         trainer, settings = self.trainer, self.optim_settings
         steps = trainer.estimated_stepping_batches

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modules.core.errors import SettingError
 
 # The only non-tensor class in files of the official VideoMAE family: their command line.
-ALLOWED_CLASSES = [argparse.Namespace]
+ALLOWED_CLASSES: list[Any] = [argparse.Namespace]
 # Where the weights lie in files that hold more than weights: official pretraining, DeepSpeed, Lightning, timm's EMA.
 WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema")
 
@@ -39,8 +39,8 @@ def read_weights(path: str | Path, setting: str) -> dict[str, Tensor]:
         content = _read_pickle(path)
     except Exception as error:
         raise SettingError(
-            f"{setting} names {path}, which cannot be read as weights ({type(error).__name__}: "
-            f"{(str(error).splitlines() or ['empty file'])[0]}); pass a .safetensors, .ckpt, .pth or .pt file that holds tensors."
+            f"{setting} names {path}, which cannot be read as weights ({type(error).__name__}: {_first_line(error)}); "
+            "pass a .safetensors, .ckpt, .pth or .pt file that holds tensors."
         ) from error
     for entry in WEIGHT_ENTRIES:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
@@ -52,6 +52,10 @@ def read_weights(path: str | Path, setting: str) -> dict[str, Tensor]:
     if not weights:
         raise SettingError(f"{setting} names {path}, in which no tensor was found; pass another file.")
     return weights
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["empty file"])[0]
 
 
 def _read_pickle(path: Path) -> Any:

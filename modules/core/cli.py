@@ -39,9 +39,7 @@ def known_settings() -> set[str]:
         family = families.pop()
         families += [kind for kind in family.__subclasses__() if kind.__module__.split(".")[0] in OUR_PACKAGES]
         names |= (
-            set(inspect.signature(family.__init__).parameters)
-            if family.__module__.split(".")[0] in OUR_PACKAGES
-            else set()
+            set(inspect.signature(family.__init__).parameters) if family.__module__.split(".")[0] in OUR_PACKAGES else set()
         )
     return names - {"self", "args", "kwargs"}
 

@@ -104,7 +104,7 @@ def fit_linear(x: Tensor, y: Tensor, classes: int, l2: float = 1e-3, iterations:
         return loss
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[arg-type]
+        optimiser.step(closure)
     return weight.detach(), bias.detach()
 
 

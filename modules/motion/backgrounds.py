@@ -93,8 +93,8 @@ def load_images(folder: Path, split: Split, side: int) -> Tensor:
     own = [own[i] for i in np.linspace(0, len(own) - 1, min(len(own), MAX_IMAGES)).round().astype(int)]
     pictures = []
     for file in own:
-        with Image.open(file) as picture:
-            picture = picture.convert("RGB")
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
             scale = side / min(picture.size)
             width, height = (max(side, round(n * scale)) for n in picture.size)
             left, top = (width - side) // 2, (height - side) // 2
@@ -114,9 +114,7 @@ def crop_images(draws: Draws, size: int, images: Tensor) -> Tensor:
     return images.to(device)[picture[:, None, None], rows[:, :, None], columns[:, None, :]] / 255
 
 
-def make_backgrounds(
-    draws: Draws, kind: Tensor, kinds: Sequence[Background], size: int, images: Tensor | None
-) -> Tensor:
+def make_backgrounds(draws: Draws, kind: Tensor, kinds: Sequence[Background], size: int, images: Tensor | None) -> Tensor:
     """Backgrounds of the wanted kinds.
 
     Args:

@@ -202,9 +202,7 @@ def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, fl
         drift = draws.uniform("drift growth", -bound, bound)[:, None] * time
         growing = torch.where(_table("growth", motion)[:, None] != 0, growing, growing + drift)
 
-    shift, turning, growing = (
-        x.masked_fill(m, 0) for x, m in ((shift, still[..., None]), (turning, still), (growing, still))
-    )
+    shift, turning, growing = (x.masked_fill(m, 0) for x, m in ((shift, still[..., None]), (turning, still), (growing, still)))
     start = torch.stack([draws.uniform("x"), draws.uniform("y")], dim=-1)[:, None]
     octave = math.log(object_size[1] / object_size[0])
     size = draws.uniform("size")[:, None] * octave + growing

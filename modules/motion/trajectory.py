@@ -73,8 +73,9 @@ class MotionRecord:
             index = order.reshape(order.shape + (1,) * (values.ndim - 2))
             return values.gather(1, index.expand(values.shape))
 
-        moved = [pick(values) for values in (self.centre, self.size, self.angle, self.shear, self.opacity)]
-        return MotionRecord(*moved, self.keys, self.interpolation), order
+        moved = (pick(values) for values in (self.centre, self.size, self.angle, self.shear, self.opacity))
+        centre, size, angle, shear, opacity = moved
+        return MotionRecord(centre, size, angle, shear, opacity, self.keys, self.interpolation), order
 
 
 def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -223,9 +224,7 @@ class Motion(ABC):
             centre [B, K, T, 2], key frames [B, S + 1], interpolation [B, S].
         """
 
-    def draw(
-        self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator
-    ) -> MotionRecord:
+    def draw(self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator) -> MotionRecord:
         """Draw the motion of a batch.
 
         Args:

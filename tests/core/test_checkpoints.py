@@ -85,9 +85,7 @@ def test_differences_are_reported_and_nothing_is_loaded() -> None:
 
 def test_declared_differences_pass() -> None:
     layer = nn.Linear(3, 2)
-    report = load_strictly(
-        layer, {"weight": WEIGHTS["weight"], "decoder.x": torch.ones(1)}, "file", ("bias",), ("decoder.",)
-    )
+    report = load_strictly(layer, {"weight": WEIGHTS["weight"], "decoder.x": torch.ones(1)}, "file", ("bias",), ("decoder.",))
     assert report.matched == ["weight"]
     assert report.missing == ["bias"]
     assert report.left_over == ["decoder.x"]

@@ -160,8 +160,7 @@ def test_resize_agrees_with_pil(width: int, height: int, box: Box, size: int) ->
     frames = natural(width, height)
     corners = (box.x, box.y, box.x + box.width, box.y + box.height)
     expected = [
-        np.asarray(Image.fromarray(frame).crop(corners).resize((size, size), Image.Resampling.BILINEAR))
-        for frame in frames
+        np.asarray(Image.fromarray(frame).crop(corners).resize((size, size), Image.Resampling.BILINEAR)) for frame in frames
     ]
     ours = crop_and_resize(frames, box, size)
     assert ours.dtype == torch.uint8

@@ -94,9 +94,7 @@ def test_equal_features_give_a_finite_target() -> None:
     assert values.isfinite().all()
 
 
-def write_clip_file(
-    path: Path, width: int = 64, layers: int = 2, patch: int = 8, side: int = 32, prefix: str = ""
-) -> None:
+def write_clip_file(path: Path, width: int = 64, layers: int = 2, patch: int = 8, side: int = 32, prefix: str = "") -> None:
     """A tower with random weights under OpenAI's names, with what else their files hold."""
     g = torch.Generator().manual_seed(0)
 

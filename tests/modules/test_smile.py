@@ -108,9 +108,7 @@ def test_stage_two_starts_where_stage_one_ended(tmp_path: Path) -> None:
     path = tmp_path / "stage1.ckpt"
     torch.save({"state_dict": first.state_dict(), "optimizer_states": [{"state": {}}]}, path)
     torch.manual_seed(3)
-    second = SMILE(
-        tiny_vit(), PixelTarget(), TubeMask(0.5), paste_objects=False, decoder_depth=1, init_from=str(path)
-    ).eval()
+    second = SMILE(tiny_vit(), PixelTarget(), TubeMask(0.5), paste_objects=False, decoder_depth=1, init_from=str(path)).eval()
     first.paste_objects, first.mask = False, TubeMask(0.5)
     batch = video_batch(3)
     assert torch.equal(first.step(batch, generator())["loss"], second.step(batch, generator())["loss"])

@@ -155,9 +155,7 @@ def test_pretrain_to_finetune_key_report() -> None:
     official = part(tensors, "state.")
     with pytest.raises(SettingError, match=r"4 missing \(fc_norm.weight, fc_norm.bias, head.weight, head.bias\)"):
         load_strictly(network, from_official(official), "case", may_leave=("decoder.",))
-    report = load_strictly(
-        network, from_official(official), "case", may_miss=("fc_norm.", "head."), may_leave=("decoder.",)
-    )
+    report = load_strictly(network, from_official(official), "case", may_miss=("fc_norm.", "head."), may_leave=("decoder.",))
     # Our encoder always has its final norm, so that one is loaded, and bypassed in fine-tuning.
     unused = {name for name in info["keys_after_renaming_that_are_not_used"] if not name.startswith("norm.")}
     weights = from_official(official)
