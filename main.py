@@ -39,4 +39,5 @@ if __name__ == "__main__":
     except SettingError as error:
         if os.environ.get("LVS_DEBUG"):
             raise
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
