@@ -1,22 +1,19 @@
 """The command line: LightningCLI with one folder per run, readable errors, and a record of what ran."""
 
-import difflib
-import inspect
-import re
 import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from modules.core.base import Method
 from modules.core.errors import SettingError
+from modules.core.explain import explain
 from modules.core.provenance import Provenance
-
-DEBUG_HINT = " (set LVS_DEBUG=1 for the traceback)"
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
@@ -28,47 +25,6 @@ def setting_error_in(error: BaseException | None) -> SettingError | None:
     return None
 
 
-def known_settings() -> set[str]:
-    """Last parts of the names of all settings: arguments of Trainer and of our classes."""
-    import lightning.pytorch.callbacks as lightning_callbacks
-
-    names = set(inspect.signature(__import__("lightning").Trainer.__init__).parameters)
-    names |= {"ckpt_path", "config", "seed_everything", "trainer", "model", "data", "class_path", "init_args"}
-    families: list[Any] = [Method, LightningDataModule, lightning_callbacks.Callback, torch.nn.Module]
-    while families:
-        family = families.pop()
-        families += [kind for kind in family.__subclasses__() if kind.__module__.split(".")[0] in OUR_PACKAGES]
-        names |= (
-            set(inspect.signature(family.__init__).parameters) if family.__module__.split(".")[0] in OUR_PACKAGES else set()
-        )
-    return names - {"self", "args", "kwargs"}
-
-
-OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
-
-
-def explain(message: str) -> str:
-    """One sentence for a message of the parser, with the nearest right name for a wrong one.
-
-    Args:
-        message: of jsonargparse, several lines with the types it tried.
-    """
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    unknown = re.search(
-        r"(?:[Kk]ey|[Oo]ption) '([\w.]+)' is not|No action for key '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)",
-        message,
-    )
-    if unknown is None:
-        return " ".join(lines)
-    name = next(group for group in unknown.groups() if group)
-    head, _, last = name.rpartition(".")
-    near = difflib.get_close_matches(last, known_settings(), n=1, cutoff=0.6)
-    where = re.search(r'Parser key "([\w.]+)"', message)
-    full = f"{where[1]}.{name}" if where and not name.startswith(where[1]) else name
-    hint = f"; did you mean {head + '.' if head else ''}{near[0]}?" if near else "; --help lists the settings."
-    return f"There is no setting {full}{hint}"
-
-
 class Parser(LightningArgumentParser):
     """Errors are SettingErrors of one sentence instead of a page of usage."""
 
@@ -77,7 +33,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         cause = setting_error_in(ex)
-        raise cause if cause is not None else SettingError(explain(message)) from ex
+        raise (cause or SettingError(explain(message))) from None
 
 
 class CLI(LightningCLI):
@@ -104,19 +60,24 @@ class CLI(LightningCLI):
             args=args,
         )
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what the user must change is not buried in a page of the parser's attempts."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause = setting_error_in(error)
+            if cause is None:
+                raise
+            raise cause from None
+
     def before_instantiate_classes(self) -> None:
-        """Choose logger and checkpoint from the run's folder, before anything is built."""
+        """Choose the run's folder and the checkpoint to go on from, before anything is built."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
         trainer = config.trainer
         root = Path(trainer.default_root_dir or "runs/default")
         trainer.default_root_dir = str(root)
-        if trainer.logger is None and not trainer.fast_dev_run:
-            trainer.logger = {
-                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-                "init_args": {"save_dir": str(root), "name": "", "version": ""},
-            }
         if config.get("weights_only") is None and "weights_only" in config:
             config.weights_only = True
         if self.subcommand != "fit" or trainer.fast_dev_run:
@@ -132,6 +93,14 @@ class CLI(LightningCLI):
             self._keep_config(root)
         elif config.ckpt_path is None and checkpoint.is_file() and not list(root.glob("hpc_ckpt_*.ckpt")):
             self._refuse(root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """TensorBoard writes into the run's folder, unless a logger is set. (Not part of the saved config, which may be
+        run again with another folder.)"""
+        trainer = self.config[self.subcommand].trainer
+        if trainer.logger is None and not trainer.fast_dev_run:
+            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+        return super().instantiate_trainer(**kwargs)
 
     @staticmethod
     @rank_zero_only

@@ -1,0 +1,183 @@
+"""The command line: short names, layers, records of a run, and one sentence for every wrong input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from datamodules.synthetic import write_video
+from main import main
+from modules.core.errors import SettingError
+from tests.methods import video_batch
+
+ROOT = Path(__file__).parents[1]
+QUICK = str(ROOT / "configs/quickstart.yaml")
+SMALL = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.enable_progress_bar=false",
+    "--data.batch_size=4",
+    "--data.train_videos=16",
+    "--data.val_videos=4",
+    "--data.probe_samples=16",
+    "--model.optim.warmup_epochs=0",
+]
+
+
+def quick(folder: Path, *more: str, command: str = "fit") -> None:
+    main([command, "--config", QUICK, f"--trainer.default_root_dir={folder}", *SMALL, *more])
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Three short videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(3):
+        write_video(folder / f"{number}.mp4", video_batch(1, seed=number)["video"][0, 0].repeat(3, 1, 1, 1), fps=8)
+    return folder
+
+
+def test_a_run_leaves_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick(tmp_path / "run")
+    run = tmp_path / "run"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["class_path"] == "modules.SMILE"
+    assert config["data"]["init_args"]["batch_size"] == 4
+    for name in ("provenance.json", "probe_report.md", "probe_report.json", "checkpoints/last.ckpt"):
+        assert (run / name).is_file(), name
+    assert list(run.glob("pictures/*.png"))
+    assert list(run.glob("events.out.tfevents.*"))
+    assert "tokens per time slice, linear" in capsys.readouterr().out
+
+
+def test_going_on_from_last(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    quick(run)
+    first = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    with pytest.raises(SettingError, match="already holds a run; go on with --ckpt_path last"):
+        quick(run)
+    quick(run, "--trainer.max_epochs=2", "--ckpt_path=last")
+    second = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert (first["global_step"], second["global_step"]) == (2, 4)
+    assert (run / "config.before_resume_0.yaml").is_file()
+
+
+def test_the_saved_config_runs_again(tmp_path: Path) -> None:
+    quick(tmp_path / "first")
+    again = tmp_path / "again"
+    saved = tmp_path / "first/checkpoints/last.ckpt"
+    written = saved.stat().st_mtime_ns
+    main(["fit", "--config", str(tmp_path / "first/config.yaml"), f"--trainer.default_root_dir={again}"])
+    assert saved.stat().st_mtime_ns == written
+    weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (tmp_path / "first", again)]
+    for name, value in weights[0]["state_dict"].items():
+        assert torch.equal(value, weights[1]["state_dict"][name]), name
+
+
+def test_method_and_data_are_swapped_by_short_names(tmp_path: Path, videos: Path) -> None:
+    layers = ["--config", str(ROOT / "configs/smile.yaml"), "--config", str(ROOT / "configs/debug/tiny.yaml")]
+    swap = ["--model", "VideoMAE", "--model.target", "PixelTarget", "--model.mask", "TubeMask"]
+    data = ["--data", "VideoFolder", f"--data.root={videos}", "--data.batch_size=3"]
+    main(["fit", *layers, *swap, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["model"]["class_path"] == "modules.VideoMAE"
+    assert config["data"]["class_path"] == "datamodules.VideoFolder"
+    # The size comes from the last layer, the number of frames per second from the first.
+    assert config["data"]["init_args"]["clip"]["size"] == 32
+    assert config["data"]["init_args"]["clip"]["stride"] == 4
+
+
+WRONG = {
+    "missing data root": (["--data", "VideoFolder", "--data.root=/nowhere"], r"data\.root is /nowhere, which is not a folder"),
+    "typo on the command line": (["--model.mask.rato=0.5"], r"no setting model\.mask\.rato; did you mean model\.mask\.ratio\?"),
+    "unknown data": (["--data", "Kinetic400"], r"no class Kinetic400; did you mean Kinetics400\?"),
+    "wrong type": (["--model.masks_per_clip=two"], r"model\.masks_per_clip must be of type int, not 'two'"),
+    "17 frames": (
+        ["--model.backbone.num_frames=17", "--data.clip.frames=17"],
+        r"model\.backbone\.num_frames 17 is not a multiple of model\.backbone\.tubelet_size 2",
+    ),
+    "patch": (["--model.backbone.patch_size=7"], r"image_size 32 is not a multiple of model\.backbone\.patch_size 7"),
+    "batch": (["--data.batch_size=17"], r"data\.batch_size is 17 but data\.train_videos is 16"),
+    "frames disagree": (["--data.clip.frames=16"], r"data\.clip\.frames is 16 but model\.backbone\.num_frames is 8"),
+    "teacher": (
+        ["--model.target", "ClipTarget", "--model.target.checkpoint=/no.pt"],
+        r"model\.target\.checkpoint names /no\.pt, which does not exist",
+    ),
+    "objects": (["--model.objects.root=/nowhere"], r"model\.objects\.root /nowhere holds no"),
+    "nothing to go on from": (["--ckpt_path=last"], r"there is no .*last\.ckpt"),
+    "warm-up": (["--model.optim.warmup_epochs=1"], r"warmup_epochs 1.* lasts as long as the whole schedule"),
+    "mask": (["--model.mask.ratio=0.01"], r"model\.mask\.ratio 0\.01 masks 0 of 64 tokens"),
+    "bad yaml": (["--config=/nowhere.yaml"], "File does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Path) -> None:
+    more, expected = WRONG[case]
+    with pytest.raises(SettingError, match=expected) as raised:
+        quick(tmp_path / "run", *more)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_typo_in_yaml_names_the_nearest_setting(tmp_path: Path) -> None:
+    typo = tmp_path / "typo.yaml"
+    typo.write_text(Path(QUICK).read_text().replace("masks_per_clip", "masks_per_clp"))
+    with pytest.raises(SettingError, match=r"no setting model\.masks_per_clp; did you mean model\.masks_per_clip\?"):
+        main(["fit", "--config", str(typo)])
+
+
+def test_wrong_folders_of_videos(tmp_path: Path, videos: Path) -> None:
+    def fit(root: Path, batch: int) -> None:
+        layers = ["--config", str(ROOT / "configs/videomae.yaml"), "--config", str(ROOT / "configs/debug/tiny.yaml")]
+        data = ["--data", "VideoFolder", f"--data.root={root}", f"--data.batch_size={batch}"]
+        main(["fit", *layers, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingError, match=r"data\.root is .*empty, which holds no video"):
+        fit(tmp_path / "empty", 2)
+    with pytest.raises(SettingError, match=r"data\.batch_size 4 on 1 device\(s\) is more than the 3 training videos"):
+        fit(videos, 4)
+
+
+def test_errors_are_printed_without_traceback() -> None:
+    command = [sys.executable, "main.py", "fit", "--config", QUICK, "--model.mask.ratio=2"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: model.mask.ratio 2")
+
+
+def test_help_explains_the_settings_of_methods_and_data(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in (
+        (["fit", "--model.help", "SMILE"], "masks per clip and step; further masks are the first one permuted"),
+        (["fit", "--data.help", "Kinetics400"], "worker processes per device that decode"),
+        (["synthesise", "--help"], "number of training videos"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 0
+        assert expected in " ".join(capsys.readouterr().out.split())
+
+
+def test_print_config_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", QUICK, "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["optim"]["betas"] == [0.9, 0.95]
+    assert config["data"]["init_args"]["clip"]["size"] == 32
+
+
+def test_synthesise_writes_a_folder_to_train_on(tmp_path: Path) -> None:
+    out = tmp_path / "motion"
+    main(["synthesise", f"--out={out}", "--train_videos=14", "--val_videos=13", "--frames=8", "--size=32"])
+    assert len(list(out.glob("train/*/*.mp4"))) == 14
+    layers = ["--config", str(ROOT / "configs/videomae.yaml"), "--config", str(ROOT / "configs/debug/tiny.yaml")]
+    data = ["--data", "VideoFolder", f"--data.root={out}", "--data.clip.stride=2"]
+    main(["fit", *layers, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
