@@ -116,7 +116,7 @@ class Method(LightningModule, ABC):
             f"cosine to {final:.3g} at step {horizon:.0f}; the run has {steps} steps."
         )
         optimiser = build_adamw(self, settings, peak, self.no_weight_decay())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(warmup, horizon, final / peak))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(warmup, horizon, final / peak if peak else 0.0))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

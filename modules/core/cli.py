@@ -1,6 +1,7 @@
 """The command line: LightningCLI with one folder per run, readable errors, and a record of what ran."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,6 +49,8 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         torch.set_float32_matmul_precision("high")
+        # Lightning calls an old function of torch, which no user can change.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")
         super().__init__(
             Method,
             LightningDataModule,

@@ -1,0 +1,139 @@
+"""The project as a whole: every YAML runs, and the files keep the rules of growth."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from datamodules.synthetic import write_video
+from main import main
+from tests.layers.test_targets import write_clip_file
+from tests.methods import video_batch
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
+LAYERS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*/*.yaml"))
+SOURCES = [
+    path
+    for folder in ("modules", "datamodules", "callbacks", "benchmarks", "tests", "configs", "docs", ".ci", ".github")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".yaml", ".yml", ".md", ""} and path.is_file()
+] + [ROOT / name for name in ("main.py", "pyproject.toml", "README.md", ".gitignore")]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of two short videos, as train and val."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(8):
+        folder = root / ("train" if number < 4 else "val") / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        clip = video_batch(1, seed=number)["video"][0, 0].repeat(5, 1, 1, 1)
+        write_video(folder / f"{number}.mp4", clip, fps=8)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP image tower in OpenAI's format, with random weights."""
+    path = tmp_path_factory.mktemp("teacher") / "clip.pt"
+    write_clip_file(path, patch=16, side=32)
+    return path
+
+
+def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) -> None:
+    layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug/tiny.yaml")]
+    data = ["--data", "VideoFolder", f"--data.root={videos}", f"--trainer.default_root_dir={run}"]
+    uses_clip = "ClipTarget" in (ROOT / "configs" / recipe).read_text()
+    target = [f"--model.target.checkpoint={teacher}"] if uses_clip else []
+    main(["fit", *layers, *data, *target, "--trainer.enable_progress_bar=false", *more])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_builds_and_trains(recipe: str, videos: Path, teacher: Path, tmp_path: Path) -> None:
+    more = []
+    if "init_from" in (ROOT / "configs" / recipe).read_text():
+        tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.stride=1")
+        more = [f"--model.init_from={tmp_path / 'first/checkpoints/last.ckpt'}"]
+    tiny_run(recipe, videos, teacher, tmp_path / "run", "--trainer.max_epochs=2", *more)
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
+    videos: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_run("smile.yaml", videos, teacher, tmp_path / "first")
+    first = torch.load(tmp_path / "first/checkpoints/last.ckpt", weights_only=True)
+    start = f"--model.init_from={tmp_path / 'first/checkpoints/last.ckpt'}"
+    still = ["--model.optim.base_lr=0", "--model.optim.min_lr=0"]
+    tiny_run("smile_stage2.yaml", videos, teacher, tmp_path / "second", start, *still)
+    second = torch.load(tmp_path / "second/checkpoints/last.ckpt", weights_only=True)
+    # With a learning rate of zero, the second stage ends with what it started from.
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+    assert second["global_step"] == 1
+    assert second["lr_schedulers"][0]["last_epoch"] == 1
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_layer_runs(layer: str, tmp_path: Path) -> None:
+    # Written for GPUs: here they get one CPU process. SLURM's variables are those of a job with one task.
+    command = [sys.executable, "main.py", "fit", "--config", "configs/videomae.yaml", "--config", "configs/debug/tiny.yaml"]
+    command += ["--config", layer, "--data", "SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4"]
+    command += ["--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path}"]
+    command += ["--trainer.num_nodes=1", "--data.probe_samples=8"]
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    slurm |= {"SLURM_NODELIST": "localhost", "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "1"}
+    environment = os.environ | (slurm if "slurm" in layer else {})
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "checkpoints/last.ckpt").is_file()
+
+
+def test_recipes_state_their_source() -> None:
+    for recipe in RECIPES:
+        head = (ROOT / "configs" / recipe).read_text().split("seed_everything")[0]
+        assert "paper" in head, recipe
+        assert "python main.py fit" in head, recipe
+
+
+def test_yaml_names_only_what_it_sets() -> None:
+    # A recipe is complete: it says which backbone, mask, target and data it is for.
+    for recipe in RECIPES:
+        config = yaml.safe_load((ROOT / "configs" / recipe).read_text())
+        assert {"backbone", "optim"} <= set(config["model"]["init_args"]), recipe
+        assert "clip" in config["data"]["init_args"], recipe
+
+
+def test_no_pass_through_keywords_in_public_constructors() -> None:
+    for path in (ROOT / "modules").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                assert node.args.kwarg is None, f"{path}: line {node.lineno}"
+
+
+def test_every_public_function_says_what_it_does() -> None:
+    for folder in ("modules", "datamodules", "callbacks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree), path
+            public = list(tree.body)
+            for node in public:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                    assert ast.get_docstring(node), f"{path}: {node.name}"
+                    public += node.body if isinstance(node, ast.ClassDef) else []
+
+
+def test_nothing_points_to_one_machine() -> None:
+    home = re.compile(r"/(home|root|Users|work|opt)/\w|pypi\.org|files\.pythonhosted|localhost:\d")
+    for path in SOURCES:
+        if path != Path(__file__):
+            assert not home.search(path.read_text()), path
