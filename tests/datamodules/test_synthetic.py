@@ -1,0 +1,193 @@
+"""Synthetic clips: no frame tells the motion, the batches keep their contract, and videos can be written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.folder import VideoFolder
+from datamodules.synthetic import SyntheticMotion, write_videos
+from datamodules.video.sampling import ClipSettings
+from modules.core.errors import SettingError
+from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
+from modules.motion.appearance import SHAPES
+from modules.motion.classes import MOTION_CLASSES
+from modules.motion.scenes import SyntheticClips, make_clips
+
+HALF = 1300
+CHANCE = 1 / len(MOTION_CLASSES)
+BOUND = 3 * (CHANCE * (1 - CHANCE) / HALF) ** 0.5
+
+
+def state(made: SyntheticClips, t: int) -> Tensor:
+    """All that one frame has to say about motion: position on the torus, size and angle, so that a line can cut them."""
+    box, angle = made.boxes[:, 0, t] / made.video.shape[3], torch.deg2rad(made.angle[:, t])
+    centre = torch.pi * (box[:, :2] + box[:, 2:])
+    parts = [centre / 6, centre.sin(), centre.cos(), box[:, 2:] - box[:, :2], made.size[:, t, None] / made.video.shape[3]]
+    return torch.cat([*parts, angle.sin()[:, None], angle.cos()[:, None]], dim=1)
+
+
+def knn(x: Tensor, y: Tensor) -> float:
+    """Fitted to the first half of the clips, counted on the second."""
+    return knn_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:])
+
+
+def linear(x: Tensor, y: Tensor) -> float:
+    """As above. Some steps suffice: there are more pixels than can be fitted, and a leak would show at once."""
+    return linear_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:], iterations=40)
+
+
+def test_no_single_frame_tells_the_motion() -> None:
+    """Two probes on the pixels and on the true position, size and angle are at chance in the first, middle, last frame."""
+    made = make_clips(2 * HALF, 8, 16, "train", 0)
+    # Twelve comparisons with fixed seeds; by chance one of them would be off in one of thirty such sets.
+    for t in (0, 4, -1):
+        for name, features in (("pixels", single_frame(made.video, t)), ("state", state(made, t))):
+            for probe in (knn, linear):
+                accuracy = probe(features, made.motion)
+                assert abs(accuracy - CHANCE) < BOUND, f"{probe.__name__} on {name} of frame {t}: {accuracy:.3f}"
+    # The same probes see motion as soon as they may compare frames.
+    assert knn(frame_difference(made.video), made.motion) > 5 * CHANCE
+    change = state(made, -1) - state(made, 0)
+    assert min(knn(change, made.motion), linear(change, made.motion)) > 4 * CHANCE
+
+
+def test_small_drifts_give_no_frame_away_either() -> None:
+    made = make_clips(2 * HALF, 8, 16, "train", 0, distractors=True)
+    for t in (0, 4, -1):
+        for accuracy in (
+            knn(single_frame(made.video, t), made.motion),
+            *(p(state(made, t), made.motion) for p in (knn, linear)),
+        ):
+            assert abs(accuracy - CHANCE) < BOUND, f"frame {t}: {accuracy:.3f}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 65, "train_videos": 64}, "data.batch_size"),
+        ({"clip": ClipSettings(frames=3, size=16)}, "data.clip.frames"),
+        ({"backgrounds": ["black", "images"]}, "data.background_folder"),
+        ({"backgrounds": ["noise", "noise"]}, "data.backgrounds"),
+        ({"backgrounds": []}, "data.backgrounds"),
+        ({"object_size": (0.3, 0.9)}, "data.object_size"),
+        ({"object_size": (0.3, 0.31)}, "data.object_size"),
+        ({"val_videos": 0}, "data.val_videos"),
+        ({"clip": ClipSettings(frames=64, size=224), "train_videos": 100_000}, "data.train_videos"),
+    ],
+)
+def test_impossible_settings_name_what_to_change(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message.replace(".", r"\.")):
+        SyntheticMotion(**settings)
+
+
+def test_a_missing_folder_of_backgrounds_fails_at_setup(tmp_path: Path) -> None:
+    data = small(backgrounds=["images"], background_folder=str(tmp_path / "nowhere"))
+    with pytest.raises(SettingError, match="nowhere"):
+        data.setup()
+
+
+def small(clips: int = 1, repeat: int = 1, **settings: Any) -> SyntheticMotion:
+    clip = ClipSettings(frames=4, size=16, clips=clips, repeat=repeat)
+    return SyntheticMotion(clip, **{"batch_size": 8, "train_videos": 30, "val_videos": 13, "probe_samples": 10, **settings})
+
+
+def test_batches_keep_the_contract() -> None:
+    data = small(clips=2, repeat=3, backgrounds=["black", "texture"])
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch["video"].shape == (8, 6, 4, 16, 16, 3)
+        assert batch["video"].dtype == torch.uint8
+        for name in ("index", "label", "object_label", "background_label"):
+            assert batch[name].shape == (8,)
+            assert batch[name].dtype == torch.int64
+        # Copies of one clip lie next to each other and are equal; the two clips differ.
+        clips = batch["video"].unflatten(1, (2, 3))
+        assert (clips == clips[:, :, :1]).all()
+        assert (clips[:, 0] != clips[:, 1]).flatten(1).any(1).all()
+    index = torch.cat([batch["index"] for batch in batches])
+    assert len(index.unique()) == 24
+    made = make_clips(30, 4, 16, "train", 0, ["black", "texture"])
+    labels = {name: torch.cat([batch[name] for batch in batches]) for name in ("label", "object_label", "background_label")}
+    assert torch.equal(labels["label"], made.motion[index])
+    assert torch.equal(labels["object_label"], made.object[index])
+    assert torch.equal(labels["background_label"], made.background[index])
+    assert torch.equal(torch.cat([batch["video"][:, 0] for batch in batches]), made.video[index])
+
+
+def test_order_changes_between_epochs_and_evaluation_keeps_it() -> None:
+    data = small()
+    loader = data.train_dataloader()
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        orders.append(torch.cat([batch["index"] for batch in loader]))
+    assert torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0], orders[1])
+    # Evaluation serves the incomplete batch too.
+    assert torch.cat([batch["index"] for batch in data.val_dataloader()]).tolist() == list(range(13))
+    probe = list(data.probe_dataloader())
+    assert torch.cat([batch["index"] for batch in probe]).tolist() == list(range(10))
+    made = make_clips(10, 4, 16, "train", 0)
+    assert torch.equal(torch.cat([batch["video"] for batch in probe])[:, 0], made.video)
+
+
+def test_labels_of_objects() -> None:
+    data = small(label="object")
+    assert data.class_names == list(SHAPES)
+    for batch in data.val_dataloader():
+        assert torch.equal(batch["label"], batch["object_label"])
+    assert small().class_names == [c.name for c in MOTION_CLASSES]
+    assert small().num_classes == 13
+
+
+def test_bare_backgrounds_for_methods_that_paste() -> None:
+    data = small(objects=False, backgrounds=["texture"], clips=2, repeat=2)
+    for batch in data.train_dataloader():
+        assert (batch["label"] == -1).all()
+        assert (batch["object_label"] == -1).all()
+        # Still in time, and equal in all clips of a video: there is nothing but the background.
+        assert (batch["video"] == batch["video"][:, :1, :1]).all()
+        assert batch["video"].max() < 160
+    # What is measured are moving objects all the same, on the same backgrounds.
+    probe = next(iter(data.probe_dataloader()))
+    assert probe["video"].shape == (8, 1, 4, 16, 16, 3)
+    assert (probe["label"] == torch.arange(8)).all()
+    assert (probe["video"][:, 0, 1:] != probe["video"][:, 0, :-1]).flatten(1).any(1).all()
+    bare = next(iter(data.train_dataloader()))
+    assert (
+        bare["video"][0, 0, 0] == make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare["index"][0], 0]
+    ).float().mean() > 0.5
+    assert (next(iter(data.val_dataloader()))["label"] >= 0).all()
+
+
+def test_written_videos_read_back(tmp_path: Path) -> None:
+    frames, size, counts = 8, 64, {"train": 13, "val": 13}
+    write_videos(tmp_path, 13, 13, frames, size, backgrounds=["gradient"], seed=3)
+    clip = ClipSettings(frames=frames, stride=1, size=size, crop="centre")
+    data = VideoFolder(str(tmp_path), clip=clip, batch_size=13, num_workers=0, seed=0)
+    data.setup("fit")
+    assert data.class_names == sorted(c.name for c in MOTION_CLASSES)
+    for split, loader in (("train", data.probe_dataloader()), ("val", data.val_dataloader())):
+        made = make_clips(counts[split], frames, size, split, 3, ["gradient"])
+        batch = next(iter(loader))
+        # Every class has one video, so the name of the class finds the clip.
+        names = [MOTION_CLASSES[int(number)].name for number in made.motion]
+        order = [names.index(data.class_names[int(label)]) for label in batch["label"]]
+        assert sorted(order) == list(range(13))
+        error = (batch["video"][:, 0].float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
+        # Colours are stored at half the resolution, so edges differ.
+        assert error.max() < 6, f"{split}: {error}"
+        # Neighbouring frames differ more from each other than from what was written, or order could be lost unseen.
+        other = (batch["video"][:, 0].roll(1, 1).float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
+        assert (error < other).all()
+
+
+def test_sizes_that_codecs_refuse(tmp_path: Path) -> None:
+    for size in (15, 33, 8):
+        with pytest.raises(SettingError, match="size is"):
+            write_videos(tmp_path, 1, 1, 8, size)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,126 @@
+"""What the README says to type works as pasted (made small), and what it shows to write runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from main import main
+from tests.layers.test_targets import write_clip_file
+from tests.methods import OPTIM, tiny_vit, video_batch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+COMMANDS = [line.strip() for line in PROSE.splitlines() if line.startswith("    ")]
+TINY = ["--config", str(ROOT / "configs/debug/tiny.yaml")]
+# No process group in the process that runs the tests; tests/test_project.py runs the layers as they are.
+ON_CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
+SHORT = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false"]
+SMALL = [*SHORT, "--data.batch_size=4", "--data.train_videos=16", "--data.val_videos=8", "--data.probe_samples=16"]
+
+
+def words(start: str) -> list[list[str]]:
+    """Arguments of the README's commands that begin like this."""
+    found = [shlex.split(line.split("&&")[-1])[2:] for line in COMMANDS if line.split("&&")[-1].strip().startswith(start)]
+    assert found, f"the README has no command {start}"
+    return found
+
+
+def test_quickstart_runs_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    first, again = words("python main.py fit --config configs/quickstart.yaml")
+    main([*first, *SMALL, "--trainer.max_epochs=1", "--model.optim.warmup_epochs=0"])
+    assert "of the best constant prediction" in capsys.readouterr().out
+    assert list((tmp_path / "runs/quickstart/pictures").iterdir())
+    assert list((tmp_path / "runs/quickstart").glob("events.out.tfevents.*"))
+    main([*again, *SMALL, "--trainer.max_epochs=2", "--model.optim.warmup_epochs=0"])
+    assert torch.load(tmp_path / "runs/quickstart/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    main([*words("python main.py synthesise")[0], "--train_videos=6", "--val_videos=2", "--frames=8", "--size=32"])
+    command = words("python main.py fit --config configs/videomae.yaml")[0]
+    sizes = ["--model.backbone.image_size=32", "--model.backbone.num_frames=4", "--model.backbone.depth=1"]
+    clip = ["--data.clip.size=32", "--data.clip.frames=4", "--data.clip.stride=2", "--data.batch_size=3"]
+    main([*command, *SHORT, *sizes, *clip])
+    assert (tmp_path / "runs/videomae/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("layer", ["one_gpu", "ddp_node"])
+def test_hardware_layers(layer: str, tmp_path: Path) -> None:
+    main(["synthesise", f"--out={tmp_path / 'DIR'}", "--train_videos=6", "--val_videos=2", "--frames=20", "--size=32"])
+    write_clip_file(tmp_path / "clip.pt", patch=16, side=32)
+    command = words(f"python main.py fit --config configs/smile.yaml --config configs/trainer/{layer}.yaml")[0]
+    command = [str(tmp_path / "DIR") if word == "DIR" else word.replace("configs/", f"{ROOT}/configs/") for word in command]
+    main(
+        [
+            *command,
+            *TINY,
+            *ON_CPU,
+            f"--trainer.default_root_dir={tmp_path / 'run'}",
+            f"--model.target.checkpoint={tmp_path / 'clip.pt'}",
+        ]
+    )
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
+def test_help_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    asking = words("python main.py fit --model.help") + words("python main.py fit --data.help")
+    asking += words("python main.py fit --config configs/smile.yaml --print_config")
+    for command in asking:
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        assert stopped.value.code == 0
+        assert len(capsys.readouterr().out.splitlines()) > 20
+
+
+def test_no_command_is_left_out() -> None:
+    tested = ("pip install", "tensorboard", "python main.py fit --config configs/quickstart", "python main.py synthesise")
+    tested += ("python main.py fit --config configs/videomae.yaml", "python main.py fit --config configs/smile.yaml")
+    tested += ("python main.py fit --model.help", "python main.py fit --data.help", "python benchmarks/")
+    assert [line for line in COMMANDS if not line.startswith(tested)] == []
+
+
+def test_table_of_methods_names_what_exists() -> None:
+    rows = re.findall(r"^\| .*`(modules/\w+\.py)` \| (.*) \|$", README, re.MULTILINE)
+    assert {row[0] for row in rows} == {f"modules/{path.name}" for path in (ROOT / "modules").glob("*.py")} - {
+        "modules/__init__.py"
+    }
+    recipes = {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row[1])}
+    assert recipes == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_the_example_of_a_method_learns() -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    imports = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from modules.backbones.video_vit import VideoViT
+from modules.core.base import Method
+from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.optim import AdamWSettings
+"""
+    names: dict[str, type] = {}
+    exec(imports + code[1], names)
+    method = names["ArrowOfTime"](tiny_vit(), OPTIM)
+    optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3)
+    batch = video_batch(8)
+    losses = []
+    for _ in range(60):
+        loss = method.step(batch, torch.Generator().manual_seed(len(losses) % 4))["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
