@@ -13,19 +13,19 @@ from torch import Tensor
 from callbacks.features import extract
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
-from modules.layers.probes import Pooling, frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
+from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
 
 # Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
 # from its reverse, whatever the network knows.
-MAIN_READOUT = "tokens per time slice, linear"
-READOUTS: dict[str, Pooling] = {"tokens per time slice": "time", "mean of all tokens": "mean"}
+SLICES = "tokens per time slice"
+MAIN_READOUT = f"{SLICES}, linear"
 RECENT_STEPS = 100
 
 
-def tokens_of(method: Method, pooling: Pooling, batch: VideoBatch) -> Tensor:
-    """Pooled tokens of the encoder: [B, t * D] or [B, D]."""
+def tokens_per_slice(method: Method, batch: VideoBatch) -> Tensor:
+    """Tokens of the encoder, averaged over each time slice: [B, t * D]."""
     tokens = method.backbone.forward_features(method.normalise(batch["video"][:, 0]))  # type: ignore[operator]
-    return pool_tokens(tokens.float(), tuple(method.backbone.grid[:3]), pooling)  # type: ignore[index]
+    return pool_tokens(tokens.float(), method.backbone.grid[:3], "time")  # type: ignore[index, arg-type]
 
 
 def middle_frame(batch: VideoBatch) -> Tensor:
@@ -97,10 +97,13 @@ class ProbeReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
 
-    def _scores(self, trainer: Trainer, method: Method, name: str, readout: Callable[[VideoBatch], Tensor]) -> dict[str, float]:
+    def _read(self, trainer: Trainer, method: Method, readout: Callable[[VideoBatch], Tensor]) -> list[Tensor]:
+        """Training features and labels, validation features and labels."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        train, labels = extract(trainer, method, data.probe_dataloader(), readout)
-        test, truth = extract(trainer, method, data.val_dataloader(), readout)
+        sets = (extract(trainer, method, loader, readout) for loader in (data.probe_dataloader(), data.val_dataloader()))
+        return [part for pair in sets for part in pair]
+
+    def _scores(self, name: str, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> dict[str, float]:
         if not len(train) or not len(test):
             return {}
         return {
@@ -109,16 +112,17 @@ class ProbeReport(Callback):
         }
 
     def _network_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
-        scores: dict[str, float] = {}
-        for name, pooling in READOUTS.items():
-            scores |= self._scores(trainer, method, name, partial(tokens_of, method, pooling))
-        return scores
+        train, labels, test, truth = self._read(trainer, method, partial(tokens_per_slice, method))
+        scores = self._scores(SLICES, train, labels, test, truth)
+        train, test = (rows.unflatten(1, (-1, method.backbone.embed_dim)).mean(1) for rows in (train, test))
+        return scores | self._scores("mean of all tokens", train, labels, test, truth)
 
     def _raw_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
         classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
         scores = {"chance": 100 / classes} if classes else {}
-        scores |= self._scores(trainer, method, "one raw frame", middle_frame)
-        return scores | self._scores(trainer, method, "raw frame differences", differences)
+        for name, readout in (("one raw frame", middle_frame), ("raw frame differences", differences)):
+            scores |= self._scores(name, *self._read(trainer, method, readout))
+        return scores
 
     def state_dict(self) -> dict[str, Any]:
         """What was read before training."""
