@@ -60,7 +60,9 @@ def extract(
             labels.append(batch["label"][keep])
             numbers.append(batch["index"][keep])
     if not rows:
-        return torch.empty(0, 0), torch.empty(0, dtype=torch.long)
+        # A process without a sample takes part all the same: the others wait for it.
+        none = torch.empty(0, dtype=torch.long, device=method.device)
+        return gather_once(trainer, torch.empty(0, 0, device=method.device), none, none)
     return gather_once(trainer, torch.cat(rows), torch.cat(labels), torch.cat(numbers))
 
 
@@ -74,9 +76,10 @@ def gather_once(trainer: Trainer, rows: Tensor, labels: Tensor, numbers: Tensor)
         numbers: int64 [n], sample numbers.
     """
     if trainer.world_size > 1:
-        count = torch.tensor(len(rows), device=rows.device)
-        longest = int(trainer.strategy.all_gather(count).max())
+        sizes = trainer.strategy.all_gather(torch.tensor(rows.shape, device=rows.device))
+        longest, width = sizes.flatten(0, -2).amax(0).tolist()
         missing = longest - len(rows)
+        rows = rows if len(rows) else rows.new_empty(0, width)
 
         def everyone(values: Tensor, empty: float) -> Tensor:
             filler = values.new_full((missing, *values.shape[1:]), empty)

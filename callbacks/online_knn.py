@@ -41,8 +41,8 @@ class OnlineKNN(Callback):
             self._warned = True
             return
         accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, self.k, self.temperature)
-        # Every process holds the same gathered features, so there is nothing left to reduce.
-        pl_module.log("knn/acc1", accuracy, prog_bar=True, rank_zero_only=True)
+        # Every process holds the same gathered features and so the same number; their mean changes nothing.
+        pl_module.log("knn/acc1", accuracy, prog_bar=True, sync_dist=True)
 
     def state_dict(self) -> dict[str, int]:
         """Validations seen."""

@@ -86,14 +86,15 @@ class OnlineLinear(Callback):
         with torch.no_grad():
             scores = self.probe.eval()(features)
         accuracy = metric.to(features.device)(scores, labels)
-        pl_module.log("linear/acc1", 100 * accuracy, prog_bar=True, rank_zero_only=True)
+        pl_module.log("linear/acc1", 100 * accuracy, prog_bar=True, sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Probe and optimiser."""
         if self.probe is None or self.optimiser is None:
-            return {}
+            return self._restored or {}
         return {"probe": self.probe.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the size of the features is known."""
+        self.probe = self.optimiser = None
         self._restored = state_dict or None

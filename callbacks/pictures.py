@@ -67,7 +67,7 @@ class Pictures(Callback):
     ) -> None:
         """Draw if it is time."""
         step = trainer.global_step
-        due = step == 1 or step % self.every_n_steps == 0
+        due = step == 1 or (step > 0 and step % self.every_n_steps == 0)
         if not due or step == self._drawn_at or not trainer.is_global_zero or not isinstance(pl_module, Method):
             return
         self._drawn_at = step
@@ -75,7 +75,7 @@ class Pictures(Callback):
             shown = video[: self.clips].cpu()
             self._write(trainer, name, step, "png", png(film_strip(shown)), film_strip(shown).shape)
             if shown.shape[1] > 1:
-                self._write(trainer, f"{name}_video", step, "gif", gif(shown), film_strip(shown[:, :1]).shape)
+                self._write(trainer, f"{name}_video", step, "gif", gif(shown), film_strip(shown[:, :1].transpose(0, 1)).shape)
 
     @staticmethod
     def _write(trainer: Trainer, name: str, step: int, suffix: str, content: bytes, shape: torch.Size) -> None:

@@ -74,7 +74,8 @@ class ProbeReport(Callback):
             return
         after = self._network_scores(trainer, pl_module)
         raw = self._raw_scores(trainer, pl_module)
-        loss = torch.stack(self._recent).mean().item()
+        # What Lightning hands on is divided by the number of accumulated batches; the constant loss is not.
+        loss = torch.stack(self._recent).mean().item() * trainer.accumulate_grad_batches
         constant = torch.stack(self._constant).mean().item() if self._constant else None
         if not trainer.is_global_zero or not after:
             return

@@ -11,6 +11,8 @@ from modules.core.contracts import VideoBatch
 
 # Shares of a window's time above which a cause is named.
 WAITING, ELSEWHERE = 0.25, 0.25
+# What Lightning calls fetching a batch and a step of the optimiser when it talks to its profiler.
+FETCH, STEP = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
 
 
 def diagnose(
@@ -51,7 +53,8 @@ class Throughput(Callback):
     """Logs `speed/*` and prints what limits the run after the first window and at the end of each epoch.
 
     Times are taken on the host without waiting for the device. A GPU that is busy holds the host back inside the step,
-    so over a window the shares are right even though single steps are not.
+    so over a window the shares are right even though single steps are not. The first window begins when the first batch
+    has arrived: what came before (probes, start of the workers) is no part of the speed.
 
     Args:
         every_n_steps: batches per window.
@@ -59,41 +62,63 @@ class Throughput(Callback):
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
-        self._told = False
+        self._told = self._running = False
+        self._since: dict[str, float] = {}
         self._reset(time.perf_counter())
 
     def _reset(self, now: float) -> None:
-        self._begin, self._left = now, now
-        self._waited = self._stepped = 0.0
+        self._begin = now
+        self._spent = {FETCH: 0.0, STEP: 0.0}
         self._batches = self._clips = 0
         self._decode: list[float] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the first window."""
-        self._reset(time.perf_counter())
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to what the trainer tells its profiler."""
+        # Not hooks: they run before those of some callbacks and after those of others, and so cannot tell waiting for
+        # data from what the others do.
+        self._running = False
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+        self.teardown(trainer, pl_module, stage)
+        start, stop = profiler.start, profiler.stop
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: VideoBatch, batch_idx: int) -> None:
-        """The wait for data ends here."""
-        self._entered = time.perf_counter()
-        self._waited += self._entered - self._left
+        def timed_start(action: str) -> None:
+            start(action)
+            self._since[action] = time.perf_counter()
+
+        def timed_stop(action: str) -> None:
+            self._ended(action)
+            stop(action)
+
+        profiler.start, profiler.stop = timed_start, timed_stop
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no more."""
+        for name in ("start", "stop"):
+            vars(trainer.profiler).pop(name, None)  # type: ignore[attr-defined]
+
+    def _ended(self, action: str) -> None:
+        now = time.perf_counter()
+        if action == FETCH and not self._running:
+            self._running = True
+            self._reset(now)
+        elif action in self._spent:
+            self._spent[action] += now - self._since[action]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
     ) -> None:
-        """The step ends here; log when the window is full."""
-        now = time.perf_counter()
-        self._stepped += now - self._entered
+        """Count; log when the window is full."""
         self._batches += 1
         self._clips += batch["video"].shape[0] * batch["video"].shape[1] * trainer.world_size
         self._decode += batch.get("decode_ms", [])
         if self._batches >= self.every_n_steps:
-            self._close(trainer, pl_module, now)
-        self._left = time.perf_counter()
+            self._close(trainer, pl_module)
 
-    def _close(self, trainer: Trainer, pl_module: LightningModule, now: float) -> None:
+    def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        now = time.perf_counter()
         total = max(now - self._begin, 1e-9)
-        speed, wait = self._clips / total, self._waited / total
-        other = max(0.0, 1 - wait - self._stepped / total)
+        speed, wait = self._clips / total, self._spent[FETCH] / total
+        other = max(0.0, 1 - wait - self._spent[STEP] / total)
         decode = sum(self._decode) / len(self._decode) if self._decode else None
         pl_module.log_dict(
             {"speed/clips_per_second": speed, "speed/data_wait_share": wait, "speed/other_share": other},
@@ -108,7 +133,7 @@ class Throughput(Callback):
         if not self._told:
             rank_zero_info(self.line)
             self._told = True
-        self._reset(time.perf_counter())
+        self._reset(now)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the last window's line."""

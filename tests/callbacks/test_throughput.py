@@ -1,0 +1,133 @@
+"""What the speed report says, and whether it tells waiting for data from what other callbacks do."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+from torch.utils.data import DataLoader
+
+from callbacks import Throughput
+from callbacks.throughput import diagnose
+from datamodules.synthetic import SyntheticMotion
+from tests.callbacks.runs import STEPS, Oracle, StopAfter, data, fit
+
+# Long beside a step of this network, however busy the machine is.
+LONG = 0.2
+
+
+@pytest.mark.parametrize(
+    ("wait", "other", "workers", "device", "words"),
+    [
+        (0.8, 0.1, 0, "cuda", ["80 % of the time waits", "Data limits this run: set data.num_workers above 0"]),
+        (0.8, 0.1, 6, "cuda", ["Data limits this run: raise data.num_workers (now 6)", "12 ms of a worker"]),
+        (0.3, 0.5, 6, "cuda", ["50 % goes to callbacks", "They limit this run: call them less often"]),
+        (0.1, 0.1, 0, "cpu", ["The network limits this run: a GPU, a smaller model.backbone.size"]),
+        (0.1, 0.1, 0, "cuda", ["The network limits this run: trainer.precision bf16-mixed"]),
+    ],
+)
+def test_diagnosis_names_one_cause_and_a_remedy(wait: float, other: float, workers: int, device: str, words: list[str]) -> None:
+    line = diagnose(123.45, wait, other, 12.0, workers, device)
+    assert line.startswith("123.5 clips/s; ")
+    assert all(word in line for word in words)
+    assert sum(cause in line for cause in ("Data limits", "They limit", "network limits")) == 1
+
+
+def test_diagnosis_without_decode_times() -> None:
+    assert "of a worker" not in diagnose(1, 0.9, 0, None, 0, "cpu")
+
+
+class SlowData(SyntheticMotion):
+    """Every batch of training takes long to put together."""
+
+    def _loader(self, name: str) -> DataLoader:
+        loader = super()._loader(name)
+        join = loader.collate_fn
+
+        def slowly(batch: Any) -> Any:
+            time.sleep(LONG)
+            return join(batch)
+
+        if name == "train":
+            loader.collate_fn = slowly
+        return loader
+
+
+class Slow(lightning.Callback):
+    """Takes long in one hook."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, lambda *_: time.sleep(LONG))
+
+
+def speeds(folder: Path, callbacks: list[Any], module: SyntheticMotion | None = None, **settings: Any) -> dict[str, float]:
+    trainer = fit(Oracle(), folder, callbacks, module, **settings)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("speed/")}
+
+
+def test_slow_loader_is_found(tmp_path: Path) -> None:
+    throughput = Throughput(every_n_steps=STEPS)
+    logged = speeds(tmp_path, [throughput], SlowData(data().clip, 8, train_videos=24, val_videos=8))
+    assert logged["speed/data_wait_share"] > 0.5
+    assert logged["speed/clips_per_second"] > 0
+    assert logged["speed/data_wait_share"] + logged["speed/other_share"] <= 1
+    assert "Data limits this run: set data.num_workers above 0" in throughput.line
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end", "on_validation_epoch_end"])
+@pytest.mark.parametrize("first", [True, False])
+def test_slow_callback_is_not_taken_for_slow_data(tmp_path: Path, hook: str, first: bool) -> None:
+    throughput = Throughput(every_n_steps=STEPS)
+    callbacks = [throughput, Slow(hook)] if first else [Slow(hook), throughput]
+    # A window over the end of an epoch, so that validation lies within.
+    logged = speeds(tmp_path, callbacks, val_check_interval=1)
+    assert logged["speed/other_share"] > 0.5
+    assert "They limit this run" in throughput.line
+
+
+def test_first_window_begins_with_the_first_batch(tmp_path: Path) -> None:
+    # What others do before training, and workers that start, are no part of the speed.
+    class SlowStart(SyntheticMotion):
+        def _loader(self, name: str) -> DataLoader:
+            loader = super()._loader(name)
+            join, calls = loader.collate_fn, []
+
+            def slowly(batch: Any) -> Any:
+                calls.append(time.sleep(0 if calls else 10 * LONG))
+                return join(batch)
+
+            loader.collate_fn = slowly
+            return loader
+
+    throughput = Throughput(every_n_steps=2)
+    module = SlowStart(data().clip, 8, train_videos=24, val_videos=8)
+    begin = time.perf_counter()
+    settings = {"num_sanity_val_steps": 0, "limit_val_batches": 0, "epochs": 1}
+    logged = speeds(tmp_path, [throughput, Slow("on_train_start"), StopAfter(2)], module, **settings)
+    window = 16 / logged["speed/clips_per_second"]
+    assert window < time.perf_counter() - begin - 11 * LONG
+
+
+def test_metrics_are_logged_and_the_line_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logged = speeds(tmp_path, [Throughput(every_n_steps=1)], epochs=1)
+    assert {"speed/clips_per_second", "speed/data_wait_share", "speed/other_share"} <= set(logged)
+    lines = [record.getMessage() for record in caplog.records if "clips/s" in record.getMessage()]
+    # After the first window and at the end of the epoch, not in each of the three windows.
+    assert len(lines) == 2
+
+
+def test_decode_times_of_the_batch_are_averaged(tmp_path: Path) -> None:
+    class Timed(SyntheticMotion):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch | {"decode_ms": [1.0, 3.0]}
+
+    module = Timed(data().clip, 8, train_videos=24, val_videos=8)
+    assert speeds(tmp_path, [Throughput(every_n_steps=2)], module)["speed/decode_ms_per_sample"] == pytest.approx(2)
+
+
+def test_the_profiler_is_left_as_it_was(tmp_path: Path) -> None:
+    trainer = fit(Oracle(), tmp_path, [Throughput(every_n_steps=1)], profiler="simple")
+    assert not {"start", "stop"} & set(vars(trainer.profiler))
+    # It heard everything all the same.
+    assert len(trainer.profiler.recorded_durations["run_training_batch"]) == 2 * STEPS
