@@ -36,7 +36,7 @@ def knn(x: Tensor, y: Tensor) -> float:
 
 def linear(x: Tensor, y: Tensor) -> float:
     """As above. Some steps suffice: there are more pixels than can be fitted, and a leak would show at once."""
-    return linear_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:], iterations=40)
+    return linear_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:], iterations=25)
 
 
 def test_no_single_frame_tells_the_motion() -> None:
@@ -155,12 +155,13 @@ def test_bare_backgrounds_for_methods_that_paste() -> None:
     # What is measured are moving objects all the same, on the same backgrounds.
     probe = next(iter(data.probe_dataloader()))
     assert probe["video"].shape == (8, 1, 4, 16, 16, 3)
-    assert (probe["label"] == torch.arange(8)).all()
-    assert (probe["video"][:, 0, 1:] != probe["video"][:, 0, :-1]).flatten(1).any(1).all()
+    made = make_clips(8, 4, 16, "train", 0, ["texture"])
+    assert torch.equal(probe["label"], made.motion)
+    assert torch.equal(probe["video"][:, 0], made.video)
     bare = next(iter(data.train_dataloader()))
-    assert (
-        bare["video"][0, 0, 0] == make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare["index"][0], 0]
-    ).float().mean() > 0.5
+    covered = make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare["index"]]
+    # Objects hide about a tenth of it.
+    assert (bare["video"][:, 0] == covered).all(-1).float().mean() > 0.7
     assert (next(iter(data.val_dataloader()))["label"] >= 0).all()
 
 

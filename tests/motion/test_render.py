@@ -75,6 +75,19 @@ def test_an_upright_opaque_object_of_its_own_size_is_copied() -> None:
     assert torch.equal(out, expected)
 
 
+def test_an_enlarged_object_covers_its_box_up_to_the_edge() -> None:
+    frames = torch.zeros(1, 1, 12, 12, 3, dtype=torch.uint8)
+    texture = torch.full((1, 1, 2, 2, 4), 255, dtype=torch.uint8)
+    middle = torch.full((1, 1, 1, 2), 6.0)
+    out = paste(frames, still(middle, torch.full((1, 1, 1, 2), 8.0)), texture)[0, 0, ..., 0]
+    assert (out[2:10, 2:10] == 255).all()
+    assert out.sum() == 64 * 255
+    # Half a pixel more on each side covers half of the pixels there.
+    wider = paste(frames, still(middle, torch.full((1, 1, 1, 2), 9.0)), texture)[0, 0, ..., 0]
+    assert wider[1, 5] == 127
+    assert wider[1, 1] == 63
+
+
 def test_alpha_blends_and_truncates() -> None:
     frames = torch.full((1, 1, 4, 4, 3), 101, dtype=torch.uint8)
     texture = torch.tensor([100.0, 0, 50, 127.5]).expand(1, 1, 2, 2, 4)

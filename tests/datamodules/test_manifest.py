@@ -1,0 +1,132 @@
+"""Lists and folders of videos, in the layouts that data sets are published in."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.video.manifest import (
+    UNLABELLED,
+    Manifest,
+    read_folder,
+    read_kinetics_csv,
+    read_list,
+    read_mini_kinetics,
+    read_something_json,
+)
+from modules.core.errors import SettingError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def listing(manifest: Manifest) -> list[tuple[str, int]]:
+    return list(zip(manifest.paths, manifest.labels.tolist(), strict=True))
+
+
+LISTS = {
+    "path label": "a/1.mp4 3\nb 2.mp4 0\n",
+    "path frames label": "a/1.mp4 120 3\nb 2.mp4 80 0\n",
+    "tabs": "a/1.mp4\t3\nb 2.mp4\t0\n",
+    "commas": '"a/1.mp4",3\nb 2.mp4,0\n',
+    "header": "label,path\n3,a/1.mp4\n0,b 2.mp4\n",
+    "Windows": "\ufeffa/1.mp4 3\r\n\r\nb 2.mp4 0\r\n",
+    "no suffix": "a/1 3\nb 2.mp4 0\n",
+}
+
+
+@pytest.mark.parametrize("layout", LISTS)
+def test_lists(layout: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "b 2.mp4")
+    (tmp_path / "list").write_bytes(LISTS[layout].encode())
+    assert listing(read_list(tmp_path / "list", tmp_path)) == [("a/1.mp4", 3), ("b 2.mp4", 0)]
+
+
+def test_rows_without_label_and_repeated_rows(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    (tmp_path / "list.csv").write_text("1.mp4,\n2.mp4,4\n2.mp4,5\n")
+    with pytest.warns(UserWarning, match="1 rows repeat the path"):
+        manifest = read_list(tmp_path / "list.csv", tmp_path)
+    assert listing(manifest) == [("1.mp4", UNLABELLED), ("2.mp4", 4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1.mp4 0\nnonsense\n", r"Line 2 of .*list is 'nonsense'"),
+        ("1.mp4 -3\n", "label -3; labels must be whole numbers from 0"),
+        ("\n\n", "is empty"),
+        ("gone/1.mp4 0\ngone/2.mp4 1\n", r"2 of 2 videos .* do not exist .*set data\.root"),
+    ],
+)
+def test_wrong_lists(content: str, message: str, tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "list").write_text(content)
+    with pytest.raises(SettingError, match=message):
+        read_list(tmp_path / "list", tmp_path)
+
+
+def test_missing_list(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"does not exist; set data\.train_list"):
+        read_list(tmp_path / "list", tmp_path)
+
+
+def test_official_kinetics_table(tmp_path: Path) -> None:
+    touch(tmp_path, "train/zumba/abc-1_x_000010_000020.mp4", "flat_000001_000011.mkv", "bare.mp4")
+    (tmp_path / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\n"
+        "zumba,abc-1_x,10,20,train\n"
+        '"air drumming",flat,1,11,train\n'
+        "zumba,bare,5,15,train\n"
+        "zumba,gone,0,10,train\n"
+    )
+    manifest = read_kinetics_csv(tmp_path / "train.csv", tmp_path)
+    assert manifest.class_names == ["air drumming", "zumba"]
+    assert listing(manifest) == [
+        ("train/zumba/abc-1_x_000010_000020.mp4", 1),
+        ("flat_000001_000011.mkv", 0),
+        ("bare.mp4", 1),
+        ("zumba/gone_000000_000010.mp4", 1),
+    ]
+
+
+def test_mini_kinetics_counts_from_one_in_text_and_from_zero_in_csv(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a b/v1.mp4", "train/c/v2.mp4")
+    (tmp_path / "train.txt").write_text("v1 1\nv2 200\n")
+    assert listing(read_mini_kinetics(tmp_path / "train.txt", tmp_path)) == [("train/a b/v1.mp4", 0), ("train/c/v2.mp4", 199)]
+    (tmp_path / "train.csv").write_text("train/a b/v1.mp4 0\ntrain/c/v2.mp4 199\n")
+    assert listing(read_mini_kinetics(tmp_path / "train.csv", tmp_path)) == [("train/a b/v1.mp4", 0), ("train/c/v2.mp4", 199)]
+
+
+def test_something_something(tmp_path: Path) -> None:
+    touch(tmp_path, "20bn/1.webm", "20bn/22.webm", "20bn/333.webm")
+    (tmp_path / "labels.json").write_text(json.dumps({"Holding something": "1", "Closing something": "0"}))
+    rows = [{"id": "22", "template": "Holding [something]"}, {"id": "1", "template": "Closing [something]"}, {"id": "333"}]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    manifest = read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+    assert listing(manifest) == [("20bn/22.webm", 1), ("20bn/1.webm", 0), ("20bn/333.webm", UNLABELLED)]
+    assert manifest.class_names == ["Closing something", "Holding something"]
+    (tmp_path / "train.json").write_text(json.dumps([{"id": "1", "template": "Eating [something]"}]))
+    with pytest.raises(SettingError, match="'Eating something' of video 1 is not in"):
+        read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+
+
+def test_folders_are_classes_if_every_video_lies_in_one(tmp_path: Path) -> None:
+    touch(tmp_path, "grün 1/ä b.mp4", "grün 1/deep/c.MKV", "blue/picture.jpg", "blue/notes.txt")
+    manifest = read_folder(tmp_path)
+    assert manifest.class_names == ["blue", "grün 1"]
+    assert listing(manifest) == [("blue/picture.jpg", 0), ("grün 1/deep/c.MKV", 1), ("grün 1/ä b.mp4", 1)]
+    touch(tmp_path, "top.mp4")
+    assert set(read_folder(tmp_path).labels) == {UNLABELLED}
+
+
+def test_hash_and_subset() -> None:
+    manifest = Manifest(Path("x"), ["a", "b", "c"], np.array([0, 1, 2]))
+    other = Manifest(Path("y"), ["a", "b", "c"], np.array([0, 1, 1]))
+    assert manifest.sha256() == Manifest(Path("y"), ["a", "b", "c"], np.array([0, 1, 2])).sha256() != other.sha256()
+    assert listing(manifest.subset(np.array([2, 0]))) == [("c", 2), ("a", 0)]
