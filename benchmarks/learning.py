@@ -1,24 +1,29 @@
 """Does a method learn motion? Small networks, generated clips, one fixed readout, several seeds.
 
-    python benchmarks/learning.py smile                       # about an hour on two CPU cores, minutes on a GPU
-    python benchmarks/learning.py smile --steps 40 --seeds 1  # only to see it run
+    python benchmarks/learning.py smile                            # under an hour on two CPU cores, minutes on a GPU
+    python benchmarks/learning.py smile --size.steps 40 --seeds 1  # only to see it run
 
-`smile` compares, at equal budget, masked pixels on still backgrounds with the same on which objects move (SMILE's
-'no natural video' claim). All rows are read out alike (`READOUT` below, written before any run): frozen tokens averaged
-per time slice and concatenated, standardised with the training clips' statistics, then a linear and a kNN probe. The
-probes see labelled clips of moving objects over the same family of backgrounds as pretraining; `shifted` columns test on
-another family with the probe trained on the first. Colours, fills, proportions and background seeds of test clips are not
-those of training clips. Beside the trained rows stand chance, one frame, raw frame differences, the untrained network, and
-a supervised network of the same size, data and budget. Numbers are means over seeds, with the spread (largest minus
-smallest).
+`smile` compares, at equal budget, masked pixels of objects that stand still with masked pixels of the same objects in
+motion, on plain backgrounds (SMILE's 'no natural video' claim). All rows are read out alike (`READOUT` below, written
+before any run): frozen tokens averaged per time slice and concatenated, then a linear probe (standardised with the
+training clips' statistics) and a kNN probe. The probes see labelled clips of moving objects over the same family of
+backgrounds as pretraining; `shifted` columns test on another family with the probe trained on the first. Colours, fills,
+proportions and background seeds of test clips are not those of training clips. Beside the trained rows stand chance, one
+frame, raw frame differences, the untrained network, and a supervised network of the same size, data and budget. Numbers
+are means over seeds, with the spread (largest minus smallest).
+
+A second table says what the features' variance is made of, which is what nearest neighbours go by: the share that a linear
+function of each quantity explains, the number of directions that hold it (exponential of the entropy of the principal
+variances), and kNN after whitening, where all directions count alike.
 """
 
 import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -40,7 +45,7 @@ from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES, Split
 from modules.motion.scenes import SyntheticClips, make_clips
-from modules.motion.trajectory import SmoothMotion
+from modules.motion.trajectory import MotionRecord, SmoothMotion
 from modules.smile import SMILE
 
 # The readout, fixed before the runs and the same for every row. Time slices are kept apart because a mean over time
@@ -62,6 +67,7 @@ class Size:
         batch: clips per step.
         lr: peak learning rate.
         mask_ratio: share of hidden tokens.
+        scales: sizes of pasted objects, in pixels of a 224-pixel picture.
         pool: training clips.
         probe_clips: labelled clips for the probes.
         test_clips: clips to test on.
@@ -74,15 +80,16 @@ class Size:
     patch: int = 8
     embed_dim: int = 96
     depth: int = 4
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 64
     lr: float = 1e-3
     mask_ratio: float = 0.5
+    scales: tuple[float, ...] = (64, 96, 128)
     pool: int = 8192
     probe_clips: int = 4096
     test_clips: int = 2048
-    family: Background = "gradient"
-    shifted: Background = "texture"
+    family: Background = "black"
+    shifted: Background = "gradient"
 
 
 @dataclass
@@ -160,6 +167,40 @@ def probe(readout: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]:
     return scores
 
 
+def share_explained(rows: Tensor, quantity: Tensor) -> float:
+    """Share of the variance of rows [N, D] that an affine function of a quantity [N, k] explains."""
+    centred = (rows - rows.mean(0)).double()
+    regressors = torch.cat([quantity.double(), torch.ones(len(rows), 1, device=rows.device)], dim=1)
+    rest = centred - regressors @ torch.linalg.lstsq(regressors, centred).solution
+    return float(1 - rest.square().sum() / centred.square().sum())
+
+
+def anatomy(backbone: VideoViT, data: Data) -> dict[str, float]:
+    """What the variance of the features is made of, in percent where it is a share or an accuracy."""
+    train, test = (features(backbone, clips.video).clone() for clips in (data.probe, data.test))
+    clips = data.probe
+    pixels = clips.video.float()
+    covered = (clips.video.amax(-1) > 0).sum((1, 2, 3)).clamp_min(1)
+    middle = (clips.boxes[:, 0, :, :2] + clips.boxes[:, 0, :, 2:]) * (math.pi / clips.video.shape[2])
+    quantities = {
+        "colour": pixels.sum((1, 2, 3)) / covered[:, None],
+        "size": clips.size.log(),
+        "places": torch.cat([middle.sin(), middle.cos()], dim=-1).flatten(1),
+        "shape": F.one_hot(clips.object, len(SHAPES)),
+        "motion class": F.one_hot(clips.motion, len(MOTION_CLASSES)),
+    }
+    found = {f"variance by {name}": 100 * share_explained(train, value) for name, value in quantities.items()}
+    mean = train.mean(0)
+    _, scale, axes = torch.linalg.svd((train - mean).double(), full_matrices=False)
+    weight = scale.square() / scale.square().sum()
+    found["directions"] = float(torch.special.entr(weight).sum().exp())
+    whiten = (axes.T / scale).float() * len(train) ** 0.5
+    white_train, white_test = ((rows - mean) @ whiten for rows in (train, test))
+    found["motion kNN"] = 100 * knn_accuracy(train, data.probe.motion, test, data.test.motion)
+    found["motion kNN, whitened"] = 100 * knn_accuracy(white_train, data.probe.motion, white_test, data.test.motion)
+    return found
+
+
 def train(parameters: nn.Module, loss_of: Callable[[int, torch.Generator], Tensor], size: Size, seed: int) -> float:
     """The budget of every trained row: AdamW, warm-up over 5 % of the steps, half a cosine. Returns the last loss."""
     device = next(parameters.parameters()).device
@@ -181,17 +222,27 @@ def batch_of(clips: Tensor, size: Size, generator: torch.Generator) -> Tensor:
     return torch.randint(len(clips), (size.batch,), generator=generator, device=clips.device)
 
 
-def train_masked(data: Data, size: Size, seed: int, moving: bool) -> VideoViT:
-    """SMILE on still backgrounds with pixels as target, with or without objects that move over them."""
+class Standing(SmoothMotion):
+    """The same objects at the same places, which stay as they are in the first frame."""
+
+    def draw(self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator) -> MotionRecord:
+        """See `Motion.draw`."""
+        record = super().draw(count, objects, frames, picture, generator)
+        first = {name: getattr(record, name)[:, :, :1] for name in ("centre", "size", "angle", "shear", "opacity")}
+        return replace(record, **{name: value.expand_as(getattr(record, name)) for name, value in first.items()})
+
+
+def train_masked(data: Data, size: Size, seed: int, motion: SmoothMotion) -> VideoViT:
+    """SMILE on still backgrounds with pixels as target and one object in each clip."""
     torch.manual_seed(seed)
     method: Method = SMILE(
         encoder(size),
         PixelTarget(normalise=False),
         TubeMask(size.mask_ratio),
-        paste_objects=moving,
-        objects=ObjectBank(),
+        paste_objects=True,
+        objects=ObjectBank(side=size.side),
         objects_per_clip=1,
-        motion=SmoothMotion(),
+        motion=motion,
         masks_per_clip=1,
         decoder_depth=1,
     ).to(data.still.device)
@@ -201,7 +252,7 @@ def train_masked(data: Data, size: Size, seed: int, moving: bool) -> VideoViT:
         return method.step({"video": data.still[rows][:, None]}, generator)["loss"]
 
     final = train(method, loss_of, size, seed)
-    print(f"  seed {seed}: masked pixels, {'moving objects' if moving else 'still'}: loss {final:.5f}", flush=True)
+    print(f"  seed {seed}: masked pixels, {type(motion).__name__}: loss {final:.5f}", flush=True)
     return method.backbone  # type: ignore[return-value]
 
 
@@ -250,24 +301,26 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
         "frame": "one frame (raw pixels)",
         "difference": "raw frame difference",
         "untrained": "untrained network",
-        "still": "masked pixels, no moving objects",
+        "still": "masked pixels, objects that stand still",
         "moving": "masked pixels, moving objects (SMILE)",
         "supervised": "supervised, same size and budget",
     }
     rows = {key: Row(name) for key, name in names.items()}
+    insides = {key: Row(names[key]) for key in ("untrained", "still", "moving", "supervised")}
     for seed in range(seeds):
         data = make_data(size, seed, device)
         torch.manual_seed(seed)
         networks = {
             "untrained": encoder(size).to(device),
-            "still": train_masked(data, size, seed, moving=False),
-            "moving": train_masked(data, size, seed, moving=True),
+            "still": train_masked(data, size, seed, Standing(size.scales, whole_pixels=False)),
+            "moving": train_masked(data, size, seed, SmoothMotion(size.scales, whole_pixels=False)),
             "supervised": train_supervised(data, size, seed),
         }
         rows["frame"].add(probe(lambda video: single_frame(video, size.frames // 2), data))
         rows["difference"].add(probe(frame_difference, data))
         for key, backbone in networks.items():
             rows[key].add(probe(lambda video, backbone=backbone: features(backbone, video), data))  # type: ignore[misc]
+            insides[key].add(anatomy(backbone, data))
         print(f"seed {seed} done after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
     chance = Row("chance")
     for column in rows["untrained"].scores:
@@ -275,12 +328,15 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
         chance.add({column: 100 / len(classes)})
     everything = [chance, *rows.values()]
     print(table(everything))
+    print("\nWhat the features' variance is made of:\n")
+    print(table(list(insides.values())))
     minutes = (time.perf_counter() - start) / 60
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, CPU"
     print(f"{seeds} seeds, {minutes:.0f} min, {where}; spread (largest minus smallest) in brackets")
     if out is not None:
         result = {"size": asdict(size), "seeds": seeds, "minutes": minutes, "machine": where}
-        out.write_text(json.dumps(result | {"rows": [asdict(row) for row in everything]}, indent=1))
+        tables = {"rows": [asdict(row) for row in everything], "anatomy": [asdict(row) for row in insides.values()]}
+        out.write_text(json.dumps(result | tables, indent=1))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ or on still images (a data module that yields them), and predict pixels.
 
 Deviations from the official code:
 
-* objects are drawn on the device by one affine sampling per object instead of PIL and OpenCV in the loader; pictures agree
-  to within a grey level (tests/parity/test_smile_motion.py).
+* objects are drawn on the device by one affine sampling per object instead of PIL and OpenCV in the loader. With the
+  official centres, pictures agree to within a grey level on average (tests/parity/test_smile_motion.py). Our centres are
+  the middles of the boxes; rounding of the official rotated canvas puts them up to 0.7 pixels off.
 * both masks of a clip go through the encoder in one pass; the loss equals the official mean over both.
 * two masks per clip in both stages. The official stage-1 script loses this option to a missing line continuation.
 * the learning rate follows one smooth cosine; the official step counter makes it saw-toothed with two masks.
