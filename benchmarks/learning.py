@@ -340,4 +340,4 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli([smile], as_positional=False)
+    auto_cli({"smile": smile}, as_positional=False)
