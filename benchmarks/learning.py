@@ -80,7 +80,7 @@ class Size:
     patch: int = 8
     embed_dim: int = 96
     depth: int = 4
-    steps: int = 2000
+    steps: int = 1000
     batch: int = 64
     lr: float = 1e-3
     mask_ratio: float = 0.5

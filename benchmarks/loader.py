@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -32,6 +33,8 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from datamodules.video.decode import DecodeError, VideoInfo, probe, read_clips
 from datamodules.video.sampling import dense_indices

@@ -133,17 +133,10 @@ class TrajectoryMask(MaskGenerator):
         self.ratio, self.visible_share = ratio, visible_share
 
     def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:
-        """See `MaskGenerator.draw`.
-
-        Raises:
-            SettingError: without boxes, that is when the method pastes no objects.
-        """
-        if boxes is None:
-            raise SettingError(
-                "model.mask is TrajectoryMask, which follows pasted objects, but none are pasted; turn on "
-                "model.paste_objects or choose TubeMask."
-            )
+        """See `MaskGenerator.draw`. Without objects, what is left is the tube mask."""
         tube = TubeMask(self.ratio).draw(count, grid, generator)
+        if boxes is None:
+            return tube
         tube_masked = torch.zeros(count, grid.tokens, dtype=torch.bool, device=generator.device)
         tube_masked.scatter_(1, tube.masked, True)
         return self.balance(footprint(boxes, grid), tube_masked, self.masked_count(grid), generator)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
-from modules.layers.masking import Mask, MaskGenerator, TrajectoryMask, TubeMask, footprint, mask_from_bool
+from modules.layers.masking import Mask, MaskGenerator, TrajectoryMask, TubeMask, footprint
 from tests.parity.cases import load_case
 
 FULL = Grid(8, 14, 14, 2, 16)
@@ -136,13 +136,7 @@ def test_footprint_is_the_union_over_a_slice() -> None:
     assert cells[0, 0].tolist() == [True, True, True, True]
 
 
-def test_trajectory_mask_without_objects_says_what_to_change() -> None:
-    with pytest.raises(SettingError, match=r"model\.paste_objects"):
-        TrajectoryMask().draw(1, FULL, generator())
-
-
-def test_mask_from_bool() -> None:
-    hidden = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1]])
-    mask = mask_from_bool(hidden)
-    assert mask.visible.tolist() == [[1, 3], [0, 1]]
-    assert mask.masked.tolist() == [[0, 2], [2, 3]]
+def test_trajectory_mask_without_objects_is_a_tube_mask() -> None:
+    follows, tube = (kind(0.8).draw(3, FULL, generator()) for kind in (TrajectoryMask, TubeMask))
+    assert torch.equal(follows.masked, tube.masked)
+    assert torch.equal(follows.visible, tube.visible)
