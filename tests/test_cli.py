@@ -79,6 +79,17 @@ def test_the_saved_config_runs_again(tmp_path: Path) -> None:
         assert torch.equal(value, weights[1]["state_dict"][name]), name
 
 
+def test_average_of_the_weights(tmp_path: Path) -> None:
+    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
+    weights = []
+    for name, more in (("plain", []), ("average", average)):
+        quick(tmp_path / name, *more)
+        saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+        weights.append(saved["state_dict"]["backbone.norm.bias"])
+    # After the last step, the average is what is kept.
+    assert not torch.equal(*weights)
+
+
 def test_method_and_data_are_swapped_by_short_names(tmp_path: Path, videos: Path) -> None:
     layers = ["--config", str(ROOT / "configs/smile.yaml"), "--config", str(ROOT / "configs/debug/tiny.yaml")]
     swap = ["--model", "VideoMAE", "--model.target", "PixelTarget", "--model.mask", "TubeMask"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
+from modules.backbones.video_vit import Grid, VideoViT
 from modules.core.errors import SettingError
 from modules.layers.masking import MaskGenerator, TrajectoryMask, TubeMask
 from modules.layers.targets import PixelTarget
@@ -33,6 +33,15 @@ class Spy(PixelTarget):
     def __call__(self, video: Tensor, grid: Grid) -> Tensor:
         self.video = video
         return super().__call__(video, grid)
+
+
+def test_shapes_of_the_paper() -> None:
+    backbone = VideoViT(embed_dim=12, depth=1, num_heads=2)
+    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, SmoothMotion(), decoder_depth=1)
+    output = method.step({"video": torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)}, generator())
+    # Two masks of a clip: 1248 of 1568 tokens each.
+    assert output["masked"].shape == (2, 1248)
+    assert output["prediction"].shape == output["target"].shape == (2, 1248, 3 * 512)
 
 
 def test_student_and_target_see_the_same_pasted_clip() -> None:

@@ -54,6 +54,15 @@ def test_pixels_beyond_an_object_keep_their_value() -> None:
     assert (out != frames).any()
 
 
+@pytest.mark.parametrize("centre", [(-2.0, 16.0), (42.0, 16.0), (20.0, -2.0), (20.0, 34.0), (-20.0, -20.0)])
+def test_objects_across_each_border_are_cut(centre: tuple[float, float]) -> None:
+    frames = torch.zeros(1, 1, 32, 40, 3, dtype=torch.uint8)
+    record = still(torch.tensor(centre).view(1, 1, 1, 2), torch.full((1, 1, 1, 2), 10.0))
+    covered = paste(frames, record, torch.full((1, 1, 16, 16, 4), 255, dtype=torch.uint8))[0, 0, :, :, 0] > 127
+    x, y = torch.arange(40) + 0.5, (torch.arange(32) + 0.5)[:, None]
+    assert torch.equal(covered, ((x - centre[0]).abs() < 5) & ((y - centre[1]).abs() < 5))
+
+
 def test_frames_are_not_changed_in_place() -> None:
     frames, record, textures = scene()
     before = frames.clone(), record.centre.clone(), textures.clone()
