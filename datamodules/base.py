@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.faults import FaultLog
-from datamodules.video.loader import EpochSampler, ResumableLoader
+from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.manifest import UNLABELLED, Manifest, check_root
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
@@ -64,6 +65,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.val_manifest: Manifest | None = None
         self.faults: FaultLog | None = None
         self._fault_state: dict[str, Any] | None = None
+        self._train_loader = LoaderMemory()
 
     @abstractmethod
     def read_split(self, split: str) -> Manifest | None:
@@ -107,7 +109,7 @@ class VideoDataModule(LightningDataModule, ABC):
                 f"data.batch_size {self.batch_size} on {world} device(s) is more than the {len(train)} training videos "
                 f"of {self.root}; lower it."
             )
-        self.train_manifest, self.val_manifest = train, self.read_split("val")
+        self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
         self.faults = FaultLog(train.paths, self.max_bad_fraction)
         if self._fault_state is not None:
             self.faults.load_state_dict(self._fault_state)
@@ -132,7 +134,7 @@ class VideoDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Random clips in random order."""
         assert self.train_manifest is not None
-        return self._loader(self.train_manifest, train=True, faults=self.faults)
+        return self._train_loader.keep(self._loader(self.train_manifest, train=True, faults=self.faults))
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Centre clips of the validation videos in order; nothing where there are none."""
@@ -146,13 +148,25 @@ class VideoDataModule(LightningDataModule, ABC):
         return self._loader(self.train_manifest.subset(rows), train=False, faults=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Broken files met so far."""
-        return self.faults.state_dict() if self.faults is not None else {}
+        """Broken files met so far, and where in the epoch the training is."""
+        faults = self.faults.state_dict() if self.faults is not None else self._fault_state
+        return {"faults": faults, "loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the broken files met so far."""
-        if not state:
-            return
-        self._fault_state = state
-        if self.faults is not None:
-            self.faults.load_state_dict(state)
+        """Restore the broken files met so far, and where in the epoch the training was."""
+        self._train_loader.load_state_dict(state["loader"])
+        self._fault_state = state["faults"]
+        if self.faults is not None and self._fault_state is not None:
+            self.faults.load_state_dict(self._fault_state)
+
+
+def _same_classes(train: Manifest, val: Manifest | None) -> Manifest | None:
+    """Validation videos with the label numbers of training: a split that lacks a class must not shift those behind it."""
+    if val is None or not train.class_names or not val.class_names or val.class_names == train.class_names:
+        return val
+    if unknown := sorted(set(val.class_names) - set(train.class_names)):
+        rank_zero_warn(
+            f"{len(unknown)} classes of the validation videos in {val.root} are not among those of training and count as "
+            f"unlabelled: {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}."
+        )
+    return val.with_classes(train.class_names)

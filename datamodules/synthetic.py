@@ -8,7 +8,7 @@ that costs. The other labels are the object's shape and the kind of background, 
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import torch
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.video.loader import EpochSampler, ResumableLoader, SampleKey
+from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
 from modules.core.errors import SettingError
@@ -137,6 +137,7 @@ class SyntheticMotion(LightningDataModule):
         self.distractors = distractors
         self.probe_samples = min(probe_samples, train_videos)
         self._pools: dict[str, ClipPool] = {}
+        self._train_loader = LoaderMemory()
         self._check()
 
     @property
@@ -215,7 +216,7 @@ class SyntheticMotion(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Training clips in a random order; the last, incomplete batch is dropped."""
-        return self._loader("train")
+        return self._train_loader.keep(self._loader("train"))
 
     def val_dataloader(self) -> ResumableLoader:
         """Validation clips in fixed order."""
@@ -224,6 +225,14 @@ class SyntheticMotion(LightningDataModule):
     def probe_dataloader(self) -> ResumableLoader:
         """The first `probe_samples` training videos, one labelled clip each with a moving object, in fixed order."""
         return self._loader("probe")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the epoch the training is."""
+        return {"loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore where in the epoch the training was."""
+        self._train_loader.load_state_dict(state["loader"])
 
 
 def check_scene(frames: int, backgrounds: Sequence[str], folder: Path | None, object_size: tuple[float, float]) -> None:

@@ -76,3 +76,5 @@ class FaultLog:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.bad, self.seen = dict(state["bad"]), set(state["seen"])
+        if self.bad:
+            self._write()

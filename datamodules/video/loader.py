@@ -129,3 +129,32 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration over the same epoch begin behind the batches that were handed out."""
         self._resume = dict(state)
+
+
+class LoaderMemory:
+    """Carries the state of the training loader in the state of its data module.
+
+    Lightning restores loaders by itself, but only those made after it read the checkpoint. A learning-rate schedule that
+    asks the trainer for its number of steps has the loader made before. Data modules are restored first.
+    """
+
+    def __init__(self) -> None:
+        self._loader: ResumableLoader | None = None
+        self._state: dict[str, int] = {}
+
+    def keep(self, loader: ResumableLoader) -> ResumableLoader:
+        """Remember the loader, and bring it to where the checkpoint says."""
+        self._loader = loader
+        if self._state:
+            loader.load_state_dict(self._state)
+        return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Of the loader, if there is one."""
+        return self._loader.state_dict() if self._loader is not None else self._state
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """For the loader that is there, or the next one."""
+        self._state = dict(state)
+        if self._loader is not None and state:
+            self._loader.load_state_dict(state)

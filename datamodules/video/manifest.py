@@ -62,6 +62,13 @@ class Manifest:
         """The manifest of some rows."""
         return Manifest(self.root, [self.paths[row] for row in rows], self.labels[rows], self.class_names)
 
+    def with_classes(self, class_names: list[str]) -> "Manifest":
+        """The same videos with labels that count in another list of names; a class that is not in it gives no label."""
+        number = {name: label for label, name in enumerate(class_names)}
+        # The last place is for unlabelled rows.
+        table = np.array([number.get(name, UNLABELLED) for name in self.class_names] + [UNLABELLED], np.int64)
+        return Manifest(self.root, self.paths, table[self.labels], class_names)
+
 
 def check_root(root: Path, setting: str = "data.root") -> None:
     """Fail if a folder is missing."""
@@ -84,11 +91,11 @@ def make_manifest(root: Path, rows: Iterable[tuple[str, int]], source: Path, cla
     if manifest.labels.min() < UNLABELLED:
         raise SettingError(f"{source} has the label {manifest.labels.min()}; labels must be whole numbers from 0.")
     checked = np.linspace(0, len(manifest) - 1, min(len(manifest), CHECKED_ROWS)).astype(int)
-    missing = sum(not manifest.file(row).exists() for row in checked)
-    if missing > len(checked) / 2:
+    missing = [row for row in checked if not manifest.file(row).exists()]
+    if len(missing) > len(checked) / 2:
         raise SettingError(
-            f"{missing} of {len(checked)} videos that were looked up from {source} do not exist (the first: "
-            f"{manifest.file(0)}); set data.root to the folder that the paths of the list start from."
+            f"{len(missing)} of {len(checked)} videos that were looked up from {source} do not exist (the first: "
+            f"{manifest.file(missing[0])}); set data.root to the folder that the paths of the list start from."
         )
     return manifest
 
@@ -96,7 +103,13 @@ def make_manifest(root: Path, rows: Iterable[tuple[str, int]], source: Path, cla
 def video_files(root: Path) -> list[str]:
     """All videos and pictures below a folder, sorted, relative to it with forward slashes."""
     found = []
-    for folder, folders, names in os.walk(root):
+    visited: set[str] = set()
+    # Classes may be links to folders elsewhere; links may also form circles.
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         folders.sort()
         for name in names:
             if Path(name).suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
@@ -134,14 +147,14 @@ def read_list(path: Path, root: Path) -> Manifest:
         SettingError: if the file is missing or a row cannot be understood; names the line.
     """
     lines = _lines(path)
-    delimiter = "\t" if "\t" in lines[0] else "," if "," in lines[0] else None
-    rows = list(csv.reader(lines, delimiter=delimiter)) if delimiter else [_split_line(line) for line in lines]
+    start = next(iter(lines.values()))
+    delimiter = "\t" if "\t" in start else "," if "," in start else None
+    rows = [next(csv.reader([line], delimiter=delimiter)) if delimiter else _split_line(line) for line in lines.values()]
     header = [cell.strip().lower() for cell in rows[0]]
     columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
-    first = 1 if columns else 0
     where, what = columns or (0, -1)
     parsed = []
-    for number, row in enumerate(rows[first:], first + 1):
+    for number, row in list(zip(lines, rows, strict=True))[1 if columns else 0 :]:
         try:
             label = int(row[what]) if row[what].strip() else UNLABELLED
             parsed.append((_with_suffix(row[where].strip(), root), label))
@@ -152,12 +165,13 @@ def read_list(path: Path, root: Path) -> Manifest:
     return make_manifest(root, parsed, path)
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file without line ends (of any system) and blank ones."""
+def _lines(path: Path) -> dict[int, str]:
+    """Lines of a text file by number from 1, without line ends (of any system) and blank lines."""
     if not path.is_file():
         raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Tabs at the end stay: behind them an unlabelled row has its empty cell.
+    lines = {number: line.strip(" ") for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
         raise SettingError(f"The list {path} is empty; pass another file.")
     return lines
@@ -165,7 +179,7 @@ def _lines(path: Path) -> list[str]:
 
 def _split_line(line: str) -> list[str]:
     """'path label' or 'path frames label'; a path may hold spaces, because the numbers stand last."""
-    match = re.fullmatch(r"(.+?)((?: -?\d+){1,2})", line)
+    match = re.fullmatch(r"(.+?)((?: -?\d+){1,2})", line.strip())
     return [match[1], *match[2].split()] if match else [line]
 
 
@@ -178,16 +192,16 @@ def _with_suffix(path: str, root: Path) -> str:
 
 
 def by_stem(root: Path) -> dict[str, str]:
-    """Files below a folder by name without suffix (the first wins)."""
+    """Files below a folder by name without suffix; videos win over pictures, then the first."""
     found: dict[str, str] = {}
-    for file in video_files(root):
+    for file in sorted(video_files(root), key=lambda file: Path(file).suffix.lower() in IMAGE_SUFFIXES):
         found.setdefault(Path(file).stem, file)
     return found
 
 
 def is_kinetics_csv(path: Path) -> bool:
     """Whether a list is an official Kinetics table."""
-    return "youtube_id" in _lines(path)[0]
+    return "youtube_id" in next(iter(_lines(path).values()))
 
 
 def read_kinetics_csv(path: Path, root: Path) -> Manifest:
@@ -195,15 +209,21 @@ def read_kinetics_csv(path: Path, root: Path) -> Manifest:
 
     Labels are places in the sorted list of class names. Files that are not there keep the name they would have.
     """
-    table = list(csv.DictReader(_lines(path)))
+    lines = _lines(path)
+    table = list(csv.DictReader(lines.values()))
     names = sorted({row["label"] for row in table if row.get("label")})
     number = {name: label for label, name in enumerate(names)}
     existing = by_stem(root)
     rows = []
-    for row in table:
+    for number_of_line, row in zip(list(lines)[1:], table, strict=False):
         clip, label = row["youtube_id"], row.get("label") or ""
-        if row.get("time_start"):
-            clip += f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+        try:
+            if row.get("time_start"):
+                clip += f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingError(
+                f"Line {number_of_line} of {path} is {lines[number_of_line]!r}; expected seconds in time_start and time_end."
+            ) from error
         file = existing.get(clip) or existing.get(row["youtube_id"]) or f"{label}/{clip}.mp4"
         rows.append((file, number.get(label, UNLABELLED)))
     return make_manifest(root, rows, path, names)
@@ -215,8 +235,10 @@ def read_mini_kinetics(path: Path, root: Path) -> Manifest:
         return read_list(path, root)
     existing = by_stem(root)
     rows = []
-    for line in _lines(path):
-        name, _, label = line.rpartition(" ")
+    for number, line in _lines(path).items():
+        name, _, label = line.strip().rpartition(" ")
+        if not (label.isdecimal() and int(label) >= 1):
+            raise SettingError(f"Line {number} of {path} is {line!r}; expected a name and, last, a label from 1.")
         stem = Path(name).name
         rows.append((existing.get(stem, f"{stem}.mp4"), int(label) - 1))
     return make_manifest(root, rows, path)
@@ -224,6 +246,8 @@ def read_mini_kinetics(path: Path, root: Path) -> Manifest:
 
 def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
     """Something-Something v2: a list of {id, template, ...} and a table of templates without brackets to string ids."""
+    if not path.is_file():
+        raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
     templates = {name: int(number) for name, number in json.loads(labels.read_text(encoding="utf-8")).items()}
     existing = by_stem(root)
     rows = []

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.core.explain import explain
+from modules.core.interrupt import LAST, SaveOnInterrupt
 from modules.core.provenance import Provenance
 
 
@@ -85,7 +86,7 @@ class CLI(LightningCLI):
             config.weights_only = True
         if self.subcommand != "fit" or trainer.fast_dev_run:
             return
-        checkpoint = root / "checkpoints" / "last.ckpt"
+        checkpoint = root / LAST
         if config.ckpt_path == "last":
             if not checkpoint.is_file():
                 raise SettingError(
@@ -103,7 +104,9 @@ class CLI(LightningCLI):
         trainer = self.config[self.subcommand].trainer
         if trainer.logger is None and not trainer.fast_dev_run:
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
-        return super().instantiate_trainer(**kwargs)
+        built = super().instantiate_trainer(**kwargs)
+        built.callbacks.append(SaveOnInterrupt())  # type: ignore[attr-defined]
+        return built
 
     @staticmethod
     @rank_zero_only

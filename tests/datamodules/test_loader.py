@@ -44,6 +44,15 @@ def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
     assert orders[0] != [key.row for key in EpochSampler(LENGTH, 6, True)]
 
 
+def test_skipped_keys_are_the_first_of_this_process() -> None:
+    sampler = EpochSampler(LENGTH, 5, True, 1, 2)
+    order = list(sampler)
+    sampler.skip = 4
+    assert list(sampler) == order[4:]
+    # The length stays that of the whole epoch: progress bars and schedules count with it.
+    assert len(sampler) == len(order) == LENGTH // 2
+
+
 def test_processes_share_training_samples_equally_and_without_overlap() -> None:
     parts = [[key.row for key in EpochSampler(LENGTH, 5, True, rank, 4)] for rank in range(4)]
     assert {len(part) for part in parts} == {LENGTH // 4}
@@ -71,8 +80,48 @@ def test_a_new_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
     second.sampler.set_epoch(3)
     assert len(second) == len(expected) == LENGTH // BATCH
     assert taken + rows(second) == expected
-    second.sampler.set_epoch(4)
-    assert len(rows(second)) == len(expected)
+    for epoch in (4, 5):
+        whole.sampler.set_epoch(epoch)
+        second.sampler.set_epoch(epoch)
+        assert rows(second) == rows(whole)
+
+
+def test_stopping_again_and_again_loses_and_repeats_nothing() -> None:
+    expected, taken = rows(loader()), []
+    state = loader().state_dict()
+    while len(taken) < len(expected):
+        part = loader()
+        part.load_state_dict(state)
+        batches = iter(part)
+        taken += rows(next(batches) for _ in range(min(2, len(expected) - len(taken))))
+        state = part.state_dict()
+    assert taken == expected
+    # Nothing is left of an epoch that was handed out whole.
+    ended = loader()
+    ended.load_state_dict(state)
+    assert rows(ended) == []
+
+
+def test_processes_go_on_with_their_own_samples() -> None:
+    for rank in range(2):
+        expected = rows(loader(rank=rank, world_size=2))
+        part = loader(rank=rank, world_size=2)
+        part.load_state_dict({"epoch": 0, "batches": 1})
+        assert rows(part) == expected[1:]
+
+
+def test_evaluation_hands_out_the_last_smaller_batch() -> None:
+    assert [len(batch) for batch in rows(loader(shuffle=False))] == [BATCH] * 7 + [2]
+
+
+def test_batches_are_noted_when_they_are_handed_out() -> None:
+    noted: list[list[int]] = []
+    source = ResumableLoader(
+        Keys(), EpochSampler(LENGTH, 5, True), BATCH, 2, on_batch=lambda batch: noted.append(batch["index"].tolist())
+    )
+    first = next(iter(source))
+    # Workers are batches ahead by now.
+    assert noted == [first["index"].tolist()]
 
 
 def test_state_of_another_epoch_is_not_applied() -> None:
@@ -87,15 +136,21 @@ def test_state_of_another_epoch_is_not_applied() -> None:
 class Listener(lightning.LightningModule):
     """Notes which samples it was trained on."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self, stop_after: int | None = None, fail_after: int | None = None) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
-        self.stop_after = stop_after
+        self.stop_after, self.fail_after = stop_after, fail_after
         self.seen: list[tuple[int, int]] = []
+        self.evaluated: list[int] = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if len(self.seen) == (self.fail_after or -1) * BATCH:
+            raise RuntimeError("power cut")
         self.seen += list(zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True))
         return self.layer(batch["index"].float()[:, None]).mean()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.evaluated += batch["index"].tolist()
 
     def on_train_batch_end(self, *_: object) -> None:
         self.trainer.should_stop = self.trainer.fit_loop.total_batch_idx + 1 == self.stop_after
@@ -104,20 +159,24 @@ class Listener(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
-def fit(module: Listener, folder: Path, workers: int, accumulate: int, ckpt_path: Path | None = None) -> None:
+def fit(
+    module: Listener, folder: Path, workers: int, accumulate: int = 1, ckpt_path: Path | None = None, every: int | None = None
+) -> None:
     lightning.Trainer(
         accelerator="cpu",
         max_epochs=3,
         accumulate_grad_batches=accumulate,
+        val_check_interval=every,
+        num_sanity_val_steps=0,
         use_distributed_sampler=False,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)],
-    ).fit(module, loader(workers), ckpt_path=ckpt_path, weights_only=True)
+    ).fit(module, loader(workers), loader(workers, shuffle=False) if every else None, ckpt_path=ckpt_path, weights_only=True)
 
 
-@pytest.mark.parametrize(("before", "after", "accumulate"), [(0, 0, 1), (2, 2, 1), (2, 0, 1), (0, 0, 2)])
+@pytest.mark.parametrize(("before", "after", "accumulate"), [(0, 0, 1), (2, 2, 1), (2, 0, 1), (0, 1, 1), (0, 0, 2), (2, 2, 2)])
 def test_a_run_goes_on_with_the_next_unseen_sample(before: int, after: int, accumulate: int, tmp_path: Path) -> None:
     whole = Listener()
     fit(whole, tmp_path / "whole", before, accumulate)
@@ -128,3 +187,33 @@ def test_a_run_goes_on_with_the_next_unseen_sample(before: int, after: int, accu
     second = Listener()
     fit(second, tmp_path / "part", after, accumulate, tmp_path / "part/last.ckpt")
     assert first.seen + second.seen == whole.seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_died_goes_on_behind_its_last_checkpoint(workers: int, tmp_path: Path) -> None:
+    whole = Listener()
+    fit(whole, tmp_path / "whole", workers)
+    first = Listener(fail_after=10)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(first, tmp_path / "part", workers)
+    second = Listener()
+    fit(second, tmp_path / "part", workers, ckpt_path=tmp_path / "part/last.ckpt")
+    assert first.seen + second.seen == whole.seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_within_an_epoch_does_not_disturb_the_order(workers: int, tmp_path: Path) -> None:
+    plain, whole = Listener(), Listener()
+    fit(plain, tmp_path / "plain", 0)
+    fit(whole, tmp_path / "whole", workers, every=2)
+    assert whole.seen == plain.seen
+    first = Listener(stop_after=10)
+    fit(first, tmp_path / "part", workers, every=2)
+    second = Listener()
+    fit(second, tmp_path / "part", workers, ckpt_path=tmp_path / "part/last.ckpt", every=2)
+    assert first.seen + second.seen == whole.seen
+    # Every validation sees all samples, also the first after the run went on.
+    for module in (whole, first, second):
+        rounds = [module.evaluated[start : start + LENGTH] for start in range(0, len(module.evaluated), LENGTH)]
+        assert rounds == [list(range(LENGTH))] * len(rounds)
+        assert rounds

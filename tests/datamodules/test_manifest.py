@@ -9,6 +9,7 @@ import pytest
 from datamodules.video.manifest import (
     UNLABELLED,
     Manifest,
+    is_kinetics_csv,
     read_folder,
     read_kinetics_csv,
     read_list,
@@ -33,9 +34,13 @@ LISTS = {
     "path label": "a/1.mp4 3\nb 2.mp4 0\n",
     "path frames label": "a/1.mp4 120 3\nb 2.mp4 80 0\n",
     "tabs": "a/1.mp4\t3\nb 2.mp4\t0\n",
+    "tabs and frames": "a/1.mp4\t120\t3\nb 2.mp4\t80\t0\n",
     "commas": '"a/1.mp4",3\nb 2.mp4,0\n',
+    "commas and frames": "a/1.mp4,120,3\nb 2.mp4,80,0\n",
     "header": "label,path\n3,a/1.mp4\n0,b 2.mp4\n",
+    "header and tabs": "split\tPath\tLabel\ntrain\ta/1.mp4\t3\ntrain\tb 2.mp4\t0\n",
     "Windows": "\ufeffa/1.mp4 3\r\n\r\nb 2.mp4 0\r\n",
+    "spaces around": " a/1.mp4  3 \nb 2.mp4 0\t\n",
     "no suffix": "a/1 3\nb 2.mp4 0\n",
 }
 
@@ -45,6 +50,27 @@ def test_lists(layout: str, tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b 2.mp4")
     (tmp_path / "list").write_bytes(LISTS[layout].encode())
     assert listing(read_list(tmp_path / "list", tmp_path)) == [("a/1.mp4", 3), ("b 2.mp4", 0)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".mp4"])
+def test_paths_with_separators_are_quoted(suffix: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a, b/x_000001_000011.mp4", "c.mp4")
+    (tmp_path / "list.csv").write_text(f'"a, b/x_000001_000011{suffix}",1\nc{suffix},0\n')
+    assert listing(read_list(tmp_path / "list.csv", tmp_path)) == [("a, b/x_000001_000011.mp4", 1), ("c.mp4", 0)]
+
+
+def test_absolute_paths_stay(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "list").write_text(f"{tmp_path}/1.mp4 2\n")
+    manifest = read_list(tmp_path / "list", tmp_path / "elsewhere")
+    assert manifest.file(0) == tmp_path / "1.mp4"
+
+
+@pytest.mark.parametrize("content", ["1.mp4\t\n2.mp4\t4\n", "path\tlabel\n1.mp4\t\n2.mp4\t4\n", "1.mp4 -1\n2.mp4 4\n"])
+def test_rows_without_label(content: str, tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    (tmp_path / "list").write_text(content)
+    assert listing(read_list(tmp_path / "list", tmp_path)) == [("1.mp4", UNLABELLED), ("2.mp4", 4)]
 
 
 def test_rows_without_label_and_repeated_rows(tmp_path: Path) -> None:
@@ -59,6 +85,12 @@ def test_rows_without_label_and_repeated_rows(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("1.mp4 0\nnonsense\n", r"Line 2 of .*list is 'nonsense'"),
+        # Lines are counted as an editor does, blank ones too.
+        ("1.mp4 0\n\n\nnonsense\n", r"Line 4 of .*list is 'nonsense'"),
+        ("path,label\n\n1.mp4,x\n", r"Line 3 of .*list is '1.mp4 x'"),
+        ("path,label\n", "lists no videos"),
+        # The first missing one is named, not the first of the list.
+        ("1.mp4 0\ngone/2.mp4 1\ngone/3.mp4 1\n", r"2 of 3 videos .*the first: \S*gone/2\.mp4"),
         ("1.mp4 -3\n", "label -3; labels must be whole numbers from 0"),
         ("\n\n", "is empty"),
         ("gone/1.mp4 0\ngone/2.mp4 1\n", r"2 of 2 videos .* do not exist .*set data\.root"),
@@ -74,6 +106,12 @@ def test_wrong_lists(content: str, message: str, tmp_path: Path) -> None:
 def test_missing_list(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"does not exist; set data\.train_list"):
         read_list(tmp_path / "list", tmp_path)
+
+
+def test_some_missing_files_stay_in_the_list(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "list").write_text("gone 1\n1 0\n")
+    assert listing(read_list(tmp_path / "list", tmp_path)) == [("gone.mp4", 1), ("1.mp4", 0)]
 
 
 def test_official_kinetics_table(tmp_path: Path) -> None:
@@ -95,6 +133,29 @@ def test_official_kinetics_table(tmp_path: Path) -> None:
     ]
 
 
+def test_kinetics_table_of_another_tree(tmp_path: Path) -> None:
+    # Underscores for spaces, another container, and pictures beside the videos.
+    touch(tmp_path, "VideoData/air_drumming/a_000001_000011.avi", "VideoData/air_drumming/a_000001_000011.jpg")
+    table = tmp_path / "train.csv"
+    table.write_bytes(b"\xef\xbb\xbflabel,youtube_id,time_start,time_end,split\r\nair drumming,a,1.0,11.0,train\r\n")
+    assert is_kinetics_csv(table)
+    assert listing(read_kinetics_csv(table, tmp_path)) == [("VideoData/air_drumming/a_000001_000011.avi", 0)]
+    # Lists of test videos have no labels.
+    table.write_text("youtube_id,time_start,time_end,split\na,1,11,test\n")
+    assert listing(read_kinetics_csv(table, tmp_path)) == [("VideoData/air_drumming/a_000001_000011.avi", UNLABELLED)]
+    table.write_text("label,youtube_id,time_start,time_end\n\nx,a,one,11\n")
+    with pytest.raises(SettingError, match=r"Line 3 of .*train\.csv is 'x,a,one,11'"):
+        read_kinetics_csv(table, tmp_path)
+
+
+@pytest.mark.parametrize("line", ["v1 0", "v1", "v1 x"])
+def test_wrong_mini_kinetics(line: str, tmp_path: Path) -> None:
+    touch(tmp_path, "v1.mp4", "v2.mp4")
+    (tmp_path / "train.txt").write_text(f"v2 1\n{line}\n")
+    with pytest.raises(SettingError, match=rf"Line 2 of .*train\.txt is '{line}'; expected .* a label from 1"):
+        read_mini_kinetics(tmp_path / "train.txt", tmp_path)
+
+
 def test_mini_kinetics_counts_from_one_in_text_and_from_zero_in_csv(tmp_path: Path) -> None:
     touch(tmp_path, "train/a b/v1.mp4", "train/c/v2.mp4")
     (tmp_path / "train.txt").write_text("v1 1\nv2 200\n")
@@ -114,6 +175,35 @@ def test_something_something(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps([{"id": "1", "template": "Eating [something]"}]))
     with pytest.raises(SettingError, match="'Eating something' of video 1 is not in"):
         read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+
+
+def test_missing_something_list(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text("{}")
+    with pytest.raises(SettingError, match=r"gone\.json does not exist; set data\.train_list"):
+        read_something_json(tmp_path / "gone.json", tmp_path / "labels.json", tmp_path)
+
+
+def test_flat_missing_and_empty_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "b.webm", "a c.jpg", "notes.txt", "empty/notes.txt")
+    assert listing(read_folder(tmp_path)) == [("a c.jpg", UNLABELLED), ("b.webm", UNLABELLED)]
+    with pytest.raises(SettingError, match=r"data\.root is .*empty, which holds no video \("):
+        read_folder(tmp_path / "empty")
+    with pytest.raises(SettingError, match=r"data\.root is .*gone, which is not a folder"):
+        read_folder(tmp_path / "gone")
+
+
+def test_classes_may_be_links_to_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "all/run/1.mp4", "all/swim/2.mp4", "few/sit/3.mp4")
+    (tmp_path / "few/run").symlink_to(tmp_path / "all/run")
+    (tmp_path / "few/sit/circle").symlink_to(tmp_path / "few")
+    assert listing(read_folder(tmp_path / "few")) == [("run/1.mp4", 0), ("sit/3.mp4", 1)]
+
+
+def test_labels_in_other_names() -> None:
+    manifest = Manifest(Path("x"), ["1", "2", "3"], np.array([1, 0, UNLABELLED]), ["b", "c"])
+    other = manifest.with_classes(["a", "b"])
+    assert listing(other) == [("1", UNLABELLED), ("2", 1), ("3", UNLABELLED)]
+    assert (other.class_names, other.num_classes) == (["a", "b"], 2)
 
 
 def test_folders_are_classes_if_every_video_lies_in_one(tmp_path: Path) -> None:
