@@ -2,6 +2,7 @@
 
 from datamodules.base import VideoDataModule
 from datamodules.video.manifest import Manifest, read_folder, read_list
+from modules.core.errors import SettingError
 
 
 class VideoFolder(VideoDataModule):
@@ -19,4 +20,10 @@ class VideoFolder(VideoDataModule):
         folder = self.root / split
         if folder.is_dir():
             return read_folder(folder)
-        return read_folder(self.root) if split == "train" else None
+        if split == "val":
+            return None
+        if (self.root / "val").is_dir():
+            raise SettingError(
+                f"data.root {self.root} holds val but no train; put the training videos into a folder train, or set data.train_list."
+            )
+        return read_folder(self.root)

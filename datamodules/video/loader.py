@@ -122,13 +122,20 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and batches handed out in it."""
+        """Epoch, and batches handed out in it; what was loaded, as long as no batch was asked for."""
         assert isinstance(self.sampler, EpochSampler)
+        if self._resume is not None:
+            return dict(self._resume)
         return {"epoch": self.sampler.epoch, "batches": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration over the same epoch begin behind the batches that were handed out."""
         self._resume = dict(state)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a state was loaded that no iteration has used yet."""
+        return self._resume is not None
 
 
 class LoaderMemory:
@@ -144,6 +151,9 @@ class LoaderMemory:
 
     def keep(self, loader: ResumableLoader) -> ResumableLoader:
         """Remember the loader, and bring it to where the checkpoint says."""
+        # Once used, the state is spent: the next run with the same data module begins at the beginning.
+        if self._loader is not None and not self._loader.resumes:
+            self._state = {}
         self._loader = loader
         if self._state:
             loader.load_state_dict(self._state)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from datamodules.video.loader import EpochSampler, ResumableLoader, SampleKey
 
 LENGTH, BATCH = 23, 3
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step.")
 
 
 class Keys(Dataset[dict[str, Tensor]]):
@@ -80,6 +81,8 @@ def test_a_new_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
     second.sampler.set_epoch(3)
     assert len(second) == len(expected) == LENGTH // BATCH
     assert taken + rows(second) == expected
+    # The state is for one pass: loaders of validation go through epoch 0 again and again.
+    assert rows(second) == expected
     for epoch in (4, 5):
         whole.sampler.set_epoch(epoch)
         second.sampler.set_epoch(epoch)
@@ -100,6 +103,16 @@ def test_stopping_again_and_again_loses_and_repeats_nothing() -> None:
     ended = loader()
     ended.load_state_dict(state)
     assert rows(ended) == []
+
+
+def test_state_before_the_first_batch_is_the_one_that_was_loaded() -> None:
+    part = loader()
+    assert part.state_dict() == {"epoch": 0, "batches": 0}
+    part.load_state_dict({"epoch": 3, "batches": 2})
+    assert part.state_dict() == {"epoch": 3, "batches": 2}
+    part.sampler.set_epoch(3)
+    next(iter(part))
+    assert part.state_dict() == {"epoch": 3, "batches": 3}
 
 
 def test_processes_go_on_with_their_own_samples() -> None:

@@ -135,7 +135,7 @@ def test_official_kinetics_table(tmp_path: Path) -> None:
 
 def test_kinetics_table_of_another_tree(tmp_path: Path) -> None:
     # Underscores for spaces, another container, and pictures beside the videos.
-    touch(tmp_path, "VideoData/air_drumming/a_000001_000011.avi", "VideoData/air_drumming/a_000001_000011.jpg")
+    touch(tmp_path, "VideoData/air_drumming/a_000001_000011.avi", "VideoData/air_drumming/a_000001_000011.JPG")
     table = tmp_path / "train.csv"
     table.write_bytes(b"\xef\xbb\xbflabel,youtube_id,time_start,time_end,split\r\nair drumming,a,1.0,11.0,train\r\n")
     assert is_kinetics_csv(table)
