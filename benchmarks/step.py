@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -63,7 +63,8 @@ def their_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> C
         decoder_num_hidden_layers=4,
         norm_pix_loss=True,
     )
-    network = VideoMAEForPreTraining(config).to(device)  # type: ignore[arg-type]
+    network: nn.Module = VideoMAEForPreTraining(config)
+    network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator(device).manual_seed(0)
     grid = VideoViT("micro", depth=1).grid

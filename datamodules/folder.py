@@ -24,6 +24,7 @@ class VideoFolder(VideoDataModule):
             return None
         if (self.root / "val").is_dir():
             raise SettingError(
-                f"data.root {self.root} holds val but no train; put the training videos into a folder train, or set data.train_list."
+                f"data.root {self.root} holds val but no train; put the training videos into a folder train, or set "
+                "data.train_list."
             )
         return read_folder(self.root)
