@@ -5,5 +5,6 @@ from callbacks.online_linear import OnlineLinear
 from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
 from callbacks.throughput import Throughput
+from modules.core.last_checkpoint import LastCheckpoint
 
-__all__ = ["OnlineKNN", "OnlineLinear", "Pictures", "ProbeReport", "Throughput"]
+__all__ = ["LastCheckpoint", "OnlineKNN", "OnlineLinear", "Pictures", "ProbeReport", "Throughput"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,8 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.core.explain import explain
-from modules.core.interrupt import LAST, SaveOnInterrupt
+from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.provenance import Provenance
+from modules.core.saving import WholeCheckpointIO
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
@@ -59,7 +61,7 @@ class CLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "callbacks": [Provenance()]},
+            trainer_defaults={"use_distributed_sampler": False},
             parser_class=Parser,
             args=args,
         )
@@ -87,6 +89,8 @@ class CLI(LightningCLI):
         if self.subcommand != "fit" or trainer.fast_dev_run:
             return
         checkpoint = root / LAST
+        if config.ckpt_path is None and checkpoint.is_file() and was_requeued():
+            config.ckpt_path = "last"
         if config.ckpt_path == "last":
             if not checkpoint.is_file():
                 raise SettingError(
@@ -105,7 +109,14 @@ class CLI(LightningCLI):
         if trainer.logger is None and not trainer.fast_dev_run:
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
         built = super().instantiate_trainer(**kwargs)
-        built.callbacks.append(SaveOnInterrupt())  # type: ignore[attr-defined]
+        config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        callbacks = built.callbacks  # type: ignore[attr-defined]
+        # Before those that write checkpoints.
+        callbacks.insert(0, Provenance(config))
+        if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
+            callbacks.append(LastCheckpoint())
+        if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
+            built.strategy.checkpoint_io = WholeCheckpointIO()
         return built
 
     @staticmethod

@@ -1,16 +1,22 @@
-"""What a run was made with: versions, code, command, seed, data."""
+"""What a run was made with: settings, versions, code, command, seed, data. In its folder, and in each of its checkpoints."""
 
 import json
 import os
 import platform
 import subprocess
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from modules.core.saving import replacing
+
 PACKAGES = ("lightning-video-ssl", "lightning", "torch", "torchvision", "timm", "torchmetrics", "av", "numpy")
+# Speeds differ from run to run; a checkpoint holds only what a second run would give again.
+NOT_REPEATABLE = "speed/"
 
 
 def _version(package: str) -> str | None:
@@ -31,14 +37,26 @@ def _git(*command: str) -> str | None:
 
 
 class Provenance(Callback):
-    """Writes `provenance.json` into the run's folder before the first step. The command line adds it to every run."""
+    """Adds a record to `provenance.json` in the run's folder at every start, and one to every checkpoint.
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the record."""
+    The command line adds it to every run.
+
+    Args:
+        config: all settings of the run, as YAML.
+    """
+
+    def __init__(self, config: str = "") -> None:
+        self.config = config
+        self._metrics: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add this start to the record."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         status = _git("status", "--porcelain")
-        record = {
+        start = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "from_step": trainer.global_step,
             "command": sys.argv,
             "python": platform.python_version(),
             "packages": {package: _version(package) for package in PACKAGES},
@@ -49,6 +67,24 @@ class Provenance(Callback):
             "devices": trainer.world_size,
             "precision": str(trainer.precision),
         }
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "provenance.json").write_text(json.dumps(record, indent=1))
+        path = Path(trainer.default_root_dir) / "provenance.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+        with replacing(path) as partial:
+            partial.write_text(json.dumps({"starts": [*starts, start]}, indent=1))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint say what it is, wherever it is copied to."""
+        for name, value in trainer.callback_metrics.items():
+            if not name.startswith(NOT_REPEATABLE):
+                self._metrics[name] = float(value)
+        kind = type(pl_module)
+        checkpoint["record"] = {
+            "method": f"{kind.__module__}.{kind.__qualname__}",
+            "config": self.config,
+            "metrics": dict(self._metrics),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the metrics that were last measured before the run was stopped."""
+        self._metrics = dict(checkpoint.get("record", {}).get("metrics", {}))

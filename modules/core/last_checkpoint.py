@@ -1,0 +1,138 @@
+"""The checkpoint to go on from: written now and then, and before a run ends on Ctrl-C, SIGTERM or SLURM's SIGUSR1."""
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+LAST = Path("checkpoints") / "last.ckpt"
+ASK_EVERY = 10
+"""Optimiser steps after which several processes tell each other of signals."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def was_requeued() -> bool:
+    """Whether SLURM started this job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` goes on: every n steps, at epoch ends, and on signals.
+
+    On SIGINT, SIGTERM and SIGUSR1 it saves and ends the run. A signal may come in the middle of a step, when weights and
+    counters do not fit together; so only a flag is set, and the step is finished first, in all processes alike. A second
+    signal ends the run at once, without saving. After SIGUSR1 inside a SLURM job, the job is put back into the queue;
+    started again, it goes on by itself. The command line adds this callback to every run that does not list it.
+
+    Where a validation or the end of an epoch follows a step, the checkpoint is written after it: Lightning takes one
+    written before for one written after, and a run that goes on from there would leave that validation out.
+
+    Args:
+        every_n_steps: optimiser steps from one checkpoint to the next.
+    """
+
+    def __init__(self, every_n_steps: int = 1000) -> None:
+        self.every_n_steps = every_n_steps
+        self._received = self._agreed = 0
+        self._due = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals."""
+        self._take_over()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals."""
+        self._take_over()
+
+    def _take_over(self) -> None:
+        if threading.current_thread() is threading.main_thread() and not self._handlers:
+            self._received = self._agreed = 0
+            self._due = False
+            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = number
+        print(f"\n{signal.Signals(number).name}: saving after this step; once more ends the run at once.", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time, or if a signal came to any process."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return
+        step = trainer.global_step
+        if trainer.world_size > 1 and step % ASK_EVERY == 0:
+            # Asking the others waits for the device, so not after every step.
+            received = torch.tensor(self._received, device=pl_module.device)
+            self._agreed = int(trainer.strategy.reduce(received, reduce_op="max"))
+        elif trainer.world_size == 1:
+            self._agreed = self._received
+        self._due |= bool(self._agreed) or step % self.every_n_steps == 0
+        # Whether a validation follows is decided in the depths of Lightning; where it merely might, a step later will do.
+        interval = trainer.val_check_batch  # type: ignore[attr-defined]
+        counts = (batch_idx + 1, trainer.fit_loop.total_batch_idx + 1)
+        validates = interval != float("inf") and any(count % interval == 0 for count in counts)
+        if self._due and not (trainer.is_last_batch or trainer.should_stop or validates):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what was put off, in the middle of an epoch."""
+        if self._due and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self._due = False
+        path = Path(trainer.default_root_dir) / LAST
+        trainer.save_checkpoint(path, weights_only=False)
+        if not self._agreed:
+            return
+        rank_zero_info(f"Saved {path} at step {trainer.global_step}; go on with --ckpt_path last.")
+        if self._agreed == signal.SIGUSR1:
+            requeue()
+        self._restore()
+        raise KeyboardInterrupt
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    # Not in `teardown`: Lightning, whose handlers these took the place of, has by then taken its own away.
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._restore()
+
+
+@rank_zero_only
+def requeue() -> None:
+    """Put this SLURM job back into the queue; nothing outside of one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+        rank_zero_info(f"SLURM job {job} is in the queue again.")
+    except (OSError, subprocess.CalledProcessError) as error:
+        rank_zero_warn(f"SLURM job {job} could not be put back into the queue ({error}); submit it again.")

@@ -1,0 +1,93 @@
+"""Checkpoints that are whole or absent, whatever happens while they are written."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from modules.core.errors import SettingError
+
+PART = ".part"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives the name of a file beside `path` to write to; it takes the place of `path` at the end, if no error came.
+
+    So `path` is whole or absent, also after a power cut. Its folder must exist.
+    """
+    # In the same folder: only there does replacing a file take no time at all. One name: a killed run leaves one at most.
+    partial = path.with_name(f".{path.name}{PART}")
+    try:
+        yield partial
+        # Without it, the name may reach the disk before the content.
+        _flush(partial)
+        partial.replace(path)
+        _flush(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes to a file beside the checkpoint, flushes it to the disk, and only then lets it take the checkpoint's place.
+
+    Killed at any moment, out of space, or without permission: the checkpoint written before stays as it was. (Lightning's
+    own writes to the folder for temporary files and copies from there.) The command line uses it in every run; remote
+    paths (`s3://...`) are left to Lightning, whose stores replace objects as a whole.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            SettingError: if it cannot be written; names the reason and what is left.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # torch reports a failed write as RuntimeError, with the system's error before it.
+            cause = error if isinstance(error, OSError) else error.__context__ or error
+            left = "the one written before is untouched" if target.is_file() else "there is none from before"
+            raise SettingError(
+                f"The checkpoint {target} could not be written ({cause}); {left}. Make room or set "
+                "trainer.default_root_dir to another place, then go on with --ckpt_path last."
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint, as tensors and plain values only unless told otherwise.
+
+        Raises:
+            SettingError: if the file is damaged or holds something else.
+        """
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or ["empty"])[0]
+            raise SettingError(
+                f"--ckpt_path names {path}, which cannot be read as a checkpoint ({type(error).__name__}: {reason}); pass "
+                "another file of the run's folder checkpoints."
+            ) from error

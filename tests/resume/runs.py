@@ -1,0 +1,220 @@
+"""A small but complete run in a process of its own, which may die on the way."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from torch import Tensor
+
+from callbacks import OnlineKNN, OnlineLinear
+from datamodules import VideoFolder
+from datamodules.synthetic import write_video
+from datamodules.video.sampling import ClipSettings
+from modules.core.last_checkpoint import LAST, LastCheckpoint
+from modules.core.provenance import Provenance
+from modules.core.saving import WholeCheckpointIO
+from tests.methods import FRAMES, METHODS, SIDE, video_batch
+
+TRAIN, VAL, BATCH, EPOCHS = 21, 5, 4, 3
+STEPS = EPOCHS * (TRAIN // BATCH)
+
+
+@dataclass
+class Run:
+    """Settings of one run; what differs between starts of the same run comes last."""
+
+    method: str
+    folder: Path
+    videos: Path
+    accumulate: int = 1
+    repeat: int = 1
+    validate_every: int | None = None
+    signal: int = signal.SIGKILL
+    workers: int = 0
+    die_at: tuple[int, str] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def write_videos(folder: Path) -> Path:
+    """Labelled videos for training, one of them broken, and for validation."""
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for number in range(count):
+            path = folder / split / f"class {number % 2}" / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, video_batch(1, seed=number)["video"][0, 0].repeat(3, 1, 1, 1), fps=8)
+    (folder / "train" / "class 1" / "7.mp4").write_bytes(b"no video")
+    return folder
+
+
+def digest(*tensors: Tensor) -> str:
+    return hashlib.sha256(b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()[:16]
+
+
+class Diary(Logger):
+    """Every logged value, one line per call, on the disk before the run goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "diary.jsonl"
+
+    name = version = "diary"
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> None:
+        return None
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Not needed."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Exact values: JSON writes as many digits as tell a float from its neighbours."""
+        self.write("log", step or 0, metrics)
+
+    def write(self, kind: str, step: int, content: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps([kind, step, content]) + "\n")
+
+
+class Witness(lightning.Callback):
+    """Writes down what every batch was made of: rows, pixels, masks, loss."""
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        shown = [value for name, value in sorted(outputs.items()) if isinstance(value, Tensor)]
+        content = [batch["index"].tolist(), digest(batch["video"]), digest(*shown), outputs["loss"].item()]
+        trainer.logger.write("batch", trainer.fit_loop.total_batch_idx, content)
+
+
+class Death(lightning.Callback):
+    """Sends a signal to its own process, at a moment named by batch and hook."""
+
+    def __init__(self, number: int, batch: int, moment: str) -> None:
+        self.number, self.batch, self.moment = number, batch, moment
+
+    def _maybe(self, moment: str, trainer: lightning.Trainer) -> None:
+        if moment == self.moment and trainer.fit_loop.total_batch_idx >= self.batch and not trainer.sanity_checking:
+            self.moment = "past"
+            os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("batch start", trainer)
+
+    def on_after_backward(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("after backward", trainer)
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("before the optimiser", trainer)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("batch end", trainer)
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("before writing", trainer)
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("validation", trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._maybe("epoch end", trainer)
+
+
+class DeadlyIO(WholeCheckpointIO):
+    """Dies in the middle of writing a file: some bytes of it are on the disk."""
+
+    def __init__(self, death: Death | None) -> None:
+        self.death = death
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+        death = self.death
+        if death is not None and death.moment == "while writing" and checkpoint["global_step"] >= death.batch:
+            whole = torch.save
+
+            def half(content: Any, file: Any) -> None:
+                file.write(b"half a checkpoint")
+                file.flush()
+                os.kill(os.getpid(), death.number)
+
+            torch.save = half
+            try:
+                super().save_checkpoint(checkpoint, path, storage_options)
+            finally:
+                torch.save = whole
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+MOMENTS = [
+    "batch start",
+    "after backward",
+    "before the optimiser",
+    "batch end",
+    "before writing",
+    "while writing",
+    "validation",
+    "epoch end",
+]
+
+
+def train(run: Run) -> None:
+    """Start a run, or go on with it, as `main.py fit` does."""
+    warnings.filterwarnings("ignore")
+    # Loader workers are forked, as in a run from the command line: so they notice that their parent died.
+    multiprocessing.set_start_method("fork", force=True)
+    os.environ.update(run.environment)
+    torch.set_num_threads(1)
+    lightning.seed_everything(0, verbose=False)
+    method = next(case for case in METHODS if case.name == run.method).build()
+    clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, repeat=run.repeat)
+    data = VideoFolder(str(run.videos), clip=clip, batch_size=BATCH, num_workers=run.workers, max_bad_fraction=1.0)
+    death = Death(run.signal, *run.die_at) if run.die_at is not None else None
+    average = EMAWeightAveraging(decay=0.7)
+    watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness(), average, Provenance(), LastCheckpoint(2)]
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        accumulate_grad_batches=run.accumulate,
+        val_check_interval=run.validate_every,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.folder,
+        logger=Diary(run.folder),
+        plugins=[DeadlyIO(death)],
+        callbacks=[*watching, *([death] if death is not None else [])],
+    )
+    last = run.folder / LAST
+    trainer.fit(method, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+
+
+def processes() -> ForkServerContext:
+    """Processes that start in no time: they are forked from one that has imported everything and run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.resume.runs"])
+    return context
+
+
+def start(run: Run, limit: float = 60.0) -> int:
+    """Run it in a new process; returns the exit code, negative for the signal that ended it."""
+    process = processes().Process(target=train, args=(run,))
+    process.start()
+    process.join(limit)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise AssertionError(f"the run did not end within {limit} s")
+    return process.exitcode

@@ -1,0 +1,105 @@
+"""Runs that are killed, again and again, end with the same bits as runs that are not."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modules.core.last_checkpoint import LAST
+from tests.methods import METHODS
+from tests.resume.bits import differences
+from tests.resume.runs import MOMENTS, STEPS, Run, start, write_videos
+
+everywhere = pytest.mark.parametrize("method", [case.name for case in METHODS])
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="session")
+def whole(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs that nothing disturbs, each made once."""
+    made: dict[tuple, Path] = {}
+
+    def get(run: Run) -> Path:
+        key = (run.method, run.accumulate, run.repeat, run.validate_every)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole")
+            assert start(replace(run, folder=made[key])) == 0
+        return made[key]
+
+    return get
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    content = torch.load(folder / LAST, weights_only=True)
+    for state in content["callbacks"].values():
+        # Runs in different folders; ModelCheckpoint keeps the names of its files.
+        for name in [name for name in state if name.endswith("path")]:
+            del state[name]
+    return content
+
+
+def diary(folder: Path) -> dict[str, Any]:
+    """What was logged and what batches were made of, by step. What is told twice must be the same."""
+    told: dict[str, Any] = {}
+    for line in (folder / "diary.jsonl").read_text().splitlines():
+        kind, step, content = json.loads(line)
+        key = f"{kind} {step} {sorted(content) if kind == 'log' else ''}"
+        assert told.setdefault(key, content) == content, f"{key} was different after the run went on"
+    return told
+
+
+def killed(run: Run, plan: list[tuple[int, str, int]]) -> None:
+    """Kill a run at each (batch, moment) of the plan, with that many workers, and then let it end."""
+    for batch, moment, workers in plan:
+        code = start(replace(run, die_at=(batch, moment), workers=workers))
+        assert code in (0, -run.signal), f"exit code {code} after {moment} of batch {batch}"
+    assert start(replace(run, workers=plan[-1][2])) == 0
+
+
+def compare(one: Path, other: Path) -> None:
+    assert differences(checkpoint(one), checkpoint(other)) == []
+    assert diary(one) == diary(other)
+    assert (one / "bad_videos.tsv").read_text() == (other / "bad_videos.tsv").read_text()
+
+
+def random_plan(count: int, seed: int) -> list[tuple[int, str, int]]:
+    draw = random.Random(seed)
+    batches = sorted(draw.randrange(STEPS) for _ in range(count))
+    return [(batch, draw.choice(MOMENTS), draw.choice((0, 2))) for batch in batches]
+
+
+# Batches per step, copies of each clip, batches between validations (None: one per epoch).
+SETTINGS = {"plain": (1, 1, None), "accumulating": (2, 2, None), "validating often": (1, 1, 2)}
+
+
+@everywhere
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_killed_runs_end_with_the_same_bits(method: str, settings: str, videos: Path, whole: Any, tmp_path: Path) -> None:
+    run = Run(method, tmp_path, videos, *SETTINGS[settings])
+    killed(run, random_plan(5, seed=len(settings)))
+    compare(whole(run), tmp_path)
+
+
+@pytest.mark.slow
+@everywhere
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_fifty_kills(method: str, seed: int, videos: Path, whole: Any, tmp_path: Path) -> None:
+    run = Run(method, tmp_path, videos, *list(SETTINGS.values())[seed % 3])
+    killed(run, random_plan(5, seed))
+    compare(whole(run), tmp_path)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_every_moment(moment: str, videos: Path, whole: Any, tmp_path: Path) -> None:
+    run = Run(METHODS[0].name, tmp_path, videos)
+    # The last batch of the first epoch, after which validation comes.
+    killed(run, [(4, moment, 2), (12, moment, 0)])
+    compare(whole(run), tmp_path)
