@@ -11,10 +11,12 @@ import datamodules  # noqa: F401
 import modules  # noqa: F401
 from datamodules.synthetic import write_videos
 from modules.core.cli import CLI
+from modules.core.convert import convert
 from modules.core.errors import SettingError
+from modules.core.replay import replay
 
 # Subcommands besides Lightning's fit, validate, test and predict; each is a function beside what it concerns.
-COMMANDS: dict[str, Callable[..., object]] = {"synthesise": write_videos}
+COMMANDS: dict[str, Callable[..., object]] = {"convert": convert, "replay": replay, "synthesise": write_videos}
 
 
 def main(args: list[str] | None = None) -> CLI | None:

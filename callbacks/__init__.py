@@ -6,5 +6,6 @@ from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
 from callbacks.throughput import Throughput
 from modules.core.last_checkpoint import LastCheckpoint
+from modules.core.nonfinite import NonFiniteGuard
 
-__all__ = ["LastCheckpoint", "OnlineKNN", "OnlineLinear", "Pictures", "ProbeReport", "Throughput"]
+__all__ = ["LastCheckpoint", "NonFiniteGuard", "OnlineKNN", "OnlineLinear", "Pictures", "ProbeReport", "Throughput"]

@@ -121,6 +121,12 @@ class ResumableLoader(DataLoader):
                 self.on_batch(batch)
             yield batch
 
+    def read(self, epoch: int, rows: list[int]) -> Any:
+        """One batch of these rows as they are in that epoch, read by this process; changes no state."""
+        keys = [SampleKey(epoch, row) for row in rows]
+        whole = getattr(self.dataset, "__getitems__", None)
+        return self.collate_fn(whole(keys) if whole is not None else [self.dataset[key] for key in keys])
+
     def state_dict(self) -> dict[str, int]:
         """Epoch, and batches handed out in it; what was loaded, as long as no batch was asked for."""
         assert isinstance(self.sampler, EpochSampler)

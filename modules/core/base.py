@@ -66,14 +66,21 @@ class Method(LightningModule, ABC):
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> StepOutput:
         """Run `step` with randomness from (seed, epoch, batch, rank) and log its scalars as `train/*`."""
-        key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        output = self.seeded_step(batch, self.current_epoch, batch_idx, self.global_rank)
+        loss = output["loss"]
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["index"]))
+        self.log_dict({f"train/{name}": value for name, value in output.get("log", {}).items()})
+        # An infinite loss may have finite gradients. Times NaN it has none, in no process, and `NonFiniteGuard` sees it.
+        output["loss"] = loss * torch.where(loss.isfinite(), 1.0, math.nan)
+        return output
+
+    def seeded_step(self, batch: VideoBatch, epoch: int, batch_idx: int, rank: int) -> StepOutput:
+        """The step that a process takes at that batch of that epoch, whenever and wherever it is run."""
+        key = (self.seed, epoch, batch_idx, rank)
         # Dropout and stochastic depth can only draw from the global generator: give it a state that does not depend on
         # what ran before, so that a resumed run draws the same.
         torch.manual_seed(derive_seed(GLOBAL_STREAM, *key))
-        output = self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
-        self.log("train/loss", output["loss"].detach(), prog_bar=True, batch_size=len(batch["index"]))
-        self.log_dict({f"train/{name}": value for name, value in output.get("log", {}).items()})
-        return output
+        return self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """The training loss on held-out clips, with the same random numbers in every epoch."""

@@ -16,6 +16,7 @@ from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.core.explain import explain
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
+from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
 from modules.core.saving import WholeCheckpointIO
 
@@ -47,10 +48,11 @@ class CLI(LightningCLI):
     without talking to each other.
 
     Args:
-        args: command line without the program's name.
+        args: command line without the program's name, or settings as a dictionary.
+        run: run the subcommand; False only builds the objects.
     """
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
         torch.set_float32_matmul_precision("high")
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -64,6 +66,7 @@ class CLI(LightningCLI):
             trainer_defaults={"use_distributed_sampler": False},
             parser_class=Parser,
             args=args,
+            run=run,
         )
 
     def instantiate_classes(self) -> None:
@@ -103,18 +106,22 @@ class CLI(LightningCLI):
             self._refuse(root)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """TensorBoard writes into the run's folder, unless a logger is set. (Not part of the saved config, which may be
-        run again with another folder.)"""
+        """Add what every run has, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
+        and checkpoints that keep it from losing anything. (Not part of the saved config, which may be run again with
+        another folder.)"""
+        if self.subcommand is None:
+            return super().instantiate_trainer(**kwargs)
         trainer = self.config[self.subcommand].trainer
         if trainer.logger is None and not trainer.fast_dev_run:
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
         built = super().instantiate_trainer(**kwargs)
         config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         callbacks = built.callbacks  # type: ignore[attr-defined]
-        # Before those that write checkpoints.
-        callbacks.insert(0, Provenance(config))
-        if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
-            callbacks.append(LastCheckpoint())
+        kinds = {type(callback) for callback in callbacks}
+        # In front are those whose work must be done when a checkpoint is written.
+        guard = [NonFiniteGuard()] if NonFiniteGuard not in kinds else []
+        last = [LastCheckpoint()] if LastCheckpoint not in kinds else []
+        callbacks[:] = [Provenance(config), *guard, *callbacks, *last]
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
             built.strategy.checkpoint_io = WholeCheckpointIO()
         return built

@@ -81,9 +81,9 @@ class LastCheckpoint(Checkpoint):
             self._agreed = self._received
         self._due |= bool(self._agreed) or step % self.every_n_steps == 0
         # Whether a validation follows is decided in the depths of Lightning; where it merely might, a step later will do.
-        interval = trainer.val_check_batch  # type: ignore[attr-defined]
+        interval = trainer.val_check_batch or float("inf")
         counts = (batch_idx + 1, trainer.fit_loop.total_batch_idx + 1)
-        validates = interval != float("inf") and any(count % interval == 0 for count in counts)
+        validates = any(count % interval == 0 for count in counts)
         if self._due and not (trainer.is_last_batch or trainer.should_stop or validates):
             self._save(trainer)
 

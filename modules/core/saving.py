@@ -50,7 +50,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     paths (`s3://...`) are left to Lightning, whose stores replace objects as a whole.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
         Raises:
@@ -74,7 +74,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(
-        self, path: str | os.PathLike, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
+        self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read a checkpoint, as tensors and plain values only unless told otherwise.
 

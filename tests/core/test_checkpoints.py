@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import load_strictly, read_checkpoint, read_weights
 from modules.core.errors import SettingError
 
 WEIGHTS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
@@ -90,3 +91,95 @@ def test_declared_differences_pass() -> None:
     assert report.missing == ["bias"]
     assert report.left_over == ["decoder.x"]
     assert torch.equal(layer.weight, WEIGHTS["weight"])
+
+
+# --- TorchScript archives ---
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2).half()
+        self.register_buffer("count", torch.tensor(3))
+        self.sizes = [1, 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * self.sizes[0] + self.count
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(Inner(), nn.LayerNorm(2))
+        self.scale = nn.Parameter(torch.randn(4, 2).t())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts(x)
+
+
+class RunsWhenLoaded(nn.Module):
+    """Loading this with torch.jit.load writes a file."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.trace = trace
+        self.training = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.weight
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, str, bool]:
+        return (self.weight, self.trace, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, str, bool]) -> None:
+        self.weight = state[0]
+        self.trace = state[1]
+        self.training = state[2]
+        written = torch.from_file(state[1], shared=True, size=16)
+        print(written.sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_torchscript_gives_the_tensors_of_its_modules(tmp_path: Path) -> None:
+    module = Nested()
+    torch.jit.script(module).save(str(tmp_path / "archive.pt"))
+    read = read_weights(tmp_path / "archive.pt", "x")
+    expected = module.state_dict()
+    assert read.keys() == expected.keys()
+    for name, value in expected.items():
+        assert read[name].dtype == value.dtype
+        assert torch.equal(read[name], value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_code_in_torchscript_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "archive.pt", tmp_path / "trace"
+    torch.jit.script(RunsWhenLoaded(str(trace))).save(str(path))
+    trace.unlink(missing_ok=True)
+    with pytest.raises(SettingError, match="no tensor"):
+        read_weights(path, "x")
+    assert not trace.exists()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+        archive.writestr("archive/data.pkl", pickle.dumps(Evil(trace)))
+    with pytest.raises(SettingError, match=r"it holds a \w+\.mkdir, which could run code"):
+        read_weights(path, "x")
+    assert not trace.exists()
+
+
+def test_refused_classes_are_named(tmp_path: Path) -> None:
+    torch.save({"model": WEIGHTS, "args": Evil(tmp_path / "trace")}, tmp_path / "weights.pth")
+    with pytest.raises(SettingError, match=r"it holds a \w+\.mkdir, which could run code") as caught:
+        read_weights(tmp_path / "weights.pth", "x")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_record_of_a_run(tmp_path: Path) -> None:
+    record = {"method": "modules.SMILE", "metrics": {"val/loss": 0.5}, "config": "model: {}"}
+    torch.save({"state_dict": WEIGHTS, "record": record}, tmp_path / "last.ckpt")
+    assert read_checkpoint(tmp_path / "last.ckpt", "x").record == record
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "last.ckpt")
+    assert read_checkpoint(tmp_path / "last.ckpt", "x").record == {}

@@ -22,6 +22,7 @@ from datamodules import VideoFolder
 from datamodules.synthetic import write_video
 from datamodules.video.sampling import ClipSettings
 from modules.core.last_checkpoint import LAST, LastCheckpoint
+from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
 from modules.core.saving import WholeCheckpointIO
 from tests.methods import FRAMES, METHODS, SIDE, video_batch
@@ -138,7 +139,7 @@ class DeadlyIO(WholeCheckpointIO):
     def __init__(self, death: Death | None) -> None:
         self.death = death
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         death = self.death
         if death is not None and death.moment == "while writing" and checkpoint["global_step"] >= death.batch:
             whole = torch.save
@@ -180,8 +181,8 @@ def train(run: Run) -> None:
     clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, repeat=run.repeat)
     data = VideoFolder(str(run.videos), clip=clip, batch_size=BATCH, num_workers=run.workers, max_bad_fraction=1.0)
     death = Death(run.signal, *run.die_at) if run.die_at is not None else None
-    average = EMAWeightAveraging(decay=0.7)
-    watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness(), average, Provenance(), LastCheckpoint(2)]
+    saving = [Provenance(), NonFiniteGuard(), EMAWeightAveraging(decay=0.7), LastCheckpoint(2)]
+    watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness()]
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
@@ -195,7 +196,7 @@ def train(run: Run) -> None:
         default_root_dir=run.folder,
         logger=Diary(run.folder),
         plugins=[DeadlyIO(death)],
-        callbacks=[*watching, *([death] if death is not None else [])],
+        callbacks=[*saving, *watching, *([death] if death is not None else [])],
     )
     last = run.folder / LAST
     trainer.fit(method, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)

@@ -1,0 +1,376 @@
+"""Weights from any file that this project reads, in one format, with a passport that says what they are.
+
+Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2 and SMILE (also those that DeepSpeed wrote), OpenAI's
+CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors, and folders of `transformers`'
+VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
+
+Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
+in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
+containers only `argparse.Namespace` is allowed in them (official files hold their command line); see
+`modules.core.checkpoints.read_checkpoint`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor
+
+from modules.backbones.architecture import Architecture, Facts, count_heads, empty_tower, infer_architecture, mlp_ratio
+from modules.backbones.huggingface import (
+    from_huggingface,
+    is_huggingface,
+    model_config,
+    preprocessor_config,
+    read_config,
+    to_huggingface,
+)
+from modules.backbones.video_vit import Grid, from_official, is_official, to_official
+from modules.core.checkpoints import LoadReport, compare, read_checkpoint
+from modules.core.errors import SettingError
+from modules.core.passport import (
+    PASSPORT_FORMAT,
+    config_text,
+    embedded_passport,
+    facts_of_run,
+    inside,
+    parse_config,
+    passport_path,
+    sha256,
+    to_json,
+    write_json,
+    write_whole,
+)
+from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD
+from modules.layers.teachers import clip_names
+
+Format = Literal["safetensors", "huggingface", "official"]
+SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
+# What a folder may hold: transformers' names, and the name that DeepSpeed gives to the weights of a run on one model.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
+
+
+class Source(NamedTuple):
+    """A file that was read."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    """under the file's own names"""
+    passport: dict[str, Any]
+    """what is known of where the weights come from: method, config, metrics, source"""
+    facts: Facts
+    kind: str | None
+    """what the file's own passport says that it is"""
+
+
+class Converted(NamedTuple):
+    """Weights under our names and what they are."""
+
+    weights: dict[str, Tensor]
+    passport: dict[str, Any]
+    architecture: Architecture | None
+    """None for image towers"""
+
+
+def convert(
+    source: Path,
+    out: Path,
+    to: Format = "safetensors",
+    part: Literal["all", "backbone"] = "all",
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    image_size: int | None = None,
+    num_frames: int | None = None,
+    tubelet_size: int | None = None,
+    stride: int | None = None,
+    run_config: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Rewrite weights in another format, with a passport beside them.
+
+    Sizes that weights do not tell (heads, image_size, num_frames, tubelet_size, stride) are taken from the options, else from
+    what lies with the file: config.yaml of our run, config.json of a transformers folder, or the passport in a .safetensors.
+    Else they are those of the official networks: 224 pixels, 16 frames, tubelets of 2, heads by the width; the stride stays
+    unknown.
+
+    Args:
+        source: file or folder to read: official VideoMAE, VideoMAE V2 or SMILE .pth, a folder or file of DeepSpeed, a tower of
+            CLIP, DINO or timm, our .ckpt or .safetensors, or a folder of transformers' VideoMAE.
+        out: file to write (.safetensors, or .pth for official), or the folder for huggingface. The passport lies beside the
+            file as <name>.json, or in the folder as passport.json; a .safetensors file holds it too.
+        to: safetensors under our names; official names in a .pth; or huggingface, a folder for transformers.
+        part: all, or the backbone (encoder) alone.
+        heads: attention heads of the encoder or tower.
+        decoder_heads: attention heads of the decoder; half of the encoder's if unknown.
+        image_size: side of the square clips in pixels.
+        num_frames: frames per clip.
+        tubelet_size: frames per token.
+        stride: video frames from one frame of a clip to the next, for the passport.
+        run_config: config.yaml of the run that made the weights, where it is not in the run's folder.
+        overwrite: replace what is there.
+
+    Raises:
+        SettingError: if the file cannot be read, does not fit the network that it claims to be, or a size must be passed.
+    """
+    check_out(source, out, to, overwrite)
+    found = read_source(source, run_config)
+    asked = {
+        "num_heads": heads,
+        "decoder_heads": decoder_heads,
+        "image_size": image_size,
+        "num_frames": num_frames,
+        "tubelet_size": tubelet_size,
+        "stride": stride,
+    }
+    facts = found.facts | {name: value for name, value in asked.items() if value is not None}
+    for name in asked:
+        if facts.get(name, 1) < 1:
+            raise SettingError(f"--{'heads' if name == 'num_heads' else name} is {facts[name]}; it must be at least 1.")
+    converted = convert_tower(found, facts, to) if is_tower(found.weights) else convert_video(found, facts, part)
+    write(converted, out, to)
+    rank_zero_info(f"Wrote {out} and its passport.")
+
+
+def check_out(source: Path, out: Path, to: Format, overwrite: bool) -> None:
+    """Refuse a destination before anything is read.
+
+    Raises:
+        SettingError: if it has the wrong suffix, is the source, or exists and `overwrite` is off.
+    """
+    wanted = SUFFIXES.get(to)
+    if wanted is not None and out.suffix != wanted:
+        raise SettingError(f"--out {out} does not end in {wanted}, as --to {to} writes; change one of them.")
+    if wanted is None and out.is_file():
+        raise SettingError(f"--out {out} is a file, but --to huggingface writes a folder; pass another name.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise SettingError(f"--out {out} is the source itself; pass another name.")
+    there = [
+        path
+        for path in (out, passport_path(out, to == "huggingface"))
+        if path.is_file() or (path.is_dir() and any(path.iterdir()))
+    ]
+    if there and not overwrite:
+        raise SettingError(f"--out: {there[0]} exists; pass another name, or --overwrite true to replace it.")
+
+
+# --- Reading ---
+
+
+def read_source(source: Path, run_config: Path | None) -> Source:
+    """Read weights, and what lies with them about where they come from."""
+    path = find_file(source)
+    checkpoint = read_checkpoint(path, "--source")
+    earlier = embedded_passport(path) or {}
+    config = config_text(path, run_config, checkpoint.record) or earlier.get("config")
+    settings = parse_config(config) if config is not None else {}
+    facts = {name: value for name, value in earlier.get("architecture", {}).items() if type(value) is int}
+    if isinstance(earlier.get("stride"), int):
+        facts["stride"] = earlier["stride"]
+    # What is passed corrects the passport; the config in the passport may itself have been corrected by options.
+    facts = facts_of_run(settings) | facts if run_config is None else facts | facts_of_run(settings)
+    if is_huggingface(checkpoint.weights):
+        facts |= read_config(path.parent / "config.json")
+    for key, value in checkpoint.weights.items():
+        if value.ndim == 5 and "patch_embed" in key:
+            facts |= {"tubelet_size": value.shape[2], "patch_size": value.shape[4]}
+    passport = {
+        "method": checkpoint.record.get("method") or earlier.get("method") or inside(settings, "model").get("class_path"),
+        "config": config,
+        "metrics": checkpoint.record.get("metrics") or earlier.get("metrics"),
+        "source": {"file": path.name, "sha256": sha256(path), "made_from": earlier.get("source")},
+    }
+    return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"))
+
+
+def find_file(source: Path) -> Path:
+    """The weight file that a path means.
+
+    Raises:
+        SettingError: if a folder holds none.
+    """
+    if not source.is_dir():
+        return source
+    found = [source / name for name in FOLDER_FILES if (source / name).is_file()]
+    if not found:
+        raise SettingError(
+            f"--source: the folder {source} holds none of {', '.join(FOLDER_FILES)}; pass the weight file itself."
+        )
+    return found[0]
+
+
+# --- Networks ---
+
+
+def is_tower(weights: dict[str, Tensor]) -> bool:
+    """Whether these are an image tower: CLIP's under OpenAI's names, or a vision transformer under timm's."""
+    flat = weights.get("patch_embed.proj.weight")
+    return _is_clip(weights) or (flat is not None and flat.ndim == 4)
+
+
+def _is_clip(weights: dict[str, Tensor]) -> bool:
+    return any(key in weights for key in ("visual.class_embedding", "class_embedding"))
+
+
+def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
+    """An image tower under timm's names, without head, projection and text tower.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for towers.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for video networks; {source.path} holds an image tower: pass --to safetensors.")
+    clip = _is_clip(source.weights) or source.kind == "clip_tower"
+    weights = clip_names(source.weights) if clip else source.weights
+    if "patch_embed.proj.weight" not in weights:
+        raise SettingError(f"{source.path} holds no patch embedding of an image tower; pass another file.")
+    width = weights["patch_embed.proj.weight"].shape[0]
+    heads = count_heads(width, facts.get("num_heads"), str(source.path))
+    tower = empty_tower(weights, heads, str(source.path))
+    report = compare(dict(tower.state_dict()), weights, source.path, "image tower", may_leave=("head.",))
+    rank_zero_info(f"Read {source.path} (image tower): {width} wide, {len(tower.blocks)} blocks of {heads} heads: {report}.")
+    architecture = {
+        "embed_dim": width,
+        "depth": len(tower.blocks),
+        "num_heads": heads,
+        "patch_size": int(tower.patch_embed.patch_size[0]),
+        "image_size": int(tower.patch_embed.img_size[0]),
+        "mlp_ratio": mlp_ratio(weights["blocks.0.mlp.fc1.weight"].shape[0], width),
+        "prefix_tokens": tower.num_prefix_tokens,
+        "activation": "quick_gelu" if clip else "gelu",
+    }
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "clip_tower" if clip else "timm_tower",
+        **source.passport,
+        "architecture": architecture,
+        # DINO's is ImageNet's, but that of other towers is not: their files do not say.
+        "normalisation": {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD} if clip else None,
+        "frames": 1,
+        "stride": None,
+    }
+    return Converted({key: weights[key] for key in report.matched}, passport, None)
+
+
+def convert_video(source: Source, facts: Facts, part: Literal["all", "backbone"]) -> Converted:
+    """A network of the VideoMAE family under our names.
+
+    Raises:
+        SettingError: if it does not fit.
+    """
+    weights = our_names(source)
+    may_leave: tuple[str, ...] = ()
+    kept = weights
+    if part == "backbone":
+        kept = {key: value for key, value in weights.items() if key.startswith("backbone.")}
+        may_leave = tuple(key for key in weights if key not in kept)
+    architecture = infer_architecture(kept, facts, str(source.path))
+    # A fine-tuned network pools before it normalises, so its encoder has no final norm.
+    may_miss = () if architecture.kind == "pretraining" else ("backbone.norm.",)
+    own = dict(architecture.empty_network().state_dict())
+    hint = " (--part backbone reads the encoder alone)" if part == "all" and architecture.kind != "encoder" else ""
+    report = compare(own, weights, source.path, f"{architecture.kind} network{hint}", may_miss, may_leave)
+    say(source.path, architecture, facts, report)
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": architecture.kind,
+        **source.passport,
+        "architecture": asdict(architecture),
+        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "frames": architecture.num_frames,
+        "stride": facts.get("stride"),
+    }
+    return Converted({key: weights[key] for key in report.matched}, passport, architecture)
+
+
+def our_names(source: Source) -> dict[str, Tensor]:
+    """Weights of any network of the VideoMAE family under `backbone.*`, `decoder.*`, `fc_norm.*`, `head.*`.
+
+    Raises:
+        SettingError: if it is no such network.
+    """
+    weights = source.weights
+    if is_huggingface(weights):
+        return from_huggingface(weights)
+    if is_official(weights):
+        try:
+            return from_official(weights)
+        except KeyError as error:
+            raise SettingError(f"{source.path} misses {error} beside its partner q_bias; pass a whole file.") from error
+    if "patch_embed.weight" in weights:
+        return {f"backbone.{key}": value for key, value in weights.items()}
+    if "backbone.patch_embed.weight" in weights:
+        return weights
+    names = ", ".join(list(weights)[:3])
+    raise SettingError(
+        f"{source.path} holds no vision transformer that we know (its tensors: {names}, ...); pass another file."
+    )
+
+
+def say(path: Path, sizes: Architecture, facts: Facts, report: LoadReport) -> None:
+    """Print what was read and what was assumed."""
+    decoder = ""
+    if sizes.decoder_dim is not None:
+        decoder = f", decoder {sizes.decoder_dim} wide with {sizes.decoder_depth} blocks of {sizes.decoder_heads} heads"
+    rank_zero_info(
+        f"Read {path} ({sizes.kind} network): {sizes.embed_dim} wide, {sizes.depth} blocks of {sizes.num_heads} heads, "
+        f"tokens of {sizes.tubelet_size} x {sizes.patch_size} x {sizes.patch_size}{decoder}: {report}."
+    )
+    taken = {"image_size": sizes.image_size, "num_frames": sizes.num_frames, "tubelet_size": sizes.tubelet_size}
+    assumed = [f"{name} {value}" for name, value in taken.items() if name not in facts]
+    if assumed:
+        rank_zero_info(
+            f"Nothing beside the weights says {', '.join(assumed)}: assumed, as in official files; options change them."
+        )
+
+
+# --- Writing ---
+
+
+def write(converted: Converted, out: Path, to: Format) -> None:
+    """Write weights and passport; each file appears whole or not at all.
+
+    Raises:
+        SettingError: if the place cannot be written to, or the format cannot hold the network.
+    """
+    weights, passport, sizes = converted
+    metadata = {"format": "pt"}
+    files: list[tuple[Path, Callable[[Path], object]]] = []
+    if sizes is not None and to == "huggingface":
+        named = plain(to_huggingface(weights, sizes))
+        config = model_config(sizes, final_norm="backbone.norm.weight" in weights)
+        files.append((out / "model.safetensors", lambda part: save_file(named, part, metadata)))
+        files.append((out / "preprocessor_config.json", lambda part: write_json(part, preprocessor_config(sizes.image_size))))
+        files.append((out / "config.json", lambda part: write_json(part, config)))
+    elif sizes is not None and to == "official":
+        state = plain(official_names(weights, sizes))
+        files.append((out, lambda part: torch.save({"model": state}, part)))
+    else:
+        metadata["passport"] = to_json(passport)
+        files.append((out, lambda part: save_file(plain(weights), part, metadata)))
+    files.append((passport_path(out, to == "huggingface"), lambda part: write_json(part, passport)))
+    try:
+        for path, save in files:
+            write_whole(path, save)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise SettingError(f"--out {out} cannot be written ({error}); pass another place or make room.") from error
+
+
+def official_names(weights: dict[str, Tensor], sizes: Architecture) -> dict[str, Tensor]:
+    """Names of the official pretraining network, or of the official fine-tuning network, which has no final norm."""
+    side = sizes.image_size // sizes.patch_size
+    grid = Grid(sizes.num_frames // sizes.tubelet_size, side, side, sizes.tubelet_size, sizes.patch_size)
+    state = to_official(weights, grid)
+    if sizes.kind != "classifier":
+        return state
+    return {key.removeprefix("encoder."): value for key, value in state.items() if not key.startswith("encoder.norm.")}
+
+
+def plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that are contiguous and share no memory, as safetensors wants them."""
+    return {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in weights.items()}

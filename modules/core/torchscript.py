@@ -1,0 +1,96 @@
+"""Tensors of a TorchScript archive, as OpenAI publishes CLIP, without running the code in it.
+
+`torch.jit.load` runs the archive's own `__setstate__` methods, which can write files. An archive is a zip file with a pickle
+of nested modules and the raw storages of their tensors; here the pickle may build nothing but those.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+
+class Part:
+    """A module of the archive, whatever its class."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the attributes."""
+        self.state = state
+
+
+class PartUnpickler(pickle.Unpickler):
+    """Builds parts, tensors and plain values; refuses everything else.
+
+    Args:
+        archive: zip file.
+        root: folder of the pickle inside it, with a slash at the end.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(root + "data.pkl"))
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a global name."""
+        if module.split(".")[0] == "__torch__":
+            return Part
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset).clone()
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle":  # typed lists and dictionaries: (content, type)
+            return lambda content, *_: content
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """The storage that ("storage", type, number, ...) names, as a flat tensor."""
+        _, dtype, number = pid[:3]
+        return torch.frombuffer(bytearray(self.archive.read(f"{self.root}data/{number}")), dtype=dtype)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is such an archive; files of `torch.save` are zip files too, but hold no constants."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Tensors by the names that a state dict would have, and tensors that are plain attributes.
+
+    Args:
+        path: archive.
+
+    Raises:
+        Exception: of many kinds, if the file is broken or holds what is not allowed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return dict(_tensors(PartUnpickler(archive, pickled.removesuffix("data.pkl")).load(), ""))
+
+
+def _tensors(part: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    state = part.state if isinstance(part, Part) else {}
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        else:
+            yield from _tensors(value, f"{prefix}{name}.")

@@ -1,0 +1,55 @@
+"""Sizes read from weights and from what lies with them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from main import main
+from modules.backbones.architecture import Architecture, infer_architecture
+from modules.backbones.video_vit import PRESETS, MaskedDecoder, VideoViT
+from modules.core.passport import facts_of_run, parse_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("width", "patch", "ratio", "decoder", "heads", "decoder_heads"),
+    [
+        (384, 16, 4.0, 192, 6, 3),
+        (768, 16, 4.0, 384, 12, 6),
+        (1024, 16, 4.0, 512, 16, 8),
+        (1280, 16, 4.0, 512, 16, 8),
+        (1408, 14, 48 / 11, 512, 16, 8),
+    ],
+)
+def test_heads_of_published_networks(
+    width: int, patch: int, ratio: float, decoder: int, heads: int, decoder_heads: int
+) -> None:
+    """ViT-S, B, L, H of VideoMAE and ViT-g of VideoMAE V2 (official code), by their tensors alone."""
+    given = Architecture(width, 1, heads, patch, 2, ratio, 224, 16, decoder, 1, decoder_heads, 6 * patch**2)
+    weights = dict(given.empty_network().state_dict())
+    found = infer_architecture(weights, {"patch_size": patch}, "test")
+    assert (found.num_heads, found.decoder_heads, found.decoder_out) == (heads, decoder_heads, 6 * patch**2)
+    again = found.empty_network().state_dict()
+    assert {name: value.shape for name, value in again.items()} == {name: value.shape for name, value in weights.items()}
+
+
+def test_every_preset_is_known() -> None:
+    for preset in PRESETS.values():
+        with torch.device("meta"):
+            network = nn.ModuleDict({"backbone": VideoViT(embed_dim=preset.embed_dim, depth=1, num_heads=preset.num_heads)})
+            network["decoder"] = MaskedDecoder(network["backbone"], 8, depth=1)
+        found = infer_architecture(dict(network.state_dict()), {}, "test")
+        assert found.num_heads == preset.num_heads
+        assert found.decoder_heads == network["decoder"].blocks[0].attn.num_heads
+
+
+def test_a_recipe_says_its_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The config that a run saves holds the facts where `facts_of_run` looks for them."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(ROOT / "configs/videomae.yaml"), "--print_config"])
+    facts = facts_of_run(parse_config(capsys.readouterr().out))
+    expected = {"num_heads": 12, "image_size": 224, "num_frames": 16, "patch_size": 16, "tubelet_size": 2, "stride": 4}
+    assert facts == expected
