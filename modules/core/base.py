@@ -85,7 +85,8 @@ class Method(LightningModule, ABC):
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """The training loss on held-out clips, with the same random numbers in every epoch."""
         output = self.step(batch, device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank))
-        size = len(batch["index"])
+        # Lightning averages the processes' numbers of samples as integers: 3 and 2 become 2. Multiples stay whole.
+        size = len(batch["index"]) * self.trainer.world_size
         self.log("val/loss", output["loss"], prog_bar=True, sync_dist=True, batch_size=size)
         scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
         self.log_dict(scalars, sync_dist=True, batch_size=size)

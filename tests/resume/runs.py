@@ -5,8 +5,11 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import time
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from callbacks import OnlineKNN, OnlineLinear
@@ -41,10 +45,11 @@ class Run:
     accumulate: int = 1
     repeat: int = 1
     validate_every: int | None = None
+    world: int = 1
     signal: int = signal.SIGKILL
     workers: int = 0
     die_at: tuple[int, str] | None = None
-    environment: dict[str, str] = field(default_factory=dict)
+    dying_rank: int = 0
 
 
 def write_videos(folder: Path) -> Path:
@@ -65,10 +70,10 @@ def digest(*tensors: Tensor) -> str:
 class Diary(Logger):
     """Every logged value, one line per call, on the disk before the run goes on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rank: int) -> None:
         super().__init__()
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "diary.jsonl"
+        self.path = folder / f"diary{rank}.jsonl"
 
     name = version = "diary"
 
@@ -82,7 +87,8 @@ class Diary(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Exact values: JSON writes as many digits as tell a float from its neighbours."""
-        self.write("log", step or 0, metrics)
+        if rank_zero_only.rank == 0:
+            self.write("log", step or 0, metrics)
 
     def write(self, kind: str, step: int, content: Any) -> None:
         with self.path.open("a") as file:
@@ -98,6 +104,11 @@ class Witness(lightning.Callback):
         shown = [value for name, value in sorted(outputs.items()) if isinstance(value, Tensor)]
         content = [batch["index"].tolist(), digest(batch["video"]), digest(*shown), outputs["loss"].item()]
         trainer.logger.write("batch", trainer.fit_loop.total_batch_idx, content)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.logger.write(f"validation {batch_idx}", trainer.global_step, batch["index"].tolist())
 
 
 class Death(lightning.Callback):
@@ -169,22 +180,26 @@ MOMENTS = [
 ]
 
 
-def train(run: Run) -> None:
-    """Start a run, or go on with it, as `main.py fit` does."""
+def train(run: Run, rank: int = 0, port: int = 0) -> None:
+    """Start a run, or go on with it, as `main.py fit` does; one of its processes if there are several."""
     warnings.filterwarnings("ignore")
     # Loader workers are forked, as in a run from the command line: so they notice that their parent died.
     multiprocessing.set_start_method("fork", force=True)
-    os.environ.update(run.environment)
     torch.set_num_threads(1)
+    if run.world > 1:
+        os.environ |= as_torchrun_does(rank, run.world, port)
     lightning.seed_everything(0, verbose=False)
     method = next(case for case in METHODS if case.name == run.method).build()
     clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, repeat=run.repeat)
-    data = VideoFolder(str(run.videos), clip=clip, batch_size=BATCH, num_workers=run.workers, max_bad_fraction=1.0)
-    death = Death(run.signal, *run.die_at) if run.die_at is not None else None
+    batch_size = BATCH // run.world
+    data = VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
+    death = Death(run.signal, *run.die_at) if run.die_at is not None and run.dying_rank == rank else None
     saving = [Provenance(), NonFiniteGuard(), EMAWeightAveraging(decay=0.7), LastCheckpoint(2)]
     watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness()]
     trainer = lightning.Trainer(
         accelerator="cpu",
+        devices=run.world,
+        strategy="ddp" if run.world > 1 else "auto",
         max_epochs=EPOCHS,
         accumulate_grad_batches=run.accumulate,
         val_check_interval=run.validate_every,
@@ -194,12 +209,22 @@ def train(run: Run) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=run.folder,
-        logger=Diary(run.folder),
+        logger=Diary(run.folder, rank),
         plugins=[DeadlyIO(death)],
         callbacks=[*saving, *watching, *([death] if death is not None else [])],
     )
     last = run.folder / LAST
     trainer.fit(method, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+
+
+def as_torchrun_does(rank: int, world: int, port: int) -> dict[str, str]:
+    """The environment that makes this process one of several."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
+    return {name: str(value) for name, value in numbers.items()} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
 
 
 def processes() -> ForkServerContext:
@@ -209,13 +234,24 @@ def processes() -> ForkServerContext:
     return context
 
 
-def start(run: Run, limit: float = 60.0) -> int:
-    """Run it in a new process; returns the exit code, negative for the signal that ended it."""
-    process = processes().Process(target=train, args=(run,))
-    process.start()
-    process.join(limit)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise AssertionError(f"the run did not end within {limit} s")
-    return process.exitcode
+def start(run: Run, limit: float = 60.0) -> list[int]:
+    """Run it in new processes; returns their exit codes, negative for the signal that ended one."""
+    return together(train, [(run,)] * run.world, limit)
+
+
+def together(function: Callable[..., None], arguments: list[tuple], limit: float = 60.0) -> list[int]:
+    """Call a function in several new processes, each with its arguments, its rank and a free port; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = [processes().Process(target=function, args=(*own, rank, port)) for rank, own in enumerate(arguments)]
+    for process in group:
+        process.start()
+    end = time.monotonic() + limit
+    for process in group:
+        process.join(max(0.0, end - time.monotonic()))
+    hanging = [rank for rank, process in enumerate(group) if process.exitcode is None]
+    for rank in hanging:
+        group[rank].kill()
+    assert not hanging, f"processes {hanging} did not end within {limit} s"
+    return [process.exitcode or 0 for process in group]
