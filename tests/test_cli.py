@@ -1,5 +1,6 @@
 """The command line: short names, layers, records of a run, and one sentence for every wrong input."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,30 @@ def test_going_on_from_last(tmp_path: Path) -> None:
     second = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert (first["global_step"], second["global_step"]) == (2, 4)
     assert (run / "config.before_resume_0.yaml").is_file()
+
+
+def test_a_requeued_job_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    # Put back before it wrote anything, it begins.
+    quick(run)
+    quick(run, "--trainer.max_epochs=2")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_record_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    quick(run)
+    quick(run, "--trainer.max_epochs=2", "--ckpt_path=last")
+    starts = json.loads((run / "provenance.json").read_text())["starts"]
+    assert [start["from_step"] for start in starts] == [0, 2]
+    assert {"command", "git_commit", "git_changed_files", "packages", "seed", "data_sha256", "precision"} <= starts[0].keys()
+    assert starts[0]["packages"]["torch"] == torch.__version__
+    record = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["record"]
+    assert record["method"] == "modules.smile.SMILE"
+    assert yaml.safe_load(record["config"])["data"]["init_args"]["batch_size"] == 4
+    assert 0 < record["metrics"]["val/loss"] < 10
+    assert not any(name.startswith("speed/") for name in record["metrics"])
 
 
 def test_the_saved_config_runs_again(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.core.saving import replacing
 
-PACKAGES = ("lightning-video-ssl", "lightning", "torch", "torchvision", "timm", "torchmetrics", "av", "numpy")
+PACKAGES = ("lightning-video-ssl", "lightning", "torchvision", "timm", "torchmetrics", "av", "numpy")
 # Speeds differ from run to run; a checkpoint holds only what a second run would give again.
 NOT_REPEATABLE = "speed/"
 
@@ -59,7 +60,8 @@ class Provenance(Callback):
             "from_step": trainer.global_step,
             "command": sys.argv,
             "python": platform.python_version(),
-            "packages": {package: _version(package) for package in PACKAGES},
+            # torch's own name of itself also says what it was built for.
+            "packages": {package: _version(package) for package in PACKAGES} | {"torch": str(torch.__version__)},
             "git_commit": _git("rev-parse", "HEAD"),
             "git_changed_files": None if status is None else status.splitlines(),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
