@@ -1,0 +1,119 @@
+"""Whether the features still tell clips apart: an alarm when they become the same for all."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from callbacks.features import evaluating, gather_once
+from modules.core.base import Method
+from modules.core.errors import SettingError
+
+
+def feature_std(features: Tensor) -> Tensor:
+    """Spread of L2-normalised features: 0 where all are equal, 1 where they point everywhere (SimSiam, 2011.10566, 4.1).
+
+    Args:
+        features: float [N, D]
+
+    Returns:
+        Mean over dimensions of the standard deviation, times sqrt(D); a scalar.
+    """
+    return F.normalize(features.float(), dim=1).std(0, correction=0).mean() * features.shape[1] ** 0.5
+
+
+def rankme(features: Tensor) -> Tensor:
+    """Effective rank: exponential of the entropy of the singular values' shares (RankMe, 2210.02885, equation 4).
+
+    Args:
+        features: float [N, D]
+
+    Returns:
+        Scalar from 1 (all on a line) to min(N, D).
+    """
+    values = torch.linalg.svdvals(features.float())
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + 1e-7
+    return (-shares * shares.log()).sum().exp()
+
+
+def measure(features: Tensor) -> dict[str, float]:
+    """Both numbers of features [N, D]; NaN if any feature is not finite."""
+    if not features.isfinite().all():
+        return {"feature_std": math.nan, "rankme": math.nan}
+    return {"feature_std": float(feature_std(features)), "rankme": float(rankme(features))}
+
+
+class CollapseAlarm(Callback):
+    """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once when they fall.
+
+    Both are compared with what the network itself had, before training or later: features of a healthy network may share a
+    large mean, so that no number is bad for all networks. The alarm rings when either falls below `max_fall` of the highest
+    value so far, or when features are not finite; it is ready again when both have recovered.
+
+    Args:
+        max_fall: share of the highest value so far below which a value counts as collapsed.
+        samples: validation clips that are looked at, over all processes; training clips if there is no validation.
+        stop: end the run instead of warning.
+    """
+
+    def __init__(self, max_fall: float = 0.1, samples: int = 2048, stop: bool = False) -> None:
+        self.max_fall, self.samples, self.stop = max_fall, samples, stop
+        self._highest: dict[str, float] = {}
+        self._rang = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the untrained network: the first epoch may be long enough to collapse in."""
+        if isinstance(pl_module, Method) and not self._highest:
+            self._highest = measure(self._features(trainer, pl_module))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure and compare.
+
+        Raises:
+            SettingError: on collapse, with `stop`.
+        """
+        if trainer.sanity_checking or not isinstance(pl_module, Method):
+            return
+        values = measure(self._features(trainer, pl_module))
+        pl_module.log_dict({f"collapse/{name}": value for name, value in values.items()}, sync_dist=True)
+        fallen = [
+            f"{name} is {value:.3g} and was {self._highest[name]:.3g}"
+            for name, value in values.items()
+            if not value >= self.max_fall * self._highest[name]
+        ]
+        self._highest = {name: max(self._highest[name], value) for name, value in values.items()}
+        if fallen and not self._rang:
+            message = (
+                f"The features of validation clips collapse at step {trainer.global_step}: {' and '.join(fallen)}. They no "
+                "longer tell clips apart; look at the loss, and lower model.optim.base_lr."
+            )
+            if self.stop:
+                raise SettingError(message)
+            rank_zero_warn(message)
+        self._rang = bool(fallen)
+
+    def _features(self, trainer: Trainer, method: Method) -> Tensor:
+        """float32 [N, D], each clip once, in a fixed order, equal in all processes."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        loader = data.val_dataloader() or data.probe_dataloader()
+        wanted = -(-self.samples // trainer.world_size)
+        rows, numbers = [], []
+        with evaluating(method), trainer.precision_plugin.forward_context():
+            for batch in loader:
+                batch = trainer.strategy.batch_to_device(batch)
+                rows.append(method.embed(batch).float())
+                numbers.append(batch["index"])
+                if sum(map(len, rows)) >= wanted:
+                    break
+        return gather_once(trainer, torch.cat(rows)[:wanted], torch.cat(numbers)[:wanted], torch.cat(numbers)[:wanted])[0]
+
+    def state_dict(self) -> dict[str, object]:
+        """What was highest, and whether the alarm rang."""
+        return {"highest": dict(self._highest), "rang": self._rang}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Restore what was highest, and whether the alarm rang."""
+        self._highest, self._rang = dict(state_dict["highest"]), bool(state_dict["rang"])  # type: ignore[call-overload]

@@ -1,0 +1,96 @@
+"""The alarm rings when features become the same for all clips, once, and only then."""
+
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks.collapse import CollapseAlarm, feature_std, rankme
+from datamodules.video.sampling import ClipSettings
+from modules.core.contracts import VideoBatch
+from modules.core.errors import SettingError
+from tests.callbacks.runs import Pixels, Unlabelled, data, fit, videomae
+from tests.methods import FRAMES, SIDE
+
+
+def test_rankme_of_known_spectra() -> None:
+    rows = torch.linalg.qr(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))[0]
+    assert rankme(rows) == pytest.approx(8, rel=1e-4)
+    assert rankme(rows[:, :1] * torch.ones(1, 8)) == pytest.approx(1, rel=1e-4)
+    assert rankme(7 * rows) == pytest.approx(8, rel=1e-4)
+    shares = torch.tensor([0.5, 0.25, 0.25])
+    expected = math.exp(-sum(share * math.log(share) for share in shares.tolist()))
+    assert rankme(rows[:, :3] * shares) == pytest.approx(expected, rel=1e-4)
+    assert rankme(torch.zeros(4, 4)) == pytest.approx(1, abs=0.01)
+
+
+def test_std_of_spread_and_of_equal_features() -> None:
+    features = torch.randn(20_000, 32, generator=torch.Generator().manual_seed(0))
+    assert feature_std(features) == pytest.approx(1, abs=0.01)
+    assert feature_std(5 * features) == pytest.approx(1, abs=0.01)
+    assert feature_std(features[:1].expand(50, -1)) == pytest.approx(0, abs=1e-5)
+
+
+class Scripted(Pixels):
+    """Features of random directions, which all become the same in the validations of some epochs."""
+
+    def __init__(self, sick: dict[int, float]) -> None:
+        super().__init__()
+        self.sick = sick
+
+    def embed(self, batch: VideoBatch) -> Tensor:
+        healthy = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(int(row))) for row in batch["index"]])
+        value = self.sick.get(self.current_epoch) if self.trainer.validating else None
+        return healthy if value is None else torch.full_like(healthy, value)
+
+
+def rings(sick: dict[int, float], folder: Path, epochs: int = 3) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Scripted(sick), folder, [CollapseAlarm()], epochs=epochs)
+    return [str(one.message) for one in caught if "collapse at step" in str(one.message)]
+
+
+def test_silent_while_features_differ(tmp_path: Path) -> None:
+    assert rings({}, tmp_path) == []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*collapse at step.*")
+        trainer = fit(videomae(), tmp_path, [CollapseAlarm()])
+    assert trainer.callback_metrics["collapse/rankme"] > 1
+    assert trainer.callback_metrics["collapse/feature_std"] > 0
+
+
+def test_rings_once_and_again_after_recovery(tmp_path: Path) -> None:
+    (message,) = rings({1: 1.0, 2: 1.0}, tmp_path)
+    assert "at step 6: feature_std is 0 and was" in message
+    assert len(rings({0: 1.0, 2: 1.0}, tmp_path)) == 2
+
+
+def test_features_that_are_no_numbers_ring(tmp_path: Path) -> None:
+    (message,) = rings({1: math.nan}, tmp_path)
+    assert "feature_std is nan" in message
+
+
+def test_first_epoch_is_compared_with_the_untrained_network(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"collapse at step 3: feature_std is 0 and was .* lower model\.optim\.base_lr"):
+        fit(Scripted({0: 1.0}), tmp_path, [CollapseAlarm(stop=True)])
+
+
+def test_state_survives() -> None:
+    alarm, again = CollapseAlarm(), CollapseAlarm()
+    alarm._highest, alarm._rang = {"feature_std": 1.0, "rankme": 3.0}, True
+    again.load_state_dict(alarm.state_dict())
+    assert again.state_dict() == alarm.state_dict()
+
+
+def test_needs_no_labels_and_changes_no_weight(tmp_path: Path) -> None:
+    clip = ClipSettings(frames=FRAMES, size=SIDE)
+    with_alarm, without = videomae(), videomae()
+    trainer = fit(with_alarm, tmp_path, [CollapseAlarm(samples=5)], Unlabelled(clip, 8, train_videos=24, val_videos=13))
+    fit(without, tmp_path, [], data())
+    assert "collapse/rankme" in trainer.callback_metrics
+    for name, value in without.state_dict().items():
+        assert torch.equal(value, with_alarm.state_dict()[name]), name
