@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from main import main
+from modules.core.errors import SettingError
+from modules.core.passport import read_passport
 from tests.layers.test_targets import write_clip_file
 from tests.methods import OPTIM, tiny_vit, video_batch
 
@@ -41,6 +43,15 @@ def test_quickstart_runs_and_goes_on(
     assert list((tmp_path / "runs/quickstart").glob("events.out.tfevents.*"))
     main([*again, *SMALL, "--trainer.max_epochs=2", "--model.optim.warmup_epochs=0"])
     assert torch.load(tmp_path / "runs/quickstart/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    for command in words("python main.py convert"):
+        main(command)
+    assert read_passport(tmp_path / "smile.safetensors")["method"] == "modules.smile.SMILE"
+    assert {path.name for path in (tmp_path / "encoder").iterdir()} >= {"config.json", "model.safetensors"}
+    with pytest.raises(SettingError, match="python main.py replay"):
+        main([*first, *SMALL, "--model.optim.warmup_epochs=0", "--model.optim.base_lr=1e25", "--trainer.default_root_dir=run"])
+    for command in words("python main.py replay"):
+        main([word if word.startswith(("--dump", "replay")) else "run/nonfinite/step_00000001" for word in command])
+    assert "first output that is not finite: backbone.blocks.0" in capsys.readouterr().out
 
 
 def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +98,7 @@ def test_no_command_is_left_out() -> None:
     tested = ("pip install", "tensorboard", "python main.py fit --config configs/quickstart", "python main.py synthesise")
     tested += ("python main.py fit --config configs/videomae.yaml", "python main.py fit --config configs/smile.yaml")
     tested += ("python main.py fit --model.help", "python main.py fit --data.help", "python benchmarks/")
+    tested += ("python main.py convert", "python main.py replay")
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
 
 

@@ -25,6 +25,9 @@ class Method(LightningModule, ABC):
 
     A subclass sets `backbone`, calls this constructor, and implements `step`; it may draw `pictures`.
 
+    Several processes do what one would do with the joined batch: same loss, same gradients (tests/distributed). Dropout and
+    stochastic depth are the exception, because they draw for the process. A method for which more is different says so.
+
     Args:
         optim: optimiser and schedule.
     """

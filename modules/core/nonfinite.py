@@ -1,6 +1,7 @@
 """When a loss or gradient is no longer a number: nothing is learned from it, and the step is kept for a closer look."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ class NonFiniteGuard(Callback):
     def _write(folder: Path, trainer: Trainer, pl_module: LightningModule, batches: list[dict[str, Any]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Each process has batches of its own.
-        told = [batch | {"index": batch["index"].tolist(), "loss": float(batch["loss"])} for batch in batches]
+        seed = {"seed": int(os.environ.get("PL_GLOBAL_SEED", 0))}
+        told = [seed | batch | {"index": batch["index"].tolist(), "loss": float(batch["loss"])} for batch in batches]
         (folder / batches_file(trainer.global_rank)).write_text(json.dumps(told, indent=1))
         if not trainer.is_global_zero:
             return

@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modules.core.base import Method
+from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import VideoBatch
+from modules.core.convert import convert
+from modules.core.passport import read_passport
 from tests.methods import FRAMES, METHODS, SIDE, Case, video_batch
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +196,21 @@ class StopAfter(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         trainer.should_stop = trainer.global_step >= self.steps
+
+
+@everywhere
+def test_checkpoint_becomes_one_file_that_starts_the_method(case: Case, tmp_path: Path) -> None:
+    method = build(case)
+    record = {"method": "a.Method", "config": "seed_everything: 3", "metrics": {"val/loss": 0.5}}
+    torch.save({"state_dict": method.state_dict(), "record": record}, tmp_path / "last.ckpt")
+    out = tmp_path / "method.safetensors"
+    convert(tmp_path / "last.ckpt", out, heads=2, decoder_heads=1, image_size=SIDE, num_frames=FRAMES)
+    passport = read_passport(out)
+    assert {name: passport[name] for name in record} == record
+    again = build(case, seed=9)
+    load_strictly(again, read_weights(out, "x"), out)
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
 
 
 @everywhere
