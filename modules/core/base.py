@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings, build_adamw, warmup_cosine
+from modules.core.optim import AdamWSettings, SGDSettings, warmup_cosine
 from modules.core.randomness import derive_seed, device_generator
 from modules.layers.normalise import normalise
 
@@ -36,7 +36,7 @@ class Method(LightningModule, ABC):
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
 
-    def __init__(self, optim: AdamWSettings) -> None:
+    def __init__(self, optim: AdamWSettings | SGDSettings) -> None:
         super().__init__()
         self.optim_settings = optim
 
@@ -105,30 +105,31 @@ class Method(LightningModule, ABC):
                 raise SettingError(f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal.")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the settings' peak rate and a schedule per optimiser step."""
+        """The settings' optimiser with its peak rate, and a schedule per optimiser step or per epoch."""
         trainer, settings = self.trainer, self.optim_settings
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise SettingError("The schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
         epoch_steps = trainer.num_training_batches / trainer.accumulate_grad_batches
-        horizon = settings.horizon_epochs * epoch_steps if settings.horizon_epochs else steps
-        warmup = settings.warmup_epochs * epoch_steps
-        if warmup >= horizon:
+        epochs = settings.horizon_epochs or steps / epoch_steps
+        if settings.warmup_epochs >= epochs:
             raise SettingError(
                 f"model.optim.warmup_epochs {settings.warmup_epochs} lasts as long as the whole schedule "
-                f"({horizon / epoch_steps:g} epochs); shorten it or raise trainer.max_epochs or "
-                "model.optim.horizon_epochs."
+                f"({epochs:g} epochs); shorten it or raise trainer.max_epochs or model.optim.horizon_epochs."
             )
         clips = _clips_per_batch(trainer.datamodule) * self.views_per_clip  # type: ignore[attr-defined]
         global_batch = clips * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = settings.rates(global_batch)
         rank_zero_info(
-            f"Learning rate: peak {peak:.3g} (global batch {global_batch}), {warmup:.0f} steps of warm-up, "
-            f"cosine to {final:.3g} at step {horizon:.0f}; the run has {steps} steps."
+            f"Learning rate: peak {peak:.3g} (global batch {global_batch}), {settings.warmup_epochs * epoch_steps:.0f} steps "
+            f"of warm-up, cosine to {final:.3g} at step {epochs * epoch_steps:.0f}; the run has {steps} steps."
         )
-        optimiser = build_adamw(self, settings, peak, self.no_weight_decay())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(warmup, horizon, final / peak if peak else 0.0))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimiser = settings.build(self, peak, self.no_weight_decay())
+        per = 1 if settings.per_epoch else epoch_steps
+        factor = warmup_cosine(settings.warmup_epochs * per, epochs * per, final / peak if peak else 0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        interval = "epoch" if settings.per_epoch else "step"
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
 
 def _clips_per_batch(data: Any) -> int:

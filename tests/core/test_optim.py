@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.backbones.video_vit import MaskedDecoder, VideoViT
-from modules.core.optim import AdamWSettings, build_adamw, warmup_cosine
+from modules.core.optim import AdamWSettings, SGDSettings, warmup_cosine
 
 
 def test_rates_follow_the_global_batch() -> None:
@@ -44,9 +44,27 @@ def test_no_warmup_starts_at_the_peak() -> None:
 def test_decay_spares_biases_norms_and_mask_token() -> None:
     backbone = VideoViT("micro", 32, 4, patch_size=8, depth=1)
     network = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 5, 1)})
-    optimiser = build_adamw(network, AdamWSettings(), 1e-3, {"decoder.mask_token"})
+    optimiser = AdamWSettings().build(network, 1e-3, {"decoder.mask_token"})
     spared = {id(value) for group in optimiser.param_groups if group["weight_decay"] == 0 for value in group["params"]}
     for name, value in network.named_parameters():
         assert (id(value) in spared) == (value.ndim == 1 or name.endswith("mask_token")), name
     counted = sum(len(group["params"]) for group in optimiser.param_groups)
     assert counted == len(list(network.parameters()))
+
+
+def test_rates_of_tubelet_contrast() -> None:
+    """Official run: cosine over 200 epochs, one rate per epoch, stopped at 100."""
+    settings = SGDSettings(horizon_epochs=200)
+    assert settings.per_epoch
+    peak, final = settings.rates(32)
+    factor = warmup_cosine(0, 200, final / peak)
+    rates = [peak * factor(epoch) for epoch in (0, 50, 99)]
+    assert rates == pytest.approx([0.01, 0.008536, 0.005078], abs=1e-6)
+
+
+def test_sgd_decays_every_trained_parameter() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2).requires_grad_(False))
+    optimiser = SGDSettings().build(network, 0.01, set())
+    (group,) = optimiser.param_groups
+    assert len(group["params"]) == 4
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.01, 0.9, 1e-4, False)
