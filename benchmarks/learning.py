@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
-from modules.core.optim import AdamWSettings, build_adamw, warmup_cosine
+from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.randomness import device_generator
 from modules.layers.masking import TubeMask
 from modules.layers.normalise import normalise
@@ -204,7 +204,7 @@ def anatomy(backbone: VideoViT, data: Data) -> dict[str, float]:
 def train(parameters: nn.Module, loss_of: Callable[[int, torch.Generator], Tensor], size: Size, seed: int) -> float:
     """The budget of every trained row: AdamW, warm-up over 5 % of the steps, half a cosine. Returns the last loss."""
     device = next(parameters.parameters()).device
-    optimiser = build_adamw(parameters.train(), AdamWSettings(), size.lr, set())
+    optimiser = AdamWSettings().build(parameters.train(), size.lr, set())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(0.05 * size.steps, size.steps, 0.01))
     recent = torch.zeros((), device=device)
     for step in range(size.steps):

@@ -2,16 +2,18 @@
 
 import os
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.faults import FaultLog
+from datamodules.video.guard import GRACE, WorkerGuard
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.manifest import UNLABELLED, Manifest, check_root
 from datamodules.video.sampling import ClipSettings
@@ -22,7 +24,8 @@ class VideoDataModule(LightningDataModule, ABC):
     """Clips from video files.
 
     Workers decode, crop and resize; batches are uint8 (see `modules.core.contracts.VideoBatch`) and everything else
-    happens on the device. Broken files are replaced, counted and named in `bad_videos.tsv` in the run's folder.
+    happens on the device. Broken files are replaced, counted and named in `bad_videos.tsv` in the run's folder, also those
+    that end or block a worker.
 
     Args:
         root: folder of the videos; relative paths in lists start here.
@@ -33,9 +36,11 @@ class VideoDataModule(LightningDataModule, ABC):
         num_workers: worker processes per device that decode.
         seed: order, frames and crops are functions of it; null takes the run's seed.
         probe_samples: labelled training videos that online probes read, with centre crops.
-        max_bad_fraction: share of broken files among those read so far above which the run stops with their list;
-            judged once 100 different files were read.
-        decode_timeout: seconds after which a file counts as broken; null waits for ever.
+        max_bad_fraction: share of broken files among the training files read since the start of the process, above which
+            the run stops with their list; judged once 100 different files were read.
+        decode_timeout: seconds after which a file counts as broken; null waits for ever. Checked between frames. A worker
+            that a file still blocks 10 s later is ended and the file not read again; with num_workers 0 nothing protects
+            the run from files that block or crash the decoder.
         decoder: library that decodes; decord and torchcodec are optional extras.
     """
 
@@ -64,7 +69,7 @@ class VideoDataModule(LightningDataModule, ABC):
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
         self.faults: FaultLog | None = None
-        self._fault_state: dict[str, Any] | None = None
+        self._reported_to: Trainer | None = None
         self._train_loader = LoaderMemory()
 
     @abstractmethod
@@ -94,70 +99,75 @@ class VideoDataModule(LightningDataModule, ABC):
         Raises:
             SettingError: for a missing folder or list, no videos, a wrong root, or a batch larger than the data set.
         """
-        if self.train_manifest is not None:
-            return
-        check_root(self.root)
-        train = self.read_split("train")
-        if train is None:
-            raise SettingError(
-                f"No list of training videos was found in {self.root}; set data.train_list, or data.root to the folder "
-                "that holds it."
-            )
-        rank, world = self._rank()
+        if self.train_manifest is None:
+            check_root(self.root)
+            train = self.read_split("train")
+            if train is None:
+                raise SettingError(
+                    f"No list of training videos was found in {self.root}; set data.train_list, or data.root to the "
+                    "folder that holds it."
+                )
+            self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
+        self._check_sizes(self.train_manifest, self.val_manifest)
+        if self.faults is None or self.trainer is not self._reported_to:
+            self._start_report()
+
+    def _check_sizes(self, train: Manifest, val: Manifest | None) -> None:
+        world = self._rank()[1]
         if len(train) // world < self.batch_size:
             raise SettingError(
                 f"data.batch_size {self.batch_size} on {world} device(s) is more than the {len(train)} training videos "
                 f"of {self.root}; lower it."
             )
-        self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
-        self.faults = FaultLog(train.paths, self.max_bad_fraction)
-        if self._fault_state is not None:
-            self.faults.load_state_dict(self._fault_state)
-        if self.trainer is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.faults.write_to(Path(self.trainer.default_root_dir), rank)
+        if val is not None and len(val) < world:
+            raise SettingError(
+                f"{len(val)} validation video(s) in {val.root} cannot be shared by {world} processes, of which each needs "
+                "one; add videos, or lower trainer.devices."
+            )
+
+    def _start_report(self) -> None:
+        """Every trainer has a report of its own, in its folder."""
+        trainer = self._reported_to = self.trainer
+        self.faults = FaultLog(self.max_bad_fraction)
+        if trainer is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.faults.write_to(Path(trainer.default_root_dir), self._rank()[0])
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader(self, manifest: Manifest, train: bool, faults: FaultLog | None) -> ResumableLoader:
-        dataset = VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout)
+    def _loader(self, manifest: Manifest, split: str, train: bool) -> ResumableLoader:
+        assert self.faults is not None
+        limit = None if self.decode_timeout is None else self.decode_timeout + GRACE
+        guard = WorkerGuard(self.num_workers, limit, self.faults.crashes(manifest, split))
+        dataset = VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout, guard)
         sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
-        return ResumableLoader(
-            dataset,
-            sampler,
-            self.batch_size,
-            self.num_workers,
-            collate,
-            faults.record if faults is not None else None,
-        )
+        note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
+        return ResumableLoader(dataset, sampler, self.batch_size, self.num_workers, collate, note, guard)
 
     def train_dataloader(self) -> ResumableLoader:
         """Random clips in random order."""
         assert self.train_manifest is not None
-        return self._train_loader.keep(self._loader(self.train_manifest, train=True, faults=self.faults))
+        return self._train_loader.keep(self._loader(self.train_manifest, "train", train=True))
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Centre clips of the validation videos in order; nothing where there are none."""
-        return self._loader(self.val_manifest, train=False, faults=None) if self.val_manifest is not None else []
+        return self._loader(self.val_manifest, "val", train=False) if self.val_manifest is not None else []
 
     def probe_dataloader(self) -> ResumableLoader:
-        """Centre clips of evenly picked training videos, for probes."""
+        """Centre clips of evenly picked training videos, for probes; of labelled ones, if there are any."""
         assert self.train_manifest is not None
-        count = min(self.probe_samples, len(self.train_manifest))
-        rows = np.linspace(0, len(self.train_manifest) - 1, count).astype(int)
-        return self._loader(self.train_manifest.subset(rows), train=False, faults=None)
+        labelled = np.flatnonzero(self.train_manifest.labels != UNLABELLED)
+        rows = labelled if len(labelled) else np.arange(len(self.train_manifest))
+        picked = np.linspace(0, len(rows) - 1, min(self.probe_samples, len(rows))).astype(int)
+        return self._loader(self.train_manifest.subset(rows[picked]), "train", train=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Broken files met so far, and where in the epoch the training is."""
-        faults = self.faults.state_dict() if self.faults is not None else self._fault_state
-        return {"faults": faults, "loader": self._train_loader.state_dict()}
+        """Where in the epoch the training is. (Broken files are not in it: their record is the report.)"""
+        return {"loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the broken files met so far, and where in the epoch the training was."""
+        """Restore where in the epoch the training was."""
         self._train_loader.load_state_dict(state["loader"])
-        self._fault_state = state["faults"]
-        if self.faults is not None and self._fault_state is not None:
-            self.faults.load_state_dict(self._fault_state)
 
 
 def _same_classes(train: Manifest, val: Manifest | None) -> Manifest | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.guard import WorkerGuard
 from datamodules.video.loader import SampleKey
 from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings, choose_frames
@@ -31,6 +32,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         train: random frames and crops; False takes the centre.
         decoder: library that decodes.
         decode_timeout: seconds after which a file counts as broken.
+        guard: is told what is read, and knows files that must not be.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         train: bool,
         decoder: Decoder = "pyav",
         decode_timeout: float | None = None,
+        guard: WorkerGuard | None = None,
     ) -> None:
         self.manifest, self.clip, self.seed, self.train = manifest, clip, seed, train
         self.decoder, self.decode_timeout = decoder, decode_timeout
+        self.guard = guard or WorkerGuard(0)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -56,12 +60,15 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             file that was wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool).
         """
         start = time.perf_counter()
+        # Evaluation is the same in every epoch, its substitutes too.
+        epoch = key.epoch if self.train else 0
         faults: list[tuple[int, str]] = []
         for attempt in range(ATTEMPTS):
-            rng = worker_rng(self.seed, key.epoch, key.row, attempt)
+            rng = worker_rng(self.seed, epoch, key.row, attempt)
             row = key.row if attempt == 0 else int(rng.integers(len(self)))
             try:
-                video, moments = self._read(row, rng if self.train else None)
+                with self.guard.reading(row):
+                    video, moments = self._read(row, rng if self.train else None)
                 break
             except DecodeError as error:
                 faults.append((row, error.reason))

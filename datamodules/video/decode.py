@@ -5,9 +5,9 @@ frames are converted to RGB. Frames are numbered in display order, as ffmpeg put
 Axis letters: `V` clips, `T` frames.
 """
 
-import time
-from collections.abc import Callable
-from contextlib import closing
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,9 @@ from datamodules.video.readers import (
     Reader,
     TorchCodecReader,
     VideoInfo,
+    check_size,
 )
+from modules.core.errors import SettingError
 
 __all__ = ["ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoInfo", "probe", "read_clips"]
 
@@ -67,7 +69,8 @@ def read_clips(
             in this description are those before rotation.
         rng: Passed on to `choose`.
         threads: Decoder threads. One is right inside loader workers.
-        decode_timeout: Seconds after which to give up the file, checked between frames (PyAV only).
+        decode_timeout: Seconds after which to give up the file (PyAV only), checked between frames and by ffmpeg when it
+            reads. Not checked within the decoding of a frame; `datamodules/video/guard.py` ends what hangs there.
         decoder: The library that decodes. decord and torchcodec suit mp4 and mkv files with one video stream: of
             several they take the largest, this project the first. torchcodec picks wrong frames in AVI files, which
             carry no presentation times, decord in files with open groups of pictures (usual in HEVC).
@@ -75,15 +78,19 @@ def read_clips(
     Raises:
         DecodeError: The file cannot give these frames.
     """
-    with closing(_open(Path(path).absolute(), threads, decode_timeout, decoder)) as reader:
+    with ExitStack() as stack:
+        with _only_decode_errors():
+            reader = stack.enter_context(closing(_open(Path(path).absolute(), threads, decode_timeout, decoder)))
         info = reader.info
         for is_last_try in (False, True):
             if info.num_frames < 1:
                 raise DecodeError("no frame decoded")
             numbers = _checked(choose(info, rng), info.num_frames)
             unique, position = np.unique(numbers, return_inverse=True)
+            check_size(info.width, info.height, len(unique))
             try:
-                pictures = reader.read(unique.tolist())
+                with _only_decode_errors():
+                    pictures = reader.read(unique.tolist())
                 break
             except FewerFramesError as short:
                 info = _shortened(info, short, is_last_try)
@@ -114,18 +121,33 @@ def probe(path: str | Path, decode_timeout: float | None = None) -> VideoInfo:
     return read_clips(path, lambda info, rng: first, None, decode_timeout=decode_timeout).info
 
 
+@contextmanager
+def _only_decode_errors() -> Iterator[None]:
+    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
+    try:
+        yield
+    except (DecodeError, FewerFramesError, SettingError):
+        raise
+    except Exception as error:
+        raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+
+
 def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
     """Open a file with one of the decoders, after the checks that are the same for all."""
     try:
-        if path.stat().st_size == 0:
-            raise DecodeError("empty file")
-    except OSError as error:
+        status = path.stat()
+    except (OSError, ValueError) as error:
         raise DecodeError("file not found", str(error)) from error
+    # Opening a pipe would wait for somebody to write into it.
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError("cannot open", "not a file")
+    if status.st_size == 0:
+        raise DecodeError("empty file")
     if decoder == "decord":
         return DecordReader(path, threads)
     if decoder == "torchcodec":
         return TorchCodecReader(path, threads)
-    return PyAVReader(path, threads, None if decode_timeout is None else time.monotonic() + decode_timeout)
+    return PyAVReader(path, threads, decode_timeout)
 
 
 def _checked(numbers: np.ndarray, num_frames: int) -> np.ndarray:

@@ -1,17 +1,28 @@
-"""Which sample comes when, and a loader that goes on where it was stopped.
+"""Which sample comes when, and a loader that goes on where it was stopped, or where a worker died.
 
 The order of an epoch is a function of (seed, epoch). A sample's own randomness is a function of (seed, epoch, index), so
 nothing depends on how many workers there are, and the only state worth saving is how many batches were handed out.
 """
 
+import signal
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
+from datamodules.video.guard import WorkerGuard
+from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
+
+# Deaths while the loader waits for one batch: of any kind, and without a file that is to blame.
+MAX_DEATHS = 10
+MAX_UNEXPLAINED = 3
 
 
 class SampleKey(NamedTuple):
@@ -60,9 +71,14 @@ class EpochSampler(Sampler[SampleKey]):
             yield SampleKey(self.epoch, row)
 
 
-def _one_thread(_: int) -> None:
-    """Workers share the cores; each uses one."""
+def _prepare_worker(_: int, guard: WorkerGuard) -> None:
+    """Workers share the cores, each uses one; and the main process alone decides what a signal to all of them means."""
     torch.set_num_threads(1)
+    guard.start()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class ResumableLoader(DataLoader):
@@ -71,6 +87,9 @@ class ResumableLoader(DataLoader):
     Lightning saves and restores that state with its own, so a run that is resumed in the middle of an epoch continues
     with the next unseen sample. `len` always is that of a whole epoch.
 
+    When a worker dies, all are started anew behind the last batch that was handed out, and the file that the guard
+    blames is not read any more. All other samples are what they would have been.
+
     Args:
         dataset: gives a sample for a `SampleKey`.
         sampler: gives the keys.
@@ -78,6 +97,10 @@ class ResumableLoader(DataLoader):
         num_workers: worker processes.
         collate_fn: joins samples to a batch.
         on_batch: called in the main process with each batch, before it is handed out.
+        guard: knows what workers read; the data set must tell it.
+
+    Raises:
+        SettingError: when workers die again and again.
     """
 
     def __init__(
@@ -88,7 +111,9 @@ class ResumableLoader(DataLoader):
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
         on_batch: Callable[[Any], None] | None = None,
+        guard: WorkerGuard | None = None,
     ) -> None:
+        self.guard = guard or WorkerGuard(num_workers)
         super().__init__(
             dataset,
             batch_size=batch_size,
@@ -98,28 +123,74 @@ class ResumableLoader(DataLoader):
             drop_last=sampler.shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=partial(_prepare_worker, guard=self.guard),
         )
         self.on_batch = on_batch
+        self._deaths: list[bool] = []
+        """Deaths since the last batch was handed out, and whether a file was to blame."""
         self._done = 0
         self._resume: dict[str, int] | None = None
 
     # A generator: workers start with the first batch that is asked for. Lightning makes the iterator before it tells the
     # sampler the epoch.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        sampler = self.sampler
-        assert isinstance(sampler, EpochSampler)
-        assert self.batch_size is not None
+        assert isinstance(self.sampler, EpochSampler)
         resume, self._resume = self._resume, None
-        self._done = resume["batches"] if resume is not None and resume["epoch"] == sampler.epoch else 0
-        sampler.skip = self._done * self.batch_size
-        if self._done >= len(self):
-            return
-        for batch in super().__iter__():
+        self._done = resume["batches"] if resume is not None and resume["epoch"] == self.sampler.epoch else 0
+        self._deaths = []
+        batches = None
+        while self._done < len(self):
+            try:
+                if batches is None:
+                    batches = self._batches()
+                batch = next(batches)
+            except (RuntimeError, OSError, EOFError) as error:
+                self._bury(error)
+                batches = None
+                continue
             self._done += 1
+            self._deaths = []
             if self.on_batch is not None:
                 self.on_batch(batch)
             yield batch
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches that were not handed out yet."""
+        assert isinstance(self.sampler, EpochSampler)
+        assert self.batch_size is not None
+        self.sampler.skip = self._done * self.batch_size
+        batches: Any = super().__iter__()
+        # Torch would raise an error at once when a worker dies, wherever the main process is just then, say in the
+        # middle of a step. Without its list of processes it only does so where it waits for a batch.
+        if getattr(batches, "_worker_pids_set", False):
+            _remove_worker_pids(id(batches))
+            batches._worker_pids_set = False
+        return batches
+
+    def _bury(self, error: Exception) -> None:
+        """After an error, let dead workers go, with all the others; without dead ones the error is raised again."""
+        iterator: Any = self._iterator
+        workers = iterator._workers if iterator is not None else []
+        if workers:
+            # A process closes its pipes a moment before it counts as dead.
+            wait([worker.sentinel for worker in workers], timeout=1)
+        deaths = {number: worker.exitcode for number, worker in enumerate(workers) if worker.exitcode is not None}
+        # Torch's own words for a death while workers are being started.
+        if not deaths and not (iterator is None and "DataLoader worker" in str(error)):
+            raise error
+        self._deaths.append(self.guard.blame(deaths))
+        codes = ", ".join(str(code) for code in deaths.values()) or "unknown"
+        if len(self._deaths) > MAX_DEATHS or self._deaths.count(False) > MAX_UNEXPLAINED:
+            raise SettingError(
+                f"Worker processes that read videos died {len(self._deaths)} times before the next batch was there, the last "
+                f"with exit code {codes} (-9 mostly means that memory ran out); lower data.num_workers, or set it to 0 to see "
+                "the error itself."
+            ) from error
+        if not self._deaths[-1]:
+            warnings.warn(f"A worker process died with exit code {codes} and is started again.", stacklevel=2)
+        if iterator is not None:
+            iterator._shutdown_workers()
+        self._iterator = None
 
     def read(self, epoch: int, rows: list[int]) -> Any:
         """One batch of these rows as they are in that epoch, read by this process; changes no state."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -23,6 +24,8 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 UNLABELLED = -1
 # So many rows of a list are looked up at the start; looking up all of a large list takes minutes on a network disk.
 CHECKED_ROWS = 500
+MAX_LABEL = 2**31 - 1
+MAX_CLASSES = 10**6
 
 
 @dataclass
@@ -70,6 +73,14 @@ class Manifest:
         return Manifest(self.root, self.paths, table[self.labels], class_names)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no name is too long or too strange to ask."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def check_root(root: Path, setting: str = "data.root") -> None:
     """Fail if a folder is missing."""
     if not root.is_dir():
@@ -87,11 +98,12 @@ def make_manifest(root: Path, rows: Iterable[tuple[str, int]], source: Path, cla
         raise SettingError(f"{source} lists no videos; pass another file or folder.")
     if repeated:
         rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row and were left out.")
+    for label in seen.values():
+        if not UNLABELLED <= label <= MAX_LABEL:
+            raise SettingError(f"{source} has the label {label}; labels must be whole numbers from 0.")
     manifest = Manifest(root, list(seen), np.array(list(seen.values()), np.int64), class_names or [])
-    if manifest.labels.min() < UNLABELLED:
-        raise SettingError(f"{source} has the label {manifest.labels.min()}; labels must be whole numbers from 0.")
     checked = np.linspace(0, len(manifest) - 1, min(len(manifest), CHECKED_ROWS)).astype(int)
-    missing = [row for row in checked if not manifest.file(row).exists()]
+    missing = [row for row in checked if not is_file(manifest.file(row))]
     if len(missing) > len(checked) / 2:
         raise SettingError(
             f"{len(missing)} of {len(checked)} videos that were looked up from {source} do not exist (the first: "
@@ -141,7 +153,8 @@ def read_list(path: Path, root: Path) -> Manifest:
 
     Accepts 'path label' and 'path num_frames label' separated by single spaces (VideoMAE and SEVERE style), the same
     separated by tabs or commas with quotes where needed, and tables whose header names `path` and `label`. A path
-    without suffix gets that of the file that exists.
+    without suffix gets that of the file that exists. In 'a 12 3', 12 is taken for the number of frames, unless there is
+    a file 'a 12' and none 'a'.
 
     Raises:
         SettingError: if the file is missing or a row cannot be understood; names the line.
@@ -149,7 +162,7 @@ def read_list(path: Path, root: Path) -> Manifest:
     lines = _lines(path)
     start = next(iter(lines.values()))
     delimiter = "\t" if "\t" in start else "," if "," in start else None
-    rows = [next(csv.reader([line], delimiter=delimiter)) if delimiter else _split_line(line) for line in lines.values()]
+    rows = [_cells(line, delimiter) if delimiter else _split_line(line, root) for line in lines.values()]
     header = [cell.strip().lower() for cell in rows[0]]
     columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
     where, what = columns or (0, -1)
@@ -157,7 +170,8 @@ def read_list(path: Path, root: Path) -> Manifest:
     for number, row in list(zip(lines, rows, strict=True))[1 if columns else 0 :]:
         try:
             label = int(row[what]) if row[what].strip() else UNLABELLED
-            parsed.append((_with_suffix(row[where].strip(), root), label))
+            name = row[where].strip()
+            parsed.append((_existing(name, root) or (name if "." in _file_name(name) else f"{name}.mp4"), label))
         except (ValueError, IndexError) as error:
             raise SettingError(
                 f"Line {number} of {path} is {' '.join(row)!r}; expected a path and, last, a label as a whole number."
@@ -167,7 +181,7 @@ def read_list(path: Path, root: Path) -> Manifest:
 
 def _lines(path: Path) -> dict[int, str]:
     """Lines of a text file by number from 1, without line ends (of any system) and blank lines."""
-    if not path.is_file():
+    if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     # Tabs at the end stay: behind them an unlabelled row has its empty cell.
@@ -177,18 +191,40 @@ def _lines(path: Path) -> dict[int, str]:
     return lines
 
 
-def _split_line(line: str) -> list[str]:
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error:
+        # Read as one cell, the line is refused with its number.
+        return [line]
+
+
+def _split_line(line: str, root: Path) -> list[str]:
     """'path label' or 'path frames label'; a path may hold spaces, because the numbers stand last."""
     match = re.fullmatch(r"(.+?)((?: -?\d+){1,2})", line.strip())
-    return [match[1], *match[2].split()] if match else [line]
+    if match is None:
+        return [line]
+    name, numbers = match[1], match[2].split()
+    if len(numbers) == 2 and not _is_complete(name) and not _existing(name, root):
+        longer = line.strip().rpartition(" ")[0].rstrip()
+        if _existing(longer, root):
+            return [longer, numbers[1]]
+    return [name, *numbers]
 
 
-def _with_suffix(path: str, root: Path) -> str:
-    """Complete a path without suffix by what exists; VideoMAE's rule, .mp4, where nothing does."""
-    if "." in path.rsplit("/", 1)[-1]:
+def _file_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _is_complete(path: str) -> bool:
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+
+
+def _existing(path: str, root: Path) -> str | None:
+    """A path with the suffix of the file that exists; None if there is none. What has a suffix is not looked up."""
+    if _is_complete(path):
         return path
-    existing = (suffix for suffix in sorted(VIDEO_SUFFIXES) if (root / (path + suffix)).exists())
-    return path + next(existing, ".mp4")
+    return next((path + suffix for suffix in ("", *sorted(VIDEO_SUFFIXES)) if is_file(root / (path + suffix))), None)
 
 
 def by_stem(root: Path) -> dict[str, str]:
@@ -216,15 +252,19 @@ def read_kinetics_csv(path: Path, root: Path) -> Manifest:
     existing = by_stem(root)
     rows = []
     for number_of_line, row in zip(list(lines)[1:], table, strict=False):
-        clip, label = row["youtube_id"], row.get("label") or ""
+        clip, label = row.get("youtube_id"), row.get("label") or ""
         try:
+            if not clip:
+                raise ValueError
+            name = clip
             if row.get("time_start"):
-                clip += f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-        except (KeyError, TypeError, ValueError) as error:
+                name += f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SettingError(
-                f"Line {number_of_line} of {path} is {lines[number_of_line]!r}; expected seconds in time_start and time_end."
+                f"Line {number_of_line} of {path} is {lines[number_of_line]!r}; expected youtube_id, and seconds in "
+                "time_start and time_end, separated by commas."
             ) from error
-        file = existing.get(clip) or existing.get(row["youtube_id"]) or f"{label}/{clip}.mp4"
+        file = existing.get(name) or existing.get(clip) or f"{label}/{name}.mp4"
         rows.append((file, number.get(label, UNLABELLED)))
     return make_manifest(root, rows, path, names)
 
@@ -237,7 +277,7 @@ def read_mini_kinetics(path: Path, root: Path) -> Manifest:
     rows = []
     for number, line in _lines(path).items():
         name, _, label = line.strip().rpartition(" ")
-        if not (label.isdecimal() and int(label) >= 1):
+        if not (label.isdecimal() and 1 <= int(label) <= MAX_LABEL):
             raise SettingError(f"Line {number} of {path} is {line!r}; expected a name and, last, a label from 1.")
         stem = Path(name).name
         rows.append((existing.get(stem, f"{stem}.mp4"), int(label) - 1))
@@ -245,17 +285,51 @@ def read_mini_kinetics(path: Path, root: Path) -> Manifest:
 
 
 def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
-    """Something-Something v2: a list of {id, template, ...} and a table of templates without brackets to string ids."""
-    if not path.is_file():
+    """Something-Something v2: a list of {id, template, ...} and a table of templates without brackets to string ids.
+
+    Raises:
+        SettingError: if a file is missing or not of that form; names the entry.
+    """
+    if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
-    templates = {name: int(number) for name, number in json.loads(labels.read_text(encoding="utf-8")).items()}
+    templates = _template_numbers(labels)
+    entries = _json(path)
+    if not isinstance(entries, list):
+        raise SettingError(f"{path} holds no list of videos; pass the official list, or rows 'path label' in a .csv file.")
     existing = by_stem(root)
     rows = []
-    for entry in json.loads(path.read_text(encoding="utf-8")):
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("template", ""), str):
+            raise SettingError(f"{path}: entry {number} is {entry!r:.200}; expected an object with id and template.")
         template = entry.get("template", "").replace("[", "").replace("]", "")
         if template and template not in templates:
             raise SettingError(f"{path}: the template {template!r} of video {entry['id']} is not in {labels}.")
         file = existing.get(str(entry["id"]), f"{entry['id']}.webm")
         rows.append((file, templates.get(template, UNLABELLED)))
-    names = sorted(templates, key=lambda name: templates[name])
+    # The place in the list of names is the label, also where the table leaves numbers out.
+    names = [f"class {label}" for label in range(max(templates.values(), default=-1) + 1)]
+    for name, label in templates.items():
+        names[label] = name
     return make_manifest(root, rows, path, names)
+
+
+def _template_numbers(path: Path) -> dict[str, int]:
+    table = _json(path)
+    if not isinstance(table, dict):
+        raise SettingError(f"{path} holds no table of templates and labels; pass the official file.")
+    numbers = {}
+    for name, label in table.items():
+        try:
+            numbers[name] = int(str(label))
+        except ValueError:
+            numbers[name] = UNLABELLED
+        if not 0 <= numbers[name] < MAX_CLASSES:
+            raise SettingError(f"{path}: the label of {name!r} is {label!r}; labels must be whole numbers from 0.")
+    return numbers
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise SettingError(f"{path} cannot be read as JSON ({error}); copy it again.") from error

@@ -13,7 +13,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from datamodules.video.readers import DecodeError, FewerFramesError, Picture, VideoInfo
+from datamodules.video.readers import DecodeError, FewerFramesError, Picture, VideoInfo, check_size
 
 # Frames of these carry reliable presentation times, one frame per packet, so a frame's number is the rank of its
 # packet's time. AVI carries decode times only; frames of any other container are counted from the start of the file.
@@ -23,6 +23,8 @@ TIMED_CODECS = ("h264", "hevc", "mpeg4", "vp9", "av1", "libdav1d")
 SKIPPING_CODECS = ("h264",)
 # No codec above displays a frame more than 16 places away from its place in the file.
 REORDERING = 16
+# Bytes of packets that are kept; only hours between keyframes need more, and are counted frame by frame instead.
+MAX_PACKETS = 2**30
 
 # Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -43,16 +45,18 @@ class PyAVReader:
     Args:
         path: The file.
         threads: Decoder threads.
-        deadline: Value of `time.monotonic()` after which to give up.
+        timeout: Seconds after which to give up.
     """
 
-    def __init__(self, path: Path, threads: int, deadline: float | None) -> None:
+    def __init__(self, path: Path, threads: int, timeout: float | None) -> None:
         self._path = path
         self._threads = threads
-        self._deadline = deadline
+        self._wanted = 1
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._reformatter = VideoReformatter()
         self._matrix: np.ndarray | None = None
         self._clock: Literal["dts", "pts"] = "pts"
+        self._start = 0
         self._at_start = True
         # Whether the container states how many frames there are, so that fewer of them mean a broken file.
         self._promised = True
@@ -74,6 +78,7 @@ class PyAVReader:
 
     def read(self, numbers: list[int]) -> list[Picture]:
         """The frames of these ascending, different numbers. Raises DecodeError or FewerFramesError."""
+        self._wanted = len(numbers)
         pictures: list[Picture] = []
         for run in _runs(numbers, self._places):
             part = self._read_by_time(run)
@@ -84,8 +89,11 @@ class PyAVReader:
         return pictures
 
     def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         try:
-            container = av.open(str(self._path), **LENIENT)
+            container = av.open(str(self._path), timeout=left, **LENIENT)
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while opening") from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError("cannot open", str(error)) from error
         # The cover picture of a sound file is no video, nor is text, which ffmpeg draws as a terminal would.
@@ -109,8 +117,11 @@ class PyAVReader:
         if name.startswith("mov") and 0 < self._stream.frames == len(self._stream.index_entries):
             self._clock = "dts"
             entries = [(e.timestamp, e.is_keyframe, not e.is_discard) for e in self._stream.index_entries]
+            self._start = self._stream.start_time or 0
         else:
             entries = [(p.pts, p.is_keyframe, not p.is_discard) for p in self._packets() if p.pts is not None]
+            # ffmpeg's own start time may change while it reads, where gaps are long.
+            self._start = min((pts for pts, _, is_shown in entries if is_shown), default=0)
         keyframes, before = [], 0
         # A file cut between keyframes begins with frames that no decoder puts out: then places tell nothing.
         self._promised = bool(entries) and entries[0][1]
@@ -128,6 +139,8 @@ class PyAVReader:
                 self._check_time()
                 if packet.size:
                     yield packet
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
         except av.FFmpegError:
             return
 
@@ -150,10 +163,11 @@ class PyAVReader:
         return None
 
     def _packets_from(self, keyframe: _Keyframe, last: int) -> list[av.Packet]:
-        """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed."""
+        """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed or they are too many."""
         self._at_start = False
         packets: list[av.Packet] = []
         missing = last - keyframe.before + 1 + REORDERING
+        size = 0
         try:
             self._container.seek(keyframe.timestamp, stream=self._stream)
         except av.FFmpegError:
@@ -166,15 +180,17 @@ class PyAVReader:
                 continue  # some containers seek to an earlier keyframe than asked
             packets.append(packet)
             missing -= not packet.is_discard
+            size += packet.size
             if missing == 0:
                 break
+            if size > MAX_PACKETS:
+                return []
         return packets
 
     def _decode(self, packets: list[av.Packet], wanted: list[int]) -> list[Picture] | None:
         """The frames of these presentation times; None if the decoder fails or holds one back."""
         context = self._stream.codec_context
         skips = context.name in SKIPPING_CODECS
-        start = self._stream.start_time or 0
         tick = self._stream.time_base or Fraction(1)
         times = set(wanted)
         last = max(place for place, packet in enumerate(packets) if packet.pts in times)
@@ -187,7 +203,7 @@ class PyAVReader:
                     context.skip_frame = "NONREF" if packet is not None and packet.pts not in times else "DEFAULT"
                 for frame in context.decode(packet):
                     if frame.pts in times:
-                        found[frame.pts] = self._picture(frame, float((frame.pts - start) * tick))
+                        found[frame.pts] = self._picture(frame, float((frame.pts - self._start) * tick))
         except av.FFmpegError:
             return None
         return [found[pts] for pts in wanted] if len(found) == len(wanted) else None
@@ -210,12 +226,15 @@ class PyAVReader:
                 count += 1
                 if len(pictures) == len(numbers):
                     return pictures
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
         except av.FFmpegError as error:
             raise FewerFramesError(count, promised=True) from error
         raise FewerFramesError(count, self._promised)
 
     def _picture(self, frame: av.VideoFrame, seconds: float) -> Picture:
-        """Convert to RGB at decoded size and set upright."""
+        """Convert to RGB at decoded size, which need not be the one that the container states, and set upright."""
+        check_size(frame.width, frame.height, self._wanted)
         array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if self._matrix is None:
             data: Any = frame.side_data.get("DISPLAYMATRIX")

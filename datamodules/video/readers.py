@@ -14,6 +14,9 @@ import numpy as np
 
 from modules.core.errors import SettingError
 
+# Decoded frames of one file may take this much memory, all its clips together: 680 frames of full HD, 160 of 4K.
+MAX_BYTES = 4 * 2**30
+
 Reason = Literal[
     "file not found",
     "empty file",
@@ -22,7 +25,9 @@ Reason = Literal[
     "no frame decoded",
     "failed while decoding",
     "frame size changes",
+    "too large",
     "timed out",
+    "decoder crashed",
 ]
 
 
@@ -42,6 +47,12 @@ class DecodeError(Exception):
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[Reason, str]]:
         """Survive the way from a worker process to the trainer."""
         return DecodeError, (self.reason, self.detail)
+
+
+def check_size(width: int, height: int, frames: int) -> None:
+    """Refuse frames that would take too much memory. Raises DecodeError."""
+    if width * height * 3 * frames > MAX_BYTES:
+        raise DecodeError("too large", f"{frames} frames of {width} x {height}")
 
 
 class FewerFramesError(Exception):

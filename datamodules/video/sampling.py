@@ -12,6 +12,8 @@ import numpy as np
 from datamodules.video.readers import VideoInfo
 from modules.core.errors import SettingError
 
+Short = Literal["first_frame", "spread"]
+
 
 @dataclass
 class ClipSettings:
@@ -26,6 +28,9 @@ class ClipSettings:
             video, the copies of one clip next to each other.
         sampling: `dense` takes every stride-th frame from a random start. `segment` cuts the video into T equal parts
             and takes one frame of each (TSN; usual for Something-Something).
+        short: What `segment` makes of a video with fewer than T frames. `first_frame` repeats its first frame T times, as
+            the official code does in training and validation; `spread` spreads its frames evenly over the clip, as the
+            official code does when testing. (`dense` always repeats the last frame that it reaches.)
         crop: How training clips are cropped, one draw per clip: `multi_scale` (VideoMAE pretraining),
             `random_resized` (random area and aspect ratio), or `centre`. Evaluation always uses `centre`.
         scale: Smallest and largest area of a `random_resized` crop, as a share of the picture.
@@ -38,6 +43,7 @@ class ClipSettings:
     clips: int = 1
     repeat: int = 1
     sampling: Literal["dense", "segment"] = "dense"
+    short: Short = "first_frame"
     crop: Literal["multi_scale", "random_resized", "centre"] = "multi_scale"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -89,22 +95,27 @@ def dense_indices(
     return start + np.arange(frames) * stride
 
 
-def segment_indices(num_frames: int, frames: int, rng: np.random.Generator | None, position: float = 0.5) -> np.ndarray:
+def segment_indices(
+    num_frames: int, frames: int, rng: np.random.Generator | None, position: float = 0.5, short: Short = "first_frame"
+) -> np.ndarray:
     """One frame of each of T equal segments: the fine-tuning rule of VideoMAE for SSv2, official code (TSN).
 
     Training segments are `num_frames // frames` long, so up to T - 1 last frames are never drawn, as in the official
-    code. Where the video has fewer than T frames the official code returns T times frame 0; here the frames are spread
-    evenly instead, each repeated as often as needed.
+    code.
 
     Args:
         num_frames: Length of the video.
         frames: Number of segments, T.
         rng: Draws one frame per segment; `None` takes the one at `position` of each segment.
         position: From 0 (beginning of the segment) to 1 (its end, exclusive); 0.5 is the centre.
+        short: Where the video has fewer than T frames, `first_frame` gives T times frame 0, and `spread` all frames in
+            order, each repeated as often as needed.
 
     Returns:
         int64 [T], ascending.
     """
+    if num_frames < frames and short == "first_frame":
+        return np.zeros(frames, np.int64)
     if rng is None or num_frames < frames:
         offset = position if rng is None else 0.0
         return ((np.arange(frames) + offset) * (num_frames / frames)).astype(np.int64)
@@ -131,7 +142,7 @@ def choose_frames(settings: ClipSettings, info: VideoInfo, rng: np.random.Genera
     for clip in range(settings.clips):
         if settings.sampling == "segment":
             position = (clip + 0.5) / settings.clips
-            rows.append(segment_indices(info.num_frames, settings.frames, rng, position))
+            rows.append(segment_indices(info.num_frames, settings.frames, rng, position, settings.short))
         else:
             position = clip / (settings.clips - 1) if settings.clips > 1 else 0.5
             rows.append(dense_indices(info.num_frames, settings.frames, settings.stride, rng, position))

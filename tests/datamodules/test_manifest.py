@@ -1,6 +1,7 @@
 """Lists and folders of videos, in the layouts that data sets are published in."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,48 @@ def test_lists(layout: str, tmp_path: Path) -> None:
     assert listing(read_list(tmp_path / "list", tmp_path)) == [("a/1.mp4", 3), ("b 2.mp4", 0)]
 
 
+@pytest.mark.parametrize(
+    ("files", "line", "expected"),
+    [
+        (["clip.mp4"], "clip 12 3", "clip.mp4"),
+        (["clip 12.mp4"], "clip 12 3", "clip 12.mp4"),
+        (["clip 12"], "clip 12 3", "clip 12"),
+        (["clip.avi", "clip 12.mp4"], "clip 12 3", "clip.avi"),
+        ([], "clip 12 3", "clip.mp4"),
+        (["clip 12.mp4", "clip.mp4 12.mp4"], "clip.mp4 12 3", "clip.mp4"),
+        (["a b 7.mp4"], "a b 7 3", "a b 7.mp4"),
+        (["v_1.5 s.webm"], "v_1.5 s 3", "v_1.5 s.webm"),
+        ([], "v_1.5 3", "v_1.5"),
+        (["1"], "1 3", "1"),
+    ],
+)
+def test_what_exists_decides_what_a_number_in_a_list_is(files: list[str], line: str, expected: str, tmp_path: Path) -> None:
+    touch(tmp_path, "other.mp4", *files)
+    (tmp_path / "list").write_text(f"other.mp4 0\n{line}\n")
+    assert listing(read_list(tmp_path / "list", tmp_path))[1] == (expected, 3)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["grün/日本 語.mp4", "a b/c, d.mp4", 'quote\'s "x".mp4', "ünï cödé (1).mp4", "#1 100%.mp4"])
+def test_names_of_any_kind(name: str, end: str, tmp_path: Path) -> None:
+    touch(tmp_path, name, "z.mp4")
+    quoted = '"' + name.replace('"', '""') + '"'
+    for text in (f"{name} 3{end}z.mp4 0{end}", f"{quoted},3{end}z.mp4,0", f"{quoted}\t10\t3{end}{end}z.mp4\t7\t0{end}"):
+        (tmp_path / "list").write_bytes(text.encode())
+        if text[0] != '"' and "," in name:
+            continue
+        assert listing(read_list(tmp_path / "list", tmp_path)) == [(name, 3), ("z.mp4", 0)]
+
+
+def test_names_in_no_encoding(tmp_path: Path) -> None:
+    name = b"latin \xe4.mp4"
+    (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    (tmp_path / "list").write_bytes(name + b" 3\n")
+    manifest = read_list(tmp_path / "list", tmp_path)
+    assert manifest.file(0).read_bytes() == b"x"
+    assert len(manifest.sha256()) == 64
+
+
 @pytest.mark.parametrize("suffix", ["", ".mp4"])
 def test_paths_with_separators_are_quoted(suffix: str, tmp_path: Path) -> None:
     touch(tmp_path, "a, b/x_000001_000011.mp4", "c.mp4")
@@ -92,6 +135,9 @@ def test_rows_without_label_and_repeated_rows(tmp_path: Path) -> None:
         # The first missing one is named, not the first of the list.
         ("1.mp4 0\ngone/2.mp4 1\ngone/3.mp4 1\n", r"2 of 3 videos .*the first: \S*gone/2\.mp4"),
         ("1.mp4 -3\n", "label -3; labels must be whole numbers from 0"),
+        ("1.mp4 99999999999999999999\n", "label 99999999999999999999; labels must be"),
+        ("1.mp4,0\n" + "x" * 200_000 + ",y\n", r"Line 2 of"),
+        ("x" * 3000 + " 1\n", "1 of 1 videos"),
         ("\n\n", "is empty"),
         ("gone/1.mp4 0\ngone/2.mp4 1\n", r"2 of 2 videos .* do not exist .*set data\.root"),
     ],
@@ -143,12 +189,16 @@ def test_kinetics_table_of_another_tree(tmp_path: Path) -> None:
     # Lists of test videos have no labels.
     table.write_text("youtube_id,time_start,time_end,split\na,1,11,test\n")
     assert listing(read_kinetics_csv(table, tmp_path)) == [("VideoData/air_drumming/a_000001_000011.avi", UNLABELLED)]
-    table.write_text("label,youtube_id,time_start,time_end\n\nx,a,one,11\n")
-    with pytest.raises(SettingError, match=r"Line 3 of .*train\.csv is 'x,a,one,11'"):
+    for line in ("x,a,one,11", "x", "x,a,1", "x,a,inf,11", "x,,1,11"):
+        table.write_text(f"label,youtube_id,time_start,time_end\n\n{line}\n")
+        with pytest.raises(SettingError, match=rf"Line 3 of .*train\.csv is '{line}'; expected youtube_id"):
+            read_kinetics_csv(table, tmp_path)
+    table.write_text("label\tyoutube_id\tsplit\nx\ta\ttrain\n")
+    with pytest.raises(SettingError, match=r"Line 2 of .*separated by commas"):
         read_kinetics_csv(table, tmp_path)
 
 
-@pytest.mark.parametrize("line", ["v1 0", "v1", "v1 x"])
+@pytest.mark.parametrize("line", ["v1 0", "v1", "v1 x", "v1 99999999999999999999"])
 def test_wrong_mini_kinetics(line: str, tmp_path: Path) -> None:
     touch(tmp_path, "v1.mp4", "v2.mp4")
     (tmp_path / "train.txt").write_text(f"v2 1\n{line}\n")
@@ -175,6 +225,50 @@ def test_something_something(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps([{"id": "1", "template": "Eating [something]"}]))
     with pytest.raises(SettingError, match="'Eating something' of video 1 is not in"):
         read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"train\.json cannot be read as JSON"),
+        (b"\xff\xfe[", r"train\.json cannot be read as JSON"),
+        ('{"id": "1"}', r"train\.json holds no list of videos"),
+        ('[{"id": "1"}, 7]', r"train\.json: entry 1 is 7; expected an object with id and template"),
+        ('[{"template": "A"}]', r"train\.json: entry 0 is {'template': 'A'}"),
+        ('[{"id": "1", "template": null}]', r"train\.json: entry 0 is"),
+    ],
+)
+def test_broken_something_list(content: str | bytes, message: str, tmp_path: Path) -> None:
+    touch(tmp_path, "1.webm")
+    (tmp_path / "labels.json").write_text('{"A": "0"}')
+    (tmp_path / "train.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SettingError, match=message):
+        read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("nonsense", r"labels\.json cannot be read as JSON"),
+        ('["A"]', r"labels\.json holds no table"),
+        *((f'{{"A": {label}}}', r"labels\.json: the label of 'A' is") for label in ('"x"', "1.5", "-1", "null", '"9999999"')),
+    ],
+)
+def test_broken_something_labels(content: str, message: str, tmp_path: Path) -> None:
+    touch(tmp_path, "1.webm")
+    (tmp_path / "labels.json").write_text(content)
+    (tmp_path / "train.json").write_text('[{"id": "1", "template": "A"}]')
+    with pytest.raises(SettingError, match=message):
+        read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+
+
+def test_something_labels_may_leave_numbers_out(tmp_path: Path) -> None:
+    touch(tmp_path, "1.webm")
+    (tmp_path / "labels.json").write_text('{"B": "3", "A": 1}')
+    (tmp_path / "train.json").write_text('[{"id": 1, "template": "B"}]')
+    manifest = read_something_json(tmp_path / "train.json", tmp_path / "labels.json", tmp_path)
+    assert listing(manifest) == [("1.webm", 3)]
+    assert manifest.class_names == ["class 0", "A", "class 2", "B"]
 
 
 def test_missing_something_list(tmp_path: Path) -> None:

@@ -72,11 +72,19 @@ def test_segment_centres() -> None:
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, 7, 15])
-def test_segments_of_a_short_video_spread_over_all_of_it(num_frames: int) -> None:
-    for rng in (np.random.default_rng(0), None):
-        indices = segment_indices(num_frames, 16, rng)
-        assert set(indices.tolist()) == set(range(num_frames))
-        assert (np.diff(indices) >= 0).all()
+@pytest.mark.parametrize("training", [True, False])
+def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
+    def chosen(short: str) -> list[int]:
+        settings = ClipSettings(sampling="segment", short=short)
+        return choose_frames(settings, info(num_frames), np.random.default_rng(0) if training else None)[0].tolist()
+
+    assert chosen("first_frame") == [0] * 16
+    assert segment_indices(num_frames, 16, None).tolist() == [0] * 16
+    spread = chosen("spread")
+    assert sorted(set(spread)) == list(range(num_frames))
+    assert spread == sorted(spread)
+    # Whole segments of one frame are no short video.
+    assert segment_indices(16, 16, np.random.default_rng(0)).tolist() == list(range(16))
 
 
 @pytest.mark.parametrize("sampling", ["dense", "segment"])

@@ -128,6 +128,48 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     assert batch["video"].unique(dim=4).flatten(0, 4).unique(dim=0).tolist() == [[250, 10, 10]]
 
 
+@pytest.mark.parametrize("size", [(512, 64), (64, 512)])
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "centre"])
+def test_long_and_narrow_pictures(size: tuple[int, int], crop: Any, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", "mpeg4", frames=8, size=size)
+    clip = ClipSettings(frames=4, stride=2, size=32, clips=4, crop=crop)
+    for loader in (
+        folder(tmp_path, batch_size=1, clip=clip).train_dataloader(),
+        folder(tmp_path, batch_size=1, clip=clip).probe_dataloader(),
+    ):
+        (batch,) = list(loader)
+        assert batch["video"].shape == (1, 4, 4, 32, 32, 3)
+        assert batch["substituted"].tolist() == [-1]
+        # Part of the texture, neither a border nor one stretched line.
+        assert (batch["video"].float().std((3, 4)) > 10).all()
+
+
+def test_skewed_labels_with_gaps(tree: Path) -> None:
+    paths = [f"train/class {number % 3}/train{number}.mp4" for number in range(6)]
+    (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, [9, 9, 2, 9, 9, 9], strict=True)))
+    (tree / "val list").write_text("val/class 0/val0.mp4 2\nval/class 1/val1.mp4 5\n")
+    data = folder(tree, train_list=str(tree / "list"), val_list=str(tree / "val list"), batch_size=6)
+    assert data.num_classes == 10
+    (batch,) = batches(data)
+    assert [label for _, label in sorted(zip(batch["index"].tolist(), batch["label"].tolist(), strict=True))] == [
+        9,
+        9,
+        2,
+        9,
+        9,
+        9,
+    ]
+    # A label that training never shows stays what it is.
+    assert [label for batch in data.val_dataloader() for label in batch["label"].tolist()] == [2, 5]
+    shutil.rmtree(tree / "train")
+    for name in ("alone/1.mp4", "many/1.mp4", "many/2.mp4", "many/3.mp4"):
+        put(tree / "val/class 0/val0.mp4", tree / "train" / name)
+    shutil.rmtree(tree / "val")
+    data = folder(tree, batch_size=4)
+    assert data.class_names == ["alone", "many"]
+    assert sorted(batches(data)[0]["label"].tolist()) == [0, 1, 1, 1]
+
+
 def test_lists_decide_instead_of_folders(tree: Path) -> None:
     (tree / "few.csv").write_text("train/class 0/train0.mp4,4\nval/class 1/val1.mp4,\n")
     data = folder(tree, batch_size=1, train_list=str(tree / "few.csv"), val_list=str(tree / "few.csv"))
@@ -173,6 +215,18 @@ def test_validation_takes_the_middle_of_every_video_once(tree: Path) -> None:
     assert_equal(first, list(loader))
 
 
+def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
+    paths = [f"train/class {number % 3}/train{number}.mp4" for number in range(6)]
+
+    def probe_labels(labels: list[int], count: int) -> list[int]:
+        (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)))
+        loader = folder(tree, train_list=str(tree / "list"), probe_samples=count).probe_dataloader()
+        return [label for batch in loader for label in batch["label"].tolist()]
+
+    assert probe_labels([-1, 2, -1, -1, 1, -1], 100) == [2, 1]
+    assert probe_labels([-1] * 6, 3) == [-1, -1, -1]
+
+
 def test_probe_loader_picks_videos_evenly(tree: Path) -> None:
     data = folder(tree, probe_samples=3)
     labels = [label for batch in data.probe_dataloader() for label in batch["label"].tolist()]
@@ -198,7 +252,7 @@ def test_official_kinetics_tree(tmp_path: Path, one_video: Path) -> None:
     (batch,) = batches(data)
     assert sorted(batch["substituted"].tolist()) == [-1, -1, 2]
     assert data.faults is not None
-    assert data.faults.bad == {2: "file not found"}
+    assert data.faults.bad == {("zumba/gone_000005_000015.mp4", "train"): "file not found"}
 
 
 @pytest.mark.filterwarnings("ignore:Kinetics400 has 400 classes, the val split")
@@ -258,17 +312,7 @@ def test_broken_files_are_replaced_alike_and_reported_once(tree: Path) -> None:
         data.faults.write_to(tree / f"run{workers}")
         runs.append(batches(data) + batches(data, epoch=1))
         lines = (tree / f"run{workers}/bad_videos.tsv").read_text().splitlines()
-        assert lines[0] == "row\tpath\treason"
-        assert len(lines) == 2
-        assert "class 1/train1.mp4" in lines[1]
-        restored = folder(tree)
-        restored.load_state_dict(data.state_dict())
-        assert restored.faults is not None
-        assert restored.faults.bad == data.faults.bad == {2: "cannot open"}
-        # The state may also come before the lists are read.
-        early = VideoFolder(str(tree), clip=CLIP, batch_size=3)
-        early.load_state_dict(data.state_dict())
-        assert ready(early).faults.state_dict() == data.faults.state_dict()
+        assert lines == ["path\tsplit\treason", "class 1/train1.mp4\ttrain\tcannot open"]
     assert_equal(*runs)
     substituted = torch.cat([batch["substituted"] for batch in runs[0]])
     index = torch.cat([batch["index"] for batch in runs[0]])
@@ -350,15 +394,71 @@ def test_report_lies_in_the_folder_of_the_run(workers: int, tree: Path) -> None:
     broken.write_bytes(b"")
     settings: dict[str, Any] = {"clip": CLIP, "batch_size": 7, "num_workers": workers}
     module = fit(VideoFolder(str(tree), **settings), tree / "run")
-    expected = ["row\tpath\treason", "0\tclass 0/empty.mp4\tempty file"]
+    expected = ["path\tsplit\treason", "class 0/empty.mp4\ttrain\tempty file"]
     assert (tree / "run/bad_videos.tsv").read_text().splitlines() == expected
     # Both epochs read all seven files; only the empty one is marked.
     assert sorted(module.substituted) == sorted([(0, 0), (0, 0)] + [(row, -1) for row in range(1, 7)] * 2)
-    # A run that goes on elsewhere still names it, although it need not meet it again.
+    # When the run goes on, it still names the file, although it does not meet it again.
     broken.unlink()
     put(tree / "train/class 0/train0.mp4", broken)
-    fit(VideoFolder(str(tree), **settings), tree / "on", epochs=3, ckpt_path=tree / "run/last.ckpt")
-    assert (tree / "on/bad_videos.tsv").read_text().splitlines() == expected
+    fit(VideoFolder(str(tree), **settings), tree / "run", epochs=3, ckpt_path=tree / "run/last.ckpt")
+    assert (tree / "run/bad_videos.tsv").read_text().splitlines() == expected
+
+
+def test_every_run_has_its_own_report(tree: Path) -> None:
+    broken = tree / "train/class 0/empty.mp4"
+    broken.write_bytes(b"")
+    data = VideoFolder(str(tree), clip=CLIP, batch_size=7, num_workers=0)
+    fit(data, tree / "first")
+    broken.unlink()
+    put(tree / "train/class 0/train0.mp4", broken)
+    (tree / "train/class 1/train1.mp4").unlink()
+    fit(data, tree / "second")
+    assert "empty.mp4" in (tree / "first/bad_videos.tsv").read_text()
+    assert (tree / "second/bad_videos.tsv").read_text().splitlines()[1:] == ["class 1/train1.mp4\ttrain\tfile not found"]
+
+
+def test_broken_validation_videos_are_reported_and_count_for_no_share(tree: Path) -> None:
+    for name in ("train/class 0/train0.mp4", "val/class 0/val0.mp4", "val/class 1/val1.mp4"):
+        (tree / name).unlink()
+    # The same path in both splits, and only one of them broken.
+    put(tree / "train/class 2/train2.mp4", tree / "train/class 0/val0.mp4")
+    (tree / "val/class 0").mkdir(exist_ok=True)
+    (tree / "val/class 0/val0.mp4").write_bytes(b"")
+    data = folder(tree, batch_size=2)
+    assert data.faults is not None
+    data.faults.write_to(tree / "run")
+    first = list(data.val_dataloader())
+    assert [batch["substituted"].tolist() for batch in first] == [[0, -1]]
+    # Substitutes of evaluation are the same in every epoch.
+    loader = data.val_dataloader()
+    loader.sampler.set_epoch(5)
+    assert_equal(first, list(loader))
+    lines = (tree / "run/bad_videos.tsv").read_text().splitlines()[1:]
+    assert lines == ["class 0/val0.mp4\tval\tempty file"]
+    # Probes read training files, which count when training reads them.
+    (tree / "train/class 1/train1.mp4").unlink()
+    list(data.probe_dataloader())
+    lines = (tree / "run/bad_videos.tsv").read_text().splitlines()[1:]
+    assert lines == ["class 0/val0.mp4\tval\tempty file", "class 1/train1.mp4\ttrain\tfile not found"]
+    assert not data.faults._seen
+
+
+def test_validation_stops_where_nothing_can_be_read(tree: Path) -> None:
+    for file in (tree / "val").rglob("*.mp4"):
+        file.unlink()
+        file.write_bytes(b"")
+    with pytest.raises(SettingError, match=r"Not one of several videos .*\(empty file\)"):
+        list(folder(tree).val_dataloader())
+
+
+def test_states_of_earlier_versions_can_be_loaded(tree: Path) -> None:
+    data = folder(tree)
+    assert set(data.state_dict()) == {"loader"}
+    data.load_state_dict({"faults": {"bad": {2: "cannot open"}, "seen": [2]}, "loader": {"epoch": 0, "batches": 1}})
+    assert data.faults is not None
+    assert not data.faults.bad
+    assert len(batches(data)) == 1
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (0, 2)])
@@ -392,6 +492,12 @@ def test_batch_of_all_devices_must_fit(tree: Path, monkeypatch: pytest.MonkeyPat
         folder(tree, batch_size=4)
 
 
+def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VideoFolder, "_rank", lambda self: (0, 4))
+    with pytest.raises(SettingError, match=r"3 validation video\(s\) in .*val cannot be shared by 4 processes"):
+        folder(tree, batch_size=1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -423,7 +529,7 @@ def test_real_files(tmp_path: Path) -> None:
     for workers in (1, 4):
         assert_equal(reference, read(workers))
     report = (tmp_path / "4/bad_videos.tsv").read_text().splitlines()[1:]
-    assert [line.split("\t")[1] for line in report] == ["corrupted.mp4"]
+    assert [line.split("\t")[:2] for line in report] == [["corrupted.mp4", "train"]]
     moving: Tensor = torch.cat([batch["video"].float().std(2).mean((1, 2, 3, 4)) for batch in reference])
     # Some begin with seconds of a still picture.
     assert (moving > 0).sum() >= 8

@@ -52,6 +52,42 @@ def write_video(
     return path
 
 
+def write_still(path: Path, frames: int, gap: int = 1) -> Path:
+    """One shade per frame, `gap` seconds apart: hours of video in no time."""
+    codec = "libx264" if path.suffix == ".mkv" else "mpeg4"
+    shades = {}
+    for shade in {number * 7 % 256 for number in range(min(frames, 256))}:
+        picture = av.VideoFrame.from_ndarray(np.full((16, 16, 3), shade, np.uint8), format="rgb24")
+        shades[shade] = picture.reformat(format="yuv420p")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=1, options={"g": "250", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1)
+        for number in range(frames):
+            frame = shades[number * 7 % 256]
+            frame.time_base, frame.pts = Fraction(1), number * gap
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_with_sound(path: Path, video: Path) -> Path:
+    """A copy of a video with a second of silence."""
+    with av.open(str(video)) as source, av.open(str(path), "w") as container:
+        stream = source.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        sound = container.add_stream("mp2", rate=16000, layout="mono")
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                container.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), format="s16", layout="mono")
+        frame.rate = 16000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return path
+
+
 def decode_all(path: Path) -> list[np.ndarray]:
     """The reference: everything that plain decoding puts out, until it ends or fails."""
     frames = []
