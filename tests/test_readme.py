@@ -47,7 +47,7 @@ def test_quickstart_runs_and_goes_on(
         main(command)
     assert read_passport(tmp_path / "smile.safetensors")["method"] == "modules.smile.SMILE"
     assert {path.name for path in (tmp_path / "encoder").iterdir()} >= {"config.json", "model.safetensors"}
-    with pytest.raises(SettingError, match="python main.py replay"):
+    with pytest.raises(SettingError, match=r"python main\.py replay"):
         main([*first, *SMALL, "--model.optim.warmup_epochs=0", "--model.optim.base_lr=1e25", "--trainer.default_root_dir=run"])
     for command in words("python main.py replay"):
         main([word if word.startswith(("--dump", "replay")) else "run/nonfinite/step_00000001" for word in command])

@@ -21,18 +21,20 @@ class ClipSettings:
 
     Args:
         frames: Frames per clip, T.
-        stride: Frames of the video from one sampled frame to the next. Only for `sampling: dense`.
+        stride: Frames of the video from one sampled frame to the next, or the largest of them. Not for `sampling: segment`.
         size: Height and width of the clips after crop and resize, in pixels.
         clips: Clips per video, each with its own start; the file is opened once.
         repeat: Copies of each clip, decoded once and cropped independently. A batch holds V = clips * repeat clips per
             video, the copies of one clip next to each other.
-        sampling: `dense` takes every stride-th frame from a random start. `segment` cuts the video into T equal parts
-            and takes one frame of each (TSN; usual for Something-Something).
+        sampling: `dense` takes every stride-th frame from a random start. `jittered` draws the stride from 1 to `stride` for
+            each training clip, and moves each frame by less than it (TubeletContrast). `segment` cuts the video into T
+            equal parts and takes one frame of each (TSN; usual for Something-Something).
         short: What `segment` makes of a video with fewer than T frames. `first_frame` repeats its first frame T times, as
             the official code does in training and validation; `spread` spreads its frames evenly over the clip, as the
             official code does when testing. (`dense` always repeats the last frame that it reaches.)
         crop: How training clips are cropped, one draw per clip: `multi_scale` (VideoMAE pretraining),
-            `random_resized` (random area and aspect ratio), or `centre`. Evaluation always uses `centre`.
+            `random_resized` (random area and aspect ratio), `stretched` (a square of the picture stretched to 4:3,
+            TubeletContrast), or `centre`. Evaluation always uses `centre`.
         scale: Smallest and largest area of a `random_resized` crop, as a share of the picture.
         ratio: Smallest and largest aspect ratio (width / height) of a `random_resized` crop.
     """
@@ -42,9 +44,9 @@ class ClipSettings:
     size: int = 224
     clips: int = 1
     repeat: int = 1
-    sampling: Literal["dense", "segment"] = "dense"
+    sampling: Literal["dense", "jittered", "segment"] = "dense"
     short: Short = "first_frame"
-    crop: Literal["multi_scale", "random_resized", "centre"] = "multi_scale"
+    crop: Literal["multi_scale", "random_resized", "stretched", "centre"] = "multi_scale"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
@@ -95,6 +97,36 @@ def dense_indices(
     return start + np.arange(frames) * stride
 
 
+def jittered_indices(num_frames: int, stride: int, jitter: np.ndarray, start: int) -> np.ndarray:
+    """Frames of TubeletContrast (official code): start + i * stride + jitter[i], the last frame repeated beyond the end.
+
+    Args:
+        num_frames: Length of the video.
+        stride: Distance between frames before jitter.
+        jitter: int64 [T], from 0 to stride - 1.
+        start: First frame, before jitter.
+
+    Returns:
+        int64 [T], ascending.
+    """
+    return np.minimum(start + np.arange(len(jitter)) * stride + jitter, num_frames - 1)
+
+
+def draw_jittered(num_frames: int, frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw stride, jitter and start of `jittered_indices`; a start is drawn where the frames before jitter leave room.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Length of the clip, T.
+        stride: Largest stride; all from 1 on are equally likely.
+        rng: Source of randomness.
+    """
+    chosen = int(rng.integers(1, stride + 1))
+    jitter = rng.integers(0, chosen, size=frames)
+    room = num_frames - (chosen * (frames - 1) + 1)
+    return jittered_indices(num_frames, chosen, jitter, int(rng.integers(0, room + 1)) if room > 0 else 0)
+
+
 def segment_indices(
     num_frames: int, frames: int, rng: np.random.Generator | None, position: float = 0.5, short: Short = "first_frame"
 ) -> np.ndarray:
@@ -143,6 +175,8 @@ def choose_frames(settings: ClipSettings, info: VideoInfo, rng: np.random.Genera
         if settings.sampling == "segment":
             position = (clip + 0.5) / settings.clips
             rows.append(segment_indices(info.num_frames, settings.frames, rng, position, settings.short))
+        elif settings.sampling == "jittered" and rng is not None:
+            rows.append(draw_jittered(info.num_frames, settings.frames, settings.stride, rng))
         else:
             position = clip / (settings.clips - 1) if settings.clips > 1 else 0.5
             rows.append(dense_indices(info.num_frames, settings.frames, settings.stride, rng, position))

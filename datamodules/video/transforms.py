@@ -26,6 +26,9 @@ OFFSETS = (
     *((0, 2), (4, 2), (2, 4), (2, 0)),
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
+# TubeletContrast, official code: longer and shorter side of the stretched picture, for squares of 112 pixels.
+STRETCHES = ((149, 112), (171, 128), (192, 144))
+STRETCH_REFERENCE = 112
 
 
 class Box(NamedTuple):
@@ -86,6 +89,26 @@ def random_resized_box(
     return Box((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height)
 
 
+def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
+    """The square crop of TubeletContrast (official code): the picture is stretched to one of three 4:3 sizes, whatever its
+    own shape, and a square of `size` is cut out anywhere.
+
+    Here the part of the picture that becomes the square is cut out first, to whole pixels, and then resized.
+
+    Args:
+        width: Of the frame.
+        height: Of the frame.
+        size: Side of the square.
+        rng: Draws the size and the place.
+    """
+    long, short = (round(side * size / STRETCH_REFERENCE) for side in STRETCHES[rng.integers(len(STRETCHES))])
+    across, down = (long, short) if width >= height else (short, long)
+    x, y = int(rng.integers(across - size + 1)), int(rng.integers(down - size + 1))
+    left, top = round(x * width / across), round(y * height / down)
+    right, bottom = round((x + size) * width / across), round((y + size) * height / down)
+    return Box(left, top, max(1, right - left), max(1, bottom - top))
+
+
 def centre_box(width: int, height: int) -> Box:
     """The centred square over the whole shorter side.
 
@@ -102,6 +125,8 @@ def draw_box(settings: ClipSettings, width: int, height: int, rng: np.random.Gen
         return centre_box(width, height)
     if settings.crop == "multi_scale":
         return multi_scale_box(width, height, settings.size, rng)
+    if settings.crop == "stretched":
+        return stretched_box(width, height, settings.size, rng)
     return random_resized_box(width, height, settings.scale, settings.ratio, rng)
 
 

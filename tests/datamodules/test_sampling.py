@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.video.decode import VideoInfo
-from datamodules.video.sampling import ClipSettings, choose_frames, dense_indices, segment_indices
+from datamodules.video.sampling import ClipSettings, choose_frames, dense_indices, draw_jittered, segment_indices
 from modules.core.errors import SettingError
 
 
@@ -87,7 +87,7 @@ def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
     assert segment_indices(16, 16, np.random.default_rng(0)).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("sampling", ["dense", "segment"])
+@pytest.mark.parametrize("sampling", ["dense", "jittered", "segment"])
 @pytest.mark.parametrize("num_frames", [1, 9, 40, 200])
 @pytest.mark.parametrize("training", [True, False])
 def test_chosen_frames_are_ascending_and_inside(sampling: str, num_frames: int, training: bool) -> None:
@@ -131,3 +131,18 @@ def test_impossible_ranges_are_named(name: str, value: tuple[float, float]) -> N
 
 def test_views_count_clips_and_repeats() -> None:
     assert ClipSettings(clips=3, repeat=2).views == 6
+
+
+def test_jittered_clips_follow_the_official_rule() -> None:
+    """TubeletContrast: strides 1 to 4, jitter below the stride, starts from all that leave room before jitter."""
+    rng, spans = np.random.default_rng(0), []
+    for _ in range(2000):
+        numbers = draw_jittered(300, 16, 4, rng)
+        assert numbers.max() <= numbers.min() + 63
+        assert numbers.max() < 300
+        spans.append(int(numbers[-1] - numbers[0]))
+    assert min(spans) == 15
+    assert max(spans) > 60
+    short = draw_jittered(9, 16, 4, rng)
+    assert short.max() == 8
+    assert (np.diff(short) >= 0).all()

@@ -81,7 +81,7 @@ def test_multi_scale_takes_the_wanted_size_where_it_nearly_fits() -> None:
         assert len(widths) == 4
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "centre"])
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "centre"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_boxes_lie_inside_the_frame(crop: str, width: int, height: int) -> None:
     settings = ClipSettings(size=224, crop=crop)
@@ -130,6 +130,21 @@ def test_random_resized_uses_the_settings() -> None:
     assert len({box.x for box in boxes}) > 5
 
 
+def test_stretched_boxes_are_squares_of_the_stretched_picture() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [draw_box(ClipSettings(size=112, crop="stretched"), 298, 224, rng) for _ in range(600)]
+    # Twice the smallest of the three sizes: squares cover all of its height, or 7/8 or 7/9 of it.
+    heights = Counter(box.height for box in boxes)
+    assert set(heights) <= {224, 195, 196, 197, 173, 174, 175}
+    assert heights[224] / 600 == pytest.approx(1 / 3, abs=0.06)
+    assert {box.width for box in boxes if box.height == 224} <= {223, 224, 225}
+    assert min(box.x for box in boxes) == 0
+    assert max(box.x + box.width for box in boxes) == 298
+    # A tall picture is stretched to 3:4, any other shape too.
+    tall = draw_box(ClipSettings(size=112, crop="stretched"), 100, 400, rng)
+    assert tall.width / tall.height == pytest.approx(100 / 400 * 4 / 3, rel=0.1)
+
+
 def test_centre_agrees_with_resizing_first() -> None:
     """Crop then resize against 'resize the shorter side, then crop the centre', done by PIL."""
     for width, height in ((340, 256), (256, 340), (427, 240)):
@@ -173,7 +188,7 @@ def test_box_of_the_wanted_size_is_not_resampled() -> None:
     assert np.array_equal(crop_and_resize(frames, Box(3, 5, 32, 32), 32)[1], frames[1][5:37, 3:35])
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "centre"])
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "centre"])
 @pytest.mark.parametrize(("width", "height"), [(96, 72), (20, 160), (160, 20), (5, 3), (1, 1)])
 def test_clips_have_one_shape_for_any_frame_size(crop: str, width: int, height: int) -> None:
     settings = ClipSettings(frames=3, size=32, clips=2, repeat=2, crop=crop)
