@@ -45,7 +45,7 @@ from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES, Split
 from modules.motion.scenes import SyntheticClips, make_clips
-from modules.motion.trajectory import MotionRecord, SmoothMotion
+from modules.motion.trajectory import Motion
 from modules.smile import SMILE
 
 # The readout, fixed before the runs and the same for every row. Time slices are kept apart because a mean over time
@@ -222,17 +222,7 @@ def batch_of(clips: Tensor, size: Size, generator: torch.Generator) -> Tensor:
     return torch.randint(len(clips), (size.batch,), generator=generator, device=clips.device)
 
 
-class Standing(SmoothMotion):
-    """The same objects at the same places, which stay as they are in the first frame."""
-
-    def draw(self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator) -> MotionRecord:
-        """See `Motion.draw`."""
-        record = super().draw(count, objects, frames, picture, generator)
-        first = {name: getattr(record, name)[:, :, :1] for name in ("centre", "size", "angle", "shear", "opacity")}
-        return replace(record, **{name: value.expand_as(getattr(record, name)) for name, value in first.items()})
-
-
-def train_masked(data: Data, size: Size, seed: int, motion: SmoothMotion) -> VideoViT:
+def train_masked(data: Data, size: Size, seed: int, motion: Motion) -> VideoViT:
     """SMILE on still backgrounds with pixels as target and one object in each clip."""
     torch.manual_seed(seed)
     method: Method = SMILE(
@@ -252,7 +242,7 @@ def train_masked(data: Data, size: Size, seed: int, motion: SmoothMotion) -> Vid
         return method.step({"video": data.still[rows][:, None]}, generator)["loss"]
 
     final = train(method, loss_of, size, seed)
-    print(f"  seed {seed}: masked pixels, {type(motion).__name__}: loss {final:.5f}", flush=True)
+    print(f"  seed {seed}: masked pixels, {motion.path} objects: loss {final:.5f}", flush=True)
     return method.backbone  # type: ignore[return-value]
 
 
@@ -306,14 +296,17 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
         "supervised": "supervised, same size and budget",
     }
     rows = {key: Row(name) for key, name in names.items()}
+    moving = Motion(scales=size.scales, whole_pixels=False)
+    # The same objects at the same places, which stay as they are in the first frame.
+    standing = replace(moving, path="static", size_velocity=0, rotation_velocity=0)
     insides = {key: Row(names[key]) for key in ("untrained", "still", "moving", "supervised")}
     for seed in range(seeds):
         data = make_data(size, seed, device)
         torch.manual_seed(seed)
         networks = {
             "untrained": encoder(size).to(device),
-            "still": train_masked(data, size, seed, Standing(size.scales, whole_pixels=False)),
-            "moving": train_masked(data, size, seed, SmoothMotion(size.scales, whole_pixels=False)),
+            "still": train_masked(data, size, seed, standing),
+            "moving": train_masked(data, size, seed, moving),
             "supervised": train_supervised(data, size, seed),
         }
         rows["frame"].add(probe(lambda video: single_frame(video, size.frames // 2), data))

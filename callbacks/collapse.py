@@ -1,6 +1,7 @@
 """Whether the features still tell clips apart: an alarm when they become the same for all."""
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.features import evaluating, gather_once
+from callbacks.features import extract
 from modules.core.base import Method
+from modules.core.contracts import VideoBatch
 from modules.core.errors import SettingError
 
 
@@ -46,6 +48,15 @@ def measure(features: Tensor) -> dict[str, float]:
     return {"feature_std": float(feature_std(features)), "rankme": float(rankme(features))}
 
 
+def first_clips(loader: Iterable[VideoBatch], count: int) -> Iterator[VideoBatch]:
+    """As few batches as hold `count` videos, all with the label 0, so that none is left out for having no label."""
+    for batch in loader:
+        yield batch | {"label": torch.zeros_like(batch["index"])}
+        count -= len(batch["index"])
+        if count <= 0:
+            return
+
+
 class CollapseAlarm(Callback):
     """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once when they fall.
 
@@ -55,7 +66,8 @@ class CollapseAlarm(Callback):
 
     Args:
         max_fall: share of the highest value so far below which a value counts as collapsed.
-        samples: validation clips that are looked at, over all processes; training clips if there is no validation.
+        samples: validation clips that are looked at, over all processes; training clips where there are none. A run
+            without validation looks at them after every epoch.
         stop: end the run instead of warning.
     """
 
@@ -67,7 +79,7 @@ class CollapseAlarm(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the untrained network: the first epoch may be long enough to collapse in."""
         if isinstance(pl_module, Method) and not self._highest:
-            self._highest = measure(self._features(trainer, pl_module))
+            self._keep_highest(measure(self._features(trainer, pl_module)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and compare.
@@ -75,16 +87,24 @@ class CollapseAlarm(Callback):
         Raises:
             SettingError: on collapse, with `stop`.
         """
-        if trainer.sanity_checking or not isinstance(pl_module, Method):
-            return
-        values = measure(self._features(trainer, pl_module))
-        pl_module.log_dict({f"collapse/{name}": value for name, value in values.items()}, sync_dist=True)
+        if not trainer.sanity_checking and isinstance(pl_module, Method):
+            self._compare(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where there is no validation."""
+        if isinstance(pl_module, Method) and not (trainer.enable_validation and _has_validation(trainer)):
+            self._compare(trainer, pl_module)
+
+    def _compare(self, trainer: Trainer, method: Method) -> None:
+        values = measure(self._features(trainer, method))
+        method.log_dict({f"collapse/{name}": value for name, value in values.items()}, sync_dist=True)
+        # Nothing was measured before if this is no training.
         fallen = [
-            f"{name} is {value:.3g} and was {self._highest[name]:.3g}"
+            f"{name} is {value:.3g} and was {self._highest.get(name, 0.0):.3g}"
             for name, value in values.items()
-            if not value >= self.max_fall * self._highest[name]
+            if not value >= self.max_fall * self._highest.get(name, 0.0)
         ]
-        self._highest = {name: max(self._highest[name], value) for name, value in values.items()}
+        self._keep_highest(values)
         if fallen and not self._rang:
             message = (
                 f"The features of validation clips collapse at step {trainer.global_step}: {' and '.join(fallen)}. They no "
@@ -95,20 +115,17 @@ class CollapseAlarm(Callback):
             rank_zero_warn(message)
         self._rang = bool(fallen)
 
+    def _keep_highest(self, values: dict[str, float]) -> None:
+        # In this order: `max` keeps its first argument where the second is NaN.
+        self._highest = {name: max(self._highest.get(name, 0.0), value) for name, value in values.items()}
+
     def _features(self, trainer: Trainer, method: Method) -> Tensor:
         """float32 [N, D], each clip once, in a fixed order, equal in all processes."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        loader = data.val_dataloader() or data.probe_dataloader()
-        wanted = -(-self.samples // trainer.world_size)
-        rows, numbers = [], []
-        with evaluating(method), trainer.precision_plugin.forward_context():
-            for batch in loader:
-                batch = trainer.strategy.batch_to_device(batch)
-                rows.append(method.embed(batch).float())
-                numbers.append(batch["index"])
-                if sum(map(len, rows)) >= wanted:
-                    break
-        return gather_once(trainer, torch.cat(rows)[:wanted], torch.cat(numbers)[:wanted], torch.cat(numbers)[:wanted])[0]
+        loader = data.val_dataloader() if _has_validation(trainer) else data.probe_dataloader()
+        # Processes take turns in the order of samples, so that their shares join to the first clips of all.
+        clips = first_clips(loader, -(-self.samples // trainer.world_size))
+        return extract(trainer, method, clips, method.embed)[0][: self.samples]
 
     def state_dict(self) -> dict[str, object]:
         """What was highest, and whether the alarm rang."""
@@ -117,3 +134,9 @@ class CollapseAlarm(Callback):
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Restore what was highest, and whether the alarm rang."""
         self._highest, self._rang = dict(state_dict["highest"]), bool(state_dict["rang"])  # type: ignore[call-overload]
+
+
+def _has_validation(trainer: Trainer) -> bool:
+    # Not the length of the loader: a process without a share of a small set must not read another set than the others.
+    loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    return not isinstance(loader, list) or bool(loader)

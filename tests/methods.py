@@ -5,19 +5,24 @@ from dataclasses import dataclass
 
 import torch
 
+from modules.backbones.video_cnn import VideoResNet
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
-from modules.core.optim import AdamWSettings
+from modules.core.optim import AdamWSettings, SGDSettings
 from modules.layers.masking import TrajectoryMask, TubeMask
 from modules.layers.targets import PixelTarget
+from modules.moco import MoCo
 from modules.motion.appearance import ObjectBank
-from modules.motion.trajectory import SmoothMotion
+from modules.motion.trajectory import Motion
+from modules.motion.tubelets import TubeletSettings
 from modules.smile import SMILE
+from modules.tubelet_contrast import TubeletContrast
 from modules.videomae import VideoMAE
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
+SGD = SGDSettings(base_lr=0.05)
 
 
 @dataclass
@@ -27,6 +32,8 @@ class Case:
     name: str
     build: Callable[[], Method]
     yaml: str
+    clips: int = 1
+    """Clips that it takes of each video."""
 
 
 def tiny_vit() -> VideoViT:
@@ -34,12 +41,24 @@ def tiny_vit() -> VideoViT:
     return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
 
 
+def tiny_cnn() -> VideoResNet:
+    """R3D-18 with 4 to 32 channels."""
+    return VideoResNet("r3d_18", width=4)
+
+
 METHODS = [
     Case("VideoMAE", lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), "videomae.yaml"),
     Case(
         "SMILE",
-        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, SmoothMotion(), optim=OPTIM),
+        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, Motion(), optim=OPTIM),
         "smile.yaml",
+    ),
+    Case("MoCo", lambda: MoCo(tiny_cnn(), out_dim=16, queue_size=32, optim=SGD), "moco.yaml", clips=2),
+    Case(
+        "TubeletContrast",
+        lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), out_dim=16, queue_size=32, optim=SGD),
+        "tubelet_contrast.yaml",
+        clips=2,
     ),
 ]
 

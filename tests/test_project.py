@@ -48,10 +48,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) -> None:
-    layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug/tiny.yaml")]
+    text = (ROOT / "configs" / recipe).read_text()
+    tiny = "tiny.yaml" if "VideoViT" in text else "tiny_cnn.yaml"
+    layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
+    narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
+    layers += narrow if tiny == "tiny_cnn.yaml" else []
     data = ["--data", "VideoFolder", f"--data.root={videos}", f"--trainer.default_root_dir={run}"]
-    uses_clip = "ClipTarget" in (ROOT / "configs" / recipe).read_text()
-    target = [f"--model.target.checkpoint={teacher}"] if uses_clip else []
+    target = [f"--model.target.checkpoint={teacher}"] if "ClipTarget" in text else []
     main(["fit", *layers, *data, *target, "--trainer.enable_progress_bar=false", *more])
 
 
@@ -86,7 +89,8 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_runs(layer: str, tmp_path: Path) -> None:
     # Written for GPUs: here they get one CPU process. SLURM's variables are those of a job with one task.
-    command = [sys.executable, "main.py", "fit", "--config", "configs/videomae.yaml", "--config", "configs/debug/tiny.yaml"]
+    recipe, tiny = ("moco", "tiny_cnn") if "cnn" in layer else ("videomae", "tiny")
+    command = [sys.executable, "main.py", "fit", "--config", f"configs/{recipe}.yaml", "--config", f"configs/debug/{tiny}.yaml"]
     command += ["--config", layer, "--data", "SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4"]
     command += ["--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path}"]
     command += ["--trainer.num_nodes=1", "--data.probe_samples=8"]

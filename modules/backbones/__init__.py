@@ -1,1 +1,7 @@
-"""Encoders, one file per family."""
+"""Encoders, one file per family. Importing them here makes their short names known to the command line."""
+
+from modules.backbones.i3d import I3D
+from modules.backbones.video_cnn import S3D, VideoResNet
+from modules.backbones.video_vit import VideoViT
+
+__all__ = ["I3D", "S3D", "VideoResNet", "VideoViT"]

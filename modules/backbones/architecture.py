@@ -8,9 +8,12 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from modules.backbones.i3d import I3D
+from modules.backbones.video_cnn import VideoCNN, VideoResNet
 from modules.backbones.video_vit import PRESETS, MaskedDecoder, VideoViT
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
+from modules.layers.momentum_contrast import MomentumContrast
 
 Kind = Literal["pretraining", "classifier", "encoder"]
 Facts = dict[str, int]
@@ -159,6 +162,38 @@ def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTr
             pre_norm="norm_pre.weight" in weights,
             fc_norm="fc_norm.weight" in weights,
         )
+
+
+def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, int | str | float]]:
+    """A video CNN, with what momentum contrast adds to it if the file has that, of the sizes of the weights.
+
+    Args:
+        weights: under our names, `backbone.*` and perhaps `contrast.*`.
+        source: file, for error messages.
+
+    Returns:
+        The network, and its sizes by the names of settings.
+
+    Raises:
+        SettingError: if tensors for a size are missing.
+    """
+    sizes: dict[str, int | str | float]
+    backbone: VideoCNN
+    if "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
+        factor = _shape(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
+        backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}
+    else:
+        name: Literal["r3d_18", "r2plus1d_18"] = "r2plus1d_18" if "backbone.stem.3.weight" in weights else "r3d_18"
+        width = _shape(weights, "backbone.layer1.0.conv1.1.weight", 1, source)[0]
+        backbone, sizes = VideoResNet(name, width), {"backbone": "VideoResNet", "name": name, "width": width}
+    network = nn.ModuleDict({"backbone": backbone})
+    if any(key.startswith("contrast.") for key in weights):
+        hidden = _shape(weights, "contrast.head.0.weight", 2, source)[0]
+        out_dim = _shape(weights, "contrast.head.2.weight", 2, source)[0]
+        queue_size = _shape(weights, "contrast.queue.keys", 2, source)[0]
+        network["contrast"] = MomentumContrast(backbone, hidden, out_dim, queue_size, 0.999, 0.2, True)
+        sizes |= {"hidden": hidden, "out_dim": out_dim, "queue_size": queue_size}
+    return network, sizes
 
 
 def count_heads(width: int, asked: int | None, source: str) -> int:

@@ -110,6 +110,9 @@ class Method(LightningModule, ABC):
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise SettingError("The schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
+        if not math.isfinite(trainer.num_training_batches):
+            # With trainer.max_steps alone, Lightning has not looked at the loader yet.
+            trainer.fit_loop.setup_data()
         epoch_steps = trainer.num_training_batches / trainer.accumulate_grad_batches
         epochs = settings.horizon_epochs or steps / epoch_steps
         if settings.warmup_epochs >= epochs:

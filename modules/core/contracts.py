@@ -36,6 +36,8 @@ class StepOutput(TypedDict, total=False):
     """Detached scalars that are logged as `train/<name>` or `val/<name>`."""
     clip: Tensor
     """uint8 [B, T, H, W, 3], the clips that the student saw, after every augmentation and paste."""
+    key_clip: Tensor
+    """uint8 [B, T, H, W, 3], the clips that `clip` was compared with, likewise."""
     masked: Tensor
     """int64 [B, Nm], ascending indices of the tokens that the encoder did not see."""
     prediction: Tensor

@@ -1,8 +1,8 @@
 """Weights from any file that this project reads, in one format, with a passport that says what they are.
 
-Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2 and SMILE (also those that DeepSpeed wrote), OpenAI's
-CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors, and folders of `transformers`'
-VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
+Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2 and SMILE (also those that DeepSpeed wrote), official
+files of TubeletContrast, OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors,
+and folders of `transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
 
 Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
 in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
@@ -22,7 +22,15 @@ from safetensors.torch import save_file
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
-from modules.backbones.architecture import Architecture, Facts, count_heads, empty_tower, infer_architecture, mlp_ratio
+from modules.backbones.architecture import (
+    Architecture,
+    Facts,
+    count_heads,
+    empty_contrast,
+    empty_tower,
+    infer_architecture,
+    mlp_ratio,
+)
 from modules.backbones.huggingface import (
     from_huggingface,
     is_huggingface,
@@ -31,6 +39,7 @@ from modules.backbones.huggingface import (
     read_config,
     to_huggingface,
 )
+from modules.backbones.video_cnn import from_official as cnn_from_official
 from modules.backbones.video_vit import Grid, from_official, is_official, to_official
 from modules.core.checkpoints import LoadReport, compare, read_checkpoint
 from modules.core.errors import SettingError
@@ -47,6 +56,7 @@ from modules.core.passport import (
     write_json,
     write_whole,
 )
+from modules.layers.momentum_contrast import from_official as contrast_from_official
 from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD
 from modules.layers.teachers import clip_names
 
@@ -132,7 +142,12 @@ def convert(
     for name in asked:
         if facts.get(name, 1) < 1:
             raise SettingError(f"--{'heads' if name == 'num_heads' else name} is {facts[name]}; it must be at least 1.")
-    converted = convert_tower(found, facts, to) if is_tower(found.weights) else convert_video(found, facts, part)
+    if is_tower(found.weights):
+        converted = convert_tower(found, facts, to)
+    elif is_cnn(found.weights):
+        converted = convert_cnn(found, facts, part, to)
+    else:
+        converted = convert_video(found, facts, part)
     write(converted, out, to)
     rank_zero_info(f"Wrote {out} and its passport.")
 
@@ -253,6 +268,41 @@ def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
         "normalisation": {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD} if clip else None,
         "frames": 1,
         "stride": None,
+    }
+    return Converted({key: weights[key] for key in report.matched}, passport, None)
+
+
+def is_cnn(weights: dict[str, Tensor]) -> bool:
+    """Whether these are a video CNN, alone or in a method: ours, or TubeletContrast's official one."""
+    firsts = ("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight", "conv3d_1a_7x7.conv3d.weight")
+    return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)
+
+
+def convert_cnn(source: Source, facts: Facts, part: Literal["all", "backbone"], to: Format) -> Converted:
+    """A video CNN under our names, with head, key branch and queue if the file has them.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for CNNs.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
+    weights = contrast_from_official(cnn_from_official(source.weights))
+    if not any(key.startswith("backbone.") for key in weights):
+        weights = {f"backbone.{key}": value for key, value in weights.items()}
+    kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
+    network, sizes = empty_contrast(kept, str(source.path))
+    counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
+    may_leave = tuple(key for key in weights if key not in kept)
+    report = compare(dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network", counters, may_leave)
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "contrast" if "out_dim" in sizes else "encoder",
+        **source.passport,
+        "architecture": sizes,
+        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "frames": facts.get("num_frames", 16),
+        "stride": facts.get("stride"),
     }
     return Converted({key: weights[key] for key in report.matched}, passport, None)
 

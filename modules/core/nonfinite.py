@@ -26,9 +26,10 @@ def batches_file(rank: int) -> str:
 class NonFiniteGuard(Callback):
     """Keeps NaN and infinite gradients out of the weights, and writes down the step that they came from.
 
-    Such a step changes neither weights nor buffers, in no process (`Method.training_step` lets a bad loss reach all
-    gradients, which DDP averages). The weights as they were and the batches' rows go to `<run>/nonfinite/step_<n>`,
-    which `python main.py replay` repeats. The command line adds this callback to every run that does not list it.
+    Such a step changes neither weights nor buffers nor slow copies of weights, in no process (`Method.training_step` lets a
+    bad loss reach all gradients, which DDP averages). The weights as they were and the batches' rows go to
+    `<run>/nonfinite/step_<n>`, which `python main.py replay` repeats. The command line adds this callback to every run
+    that does not list it.
 
     On a CPU, or with an optimiser that is not fused, every step is checked at once. On a GPU that would make it wait, so
     the fused optimiser itself is told to leave the weights alone from the bad step on, until the next look a few steps
@@ -46,9 +47,8 @@ class NonFiniteGuard(Callback):
         self._batches: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the buffers to protect."""
-        saved = pl_module.state_dict(keep_vars=True)
-        self._buffers = [value for name, value in pl_module.named_buffers() if name in saved]
+        """Find what a step changes besides the optimiser: running statistics, queues, slow copies of the network."""
+        self._buffers = [value for value in pl_module.state_dict(keep_vars=True).values() if not value.requires_grad]
         self._before = [value.clone() for value in self._buffers]
         self._held = torch.zeros((), dtype=torch.bool, device=pl_module.device)
         self._steps, self._batches = [], []
@@ -58,7 +58,8 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the batch, and the buffers before the first batch of a step."""
         if not self._batches and self._buffers:
-            torch._foreach_copy_(self._before, self._buffers)
+            with torch.no_grad():
+                torch._foreach_copy_(self._before, self._buffers)
         key = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
         self._batches.append(key | {"index": batch["index"]})
 
@@ -82,8 +83,9 @@ class NonFiniteGuard(Callback):
         if not self._steps or self._steps[-1][1] is not self._batches:
             return
         self._batches = []
-        for now, before in zip(self._buffers, self._before, strict=True):
-            now.copy_(torch.where(self._held, before, now))
+        with torch.no_grad():
+            for now, before in zip(self._buffers, self._before, strict=True):
+                now.copy_(torch.where(self._held, before, now))
         if self._waits or trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
             self._look(trainer, pl_module)
 

@@ -34,3 +34,18 @@ class VideoClassifier(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """float [B, 3, T, H, W], normalised -> logits [B, num_classes]."""
         return self.head(self.dropout(self.pool(video)))
+
+
+class ProjectionHead(nn.Sequential):
+    """Maps pooled features to the space in which they are compared: linear, ReLU, linear (MoCo v2).
+
+    Parameters are named `0.*` and `2.*`, as in TubeletContrast's official code. The result is not normalised.
+
+    Args:
+        in_dim: length of a feature.
+        hidden: length between the two linear layers.
+        out_dim: length of a projection.
+    """
+
+    def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
+        super().__init__(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, out_dim))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.motion.trajectory import MotionRecord
 
-# Pixels that are drawn at once. Bounds the float32 working memory (about 40 bytes per pixel) and, on a CPU, keeps it in
+# Pixels that are drawn at once. Bounds the float32 working memory (40 to 52 bytes per pixel) and, on a CPU, keeps it in
 # the cache; on a GPU a batch of usual size is a handful of pieces, too few to cost anything.
 PIECE_CPU = 1 << 17
 PIECE_GPU = 1 << 24
@@ -53,9 +53,21 @@ def _offsets(centre: Tensor, extent: int, wrap: bool) -> Tensor:
     return offset
 
 
-def _draw(canvas: Tensor, record: MotionRecord, k: int, texture: Tensor, wrap: bool) -> None:
-    """Blend object k into a float canvas [B, T, H, W, 3] in place, given its texture [B, s, s, 4]."""
-    B, T, H, W, _ = canvas.shape
+def _look_through(grid: Tensor, window: Tensor, width: int, height: int) -> None:
+    """Map coordinates [B, T, H, W, 2] over an object to those over its texture, in place, given its window [B, 4].
+
+    Between the middles of a window's first and last texels, so that none outside it is ever seen.
+    """
+    window = window.view(-1, 1, 1, 1, 4)
+    for axis, extent in enumerate((width, height)):
+        low, high = window[..., axis] * (2 / extent) - 1, window[..., axis + 2] * (2 / extent) - 1
+        plane = grid[..., axis].mul_((high - low) / 2).add_((low + high) / 2)
+        torch.clamp(plane, low + 1 / extent, high - 1 / extent, out=plane)
+
+
+def _draw(canvas: Tensor, record: MotionRecord, k: int, texture: Tensor, window: Tensor | None, wrap: bool) -> None:
+    """Blend object k into a float canvas [B, T, H, W, 3 n] in place, given its texture [B, h, w, 4]."""
+    B, T, H, W, channels = canvas.shape
     centre, size = record.centre[:, k].float(), record.size[:, k].float()
     matrix = inverse_affine(record.angle[:, k].float(), record.shear[:, k].float(), size)
     dx = _offsets(centre[..., 0], W, wrap)[:, :, None, :]
@@ -74,16 +86,18 @@ def _draw(canvas: Tensor, record: MotionRecord, k: int, texture: Tensor, wrap: b
     assert cover is not None
     cover.mul_(record.opacity[:, k, :, None, None])
     image = texture.permute(0, 3, 1, 2).float()
+    if window is not None:
+        _look_through(grid, window.float(), image.shape[3], image.shape[2])
     sample = F.grid_sample(image, grid.view(B, T * H, W, 2), "bilinear", "border", align_corners=False)
     sample = sample.view(B, 4, T, H, W).mul_(cover[:, None])
     alpha = sample[:, 3].mul_(1 / 255)
-    for channel in range(3):
+    for channel in range(channels):
         plane = canvas[..., channel]
-        plane.addcmul_(plane, alpha, value=-1).add_(sample[:, channel])
+        plane.addcmul_(plane, alpha, value=-1).add_(sample[:, channel % 3])
     canvas.add_(ROUNDING).floor_()
 
 
-def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = False) -> Tensor:
+def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = False, windows: Tensor | None = None) -> Tensor:
     """Paste moving objects into clips, object 0 first, so that later objects lie on top.
 
     ``out = frame * (1 - alpha) + object * alpha``, written to uint8 by truncation after each object (SMILE and
@@ -91,14 +105,16 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
     value exactly.
 
     Args:
-        frames: uint8 [B, T, H, W, 3].
+        frames: uint8 [B, T, H, W, 3], or [B, T, H, W, 3 n] for n clips that get the same objects at the same places.
         record: motion of K objects over T frames; pixel i covers [i, i + 1). Rotation is clockwise in degrees.
-        textures: uint8 or float [B, K, s, s, 4] with values 0..255, colours already multiplied by alpha. Stretched to
+        textures: uint8 or float [B, K, h, w, 4] with values 0..255, colours already multiplied by alpha. Stretched to
             the size that the record gives.
         wrap: the picture is a torus: what leaves on the right comes in on the left, and likewise below and above.
+        windows: float [B, K, 4], corners x1 y1 x2 y2 in texels of the part of each texture that is the object; None
+            takes all of it.
 
     Returns:
-        uint8 [B, T, H, W, 3]; `frames` is not changed.
+        uint8, shaped as `frames`, which is not changed.
     """
     B, T, H, W, _ = frames.shape
     K = textures.shape[1]
@@ -114,6 +130,6 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
         canvas = frames[part].float()
         moves = record.select(part)
         for k in range(K):
-            _draw(canvas, moves, k, textures[part, k], wrap)
+            _draw(canvas, moves, k, textures[part, k], None if windows is None else windows[part, k], wrap)
         out[part] = canvas.to(torch.uint8)
     return out

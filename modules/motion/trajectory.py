@@ -1,17 +1,17 @@
 """How objects move: paths, sizes, angles and opacities over time, for whole batches on the device.
 
 SMILE (official code) moves objects along smooth paths, with sizes and angles that change from key frame to key frame;
-TubeletContrast (official code) does the same with other numbers, or moves them in straight lines between key frames. Both
-are here: `SmoothMotion` and `LinearMotion` draw, and pure functions turn the draws into trajectories, so that recorded
-draws of the official code give its trajectories.
+TubeletContrast (official code) does the same with other numbers, or moves them in straight lines between key frames.
+`Motion` draws, and pure functions turn the draws into trajectories, so that recorded draws of the official code give its
+trajectories.
 
 Lengths are given for a picture whose shorter side is 224 pixels and scale with it; 112 pixels give TubeletContrast's
 numbers. Axis letters: `B` clips, `K` objects, `T` frames, `S` = 3 segments between at most four key frames.
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ INTERPOLATION = (0.7, 0.15, 0.15)
 UNIFORM, ACCELERATE, DECELERATE = 0, 1, 2
 # For a shorter side of 224: smallest extent of a smooth path and the first integer above the largest.
 EXTENT = (40, 180)
+
+Path = Literal["smooth", "linear", "static"]
+Transformation = Literal["none", "rotation", "shear"]
+Record = TypeVar("Record", bound="MotionRecord")
 
 
 @dataclass
@@ -51,15 +55,15 @@ class MotionRecord:
     keys: Tensor
     interpolation: Tensor
 
-    def select(self, part: slice | Tensor) -> "MotionRecord":
+    def select(self: Record, part: slice | Tensor) -> Record:
         """The record of some clips."""
-        return MotionRecord(*(getattr(self, entry.name)[part] for entry in fields(self)))
+        return replace(self, **{entry.name: getattr(self, entry.name)[part] for entry in fields(self)})
 
     def boxes(self) -> Tensor:
         """Corners x1 y1 x2 y2 in pixels, without rotation (as SMILE's mask wants them): float [B, K, T, 4]."""
         return torch.cat([self.centre - self.size / 2, self.centre + self.size / 2], dim=-1)
 
-    def sorted_by_area(self) -> tuple["MotionRecord", Tensor]:
+    def sorted_by_area(self: Record) -> tuple[Record, Tensor]:
         """Objects from the largest to the smallest, so that small ones are drawn last and stay visible.
 
         The area is the product of mean width and mean height over time (SMILE and TubeletContrast, official code).
@@ -73,9 +77,8 @@ class MotionRecord:
             index = order.reshape(order.shape + (1,) * (values.ndim - 2))
             return values.gather(1, index.expand(values.shape))
 
-        moved = (pick(values) for values in (self.centre, self.size, self.angle, self.shear, self.opacity))
-        centre, size, angle, shear, opacity = moved
-        return MotionRecord(centre, size, angle, shear, opacity, self.keys, self.interpolation), order
+        names = {entry.name for entry in fields(self)} - {"keys", "interpolation"}
+        return replace(self, **{name: pick(getattr(self, name)) for name in names}), order
 
 
 def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -182,47 +185,95 @@ def smooth_path(points: Tensor, extent: Tensor, offset: Tensor, side: int, frame
     return path.trunc() if whole else path
 
 
-class Motion(ABC):
-    """Draws how objects move. Subclasses say how their centres do; sizes and angles are the same for all.
+def box_sizes(scale: Tensor, ratio: Tensor, jitter: Tensor, picture: tuple[int, int]) -> Tensor:
+    """Width and height of objects from their draws (SMILE and TubeletContrast, official code).
 
     Args:
+        scale: float [...], square root of the area in pixels of a 224-pixel picture.
+        ratio: float [...], width over height.
+        jitter: float [..., 2], logarithm of the factor on each side.
+        picture: height and width in pixels; no side is longer than the picture's, less one.
+
+    Returns:
+        float [..., 2], in pixels.
+    """
+    sides = torch.stack([scale * ratio.sqrt(), scale / ratio.sqrt()], dim=-1) * (min(picture) / REFERENCE_SIDE)
+    height, width = picture
+    return (sides * jitter.exp()).minimum(sides.new_tensor([width - 1, height - 1])).clamp_min(1)
+
+
+def ramp(steps: Tensor) -> Tensor:
+    """A quantity at the key frames, which is 0 at the first, from its changes: float [..., S] -> [..., S + 1]."""
+    return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
+
+
+def linear_path(start: Tensor, steps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Centres at the key frames: each is the one before plus a step, clipped (TubeletContrast, official code).
+
+    Args:
+        start: float [..., 2], at the first key frame.
+        steps: float [..., 2, S].
+        low: float [..., 2], smallest coordinates.
+        high: float [..., 2], largest ones.
+
+    Returns:
+        float [..., 2, S + 1]
+    """
+    values = [start]
+    for step in steps.unbind(-1):
+        values.append((values[-1] + step).maximum(low).minimum(high))
+    return torch.stack(values, dim=-1)
+
+
+def whole_boxes(centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and sizes of boxes with corners rounded to whole pixels, halves to even: [..., 2] and [..., 2]."""
+    low, high = (centre - size / 2).round(), (centre + size / 2).round()
+    return (low + high) / 2, high - low
+
+
+def draw_segments(count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Key frames [count, S + 1] and the interpolation of each segment [count, S] (0.7 / 0.15 / 0.15)."""
+    keys = draw_key_frames(count, frames, generator)
+    share = torch.tensor(INTERPOLATION, device=generator.device)
+    kinds = torch.multinomial(share.expand(count, -1), 3, replacement=True, generator=generator)
+    return keys, kinds
+
+
+@dataclass
+class Motion:
+    """How objects move. The defaults are SMILE's (official code).
+
+    Args:
+        path: smooth: centres wander along smooth random curves ('gaussian' in the official code); both coordinates span
+            the same extent, 40 to 179 pixels of a 224-pixel picture, wherever that fits. linear: they start where the
+            object lies inside and go straight from key frame to key frame, clipped so that it stays inside. static:
+            they stay where a smooth path begins.
         scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
         ratios: widths over heights to choose from.
         jitter: each side is multiplied by exp(U(-jitter, jitter)).
-        size_velocity: sides change between key frames D frames apart by a factor exp(U(-v D, v D)).
-        rotation_velocity: angles change between key frames D frames apart by U(-v D, v D) degrees.
+        velocity: linear paths move by U(-v D, v D) along each axis between key frames D frames apart, in pixels of a
+            224-pixel picture.
+        size_velocity: sides change between key frames by a factor exp(U(-v D, v D)); 0 keeps them.
+        transformation: rotation turns objects, shear slants them along x, y or both (one choice per clip), none does
+            neither.
+        rotation_velocity: angles change between key frames by U(-v D, v D) degrees.
+        shear_velocity: both shear factors change between key frames by U(-v D, v D).
+        opacity: smallest and largest; drawn at key frames of every object, filled evenly.
         whole_pixels: centres are truncated, boxes rounded and angles truncated to whole numbers, as in the official
             code; off keeps motion below a pixel.
     """
 
-    def __init__(
-        self,
-        scales: tuple[float, ...] = (32, 48, 56, 64, 96, 128),
-        ratios: tuple[float, ...] = (0.5, 0.67, 0.75, 1, 1.33, 1.5, 2),
-        jitter: float = 0.18,
-        size_velocity: float = 0.025,
-        rotation_velocity: float = 6.0,
-        whole_pixels: bool = True,
-    ) -> None:
-        self.scales, self.ratios, self.jitter = scales, ratios, jitter
-        self.size_velocity, self.rotation_velocity = size_velocity, rotation_velocity
-        self.whole_pixels = whole_pixels
-
-    @abstractmethod
-    def centres(
-        self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Paths of the centres.
-
-        Args:
-            size: float [B, K, 2], width and height in the first frame.
-            frames: T.
-            picture: height and width in pixels.
-            generator: source of randomness.
-
-        Returns:
-            centre [B, K, T, 2], key frames [B, S + 1], interpolation [B, S].
-        """
+    path: Path = "smooth"
+    scales: tuple[float, ...] = (32, 48, 56, 64, 96, 128)
+    ratios: tuple[float, ...] = (0.5, 0.67, 0.75, 1, 1.33, 1.5, 2)
+    jitter: float = 0.18
+    velocity: float = 12.0
+    size_velocity: float = 0.025
+    transformation: Transformation = "rotation"
+    rotation_velocity: float = 6.0
+    shear_velocity: float = 0.066
+    opacity: tuple[float, float] = (1.0, 1.0)
+    whole_pixels: bool = True
 
     def draw(self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator) -> MotionRecord:
         """Draw the motion of a batch.
@@ -237,79 +288,48 @@ class Motion(ABC):
         start = self._sizes(count * objects, picture, generator).view(count, objects, 2)
         centre, keys, kinds = self.centres(start, frames, picture, generator)
         size = self._grow(start, frames, generator)
-        angle = self._ramp(count, objects, frames, self.rotation_velocity, generator)
+        angle, shear = torch.zeros_like(centre[..., 0]), torch.zeros_like(centre)
+        if self.transformation == "rotation":
+            angle = self._ramp(count, objects, frames, self.rotation_velocity, generator)
+        elif self.transformation == "shear":
+            shear = self._shear(count, objects, frames, generator)
         if self.whole_pixels:
-            low, high = (centre - size / 2).round(), (centre + size / 2).round()
-            centre, size, angle = (low + high) / 2, high - low, angle.trunc()
+            (centre, size), angle = whole_boxes(centre, size), angle.trunc()
+        opacity = self._opacity(count, objects, frames, generator)
         segment, _ = _progress(keys, frames)
         time = torch.arange(frames, device=keys.device)
         return MotionRecord(
             centre.float(),
             size.float(),
             angle.float(),
-            torch.zeros_like(centre, dtype=torch.float32),
-            torch.ones_like(angle, dtype=torch.float32),
+            shear.float(),
+            opacity.float(),
             (time[None, :, None] == keys[:, None]).any(-1),
             kinds.gather(1, segment).to(torch.int8),
         )
 
-    def _sizes(self, count: int, picture: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Width and height of objects, [count, 2] in pixels."""
-        device, factor = generator.device, min(picture) / REFERENCE_SIDE
-        scale = torch.tensor(self.scales, device=device, dtype=_precision(device))[
-            torch.randint(len(self.scales), (count,), generator=generator, device=device)
-        ]
-        ratio = torch.tensor(self.ratios, device=device, dtype=_precision(device))[
-            torch.randint(len(self.ratios), (count,), generator=generator, device=device)
-        ]
-        sides = torch.stack([scale * ratio.sqrt(), scale / ratio.sqrt()], dim=-1) * factor
-        sides = sides * _uniform(generator, -self.jitter, self.jitter, count, 2).exp()
-        height, width = picture
-        return sides.minimum(sides.new_tensor([width - 1, height - 1])).clamp_min(1)
-
-    def _grow(self, start: Tensor, frames: int, generator: torch.Generator) -> Tensor:
-        """Sizes over time: [B, K, 2] -> [B, K, T, 2]."""
-        count, objects = start.shape[:2]
-        keys, kinds = draw_segments(count, frames, generator)
-        steps = _uniform(generator, -1, 1, count, objects, 2, 3) * self.size_velocity * keys.diff(dim=1)[:, None, None]
-        factor = torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1).exp()
-        return fill(start[..., None] * factor, keys, kinds, frames).transpose(-1, -2)
-
-    @staticmethod
-    def _ramp(count: int, objects: int, frames: int, velocity: float, generator: torch.Generator) -> Tensor:
-        """A quantity that starts at 0 and changes by U(-velocity D, velocity D) between key frames: [B, K, T]."""
-        keys, kinds = draw_segments(count, frames, generator)
-        steps = _uniform(generator, -1, 1, count, objects, 3) * velocity * keys.diff(dim=1)[:, None]
-        values = torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
-        return fill(values, keys, kinds, frames)
-
-
-def draw_segments(count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Key frames [count, S + 1] and the interpolation of each segment [count, S] (0.7 / 0.15 / 0.15)."""
-    keys = draw_key_frames(count, frames, generator)
-    share = torch.tensor(INTERPOLATION, device=generator.device)
-    kinds = torch.multinomial(share.expand(count, -1), 3, replacement=True, generator=generator)
-    return keys, kinds
-
-
-class SmoothMotion(Motion):
-    """Objects wander along smooth random paths ('gaussian' in the official code of SMILE and TubeletContrast).
-
-    Each coordinate spans the same extent, 40 to 179 pixels of a 224-pixel picture, wherever that fits.
-
-    Args:
-        scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
-        ratios: widths over heights to choose from.
-        jitter: each side is multiplied by exp(U(-jitter, jitter)).
-        size_velocity: sides change between key frames D frames apart by a factor exp(U(-v D, v D)).
-        rotation_velocity: angles change between key frames D frames apart by U(-v D, v D) degrees.
-        whole_pixels: round to whole pixels and degrees as the official code does; off keeps motion below a pixel.
-    """
-
     def centres(
         self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Motion.centres`."""
+        """Paths of the centres.
+
+        Args:
+            size: float [B, K, 2], width and height in the first frame.
+            frames: T.
+            picture: height and width in pixels.
+            generator: source of randomness.
+
+        Returns:
+            centre [B, K, T, 2], key frames [B, S + 1], interpolation [B, S].
+        """
+        if self.path == "linear":
+            return self._linear(size, frames, picture, generator)
+        centre, keys, kinds = self._smooth(size, frames, picture, generator)
+        return (centre[:, :, :1].expand_as(centre) if self.path == "static" else centre), keys, kinds
+
+    def _smooth(
+        self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         count, objects = size.shape[:2]
         shorter = min(picture)
         low, high = (round(bound * shorter / REFERENCE_SIDE) for bound in EXTENT)
@@ -323,47 +343,55 @@ class SmoothMotion(Motion):
         keys = size.new_tensor([0.0, frames - 1, frames - 1, frames - 1]).expand(count, -1)
         return torch.stack(axes, dim=-1), keys, torch.zeros(count, 3, dtype=torch.long, device=size.device)
 
-
-class LinearMotion(Motion):
-    """Objects move in straight lines between key frames ('linear' in the official code of SMILE).
-
-    They start inside the picture; at each key frame D frames later the centre moves by U(-v D, v D) pixels per axis and
-    is clipped so that an object of the first frame's size stays inside.
-
-    Args:
-        scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
-        ratios: widths over heights to choose from.
-        jitter: each side is multiplied by exp(U(-jitter, jitter)).
-        size_velocity: sides change between key frames D frames apart by a factor exp(U(-v D, v D)).
-        rotation_velocity: angles change between key frames D frames apart by U(-v D, v D) degrees.
-        whole_pixels: round to whole pixels and degrees as the official code does; off keeps motion below a pixel.
-        velocity: v, in pixels per frame of a 224-pixel picture.
-    """
-
-    def __init__(
-        self,
-        scales: tuple[float, ...] = (32, 48, 56, 64, 96, 128),
-        ratios: tuple[float, ...] = (0.5, 0.67, 0.75, 1, 1.33, 1.5, 2),
-        jitter: float = 0.18,
-        size_velocity: float = 0.025,
-        rotation_velocity: float = 6.0,
-        whole_pixels: bool = True,
-        velocity: float = 12.0,
-    ) -> None:
-        super().__init__(scales, ratios, jitter, size_velocity, rotation_velocity, whole_pixels)
-        self.velocity = velocity
-
-    def centres(
+    def _linear(
         self, size: Tensor, frames: int, picture: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Motion.centres`."""
         count, objects = size.shape[:2]
         keys, kinds = draw_segments(count, frames, generator)
         height, width = picture
         room = size.new_tensor([width, height]) - size
-        values = [size / 2 + room * _uniform(generator, 0, 1, count, objects, 2)]
+        start = size / 2 + room * _uniform(generator, 0, 1, count, objects, 2)
         velocity = self.velocity * min(picture) / REFERENCE_SIDE
-        for length in keys.diff(dim=1).unbind(1):
-            step = _uniform(generator, -1, 1, count, objects, 2) * velocity * length[:, None, None]
-            values.append((values[-1] + step).maximum(size / 2).minimum(size / 2 + room))
-        return fill(torch.stack(values, dim=-1), keys, kinds, frames).transpose(-1, -2), keys, kinds
+        steps = _uniform(generator, -1, 1, 3, count, objects, 2).movedim(0, -1) * velocity * keys.diff(dim=1)[:, None, None]
+        path = linear_path(start, steps, size / 2, size / 2 + room)
+        return fill(path, keys, kinds, frames).transpose(-1, -2), keys, kinds
+
+    def _sizes(self, count: int, picture: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Width and height of objects, [count, 2] in pixels."""
+        scale, ratio = (
+            torch.tensor(choices, device=generator.device, dtype=_precision(generator.device))[
+                torch.randint(len(choices), (count,), generator=generator, device=generator.device)
+            ]
+            for choices in (self.scales, self.ratios)
+        )
+        return box_sizes(scale, ratio, _uniform(generator, -self.jitter, self.jitter, count, 2), picture)
+
+    def _grow(self, start: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+        """Sizes over time: [B, K, 2] -> [B, K, T, 2]."""
+        count, objects = start.shape[:2]
+        keys, kinds = draw_segments(count, frames, generator)
+        steps = _uniform(generator, -1, 1, count, objects, 2, 3) * self.size_velocity * keys.diff(dim=1)[:, None, None]
+        return fill(start[..., None] * ramp(steps).exp(), keys, kinds, frames).transpose(-1, -2)
+
+    @staticmethod
+    def _ramp(count: int, objects: int, frames: int, velocity: float, generator: torch.Generator) -> Tensor:
+        """A quantity that starts at 0 and changes by U(-velocity D, velocity D) between key frames: [B, K, T]."""
+        keys, kinds = draw_segments(count, frames, generator)
+        steps = _uniform(generator, -1, 1, count, objects, 3) * velocity * keys.diff(dim=1)[:, None]
+        return fill(ramp(steps), keys, kinds, frames)
+
+    def _shear(self, count: int, objects: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Shear factors along x, y or both: [B, K, T, 2]."""
+        factors = [self._ramp(count, objects, frames, self.shear_velocity, generator) for _ in range(2)]
+        axis = torch.randint(3, (count, 1, 1), generator=generator, device=generator.device)
+        return torch.stack([factors[0] * (axis != 1), factors[1] * (axis != 0)], dim=-1)
+
+    def _opacity(self, count: int, objects: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Opacities over time: [B, K, T]."""
+        low, high = self.opacity
+        if low == high:
+            return torch.full((count, objects, frames), low, device=generator.device)
+        keys = draw_key_frames(count * objects, frames, generator)
+        values = _uniform(generator, low, high, count * objects, keys.shape[1])
+        even = torch.full_like(keys[:, 1:], UNIFORM, dtype=torch.long)
+        return fill(values, keys, even, frames).view(count, objects, frames)

@@ -3,16 +3,18 @@
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from callbacks.collapse import CollapseAlarm, feature_std, rankme
+from callbacks.collapse import CollapseAlarm, feature_std, first_clips, rankme
+from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
 from modules.core.errors import SettingError
-from tests.callbacks.runs import Pixels, Unlabelled, data, fit, videomae
+from tests.callbacks.runs import Pixels, Unlabelled, data, fit, make_trainer, videomae
 from tests.methods import FRAMES, SIDE
 
 
@@ -94,3 +96,48 @@ def test_needs_no_labels_and_changes_no_weight(tmp_path: Path) -> None:
     assert "collapse/rankme" in trainer.callback_metrics
     for name, value in without.state_dict().items():
         assert torch.equal(value, with_alarm.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_runs_without_validation_are_watched_after_every_epoch(empty: bool, tmp_path: Path) -> None:
+    class FromSecondEpoch(Scripted):
+        def embed(self, batch: VideoBatch) -> Tensor:
+            seen.append(len(batch["index"]))
+            return torch.full((len(batch["index"]), 8), 1.0) if self.current_epoch else super().embed(batch)
+
+    class NoValidation(SyntheticMotion):
+        def val_dataloader(self) -> Any:
+            return []
+
+    seen: list[int] = []
+    clip = ClipSettings(frames=FRAMES, size=SIDE)
+    module = NoValidation(clip, 8, train_videos=24, val_videos=13) if empty else data()
+    with pytest.warns(UserWarning, match="collapse at step 6"):
+        fit(FromSecondEpoch({}), tmp_path, [CollapseAlarm()], module, limit_val_batches=None if empty else 0)
+    # Before training and after each of two epochs; training clips where there are no others.
+    assert sum(seen) == 3 * (24 if empty else 13)
+
+
+def test_validation_without_training_compares_with_nothing(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, [CollapseAlarm(stop=True)])
+    (metrics,) = trainer.validate(Scripted({0: 1.0}), datamodule=data(), verbose=False)
+    assert metrics["collapse/feature_std"] == pytest.approx(0, abs=1e-5)
+    with pytest.raises(SettingError, match="feature_std is nan"):
+        trainer.validate(Scripted({0: math.nan}), datamodule=data(), verbose=False)
+
+
+def test_what_is_no_number_is_never_the_highest() -> None:
+    alarm = CollapseAlarm()
+    for value in (math.nan, 2.0, math.nan, 1.0):
+        alarm._keep_highest({"rankme": value})
+    assert alarm.state_dict()["highest"] == {"rankme": 2.0}
+
+
+def test_no_more_clips_are_measured_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("callbacks.collapse.rankme", lambda features: seen.append(len(features)) or 2.0)
+    fit(Scripted({}), tmp_path, [CollapseAlarm(samples=11)], epochs=1)
+    assert seen == [11, 11]
+    source = iter([{"index": torch.arange(4), "label": torch.full((4, 2), 0.5)} for _ in range(5)])
+    assert [batch["label"].tolist() for batch in first_clips(source, 8)] == 2 * [[0] * 4]  # type: ignore[arg-type]
+    assert len(list(source)) == 3

@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks import OnlineKNN, OnlineLinear, Pictures, ProbeReport, Throughput
+from callbacks import (
+    CollapseAlarm,
+    LastCheckpoint,
+    NonFiniteGuard,
+    OnlineKNN,
+    OnlineLinear,
+    Pictures,
+    ProbeReport,
+    Throughput,
+)
 from callbacks.features import evaluating, extract, gather_once, usable
 from modules.core.contracts import VideoBatch
 from modules.layers.probes import linear_accuracy
@@ -28,7 +37,8 @@ class Modes(lightning.Callback):
 
 
 def all_callbacks() -> list[lightning.Callback]:
-    return [OnlineKNN(k=3), OnlineLinear(), Pictures(every_n_steps=1), Throughput(every_n_steps=1), ProbeReport(k=3)]
+    probes = [OnlineKNN(k=3), OnlineLinear(), ProbeReport(k=3), CollapseAlarm()]
+    return [*probes, Pictures(every_n_steps=1), Throughput(every_n_steps=1), NonFiniteGuard(), LastCheckpoint()]
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
@@ -40,7 +50,8 @@ def test_callbacks_change_no_weight_no_mode_and_no_random_number(tmp_path: Path,
         method, modes = videomae(), Modes()
         # A part that someone froze must stay as it is.
         method.backbone.blocks[0].eval()
-        fit(method, tmp_path / str(len(callbacks)), [*callbacks, modes], logger=bool(callbacks))
+        some = bool(callbacks)
+        fit(method, tmp_path / str(len(callbacks)), [*callbacks, modes], logger=some, enable_checkpointing=some)
         results.append((method.state_dict(), modes.seen, torch.get_rng_state()))
     (weights, modes_before, random), (watched, modes_after, watched_random) = results
     for name, value in weights.items():
@@ -48,7 +59,7 @@ def test_callbacks_change_no_weight_no_mode_and_no_random_number(tmp_path: Path,
     assert modes_before == modes_after
     assert {True, False} == set(modes_after[-1])
     assert torch.equal(random, watched_random)
-    assert len(list((tmp_path / "5" / "pictures").iterdir())) > 6
+    assert len(list((tmp_path / "8" / "pictures").iterdir())) > 6
 
 
 def test_every_callback_is_under_that_test() -> None:

@@ -39,7 +39,8 @@ class Spoil(lightning.Callback):
 
     def on_after_backward(self, trainer: lightning.Trainer, method: lightning.LightningModule) -> None:
         if trainer.fit_loop.total_batch_idx in self.batches:
-            list(method.parameters())[-1].grad.view(-1)[0] = self.value  # type: ignore[union-attr]
+            trained = [value for value in method.parameters() if value.grad is not None]
+            trained[-1].grad.view(-1)[0] = self.value  # type: ignore[union-attr]
 
     def on_train_batch_end(self, trainer: lightning.Trainer, method: lightning.LightningModule, *_: Any) -> None:
         self.weights.append(self._copy(method))
@@ -58,8 +59,9 @@ class Lagging(NonFiniteGuard):
         self._waits = False
 
 
-def fit(method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accumulate: int = 1) -> None:
-    data = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), batch_size=4, train_videos=24, val_videos=4)
+def fit(method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accumulate: int = 1, clips: int = 1) -> None:
+    clip = ClipSettings(frames=FRAMES, size=SIDE, clips=clips)
+    data = SyntheticMotion(clip, batch_size=4, train_videos=24, val_videos=4)
     lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -80,7 +82,7 @@ def fit(method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accum
 def test_skipped_step_changes_nothing_and_training_goes_on(case: Case, value: float, tmp_path: Path) -> None:
     spoil = Spoil({2}, value)
     with pytest.warns(UserWarning, match=r"Step 2 has a gradient that is not finite .* Left out so far: 1 of at most 1"):
-        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil)
+        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, clips=case.clips)
     assert spoil.changed() == [True, True, False, True, True, True]
     assert all(value.isfinite().all() for value in spoil.weights[-1].values())
     kept = torch.load(tmp_path / "nonfinite/step_00000002/weights.pt", weights_only=True)
@@ -91,7 +93,7 @@ def test_skipped_step_changes_nothing_and_training_goes_on(case: Case, value: fl
 def test_one_step_too_many_ends_the_run(case: Case, tmp_path: Path) -> None:
     spoil = Spoil({1, 4})
     with pytest.raises(SettingError, match=r"Step 4 .* Left out so far: 2, but NonFiniteGuard.max_skipped is 1"):
-        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil)
+        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, clips=case.clips)
     assert {path.name for path in (tmp_path / "nonfinite").iterdir()} == {"step_00000001", "step_00000004"}
 
 

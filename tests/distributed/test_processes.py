@@ -32,12 +32,14 @@ everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name
 
 
 def build(name: str) -> Method:
-    """The method without stochastic depth, which draws for the process and not for the sample."""
+    """The method without what belongs to the process and not to the sample: stochastic depth, batch statistics."""
     torch.manual_seed(0)
     method = next(case for case in METHODS if case.name == name).build()
     for part in method.modules():
         if isinstance(part, DropPath):
             part.drop_prob = 0.0
+        elif isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            part.eval()
     return method
 
 
@@ -49,7 +51,9 @@ class Notes(lightning.Callback):
         self.told: dict[str, Any] = {"validated": [], "val_losses": []}
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, method: lightning.LightningModule, *_: Any) -> None:
-        self.told["gradients"] = {name: value.grad.clone() for name, value in method.named_parameters()}
+        self.told["gradients"] = {
+            name: value.grad.clone() for name, value in method.named_parameters() if value.grad is not None
+        }
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,6 +80,8 @@ def one_step(name: str, folder: Path, rank: int, port: int) -> None:
     torch.set_num_threads(1)
     os.environ |= as_torchrun_does(rank, WORLD, port)
     lightning.seed_everything(0, verbose=False)
+    clips = next(case.clips for case in METHODS if case.name == name)
+    clip = ClipSettings(frames=FRAMES, size=SIDE, clips=clips)
     lightning.Trainer(
         accelerator="cpu",
         devices=WORLD,
@@ -90,7 +96,7 @@ def one_step(name: str, folder: Path, rank: int, port: int) -> None:
         use_distributed_sampler=False,
         default_root_dir=folder,
         callbacks=[Notes(folder / f"rank{rank}.pt")],
-    ).fit(build(name), datamodule=SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), VIDEOS, 0, 0, 16, VAL))
+    ).fit(build(name), datamodule=SyntheticMotion(clip, VIDEOS, 0, 0, 16, VAL))
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +120,14 @@ def test_two_processes_equal_one_with_the_joined_batch(case: Case, told: Any) ->
     assert not set(one["batch"]["index"].tolist()) & set(other["batch"]["index"].tolist())
     batch = {name: torch.cat([value, other["batch"][name]]) for name, value in one["batch"].items()}
     draws = JoinedDraws([device_generator("cpu", TRAIN_STREAM, 0, 0, 0, rank) for rank in range(WORLD)])
-    method = build(case.name).train()
+    method = build(case.name)
     with draws:
         loss = method.step(batch, draws.joint)["loss"]  # type: ignore[arg-type]
     loss.backward()
     assert float(loss.detach()) == pytest.approx((float(one["loss"]) + float(other["loss"])) / 2, rel=1e-5)
-    for name, value in method.named_parameters():
+    trained = {name: value for name, value in method.named_parameters() if value.requires_grad}
+    assert trained.keys() == one["gradients"].keys()
+    for name, value in trained.items():
         assert value.grad is not None
         largest = float(value.grad.abs().max())
         for process in (one, other):

@@ -11,7 +11,7 @@ from modules.core.errors import SettingError
 from modules.layers.masking import MaskGenerator, TrajectoryMask, TubeMask
 from modules.layers.targets import PixelTarget
 from modules.motion.appearance import ObjectBank
-from modules.motion.trajectory import SmoothMotion
+from modules.motion.trajectory import Motion
 from modules.smile import SMILE, still_background
 from modules.videomae import VideoMAE
 from tests.methods import FRAMES, SIDE, tiny_vit, video_batch
@@ -23,7 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def tiny(mask: MaskGenerator | None = None, **settings: object) -> SMILE:
     torch.manual_seed(0)
-    parts = {"paste_objects": True, "objects": ObjectBank(), "motion": SmoothMotion()} | settings
+    parts = {"paste_objects": True, "objects": ObjectBank(), "motion": Motion()} | settings
     return SMILE(tiny_vit(), PixelTarget(), mask or TrajectoryMask(0.5), decoder_depth=1, **parts).eval()
 
 
@@ -37,7 +37,7 @@ class Spy(PixelTarget):
 
 def test_shapes_of_the_paper() -> None:
     backbone = VideoViT(embed_dim=12, depth=1, num_heads=2)
-    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, SmoothMotion(), decoder_depth=1)
+    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, Motion(), decoder_depth=1)
     output = method.step({"video": torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)}, generator())
     # Two masks of a clip: 1248 of 1568 tokens each.
     assert output["masked"].shape == (2, 1248)

@@ -8,18 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from modules.motion.trajectory import (
-    LinearMotion,
-    Motion,
-    MotionRecord,
-    SmoothMotion,
-    draw_key_frames,
-    draw_segments,
-    fill,
-    smooth_path,
-)
+from modules.motion.trajectory import Motion, MotionRecord, draw_key_frames, draw_segments, fill, smooth_path
 
-MOTIONS = [SmoothMotion(), LinearMotion()]
+MOTIONS = [Motion(), Motion("linear")]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -90,7 +81,7 @@ def test_smooth_path_equals_scipy() -> None:
 
 @pytest.mark.parametrize("side", [112, 224])
 def test_smooth_motion_stays_in_the_picture_and_spans_its_extent(side: int) -> None:
-    motion = SmoothMotion(whole_pixels=False)
+    motion = Motion(whole_pixels=False)
     sizes = torch.full((4000, 1, 2), 30.0, dtype=torch.float64)
     # All 48 points, so that the extremes are among the frames.
     centre, keys, kinds = motion.centres(sizes, 48, (side, side), generator())
@@ -108,14 +99,14 @@ def test_smooth_motion_stays_in_the_picture_and_spans_its_extent(side: int) -> N
 
 
 def test_smooth_motion_in_a_wide_picture_uses_both_sides() -> None:
-    centre = SmoothMotion().draw(500, 1, 16, (112, 224), generator()).centre
+    centre = Motion().draw(500, 1, 16, (112, 224), generator()).centre
     assert centre[..., 0].max() > 180
     assert centre[..., 1].max() <= 112
 
 
 @pytest.mark.parametrize("side", [112, 224])
 def test_sizes_at_the_start(side: int) -> None:
-    size = LinearMotion(size_velocity=0, whole_pixels=False).draw(4000, 1, 4, (side, side), generator()).size[:, 0, 0]
+    size = Motion("linear", size_velocity=0, whole_pixels=False).draw(4000, 1, 4, (side, side), generator()).size[:, 0, 0]
     # The smallest and largest anchors are 22.6 and 181 pixels of 224, each side up to exp(0.18) off.
     assert size.min() >= 32 * 0.5**0.5 / 1.1973 * side / 224
     assert size.min() < 22.6 * side / 224
@@ -127,7 +118,7 @@ def test_sizes_at_the_start(side: int) -> None:
 
 
 def test_size_grows_slowly_and_angle_starts_at_zero() -> None:
-    record = LinearMotion(whole_pixels=False).draw(2000, 2, 16, (224, 224), generator())
+    record = Motion("linear", whole_pixels=False).draw(2000, 2, 16, (224, 224), generator())
     factor = (record.size / record.size[:, :, :1]).log()
     assert 0.25 < factor.abs().max() <= 0.025 * 15 + 1e-5
     # Width and height change by different factors.
@@ -138,7 +129,8 @@ def test_size_grows_slowly_and_angle_starts_at_zero() -> None:
 
 
 def test_without_velocities_boxes_keep_size_and_stand_upright() -> None:
-    record = LinearMotion(size_velocity=0, rotation_velocity=0, velocity=0).draw(50, 2, 8, (64, 64), generator())
+    still = Motion("linear", size_velocity=0, rotation_velocity=0, velocity=0)
+    record = still.draw(50, 2, 8, (64, 64), generator())
     for values in (record.centre, record.size, record.angle):
         assert (values == values[:, :, :1]).all()
     assert (record.angle == 0).all()
@@ -153,7 +145,7 @@ def test_whole_pixels(motion: Motion) -> None:
 
 
 def test_linear_motion_stays_inside_and_keeps_its_velocity() -> None:
-    motion = LinearMotion(size_velocity=0, whole_pixels=False)
+    motion = Motion("linear", size_velocity=0, whole_pixels=False)
     record = motion.draw(1000, 2, 16, (224, 224), generator())
     boxes = record.boxes()
     assert boxes[..., :2].min() > -1e-3
@@ -169,9 +161,58 @@ def test_linear_motion_stays_inside_and_keeps_its_velocity() -> None:
     assert bend[record.keys[:, 1:-1]].max() > 1
 
 
+def test_static_paths_stay_where_smooth_ones_begin() -> None:
+    smooth, static = (Motion(path, whole_pixels=False).draw(50, 2, 8, (64, 64), generator(3)) for path in ("smooth", "static"))
+    assert torch.equal(static.centre, smooth.centre[:, :, :1].expand_as(smooth.centre))
+    assert (smooth.centre.diff(dim=2) != 0).any()
+    for name in ("size", "angle"):
+        assert torch.equal(getattr(static, name), getattr(smooth, name))
+
+
+def test_one_transformation_at_a_time() -> None:
+    none, rotation, shear = (
+        Motion(transformation=kind).draw(300, 2, 16, (112, 112), generator()) for kind in ("none", "rotation", "shear")
+    )
+    for record in (rotation, shear):
+        assert torch.equal(record.boxes(), none.boxes())
+    assert not none.angle.any()
+    assert not none.shear.any()
+    assert rotation.angle.any()
+    assert not rotation.shear.any()
+    assert not shear.angle.any()
+
+
+def test_shear_starts_at_zero_along_x_y_or_both_alike_for_all_objects_of_a_clip() -> None:
+    shear = Motion(transformation="shear").draw(3000, 2, 16, (112, 112), generator()).shear
+    assert not shear[:, :, 0].any()
+    assert 0.8 < shear.abs().max() <= 0.066 * 15 + 1e-6
+    assert abs(shear[:, :, -1].mean()) < 0.02
+    along = shear[:, :, -1] != 0
+    assert torch.equal(along[:, 0], along[:, 1])
+    kinds, number = (along[:, 0] * torch.tensor([1, 2])).sum(-1).unique(return_counts=True)
+    assert kinds.tolist() == [1, 2, 3]
+    assert (number / 3000 - 1 / 3).abs().max() < 0.05
+    both = along.all(-1).all(-1)
+    assert abs(torch.corrcoef(shear[both][:, 0, -1].T)[0, 1]) < 0.15
+
+
+def test_opacity_fades_evenly_between_key_frames_of_its_own() -> None:
+    opacity = Motion(opacity=(0.8, 1.0)).draw(2000, 2, 16, (112, 112), generator()).opacity
+    assert 0.8 <= opacity.min() < 0.801
+    assert 0.999 < opacity.max() <= 1
+    assert abs(opacity[..., 0].mean() - 0.9) < 0.005
+    bends = opacity.diff(n=2, dim=2).abs() > 1e-6
+    # Half of the objects have no inner key frame, 3 in 10 have one.
+    count = bends.sum(-1)
+    assert abs((count == 0).float().mean() - 0.5) < 0.04
+    assert abs((count == 1).float().mean() - 0.3) < 0.04
+    assert (bends[:, 0] != bends[:, 1]).any()
+    assert (Motion().draw(5, 2, 16, (112, 112), generator()).opacity == 1).all()
+
+
 def test_lengths_scale_with_the_picture() -> None:
     """Half the picture gives half of everything (before whole pixels)."""
-    motion = LinearMotion(whole_pixels=False)
+    motion = Motion("linear", whole_pixels=False)
     large, small = (motion.draw(200, 2, 16, (side, side), generator(3)) for side in (224, 112))
     fits = (large.size[:, :, 0] < 222).all(-1)
     assert torch.allclose(large.size[fits] / 2, small.size[fits], rtol=1e-4)
@@ -198,7 +239,7 @@ def test_clips_and_objects_are_independent(motion: Motion) -> None:
 
 
 def test_sorted_by_area_puts_small_objects_last() -> None:
-    record = SmoothMotion().draw(50, 4, 16, (224, 224), generator())
+    record = Motion().draw(50, 4, 16, (224, 224), generator())
     made, order = record.sorted_by_area()
     area = made.size.mean(2).prod(-1)
     assert (area.diff(dim=1) <= 0).all()
@@ -211,7 +252,7 @@ def test_sorted_by_area_puts_small_objects_last() -> None:
 
 
 def test_boxes_and_selection() -> None:
-    record = SmoothMotion().draw(5, 2, 4, (64, 64), generator())
+    record = Motion().draw(5, 2, 4, (64, 64), generator())
     boxes = record.boxes()
     assert torch.equal((boxes[..., :2] + boxes[..., 2:]) / 2, record.centre)
     assert torch.equal(boxes[..., 2:] - boxes[..., :2], record.size)

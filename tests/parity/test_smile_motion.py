@@ -1,18 +1,16 @@
-"""Trajectories and pasted pictures against the official code of SMILE (and the key-frame routine of TubeletContrast)."""
+"""Trajectories and pasted pictures against the official code of SMILE."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.motion import trajectory
 from modules.motion.appearance import blur_to_size, load_object
 from modules.motion.render import paste
-from modules.motion.trajectory import MotionRecord, draw_key_frames, fill, smooth_path
+from modules.motion.trajectory import MotionRecord, smooth_path
 from tests.parity.cases import assert_close, load_case
 
 
@@ -26,37 +24,6 @@ def test_smooth_path_from_the_official_draws() -> None:
         assert torch.equal(path, ((boxes[..., axis] + boxes[..., axis + 2]) / 2).round())
         assert_close(path - size[:, None, axis] / 2, boxes[..., axis], "low corner", 1e-12)
         assert_close(path + size[:, None, axis] / 2, boxes[..., axis + 2], "high corner", 1e-12)
-
-
-def test_key_frames_from_the_official_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors, info = load_case("tubelet_contrast", "key_frames")
-    for number, case in enumerate(info["cases"]):
-        inner, *jitter = case["draws"]
-
-        def recorded(_: object, bound: int, *shape: int, jitter: list[dict[str, Any]] = jitter) -> Tensor:
-            # Both numbers of inner key frames are computed; the recorded draw belongs to one of them.
-            if not jitter or len(jitter[0]["value"]) != shape[-1]:
-                return torch.zeros(shape, dtype=torch.float64)
-            low, high = jitter[0]["args"]
-            assert bound == high - low
-            return torch.tensor([jitter[0]["value"]], dtype=torch.float64) - low
-
-        monkeypatch.setattr(trajectory, "_integers", recorded)
-        monkeypatch.setattr(torch, "multinomial", lambda *_, value=inner["value"], **__: torch.tensor([[value]]))
-        keys = draw_key_frames(1, case["num_frames"], torch.Generator())[0]
-        assert torch.equal(keys.unique().long(), tensors[f"case{number}.output.key_inds"]), f"case {number}"
-
-
-def test_filling_between_key_frames() -> None:
-    tensors, info = load_case("tubelet_contrast", "key_frames")
-    keys = tensors["interp.input.key_inds"].double()[None]
-    values = tensors["interp.input.values"].movedim(0, -1)[None]
-    drawn = torch.tensor([[draw["value"] for draw in info["interp_random_draws"]]])
-    kinds = {name: torch.full_like(drawn, kind) for kind, name in enumerate(("uniform", "accelerate", "decelerate"))}
-    for name, kind in {**kinds, "random": drawn}.items():
-        official = tensors[f"interp.output.{name}"]
-        ours = fill(values, keys, kind, len(official))[0].movedim(-1, 0)
-        assert_close(ours, official, name, 1e-12)
 
 
 class Scene:

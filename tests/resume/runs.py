@@ -189,8 +189,10 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
     if run.world > 1:
         os.environ |= as_torchrun_does(rank, run.world, port)
     lightning.seed_everything(0, verbose=False)
-    method = next(case for case in METHODS if case.name == run.method).build()
-    clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, repeat=run.repeat)
+    case = next(case for case in METHODS if case.name == run.method)
+    method = case.build()
+    # Methods that take two clips of each video leave no room for copies of them.
+    clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1)
     batch_size = BATCH // run.world
     data = VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
     death = Death(run.signal, *run.die_at) if run.die_at is not None and run.dying_rank == rank else None

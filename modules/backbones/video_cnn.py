@@ -1,0 +1,289 @@
+"""Video CNNs from torchvision's parts: R3D-18 and R(2+1)D-18 (https://arxiv.org/abs/1711.11248), S3D
+(https://arxiv.org/abs/1712.04851).
+
+Names of parameters are torchvision's, so its published weights load. Weights of the official code of TubeletContrast
+(https://arxiv.org/abs/2303.11003) and CtP load as well: same network, other names (`from_official`).
+
+Two things that differ between torchvision and the official contrastive code:
+
+* R3D and R(2+1)D were pretrained there with BatchNorm eps 1e-3; torchvision has 1e-5. Features of the same weights differ by
+  up to a tenth of their mean size, so eps is a setting.
+* weights start from PyTorch's defaults (Conv3d: Kaiming uniform with a = sqrt 5; BatchNorm 1 and 0), which is what the official
+  contrastive code does, and not from torchvision's Kaiming normal (fan out).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.video import s3d
+from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
+
+from modules.core.checkpoints import LoadReport, load_strictly, read_weights
+from modules.core.errors import SettingError
+
+# Official code of TubeletContrast and CtP -> torchvision; the first table is of R(2+1)D, the second of R3D.
+SHARED_NAMES = {
+    ".bn1.": ".conv1.1.",
+    ".bn2.": ".conv2.1.",
+    ".downsample.conv.": ".downsample.0.",
+    ".downsample_bn.": ".downsample.1.",
+}
+R2PLUS1D_NAMES = SHARED_NAMES | {
+    "stem.conv_s.": "stem.0.",
+    "stem.bn_s.": "stem.1.",
+    "stem.conv_t.": "stem.3.",
+    "stem.bn_t.": "stem.4.",
+    ".conv1.conv_s.": ".conv1.0.0.",
+    ".conv1.bn_s.": ".conv1.0.1.",
+    ".conv1.conv_t.": ".conv1.0.3.",
+    ".conv2.conv_s.": ".conv2.0.0.",
+    ".conv2.bn_s.": ".conv2.0.1.",
+    ".conv2.conv_t.": ".conv2.0.3.",
+}
+R3D_NAMES = SHARED_NAMES | {
+    "stem.conv.": "stem.0.",
+    "stem.bn.": "stem.1.",
+    ".conv1.conv.": ".conv1.0.",
+    ".conv2.conv.": ".conv2.0.",
+}
+# The parts of S3D and I3D in groups: the stem, then Inception blocks at one resolution, with the pool behind them.
+INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
+
+
+class VideoCNN(nn.Module, ABC):
+    """What the video CNNs have in common. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
+
+    embed_dim: int
+    """channels of the last map"""
+    smallest_clip: tuple[int, int]
+    """fewest frames (half the stride in time) and smallest side (the stride in space); less leaves mostly padding"""
+
+    @abstractmethod
+    def stages(self) -> list[list[nn.Module]]:
+        """Layers in the order in which a clip goes through them, grouped from the stem to the last stage."""
+
+    def finish(self, bn_eps: float, bn_momentum: float, channels_last: bool, checkpoint: str | None) -> None:
+        """Settings of every BatchNorm, memory layout, and weights.
+
+        Raises:
+            SettingError: if the checkpoint does not fit.
+        """
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm3d):
+                part.eps, part.momentum = bn_eps, bn_momentum
+        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+        if checkpoint is not None:
+            self.load(checkpoint)
+
+    def load(self, path: str) -> LoadReport:
+        """Load backbone weights strictly; everything else in the file (heads, key branch, queue) is reported as left over.
+
+        Args:
+            path: our .ckpt or .safetensors of a method (`backbone.*`) or of the backbone alone, an official .pth of
+                TubeletContrast or CtP (`backbone.*`), or torchvision's weights.
+
+        Returns:
+            The report that was printed.
+
+        Raises:
+            SettingError: if the file cannot be read, or lacks a weight, or has another one or another shape.
+        """
+        inner, rest = backbone_part(from_official(read_weights(path, "model.backbone.checkpoint")))
+        # Some official files lack the counters of BatchNorm, which only a cumulative average would need.
+        counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
+        # "fc." and "classifier." are the heads of torchvision's networks.
+        return load_strictly(self, rest | inner, path, may_miss=counters, may_leave=(*rest, "fc.", "classifier."))
+
+    def check_clip(self, frames: int, height: int, width: int) -> None:
+        """Refuse clips that the strides would use up.
+
+        Raises:
+            SettingError: naming data.clip.frames or data.clip.size.
+        """
+        fewest, smallest = self.smallest_clip
+        name = type(self).__name__
+        if frames < fewest:
+            raise SettingError(f"Clips of {frames} frames are too short for {name}; set data.clip.frames to {fewest} or more.")
+        if min(height, width) < smallest:
+            raise SettingError(
+                f"Clips of {height} x {width} pixels are too small for {name}; set data.clip.size to {smallest} or more."
+            )
+
+    def forward_features(self, video: Tensor) -> Tensor:
+        """Encode clips.
+
+        Args:
+            video: float [B, 3, T, H, W], ImageNet-normalised.
+
+        Returns:
+            last map [B, D, t, h, w].
+
+        Raises:
+            SettingError: if the clips are too short or too small for the network's strides.
+        """
+        self.check_clip(*video.shape[2:])
+        hidden = video.contiguous(memory_format=self.memory_format)
+        for stage in self.stages():
+            for part in stage:
+                hidden = part(hidden)
+        return hidden
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Mean over time, rows and columns of the last map: [B, 3, T, H, W] -> [B, D]."""
+        return self.forward_features(video).mean((2, 3, 4))
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
+        return set()
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters from the input to the output, for layer-wise learning rates: the stem, then each stage."""
+        return [[value for part in stage for value in part.parameters()] for stage in self.stages()]
+
+
+class VideoResNet(VideoCNN):
+    """R3D-18 or R(2+1)D-18 without pooling and classifier: 8 x 16 x 16 smaller maps of 8 * width channels.
+
+    Args:
+        name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters) or r2plus1d_18 (space and time apart; 31,300,125).
+        width: channels of the first stage; each next one has twice as many. 64 is the published network.
+        bn_eps: eps of every BatchNorm: 1e-3 for weights of TubeletContrast and CtP (official code), 1e-5 for torchvision's.
+        channels_last: memory layout of weights and maps (channels innermost, which half-precision kernels of cuDNN work in).
+            Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
+        checkpoint: file with weights: our .safetensors or .ckpt, an official .pth of TubeletContrast or CtP, or torchvision's.
+
+    Raises:
+        SettingError: if the width is not positive, or the checkpoint does not fit.
+    """
+
+    smallest_clip = (4, 16)
+
+    def __init__(
+        self,
+        name: Literal["r3d_18", "r2plus1d_18"] = "r2plus1d_18",
+        width: int = 64,
+        bn_eps: float = 1e-3,
+        channels_last: bool = True,
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise SettingError(f"model.backbone.width is {width}; set it to 1 or more.")
+        self.embed_dim = 8 * width
+        split = name == "r2plus1d_18"
+        conv = Conv2Plus1D if split else Conv3DSimple
+        self.stem = _split_stem(width) if split else _stem(width)
+        self.layer1 = _stage(width, width, conv)
+        self.layer2 = _stage(width, 2 * width, conv)
+        self.layer3 = _stage(2 * width, 4 * width, conv)
+        self.layer4 = _stage(4 * width, 8 * width, conv)
+        self.finish(bn_eps, 0.1, channels_last, checkpoint)
+
+    def stages(self) -> list[list[nn.Module]]:
+        """Stem and four stages of two residual blocks."""
+        return [[self.stem], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+
+# torchvision's stems have a fixed width; these have the same layers and names.
+def _stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _split_stem(width: int) -> nn.Sequential:
+    middle = max(1, 45 * width // 64)
+    return nn.Sequential(
+        nn.Conv3d(3, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+        nn.BatchNorm3d(middle),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(middle, width, (3, 1, 1), padding=(1, 0, 0), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _stage(inputs: int, outputs: int, conv: type[Conv2Plus1D] | type[Conv3DSimple]) -> nn.Sequential:
+    """Two residual blocks, of which the first halves time and space where the width grows."""
+    if inputs == outputs:
+        return nn.Sequential(BasicBlock(inputs, outputs, conv), BasicBlock(outputs, outputs, conv))
+    shortcut = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm3d(outputs))
+    return nn.Sequential(BasicBlock(inputs, outputs, conv, 2, shortcut), BasicBlock(outputs, outputs, conv))
+
+
+class S3D(VideoCNN):
+    """S3D without pooling and classifier (torchvision's): 8 x 32 x 32 smaller maps of 1024 channels; 7,910,048 parameters.
+
+    Args:
+        bn_eps: eps of every BatchNorm.
+        bn_momentum: share of a batch in BatchNorm's running statistics. torchvision has 0.001, with which they need
+            thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
+        channels_last: memory layout of weights and maps; see `VideoResNet`.
+        checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
+
+    Raises:
+        SettingError: if the checkpoint does not fit.
+    """
+
+    embed_dim = 1024
+    # One frame more than half the stride, because the last pool does not pad.
+    smallest_clip = (5, 32)
+
+    def __init__(
+        self,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.1,
+        channels_last: bool = True,
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = s3d(weights=None).features
+        self.finish(bn_eps, bn_momentum, channels_last, checkpoint)
+
+    def stages(self) -> list[list[nn.Module]]:
+        """Stem and three groups of Inception blocks."""
+        parts = list(self.features)
+        return [parts[stage] for stage in INCEPTION_STAGES]
+
+
+# --- Weights ---
+
+
+def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split weights into those of the backbone, without their prefix, and the rest.
+
+    A file without any `backbone.*` is a bare backbone: all of it is the first part.
+    """
+    prefix = "backbone."
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    return (inner, rest) if inner else (rest, {})
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename R3D and R(2+1)D weights of TubeletContrast and CtP (official code) to torchvision's names.
+
+    Prefixes (`backbone.`, `key_encoder.`) stay. Names that are not official ones, those of torchvision and of I3D among them,
+    stay as they are.
+    """
+    names = R2PLUS1D_NAMES | R3D_NAMES
+    return {_renamed(key, names): value for key, value in state.items()}
+
+
+def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `from_official`, for the weights of one network (only R(2+1)D has a `stem.3`)."""
+    split = any("stem.3." in key for key in state)
+    names = {ours: theirs for theirs, ours in (R2PLUS1D_NAMES if split else R3D_NAMES).items()}
+    return {_renamed(key, names): value for key, value in state.items()}
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    for old, new in names.items():
+        if old in key:
+            return key.replace(old, new)
+    return key

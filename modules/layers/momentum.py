@@ -1,0 +1,39 @@
+"""A network that follows another one slowly: the key branch of MoCo, the teacher of BYOL and DINO.
+
+The copy is an ordinary module without trained parameters. A method keeps it as an attribute, so it is in the checkpoint,
+and, having no gradient, neither in the optimiser nor in DDP's gradients. In each training step the method calls
+
+    follow(self.key_encoder, self.backbone, momentum)   # first
+    with torch.no_grad():                               # not inference mode: the loss of the queries saves the keys
+        keys = self.key_encoder(clips)                  # then
+
+once per optimiser step, and never in validation.
+"""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen_copy(online: Network) -> Network:
+    """A copy with storage of its own, none of whose parameters is trained."""
+    return copy.deepcopy(online).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move a copy towards its original: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
+
+    Parameters only: running statistics of batch norm come from the copy's own passes. In the precision of the
+    parameters, which autocast leaves in float32; bfloat16 could not hold a step of one in a thousand.
+
+    Args:
+        slow: made by `frozen_copy` of `online`.
+        online: the trained network.
+        momentum: 1 leaves the copy as it is, 0 makes it equal to the original.
+    """
+    torch._foreach_lerp_(list(slow.parameters()), list(online.parameters()), 1 - momentum)

@@ -1,0 +1,94 @@
+"""Momentum contrast: what MoCo and the methods built on it do with a pair of clips."""
+
+import torch
+from torch import Tensor, nn
+
+from modules.core.distributed import shuffled
+from modules.layers.contrast import Contrast, info_nce, unit_rows
+from modules.layers.heads import ProjectionHead
+from modules.layers.momentum import follow, frozen_copy
+from modules.layers.queue import Queue
+
+
+class MomentumContrast(nn.Module):
+    """Compares each query with its key and with a queue of earlier keys (MoCo, https://arxiv.org/abs/1911.05722).
+
+    The key branch is a copy of the query branch that follows it slowly. One direction only; no negatives from the batch.
+
+    Args:
+        backbone: of the query branch; stays with the method. Pools clips to [B, D].
+        hidden: width between the two layers of the head; that of the features if None.
+        out_dim: length of what is compared.
+        queue_size: keys that are kept.
+        momentum: of the key branch.
+        temperature: divides the cosines.
+        shuffle: shuffle the keys over processes, so that batch norm's statistics do not give pairs away.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hidden: int | None,
+        out_dim: int,
+        queue_size: int,
+        momentum: float,
+        temperature: float,
+        shuffle: bool,
+    ) -> None:
+        super().__init__()
+        width = int(backbone.embed_dim)  # type: ignore[arg-type]
+        self.head = ProjectionHead(width, hidden or width, out_dim)
+        self.key_backbone, self.key_head = frozen_copy(backbone), frozen_copy(self.head)
+        self.queue = Queue(queue_size, out_dim)
+        self.momentum, self.temperature, self.shuffle = momentum, temperature, shuffle
+
+    def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:
+        """Loss of a batch of pairs. In training, the key branch moves first and the queue takes the keys last.
+
+        Args:
+            backbone: the one that this was built with.
+            query: float [B, 3, T, H, W], normalised.
+            key: float [B, 3, T, H, W], row i the positive of query i.
+            generator: of the shuffle, in the same state in every process.
+        """
+        queries = unit_rows(self.head(backbone(query)))
+        if self.training:
+            follow(self.key_backbone, backbone, self.momentum)
+            follow(self.key_head, self.head, self.momentum)
+        with torch.no_grad():
+            keys = shuffled(self._keys, key, generator) if self.shuffle and self.training else self._keys(key)
+        contrast = info_nce(queries, keys, self.queue.keys, self.temperature)
+        if self.training:
+            self.queue.enqueue(keys)
+        return contrast
+
+    def _keys(self, video: Tensor) -> Tensor:
+        return unit_rows(self.key_head(self.key_backbone(video)))
+
+
+OFFICIAL_PARTS = {"key_encoder.": "contrast.key_backbone.", "key_fc.": "contrast.key_head.", "fc.": "contrast.head."}
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename heads, key branch and queue of TubeletContrast's official files (CtP's have the same form) to a method's names.
+
+    The queue is stored as columns there. The head of I3D counts from its pooling, so its layers are 2 and 4. Names of the
+    backbones are those of `modules.backbones.video_cnn.from_official`.
+
+    Args:
+        state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all but `backbone.*` may be missing.
+    """
+    layers = {"2.": "0.", "4.": "2."} if "fc.4.weight" in state else {}
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key == "queue":
+            renamed["contrast.queue.keys"] = value.T.contiguous()
+        elif key == "queue_ptr":
+            renamed["contrast.queue.pointer"] = value.reshape(())
+        else:
+            part = next((part for part in OFFICIAL_PARTS if key.startswith(part)), None)
+            rest = key.removeprefix(part or "")
+            if part is not None and "fc" in part:
+                rest = next((new + rest.removeprefix(old) for old, new in layers.items() if rest.startswith(old)), rest)
+            renamed[OFFICIAL_PARTS[part] + rest if part is not None else key] = value
+    return renamed

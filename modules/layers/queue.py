@@ -1,0 +1,65 @@
+"""Keys of earlier steps, the negatives of momentum contrast."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.core.distributed import gather_rows
+from modules.core.errors import SettingError
+
+
+class Queue(nn.Module):
+    """The last `size` keys, first in, first out (MoCo, official code, which stores them as columns).
+
+    At the start it holds random unit vectors. Keys and pointer are in the checkpoint, so a run that is resumed in the
+    middle of a lap goes on where it was. All processes hold the same queue: they start from the same seed and write the
+    keys of all. DDP's broadcast of buffers therefore changes nothing, but costs time; turn it off.
+
+    Args:
+        size: number of keys, K.
+        dim: length of a key, D.
+        seed: of the random keys at the start; the global generator is not used.
+
+    Raises:
+        SettingError: if `size` is not positive.
+    """
+
+    keys: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, dim: int, seed: int = 0) -> None:
+        super().__init__()
+        if size < 1:
+            raise SettingError(f"model.queue_size is {size}; set it to a positive multiple of the global batch.")
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def check(self, global_batch: int) -> None:
+        """Fail before the first step if the keys of a batch do not divide the queue.
+
+        Args:
+            global_batch: keys that `enqueue` writes at once: those of one batch of every process.
+
+        Raises:
+            SettingError: naming both settings.
+        """
+        size = len(self.keys)
+        if size % global_batch:
+            fitting = max(1, round(size / global_batch)) * global_batch
+            raise SettingError(
+                f"model.queue_size {size} is not a multiple of the global batch, {global_batch} keys over all processes; "
+                f"set model.queue_size to {fitting}, or data.batch_size so that the global batch divides {size}."
+            )
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Replace the oldest keys by those of all processes, rank after rank; to be called in training only.
+
+        Args:
+            keys: [B, D] unit rows of this process, as many in every process.
+        """
+        keys = gather_rows(keys.float())
+        rows = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        self.keys.index_copy_(0, rows, keys)
+        self.pointer.add_(len(keys)).remainder_(len(self.keys))

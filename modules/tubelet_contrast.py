@@ -1,0 +1,135 @@
+"""TubeletContrast: clips of different videos are alike if the same patches move over them in the same way.
+
+Paper: TubeletContrast, https://arxiv.org/abs/2303.11003. Patches are cut from one clip and pasted, as tubelets that move along
+smooth paths and turn, into this clip and into one of another video. The pair is a positive for momentum contrast; negatives
+are clips with other tubelets. All that the two clips share is the motion of the patches, and the patches.
+
+Shapes for R(2+1)D-18 at 16 x 112 x 112: clips [B, 2, 16, 112, 112, 3], features [B, 512], compared in 128 dimensions, queue
+[16384, 128].
+
+Deviations from the official code:
+
+* pairs are made on the device. Clip 0 of a video is a query, clip 1 of its neighbour in the (shuffled) batch its key; the
+  official code draws the other video from the whole data set, now and then the same one.
+* tubelets are drawn by one affine sampling per object (`modules/motion/tubelets.py` says what that leaves out).
+* crops are resized with antialiasing, to whole pixels of the original picture.
+
+With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
+one process with the joined batch; batches of each process must be even. The momentum moves once per batch, also where batches
+are accumulated.
+"""
+
+import torch
+from torch import Tensor
+
+from modules.backbones.video_cnn import VideoCNN
+from modules.backbones.video_vit import VideoViT
+from modules.core.base import Method
+from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.errors import SettingError
+from modules.core.optim import SGDSettings
+from modules.core.randomness import device_generator
+from modules.layers.colour import ColourJitter
+from modules.layers.drawing import outline_boxes
+from modules.layers.flips import flip_some
+from modules.layers.momentum_contrast import MomentumContrast
+from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
+
+SHUFFLE_STREAM = 4
+
+
+def neighbours(count: int, device: torch.device) -> Tensor:
+    """For each row of a batch another one: 0 and 1 exchange, 2 and 3, and so on; an odd last one takes the first.
+
+    Returns:
+        int64 [count]
+    """
+    row = torch.arange(count, device=device)
+    return (row ^ 1) % count if count % 2 == 0 else torch.where(row == count - 1, 0, row ^ 1)
+
+
+class TubeletContrast(Method):
+    """Contrast of synthetic motion (https://arxiv.org/abs/2303.11003).
+
+    Args:
+        backbone: encoder, kept after pretraining.
+        tubelets: how many tubelets there are, how they look and how they move.
+        hidden: width between the two layers of the head; that of the features if None.
+        out_dim: length of what is compared.
+        queue_size: keys that are kept as negatives; a multiple of the batch over all devices.
+        momentum: of the key branch.
+        temperature: divides the cosines.
+        shuffle: shuffle keys over processes for batch norm's sake.
+        colour: colour changes, drawn for each pair: both clips change alike.
+        optim: optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoCNN | VideoViT,
+        tubelets: TubeletSettings = TubeletSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        hidden: int | None = None,
+        out_dim: int = 128,
+        queue_size: int = 16384,
+        momentum: float = 0.999,
+        temperature: float = 0.2,
+        shuffle: bool = True,
+        colour: ColourJitter = ColourJitter(),  # noqa: B008
+        optim: SGDSettings = SGDSettings(),  # noqa: B008
+    ) -> None:
+        super().__init__(optim)
+        tubelets.check()
+        self.backbone = backbone
+        self.tubelets, self.colour = tubelets, colour
+        self.contrast = MomentumContrast(backbone, hidden, out_dim, queue_size, momentum, temperature, shuffle)
+
+    def on_fit_start(self) -> None:
+        """Compare the batch with the queue before the first step."""
+        super().on_fit_start()
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if batch_size is not None:
+            self.contrast.queue.check(batch_size * self.trainer.world_size)
+
+    def make_pairs(self, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, TubeletRecord]:
+        """Clips of different videos with the same tubelets and colour changes. Nothing is moved or mirrored after pasting.
+
+        Args:
+            video: uint8 [B, 2, T, H, W, 3], two clips of each video.
+            generator: source of randomness.
+
+        Returns:
+            queries and keys, float [B, T, H, W, 3] from 0 to 255, and their tubelets.
+
+        Raises:
+            SettingError: if there is not a second clip, or, in training, not a second video.
+        """
+        count, clips, frames, height, width = video.shape[:5]
+        if clips != 2:
+            raise SettingError(f"TubeletContrast takes two clips of each video, not {clips}; set data.clip.clips to 2.")
+        # The last batch of a validation may hold one video, which then is its own neighbour.
+        if count < 2 and self.training:
+            raise SettingError("TubeletContrast pairs clips of different videos; set data.batch_size to 2 or more.")
+        query = flip_some(video[:, 0], generator)
+        key = flip_some(video[:, 1], generator)[neighbours(count, video.device)]
+        record = draw_tubelets(self.tubelets, count, frames, (height, width), generator)
+        pair = torch.cat(paste_tubelets(query, key, record), dim=1).float()
+        query, key = self.colour(pair, generator).split(frames, dim=1)
+        return query, key, record
+
+    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+        """Pair, paste, encode, compare. `batch["video"]` is [B, 2, T, H, W, 3]."""
+        query, key, record = self.make_pairs(batch["video"], generator)
+        shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
+        contrast = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
+        return {
+            "loss": contrast.loss,
+            "clip": query.round().byte(),
+            "key_clip": key.round().byte(),
+            "boxes": record.boxes(),
+            "log": {"top1": contrast.top1, "top5": contrast.top5},
+        }
+
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Both clips of the pairs, with the tubelets' boxes."""
+        boxes = output["boxes"]
+        return {"query": outline_boxes(output["clip"], boxes), "key": outline_boxes(output["key_clip"], boxes)}

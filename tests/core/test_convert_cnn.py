@@ -1,0 +1,78 @@
+"""Video CNNs and momentum contrast through `convert`: official files of TubeletContrast, and refusals."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modules.backbones.i3d import I3D
+from modules.backbones.video_cnn import VideoCNN, VideoResNet, to_official
+from modules.core.checkpoints import load_strictly
+from modules.core.convert import convert
+from modules.core.errors import SettingError
+from modules.core.passport import read_passport
+from modules.moco import MoCo
+from modules.tubelet_contrast import TubeletContrast
+
+
+def build(kind: str) -> VideoCNN:
+    return I3D(0.125) if kind == "i3d" else VideoResNet("r3d_18" if kind == "r3d" else "r2plus1d_18", width=4)
+
+
+def official_file(method: TubeletContrast, kind: str, path: Path) -> dict[str, Tensor]:
+    """What the official trainer would have written of this method."""
+    first, second = ("2", "4") if kind == "i3d" else ("0", "2")
+    state: dict[str, Tensor] = {}
+    contrast = method.contrast
+    for prefix, backbone in (("backbone.", method.backbone), ("key_encoder.", contrast.key_backbone)):
+        own = {prefix + key: value for key, value in backbone.state_dict().items()}
+        state |= own if kind == "i3d" else to_official(own)
+    for prefix, head in (("fc.", contrast.head), ("key_fc.", contrast.key_head)):
+        for key, value in head.state_dict().items():
+            layer, name = key.split(".")
+            state[f"{prefix}{first if layer == '0' else second}.{name}"] = value
+    state |= {"queue": contrast.queue.keys.T.clone(), "queue_ptr": contrast.queue.pointer.reshape(1).clone()}
+    torch.save({"meta": {"epoch": 100}, "state_dict": state, "optimizer": {}}, path)
+    return state
+
+
+@pytest.mark.parametrize("kind", ["r3d", "r2plus1d", "i3d"])
+def test_official_file_becomes_ours(kind: str, tmp_path: Path) -> None:
+    method = TubeletContrast(build(kind), out_dim=16, queue_size=24)
+    method.contrast.queue.pointer += 8
+    official_file(method, kind, tmp_path / "epoch_100.pth")
+    convert(tmp_path / "epoch_100.pth", tmp_path / "ours.safetensors")
+    again = TubeletContrast(build(kind), out_dim=16, queue_size=24)
+    load_strictly(again, load_file(tmp_path / "ours.safetensors"), "file")
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    passport = read_passport(tmp_path / "ours.safetensors")
+    assert passport["kind"] == "contrast"
+    assert passport["architecture"]["queue_size"] == 24
+
+
+@pytest.mark.parametrize("kind", ["r3d", "i3d"])
+def test_backbone_alone_starts_another_method(kind: str, tmp_path: Path) -> None:
+    method = TubeletContrast(build(kind), out_dim=16, queue_size=24)
+    official_file(method, kind, tmp_path / "epoch_100.pth")
+    convert(tmp_path / "epoch_100.pth", tmp_path / "backbone.safetensors", part="backbone")
+    other = build(kind)
+    other.load(str(tmp_path / "backbone.safetensors"))
+    for name, value in method.backbone.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    assert MoCo(other, queue_size=8).contrast.key_backbone is not other
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    state = official_file(TubeletContrast(build("r3d"), out_dim=16, queue_size=24), "r3d", tmp_path / "a.pth")
+    with pytest.raises(SettingError, match="--to huggingface is for video transformers"):
+        convert(tmp_path / "a.pth", tmp_path / "folder", to="huggingface")
+    del state["key_fc.0.weight"]
+    torch.save({"state_dict": state}, tmp_path / "b.pth")
+    with pytest.raises(SettingError, match=r"1 missing \(contrast\.key_head\.0\.weight\)"):
+        convert(tmp_path / "b.pth", tmp_path / "b.safetensors")
+    torch.save({"state_dict": state | {"surprise": torch.ones(1)}}, tmp_path / "c.pth")
+    with pytest.raises(SettingError, match=r"1 left over \(surprise\)"):
+        convert(tmp_path / "c.pth", tmp_path / "c.safetensors")

@@ -1,0 +1,116 @@
+"""Logits and loss of contrast: against slow formulas, in float32, with gradient to the queries alone."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from modules.layers.contrast import contrast_logits, info_nce, unit_rows
+from modules.layers.queue import Queue
+
+B, DIM, K, TEMPERATURE = 6, 16, 24, 0.2
+
+
+def rows(count: int, seed: int, dim: int = DIM) -> Tensor:
+    return unit_rows(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_loss_is_its_formula() -> None:
+    query, key, negatives = rows(B, 0), rows(B, 1), rows(K, 2)
+    losses = []
+    for i in range(B):
+        own = math.exp(float(query[i] @ key[i]) / TEMPERATURE)
+        others = sum(math.exp(float(query[i] @ negative) / TEMPERATURE) for negative in negatives)
+        losses.append(-math.log(own / (own + others)))
+    assert float(info_nce(query, key, negatives, TEMPERATURE).loss) == pytest.approx(sum(losses) / B, rel=1e-5)
+
+
+def test_column_0_is_the_own_key() -> None:
+    query, key, negatives = rows(B, 0), rows(B, 1), rows(K, 2)
+    logits = contrast_logits(query, key, negatives, TEMPERATURE)
+    assert logits.shape == (B, 1 + K)
+    cosines = torch.cosine_similarity(query[:, None], torch.cat([key, negatives])[None], dim=2) / TEMPERATURE
+    assert torch.allclose(logits[:, 0], cosines[:, :B].diagonal(), atol=1e-5)
+    assert torch.allclose(logits[:, 1:], cosines[:, B:], atol=1e-5)
+
+
+def test_loss_of_equal_keys_and_an_orthogonal_queue() -> None:
+    axes = torch.eye(DIM)
+    query, negatives = axes[:B], axes[B:]
+    result = info_nce(query, query, negatives, TEMPERATURE)
+    assert float(result.loss) == pytest.approx(math.log(1 + len(negatives) * math.exp(-1 / TEMPERATURE)), rel=1e-5)
+    assert float(result.top1) == 1
+
+
+def test_accuracies_count_the_nearer_negatives() -> None:
+    query = torch.eye(DIM)[:1].expand(3, -1)
+    cosines = torch.tensor([0.9, 0.6, 0.3])
+    key = torch.stack([torch.tensor([c, (1 - c * c) ** 0.5] + [0.0] * (DIM - 2)) for c in cosines.tolist()])
+    negatives = torch.zeros(6, DIM)
+    negatives[:, 0] = torch.tensor([0.7, 0.6, 0.5, 0.5, 0.5, 0.1])
+    result = info_nce(query, key, negatives, TEMPERATURE)
+    # 0, 2 (one of them a tie) and 5 negatives are as near as the key.
+    assert float(result.top1) == pytest.approx(1 / 3)
+    assert float(result.top5) == pytest.approx(2 / 3)
+
+
+def test_the_gradient_goes_to_the_queries_only() -> None:
+    query, key, negatives = (tensor.requires_grad_() for tensor in (rows(B, 0), rows(B, 1), rows(K, 2)))
+    result = info_nce(query, key, negatives, TEMPERATURE)
+    result.loss.backward()
+    assert key.grad is None
+    assert negatives.grad is None
+    assert not result.top1.requires_grad
+    logits = contrast_logits(query.detach(), key, negatives, TEMPERATURE)
+    share = logits.softmax(dim=1)
+    expected = (share[:, :1] - 1) * key + share[:, 1:] @ negatives
+    assert query.grad is not None
+    assert torch.allclose(query.grad, expected / (TEMPERATURE * B), atol=1e-6)
+
+
+def test_keys_may_be_queued_before_the_backward_pass() -> None:
+    gradients = []
+    for early in (True, False):
+        queue, query, key = Queue(K, DIM), rows(B, 0).requires_grad_(), rows(B, 1)
+        loss = info_nce(query, key, queue.keys, TEMPERATURE).loss
+        if early:
+            queue.enqueue(key)
+        loss.backward()
+        gradients.append(query.grad)
+    assert torch.equal(gradients[0], gradients[1])
+
+
+def test_logits_and_loss_are_float32_under_autocast() -> None:
+    query, key, negatives = rows(B, 0), rows(B, 1), rows(K, 2)
+    expected = contrast_logits(query, key, negatives, TEMPERATURE)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (query @ negatives.T).dtype == torch.bfloat16
+        logits = contrast_logits(query, key, negatives, TEMPERATURE)
+        result = info_nce(query, key, negatives, TEMPERATURE)
+        projection = torch.nn.functional.linear(query, torch.eye(DIM))
+        assert projection.dtype == torch.bfloat16
+        assert unit_rows(projection).dtype == torch.float32
+        assert torch.allclose(unit_rows(projection).norm(dim=1), torch.ones(B), atol=1e-6)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, expected)
+    assert result.loss.dtype == torch.float32
+    assert torch.equal(result.loss, info_nce(query, key, negatives, TEMPERATURE).loss)
+
+
+def test_never_waits_for_the_device() -> None:
+    """Tensors without values: whatever needs one on the host fails."""
+    with FakeTensorMode():
+        query, key, negatives = (torch.empty(count, DIM) for count in (B, B, K))
+        result = info_nce(query, key, negatives, TEMPERATURE)
+        assert result.loss.shape == result.top1.shape == ()
+        with pytest.raises(DataDependentOutputException):
+            result.loss.item()
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    query, key, negatives = rows(B, 0), rows(B, 1), rows(K, 2)
+    order = torch.randperm(K, generator=torch.Generator().manual_seed(0))
+    mixed = info_nce(query.flip(0), key.flip(0), negatives[order], TEMPERATURE).loss
+    assert float(mixed) == pytest.approx(float(info_nce(query, key, negatives, TEMPERATURE).loss), rel=1e-6)
