@@ -113,8 +113,10 @@ class Method(LightningModule, ABC):
         if not math.isfinite(trainer.num_training_batches):
             # With trainer.max_steps alone, Lightning has not looked at the loader yet.
             trainer.fit_loop.setup_data()
-        epoch_steps = trainer.num_training_batches / trainer.accumulate_grad_batches
-        epochs = settings.horizon_epochs or steps / epoch_steps
+        # With trainer.limit_train_batches 0 there are none.
+        batches = trainer.num_training_batches if math.isfinite(trainer.num_training_batches) else 1
+        epoch_steps = batches / trainer.accumulate_grad_batches
+        epochs = settings.horizon_epochs or max(1, steps) / epoch_steps
         if settings.warmup_epochs >= epochs:
             raise SettingError(
                 f"model.optim.warmup_epochs {settings.warmup_epochs} lasts as long as the whole schedule "
