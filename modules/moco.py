@@ -23,7 +23,7 @@ from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.colour import ColourJitter
 from modules.layers.flips import flip_some
-from modules.layers.momentum_contrast import MomentumContrast
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 
 SHUFFLE_STREAM = 4
 
@@ -33,12 +33,7 @@ class MoCo(Method):
 
     Args:
         backbone: encoder, kept after pretraining.
-        hidden: width between the two layers of the head; that of the features if None.
-        out_dim: length of what is compared.
-        queue_size: keys that are kept as negatives; a multiple of the batch over all devices.
-        momentum: of the key branch.
-        temperature: divides the cosines.
-        shuffle: shuffle keys over processes for batch norm's sake.
+        contrast: head, queue and key branch.
         colour: colour changes, drawn for each clip.
         optim: optimiser and schedule.
     """
@@ -46,26 +41,19 @@ class MoCo(Method):
     def __init__(
         self,
         backbone: VideoCNN | VideoViT,
-        hidden: int | None = None,
-        out_dim: int = 128,
-        queue_size: int = 16384,
-        momentum: float = 0.999,
-        temperature: float = 0.2,
-        shuffle: bool = True,
-        colour: ColourJitter = ColourJitter(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        contrast: ContrastSettings = ContrastSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        colour: ColourJitter = ColourJitter(),  # noqa: B008
         optim: SGDSettings = SGDSettings(),  # noqa: B008
     ) -> None:
         super().__init__(optim)
         self.backbone = backbone
         self.colour = colour
-        self.contrast = MomentumContrast(backbone, hidden, out_dim, queue_size, momentum, temperature, shuffle)
+        self.contrast = MomentumContrast(backbone, contrast)
 
     def on_fit_start(self) -> None:
         """Compare the batch with the queue before the first step."""
         super().on_fit_start()
-        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
-        if batch_size is not None:
-            self.contrast.queue.check(batch_size * self.trainer.world_size)
+        self.contrast.check(self.trainer)
 
     def augment(self, clip: Tensor, generator: torch.Generator) -> Tensor:
         """Flip half of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
@@ -78,12 +66,12 @@ class MoCo(Method):
             raise SettingError(f"MoCo compares two clips of each video, not {video.shape[1]}; set data.clip.clips to 2.")
         query, key = self.augment(video[:, 0], generator), self.augment(video[:, 1], generator)
         shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
-        contrast = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
+        found = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
         return {
-            "loss": contrast.loss,
+            "loss": found.loss,
             "clip": query.round().byte(),
             "key_clip": key.round().byte(),
-            "log": {"top1": contrast.top1, "top5": contrast.top5},
+            "log": {"top1": found.top1, "top5": found.top5},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from modules.core.randomness import device_generator
 from modules.layers.colour import ColourJitter
 from modules.layers.drawing import outline_boxes
 from modules.layers.flips import flip_some
-from modules.layers.momentum_contrast import MomentumContrast
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
 
 SHUFFLE_STREAM = 4
@@ -54,12 +54,7 @@ class TubeletContrast(Method):
     Args:
         backbone: encoder, kept after pretraining.
         tubelets: how many tubelets there are, how they look and how they move.
-        hidden: width between the two layers of the head; that of the features if None.
-        out_dim: length of what is compared.
-        queue_size: keys that are kept as negatives; a multiple of the batch over all devices.
-        momentum: of the key branch.
-        temperature: divides the cosines.
-        shuffle: shuffle keys over processes for batch norm's sake.
+        contrast: head, queue and key branch.
         colour: colour changes, drawn for each pair: both clips change alike.
         optim: optimiser and schedule.
     """
@@ -68,12 +63,7 @@ class TubeletContrast(Method):
         self,
         backbone: VideoCNN | VideoViT,
         tubelets: TubeletSettings = TubeletSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
-        hidden: int | None = None,
-        out_dim: int = 128,
-        queue_size: int = 16384,
-        momentum: float = 0.999,
-        temperature: float = 0.2,
-        shuffle: bool = True,
+        contrast: ContrastSettings = ContrastSettings(),  # noqa: B008
         colour: ColourJitter = ColourJitter(),  # noqa: B008
         optim: SGDSettings = SGDSettings(),  # noqa: B008
     ) -> None:
@@ -81,14 +71,12 @@ class TubeletContrast(Method):
         tubelets.check()
         self.backbone = backbone
         self.tubelets, self.colour = tubelets, colour
-        self.contrast = MomentumContrast(backbone, hidden, out_dim, queue_size, momentum, temperature, shuffle)
+        self.contrast = MomentumContrast(backbone, contrast)
 
     def on_fit_start(self) -> None:
         """Compare the batch with the queue before the first step."""
         super().on_fit_start()
-        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
-        if batch_size is not None:
-            self.contrast.queue.check(batch_size * self.trainer.world_size)
+        self.contrast.check(self.trainer)
 
     def make_pairs(self, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, TubeletRecord]:
         """Clips of different videos with the same tubelets and colour changes. Nothing is moved or mirrored after pasting.
@@ -120,13 +108,13 @@ class TubeletContrast(Method):
         """Pair, paste, encode, compare. `batch["video"]` is [B, 2, T, H, W, 3]."""
         query, key, record = self.make_pairs(batch["video"], generator)
         shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
-        contrast = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
+        found = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
         return {
-            "loss": contrast.loss,
+            "loss": found.loss,
             "clip": query.round().byte(),
             "key_clip": key.round().byte(),
             "boxes": record.boxes(),
-            "log": {"top1": contrast.top1, "top5": contrast.top5},
+            "log": {"top1": found.top1, "top5": found.top5},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from modules.core.base import Method
 from modules.core.contracts import VideoBatch
 from modules.core.optim import AdamWSettings, SGDSettings
 from modules.layers.masking import TrajectoryMask, TubeMask
+from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.moco import MoCo
 from modules.motion.appearance import ObjectBank
@@ -23,6 +24,7 @@ from modules.videomae import VideoMAE
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
+CONTRAST = ContrastSettings(out_dim=16, queue_size=32)
 
 
 @dataclass
@@ -53,10 +55,10 @@ METHODS = [
         lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, Motion(), optim=OPTIM),
         "smile.yaml",
     ),
-    Case("MoCo", lambda: MoCo(tiny_cnn(), out_dim=16, queue_size=32, optim=SGD), "moco.yaml", clips=2),
+    Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD), "moco.yaml", clips=2),
     Case(
         "TubeletContrast",
-        lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), out_dim=16, queue_size=32, optim=SGD),
+        lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), CONTRAST, optim=SGD),
         "tubelet_contrast.yaml",
         clips=2,
     ),

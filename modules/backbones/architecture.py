@@ -13,7 +13,7 @@ from modules.backbones.video_cnn import VideoCNN, VideoResNet
 from modules.backbones.video_vit import PRESETS, MaskedDecoder, VideoViT
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
-from modules.layers.momentum_contrast import MomentumContrast
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 
 Kind = Literal["pretraining", "classifier", "encoder"]
 Facts = dict[str, int]
@@ -191,7 +191,7 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         hidden = _shape(weights, "contrast.head.0.weight", 2, source)[0]
         out_dim = _shape(weights, "contrast.head.2.weight", 2, source)[0]
         queue_size = _shape(weights, "contrast.queue.keys", 2, source)[0]
-        network["contrast"] = MomentumContrast(backbone, hidden, out_dim, queue_size, 0.999, 0.2, True)
+        network["contrast"] = MomentumContrast(backbone, ContrastSettings(hidden, out_dim, queue_size))
         sizes |= {"hidden": hidden, "out_dim": out_dim, "queue_size": queue_size}
     return network, sizes
 

@@ -1,6 +1,9 @@
 """Momentum contrast: what MoCo and the methods built on it do with a pair of clips."""
 
+from dataclasses import dataclass
+
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from modules.core.distributed import shuffled
@@ -10,6 +13,27 @@ from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
 
 
+@dataclass
+class ContrastSettings:
+    """Head, queue and key branch. The defaults are those of TubeletContrast (official code).
+
+    Args:
+        hidden: width between the two layers of the head; that of the features if None.
+        out_dim: length of what is compared.
+        queue_size: keys that are kept as negatives; a multiple of the batch over all devices.
+        momentum: of the key branch.
+        temperature: divides the cosines.
+        shuffle: shuffle keys over processes, so that batch norm's statistics do not give pairs away.
+    """
+
+    hidden: int | None = None
+    out_dim: int = 128
+    queue_size: int = 16384
+    momentum: float = 0.999
+    temperature: float = 0.2
+    shuffle: bool = True
+
+
 class MomentumContrast(nn.Module):
     """Compares each query with its key and with a queue of earlier keys (MoCo, https://arxiv.org/abs/1911.05722).
 
@@ -17,30 +41,22 @@ class MomentumContrast(nn.Module):
 
     Args:
         backbone: of the query branch; stays with the method. Pools clips to [B, D].
-        hidden: width between the two layers of the head; that of the features if None.
-        out_dim: length of what is compared.
-        queue_size: keys that are kept.
-        momentum: of the key branch.
-        temperature: divides the cosines.
-        shuffle: shuffle the keys over processes, so that batch norm's statistics do not give pairs away.
+        settings: head, queue and key branch.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        hidden: int | None,
-        out_dim: int,
-        queue_size: int,
-        momentum: float,
-        temperature: float,
-        shuffle: bool,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, settings: ContrastSettings) -> None:
         super().__init__()
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
-        self.head = ProjectionHead(width, hidden or width, out_dim)
+        self.head = ProjectionHead(width, settings.hidden or width, settings.out_dim)
         self.key_backbone, self.key_head = frozen_copy(backbone), frozen_copy(self.head)
-        self.queue = Queue(queue_size, out_dim)
-        self.momentum, self.temperature, self.shuffle = momentum, temperature, shuffle
+        self.queue = Queue(settings.queue_size, settings.out_dim)
+        self.settings = settings
+
+    def check(self, trainer: Trainer) -> None:
+        """Compare the batch with the queue. Raises a SettingError where its keys do not divide the queue."""
+        batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if batch_size is not None:
+            self.queue.check(batch_size * trainer.world_size)
 
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:
         """Loss of a batch of pairs. In training, the key branch moves first and the queue takes the keys last.
@@ -53,11 +69,11 @@ class MomentumContrast(nn.Module):
         """
         queries = unit_rows(self.head(backbone(query)))
         if self.training:
-            follow(self.key_backbone, backbone, self.momentum)
-            follow(self.key_head, self.head, self.momentum)
+            follow(self.key_backbone, backbone, self.settings.momentum)
+            follow(self.key_head, self.head, self.settings.momentum)
         with torch.no_grad():
-            keys = shuffled(self._keys, key, generator) if self.shuffle and self.training else self._keys(key)
-        contrast = info_nce(queries, keys, self.queue.keys, self.temperature)
+            keys = shuffled(self._keys, key, generator) if self.settings.shuffle and self.training else self._keys(key)
+        contrast = info_nce(queries, keys, self.queue.keys, self.settings.temperature)
         if self.training:
             self.queue.enqueue(keys)
         return contrast

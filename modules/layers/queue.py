@@ -30,7 +30,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int, seed: int = 0) -> None:
         super().__init__()
         if size < 1:
-            raise SettingError(f"model.queue_size is {size}; set it to a positive multiple of the global batch.")
+            raise SettingError(f"model.contrast.queue_size is {size}; set it to a positive multiple of the global batch.")
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
@@ -48,8 +48,9 @@ class Queue(nn.Module):
         if size % global_batch:
             fitting = max(1, round(size / global_batch)) * global_batch
             raise SettingError(
-                f"model.queue_size {size} is not a multiple of the global batch, {global_batch} keys over all processes; "
-                f"set model.queue_size to {fitting}, or data.batch_size so that the global batch divides {size}."
+                f"model.contrast.queue_size {size} is not a multiple of the global batch, {global_batch} keys over all "
+                f"processes; set model.contrast.queue_size to {fitting}, or data.batch_size so that the global batch divides "
+                f"{size}."
             )
 
     @torch.no_grad()

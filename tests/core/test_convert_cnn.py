@@ -13,8 +13,11 @@ from modules.core.checkpoints import load_strictly
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
+from modules.layers.momentum_contrast import ContrastSettings
 from modules.moco import MoCo
 from modules.tubelet_contrast import TubeletContrast
+
+SMALL = ContrastSettings(out_dim=16, queue_size=24)
 
 
 def build(kind: str) -> VideoCNN:
@@ -40,11 +43,11 @@ def official_file(method: TubeletContrast, kind: str, path: Path) -> dict[str, T
 
 @pytest.mark.parametrize("kind", ["r3d", "r2plus1d", "i3d"])
 def test_official_file_becomes_ours(kind: str, tmp_path: Path) -> None:
-    method = TubeletContrast(build(kind), out_dim=16, queue_size=24)
+    method = TubeletContrast(build(kind), contrast=SMALL)
     method.contrast.queue.pointer += 8
     official_file(method, kind, tmp_path / "epoch_100.pth")
     convert(tmp_path / "epoch_100.pth", tmp_path / "ours.safetensors")
-    again = TubeletContrast(build(kind), out_dim=16, queue_size=24)
+    again = TubeletContrast(build(kind), contrast=SMALL)
     load_strictly(again, load_file(tmp_path / "ours.safetensors"), "file")
     for name, value in method.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
@@ -55,18 +58,18 @@ def test_official_file_becomes_ours(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["r3d", "i3d"])
 def test_backbone_alone_starts_another_method(kind: str, tmp_path: Path) -> None:
-    method = TubeletContrast(build(kind), out_dim=16, queue_size=24)
+    method = TubeletContrast(build(kind), contrast=SMALL)
     official_file(method, kind, tmp_path / "epoch_100.pth")
     convert(tmp_path / "epoch_100.pth", tmp_path / "backbone.safetensors", part="backbone")
     other = build(kind)
     other.load(str(tmp_path / "backbone.safetensors"))
     for name, value in method.backbone.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
-    assert MoCo(other, queue_size=8).contrast.key_backbone is not other
+    assert MoCo(other, ContrastSettings(queue_size=8)).contrast.key_backbone is not other
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    state = official_file(TubeletContrast(build("r3d"), out_dim=16, queue_size=24), "r3d", tmp_path / "a.pth")
+    state = official_file(TubeletContrast(build("r3d"), contrast=SMALL), "r3d", tmp_path / "a.pth")
     with pytest.raises(SettingError, match="--to huggingface is for video transformers"):
         convert(tmp_path / "a.pth", tmp_path / "folder", to="huggingface")
     del state["key_fc.0.weight"]

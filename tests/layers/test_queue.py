@@ -105,7 +105,9 @@ def test_never_waits_for_the_device() -> None:
 
 @pytest.mark.parametrize(("size", "batch", "fitting"), [(16384, 48, 16368), (8, 32, 32), (100, 64, 128)])
 def test_a_batch_that_does_not_divide_the_queue_is_named(size: int, batch: int, fitting: int) -> None:
-    with pytest.raises(SettingError, match=rf"model.queue_size {size} .* {batch} keys.*to {fitting}, or data.batch_size"):
+    with pytest.raises(
+        SettingError, match=rf"model.contrast.queue_size {size} .* {batch} keys.*to {fitting}, or data.batch_size"
+    ):
         Queue(size, 2).check(batch)
     Queue(fitting, 2).check(batch)
 
@@ -113,5 +115,5 @@ def test_a_batch_that_does_not_divide_the_queue_is_named(size: int, batch: int, 
 def test_dividing_batches_pass_and_empty_queues_do_not() -> None:
     for batch in (1, 4, 12):
         Queue(12, DIM).check(batch)
-    with pytest.raises(SettingError, match=r"model.queue_size is 0"):
+    with pytest.raises(SettingError, match=r"model.contrast.queue_size is 0"):
         Queue(0, DIM)
