@@ -10,7 +10,7 @@ import callbacks  # noqa: F401  (these imports make short class names known to t
 import datamodules  # noqa: F401
 import modules  # noqa: F401
 from datamodules.synthetic import write_videos
-from modules.core.cli import CLI
+from modules.core.cli import CLI, Parser
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.replay import replay
@@ -30,7 +30,7 @@ def main(args: list[str] | None = None) -> CLI | None:
     """
     words = sys.argv[1:] if args is None else args
     if words and words[0] in COMMANDS:
-        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False)
+        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False, parser_class=Parser)
         return None
     return CLI(args=args)
 

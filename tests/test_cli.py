@@ -148,6 +148,14 @@ WRONG = {
     "nothing to go on from": (["--ckpt_path=last"], r"there is no .*last\.ckpt"),
     "warm-up": (["--model.optim.warmup_epochs=1"], r"warmup_epochs 1.* lasts as long as the whole schedule"),
     "mask": (["--model.mask.ratio=0.01"], r"model\.mask\.ratio 0\.01 masks 0 of 64 tokens"),
+    "one of several": (
+        ["--model.background=blck"],
+        r"model\.background is 'blck'; it must be one of 'video', 'first_frame', 'black'",
+    ),
+    "motion": (
+        ["--model.motion.path=curvy"],
+        r"model\.motion\.path is 'curvy'; it must be one of 'smooth', 'linear', 'static'",
+    ),
     "bad yaml": (["--config=/nowhere.yaml"], "File does not exist"),
 }
 
@@ -159,6 +167,20 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
         quick(tmp_path / "run", *more)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["convert", "--source=a", "--out=b", "--to=pickle"], "^to is 'pickle'; it must be one of 'safetensors'"),
+        (["convert", "--sorce=a", "--out=b"], "no setting sorce"),
+        (["replay"], "dump"),
+    ],
+)
+def test_wrong_input_of_other_commands(words: list[str], expected: str) -> None:
+    with pytest.raises(SettingError, match=expected) as raised:
+        main(words)
+    assert "\n" not in str(raised.value)
 
 
 def test_typo_in_yaml_names_the_nearest_setting(tmp_path: Path) -> None:

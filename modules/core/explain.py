@@ -32,6 +32,9 @@ def explain(message: str) -> str:
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing is not None:
         return f"{'.'.join(where)}: there is no class {missing[1]}{_hint(missing[1], class_names(), [])}"
+    choice = re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S*)", message)
+    if choice is not None:
+        return f"{'.'.join(where)} is {choice[2]!r}; it must be one of {choice[1]}."
     mistyped = re.search(r"Expected a <class '([\w.]+)'>\. Got value: (.*)", message)
     if mistyped is not None:
         return f"{'.'.join(where)} must be of type {mistyped[1]}, not {mistyped[2]!r}."
