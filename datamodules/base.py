@@ -36,6 +36,8 @@ class VideoDataModule(LightningDataModule, ABC):
         num_workers: worker processes per device that decode.
         seed: order, frames and crops are functions of it; null takes the run's seed.
         probe_samples: labelled training videos that online probes read, with centre crops.
+        fraction: share of the training videos to train on, the same of every class.
+        subset_seed: which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
         max_bad_fraction: share of broken files among the training files read since the start of the process, above which
             the run stops with their list; judged once 100 different files were read.
         decode_timeout: seconds after which a file counts as broken; null waits for ever. Checked between frames. A worker
@@ -54,11 +56,16 @@ class VideoDataModule(LightningDataModule, ABC):
         num_workers: int = 4,
         seed: int | None = None,
         probe_samples: int = 2048,
+        fraction: float = 1.0,
+        subset_seed: int = 12345,
         max_bad_fraction: float = 0.05,
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
     ) -> None:
         super().__init__()
+        if not 0 < fraction <= 1:
+            raise SettingError(f"data.fraction is {fraction}; it is the share of training videos, above 0 and at most 1.")
+        self.fraction, self.subset_seed = fraction, subset_seed
         self.root = Path(root)
         self.train_list = Path(train_list) if train_list else None
         self.val_list = Path(val_list) if val_list else None
@@ -107,6 +114,8 @@ class VideoDataModule(LightningDataModule, ABC):
                     f"No list of training videos was found in {self.root}; set data.train_list, or data.root to the "
                     "folder that holds it."
                 )
+            if self.fraction < 1:
+                train = train.share(self.fraction, self.subset_seed)
             self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
         self._check_sizes(self.train_manifest, self.val_manifest)
         if self.faults is None or self.trainer is not self._reported_to:

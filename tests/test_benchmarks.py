@@ -83,3 +83,12 @@ def test_a_broken_promise_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "faults.py", f"--videos={tmp_path}", "--count=9", "--workers=1")
     assert caught.value.code == 1
+
+
+def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pairs.json"
+    size = ["--pairs=2", "--frames=4", "--side=32", "--width=4", "--repeats=1"]
+    run(monkeypatch, "pairs.py", *size, f"--out={out}")
+    result = json.loads(out.read_text())
+    assert result["share_percent"] == pytest.approx(100 * result["pairs_s"][0] / result["step_s"][0])
+    assert "2 pairs of 4 x 32 x 32" in capsys.readouterr().out

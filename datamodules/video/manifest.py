@@ -7,9 +7,10 @@ files are missing is an error, because then the root is wrong.
 import csv
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,37 @@ class Manifest:
         """The manifest of some rows."""
         return Manifest(self.root, [self.paths[row] for row in rows], self.labels[rows], self.class_names)
 
+    def share(self, fraction: float, seed: int) -> "Manifest":
+        """A share of the videos of every class, rounded up, in their order; see `pick_per_class`."""
+        return self.subset(np.sort(pick_per_class(self.labels, lambda count: math.ceil(count * fraction), seed)))
+
     def with_classes(self, class_names: list[str]) -> "Manifest":
         """The same videos with labels that count in another list of names; a class that is not in it gives no label."""
         number = {name: label for label, name in enumerate(class_names)}
         # The last place is for unlabelled rows.
         table = np.array([number.get(name, UNLABELLED) for name in self.class_names] + [UNLABELLED], np.int64)
         return Manifest(self.root, self.paths, table[self.labels], class_names)
+
+
+def pick_per_class(labels: np.ndarray, wanted: Callable[[int], int], seed: int) -> np.ndarray:
+    """Draw some rows of each class without replacement, class after class from one generator.
+
+    The rule, and the generator (NumPy's legacy one), of the subsets of TubeletContrast and SEVERE (official code).
+
+    Args:
+        labels: int64 [N]; rows without label count as a class.
+        wanted: rows to draw from a class of that many.
+        seed: of the generator.
+
+    Returns:
+        int64 [n], row numbers in the order in which they were drawn.
+    """
+    generator = np.random.RandomState(seed)
+    picked = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        picked.append(rows[generator.choice(len(rows), min(len(rows), wanted(len(rows))), replace=False)])
+    return np.concatenate(picked)
 
 
 def is_file(path: Path) -> bool:

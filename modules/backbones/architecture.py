@@ -187,7 +187,7 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         width = _shape(weights, "backbone.layer1.0.conv1.1.weight", 1, source)[0]
         backbone, sizes = VideoResNet(name, width), {"backbone": "VideoResNet", "name": name, "width": width}
     network = nn.ModuleDict({"backbone": backbone})
-    if any(key.startswith("contrast.") for key in weights):
+    if "contrast.head.0.weight" in weights:
         hidden = _shape(weights, "contrast.head.0.weight", 2, source)[0]
         out_dim = _shape(weights, "contrast.head.2.weight", 2, source)[0]
         queue_size = _shape(weights, "contrast.queue.keys", 2, source)[0]
@@ -224,5 +224,5 @@ def mlp_ratio(hidden: int, width: int) -> float:
 def _shape(weights: dict[str, Tensor], key: str, ndim: int, source: str) -> tuple[int, ...]:
     if key not in weights or weights[key].ndim != ndim:
         found = f"has the shape {list(weights[key].shape)}" if key in weights else "is missing"
-        raise SettingError(f"{source} holds no whole transformer that we know: {key} {found}; pass another file.")
+        raise SettingError(f"{source} holds no whole network that we know: {key} {found}; pass another file.")
     return tuple(weights[key].shape)

@@ -52,6 +52,18 @@ R3D_NAMES = SHARED_NAMES | {
 INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
+# Where the encoder is in published files of other methods, all of which are torchvision's R(2+1)D-18 inside (official code of
+# SEVERE): RSPNet, MoCo and VideoMoCo, SeLaVi and GDT, AVID-CMA, Pretext-Contrast. Stem and stages have numbers in some.
+PUBLISHED_PREFIXES = (
+    "encoder_q.encoder.base_network.",
+    "encoder_q.",
+    "video_network.base.",
+    "video_model.",
+    "base_network.",
+)
+PUBLISHED_HEADS = ("fc.", "linear", "head", "new_fc", "fc8", "encoder_fuse")
+
+
 class VideoCNN(nn.Module, ABC):
     """What the video CNNs have in common. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
 
@@ -83,7 +95,7 @@ class VideoCNN(nn.Module, ABC):
 
         Args:
             path: our .ckpt or .safetensors of a method (`backbone.*`) or of the backbone alone, an official .pth of
-                TubeletContrast or CtP (`backbone.*`), or torchvision's weights.
+                TubeletContrast or CtP (`backbone.*`), a published file that `from_published` knows, or torchvision's weights.
 
         Returns:
             The report that was printed.
@@ -91,7 +103,7 @@ class VideoCNN(nn.Module, ABC):
         Raises:
             SettingError: if the file cannot be read, or lacks a weight, or has another one or another shape.
         """
-        inner, rest = backbone_part(from_official(read_weights(path, "model.backbone.checkpoint")))
+        inner, rest = backbone_part(from_official(from_published(read_weights(path, "model.backbone.checkpoint"))))
         # Some official files lack the counters of BatchNorm, which only a cumulative average would need.
         counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
         # "fc." and "classifier." are the heads of torchvision's networks.
@@ -263,6 +275,28 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
     return (inner, rest) if inner else (rest, {})
+
+
+def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, GDT, SeLaVi and AVID-CMA under
+    `backbone.` and torchvision's names. Other parts (heads, key branch, queue, audio network) and other files stay as they are.
+
+    Args:
+        state: weights, without the prefix `module.` of DataParallel.
+    """
+    prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
+    if prefix is None:
+        return state
+    renamed = {}
+    for key, value in state.items():
+        inner = key.removeprefix(prefix)
+        if inner != key and not inner.startswith(PUBLISHED_HEADS):
+            number, _, rest = inner.partition(".")
+            if prefix.endswith("base_network."):
+                inner = f"{'stem' if number == '0' else f'layer{number}'}.{rest}"
+            key = f"backbone.{inner}"
+        renamed[key] = value
+    return renamed
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Weights from any file that this project reads, in one format, with a passport that says what they are.
 
 Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2 and SMILE (also those that DeepSpeed wrote), official
-files of TubeletContrast, OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors,
-and folders of `transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
+files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, GDT, SeLaVi and AVID-CMA,
+OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors, and folders of
+`transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
 
 Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
 in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
@@ -40,6 +41,7 @@ from modules.backbones.huggingface import (
     to_huggingface,
 )
 from modules.backbones.video_cnn import from_official as cnn_from_official
+from modules.backbones.video_cnn import from_published
 from modules.backbones.video_vit import Grid, from_official, is_official, to_official
 from modules.core.checkpoints import LoadReport, compare, read_checkpoint
 from modules.core.errors import SettingError
@@ -274,6 +276,7 @@ def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
 
 def is_cnn(weights: dict[str, Tensor]) -> bool:
     """Whether these are a video CNN, alone or in a method: ours, or TubeletContrast's official one."""
+    weights = from_published(weights)
     firsts = ("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight", "conv3d_1a_7x7.conv3d.weight")
     return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)
 
@@ -286,14 +289,17 @@ def convert_cnn(source: Source, facts: Facts, part: Literal["all", "backbone"], 
     """
     if to != "safetensors":
         raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
-    weights = contrast_from_official(cnn_from_official(source.weights))
+    weights = contrast_from_official(cnn_from_official(from_published(source.weights)))
     if not any(key.startswith("backbone.") for key in weights):
         weights = {f"backbone.{key}": value for key, value in weights.items()}
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
     network, sizes = empty_contrast(kept, str(source.path))
     counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
     may_leave = tuple(key for key in weights if key not in kept)
-    report = compare(dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network", counters, may_leave)
+    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    report = compare(
+        dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network{hint}", counters, may_leave
+    )
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
     passport = {
         "format": PASSPORT_FORMAT,

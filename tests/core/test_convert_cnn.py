@@ -79,3 +79,39 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": state | {"surprise": torch.ones(1)}}, tmp_path / "c.pth")
     with pytest.raises(SettingError, match=r"1 left over \(surprise\)"):
         convert(tmp_path / "c.pth", tmp_path / "c.safetensors")
+
+
+def numbered(key: str) -> str:
+    """Stem and stages by number."""
+    return key.replace("stem.", "0.") if key.startswith("stem.") else key.removeprefix("layer")
+
+
+# Method -> entry of the file, prefix of the encoder, its names, other parts (official code of SEVERE).
+PUBLISHED = {
+    "MoCo": ("state_dict", "module.encoder_q.", str, ["module.encoder_k.stem.0.weight", "module.encoder_q.fc.0.weight"]),
+    "VideoMoCo": ("state_dict", "module.encoder_q.", str, ["module.encoder_k.stem.0.weight", "module.queue"]),
+    "SeLaVi": ("model", "module.video_network.base.", str, ["module.audio_network.base.conv1.weight", "module.mlp_v.0.weight"]),
+    "GDT": ("model", "video_network.base.", str, ["audio_network.base.conv1.weight", "mlp_a.0.weight"]),
+    "AVID-CMA": ("model", "module.video_model.", str, ["module.audio_model.conv1.weight", "module.video_proj.weight"]),
+    "Pretext-Contrast": (None, "module.base_network.", numbered, ["module.contrast_head.0.weight"]),
+    "RSPNet": ("model", "encoder_q.encoder.base_network.", numbered, ["encoder_q.fc.weight", "encoder_k.fc.weight", "queue"]),
+    "CtP": ("state_dict", "backbone.", None, ["head.fc.weight"]),
+}
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_published_encoders_load_and_convert(published: str, tmp_path: Path) -> None:
+    entry, prefix, names, others = PUBLISHED[published]
+    backbone = build("r2plus1d")
+    own = backbone.state_dict()
+    state = to_official(own) if names is None else {names(key): value for key, value in own.items()}
+    content = {prefix + key: value for key, value in state.items()} | {key: torch.ones(3) for key in others}
+    torch.save(content if entry is None else {entry: content, "epoch": 200}, tmp_path / "file.pth.tar")
+    other = VideoResNet("r2plus1d_18", width=4, checkpoint=str(tmp_path / "file.pth.tar"))
+    convert(tmp_path / "file.pth.tar", tmp_path / "encoder.safetensors", part="backbone")
+    converted = load_file(tmp_path / "encoder.safetensors")
+    for name, value in own.items():
+        assert torch.equal(value, other.state_dict()[name]), name
+        assert torch.equal(value, converted[f"backbone.{name}"]), name
+    with pytest.raises(SettingError, match="--part backbone reads the encoder alone"):
+        convert(tmp_path / "file.pth.tar", tmp_path / "whole.safetensors")

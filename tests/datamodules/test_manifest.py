@@ -314,3 +314,13 @@ def test_hash_and_subset() -> None:
     other = Manifest(Path("y"), ["a", "b", "c"], np.array([0, 1, 1]))
     assert manifest.sha256() == Manifest(Path("y"), ["a", "b", "c"], np.array([0, 1, 2])).sha256() != other.sha256()
     assert listing(manifest.subset(np.array([2, 0]))) == [("c", 2), ("a", 0)]
+
+
+def test_share_of_every_class_rounded_up(tmp_path: Path) -> None:
+    labels = np.array([0] * 10 + [1] * 3 + [2] + [UNLABELLED] * 4)
+    manifest = Manifest(tmp_path, [f"{row}.mp4" for row in range(len(labels))], labels)
+    part = manifest.share(0.25, 12345)
+    assert [int((part.labels == label).sum()) for label in (0, 1, 2, UNLABELLED)] == [3, 1, 1, 1]
+    assert part.paths == sorted(part.paths, key=lambda path: int(path.split(".")[0]))
+    assert part.paths == manifest.share(0.25, 12345).paths != manifest.share(0.25, 99999).paths
+    assert manifest.share(1.0, 0).paths == manifest.paths

@@ -300,3 +300,22 @@ def test_real_files(tmp_path: Path) -> None:
     moving: Tensor = torch.cat([batch["video"].float().std(2).mean((1, 2, 3, 4)) for batch in reference])
     # Some begin with seconds of a still picture.
     assert (moving > 0).sum() >= 8
+
+
+def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
+    for split, count in (("train", 8), ("val", 3)):
+        for number in range(2 * count):
+            path = tmp_path / split / f"class{number % 2}" / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    data = VideoFolder(str(tmp_path), fraction=0.25, batch_size=2)
+    data.setup("fit")
+    assert data.train_manifest is not None
+    assert sorted(data.train_manifest.labels.tolist()) == [0, 0, 1, 1]
+    assert data.val_manifest is not None
+    assert len(data.val_manifest) == 6
+    whole = VideoFolder(str(tmp_path), batch_size=2)
+    whole.setup("fit")
+    assert data.manifest_hash != whole.manifest_hash
+    with pytest.raises(SettingError, match=r"data\.fraction is 0"):
+        VideoFolder(str(tmp_path), fraction=0)
