@@ -30,7 +30,7 @@ from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.colour import ColourJitter
-from modules.layers.drawing import outline_boxes
+from modules.layers.drawing import outline
 from modules.layers.flips import flip_some
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
@@ -113,11 +113,11 @@ class TubeletContrast(Method):
             "loss": found.loss,
             "clip": query.round().byte(),
             "key_clip": key.round().byte(),
-            "boxes": record.boxes(),
+            "corners": record.corners(),
             "log": {"top1": found.top1, "top5": found.top5},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Both clips of the pairs, with the tubelets' boxes."""
-        boxes = output["boxes"]
-        return {"query": outline_boxes(output["clip"], boxes), "key": outline_boxes(output["key_clip"], boxes)}
+        """Both clips of the pairs, with the tubelets' outlines."""
+        corners = output["corners"]
+        return {"query": outline(output["clip"], corners), "key": outline(output["key_clip"], corners)}

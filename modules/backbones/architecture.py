@@ -1,15 +1,16 @@
 """Sizes of a video or image transformer, read from its weights, and an empty network of these sizes to check them with."""
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import VideoCNN, VideoResNet
+from modules.backbones.video_cnn import ResNetName, VideoCNN, VideoResNet
 from modules.backbones.video_vit import PRESETS, MaskedDecoder, VideoViT
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
@@ -41,6 +42,10 @@ class Architecture:
     decoder_heads: int | None = None
     decoder_out: int | None = None
     num_classes: int | None = None
+    num_prototypes: int | None = None
+    """of SIGMA"""
+    projection_inputs: tuple[int, ...] | None = None
+    """of each linear layer of SIGMA's MLP"""
 
     @property
     def kind(self) -> Kind:
@@ -50,7 +55,10 @@ class Architecture:
         return "encoder" if self.num_classes is None else "classifier"
 
     def empty_network(self) -> nn.Module:
-        """The network without storage, under our names (`backbone.*`, `decoder.*`, `fc_norm.*`, `head.*`)."""
+        """The network without storage, under our names.
+
+        These are `backbone.*`, `decoder.*`, `projection.*`, `prototypes`, `fc_norm.*`, `head.*`.
+        """
         with torch.device("meta"):
             backbone = VideoViT(
                 image_size=self.image_size,
@@ -69,6 +77,12 @@ class Architecture:
                 network["decoder"] = MaskedDecoder(
                     backbone, self.decoder_out, self.decoder_depth, self.decoder_dim, self.decoder_heads
                 )
+                if self.num_prototypes is not None:
+                    network.register_parameter("prototypes", nn.Parameter(torch.empty(self.num_prototypes, self.decoder_out)))
+                if self.projection_inputs is not None:
+                    sizes = itertools.pairwise((*self.projection_inputs, self.decoder_out))
+                    layers = {str(2 * layer): nn.Linear(*pair) for layer, pair in enumerate(sizes)}
+                    network["projection"] = nn.ModuleDict(layers)
         return network
 
 
@@ -97,22 +111,11 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
         if value % part:
             raise SettingError(f"{source}: tokens of {part} do not divide {option} {value}; pass the right --{option}.")
     heads = count_heads(width, facts.get("num_heads"), source)
-    decoder = {}
+    others: dict[str, Any] = {}
     if "decoder.embed.weight" in weights:
-        decoder_dim = _shape(weights, "decoder.embed.weight", 2, source)[0]
-        decoder_heads = facts.get("decoder_heads", max(1, heads // 2))
-        if decoder_dim % decoder_heads:
-            raise SettingError(
-                f"{source}: {decoder_heads} heads do not divide the decoder's width {decoder_dim}; pass --decoder_heads."
-            )
-        decoder = {
-            "decoder_dim": decoder_dim,
-            "decoder_depth": count_blocks(weights, "decoder.blocks."),
-            "decoder_heads": decoder_heads,
-            "decoder_out": _shape(weights, "decoder.head.weight", 2, source)[0],
-        }
+        others = _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
     elif "head.weight" in weights:
-        decoder = {"num_classes": _shape(weights, "head.weight", 2, source)[0]}
+        others = {"num_classes": _shape(weights, "head.weight", 2, source)[0]}
     return Architecture(
         embed_dim=width,
         depth=count_blocks(weights, "backbone.blocks."),
@@ -122,8 +125,26 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
         mlp_ratio=mlp_ratio(_shape(weights, "backbone.blocks.0.mlp.fc1.weight", 2, source)[0], width),
         image_size=image_size,
         num_frames=num_frames,
-        **decoder,
+        **others,
     )
+
+
+def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[str, Any]:
+    """Sizes of the decoder, and of what SIGMA adds to it."""
+    width = _shape(weights, "decoder.embed.weight", 2, source)[0]
+    if width % heads:
+        raise SettingError(f"{source}: {heads} heads do not divide the decoder's width {width}; pass --decoder_heads.")
+    names = (f"projection.{2 * layer}.weight" for layer in itertools.count())
+    inputs = tuple(_shape(weights, name, 2, source)[1] for name in itertools.takewhile(weights.__contains__, names))
+    has_prototypes = inputs or "prototypes" in weights
+    return {
+        "decoder_dim": width,
+        "decoder_depth": count_blocks(weights, "decoder.blocks."),
+        "decoder_heads": heads,
+        "decoder_out": _shape(weights, "decoder.head.weight", 2, source)[0],
+        "num_prototypes": _shape(weights, "prototypes", 2, source)[0] if has_prototypes else None,
+        "projection_inputs": inputs or None,
+    }
 
 
 def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTransformer:
@@ -183,7 +204,9 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         factor = _shape(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
         backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}
     else:
-        name: Literal["r3d_18", "r2plus1d_18"] = "r2plus1d_18" if "backbone.stem.3.weight" in weights else "r3d_18"
+        name: ResNetName = "r2plus1d_18" if "backbone.stem.3.weight" in weights else "r3d_18"
+        if name == "r2plus1d_18" and "backbone.layer4.0.conv1.0.weight" in weights:
+            name = "r2plus1d_18_tclr"
         width = _shape(weights, "backbone.layer1.0.conv1.1.weight", 1, source)[0]
         backbone, sizes = VideoResNet(name, width), {"backbone": "VideoResNet", "name": name, "width": width}
     network = nn.ModuleDict({"backbone": backbone})

@@ -53,15 +53,18 @@ INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
 # Where the encoder is in published files of other methods, all of which are torchvision's R(2+1)D-18 inside (official code of
-# SEVERE): RSPNet, MoCo and VideoMoCo, SeLaVi and GDT, AVID-CMA, Pretext-Contrast. Stem and stages have numbers in some.
+# SEVERE): RSPNet, MoCo and VideoMoCo, SeLaVi and GDT, AVID-CMA, Pretext-Contrast, TCLR (with a change, see `VideoResNet`). Stem
+# and stages have numbers in some.
 PUBLISHED_PREFIXES = (
     "encoder_q.encoder.base_network.",
     "encoder_q.",
     "video_network.base.",
     "video_model.",
     "base_network.",
+    "0.",
 )
 PUBLISHED_HEADS = ("fc.", "linear", "head", "new_fc", "fc8", "encoder_fuse")
+ResNetName = Literal["r3d_18", "r2plus1d_18", "r2plus1d_18_tclr"]
 
 
 class VideoCNN(nn.Module, ABC):
@@ -159,13 +162,20 @@ class VideoCNN(nn.Module, ABC):
 class VideoResNet(VideoCNN):
     """R3D-18 or R(2+1)D-18 without pooling and classifier: 8 x 16 x 16 smaller maps of 8 * width channels.
 
+    TCLR's published encoder (https://arxiv.org/abs/2101.07974) is an R(2+1)D-18 whose last stage keeps all time steps: its maps
+    are 4 x 16 x 16 smaller, and the first convolution of that stage is a whole 3 x 3 x 3 one, dilated by 2 in time. SEVERE's
+    official code feeds it blue, green, red from 0 to 1, and all others red, green, blue with ImageNet's mean and deviation.
+
     Args:
-        name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters) or r2plus1d_18 (space and time apart; 31,300,125).
+        name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters), r2plus1d_18 (space and time apart; 31,300,125) or
+            r2plus1d_18_tclr (TCLR's form of it; 31,300,587).
         width: channels of the first stage; each next one has twice as many. 64 is the published network.
-        bn_eps: eps of every BatchNorm: 1e-3 for weights of TubeletContrast and CtP (official code), 1e-5 for torchvision's.
+        bn_eps: eps of every BatchNorm: 1e-3 for weights of TubeletContrast and CtP (official code), 1e-5 for torchvision's and
+            those of the other published methods.
         channels_last: memory layout of weights and maps (channels innermost, which half-precision kernels of cuDNN work in).
             Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
-        checkpoint: file with weights: our .safetensors or .ckpt, an official .pth of TubeletContrast or CtP, or torchvision's.
+        checkpoint: file with weights: our .safetensors or .ckpt, torchvision's, an official .pth of TubeletContrast or CtP, or
+            a published file that `from_published` knows.
 
     Raises:
         SettingError: if the width is not positive, or the checkpoint does not fit.
@@ -175,7 +185,7 @@ class VideoResNet(VideoCNN):
 
     def __init__(
         self,
-        name: Literal["r3d_18", "r2plus1d_18"] = "r2plus1d_18",
+        name: ResNetName = "r2plus1d_18",
         width: int = 64,
         bn_eps: float = 1e-3,
         channels_last: bool = True,
@@ -185,13 +195,13 @@ class VideoResNet(VideoCNN):
         if width < 1:
             raise SettingError(f"model.backbone.width is {width}; set it to 1 or more.")
         self.embed_dim = 8 * width
-        split = name == "r2plus1d_18"
+        split = name != "r3d_18"
         conv = Conv2Plus1D if split else Conv3DSimple
         self.stem = _split_stem(width) if split else _stem(width)
         self.layer1 = _stage(width, width, conv)
         self.layer2 = _stage(width, 2 * width, conv)
         self.layer3 = _stage(2 * width, 4 * width, conv)
-        self.layer4 = _stage(4 * width, 8 * width, conv)
+        self.layer4 = _stage(4 * width, 8 * width, conv, keep_time=name == "r2plus1d_18_tclr")
         self.finish(bn_eps, 0.1, channels_last, checkpoint)
 
     def stages(self) -> list[list[nn.Module]]:
@@ -220,12 +230,16 @@ def _split_stem(width: int) -> nn.Sequential:
     )
 
 
-def _stage(inputs: int, outputs: int, conv: type[Conv2Plus1D] | type[Conv3DSimple]) -> nn.Sequential:
-    """Two residual blocks, of which the first halves time and space where the width grows."""
+def _stage(inputs: int, outputs: int, conv: type[Conv2Plus1D] | type[Conv3DSimple], keep_time: bool = False) -> nn.Sequential:
+    """Two residual blocks, of which the first halves time and space, or space alone, where the width grows."""
     if inputs == outputs:
         return nn.Sequential(BasicBlock(inputs, outputs, conv), BasicBlock(outputs, outputs, conv))
-    shortcut = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm3d(outputs))
-    return nn.Sequential(BasicBlock(inputs, outputs, conv, 2, shortcut), BasicBlock(outputs, outputs, conv))
+    stride = (1, 2, 2) if keep_time else 2
+    shortcut = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs))
+    first = BasicBlock(inputs, outputs, conv, 2, shortcut)
+    if keep_time:
+        first.conv1[0] = nn.Conv3d(inputs, outputs, 3, stride, padding=(2, 1, 1), dilation=(2, 1, 1), bias=False)
+    return nn.Sequential(first, BasicBlock(outputs, outputs, conv))
 
 
 class S3D(VideoCNN):
@@ -278,7 +292,7 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, GDT, SeLaVi and AVID-CMA under
+    """Bring the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA under
     `backbone.` and torchvision's names. Other parts (heads, key branch, queue, audio network) and other files stay as they are.
 
     Args:

@@ -348,7 +348,8 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of an official pretraining or fine-tuning network to ours.
 
     `encoder.*` becomes `backbone.*`; `encoder_to_decoder` and `mask_token` move into `decoder.*`; q_bias and v_bias are
-    fused with a zero key bias; the patch embedding is flattened. Other keys (head, fc_norm) keep their names.
+    fused with a zero key bias; the patch embedding is flattened; SIGMA's MLP `head.0.*`, `head.2.*`, ... becomes
+    `projection.*`. Other keys (head, fc_norm, prototypes) keep their names.
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -370,12 +371,14 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name = "decoder.embed.weight"
         elif name == "mask_token":
             name = "decoder.mask_token"
+        elif name.startswith("head.") and name.split(".")[1].isdecimal():
+            name = "projection." + name.removeprefix("head.")
         renamed[name] = value
     return renamed
 
 
 def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
-    """Inverse of `from_official` for a pretraining network (`backbone.*`, `decoder.*`).
+    """Inverse of `from_official` for a pretraining network (`backbone.*`, `decoder.*`, of SIGMA `projection.*`, `prototypes`).
 
     The key bias is left out: no output depends on it.
     """
@@ -384,6 +387,7 @@ def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
         name = "encoder." + key.removeprefix("backbone.") if key.startswith("backbone.") else key
         name = name.replace("decoder.embed.weight", "encoder_to_decoder.weight")
         name = name.replace("decoder.mask_token", "mask_token").replace("patch_embed.", "patch_embed.proj.")
+        name = name.replace("projection.", "head.")
         if name.endswith("patch_embed.proj.weight"):
             value = value.reshape(value.shape[0], 3, grid.tubelet, grid.patch, grid.patch)
         if name.endswith("attn.qkv.bias"):

@@ -1,10 +1,10 @@
-"""The two dictionaries that datamodules, methods and callbacks exchange.
+"""The dictionaries that datamodules, methods and callbacks exchange.
 
 Axis letters, used throughout: `B` videos in a batch, `V` clips or views per video, `T` frames, `H`, `W` rows and columns,
-`C` channels, `N` tokens, `D` width of a feature, `K` objects or classes.
+`C` channels, `N` tokens, `D` width of a feature, `K` objects or classes, `J` joints, `M` persons.
 """
 
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 from torch import Tensor
 
@@ -27,6 +27,23 @@ class VideoBatch(TypedDict, total=False):
     caption: list[str]
 
 
+class SkeletonBatch(TypedDict):
+    """What a skeleton datamodule yields."""
+
+    skeleton: Tensor
+    """float32 [B, V, 3, T, J, M], metres: x, y, z of J joints of M persons, centred and aligned once per recording, cropped in
+    time and resized to T frames. A person who is not there is 0 everywhere."""
+    length: Tensor
+    """int64 [B], frames of the whole recording."""
+    label: Tensor
+    """int64 [B], -1 where there is none."""
+    index: Tensor
+    """int64 [B], row of each sample in the split."""
+
+
+Batch: TypeAlias = VideoBatch | SkeletonBatch
+
+
 class StepOutput(TypedDict, total=False):
     """What a method's `step` returns. `loss` is always there; the rest is for callbacks and for `pictures`."""
 
@@ -38,11 +55,23 @@ class StepOutput(TypedDict, total=False):
     """uint8 [B, T, H, W, 3], the clips that the student saw, after every augmentation and paste."""
     key_clip: Tensor
     """uint8 [B, T, H, W, 3], the clips that `clip` was compared with, likewise."""
+    skeleton: Tensor
+    """float [B, 3, T, J, M], for methods on skeletons in the place of `clip`."""
+    key_skeleton: Tensor
+    """float [B, 3, T, J, M], likewise in the place of `key_clip`."""
+    plain_skeleton: Tensor
+    """float [B, 3, T, J, M], `skeleton` before every augmentation."""
     masked: Tensor
     """int64 [B, Nm], ascending indices of the tokens that the encoder did not see."""
+    decoded: Tensor
+    """int64 [B, Nd], ascending indices of the tokens that were predicted, where these are not exactly the masked ones."""
     prediction: Tensor
-    """float [B, Nm, D], detached."""
+    """float [B, Nm or Nd, D], detached."""
     target: Tensor
-    """float [B, Nm, D], detached."""
+    """float [B, Nm or Nd, D], detached."""
+    assigned: Tensor
+    """int64 [B, 2, Nm], the prototypes to which targets and predictions were assigned."""
     boxes: Tensor
     """float [B, K, T, 4], corners x1 y1 x2 y2 in pixels of the moving objects."""
+    corners: Tensor
+    """float [B, K, T, P, 2], x and y in pixels of the corners of the moving objects as drawn, clockwise."""

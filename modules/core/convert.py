@@ -1,9 +1,9 @@
 """Weights from any file that this project reads, in one format, with a passport that says what they are.
 
-Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2 and SMILE (also those that DeepSpeed wrote), official
-files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, GDT, SeLaVi and AVID-CMA,
-OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors, and folders of
-`transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
+Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also those that DeepSpeed wrote),
+official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi
+and AVID-CMA, OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors, and folders
+of `transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
 
 Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
 in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
@@ -112,8 +112,9 @@ def convert(
     unknown.
 
     Args:
-        source: file or folder to read: official VideoMAE, VideoMAE V2 or SMILE .pth, a folder or file of DeepSpeed, a tower of
-            CLIP, DINO or timm, our .ckpt or .safetensors, or a folder of transformers' VideoMAE.
+        source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE or SIGMA, a folder or file of DeepSpeed,
+            a published video CNN, a tower of CLIP, DINO or timm, our .ckpt or .safetensors, or a folder of transformers'
+            VideoMAE.
         out: file to write (.safetensors, or .pth for official), or the folder for huggingface. The passport lies beside the
             file as <name>.json, or in the folder as passport.json; a .safetensors file holds it too.
         to: safetensors under our names; official names in a .pth; or huggingface, a folder for transformers.
@@ -201,6 +202,7 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         "config": config,
         "metrics": checkpoint.record.get("metrics") or earlier.get("metrics"),
         "source": {"file": path.name, "sha256": sha256(path), "made_from": earlier.get("source")},
+        "normalisation": earlier.get("normalisation") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
     }
     return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"))
 
@@ -289,9 +291,11 @@ def convert_cnn(source: Source, facts: Facts, part: Literal["all", "backbone"], 
     """
     if to != "safetensors":
         raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
-    weights = contrast_from_official(cnn_from_official(from_published(source.weights)))
+    weights = cnn_from_official(from_published(source.weights))
     if not any(key.startswith("backbone.") for key in weights):
-        weights = {f"backbone.{key}": value for key, value in weights.items()}
+        # "fc." is the head of torchvision's networks.
+        weights = {key if key.startswith("fc.") else f"backbone.{key}": value for key, value in weights.items()}
+    weights = contrast_from_official(weights)
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
     network, sizes = empty_contrast(kept, str(source.path))
     counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
@@ -306,10 +310,12 @@ def convert_cnn(source: Source, facts: Facts, part: Literal["all", "backbone"], 
         "kind": "contrast" if "out_dim" in sizes else "encoder",
         **source.passport,
         "architecture": sizes,
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "frames": facts.get("num_frames", 16),
         "stride": facts.get("stride"),
     }
+    # Only TCLR's files; what its network was trained on (official code of SEVERE).
+    if "0.stem.0.weight" in source.weights:
+        passport["normalisation"] = {"mean": (0, 0, 0), "std": (1, 1, 1), "channels": "BGR"}
     return Converted({key: weights[key] for key in report.matched}, passport, None)
 
 
@@ -337,7 +343,6 @@ def convert_video(source: Source, facts: Facts, part: Literal["all", "backbone"]
         "kind": architecture.kind,
         **source.passport,
         "architecture": asdict(architecture),
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "frames": architecture.num_frames,
         "stride": facts.get("stride"),
     }
@@ -345,7 +350,7 @@ def convert_video(source: Source, facts: Facts, part: Literal["all", "backbone"]
 
 
 def our_names(source: Source) -> dict[str, Tensor]:
-    """Weights of any network of the VideoMAE family under `backbone.*`, `decoder.*`, `fc_norm.*`, `head.*`.
+    """Weights of any network of the VideoMAE family under the names of `Architecture.empty_network`.
 
     Raises:
         SettingError: if it is no such network.
@@ -373,6 +378,8 @@ def say(path: Path, sizes: Architecture, facts: Facts, report: LoadReport) -> No
     decoder = ""
     if sizes.decoder_dim is not None:
         decoder = f", decoder {sizes.decoder_dim} wide with {sizes.decoder_depth} blocks of {sizes.decoder_heads} heads"
+    if sizes.num_prototypes is not None:
+        decoder += f", {sizes.num_prototypes} prototypes of {sizes.decoder_out} values"
     rank_zero_info(
         f"Read {path} ({sizes.kind} network): {sizes.embed_dim} wide, {sizes.depth} blocks of {sizes.num_heads} heads, "
         f"tokens of {sizes.tubelet_size} x {sizes.patch_size} x {sizes.patch_size}{decoder}: {report}."
@@ -398,6 +405,8 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     metadata = {"format": "pt"}
     files: list[tuple[Path, Callable[[Path], object]]] = []
     if sizes is not None and to == "huggingface":
+        if sizes.num_prototypes is not None:
+            raise SettingError("--to huggingface has no place for SIGMA's prototypes; pass --part backbone.")
         named = plain(to_huggingface(weights, sizes))
         config = model_config(sizes, final_norm="backbone.norm.weight" in weights)
         files.append((out / "model.safetensors", lambda part: save_file(named, part, metadata)))

@@ -41,7 +41,8 @@ def read_passport(path: str | Path) -> dict[str, Any]:
     Returns:
         format; kind (pretraining, classifier, encoder, clip_tower, timm_tower); method (class path); config (YAML text of the
         run); metrics; source (file, sha256, made_from: the same of the file before); architecture (sizes by the names of
-        VideoViT's settings); normalisation (mean and std of RGB in 0..1); frames; stride. What is not known is null.
+        VideoViT's settings); normalisation (mean and std of RGB in 0..1; channels, where not RGB); frames; stride. What is not
+        known is null.
 
     Raises:
         SettingError: if there is none.

@@ -1,10 +1,14 @@
 """Pictures of what a masked method sees and predicts: uint8 videos [B, T, H, W, 3]."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modules.backbones.video_vit import Grid, gather_tokens, patchify, unpatchify
 from modules.core.contracts import StepOutput
+from modules.layers.masking import is_among
 from modules.layers.targets import PixelTarget, Target
 
 # Okabe and Ito's colours, told apart by most colour-blind readers.
@@ -12,25 +16,33 @@ OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)
 HIDDEN_GREY = 110
 
 
-def outline_boxes(clip: Tensor, boxes: Tensor) -> Tensor:
-    """Draw one-pixel outlines of boxes, a colour per object.
+def outline(clip: Tensor, corners: Tensor) -> Tensor:
+    """Draw the outermost pixels of convex shapes, a colour per object.
 
     Args:
         clip: uint8 [B, T, H, W, 3]
-        boxes: float [B, K, T, 4], corners x1 y1 x2 y2 in pixels; may leave the picture.
+        corners: float [B, K, T, P, 2], x and y of corner after corner, clockwise, in pixels; may leave the picture. Shapes
+            without area are not drawn.
     """
     height, width = clip.shape[2:4]
-    drawn = clip.clone()
-    x = torch.arange(width, device=clip.device)
-    y = torch.arange(height, device=clip.device)[:, None]
-    for k in range(boxes.shape[1]):
-        x1, y1, x2, y2 = boxes[:, k].round().unbind(-1)
-        x1, y1, x2, y2 = (edge[:, :, None, None] for edge in (x1, y1, x2 - 1, y2 - 1))
-        inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
-        edge = inside & ((x == x1) | (x == x2) | (y == y1) | (y == y2))
+    drawn = clip
+    x = torch.arange(width, device=clip.device) + 0.5
+    y = torch.arange(height, device=clip.device)[:, None] + 0.5
+    for k in range(corners.shape[1]):
+        # How far a pixel's middle lies within the nearest side.
+        depth = torch.full(clip.shape[:4], math.inf, device=clip.device)
+        for start, end in zip(corners[:, k].unbind(2), corners[:, k].roll(-1, 2).unbind(2), strict=True):
+            along = F.normalize(end - start, dim=-1)[:, :, None, None]
+            start = start[:, :, None, None]
+            depth = depth.minimum(along[..., 0] * (y - start[..., 1]) - along[..., 1] * (x - start[..., 0]))
         colour = torch.tensor(OUTLINE_COLOURS[k % len(OUTLINE_COLOURS)], dtype=torch.uint8, device=clip.device)
-        drawn = torch.where(edge[..., None], colour, drawn)
+        drawn = torch.where(((depth > 0) & (depth <= 1))[..., None], colour, drawn)
     return drawn
+
+
+def box_corners(boxes: Tensor) -> Tensor:
+    """Corners of upright boxes, clockwise from the upper left: [..., 4] as x1 y1 x2 y2 -> [..., 4, 2]."""
+    return boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
 
 
 def to_uint8(video: Tensor) -> Tensor:
@@ -65,7 +77,7 @@ def hide_tokens(clip: Tensor, masked: Tensor, grid: Grid) -> Tensor:
 
 
 def similarity_map(clip: Tensor, masked: Tensor, prediction: Tensor, target: Tensor, grid: Grid) -> Tensor:
-    """Cosine similarity of prediction and target at masked tokens, from dark (-1) to bright (1); visible tokens black.
+    """Cosine similarity of prediction and target at predicted tokens, from dark (-1) to bright (1); others black.
 
     Args:
         clip: uint8 [B, T, H, W, 3], only for its size.
@@ -85,7 +97,8 @@ def masked_pictures(output: StepOutput, target: Target, video: Tensor, grid: Gri
     Pixel targets give a reconstruction, other targets a map of cosine similarity.
 
     Args:
-        output: of the method's step; its rows may be fewer clips than masks.
+        output: of the method's step; its rows may be fewer clips than masks. Masked tokens that were not decoded stay
+            grey in the reconstruction, and decoded tokens that the encoder saw are not replaced.
         target: the method's target.
         video: float [B, 3, T, H, W], the normalised clips.
         grid: token grid.
@@ -93,15 +106,18 @@ def masked_pictures(output: StepOutput, target: Target, video: Tensor, grid: Gri
     clip = output["clip"]
     rows = slice(0, clip.shape[0])
     masked, prediction, truth = output["masked"][rows], output["prediction"][rows], output["target"][rows]
+    decoded = output.get("decoded", output["masked"])[rows]
     shown = {
-        "clip": outline_boxes(clip, output["boxes"]) if "boxes" in output else clip,
+        "clip": outline(clip, box_corners(output["boxes"])) if "boxes" in output else clip,
         "visible": hide_tokens(clip, masked, grid),
     }
     if isinstance(target, PixelTarget):
         everywhere = truth.new_zeros(clip.shape[0], grid.tokens, truth.shape[-1])
-        everywhere = everywhere.scatter(1, masked[..., None].expand_as(prediction), prediction.to(truth.dtype))
-        pixels = gather_tokens(target.to_pixels(everywhere, video, grid), masked)
-        shown["reconstruction"] = replace_tokens(clip, masked, pixels, grid)
+        everywhere = everywhere.scatter(1, decoded[..., None].expand_as(prediction), prediction.to(truth.dtype))
+        pixels = gather_tokens(target.to_pixels(everywhere, video, grid), decoded)
+        own = gather_tokens(patchify(clip.permute(0, 4, 1, 2, 3).float() / 255, grid), decoded)
+        hidden = is_among(decoded, masked, grid.tokens)[..., None, None]
+        shown["reconstruction"] = replace_tokens(shown["visible"], decoded, torch.where(hidden, pixels, own), grid)
     else:
-        shown["similarity"] = similarity_map(clip, masked, prediction, truth, grid)
+        shown["similarity"] = similarity_map(clip, decoded, prediction, truth, grid)
     return shown

@@ -105,6 +105,19 @@ class TubeletRecord(MotionRecord):
     shape: Tensor
     edge: Tensor
 
+    def corners(self) -> Tensor:
+        """Corners as pasted, clockwise around the patch from its upper left: x and y in pixels, float [B, K, T, 4, 2].
+
+        All four are the centre where a tubelet is not shown.
+        """
+        size = self.size * (self.opacity > 0)[..., None]
+        x, y = (size[..., None, :] / 2 * size.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])).unbind(-1)
+        # Sheared along x, then along y, then turned, as in `paste`.
+        x = x + self.shear[..., :1] * y
+        y = y + self.shear[..., 1:] * x
+        cos, sin = self.angle.deg2rad()[..., None].cos(), self.angle.deg2rad()[..., None].sin()
+        return self.centre[..., None, :] + torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
+
     def windows(self) -> Tensor:
         """Boxes in the source frames, x1 y1 x2 y2 in pixels: float [B, K, 4]."""
         boxes = self.boxes()

@@ -18,6 +18,7 @@ NAMES = ("r3d_18", "r2plus1d_18")
 NARROW: dict[str, Callable[..., VideoCNN]] = {
     "r3d_18": lambda **settings: VideoResNet("r3d_18", 4, **settings),
     "r2plus1d_18": lambda **settings: VideoResNet("r2plus1d_18", 4, **settings),
+    "r2plus1d_18_tclr": lambda **settings: VideoResNet("r2plus1d_18_tclr", 4, **settings),
     "i3d": lambda **settings: I3D(1 / 16, **settings),
 }
 EVERY = NARROW | {"s3d": S3D}
@@ -44,6 +45,7 @@ def one_file(tmp_path: Path, content: dict[str, Any]) -> str:
     ("build", "parameters"),
     [
         (lambda: VideoResNet("r2plus1d_18"), 31_300_125),
+        (lambda: VideoResNet("r2plus1d_18_tclr"), 31_300_587),
         (lambda: VideoResNet("r3d_18"), 33_166_272),
         (lambda: S3D(), 7_910_048),
     ],
@@ -51,6 +53,21 @@ def one_file(tmp_path: Path, content: dict[str, Any]) -> str:
 def test_parameter_counts(build: Callable[[], VideoCNN], parameters: int) -> None:
     with torch.device("meta"):
         assert sum(value.numel() for value in build().parameters()) == parameters
+
+
+def test_last_stage_of_tclr_keeps_time() -> None:
+    """And sees as far: two steps to either side. Everywhere else it is R(2+1)D-18."""
+    with torch.device("meta"):
+        plain, tclr = VideoResNet(), VideoResNet("r2plus1d_18_tclr")
+        video = torch.empty(1, 3, 32, 112, 112)
+    assert plain.forward_features(video).shape == (1, 512, 4, 7, 7)
+    assert tclr.forward_features(video).shape == (1, 512, 8, 7, 7)
+    layers = [{key: repr(part) for key, part in net.named_modules() if not list(part.children())} for net in (plain, tclr)]
+    differing = {key.removeprefix("layer4.0.") for key in layers[0] | layers[1] if layers[0].get(key) != layers[1].get(key)}
+    assert differing == {"conv1.0", *(f"conv1.0.{part}" for part in range(4)), "downsample.0"}
+    assert repr(tclr.layer4[0].conv1[0]) == (
+        "Conv3d(256, 512, kernel_size=(3, 3, 3), stride=(1, 2, 2), padding=(2, 1, 1), dilation=(2, 1, 1), bias=False)"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +127,7 @@ def test_feature_is_the_mean_of_the_map() -> None:
         assert torch.allclose(network(video), features.flatten(2).mean(2), atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "eps"), [("r3d_18", 1e-3), ("r2plus1d_18", 1e-3), ("i3d", 1e-5), ("s3d", 1e-3)])
+@pytest.mark.parametrize(("name", "eps"), [("r3d_18", 1e-3), ("r2plus1d_18_tclr", 1e-3), ("i3d", 1e-5), ("s3d", 1e-3)])
 def test_eps_of_every_batch_norm(name: str, eps: float) -> None:
     for settings, expected in (({}, eps), ({"bn_eps": 0.5}, 0.5)):
         with torch.device("meta"):
@@ -165,7 +182,7 @@ def test_layer_groups_cover_each_parameter_once_from_the_input_on(name: str) -> 
     groups = network.layer_groups()
     grouped = [id(value) for group in groups for value in group]
     assert grouped == [id(value) for value in network.parameters()]
-    assert len(groups) == len(network.stages()) == (5 if name in NAMES else 4)
+    assert len(groups) == len(network.stages()) == (4 if name in ("i3d", "s3d") else 5)
     assert network.no_weight_decay() == set()
 
 

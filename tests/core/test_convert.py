@@ -164,10 +164,10 @@ def test_official_code_has_these_names(case: str, tmp_path: Path) -> None:
 
 def test_backbone_alone(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
     """Also from a file with parts that we do not know; the encoder reads it as its checkpoint."""
-    extra = {"prototypes": torch.randn(7, 3), "head.0.weight": torch.randn(4, 4)}
+    extra = {"memory": torch.randn(7, 3), "predictor.0.weight": torch.randn(4, 4)}
     torch.save({"model": official(pretraining) | extra}, tmp_path / "source.pth")
     out = tmp_path / "out.safetensors"
-    with pytest.raises(SettingError, match=r"--part backbone .* 2 left over \(prototypes, head\.0\.weight\)"):
+    with pytest.raises(SettingError, match=r"--part backbone .* 2 left over \(memory, predictor\.0\.weight\)"):
         convert(tmp_path / "source.pth", out, **SIZES)
     convert(tmp_path / "source.pth", out, part="backbone", **SIZES)
     expected = {name: value for name, value in pretraining.items() if name.startswith("backbone.")}

@@ -21,7 +21,7 @@ SMALL = ContrastSettings(out_dim=16, queue_size=24)
 
 
 def build(kind: str) -> VideoCNN:
-    return I3D(0.125) if kind == "i3d" else VideoResNet("r3d_18" if kind == "r3d" else "r2plus1d_18", width=4)
+    return I3D(0.125) if kind == "i3d" else VideoResNet(kind, width=4)
 
 
 def official_file(method: TubeletContrast, kind: str, path: Path) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def official_file(method: TubeletContrast, kind: str, path: Path) -> dict[str, T
     return state
 
 
-@pytest.mark.parametrize("kind", ["r3d", "r2plus1d", "i3d"])
+@pytest.mark.parametrize("kind", ["r3d_18", "r2plus1d_18", "i3d"])
 def test_official_file_becomes_ours(kind: str, tmp_path: Path) -> None:
     method = TubeletContrast(build(kind), contrast=SMALL)
     method.contrast.queue.pointer += 8
@@ -56,7 +56,7 @@ def test_official_file_becomes_ours(kind: str, tmp_path: Path) -> None:
     assert passport["architecture"]["queue_size"] == 24
 
 
-@pytest.mark.parametrize("kind", ["r3d", "i3d"])
+@pytest.mark.parametrize("kind", ["r3d_18", "i3d"])
 def test_backbone_alone_starts_another_method(kind: str, tmp_path: Path) -> None:
     method = TubeletContrast(build(kind), contrast=SMALL)
     official_file(method, kind, tmp_path / "epoch_100.pth")
@@ -69,7 +69,7 @@ def test_backbone_alone_starts_another_method(kind: str, tmp_path: Path) -> None
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    state = official_file(TubeletContrast(build("r3d"), contrast=SMALL), "r3d", tmp_path / "a.pth")
+    state = official_file(TubeletContrast(build("r3d_18"), contrast=SMALL), "r3d_18", tmp_path / "a.pth")
     with pytest.raises(SettingError, match="--to huggingface is for video transformers"):
         convert(tmp_path / "a.pth", tmp_path / "folder", to="huggingface")
     del state["key_fc.0.weight"]
@@ -88,6 +88,7 @@ def numbered(key: str) -> str:
 
 # Method -> entry of the file, prefix of the encoder, its names, other parts (official code of SEVERE).
 PUBLISHED = {
+    "Supervised": (None, "", str, ["fc.weight", "fc.bias"]),
     "MoCo": ("state_dict", "module.encoder_q.", str, ["module.encoder_k.stem.0.weight", "module.encoder_q.fc.0.weight"]),
     "VideoMoCo": ("state_dict", "module.encoder_q.", str, ["module.encoder_k.stem.0.weight", "module.queue"]),
     "SeLaVi": ("model", "module.video_network.base.", str, ["module.audio_network.base.conv1.weight", "module.mlp_v.0.weight"]),
@@ -95,23 +96,52 @@ PUBLISHED = {
     "AVID-CMA": ("model", "module.video_model.", str, ["module.audio_model.conv1.weight", "module.video_proj.weight"]),
     "Pretext-Contrast": (None, "module.base_network.", numbered, ["module.contrast_head.0.weight"]),
     "RSPNet": ("model", "encoder_q.encoder.base_network.", numbered, ["encoder_q.fc.weight", "encoder_k.fc.weight", "queue"]),
+    "TCLR": ("state_dict", "module.0.", str, ["module.1.fc1.weight"]),
     "CtP": ("state_dict", "backbone.", None, ["head.fc.weight"]),
 }
 
 
-@pytest.mark.parametrize("published", PUBLISHED)
-def test_published_encoders_load_and_convert(published: str, tmp_path: Path) -> None:
-    entry, prefix, names, others = PUBLISHED[published]
-    backbone = build("r2plus1d")
-    own = backbone.state_dict()
+def published_file(method: str, own: dict[str, Tensor], path: Path) -> None:
+    """What the method's authors would have published of these weights."""
+    entry, prefix, names, others = PUBLISHED[method]
     state = to_official(own) if names is None else {names(key): value for key, value in own.items()}
-    content = {prefix + key: value for key, value in state.items()} | {key: torch.ones(3) for key in others}
-    torch.save(content if entry is None else {entry: content, "epoch": 200}, tmp_path / "file.pth.tar")
-    other = VideoResNet("r2plus1d_18", width=4, checkpoint=str(tmp_path / "file.pth.tar"))
-    convert(tmp_path / "file.pth.tar", tmp_path / "encoder.safetensors", part="backbone")
-    converted = load_file(tmp_path / "encoder.safetensors")
-    for name, value in own.items():
-        assert torch.equal(value, other.state_dict()[name]), name
-        assert torch.equal(value, converted[f"backbone.{name}"]), name
+    content = {prefix + key: value for key, value in state.items()} | {key: torch.ones(3, 3) for key in others}
+    torch.save(content if entry is None else {entry: content, "epoch": 200}, path)
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_published_encoders_load_and_convert(method: str, tmp_path: Path) -> None:
+    file, out = tmp_path / "file.pth.tar", tmp_path / "encoder.safetensors"
+    name = "r2plus1d_18_tclr" if method == "TCLR" else "r2plus1d_18"
+    own = build(name).state_dict()
+    published_file(method, own, file)
+    other = VideoResNet(name, width=4, checkpoint=str(file))
+    convert(file, out, part="backbone")
+    converted = load_file(out)
+    assert len(converted) == len(own)
+    for key, value in own.items():
+        assert torch.equal(value, other.state_dict()[key]), key
+        assert torch.equal(value, converted[f"backbone.{key}"]), key
+    assert read_passport(out)["architecture"] == {"backbone": "VideoResNet", "name": name, "width": 4}
     with pytest.raises(SettingError, match="--part backbone reads the encoder alone"):
-        convert(tmp_path / "file.pth.tar", tmp_path / "whole.safetensors")
+        convert(file, tmp_path / "whole.safetensors")
+    published_file(method, {key: value for key, value in own.items() if key != "layer3.0.conv1.1.bias"}, file)
+    for load in (other.load, lambda path: convert(Path(path), out, part="backbone", overwrite=True)):
+        with pytest.raises(SettingError, match=r"1 missing \((backbone\.)?layer3\.0\.conv1\.1\.bias\)"):
+            load(str(file))
+
+
+def test_colours_of_tclr_stay_known(tmp_path: Path) -> None:
+    """Its network, unlike the others, has seen blue, green and red from 0 to 1."""
+    published_file("TCLR", build("r2plus1d_18_tclr").state_dict(), tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "b.safetensors", part="backbone")
+    convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+    for name in ("b", "c"):
+        known = read_passport(tmp_path / f"{name}.safetensors")["normalisation"]
+        assert known == {"mean": [0, 0, 0], "std": [1, 1, 1], "channels": "BGR"}
+
+
+def test_tclr_is_another_network(tmp_path: Path) -> None:
+    published_file("TCLR", build("r2plus1d_18_tclr").state_dict(), tmp_path / "a.pth")
+    with pytest.raises(SettingError, match=r"left over \(1\.fc1\.weight, layer4\.0\.conv1\.0\.weight\)"):
+        VideoResNet("r2plus1d_18", width=4, checkpoint=str(tmp_path / "a.pth"))

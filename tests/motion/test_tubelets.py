@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
+from modules.layers.drawing import box_corners, outline
+from modules.motion.render import inverse_affine
 from modules.motion.trajectory import Motion, draw_key_frames
 from modules.motion.tubelets import (
     ELLIPSE,
@@ -66,6 +68,35 @@ def test_both_clips_get_the_same_tubelets_and_keep_the_rest(transformation: str)
     same = paste_tubelets(query, query, record)
     assert torch.equal(*same)
     assert torch.equal(same[0], made_query)
+
+
+@pytest.mark.parametrize("transformation", KINDS)
+def test_corners_are_those_of_the_pasted_patches(transformation: str) -> None:
+    record = draw(8, transformation=transformation)
+    corners = record.corners()
+    assert corners.shape == (8, 2, FRAMES, 4, 2)
+    matrix = inverse_affine(record.angle, record.shear, record.size)
+    texture = torch.einsum("...ij,...pj->...pi", matrix, corners - record.centre[..., None, :])
+    expected = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    assert torch.allclose(texture, expected.expand_as(texture), atol=1e-3)
+    if transformation == "none":
+        assert torch.equal(corners, box_corners(record.boxes()))
+
+
+@pytest.mark.parametrize("transformation", KINDS)
+def test_outlines_are_the_rims_of_what_is_pasted(transformation: str) -> None:
+    """Hard rectangles reach to their outline on every side. (Nothing is pasted outside the footprint, see above.)"""
+    query, key = clips(4)
+    record = draw(4, transformation=transformation, count=1, shapes=(1, 0, 0), soft_edges=0, opacity=(1, 1), visible=0.5)
+    _, made = paste_tubelets(query, key, record)
+    rim = (outline(torch.zeros_like(made), record.corners()) > 0).any(-1)
+    assert (made != key).any(-1)[rim].float().mean() > 0.99
+    assert footprint(record)[rim].all()
+    inner = replace(record, size=record.size - 5)
+    assert not footprint(inner)[rim].any()
+    hidden = record.opacity[:, 0] == 0
+    assert hidden.any()
+    assert not rim[hidden].any()
 
 
 @pytest.mark.parametrize("transformation", KINDS)
