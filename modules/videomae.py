@@ -4,10 +4,17 @@ Paper: VideoMAE, https://arxiv.org/abs/2203.12602. A tube mask hides 90 % of the
 decoder predicts, for every hidden cube, its pixels normalised by the cube's own mean and deviation; the loss is the mean
 squared error.
 
+VideoMAE V2 (https://arxiv.org/abs/2303.16727) also spares the decoder: `decoder_mask` says which tokens are decoded. Besides
+the encoded tokens the decoder gets mask tokens at exactly those places, also where the encoder sees; the loss is the mean
+over the tokens that are both decoded and masked for the encoder. At 16 x 224 x 224 with `RunningCellMask`: 784 decoded
+tokens, 704 of which count.
+
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 1536].
 
 Deviations from the official code: none in the numbers (see `modules/backbones/video_vit.py` for the network). Masks are
 drawn on the device instead of in the loader; the loss is computed in float32 under bf16 instead of fp16 with a scaler.
+Dual masking is written from a description of V2's official code, and its outputs have not been compared. With several
+processes, its mean is over the counted tokens of all of them; the official code lets each take its own.
 """
 
 import torch
@@ -17,9 +24,10 @@ from torch import Tensor
 from modules.backbones.video_vit import MaskedDecoder, VideoViT, gather_tokens, start_from
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.distributed import gather_rows
 from modules.core.optim import AdamWSettings
 from modules.layers.drawing import masked_pictures
-from modules.layers.masking import MaskGenerator
+from modules.layers.masking import Mask, MaskGenerator, is_among
 from modules.layers.targets import Target, constant_loss
 
 
@@ -33,6 +41,8 @@ class VideoMAE(Method):
         decoder_depth: blocks of the decoder (4 in the official scripts, 12 for ViT-L and ViT-H).
         decoder_dim: width of the decoder; half of the encoder's if None.
         decoder_heads: heads of the decoder; half of the encoder's if None.
+        decoder_mask: which tokens the decoder leaves out; RunningCellMask with ratio 0.5 is VideoMAE V2's. Null decodes
+            exactly the masked tokens.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
@@ -46,6 +56,7 @@ class VideoMAE(Method):
         decoder_depth: int = 4,
         decoder_dim: int | None = None,
         decoder_heads: int | None = None,
+        decoder_mask: MaskGenerator | None = None,
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
     ) -> None:
@@ -53,7 +64,9 @@ class VideoMAE(Method):
         target.check(backbone)
         mask.check(backbone.grid)
         self.backbone: VideoViT = backbone
-        self.target, self.mask = target, mask
+        if decoder_mask is not None:
+            decoder_mask.check(backbone.grid, "model.decoder_mask")
+        self.target, self.mask, self.decoder_mask = target, mask, decoder_mask
         self.decoder = MaskedDecoder(
             backbone, target.dim(backbone.grid), decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads
         )
@@ -66,17 +79,38 @@ class VideoMAE(Method):
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
         mask = self.mask.draw(clip.shape[0], grid, generator)
-        target = gather_tokens(self.target(video, grid), mask.masked)
+        decoded = mask.masked
+        if self.decoder_mask is not None:
+            decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
+        target = gather_tokens(self.target(video, grid), decoded)
         tokens = self.backbone.forward_features(video, mask.visible)
-        prediction = self.decoder(tokens, mask.visible, mask.masked)
+        prediction = self.decoder(tokens, mask.visible, decoded)
         return {
-            "loss": F.mse_loss(prediction.float(), target),
+            "loss": self.loss(prediction.float(), target, decoded, mask),
             "clip": clip,
             "masked": mask.masked,
+            "decoded": decoded,
             "prediction": prediction.detach(),
             "target": target,
             "log": {"constant_loss": constant_loss(target)},
         }
+
+    def loss(self, prediction: Tensor, target: Tensor, decoded: Tensor, mask: Mask) -> Tensor:
+        """Mean squared error over the tokens that are decoded and masked for the encoder.
+
+        Args:
+            prediction: float32 [B, Nd, D]
+            target: float32 [B, Nd, D]
+            decoded: int64 [B, Nd], their numbers.
+            mask: the encoder's mask.
+        """
+        if self.decoder_mask is None:
+            return F.mse_loss(prediction, target)
+        error = F.mse_loss(prediction, target, reduction="none").mean(2)
+        counts = is_among(decoded, mask.masked, self.backbone.grid.tokens).float()
+        # Processes may count different numbers of tokens; validation, where they take different numbers of steps, cannot ask.
+        total = gather_rows(counts.sum()[None]) if self.training else counts.sum()
+        return (error * counts).sum() / total.mean().clamp_min(1)
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

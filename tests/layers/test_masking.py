@@ -1,12 +1,29 @@
 """Mask generators: exact numbers, the shape of the masks, and SMILE's trajectory rules."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
-from modules.layers.masking import Mask, MaskGenerator, TrajectoryMask, TubeMask, footprint
+from modules.core.randomness import device_generator
+from modules.layers.masking import (
+    Mask,
+    MaskGenerator,
+    RandomMask,
+    RunningCellMask,
+    TrajectoryMask,
+    TubeMask,
+    footprint,
+    hide_smallest,
+    is_among,
+    mask_from_bool,
+)
+from modules.layers.noise_masking import Green3D, NoiseMask
+from modules.layers.optim_blue import OptimBlueMask
 from tests.parity.cases import load_case
 
 FULL = Grid(8, 14, 14, 2, 16)
@@ -28,17 +45,128 @@ def random_boxes(count: int, seed: int = 0, side: int = 224, frames: int = 16) -
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-@pytest.mark.parametrize("kind", [TubeMask, TrajectoryMask])
-@pytest.mark.parametrize("ratio", [0.5, 0.6, 0.75, 0.8, 0.9, 0.95])
-def test_exact_ascending_and_complete(kind: type[MaskGenerator], ratio: float) -> None:
-    mask = kind(ratio).draw(6, FULL, generator(), random_boxes(6))
-    hidden = 8 * int(ratio * 196)
-    assert mask.masked.shape == (6, hidden)
-    assert mask.visible.shape == (6, 1568 - hidden)
+KINDS: dict[str, Callable[[float], MaskGenerator]] = {
+    "tube": TubeMask,
+    "random": RandomMask,
+    "trajectory": TrajectoryMask,
+    "Green3D": Green3D,
+    "green 2D": lambda ratio: NoiseMask("green", ratio, slices="independent"),
+    "green tube": lambda ratio: NoiseMask("green", ratio, slices="repeated"),
+    "red": lambda ratio: NoiseMask("red", ratio),
+    "blue": lambda ratio: NoiseMask("blue", ratio),
+    "purple": lambda ratio: NoiseMask("purple", ratio),
+    "Optim Blue": lambda ratio: OptimBlueMask(ratio, swaps=20, bank=4),
+}
+every_kind = pytest.mark.parametrize("name", KINDS)
+
+
+def check_complete(mask: Mask, hidden: int, tokens: int) -> None:
+    rows = len(mask.masked)
+    assert mask.masked.shape == (rows, hidden)
+    assert mask.visible.shape == (rows, tokens - hidden)
+    assert mask.masked.dtype == mask.visible.dtype == torch.int64
     for index in mask:
         assert (index.diff(dim=1) > 0).all()
     together = torch.cat([mask.visible, mask.masked], dim=1).sort(dim=1).values
-    assert torch.equal(together, torch.arange(1568).expand(6, -1))
+    assert torch.equal(together, torch.arange(tokens).expand(rows, -1))
+
+
+@every_kind
+@pytest.mark.parametrize("grid", [FULL, Grid(3, 6, 10, 2, 16)], ids=["8x14x14", "3x6x10"])
+def test_exact_ascending_and_complete(name: str, grid: Grid) -> None:
+    boxes = random_boxes(3, frames=2 * grid.t)
+    for ratio in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
+        kind = KINDS[name](ratio)
+        kind.check(grid)
+        mask = kind.draw(3, grid, generator(), boxes)
+        in_slice = int(ratio * (grid.h * grid.w))
+        check_complete(mask, grid.t * in_slice, grid.tokens)
+        assert kind.masked_count(grid) == grid.t * in_slice
+        slices = as_bool(mask, grid.tokens).view(3, grid.t, -1)
+        # SMILE balances over the clip.
+        assert name == "trajectory" or (slices.sum(2) == in_slice).all()
+
+
+@pytest.mark.parametrize("name", ["random", "Green3D", "blue"])
+def test_counts_over_the_clip(name: str) -> None:
+    kind = KINDS[name](0.9)
+    kind.per_slice = False
+    assert kind.masked_count(FULL) == 1411
+    mask = kind.draw(3, FULL, generator())
+    check_complete(mask, 1411, 1568)
+    assert as_bool(mask, 1568).view(3, 8, 196).sum(2).unique().numel() > 1
+
+
+@every_kind
+def test_masks_are_a_function_of_seed_step_and_rank(name: str) -> None:
+    def draw(*key: int) -> Tensor:
+        return KINDS[name](0.9).draw(8, FULL, device_generator("cpu", *key)).masked
+
+    first = draw(0, 5, 1)
+    torch.rand(3)
+    assert torch.equal(first, draw(0, 5, 1))
+    for other in ((1, 5, 1), (0, 6, 1), (0, 5, 0)):
+        assert not torch.equal(first, draw(*other))
+    assert len({tuple(row.tolist()) for row in first}) == 8
+
+
+@every_kind
+def test_making_masks_never_waits_for_the_device(name: str) -> None:
+    """Fake tensors have no values, so whatever needs one on the host (a loop, boolean indexing, `.item()`) raises."""
+    kind, boxes = KINDS[name](0.9), random_boxes(2)
+    kind.draw(2, FULL, generator(), boxes)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        mask = kind.draw(2, FULL, generator(), boxes)
+    assert mask.masked.shape == (2, 1408)
+
+
+@every_kind
+def test_autocast_does_not_change_masks(name: str) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        mask = KINDS[name](0.9).draw(4, FULL, generator(), random_boxes(4))
+    assert torch.equal(mask.masked, KINDS[name](0.9).draw(4, FULL, generator(), random_boxes(4)).masked)
+
+
+def test_ties_do_not_change_the_count() -> None:
+    hidden = hide_smallest(torch.zeros(5, 3, 20), 13)
+    assert (hidden.sum(-1) == 13).all()
+    assert hide_smallest(torch.tensor([1.0, 3.0, 2.0, 4.0]), 2).tolist() == [True, False, True, False]
+
+
+def test_index_form_of_a_bool_mask() -> None:
+    hidden = torch.tensor([[True, False, True, False], [False, False, True, True]])
+    mask = mask_from_bool(hidden)
+    assert mask.visible.tolist() == [[1, 3], [0, 1]]
+    assert mask.masked.tolist() == [[0, 2], [2, 3]]
+    assert torch.equal(mask_from_bool(hidden, 2).masked, mask.masked)
+    assert is_among(torch.tensor([[0, 1], [1, 3]]), mask.masked, 4).tolist() == [[True, False], [False, True]]
+
+
+def test_running_cells() -> None:
+    slices = as_bool(RunningCellMask().draw(64, FULL, generator()), 1568).view(64, 8, 14, 14)
+    assert (slices.sum((2, 3)) == 98).all()
+    cells = slices.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
+    # All cells of a slice are alike; the next slice has the same cell, one place on; after four slices it comes back.
+    cell = cells[:, :, 0, 0]
+    assert (cells == cell[:, :, None, None]).all()
+    assert torch.equal(cell[:, 1:].roll(1, -1), cell[:, :-1])
+    assert torch.equal(cell[:, 4:], cell[:, :4])
+    assert (cell[:, :4].sum(1) == 2).all()
+    # It begins anywhere.
+    assert len({tuple(row.tolist()) for row in cell[:, 0]}) == 4
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+def test_running_cells_have_exact_numbers(ratio: float) -> None:
+    kind = RunningCellMask(ratio)
+    kind.check(FULL)
+    check_complete(kind.draw(5, FULL, generator()), int(ratio * 1568), 1568)
+
+
+@pytest.mark.parametrize(("ratio", "grid"), [(0.9, FULL), (0.5, Grid(8, 14, 7, 2, 16)), (0.5, Grid(8, 7, 14, 2, 16))])
+def test_running_cells_that_do_not_fit_are_refused(ratio: float, grid: Grid) -> None:
+    with pytest.raises(SettingError, match=r"model\.decoder_mask.*cells of 2 x 2"):
+        RunningCellMask(ratio).check(grid, "model.decoder_mask")
 
 
 def test_tube_mask_is_the_same_in_all_slices_and_differs_between_clips() -> None:

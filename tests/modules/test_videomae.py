@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.video_vit import VideoViT, gather_tokens, patchify, to_official, unpatchify
+from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, to_official, unpatchify
 from modules.core.errors import SettingError
-from modules.layers.masking import TubeMask
+from modules.layers.drawing import HIDDEN_GREY
+from modules.layers.masking import Mask, MaskGenerator, RandomMask, RunningCellMask, TubeMask
+from modules.layers.noise_masking import Green3D
 from modules.layers.targets import PixelTarget
 from modules.videomae import VideoMAE
 from tests.methods import tiny_vit, video_batch
@@ -27,9 +29,26 @@ def test_shapes_of_the_paper() -> None:
     assert output["prediction"].shape == (1, 1408, 1536)
 
 
-def test_prediction_does_not_know_hidden_pixels() -> None:
+def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
+    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), Green3D(), 1)
+    order: list[torch.Tensor] = []
+    method.backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: order.append(inputs[0]))
+    clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
+    output = method.step({"video": clip}, torch.Generator().manual_seed(0))
+    assert output["loss"].isfinite()
+    assert output["masked"].shape == (1, 1408)
+    assert output["prediction"].shape == (1, 1408, 1536)
+    assert order[0].shape == (1, 160, 96)
+    # The encoder still sees tokens in raster order.
+    visible = method.mask.draw(1, method.backbone.grid, torch.Generator().manual_seed(0)).visible
+    tokens = method.backbone.patch_embed(patchify(method.normalise(clip[:, 0]), method.backbone.grid).flatten(2))
+    assert torch.allclose(order[0], gather_tokens(tokens + method.backbone.positions, visible), atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder_mask", [None, RunningCellMask()])
+def test_prediction_does_not_know_hidden_pixels(decoder_mask: MaskGenerator | None) -> None:
     """Hidden pixels change the target, never the prediction."""
-    method = tiny()
+    method = tiny(decoder_mask=decoder_mask)
     batch = video_batch(2)
     output = method.step(batch, torch.Generator().manual_seed(0))
     grid = method.backbone.grid
@@ -86,3 +105,79 @@ def test_pooling_per_time_slice_keeps_the_order_of_time() -> None:
     slices = features.view(2, 2, 32)
     assert torch.allclose(slices.mean(1), tiny().embed(video_batch(2)), atol=1e-5)
     assert not torch.allclose(slices[:, 0], slices[:, 1], atol=1e-2)
+
+
+def test_dual_masking_has_the_shapes_of_the_paper() -> None:
+    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), TubeMask(0.9), 1, decoder_mask=RunningCellMask())
+    clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
+    lengths: list[int] = []
+    method.decoder.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    output = method.step({"video": clip}, torch.Generator().manual_seed(0))
+    assert output["masked"].shape == (1, 1408)
+    assert output["prediction"].shape == output["target"].shape == (1, 784, 1536)
+    assert lengths == [160 + 784]
+    assert torch.isin(output["decoded"][0], output["masked"][0]).sum() == 704
+
+
+def test_dual_masking_counts_what_is_masked_and_decoded() -> None:
+    method = tiny(0.75, decoder_mask=RandomMask(0.5))
+    batch = video_batch(3)
+    output = method.step(batch, torch.Generator().manual_seed(0))
+    target = method.target(method.normalise(batch["video"][:, 0]), method.backbone.grid)
+    errors = []
+    for clip in range(3):
+        for place, token in enumerate(output["decoded"][clip].tolist()):
+            assert torch.equal(output["target"][clip, place], target[clip, token])
+            if token in output["masked"][clip]:
+                errors.append((output["prediction"][clip, place].double() - target[clip, token].double()).square().mean())
+    assert 0 < len(errors) < output["decoded"].numel()
+    assert output["loss"].item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
+
+
+class Fixed(MaskGenerator):
+    """The first tokens are visible."""
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+
+    def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: torch.Tensor | None = None) -> Mask:
+        order = torch.arange(grid.tokens).expand(count, -1)
+        return Mask(*order.split([grid.tokens - self.masked_count(grid), self.masked_count(grid)], dim=1))
+
+
+def test_dual_masking_with_nothing_to_count_has_no_loss() -> None:
+    torch.manual_seed(0)
+    method = VideoMAE(tiny_vit(), PixelTarget(), Fixed(0.5), 1, decoder_mask=Fixed(0.75))
+    loss = method.step(video_batch(2), torch.Generator().manual_seed(0))["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(value.grad is None or not value.grad.any() for value in method.parameters())
+
+
+def test_pictures_of_dual_masking_show_what_was_decoded() -> None:
+    """Half of the tokens are decoded, a quarter seen: of the others nothing is known."""
+    method = tiny(0.75, decoder_mask=RandomMask(0.5))
+    batch = video_batch(2)
+    output = method.step(batch, torch.Generator().manual_seed(0))
+    grid = method.backbone.grid
+    before, after = (
+        patchify(video.permute(0, 4, 1, 2, 3), grid).flatten(2)
+        for video in (output["clip"], method.pictures(output)["reconstruction"])
+    )
+    for clip in range(2):
+        masked, decoded = (set(output[name][clip].tolist()) for name in ("masked", "decoded"))
+        assert masked & decoded
+        assert masked - decoded
+        for token in range(grid.tokens):
+            if token not in masked:
+                assert torch.equal(after[clip, token], before[clip, token])
+            elif token not in decoded:
+                assert (after[clip, token] == HIDDEN_GREY).all()
+            else:
+                assert after[clip, token].unique().numel() > 10
+                assert not torch.equal(after[clip, token], before[clip, token])
+
+
+def test_wrong_decoder_mask_is_named() -> None:
+    with pytest.raises(SettingError, match=r"model\.decoder_mask\.ratio 1\.0 masks 32 of 32"):
+        tiny(decoder_mask=TubeMask(1.0))

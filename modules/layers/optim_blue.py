@@ -1,0 +1,114 @@
+"""Masks whose visible tokens lie as evenly as a search can place them, for spectrograms ('Optim Blue').
+
+Paper: structured-noise masking, https://arxiv.org/abs/2503.16311. Blue noise cut at a threshold still has small clumps;
+the paper scores clumps along four directions and removes them. Its score, weights and number of steps could not be read
+and no code has been published: what stands here is our reconstruction, unverified.
+"""
+
+import torch
+from torch import Tensor
+
+from modules.backbones.video_vit import Grid
+from modules.layers.masking import Mask, MaskGenerator, hide_smallest, mask_from_bool
+from modules.layers.noise_masking import filter_noise, low_pass
+
+BANK_SEED = 0
+
+
+def star_weights(h: int, w: int, reach: int) -> Tensor:
+    """How much two cells of a grid disturb each other if both are visible.
+
+    Along rows, columns and both diagonals, cells at distance d = 1 .. reach weigh 1 / d. The grid is a torus, so that cells
+    at its border have as many neighbours as others.
+
+    Returns:
+        float [h * w, h * w], symmetric, zero on the diagonal.
+    """
+    star = torch.zeros(h, w)
+    for y, x in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        for distance in range(1, reach + 1):
+            for step in (distance, -distance):
+                star[y * step % h, x * step % w] += 1 / distance
+    star[0, 0] = 0
+    row, column = torch.arange(h), torch.arange(w)
+    between_rows = (row[:, None] - row)[:, None, :, None] % h
+    between_columns = (column[:, None] - column)[None, :, None, :] % w
+    return star[between_rows, between_columns].reshape(h * w, h * w)
+
+
+def spread(visible: Tensor, weights: Tensor, swaps: int, generator: torch.Generator) -> Tensor:
+    """Move visible cells away from each other, one per grid and step, all grids at once.
+
+    In each step the visible cell with the highest score (the weights of its visible neighbours) moves to where its score
+    is lowest; among equals, chance decides. So the sum of all scores never rises, and cells that no move betters wander
+    until one does.
+
+    Args:
+        visible: bool [M, N], the same number in every row.
+        weights: float [N, N], of `star_weights`.
+        swaps: number of steps.
+        generator: source of chance.
+
+    Returns:
+        bool [M, N], as many as before in every row.
+    """
+    shown, score = visible.clone(), visible.to(weights) @ weights
+    for _ in range(swaps):
+        # Scores differ by more than this.
+        chance = 1e-3 * torch.rand(score.shape, generator=generator, device=score.device)
+        leave = (score + chance).masked_fill(~shown, -torch.inf).argmax(1, keepdim=True)
+        shown.scatter_(1, leave, False)
+        score -= weights[leave[:, 0]]
+        enter = (score + chance).masked_fill(shown, torch.inf).argmin(1, keepdim=True)
+        shown.scatter_(1, enter, True)
+        score += weights[enter[:, 0]]
+    return shown
+
+
+class OptimBlueMask(MaskGenerator):
+    """Evenly spread visible tokens on grids of any sides, such as 8 x 64 of a spectrogram; every slice by itself.
+
+    The search takes hundreds of small steps, too many for a training step. So `bank` masks are searched once, on first use
+    and always from the same seed; each clip and slice draws one of them, shifted along both axes (they are made on a
+    torus) and flipped along each at random.
+
+    Args:
+        ratio: share of the tokens that is masked; 0.8 in AudioMAE.
+        sigma: Gaussian of the blue noise that the search starts from, in tokens.
+        reach: distance up to which visible tokens disturb each other.
+        swaps: steps of the search.
+        bank: different masks to search.
+    """
+
+    def __init__(self, ratio: float = 0.8, sigma: float = 1.0, reach: int = 2, swaps: int = 300, bank: int = 256) -> None:
+        self.ratio, self.sigma, self.reach, self.swaps, self.bank = ratio, sigma, reach, swaps, bank
+        self._searched: dict[tuple[Grid, torch.device], Tensor] = {}
+
+    def search(self, count: int, grid: Grid, generator: torch.Generator) -> Tensor:
+        """Search masks of one slice on the generator's device.
+
+        Returns:
+            bool [count, h * w], True where visible.
+        """
+        h, w, device = grid.h, grid.w, generator.device
+        with torch.autocast(device.type, enabled=False):
+            white = torch.randn(count, 1, 1, h, w, generator=generator, device=device)
+            spectrum = low_pass((1, h, w), white.new_tensor([self.sigma]), white.new_zeros(1))
+            noise = filter_noise(white, "blue", spectrum, spectrum).flatten(1)
+            visible = ~hide_smallest(noise, int(self.ratio * grid.slice_tokens))
+            return spread(visible, star_weights(h, w, self.reach).to(device), self.swaps, generator)
+
+    def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:
+        """See `MaskGenerator.draw`; `boxes` are ignored."""
+        h, w, device = grid.h, grid.w, generator.device
+        if (grid, device) not in self._searched:
+            self._searched[grid, device] = self.search(self.bank, grid, torch.Generator(device).manual_seed(BANK_SEED))
+
+        def integers(high: int) -> Tensor:
+            return torch.randint(high, (count, grid.t, 1, 1), generator=generator, device=device)
+
+        row, column = torch.arange(h, device=device)[:, None], torch.arange(w, device=device)
+        row = ((1 - 2 * integers(2)) * row + integers(h)) % h
+        column = ((1 - 2 * integers(2)) * column + integers(w)) % w
+        visible = self._searched[grid, device].view(-1, h, w)[integers(self.bank), row, column]
+        return mask_from_bool(~visible.flatten(1), self.masked_count(grid))
