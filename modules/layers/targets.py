@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.backbones.video_vit import Grid, VideoViT, patchify
@@ -113,8 +114,26 @@ def normalise_over_tokens(features: Tensor) -> Tensor:
     return (features - mean) / (variance.sqrt() + 1e-6)
 
 
+def resize_patches(patches: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+    """Resize a square map of features, bilinear, corners not aligned.
+
+    Args:
+        patches: [F, side * side, D]
+        side: rows and columns of the map.
+        size: rows and columns to resize to.
+
+    Returns:
+        float32 [F, rows * columns, D]
+    """
+    maps = patches.float().transpose(1, 2).unflatten(2, (side, side))
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
 class TowerTarget(Target):
     """Patch features of a frozen image tower on the first frame of each tubelet.
+
+    Where the tower's patches are not the encoder's, the map of its features is resized to the encoder's grid (bilinear,
+    corners not aligned: SIGMA, official code for DINOv2).
 
     Args:
         tower: module that maps frames [F, 3, H, W] to patch tokens [F, h * w, D] without class token.
@@ -143,12 +162,11 @@ class TowerTarget(Target):
         return self.width
 
     def check(self, backbone: VideoViT) -> None:
-        """The tower's patches must be the encoder's tokens."""
-        if (backbone.image_size, backbone.grid.patch) != (self.side, self.patch):
+        """The tower must see the encoder's frames."""
+        if backbone.image_size != self.side:
             raise SettingError(
-                f"The tower of model.target sees {self.side} px in patches of {self.patch}, the encoder "
-                f"{backbone.image_size} px in patches of {backbone.grid.patch}; set model.backbone.image_size and "
-                "model.backbone.patch_size (and data.clip.size) to the tower's, or choose another tower."
+                f"The tower of model.target sees frames of {self.side} px, the encoder of {backbone.image_size} px; set "
+                "model.backbone.image_size (and data.clip.size) to the tower's, or choose another tower."
             )
 
     def frames(self, video: Tensor, grid: Grid) -> Tensor:
@@ -163,6 +181,8 @@ class TowerTarget(Target):
         low = self.precision == "bf16" and video.device.type == "cuda"
         with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16, enabled=low):
             patches = self.tower(frames if low else frames.float())
+        if self.patch != grid.patch:
+            patches = resize_patches(patches, self.side // self.patch, (grid.h, grid.w))
         return patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
 
     @torch.no_grad()
@@ -201,10 +221,14 @@ class TimmTarget(TowerTarget):
     """Patch tokens of any timm vision transformer after its final norm, without class or register tokens.
 
     Args:
-        name: timm model name; DINO is vit_small_patch16_224.dino or vit_base_patch16_224.dino.
-        checkpoint: weights under timm's names (DINO's published files use them); None asks timm to download them.
+        name: timm model name; DINO is vit_small_patch16_224.dino or vit_base_patch16_224.dino, DINOv2 with registers is
+            vit_small_patch14_reg4_dinov2.lvd142m or vit_base_patch14_reg4_dinov2.lvd142m.
+        checkpoint: weights under timm's names (DINO's published files use them), or DINOv2's published file; None asks timm
+            to download them.
         normalise: normalise per channel over the tokens of a clip.
         precision: number format of the tower on a GPU.
+        side: side of its frames in pixels; that of data.clip.size. Position codes for other frames are resampled (DINOv2 was
+            trained on 518 px; SIGMA shows it 224).
     """
 
     def __init__(
@@ -213,6 +237,7 @@ class TimmTarget(TowerTarget):
         checkpoint: str | None = None,
         normalise: bool = True,
         precision: Literal["bf16", "32"] = "bf16",
+        side: int = 224,
     ) -> None:
-        tower = timm_tower(name, checkpoint)
+        tower = timm_tower(name, checkpoint, side)
         super().__init__(tower, tower.embed_dim, tower.image_size, tower.patch_size, normalise, precision)

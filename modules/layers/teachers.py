@@ -2,7 +2,7 @@
 
 import timm
 from timm.layers.activations import QuickGELU
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from modules.core.checkpoints import load_strictly, read_weights
@@ -93,36 +93,42 @@ def clip_tower(checkpoint: str | None, heads: int | None) -> PatchTokens:
     return PatchTokens(vit)
 
 
-def timm_tower(name: str, checkpoint: str | None) -> PatchTokens:
+def timm_tower(name: str, checkpoint: str | None, side: int) -> PatchTokens:
     """A timm vision transformer by name.
 
     Args:
         name: timm model name.
-        checkpoint: weights under timm's names; None asks timm to download them.
+        checkpoint: weights under timm's names, or DINOv2's published file; None asks timm to download them.
+        side: side of its frames in pixels; position codes for other frames are resampled as timm does.
 
     Raises:
         SettingError: if the name is unknown, the file does not fit, or nothing can be downloaded.
     """
     if checkpoint is None:
-        return _download(name)
-    vit = _create(name, pretrained=False)
+        return _download(name, side)
+    vit = _create(name, side, pretrained=False)
+    weights = checkpoint_filter_fn(read_weights(checkpoint, SETTING), vit)
     # DINO's published files may carry the projection head of pretraining.
-    load_strictly(vit, read_weights(checkpoint, SETTING), checkpoint, may_leave=("head.",))
+    load_strictly(vit, weights, checkpoint, may_leave=("head.",))
     return PatchTokens(vit)
 
 
-def _create(name: str, pretrained: bool) -> VisionTransformer:
+def _create(name: str, side: int, pretrained: bool) -> VisionTransformer:
     if not timm.is_model(name):
         raise SettingError(f"model.target.name {name} is not a timm model; timm.list_models('vit_*') lists them.")
-    vit = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    try:
+        vit = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=side)
+    except TypeError:
+        # Most networks of timm take frames of any size and no such argument.
+        vit = None
     if not isinstance(vit, VisionTransformer):
         raise SettingError(f"model.target.name {name} is not a plain vision transformer; choose a vit_* model.")
     return vit
 
 
-def _download(name: str) -> PatchTokens:
+def _download(name: str, side: int = 224) -> PatchTokens:
     try:
-        return PatchTokens(_create(name, pretrained=True))
+        return PatchTokens(_create(name, side, pretrained=True))
     except SettingError:
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, unpatchify
 from modules.core.errors import SettingError
 from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, denormalise, normalise
-from modules.layers.targets import ClipTarget, PixelTarget, TimmTarget, normalise_over_tokens
+from modules.layers.targets import ClipTarget, PixelTarget, TimmTarget, normalise_over_tokens, resize_patches
 from modules.layers.teachers import clip_tower
 
 GRID = Grid(4, 4, 4, 2, 8)
@@ -252,6 +252,56 @@ def test_dino_target_from_a_file(tmp_path: Path) -> None:
     assert target.dim(grid) == 384
 
 
-def test_unknown_tower_name_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"model\.target\.name"):
-        TimmTarget("no_such_model")
+def test_maps_are_resized_between_the_middles_of_patches() -> None:
+    """By hand: the middles of four cells lie at -1/4, 1/4, 3/4 and 5/4 of the two, and nothing is extrapolated."""
+    patches = torch.tensor([0.0, 1.0, 10.0, 11.0]).reshape(1, 4, 1)
+    along = torch.tensor([0.0, 0.25, 0.75, 1.0])
+    assert torch.allclose(resize_patches(patches, 2, (4, 4)).reshape(4, 4), 10 * along[:, None] + along)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_dinov2_target_from_a_file(published: bool, tmp_path: Path) -> None:
+    """Made for 518 px, shown 224: 16 x 16 patches without class and registers, on the encoder's 14 x 14."""
+    name = "vit_small_patch14_reg4_dinov2.lvd142m"
+    state = timm.create_model(name, pretrained=False, num_classes=0, depth=1).state_dict()
+    g = torch.Generator().manual_seed(0)
+    state = {key: torch.randn(value.shape, generator=g) * 0.1 for key, value in state.items()}
+    tower = timm.create_model(name, pretrained=False, num_classes=0, depth=1, dynamic_img_size=True).eval()
+    tower.load_state_dict(state)
+    if published:
+        place = torch.ones_like(state["cls_token"])
+        state["pos_embed"] = torch.cat([place, state["pos_embed"]], dim=1)
+        state |= {"cls_token": state["cls_token"] - place, "register_tokens": state.pop("reg_token")}
+        state["mask_token"] = torch.zeros(1, 384)
+    path = tmp_path / "dinov2.pth"
+    torch.save(state, path)
+    target = shallow_target(name, str(path))
+    target.check(VideoViT("micro"))
+    video = torch.randn(1, 3, 4, 224, 224, generator=g)
+    with torch.no_grad():
+        tokens = tower.forward_features(video[0].transpose(0, 1)[::2])[:, 5:]
+    maps = tokens.transpose(1, 2).reshape(2, 384, 16, 16)
+    expected = nn.functional.interpolate(maps, (14, 14), mode="bilinear").flatten(2).transpose(1, 2).reshape(1, 392, 384)
+    assert torch.allclose(target.features(video, Grid(2, 14, 14, 2, 16)), expected, atol=1e-4)
+    assert target.dim(Grid(2, 14, 14, 2, 16)) == 384
+
+
+def shallow_target(name: str, path: str) -> TimmTarget:
+    """The tower with one block, so that the test is short."""
+    whole = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", lambda *words, **settings: whole(*words, **settings, depth=1))
+        return TimmTarget(name, path)
+
+
+def test_towers_of_other_patches_are_resized(clip_file: str, video: Tensor) -> None:
+    target = ClipTarget(clip_file)
+    target.check(VideoViT("micro", image_size=32, num_frames=4, patch_size=16))
+    assert target(video, Grid(4, 2, 2, 2, 16)).shape == (2, 16, 64)
+
+
+@pytest.mark.parametrize(("name", "said"), [("no_such_model", "is not a timm model"), ("resnet18", "not a plain vision tr")])
+def test_wrong_tower_names_are_refused(name: str, said: str, tmp_path: Path) -> None:
+    for checkpoint in (None, str(tmp_path / "none.pth")):
+        with pytest.raises(SettingError, match=rf"model\.target\.name {name} .*{said}"):
+            TimmTarget(name, checkpoint)

@@ -1,0 +1,359 @@
+"""SIGMA: masked video modelling towards features that are learned, kept from collapse by balanced assignments.
+
+Paper: SIGMA, https://arxiv.org/abs/2407.15447. VideoMAE's encoder, mask and decoder, but what the decoder predicts for a
+hidden cube is a feature: of a small MLP that is trained along with it on the cube's pixels (SIGMA-MLP), or of a frozen
+image tower (SIGMA-DINO). Features and predictions are both compared with the same learned prototypes; Sinkhorn-Knopp turns
+each branch's cosines into an assignment that uses all prototypes equally often over the global batch; and each branch is
+trained by cross-entropy to tell the other branch's assignment.
+
+    cross-entropy(target's cosines / 0.1, prediction's assignment)   trains MLP and prototypes
+    cross-entropy(prediction's cosines / 0.1, target's assignment)   trains encoder and decoder
+
+Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 256] (MLP) or [B, 1408, 768] (DINO-B),
+scores [B * 1408, 3000].
+
+From the official code rather than the paper's text: assignments are hard (`sinkhorn.soft` for the other), the two losses
+are added, the MLP has four linear layers, and prototypes learn from the first step. In training the assignments are balanced
+over all processes, in validation over the batch of each. Without epochs of warm-up, queue or slow copy.
+
+Deviations from the official code:
+
+* cosines, Sinkhorn and losses are in float32 (TF32 on GPUs, as `main.py` sets it); the official cosines are in float16.
+* Sinkhorn-Knopp reads its matrix instead of rewriting it (`modules/layers/sinkhorn.py`).
+* the losses' gradients are taken chunk by chunk along with the losses, so that no n x K matrix waits for the backward pass.
+* prototypes whose length is 1 within 1e-6 are left as they are, so that a step that is repeated gives the same bits.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, is_official
+from modules.core.base import Method
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings
+from modules.layers.contrast import unit_rows
+from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
+from modules.layers.masking import MaskGenerator
+from modules.layers.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
+from modules.layers.targets import Target
+
+
+@torch.no_grad()
+def normalise_rows(values: Tensor) -> None:
+    """Bring rows to length 1 in place, without gradient; rows that have it within 1e-6 keep their bits.
+
+    Args:
+        values: float [K, C], a parameter.
+    """
+    length = values.norm(dim=1, keepdim=True)
+    values.copy_(torch.where((length - 1).abs() < 1e-6, values, values / length))
+
+
+class Swapped(NamedTuple):
+    """What `swapped_loss` returns."""
+
+    target: Tensor
+    """scalar, mean cross-entropy of the targets' scores with the predictions' assignments"""
+    prediction: Tensor
+    """scalar, mean cross-entropy of the predictions' scores with the targets' assignments"""
+    assigned: Tensor
+    """int64 [2, n], best prototype of each target and of each prediction, balanced"""
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of many rows over many classes, whose logits never exist all at once.
+
+    The gradients are taken along with the loss, chunk by chunk, and scaled in the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, prototypes: Tensor, temperature: float, labels: Callable[[slice], Tensor], learn: bool
+    ) -> Tensor:
+        """See `chunked_cross_entropy`; without `learn`, no gradients are taken."""
+        rows, count, loss = chunk_rows(prototypes), len(features), features.new_zeros(())
+        needed = zip((features, prototypes), ctx.needs_input_grad[:2], strict=True)
+        leaves = [value.detach().requires_grad_(learn and need) for value, need in needed]
+        for own in (slice(start, start + rows) for start in range(0, count, rows)):
+            with torch.set_grad_enabled(learn):
+                scores = leaves[0][own] @ leaves[1].T
+                part = F.cross_entropy(scores / temperature, labels(own), reduction="sum") / count
+            if part.requires_grad:
+                part.backward()
+            loss += part.detach()
+        ctx.save_for_backward(*(leaf.grad for leaf in leaves))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale what `forward` found."""
+        return *(None if value is None else outer[0] * value for value in ctx.saved_tensors), None, None, None
+
+
+def chunked_cross_entropy(
+    features: Tensor, prototypes: Tensor, temperature: float, labels: Callable[[slice], Tensor]
+) -> Tensor:
+    """Mean cross-entropy of the scores of rows over prototypes: a scalar.
+
+    Args:
+        features: float32 [n, C], unit rows.
+        prototypes: float32 [K, C], unit rows.
+        temperature: divides the scores.
+        labels: makes the labels of some of the rows: int64 [m], or float32 [m, K] whose rows sum to 1.
+    """
+    return ChunkedCrossEntropy.apply(features, prototypes, temperature, labels, torch.is_grad_enabled())
+
+
+def swapped_loss(
+    target: Tensor,
+    prediction: Tensor,
+    prototypes: Tensor,
+    temperature: float,
+    settings: SinkhornSettings,
+    over_processes: bool = False,
+) -> Swapped:
+    """Each branch tells the other's assignment (SIGMA, official code).
+
+    The prototypes learn from `Swapped.target` only. No gradient passes through an assignment. Peak memory: the n x K matrix of
+    `balance`, before the losses; these take a few chunks of 32 MB, and for the backward pass gradients of the inputs' size.
+
+    Args:
+        target: float [n, C], one row per masked token.
+        prediction: float [n, C], likewise.
+        prototypes: float32 [K, C], unit rows.
+        temperature: divides the cosines.
+        settings: of the assignments.
+        over_processes: balance over all processes; see `balance`.
+    """
+    with torch.autocast(target.device.type, enabled=False):
+        rows = unit_rows(target), unit_rows(prediction)
+        balanced = balance(rows, prototypes, settings, over_processes)
+
+        def labels(branch: int, own: slice) -> Tensor:
+            if not settings.soft:
+                return balanced.best[branch, own]
+            with torch.no_grad():
+                return shares(rows[branch][own] @ prototypes.T, balanced.log_weights[branch], settings.epsilon)
+
+        return Swapped(
+            chunked_cross_entropy(rows[0], prototypes, temperature, partial(labels, 1)),
+            chunked_cross_entropy(rows[1], prototypes.detach(), temperature, partial(labels, 0)),
+            balanced.best,
+        )
+
+
+@torch.no_grad()
+def usage(assigned: Tensor, count: int) -> dict[str, Tensor]:
+    """How a batch uses the prototypes, as scalars between 0 and 1.
+
+    Args:
+        assigned: int64 [n], prototypes of the rows.
+        count: number of prototypes, K.
+
+    Returns:
+        `perplexity`: exponential of the entropy of the prototypes' shares over K, 1 if all are used equally often;
+        `used`: share of the prototypes that have a row at all. Neither exceeds n / K.
+    """
+    rows = torch.zeros(count, device=assigned.device).scatter_add_(0, assigned, torch.ones_like(assigned, dtype=torch.float32))
+    return {"perplexity": torch.special.entr(rows / len(assigned)).sum().exp() / count, "used": (rows > 0).float().mean()}
+
+
+def prototype_colours(assigned: Tensor) -> Tensor:
+    """A colour for each prototype: int64 [...] -> float [..., 3] in [0, 1]. Neighbouring numbers have distant hues."""
+    hue = assigned[..., None] * 0.618034 + torch.tensor([0, 1 / 3, 2 / 3], device=assigned.device)
+    return 0.5 + 0.5 * torch.cos(2 * torch.pi * hue)
+
+
+def read_sigma(path: str, setting: str) -> dict[str, Tensor]:
+    """Weights of a whole SIGMA under our names, from our .ckpt or .safetensors or an official .pth.
+
+    Args:
+        path: file to read.
+        setting: that named it, for error messages.
+
+    Raises:
+        SettingError: if the file cannot be read or holds no prototypes.
+    """
+    weights = read_weights(path, setting)
+    if "prototypes" not in weights:
+        raise SettingError(f"{setting} names {path}, which holds no prototypes; pass the weights of a SIGMA pretraining.")
+    return from_official(weights) if is_official(weights) else weights
+
+
+def sizes_of(weights: dict[str, Tensor]) -> tuple[int, int, list[int] | None]:
+    """Number and width of the prototypes, and widths of the projection's layers (None without), of `read_sigma`."""
+    count, width = weights["prototypes"].shape
+    names = (f"projection.{layer}.weight" for layer in itertools.count(0, 2))
+    widths = [len(weights[name]) for name in itertools.takewhile(weights.__contains__, names)]
+    return count, width, widths or None
+
+
+def mlp(in_dim: int, widths: list[int]) -> nn.Sequential:
+    """Linear layers of these widths with GELU between them; parameters are named `0.*`, `2.*` and so on.
+
+    Raises:
+        SettingError: if a width is not positive.
+    """
+    if min(widths) < 1:
+        raise SettingError(f"model.projection {widths} has a width below 1; set positive ones.")
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise([in_dim, *widths]):
+        layers += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class SIGMA(Method):
+    """Sinkhorn-guided masked video modelling (https://arxiv.org/abs/2407.15447).
+
+    Args:
+        backbone: encoder, kept after pretraining.
+        target: what features are made of; PixelTarget with a `projection` (SIGMA-MLP) or a TimmTarget without (SIGMA-DINO).
+        mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
+        projection: widths of the linear layers, with GELU between them, of the MLP that is trained on the target;
+            [1024, 1024, 512, 256] is the paper's. None takes the target as it is.
+        projection_from: file of an earlier SIGMA, whose MLP is used and not trained any more.
+        num_prototypes: number of prototypes, K.
+        temperature: divides the cosines in the losses.
+        sinkhorn: how tokens are assigned to prototypes.
+        decoder_depth: blocks of the decoder.
+        decoder_dim: width of the decoder; half of the encoder's if None.
+        decoder_heads: heads of the decoder; half of the encoder's if None.
+        init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
+            official .pth. The number of prototypes and the widths of the projection are the file's. Optimiser and schedule
+            start afresh.
+        optim: optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoViT,
+        target: Target,
+        mask: MaskGenerator,
+        projection: list[int] | None = None,
+        projection_from: str | None = None,
+        num_prototypes: int = 3000,
+        temperature: float = 0.1,
+        sinkhorn: SinkhornSettings = SinkhornSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        decoder_depth: int = 4,
+        decoder_dim: int | None = None,
+        decoder_heads: int | None = None,
+        init_from: str | None = None,
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+    ) -> None:
+        super().__init__(optim)
+        target.check(backbone)
+        mask.check(backbone.grid)
+        sinkhorn.check("model.sinkhorn")
+        if num_prototypes < 1 or temperature <= 0:
+            raise SettingError("model.num_prototypes and model.temperature must be positive; set them so.")
+        weights = read_sigma(init_from, "model.init_from") if init_from is not None else None
+        if weights is not None:
+            num_prototypes, width, projection = sizes_of(weights)
+            if not projection and width != target.dim(backbone.grid):
+                raise SettingError(
+                    f"model.init_from names {init_from}, whose features are {width} wide, but those of model.target are "
+                    f"{target.dim(backbone.grid)} wide; choose the target that it was trained with."
+                )
+        self.backbone: VideoViT = backbone
+        self.target, self.mask = target, mask
+        self.temperature, self.sinkhorn = temperature, sinkhorn
+        self.projection = mlp(target.dim(backbone.grid), projection) if projection else None
+        width = projection[-1] if projection else target.dim(backbone.grid)
+        self.prototypes = nn.Parameter(unit_rows(torch.randn(num_prototypes, width)))
+        self.decoder = MaskedDecoder(backbone, width, decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads)
+        if weights is not None:
+            load_strictly(self, weights, str(init_from))
+        if projection_from is not None:
+            self.freeze_projection(projection_from)
+
+    def freeze_projection(self, path: str) -> None:
+        """Take the MLP of an earlier SIGMA and train it no more (official code: `--mlp_preloading`).
+
+        Args:
+            path: value of model.projection_from.
+
+        Raises:
+            SettingError: if this method or the file has no MLP, or theirs differ.
+        """
+        weights = read_sigma(path, "model.projection_from")
+        inner = {key.removeprefix("projection."): value for key, value in weights.items() if key.startswith("projection.")}
+        if self.projection is None or not inner:
+            lacking = f"{path} holds no MLP" if self.projection is not None else "model.projection is not set"
+            raise SettingError(f"model.projection_from is set but {lacking}; set model.projection and pass a SIGMA-MLP.")
+        load_strictly(self.projection, inner, path)
+        self.projection.requires_grad_(False)
+
+    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+        """Mask, encode, decode, assign, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
+        grid = self.backbone.grid
+        clip = batch["video"].flatten(0, 1)
+        video = self.normalise(clip)
+        mask = self.mask.draw(clip.shape[0], grid, generator)
+        target = gather_tokens(self.target(video, grid), mask.masked)
+        tokens = self.backbone.forward_features(video, mask.visible)
+        prediction = self.decoder(tokens, mask.visible, mask.masked)
+        if self.projection is not None:
+            target = self.projection(target)
+        normalise_rows(self.prototypes)
+        # In validation, processes have different numbers of batches: each balances its own.
+        swapped = swapped_loss(
+            target.flatten(0, 1), prediction.flatten(0, 1), self.prototypes, self.temperature, self.sinkhorn, self.training
+        )
+        return {
+            "loss": swapped.target + swapped.prediction,
+            "clip": clip,
+            "masked": mask.masked,
+            "prediction": prediction.detach(),
+            "target": target.detach(),
+            "assigned": swapped.assigned.unflatten(1, mask.masked.shape).transpose(0, 1),
+            "log": self.monitor(swapped),
+        }
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Bring the prototypes back to length 1 at once, so that a step that is left out finds and leaves them so."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        normalise_rows(self.prototypes)
+
+    @torch.no_grad()
+    def monitor(self, swapped: Swapped) -> dict[str, Tensor]:
+        """Scalars that tell collapse: both losses, agreement of the branches, use of the prototypes by this process's rows.
+
+        Args:
+            swapped: of a step.
+        """
+        log = {"loss_target": swapped.target.detach(), "loss_prediction": swapped.prediction.detach()}
+        log["agreement"] = (swapped.assigned[0] == swapped.assigned[1]).float().mean()
+        for branch, assigned in zip(("target", "prediction"), swapped.assigned, strict=True):
+            log |= {f"{name}_{branch}": value for name, value in usage(assigned, len(self.prototypes)).items()}
+        return log
+
+    @torch.no_grad()
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Clip, what the encoder saw, similarity of prediction and target, and the prototypes of both as colours."""
+        clip, masked, grid = output["clip"], output["masked"], self.backbone.grid
+        shown = {
+            "clip": clip,
+            "visible": hide_tokens(clip, masked, grid),
+            "similarity": similarity_map(clip, masked, output["prediction"], output["target"], grid),
+        }
+        for branch, assigned in zip(("target", "prediction"), output["assigned"].unbind(1), strict=True):
+            flat = prototype_colours(assigned)[..., None].expand(-1, -1, -1, grid.token_pixels)
+            shown[f"prototypes_{branch}"] = replace_tokens(clip, masked, flat, grid)
+        return shown
