@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from jsonargparse import auto_cli
 
 import callbacks  # noqa: F401  (these imports make short class names known to the command line)
 import datamodules  # noqa: F401
 import modules  # noqa: F401
+from datamodules.prepare import PREPARE
 from datamodules.synthetic import write_videos
 from modules.core.cli import CLI, Parser
 from modules.core.convert import convert
@@ -16,7 +18,12 @@ from modules.core.errors import SettingError
 from modules.core.replay import replay
 
 # Subcommands besides Lightning's fit, validate, test and predict; each is a function beside what it concerns.
-COMMANDS: dict[str, Callable[..., object]] = {"convert": convert, "replay": replay, "synthesise": write_videos}
+COMMANDS: dict[str, Callable[..., object] | dict[str, Any]] = {
+    "convert": convert,
+    "prepare": PREPARE,
+    "replay": replay,
+    "synthesise": write_videos,
+}
 
 
 def main(args: list[str] | None = None) -> CLI | None:

@@ -7,8 +7,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from modules.core.contracts import VideoBatch
-
 # Shares of a window's time above which a cause is named.
 WAITING, ELSEWHERE = 0.25, 0.25
 # What Lightning calls fetching a batch and a step of the optimiser when it talks to its profiler.
@@ -105,11 +103,12 @@ class Throughput(Callback):
             self._spent[action] += now - self._since[action]
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count; log when the window is full."""
         self._batches += 1
-        self._clips += batch["video"].shape[0] * batch["video"].shape[1] * trainer.world_size
+        clips = batch["skeleton"] if "skeleton" in batch else batch["video"]
+        self._clips += clips.shape[0] * clips.shape[1] * trainer.world_size
         self._decode += batch.get("decode_ms", [])
         if self._batches >= self.every_n_steps:
             self._close(trainer, pl_module)

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.contracts import Batch, StepOutput
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings, SGDSettings, warmup_cosine
+from modules.core.optim import AdamWSettings, SGDSettings
 from modules.core.randomness import derive_seed, device_generator
 from modules.layers.normalise import normalise
 
@@ -41,12 +41,17 @@ class Method(LightningModule, ABC):
         self.optim_settings = optim
 
     @abstractmethod
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Loss of a batch, and named tensors for callbacks. Every random number comes from `generator`."""
+    def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
+        """Loss of a batch, and named tensors for callbacks. Every random number comes from `generator`.
+
+        Args:
+            batch: `VideoBatch` or `SkeletonBatch`; a method names the kind that it takes.
+            generator: source of randomness, on the device of the batch.
+        """
 
     @torch.no_grad()
-    def embed(self, batch: VideoBatch) -> Tensor:
-        """Frozen features [B, D] of the first clip of each video, for probes and export."""
+    def embed(self, batch: Any) -> Tensor:
+        """Frozen features [B, D] of the first clip of each sample, for probes and export."""
         return self.backbone(self.normalise(batch["video"][:, 0])).float()
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
@@ -67,7 +72,7 @@ class Method(LightningModule, ABC):
         """The run's seed (`seed_everything`)."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    def training_step(self, batch: VideoBatch, batch_idx: int) -> StepOutput:
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
         """Run `step` with randomness from (seed, epoch, batch, rank) and log its scalars as `train/*`."""
         output = self.seeded_step(batch, self.current_epoch, batch_idx, self.global_rank)
         loss = output["loss"]
@@ -77,7 +82,7 @@ class Method(LightningModule, ABC):
         output["loss"] = loss * torch.where(loss.isfinite(), 1.0, math.nan)
         return output
 
-    def seeded_step(self, batch: VideoBatch, epoch: int, batch_idx: int, rank: int) -> StepOutput:
+    def seeded_step(self, batch: Batch, epoch: int, batch_idx: int, rank: int) -> StepOutput:
         """The step that a process takes at that batch of that epoch, whenever and wherever it is run."""
         key = (self.seed, epoch, batch_idx, rank)
         # Dropout and stochastic depth can only draw from the global generator: give it a state that does not depend on
@@ -85,7 +90,7 @@ class Method(LightningModule, ABC):
         torch.manual_seed(derive_seed(GLOBAL_STREAM, *key))
         return self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
 
-    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training loss on held-out clips, with the same random numbers in every epoch."""
         output = self.step(batch, device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank))
         # Lightning averages the processes' numbers of samples as integers: 3 and 2 become 2. Multiples stay whole.
@@ -100,7 +105,7 @@ class Method(LightningModule, ABC):
         if clip is None:
             return
         for ours, theirs in (("num_frames", "frames"), ("image_size", "size")):
-            wanted, given = getattr(self.backbone, ours, None), getattr(clip, theirs)
+            wanted, given = getattr(self.backbone, ours, None), getattr(clip, theirs, None)
             if wanted is not None and wanted != given:
                 raise SettingError(f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal.")
 
@@ -127,11 +132,11 @@ class Method(LightningModule, ABC):
         peak, final = settings.rates(global_batch)
         rank_zero_info(
             f"Learning rate: peak {peak:.3g} (global batch {global_batch}), {settings.warmup_epochs * epoch_steps:.0f} steps "
-            f"of warm-up, cosine to {final:.3g} at step {epochs * epoch_steps:.0f}; the run has {steps} steps."
+            f"of warm-up, {settings.describe(final, epochs * epoch_steps)}; the run has {steps} steps."
         )
         optimiser = settings.build(self, peak, self.no_weight_decay())
         per = 1 if settings.per_epoch else epoch_steps
-        factor = warmup_cosine(settings.warmup_epochs * per, epochs * per, final / peak if peak else 0.0)
+        factor = settings.factor(settings.warmup_epochs * per, epochs * per, final / peak if peak else 0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         interval = "epoch" if settings.per_epoch else "step"
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}

@@ -27,7 +27,7 @@ def unit_rows(values: Tensor) -> Tensor:
     return F.normalize(values.float(), dim=1)
 
 
-def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, own: Tensor | None = None) -> Tensor:
     """Similarity of each query to its own key (column 0) and to the negatives, over the temperature (MoCo, official code).
 
     Args:
@@ -35,18 +35,22 @@ def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: 
         key: [B, D] unit rows, row i the positive of query i.
         negatives: [K, D] unit rows; a queue, which may be written before the backward pass.
         temperature: divides the cosines.
+        own: int64 [B], the row of `negatives` that is no negative of each query, because it is its own key.
 
     Returns:
-        float32 [B, 1 + K]
+        float32 [B, 1 + K], minus infinity in the place of own keys.
     """
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.detach().float()
         # The backward pass needs the negatives as they are now, and by then new keys have been written over some.
         negatives = negatives.detach().float().clone()
-        return torch.cat([(query * key).sum(dim=1, keepdim=True), query @ negatives.T], dim=1) / temperature
+        cosines = query @ negatives.T
+        if own is not None:
+            cosines = cosines.scatter(1, own[:, None], -torch.inf)
+        return torch.cat([(query * key).sum(dim=1, keepdim=True), cosines], dim=1) / temperature
 
 
-def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Contrast:
+def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, own: Tensor | None = None) -> Contrast:
     """Cross-entropy of finding each query's own key among the negatives (MoCo, official code).
 
     Args:
@@ -54,8 +58,9 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
         key: [B, D] unit rows, row i the positive of query i.
         negatives: [K, D] unit rows, as they were before this step's keys are written.
         temperature: divides the cosines.
+        own: int64 [B], the row of `negatives` that is each query's own key; None if none is.
     """
-    logits = contrast_logits(query, key, negatives, temperature)
+    logits = contrast_logits(query, key, negatives, temperature, own)
     loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
     nearer = (logits.detach()[:, 1:] >= logits.detach()[:, :1]).sum(dim=1)
     return Contrast(loss, (nearer < 1).float().mean(), (nearer < 5).float().mean())

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from modules.core.distributed import shuffled
+from modules.core.distributed import gather_rows, position, shuffled
 from modules.layers.contrast import Contrast, info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
@@ -20,7 +20,9 @@ class ContrastSettings:
     Args:
         hidden: width between the two layers of the head; that of the features if None.
         out_dim: length of what is compared.
-        queue_size: keys that are kept as negatives; a multiple of the batch over all devices.
+        queue_size: keys that are kept as negatives; a multiple of the batch over all devices. 0 takes the other keys of that
+            batch instead, as MoCo v3 does: better in short runs, in which the key branch moves so far that old keys are told
+            from new ones by their age alone (docs/learning.md).
         momentum: of the key branch.
         temperature: divides the cosines.
         shuffle: shuffle keys over processes, so that batch norm's statistics do not give pairs away.
@@ -37,7 +39,9 @@ class ContrastSettings:
 class MomentumContrast(nn.Module):
     """Compares each query with its key and with a queue of earlier keys (MoCo, https://arxiv.org/abs/1911.05722).
 
-    The key branch is a copy of the query branch that follows it slowly. One direction only; no negatives from the batch.
+    The key branch is a copy of the query branch that follows it slowly. One direction only; negatives are those of the queue,
+    or, without one, the other keys of the batch over all devices (MoCo v3, https://arxiv.org/abs/2104.02057).
+    The steps of `forward` can also be taken one by one, to compare the queries of one branch with the keys of another.
 
     Args:
         backbone: of the query branch; stays with the method. Pools clips to [B, D].
@@ -49,13 +53,13 @@ class MomentumContrast(nn.Module):
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
         self.head = ProjectionHead(width, settings.hidden or width, settings.out_dim)
         self.key_backbone, self.key_head = frozen_copy(backbone), frozen_copy(self.head)
-        self.queue = Queue(settings.queue_size, settings.out_dim)
+        self.queue = Queue(settings.queue_size, settings.out_dim) if settings.queue_size else None
         self.settings = settings
 
     def check(self, trainer: Trainer) -> None:
         """Compare the batch with the queue. Raises a SettingError where its keys do not divide the queue."""
         batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
-        if batch_size is not None:
+        if batch_size is not None and self.queue is not None:
             self.queue.check(batch_size * trainer.world_size)
 
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:
@@ -67,19 +71,41 @@ class MomentumContrast(nn.Module):
             key: float [B, 3, T, H, W], row i the positive of query i.
             generator: of the shuffle, in the same state in every process.
         """
-        queries = unit_rows(self.head(backbone(query)))
+        queries = self.queries(backbone, query)
+        keys = self.keys(backbone, key, generator)
+        contrast = self.compare(queries, keys)
+        self.remember(keys)
+        return contrast
+
+    def queries(self, backbone: nn.Module, clips: Tensor) -> Tensor:
+        """Clips as the backbone takes them -> unit rows [B, out_dim]."""
+        return unit_rows(self.head(backbone(clips)))
+
+    @torch.no_grad()
+    def keys(self, backbone: nn.Module, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """Clips as the backbone takes them -> unit rows [B, out_dim]. In training, the key branch moves before."""
         if self.training:
             follow(self.key_backbone, backbone, self.settings.momentum)
             follow(self.key_head, self.head, self.settings.momentum)
-        with torch.no_grad():
-            keys = shuffled(self._keys, key, generator) if self.settings.shuffle and self.training else self._keys(key)
-        contrast = info_nce(queries, keys, self.queue.keys, self.settings.temperature)
-        if self.training:
-            self.queue.enqueue(keys)
-        return contrast
+        return shuffled(self._keys, clips, generator) if self.settings.shuffle and self.training else self._keys(clips)
 
-    def _keys(self, video: Tensor) -> Tensor:
-        return unit_rows(self.key_head(self.key_backbone(video)))
+    def compare(self, queries: Tensor, keys: Tensor) -> Contrast:
+        """Loss of finding each query's own key among the negatives. The queue must be of the same branch as `keys`."""
+        if self.queue is not None:
+            return info_nce(queries, keys, self.queue.keys, self.settings.temperature)
+        # In validation processes have different numbers of keys: each takes its own.
+        rank = position()[0] if self.training else 0
+        everyone = gather_rows(keys) if self.training else keys
+        own = rank * len(keys) + torch.arange(len(keys), device=keys.device)
+        return info_nce(queries, keys, everyone, self.settings.temperature, own)
+
+    def remember(self, keys: Tensor) -> None:
+        """In training, put the keys of all processes into the queue."""
+        if self.training and self.queue is not None:
+            self.queue.enqueue(keys)
+
+    def _keys(self, clips: Tensor) -> Tensor:
+        return unit_rows(self.key_head(self.key_backbone(clips)))
 
 
 OFFICIAL_PARTS = {"key_encoder.": "contrast.key_backbone.", "key_fc.": "contrast.key_head.", "fc.": "contrast.head."}

@@ -1,0 +1,151 @@
+"""What all skeleton data modules share. A data set says where its recordings are and how they are split."""
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning import LightningDataModule
+
+from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
+from datamodules.skeleton.store import Recordings
+from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
+from datamodules.video.manifest import pick_per_class
+from modules.core.errors import SettingError
+
+
+class Split(NamedTuple):
+    """A data set and which of its recordings train and validate."""
+
+    recordings: Recordings
+    train: np.ndarray
+    """int64 [N], rows of the recordings"""
+    val: np.ndarray
+    """int64 [N], likewise"""
+
+
+def _whole(batch: Any) -> Any:
+    return batch
+
+
+class SkeletonDataModule(LightningDataModule, ABC):
+    """Clips from recordings of skeletons (see `modules.core.contracts.SkeletonBatch`).
+
+    Workers read and crop; everything else happens on the device.
+
+    Args:
+        clip: clips per recording, frames, and how training crops are drawn.
+        batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
+        num_workers: worker processes per device.
+        seed: order and crops are functions of it; null takes the run's seed.
+        probe_samples: training recordings that probes read, with centre crops.
+        fraction: share of the training recordings to train on.
+        per_class: take that share of every class, rounded up; false takes it of all, rounded down.
+        subset_seed: which recordings these are.
+    """
+
+    num_classes: int
+
+    def __init__(
+        self,
+        clip: SkeletonClipSettings,
+        batch_size: int,
+        num_workers: int,
+        seed: int | None,
+        probe_samples: int,
+        fraction: float,
+        per_class: bool,
+        subset_seed: int,
+    ) -> None:
+        super().__init__()
+        if not 0 < fraction <= 1:
+            raise SettingError(f"data.fraction is {fraction}; it is the share of training recordings, above 0 and at most 1.")
+        for name, value in (("batch_size", batch_size), ("probe_samples", probe_samples)):
+            if value < 1:
+                raise SettingError(f"data.{name} is {value}; it must be at least 1.")
+        self.clip, self.batch_size, self.num_workers = clip, batch_size, num_workers
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.probe_samples = probe_samples
+        self.fraction, self.per_class, self.subset_seed = fraction, per_class, subset_seed
+        self.split: Split | None = None
+        self._train_loader = LoaderMemory()
+
+    @abstractmethod
+    def load(self) -> Split:
+        """Open or make the recordings and split them."""
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names by label, where known."""
+        return None
+
+    @property
+    def manifest_hash(self) -> str | None:
+        """Hash of the training recordings, for the record of a run."""
+        return None if self.split is None else self.split.recordings.sha256(self.split.train)
+
+    def setup(self, stage: str) -> None:
+        """Open the recordings and check the settings.
+
+        Raises:
+            SettingError: for a missing or wrong data set, or a batch larger than it.
+        """
+        if self.split is None:
+            found = self.load()
+            self.split = found._replace(train=self._some_of(found))
+        world = self._rank()[1]
+        if len(self.split.train) // world < self.batch_size:
+            raise SettingError(
+                f"data.batch_size {self.batch_size} on {world} device(s) is more than the {len(self.split.train)} training "
+                "recordings; lower it."
+            )
+        if 0 < len(self.split.val) < world:
+            raise SettingError(
+                f"{len(self.split.val)} validation recording(s) cannot be shared by {world} processes, of which each needs "
+                "one; lower trainer.devices."
+            )
+
+    def _some_of(self, found: Split) -> np.ndarray:
+        if self.fraction == 1:
+            return found.train
+        if self.per_class:
+            labels = found.recordings.label[found.train]
+            picked = pick_per_class(labels, lambda count: int(np.ceil(count * self.fraction)), self.subset_seed)
+        else:
+            count = int(len(found.train) * self.fraction)
+            picked = np.random.default_rng(self.subset_seed).permutation(len(found.train))[:count]
+        return found.train[np.sort(picked)]
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(self, rows: np.ndarray, train: bool) -> ResumableLoader:
+        assert self.split is not None
+        dataset = SkeletonDataset(self.split.recordings, rows, self.clip, self.seed, train)
+        sampler = EpochSampler(len(rows), self.seed, train, *self._rank())
+        return ResumableLoader(dataset, sampler, self.batch_size, self.num_workers, _whole)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Random crops in random order; the last, incomplete batch is dropped."""
+        assert self.split is not None
+        return self._train_loader.keep(self._loader(self.split.train, train=True))
+
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+        """The middle of the validation recordings in order; nothing where there are none."""
+        assert self.split is not None
+        return self._loader(self.split.val, train=False) if len(self.split.val) else []
+
+    def probe_dataloader(self) -> ResumableLoader:
+        """The middle of evenly picked training recordings, for probes."""
+        assert self.split is not None
+        rows = self.split.train
+        picked = np.linspace(0, len(rows) - 1, min(self.probe_samples, len(rows))).astype(int)
+        return self._loader(rows[picked], train=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the epoch the training is."""
+        return {"loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore where in the epoch the training was."""
+        self._train_loader.load_state_dict(state["loader"])

@@ -1,0 +1,103 @@
+"""From the bodies of a raw recording to a clip that is centred and aligned: the pre-processing of the official code.
+
+Axis letters: `S` bodies as listed in the file, `M` = 2 persons, `T` frames, `J` = 25 joints of Kinect v2, `C` = x, y, z in
+metres. The official code pads every clip to 300 frames first; without padding, the first T frames come out the same.
+"""
+
+import numpy as np
+
+PERSONS = 2
+JOINTS = 25
+MAX_FRAMES = 300
+"""Longer recordings are cut, as the official arrays have no room for more."""
+SPINE_BASE, SPINE_MID, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 4, 8
+TINY = 1e-6
+
+
+def choose_persons(bodies: np.ndarray) -> np.ndarray:
+    """The two bodies that move most, the first the one that moves more.
+
+    How much a body moves is the sum of the standard deviations of its x, y and z over all joints and all frames in which
+    it was seen. Bodies are what stands in the first, second, ... place of a frame's list, whoever that is.
+
+    Args:
+        bodies: float [S, T, J, C], 0 where there was none.
+
+    Returns:
+        [M, T, J, C], 0 for persons that are not there.
+    """
+    energy = np.zeros(max(len(bodies), PERSONS))
+    for slot, body in enumerate(bodies):
+        seen = body[body.sum((1, 2)) != 0]
+        energy[slot] = seen.std((0, 1)).sum() if len(seen) else 0.0
+    chosen = np.argsort(energy, kind="stable")[::-1][:PERSONS]
+    persons = np.zeros((PERSONS, *bodies.shape[1:]), bodies.dtype)
+    for person, slot in enumerate(chosen):
+        if slot < len(bodies):
+            persons[person] = bodies[slot]
+    return persons
+
+
+def fill_gaps(person: np.ndarray) -> np.ndarray:
+    """Repeat the frames in which one person was seen over those behind the last of them.
+
+    If the first frame is empty, all empty frames are dropped before. Else, gaps in the middle stay empty.
+
+    Args:
+        person: float [T, J, C], 0 where not seen.
+    """
+    seen = person.sum((1, 2)) != 0
+    if not seen.any():
+        return person
+    rows = np.flatnonzero(seen) if not seen[0] else np.arange(np.flatnonzero(seen)[-1] + 1)
+    return person[rows[np.arange(len(person)) % len(rows)]]
+
+
+def angle_between(first: np.ndarray, second: np.ndarray) -> float:
+    """Angle in radians between two vectors [3]; 0 where one of them has no length."""
+    if np.abs(first).sum() < TINY or np.abs(second).sum() < TINY:
+        return 0.0
+    cosine = np.dot(first / np.linalg.norm(first), second / np.linalg.norm(second))
+    return float(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
+    """Rotation matrix [3, 3], counter-clockwise by `angle` radians about `axis` (Rodrigues); identity where either is 0."""
+    if np.abs(axis).sum() < TINY or abs(angle) < TINY:
+        return np.eye(3)
+    x, y, z = axis / np.linalg.norm(axis)
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def align(persons: np.ndarray, start: int, end: int, axis: int) -> np.ndarray:
+    """Rotate everything so that in frame 0 of person 0 the line from joint `start` to joint `end` lies along an axis.
+
+    Args:
+        persons: float32 [M, T, J, C].
+        start: joint that the line starts from.
+        end: joint that it leads to.
+        axis: 0, 1, 2 for x, y, z.
+    """
+    line = (persons[0, 0, end] - persons[0, 0, start]).astype(np.float64)
+    target = np.eye(3)[axis]
+    matrix = rotation_about(np.cross(line, target), angle_between(line, target))
+    return (persons.reshape(-1, 3) @ matrix.T).astype(np.float32).reshape(persons.shape)
+
+
+def normalise(persons: np.ndarray) -> np.ndarray:
+    """Fill gaps, take joint 1 of person 0 as the origin of every frame, spine of the first frame to z, shoulders to x.
+
+    The rotation that brings the shoulders to x moves the spine off z again, as in the official code.
+
+    Args:
+        persons: float [M, T, J, C], T at least 1.
+
+    Returns:
+        float32 [M, T, J, C]; what was 0 (nobody there) stays 0.
+    """
+    filled = np.stack([fill_gaps(person) for person in persons.astype(np.float32)])
+    there = (filled.sum(-1, keepdims=True) != 0).astype(np.float32)
+    centred = (filled - filled[0, :, SPINE_MID, None]) * there
+    upright = align(centred, SPINE_BASE, SPINE_MID, axis=2)
+    return align(upright, LEFT_SHOULDER, RIGHT_SHOULDER, axis=0)

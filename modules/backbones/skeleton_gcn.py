@@ -1,0 +1,163 @@
+"""Skeletons as graphs: A-GCN, the joint stream of 2s-AGCN (https://arxiv.org/abs/1805.07694), as in skeleton contrast
+(https://arxiv.org/abs/2108.03656, official code). Parameters have the official names.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.backbones.skeleton import JOINTS, PERSONS, SkeletonEncoder, adjacency, check_body
+from modules.core.errors import SettingError
+
+SUBSETS = 3
+
+
+def _batch_norm(width: int, weight: float = 1.0) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(width)
+    nn.init.constant_(norm.weight, weight)
+    return norm
+
+
+def _conv(inputs: int, outputs: int, length: int = 1, stride: int = 1) -> nn.Conv2d:
+    """Over `length` frames of each joint."""
+    conv = nn.Conv2d(inputs, outputs, (length, 1), (stride, 1), (length // 2, 0))
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+class GraphConv(nn.Module):
+    """Joints exchange features along three graphs: the body's, inward and outward, plus what is learnt, plus attention.
+
+    The three graphs are computed at once.
+
+    Args:
+        inputs: channels.
+        outputs: channels, at least 4.
+    """
+
+    A: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.inner = outputs // 4
+        self.register_buffer("A", adjacency(), persistent=False)
+        self.PA = nn.Parameter(torch.full((SUBSETS, JOINTS, JOINTS), 1e-6))
+        self.conv_a = nn.ModuleList(_conv(inputs, self.inner) for _ in range(SUBSETS))
+        self.conv_b = nn.ModuleList(_conv(inputs, self.inner) for _ in range(SUBSETS))
+        self.conv_d = nn.ModuleList(_conv(inputs, outputs) for _ in range(SUBSETS))
+        for conv in self.conv_d:
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / (outputs * inputs * SUBSETS)))  # type: ignore[arg-type]
+        self.bn = _batch_norm(outputs, 1e-6)
+        self.down = nn.Sequential(_conv(inputs, outputs), _batch_norm(outputs)) if inputs != outputs else nn.Identity()
+
+    def attention(self, hidden: Tensor) -> Tensor:
+        """How much each joint w takes of joint v: [N, C, T, J] -> [N, 3, J, J]; sums to 1 over v."""
+        convs = [*self.conv_a, *self.conv_b]
+        weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
+        ours, theirs = F.conv2d(hidden, weight, bias).unflatten(1, (2, SUBSETS, self.inner)).flatten(3, 4).unbind(1)
+        return (ours.transpose(-1, -2) @ theirs / ours.shape[2]).softmax(dim=-2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[N, C, T, J] -> [N, C', T, J]"""
+        graph = self.attention(hidden) + self.A + self.PA
+        # Each graph's channels one behind the other, so that one convolution maps and sums them.
+        mixed = (hidden.flatten(1, 2)[:, None] @ graph.to(hidden.dtype)).unflatten(2, hidden.shape[1:3]).flatten(1, 2)
+        weight = torch.cat([conv.weight for conv in self.conv_d], dim=1)  # type: ignore[misc]
+        bias = torch.stack([conv.bias for conv in self.conv_d]).sum(0)  # type: ignore[misc]
+        return F.relu(self.bn(F.conv2d(mixed, weight, bias)) + self.down(hidden))
+
+
+class TimeConv(nn.Module):
+    """Convolution over frames and batch norm.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        length: frames that the kernel sees.
+        stride: frames from one step to the next.
+    """
+
+    def __init__(self, inputs: int, outputs: int, length: int, stride: int) -> None:
+        super().__init__()
+        self.conv = _conv(inputs, outputs, length, stride)
+        self.bn = _batch_norm(outputs)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[N, C, T, J] -> [N, C', t, J]"""
+        return self.bn(self.conv(hidden))
+
+
+class Block(nn.Module):
+    """Exchange between joints, then between frames, around which the input goes past.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        stride: frames from one step to the next.
+        residual: whether the input goes past.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, residual: bool) -> None:
+        super().__init__()
+        self.gcn1 = GraphConv(inputs, outputs)
+        self.tcn1 = TimeConv(outputs, outputs, 9, stride)
+        same = inputs == outputs and stride == 1
+        self.residual = nn.Identity() if same or not residual else TimeConv(inputs, outputs, 1, stride)
+        self.past = residual
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[N, C, T, J] -> [N, C', t, J]"""
+        inner = self.tcn1(self.gcn1(hidden))
+        return F.relu(inner + self.residual(hidden) if self.past else inner)
+
+
+class AGCN(SkeletonEncoder):
+    """Adaptive graph convolutional network: maps of 4 * width channels, 4 times fewer frames. 3,454,090 parameters by default.
+
+    Args:
+        width: channels of the first blocks; the later ones have twice and four times as many. 64 is the published network.
+        checkpoint: file with weights; see `load`.
+
+    Raises:
+        SettingError: if the width is below 4, or the checkpoint does not fit.
+    """
+
+    def __init__(self, width: int = 64, checkpoint: str | None = None) -> None:
+        super().__init__()
+        if width < 4:
+            raise SettingError(f"AGCN has width {width}; set it to 4 or more.")
+        self.embed_dim = 4 * width
+        self.data_bn = nn.BatchNorm1d(PERSONS * JOINTS * 3)
+        widths = [3, *[width] * 4, *[2 * width] * 3, *[4 * width] * 3]
+        for number in range(1, len(widths)):
+            stride = 2 if number in (5, 8) else 1
+            block = Block(widths[number - 1], widths[number], stride, residual=number > 1)
+            self.add_module(f"l{number}", block)
+        if checkpoint is not None:
+            self.load(checkpoint)
+
+    def forward_features(self, skeleton: Tensor) -> Tensor:
+        """Last map: float [B, 3, T, J, M] -> [B, D, t, J, M].
+
+        Raises:
+            SettingError: if these are not two persons of 25 joints.
+        """
+        check_body(skeleton, "AGCN")
+        batch, coordinates, frames, joints, persons = skeleton.shape
+        flat = self.data_bn(skeleton.permute(0, 4, 3, 1, 2).reshape(batch, persons * joints * coordinates, frames))
+        hidden = flat.view(batch * persons, joints, coordinates, frames).permute(0, 2, 3, 1).contiguous()
+        for name, block in self.named_children():
+            if name != "data_bn":
+                hidden = block(hidden)
+        return hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1)
+
+    def forward(self, skeleton: Tensor) -> Tensor:
+        """Mean over frames, joints and persons: [B, 3, T, J, M] -> [B, D]."""
+        return self.forward_features(skeleton).mean((2, 3, 4))
+
+    def init_head(self, last: nn.Linear) -> None:
+        """Normal with the deviation of sqrt(2 / outputs), and PyTorch's bias (official code)."""
+        nn.init.normal_(last.weight, std=math.sqrt(2 / last.out_features))

@@ -1,0 +1,106 @@
+"""Skeletons as sequences: the recurrent encoder of skeleton contrast (https://arxiv.org/abs/2108.03656, official code)."""
+
+import re
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modules.backbones.skeleton import JOINTS, PERSONS, SkeletonEncoder, check_body
+from modules.core.errors import SettingError
+
+# The official names are those of one nn.GRU of several layers.
+OFFICIAL = re.compile(r"encoder\.gru\.(\w+)_l(\d+)(_reverse)?")
+OURS = re.compile(r"(first|second)\.(\d+)\.(\w+)_l0")
+
+
+def to_sequence(skeleton: Tensor) -> Tensor:
+    """Frames as vectors: [B, 3, T, J, M] -> [B, T, J * 3 * M], column 6 v + 2 c + m for joint v, coordinate c, person m."""
+    return skeleton.permute(0, 2, 3, 1, 4).flatten(2)
+
+
+class BiGRU(SkeletonEncoder):
+    """Layers of two GRUs each, whose joined states are the input of the next layer. 44,998,656 parameters by default.
+
+    The official network hands a bidirectional GRU one frame at a time, together with the states so far. One frame has no other
+    direction, so both GRUs of a layer run forward in time, and published weights need that. Here each runs over the whole
+    sequence in one call, with equal results.
+
+    Args:
+        hidden: length of a state of each GRU; 1024 is the published network.
+        layers: number of layers.
+        direction: `forward_twice` as in the official code, or `true_bidirectional`: the second GRU of each layer runs backward,
+            and the feature is made of the last state of each.
+        checkpoint: file with weights; see `load`.
+
+    Raises:
+        SettingError: if a size is not positive, or the checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 1024,
+        layers: int = 3,
+        direction: Literal["forward_twice", "true_bidirectional"] = "forward_twice",
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        if min(hidden, layers) < 1:
+            raise SettingError(f"BiGRU has hidden {hidden} and layers {layers}; set both to 1 or more.")
+        self.embed_dim = 2 * hidden
+        self.backward_in_time = direction == "true_bidirectional"
+        widths = [JOINTS * 3 * PERSONS, *[2 * hidden] * (layers - 1)]
+        self.first = nn.ModuleList(nn.GRU(inputs, hidden, batch_first=True) for inputs in widths)
+        self.second = nn.ModuleList(nn.GRU(inputs, hidden, batch_first=True) for inputs in widths)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.xavier_uniform_(parameter)
+        if checkpoint is not None:
+            self.load(checkpoint)
+
+    def forward_features(self, skeleton: Tensor) -> Tensor:
+        """States of the last layer: float [B, 3, T, J, M] -> [B, T, D].
+
+        Raises:
+            SettingError: if these are not two persons of 25 joints.
+        """
+        check_body(skeleton, "BiGRU")
+        hidden = to_sequence(skeleton)
+        for first, second in zip(self.first, self.second, strict=True):
+            one, other = first(hidden)[0], second(self._turn(hidden))[0]
+            hidden = torch.cat([one, self._turn(other)], dim=-1)
+        return hidden
+
+    def _turn(self, hidden: Tensor) -> Tensor:
+        return hidden.flip(1) if self.backward_in_time else hidden
+
+    def forward(self, skeleton: Tensor) -> Tensor:
+        """The last state of each GRU of the last layer: [B, 3, T, J, M] -> [B, D]."""
+        states = self.forward_features(skeleton)
+        one, other = states.chunk(2, dim=-1)
+        return torch.cat([one[:, -1], other[:, 0 if self.backward_in_time else -1]], dim=-1)
+
+    def init_head(self, last: nn.Linear) -> None:
+        """Glorot, and PyTorch's bias (official code)."""
+        nn.init.xavier_uniform_(last.weight)
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters of each layer."""
+        pairs = zip(self.first, self.second, strict=True)
+        return [[*first.parameters(), *second.parameters()] for first, second in pairs]
+
+    @staticmethod
+    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename `encoder.gru.<kind>_l<layer>[_reverse]` to ours; other names stay."""
+        return {
+            OFFICIAL.sub(lambda m: f"{'second' if m[3] else 'first'}.{m[2]}.{m[1]}_l0", key): value
+            for key, value in state.items()
+        }
+
+    @staticmethod
+    def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Inverse of `from_official`."""
+        return {
+            OURS.sub(lambda m: f"encoder.gru.{m[3]}_l{m[2]}{'_reverse' if m[1] == 'second' else ''}", key): value
+            for key, value in state.items()
+        }

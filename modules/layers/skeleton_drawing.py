@@ -1,0 +1,50 @@
+"""Skeletons as stick figures: uint8 videos [B, T, H, W, 3]."""
+
+import torch
+from torch import Tensor
+
+from modules.backbones.skeleton import BONES
+
+BACKGROUND = 255
+# Okabe and Ito's colours: the first person's left, right and middle, and the second person's.
+COLOURS = (((213, 94, 0), (0, 114, 178), (0, 0, 0)), ((230, 159, 0), (86, 180, 233), (128, 128, 128)))
+LEFT = (4, 5, 6, 7, 21, 22, 12, 13, 14, 15)
+RIGHT = (8, 9, 10, 11, 23, 24, 16, 17, 18, 19)
+# Of the picture's half side.
+REACH = 0.9
+
+
+def bone_colours(persons: int) -> Tensor:
+    """uint8 [bones, M, 3], after the joint at the far end of each bone."""
+    sides = [0 if child in LEFT else 1 if child in RIGHT else 2 for child, _ in BONES]
+    return torch.tensor([[COLOURS[person % 2][side] for person in range(persons)] for side in sides], dtype=torch.uint8)
+
+
+def draw_skeletons(skeleton: Tensor, size: int = 112) -> Tensor:
+    """Draw clips as seen along the second axis, each enlarged so that all of its joints are in the picture.
+
+    Args:
+        skeleton: float [B, 3, T, J, M], z upward. A person whose joints are all 0 in a frame is not drawn there.
+        size: height and width in pixels.
+
+    Returns:
+        uint8 [B, T, size, size, 3]
+    """
+    clips, _, frames, _, persons = skeleton.shape
+    flat = torch.stack([skeleton[:, 0], -skeleton[:, 2]], dim=1)
+    low, high = flat.amin((2, 3, 4), keepdim=True), flat.amax((2, 3, 4), keepdim=True)
+    half = ((high - low) / 2).amax(1, keepdim=True).clamp_min(1e-6)
+    pixels = ((flat - (low + high) / 2) / half * REACH + 1) * (size - 1) / 2
+    children, parents = zip(*BONES, strict=True)
+    share = torch.linspace(0, 1, size, device=skeleton.device)
+    # As many points on each bone as the longest possible bone has pixels.
+    points = torch.lerp(pixels[..., list(children), :, None], pixels[..., list(parents), :, None], share).round().long()
+    there = skeleton.abs().amax((1, 3)) > 0
+    place = (points[:, 1] * size + points[:, 0]).flatten(2)
+    shape = (clips, frames, len(BONES), persons, size)
+    # What is not to be drawn goes to a spare pixel behind the last.
+    place = torch.where(there[:, :, None, :, None].expand(shape).flatten(2), place, size * size)
+    colours = bone_colours(persons).to(skeleton.device)[None, None, :, :, None].expand(*shape, 3).flatten(2, 4)
+    canvas = torch.full((clips, frames, size * size + 1, 3), BACKGROUND, dtype=torch.uint8, device=skeleton.device)
+    canvas.scatter_(2, place[..., None].expand(-1, -1, -1, 3), colours)
+    return canvas[:, :, :-1].unflatten(2, (size, size))

@@ -1,0 +1,187 @@
+"""Skeleton contrast: two forms of one moving skeleton are alike to two encoders.
+
+Paper: Skeleton-Contrastive 3D Action Representation Learning, https://arxiv.org/abs/2108.03656. Two views of a recording are
+cropped in time and changed in space. Two encoders see each view in different forms (a sequence, a graph, an image). A query
+of one encoder must find the key that the other's slow copy makes of the other view, among the keys that this copy made
+before, and the other way round. With one encoder alone, its queries are compared with its own keys: the paper's baseline
+within one form.
+
+Shapes for BiGRU and A-GCN at 64 frames: views [B, 3, 64, 25, 2], features [B, 2048] and [B, 256], compared in 128 dimensions,
+queues [16384, 128].
+
+Deviations from the official code: views are changed on the device, clip by clip. With several processes, all keys reach both
+queues and the slow copies move in every step; in the official code, DataParallel lost both but on the first device.
+
+With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
+one process with the joined batch; the official code does not ask for it. The momentum moves once per batch, also where batches
+are accumulated.
+"""
+
+import torch
+from torch import Tensor
+
+from modules.backbones.skeleton import SkeletonEncoder
+from modules.backbones.skeleton_gru import BiGRU
+from modules.core.base import Method
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.contracts import SkeletonBatch, StepOutput
+from modules.core.errors import SettingError
+from modules.core.optim import SGDSettings
+from modules.core.randomness import device_generator
+from modules.layers.contrast import Contrast
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.skeleton_augment import SkeletonAugmentation
+from modules.layers.skeleton_drawing import draw_skeletons
+
+SHUFFLE_STREAM = 4
+# Pictures show so many clips and frames at most.
+SHOWN_CLIPS, SHOWN_FRAMES = 8, 16
+
+
+class SkeletonContrast(Method):
+    """Momentum contrast between two forms of a skeleton, or within one (https://arxiv.org/abs/2108.03656).
+
+    Args:
+        backbone: first encoder, kept after pretraining. BiGRU, AGCN or HCN; each makes its own form of the skeleton.
+        partner: second encoder, with whose keys those of the first are compared; null compares `backbone` with itself.
+        augmentation: changes in space, drawn for each view.
+        contrast: heads, queues and key branches.
+        init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
+            official .pth.tar. Optimiser and schedule start afresh.
+        optim: optimiser and schedule; the paper's has milestones.
+    """
+
+    def __init__(
+        self,
+        backbone: SkeletonEncoder,
+        partner: SkeletonEncoder | None = None,
+        augmentation: SkeletonAugmentation = SkeletonAugmentation(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        contrast: ContrastSettings = ContrastSettings(temperature=0.07, shuffle=False),  # noqa: B008
+        init_from: str | None = None,
+        optim: SGDSettings = SGDSettings(),  # noqa: B008
+    ) -> None:
+        super().__init__(optim)
+        augmentation.check()
+        self.augmentation = augmentation
+        self.backbone: SkeletonEncoder = backbone
+        self.contrast = _contrast(backbone, contrast)
+        self.partner = partner
+        self.partner_contrast = _contrast(partner, contrast) if partner is not None else None
+        if init_from is not None:
+            load_strictly(self, from_official(read_weights(init_from, "model.init_from")), init_from)
+
+    def on_fit_start(self) -> None:
+        """Compare the batch with the queue before the first step."""
+        super().on_fit_start()
+        self.contrast.check(self.trainer)
+
+    def step(self, batch: SkeletonBatch, generator: torch.Generator) -> StepOutput:
+        """Change both views, encode, compare. `batch["skeleton"]` is [B, 2, 3, T, J, M]."""
+        views = batch["skeleton"]
+        if views.shape[1] != 2:
+            raise SettingError(
+                f"SkeletonContrast compares two views of each recording, not {views.shape[1]}; set data.clip.clips to 2."
+            )
+        query, key = self.augmentation(views[:, 0], generator), self.augmentation(views[:, 1], generator)
+        found = self.compare(query, key)
+        return {
+            "loss": torch.stack([one.loss for one in found]).sum(),
+            "skeleton": query,
+            "key_skeleton": key,
+            "plain_skeleton": views[:, 0],
+            "log": {name: one.top1 for name, one in zip(("top1", "partner_top1"), found, strict=False)},
+        }
+
+    def compare(self, query: Tensor, key: Tensor) -> list[Contrast]:
+        """Queries of each encoder against keys of the other, or of itself where there is one. Queues take the keys last.
+
+        Args:
+            query: float [B, 3, T, J, M], first views.
+            key: float [B, 3, T, J, M], second views.
+        """
+        branches = [(self.backbone, self.contrast)]
+        if self.partner is not None and self.partner_contrast is not None:
+            branches.append((self.partner, self.partner_contrast))
+        queries = [contrast.queries(encoder, query) for encoder, contrast in branches]
+        keys = []
+        for encoder, contrast in branches:
+            shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
+            keys.append(contrast.keys(encoder, key, shuffle))
+        other = zip(reversed(branches), reversed(keys), strict=True)
+        found = [contrast.compare(rows, theirs) for rows, ((_, contrast), theirs) in zip(queries, other, strict=True)]
+        for (_, contrast), own in zip(branches, keys, strict=True):
+            contrast.remember(own)
+        return found
+
+    @torch.no_grad()
+    def embed(self, batch: SkeletonBatch) -> Tensor:
+        """Frozen features [B, D] of the first view of each recording, by `backbone`."""
+        return self.backbone(batch["skeleton"][:, 0]).float()
+
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """First views before and after the changes, and second views."""
+        names = {"plain": "plain_skeleton", "query": "skeleton", "key": "key_skeleton"}
+        every = -(-output["skeleton"].shape[2] // SHOWN_FRAMES)
+        return {
+            name: draw_skeletons(output[field][:SHOWN_CLIPS, :, ::every])  # type: ignore[literal-required]
+            for name, field in names.items()
+        }
+
+
+def _contrast(encoder: SkeletonEncoder, settings: ContrastSettings) -> MomentumContrast:
+    """Head, key branch and queue of an encoder, whose head starts as the official code's does."""
+    contrast = MomentumContrast(encoder, settings)
+    encoder.init_head(contrast.head[2])  # type: ignore[arg-type]
+    contrast.key_head.load_state_dict(contrast.head.state_dict())
+    return contrast
+
+
+# Official names of the two pairs of encoders; the heads are inside.
+OFFICIAL_PARTS = {
+    "encoder_q.fc.": "contrast.head.",
+    "encoder_k.fc.": "contrast.key_head.",
+    "encoder_r.fc.": "partner_contrast.head.",
+    "encoder_l.fc.": "partner_contrast.key_head.",
+    "encoder_q.": "backbone.",
+    "encoder_k.": "contrast.key_backbone.",
+    "encoder_r.": "partner.",
+    "encoder_l.": "partner_contrast.key_backbone.",
+}
+OFFICIAL_QUEUES = {"_S1": "contrast.queue.", "_S2": "partner_contrast.queue.", "": "contrast.queue."}
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a whole official run (two encoders or one, their slow copies, queues) to ours.
+
+    The queues are stored as columns there. Other names stay as they are.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in BiGRU.from_official(state).items():
+        kind = key.partition("_S")[0]
+        queue = OFFICIAL_QUEUES.get(key.removeprefix(kind))
+        if queue is not None and kind in ("Queue", "queue"):
+            renamed[f"{queue}keys"] = value.T.contiguous()
+        elif queue is not None and kind == "queue_ptr":
+            renamed[f"{queue}pointer"] = value.reshape(())
+        else:
+            part = next((part for part in OFFICIAL_PARTS if key.startswith(part)), "")
+            renamed[OFFICIAL_PARTS.get(part, "") + key.removeprefix(part)] = value
+    return renamed
+
+
+def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `from_official`."""
+    parts = {ours: theirs for theirs, ours in OFFICIAL_PARTS.items()}
+    pair = any(key.startswith("partner.") for key in state)
+    renamed: dict[str, Tensor] = {}
+    for key, value in BiGRU.to_official(state).items():
+        prefix, _, entry = key.partition(".queue.")
+        number = ("_S2" if prefix.startswith("partner") else "_S1") if pair else ""
+        if entry == "keys":
+            renamed[f"{'Queue' if pair else 'queue'}{number}"] = value.T.contiguous()
+        elif entry == "pointer":
+            renamed[f"queue_ptr{number}"] = value.reshape(1)
+        else:
+            part = next((part for part in parts if key.startswith(part)), "")
+            renamed[parts.get(part, "") + key.removeprefix(part)] = value
+    return renamed
