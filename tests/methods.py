@@ -4,19 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from lightning import LightningDataModule
 
+from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.sampling import ClipSettings
+from modules.backbones.skeleton_gcn import AGCN
+from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.video_cnn import VideoResNet
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
-from modules.core.contracts import VideoBatch
+from modules.core.contracts import Batch, SkeletonBatch, VideoBatch
 from modules.core.optim import AdamWSettings, SGDSettings
-from modules.layers.masking import TrajectoryMask, TubeMask
+from modules.layers.masking import RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.moco import MoCo
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
+from modules.sigma import SIGMA
+from modules.skeleton_contrast import SkeletonContrast
 from modules.smile import SMILE
 from modules.tubelet_contrast import TubeletContrast
 from modules.videomae import VideoMAE
@@ -35,7 +44,24 @@ class Case:
     build: Callable[[], Method]
     yaml: str
     clips: int = 1
-    """Clips that it takes of each video."""
+    """Clips that it takes of each video or recording."""
+    skeletons: bool = False
+    """Whether it takes recordings of skeletons instead of videos."""
+    variant: bool = False
+    """Whether it shares its file with another case: it is killed and resumed with `-m slow` only."""
+
+    def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
+        """A random batch of the kind that it takes."""
+        make = skeleton_batch if self.skeletons else video_batch
+        return make(samples, self.clips if clips is None else clips, seed)
+
+    def data(self, batch_size: int, train: int, val: int) -> LightningDataModule:
+        """Generated samples for whole runs; the processes of a run share them."""
+        if self.skeletons:
+            clip = SkeletonClipSettings(FRAMES, self.clips)
+            return SyntheticSkeleton(clip, batch_size, train_clips=train, val_clips=val)
+        videos = ClipSettings(frames=FRAMES, size=SIDE, clips=self.clips)
+        return SyntheticMotion(videos, batch_size, train_videos=train, val_videos=val)
 
 
 def tiny_vit() -> VideoViT:
@@ -51,16 +77,30 @@ def tiny_cnn() -> VideoResNet:
 METHODS = [
     Case("VideoMAE", lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), "videomae.yaml"),
     Case(
+        "VideoMAE V2",
+        lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, decoder_mask=RunningCellMask(), optim=OPTIM),
+        "videomae_v2.yaml",
+        variant=True,
+    ),
+    Case(
         "SMILE",
         lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, Motion(), optim=OPTIM),
         "smile.yaml",
     ),
+    Case("SIGMA", lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], None, 12, optim=OPTIM), "sigma_mlp.yaml"),
     Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD), "moco.yaml", clips=2),
     Case(
         "TubeletContrast",
         lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), CONTRAST, optim=SGD),
         "tubelet_contrast.yaml",
         clips=2,
+    ),
+    Case(
+        "SkeletonContrast",
+        lambda: SkeletonContrast(BiGRU(8, 2), AGCN(4), contrast=CONTRAST, optim=SGD),
+        "skeleton_contrast.yaml",
+        clips=2,
+        skeletons=True,
     ),
 ]
 
@@ -70,3 +110,10 @@ def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> VideoBatch:
     g = torch.Generator().manual_seed(seed)
     video = torch.randint(0, 256, (videos, clips, FRAMES, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
     return {"video": video, "index": torch.arange(videos), "label": torch.arange(videos) % 2}
+
+
+def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> SkeletonBatch:
+    """Random clips [B, V, 3, T, J, M] with two labels."""
+    skeleton = torch.randn(recordings, clips, 3, FRAMES, 25, 2, generator=torch.Generator().manual_seed(seed))
+    number = torch.arange(recordings)
+    return {"skeleton": skeleton, "length": torch.full((recordings,), FRAMES), "label": number % 2, "index": number}

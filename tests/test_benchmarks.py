@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.datamodules.video_files import X264, write_video, write_with_sound
 
@@ -19,16 +22,28 @@ def run(monkeypatch: pytest.MonkeyPatch, script: str, *words: str) -> None:
     runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
 
 
-def test_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+SMALL = ["--size.steps=2", "--size.batch=8", "--size.pool=32", "--size.probe_clips=52", "--size.test_clips=26"]
+
+
+@pytest.mark.parametrize(
+    ("study", "size", "rows"),
+    [
+        ("smile", ["--size.embed_dim=24", "--size.depth=1"], 7),
+        ("sigma", ["--size.embed_dim=24", "--size.depth=1", "--size.prototypes=8"], 9),
+        ("tubelet_contrast", ["--size.width=4", "--size.frames=4"], 8),
+    ],
+)
+def test_learning(
+    study: str, size: list[str], rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "learning.json"
-    size = ["--size.steps=2", "--size.batch=8", "--size.pool=16", "--size.probe_clips=52", "--size.test_clips=26"]
-    run(monkeypatch, "learning.py", "smile", "--seeds=2", f"--out={out}", "--size.embed_dim=24", "--size.depth=1", *size)
-    rows = {row["name"]: row["scores"] for row in json.loads(out.read_text())["rows"]}
-    assert len(rows) == 7
-    for name, scores in rows.items():
+    run(monkeypatch, "learning.py", study, "--seeds=2", f"--out={out}", *SMALL, *size)
+    scores_of = {row["name"]: row["scores"] for row in json.loads(out.read_text())["rows"]}
+    assert len(scores_of) == rows
+    for name, scores in scores_of.items():
         # Chance is known; everything else is measured once for each seed.
         assert {len(values) for values in scores.values()} == {1 if name == "chance" else 2}, name
-        assert set(scores) == set(rows["untrained network"])
+        assert set(scores) == set(scores_of["untrained network"])
     assert "| motion linear |" in capsys.readouterr().out
 
 
@@ -92,3 +107,70 @@ def test_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     result = json.loads(out.read_text())
     assert result["share_percent"] == pytest.approx(100 * result["pairs_s"][0] / result["step_s"][0])
     assert "2 pairs of 4 x 32 x 32" in capsys.readouterr().out
+
+
+def test_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "masks.json"
+    run(monkeypatch, "masks.py", "--size=micro", "--batch=1", "--repeats=1", f"--out={out}")
+    result = json.loads(out.read_text())
+    for name, share in result["share_percent"].items():
+        assert share == pytest.approx(100 * result["seconds"][name][1] / result["seconds"]["step"][1])
+    assert "Green3D" in result["share_percent"]
+    assert "a step of ViT-micro, 1 clips" in capsys.readouterr().out
+
+
+def test_page_about_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its command draws its picture, and its table is what is measured."""
+    page = (BENCHMARKS.parent / "docs/masks.md").read_text()
+    command = shlex.split(next(line for line in page.splitlines() if line.startswith("    python benchmarks/")))
+    assert command[1:] == ["benchmarks/mask_pictures.py", "--out", "docs/masks.gif"]
+    out = tmp_path / "masks.gif"
+    run(monkeypatch, "mask_pictures.py", "--out", str(out), "--draws=100")
+
+    def table(text: str) -> dict[str, list[float]]:
+        rows = re.findall(r"^\| (.+?) \| (\d\.\d\d) \| (\d\.\d\d) \|", text, re.MULTILINE)
+        return {row[0]: [float(value) for value in row[1:]] for row in rows}
+
+    written, measured = table(page), table(capsys.readouterr().out)
+    assert written.keys() == measured.keys()
+    for name, values in written.items():
+        assert measured[name] == pytest.approx(values, abs=0.03), name
+    with Image.open(out) as drawn, Image.open(BENCHMARKS.parent / "docs/masks.gif") as kept:
+        assert (drawn.size, drawn.n_frames) == (kept.size, kept.n_frames)
+        assert kept.n_frames == 16
+    assert (BENCHMARKS.parent / "docs/masks.gif").stat().st_size < 400_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="benchmarks/sinkhorn.py measures memory as Linux tells it")
+def test_sinkhorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sinkhorn.json"
+    run(monkeypatch, "sinkhorn.py", "--n=8192", "--k=1500", "--dim=8", "--repeats=1", f"--out={out}")
+    result = json.loads(out.read_text())
+    assert result["equal"] > 0.999
+    assert result["ratio"]["ours"] == pytest.approx(result["seconds"]["plain"][0] / result["seconds"]["ours"][0])
+    assert result["memory"]["ours"] < 1.3
+    assert 1.7 < result["memory"]["side_by_side"] < 2.3
+    assert result["memory"]["plain"] > 1.7
+    run(monkeypatch, "sinkhorn.py", "--n=64", "--k=30", "--dim=8", "--losses=true", "--repeats=1")
+    said = capsys.readouterr().out
+    assert "8192 rows of each branch, 1500 prototypes" in said
+    assert "64 rows of each branch, 30 prototypes" in said
+
+
+def test_gru(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gru.json"
+    run(monkeypatch, "gru.py", "--batch=2", "--frames=5", "--hidden=4", "--layers=2", "--pairs=1", f"--out={out}")
+    result = json.loads(out.read_text())
+    assert result["difference"] < 1e-6
+    assert result["ratios"] == [result["seconds"]["theirs"][1] / result["seconds"]["ours"][1]]
+    assert "2 clips of 5 frames, 2 layers of 2 x 4" in capsys.readouterr().out
+
+
+def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "prepare.json"
+    run(monkeypatch, "prepare.py", "--files=4", "--slow_files=1", "--memory=false", f"--out={out}")
+    result = json.loads(out.read_text())
+    # Both ways come to the same clips.
+    assert result["largest_difference_m"] < 1e-5
+    assert result["ratio"] == pytest.approx(result["ms_per_clip"]["line by line"] / result["ms_per_clip"]["prepare"])
+    assert "4 files" in capsys.readouterr().out

@@ -49,13 +49,21 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) -> None:
     text = (ROOT / "configs" / recipe).read_text()
-    tiny = "tiny.yaml" if "VideoViT" in text else "tiny_cnn.yaml"
+    skeletons = "SkeletonContrast" in text
+    tiny = "tiny.yaml" if "VideoViT" in text else "tiny_skeleton.yaml" if skeletons else "tiny_cnn.yaml"
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
     layers += narrow if tiny == "tiny_cnn.yaml" else []
-    data = ["--data", "VideoFolder", f"--data.root={videos}", f"--trainer.default_root_dir={run}"]
+    data = ["--data", "VideoFolder", f"--data.root={videos}"]
+    if skeletons:
+        layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]
+        layers += ["--model.partner.width=4"] if "partner: null" not in text else []
+        data = ["--data", "SyntheticSkeleton", "--data.train_clips=4", "--data.val_clips=4", "--data.probe_samples=4"]
     target = [f"--model.target.checkpoint={teacher}"] if "ClipTarget" in text else []
-    main(["fit", *layers, *data, *target, "--trainer.enable_progress_bar=false", *more])
+    # DINO's tower has one size; CLIP's is read from the file.
+    target = ["--model.target", "ClipTarget", f"--model.target.checkpoint={teacher}"] if "TimmTarget" in text else target
+    folder = f"--trainer.default_root_dir={run}"
+    main(["fit", *layers, *data, *target, folder, "--trainer.enable_progress_bar=false", *more])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -89,9 +97,15 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_runs(layer: str, tmp_path: Path) -> None:
     # Written for GPUs: here they get one CPU process. SLURM's variables are those of a job with one task.
-    recipe, tiny = ("moco", "tiny_cnn") if "cnn" in layer else ("videomae", "tiny")
+    recipe, tiny, data = "videomae", "tiny", ["SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4"]
+    if "cnn" in layer:
+        recipe, tiny = "moco", "tiny_cnn"
+    elif "skeleton" in layer:
+        recipe, tiny = "skeleton_contrast", "tiny_skeleton"
+        data = ["SyntheticSkeleton", "--data.train_clips=8", "--data.val_clips=4"]
+        data += ["--model.backbone.hidden=8", "--model.partner.width=4"]
     command = [sys.executable, "main.py", "fit", "--config", f"configs/{recipe}.yaml", "--config", f"configs/debug/{tiny}.yaml"]
-    command += ["--config", layer, "--data", "SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4"]
+    command += ["--config", layer, "--data", *data]
     command += ["--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path}"]
     command += ["--trainer.num_nodes=1", "--data.probe_samples=8"]
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.prepare import write_data_set
 from main import main
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
@@ -83,6 +84,24 @@ def test_hardware_layers(layer: str, tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 
 
+def test_skeletons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    train = words("python main.py fit --config configs/skeleton_contrast.yaml")[0]
+    small = ["--config", "configs/debug/tiny_skeleton.yaml", "--model.backbone.hidden=8", "--model.partner.width=4"]
+    main([*train, *small, "--data.train_clips=8", "--data.val_clips=4", "--data.probe_samples=4", *ON_CPU])
+    assert (tmp_path / "runs/tiny/checkpoints/last.ckpt").is_file()
+    write_data_set(tmp_path / "nturgb+d_skeletons", 2)
+    prepare, asking = words("python main.py prepare")
+    main([*prepare, "--workers=0"])
+    assert (tmp_path / "data/ntu/header.json").is_file()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(asking)
+    assert stopped.value.code == 0
+    assert "--raw" in capsys.readouterr().out
+
+
 def test_help_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     asking = words("python main.py fit --model.help") + words("python main.py fit --data.help")
@@ -98,7 +117,8 @@ def test_no_command_is_left_out() -> None:
     tested = ("pip install", "tensorboard", "python main.py fit --config configs/quickstart", "python main.py synthesise")
     tested += ("python main.py fit --config configs/videomae.yaml", "python main.py fit --config configs/smile.yaml")
     tested += ("python main.py fit --model.help", "python main.py fit --data.help", "python benchmarks/")
-    tested += ("python main.py convert", "python main.py replay")
+    tested += ("python main.py convert", "python main.py replay", "python main.py prepare")
+    tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
 
 

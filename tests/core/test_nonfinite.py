@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.synthetic import SyntheticMotion
-from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.nonfinite import NonFiniteGuard
-from tests.methods import FRAMES, METHODS, OPTIM, SIDE, Case
+from tests.methods import METHODS, OPTIM, Case
 from tests.test_cli import quick
 
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
@@ -59,9 +57,9 @@ class Lagging(NonFiniteGuard):
         self._waits = False
 
 
-def fit(method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accumulate: int = 1, clips: int = 1) -> None:
-    clip = ClipSettings(frames=FRAMES, size=SIDE, clips=clips)
-    data = SyntheticMotion(clip, batch_size=4, train_videos=24, val_videos=4)
+def fit(
+    method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accumulate: int = 1, case: Case = METHODS[0]
+) -> None:
     lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -74,7 +72,7 @@ def fit(method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accum
         use_distributed_sampler=False,
         default_root_dir=folder,
         callbacks=[guard, spoil],
-    ).fit(method, datamodule=data)
+    ).fit(method, datamodule=case.data(batch_size=4, train=24, val=4))
 
 
 @everywhere
@@ -82,7 +80,7 @@ def fit(method: Method, folder: Path, guard: NonFiniteGuard, spoil: Spoil, accum
 def test_skipped_step_changes_nothing_and_training_goes_on(case: Case, value: float, tmp_path: Path) -> None:
     spoil = Spoil({2}, value)
     with pytest.warns(UserWarning, match=r"Step 2 has a gradient that is not finite .* Left out so far: 1 of at most 1"):
-        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, clips=case.clips)
+        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, case=case)
     assert spoil.changed() == [True, True, False, True, True, True]
     assert all(value.isfinite().all() for value in spoil.weights[-1].values())
     kept = torch.load(tmp_path / "nonfinite/step_00000002/weights.pt", weights_only=True)
@@ -93,7 +91,7 @@ def test_skipped_step_changes_nothing_and_training_goes_on(case: Case, value: fl
 def test_one_step_too_many_ends_the_run(case: Case, tmp_path: Path) -> None:
     spoil = Spoil({1, 4})
     with pytest.raises(SettingError, match=r"Step 4 .* Left out so far: 2, but NonFiniteGuard.max_skipped is 1"):
-        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, clips=case.clips)
+        fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, case=case)
     assert {path.name for path in (tmp_path / "nonfinite").iterdir()} == {"step_00000001", "step_00000004"}
 
 

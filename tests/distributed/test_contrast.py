@@ -13,6 +13,7 @@ from modules.core.distributed import gather_rows, position, shuffled
 from modules.layers.contrast import info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.queue import Queue
 from tests.resume.runs import as_torchrun_does, together
 
@@ -72,6 +73,16 @@ def run(module: nn.Module, contrasting: Contrasting, rows: slice) -> list[dict[s
     return told
 
 
+def without_queue(rows: slice) -> tuple[Tensor, Tensor]:
+    """Loss of those rows of the first batch among the keys of all processes, and its gradient to their queries."""
+    backbone = nn.Linear(FEATURES, DIM)
+    backbone.embed_dim = DIM  # type: ignore[assignment]
+    contrast = MomentumContrast(backbone, ContrastSettings(out_dim=DIM, queue_size=0))
+    query, key = (unit_rows(view[rows]) for view in batches()[0])
+    loss = contrast.compare(query.requires_grad_(), key).loss
+    return loss.detach(), torch.autograd.grad(loss, query)[0]
+
+
 def normed() -> nn.BatchNorm1d:
     """Batch norm in training mode: what it says of a row depends on the rows that it sees beside it."""
     return nn.BatchNorm1d(FEATURES).train()
@@ -88,6 +99,7 @@ def one_process(folder: Path, rank: int, port: int) -> None:
         contrasting = Contrasting()
         module = DistributedDataParallel(contrasting, broadcast_buffers=broadcast)
         told["broadcast" if broadcast else "apart"] = run(module, contrasting, rows)
+    told["without_queue"] = without_queue(rows)
     mine = batches()[0].key[rows]
     told["gathered"] = gather_rows(mine.clone().requires_grad_())
     told["pixels"] = gather_rows(mine.view(torch.uint8).movedim(0, 1))
@@ -119,6 +131,13 @@ def test_two_processes_equal_one_with_the_joined_batch(buffers: str, told: list[
                 for name, value in joined[part].items():
                     same = torch.allclose(process[buffers][number][part][name], value, rtol=1e-5, atol=1e-6)
                     assert same, (number, part, name)
+
+
+def test_keys_of_all_processes_are_negatives_without_a_queue(told: list[dict[str, Any]]) -> None:
+    loss, gradient = without_queue(slice(None))
+    losses, gradients = zip(*(process["without_queue"] for process in told), strict=True)
+    assert torch.allclose(sum(losses) / WORLD, loss, rtol=1e-5)
+    assert torch.allclose(torch.cat(gradients) / WORLD, gradient, atol=1e-6)
 
 
 def test_all_processes_hold_the_same_queue(told: list[dict[str, Any]]) -> None:

@@ -15,14 +15,12 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from datamodules.synthetic import SyntheticMotion
-from datamodules.video.sampling import ClipSettings
 from modules.core import last_checkpoint
 from modules.core.base import TRAIN_STREAM, Method
 from modules.core.last_checkpoint import LAST
 from modules.core.randomness import device_generator
 from tests.distributed.joined import JoinedDraws
-from tests.methods import FRAMES, METHODS, SIDE, Case
+from tests.methods import METHODS, Case
 from tests.resume.bits import differences
 from tests.resume.runs import Run, as_torchrun_does, together, train, write_videos
 
@@ -80,8 +78,7 @@ def one_step(name: str, folder: Path, rank: int, port: int) -> None:
     torch.set_num_threads(1)
     os.environ |= as_torchrun_does(rank, WORLD, port)
     lightning.seed_everything(0, verbose=False)
-    clips = next(case.clips for case in METHODS if case.name == name)
-    clip = ClipSettings(frames=FRAMES, size=SIDE, clips=clips)
+    data = next(case for case in METHODS if case.name == name).data(VIDEOS, 16, VAL)
     lightning.Trainer(
         accelerator="cpu",
         devices=WORLD,
@@ -96,7 +93,7 @@ def one_step(name: str, folder: Path, rank: int, port: int) -> None:
         use_distributed_sampler=False,
         default_root_dir=folder,
         callbacks=[Notes(folder / f"rank{rank}.pt")],
-    ).fit(build(name), datamodule=SyntheticMotion(clip, VIDEOS, 0, 0, 16, VAL))
+    ).fit(build(name), datamodule=data)
 
 
 @pytest.fixture(scope="module")

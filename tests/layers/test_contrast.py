@@ -44,6 +44,16 @@ def test_loss_of_equal_keys_and_an_orthogonal_queue() -> None:
     assert float(result.top1) == 1
 
 
+def test_own_keys_among_the_negatives_do_not_count() -> None:
+    query, key = rows(B, 0), rows(B, 1)
+    key[:3] = query[:3]
+    own = torch.arange(B)
+    result = info_nce(query, key, key, TEMPERATURE, own)
+    cosines = query @ key.T / TEMPERATURE
+    assert torch.allclose(result.loss, torch.nn.functional.cross_entropy(cosines, own))
+    assert float(result.top1) == float((cosines.argmax(1) == own).float().mean()) >= 0.5
+
+
 def test_accuracies_count_the_nearer_negatives() -> None:
     query = torch.eye(DIM)[:1].expand(3, -1)
     cosines = torch.tensor([0.9, 0.6, 0.3])

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from modules.core.base import Method
 from modules.core.checkpoints import load_strictly, read_weights
-from modules.core.contracts import VideoBatch
+from modules.core.contracts import Batch
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
-from tests.methods import FRAMES, METHODS, SIDE, Case, video_batch
+from tests.methods import FRAMES, METHODS, SIDE, Case
 
 ROOT = Path(__file__).parents[2]
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
@@ -32,38 +32,34 @@ def build(case: Case, seed: int = 0) -> Method:
     return case.build()
 
 
-def batch_of(case: Case, videos: int = 4, seed: int = 0) -> VideoBatch:
-    return video_batch(videos, case.clips, seed)
-
-
 class Clips(Dataset):
-    """Twelve random videos."""
+    """Twelve random videos or recordings."""
 
-    def __init__(self, clips: int) -> None:
-        self.clips = clips
+    def __init__(self, case: Case) -> None:
+        self.case = case
 
     def __len__(self) -> int:
         return 12
 
-    def __getitem__(self, index: int) -> VideoBatch:
-        one = video_batch(1, self.clips, seed=index)
-        return {"video": one["video"][0], "index": torch.tensor(index), "label": torch.tensor(index % 2)}
+    def __getitem__(self, index: int) -> Batch:
+        one = {name: value[0] for name, value in self.case.batch(1, seed=index).items()}
+        return one | {"index": torch.tensor(index), "label": torch.tensor(index % 2)}
 
 
 class Data(lightning.LightningDataModule):
-    """Three batches of four videos in fixed order."""
+    """Three batches of four samples in fixed order."""
 
     batch_size = 4
 
-    def __init__(self, clips: int) -> None:
+    def __init__(self, case: Case) -> None:
         super().__init__()
-        self.clips = clips
+        self.case = case
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(Clips(self.clips), 4)
+        return DataLoader(Clips(self.case), 4)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Clips(self.clips), 4)
+        return DataLoader(Clips(self.case), 4)
 
 
 def fit(case: Case, method: Method, folder: Path, epochs: int = 2, **settings: object) -> lightning.Trainer:
@@ -76,14 +72,14 @@ def fit(case: Case, method: Method, folder: Path, epochs: int = 2, **settings: o
         default_root_dir=folder,
         **({"enable_checkpointing": False} | settings),
     )
-    trainer.fit(method, datamodule=Data(case.clips))
+    trainer.fit(method, datamodule=Data(case))
     return trainer
 
 
 @everywhere
 def test_loss_is_finite_and_every_trained_parameter_receives_gradient(case: Case) -> None:
     method = build(case)
-    output = method.step(batch_of(case), generator())
+    output = method.step(case.batch(), generator())
     assert output["loss"].isfinite()
     output["loss"].backward()
     trained = [(name, value) for name, value in method.named_parameters() if value.requires_grad]
@@ -93,17 +89,18 @@ def test_loss_is_finite_and_every_trained_parameter_receives_gradient(case: Case
 
 @everywhere
 def test_outputs_for_callbacks_carry_no_gradient(case: Case) -> None:
-    output = build(case).step(batch_of(case), generator())
+    output = build(case).step(case.batch(), generator())
     tensors = {name: value for name, value in output.items() if isinstance(value, Tensor) and name != "loss"}
     assert tensors
     assert not any(value.requires_grad for value in tensors.values())
-    assert output["clip"].dtype == torch.uint8
+    shown = output["skeleton" if case.skeletons else "clip"]
+    assert shown.dtype == (torch.float32 if case.skeletons else torch.uint8)
 
 
 @everywhere
 def test_step_is_a_function_of_weights_batch_and_generator(case: Case) -> None:
     method = build(case).eval()
-    batch = batch_of(case)
+    batch = case.batch()
     before = {name: value.clone() for name, value in batch.items()}
     first = method.step(batch, generator(3))["loss"]
     torch.rand(7)
@@ -116,10 +113,10 @@ def test_step_is_a_function_of_weights_batch_and_generator(case: Case) -> None:
 def test_several_clips_per_video_are_several_samples(case: Case) -> None:
     if case.clips > 1:
         with pytest.raises(SettingError, match=r"set data\.clip\.clips to 2"):
-            build(case).step(video_batch(2, clips=1), generator())
+            build(case).step(case.batch(2, clips=1), generator())
         return
     method = build(case).eval()
-    batch = video_batch(2, clips=3)
+    batch = case.batch(2, clips=3)
     output = method.step(batch, generator())
     assert output["clip"].shape == (6, FRAMES, SIDE, SIDE, 3)
     assert output["loss"].isfinite()
@@ -129,16 +126,16 @@ def test_several_clips_per_video_are_several_samples(case: Case) -> None:
 def test_batch_of_one(case: Case) -> None:
     if case.name == "TubeletContrast":
         with pytest.raises(SettingError, match=r"different videos; set data\.batch_size to 2 or more"):
-            build(case).step(batch_of(case, videos=1), generator())
+            build(case).step(case.batch(1), generator())
         return
-    output = build(case).step(batch_of(case, videos=1), generator())
+    output = build(case).step(case.batch(1), generator())
     assert output["loss"].isfinite()
 
 
 @everywhere
 def test_embed_is_frozen_and_per_video(case: Case) -> None:
     method = build(case).eval()
-    batch = video_batch(3, clips=2)
+    batch = case.batch(3, clips=2)
     features = method.embed(batch)
     assert features.shape[0] == 3
     assert features.ndim == 2
@@ -151,12 +148,14 @@ def test_embed_is_frozen_and_per_video(case: Case) -> None:
 @everywhere
 def test_pictures_are_uint8_videos(case: Case) -> None:
     method = build(case)
-    output = method.step(batch_of(case), generator())
+    output = method.step(case.batch(), generator())
     pictures = method.pictures(output)
     assert len(pictures) >= 2
     for name, video in pictures.items():
         assert video.dtype == torch.uint8, name
-        assert video.shape == (4, FRAMES, SIDE, SIDE, 3), name
+        assert video.shape[:2] == (4, FRAMES), name
+        # Figures are drawn at a size of their own.
+        assert case.skeletons or video.shape[2:] == (SIDE, SIDE, 3), name
 
 
 @everywhere
@@ -176,6 +175,8 @@ def test_two_runs_are_equal_and_learn(case: Case, tmp_path: Path) -> None:
 
 @everywhere
 def test_checkpoint_becomes_one_file_that_starts_the_method(case: Case, tmp_path: Path) -> None:
+    if case.skeletons:
+        pytest.skip("convert does not read networks of skeletons; their files load through init_from and checkpoint")
     method = build(case)
     record = {"method": "a.Method", "config": "seed_everything: 3", "metrics": {"val/loss": 0.5}}
     torch.save({"state_dict": method.state_dict(), "record": record}, tmp_path / "last.ckpt")

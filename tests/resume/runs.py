@@ -22,14 +22,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from callbacks import OnlineKNN, OnlineLinear
-from datamodules import VideoFolder
+from datamodules import SyntheticSkeleton, VideoFolder
+from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import write_video
 from datamodules.video.sampling import ClipSettings
 from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
 from modules.core.saving import WholeCheckpointIO
-from tests.methods import FRAMES, METHODS, SIDE, video_batch
+from tests.methods import FRAMES, METHODS, SIDE, Case, video_batch
 
 TRAIN, VAL, BATCH, EPOCHS = 21, 5, 4, 3
 STEPS = EPOCHS * (TRAIN // BATCH)
@@ -102,7 +103,12 @@ class Witness(lightning.Callback):
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         shown = [value for name, value in sorted(outputs.items()) if isinstance(value, Tensor)]
-        content = [batch["index"].tolist(), digest(batch["video"]), digest(*shown), outputs["loss"].item()]
+        content = [
+            batch["index"].tolist(),
+            digest(batch["skeleton" if "skeleton" in batch else "video"]),
+            digest(*shown),
+            outputs["loss"].item(),
+        ]
         trainer.logger.write("batch", trainer.fit_loop.total_batch_idx, content)
 
     def on_validation_batch_end(
@@ -180,6 +186,17 @@ MOMENTS = [
 ]
 
 
+def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
+    """The videos of the run, or generated skeletons."""
+    batch_size = BATCH // run.world
+    if case.skeletons:
+        parts = SkeletonClipSettings(FRAMES, case.clips)
+        return SyntheticSkeleton(parts, batch_size, run.workers, train_clips=TRAIN, val_clips=VAL)
+    # Methods that take two clips of each video leave no room for copies of them.
+    clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1)
+    return VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
+
+
 def train(run: Run, rank: int = 0, port: int = 0) -> None:
     """Start a run, or go on with it, as `main.py fit` does; one of its processes if there are several."""
     warnings.filterwarnings("ignore")
@@ -191,10 +208,6 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
     lightning.seed_everything(0, verbose=False)
     case = next(case for case in METHODS if case.name == run.method)
     method = case.build()
-    # Methods that take two clips of each video leave no room for copies of them.
-    clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1)
-    batch_size = BATCH // run.world
-    data = VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
     death = Death(run.signal, *run.die_at) if run.die_at is not None and run.dying_rank == rank else None
     saving = [Provenance(), NonFiniteGuard(), EMAWeightAveraging(decay=0.7), LastCheckpoint(2)]
     watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness()]
@@ -216,7 +229,7 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
         callbacks=[*saving, *watching, *([death] if death is not None else [])],
     )
     last = run.folder / LAST
-    trainer.fit(method, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    trainer.fit(method, datamodule=data_of(run, case), ckpt_path=last if last.is_file() else None, weights_only=True)
 
 
 def as_torchrun_does(rank: int, world: int, port: int) -> dict[str, str]:

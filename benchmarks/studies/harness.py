@@ -1,0 +1,150 @@
+"""What the studies of learning share: budget, probes, tables."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modules.core.optim import AdamWSettings, warmup_cosine
+from modules.core.randomness import device_generator
+from modules.layers.probes import knn_accuracy, linear_accuracy
+from modules.motion.appearance import SHAPES
+from modules.motion.classes import MOTION_CLASSES
+from modules.motion.scenes import SyntheticClips
+
+Readout = Callable[[Tensor], Tensor]
+"""uint8 clips [N, T, H, W, 3] -> features [N, d]"""
+
+
+@dataclass
+class Row:
+    """A row of a table: scores by column, one entry per seed."""
+
+    name: str
+    scores: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, scores: Mapping[str, float]) -> None:
+        """Append one seed's scores."""
+        for column, value in scores.items():
+            self.scores.setdefault(column, []).append(value)
+
+
+def table(rows: list[Row], digits: int = 1) -> str:
+    """Markdown table of means and spreads, with the columns of the last row."""
+    columns = list(rows[-1].scores)
+    lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        cells = []
+        for column in columns:
+            values = row.scores.get(column, [])
+            spread = f" ({max(values) - min(values):.1f})" if len(values) > 1 else ""
+            cells.append(f"{sum(values) / len(values):.{digits}f}{spread}" if values else "")
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def train(
+    parameters: nn.Module,
+    loss_of: Callable[[int, torch.Generator], Tensor],
+    steps: int,
+    lr: float,
+    seed: int,
+) -> list[float]:
+    """The budget of every trained row: AdamW, warm-up over 5 % of the steps, half a cosine.
+
+    Args:
+        parameters: what is trained.
+        loss_of: loss of a step, from its number and its generator.
+        steps: optimiser steps.
+        lr: peak learning rate.
+        seed: of the generators.
+
+    Returns:
+        Mean loss of each tenth of the steps.
+    """
+    device = next(parameters.parameters()).device
+    optimiser = AdamWSettings().build(parameters.train(), lr, set())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(0.05 * steps, steps, 0.01))
+    losses = torch.zeros(steps, device=device)
+    for step in range(steps):
+        loss = loss_of(step, device_generator(device, seed, step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses[step] = loss.detach()
+    return [part.mean().item() for part in losses.tensor_split(min(steps, 10))]
+
+
+def random_rows(count: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Row numbers of a random batch, int64 [batch]."""
+    return torch.randint(count, (batch,), generator=generator, device=generator.device)
+
+
+def probe(readout: Readout, train_clips: SyntheticClips, tests: Mapping[str, SyntheticClips]) -> dict[str, float]:
+    """A linear and a kNN probe on motion and object, in percent.
+
+    Args:
+        readout: of the frozen network.
+        train_clips: labelled clips that the probes are trained on.
+        tests: labelled clips by the name that stands behind the column's; the first one's name is empty.
+    """
+    known = readout(train_clips.video)
+    new = {name: readout(clips.video) for name, clips in tests.items()}
+    scores = {}
+    for task in ("motion", "object"):
+        labels = getattr(train_clips, task)
+        for name, clips in tests.items():
+            truth = getattr(clips, task)
+            scores[f"{task} linear{name}"] = 100 * linear_accuracy(known, labels, new[name], truth)
+            if not name:
+                scores[f"{task} kNN"] = 100 * knn_accuracy(known, labels, new[name], truth)
+    return scores
+
+
+def chance(row: Row) -> Row:
+    """What guessing scores in the columns of a row."""
+    guess = Row("chance")
+    for column in row.scores:
+        guess.add({column: 100 / len(MOTION_CLASSES if column.startswith("motion") else SHAPES)})
+    return guess
+
+
+class Study:
+    """Device, clock and report of a run.
+
+    Args:
+        seeds: number of repetitions.
+    """
+
+    def __init__(self, seeds: int) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.seeds = seeds
+        self._start = time.perf_counter()
+
+    @property
+    def minutes(self) -> float:
+        """Since the study began."""
+        return (time.perf_counter() - self._start) / 60
+
+    def finish(self, tables: Mapping[str, list[Row]], settings: Mapping[str, object], out: Path | None) -> None:
+        """Print all tables and write them as JSON.
+
+        Args:
+            tables: rows by the name of their table; the first is printed without its name, the others with two digits.
+            settings: what was run.
+            out: JSON file to write.
+        """
+        for number, (name, rows) in enumerate(tables.items()):
+            print(table(rows) if number == 0 else f"\n{name}:\n\n{table(rows, digits=2)}")
+        where = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{platform.machine()}, CPU"
+        print(f"{self.seeds} seeds, {self.minutes:.0f} min, {where}; spread (largest minus smallest) in brackets")
+        if out is not None:
+            result = {"size": settings, "seeds": self.seeds, "minutes": self.minutes, "machine": where}
+            named = {name: [{"name": row.name, "scores": row.scores} for row in rows] for name, rows in tables.items()}
+            out.write_text(json.dumps(result | named, indent=1))

@@ -1,0 +1,88 @@
+"""What the studies of masked methods share: a small video transformer, its readout, and its supervised peer."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.studies.harness import random_rows, train
+from modules.backbones.video_vit import VideoViT
+from modules.layers.normalise import normalise
+from modules.layers.probes import Pooling, pool_tokens
+from modules.motion.backgrounds import Background
+from modules.motion.classes import MOTION_CLASSES
+from modules.motion.scenes import SyntheticClips
+
+# Time slices are kept apart because a mean over time cannot tell a motion from its reverse, whatever the network knows.
+READOUT: Pooling = "time"
+
+
+@dataclass
+class ViTSize:
+    """What is trained, and for how long.
+
+    Args:
+        frames: frames per clip.
+        side: side of the frames in pixels.
+        patch: side of a token in pixels.
+        embed_dim: width of the encoder.
+        depth: blocks of the encoder.
+        steps: optimiser steps of every trained row.
+        batch: clips per step.
+        lr: peak learning rate.
+        mask_ratio: share of hidden tokens.
+        pool: training clips.
+        probe_clips: labelled clips for the probes.
+        test_clips: clips to test on.
+        family: backgrounds of pretraining and probes.
+        shifted: backgrounds of the shifted test.
+    """
+
+    frames: int = 8
+    side: int = 32
+    patch: int = 8
+    embed_dim: int = 96
+    depth: int = 4
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    mask_ratio: float = 0.5
+    pool: int = 8192
+    probe_clips: int = 4096
+    test_clips: int = 2048
+    family: Background = "black"
+    shifted: Background = "gradient"
+
+
+def encoder(size: ViTSize, seed: int) -> VideoViT:
+    """The network of every row, with the seed's first weights."""
+    torch.manual_seed(seed)
+    return VideoViT("micro", size.side, size.frames, size.patch, embed_dim=size.embed_dim, depth=size.depth)
+
+
+@torch.no_grad()
+def features(backbone: VideoViT, video: Tensor) -> Tensor:
+    """The fixed readout of frozen tokens: uint8 [N, T, H, W, 3] -> [N, t * D]."""
+    backbone.eval()
+    parts = [
+        pool_tokens(backbone.forward_features(normalise(chunk)).float(), backbone.grid[:3], READOUT)
+        for chunk in video.split(256)
+    ]
+    return torch.cat(parts)
+
+
+def train_supervised(clips: SyntheticClips, size: ViTSize, seed: int) -> VideoViT:
+    """The same encoder trained on the probe's labelled clips to name the motion."""
+    backbone = encoder(size, seed)
+    head = nn.Linear(backbone.grid.t * size.embed_dim, len(MOTION_CLASSES))
+    network = nn.ModuleList([backbone, head]).to(clips.video.device)
+
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        rows = random_rows(len(clips.video), size.batch, generator)
+        tokens = backbone.forward_features(normalise(clips.video[rows]))
+        return F.cross_entropy(head(pool_tokens(tokens, backbone.grid[:3], READOUT)), clips.motion[rows])
+
+    losses = train(network, loss_of, size.steps, size.lr, seed)
+    print(f"  seed {seed}: supervised: loss {losses[0]:.2f} to {losses[-1]:.2f}", flush=True)
+    return backbone

@@ -1,0 +1,153 @@
+"""Masked pixels against SIGMA's learned features, and tube masks against green noise.
+
+The papers' claims: features of a small MLP, kept from collapse by balanced assignments, teach more than pixels do (SIGMA), and
+clusters of hidden tokens that drift over time teach more than tubes do (structured-noise masking). All rows see the same
+unlabelled clips of moving objects. The readout, written before any run, is frozen tokens averaged per time slice and
+concatenated, then a linear and a kNN probe; `shifted` columns test on another family of backgrounds with the probe trained on
+the first.
+
+A second table says what the pretext came to: the loss over its first and last tenth of the steps, and for SIGMA how many of the
+prototypes are in use at the end: perplexity of the assignments over K, for targets and predictions, and how often both agree.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.studies.harness import Row, Study, chance, probe, random_rows, train
+from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
+from modules.core.contracts import StepOutput
+from modules.layers.masking import MaskGenerator, TubeMask
+from modules.layers.noise_masking import Green3D
+from modules.layers.probes import frame_difference, single_frame
+from modules.layers.sinkhorn import SinkhornSettings
+from modules.layers.targets import PixelTarget
+from modules.motion.backgrounds import Background
+from modules.motion.classes import Split
+from modules.motion.scenes import SyntheticClips, make_clips
+from modules.sigma import SIGMA
+from modules.videomae import VideoMAE
+
+
+@dataclass
+class Size(ViTSize):
+    """What is trained, and for how long.
+
+    Args:
+        normalise: pixels normalised by each cube, for targets of both methods.
+        prototypes: of SIGMA.
+        projection: widths of the layers of SIGMA's MLP.
+    """
+
+    normalise: bool = False
+    prototypes: int = 128
+    projection: tuple[int, ...] = (128, 128, 64)
+    family: Background = "gradient"
+    shifted: Background = "texture"
+
+
+@dataclass
+class Data:
+    """Clips of one run."""
+
+    pool: Tensor
+    """uint8 [pool, T, H, W, 3], without labels"""
+    probe: SyntheticClips
+    test: SyntheticClips
+    shifted: SyntheticClips
+
+
+def make_data(size: Size, seed: int, device: torch.device) -> Data:
+    """Generate all clips of a seed on the device. Probes see other clips than pretraining, of the same kind."""
+
+    def clips(count: int, split: Split, family: Background, view: int = 0) -> SyntheticClips:
+        return make_clips(count, size.frames, size.side, split, seed, (family,), view=view, device=device)
+
+    return Data(
+        clips(size.pool, "train", size.family, view=1).video,
+        clips(size.probe_clips, "train", size.family),
+        clips(size.test_clips, "val", size.family),
+        clips(size.test_clips, "val", size.shifted),
+    )
+
+
+def videomae(size: Size, seed: int, mask: MaskGenerator) -> VideoMAE:
+    """Masked pixels."""
+    return VideoMAE(encoder(size, seed), PixelTarget(size.normalise), mask, decoder_depth=1)
+
+
+def sigma_mlp(size: Size, seed: int, mask: MaskGenerator) -> SIGMA:
+    """Masked features of an MLP that is trained along."""
+    return SIGMA(
+        encoder(size, seed),
+        PixelTarget(size.normalise),
+        mask,
+        projection=list(size.projection),
+        num_prototypes=size.prototypes,
+        sinkhorn=SinkhornSettings(epsilon=0.05),
+        decoder_depth=1,
+    )
+
+
+def train_masked(name: str, method: VideoMAE | SIGMA, data: Data, size: Size, seed: int) -> dict[str, float]:
+    """Train on unlabelled clips; returns what the second table shows."""
+    last: StepOutput = {}
+
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        rows = random_rows(len(data.pool), size.batch, generator)
+        output = method.step({"video": data.pool[rows][:, None]}, generator)
+        last.update(output)
+        return output["loss"]
+
+    losses = train(method.to(data.pool.device), loss_of, size.steps, size.lr, seed)
+    facts = {"loss, first tenth": losses[0], "loss, last tenth": losses[-1]}
+    if isinstance(method, SIGMA):
+        for column in ("perplexity_target", "perplexity_prediction", "agreement"):
+            facts[column.replace("_", ", ") + ", %"] = 100 * last["log"][column].item()
+    print(f"  seed {seed}: {name}: " + ", ".join(f"{what} {value:.3f}" for what, value in facts.items()), flush=True)
+    return facts
+
+
+def sigma(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:  # noqa: B008  (never mutated)
+    """SIGMA against VideoMAE, and green-noise against tube masks, for both. Under an hour on two CPU cores.
+
+    Args:
+        size: networks, clips and budget.
+        seeds: number of repetitions; data, weights and batches change with the seed.
+        out: JSON file to write.
+    """
+    study = Study(seeds)
+    names = {
+        "pixels, tubes": "VideoMAE, tube masks",
+        "pixels, green": "VideoMAE, Green3D masks",
+        "features, tubes": "SIGMA-MLP, tube masks",
+        "features, green": "SIGMA-MLP, Green3D masks",
+    }
+    rows = {
+        "frame": Row("one frame (raw pixels)"),
+        "difference": Row("raw frame difference"),
+        "untrained": Row("untrained network"),
+        **{key: Row(name) for key, name in names.items()},
+        "supervised": Row("supervised, same size and budget"),
+    }
+    pretext = {key: Row(name) for key, name in names.items()}
+    for seed in range(seeds):
+        data = make_data(size, seed, study.device)
+        tests = {"": data.test, ", shifted": data.shifted}
+        networks = {"untrained": encoder(size, seed).to(study.device)}
+        for key, name in names.items():
+            mask = Green3D(size.mask_ratio) if "green" in key else TubeMask(size.mask_ratio)
+            method = (videomae if "pixels" in key else sigma_mlp)(size, seed, mask)
+            pretext[key].add(train_masked(name, method, data, size, seed))
+            networks[key] = method.backbone
+        networks["supervised"] = train_supervised(data.probe, size, seed)
+        rows["frame"].add(probe(lambda video: single_frame(video, size.frames // 2), data.probe, tests))
+        rows["difference"].add(probe(frame_difference, data.probe, tests))
+        for key, backbone in networks.items():
+            rows[key].add(probe(partial(features, backbone), data.probe, tests))
+        print(f"seed {seed} done after {study.minutes:.1f} min", flush=True)
+    everything = [chance(rows["untrained"]), *rows.values()]
+    study.finish({"rows": everything, "The pretexts": list(pretext.values())}, asdict(size), out)
