@@ -28,8 +28,8 @@ SMALL = ["--size.steps=2", "--size.batch=8", "--size.pool=32", "--size.probe_cli
 @pytest.mark.parametrize(
     ("study", "size", "rows"),
     [
-        ("smile", ["--size.embed_dim=24", "--size.depth=1"], 7),
-        ("sigma", ["--size.embed_dim=24", "--size.depth=1", "--size.prototypes=8"], 9),
+        ("smile", ["--size.embed_dim=24", "--size.depth=1", "--size.side=16"], 7),
+        ("sigma", ["--size.embed_dim=24", "--size.depth=1", "--size.side=16", "--size.prototypes=8"], 9),
         ("tubelet_contrast", ["--size.width=4", "--size.frames=4"], 8),
     ],
 )
