@@ -127,7 +127,10 @@ def prepare_slowly(raw: Path, out: Path, worker: Path) -> None:
     """In a process of its own: prepare, so slowly that it can be killed on the way."""
 
     def slow(path: Path) -> Reading:
-        worker.write_text(str(os.getpid()))
+        # Whole at any moment, since this process may be killed at any.
+        part = worker.with_suffix(".part")
+        part.write_text(str(os.getpid()))
+        part.replace(worker)
         time.sleep(0.05)
         return read_ntu(path)
 
