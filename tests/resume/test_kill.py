@@ -86,8 +86,17 @@ def random_plan(count: int, seed: int) -> list[tuple[int, str, int]]:
 SETTINGS = {"plain": (1, 1, None), "accumulating": (2, 2, None), "validating often": (1, 1, 2)}
 
 
-@everywhere
-@pytest.mark.parametrize("settings", SETTINGS)
+# One masked method, one with a queue and two clips, one on skeletons; for the others these settings are slow tests.
+IN_ALL_SETTINGS = ("VideoMAE", "TubeletContrast", "SkeletonContrast")
+PAIRS = [
+    pytest.param(case.name, name, marks=[] if by_default else [pytest.mark.slow])
+    for case in METHODS
+    for name in SETTINGS
+    for by_default in [case.name in IN_ALL_SETTINGS or (name == "plain" and not case.variant)]
+]
+
+
+@pytest.mark.parametrize(("method", "settings"), PAIRS)
 def test_killed_runs_end_with_the_same_bits(method: str, settings: str, videos: Path, whole: Any, tmp_path: Path) -> None:
     run = Run(method, tmp_path, videos, *SETTINGS[settings])
     killed(run, random_plan(5, seed=len(settings)))
