@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.randomness import device_generator
-from modules.layers.probes import knn_accuracy, linear_accuracy
+from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
+from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES
 from modules.motion.scenes import SyntheticClips
 
@@ -32,6 +33,35 @@ class Row:
         """Append one seed's scores."""
         for column, value in scores.items():
             self.scores.setdefault(column, []).append(value)
+
+
+@dataclass
+class StudySize:
+    """What every study asks for: clips, probes and budget.
+
+    Args:
+        frames: frames per clip.
+        side: side of the frames in pixels.
+        steps: optimiser steps of every trained row.
+        batch: clips (of contrastive methods, videos) per step.
+        lr: peak learning rate.
+        pool: training clips or videos.
+        probe_clips: labelled clips for the probes.
+        test_clips: clips to test on.
+        family: backgrounds of the probes.
+        shifted: backgrounds of the shifted test.
+    """
+
+    frames: int = 8
+    side: int = 32
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    pool: int = 8192
+    probe_clips: int = 4096
+    test_clips: int = 2048
+    family: Background = "black"
+    shifted: Background = "gradient"
 
 
 def table(rows: list[Row], digits: int = 1) -> str:
@@ -105,6 +135,23 @@ def probe(readout: Readout, train_clips: SyntheticClips, tests: Mapping[str, Syn
             if not name:
                 scores[f"{task} kNN"] = 100 * knn_accuracy(known, labels, new[name], truth)
     return scores
+
+
+def probe_rows(
+    rows: Mapping[str, Row], readouts: Mapping[str, Readout], train_clips: SyntheticClips, tests: Mapping[str, SyntheticClips]
+) -> None:
+    """Probe raw pixels and networks, and add the scores of this seed to their rows.
+
+    Args:
+        rows: by key: `frame`, `difference` and those of `readouts`.
+        readouts: of the frozen networks.
+        train_clips: see `probe`.
+        tests: see `probe`.
+    """
+    middle = train_clips.video.shape[1] // 2
+    raw: dict[str, Readout] = {"frame": lambda video: single_frame(video, middle), "difference": frame_difference}
+    for key, readout in (raw | dict(readouts)).items():
+        rows[key].add(probe(readout, train_clips, tests))
 
 
 def chance(row: Row) -> Row:

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.studies.harness import random_rows, train
+from benchmarks.studies.harness import StudySize, random_rows, train
 from modules.backbones.video_vit import VideoViT
 from modules.layers.normalise import normalise
 from modules.layers.probes import Pooling, pool_tokens
-from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES
 from modules.motion.scenes import SyntheticClips
 
@@ -19,40 +18,20 @@ READOUT: Pooling = "time"
 
 
 @dataclass
-class ViTSize:
-    """What is trained, and for how long.
+class ViTSize(StudySize):
+    """A small video transformer and its masks; pretraining and probes see one family of backgrounds.
 
     Args:
-        frames: frames per clip.
-        side: side of the frames in pixels.
         patch: side of a token in pixels.
         embed_dim: width of the encoder.
         depth: blocks of the encoder.
-        steps: optimiser steps of every trained row.
-        batch: clips per step.
-        lr: peak learning rate.
         mask_ratio: share of hidden tokens.
-        pool: training clips.
-        probe_clips: labelled clips for the probes.
-        test_clips: clips to test on.
-        family: backgrounds of pretraining and probes.
-        shifted: backgrounds of the shifted test.
     """
 
-    frames: int = 8
-    side: int = 32
     patch: int = 8
     embed_dim: int = 96
     depth: int = 4
-    steps: int = 1000
-    batch: int = 64
-    lr: float = 1e-3
     mask_ratio: float = 0.5
-    pool: int = 8192
-    probe_clips: int = 4096
-    test_clips: int = 2048
-    family: Background = "black"
-    shifted: Background = "gradient"
 
 
 def encoder(size: ViTSize, seed: int) -> VideoViT:

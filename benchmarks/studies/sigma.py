@@ -17,12 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.studies.harness import Row, Study, chance, probe, random_rows, train
+from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.core.contracts import StepOutput
 from modules.layers.masking import MaskGenerator, TubeMask
 from modules.layers.noise_masking import Green3D
-from modules.layers.probes import frame_difference, single_frame
 from modules.layers.sinkhorn import SinkhornSettings
 from modules.layers.targets import PixelTarget
 from modules.motion.backgrounds import Background
@@ -144,10 +143,7 @@ def sigma(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
             pretext[key].add(train_masked(name, method, data, size, seed))
             networks[key] = method.backbone
         networks["supervised"] = train_supervised(data.probe, size, seed)
-        rows["frame"].add(probe(lambda video: single_frame(video, size.frames // 2), data.probe, tests))
-        rows["difference"].add(probe(frame_difference, data.probe, tests))
-        for key, backbone in networks.items():
-            rows[key].add(probe(partial(features, backbone), data.probe, tests))
+        probe_rows(rows, {key: partial(features, backbone) for key, backbone in networks.items()}, data.probe, tests)
         print(f"seed {seed} done after {study.minutes:.1f} min", flush=True)
     everything = [chance(rows["untrained"]), *rows.values()]
     study.finish({"rows": everything, "The pretexts": list(pretext.values())}, asdict(size), out)

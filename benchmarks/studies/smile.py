@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.studies.harness import Row, Study, chance, probe, random_rows, train
+from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
 from modules.layers.masking import TubeMask
-from modules.layers.probes import frame_difference, knn_accuracy, single_frame
+from modules.layers.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
 from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.backgrounds import Background
@@ -168,10 +168,8 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
             "moving": train_masked(data, size, seed, moving),
             "supervised": train_supervised(data.probe, size, seed),
         }
-        rows["frame"].add(probe(lambda video: single_frame(video, size.frames // 2), data.probe, tests))
-        rows["difference"].add(probe(frame_difference, data.probe, tests))
+        probe_rows(rows, {key: partial(features, backbone) for key, backbone in networks.items()}, data.probe, tests)
         for key, backbone in networks.items():
-            rows[key].add(probe(partial(features, backbone), data.probe, tests))
             insides[key].add(anatomy(backbone, data))
         print(f"seed {seed} done after {study.minutes:.1f} min", flush=True)
     everything = [chance(rows["untrained"]), *rows.values()]

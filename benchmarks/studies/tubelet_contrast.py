@@ -22,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.studies.harness import Row, Study, chance, probe, random_rows, train
+from benchmarks.studies.harness import Row, Study, StudySize, chance, probe_rows, random_rows, train
 from modules.backbones.video_cnn import VideoResNet
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.normalise import normalise
-from modules.layers.probes import frame_difference, single_frame
 from modules.moco import MoCo
 from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES, Split
@@ -36,44 +35,26 @@ from modules.tubelet_contrast import TubeletContrast
 
 
 @dataclass
-class Size:
+class Size(StudySize):
     """What is trained, and for how long.
 
     Args:
-        frames: frames per clip.
-        side: side of the frames in pixels.
         width: channels of the first stage of R3D-18; 64 is the published network.
-        steps: optimiser steps of every trained row.
-        batch: videos per step.
-        lr: peak learning rate.
         queue_size: keys that are kept as negatives; 0 takes those of the batch.
         momentum: of the key branch.
         temperature: of the loss; MoCo's.
         scale: side of all tubelets, in pixels of a 224-pixel picture.
-        pool: training videos.
-        probe_clips: labelled clips for the probes.
-        test_clips: clips to test on.
         pretraining: backgrounds of the training videos.
-        family: backgrounds of the probes.
-        shifted: backgrounds of the shifted test.
     """
 
-    frames: int = 8
-    side: int = 32
-    width: int = 16
     steps: int = 300
-    batch: int = 64
-    lr: float = 1e-3
+    pool: int = 2048
+    width: int = 16
     queue_size: int = 0
     momentum: float = 0.99
     temperature: float = 0.07
     scale: float = 96
-    pool: int = 2048
-    probe_clips: int = 4096
-    test_clips: int = 2048
     pretraining: tuple[Background, ...] = ("black", "noise")
-    family: Background = "black"
-    shifted: Background = "gradient"
 
 
 @dataclass
@@ -198,10 +179,8 @@ def tubelet_contrast(size: Size = Size(), seeds: int = 3, out: Path | None = Non
             pretext[key].add(train_contrast(pretext[key].name, method, videos, size, seed))
         networks["supervised"] = train_supervised(data, size, seed)
         tests = {"": data.test, ", shifted": data.shifted}
-        rows["frame"].add(probe(lambda video: single_frame(video, size.frames // 2), data.probe, tests))
-        rows["difference"].add(probe(frame_difference, data.probe, tests))
-        for key, backbone in networks.items():
-            rows[key].add(probe(partial(features, backbone.to(study.device)), data.probe, tests))
+        readouts = {key: partial(features, backbone.to(study.device)) for key, backbone in networks.items()}
+        probe_rows(rows, readouts, data.probe, tests)
         print(f"seed {seed} done after {study.minutes:.1f} min", flush=True)
     everything = [chance(rows["untrained"]), *rows.values()]
     study.finish({"rows": everything, "The pretexts": list(pretext.values())}, asdict(size), out)
