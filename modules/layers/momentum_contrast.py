@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows, position, shuffled
+from modules.core.errors import SettingError
 from modules.layers.contrast import Contrast, info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
@@ -57,10 +58,22 @@ class MomentumContrast(nn.Module):
         self.settings = settings
 
     def check(self, trainer: Trainer) -> None:
-        """Compare the batch with the queue. Raises a SettingError where its keys do not divide the queue."""
+        """Compare the batch with the queue.
+
+        Raises:
+            SettingError: where the keys of a batch do not divide the queue, or there is neither a queue nor a second key.
+        """
         batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
-        if batch_size is not None and self.queue is not None:
-            self.queue.check(batch_size * trainer.world_size)
+        if batch_size is None:
+            return
+        global_batch = batch_size * trainer.world_size
+        if self.queue is not None:
+            self.queue.check(global_batch)
+        elif global_batch < 2:
+            raise SettingError(
+                "model.contrast.queue_size 0 takes the other keys of the batch as negatives, but the batch has one; set "
+                "data.batch_size to 2 or more, or model.contrast.queue_size to a multiple of the batch."
+            )
 
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:
         """Loss of a batch of pairs. In training, the key branch moves first and the queue takes the keys last.

@@ -30,7 +30,9 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int, seed: int = 0) -> None:
         super().__init__()
         if size < 1:
-            raise SettingError(f"model.contrast.queue_size is {size}; set it to a positive multiple of the global batch.")
+            raise SettingError(
+                f"model.contrast.queue_size is {size}; set it to a positive multiple of the global batch, or to 0 for none."
+            )
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))

@@ -1,13 +1,16 @@
 """Logits and loss of contrast: against slow formulas, in float32, with gradient to the queries alone."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from modules.core.errors import SettingError
 from modules.layers.contrast import contrast_logits, info_nce, unit_rows
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.queue import Queue
 
 B, DIM, K, TEMPERATURE = 6, 16, 24, 0.2
@@ -124,3 +127,12 @@ def test_the_order_of_rows_does_not_matter() -> None:
     order = torch.randperm(K, generator=torch.Generator().manual_seed(0))
     mixed = info_nce(query.flip(0), key.flip(0), negatives[order], TEMPERATURE).loss
     assert float(mixed) == pytest.approx(float(info_nce(query, key, negatives, TEMPERATURE).loss), rel=1e-6)
+
+
+def test_a_batch_of_one_without_a_queue_is_refused() -> None:
+    backbone = torch.nn.Linear(DIM, DIM)
+    backbone.embed_dim = DIM  # type: ignore[assignment]
+    contrast = MomentumContrast(backbone, ContrastSettings(queue_size=0))
+    contrast.check(SimpleNamespace(datamodule=SimpleNamespace(batch_size=1), world_size=2))  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match=r"set data\.batch_size to 2 or more"):
+        contrast.check(SimpleNamespace(datamodule=SimpleNamespace(batch_size=1), world_size=1))  # type: ignore[arg-type]
