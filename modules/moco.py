@@ -71,7 +71,7 @@ class MoCo(Method):
             "loss": found.loss,
             "clip": query.round().byte(),
             "key_clip": key.round().byte(),
-            "log": {"top1": found.top1, "top5": found.top5},
+            "log": {"top1": found.top1, "top5": found.top5, "batch_top1": found.batch_top1},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ class TubeletContrast(Method):
             "clip": query.round().byte(),
             "key_clip": key.round().byte(),
             "corners": record.corners(),
-            "log": {"top1": found.top1, "top5": found.top5},
+            "log": {"top1": found.top1, "top5": found.top5, "batch_top1": found.batch_top1},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES
 from modules.motion.scenes import SyntheticClips
 
+CLASSES = {"motion": len(MOTION_CLASSES), "object": len(SHAPES)}
 Readout = Callable[[Tensor], Tensor]
 """uint8 clips [N, T, H, W, 3] -> features [N, d]"""
 
@@ -36,30 +37,39 @@ class Row:
 
 
 @dataclass
-class StudySize:
+class Budget:
     """What every study asks for: clips, probes and budget.
 
     Args:
         frames: frames per clip.
-        side: side of the frames in pixels.
         steps: optimiser steps of every trained row.
-        batch: clips (of contrastive methods, videos) per step.
+        batch: clips (of contrastive methods, videos or recordings) per step.
         lr: peak learning rate.
-        pool: training clips or videos.
+        pool: training clips, videos or recordings.
         probe_clips: labelled clips for the probes.
         test_clips: clips to test on.
-        family: backgrounds of the probes.
-        shifted: backgrounds of the shifted test.
     """
 
     frames: int = 8
-    side: int = 32
     steps: int = 1000
     batch: int = 64
     lr: float = 1e-3
     pool: int = 8192
     probe_clips: int = 4096
     test_clips: int = 2048
+
+
+@dataclass
+class StudySize(Budget):
+    """What every study of videos asks for.
+
+    Args:
+        side: side of the frames in pixels.
+        family: backgrounds of the probes.
+        shifted: backgrounds of the shifted test.
+    """
+
+    side: int = 32
     family: Background = "black"
     shifted: Background = "gradient"
 
@@ -154,11 +164,16 @@ def probe_rows(
         rows[key].add(probe(readout, train_clips, tests))
 
 
-def chance(row: Row) -> Row:
-    """What guessing scores in the columns of a row."""
+def chance(row: Row, classes: Mapping[str, int] = CLASSES) -> Row:
+    """What guessing scores in the columns of a row.
+
+    Args:
+        row: whose columns begin with the name of their task.
+        classes: how many each task has.
+    """
     guess = Row("chance")
     for column in row.scores:
-        guess.add({column: 100 / len(MOTION_CLASSES if column.startswith("motion") else SHAPES)})
+        guess.add({column: 100 / classes[column.split()[0]]})
     return guess
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Contrast(NamedTuple):
-    """What `info_nce` returns: float32 scalars, the last two without gradient."""
+    """What `info_nce` returns: float32 scalars, all but the first without gradient."""
 
     loss: Tensor
     """mean cross-entropy"""
@@ -16,6 +16,9 @@ class Contrast(NamedTuple):
     """share of queries to which no negative is as near as their own key"""
     top5: Tensor
     """share of queries to which fewer than five negatives are as near as their own key"""
+    batch_top1: Tensor
+    """share of queries to which no other key of the batch, which are all of one age, is as near as their own: at chance while
+    `top1` rises, new keys are told from old ones and nothing else is learned"""
 
 
 def unit_rows(values: Tensor) -> Tensor:
@@ -63,4 +66,7 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, 
     logits = contrast_logits(query, key, negatives, temperature, own)
     loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
     nearer = (logits.detach()[:, 1:] >= logits.detach()[:, :1]).sum(dim=1)
-    return Contrast(loss, (nearer < 1).float().mean(), (nearer < 5).float().mean())
+    with torch.autocast(query.device.type, enabled=False):
+        cosines = query.detach().float() @ key.detach().float().T
+    alone = (cosines >= cosines.diagonal()[:, None]).sum(dim=1) == 1
+    return Contrast(loss, *(share.float().mean() for share in (nearer < 1, nearer < 5, alone)))

@@ -22,8 +22,8 @@ class ContrastSettings:
         hidden: width between the two layers of the head; that of the features if None.
         out_dim: length of what is compared.
         queue_size: keys that are kept as negatives; a multiple of the batch over all devices. 0 takes the other keys of that
-            batch instead, as MoCo v3 does: better in short runs, in which the key branch moves so far that old keys are told
-            from new ones by their age alone (docs/learning.md).
+            batch instead, as MoCo v3 does. With a queue, a momentum much below 0.999 lets the key branch move so far that new
+            keys are told from old ones, and short runs learn nothing else (docs/learning.md).
         momentum: of the key branch.
         temperature: divides the cosines.
         shuffle: shuffle keys over processes, so that batch norm's statistics do not give pairs away.

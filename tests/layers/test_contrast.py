@@ -69,6 +69,16 @@ def test_accuracies_count_the_nearer_negatives() -> None:
     assert float(result.top5) == pytest.approx(2 / 3)
 
 
+def test_keys_told_by_their_age_alone_show() -> None:
+    new, old, own = torch.eye(DIM)[0], torch.eye(DIM)[1], 0.1 * torch.eye(DIM)[2:6]
+    key = torch.nn.functional.normalize(new + own)
+    # Every query is nearest to what is new, and to the same key of its batch.
+    query = key[:1].expand(4, -1)
+    result = info_nce(query, key, old.expand(8, -1), TEMPERATURE)
+    assert float(result.top1) == 1
+    assert float(result.batch_top1) == 1 / 4
+
+
 def test_the_gradient_goes_to_the_queries_only() -> None:
     query, key, negatives = (tensor.requires_grad_() for tensor in (rows(B, 0), rows(B, 1), rows(K, 2)))
     result = info_nce(query, key, negatives, TEMPERATURE)
