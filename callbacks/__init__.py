@@ -1,21 +1,26 @@
 """What watches a run: probes, pictures, speed. None of it changes a trained weight."""
 
 from callbacks.collapse import CollapseAlarm
+from callbacks.neighbours import Neighbours
 from callbacks.online_knn import OnlineKNN
 from callbacks.online_linear import OnlineLinear
 from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
+from callbacks.result_file import BestOnTest, ResultFile
 from callbacks.throughput import Throughput
 from modules.core.last_checkpoint import LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
 
 __all__ = [
+    "BestOnTest",
     "CollapseAlarm",
     "LastCheckpoint",
+    "Neighbours",
     "NonFiniteGuard",
     "OnlineKNN",
     "OnlineLinear",
     "Pictures",
     "ProbeReport",
+    "ResultFile",
     "Throughput",
 ]

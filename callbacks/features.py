@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
+from modules.core.distributed import gather_once
 
 
 @contextmanager
@@ -64,31 +65,3 @@ def extract(
         none = torch.empty(0, dtype=torch.long, device=method.device)
         return gather_once(trainer, torch.empty(0, 0, device=method.device), none, none)
     return gather_once(trainer, torch.cat(rows), torch.cat(labels), torch.cat(numbers))
-
-
-def gather_once(trainer: Trainer, rows: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Join what the processes have, in the order of sample numbers, each number once.
-
-    Args:
-        trainer: knows the processes.
-        rows: [n, D], n may differ between processes.
-        labels: [n]
-        numbers: int64 [n], sample numbers.
-    """
-    if trainer.world_size > 1:
-        sizes = trainer.strategy.all_gather(torch.tensor(rows.shape, device=rows.device))
-        longest, width = sizes.flatten(0, -2).amax(0).tolist()
-        missing = longest - len(rows)
-        rows = rows if len(rows) else rows.new_empty(0, width)
-
-        def everyone(values: Tensor, empty: float) -> Tensor:
-            filler = values.new_full((missing, *values.shape[1:]), empty)
-            return trainer.strategy.all_gather(torch.cat([values, filler])).flatten(0, 1)
-
-        rows, labels, numbers = everyone(rows, 0), everyone(labels, 0), everyone(numbers, -1)
-    order = numbers.argsort(stable=True)
-    sorted_numbers = numbers[order]
-    first = torch.ones_like(sorted_numbers, dtype=torch.bool)
-    first[1:] = sorted_numbers[1:] != sorted_numbers[:-1]
-    order = order[first & (sorted_numbers >= 0)]
-    return rows[order], labels[order]

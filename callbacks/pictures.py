@@ -48,6 +48,28 @@ def png(picture: Tensor) -> bytes:
     return stream.getvalue()
 
 
+def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: bytes, shape: torch.Size) -> None:
+    """Write a picture to `<run>/pictures` and to TensorBoard; in a trial run to TensorBoard alone.
+
+    Args:
+        trainer: knows the folder and the loggers.
+        name: of the picture.
+        step: optimiser step that it belongs to.
+        suffix: png or gif.
+        content: of the file.
+        shape: height and width in pixels come first.
+    """
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder = Path(trainer.default_root_dir) / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{step:07d}_{name}.{suffix}").write_bytes(content)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=content)
+            summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
+            logger.experiment._get_file_writer().add_summary(summary, step)
+
+
 class Pictures(Callback):
     """Draws what `pictures` of the method returns: film strips (PNG) and moving pictures (GIF).
 
@@ -73,18 +95,6 @@ class Pictures(Callback):
         self._drawn_at = step
         for name, video in pl_module.pictures(outputs).items():
             shown = video[: self.clips].cpu()
-            self._write(trainer, name, step, "png", png(film_strip(shown)), film_strip(shown).shape)
+            write_picture(trainer, name, step, "png", png(film_strip(shown)), film_strip(shown).shape)
             if shown.shape[1] > 1:
-                self._write(trainer, f"{name}_video", step, "gif", gif(shown), film_strip(shown[:, :1].transpose(0, 1)).shape)
-
-    @staticmethod
-    def _write(trainer: Trainer, name: str, step: int, suffix: str, content: bytes, shape: torch.Size) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder = Path(trainer.default_root_dir) / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{step:07d}_{name}.{suffix}").write_bytes(content)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=content)
-                summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
-                logger.experiment._get_file_writer().add_summary(summary, step)
+                write_picture(trainer, f"{name}_video", step, "gif", gif(shown), film_strip(shown[:, :1].transpose(0, 1)).shape)

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from callbacks.features import extract
 from modules.core.base import Method
-from modules.core.contracts import VideoBatch
+from modules.core.contracts import SkeletonBatch, VideoBatch
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
 
 # Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
 # from its reverse, whatever the network knows.
-SLICES = "tokens per time slice"
+SLICES, TOKENS, POOLED = "tokens per time slice", "mean of all tokens", "pooled feature"
 MAIN_READOUT = f"{SLICES}, linear"
+# For backbones without tokens in time slices: video CNNs and encoders of skeletons.
+MAIN_POOLED = f"{POOLED}, linear"
 RECENT_STEPS = 100
 
 
@@ -26,6 +28,11 @@ def tokens_per_slice(method: Method, batch: VideoBatch) -> Tensor:
     """Tokens of the encoder, averaged over each time slice: [B, t * D]."""
     tokens = method.backbone.forward_features(method.normalise(batch["video"][:, 0]))  # type: ignore[operator]
     return pool_tokens(tokens.float(), method.backbone.grid[:3], "time")  # type: ignore[index, arg-type]
+
+
+def has_slices(method: Method) -> bool:
+    """Whether the backbone has tokens in time slices: it tells their grid."""
+    return hasattr(method.backbone, "grid")
 
 
 def middle_frame(batch: VideoBatch) -> Tensor:
@@ -38,12 +45,30 @@ def differences(batch: VideoBatch) -> Tensor:
     return frame_difference(batch["video"][:, 0])
 
 
+def middle_pose(batch: SkeletonBatch) -> Tensor:
+    """Raw coordinates of the middle frame."""
+    return batch["skeleton"][:, 0, :, batch["skeleton"].shape[3] // 2].flatten(1)
+
+
+def pose_differences(batch: SkeletonBatch) -> Tensor:
+    """Raw differences of successive frames."""
+    return batch["skeleton"][:, 0].diff(dim=2).flatten(1)
+
+
+# What needs no network, by kind of clips.
+RAW: dict[str, dict[str, Callable[[Any], Tensor]]] = {
+    "video": {"one raw frame": middle_frame, "raw frame differences": differences},
+    "skeleton": {"one raw pose": middle_pose, "raw pose differences": pose_differences},
+}
+
+
 class ProbeReport(Callback):
     """Reads frozen features out before the first step and after the last, and prints both beside simple baselines.
 
     Every number that is computed is printed, those that got worse included: linear and kNN probes on tokens averaged per
-    time slice and over all tokens; chance; one raw frame; raw frame differences. The training loss stands beside that of
-    the best constant prediction, if the method logs `constant_loss`. Also written to `probe_report.md` and `.json`.
+    time slice and over all tokens, or on `embed` where the backbone has no such tokens; chance; one raw frame or pose; raw
+    differences of frames or poses. The training loss stands beside that of the best constant prediction, if the method logs
+    `constant_loss`. Also written to `probe_report.md` and `.json`.
 
     Args:
         k: neighbours of the kNN probe.
@@ -52,6 +77,7 @@ class ProbeReport(Callback):
     def __init__(self, k: int = 20) -> None:
         self.k = k
         self.before: dict[str, float] = {}
+        self._kind = "video"
         self._recent: list[Tensor] = []
         self._constant: list[Tensor] = []
 
@@ -63,7 +89,8 @@ class ProbeReport(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
     ) -> None:
-        """Keep the last losses, on the device."""
+        """Keep the last losses, on the device, and see what clips are made of."""
+        self._kind = "skeleton" if "skeleton" in batch else "video"
         self._recent = [*self._recent[1 - RECENT_STEPS :], outputs["loss"].detach()]
         if "constant_loss" in outputs.get("log", {}):
             self._constant = [*self._constant[1 - RECENT_STEPS :], outputs["log"]["constant_loss"]]
@@ -80,7 +107,7 @@ class ProbeReport(Callback):
         if not trainer.is_global_zero or not after:
             return
         report = {
-            "main": MAIN_READOUT,
+            "main": MAIN_READOUT if has_slices(pl_module) else MAIN_POOLED,
             "before": self.before,
             "after": after,
             "baselines": raw,
@@ -113,15 +140,17 @@ class ProbeReport(Callback):
         }
 
     def _network_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
+        if not has_slices(method):
+            return self._scores(POOLED, *self._read(trainer, method, method.embed))
         train, labels, test, truth = self._read(trainer, method, partial(tokens_per_slice, method))
         scores = self._scores(SLICES, train, labels, test, truth)
         train, test = (rows.unflatten(1, (-1, method.backbone.embed_dim)).mean(1) for rows in (train, test))
-        return scores | self._scores("mean of all tokens", train, labels, test, truth)
+        return scores | self._scores(TOKENS, train, labels, test, truth)
 
     def _raw_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
         classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
         scores = {"chance": 100 / classes} if classes else {}
-        for name, readout in (("one raw frame", middle_frame), ("raw frame differences", differences)):
+        for name, readout in RAW[self._kind].items():
             scores |= self._scores(name, *self._read(trainer, method, readout))
         return scores
 

@@ -16,7 +16,7 @@ from datamodules.video.faults import FaultLog
 from datamodules.video.guard import GRACE, WorkerGuard
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.manifest import UNLABELLED, Manifest, check_root
-from datamodules.video.sampling import ClipSettings
+from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
 
 
@@ -31,6 +31,8 @@ class VideoDataModule(LightningDataModule, ABC):
         root: folder of the videos; relative paths in lists start here.
         train_list: list of training videos; null looks for the data set's usual files in `root`.
         val_list: list of validation videos; null looks for the data set's usual files in `root`.
+        test_list: list of test videos; null takes the data set's test split if it has one with labels, else the validation
+            videos.
         clip: frames, stride, size, crop and number of clips.
         batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
         num_workers: worker processes per device that decode.
@@ -44,6 +46,7 @@ class VideoDataModule(LightningDataModule, ABC):
             that a file still blocks 10 s later is ended and the file not read again; with num_workers 0 nothing protects
             the run from files that block or crash the decoder.
         decoder: library that decodes; decord and torchcodec are optional extras.
+        views: clips and crops of each test video. A batch holds as many clips as in training, so fewer videos.
     """
 
     def __init__(
@@ -61,8 +64,11 @@ class VideoDataModule(LightningDataModule, ABC):
         max_bad_fraction: float = 0.05,
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
+        test_list: str | None = None,
+        views: ViewSettings = ViewSettings(),  # noqa: B008
     ) -> None:
         super().__init__()
+        self.test_list, self.views = Path(test_list) if test_list else None, views
         if not 0 < fraction <= 1:
             raise SettingError(f"data.fraction is {fraction}; it is the share of training videos, above 0 and at most 1.")
         self.fraction, self.subset_seed = fraction, subset_seed
@@ -75,13 +81,18 @@ class VideoDataModule(LightningDataModule, ABC):
         self.decode_timeout, self.decoder = decode_timeout, decoder
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
+        self.test_manifest: Manifest | None = None
         self.faults: FaultLog | None = None
         self._reported_to: Trainer | None = None
         self._train_loader = LoaderMemory()
 
     @abstractmethod
     def read_split(self, split: str) -> Manifest | None:
-        """Manifest of 'train' or 'val'; None if the data set has no such split."""
+        """Manifest of 'train', 'val' or 'test'; None if the data set has no such split."""
+
+    def given_list(self, split: str) -> Path | None:
+        """The list that the settings name for a split, if any."""
+        return {"train": self.train_list, "val": self.val_list, "test": self.test_list}[split]
 
     @property
     def num_classes(self) -> int | None:
@@ -117,6 +128,12 @@ class VideoDataModule(LightningDataModule, ABC):
             if self.fraction < 1:
                 train = train.share(self.fraction, self.subset_seed)
             self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
+        if stage == "test" and self.test_manifest is None:
+            test = _same_classes(self.train_manifest, self.read_split("test"))
+            usable = test is not None and test.labels.max() != UNLABELLED
+            self.test_manifest = test if usable or self.test_list is not None else self.val_manifest
+            if self.test_manifest is None:
+                raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.test_list.")
         self._check_sizes(self.train_manifest, self.val_manifest)
         if self.faults is None or self.trainer is not self._reported_to:
             self._start_report()
@@ -144,14 +161,15 @@ class VideoDataModule(LightningDataModule, ABC):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader(self, manifest: Manifest, split: str, train: bool) -> ResumableLoader:
+    def _loader(self, manifest: Manifest, split: str, train: bool, views: ViewSettings | None = None) -> ResumableLoader:
         assert self.faults is not None
         limit = None if self.decode_timeout is None else self.decode_timeout + GRACE
         guard = WorkerGuard(self.num_workers, limit, self.faults.crashes(manifest, split))
-        dataset = VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout, guard)
+        dataset = VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout, guard, views)
         sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
         note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
-        return ResumableLoader(dataset, sampler, self.batch_size, self.num_workers, collate, note, guard)
+        batch_size = self.batch_size if views is None else max(1, self.batch_size * self.clip.views // views.views)
+        return ResumableLoader(dataset, sampler, batch_size, self.num_workers, collate, note, guard)
 
     def train_dataloader(self) -> ResumableLoader:
         """Random clips in random order."""
@@ -161,6 +179,11 @@ class VideoDataModule(LightningDataModule, ABC):
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Centre clips of the validation videos in order; nothing where there are none."""
         return self._loader(self.val_manifest, "val", train=False) if self.val_manifest is not None else []
+
+    def test_dataloader(self) -> ResumableLoader:
+        """All views of the test videos in order; each video is decoded once."""
+        assert self.test_manifest is not None
+        return self._loader(self.test_manifest, "test", train=False, views=self.views)
 
     def probe_dataloader(self) -> ResumableLoader:
         """Centre clips of evenly picked training videos, for probes; of labelled ones, if there are any."""

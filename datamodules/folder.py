@@ -8,19 +8,19 @@ from modules.core.errors import SettingError
 class VideoFolder(VideoDataModule):
     """Any folder of videos or pictures (a picture is a video of one frame).
 
-    If it has sub-folders `train` and `val`, these are the splits; otherwise all videos train. Sub-folders are classes,
-    if every video lies in one. With `train_list` and `val_list`, the lists decide instead.
+    If it has sub-folders `train`, `val` and perhaps `test`, these are the splits; otherwise all videos train. Sub-folders
+    are classes, if every video lies in one. With `train_list`, `val_list` and `test_list`, the lists decide instead.
     """
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        listed = self.train_list if split == "train" else self.val_list
+        listed = self.given_list(split)
         if listed is not None:
             return read_list(listed, self.root)
         folder = self.root / split
         if folder.is_dir():
             return read_folder(folder)
-        if split == "val":
+        if split != "train":
             return None
         if (self.root / "val").is_dir():
             raise SettingError(

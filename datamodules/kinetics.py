@@ -32,7 +32,7 @@ class Kinetics400(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        given = self.train_list if split == "train" else self.val_list
+        given = self.given_list(split)
         listed = find_list(self.root, given, f"{split}.csv", f"annotations/{split}.csv")
         if listed is None and not (self.root / split).is_dir():
             return None
@@ -72,7 +72,7 @@ class MiniKinetics(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        given = self.train_list if split == "train" else self.val_list
+        given = self.given_list(split)
         usual = (
             ("train_mini1.txt", "train_mini_kinetics.csv") if split == "train" else ("val_split_1.txt", "val_mini_kinetics.csv")
         )

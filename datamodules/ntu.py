@@ -20,7 +20,7 @@ from datamodules.skeleton.splits import (
 from datamodules.skeleton.store import open_store
 from datamodules.video.decode import Decoder
 from datamodules.video.manifest import Manifest, make_manifest, video_files
-from datamodules.video.sampling import ClipSettings
+from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
 
 COMMAND = "python main.py prepare ntu --raw DIR --out DIR"
@@ -139,6 +139,7 @@ class NTUVideos(VideoDataModule):
         max_bad_fraction: share of broken files above which the run stops, see `VideoDataModule`.
         decode_timeout: seconds after which a file counts as broken; null waits for ever.
         decoder: library that decodes.
+        views: clips and crops of each test video.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class NTUVideos(VideoDataModule):
         max_bad_fraction: float = 0.05,
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
+        views: ViewSettings = ViewSettings(),  # noqa: B008
     ) -> None:
         super().__init__(
             root,
@@ -168,6 +170,7 @@ class NTUVideos(VideoDataModule):
             max_bad_fraction=max_bad_fraction,
             decode_timeout=decode_timeout,
             decoder=decoder,
+            views=views,
         )
         self.benchmark = benchmark
 

@@ -7,12 +7,8 @@ reason in `malformed.tsv`.
 
 import csv
 import hashlib
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tqdm import tqdm
-
+from datamodules.parallel import Progress, core_count, start_worker
+from datamodules.prepare_videos import prepare_videos
 from datamodules.skeleton.arrays import array_chunks, is_arrays
 from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
 from datamodules.skeleton.splits import missing_samples
@@ -123,7 +119,7 @@ def prepare_pku(
     _prepare(chunks, out, header, workers, overwrite)
 
 
-PREPARE: dict[str, Callable[..., None]] = {"ntu": prepare_ntu, "pku": prepare_pku}
+PREPARE: dict[str, Callable[..., None]] = {"ntu": prepare_ntu, "pku": prepare_pku, "videos": prepare_videos}
 
 
 class File(NamedTuple):
@@ -237,18 +233,17 @@ def _work(todo: list[tuple[Chunk, Path]], workers: int | None) -> None:
     """Make the parts that are not there yet."""
     left = [(chunk, path) for chunk, path in todo if not path.is_file()]
     total, missing = (sum(chunk.size for chunk, _ in some) for some in (todo, left))
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(count if workers is None else workers, len(left))
+    workers = min(core_count() if workers is None else workers, len(left))
     if workers < 1:
-        progress = _Progress(total, missing)
+        progress = Progress(total, missing)
         for chunk, path in left:
             progress.add(_make_part(chunk, path))
         progress.close()
         return
-    with ProcessPoolExecutor(workers, initializer=_prepare_worker) as pool:
+    with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
         futures: list[Future[int]] = [pool.submit(_make_part, chunk, path) for chunk, path in left]
         # Made when the processes are there: a bar has a thread, which processes do not like to be copied with.
-        progress = _Progress(total, missing)
+        progress = Progress(total, missing)
         try:
             for future in as_completed(futures):
                 progress.add(future.result())
@@ -270,41 +265,3 @@ def _make_part(chunk: Chunk, path: Path) -> int:
         faults += reading.faults
     write_part(path, clips, faults)
     return chunk.size
-
-
-def _prepare_worker() -> None:
-    """The command alone decides what Ctrl-C means; when it is killed, its workers do not wait for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-class _Progress:
-    """A bar in a terminal, and elsewhere a line for every tenth of the work."""
-
-    def __init__(self, total: int, left: int) -> None:
-        self.total, self.done = total, total - left
-        self.next = self.done + max(1, left // 10)
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=self.done, unit="file") if terminal else None
-        if left < total:
-            print(f"{total - left} of {total} files are prepared already.", file=sys.stderr)
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self.bar is not None:
-            self.bar.update(count)
-        elif self.done >= self.next:
-            print(f"{self.done} of {self.total} files", file=sys.stderr, flush=True)
-            self.next = self.done + max(1, self.total // 10)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -1,6 +1,7 @@
-"""Something-Something v2: 174 templates of hand-object interactions, where only motion tells most classes apart."""
+"""Something-Something v1 and v2: 174 templates of hand-object interactions, where only motion tells most classes apart."""
 
 from datamodules.base import VideoDataModule
+from datamodules.jester import Jester
 from datamodules.kinetics import find_list
 from datamodules.video.manifest import Manifest, read_list, read_something_json
 from modules.core.errors import SettingError
@@ -19,7 +20,7 @@ class SSv2(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        given = self.train_list if split == "train" else self.val_list
+        given = self.given_list(split)
         official = "train" if split == "train" else "validation"
         names = [f"{folder}{name}" for folder in ("", "labels/", "annotations/") for name in _names(official, split)]
         listed = find_list(self.root, given, *names)
@@ -31,6 +32,16 @@ class SSv2(VideoDataModule):
         if labels is None:
             raise SettingError(f"The table of labels ({PREFIX}labels.json or labels.json) is missing beside {listed}.")
         return read_something_json(listed, labels, self.root)
+
+
+class SSv1(Jester):
+    """Something-Something v1, as video files `<number>.mp4`, which `python main.py prepare videos` makes of its pictures.
+
+    Takes something-something-v1-train.csv and -validation.csv with something-something-v1-labels.csv beside them, which
+    are written as those of Jester are.
+    """
+
+    prefix = "something-something-v1-"
 
 
 def _names(official: str, split: str | None = None) -> list[str]:

@@ -5,6 +5,7 @@ that costs. The other labels are the object's shape and the kind of background, 
 `modules.motion.scenes` says what training and validation do not share.
 """
 
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,9 @@ from modules.core.contracts import VideoBatch
 from modules.core.errors import SettingError
 from modules.motion.appearance import SHAPES
 from modules.motion.backgrounds import Background, load_images
+from modules.motion.captioned_scenes import CaptionedClips, CaptionSettings, Stage, captioned_clips, retrieval_clips
 from modules.motion.classes import GROWTH, MOTION_CLASSES, Split
+from modules.motion.primitives import PRIMITIVES
 from modules.motion.scenes import SyntheticClips, make_clips
 
 MIN_FRAMES = 4
@@ -41,6 +44,8 @@ class SyntheticBatch(VideoBatch, total=False):
     """int64 [B], index into `SHAPES`, -1 without objects."""
     background_label: Tensor
     """int64 [B], index into `data.backgrounds`."""
+    signature: Tensor
+    """int64 [B], with captions only: equal where captions say the same in whatever words."""
 
 
 class ClipPool(Dataset[VideoBatch]):
@@ -48,12 +53,12 @@ class ClipPool(Dataset[VideoBatch]):
 
     Args:
         video: uint8 [N, V, T, H, W, 3].
-        clips: Labels of the N videos.
+        clips: Labels of the N videos, and their captions if they have any.
         label: int64 [N], what is served as `label`.
         repeat: Copies of each clip.
     """
 
-    def __init__(self, video: Tensor, clips: SyntheticClips, label: Tensor, repeat: int) -> None:
+    def __init__(self, video: Tensor, clips: SyntheticClips | CaptionedClips, label: Tensor, repeat: int) -> None:
         self.video = video
         self.clips = clips
         self.label = label
@@ -66,13 +71,18 @@ class ClipPool(Dataset[VideoBatch]):
         """A whole batch at once."""
         index = torch.tensor([key.row for key in keys])
         video = self.video[index]
-        return SyntheticBatch(
+        batch = SyntheticBatch(
             video=video.repeat_interleave(self.repeat, dim=1) if self.repeat > 1 else video,
             index=index,
             label=self.label[index],
             object_label=self.clips.object[index],
             background_label=self.clips.background[index],
         )
+        if isinstance(self.clips, CaptionedClips):
+            texts = self.clips.texts
+            batch["caption"] = [texts[key.epoch % len(texts)][key.row] for key in keys]
+            batch["signature"] = self.clips.signature[index]
+        return batch
 
 
 def _whole(batch: SyntheticBatch) -> SyntheticBatch:
@@ -104,6 +114,9 @@ class SyntheticMotion(LightningDataModule):
         object_size: Smallest and largest side of an object, in sides of the frame.
         distractors: Adds small random drifts of position, angle and size where the class does not concern them.
         probe_samples: Training videos that `probe_dataloader` serves.
+        captions: Clips of captioned motion in the place of the classes, with sentences in `caption`; null keeps the classes.
+            Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in their
+            motion alone (see `modules.motion.captioned_scenes.retrieval_clips`).
     """
 
     def __init__(
@@ -121,6 +134,7 @@ class SyntheticMotion(LightningDataModule):
         object_size: tuple[float, float] = (0.22, 0.55),
         distractors: bool = False,
         probe_samples: int = 2048,
+        captions: CaptionSettings | None = None,
     ) -> None:
         super().__init__()
         self.clip = clip
@@ -136,6 +150,7 @@ class SyntheticMotion(LightningDataModule):
         self.object_size = (object_size[0], object_size[1])
         self.distractors = distractors
         self.probe_samples = min(probe_samples, train_videos)
+        self.captions = captions
         self._pools: dict[str, ClipPool] = {}
         self._train_loader = LoaderMemory()
         self._check()
@@ -143,7 +158,9 @@ class SyntheticMotion(LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes of `label`, in the order of their numbers."""
-        return list(SHAPES) if self.label == "object" else [c.name for c in MOTION_CLASSES]
+        if self.label == "object":
+            return list(SHAPES)
+        return [c.name for c in MOTION_CLASSES] if self.captions is None else list(PRIMITIVES)
 
     @property
     def num_classes(self) -> int:
@@ -160,6 +177,13 @@ class SyntheticMotion(LightningDataModule):
                 f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
                 "no full batch; lower the one or raise the other."
             )
+        if self.captions is not None:
+            self.captions.check(self.clip.frames)
+            if self.clip.clips > 1 or not self.objects:
+                raise SettingError(
+                    "data.captions: captioned videos have one clip and moving objects; set data.clip.clips to 1 and "
+                    "data.objects to true, or data.captions to null."
+                )
         videos = (self.train_videos + self.val_videos) * self.clip.clips
         needed = videos * self.clip.frames * self.clip.size**2 * 3
         if needed > MAX_POOL_BYTES:
@@ -173,6 +197,9 @@ class SyntheticMotion(LightningDataModule):
         """Makes the clips, unless they are made already."""
         if self._pools:
             return
+        if self.captions is not None:
+            self._pools = self._captioned(self.captions)
+            return
         train = self._make("train", self.train_videos, self.objects, self.clip.clips)
         if self.objects:
             rows = slice(0, self.probe_samples)
@@ -182,10 +209,32 @@ class SyntheticMotion(LightningDataModule):
             probe.repeat = 1
         self._pools = {"train": train, "probe": probe, "val": self._make("val", self.val_videos, True, self.clip.clips)}
 
+    def _images(self, split: Split) -> Tensor | None:
+        if self.background_folder is None or "images" not in self.backgrounds:
+            return None
+        return load_images(self.background_folder, split, round(self.clip.size * IMAGE_SPARE))
+
+    def _captioned(self, captions: CaptionSettings) -> dict[str, ClipPool]:
+        stages = {
+            split: Stage(self.clip.frames, self.clip.size, split, self.seed, self.backgrounds, self._images(split))
+            for split in ("train", "val")
+        }
+        made = {
+            "train": captioned_clips(self.train_videos, stages["train"], captions, captions.wordings),
+            "val": captioned_clips(self.val_videos, stages["val"], captions),
+            "test": retrieval_clips(stages["val"], captions),
+        }
+        pools = {}
+        for name, clips in made.items():
+            label = clips.object if self.label == "object" else clips.motion
+            pools[name] = ClipPool(clips.video[:, None], clips, label, self.clip.repeat)
+        first = slice(0, self.probe_samples)
+        probe = pools["train"]
+        pools["probe"] = ClipPool(probe.video[first], probe.clips, probe.label[first], 1)
+        return pools
+
     def _make(self, split: Split, count: int, objects: bool, views: int) -> ClipPool:
-        images = None
-        if self.background_folder is not None and "images" in self.backgrounds:
-            images = load_images(self.background_folder, split, round(self.clip.size * IMAGE_SPARE))
+        images = self._images(split)
         made = [
             make_clips(
                 count,
@@ -221,6 +270,10 @@ class SyntheticMotion(LightningDataModule):
     def val_dataloader(self) -> ResumableLoader:
         """Validation clips in fixed order."""
         return self._loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        """The validation clips; with captions, the pairs that differ in their motion alone."""
+        return self._loader("val" if self.captions is None else "test")
 
     def probe_dataloader(self) -> ResumableLoader:
         """The first `probe_samples` training videos, one labelled clip each with a moving object, in fixed order."""
@@ -262,11 +315,13 @@ def write_videos(
     fps: int = 12,
     backgrounds: list[Background] = ["texture"],  # noqa: B006  (never mutated; shows the default in --help)
     seed: int = 0,
+    captions: bool = False,
 ) -> None:
     """Write clips of moving objects as mp4 files, in a folder that VideoFolder reads.
 
     Args:
-        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/...
+        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/... With captions, whose motions have
+            no classes: <out>/train/<number>.mp4, <out>/val/... and <out>/captions.jsonl.
         train_videos: number of training videos.
         val_videos: number of validation videos, with other objects and backgrounds.
         frames: frames per video.
@@ -274,12 +329,17 @@ def write_videos(
         fps: frames per second.
         backgrounds: kinds of background, equally frequent: black, noise, gradient, texture.
         seed: clips are a function of it.
+        captions: write captioned motion, up to three things after each other or two objects at a time, with one JSON object
+            per line and clip: video, caption, signature (what it says, whatever the words), objects, and clauses with their
+            share of the clip's time.
     """
     if size % 2 or size < 16:
         raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
     check_scene(frames, backgrounds, None, (0.22, 0.55))
     splits: tuple[tuple[Split, int], ...] = (("train", train_videos), ("val", val_videos))
-    for split, count in splits:
+    if captions:
+        _write_captioned(out, splits, frames, size, fps, backgrounds, seed)
+    for split, count in () if captions else splits:
         clips = make_clips(count, frames, size, split, seed, backgrounds)
         for number in range(count):
             name = MOTION_CLASSES[int(clips.motion[number])].name
@@ -287,6 +347,32 @@ def write_videos(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, clips.video[number], fps)
     rank_zero_info(f"{train_videos} training and {val_videos} validation videos are in {out}.")
+
+
+def _write_captioned(
+    out: Path,
+    splits: Sequence[tuple[Split, int]],
+    frames: int,
+    size: int,
+    fps: int,
+    backgrounds: Sequence[Background],
+    seed: int,
+) -> None:
+    """Videos, and one line about each."""
+    lines = []
+    for split, count in splits:
+        made = captioned_clips(count, Stage(frames, size, split, seed, backgrounds), CaptionSettings())
+        (out / split).mkdir(parents=True, exist_ok=True)
+        for number, (caption, names) in enumerate(zip(made.captions, made.names, strict=True)):
+            video = f"{split}/{number:05d}.mp4"
+            write_video(out / video, made.video[number], fps)
+            clauses = [
+                {"says": clause.signature(), "objects": clause.objects, "time": [round(moment, 4) for moment in clause.span]}
+                for clause in caption.clauses
+            ]
+            about = {"video": video, "caption": caption.text, "signature": caption.signature}
+            lines.append(json.dumps({**about, "objects": [name.full() for name in names], "clauses": clauses}))
+    (out / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:

@@ -1,5 +1,8 @@
 """Methods, one file each, and the masks that the masked ones choose from."""
 
+from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
+from modules.downstream.classification import Classification
+from modules.downstream.retrieval import NearestNeighbours
 from modules.layers.masking import RandomMask, RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.noise_masking import Green3D, NoiseMask
 from modules.layers.optim_blue import OptimBlueMask
@@ -13,12 +16,17 @@ from modules.videomae import VideoMAE
 __all__ = [
     "SIGMA",
     "SMILE",
+    "AdamSettings",
+    "AdamWSettings",
+    "Classification",
     "Green3D",
     "MoCo",
+    "NearestNeighbours",
     "NoiseMask",
     "OptimBlueMask",
     "RandomMask",
     "RunningCellMask",
+    "SGDSettings",
     "SkeletonContrast",
     "TrajectoryMask",
     "TubeMask",

@@ -16,7 +16,9 @@ from modules.backbones.video_cnn import VideoResNet
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import Batch, SkeletonBatch, VideoBatch
-from modules.core.optim import AdamWSettings, SGDSettings
+from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
+from modules.downstream.classification import Classification
+from modules.layers.clip_augment import ClipAugmentation, Mixing
 from modules.layers.masking import RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
@@ -101,6 +103,40 @@ METHODS = [
         "skeleton_contrast.yaml",
         clips=2,
         skeletons=True,
+    ),
+]
+
+
+FINETUNE = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False, layer_decay=0.75)
+COLOURS = ClipAugmentation(operations=0, jitter=0.4, hue=0.2, erase=0)
+CLASSES = 13
+DOWNSTREAM = [
+    Case(
+        "fine-tuning",
+        lambda: Classification(
+            tiny_vit(), CLASSES, "finetune", ClipAugmentation(), Mixing(), label_smoothing=0.1, dropout=0.1, optim=FINETUNE
+        ),
+        "finetune/kinetics400.yaml",
+        variant=True,
+    ),
+    Case(
+        "linear",
+        lambda: Classification(tiny_cnn(), CLASSES, "linear", COLOURS, optim=AdamSettings(1e-2)),
+        "linear/ucf101_cnn.yaml",
+        variant=True,
+    ),
+    Case(
+        "attentive",
+        lambda: Classification(tiny_vit(), CLASSES, "attentive", COLOURS, optim=OPTIM),
+        "attentive/kinetics400.yaml",
+        variant=True,
+    ),
+    Case(
+        "linear on skeletons",
+        lambda: Classification(BiGRU(8, 2), CLASSES, "linear", head_std=0.01, optim=SGD),
+        "skeleton_downstream/linear.yaml",
+        skeletons=True,
+        variant=True,
     ),
 ]
 

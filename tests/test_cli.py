@@ -227,7 +227,7 @@ def test_print_config_shows_every_setting(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["fit", "--config", QUICK, "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["model"]["init_args"]["optim"]["betas"] == [0.9, 0.95]
+    assert config["model"]["init_args"]["optim"]["init_args"]["betas"] == [0.9, 0.95]
     assert config["data"]["init_args"]["clip"]["size"] == 32
 
 

@@ -1,6 +1,7 @@
 """The project as a whole: every YAML runs, and the files keep the rules of growth."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -13,12 +14,17 @@ import yaml
 
 from datamodules.synthetic import write_video
 from main import main
+from modules.core.cli import CLI
+from modules.downstream.classification import Classification
 from tests.layers.test_targets import write_clip_file
 from tests.methods import video_batch
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
-LAYERS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*/*.yaml"))
+BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
+# Recipes name a model; layers are for any. The one for tiny classifiers is tested with those.
+DOWNSTREAM = [name for name, text in BELOW.items() if "class_path: Classification" in text and "skeleton" not in name]
+LAYERS = [name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and "classifier" not in name]
 SOURCES = [
     path
     for folder in ("modules", "datamodules", "callbacks", "benchmarks", "tests", "configs", "docs", ".ci", ".github")
@@ -92,6 +98,38 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
         assert torch.equal(value, second["state_dict"][name]), name
     assert second["global_step"] == 1
     assert second["lr_schedulers"][0]["last_epoch"] == 1
+
+
+def tiny_classifier(recipe: str, folder: Path) -> list[str]:
+    sizes = ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"] if "cnn" not in recipe else ["width=4"]
+    layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_classifier.yaml")]
+    data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--trainer.enable_progress_bar=false"]
+    return [*layers, *data, *(f"--model.backbone.{size}" for size in sizes), f"--trainer.default_root_dir={folder}"]
+
+
+@pytest.mark.parametrize("recipe", DOWNSTREAM)
+def test_every_recipe_of_classification_builds(recipe: str, tmp_path: Path) -> None:
+    method = CLI(tiny_classifier(recipe, tmp_path), run=False).model
+    assert isinstance(method, Classification)
+    assert method.mode == recipe.split("/")[1]
+    head = BELOW[recipe].split("seed_everything")[0]
+    assert "paper" in head
+    assert "python main.py fit" in head
+
+
+FITTED = ("configs/finetune/kinetics400.yaml", "configs/linear/ucf101_cnn.yaml")
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[] if name in FITTED else [pytest.mark.slow]) for name in DOWNSTREAM]
+)
+def test_every_recipe_of_classification_trains_and_tests(recipe: str, tmp_path: Path) -> None:
+    main(["fit", *tiny_classifier(recipe, tmp_path)])
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    (result,) = (tmp_path / "results").iterdir()
+    assert "test/top1" in json.loads(result.read_text())["metrics"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -135,6 +135,17 @@ class SkeletonDataModule(LightningDataModule, ABC):
         assert self.split is not None
         return self._loader(self.split.val, train=False) if len(self.split.val) else []
 
+    def test_dataloader(self) -> ResumableLoader:
+        """The middle of the validation recordings, which are the published test set, in order.
+
+        Raises:
+            SettingError: if there are none.
+        """
+        assert self.split is not None
+        if not len(self.split.val):
+            raise SettingError("The data has no recordings to test on; choose other data.")
+        return self._loader(self.split.val, train=False)
+
     def probe_dataloader(self) -> ResumableLoader:
         """The middle of evenly picked training recordings, for probes."""
         assert self.split is not None

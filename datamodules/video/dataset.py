@@ -12,7 +12,7 @@ from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.loader import SampleKey
 from datamodules.video.manifest import Manifest
-from datamodules.video.sampling import ClipSettings, choose_frames
+from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views
 from datamodules.video.transforms import make_clips
 from modules.core.randomness import worker_rng
 
@@ -33,6 +33,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         decoder: library that decodes.
         decode_timeout: seconds after which a file counts as broken.
         guard: is told what is read, and knows files that must not be.
+        views: test views, in the place of the clips of training or evaluation.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         decoder: Decoder = "pyav",
         decode_timeout: float | None = None,
         guard: WorkerGuard | None = None,
+        views: ViewSettings | None = None,
     ) -> None:
+        self.views = views
         self.manifest, self.clip, self.seed, self.train = manifest, clip, seed, train
         self.decoder, self.decode_timeout = decoder, decode_timeout
         self.guard = guard or WorkerGuard(0)
@@ -73,9 +76,9 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             except DecodeError as error:
                 faults.append((row, error.reason))
         else:
-            clip = self.clip
-            video = torch.zeros(clip.views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
-            moments = np.zeros((clip.views, 2), np.float32)
+            clip, views = self.clip, (self.views or self.clip).views
+            video = torch.zeros(views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
+            moments = np.zeros((views, 2), np.float32)
         return {
             "video": video,
             "index": torch.tensor(key.row),
@@ -89,10 +92,13 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
 
     def _read(self, row: int, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
         def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
+            if self.views is not None:
+                return choose_views(self.clip, self.views.segments, info)
             return choose_frames(self.clip, info, generator)
 
+        crops = self.views.crops if self.views is not None else None
         decoded = read_clips(self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
-        return make_clips(decoded, self.clip, rng), np.repeat(decoded.time, self.clip.repeat, axis=0)
+        return make_clips(decoded, self.clip, rng, crops), np.repeat(decoded.time, crops or self.clip.repeat, axis=0)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def read_list(path: Path, root: Path) -> Manifest:
     Raises:
         SettingError: if the file is missing or a row cannot be understood; names the line.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     start = next(iter(lines.values()))
     delimiter = "\t" if "\t" in start else "," if "," in start else None
     rows = [_cells(line, delimiter) if delimiter else _split_line(line, root) for line in lines.values()]
@@ -205,7 +205,7 @@ def read_list(path: Path, root: Path) -> Manifest:
     return make_manifest(root, parsed, path)
 
 
-def _lines(path: Path) -> dict[int, str]:
+def read_lines(path: Path) -> dict[int, str]:
     """Lines of a text file by number from 1, without line ends (of any system) and blank lines."""
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
@@ -263,7 +263,7 @@ def by_stem(root: Path) -> dict[str, str]:
 
 def is_kinetics_csv(path: Path) -> bool:
     """Whether a list is an official Kinetics table."""
-    return "youtube_id" in next(iter(_lines(path).values()))
+    return "youtube_id" in next(iter(read_lines(path).values()))
 
 
 def read_kinetics_csv(path: Path, root: Path) -> Manifest:
@@ -271,7 +271,7 @@ def read_kinetics_csv(path: Path, root: Path) -> Manifest:
 
     Labels are places in the sorted list of class names. Files that are not there keep the name they would have.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     table = list(csv.DictReader(lines.values()))
     names = sorted({row["label"] for row in table if row.get("label")})
     number = {name: label for label, name in enumerate(names)}
@@ -301,7 +301,7 @@ def read_mini_kinetics(path: Path, root: Path) -> Manifest:
         return read_list(path, root)
     existing = by_stem(root)
     rows = []
-    for number, line in _lines(path).items():
+    for number, line in read_lines(path).items():
         name, _, label = line.strip().rpartition(" ")
         if not (label.isdecimal() and 1 <= int(label) <= MAX_LABEL):
             raise SettingError(f"Line {number} of {path} is {line!r}; expected a name and, last, a label from 1.")
@@ -319,7 +319,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
     templates = _template_numbers(labels)
-    entries = _json(path)
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise SettingError(f"{path} holds no list of videos; pass the official list, or rows 'path label' in a .csv file.")
     existing = by_stem(root)
@@ -340,7 +340,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
 
 
 def _template_numbers(path: Path) -> dict[str, int]:
-    table = _json(path)
+    table = read_json(path)
     if not isinstance(table, dict):
         raise SettingError(f"{path} holds no table of templates and labels; pass the official file.")
     numbers = {}
@@ -354,7 +354,8 @@ def _template_numbers(path: Path) -> dict[str, int]:
     return numbers
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Content of a JSON file. Raises SettingError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:

@@ -109,20 +109,37 @@ def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) 
     return Box(left, top, max(1, right - left), max(1, bottom - top))
 
 
-def centre_box(width: int, height: int) -> Box:
-    """The centred square over the whole shorter side.
+def centre_box(width: int, height: int, share: float = 1.0) -> Box:
+    """The centred square over a share of the shorter side.
 
     Resized to `size`, it is what 'resize the shorter side, then crop the centre' gives but for a shift of less than a
     pixel, which that order owes to rounding; and it never makes a huge picture of a long narrow one.
     """
-    side = min(width, height)
+    side = max(1, round(min(width, height) * share))
     return Box((width - side) // 2, (height - side) // 2, side, side)
+
+
+def view_boxes(width: int, height: int, crops: int, share: float = 1.0) -> list[Box]:
+    """Centred squares moved along the longer side, from one end to the other: the crops of VideoMAE's test (official code).
+
+    Args:
+        width: Of the frame.
+        height: Of the frame.
+        crops: How many; a single one is that of `centre_box`.
+        share: Side of a square as a share of the shorter side.
+    """
+    centre = centre_box(width, height, share)
+    if crops == 1:
+        return [centre]
+    room = max(width, height) - centre.width
+    places = [int(crop * room / (crops - 1)) for crop in range(crops)]
+    return [centre._replace(x=place) if width >= height else centre._replace(y=place) for place in places]
 
 
 def draw_box(settings: ClipSettings, width: int, height: int, rng: np.random.Generator | None) -> Box:
     """The box of one clip: `settings.crop` with a generator, the centre without."""
     if rng is None or settings.crop == "centre":
-        return centre_box(width, height)
+        return centre_box(width, height, settings.centre)
     if settings.crop == "multi_scale":
         return multi_scale_box(width, height, settings.size, rng)
     if settings.crop == "stretched":
@@ -150,16 +167,19 @@ def crop_and_resize(frames: list[np.ndarray], box: Box, size: int) -> Tensor:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-def make_clips(decoded: DecodedClips, settings: ClipSettings, rng: np.random.Generator | None) -> Tensor:
-    """Every view of one video: each clip cropped `settings.repeat` times, independently.
+def make_clips(
+    decoded: DecodedClips, settings: ClipSettings, rng: np.random.Generator | None, crops: int | None = None
+) -> Tensor:
+    """Every view of one video: each clip cropped `settings.repeat` times, independently, or in `crops` places.
 
     Args:
         decoded: Frames and which of them each clip has.
         settings: Size, crop and number of repeats.
         rng: Draws the crops, one per view; `None` takes the centre, for evaluation.
+        crops: Takes those of `view_boxes` instead, for tests.
 
     Returns:
-        uint8 [V, T, size, size, 3] with V = clips * repeat; the copies of one clip are neighbours.
+        uint8 [V, T, size, size, 3] with V = clips * repeat, or clips * crops; the crops of one clip are neighbours.
     """
     height, width = decoded.frames[0].shape[:2]
     views = []
@@ -168,7 +188,11 @@ def make_clips(decoded: DecodedClips, settings: ClipSettings, rng: np.random.Gen
         unique, place = np.unique(positions, return_inverse=True)
         frames = [decoded.frames[position] for position in unique]
         repeated = torch.from_numpy(place) if len(unique) < len(positions) else None
-        for _ in range(settings.repeat):
-            view = crop_and_resize(frames, draw_box(settings, width, height, rng), settings.size)
+        if crops is not None:
+            boxes = view_boxes(width, height, crops, settings.centre)
+        else:
+            boxes = [draw_box(settings, width, height, rng) for _ in range(settings.repeat)]
+        for box in boxes:
+            view = crop_and_resize(frames, box, settings.size)
             views.append(view if repeated is None else view[repeated])
     return torch.stack(views) if len(views) > 1 else views[0][None]

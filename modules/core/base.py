@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.core.contracts import Batch, StepOutput
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings, SGDSettings
+from modules.core.optim import ScheduleSettings
 from modules.core.randomness import derive_seed, device_generator
 from modules.layers.normalise import normalise
 
@@ -36,7 +36,7 @@ class Method(LightningModule, ABC):
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
 
-    def __init__(self, optim: AdamWSettings | SGDSettings) -> None:
+    def __init__(self, optim: ScheduleSettings) -> None:
         super().__init__()
         self.optim_settings = optim
 
@@ -109,6 +109,11 @@ class Method(LightningModule, ABC):
             if wanted is not None and wanted != given:
                 raise SettingError(f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal.")
 
+    def samples_per_batch(self, data: Any) -> int:
+        """What one batch of one device counts for in the learning-rate rule: clips, times `views_per_clip`."""
+        clip = getattr(data, "clip", None)
+        return batch_size_of(data) * (clip.clips * clip.repeat if clip is not None else 1) * self.views_per_clip
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The settings' optimiser with its peak rate, and a schedule per optimiser step or per epoch."""
         trainer, settings = self.trainer, self.optim_settings
@@ -127,8 +132,8 @@ class Method(LightningModule, ABC):
                 f"model.optim.warmup_epochs {settings.warmup_epochs} lasts as long as the whole schedule "
                 f"({epochs:g} epochs); shorten it or raise trainer.max_epochs or model.optim.horizon_epochs."
             )
-        clips = _clips_per_batch(trainer.datamodule) * self.views_per_clip  # type: ignore[attr-defined]
-        global_batch = clips * trainer.world_size * trainer.accumulate_grad_batches
+        per_device = self.samples_per_batch(trainer.datamodule)  # type: ignore[attr-defined]
+        global_batch = per_device * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = settings.rates(global_batch)
         rank_zero_info(
             f"Learning rate: peak {peak:.3g} (global batch {global_batch}), {settings.warmup_epochs * epoch_steps:.0f} steps "
@@ -142,10 +147,13 @@ class Method(LightningModule, ABC):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
 
-def _clips_per_batch(data: Any) -> int:
-    """Clips in one batch of one device."""
+def batch_size_of(data: Any) -> int:
+    """Videos or recordings in one batch of one device.
+
+    Raises:
+        SettingError: if the data module does not say.
+    """
     batch_size = getattr(data, "batch_size", None)
     if batch_size is None:
         raise SettingError("The learning-rate rule needs the batch size; give the data module an attribute batch_size.")
-    clip = getattr(data, "clip", None)
-    return int(batch_size) * (clip.clips * clip.repeat if clip is not None else 1)
+    return int(batch_size)

@@ -89,18 +89,19 @@ class CLI(LightningCLI):
         trainer.default_root_dir = str(root)
         if config.get("weights_only") is None and "weights_only" in config:
             config.weights_only = True
-        if self.subcommand != "fit" or trainer.fast_dev_run:
-            return
         checkpoint = root / LAST
+        if self.subcommand != "fit":
+            # config.yaml in the folder is that of the training; `ResultFile` keeps that of a test.
+            self.save_config_callback = None
+            if config.get("ckpt_path") == "last":
+                config.ckpt_path = str(self._existing(checkpoint))
+            return
+        if trainer.fast_dev_run:
+            return
         if config.ckpt_path is None and checkpoint.is_file() and was_requeued():
             config.ckpt_path = "last"
         if config.ckpt_path == "last":
-            if not checkpoint.is_file():
-                raise SettingError(
-                    f"--ckpt_path last: there is no {checkpoint}; check trainer.default_root_dir, or leave --ckpt_path "
-                    "out to begin a run."
-                )
-            config.ckpt_path = str(checkpoint)
+            config.ckpt_path = str(self._existing(checkpoint))
             self._keep_config(root)
         elif config.ckpt_path is None and checkpoint.is_file() and not list(root.glob("hpc_ckpt_*.ckpt")):
             self._refuse(root)
@@ -125,6 +126,15 @@ class CLI(LightningCLI):
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
             built.strategy.checkpoint_io = WholeCheckpointIO()
         return built
+
+    @staticmethod
+    def _existing(checkpoint: Path) -> Path:
+        if not checkpoint.is_file():
+            raise SettingError(
+                f"--ckpt_path last: there is no {checkpoint}; check trainer.default_root_dir, or leave --ckpt_path "
+                "out to begin a run."
+            )
+        return checkpoint
 
     @staticmethod
     @rank_zero_only
@@ -152,7 +162,9 @@ class CLI(LightningCLI):
         )
 
     def after_fit(self) -> None:
-        """Say where things are."""
+        """Say where things are, and test if a callback asks for it."""
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             root = self.trainer.default_root_dir
             rank_zero_info(f"Checkpoints: {root}/checkpoints. Curves and pictures: tensorboard --logdir {root}")
+        if any(getattr(callback, "after_fit", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            self.trainer.test(self.model, self.datamodule)

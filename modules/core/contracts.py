@@ -41,7 +41,18 @@ class SkeletonBatch(TypedDict):
     """int64 [B], row of each sample in the split."""
 
 
-Batch: TypeAlias = VideoBatch | SkeletonBatch
+class FeatureBatch(TypedDict):
+    """Frozen features in the place of clips, for a linear classifier on them."""
+
+    feature: Tensor
+    """float [B, V, D], what `Classification.encode` gives."""
+    label: Tensor
+    """int64 [B], -1 where there is none."""
+    index: Tensor
+    """int64 [B], row of each sample in the split."""
+
+
+Batch: TypeAlias = VideoBatch | SkeletonBatch | FeatureBatch
 
 
 class StepOutput(TypedDict, total=False):
@@ -53,6 +64,8 @@ class StepOutput(TypedDict, total=False):
     """Detached scalars that are logged as `train/<name>` or `val/<name>`."""
     clip: Tensor
     """uint8 [B, T, H, W, 3], the clips that the student saw, after every augmentation and paste."""
+    plain_clip: Tensor
+    """uint8 [B, T, H, W, 3], `clip` before every augmentation."""
     key_clip: Tensor
     """uint8 [B, T, H, W, 3], the clips that `clip` was compared with, likewise."""
     skeleton: Tensor

@@ -2,8 +2,9 @@
 
 Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also those that DeepSpeed wrote),
 official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi
-and AVID-CMA, OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our .ckpt and .safetensors, and folders
-of `transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a folder for `transformers`.
+and AVID-CMA, official files of skeleton contrast, OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our
+.ckpt and .safetensors, and folders of `transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a
+folder for `transformers`.
 
 Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
 in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
@@ -14,23 +15,17 @@ containers only `argparse.Namespace` is allowed in them (official files hold the
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
 from modules.backbones.architecture import (
     Architecture,
     Facts,
-    count_heads,
-    empty_contrast,
-    empty_tower,
     infer_architecture,
-    mlp_ratio,
 )
 from modules.backbones.huggingface import (
     from_huggingface,
@@ -40,10 +35,19 @@ from modules.backbones.huggingface import (
     read_config,
     to_huggingface,
 )
-from modules.backbones.video_cnn import from_official as cnn_from_official
-from modules.backbones.video_cnn import from_published
 from modules.backbones.video_vit import Grid, from_official, is_official, to_official
 from modules.core.checkpoints import LoadReport, compare, read_checkpoint
+from modules.core.convert_networks import (
+    Converted,
+    Format,
+    Source,
+    convert_cnn,
+    convert_skeleton,
+    convert_tower,
+    is_cnn,
+    is_tower,
+)
+from modules.core.convert_skeleton import Part, is_skeleton, official_file
 from modules.core.errors import SettingError
 from modules.core.passport import (
     PASSPORT_FORMAT,
@@ -58,43 +62,18 @@ from modules.core.passport import (
     write_json,
     write_whole,
 )
-from modules.layers.momentum_contrast import from_official as contrast_from_official
 from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD
-from modules.layers.teachers import clip_names
 
-Format = Literal["safetensors", "huggingface", "official"]
 SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
 # What a folder may hold: transformers' names, and the name that DeepSpeed gives to the weights of a run on one model.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
-
-
-class Source(NamedTuple):
-    """A file that was read."""
-
-    path: Path
-    weights: dict[str, Tensor]
-    """under the file's own names"""
-    passport: dict[str, Any]
-    """what is known of where the weights come from: method, config, metrics, source"""
-    facts: Facts
-    kind: str | None
-    """what the file's own passport says that it is"""
-
-
-class Converted(NamedTuple):
-    """Weights under our names and what they are."""
-
-    weights: dict[str, Tensor]
-    passport: dict[str, Any]
-    architecture: Architecture | None
-    """None for image towers"""
 
 
 def convert(
     source: Path,
     out: Path,
     to: Format = "safetensors",
-    part: Literal["all", "backbone"] = "all",
+    part: Part = "all",
     heads: int | None = None,
     decoder_heads: int | None = None,
     image_size: int | None = None,
@@ -113,12 +92,12 @@ def convert(
 
     Args:
         source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE or SIGMA, a folder or file of DeepSpeed,
-            a published video CNN, a tower of CLIP, DINO or timm, our .ckpt or .safetensors, or a folder of transformers'
-            VideoMAE.
+            a published video CNN, an official file of skeleton contrast, a tower of CLIP, DINO or timm, our .ckpt or
+            .safetensors, or a folder of transformers' VideoMAE.
         out: file to write (.safetensors, or .pth for official), or the folder for huggingface. The passport lies beside the
             file as <name>.json, or in the folder as passport.json; a .safetensors file holds it too.
         to: safetensors under our names; official names in a .pth; or huggingface, a folder for transformers.
-        part: all, or the backbone (encoder) alone.
+        part: all, or the backbone (encoder) alone; partner is the second encoder of skeleton contrast.
         heads: attention heads of the encoder or tower.
         decoder_heads: attention heads of the decoder; half of the encoder's if unknown.
         image_size: side of the square clips in pixels.
@@ -145,7 +124,11 @@ def convert(
     for name in asked:
         if facts.get(name, 1) < 1:
             raise SettingError(f"--{'heads' if name == 'num_heads' else name} is {facts[name]}; it must be at least 1.")
-    if is_tower(found.weights):
+    if is_skeleton(found.weights):
+        converted = convert_skeleton(found, part, to)
+    elif part == "partner":
+        raise SettingError(f"--part partner is for skeleton contrast, which {found.path} does not hold; pass --part backbone.")
+    elif is_tower(found.weights):
         converted = convert_tower(found, facts, to)
     elif is_cnn(found.weights):
         converted = convert_cnn(found, facts, part, to)
@@ -226,100 +209,7 @@ def find_file(source: Path) -> Path:
 # --- Networks ---
 
 
-def is_tower(weights: dict[str, Tensor]) -> bool:
-    """Whether these are an image tower: CLIP's under OpenAI's names, or a vision transformer under timm's."""
-    flat = weights.get("patch_embed.proj.weight")
-    return _is_clip(weights) or (flat is not None and flat.ndim == 4)
-
-
-def _is_clip(weights: dict[str, Tensor]) -> bool:
-    return any(key in weights for key in ("visual.class_embedding", "class_embedding"))
-
-
-def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
-    """An image tower under timm's names, without head, projection and text tower.
-
-    Raises:
-        SettingError: if it does not fit, or the format is not for towers.
-    """
-    if to != "safetensors":
-        raise SettingError(f"--to {to} is for video networks; {source.path} holds an image tower: pass --to safetensors.")
-    clip = _is_clip(source.weights) or source.kind == "clip_tower"
-    weights = clip_names(source.weights) if clip else source.weights
-    if "patch_embed.proj.weight" not in weights:
-        raise SettingError(f"{source.path} holds no patch embedding of an image tower; pass another file.")
-    width = weights["patch_embed.proj.weight"].shape[0]
-    heads = count_heads(width, facts.get("num_heads"), str(source.path))
-    tower = empty_tower(weights, heads, str(source.path))
-    report = compare(dict(tower.state_dict()), weights, source.path, "image tower", may_leave=("head.",))
-    rank_zero_info(f"Read {source.path} (image tower): {width} wide, {len(tower.blocks)} blocks of {heads} heads: {report}.")
-    architecture = {
-        "embed_dim": width,
-        "depth": len(tower.blocks),
-        "num_heads": heads,
-        "patch_size": int(tower.patch_embed.patch_size[0]),
-        "image_size": int(tower.patch_embed.img_size[0]),
-        "mlp_ratio": mlp_ratio(weights["blocks.0.mlp.fc1.weight"].shape[0], width),
-        "prefix_tokens": tower.num_prefix_tokens,
-        "activation": "quick_gelu" if clip else "gelu",
-    }
-    passport = {
-        "format": PASSPORT_FORMAT,
-        "kind": "clip_tower" if clip else "timm_tower",
-        **source.passport,
-        "architecture": architecture,
-        # DINO's is ImageNet's, but that of other towers is not: their files do not say.
-        "normalisation": {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD} if clip else None,
-        "frames": 1,
-        "stride": None,
-    }
-    return Converted({key: weights[key] for key in report.matched}, passport, None)
-
-
-def is_cnn(weights: dict[str, Tensor]) -> bool:
-    """Whether these are a video CNN, alone or in a method: ours, or TubeletContrast's official one."""
-    weights = from_published(weights)
-    firsts = ("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight", "conv3d_1a_7x7.conv3d.weight")
-    return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)
-
-
-def convert_cnn(source: Source, facts: Facts, part: Literal["all", "backbone"], to: Format) -> Converted:
-    """A video CNN under our names, with head, key branch and queue if the file has them.
-
-    Raises:
-        SettingError: if it does not fit, or the format is not for CNNs.
-    """
-    if to != "safetensors":
-        raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
-    weights = cnn_from_official(from_published(source.weights))
-    if not any(key.startswith("backbone.") for key in weights):
-        # "fc." is the head of torchvision's networks.
-        weights = {key if key.startswith("fc.") else f"backbone.{key}": value for key, value in weights.items()}
-    weights = contrast_from_official(weights)
-    kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
-    network, sizes = empty_contrast(kept, str(source.path))
-    counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
-    may_leave = tuple(key for key in weights if key not in kept)
-    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
-    report = compare(
-        dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network{hint}", counters, may_leave
-    )
-    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
-    passport = {
-        "format": PASSPORT_FORMAT,
-        "kind": "contrast" if "out_dim" in sizes else "encoder",
-        **source.passport,
-        "architecture": sizes,
-        "frames": facts.get("num_frames", 16),
-        "stride": facts.get("stride"),
-    }
-    # Only TCLR's files; what its network was trained on (official code of SEVERE).
-    if "0.stem.0.weight" in source.weights:
-        passport["normalisation"] = {"mean": (0, 0, 0), "std": (1, 1, 1), "channels": "BGR"}
-    return Converted({key: weights[key] for key in report.matched}, passport, None)
-
-
-def convert_video(source: Source, facts: Facts, part: Literal["all", "backbone"]) -> Converted:
+def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     """A network of the VideoMAE family under our names.
 
     Raises:
@@ -415,6 +305,9 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     elif sizes is not None and to == "official":
         state = plain(official_names(weights, sizes))
         files.append((out, lambda part: torch.save({"model": state}, part)))
+    elif to == "official":
+        skeletons = official_file(plain(weights))
+        files.append((out, lambda part: torch.save(skeletons, part)))
     else:
         metadata["passport"] = to_json(passport)
         files.append((out, lambda part: save_file(plain(weights), part, metadata)))

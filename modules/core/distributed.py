@@ -1,12 +1,13 @@
 """Rows of a batch that is spread over processes. With one process nothing is sent and nothing is copied.
 
-All processes must call these functions equally often and with equally many rows: as in training, where every process has
-full batches, and not as in validation, where the last batches differ.
+All processes must call these functions equally often, and those of training, where every process has full batches, with
+equally many rows. `gather_once` is for evaluation, where they differ.
 """
 
 from collections.abc import Callable
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, distributed
 
 
@@ -57,3 +58,31 @@ def shuffled(network: Callable[[Tensor], Tensor], values: Tensor, generator: tor
     order = torch.randperm(world * len(values), generator=generator, device=values.device)
     results = gather_rows(network(gather_rows(values)[order.chunk(world)[rank]]))
     return results[order.argsort().chunk(world)[rank]]
+
+
+def gather_once(trainer: Trainer, rows: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Join what the processes have, in the order of sample numbers, each number once.
+
+    Args:
+        trainer: knows the processes.
+        rows: [n, D], n may differ between processes.
+        labels: [n, ...]
+        numbers: int64 [n], sample numbers.
+    """
+    if trainer.world_size > 1:
+        sizes = trainer.strategy.all_gather(torch.tensor(rows.shape, device=rows.device))
+        longest, width = sizes.flatten(0, -2).amax(0).tolist()
+        missing = longest - len(rows)
+        rows = rows if len(rows) else rows.new_empty(0, width)
+
+        def everyone(values: Tensor, empty: float) -> Tensor:
+            filler = values.new_full((missing, *values.shape[1:]), empty)
+            return trainer.strategy.all_gather(torch.cat([values, filler])).flatten(0, 1)
+
+        rows, labels, numbers = everyone(rows, 0), everyone(labels, 0), everyone(numbers, -1)
+    order = numbers.argsort(stable=True)
+    sorted_numbers = numbers[order]
+    first = torch.ones_like(sorted_numbers, dtype=torch.bool)
+    first[1:] = sorted_numbers[1:] != sorted_numbers[:-1]
+    order = order[first & (sorted_numbers >= 0)]
+    return rows[order], labels[order]

@@ -1,17 +1,19 @@
 """Optimisers and learning-rate schedules of the recipes."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from jsonargparse import set_parsing_settings
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
 
 @dataclass
-class ScheduleSettings:
+class ScheduleSettings(ABC):
     """What all optimisers share: a peak rate, linear warm-up and half a cosine.
 
     The peak learning rate is `base_lr` x global batch / 256 with `scale_lr`, where the global batch counts clips over all
@@ -48,22 +50,8 @@ class ScheduleSettings:
         """What the rate does after its warm-up, in words."""
         return f"cosine to {final:.3g} at step {last_step:.0f}"
 
-
-@dataclass
-class AdamWSettings(ScheduleSettings):
-    """AdamW as the masked methods use it: decay on matrices only, a schedule per step.
-
-    Args:
-        betas: decay rates of the two moments.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled decay; not applied to biases, norms and mask tokens.
-    """
-
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-
-    def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.AdamW:
+    @abstractmethod
+    def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.Optimizer:
         """The optimiser of a module's trained parameters.
 
         Args:
@@ -71,28 +59,65 @@ class AdamWSettings(ScheduleSettings):
             peak_lr: learning rate before the schedule's factor.
             no_decay: names of further parameters without decay, besides biases and one-dimensional ones.
         """
-        groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
-        return torch.optim.AdamW(groups, lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
+
+
+# Where any of them may be given, the command line says which: {class_path: SGDSettings, init_args: {base_lr: 0.1}}.
+set_parsing_settings(subclasses_enabled=[ScheduleSettings])
 
 
 @dataclass
-class SGDSettings(ScheduleSettings):
-    """SGD as MoCo and TubeletContrast use it (official code): decay on every parameter, a schedule per epoch.
+class AdamWSettings(ScheduleSettings):
+    """AdamW as the masked methods and fine-tuning use it: decay on matrices only, a schedule per step.
 
     Args:
-        momentum: of the gradient, without Nesterov.
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled decay; not applied to biases, norms and mask tokens.
+        layer_decay: factor on the rate from each group of layers of the backbone to the one before it (fine-tuning of
+            VideoMAE, official code: 0.75); the last group and all that follows the backbone have the full rate.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+
+    def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.AdamW:
+        """See `ScheduleSettings.build`; layer decay asks `module.backbone` for its layers."""
+        groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
+        if self.layer_decay != 1:
+            groups = self._by_layer(groups, module.backbone.layer_groups(), peak_lr)  # type: ignore[union-attr, operator]
+        return torch.optim.AdamW(groups, lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
+
+    def _by_layer(self, groups: list[dict[str, Any]], layers: list[list[nn.Parameter]], peak_lr: float) -> list[dict[str, Any]]:
+        """Split the groups with and without decay by the rate of their layers."""
+        depth = {id(value): len(layers) - 1 - number for number, layer in enumerate(layers) for value in layer}
+        split: dict[tuple[int, float], dict[str, Any]] = {}
+        for group in groups:
+            for value in group["params"]:
+                below = depth.get(id(value), 0)
+                rate = {"params": [], "weight_decay": group["weight_decay"], "lr": peak_lr * self.layer_decay**below}
+                split.setdefault((below, group["weight_decay"]), rate)["params"].append(value)
+        return list(split.values())
+
+
+@dataclass
+class EpochSettings(ScheduleSettings):
+    """What optimisers with one rate per epoch share: a rate that does not depend on the batch, and milestones.
+
+    Args:
         weight_decay: added to the gradient of every trained parameter.
-        milestones: epochs at which the rate falls to a tenth, in place of the cosine (skeleton contrast, official code);
-            `min_lr` and `horizon_epochs` then say nothing.
+        milestones: epochs at which the rate falls, in place of the cosine; `min_lr` and `horizon_epochs` then say nothing.
+        milestone_factor: what each of them multiplies the rate with.
     """
 
     base_lr: float = 0.01
     min_lr: float = 0.0
     warmup_epochs: float = 0
     scale_lr: bool = False
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.0
     milestones: list[int] | None = None
+    milestone_factor: float = 0.1
 
     per_epoch: ClassVar[bool] = True
 
@@ -100,20 +125,57 @@ class SGDSettings(ScheduleSettings):
         """The cosine's factor at each epoch, or that of the milestones."""
         if self.milestones is None:
             return super().factor(warmup_steps, total_steps, final)
-        milestones = self.milestones
+        milestones, each = self.milestones, self.milestone_factor
         warmup = warmup_cosine(warmup_steps, warmup_steps, 1.0)
-        return lambda epoch: warmup(epoch) * 0.1 ** sum(epoch >= milestone for milestone in milestones)
+        return lambda epoch: warmup(epoch) * each ** sum(epoch >= milestone for milestone in milestones)
 
     def describe(self, final: float, last_step: float) -> str:
         """What the rate does after its warm-up, in words."""
         if self.milestones is None:
             return super().describe(final, last_step)
-        return f"a tenth of it from each of the epochs {self.milestones} on"
+        share = "a tenth" if self.milestone_factor == 0.1 else f"{self.milestone_factor:g}"
+        return f"{share} of it from each of the epochs {self.milestones} on"
+
+
+@dataclass
+class SGDSettings(EpochSettings):
+    """SGD as MoCo, TubeletContrast and skeleton contrast use it (official code): decay on every parameter.
+
+    Args:
+        momentum: of the gradient, without Nesterov.
+    """
+
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
 
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.SGD:
-        """The optimiser of a module's trained parameters. All of them have decay, those of `no_decay` too."""
-        trained = [value for value in module.parameters() if value.requires_grad]
-        return torch.optim.SGD(trained, lr=peak_lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
+        """See `ScheduleSettings.build`. All parameters have decay, those of `no_decay` too."""
+        return torch.optim.SGD(_trained(module), lr=peak_lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
+
+
+@dataclass
+class AdamSettings(EpochSettings):
+    """Adam as SEVERE fine-tunes video CNNs (https://arxiv.org/abs/2203.14221, official code): decay on every parameter.
+
+    Args:
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+    """
+
+    base_lr: float = 1e-4
+    milestone_factor: float = 0.3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.Adam:
+        """See `ScheduleSettings.build`. All parameters have decay, those of `no_decay` too."""
+        return torch.optim.Adam(
+            _trained(module), lr=peak_lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [value for value in module.parameters() if value.requires_grad]
 
 
 def warmup_cosine(warmup_steps: float, total_steps: float, final: float) -> Callable[[int], float]:

@@ -37,6 +37,18 @@ def _git(*command: str) -> str | None:
     return result.stdout.strip()
 
 
+def made_with() -> dict[str, Any]:
+    """Versions of Python and packages, and state of the code."""
+    status = _git("status", "--porcelain")
+    return {
+        "python": platform.python_version(),
+        # torch's own name of itself also says what it was built for.
+        "packages": {package: _version(package) for package in PACKAGES} | {"torch": str(torch.__version__)},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed_files": None if status is None else status.splitlines(),
+    }
+
+
 class Provenance(Callback):
     """Adds a record to `provenance.json` in the run's folder at every start, and one to every checkpoint.
 
@@ -54,16 +66,11 @@ class Provenance(Callback):
         """Add this start to the record."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        status = _git("status", "--porcelain")
         start = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "from_step": trainer.global_step,
             "command": sys.argv,
-            "python": platform.python_version(),
-            # torch's own name of itself also says what it was built for.
-            "packages": {package: _version(package) for package in PACKAGES} | {"torch": str(torch.__version__)},
-            "git_commit": _git("rev-parse", "HEAD"),
-            "git_changed_files": None if status is None else status.splitlines(),
+            **made_with(),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
             "data_sha256": getattr(trainer.datamodule, "manifest_hash", None),  # type: ignore[attr-defined]
             "devices": trainer.world_size,

@@ -57,19 +57,39 @@ def knn_accuracy(
         chunk: Test samples compared at once; bounds the memory, does not change the result.
     """
     _check(train_x, train_y, test_x, test_y)
-    classes = int(torch.cat([train_y, test_y]).max()) + 1
-    bank = F.normalize(train_x.float(), dim=1)
-    k = min(k, len(bank))
-    correct = 0
-    for start in range(0, len(test_x), chunk):
-        query = F.normalize(test_x[start : start + chunk].float(), dim=1)
-        similarity, nearest = (query @ bank.T).topk(k, dim=1)
-        votes = query.new_zeros(len(query), classes)
-        # Subtracting the largest similarity changes no winner and keeps small temperatures from overflowing.
-        weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes.scatter_add_(1, train_y[nearest], weight)
-        correct += int((votes.argmax(dim=1) == test_y[start : start + chunk]).sum())
-    return correct / len(test_x)
+    similarity, found = nearest(train_x, test_x, k, chunk)
+    return float((vote(similarity, train_y[found], temperature) == test_y).sum()) / len(test_x)
+
+
+def nearest(bank: Tensor, queries: Tensor, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """Cosines and rows of the nearest rows of a bank, the nearest first.
+
+    Args:
+        bank: float [n, d].
+        queries: float [m, d].
+        k: Number of neighbours, at most n are used.
+        chunk: Queries compared at once; bounds the memory, does not change the result.
+
+    Returns:
+        float [m, k] and int64 [m, k].
+    """
+    bank = F.normalize(bank.float(), dim=1)
+    parts = [(F.normalize(part.float(), dim=1) @ bank.T).topk(min(k, len(bank)), dim=1) for part in queries.split(chunk)]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+def vote(similarity: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Class with the largest sum of ``exp(similarity / temperature)`` over the neighbours of each query.
+
+    Args:
+        similarity: float [m, k], the largest first.
+        labels: int64 [m, k], classes of the neighbours.
+        temperature: Smaller values give near neighbours more weight.
+    """
+    votes = similarity.new_zeros(len(labels), int(labels.max()) + 1)
+    # Subtracting the largest similarity changes no winner and keeps small temperatures from overflowing.
+    votes.scatter_add_(1, labels, ((similarity - similarity[:, :1]) / temperature).exp())
+    return votes.argmax(dim=1)
 
 
 def fit_linear(x: Tensor, y: Tensor, classes: int, l2: float = 1e-3, iterations: int = 300) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import ProbeReport
-from callbacks.probe_report import MAIN_READOUT, RECENT_STEPS, render
+from callbacks.probe_report import MAIN_POOLED, MAIN_READOUT, RECENT_STEPS, render
+from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.layers.probes import linear_accuracy
 from tests.callbacks.runs import BATCH, CLASSES, STEPS, TRAIN, VAL, Oracle, Unlabelled, data, fit, make_trainer, videomae
+from tests.methods import FRAMES, METHODS
 
 NETWORK = {f"{tokens}, {probe}" for tokens in ("tokens per time slice", "mean of all tokens") for probe in ("linear", "kNN")}
 RAW = {f"{pixels}, {probe}" for pixels in ("one raw frame", "raw frame differences") for probe in ("linear", "kNN")}
@@ -138,6 +141,17 @@ def test_no_file_in_a_trial_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     fit(Oracle(), tmp_path, [ProbeReport(k=3)], fast_dev_run=1)
     assert "| chance |" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_skeletons_have_baselines_of_their_own(tmp_path: Path) -> None:
+    module = SyntheticSkeleton(SkeletonClipSettings(FRAMES, 2), 8, train_clips=8, val_clips=4)
+    method = next(case for case in METHODS if case.name == "SkeletonContrast").build()
+    fit(method, tmp_path, [ProbeReport(k=3)], module, epochs=1)
+    report = report_in(tmp_path)
+    assert report["main"] == MAIN_POOLED
+    assert set(report["before"]) == set(report["after"]) == {MAIN_POOLED, "pooled feature, kNN"}
+    poses = {f"{raw}, {probe}" for raw in ("one raw pose", "raw pose differences") for probe in ("linear", "kNN")}
+    assert set(report["baselines"]) == poses | {"chance"}
 
 
 def test_no_report_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.backbones.video_vit import MaskedDecoder, VideoViT
-from modules.core.optim import AdamWSettings, SGDSettings, warmup_cosine
+from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
 
 
 def test_rates_follow_the_global_batch() -> None:
@@ -68,3 +68,41 @@ def test_sgd_decays_every_trained_parameter() -> None:
     (group,) = optimiser.param_groups
     assert len(group["params"]) == 4
     assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.01, 0.9, 1e-4, False)
+
+
+@pytest.mark.parametrize(("decay", "depth"), [(0.75, 12), (0.7, 2)])
+def test_layer_decay_of_videomae(decay: float, depth: int) -> None:
+    """Official code: level 0 is the embedding, level i + 1 block i, everything else has the full rate."""
+    backbone = VideoViT("micro", 32, 4, patch_size=8, embed_dim=12, num_heads=2, depth=depth)
+    network = torch.nn.ModuleDict({"backbone": backbone, "fc_norm": torch.nn.LayerNorm(12), "head": torch.nn.Linear(12, 5)})
+    optimiser = AdamWSettings(layer_decay=decay).build(network, 2e-3, set())
+    rates = {id(value): group["lr"] for group in optimiser.param_groups for value in group["params"]}
+    decays = {id(value): group["weight_decay"] for group in optimiser.param_groups for value in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    for name, value in network.named_parameters():
+        level = depth + 1
+        if name.startswith("backbone.patch_embed"):
+            level = 0
+        elif name.startswith("backbone.blocks."):
+            level = int(name.split(".")[2]) + 1
+        assert rates[id(value)] == pytest.approx(2e-3 * decay ** (depth + 1 - level)), name
+        assert decays[id(value)] == (0.05 if value.ndim > 1 else 0.0), name
+    # Each group follows the schedule in its own proportion.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5)
+    assert schedule.get_last_lr() == pytest.approx([group["initial_lr"] / 2 for group in optimiser.param_groups])
+
+
+def test_adam_of_severe() -> None:
+    settings = AdamSettings(milestones=[6, 10, 14])
+    factor = settings.factor(0, 16, 0.0)
+    rates = [1e-4 * factor(epoch) for epoch in (0, 5, 6, 9, 10, 14, 15)]
+    assert rates == pytest.approx([1e-4, 1e-4, 3e-5, 3e-5, 9e-6, 2.7e-6, 2.7e-6])
+    assert settings.per_epoch
+    assert settings.rates(320) == (1e-4, 0.0)
+    assert "0.3 of it from each of the epochs [6, 10, 14]" in settings.describe(0, 1)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False))
+    optimiser = settings.build(network, 1e-4, set())
+    (group,) = optimiser.param_groups
+    assert isinstance(optimiser, torch.optim.Adam)
+    assert (len(group["params"]), group["betas"], group["weight_decay"]) == (2, (0.9, 0.999), 0.0)
+    assert SGDSettings(milestones=[3]).factor(0, 9, 0.0)(3) == pytest.approx(0.1)

@@ -175,8 +175,6 @@ def test_two_runs_are_equal_and_learn(case: Case, tmp_path: Path) -> None:
 
 @everywhere
 def test_checkpoint_becomes_one_file_that_starts_the_method(case: Case, tmp_path: Path) -> None:
-    if case.skeletons:
-        pytest.skip("convert does not read networks of skeletons; their files load through init_from and checkpoint")
     method = build(case)
     record = {"method": "a.Method", "config": "seed_everything: 3", "metrics": {"val/loss": 0.5}}
     torch.save({"state_dict": method.state_dict(), "record": record}, tmp_path / "last.ckpt")

@@ -30,7 +30,7 @@ from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
 from modules.core.saving import WholeCheckpointIO
-from tests.methods import FRAMES, METHODS, SIDE, Case, video_batch
+from tests.methods import DOWNSTREAM, FRAMES, METHODS, SIDE, Case, video_batch
 
 TRAIN, VAL, BATCH, EPOCHS = 21, 5, 4, 3
 STEPS = EPOCHS * (TRAIN // BATCH)
@@ -206,7 +206,7 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
     if run.world > 1:
         os.environ |= as_torchrun_does(rank, run.world, port)
     lightning.seed_everything(0, verbose=False)
-    case = next(case for case in METHODS if case.name == run.method)
+    case = next(case for case in METHODS + DOWNSTREAM if case.name == run.method)
     method = case.build()
     death = Death(run.signal, *run.die_at) if run.die_at is not None and run.dying_rank == rank else None
     saving = [Provenance(), NonFiniteGuard(), EMAWeightAveraging(decay=0.7), LastCheckpoint(2)]

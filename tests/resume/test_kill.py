@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from modules.core.last_checkpoint import LAST
-from tests.methods import METHODS
+from tests.methods import DOWNSTREAM, METHODS
 from tests.resume.bits import differences
 from tests.resume.runs import MOMENTS, STEPS, Run, start, write_videos
 
 everywhere = pytest.mark.parametrize(
-    "method", [pytest.param(case.name, marks=[pytest.mark.slow] if case.variant else []) for case in METHODS]
+    "method",
+    [pytest.param(case.name, marks=[pytest.mark.slow] if case.variant else []) for case in METHODS + DOWNSTREAM],
 )
 
 
@@ -90,7 +91,7 @@ SETTINGS = {"plain": (1, 1, None), "accumulating": (2, 2, None), "validating oft
 IN_ALL_SETTINGS = ("VideoMAE", "TubeletContrast", "SkeletonContrast")
 PAIRS = [
     pytest.param(case.name, name, marks=[] if by_default else [pytest.mark.slow])
-    for case in METHODS
+    for case in METHODS + DOWNSTREAM
     for name in SETTINGS
     for by_default in [case.name in IN_ALL_SETTINGS or (name == "plain" and not case.variant)]
 ]

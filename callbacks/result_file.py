@@ -1,0 +1,146 @@
+"""One JSON per test: numbers, and all that is needed to know how they came about. Tables are made from these files."""
+
+import os
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from modules.core.errors import SettingError
+from modules.core.passport import parse_config, sha256, write_json, write_whole
+from modules.core.provenance import Provenance, made_with
+
+# Settings that name files which weights come from.
+WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")
+
+
+class ResultFile(Callback):
+    """Writes `results/<protocol>-<number>.json` in the run's folder after every test.
+
+    It holds the metrics, the protocol, the seed, how many videos were used and which were missed, the hash of the files that
+    weights came from, the hash of the training list, the whole config, and versions. The first process writes it.
+
+    Args:
+        protocol: name of what was measured, for tables.
+        after_fit: test as soon as training has ended, with the weights that it ended with. (The command line does that.)
+    """
+
+    def __init__(self, protocol: str, after_fit: bool = True) -> None:
+        self.protocol, self.after_fit = _checked(protocol), after_fit
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what was measured."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+        content = {"selected_on_test": False, "metrics": metrics, "trained_steps": trainer.global_step}
+        write_result(trainer, self.protocol, content | getattr(pl_module, "test_record", {}))
+
+
+class BestOnTest(Callback):
+    """Writes the best accuracy over all epochs, measured on the samples that results are reported for.
+
+    That is how skeleton contrast reports its numbers (https://arxiv.org/abs/2108.03656, official code). Such a number is too
+    high, since labels of the test set chose the epoch: its file says `selected_on_test`, and holds that of the last epoch too.
+    In the data sets of skeletons the validation set is the published test set; elsewhere it may not be.
+
+    Args:
+        protocol: name of what was measured; the file is `results/<protocol>_best_on_test-<number>.json`.
+        monitor: validation metric, the larger the better.
+    """
+
+    def __init__(self, protocol: str, monitor: str = "val/top1") -> None:
+        self.protocol, self.monitor = _checked(protocol), monitor
+        self.best: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare this epoch with the best one.
+
+        Raises:
+            SettingError: if the metric is not there.
+        """
+        if trainer.sanity_checking:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise SettingError(
+                f"BestOnTest.monitor is {self.monitor}, which this validation has not logged; choose one of "
+                f"{', '.join(name for name in trainer.callback_metrics if name.startswith('val/'))}."
+            )
+        now = float(trainer.callback_metrics[self.monitor])
+        if not self.best or now > self.best["value"]:
+            self.best = {"value": now, "epoch": trainer.current_epoch}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the best."""
+        if self.best:
+            metrics = {self.monitor: self.best["value"], f"last/{self.monitor}": float(trainer.callback_metrics[self.monitor])}
+            content = {"selected_on_test": True, "metrics": metrics, "epoch": self.best["epoch"]}
+            write_result(trainer, f"{self.protocol}_best_on_test", content)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best so far."""
+        self.best = state_dict["best"]
+
+
+def _checked(protocol: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", protocol):
+        raise SettingError(f"protocol is {protocol!r}; it names a file: use letters, digits, '_', '-' and '.' only.")
+    return protocol
+
+
+def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> None:
+    """Write a file of results, from the first process and not in a trial run.
+
+    Args:
+        trainer: knows folder, config, data and weights.
+        protocol: of which the name of the file is made.
+        content: what was measured; facts about the run are added.
+    """
+    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    texts = [one.config for one in trainer.callbacks if isinstance(one, Provenance) and one.config]  # type: ignore[attr-defined]
+    config = parse_config(texts[0]) if texts else None
+    files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    result = {
+        "protocol": protocol,
+        **content,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        "data": type(data).__name__,
+        "data_sha256": getattr(data, "manifest_hash", None),
+        "weights": {setting: {"file": name, "sha256": sha256(Path(name))} for setting, name in files.items()},
+        "devices": trainer.world_size,
+        "precision": str(trainer.precision),
+        "command": sys.argv,
+        **made_with(),
+        "config": config,
+    }
+    folder = Path(trainer.default_root_dir) / "results"
+    number = len(list(folder.glob(f"{protocol}-[0-9][0-9][0-9].json")))
+    write_whole(folder / f"{protocol}-{number:03d}.json", lambda part: write_json(part, result))
+
+
+def weight_files(settings: Any, path: str = "") -> dict[str, str]:
+    """Files that weights come from, by the names of their settings on the command line.
+
+    Args:
+        settings: of a run, as read from YAML.
+        path: name of the setting that these are under.
+    """
+    if isinstance(settings, list):
+        settings = {str(number): value for number, value in enumerate(settings)}
+    if not isinstance(settings, dict):
+        return {}
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        inner = path if name == "init_args" else f"{path}.{name}".removeprefix(".")
+        if name in WEIGHT_FILES and isinstance(value, str) and Path(value).is_file():
+            found[inner] = value
+        found |= weight_files(value, inner)
+    return found

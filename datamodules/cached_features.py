@@ -1,0 +1,203 @@
+"""Frozen features in the place of clips: the backbone runs once over the data, and every later epoch is a matter of seconds."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from callbacks.features import evaluating
+from datamodules.once import fingerprint, once
+from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from modules.core.contracts import FeatureBatch
+from modules.core.distributed import gather_once
+from modules.core.errors import SettingError
+from modules.core.passport import write_whole
+
+
+class Features(Dataset[FeatureBatch]):
+    """Features of all samples of a split, in memory.
+
+    Args:
+        passes: what the backbone made of the samples, one entry per pass over the data: `feature` float32 [N, V, D], `label`
+            [N, ...], `substituted` int64 [N].
+        source: the data set of clips.
+    """
+
+    def __init__(self, passes: list[dict[str, Tensor]], source: Dataset) -> None:
+        self.passes, self.source = passes, source
+
+    def __len__(self) -> int:
+        return len(self.passes[0]["label"])
+
+    def __getitems__(self, keys: list[SampleKey]) -> FeatureBatch:
+        """A whole batch at once, of the pass that belongs to the epoch."""
+        one = self.passes[keys[0].epoch % len(self.passes)]
+        rows = torch.tensor([key.row for key in keys])
+        found = {name: value[rows] for name, value in one.items()}
+        return {**found, "index": rows}  # type: ignore[typeddict-item]
+
+
+def _whole(batch: FeatureBatch) -> FeatureBatch:
+    return batch
+
+
+class CachedFeatures(LightningDataModule):
+    """What the frozen backbone of the model makes of another data module's clips.
+
+    For a linear classifier and for nearest neighbours. Features are read out when a loader is first asked for, by all
+    processes, and kept in a folder. The name of a file is a hash of the backbone's weights and settings, of the clips and of
+    the list of samples: a later run finds what is still right, and reads out anew what is not. Augmentation on the device is
+    not in them.
+
+    Args:
+        data: where the clips come from.
+        folder: for the files of features.
+        views: passes over the training set with random clips. Epoch e takes pass e modulo `views`, whose clips are those of
+            epoch e, so that as many as trainer.max_epochs give a run without cache. 0 takes the clips of evaluation in every
+            epoch.
+        batch_size: samples per batch and device in training; null takes that of `data`.
+
+    Raises:
+        SettingError: if the backbone is not frozen, or a setting is impossible.
+    """
+
+    def __init__(
+        self, data: LightningDataModule, folder: str = "runs/features", views: int = 0, batch_size: int | None = None
+    ) -> None:
+        super().__init__()
+        if views < 0 or (batch_size is not None and batch_size < 1):
+            raise SettingError(f"data.views is {views} and data.batch_size {batch_size}; use 0 or more and 1 or more.")
+        self.data, self.folder, self.views = data, Path(folder), views
+        self.batch_size = batch_size or getattr(data, "batch_size", None)
+        self._train_loader = LoaderMemory()
+        self._weights: str | None = None
+
+    @property
+    def clip(self) -> Any:
+        """Settings of the clips."""
+        return getattr(self.data, "clip", None)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the training samples."""
+        return getattr(self.data, "num_classes", None)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names by label, where known."""
+        return getattr(self.data, "class_names", None)
+
+    @property
+    def manifest_hash(self) -> str | None:
+        """Hash of the training list, for the record of a run."""
+        return getattr(self.data, "manifest_hash", None)
+
+    def prepare_data(self) -> None:
+        """That of the wrapped data module."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Set the wrapped data module up."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+        self._weights = None
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Features in random order; the last, incomplete batch is dropped."""
+        loader = self.data.train_dataloader()
+        epochs: list[int | None] = [*range(self.views)] or [None]
+        passes = [self._read(once(loader, epoch), "train", epoch) for epoch in epochs]
+        return self._train_loader.keep(self._loader(passes, loader, shuffle=True))
+
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+        """Features in order; nothing where there are no clips."""
+        loader = self.data.val_dataloader()
+        if not isinstance(loader, ResumableLoader):
+            return []
+        return self._loader([self._read(loader, "val")], loader, shuffle=False)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Features of all views of the test samples, in order."""
+        loader = self.data.test_dataloader()
+        return self._loader([self._read(loader, "test")], loader, shuffle=False)
+
+    def probe_dataloader(self) -> ResumableLoader:
+        """Refused: probes want clips.
+
+        Raises:
+            SettingError: always.
+        """
+        raise SettingError("Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures.")
+
+    def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
+        dataset, old = Features(passes, clips.dataset), clips.sampler
+        assert isinstance(old, EpochSampler)
+        sampler = EpochSampler(len(dataset), old.seed, shuffle, old.rank, old.world_size)
+        return ResumableLoader(dataset, sampler, self.batch_size or 1, 0, _whole)
+
+    def _read(self, loader: ResumableLoader, split: str, epoch: int | None = None) -> dict[str, Tensor]:
+        """Features of a loader's samples: from the folder if all processes find them there, else from the backbone."""
+        assert self.trainer is not None
+        strategy = self.trainer.strategy
+        model: Any = self.trainer.lightning_module
+        moves = not hasattr(model, "encode") or any(value.requires_grad for value in model.backbone.parameters())
+        if moves or not getattr(model, "frozen_batchnorm", True):
+            raise SettingError(
+                "--data CachedFeatures is for models with a frozen backbone: Classification with model.mode linear (and "
+                "model.frozen_batchnorm true), or NearestNeighbours; change the model, or use the data that it wraps."
+            )
+        self._weights = self._weights or hash_network(model.backbone)
+        key = f"{type(model).__name__} {self._weights} {fingerprint(loader.dataset)} {epoch} {self.trainer.precision}"
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        if strategy.reduce_boolean_decision(path.is_file(), all=True):
+            return load_file(path)
+        number = "" if epoch is None else f", pass {epoch + 1} of {self.views}"
+        rank_zero_info(f"Reading out features of {split} samples{number}; they are kept as {path}.")
+        found = self._extract(loader)
+        if self.trainer.is_global_zero:
+            write_whole(path, lambda part: save_file(found, part))
+        return found
+
+    def _extract(self, loader: ResumableLoader) -> dict[str, Tensor]:
+        assert self.trainer is not None
+        model: Any = self.trainer.lightning_module
+        rows, facts, labels = [], [], []
+        with evaluating(model), self.trainer.precision_plugin.forward_context():
+            for batch in loader:
+                batch = self.trainer.strategy.batch_to_device(batch)
+                rows.append(model.encode(batch).float())
+                labels.append(batch["label"])
+                substituted = batch.get("substituted", torch.full_like(batch["index"], -1))
+                facts.append(torch.stack([batch["index"], substituted], dim=1))
+        feature, known, label = torch.cat(rows), torch.cat(facts), torch.cat(labels)
+        flat, together = gather_once(self.trainer, feature.flatten(1), known, known[:, 0])
+        label = gather_once(self.trainer, label.view(len(label), -1), known, known[:, 0])[0].view(-1, *label.shape[1:])
+        found = {"feature": flat.view(-1, *feature.shape[1:]), "label": label, "substituted": together[:, 1]}
+        return {name: value.cpu().contiguous() for name, value in found.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the epoch the training is."""
+        return {"loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore where in the epoch the training was."""
+        self._train_loader.load_state_dict(state["loader"])
+
+
+def hash_network(network: nn.Module) -> str:
+    """Hash of a network: weights, buffers, and every plain setting of its parts (some settings show in no weight)."""
+    digest = hashlib.sha256()
+    for name, part in network.named_modules():
+        plain = {key: value for key, value in vars(part).items() if isinstance(value, int | float | str | tuple)}
+        plain.pop("training", None)
+        digest.update(f"{name} {type(part).__name__} {sorted(plain.items())}".encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""What commands that work on many files in many processes share."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+
+from tqdm import tqdm
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_worker() -> None:
+    """The command alone decides what Ctrl-C means; when it is killed, its workers do not wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Progress:
+    """A bar in a terminal, and elsewhere a line for every tenth of the work."""
+
+    def __init__(self, total: int, left: int) -> None:
+        self.total, self.done = total, total - left
+        self.next = self.done + max(1, left // 10)
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=self.done, unit="file") if terminal else None
+        if left < total:
+            print(f"{total - left} of {total} files are prepared already.", file=sys.stderr)
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(count)
+        elif self.done >= self.next:
+            print(f"{self.done} of {self.total} files", file=sys.stderr, flush=True)
+            self.next = self.done + max(1, self.total // 10)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

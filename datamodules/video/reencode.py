@@ -1,0 +1,167 @@
+"""Write a video, or a part of it, as a small mp4 file that is fast to read anywhere in it, and check what was written."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from datamodules.video.manifest import IMAGE_SUFFIXES
+from datamodules.video.pyav_reader import LENIENT
+from datamodules.video.readers import DecodeError
+
+# Where a file's own unit of time is of no use.
+TICKS = Fraction(1, 90000)
+# A file may hold slightly fewer frames than it states.
+MISSING_FRAMES, MISSING_SHARE = 2, 0.05
+
+
+class Encoding(NamedTuple):
+    """How videos are written."""
+
+    short_side: int
+    """pixels of the shorter side; smaller videos stay as they are"""
+    gop: int
+    """frames from one keyframe to the next, at most"""
+    quality: int
+    """x264's constant rate factor, lower is better"""
+    rate: float
+    """frames per second of folders of pictures"""
+
+
+def reencode(source: Path, out: Path, start: float | None, stop: float | None, encoding: Encoding) -> int:
+    """Write a video without sound, upright, with the times of its frames.
+
+    Args:
+        source: a video file, or a folder of pictures in the order of their names.
+        out: file to write; any suffix.
+        start: second from which frames are taken; null for the first.
+        stop: second before which they are; null for all.
+        encoding: size and so on.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        DecodeError: if the source is broken, or what was written cannot be read.
+    """
+    frames = _pictures(source, encoding.rate) if source.is_dir() else _frames(source, start, stop)
+    with av.open(str(out), "w", format="mp4") as container:
+        stream: av.VideoStream | None = None
+        size, last, count = (0, 0), -1, 0
+        for frame, ticks, tick in frames:
+            upright = _upright(frame)
+            if stream is None:
+                size = (upright.width, upright.height)
+                stream = _add_stream(container, size, tick, encoding)
+                first = ticks
+            if (upright.width, upright.height) != size:
+                raise DecodeError("frame size changes")
+            small = upright.reformat(stream.width, stream.height, format="yuv420p")
+            # Times must grow; a few files repeat one.
+            last = max(last + 1, ticks - first)
+            small.pts, small.time_base = last, tick
+            # The encoder alone decides where keyframes are.
+            small.pict_type = av.video.frame.PictureType.NONE
+            container.mux(stream.encode(small))
+            count += 1
+        if stream is None:
+            raise DecodeError("no frame decoded")
+        container.mux(stream.encode(None))
+        written = (stream.width, stream.height)
+    _check(out, count, written)
+    return count
+
+
+def _add_stream(
+    container: av.container.OutputContainer, size: tuple[int, int], tick: Fraction, encoding: Encoding
+) -> av.VideoStream:
+    options = {"crf": str(encoding.quality), "preset": "veryfast", "g": str(encoding.gop)}
+    stream = container.add_stream("libx264", options=options)
+    scale = min(1.0, encoding.short_side / min(size))
+    # This colour format has even sides only.
+    stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in size)
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = stream.codec_context.time_base = tick
+    # The cores are busy with other files.
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _upright(frame: av.VideoFrame) -> av.VideoFrame:
+    if not frame.rotation:
+        return frame
+    turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
+
+
+def _pictures(folder: Path, rate: float) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    tick = 1 / Fraction(rate).limit_denominator(1001)
+    for number, path in enumerate(files):
+        try:
+            with av.open(str(path), **LENIENT) as container:
+                frame = next(container.decode(video=0))
+        except (av.FFmpegError, OSError, IndexError, StopIteration) as error:
+            raise DecodeError("failed while decoding", f"{path.name}: {error}") from error
+        yield frame, number, tick
+
+
+def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
+    """Frames of a file with their times, as a number of ticks and the length of a tick in seconds."""
+    if not path.is_file():
+        raise DecodeError("file not found")
+    if path.stat().st_size == 0:
+        raise DecodeError("empty file")
+    try:
+        container = av.open(str(path), **LENIENT)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError("cannot open", str(error)) from error
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams or container.format.name == "tty" or streams[0].codec_context is None:
+            raise DecodeError("no video stream")
+        yield from _part(container, streams[0], start, stop)
+
+
+def _part(
+    container: av.container.InputContainer, stream: av.VideoStream, start: float | None, stop: float | None
+) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
+    base = stream.time_base or TICKS
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    tick = base if base.numerator == 1 and base.denominator <= 10**6 else TICKS
+    origin = (stream.start_time or 0) * base
+    stream.codec_context.thread_count = 1
+    decoded = 0
+    try:
+        if start:
+            container.seek(int((origin + Fraction(start)) / base), stream=stream)
+        for frame in container.decode(stream):
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            seconds = stamp * base - origin if stamp is not None else decoded / rate
+            decoded += 1
+            if stop is not None and seconds >= stop:
+                break
+            if start is None or seconds >= start:
+                yield frame, round(seconds / tick), tick
+    except av.FFmpegError as error:
+        raise DecodeError("failed while decoding", f"{error}, after {decoded} frames") from error
+    short = stream.frames - decoded
+    if start is None and stop is None and short > max(MISSING_FRAMES, MISSING_SHARE * stream.frames):
+        raise DecodeError("failed while decoding", f"{decoded} of {stream.frames} frames")
+
+
+def _check(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """Decode what was written, all of it."""
+    count = 0
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                count += (frame.width, frame.height) == size
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise DecodeError("failed while decoding", f"what was written: {error}") from error
+    if count != frames:
+        raise DecodeError("failed while decoding", f"{count} of the {frames} frames that were written")

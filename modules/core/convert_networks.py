@@ -1,0 +1,160 @@
+"""What `convert` makes of image towers, video CNNs and networks of skeletons: our names, checked sizes, a passport."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_info
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor
+
+from modules.backbones.architecture import Architecture, Facts, count_heads, empty_contrast, empty_tower, mlp_ratio
+from modules.backbones.video_cnn import from_official as cnn_from_official
+from modules.backbones.video_cnn import from_published
+from modules.core.checkpoints import compare
+from modules.core.convert_skeleton import Part, read_skeleton
+from modules.core.errors import SettingError
+from modules.core.passport import PASSPORT_FORMAT, inside, parse_config
+from modules.layers.momentum_contrast import from_official as contrast_from_official
+from modules.layers.teachers import clip_names
+
+Format = Literal["safetensors", "huggingface", "official"]
+
+
+class Source(NamedTuple):
+    """A file that was read."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    """under the file's own names"""
+    passport: dict[str, Any]
+    """what is known of where the weights come from: method, config, metrics, source"""
+    facts: Facts
+    kind: str | None
+    """what the file's own passport says that it is"""
+
+
+class Converted(NamedTuple):
+    """Weights under our names and what they are."""
+
+    weights: dict[str, Tensor]
+    passport: dict[str, Any]
+    architecture: Architecture | None
+    """None for all but video transformers"""
+
+
+def is_tower(weights: dict[str, Tensor]) -> bool:
+    """Whether these are an image tower: CLIP's under OpenAI's names, or a vision transformer under timm's."""
+    flat = weights.get("patch_embed.proj.weight")
+    return _is_clip(weights) or (flat is not None and flat.ndim == 4)
+
+
+def _is_clip(weights: dict[str, Tensor]) -> bool:
+    return any(key in weights for key in ("visual.class_embedding", "class_embedding"))
+
+
+def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
+    """An image tower under timm's names, without head, projection and text tower.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for towers.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for video networks; {source.path} holds an image tower: pass --to safetensors.")
+    clip = _is_clip(source.weights) or source.kind == "clip_tower"
+    weights = clip_names(source.weights) if clip else source.weights
+    if "patch_embed.proj.weight" not in weights:
+        raise SettingError(f"{source.path} holds no patch embedding of an image tower; pass another file.")
+    width = weights["patch_embed.proj.weight"].shape[0]
+    heads = count_heads(width, facts.get("num_heads"), str(source.path))
+    tower = empty_tower(weights, heads, str(source.path))
+    report = compare(dict(tower.state_dict()), weights, source.path, "image tower", may_leave=("head.",))
+    rank_zero_info(f"Read {source.path} (image tower): {width} wide, {len(tower.blocks)} blocks of {heads} heads: {report}.")
+    architecture = {
+        "embed_dim": width,
+        "depth": len(tower.blocks),
+        "num_heads": heads,
+        "patch_size": int(tower.patch_embed.patch_size[0]),
+        "image_size": int(tower.patch_embed.img_size[0]),
+        "mlp_ratio": mlp_ratio(weights["blocks.0.mlp.fc1.weight"].shape[0], width),
+        "prefix_tokens": tower.num_prefix_tokens,
+        "activation": "quick_gelu" if clip else "gelu",
+    }
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "clip_tower" if clip else "timm_tower",
+        **source.passport,
+        "architecture": architecture,
+        # DINO's is ImageNet's, but that of other towers is not: their files do not say.
+        "normalisation": {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD} if clip else None,
+        "frames": 1,
+        "stride": None,
+    }
+    return Converted({key: weights[key] for key in report.matched}, passport, None)
+
+
+def is_cnn(weights: dict[str, Tensor]) -> bool:
+    """Whether these are a video CNN, alone or in a method: ours, or TubeletContrast's official one."""
+    weights = from_published(weights)
+    firsts = ("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight", "conv3d_1a_7x7.conv3d.weight")
+    return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)
+
+
+def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
+    """A video CNN under our names, with head, key branch and queue if the file has them.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for CNNs.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
+    weights = cnn_from_official(from_published(source.weights))
+    if not any(key.startswith("backbone.") for key in weights):
+        # "fc." is the head of torchvision's networks.
+        weights = {key if key.startswith("fc.") else f"backbone.{key}": value for key, value in weights.items()}
+    weights = contrast_from_official(weights)
+    kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
+    network, sizes = empty_contrast(kept, str(source.path))
+    counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
+    may_leave = tuple(key for key in weights if key not in kept)
+    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    report = compare(
+        dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network{hint}", counters, may_leave
+    )
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "contrast" if "out_dim" in sizes else "encoder",
+        **source.passport,
+        "architecture": sizes,
+        "frames": facts.get("num_frames", 16),
+        "stride": facts.get("stride"),
+    }
+    # Only TCLR's files; what its network was trained on (official code of SEVERE).
+    if "0.stem.0.weight" in source.weights:
+        passport["normalisation"] = {"mean": (0, 0, 0), "std": (1, 1, 1), "channels": "BGR"}
+    return Converted({key: weights[key] for key in report.matched}, passport, None)
+
+
+def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:
+    """A network of skeletons under our names.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for skeletons.
+    """
+    if to == "huggingface":
+        raise SettingError(f"--to huggingface is for video transformers; {source.path} holds a network of skeletons.")
+    config = source.passport["config"]
+    run = parse_config(config) if config is not None else {}
+    direction = inside(run, "model", "init_args", "backbone", "init_args").get("direction", "forward_twice")
+    weights, sizes, report = read_skeleton(source.weights, part, direction, str(source.path))
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "contrast" if "out_dim" in sizes else "classifier" if "num_classes" in sizes else "encoder",
+        **source.passport,
+        "architecture": sizes,
+        "normalisation": None,
+        "frames": inside(run, "data", "init_args", "clip").get("frames") or sizes["backbone"].get("window"),
+        "stride": None,
+    }
+    return Converted(weights, passport, None)

@@ -1,0 +1,132 @@
+"""Networks of skeletons for `convert`: names, sizes read from the weights, and an empty network to check them with.
+
+Read: official files of skeleton contrast (https://arxiv.org/abs/2108.03656: two encoders or one, their slow copies, queues),
+official encoders with or without a classifier, and ours.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modules.backbones.architecture import count_blocks
+from modules.backbones.skeleton import SkeletonEncoder
+from modules.backbones.skeleton_gcn import AGCN
+from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton_hcn import HCN
+from modules.core.checkpoints import compare
+from modules.core.errors import SettingError
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.skeleton_contrast import from_official, to_official
+
+Part = Literal["all", "backbone", "partner"]
+# A tensor that only one kind of encoder has, under our names.
+OF_GRU, OF_GRAPH, OF_IMAGE = "first.0.weight_hh_l0", "l1.tcn1.conv.weight", "conv1m.0.weight"
+
+
+def is_skeleton(weights: dict[str, Tensor]) -> bool:
+    """Whether these are an encoder of skeletons, alone or in a method."""
+    names = from_official(weights).keys()
+    return any(prefix + first in names for prefix in ("", "backbone.") for first in (OF_GRU, OF_GRAPH, OF_IMAGE))
+
+
+def our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official names to those of `SkeletonContrast`, or of a backbone with a `head`."""
+    weights = from_official(weights)
+    if any(key.startswith("backbone.") for key in weights):
+        return weights
+    return {f"head.{key[3:]}" if key.startswith("fc.") else f"backbone.{key}": value for key, value in weights.items()}
+
+
+def choose(weights: dict[str, Tensor], part: Part, source: str) -> dict[str, Tensor]:
+    """The tensors of a part; an encoder is always called `backbone`.
+
+    Raises:
+        SettingError: if there is no such encoder.
+    """
+    if part == "all":
+        return weights
+    chosen = {key.replace(part, "backbone", 1): value for key, value in weights.items() if key.startswith(f"{part}.")}
+    if not chosen:
+        raise SettingError(f"--part {part}: {source} holds one encoder only; pass --part backbone.")
+    return chosen
+
+
+def empty_encoder(
+    weights: dict[str, Tensor], prefix: str, direction: str, source: str
+) -> tuple[SkeletonEncoder, dict[str, Any]]:
+    """An encoder of the sizes of the weights under a prefix, and these by the names of its settings.
+
+    Raises:
+        SettingError: if a tensor for a size is missing.
+    """
+    if prefix + OF_GRU in weights:
+        hidden = weights[prefix + OF_GRU].shape[1]
+        layers = count_blocks(weights, f"{prefix}first.")
+        way: Any = direction
+        return BiGRU(hidden, layers, way), {"class": "BiGRU", "hidden": hidden, "layers": layers, "direction": direction}
+    if prefix + OF_GRAPH in weights:
+        width = weights[prefix + OF_GRAPH].shape[0]
+        return AGCN(width), {"class": "AGCN", "width": width}
+    if prefix + OF_IMAGE in weights and f"{prefix}conv2.weight" in weights:
+        width, window = weights[prefix + OF_IMAGE].shape[0], weights[f"{prefix}conv2.weight"].shape[0]
+        return HCN(width, window), {"class": "HCN", "width": width, "window": window}
+    raise SettingError(f"{source} holds no whole encoder of skeletons under {prefix}*; pass another file.")
+
+
+def empty_network(weights: dict[str, Tensor], direction: str, source: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A network of the sizes of the weights, without storage, under our names; and its sizes."""
+    network = nn.ModuleDict()
+    sizes: dict[str, Any] = {}
+    with torch.device("meta"):
+        for name, contrast in (("backbone", "contrast"), ("partner", "partner_contrast")):
+            if not any(key.startswith(f"{name}.") for key in weights):
+                continue
+            encoder, sizes[name] = empty_encoder(weights, f"{name}.", direction, source)
+            network[name] = encoder
+            head, last, keys = (weights.get(f"{contrast}.{key}") for key in ("head.0.weight", "head.2.weight", "queue.keys"))
+            if head is not None and last is not None:
+                settings = ContrastSettings(head.shape[0], last.shape[0], 0 if keys is None else keys.shape[0])
+                network[contrast] = MomentumContrast(encoder, settings)
+                sizes |= {"out_dim": settings.out_dim, "queue_size": settings.queue_size}
+        if "head.weight" in weights:
+            sizes["num_classes"] = weights["head.weight"].shape[0]
+            network["head"] = nn.Linear(weights["head.weight"].shape[1], sizes["num_classes"])
+    return network, sizes
+
+
+def read_skeleton(
+    weights: dict[str, Tensor], part: Part, direction: str, source: str
+) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Weights of a network of skeletons under our names.
+
+    Args:
+        weights: under the file's own names.
+        part: everything, or one of the two encoders.
+        direction: of a BiGRU, which its weights do not tell.
+        source: file, for error messages.
+
+    Returns:
+        The weights, the sizes of the network, and what was matched in words.
+
+    Raises:
+        SettingError: if anything is missing, left over or of another shape.
+    """
+    kept = choose(our_names(weights), part, source)
+    network, sizes = empty_network(kept, direction, source)
+    hint = " (--part backbone or partner reads one encoder alone)" if part == "all" else ""
+    report = compare(dict(network.state_dict()), kept, source, f"{sizes['backbone']['class']} network{hint}")
+    return kept, sizes, str(report)
+
+
+def official_file(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Content of a file as the official code writes and reads it, from our names.
+
+    An encoder alone becomes `encoder_q`; with a head, it becomes a classifier with `fc`.
+    """
+    if "head.weight" in weights:
+        bare = {key.removeprefix("backbone.").replace("head.", "fc.", 1): value for key, value in weights.items()}
+        state = BiGRU.to_official(bare)
+    else:
+        state = to_official(weights)
+    return {"state_dict": {f"module.{key}": value for key, value in state.items()}}

@@ -1,0 +1,1 @@
+"""What pretrained backbones are used for, one task per file."""

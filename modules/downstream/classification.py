@@ -1,0 +1,394 @@
+"""Classification of videos or skeletons: fine-tuning, a linear classifier, or an attentive one on a frozen backbone.
+
+Recipes: fine-tuning of video transformers as VideoMAE does (https://arxiv.org/abs/2203.12602, official code) and of video CNNs
+as SEVERE does (https://arxiv.org/abs/2203.14221, official code); linear classifiers as SIGMA, SEVERE and skeleton contrast
+train them; attention with one learned query over frozen tokens (https://arxiv.org/abs/2404.08471).
+
+Deviations from the official code:
+
+* the order and interpolation of augmentation: see `modules/layers/clip_augment.py`;
+* in validation, clips are those of evaluation, and not drawn at random;
+* a frozen backbone runs in evaluation mode, and without gradient. SEVERE leaves it in training mode, so that its running
+  statistics drift: `frozen_batchnorm` false does that;
+* a video that cannot be read counts as missed in the test, and no other one takes its place.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from timm.layers import AttentionPoolLatent
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from modules.backbones.skeleton import SkeletonEncoder
+from modules.backbones.video_cnn import VideoCNN
+from modules.backbones.video_vit import VideoViT, from_official, is_official, layer_norm
+from modules.core.base import Method, batch_size_of
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.contracts import Batch, StepOutput
+from modules.core.distributed import gather_once
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings, ScheduleSettings
+from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
+from modules.layers.normalise import denormalise
+from modules.layers.probes import pool_tokens
+from modules.layers.skeleton_drawing import draw_skeletons
+
+HEAD_CHANNELS = 64
+"""Width of one attention head of the attentive classifier."""
+VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
+SHOWN = 8
+
+
+class Classification(Method):
+    """Learns the classes of videos or recordings of skeletons, from a pretrained backbone (`model.backbone.checkpoint`).
+
+    Top-1, top-5 and mean per-class accuracy are in percent, over every video once: the mean of the class probabilities of
+    its clips decides. `test` takes the clips that `data.views` names.
+
+    Args:
+        backbone: encoder. A video transformer's tokens are averaged before its final norm, and a new LayerNorm follows.
+        num_classes: outputs; null takes the data's.
+        mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
+            `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
+        augmentation: of training clips of videos; null for none.
+        mixing: mixup and cutmix of training clips of videos; null for none.
+        label_smoothing: share of the target that all classes get alike.
+        dropout: on the pooled feature, before the head.
+        head_std: deviation of the head's first weights, which are normal, with biases of 0; null starts the head of a video
+            transformer at nearly nothing, and others at PyTorch's defaults.
+        frozen_batchnorm: whether BatchNorm of a frozen backbone stays as it is.
+        init_from: file with a whole classifier to start from or to test: ours, or an official fine-tuned file of VideoMAE,
+            SMILE or SIGMA.
+        optim: optimiser and schedule; null takes AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip do not count in the learning-rate rule, nor do several clips of
+            a video.
+
+    Raises:
+        SettingError: if settings contradict each other, or a file does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoViT | VideoCNN | SkeletonEncoder,
+        num_classes: int | None = None,
+        mode: Literal["finetune", "linear", "attentive"] = "finetune",
+        augmentation: ClipAugmentation | None = None,
+        mixing: Mixing | None = None,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.0,
+        head_std: float | None = None,
+        frozen_batchnorm: bool = True,
+        init_from: str | None = None,
+        optim: ScheduleSettings | None = None,
+    ) -> None:
+        # As a default value, its numbers would also become those of another optimiser that is chosen by name.
+        super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
+        if not 0 <= label_smoothing < 1:
+            raise SettingError(f"model.label_smoothing is {label_smoothing}; it must be at least 0 and below 1.")
+        self.backbone, self.mode = backbone, mode
+        self.augmentation, self.mixing, self.label_smoothing = augmentation, mixing, label_smoothing
+        self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
+        self.is_skeleton = isinstance(backbone, SkeletonEncoder)
+        if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
+            raise SettingError(
+                "model.mode attentive, model.augmentation and model.mixing are for videos; for skeletons leave them out."
+            )
+        width = backbone.embed_dim
+        self.fc_norm: nn.Module = nn.Identity()
+        self.attention: nn.Module = nn.Identity()
+        if mode == "attentive":
+            heads = width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else 1
+            self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
+        elif isinstance(backbone, VideoViT):
+            backbone.norm = nn.Identity()
+            width *= backbone.grid.t if backbone.pooling == "time" else 1
+            self.fc_norm = layer_norm(width)
+        self.width = width
+        self.dropout = nn.Dropout(dropout)
+        self.head: nn.Linear | None = None
+        self.is_frozen = mode != "finetune"
+        if self.is_frozen:
+            backbone.requires_grad_(False)
+            self.train()
+        self.test_record: dict[str, Any] = {}
+        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        if num_classes is not None:
+            self._build_head(num_classes)
+
+    # --- Network ---
+
+    def _build_head(self, num_classes: int) -> None:
+        head = nn.Linear(self.width, num_classes)
+        if self.head_std is not None:
+            nn.init.normal_(head.weight, std=self.head_std)
+            nn.init.zeros_(head.bias)
+        elif isinstance(self.backbone, VideoViT):
+            nn.init.trunc_normal_(head.weight, std=VIT_HEAD_STD)
+            head.weight.data.mul_(VIT_HEAD_SCALE)
+            nn.init.zeros_(head.bias)
+        self.head = head
+        if self.init_from is not None:
+            weights = read_weights(self.init_from, "model.init_from")
+            weights = from_official(weights) if is_official(weights) else weights
+            if "head.weight" not in weights:
+                raise SettingError(
+                    f"model.init_from names {self.init_from}, which holds no classifier; set model.backbone.checkpoint to "
+                    "start from an encoder."
+                )
+            self._check_classes(weights, f"model.init_from names {self.init_from}, which")
+            load_strictly(self, weights, self.init_from)
+
+    def _check_classes(self, weights: Mapping[str, Any], source: str) -> None:
+        found, own = len(weights["head.weight"]), self.classifier.out_features
+        if found != own:
+            raise SettingError(
+                f"{source} tells {found} classes apart, but there are {own} here; choose the data or model.num_classes that it "
+                "was trained for, or start from its encoder alone with model.backbone.checkpoint."
+            )
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The head, once the number of classes is known."""
+        assert self.head is not None, "the head is made when a run begins, or with num_classes"
+        return self.head
+
+    def configure_model(self) -> None:
+        """Make the head for the data's classes, before weights are restored and the optimiser is made.
+
+        Raises:
+            SettingError: if nobody says how many classes there are, or the data has more than the head.
+        """
+        known = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if self.head is None:
+            if not known:
+                raise SettingError("The data has no classes; choose data with labels.")
+            self._build_head(known)
+        elif known and known > self.head.out_features:
+            raise SettingError(
+                f"model.num_classes is {self.head.out_features}, but the data has {known} classes; raise it or leave it out."
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore weights; where the head was not made yet, they say how many classes it has."""
+        if "head.weight" in state_dict:
+            if self.head is None:
+                self._build_head(len(state_dict["head.weight"]))
+            self._check_classes(state_dict, "The checkpoint")
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def train(self, mode: bool = True) -> "Classification":
+        """Training mode, of which a frozen backbone takes no notice."""
+        super().train(mode)
+        if self.is_frozen:
+            self.backbone.eval()
+            for part in self.backbone.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.train(mode and not self.frozen_batchnorm)
+        return self
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the backbone makes of normalised clips [N, ...]: a feature [N, D], or tokens [N, n, D] for attention."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            if self.mode == "attentive":
+                tokens = self.backbone.forward_features(inputs)  # type: ignore[operator]
+                return tokens if tokens.ndim == 3 else tokens.flatten(2).transpose(1, 2)
+            if isinstance(self.backbone, VideoViT):
+                tokens = self.backbone.forward_features(inputs, norm=False)
+                return pool_tokens(tokens, self.backbone.grid[:3], self.backbone.pooling)
+            return self.backbone(inputs)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """What the head is given: [N, D] or [N, n, D] -> [N, D]."""
+        return self.attention(self.fc_norm(features))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""
+        return self.classifier(self.dropout(self.pool(features))).float()
+
+    def encode(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
+        """Features of clips as they come, before the part that a linear or attentive classifier trains.
+
+        Args:
+            batch: of videos, of skeletons, or of such features, which are given back.
+            clips: how many clips of each sample; None for all.
+            every: takes each n-th of them.
+
+        Returns:
+            [B, V, D], or [B, V, n, D] in mode `attentive`.
+        """
+        inputs = self._inputs(batch)[:, :clips:every]
+        if "feature" in batch:
+            return inputs
+        rows = inputs.flatten(0, 1)
+        return self.features(rows if self.is_skeleton else self.normalise(rows)).unflatten(0, inputs.shape[:2])
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        """The clips or features [B, V, ...] of a batch."""
+        if "feature" in batch:
+            if self.mode != "linear":
+                raise SettingError(f"Frozen features are for a linear classifier; set model.mode to linear, not {self.mode}.")
+            return batch["feature"]  # type: ignore[typeddict-item]
+        kind = "skeleton" if self.is_skeleton else "video"
+        if kind not in batch:
+            raise SettingError(
+                f"{type(self.backbone).__name__} takes {kind}s, which the data has not; choose another --data or "
+                "another --model.backbone."
+            )
+        return batch[kind]  # type: ignore[literal-required]
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> Tensor:
+        """Features [B, D] that the head is given, of the first clip of each sample."""
+        return self.pool(self.encode(batch, 1)[:, 0]).float()
+
+    # --- Training ---
+
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Cross-entropy of all clips, after augmentation; see `Method.step`."""
+        inputs = self._inputs(batch)
+        label = self._labels(batch).repeat_interleave(inputs.shape[1])
+        inputs = inputs.flatten(0, 1)
+        targets = smooth_targets(label, self.classifier.out_features, self.label_smoothing)
+        output: StepOutput = {}
+        features = inputs
+        if "video" in batch:
+            video = augment_pixels(inputs, self.augmentation, generator) if self.augmentation is not None else inputs
+            video = self.normalise(video)
+            if self.augmentation is not None and self.augmentation.erase:
+                video = erase_boxes(video, self.augmentation.erase, generator)
+            if self.mixing is not None:
+                video, targets = mix_clips(video, targets, self.mixing, generator)
+            output["plain_clip"], output["clip"] = inputs, to_pixels(video)
+            features = self.features(video)
+        elif "skeleton" in batch:
+            output["skeleton"] = inputs
+            features = self.features(inputs)
+        elif self.augmentation is not None or self.mixing is not None:
+            raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
+        logits = self.logits(features)
+        output["loss"] = -(targets * logits.log_softmax(1)).sum(1).mean()
+        agrees = logits.detach().argmax(1) == targets.argmax(1)
+        output["log"] = {"top1": 100 * agrees.float().mean()}
+        return output
+
+    def _labels(self, batch: Batch) -> Tensor:
+        label = batch["label"]
+        if label.ndim != 1:
+            raise SettingError("Classification takes one label per sample, but the data has several; choose other data.")
+        return label
+
+    def samples_per_batch(self, data: Any) -> int:
+        """Videos or recordings; see `Method.samples_per_batch`."""
+        return batch_size_of(data)
+
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Clips before and after augmentation and mixing, or skeletons."""
+        if "clip" in output:
+            return {"plain": output["plain_clip"], "augmented": output["clip"]}
+        return {"skeleton": draw_skeletons(output["skeleton"][:SHOWN])} if "skeleton" in output else {}
+
+    # --- Evaluation ---
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the class probabilities of a batch of videos."""
+        clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
+        # Without augmentation, the copies of a clip are equal.
+        self._keep(batch, clip.repeat if clip is not None else 1)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the class probabilities of a batch of videos, and how many clips each has."""
+        self._keep(batch)
+        self.test_record["views"] = self._inputs(batch).shape[1]
+
+    def on_test_start(self) -> None:
+        """Compare the data's clips with the backbone's, as before training."""
+        self.on_fit_start()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self._seen = []
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew."""
+        self._seen, self.test_record = [], {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy as `val/*`."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and accuracy as `test/*`, and keep what was seen."""
+        used, missed = self._report("test")
+        self.test_record |= {"videos": used, "missed": missed, "classes": self.classifier.out_features}
+
+    def _keep(self, batch: Batch, every: int = 1) -> None:
+        features = self.encode(batch, every=every)
+        probabilities = self.logits(features.flatten(0, 1)).softmax(1).unflatten(0, features.shape[:2]).mean(1)
+        label = self._labels(batch)
+        substituted = batch.get("substituted", torch.full_like(label, -1))
+        self._seen.append((probabilities, torch.stack([batch["index"], label, substituted], 1)))  # type: ignore[list-item]
+
+    def _report(self, stage: str) -> tuple[int, list[int]]:
+        """Log the accuracy over all processes; gives the number of videos used, and those that could not be read."""
+        classes = self.classifier.out_features
+        # A process without a sample takes part all the same.
+        none = (torch.empty(0, classes, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
+        probabilities, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
+        self._seen = []
+        probabilities, facts = gather_once(self.trainer, probabilities, facts, facts[:, 0])
+        number, label, substituted = facts.unbind(1)
+        used = (label >= 0) & (substituted < 0)
+        if used.any():
+            found = accuracies(probabilities[used], label[used])
+            self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
+        elif stage == "test":
+            raise SettingError("No test video has a label; set data.test_list or data.val_list to a list with labels.")
+        return int(used.sum()), number[substituted >= 0].tolist()
+
+
+def smooth_targets(label: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Probabilities that the network learns: smoothing / K, and 1 - smoothing more for the right class.
+
+    Args:
+        label: int64 [N]; samples with -1 get zeros, and so no loss.
+        classes: K.
+        smoothing: share that all classes get alike.
+
+    Returns:
+        float32 [N, K]
+    """
+    one = torch.zeros(len(label), classes, device=label.device).scatter_(1, label.clamp_min(0)[:, None], 1 - smoothing)
+    return (one + smoothing / classes) * (label >= 0)[:, None]
+
+
+def accuracies(probabilities: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Loss, and accuracies in percent.
+
+    Args:
+        probabilities: float [N, K], one row per video: the mean over its views.
+        label: int64 [N], from 0.
+
+    Returns:
+        `loss` (mean negative log-likelihood), `top1`, `top5` (of fewer than 5 classes all), `per_class` (mean over the classes
+        that occur of the share of their videos that are right) and `per_class_all` (over all K, where others count 0).
+    """
+    classes = probabilities.shape[1]
+    top1, top5 = (multiclass_accuracy(probabilities, label, classes, average="micro", top_k=k) for k in (1, min(5, classes)))
+    right = (probabilities.argmax(1) == label).float()
+    count = torch.bincount(label, minlength=classes)
+    each = torch.zeros(classes, device=label.device).scatter_add_(0, label, right) / count.clamp_min(1)
+    return {
+        "loss": -probabilities.gather(1, label[:, None]).log().mean(),
+        "top1": 100 * top1,
+        "top5": 100 * top5,
+        "per_class": 100 * each.sum() / (count > 0).sum(),
+        "per_class_all": 100 * each.mean(),
+    }
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """Normalised clips as one can look at them: float [N, 3, T, H, W] -> uint8 [N, T, H, W, 3]."""
+    pixels = denormalise(video.detach()).mul(255).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1)

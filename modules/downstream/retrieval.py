@@ -1,0 +1,180 @@
+"""Nearest neighbours of test samples among the training samples: kNN accuracy and retrieval, from the same frozen features.
+
+Protocols: SIGMA (https://arxiv.org/abs/2407.15447: weighted kNN with k of 20 and 200), skeleton contrast
+(https://arxiv.org/abs/2108.03656: k of 1) and retrieval of videos (R@k: https://arxiv.org/abs/2010.09709).
+
+Deviations from the official code: the backbone is in evaluation mode (skeleton contrast leaves it in training mode), the bank
+is the training set (SIGMA's is the test set, where each query finds itself), and features are those of the encoder (SIGMA's are
+outputs of a classifier that was never trained).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.backbones.skeleton import SkeletonEncoder
+from modules.backbones.video_cnn import VideoCNN
+from modules.backbones.video_vit import VideoViT
+from modules.core.base import Method
+from modules.core.contracts import Batch, StepOutput
+from modules.core.distributed import gather_once
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings
+from modules.layers.probes import nearest, vote
+
+
+class NearestNeighbours(Method):
+    """Tests a frozen backbone by the training samples that are nearest to each test sample; nothing is trained.
+
+    All training samples are the bank, with the clips of evaluation. Where a test sample has several views, its feature is the
+    mean of theirs. `test/knn<k>` is the accuracy of a vote weighted with exp(cosine / temperature) in percent, `test/R@<k>` the
+    share of test samples with one of their own class among the nearest k.
+
+    Args:
+        backbone: encoder, with `checkpoint` set.
+        k: neighbours of each kNN vote.
+        recall: neighbours of each R@k.
+        temperature: of the vote; smaller values give near neighbours more weight.
+
+    Raises:
+        SettingError: if a number is not positive.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoViT | VideoCNN | SkeletonEncoder,
+        k: list[int] = [1],  # noqa: B006  (never mutated; shows the defaults in --help)
+        recall: list[int] = [1, 5, 10, 20, 50],  # noqa: B006
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__(AdamWSettings())
+        if min([*k, *recall, 1]) < 1 or temperature <= 0 or not [*k, *recall]:
+            raise SettingError(
+                f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all numbers must be above 0."
+            )
+        self.backbone, self.k, self.recall, self.temperature = backbone.requires_grad_(False), k, recall, temperature
+        self.test_record: dict[str, Any] = {}
+        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
+        used), `classes`, `views`."""
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        """Refuse what is not a test.
+
+        Raises:
+            SettingError: for other commands than test.
+        """
+        if stage != "test":
+            raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
+
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """There is no loss.
+
+        Raises:
+            SettingError: always.
+        """
+        raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Pooled features [B, V, D] of all clips of videos or recordings; features are given back as they are.
+
+        Raises:
+            SettingError: if the batch has not what the backbone takes.
+        """
+        if "feature" in batch:
+            return batch["feature"]  # type: ignore[typeddict-item]
+        kind = "skeleton" if isinstance(self.backbone, SkeletonEncoder) else "video"
+        if kind not in batch:
+            raise SettingError(
+                f"{type(self.backbone).__name__} takes {kind}s, which the data has not; choose another --data or "
+                "another --model.backbone."
+            )
+        clips: Tensor = batch[kind]  # type: ignore[literal-required]
+        rows = clips.flatten(0, 1)
+        return self.backbone(rows if kind == "skeleton" else self.normalise(rows)).unflatten(0, clips.shape[:2])
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> Tensor:
+        """Mean feature [B, D] of the clips of each sample."""
+        return self.encode(batch).float().mean(1)
+
+    def on_test_start(self) -> None:
+        """Compare the data's clips with the backbone's."""
+        self.on_fit_start()
+        self._seen = []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the features of a batch of test samples."""
+        self._keep(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Read the training set, compare, log."""
+        from datamodules.once import once, sample_names  # Data modules import this package: here no circle is left.
+
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        bank_loader = once(data.train_dataloader())
+        tested: Any = self.trainer.test_dataloaders
+        theirs, ours = (sample_names(loader.dataset) for loader in (tested, bank_loader))
+        if both := len(ours & theirs):
+            raise SettingError(
+                f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a test set "
+                "of its own."
+            )
+        queries, label, missed = self._gather()
+        with self.trainer.precision_plugin.forward_context():
+            for batch in bank_loader:
+                self._keep(self.trainer.strategy.batch_to_device(batch))
+        bank, bank_label, _ = self._gather()
+        if not len(queries) or not len(bank):
+            raise SettingError("NearestNeighbours needs labelled training and test samples; choose data with labels.")
+        found = neighbour_scores(bank, bank_label, queries, label, self.k, self.recall, self.temperature)
+        self.log_dict({f"test/{name}": value for name, value in found.items()}, sync_dist=True)
+        classes = int(torch.cat([bank_label, label]).max()) + 1
+        self.test_record |= {"videos": len(queries), "missed": missed, "bank": len(bank), "classes": classes}
+
+    def _keep(self, batch: Batch) -> None:
+        label = batch["label"]
+        if label.ndim != 1:
+            raise SettingError("NearestNeighbours takes one label per sample, but the data has several; choose other data.")
+        features = self.encode(batch).float()
+        self.test_record.setdefault("views", features.shape[1])
+        substituted = batch.get("substituted", torch.full_like(label, -1))
+        self._seen.append((features.mean(1), torch.stack([batch["index"], label, substituted], 1)))  # type: ignore[list-item]
+
+    def _gather(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Features and labels of usable samples from all processes, each once, and numbers of those that could not be read."""
+        width = int(self.backbone.embed_dim)  # type: ignore[arg-type]
+        # A process without a sample takes part all the same.
+        none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
+        features, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
+        self._seen = []
+        features, facts = gather_once(self.trainer, features, facts, facts[:, 0])
+        number, label, substituted = facts.unbind(1)
+        used = (label >= 0) & (substituted < 0)
+        return features[used], label[used], number[substituted >= 0].tolist()
+
+
+def neighbour_scores(
+    bank: Tensor, bank_label: Tensor, queries: Tensor, label: Tensor, k: list[int], recall: list[int], temperature: float
+) -> dict[str, float]:
+    """kNN accuracies and recalls from one comparison.
+
+    Args:
+        bank: float [n, D].
+        bank_label: int64 [n], from 0.
+        queries: float [m, D].
+        label: int64 [m], from 0.
+        k: neighbours of each vote; more than n are n.
+        recall: neighbours of each R@k, likewise.
+        temperature: of the vote.
+
+    Returns:
+        `knn<k>` and `R@<k>` in percent.
+    """
+    similarity, rows = nearest(bank, queries, max([*k, *recall]))
+    classes = bank_label[rows]
+    scores = {f"knn{number}": vote(similarity[:, :number], classes[:, :number], temperature) == label for number in k} | {
+        f"R@{number}": (classes[:, :number] == label[:, None]).any(1) for number in recall
+    }
+    return {name: 100 * float(right.double().mean()) for name, right in scores.items()}

@@ -1,0 +1,293 @@
+"""Whole clips of captioned motion over still backgrounds, and sets of clip pairs to test retrieval with.
+
+Objects are the shapes of `modules.motion.appearance` in one plain colour that has a name. Nothing wraps around: what leaves
+the frame is gone, as captions have it. Axis letters: `N` clips, `K` = 2 objects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.core.errors import SettingError
+from modules.motion.appearance import SHAPES, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
+from modules.motion.backgrounds import Background, make_backgrounds
+from modules.motion.captions import Caption, Captioner, Name, stable_hash, tell
+from modules.motion.choreography import NUMBERS, OBJECTS, ScriptSettings, draw_scripts, drawable
+from modules.motion.classes import Draws, Split
+from modules.motion.grammar import with_article
+from modules.motion.primitives import PRIMITIVES, RECIPES, REVERSIBLE
+from modules.motion.render import paste
+from modules.motion.scenes import CHUNK_PIXELS
+from modules.motion.scripts import Script
+
+HeldOut = Literal["none", "verbs", "objects"]
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.0, 1.0, 1.0),
+    "orange": (0.09, 1.0, 1.0),
+    "yellow": (0.16, 1.0, 1.0),
+    "green": (0.35, 0.9, 0.9),
+    "cyan": (0.5, 0.9, 1.0),
+    "blue": (0.63, 0.75, 1.0),
+    "purple": (0.77, 0.65, 0.95),
+    "pink": (0.9, 0.45, 1.0),
+    "white": (0.0, 0.0, 1.0),
+}
+"""Hue, saturation and value by name, brighter than any background."""
+
+HELD_OUT_SHAPES = ("half_disc", "flag")
+"""Shapes that only a test with held-out objects shows."""
+TEXTURE = 96
+CANDIDATES = 8
+"""How many pairs are drawn for each pair of a retrieval set, so that enough of them have captions of their own."""
+
+
+@dataclass
+class CaptionSettings(ScriptSettings):
+    """Captioned motion in the place of labelled motion.
+
+    Args:
+        primitives: see `ScriptSettings`.
+        phases: see `ScriptSettings`.
+        relations: see `ScriptSettings`.
+        together: see `ScriptSettings`.
+        object_size: see `ScriptSettings`.
+        text: what captions tell: the motion, or nothing but the objects ('a red arrow'), to compare with.
+        verbs: one plain verb per meaning, or the whole lexicon without the held-out verbs.
+        paraphrases: file of further wordings (JSON lines), or null.
+        wordings: how many wordings each training clip has; they take turns from epoch to epoch.
+        test_pairs: pairs of clips in the test set, each clip with the same frames in the opposite order as its partner.
+        held_out: what the test set has that training never saw: none, verbs or objects.
+    """
+
+    text: Literal["motion", "object"] = "motion"
+    verbs: Literal["plain", "lexicon"] = "lexicon"
+    paraphrases: str | None = None
+    wordings: int = 4
+    test_pairs: int = 50
+    held_out: HeldOut = "none"
+
+    def check(self, frames: int) -> None:
+        """Raise a SettingError for what no clip can be made of."""
+        names = set(self.chosen()) & set(drawable(frames))
+        if not names:
+            raise SettingError(f"data.captions.primitives: none of {list(self.primitives)} can be seen in {frames} frames.")
+        if self.wordings < 1 or self.test_pairs < 1:
+            raise SettingError("data.captions.wordings and data.captions.test_pairs must be at least 1.")
+        if not names & set(REVERSIBLE):
+            raise SettingError(
+                f"data.captions.primitives: {list(self.primitives)} look the same backwards, so that no pairs can be made to "
+                "test retrieval; add others, for example T."
+            )
+
+
+@dataclass
+class CaptionedClips:
+    """Clips with their captions and everything that is known about them.
+
+    Args:
+        video: uint8 [N, T, H, W, 3].
+        captions: one per clip, in the first wording.
+        texts: all wordings of each clip, [wordings][N].
+        signature: int64 [N], equal for clips whose captions say the same.
+        script: the motion.
+        names: of the objects of each clip.
+        motion: int64 [N], number in `PRIMITIVES` of what the first object does first, or of the relation.
+        object: int64 [N], shape of object 0, index into `SHAPES`.
+        background: int64 [N], index into the backgrounds that were asked for.
+    """
+
+    video: Tensor
+    captions: list[Caption]
+    texts: list[list[str]]
+    signature: Tensor
+    script: Script
+    names: list[list[Name]]
+    motion: Tensor
+    object: Tensor
+    background: Tensor
+
+
+@dataclass
+class Stage:
+    """How clips are filmed, apart from what moves in them.
+
+    Args:
+        frames: T.
+        size: side in pixels.
+        split: which random numbers to draw.
+        seed: of the data set.
+        backgrounds: kinds of background, equally frequent.
+        images: uint8 [M, S, S, 3], pictures for the background "images".
+    """
+
+    frames: int
+    size: int
+    split: Split
+    seed: int
+    backgrounds: Sequence[Background] = ("black",)
+    images: Tensor | None = None
+
+
+def _looks(draws: Draws, shapes: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Shapes and colours of both objects, int64 [N, K]; the colours of one clip differ."""
+    known = torch.tensor([SHAPES.index(name) for name in shapes], device=draws.index.device)
+    kind = torch.stack([known[draws.integer(f"shape {k}", len(known))] for k in range(OBJECTS)], dim=1)
+    first, step = draws.integer("colour", len(COLOURS)), 1 + draws.integer("other colour", len(COLOURS) - 1)
+    return kind, torch.stack([first, (first + step) % len(COLOURS)], dim=1)
+
+
+def _textures(draws: Draws, kind: Tensor, colour: Tensor) -> Tensor:
+    """uint8 [N, K, s, s, 4]."""
+    table = torch.stack([hsv_to_rgb(*torch.tensor(value)) for value in COLOURS.values()]).to(kind.device)
+    stroke = draws.many("stroke", OBJECTS, 0.25, 0.4).float()
+    alpha = shape_alpha(kind.flatten(), stroke.flatten(), TEXTURE)
+    return premultiplied(table[colour.flatten()][:, None, None], alpha).unflatten(0, kind.shape)
+
+
+def _film(draws: Draws, script: Script, kind: Tensor, colour: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+    """Clips uint8 [N, T, H, W, 3], and their backgrounds int64 [N]."""
+    background = draws.integer("background", len(stage.backgrounds))
+    picture = make_backgrounds(draws, background, stage.backgrounds, stage.size, stage.images)
+    record = script.at(stage.frames, (stage.size, stage.size))
+    textures = blur_to_size(_textures(draws, kind, colour), record.size.mean(2))
+    return paste(picture[:, None].expand(-1, stage.frames, -1, -1, -1), record, textures), background
+
+
+def _choose(old: Script, new: Script, where: Tensor) -> Script:
+    """The new script for some clips, where bool [N], and the old one for the others."""
+    values = {}
+    for entry in fields(old):
+        one, other = getattr(old, entry.name), getattr(new, entry.name)
+        values[entry.name] = torch.where(where.view((-1,) + (1,) * (one.ndim - 1)), other, one)
+    return Script(**values)
+
+
+class Cast:
+    """Everything about some clips but their pixels.
+
+    Args:
+        index: int64 [N], numbers of the clips; a clip is a function of (seed, split, number, version).
+        stage: how they are filmed.
+        settings: what moves.
+        shapes: names of the objects to choose from.
+        topics: names of the primitives to choose from, one per clip; None takes the settings' mixture.
+        backwards: bool [N], which clips run backwards.
+        version: of the random numbers.
+    """
+
+    def __init__(
+        self,
+        index: Tensor,
+        stage: Stage,
+        settings: CaptionSettings,
+        shapes: Sequence[str],
+        topics: Sequence[str] | None = None,
+        backwards: Tensor | None = None,
+        version: int = 0,
+    ) -> None:
+        self.draws = Draws(stage.seed, stage.split, index, version)
+        topic = None
+        if topics is not None:
+            numbers = torch.tensor([PRIMITIVES.index(name) for name in topics], device=index.device)
+            topic = numbers[self.draws.integer("topic", len(topics))]
+        self.script = draw_scripts(self.draws.many("script", NUMBERS), stage.frames, (1, 1), settings, topic)
+        self.backwards = torch.zeros_like(index, dtype=torch.bool) if backwards is None else backwards
+        self.script = _choose(self.script, self.script.reverse(), self.backwards)
+        self.kind, self.colour = _looks(self.draws, shapes)
+        colours = list(COLOURS)
+        pairs = zip(self.kind.tolist(), self.colour.tolist(), self.script.objects.tolist(), strict=True)
+        self.names = [[Name(SHAPES[s], colours[c]) for s, c in zip(k[:n], o[:n], strict=True)] for k, o, n in pairs]
+
+    def clips(self, stage: Stage, settings: CaptionSettings, captioner: Captioner, wordings: int) -> CaptionedClips:
+        """Film them and put them into words."""
+        told = tell(self.script)
+        all_captions = [captioner(self.script, self.names, wording, told) for wording in range(wordings)]
+        if settings.text == "object":
+            all_captions = [[_object_caption(own) for own in self.names]] * wordings
+        videos, backgrounds = [], []
+        chunk = max(1, CHUNK_PIXELS // (stage.frames * stage.size**2))
+        rows = torch.arange(len(self.names), device=self.kind.device)
+        for part in rows.split(chunk):
+            # Frames backwards, not a picture of motion backwards: so that not a bit differs but the order.
+            forwards = _choose(self.script.select(part), self.script.select(part).reverse(), self.backwards[part])
+            video, background = _film(self.draws.at(part), forwards, self.kind[part], self.colour[part], stage)
+            turned = self.backwards[part][:, None, None, None, None]
+            videos.append(torch.where(turned, video.flip(1), video))
+            backgrounds.append(background)
+        first = self.script.topic.clamp_min(-1)[:, 0].amax(1)
+        start = torch.where(self.script.topic[:, 0, 0] >= 0, self.script.topic[:, 0, 0], first)
+        related = self.script.relation + len(RECIPES)
+        return CaptionedClips(
+            torch.cat(videos),
+            all_captions[0],
+            [[caption.text for caption in captions] for captions in all_captions],
+            torch.tensor([caption.signature_id for caption in all_captions[0]]),
+            self.script,
+            self.names,
+            torch.where(self.script.relation >= 0, related, start),
+            self.kind[:, 0],
+            torch.cat(backgrounds),
+        )
+
+
+def _object_caption(names: list[Name]) -> Caption:
+    """Nothing but the objects."""
+    text = " and ".join(with_article(name.full()) for name in names)
+    return Caption(text, "objects", stable_hash(text), [])
+
+
+def training_shapes() -> list[str]:
+    """Shapes that training may show."""
+    return [name for name in SHAPES if name not in HELD_OUT_SHAPES]
+
+
+def captioned_clips(count: int, stage: Stage, settings: CaptionSettings, wordings: int = 1) -> CaptionedClips:
+    """Clips 0 .. count - 1 of a split, with captions. Clip n is a function of (seed, split, n) alone."""
+    captioner = Captioner(settings.verbs, settings.paraphrases)
+    cast = Cast(torch.arange(count), stage, settings, training_shapes())
+    return cast.clips(stage, settings, captioner, wordings)
+
+
+def retrieval_clips(stage: Stage, settings: CaptionSettings) -> CaptionedClips:
+    """Pairs of clips that differ in their motion alone: clip 2n + 1 shows the frames of clip 2n in the opposite order.
+
+    Each clip has one right caption: no two have the same object do the same, even if at another speed, over another
+    distance or elsewhere. Each shows one primitive whose reverse is another one, such as up and down, enter and leave,
+    clockwise and anticlockwise. Captions tell the motion and name the colour and the noun of objects, whatever `text` is.
+
+    Raises:
+        SettingError: the primitives do not give so many different captions.
+    """
+    names = set(settings.chosen()) & set(drawable(stage.frames))
+    topics = [name for name in REVERSIBLE if name in names]
+    shapes = HELD_OUT_SHAPES if settings.held_out == "objects" else training_shapes()
+    captioner = Captioner("held_out" if settings.held_out == "verbs" else settings.verbs, full_names=True)
+    number = torch.arange(CANDIDATES * settings.test_pairs)
+    cast = Cast(number, stage, settings, shapes, topics, version=1)
+    taken: set[str] = set()
+    pairs: list[int] = []
+    captions = [captioner(script, cast.names) for script in (cast.script, cast.script.reverse())]
+    for row, both in enumerate(zip(*captions, strict=True)):
+        ids = {f"{_gist(caption)} of {cast.names[row]}" for caption in both}
+        if len(ids) == 2 and not ids & taken and len(pairs) < settings.test_pairs:
+            taken |= ids
+            pairs.append(row)
+    if len(pairs) < settings.test_pairs:
+        raise SettingError(
+            f"data.captions.test_pairs is {settings.test_pairs}, but the primitives give only {len(pairs)} pairs with captions "
+            "of their own; ask for fewer or for more primitives."
+        )
+    index = number[torch.tensor(pairs)].repeat_interleave(2)
+    turned = torch.arange(len(index)) % 2 == 1
+    chosen = Cast(index, stage, settings, shapes, topics, turned, version=1)
+    return chosen.clips(stage, replace(settings, text="motion"), captioner, 1)
+
+
+def _gist(caption: Caption) -> str:
+    """What a caption says without speed, distance, place and straightness."""
+    parts = caption.signature.split("+")
+    return "+".join(part for part in parts if not part.startswith(("S.", "D.", "G.", "P.start", "P.stop", "C.straight")))

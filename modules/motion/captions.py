@@ -1,0 +1,225 @@
+"""Captions of motion: what to tell of a clip, in which words, and when two clips tell the same.
+
+What is told is chosen among the facts measured on the final record, so it is true of the clip after every flip and crop.
+The grammar is ours; LocoMotion's own (https://arxiv.org/abs/2410.12018) is not public. A flipped script gives the flipped
+caption, word by word.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modules.motion.facts import Facts, clip_facts
+from modules.motion.grammar import MAX_WORDS, Clause, Speaker, Verbs, word_count
+from modules.motion.paraphrases import Paraphrases
+from modules.motion.primitives import PRIMITIVES, RELATIONS
+from modules.motion.relations import relation_facts
+from modules.motion.scripts import Script
+from modules.motion.sentences import sentence, signature
+
+KEEP, KEEP_USUAL = 0.7, 0.15
+"""Probability to tell what need not be told, and what is true of most motions."""
+USUAL = ("C.straight", "S.steady")
+TRIES = 8
+GENERIC_NOUN = 0.15
+COLOUR, SIZE = 0.7, 0.5
+SMALL, LARGE = 0.2, 0.35
+
+# fmt: off
+TELLING = (
+    "V.enter", "V.leave", "K.roll", "K.flyaway", "K.spinmove", "C.bounce", "C.jump", "C.turn", "C.return", "C.shuttle",
+    "C.loop", "C.zigzag", "C.curve", "R.full", "R.rock", "R.cw", "R.ccw", "R.tilt", "Z.pulse", "T.", "Z.grow", "Z.shrink",
+    "P.still", "M.move",
+)
+# fmt: on
+"""What to tell of a phase of which its own primitive does not hold, the first that does."""
+NEEDS_DIRECTION = ("S.", "D.", "G.", "P.start", "P.stop", "P.stopgo", "C.straight", "C.curve", "C.zigzag")
+SPEEDS = ("S.slow", "S.fast")
+EXTRAS = ("S.slow", "S.fast", "S.steady", "S.faster", "S.slower", "D.short", "D.long", "C.straight", "G.from", "G.to")
+
+
+@dataclass
+class Caption:
+    """The caption of one clip.
+
+    Args:
+        text: lower case, no punctuation but commas.
+        signature: what it says of the motion, the same for all wordings.
+        signature_id: 63-bit hash of the signature and the words for the objects; equal ones are no negatives.
+        clauses: what it is made of.
+    """
+
+    text: str
+    signature: str
+    signature_id: int
+    clauses: list[Clause]
+
+
+@dataclass
+class Name:
+    """How an object may be called: a noun, and a colour if it has one."""
+
+    noun: str
+    colour: str = ""
+
+    def full(self) -> str:
+        """Colour and noun."""
+        return f"{self.colour} {self.noun.replace('_', ' ')}".strip()
+
+
+class Captioner:
+    """Makes captions of scripts.
+
+    Args:
+        verbs: plain takes one verb and one phrase per meaning; lexicon all but the held-out verbs; held_out those.
+        paraphrases: JSON lines of further wordings (see `modules.motion.paraphrases`), taken half of the time where the
+            meaning is in the file; null takes none.
+        full_names: always call an object by colour and noun; else it is now and then nothing but 'object', or small or
+            large.
+    """
+
+    def __init__(self, verbs: Verbs = "lexicon", paraphrases: str | None = None, full_names: bool = False) -> None:
+        self.verbs = verbs
+        self.full_names = full_names
+        self.paraphrases = None if paraphrases is None else Paraphrases(paraphrases)
+
+    def __call__(
+        self,
+        script: Script,
+        names: Sequence[Sequence[Name]],
+        wording: int = 0,
+        told: list[list[Clause]] | None = None,
+    ) -> list[Caption]:
+        """One caption per clip.
+
+        Args:
+            script: final motion.
+            names: of the objects of each clip.
+            wording: other numbers say the same in other words.
+            told: what to say of each clip, if it is known already: `tell(script)`.
+        """
+        told = tell(script) if told is None else told
+        sides = script.size.mean((2, 3)).tolist()
+        captions = []
+        for clauses, seed, own, size in zip(told, script.seed.tolist(), names, sides, strict=True):
+            subjects = _subjects(random.Random(f"subjects {seed}"), own, size, clauses)
+            if self.full_names:
+                subjects = [name.full() for name in own]
+            captions.append(self._caption(clauses, own, subjects, f"words {seed} {wording}"))
+        return captions
+
+    def _caption(self, clauses: list[Clause], names: Sequence[Name], subjects: list[str], stream: str) -> Caption:
+        rng = random.Random(stream)
+        meaning = signature(clauses)
+        text = None
+        if self.paraphrases is not None and rng.random() < 0.5:
+            text = self.paraphrases.sentence(meaning, subjects, rng)
+        for _ in range(TRIES):
+            if text is not None and word_count(text) <= MAX_WORDS:
+                break
+            text = sentence(clauses, subjects, Speaker(rng, self.verbs))
+        if text is None or word_count(text) > MAX_WORDS:
+            # What is told must not depend on the choice of words.
+            text = sentence(clauses, [name.noun.replace("_", " ") for name in names], Speaker(rng, "plain", brief=True))
+        said = [f"{c.signature()} of {' and '.join(subjects[number] for number in c.objects)}" for c in clauses]
+        return Caption(text, meaning, stable_hash(" | ".join(sorted(said) if " & " in meaning else said)), clauses)
+
+
+def stable_hash(text: str) -> int:
+    """63 bits, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _subjects(rng: random.Random, names: Sequence[Name], sides: list[float], clauses: list[Clause]) -> list[str]:
+    """Nouns with at most one attribute, without article."""
+    changes = any(name.startswith(("Z.", "K.flyaway")) for clause in clauses for name in clause.facts)
+    subjects = []
+    for name, side in zip(names, sides, strict=False):
+        generic, coloured, sized = rng.random() < GENERIC_NOUN, rng.random() < COLOUR, rng.random() < SIZE
+        noun = "object" if generic else name.noun.replace("_", " ")
+        size = "" if changes or len(names) > 1 else "small" if side <= SMALL else "large" if side >= LARGE else ""
+        attribute = name.colour if name.colour and coloured else size if sized else ""
+        subjects.append(f"{attribute} {noun}".strip())
+    return subjects
+
+
+def tell(script: Script) -> list[list[Clause]]:
+    """What to say of each clip: clauses in order of time; at the same time for two objects without a relation."""
+    related = (script.relation >= 0).nonzero()[:, 0]
+    relations = dict(zip(related.tolist(), relation_facts(script.select(related)), strict=True))
+    columns = (clip_facts(script), script.topic.tolist(), script.relation.tolist(), script.span.tolist(), script.seed.tolist())
+    told = []
+    for number, (facts, topics, relation, spans, seed) in enumerate(zip(*columns, strict=True)):
+        rng = random.Random(f"facts {seed}")
+        known = relations.get(number, {})
+        wanted = RELATIONS[relation] if relation >= 0 else ""
+        if wanted in known:
+            told.append([Clause(wanted, {wanted: known[wanted]}, (1, 0), (0.0, 1.0))])
+            continue
+        clauses = []
+        # Of three phases, one may have an addition: more would not fit into a caption.
+        favoured = rng.randrange(3)
+        for who, phases in enumerate(facts):
+            # Spans without duration are phases that do not exist; they have no facts either.
+            there = [k for k, (start, end) in enumerate(spans[who]) if end > start]
+            for known_facts, k in zip(phases, there, strict=True):
+                budget = 0 if len(facts) > 1 else (2, 1, int(k == favoured))[len(there) - 1]
+                topic = PRIMITIVES[topics[who][k]] if topics[who][k] >= 0 else ""
+                chosen = choose(known_facts, topic, budget, rng)
+                if chosen is not None:
+                    clauses.append(Clause(chosen[0], chosen[1], (who,), (spans[who][k][0], spans[who][k][1])))
+        told.append(_merged(clauses))
+    return told
+
+
+def _merged(clauses: list[Clause]) -> list[Clause]:
+    """Without clauses that repeat what the one before them says of the same object."""
+    kept: list[Clause] = []
+    for clause in clauses:
+        if kept and kept[-1].facts == clause.facts and kept[-1].objects == clause.objects:
+            kept[-1] = clause._replace(span=(kept[-1].span[0], clause.span[1]))
+        else:
+            kept.append(clause)
+    return kept
+
+
+def choose(facts: Facts, topic: str, budget: int, rng: random.Random) -> tuple[str, Facts] | None:
+    """What to say of a phase: its own primitive where it holds, else the most telling one, and up to `budget` more facts.
+
+    Args:
+        facts: all that is true.
+        topic: the primitive that it was drawn as.
+        budget: how many things to add.
+        rng: source of the choice; the same numbers are drawn whatever the facts are.
+
+    Returns:
+        The head and the facts to tell, or None where nothing can be said.
+    """
+    direction = next((name for name in facts if name.startswith("T.")), None)
+    able = [name for name in facts if direction is not None or not name.startswith(NEEDS_DIRECTION)]
+    head = topic if topic in able else next((n for prefix in TELLING for n in able if n.startswith(prefix)), None)
+    order = [(rng.random(), rng.random()) for _ in range(len(EXTRAS) + 2)]
+    if head is None:
+        return None
+    told = {head: facts[head]}
+    if direction is not None and head.startswith(NEEDS_DIRECTION):
+        told[direction] = facts[direction]
+    places = dict(zip((*EXTRAS, "Z.grow", "Z.shrink"), order, strict=True))
+    extras = [name for name in _additions(head, facts) if places[name][1] < (KEEP_USUAL if name in USUAL else KEEP)]
+    for name in sorted(extras, key=lambda name: places[name][0]):
+        clash = name.startswith("S.") and any(other.startswith("S.") for other in told)
+        clash |= name.startswith("G.") and facts[name] in [told.get("G.from"), told.get("G.to")]
+        if len(told) - 1 - (direction in told and direction != head) < budget and not clash:
+            told[name] = facts[name]
+    return head, told
+
+
+def _additions(head: str, facts: Facts) -> list[str]:
+    """What may be added to a clause about a primitive."""
+    if head.startswith(("T.", "S.", "D.", "G.", "C.straight")):
+        growth = [] if "K.flyaway" in facts else [name for name in ("Z.grow", "Z.shrink") if name in facts]
+        return [name for name in (*EXTRAS, *growth) if name in facts and name != head]
+    if head.startswith("C.") and head not in ("C.turn", "C.return"):
+        return [name for name in SPEEDS if name in facts]
+    return []

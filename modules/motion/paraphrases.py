@@ -1,0 +1,139 @@
+"""Further wordings from a file, made once by whoever has the means, and checked line by line when it is read.
+
+Each line of the file is a JSON object: `signature` (the meaning, as `modules.motion.sentences.signature` writes it),
+`paraphrases` (list of templates with the slots of the meaning: {o} for one object, {a} and {b} for two in a relation) and,
+if wanted, `allowed_extra` (main verbs that the lexicon does not have, as they stand in the templates). Other entries, such as
+`canonical` and `source`, are not read.
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from modules.core.errors import SettingError
+from modules.motion.grammar import MAX_WORDS, inflect, with_article, word_count
+from modules.motion.lexicon import ROWS
+from modules.motion.primitives import PRIMITIVES, REVERSED
+
+_OPPOSITE_WORDS = {
+    "right": "left leftward leftwards",
+    "left": "right rightward rightwards",
+    "up": "down downward downwards bottom",
+    "down": "up upward upwards top",
+    "clockwise": "counterclockwise anticlockwise",
+    "anticlockwise": "clockwise",
+}
+_TRICKY = {"speeds up", "picks up speed", "slows down", "speed up", "slow down", "speeding up", "slowing down", "swings round"}
+_CAUSES = {"R.cw": "clockwise", "R.ccw": "anticlockwise"}
+
+
+def _directions(signature: str) -> set[str]:
+    """The directions in a meaning: right, left, up, down, clockwise, anticlockwise."""
+    found: set[str] = set()
+    for name, values in re.findall(r"([A-Z]\.\w+)(?:\(([^)]*)\))?", signature):
+        words = [name[2:]] if name.startswith("T.") else values.split(",") if values and not name.startswith("G.") else []
+        words += [_CAUSES[name]] if name in _CAUSES else []
+        for word in words:
+            pair = re.fullmatch(r"(up|down)(right|left)", word)
+            found |= set(pair.groups()) if pair else {word}
+    return found & _OPPOSITE_WORDS.keys()
+
+
+def _forms(row: str) -> set[str]:
+    """All forms of a row's verbs, as whole phrases."""
+    return {inflect(verb.base, form) for verb in ROWS[row].verbs for form in ("finite", "gerund", "plural")}
+
+
+def _has(text: str, phrases: set[str]) -> bool:
+    return any(re.search(rf"\b{re.escape(phrase)}\b", text) for phrase in phrases)
+
+
+def fault(template: str, signature: str, allowed_extra: frozenset[str] = frozenset()) -> str | None:
+    """Why a template cannot stand for a meaning, or None if it can.
+
+    Args:
+        template: with slots {o}, or {a} and {b}.
+        signature: the meaning.
+        allowed_extra: main verbs to accept besides the lexicon's.
+    """
+    names = re.findall(r"([A-Z]\.\w+)", signature)
+    slots = ["a", "b"] if any(name.startswith("L.") for name in names) else ["o"]
+    found = Counter(re.findall(r"\{(\w+)\}", template))
+    if set(found) != set(slots) or max(found.values()) > 2:
+        return "slots"
+    if word_count(template) > MAX_WORDS:
+        return "too long"
+    text = template.lower()
+    for phrase in _TRICKY:
+        text = text.replace(phrase, "_" * len(phrase)) if _has(text, {phrase}) else text
+    directions = _directions(signature)
+    wrong = {word for way in directions for word in _OPPOSITE_WORDS[way].split()}
+    # Both ways are told by captions with two phases, and then both words are right.
+    wrong -= directions
+    if _has(text, wrong) or _opposite_verb(text, names):
+        return "opposite direction"
+    if not _has(template.lower(), set().union(*(_forms(name) for name in names if name in ROWS)) | set(allowed_extra)):
+        return "unknown verb"
+    return None
+
+
+def _opposite_verb(text: str, names: list[str]) -> bool:
+    """Whether a verb of the opposite primitive is there which none of the meaning's own primitives has."""
+    opposite = {PRIMITIVES[REVERSED[PRIMITIVES.index(name)]] for name in names if name in PRIMITIVES} - set(names)
+    own = set().union(*(_forms(name) for name in names if name in ROWS))
+    verbs = set().union(*(_forms(name) for name in opposite)) if opposite else set()
+    return _has(text, verbs - own)
+
+
+class Paraphrases:
+    """The templates of a file that pass the checks.
+
+    Args:
+        path: file of JSON lines.
+
+    Raises:
+        SettingError: the file is missing, or a line is not what it should be.
+    """
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise SettingError(f"paraphrases: {path} is not a file; name a file of JSON lines, or null for none.")
+        self.templates: dict[str, list[str]] = {}
+        self.dropped: Counter[str] = Counter()
+        for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                signature, lines = str(entry["signature"]), [str(text) for text in entry["paraphrases"]]
+                extra = frozenset(str(verb) for verb in entry.get("allowed_extra", ()))
+            except (ValueError, KeyError, TypeError) as error:
+                raise SettingError(f"paraphrases: line {number} of {path} lacks 'signature' or 'paraphrases'.") from error
+            self._add(signature, lines, extra)
+        dropped = ", ".join(f"{count} ({reason})" for reason, count in self.dropped.items()) or "none"
+        rank_zero_info(f"{path}: paraphrases of {len(self.templates)} meanings; dropped: {dropped}.")
+
+    def _add(self, signature: str, lines: list[str], extra: frozenset[str]) -> None:
+        kept = self.templates.setdefault(signature, [])
+        for line in lines:
+            reason = "repeated" if line in kept else fault(line, signature, extra)
+            if reason is None:
+                kept.append(line)
+            else:
+                self.dropped[reason] += 1
+
+    def sentence(self, signature: str, subjects: list[str], rng: random.Random) -> str | None:
+        """One of the wordings with the objects' names, or None where there is none."""
+        templates = self.templates.get(signature)
+        if not templates:
+            return None
+        template = rng.choice(templates)
+        named = [with_article(subject) for subject in subjects]
+        if len(named) > 1 and subjects[0] == subjects[1]:
+            named = [f"another {subjects[0]}", named[1]]
+        names = {"{o}": named[0], "{a}": named[-1], "{b}": named[0]}
+        for slot, name in names.items():
+            template = template.replace(slot, name)
+        return template.lower()

@@ -1,0 +1,82 @@
+"""Neighbours are those with the nearest features, framed by whether their class is right."""
+
+import io
+from pathlib import Path
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from callbacks import Neighbours
+from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw, framed
+from callbacks.pictures import VISIBLE_SIDE
+from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.synthetic_skeleton import SyntheticSkeleton
+from modules.core.contracts import VideoBatch
+from tests.callbacks.runs import Pixels, data, fit
+from tests.methods import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
+
+TILE = VISIBLE_SIDE // SIDE * SIDE + 2 * FRAME
+
+
+class Halves(Pixels):
+    """Features that tell the first half of the classes from the second."""
+
+    def embed(self, batch: VideoBatch) -> Tensor:
+        return torch.stack([batch["label"] < 6, batch["label"] >= 6], dim=1).float()
+
+
+def still(folder: Path) -> Tensor:
+    (path,) = (folder / "pictures").glob("*_neighbours.png")
+    with Image.open(path) as picture:
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(picture.height, picture.width, 3)
+
+
+def test_clips_are_drawn_and_framed() -> None:
+    videos = draw(video_batch(2), 3)
+    assert videos.shape == (2, 3, VISIBLE_SIDE // SIDE * SIDE, VISIBLE_SIDE // SIDE * SIDE, 3)
+    assert torch.equal(videos[:, 0, :: VISIBLE_SIDE // SIDE, :: VISIBLE_SIDE // SIDE], video_batch(2)["video"][:, 0, 0])
+    figures = draw(skeleton_batch(2), 16)
+    assert figures.shape == (2, FRAMES, VISIBLE_SIDE, VISIBLE_SIDE, 3)
+    result = framed(figures, [SAME, OTHER])
+    assert torch.equal(result[:, :, FRAME:-FRAME, FRAME:-FRAME], figures)
+    for clip, colour in zip(result, (SAME, OTHER), strict=True):
+        for edge in (clip[:, :FRAME], clip[:, -FRAME:], clip[:, :, :FRAME], clip[:, :, -FRAME:]):
+            assert (edge == torch.tensor(colour)).all()
+
+
+def test_rows_are_queries_and_frames_tell_right_from_wrong(tmp_path: Path) -> None:
+    module = data()
+    logger = TensorBoardLogger(tmp_path, name=None, version="tb")
+    fit(Halves(), tmp_path, [Neighbours(every_n_epochs=2, clips=3, k=4)], module, logger=logger)
+    picture = still(tmp_path)
+    assert picture.shape == (3 * TILE, 5 * TILE, 3)
+    corners = picture[::TILE, ::TILE]
+    assert (corners[:, 0] == torch.tensor(QUERY)).all()
+    labels = module.val_dataloader().dataset.label[[0, 6, 12]]
+    train = module.probe_dataloader().dataset
+    factor = VISIBLE_SIDE // SIDE
+    for row in range(3):
+        for column in range(1, 5):
+            top, left = row * TILE + FRAME, column * TILE + FRAME
+            shown = picture[top : top + factor * SIDE : factor, left : left + factor * SIDE : factor]
+            # The neighbour is the training clip that is shown.
+            (number,) = (train.video[:, 0, FRAMES // 2] == shown).flatten(1).all(1).nonzero()[:1].flatten().tolist()
+            label = train.label[number]
+            assert (label < 6) == (labels[row] < 6)
+            expected = SAME if label == labels[row] else OTHER
+            assert corners[row, column].tolist() == list(expected)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert set(events.Tags()["images"]) == {"pictures/neighbours", "pictures/neighbours_video"}
+    (image,) = events.Images("pictures/neighbours_video")
+    with Image.open(io.BytesIO(image.encoded_image_string)) as film:
+        assert film.n_frames == FRAMES
+
+
+def test_skeletons(tmp_path: Path) -> None:
+    module = SyntheticSkeleton(SkeletonClipSettings(FRAMES, 2), 8, train_clips=8, val_clips=4)
+    case = next(case for case in METHODS if case.name == "SkeletonContrast")
+    fit(case.build(), tmp_path, [Neighbours(every_n_epochs=1, clips=2, k=3)], module, epochs=1)
+    assert still(tmp_path).shape == (2 * (VISIBLE_SIDE + 2 * FRAME), 4 * (VISIBLE_SIDE + 2 * FRAME), 3)

@@ -1,0 +1,259 @@
+"""Classification: what is trained and what stays, labels, test views, files, and each video counted once."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.sampling import ClipSettings
+from modules.backbones.skeleton_gru import BiGRU
+from modules.core.base import Method
+from modules.core.convert import convert
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings, SGDSettings
+from modules.downstream.classification import Classification, accuracies, smooth_targets
+from modules.layers.clip_augment import Mixing
+from tests.methods import (
+    CLASSES,
+    COLOURS,
+    DOWNSTREAM,
+    FRAMES,
+    OPTIM,
+    SIDE,
+    Case,
+    skeleton_batch,
+    tiny_cnn,
+    tiny_vit,
+    video_batch,
+)
+from tests.modules import test_common as common
+
+everywhere = pytest.mark.parametrize("case", DOWNSTREAM, ids=lambda case: case.name)
+SMALL = ClipSettings(frames=FRAMES, size=SIDE)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def trainer(folder: Path, **settings: Any) -> lightning.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    settings = {"logger": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False} | quiet | settings
+    return lightning.Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **settings)
+
+
+def motion(**settings: Any) -> SyntheticMotion:
+    return SyntheticMotion(**{"clip": SMALL, "batch_size": 4, "train_videos": 12, "val_videos": 7} | settings)
+
+
+@everywhere
+def test_contract_of_methods(case: Case) -> None:
+    common.test_loss_is_finite_and_every_trained_parameter_receives_gradient(case)
+    common.test_outputs_for_callbacks_carry_no_gradient(case)
+    common.test_batch_of_one(case)
+    common.test_embed_is_frozen_and_per_video(case)
+    if not case.skeletons:
+        common.test_step_is_a_function_of_weights_batch_and_generator(case)
+        common.test_several_clips_per_video_are_several_samples(case)
+        common.test_pictures_are_uint8_videos(case)
+
+
+@everywhere
+def test_only_what_the_mode_names_is_trained(case: Case, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = case.build()
+    assert isinstance(method, Classification)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(method, datamodule=case.data(4, 4, 4))
+    moved = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    if method.mode == "finetune":
+        # The key bias cannot change a softmax; all else has moved.
+        assert moved == before.keys()
+    else:
+        assert moved == {name for name in before if not name.startswith("backbone.")}
+        assert not any(part.training for part in method.backbone.modules())
+
+
+def test_batchnorm_of_a_frozen_backbone_drifts_only_if_asked() -> None:
+    for frozen in (True, False):
+        method = Classification(tiny_cnn(), 2, "linear", frozen_batchnorm=frozen, optim=OPTIM)
+        before = {name: value.clone() for name, value in method.backbone.state_dict().items()}
+        method.step(video_batch(), generator())["loss"].backward()
+        moved = [name for name, value in method.backbone.state_dict().items() if not torch.equal(value, before[name])]
+        assert all("running" in name or "num_batches" in name for name in moved)
+        assert bool(moved) != frozen
+
+
+def test_fresh_head_of_a_video_transformer_says_nothing() -> None:
+    method = Classification(tiny_vit(), 400, optim=OPTIM)
+    logits = method.logits(method.encode(video_batch())[:, 0])
+    assert logits.abs().max() < 0.05
+    loss = method.step(video_batch(), generator())["loss"]
+    assert loss.item() == pytest.approx(torch.tensor(400.0).log().item(), abs=0.05)
+    wide = Classification(BiGRU(8, 2), 500, "linear", head_std=0.01, optim=OPTIM)
+    assert wide.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not wide.classifier.bias.any()
+
+
+def test_loss_is_that_of_smoothed_labels() -> None:
+    method = Classification(tiny_cnn(), 5, label_smoothing=0.1, optim=OPTIM).eval()
+    batch = video_batch(4, clips=2)
+    expected = torch.nn.functional.cross_entropy(
+        method.logits(method.encode(batch).flatten(0, 1)), batch["label"].repeat_interleave(2), label_smoothing=0.1
+    )
+    assert torch.allclose(method.step(batch, generator())["loss"], expected)
+
+
+def test_unlabelled_samples_have_no_loss() -> None:
+    targets = smooth_targets(torch.tensor([2, -1]), 4, 0.2)
+    assert torch.allclose(targets, torch.tensor([[0.05, 0.05, 0.85, 0.05], [0.0, 0, 0, 0]]))
+
+
+def test_cached_features_train_the_same_head() -> None:
+    method = Classification(tiny_cnn(), 3, "linear", optim=OPTIM)
+    batch = video_batch(3, clips=2)
+    cached = {"feature": method.encode(batch), "label": batch["label"], "index": batch["index"]}
+    calls = []
+    method.backbone.register_forward_hook(lambda *_: calls.append(1))
+    loss = method.step(cached, generator())["loss"]
+    assert calls == []
+    assert torch.equal(loss, method.step(batch, generator())["loss"])
+    method.mode = "attentive"
+    with pytest.raises(SettingError, match=r"set model\.mode to linear"):
+        method.step(cached, generator())
+
+
+def test_classes_come_from_the_data_or_the_checkpoint(tmp_path: Path) -> None:
+    method = Classification(tiny_vit(), augmentation=COLOURS, mixing=Mixing(), optim=OPTIM)
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(method, datamodule=motion())
+    assert method.classifier.out_features == 13
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    again = Classification(tiny_vit(), optim=OPTIM)
+    run = trainer(tmp_path)
+    run.test(again, datamodule=motion(), ckpt_path=tmp_path / "run.ckpt", weights_only=True, verbose=False)
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    alone = Classification(tiny_vit(), optim=OPTIM)
+    alone.load_state_dict(torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"])
+    assert alone.classifier.out_features == 13
+
+
+def test_test_counts_each_video_once_and_names_missed_ones(tmp_path: Path) -> None:
+    method = Classification(tiny_vit(), 13, head_std=1.0, optim=OPTIM).eval()
+    data = motion(clip=ClipSettings(frames=FRAMES, size=SIDE, clips=3))
+    data.setup()
+    rows = list(data.test_dataloader())
+    video, label = (torch.cat([batch[name] for batch in rows]) for name in ("video", "label"))
+    with torch.no_grad():
+        merged = torch.stack([method.logits(method.encode({"video": video[:, [v]]})[:, 0]).softmax(1) for v in range(3)]).mean(
+            0
+        )
+    expected = accuracies(merged, label)
+    (found,) = trainer(tmp_path).test(method, datamodule=data, verbose=False)
+    for name, value in expected.items():
+        assert found[f"test/{name}"] == pytest.approx(value.item(), rel=1e-5), name
+    assert method.test_record == {"videos": 7, "missed": [], "classes": 13, "views": 3}
+
+    def spoil(loader: Any) -> DataLoader:
+        # One file could not be read, one video has no label, and one comes twice.
+        batches = [dict(batch) for batch in loader]
+        for batch in batches:
+            batch["substituted"] = torch.where(batch["index"] == 2, 5, -1)
+            batch["label"] = torch.where(batch["index"] == 4, -1, batch["label"])
+        return DataLoader([*batches, {**batches[0], "label": batches[0]["label"] + 1}], batch_size=None)
+
+    data.test_dataloader = lambda: spoil(SyntheticMotion.test_dataloader(data))  # type: ignore[method-assign]
+    (found,) = trainer(tmp_path).test(method, datamodule=data, verbose=False)
+    kept = [0, 1, 3, 5, 6]
+    assert found["test/top1"] == pytest.approx(accuracies(merged[kept], label[kept])["top1"].item(), rel=1e-5)
+    assert (method.test_record["videos"], method.test_record["missed"]) == (5, [2])
+
+
+def test_validation_does_not_repeat_copies_of_clips(tmp_path: Path) -> None:
+    method = Classification(tiny_vit(), 13, optim=OPTIM)
+    seen = []
+    method.backbone.patch_embed.register_forward_hook(lambda _, given, made: seen.append(len(made)))
+    run = trainer(tmp_path)
+    run.validate(method, datamodule=motion(clip=ClipSettings(frames=FRAMES, size=SIDE, repeat=2)), verbose=False)
+    assert sum(seen) == 7
+    assert {"val/top1", "val/top5", "val/per_class", "val/loss"} <= run.callback_metrics.keys()
+
+
+def test_learning_rate_counts_videos_not_copies(tmp_path: Path) -> None:
+    method = Classification(tiny_vit(), 13, optim=AdamWSettings(base_lr=1e-3, warmup_epochs=0))
+    run = trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+    run.fit(method, datamodule=motion(clip=ClipSettings(frames=FRAMES, size=SIDE, repeat=2)))
+    assert run.optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(1e-3 * 4 / 256)
+
+
+def save(path: Path, method: Method) -> str:
+    torch.save({"model": method.state_dict()}, path)
+    return str(path)
+
+
+def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = Classification(tiny_vit(), 5, head_std=1.0, optim=OPTIM).eval()
+    ours = save(tmp_path / "ours.pth", first)
+    convert(Path(ours), tmp_path / "official.pth", to="official", heads=2, image_size=SIDE, num_frames=FRAMES)
+    batch = video_batch()
+    expected = first.logits(first.encode(batch)[:, 0])
+    for path in (ours, str(tmp_path / "official.pth")):
+        again = Classification(tiny_vit(), 5, init_from=path, optim=OPTIM).eval()
+        assert torch.allclose(again.logits(again.encode(batch)[:, 0]), expected, atol=1e-6)
+    with pytest.raises(SettingError, match=r"tells 5 classes apart, but there are 6 here; .* model\.backbone\.checkpoint"):
+        Classification(tiny_vit(), 6, init_from=ours, optim=OPTIM)
+    torch.save(tiny_vit().state_dict(), tmp_path / "encoder.pth")
+    with pytest.raises(SettingError, match=r"holds no classifier; set model\.backbone\.checkpoint"):
+        Classification(tiny_vit(), 5, init_from=str(tmp_path / "encoder.pth"), optim=OPTIM)
+    with pytest.raises(SettingError, match=r"The checkpoint tells 5 classes apart, but there are 6 here"):
+        Classification(tiny_vit(), 6, optim=OPTIM).load_state_dict(first.state_dict())
+
+
+class Unlabelled(SyntheticMotion):
+    """Says nothing about classes."""
+
+    num_classes = None  # type: ignore[assignment]
+
+
+def test_wrong_settings(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"label_smoothing": 1.0}, r"model\.label_smoothing is 1\.0"),
+        ({"backbone": BiGRU(8, 2), "mode": "attentive"}, r"are for videos; for skeletons leave them out"),
+        ({"backbone": BiGRU(8, 2), "mixing": Mixing()}, r"are for videos"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            Classification(**{"backbone": tiny_vit(), "num_classes": 2, "optim": OPTIM} | settings)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match=r"VideoViT takes videos, which the data has not"):
+        Classification(tiny_vit(), 2, optim=OPTIM).step(skeleton_batch(), generator())
+    several = {**video_batch(), "label": torch.ones(4, 3)}
+    with pytest.raises(SettingError, match=r"one label per sample"):
+        Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
+    with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):
+        trainer(tmp_path).test(Classification(tiny_vit(), 4, optim=OPTIM), datamodule=motion())
+    unlabelled = Unlabelled(SMALL, 4, train_videos=12, val_videos=7)
+    with pytest.raises(SettingError, match=r"The data has no classes"):
+        trainer(tmp_path).test(Classification(tiny_vit(), optim=OPTIM), datamodule=unlabelled)
+    wrong = motion(clip=ClipSettings(frames=8, size=SIDE))
+    with pytest.raises(SettingError, match=r"data\.clip\.frames is 8 but model\.backbone\.num_frames is 4"):
+        trainer(tmp_path).test(Classification(tiny_vit(), optim=OPTIM), datamodule=wrong)
+
+
+@pytest.mark.slow
+def test_linear_classifier_learns_actions_of_skeletons(tmp_path: Path) -> None:
+    """An untrained recurrent network already tells generated actions apart better than chance, once a head is trained."""
+    torch.manual_seed(0)
+    lightning.seed_everything(0, verbose=False)
+    data = SyntheticSkeleton(SkeletonClipSettings(16), 64, train_clips=512, val_clips=128)
+    method = Classification(BiGRU(32, 1), mode="linear", optim=SGDSettings(0.5, weight_decay=0.0))
+    run = trainer(tmp_path, max_epochs=10)
+    run.fit(method, datamodule=data)
+    (found,) = run.test(method, datamodule=data, verbose=False)
+    assert found["test/top1"] > 2.5 * 100 / CLASSES
