@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.prepare import write_data_set
 from main import main
+from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from tests.layers.test_targets import write_clip_file
@@ -22,6 +24,7 @@ TINY = ["--config", str(ROOT / "configs/debug/tiny.yaml")]
 # No process group in the process that runs the tests; tests/test_project.py runs the layers as they are.
 ON_CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
 SHORT = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false"]
+SKELETON = [*ON_CPU, "--model.backbone.hidden=8", "--model.backbone.layers=1", "--data.batch_size=4", "--data.num_workers=0"]
 SMALL = [*SHORT, "--data.batch_size=4", "--data.train_videos=16", "--data.val_videos=8", "--data.probe_samples=16"]
 
 
@@ -84,6 +87,44 @@ def test_hardware_layers(layer: str, tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 
 
+MEASURING = [
+    ["python", "main.py", command, "--config", f"configs/{recipe}.yaml"]
+    for command, recipe in (
+        ("fit", "finetune/kinetics400"),
+        ("test", "finetune/kinetics400"),
+        ("fit", "skeleton_downstream/linear"),
+        ("test", "skeleton_downstream/knn"),
+    )
+]
+
+
+def test_measuring_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    main(["synthesise", "--out=videos", "--train_videos=6", "--val_videos=3", "--frames=20", "--size=32"])
+    write_data_set(tmp_path / "raw", 40)
+    for path in (tmp_path / "raw").iterdir():
+        # The actions of NTU60 are 1 to 60.
+        path.rename(path.with_stem(f"{path.stem[:-3]}{int(path.stem[-3:]) - 60:03d}"))
+    main(["prepare", "ntu", "--raw=raw", "--out=skeletons", "--workers=0"])
+    vit, gru = tiny_vit(), BiGRU(8, 1)
+    save_file({key: value.contiguous() for key, value in vit.state_dict().items()}, "encoder.safetensors")
+    save_file(gru.state_dict(), "gru.safetensors")
+    sizes = ["--model.backbone.patch_size=8", "--model.backbone.embed_dim=32", "--model.backbone.depth=2"]
+    sizes += ["--model.backbone.num_heads=2", "--model.backbone.image_size=32", "--model.backbone.num_frames=4"]
+    for command in MEASURING:
+        given = words(" ".join(command))[0]
+        videos = "finetune" in command[-1]
+        layer = ["--config", "configs/debug/tiny_classifier.yaml", *sizes] if videos else SKELETON
+        layer += ["--trainer.max_epochs=1"] if command[2] == "fit" else []
+        folder = [f"--trainer.default_root_dir={'video' if videos else command[2]}"]
+        files = {"DIR": "videos" if videos else "skeletons", "FILE": "gru.safetensors"}
+        main([files.get(word, word) for word in given] + layer + folder)
+    assert len(list((tmp_path / "video/results").iterdir())) == 2
+    for command in ("fit", "test"):
+        assert len(list((tmp_path / command / "results").iterdir())) == 1
+
+
 def test_skeletons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -119,6 +160,7 @@ def test_no_command_is_left_out() -> None:
     tested += ("python main.py fit --model.help", "python main.py fit --data.help", "python benchmarks/")
     tested += ("python main.py convert", "python main.py replay", "python main.py prepare")
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
+    tested += tuple(" ".join(command) for command in MEASURING)
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
 
 

@@ -77,6 +77,9 @@ def test_neighbours(pretrained: Path, tmp_path: Path) -> None:
     assert result["bank"] == 40
     with pytest.raises(SettingError, match="--ckpt_path last: there is no"):
         run("test", "knn.yaml", pretrained, tmp_path / "run", "--ckpt_path=last")
+    # One sentence, although the parser tries several kinds of encoder.
+    with pytest.raises(SettingError, match=r"^the checkpoint of an encoder names \S+none\.pth, which does not exist"):
+        run("test", "knn.yaml", tmp_path / "none.pth", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

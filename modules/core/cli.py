@@ -22,10 +22,13 @@ from modules.core.saving import WholeCheckpointIO
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
-    """The SettingError that an exception was raised from or while handling, if any."""
+    """The SettingError that an exception was raised from or while handling, or whose words it repeats, if any."""
+    latest = SettingError.latest
     while error is not None:
         if isinstance(error, SettingError):
             return error
+        if latest is not None and str(latest).partition("\n")[0] in str(error):
+            return latest
         error = error.__cause__ or error.__context__
     return None
 

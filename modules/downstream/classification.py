@@ -61,8 +61,8 @@ class Classification(Method):
         frozen_batchnorm: whether BatchNorm of a frozen backbone stays as it is.
         init_from: file with a whole classifier to start from or to test: ours, or an official fine-tuned file of VideoMAE,
             SMILE or SIGMA.
-        optim: optimiser and schedule; null takes AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip do not count in the learning-rate rule, nor do several clips of
-            a video.
+        optim: optimiser and schedule; null takes AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip do not count
+            in the learning-rate rule, nor do several clips of a video.
 
     Raises:
         SettingError: if settings contradict each other, or a file does not fit.
