@@ -6,6 +6,7 @@ and several machines can share the work.
 """
 
 import csv
+import errno
 import hashlib
 import json
 import re
@@ -17,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
-
 from datamodules.activitynet import read_intervals
 from datamodules.epic_kitchens import read_segments
 from datamodules.finegym import read_elements
@@ -26,6 +25,7 @@ from datamodules.parallel import Progress, core_count, start_worker
 from datamodules.video.manifest import (
     IMAGE_SUFFIXES,
     UNLABELLED,
+    VIDEO_SUFFIXES,
     by_stem,
     check_root,
     read_json,
@@ -41,6 +41,7 @@ from modules.core.saving import replacing
 MANIFEST, REPORT, JOURNALS = "manifest.tsv", "malformed.tsv", "journals"
 # Part of what tells finished files from those of other settings; to be changed with what is written.
 FORMAT = 1
+OUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Job(NamedTuple):
@@ -97,19 +98,20 @@ def prepare_videos(
     check_root(source, "--source")
     if out.resolve().is_relative_to(source.resolve()):
         raise SettingError(f"--out {out} is in --source {source}, where it would be read again; pass another folder.")
-    jobs = _with_keys(read_jobs(source, list), Encoding(short_side, gop, quality, rate))
+    if list is not None and not list.is_file():
+        raise SettingError(f"--list {list} is not a file; pass a list of videos, or none to take all of --source.")
+    encoding = Encoding(short_side, gop, quality, rate)
+    jobs = _with_keys(read_jobs(source, list), encoding)
     try:
         (out / JOURNALS).mkdir(parents=True, exist_ok=True)
         known = _read_journals(out)
         mine = {key: job for place, (key, job) in enumerate(jobs.items()) if place % count == number - 1}
         left = {key: job for key, job in mine.items() if not _is_done(known.get(key), out / job.out)}
-        make = partial(make_video, source=source, out=out, encoding=Encoding(short_side, gop, quality, rate))
         workers = min(core_count() if workers is None else workers, len(left))
-        _work(
-            left, len(mine), partial(make, timeout=timeout if workers else 0), workers, out / JOURNALS / f"{number}-of-{count}"
-        )
+        make = partial(make_video, source=source, out=out, encoding=encoding, timeout=timeout if workers else 0)
+        _work(left, len(mine), make, workers, out / JOURNALS / f"{number}-of-{count}")
         _finish(jobs, out)
-    except (OSError, av.FFmpegError) as error:
+    except OSError as error:
         raise SettingError(
             f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
         ) from error
@@ -135,12 +137,10 @@ def read_jobs(source: Path, listed: Path | None) -> list[Job]:
         jobs = _cuts_of_json(source, listed)
     elif "narration_id" in next(iter(read_lines(listed).values())):
         existing = by_stem(source)
-        jobs = [
-            Job(
-                existing.get(row.video, f"{row.video}.MP4"), f"{row.name.partition('_')[0]}/{row.name}.mp4", row.start, row.stop
-            )
-            for row in read_segments(listed)
-        ]
+        jobs = []
+        for row in read_segments(listed):
+            person = row.name.partition("_")[0]
+            jobs.append(Job(existing.get(row.video, f"{row.video}.MP4"), f"{person}/{row.name}.mp4", row.start, row.stop))
     else:
         manifest = read_list(listed, source)
         rows = zip(manifest.paths, manifest.labels.tolist(), strict=True)
@@ -158,25 +158,16 @@ def _cuts_of_json(source: Path, listed: Path) -> list[Job]:
     existing = by_stem(source)
     content = read_json(listed)
     if isinstance(content, dict) and "database" in content:
+        intervals = read_intervals(listed)
         # Copies of the videos are named with and without v_.
-        return [
-            Job(
-                existing.get(row.video) or existing.get(row.video[2:], f"{row.video}.mp4"),
-                f"{row.name}.mp4",
-                row.start,
-                row.stop,
-            )
-            for row in read_intervals(listed)
-        ]
+        files = {row.video: existing.get(row.video) or existing.get(row.video[2:], f"{row.video}.mp4") for row in intervals}
+        return [Job(files[row.video], f"{row.name}.mp4", row.start, row.stop) for row in intervals]
     jobs = []
-    for row in read_elements(listed):
-        if row.event in existing:
-            jobs.append(Job(existing[row.event], f"{row.name}.mp4", row.start, row.stop))
-        else:
-            begin = row.event_start
-            jobs.append(
-                Job(existing.get(row.video, f"{row.video}.mp4"), f"{row.name}.mp4", begin + row.start, begin + row.stop)
-            )
+    for element in read_elements(listed):
+        file, begin = existing.get(element.event), 0.0
+        if file is None:
+            file, begin = existing.get(element.video, f"{element.video}.mp4"), element.event_start
+        jobs.append(Job(file, f"{element.name}.mp4", begin + element.start, begin + element.stop))
     return jobs
 
 
@@ -186,7 +177,8 @@ def _folder_of_pictures(file: str) -> str:
 
 
 def _out_name(file: str) -> str:
-    return re.sub(r"\.[A-Za-z0-9]{2,4}$", "", file) + ".mp4"
+    path = Path(file)
+    return path.with_suffix(".mp4").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else f"{file}.mp4"
 
 
 def _inside(path: str, source: Path, listed: Path) -> str:
@@ -235,12 +227,13 @@ def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: i
         timeout: seconds after which this process ends itself; 0 for never.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if there is no room, or no permission.
     """
     path = out / job.out
     path.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(signal, "alarm"):
-        # No handler: nothing else gets control while a decoder blocks.
+    if timeout and hasattr(signal, "alarm"):
+        # It ends the process: no handler would get control while a decoder blocks.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(timeout)
     try:
         with replacing(path) as part:
@@ -248,8 +241,13 @@ def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: i
         return Result(frames, "")
     except DecodeError as error:
         return Result(0, str(error))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUT_ERRORS:
+            # Errors of PyAV do not all survive the way to another process.
+            raise OSError(error.errno, str(error)) from None
+        return Result(0, str(DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0])))
     finally:
-        if hasattr(signal, "alarm"):
+        if timeout and hasattr(signal, "alarm"):
             signal.alarm(0)
 
 
@@ -281,7 +279,8 @@ def _results(left: dict[str, Job], make: Any, workers: int) -> Iterator[tuple[st
                 while waiting or flying:
                     while waiting and len(flying) < workers:
                         key = next(iter(waiting))
-                        flying[pool.submit(make, waiting.pop(key))] = key
+                        flying[pool.submit(make, waiting[key])] = key
+                        del waiting[key]
                     for future in wait(flying, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield flying.pop(future), result

@@ -6,6 +6,7 @@ from modules.downstream.retrieval import NearestNeighbours
 from modules.layers.masking import RandomMask, RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.noise_masking import Green3D, NoiseMask
 from modules.layers.optim_blue import OptimBlueMask
+from modules.locomotion import LocoMotion
 from modules.moco import MoCo
 from modules.sigma import SIGMA
 from modules.skeleton_contrast import SkeletonContrast
@@ -20,6 +21,7 @@ __all__ = [
     "AdamWSettings",
     "Classification",
     "Green3D",
+    "LocoMotion",
     "MoCo",
     "NearestNeighbours",
     "NoiseMask",

@@ -10,6 +10,8 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
+from modules.backbones.beit_video import BEiTVideo
+from modules.backbones.bert import TextSettings
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.video_cnn import VideoResNet
@@ -22,6 +24,8 @@ from modules.layers.clip_augment import ClipAugmentation, Mixing
 from modules.layers.masking import RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
+from modules.layers.tokenizers import TokenizerSettings
+from modules.locomotion import LocoMotion
 from modules.moco import MoCo
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
@@ -76,6 +80,16 @@ def tiny_cnn() -> VideoResNet:
     return VideoResNet("r3d_18", width=4)
 
 
+def tiny_locomotion() -> LocoMotion:
+    """Two blocks of width 32 on 4 frames of 32 px, and three layers of text, one of them fusion."""
+    backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
+    for temporal in backbone.temporal:
+        # At 0, where it starts in training, the attention that it scales has no gradient yet.
+        torch.nn.init.constant_(temporal.scale, 0.5)
+    text = TextSettings(32, 3, 1, 2, mlp_ratio=2, positions=40, dropout=0)
+    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=40), joint_dim=16, optim=OPTIM)
+
+
 METHODS = [
     Case("VideoMAE", lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), "videomae.yaml"),
     Case(
@@ -97,6 +111,7 @@ METHODS = [
         "tubelet_contrast.yaml",
         clips=2,
     ),
+    Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
     Case(
         "SkeletonContrast",
         lambda: SkeletonContrast(BiGRU(8, 2), AGCN(4), contrast=CONTRAST, optim=SGD),

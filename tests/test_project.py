@@ -56,7 +56,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) -> None:
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
-    tiny = "tiny.yaml" if "VideoViT" in text else "tiny_skeleton.yaml" if skeletons else "tiny_cnn.yaml"
+    names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
+    tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
     layers += narrow if tiny == "tiny_cnn.yaml" else []
@@ -138,6 +139,9 @@ def test_every_layer_runs(layer: str, tmp_path: Path) -> None:
     recipe, tiny, data = "videomae", "tiny", ["SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4"]
     if "cnn" in layer:
         recipe, tiny = "moco", "tiny_cnn"
+    elif "text" in layer:
+        recipe, tiny = "locomotion", "tiny_text"
+        data += ["--data.batch_size=4", "--trainer.max_epochs=1", "--model.optim.warmup_epochs=0"]
     elif "skeleton" in layer:
         recipe, tiny = "skeleton_contrast", "tiny_skeleton"
         data = ["SyntheticSkeleton", "--data.train_clips=8", "--data.val_clips=4"]

@@ -67,6 +67,8 @@ def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     clip = ["--data.clip.size=32", "--data.clip.frames=4", "--data.clip.stride=2", "--data.batch_size=3"]
     main([*command, *SHORT, *sizes, *clip])
     assert (tmp_path / "runs/videomae/checkpoints/last.ckpt").is_file()
+    main([*words("python main.py prepare videos")[0], "--short_side=32", "--workers=1"])
+    assert len((tmp_path / "data/small/manifest.tsv").read_text().splitlines()) >= 8
 
 
 @pytest.mark.parametrize("layer", ["one_gpu", "ddp_node"])
@@ -133,7 +135,7 @@ def test_skeletons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     main([*train, *small, "--data.train_clips=8", "--data.val_clips=4", "--data.probe_samples=4", *ON_CPU])
     assert (tmp_path / "runs/tiny/checkpoints/last.ckpt").is_file()
     write_data_set(tmp_path / "nturgb+d_skeletons", 2)
-    prepare, asking = words("python main.py prepare")
+    prepare, asking = words("python main.py prepare ntu") + words("python main.py prepare pku")
     main([*prepare, "--workers=0"])
     assert (tmp_path / "data/ntu/header.json").is_file()
     capsys.readouterr()

@@ -3,18 +3,21 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.stream import Disposition
+from av.video.reformatter import ColorRange, VideoReformatter
 
-from datamodules.video.manifest import IMAGE_SUFFIXES
+from datamodules.video.manifest import IMAGE_SUFFIXES, is_file
 from datamodules.video.pyav_reader import LENIENT
 from datamodules.video.readers import DecodeError
 
 # Where a file's own unit of time is of no use.
 TICKS = Fraction(1, 90000)
+# Seconds that lists state are rounded.
+EPSILON = 1e-6
 # A file may hold slightly fewer frames than it states.
 MISSING_FRAMES, MISSING_SHARE = 2, 0.05
 
@@ -30,6 +33,15 @@ class Encoding(NamedTuple):
     """x264's constant rate factor, lower is better"""
     rate: float
     """frames per second of folders of pictures"""
+
+
+class Timed(NamedTuple):
+    """A frame, its time and usual length in ticks, and a tick in seconds."""
+
+    frame: av.VideoFrame
+    time: int
+    tick: Fraction
+    length: int
 
 
 def reencode(source: Path, out: Path, start: float | None, stop: float | None, encoding: Encoding) -> int:
@@ -49,28 +61,34 @@ def reencode(source: Path, out: Path, start: float | None, stop: float | None, e
         DecodeError: if the source is broken, or what was written cannot be read.
     """
     frames = _pictures(source, encoding.rate) if source.is_dir() else _frames(source, start, stop)
+    reformatter = VideoReformatter()
     with av.open(str(out), "w", format="mp4") as container:
         stream: av.VideoStream | None = None
         size, last, count = (0, 0), -1, 0
-        for frame, ticks, tick in frames:
+        for frame, ticks, tick, length in frames:
             upright = _upright(frame)
             if stream is None:
                 size = (upright.width, upright.height)
                 stream = _add_stream(container, size, tick, encoding)
+                # Pictures of which the file does not say how colours are meant look different.
+                stream.codec_context.color_range = ColorRange.MPEG
+                stream.codec_context.colorspace = upright.colorspace
                 first = ticks
             if (upright.width, upright.height) != size:
                 raise DecodeError("frame size changes")
-            small = upright.reformat(stream.width, stream.height, format="yuv420p")
+            small = reformatter.reformat(
+                upright, stream.width, stream.height, "yuv420p", dst_color_range=ColorRange.MPEG, threads=1
+            )
             # Times must grow; a few files repeat one.
             last = max(last + 1, ticks - first)
             small.pts, small.time_base = last, tick
             # The encoder alone decides where keyframes are.
             small.pict_type = av.video.frame.PictureType.NONE
-            container.mux(stream.encode(small))
+            _mux(container, stream.encode(small), length)
             count += 1
         if stream is None:
             raise DecodeError("no frame decoded")
-        container.mux(stream.encode(None))
+        _mux(container, stream.encode(None), length)
         written = (stream.width, stream.height)
     _check(out, count, written)
     return count
@@ -80,25 +98,32 @@ def _add_stream(
     container: av.container.OutputContainer, size: tuple[int, int], tick: Fraction, encoding: Encoding
 ) -> av.VideoStream:
     options = {"crf": str(encoding.quality), "preset": "veryfast", "g": str(encoding.gop)}
+    # The cores are busy with other files; and only so is the same written each time.
+    options["x264-params"] = "threads=1:lookahead-threads=1"
     stream = container.add_stream("libx264", options=options)
     scale = min(1.0, encoding.short_side / min(size))
     # This colour format has even sides only.
     stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in size)
     stream.pix_fmt = "yuv420p"
     stream.time_base = stream.codec_context.time_base = tick
-    # The cores are busy with other files.
-    stream.codec_context.thread_count = 1
     return stream
+
+
+def _mux(container: av.container.OutputContainer, packets: list[av.Packet], length: int) -> None:
+    for packet in packets:
+        # Else the last frame lasts no time, which raises the rate that the file states.
+        packet.duration = packet.duration or length
+        container.mux(packet)
 
 
 def _upright(frame: av.VideoFrame) -> av.VideoFrame:
     if not frame.rotation:
         return frame
-    turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    turned: Any = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
 
 
-def _pictures(folder: Path, rate: float) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
+def _pictures(folder: Path, rate: float) -> Iterator[Timed]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     tick = 1 / Fraction(rate).limit_denominator(1001)
     for number, path in enumerate(files):
@@ -107,12 +132,12 @@ def _pictures(folder: Path, rate: float) -> Iterator[tuple[av.VideoFrame, int, F
                 frame = next(container.decode(video=0))
         except (av.FFmpegError, OSError, IndexError, StopIteration) as error:
             raise DecodeError("failed while decoding", f"{path.name}: {error}") from error
-        yield frame, number, tick
+        yield Timed(frame, number, tick, 1)
 
 
-def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
-    """Frames of a file with their times, as a number of ticks and the length of a tick in seconds."""
-    if not path.is_file():
+def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[Timed]:
+    """Frames of a file."""
+    if not is_file(path):
         raise DecodeError("file not found")
     if path.stat().st_size == 0:
         raise DecodeError("empty file")
@@ -129,7 +154,7 @@ def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[tup
 
 def _part(
     container: av.container.InputContainer, stream: av.VideoStream, start: float | None, stop: float | None
-) -> Iterator[tuple[av.VideoFrame, int, Fraction]]:
+) -> Iterator[Timed]:
     base = stream.time_base or TICKS
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     tick = base if base.numerator == 1 and base.denominator <= 10**6 else TICKS
@@ -143,10 +168,10 @@ def _part(
             stamp = frame.pts if frame.pts is not None else frame.dts
             seconds = stamp * base - origin if stamp is not None else decoded / rate
             decoded += 1
-            if stop is not None and seconds >= stop:
+            if stop is not None and seconds >= stop - EPSILON:
                 break
-            if start is None or seconds >= start:
-                yield frame, round(seconds / tick), tick
+            if start is None or seconds >= start - EPSILON:
+                yield Timed(frame, round(seconds / tick), tick, max(1, round(1 / rate / tick)))
     except av.FFmpegError as error:
         raise DecodeError("failed while decoding", f"{error}, after {decoded} frames") from error
     short = stream.frames - decoded

@@ -64,6 +64,8 @@ class StepOutput(TypedDict, total=False):
     """Detached scalars that are logged as `train/<name>` or `val/<name>`."""
     clip: Tensor
     """uint8 [B, T, H, W, 3], the clips that the student saw, after every augmentation and paste."""
+    texts: list[str]
+    """The sentences that the student read, one per clip."""
     plain_clip: Tensor
     """uint8 [B, T, H, W, 3], `clip` before every augmentation."""
     key_clip: Tensor

@@ -2,9 +2,9 @@
 
 Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also those that DeepSpeed wrote),
 official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi
-and AVID-CMA, official files of skeleton contrast, OpenAI's CLIP (its image tower), DINO's and timm's vision transformers, our
-.ckpt and .safetensors, and folders of `transformers`' VideoMAE. Written: .safetensors under our names, official .pth, or a
-folder for `transformers`.
+and AVID-CMA, official files of skeleton contrast and VindLU, OpenAI's CLIP (its image tower), DINO's and timm's vision
+transformers, our .ckpt and .safetensors, and folders of `transformers`' VideoMAE. Written: .safetensors under our names,
+official .pth, or a folder for `transformers`.
 
 Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
 in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
@@ -35,6 +35,7 @@ from modules.backbones.huggingface import (
     read_config,
     to_huggingface,
 )
+from modules.backbones.video_text import is_video_text
 from modules.backbones.video_vit import Grid, from_official, is_official, to_official
 from modules.core.checkpoints import LoadReport, compare, read_checkpoint
 from modules.core.convert_networks import (
@@ -44,6 +45,7 @@ from modules.core.convert_networks import (
     convert_cnn,
     convert_skeleton,
     convert_tower,
+    convert_video_text,
     is_cnn,
     is_tower,
 )
@@ -128,6 +130,8 @@ def convert(
         converted = convert_skeleton(found, part, to)
     elif part == "partner":
         raise SettingError(f"--part partner is for skeleton contrast, which {found.path} does not hold; pass --part backbone.")
+    elif is_video_text(found.weights):
+        converted = convert_video_text(found, facts, part, to)
     elif is_tower(found.weights):
         converted = convert_tower(found, facts, to)
     elif is_cnn(found.weights):
@@ -175,7 +179,7 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         facts["stride"] = earlier["stride"]
     # What is passed corrects the passport; the config in the passport may itself have been corrected by options.
     facts = facts_of_run(settings) | facts if run_config is None else facts | facts_of_run(settings)
-    if is_huggingface(checkpoint.weights):
+    if is_huggingface(checkpoint.weights) and not is_video_text(checkpoint.weights):
         facts |= read_config(path.parent / "config.json")
     for key, value in checkpoint.weights.items():
         if value.ndim == 5 and "patch_embed" in key:

@@ -1,4 +1,4 @@
-"""What `convert` makes of image towers, video CNNs and networks of skeletons: our names, checked sizes, a passport."""
+"""What `convert` makes of image towers, video CNNs, networks of skeletons and of text: our names, checked sizes, a passport."""
 
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +10,7 @@ from torch import Tensor
 from modules.backbones.architecture import Architecture, Facts, count_heads, empty_contrast, empty_tower, mlp_ratio
 from modules.backbones.video_cnn import from_official as cnn_from_official
 from modules.backbones.video_cnn import from_published
+from modules.backbones.video_text import empty_video_text, from_vindlu, is_vindlu
 from modules.core.checkpoints import compare
 from modules.core.convert_skeleton import Part, read_skeleton
 from modules.core.errors import SettingError
@@ -158,3 +159,28 @@ def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:
         "stride": None,
     }
     return Converted(weights, passport, None)
+
+
+def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
+    """A video tower with its text encoder under our names, from ours or VindLU's.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for such networks.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for video transformers; {source.path} has a text encoder: pass --to safetensors.")
+    weights = from_vindlu(source.weights) if is_vindlu(source.weights) else source.weights
+    network, sizes = empty_video_text(weights, facts.get("image_size", 224))
+    report = compare(dict(network.state_dict()), weights, source.path, "video-text network")
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "video_text" if part == "all" else "encoder",
+        **source.passport,
+        "architecture": sizes,
+        "normalisation": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+        "frames": sizes["num_frames"],
+        "stride": facts.get("stride"),
+    }
+    kept = {key: weights[key] for key in report.matched if part == "all" or key.startswith("backbone.")}
+    return Converted(kept, passport, None)

@@ -1,0 +1,267 @@
+"""BEiT over the frames of a clip, with attention over time: the video tower of VindLU.
+
+Network of VindLU (https://arxiv.org/abs/2212.05051, official code): BEiT (https://arxiv.org/abs/2106.08254) encodes each
+frame with relative position biases and layer scale; learned positions of the frames are added to all its tokens; after each
+block every position of the picture attends to itself in the other frames (`TemporalAttention`), scaled by a number that
+starts at 0, so that a new tower is BEiT frame by frame.
+
+Blocks are timm's with LayerNorm eps 1e-12, the patch embedding is a Linear: same numbers. A layer of the official temporal
+module that is never used is left out.
+"""
+
+import re
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from timm.models.beit import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.errors import SettingError
+
+INIT_STD = 0.02
+TEMPORAL_HEAD = 64
+layer_norm: Any = partial(nn.LayerNorm, eps=1e-12)
+
+
+class TemporalAttention(nn.Module):
+    """Attention of each position of the picture over the frames, added with a learned scale.
+
+    Args:
+        width: of the tokens; a head has 64 of it.
+        drop_path: stochastic depth rate.
+    """
+
+    def __init__(self, width: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm = layer_norm(width)
+        self.attn = nn.MultiheadAttention(width, max(1, width // TEMPORAL_HEAD), batch_first=True)
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T, N, D] -> [B, T, N, D]; one frame stays as it is."""
+        b, t, n, d = tokens.shape
+        if t == 1:
+            return tokens
+        rows = self.norm(tokens).transpose(1, 2).reshape(b * n, t, d)
+        mixed = self.attn(rows, rows, rows, need_weights=False)[0]
+        return tokens + self.scale * self.drop_path(mixed).view(b, n, t, d).transpose(1, 2)
+
+
+class BEiTVideo(nn.Module):
+    """BEiT with temporal attention.
+
+    Args:
+        size: preset of width, depth and heads: micro 96/4/3, tiny 192/12/3, small 384/12/6, base 768/12/12,
+            large 1024/24/16, huge 1280/32/16.
+        image_size: side of the square clips in pixels; must equal data.clip.size.
+        num_frames: frames per clip; must equal data.clip.frames.
+        patch_size: side of a token in pixels.
+        embed_dim: width, in place of the preset's.
+        depth: number of blocks, in place of the preset's.
+        num_heads: attention heads, in place of the preset's.
+        mlp_ratio: hidden width of the MLP over the token width.
+        drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
+        layer_scale: start of the layer scale.
+        recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
+        checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's of transformers or timm, to which
+            the parts over time are added fresh.
+
+    Raises:
+        SettingError: if sizes do not divide, or the checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        size: Size = "base",
+        image_size: int = 224,
+        num_frames: int = 8,
+        patch_size: int = 16,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.1,
+        layer_scale: float = 0.1,
+        recompute_blocks: bool = False,
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        preset = PRESETS[size]
+        self.embed_dim = embed_dim or preset.embed_dim
+        heads, depth = num_heads or preset.num_heads, depth or preset.depth
+        if image_size % patch_size:
+            raise SettingError(
+                f"model.backbone.image_size {image_size} is not a multiple of model.backbone.patch_size {patch_size}; "
+                "change one of them (and data.clip.size with it)."
+            )
+        for name, parts in (
+            ("its heads", heads),
+            (f"temporal heads of {TEMPORAL_HEAD}", max(1, self.embed_dim // TEMPORAL_HEAD)),
+        ):
+            if self.embed_dim % parts:
+                raise SettingError(
+                    f"model.backbone.embed_dim {self.embed_dim} is not a multiple of {parts}, the number of {name}; change it."
+                )
+        self.image_size, self.num_frames, self.recompute_blocks = image_size, num_frames, recompute_blocks
+        side = image_size // patch_size
+        self.grid = Grid(num_frames, side, side, 1, patch_size)
+        self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
+        self.frame_positions = nn.Parameter(torch.zeros(1, num_frames, 1, self.embed_dim))
+        rates = [drop_path * block / max(1, depth - 1) for block in range(depth)]
+        block = partial(Block, self.embed_dim, heads, True, mlp_ratio, init_values=layer_scale, norm_layer=layer_norm)
+        self.blocks = nn.ModuleList(block(drop_path=rate, window_size=(side, side)) for rate in rates)
+        self.temporal = nn.ModuleList(TemporalAttention(self.embed_dim, rate) for rate in rates)
+        self.norm, self.pool_norm = layer_norm(self.embed_dim), layer_norm(self.embed_dim)
+        self.apply(_init)
+        nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        if checkpoint is not None:
+            weights = from_official(read_weights(checkpoint, "model.backbone.checkpoint"))
+            weights = {key.removeprefix("backbone."): value for key, value in weights.items()}
+            fresh = ("frame_positions", "temporal.", "norm.", "pool_norm.")
+            load_strictly(self, fit_frames(weights, num_frames), checkpoint, may_miss=fresh, may_leave=("head.", "mask_token"))
+
+    def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode clips.
+
+        Args:
+            video: float [B, 3, T, H, W], T at most `num_frames`, normalised with mean and standard deviation 0.5.
+
+        Returns:
+            tokens [B, T, 1 + N, D] after a LayerNorm, the class token first; and the frames' features [B, T, D], LayerNorm of
+            the mean of the other tokens.
+        """
+        b, frames = video.shape[0], video.shape[2]
+        grid = self.grid._replace(t=frames)
+        cubes = patchify(video, grid).flatten(2).unflatten(1, (frames, grid.slice_tokens))
+        patches = self.patch_embed(cubes)
+        first = self.cls_token[:, None].expand(b, frames, -1, -1).to(patches.dtype)
+        tokens = torch.cat([first, patches], dim=2) + self.frame_positions[:, :frames]
+        for block, temporal in zip(self.blocks, self.temporal, strict=True):
+            if self.recompute_blocks and self.training:
+                tokens = recompute(_space_time, block, temporal, tokens, use_reentrant=False)
+            else:
+                tokens = _space_time(block, temporal, tokens)
+        return self.norm(tokens), self.pool_norm(tokens[:, :, 1:].mean(dim=2))
+
+    def forward_features(self, video: Tensor) -> Tensor:
+        """Tokens of the patches: [B, 3, T, H, W] -> [B, T * N, D], in the order t, h, w."""
+        return self.encode(video)[0][:, :, 1:].flatten(1, 2)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Mean of the frames' features: [B, 3, T, H, W] -> [B, D]."""
+        return self.encode(video)[1].mean(dim=1)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        tables = {f"blocks.{number}.attn.relative_position_bias_table" for number in range(len(self.blocks))}
+        return tables | {"cls_token", "frame_positions"}
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters from the input to the output, for layer-wise learning-rate decay: embedding, each block, norms."""
+        return [
+            [*self.patch_embed.parameters(), self.cls_token, self.frame_positions],
+            *([*one.parameters(), *two.parameters()] for one, two in zip(self.blocks, self.temporal, strict=True)),
+            [*self.norm.parameters(), *self.pool_norm.parameters()],
+        ]
+
+
+def _space_time(block: nn.Module, temporal: nn.Module, tokens: Tensor) -> Tensor:
+    """A block on each frame, then attention over time: [B, T, N, D]."""
+    return temporal(block(tokens.flatten(0, 1)).view_as(tokens))
+
+
+def _init(part: nn.Module) -> None:
+    if isinstance(part, nn.Linear):
+        nn.init.trunc_normal_(part.weight, std=INIT_STD)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+# --- Weights of VindLU and BEiT ---
+
+OFFICIAL_PARTS = {
+    "attention.attention.query.bias": "attn.q_bias",
+    "attention.attention.value.bias": "attn.v_bias",
+    "attention.attention.relative_position_bias.relative_position_bias_table": "attn.relative_position_bias_table",
+    "attention.output.dense.weight": "attn.proj.weight",
+    "attention.output.dense.bias": "attn.proj.bias",
+    "intermediate.dense.weight": "mlp.fc1.weight",
+    "intermediate.dense.bias": "mlp.fc1.bias",
+    "output.dense.weight": "mlp.fc2.weight",
+    "output.dense.bias": "mlp.fc2.bias",
+    "layernorm_before.weight": "norm1.weight",
+    "layernorm_before.bias": "norm1.bias",
+    "layernorm_after.weight": "norm2.weight",
+    "layernorm_after.bias": "norm2.bias",
+    "lambda_1": "gamma_1",
+    "lambda_2": "gamma_2",
+}
+OFFICIAL_NAMES = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.mask_token": "mask_token",
+    "embeddings.temporal_position_embeddings": "frame_positions",
+    "embeddings.patch_embeddings.projection.weight": "patch_embed.weight",
+    "embeddings.patch_embeddings.projection.bias": "patch_embed.bias",
+    "patch_embed.proj.weight": "patch_embed.weight",
+    "patch_embed.proj.bias": "patch_embed.bias",
+    "fc_norm.weight": "pool_norm.weight",
+    "fc_norm.bias": "pool_norm.bias",
+    "pooler.layernorm.weight": "pool_norm.weight",
+    "pooler.layernorm.bias": "pool_norm.bias",
+    "vision_layernorm.weight": "norm.weight",
+    "vision_layernorm.bias": "norm.bias",
+    "classifier.weight": "head.weight",
+    "classifier.bias": "head.bias",
+}
+LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+QUERY, KEY, VALUE = (f"attention.attention.{name}.weight" for name in ("query", "key", "value"))
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a VindLU's video side, or of a BEiT of transformers or timm, to those of `BEiTVideo`.
+
+    Args:
+        state: the text side and the heads of a VindLU are left out; our own names stay as they are.
+    """
+    whole = any(key.startswith("vision_encoder.") for key in state)
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if (whole and not key.startswith("vision_")) or key.startswith("vision_proj."):
+            continue
+        name = key.removeprefix("vision_encoder.").removeprefix("beit.")
+        layer = LAYER.fullmatch(name)
+        if layer is None:
+            own = OFFICIAL_NAMES.get(name, name)
+            renamed[own] = value.flatten(1) if own == "patch_embed.weight" else value
+        elif layer[2].startswith("temp_model."):
+            part = layer[2].removeprefix("temp_model.").replace("temporal_attn.", "attn.")
+            if not part.startswith("linear."):
+                renamed[f"temporal.{layer[1]}.{part}"] = value
+        elif layer[2] == QUERY:
+            start = key.removesuffix(QUERY)
+            renamed[f"blocks.{layer[1]}.attn.qkv.weight"] = torch.cat([value, state[start + KEY], state[start + VALUE]])
+        elif layer[2] not in (KEY, VALUE) and not layer[2].endswith("relative_position_index"):
+            renamed[f"blocks.{layer[1]}.{OFFICIAL_PARTS.get(layer[2], layer[2])}"] = value
+    return renamed
+
+
+def fit_frames(weights: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """Cut the positions of the frames, or add zeros behind them (VindLU, official code).
+
+    Args:
+        weights: of a `BEiTVideo`; without such positions nothing changes.
+        frames: of the tower that takes them.
+    """
+    if "frame_positions" not in weights:
+        return weights
+    given = weights["frame_positions"][:, :frames]
+    fitted = given.new_zeros(1, frames, *given.shape[2:])
+    fitted[:, : given.shape[1]] = given
+    return weights | {"frame_positions": fitted}

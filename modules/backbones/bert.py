@@ -1,0 +1,293 @@
+"""Text encoder of BERT's shape, whose last layers also look at a video (as in VindLU, official code).
+
+BERT (https://arxiv.org/abs/1810.04805): learned positions, post-norm layers with LayerNorm eps 1e-12, GELU. The first layers
+encode a sentence alone; the fusion layers have a cross-attention to the tokens of a video between self-attention and MLP.
+The head that names masked words shares its matrix with the word embedding. No pooler: the first token stands for a sentence.
+
+Attention keys and values are one matrix here, and padding is left out of the softmax where the official code adds -10000:
+the same numbers.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.errors import SettingError
+
+EPS = 1e-12
+INIT_STD = 0.02
+
+
+@dataclass
+class TextSettings:
+    """Sizes of the text encoder. The defaults are those of bert-base-uncased with VindLU's fusion.
+
+    Args:
+        embed_dim: width.
+        depth: layers, those of fusion included.
+        fusion_depth: how many of these, the last, also look at the video.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over the width.
+        positions: longest sentence in tokens that has positions.
+        dropout: of embeddings, attention and outputs of the layers.
+        checkpoint: file with weights: bert-base-uncased's (model.safetensors or pytorch_model.bin) or VindLU's, or null. The
+            tokenizer must be theirs.
+    """
+
+    embed_dim: int = 768
+    depth: int = 12
+    fusion_depth: int = 3
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    positions: int = 512
+    dropout: float = 0.1
+    checkpoint: str | None = None
+
+    def check(self) -> None:
+        """Raise a `SettingError` where the sizes do not fit together."""
+        if self.embed_dim % self.num_heads:
+            raise SettingError(
+                f"model.text.embed_dim {self.embed_dim} is not a multiple of model.text.num_heads {self.num_heads}; change one."
+            )
+        if not 1 <= self.fusion_depth < self.depth:
+            raise SettingError(
+                f"model.text.fusion_depth {self.fusion_depth} must be at least 1 and below model.text.depth {self.depth}, so "
+                "that some layers encode the sentence alone; change one of them."
+            )
+
+
+class Attention(nn.Module):
+    """Attention from one sequence to another or to itself, with its residual and post-norm.
+
+    Args:
+        width: of the tokens that ask.
+        context: width of the tokens that are asked.
+        heads: number of heads.
+        dropout: of the weights and the output.
+    """
+
+    def __init__(self, width: int, context: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(context, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None, which: Tensor | None = None) -> Tensor:
+        """[B, L, D] -> [B, L, D].
+
+        Args:
+            tokens: [B, L, D]
+            context: [B or C, M, E]
+            mask: bool [B, M], False at padding.
+            which: int64 [B], the row of `context` that each sequence asks; None for its own. Keys and values of a row are
+                computed once.
+        """
+        query = self.query(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        both = self.key_value(context)
+        # The gradient of an indexed tensor is added up in any order by several threads; that of `index_select` is not.
+        both = both if which is None else both.index_select(0, which)
+        key, value = both.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        visible = None if mask is None else mask[:, None, None, :]
+        dropped = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, visible, dropped).transpose(1, 2).flatten(2)
+        return self.norm(tokens + F.dropout(self.out(mixed), self.dropout, self.training))
+
+
+class TextLayer(nn.Module):
+    """One layer.
+
+    Args:
+        settings: sizes.
+        video_dim: width of the video's tokens in a fusion layer; None in the others.
+    """
+
+    def __init__(self, settings: TextSettings, video_dim: int | None) -> None:
+        super().__init__()
+        width, heads, dropout = settings.embed_dim, settings.num_heads, settings.dropout
+        self.dropout = dropout
+        self.attention = Attention(width, width, heads, dropout)
+        self.cross = None if video_dim is None else Attention(width, video_dim, heads, dropout)
+        self.up = nn.Linear(width, int(width * settings.mlp_ratio))
+        self.down = nn.Linear(int(width * settings.mlp_ratio), width)
+        self.norm = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, tokens: Tensor, mask: Tensor, video: Tensor | None = None, which: Tensor | None = None) -> Tensor:
+        """See `TextEncoder.fuse`."""
+        tokens = self.attention(tokens, tokens, mask)
+        if self.cross is not None:
+            tokens = self.cross(tokens, video, which=which)
+        return self.norm(tokens + F.dropout(self.down(F.gelu(self.up(tokens))), self.dropout, self.training))
+
+
+class WordHead(nn.Module):
+    """Names masked words; its last matrix is the word embedding.
+
+    Args:
+        width: of the tokens.
+        vocabulary: number of words.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, tokens: Tensor, words: Tensor) -> Tensor:
+        """[..., D] and the embedding [words, D] -> logits [..., words]."""
+        return F.linear(self.norm(F.gelu(self.dense(tokens))), words, self.bias)
+
+
+class TextEncoder(nn.Module):
+    """Sentence encoder, fusion with a video, and head for masked words.
+
+    Args:
+        settings: sizes and weights to start from.
+        vocabulary: number of words of the tokenizer.
+        video_dim: width of the video's tokens.
+
+    Raises:
+        SettingError: if sizes do not fit together, or the checkpoint does not fit.
+    """
+
+    def __init__(self, settings: TextSettings, vocabulary: int, video_dim: int) -> None:
+        super().__init__()
+        settings.check()
+        width = settings.embed_dim
+        self.embed_dim, self.dropout = width, settings.dropout
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.zeros(settings.positions, width))
+        # A sentence is always of kind 0; the table of BERT's files has a second row, which is never used.
+        self.kind = nn.Parameter(torch.zeros(width))
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        alone = settings.depth - settings.fusion_depth
+        self.layers = nn.ModuleList(TextLayer(settings, video_dim if n >= alone else None) for n in range(settings.depth))
+        self.alone = alone
+        self.head = WordHead(width, vocabulary)
+        self.apply(_init)
+        for table in (self.positions, self.kind):
+            nn.init.normal_(table, std=INIT_STD)
+        if settings.checkpoint is not None:
+            weights = from_official(read_weights(settings.checkpoint, "model.text.checkpoint"))
+            fresh = tuple(f"layers.{n}.cross." for n in range(alone, settings.depth))
+            load_strictly(self, weights, settings.checkpoint, may_miss=(*fresh, "head."))
+
+    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Sentences alone, through the layers before the fusion.
+
+        Args:
+            ids: int64 [B, L], the first token stands for the sentence.
+            mask: bool [B, L], False at padding.
+
+        Returns:
+            [B, L, D]
+        """
+        if ids.shape[1] > len(self.positions):
+            raise SettingError(
+                f"A sentence has {ids.shape[1]} tokens, but model.text.positions is {len(self.positions)}; lower "
+                "model.max_words or raise it."
+            )
+        tokens = self.norm(self.words(ids) + self.positions[: ids.shape[1]] + self.kind)
+        tokens = F.dropout(tokens, self.dropout, self.training)
+        for layer in self.layers[: self.alone]:
+            tokens = layer(tokens, mask)
+        return tokens
+
+    def fuse(self, tokens: Tensor, mask: Tensor, video: Tensor, which: Tensor | None = None) -> Tensor:
+        """Encoded sentences together with videos, through the remaining layers.
+
+        Args:
+            tokens: [B, L, D] of `encode`.
+            mask: bool [B, L], False at padding.
+            video: [B or C, N, E], tokens of videos.
+            which: int64 [B], the video of each sentence; None for that of its own row.
+
+        Returns:
+            [B, L, D]
+        """
+        for layer in self.layers[self.alone :]:
+            tokens = layer(tokens, mask, video, which)
+        return tokens
+
+    def name_words(self, tokens: Tensor) -> Tensor:
+        """Logits [B, L, words] of fused tokens."""
+        return self.head(tokens, self.words.weight)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        return {"positions"}
+
+
+def _init(part: nn.Module) -> None:
+    if isinstance(part, nn.Linear | nn.Embedding):
+        nn.init.normal_(part.weight, std=INIT_STD)
+    if isinstance(part, nn.Linear):
+        nn.init.zeros_(part.bias)
+
+
+# --- Weights of BERT and VindLU ---
+
+OFFICIAL_PARTS = {
+    "attention.self.query": "attention.query",
+    "attention.output.dense": "attention.out",
+    "attention.output.LayerNorm": "attention.norm",
+    "crossattention.self.query": "cross.query",
+    "crossattention.output.dense": "cross.out",
+    "crossattention.output.LayerNorm": "cross.norm",
+    "intermediate.dense": "up",
+    "output.dense": "down",
+    "output.LayerNorm": "norm",
+}
+OFFICIAL_NAMES = {
+    "embeddings.word_embeddings.weight": "words.weight",
+    "embeddings.position_embeddings.weight": "positions",
+    "embeddings.LayerNorm.weight": "norm.weight",
+    "embeddings.LayerNorm.bias": "norm.bias",
+    "cls.predictions.transform.dense.weight": "head.dense.weight",
+    "cls.predictions.transform.dense.bias": "head.dense.bias",
+    "cls.predictions.transform.LayerNorm.weight": "head.norm.weight",
+    "cls.predictions.transform.LayerNorm.bias": "head.norm.bias",
+    "cls.predictions.bias": "head.bias",
+}
+# Copies of the word embedding, the pooler that is not used, and a table of row numbers.
+OFFICIAL_UNUSED = ("cls.predictions.decoder.", "cls.seq_relationship.", "pooler.", "embeddings.position_ids")
+LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a BERT, or of the text side of a VindLU, to those of `TextEncoder`; the rest is left out.
+
+    Args:
+        state: under `embeddings.*` and `encoder.*`, or these with `bert.` or `text_encoder.bert.` before; perhaps `cls.*`.
+            Old files call weight and bias of a LayerNorm gamma and beta.
+    """
+    renamed: dict[str, Tensor] = {}
+    theirs: dict[str, Tensor] = {}
+    whole = any(key.startswith("text_encoder.") for key in state)
+    for key, value in state.items():
+        if whole and not key.startswith("text_encoder."):
+            continue
+        name = key.removeprefix("text_encoder.").removeprefix("bert.")
+        theirs[name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")] = value
+    for name, value in theirs.items():
+        layer = LAYER.fullmatch(name)
+        if name == "embeddings.token_type_embeddings.weight":
+            renamed["kind"] = value[0]
+        elif layer is None:
+            if not name.startswith(OFFICIAL_UNUSED):
+                renamed[OFFICIAL_NAMES.get(name, name)] = value
+        elif layer[2] in OFFICIAL_PARTS:
+            renamed[f"layers.{layer[1]}.{OFFICIAL_PARTS[layer[2]]}.{layer[3]}"] = value
+        elif layer[2].endswith("self.key"):
+            part = "cross" if layer[2].startswith("cross") else "attention"
+            partner = theirs[name.replace("self.key.", "self.value.")]
+            renamed[f"layers.{layer[1]}.{part}.key_value.{layer[3]}"] = torch.cat([value, partner])
+        elif not layer[2].endswith("self.value"):
+            renamed[name] = value
+    return renamed

@@ -1,0 +1,79 @@
+"""A video tower, a text encoder and what joins them: whole networks in files, VindLU's and ours."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.backbones.architecture import count_blocks, mlp_ratio
+from modules.backbones.beit_video import BEiTVideo
+from modules.backbones.beit_video import from_official as video_from_official
+from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.bert import from_official as text_from_official
+
+HEADS = {"vision_proj.": "video_projection.", "text_proj.": "text_projection.", "itm_head.": "match_head."}
+
+
+def is_vindlu(state: dict[str, Tensor]) -> bool:
+    """Whether the names are those of a whole VindLU (official code)."""
+    return all(any(key.startswith(side) for key in state) for side in ("vision_encoder.", "text_encoder."))
+
+
+def from_vindlu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a VindLU to those of `LocoMotion`.
+
+    Args:
+        state: of an official file.
+    """
+    renamed = {f"backbone.{key}": value for key, value in video_from_official(state).items()}
+    renamed |= {f"text.{key}": value for key, value in text_from_official(state).items()}
+    renamed |= {
+        ours + key.removeprefix(theirs): value
+        for key, value in state.items()
+        for theirs, ours in HEADS.items()
+        if key.startswith(theirs)
+    }
+    return renamed | {"temperature": state["temp"]}
+
+
+def is_video_text(weights: dict[str, Tensor]) -> bool:
+    """Whether these are a video tower with a text encoder: ours, or VindLU's."""
+    return is_vindlu(weights) or ("text.words.weight" in weights and "backbone.frame_positions" in weights)
+
+
+def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of `LocoMotion`'s weights, without memory, and its sizes.
+
+    Args:
+        weights: under our names.
+        image_size: side of the clips in pixels.
+    """
+    width, frames = weights["backbone.cls_token"].shape[2], weights["backbone.frame_positions"].shape[1]
+    patch = round((weights["backbone.patch_embed.weight"].shape[1] / 3) ** 0.5)
+    hidden = len(weights["backbone.blocks.0.mlp.fc1.bias"])
+    heads = weights["backbone.blocks.0.attn.relative_position_bias_table"].shape[1]
+    depth, text_depth = count_blocks(weights, "backbone.blocks."), count_blocks(weights, "text.layers.")
+    fusion = sum(f"text.layers.{layer}.cross.query.bias" in weights for layer in range(text_depth))
+    vocabulary, text_width = weights["text.words.weight"].shape
+    positions, text_hidden = len(weights["text.positions"]), len(weights["text.layers.0.up.bias"])
+    settings = TextSettings(text_width, text_depth, fusion, 1, mlp_ratio(text_hidden, text_width), positions)
+    joint = len(weights["video_projection.bias"])
+    with torch.device("meta"):
+        parts = {
+            "backbone": BEiTVideo("micro", image_size, frames, patch, width, depth, heads, mlp_ratio(hidden, width), 0),
+            "text": TextEncoder(settings, vocabulary, width),
+            "video_projection": nn.Linear(width, joint),
+            "text_projection": nn.Linear(text_width, joint),
+            "match_head": nn.Linear(text_width, 2),
+        }
+        network = nn.ModuleDict(parts)
+        network.register_parameter("temperature", nn.Parameter(torch.zeros(())))
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch, "image_size": image_size}
+    text = {
+        "text_dim": text_width,
+        "text_depth": text_depth,
+        "fusion_depth": fusion,
+        "vocabulary": vocabulary,
+        "joint_dim": joint,
+    }
+    return network, sizes | {"num_frames": frames} | text

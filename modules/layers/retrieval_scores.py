@@ -1,0 +1,80 @@
+"""Scores of videos and sentences for retrieval, and what they are worth (VindLU and Singularity, official code).
+
+Dual scores compare two features. Re-ranked ones ask a fusion network about the best by the dual score, and leave -100 to all
+others; each direction has its own best.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+NOT_RANKED = -100.0
+DEPTHS = (1, 5, 10)
+
+
+@torch.no_grad()
+def rerank(dual: Tensor, match: Callable[[Tensor, Tensor], Tensor], best: int = 128, chunk: int = 256) -> Tensor:
+    """Score the best candidates of each query anew.
+
+    Args:
+        dual: [Q, N], queries x candidates.
+        match: maps queries and candidates, int64 [P] each, to scores of these P pairs.
+        best: how many candidates of each query are asked about.
+        chunk: pairs per call.
+
+    Returns:
+        float32 [Q, N], -100 at the other candidates.
+    """
+    chosen = dual.topk(min(best, dual.shape[1]), dim=1).indices
+    queries = torch.arange(len(dual), device=dual.device)[:, None].expand_as(chosen).flatten()
+    pairs = zip(queries.split(chunk), chosen.flatten().split(chunk), strict=True)
+    asked = torch.cat([match(query, candidate).float() for query, candidate in pairs])
+    return torch.full_like(dual, NOT_RANKED, dtype=torch.float32).scatter(1, chosen, asked.view_as(chosen))
+
+
+def dual_softmax(scores: Tensor, scale: float = 1.0) -> Tensor:
+    """Scores times how much a candidate prefers each query. Uses all queries of a test, so it is reported apart.
+
+    Args:
+        scores: [Q, N], queries x candidates.
+        scale: of the scores in the softmax; at 1 cosines hardly change their order.
+    """
+    return scores * (scale * scores).softmax(dim=0)
+
+
+def ranks(scores: Tensor, right: Tensor) -> Tensor:
+    """How many wrong candidates are better than the best right one, ties counting half.
+
+    Args:
+        scores: [Q, N], queries x candidates.
+        right: int64 [Q, R], right candidates of each query, filled up with -1.
+
+    Returns:
+        float32 [Q], from 0
+    """
+    correct = torch.zeros(*scores.shape[:1], scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
+    # The column behind the last takes the fillers.
+    correct = correct.scatter(1, right.where(right >= 0, scores.shape[1]), True)[:, :-1]
+    best = scores.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)
+    better, equal = (scores > best) & ~correct, (scores == best) & ~correct
+    return better.sum(dim=1).float() + equal.sum(dim=1) / 2
+
+
+def recalls(video_to_text: Tensor, text_to_video: Tensor) -> dict[str, float]:
+    """Retrieval metrics in both directions.
+
+    Args:
+        video_to_text: float [videos], `ranks` of the sentences for each video.
+        text_to_video: float [sentences], `ranks` of the videos for each sentence.
+
+    Returns:
+        `v2t_r1` (5, 10): percent of the queries with a right answer among the first, where a tie is no hit; `v2t_median`:
+        median rank, from 1; the same as `t2v_*`; `mean`: of the six recalls.
+    """
+    found: dict[str, float] = {}
+    for name, own in (("v2t", video_to_text), ("t2v", text_to_video)):
+        found |= {f"{name}_r{depth}": 100 * (own <= depth - 1).float().mean().item() for depth in DEPTHS}
+    mean = sum(found.values()) / len(found)
+    medians = {f"{name}_median": own.quantile(0.5).item() + 1 for name, own in (("v2t", video_to_text), ("t2v", text_to_video))}
+    return found | medians | {"mean": mean}

@@ -1,0 +1,142 @@
+"""Sentences to numbers: BERT's word pieces, of a vocabulary file or of the lexicon of motion captions.
+
+A word is cut into the longest pieces of the vocabulary from left to right (WordPiece, BERT, official code). The lexicon's
+vocabulary is made at run time and needs no file: all words of `modules.motion.grammar`, names of shapes and colours, and
+single letters for what else may come. Sentences are cleaned as VindLU does (official code): lower case, no punctuation;
+and they begin with [CLS] and have no [SEP] at the end, as in its checkpoints.
+"""
+
+import re
+import string
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modules.core.errors import SettingError
+from modules.motion.appearance import SHAPES
+from modules.motion.captioned_scenes import COLOURS
+from modules.motion.grammar import vocabulary
+
+PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LONGEST_WORD = 100
+NOUNS = (*(name.replace("_", " ") for name in SHAPES), *COLOURS, "shape", "patch")
+
+
+@dataclass
+class TokenizerSettings:
+    """How sentences become numbers.
+
+    Args:
+        vocabulary: text file with one word piece per line (vocab.txt of bert-base-uncased); null takes the lexicon of motion
+            captions.
+        add_sep: end sentences with [SEP], as stock BERT does and VindLU does not.
+        max_tokens: longest sentence in tokens, [CLS] included; what is longer is cut.
+    """
+
+    vocabulary: str | None = None
+    add_sep: bool = False
+    max_tokens: int = 32
+
+
+def lexicon_pieces() -> list[str]:
+    """The vocabulary without a file: special tokens, letters and digits, the words of motion captions."""
+    letters = string.ascii_lowercase + string.digits
+    words = [word for word in vocabulary(NOUNS) if len(word) > 1]
+    return [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
+
+
+def read_vocabulary(path: str) -> list[str]:
+    """The lines of a vocabulary file.
+
+    Raises:
+        SettingError: if it cannot be read or lacks a special token.
+    """
+    try:
+        pieces = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"model.tokenizer.vocabulary names {path}, which cannot be read; pass the vocab.txt that belongs to the weights, "
+            "or null for the lexicon of motion captions."
+        ) from error
+    lacking = sorted(set(SPECIAL) - set(pieces))
+    if lacking:
+        raise SettingError(
+            f"model.tokenizer.vocabulary names {path}, which has no line {lacking[0]}; pass a BERT vocabulary with one "
+            "word piece per line."
+        )
+    return pieces
+
+
+def clean(text: str) -> list[str]:
+    """Words of a sentence: lower case, without accents and punctuation; hyphens and slashes part words."""
+    text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower())
+    letters = (sign for sign in unicodedata.normalize("NFD", text) if unicodedata.category(sign) != "Mn")
+    return re.sub(r"[-/]", " ", "".join(letters)).split()
+
+
+class Tokenizer:
+    """Cuts sentences into word pieces.
+
+    Args:
+        settings: vocabulary and length.
+
+    Raises:
+        SettingError: if the vocabulary file cannot be used.
+    """
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        if settings.max_tokens < 3:
+            raise SettingError(f"model.tokenizer.max_tokens is {settings.max_tokens}; it must be at least 3.")
+        self.settings = settings
+        self.pieces = lexicon_pieces() if settings.vocabulary is None else read_vocabulary(settings.vocabulary)
+        self.numbers = {piece: number for number, piece in enumerate(self.pieces)}
+        self.pad, self.unknown, self.cls, self.sep, self.mask = (self.numbers[name] for name in SPECIAL)
+        self._known: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Numbers of sentences, padded to the longest of them.
+
+        Args:
+            texts: B sentences.
+
+        Returns:
+            int64 [B, L], `pad` behind the end.
+        """
+        room = self.settings.max_tokens - 1 - self.settings.add_sep
+        end = [self.sep] if self.settings.add_sep else []
+        rows = [[self.cls, *[number for word in clean(text) for number in self._cut(word)][:room], *end] for text in texts]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows])
+
+    def maskable(self, ids: Tensor) -> Tensor:
+        """What may be masked, bool: not padding and [CLS] (VindLU, official code)."""
+        return (ids != self.pad) & (ids != self.cls)
+
+    def text(self, ids: list[int]) -> str:
+        """The sentence that numbers stand for, without padding and [CLS]."""
+        silent = (self.pad, self.cls, self.sep)
+        return " ".join(self.pieces[number] for number in ids if number not in silent).replace(" ##", "")
+
+    def _cut(self, word: str) -> list[int]:
+        if word not in self._known:
+            self._known[word] = self._pieces(word)
+        return self._known[word]
+
+    def _pieces(self, word: str) -> list[int]:
+        found: list[int] = []
+        start = 0
+        while start < len(word):
+            ends = range(len(word), start, -1)
+            names = ("##" * (start > 0) + word[start:end] for end in ends)
+            fitting = next((name for name in names if name in self.numbers), None)
+            if fitting is None or len(word) > LONGEST_WORD:
+                return [self.unknown]
+            found.append(self.numbers[fitting])
+            start += len(fitting) - 2 * (start > 0)
+        return found

@@ -1,0 +1,336 @@
+"""LocoMotion: videos and sentences about how things move in them.
+
+Paper: LocoMotion, https://arxiv.org/abs/2410.12018. Objects whose motion is known are pasted into clips, the motion is put
+into words in many wordings, and a video-language model learns which clip and which sentence belong together. So it cannot
+tell a pair by the objects and the scene of a single frame, as it can in web video.
+
+The paper's code is not public, and of its numbers little: this is a re-creation, not a reproduction. The grammar of the
+captions and the bands of the motions are ours (modules/motion). Network and losses are VindLU's
+(https://arxiv.org/abs/2212.05051, official code), compared with its tensors in tests/parity/test_locomotion.py; that the
+paper builds on the same network is not verified. Three losses, each of weight 1:
+
+    contrast   cosines of all clips and sentences of all processes over a learned temperature
+    matching   does the fusion network tell a pair from the same with a hard negative clip or sentence of this process?
+    words      half of a sentence's words are masked or replaced, and named again with the clip's help
+
+Shapes for BEiT-B at 8 x 224 x 224: 8 x 197 clip tokens [B, 8, 197, 768], sentence [B, L, 768] with L at most 32, both
+projected to 256; the fusion network sees all 1576 clip tokens of the 4B pairs at once.
+
+Several processes draw their own negatives and masked words, and average the losses of these; the contrast is that of one
+process with the joined batch.
+
+Deviations from the official code of VindLU:
+
+* clips with captions that say the same are positives of each other (`positives`), not only a clip and its own caption.
+* the negatives' weights and the gradient of gathered features, see modules/layers/video_text.py.
+* positions, the temperature and the scale of the temporal attention have no weight decay.
+* pairs of all losses go through the fusion network in one pass, and padding ends with the longest sentence of the batch.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from modules.backbones.beit_video import BEiTVideo, fit_frames
+from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.video_text import from_vindlu, is_vindlu
+from modules.core.base import Method
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.distributed import gather_rows
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings
+from modules.layers.tokenizers import Tokenizer, TokenizerSettings
+from modules.layers.video_text import (
+    FrameVote,
+    GatherGradient,
+    MaskDraws,
+    Negatives,
+    contrast_loss,
+    cosines,
+    draw_masks,
+    draw_negatives,
+    gather_rows_with_gradient,
+    mask_words,
+    match_loss,
+    word_loss,
+)
+from modules.motion.captioned_paste import paste_and_tell
+from modules.motion.captioned_scenes import CaptionSettings
+from modules.motion.captions import Captioner, stable_hash
+
+Positives = Literal["instance", "caption", "signature"]
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5
+BAND, LINE, MIN_WIDTH = 48, 12, 224
+
+
+class CaptionBatch(VideoBatch, total=False):
+    """A `VideoBatch` whose captions may say what they mean."""
+
+    signature: Tensor
+    """int64 [B], equal where captions say the same in whatever words."""
+
+
+class Pairs(NamedTuple):
+    """Clips and sentences as the losses take them, a row per pair."""
+
+    clip: Tensor
+    """uint8 [B, T, H, W, 3]"""
+    texts: list[str]
+    """B sentences"""
+    ids: Tensor
+    """int64 [B], equal for pairs that are no negatives of each other"""
+
+
+class Wrong(NamedTuple):
+    """Partners that do not belong to the sentence and to the clip of each pair."""
+
+    video: Negatives
+    text: Negatives
+
+
+class Losses(NamedTuple):
+    """What `LocoMotion.losses` returns, as scalars."""
+
+    contrast: Tensor
+    match: Tensor
+    words: Tensor
+    log: dict[str, Tensor]
+    """detached shares of what was found"""
+
+
+class LocoMotion(Method):
+    """Video-language pretraining on captions of motion (https://arxiv.org/abs/2410.12018, re-created).
+
+    Args:
+        backbone: video tower, kept after pretraining.
+        text: sizes of the text encoder, and weights to start from.
+        tokenizer: how sentences become numbers; must be that of the text encoder's weights.
+        paste_objects: paste moving objects into the clips and take their captions; off takes the captions of the data.
+        captions: what is pasted and how it is told; the settings of a data set (wordings, test_pairs, held_out) say nothing
+            here.
+        positives: which pairs are no negatives of each other: none (`instance`), those with the same caption, or those whose
+            captions say the same (`signature`; as `caption` where the data does not tell).
+        joint_dim: width of the features that are compared.
+        temperature: start of the learned temperature, which stays between 0.001 and 0.5.
+        vote: how the frames' cosines are joined.
+        match_weight: weight of matching; 0 leaves it out.
+        word_weight: weight of naming words; 0 leaves it out.
+        masked_words: probability that a word is to be named.
+        gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
+        init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or
+            VindLU's .pth.
+        optim: optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        backbone: BEiTVideo,
+        text: TextSettings = TextSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
+        paste_objects: bool = True,
+        captions: CaptionSettings = CaptionSettings(),  # noqa: B008
+        positives: Positives = "signature",
+        joint_dim: int = 256,
+        temperature: float = 0.07,
+        vote: FrameVote = "mean",
+        match_weight: float = 1.0,
+        word_weight: float = 1.0,
+        masked_words: float = 0.5,
+        gather_gradient: GatherGradient = "true",
+        init_from: str | None = None,
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008
+    ) -> None:
+        super().__init__(optim)
+        if match_weight < 0 or word_weight < 0 or not 0 < masked_words < 1:
+            raise SettingError(
+                "model.match_weight and model.word_weight must not be negative, and model.masked_words must lie between 0 "
+                "and 1; set them so."
+            )
+        if text.positions < tokenizer.max_tokens:
+            raise SettingError(
+                f"model.tokenizer.max_tokens {tokenizer.max_tokens} is more than model.text.positions {text.positions}; lower "
+                "the one or raise the other."
+            )
+        if paste_objects:
+            captions.check(backbone.num_frames)
+        self.backbone: BEiTVideo = backbone
+        self.tokenizer = Tokenizer(tokenizer)
+        self.text = TextEncoder(text, len(self.tokenizer), backbone.embed_dim)
+        self.video_projection = nn.Linear(backbone.embed_dim, joint_dim)
+        self.text_projection = nn.Linear(text.embed_dim, joint_dim)
+        self.match_head = nn.Linear(text.embed_dim, 2)
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+        self.captions, self.captioner = captions, Captioner(captions.verbs, captions.paraphrases)
+        self.paste_objects, self.positives, self.vote = paste_objects, positives, vote
+        self.match_weight, self.word_weight, self.masked_words = match_weight, word_weight, masked_words
+        self.gather_gradient: GatherGradient = gather_gradient
+        if not match_weight:
+            self.match_head.requires_grad_(False)
+        if not word_weight:
+            self.text.head.requires_grad_(False)
+        if not (match_weight or word_weight):
+            self.text.layers[self.text.alone :].requires_grad_(False)
+            self.backbone.norm.requires_grad_(False)
+        if init_from is not None:
+            load_strictly(self, self.read(init_from), init_from)
+
+    def read(self, path: str) -> dict[str, Tensor]:
+        """Weights of the whole method under our names, with positions for our number of frames.
+
+        Args:
+            path: value of model.init_from.
+        """
+        weights = read_weights(path, "model.init_from")
+        weights = from_vindlu(weights) if is_vindlu(weights) else weights
+        inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+        fitted = fit_frames(inner, self.backbone.num_frames)
+        return weights | {f"backbone.{key}": value for key, value in fitted.items()}
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] from -1 to 1 (mean and deviation 0.5, VindLU)."""
+        return clip.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+    def step(self, batch: CaptionBatch, generator: torch.Generator) -> StepOutput:
+        """Paste and tell, encode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
+        pairs = self.pair(batch, generator)
+        ids = self.tokenizer(pairs.texts).to(pairs.clip.device)
+        draws = draw_masks(ids, self.masked_words, len(self.tokenizer), generator)
+        losses = self.losses(self.normalise(pairs.clip), ids, pairs.ids, draws, generator)
+        log = {"loss_contrast": losses.contrast, "loss_match": losses.match, "loss_words": losses.words}
+        return {
+            "loss": losses.contrast + self.match_weight * losses.match + self.word_weight * losses.words,
+            "clip": pairs.clip,
+            "texts": pairs.texts,
+            "log": {name: value.detach() for name, value in log.items()} | losses.log,
+        }
+
+    def pair(self, batch: CaptionBatch, generator: torch.Generator) -> Pairs:
+        """The clips of a batch with their sentences.
+
+        Raises:
+            SettingError: if nothing is pasted and the data has no captions.
+        """
+        clip, clips = batch["video"].flatten(0, 1), batch["video"].shape[1]
+        numbers: Tensor | None
+        if self.paste_objects:
+            clip, texts, numbers = paste_and_tell(clip, self.captions, self.captioner, generator)
+        else:
+            if "caption" not in batch:
+                raise SettingError(
+                    "model.paste_objects is false but the data has no captions; set it to true, or take data that has some."
+                )
+            texts = [text for text in batch["caption"] for _ in range(clips)]
+            numbers = batch["signature"].repeat_interleave(clips) if "signature" in batch else None
+        if self.positives == "instance":
+            numbers = batch["index"].repeat_interleave(clips)
+        elif self.positives == "caption" or numbers is None:
+            numbers = torch.tensor([stable_hash(text) for text in texts], device=clip.device)
+        return Pairs(clip, texts, numbers)
+
+    def losses(self, video: Tensor, words: Tensor, ids: Tensor, draws: MaskDraws, generator: torch.Generator) -> Losses:
+        """The three losses.
+
+        Args:
+            video: float [B, 3, T, H, W], normalised.
+            words: int64 [B, L] of the tokenizer.
+            ids: int64 [B]; pairs with equal ids are no negatives of each other.
+            draws: of the masked words.
+            generator: of the negatives.
+        """
+        with torch.no_grad():
+            self.temperature.clamp_(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        there = words != self.tokenizer.pad
+        tokens, frames = self.backbone.encode(video)
+        text = self.text.encode(words, there)
+        projected = self.video_projection(frames), self.text_projection(text[:, 0])
+        similarity = cosines(*projected, self.vote) / self.temperature
+        contrast = contrast_loss(*self.everyone(similarity, projected, ids))
+        wrong = self.negatives(similarity.detach(), ids, generator)
+        gapped, labels = mask_words(words, self.tokenizer.maskable(words), self.tokenizer.mask, draws)
+        # All pairs of the fusion network at once: their sentences, and which clip each sees.
+        own = torch.arange(len(ids), device=ids.device)
+        sentences, masks, which = [], [], []
+        if self.match_weight:
+            chosen = torch.cat([own, own, wrong.text.row])
+            sentences, masks, which = [text.index_select(0, chosen)], [there[chosen]], [own, wrong.video.row, own]
+        if self.word_weight:
+            sentences, masks, which = [*sentences, self.text.encode(gapped, there)], [*masks, there], [*which, own]
+        match = named = contrast.new_zeros(())
+        log = self.monitor(similarity, ids)
+        if sentences:
+            fused = self.text.fuse(torch.cat(sentences), torch.cat(masks), tokens.flatten(1, 2), torch.cat(which))
+            if self.match_weight:
+                logits = self.match_head(fused[: 3 * len(own), 0])
+                match = match_loss(logits, wrong.video, wrong.text)
+                found = logits.detach().argmax(dim=1).view(3, -1)
+                log |= {"pairs_found": found[0].float().mean(), "wrong_pairs_refused": 1 - found[1:].float().mean()}
+            if self.word_weight:
+                named = word_loss(self.text.name_words(fused[-len(own) :]), labels)
+        return Losses(contrast, match, named, log)
+
+    def negatives(self, similarity: Tensor, ids: Tensor, generator: torch.Generator) -> Wrong:
+        """A hard negative clip and a hard negative sentence for each pair of this process.
+
+        Args:
+            similarity: float32 [B, B], clips x sentences, over the temperature.
+            ids: int64 [B]
+            generator: source of the draws.
+        """
+        return Wrong(draw_negatives(similarity.T, ids, generator), draw_negatives(similarity, ids, generator))
+
+    def everyone(self, similarity: Tensor, projected: tuple[Tensor, Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarities and ids of the pairs of all processes; in validation, where their numbers differ, of this one's."""
+        rows = gather_rows(ids) if self.training else ids
+        if len(rows) == len(ids):
+            return similarity, ids
+        gathered = [gather_rows_with_gradient(features.float(), self.gather_gradient) for features in projected]
+        return cosines(gathered[0], gathered[1], self.vote) / self.temperature, rows
+
+    @torch.no_grad()
+    def monitor(self, similarity: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """How often the most similar of this process's batch is right, both ways, and the temperature."""
+        right = {"video_to_text": similarity.argmax(dim=1), "text_to_video": similarity.argmax(dim=0)}
+        log = {f"{name}_top1": (ids[found] == ids).float().mean() for name, found in right.items()}
+        return log | {"temperature": self.temperature.detach().clone()}
+
+    @torch.no_grad()
+    def score(self, clip: Tensor, texts: list[str]) -> Tensor:
+        """Dual scores of clips and sentences: cosines [B, C], without temperature.
+
+        Args:
+            clip: uint8 [B, T, H, W, 3]
+            texts: C sentences.
+        """
+        ids = self.tokenizer(texts).to(clip.device)
+        text = self.text.encode(ids, ids != self.tokenizer.pad)[:, 0]
+        frames = self.backbone.encode(self.normalise(clip))[1]
+        return cosines(self.video_projection(frames), self.text_projection(text), self.vote)
+
+    @torch.no_grad()
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """The clip, and the same enlarged above its caption."""
+        clip = output["clip"]
+        enlarged = clip.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 2)
+        enlarged = enlarged.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 3)
+        bands = torch.stack([caption_band(text, enlarged.shape[3]) for text in output["texts"]]).to(clip.device)
+        bands = bands[:, None].expand(-1, clip.shape[1], -1, -1, -1)
+        return {"clip": clip, "captioned": torch.cat([enlarged, bands], dim=2)}
+
+
+def caption_band(text: str, width: int) -> Tensor:
+    """A sentence in black on white: uint8 [48, width, 3]; what does not fit in four lines is cut."""
+    picture = Image.new("RGB", (width, BAND), "white")
+    canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if canvas.textlength(longer, font=font) <= width - 4:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    for number, line in enumerate(lines):
+        canvas.text((2, number * LINE), line, fill="black", font=font)
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(BAND, width, 3)

@@ -1,0 +1,106 @@
+"""LocoMotion: what counts as a positive, what padding and time may change, what the switches leave out."""
+
+import pytest
+import torch
+
+from modules.backbones.beit_video import BEiTVideo
+from modules.backbones.bert import TextSettings
+from modules.core.errors import SettingError
+from modules.layers.tokenizers import TokenizerSettings
+from modules.locomotion import LocoMotion, caption_band
+from tests.methods import FRAMES, SIDE, tiny_locomotion, video_batch
+
+CAPTIONS = ["a red arrow moves up", "a red arrow rises", "a red arrow moves up", "a flag falls and then slides to the left"]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def given(**settings: object) -> LocoMotion:
+    torch.manual_seed(0)
+    backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=1, num_heads=2, drop_path=0)
+    text = TextSettings(32, 2, 1, 2, mlp_ratio=2, positions=16, dropout=0)
+    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=16), paste_objects=False, joint_dim=8, **settings)
+
+
+@pytest.mark.parametrize(
+    ("positives", "same"), [("instance", []), ("caption", [(0, 2)]), ("signature", [(0, 1), (0, 2), (1, 2)])]
+)
+def test_positives(positives: str, same: list[tuple[int, int]]) -> None:
+    batch = video_batch(4) | {"caption": CAPTIONS, "signature": torch.tensor([7, 7, 7, 8])}
+    pairs = given(positives=positives).pair(batch, generator())
+    assert pairs.texts == CAPTIONS
+    assert [(i, j) for i in range(4) for j in range(i + 1, 4) if pairs.ids[i] == pairs.ids[j]] == same
+    assert torch.equal(pairs.clip, batch["video"][:, 0])
+
+
+def test_captions_are_needed_where_nothing_is_pasted() -> None:
+    with pytest.raises(SettingError, match=r"model\.paste_objects is false but the data has no captions"):
+        given().step(video_batch(4), generator())
+
+
+def test_objects_are_pasted_and_told() -> None:
+    output, batch = tiny_locomotion().step(video_batch(4), generator()), video_batch(4)
+    assert all(len(text.split()) > 1 for text in output["texts"])
+    assert not torch.equal(output["clip"], batch["video"][:, 0])
+    again = tiny_locomotion().step(video_batch(4), generator(1))
+    assert again["texts"] != output["texts"]
+
+
+def test_padding_does_not_change_a_sentence() -> None:
+    method = given().eval()
+    ids = method.tokenizer(CAPTIONS)
+    there = ids != method.tokenizer.pad
+    assert not there.all()
+    features = method.text.encode(ids, there)[:, 0]
+    other = torch.where(there, ids, 9)
+    assert torch.allclose(method.text.encode(other, there)[:, 0], features, atol=1e-6)
+    video = torch.randn(4, 5, 32, generator=generator())
+    fused = [method.text.fuse(method.text.encode(words, there), there, video)[:, 0] for words in (ids, other)]
+    assert torch.allclose(*fused, atol=1e-6)
+
+
+def test_a_new_tower_sees_frame_by_frame() -> None:
+    backbone = given().backbone.eval()
+    still = torch.randn(2, 3, 1, SIDE, SIDE, generator=generator())
+    alone = backbone.encode(still)[1]
+    assert torch.allclose(backbone.encode(still.expand(-1, -1, FRAMES, -1, -1))[1], alone.expand(-1, FRAMES, -1), atol=1e-5)
+    torch.nn.init.ones_(backbone.temporal[0].scale)
+    moving = torch.randn(2, 3, FRAMES, SIDE, SIDE, generator=generator())
+    turned = backbone.encode(moving.flip(2))[1].flip(1)
+    assert torch.allclose(backbone.encode(moving)[1], turned, atol=1e-5)
+    torch.nn.init.normal_(backbone.frame_positions, generator=generator())
+    assert not torch.allclose(backbone.encode(moving)[1], backbone.encode(moving.flip(2))[1].flip(1), atol=1e-2)
+
+
+def test_temperature_stays_in_its_range() -> None:
+    method = given()
+    batch = video_batch(4) | {"caption": CAPTIONS}
+    for wild, kept in ((-5.0, 0.001), (90.0, 0.5)):
+        torch.nn.init.constant_(method.temperature, wild)
+        assert float(method.step(batch, generator())["log"]["temperature"]) == pytest.approx(kept)
+
+
+def test_losses_can_be_left_out() -> None:
+    method = given(match_weight=0, word_weight=0)
+    output = method.step(video_batch(4) | {"caption": CAPTIONS}, generator())
+    assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
+    output["loss"].backward()
+    assert all(value.grad is not None for value in method.parameters() if value.requires_grad)
+    assert not method.match_head.weight.requires_grad
+
+
+def test_captions_are_drawn() -> None:
+    band = caption_band(CAPTIONS[3], 224)
+    assert band.shape == (48, 224, 3)
+    assert not torch.equal(band, caption_band(CAPTIONS[0], 224))
+
+
+def test_wrong_settings_are_told() -> None:
+    with pytest.raises(SettingError, match=r"max_tokens 32 is more than model\.text\.positions 16"):
+        LocoMotion(given().backbone, TextSettings(32, 2, 1, 2, positions=16))
+    with pytest.raises(SettingError, match=r"fusion_depth 2 must be at least 1 and below model\.text\.depth 2"):
+        LocoMotion(given().backbone, TextSettings(32, 2, 2, 2))
+    with pytest.raises(SettingError, match=r"masked_words must lie between 0 and 1"):
+        given(masked_words=1.5)
