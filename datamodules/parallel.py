@@ -29,7 +29,12 @@ def start_worker() -> None:
 
 
 class Progress:
-    """A bar in a terminal, and elsewhere a line for every tenth of the work."""
+    """A bar in a terminal, and elsewhere a line for every tenth of the work.
+
+    Args:
+        total: files in all.
+        left: files that are still to be done.
+    """
 
     def __init__(self, total: int, left: int) -> None:
         self.total, self.done = total, total - left
@@ -40,6 +45,7 @@ class Progress:
             print(f"{total - left} of {total} files are prepared already.", file=sys.stderr)
 
     def add(self, count: int) -> None:
+        """Note that so many more files are done."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
@@ -48,5 +54,6 @@ class Progress:
             self.next = self.done + max(1, self.total // 10)
 
     def close(self) -> None:
+        """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()

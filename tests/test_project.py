@@ -22,9 +22,9 @@ from tests.methods import video_batch
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
-# Recipes name a model; layers are for any. The one for tiny classifiers is tested with those.
+# Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes.
 DOWNSTREAM = [name for name, text in BELOW.items() if "class_path: Classification" in text and "skeleton" not in name]
-LAYERS = [name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and "classifier" not in name]
+LAYERS = [name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and "debug/tiny" not in name]
 SOURCES = [
     path
     for folder in ("modules", "datamodules", "callbacks", "benchmarks", "tests", "configs", "docs", ".ci", ".github")

@@ -121,7 +121,17 @@ def test_every_moment(moment: str, videos: Path, whole: Any, tmp_path: Path) -> 
     compare(whole(run), tmp_path)
 
 
-@everywhere
+# One masked method, one with a queue, one on skeletons; the others with `-m slow`.
+IN_TWO_PROCESSES = ("SMILE", "TubeletContrast", "SkeletonContrast")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(case.name, marks=[] if case.name in IN_TWO_PROCESSES else [pytest.mark.slow])
+        for case in METHODS + DOWNSTREAM
+    ],
+)
 def test_two_processes_of_which_one_is_killed(method: str, videos: Path, whole: Any, tmp_path: Path) -> None:
     run = Run(method, tmp_path, videos, world=2)
     killed(replace(run, dying_rank=1), [(3, "after backward", 2)])
