@@ -9,7 +9,7 @@ from datamodules.video.official import find_file, found_manifest
 from modules.core.errors import SettingError
 
 NAMES = ("activity_net.v1-3.min.json", "activity_net.v1-3.json")
-SUBSETS = {"train": "training", "val": "validation"}
+SUBSETS = {"train": "training", "val": "validation", "test": "validation"}
 
 
 class Interval(NamedTuple):
@@ -33,11 +33,11 @@ class ActivityNet(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        if split == "test":
+        if split == "test" and self.test_list is None:
             return None
-        listed = self.given_list(split) or find_file(self.root, ("", "annotations"), NAMES)
+        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), NAMES)
         if listed is None:
-            raise SettingError(f"{self.root} holds no {NAMES[0]}; set data.{split}_list to the official file.")
+            raise SettingError(f"{self.lists} holds no {NAMES[0]}; set data.{split}_list to the official file.")
         intervals = read_intervals(listed)
         names = sorted({interval.label for interval in intervals})
         number = {name: label for label, name in enumerate(names)}

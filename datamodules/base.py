@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning import LightningDataModule, Trainer
@@ -29,8 +29,8 @@ class VideoDataModule(LightningDataModule, ABC):
 
     Args:
         root: folder of the videos; relative paths in lists start here.
-        train_list: list of training videos; null looks for the data set's usual files in `root`.
-        val_list: list of validation videos; null looks for the data set's usual files in `root`.
+        train_list: list of training videos; null looks for the data set's usual files in `lists`.
+        val_list: list of validation videos; null looks for the data set's usual files in `lists`.
         test_list: list of test videos; null takes the data set's test split if it has one with labels, else the validation
             videos.
         clip: frames, stride, size, crop and number of clips.
@@ -47,7 +47,16 @@ class VideoDataModule(LightningDataModule, ABC):
             the run from files that block or crash the decoder.
         decoder: library that decodes; decord and torchcodec are optional extras.
         views: clips and crops of each test video. A batch holds as many clips as in training, so fewer videos.
+        lists: folder of the data set's official lists; null looks in `root`.
+        benchmark: which of the data set's official splits, subsets or kinds of labels, where it has several; null takes the
+            first that its description names.
+
+    Raises:
+        SettingError: if `fraction` is no share, or the data set has no such benchmark.
     """
+
+    benchmarks: ClassVar[tuple[str, ...]] = ()
+    """Values of `benchmark`, the default first; none where there is nothing to choose."""
 
     def __init__(
         self,
@@ -66,13 +75,19 @@ class VideoDataModule(LightningDataModule, ABC):
         decoder: Decoder = "pyav",
         test_list: str | None = None,
         views: ViewSettings = ViewSettings(),  # noqa: B008
+        lists: str | None = None,
+        benchmark: str | None = None,
     ) -> None:
         super().__init__()
+        if benchmark is not None and benchmark not in self.benchmarks:
+            choice = f"choose {', '.join(self.benchmarks)}" if self.benchmarks else "leave it out"
+            raise SettingError(f"data.benchmark is {benchmark}, which {type(self).__name__} does not have; {choice}.")
+        self.benchmark = benchmark or next(iter(self.benchmarks), "")
         self.test_list, self.views = Path(test_list) if test_list else None, views
         if not 0 < fraction <= 1:
             raise SettingError(f"data.fraction is {fraction}; it is the share of training videos, above 0 and at most 1.")
         self.fraction, self.subset_seed = fraction, subset_seed
-        self.root = Path(root)
+        self.root, self.lists = Path(root), Path(lists or root)
         self.train_list = Path(train_list) if train_list else None
         self.val_list = Path(val_list) if val_list else None
         self.clip, self.batch_size, self.num_workers = clip, batch_size, num_workers

@@ -23,9 +23,9 @@ class Diving48(VideoDataModule):
         if split == "test" and self.test_list is None:
             return None
         name = f"Diving48_V2_{'train' if split == 'train' else 'test'}.json"
-        listed = self.given_list(split) or find_file(self.root, FOLDERS, [name])
+        listed = self.given_list(split) or find_file(self.lists, FOLDERS, [name])
         if listed is None:
-            raise SettingError(f"{self.root} holds no {name}; set data.{split}_list to that file of version 2.")
+            raise SettingError(f"{self.lists} holds no {name}; set data.{split}_list to that file of version 2.")
         vocabulary = find_file(listed.parent, ("",), ["Diving48_vocab.json"])
         names = [f"dive {label}" for label in range(CLASSES)] if vocabulary is None else read_vocabulary(vocabulary)
         return read_diving_list(listed, names, self.root)

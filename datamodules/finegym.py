@@ -1,16 +1,13 @@
 """FineGym: parts of gymnastic routines, which only detail tells apart (Gym99, Gym288 and parts of Gym99)."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from datamodules.base import VideoDataModule
-from datamodules.video.decode import Decoder
 from datamodules.video.manifest import Manifest, by_stem, read_json, read_lines
 from datamodules.video.official import class_label, find_file, found_manifest
-from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
 
-Subset = Literal["gym99", "gym288", "vault", "floor", "fx_s1", "ub_s1"]
 # First label and number of classes in the list; all but gym288 are parts of Gym99 (SEVERE).
 SUBSETS: dict[str, tuple[int, int]] = {
     "gym99": (0, 99),
@@ -28,74 +25,25 @@ class FineGym(VideoDataModule):
     Reads the official lists (`<id>_E_002407_002435_A_0003_0005 78`, with or without suffix). Clips are found by name.
     Copies lack videos; how many are there is said at the start.
 
-    Args:
-        root: folder of the clips.
-        subset: gym99, gym288, the events vault and floor, or the sets fx_s1 (leaps and jumps on floor) and ub_s1 (circles on
-            uneven bars). Labels of a part of Gym99 count from 0.
-        train_list: list of training videos; null looks for the official name in `root`.
-        val_list: list of validation videos; null looks for the official name in `root`.
-        clip: frames, stride, size, crop and number of clips.
-        batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        num_workers: worker processes per device that decode.
-        seed: order, frames and crops are functions of it; null takes the run's seed.
-        probe_samples: training videos that online probes read, with centre crops.
-        fraction: share of the training videos to train on, the same of every class.
-        subset_seed: which videos these are.
-        max_bad_fraction: share of broken files above which the run stops, see `VideoDataModule`.
-        decode_timeout: seconds after which a file counts as broken; null waits for ever.
-        decoder: library that decodes.
-        views: clips and crops of each test video.
+    Benchmarks: gym99, gym288, the events vault and floor, and the sets fx_s1 (leaps and jumps on floor) and ub_s1 (circles on
+    uneven bars). Labels of a part of Gym99 count from 0.
     """
 
-    def __init__(
-        self,
-        root: str,
-        subset: Subset = "gym99",
-        train_list: str | None = None,
-        val_list: str | None = None,
-        clip: ClipSettings = ClipSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
-        batch_size: int = 16,
-        num_workers: int = 4,
-        seed: int | None = None,
-        probe_samples: int = 2048,
-        fraction: float = 1.0,
-        subset_seed: int = 12345,
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decoder: Decoder = "pyav",
-        views: ViewSettings = ViewSettings(),  # noqa: B008
-    ) -> None:
-        super().__init__(
-            root,
-            train_list,
-            val_list,
-            clip,
-            batch_size,
-            num_workers,
-            seed,
-            probe_samples,
-            fraction,
-            subset_seed,
-            max_bad_fraction,
-            decode_timeout,
-            decoder,
-            views=views,
-        )
-        self.subset: Subset = subset
+    benchmarks = tuple(SUBSETS)
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        base = "gym288" if self.subset == "gym288" else "gym99"
+        base = "gym288" if self.benchmark == "gym288" else "gym99"
         names = [f"{base}_{split}{end}.txt" for end in ("_element_v1.1", "_element_v1.0", "_element", "", "_org")]
-        listed = self.given_list(split) or find_file(self.root, ("", "annotations", "labels"), names)
+        listed = self.given_list(split) or find_file(self.lists, ("", "annotations", "labels"), names)
         if listed is None:
             if split == "test":
                 return None
-            raise SettingError(f"{self.root} holds no {names[2]}; set data.{split}_list to the official list.")
-        return read_gym_list(listed, self.subset, self.root)
+            raise SettingError(f"{self.lists} holds no {names[2]}; set data.{split}_list to the official list.")
+        return read_gym_list(listed, self.benchmark, self.root)
 
 
-def read_gym_list(path: Path, subset: Subset, root: Path) -> Manifest:
+def read_gym_list(path: Path, subset: str, root: Path) -> Manifest:
     """The rows of a list that belong to a subset.
 
     Raises:

@@ -22,7 +22,7 @@ class Jester(VideoDataModule):
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
         name = {"train": "train", "val": "validation", "test": "test"}[split]
-        listed = self.given_list(split) or find_file(self.root, FOLDERS, [f"{self.prefix}{name}.csv"])
+        listed = self.given_list(split) or find_file(self.lists, FOLDERS, [f"{self.prefix}{name}.csv"])
         if listed is None:
             return None
         labels = listed.parent / f"{self.prefix}labels.csv"

@@ -5,8 +5,6 @@ use them, or 'path num_frames label' lists as SEVERE does. Without a list, `<roo
 the folders `<root>/<split>/<class>/`. Class names hold spaces: tables with tabs or commas are safer than spaces.
 """
 
-from pathlib import Path
-
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
@@ -18,11 +16,7 @@ from datamodules.video.manifest import (
     read_list,
     read_mini_kinetics,
 )
-
-
-def find_list(root: Path, given: Path | None, *names: str) -> Path | None:
-    """The list that was given, or the first of the usual names that exists."""
-    return given or next((root / name for name in names if (root / name).is_file()), None)
+from datamodules.video.official import find_file
 
 
 class Kinetics400(VideoDataModule):
@@ -32,8 +26,7 @@ class Kinetics400(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        given = self.given_list(split)
-        listed = find_list(self.root, given, f"{split}.csv", f"annotations/{split}.csv")
+        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), [f"{split}.csv"])
         if listed is None and not (self.root / split).is_dir():
             return None
         if listed is None:
@@ -72,9 +65,8 @@ class MiniKinetics(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        given = self.given_list(split)
         usual = (
             ("train_mini1.txt", "train_mini_kinetics.csv") if split == "train" else ("val_split_1.txt", "val_mini_kinetics.csv")
         )
-        listed = find_list(self.root, given, *usual, f"mini_kinetics/{split}.csv")
+        listed = self.given_list(split) or find_file(self.lists, ("",), [*usual, f"mini_kinetics/{split}.csv"])
         return read_mini_kinetics(listed, self.root) if listed is not None else None

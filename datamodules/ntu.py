@@ -1,7 +1,6 @@
 """NTU RGB+D 60 and 120: skeletons that `python main.py prepare ntu` has prepared, and the videos."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from datamodules.skeleton.splits import (
     is_ntu60,
 )
 from datamodules.skeleton.store import open_store
-from datamodules.video.decode import Decoder
-from datamodules.video.manifest import Manifest, make_manifest, video_files
-from datamodules.video.sampling import ClipSettings, ViewSettings
+from datamodules.video.manifest import Manifest, make_manifest, read_list, video_files
 from modules.core.errors import SettingError
 
 COMMAND = "python main.py prepare ntu --raw DIR --out DIR"
@@ -126,56 +123,15 @@ class NTU120(SkeletonDataModule):
 class NTUVideos(VideoDataModule):
     """RGB videos of NTU RGB+D, `SsssCcccPpppRrrrAaaa_rgb.avi` anywhere below `root`, split as the skeletons are.
 
-    Args:
-        root: folder of the videos.
-        benchmark: data set and split.
-        clip: frames, stride, size, crop and number of clips.
-        batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        num_workers: worker processes per device that decode.
-        seed: order, frames and crops are functions of it; null takes the run's seed.
-        probe_samples: training videos that online probes read, with centre crops.
-        fraction: share of the training videos to train on, the same of every class.
-        subset_seed: which videos these are.
-        max_bad_fraction: share of broken files above which the run stops, see `VideoDataModule`.
-        decode_timeout: seconds after which a file counts as broken; null waits for ever.
-        decoder: library that decodes.
-        views: clips and crops of each test video.
+    Benchmarks: ntu60_xsub, ntu60_xview, ntu120_xsub, ntu120_xset.
     """
 
-    def __init__(
-        self,
-        root: str,
-        benchmark: Literal["ntu60_xsub", "ntu60_xview", "ntu120_xsub", "ntu120_xset"] = "ntu60_xsub",
-        clip: ClipSettings = ClipSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
-        batch_size: int = 16,
-        num_workers: int = 4,
-        seed: int | None = None,
-        probe_samples: int = 2048,
-        fraction: float = 1.0,
-        subset_seed: int = 12345,
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decoder: Decoder = "pyav",
-        views: ViewSettings = ViewSettings(),  # noqa: B008
-    ) -> None:
-        super().__init__(
-            root,
-            clip=clip,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            probe_samples=probe_samples,
-            fraction=fraction,
-            subset_seed=subset_seed,
-            max_bad_fraction=max_bad_fraction,
-            decode_timeout=decode_timeout,
-            decoder=decoder,
-            views=views,
-        )
-        self.benchmark = benchmark
+    benchmarks = ("ntu60_xsub", "ntu60_xview", "ntu120_xsub", "ntu120_xset")
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
+        if (given := self.given_list(split)) is not None:
+            return read_list(given, self.root)
         part, _, benchmark = self.benchmark.partition("_")
         rows = []
         for file in video_files(self.root):

@@ -2,8 +2,8 @@
 
 from datamodules.base import VideoDataModule
 from datamodules.jester import Jester
-from datamodules.kinetics import find_list
 from datamodules.video.manifest import Manifest, read_list, read_something_json
+from datamodules.video.official import find_file
 from modules.core.errors import SettingError
 
 PREFIX = "something-something-v2-"
@@ -20,10 +20,8 @@ class SSv2(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        given = self.given_list(split)
         official = "train" if split == "train" else "validation"
-        names = [f"{folder}{name}" for folder in ("", "labels/", "annotations/") for name in _names(official, split)]
-        listed = find_list(self.root, given, *names)
+        listed = self.given_list(split) or find_file(self.lists, ("", "labels", "annotations"), _names(official, split))
         if listed is None:
             return None
         if listed.suffix != ".json":

@@ -1,13 +1,10 @@
 """UCF101: 101 actions in 13,320 videos, with the official lists of three splits."""
 
 from pathlib import Path
-from typing import Literal
 
 from datamodules.base import VideoDataModule
-from datamodules.video.decode import Decoder
-from datamodules.video.manifest import Manifest, read_lines
+from datamodules.video.manifest import Manifest, read_lines, read_list
 from datamodules.video.official import by_place, find_file, found_manifest
-from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "ucfTrainTestlist", "annotations", "labels")
@@ -17,65 +14,24 @@ CLASSES = 101
 class UCF101(VideoDataModule):
     """UCF101. Results are usually the mean over the three splits; the test videos are those that validate.
 
-    Args:
-        root: folder of the videos, `<Class>/v_<Class>_g01_c01.avi` at any depth; other suffixes do as well.
-        split: which of the official splits.
-        lists: folder of classInd.txt, trainlist01.txt, testlist01.txt and so on; null looks in `root`.
-        clip: frames, stride, size, crop and number of clips.
-        batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        num_workers: worker processes per device that decode.
-        seed: order, frames and crops are functions of it; null takes the run's seed.
-        probe_samples: training videos that online probes read, with centre crops.
-        fraction: share of the training videos to train on, the same of every class.
-        subset_seed: which videos these are.
-        max_bad_fraction: share of broken files above which the run stops, see `VideoDataModule`.
-        decode_timeout: seconds after which a file counts as broken; null waits for ever.
-        decoder: library that decodes.
-        views: clips and crops of each test video.
+    Videos are `<Class>/v_<Class>_g01_c01.avi` at any depth below `root`, or have another suffix. Lists are classInd.txt,
+    trainlist01.txt, testlist01.txt and so on, or rows 'path label' in train_list and val_list. Benchmarks are the official
+    splits: split1, split2, split3.
     """
 
-    def __init__(
-        self,
-        root: str,
-        split: Literal[1, 2, 3] = 1,
-        lists: str | None = None,
-        clip: ClipSettings = ClipSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
-        batch_size: int = 16,
-        num_workers: int = 4,
-        seed: int | None = None,
-        probe_samples: int = 2048,
-        fraction: float = 1.0,
-        subset_seed: int = 12345,
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decoder: Decoder = "pyav",
-        views: ViewSettings = ViewSettings(),  # noqa: B008
-    ) -> None:
-        super().__init__(
-            root,
-            clip=clip,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            probe_samples=probe_samples,
-            fraction=fraction,
-            subset_seed=subset_seed,
-            max_bad_fraction=max_bad_fraction,
-            decode_timeout=decode_timeout,
-            decoder=decoder,
-            views=views,
-        )
-        self.split, self.lists = split, Path(lists) if lists else self.root
+    benchmarks = ("split1", "split2", "split3")
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
+        if (given := self.given_list(split)) is not None:
+            return read_list(given, self.root)
         if split == "test":
             return None
         classes = find_file(self.lists, FOLDERS, ["classInd.txt"])
-        listed = find_file(self.lists, FOLDERS, [f"{'train' if split == 'train' else 'test'}list{self.split:02d}.txt"])
+        listed = find_file(self.lists, FOLDERS, [f"{'train' if split == 'train' else 'test'}list0{self.benchmark[-1]}.txt"])
         if classes is None or listed is None:
             raise SettingError(
-                f"{self.lists} holds no {'classInd.txt' if classes is None else f'list of split {self.split} ({split})'}; set "
+                f"{self.lists} holds no {'classInd.txt' if classes is None else f'list of {self.benchmark} ({split})'}; set "
                 "data.lists to the folder of the official lists."
             )
         names = read_classes(classes)

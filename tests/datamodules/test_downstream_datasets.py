@@ -73,7 +73,7 @@ def test_ucf101(ucf: Path) -> None:
     assert [label for _, label in listing(data.val_manifest)] == [0, 1]
     assert (data.num_classes, data.class_names) == (3, ["Archery", "HandstandPushups", "YoYo"])
     check_reads(data)
-    other = ready(UCF101(str(ucf / "UCF-101"), split=2, lists=str(ucf), **SMALL))
+    other = ready(UCF101(str(ucf / "UCF-101"), benchmark="split2", lists=str(ucf), **SMALL))
     assert listing(other.train_manifest) == [("YoYo/v_YoYo_g01_c01.avi", 2)]
 
 
@@ -97,8 +97,8 @@ def test_wrong_files_of_ucf101(name: str, line: str, message: str, ucf: Path) ->
 def test_lists_of_ucf101_are_missing(ucf: Path) -> None:
     with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists"):
         ready(UCF101(str(ucf / "UCF-101"), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no list of split 3 \(train\)"):
-        ready(UCF101(str(ucf), split=3, **SMALL))
+    with pytest.raises(SettingError, match=r"holds no list of split3 \(train\)"):
+        ready(UCF101(str(ucf), benchmark="split3", **SMALL))
 
 
 def test_missing_videos_are_counted_and_stay_in_the_list(ucf: Path) -> None:
@@ -132,10 +132,10 @@ def test_hmdb51(hmdb: Path) -> None:
     assert listing(data.val_manifest) == [("videos/brush_hair/b.avi", 0), ("videos/wave/b.avi", 1)]
     assert data.class_names == ["brush_hair", "wave"]
     check_reads(data)
-    all_of_them = HMDB51(str(hmdb / "videos"), split=3, lists=str(hmdb), **SMALL).read_split("train")
+    all_of_them = HMDB51(str(hmdb / "videos"), benchmark="split3", lists=str(hmdb), **SMALL).read_split("train")
     assert len(listing(all_of_them)) == 6
     with pytest.raises(SettingError, match=r"no <class>_test_split2.txt; set data.lists"):
-        ready(HMDB51(str(hmdb), split=2, **SMALL))
+        ready(HMDB51(str(hmdb), benchmark="split2", **SMALL))
     write(hmdb, "test_train_splits/wave_test_split1.txt", "d.avi 1", "b.avi 3")
     with pytest.raises(SettingError, match=r"Line 2 of .*wave_test_split1.txt is 'b.avi 3'"):
         ready(HMDB51(str(hmdb), **SMALL))
@@ -159,7 +159,7 @@ def gym(tmp_path: Path, one_video: Path) -> Path:
 
 @pytest.mark.parametrize("subset", CLASSES)
 def test_finegym(subset: Any, gym: Path) -> None:
-    data = ready(FineGym(str(gym), subset, **SMALL))
+    data = ready(FineGym(str(gym), benchmark=subset, **SMALL))
     for manifest in (data.train_manifest, data.val_manifest):
         expected = PARTS.get(subset, [label + 189 for label in GYM])
         assert [label for _, label in listing(manifest)] == expected
@@ -175,7 +175,7 @@ def test_wrong_lists_of_finegym(gym: Path) -> None:
         ready(FineGym(str(gym), train_list=str(bad), **SMALL))
     few = write(gym, "few.txt", f"{GYM[0]} 0")
     with pytest.raises(SettingError, match=r"few.txt lists no videos"):
-        ready(FineGym(str(gym), "ub_s1", train_list=str(few), **SMALL))
+        ready(FineGym(str(gym), benchmark="ub_s1", train_list=str(few), **SMALL))
     with pytest.raises(SettingError, match=r"holds no gym99_train_element.txt; set data.train_list"):
         ready(FineGym(str(gym / "clips"), **SMALL))
 
@@ -265,7 +265,7 @@ def epic(tmp_path: Path, one_video: Path) -> Path:
     [("verb", [3, 0], [96, 3], 97), ("noun", [8, 299], [8, 8], 300), ("action", [1, 0], [2, 1], 3)],
 )
 def test_epic_kitchens(target: Any, train: list[int], val: list[int], classes: int, epic: Path) -> None:
-    data = ready(EpicKitchens100(str(epic), target, **SMALL))
+    data = ready(EpicKitchens100(str(epic), benchmark=target, **SMALL))
     assert listing(data.train_manifest) == list(zip(["P01/P01_01_0.mp4", "P01/P01_01_1.mp4"], train, strict=True))
     # A pair that only validation has is a class too: a guess for it is wrong, not left out.
     assert [label for _, label in listing(data.val_manifest)] == val
@@ -318,3 +318,17 @@ def test_activitynet(tmp_path: Path, one_video: Path) -> None:
     path.write_text("{}")
     with pytest.raises(SettingError, match=r"is not of the form of ActivityNet 1\.3 \(KeyError: 'database'\)"):
         ready(ActivityNet(str(tmp_path), **SMALL))
+
+
+def test_a_benchmark_that_a_data_set_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"data\.benchmark is split4, which UCF101 .* choose split1, split2, split3"):
+        UCF101(str(tmp_path), benchmark="split4")
+    with pytest.raises(SettingError, match="which Diving48 does not have; leave it out"):
+        Diving48(str(tmp_path), benchmark="v1")
+
+
+def test_own_lists_in_the_place_of_official_ones(ucf: Path, tmp_path: Path) -> None:
+    video = next(path for path in (ucf / "UCF-101").rglob("*.avi"))
+    (tmp_path / "mine.txt").write_text(f"{video.relative_to(ucf / 'UCF-101')} 3\n")
+    data = UCF101(str(ucf / "UCF-101"), str(tmp_path / "mine.txt"), lists=str(ucf), **SMALL)
+    assert data.read_split("train").labels.tolist() == [3]

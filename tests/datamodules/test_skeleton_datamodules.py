@@ -261,7 +261,7 @@ def test_videos_are_split_as_skeletons(tmp_path: Path, one_video: Path) -> None:
         "ntu120_xset": ([60], [4, 59]),
     }
     for benchmark, (train, val) in expected.items():
-        data = NTUVideos(str(tmp_path), benchmark, **size)  # type: ignore[arg-type]
+        data = NTUVideos(str(tmp_path), benchmark=benchmark, **size)
         data.setup("fit")
         assert (data.train_manifest.labels.tolist(), data.val_manifest.labels.tolist()) == (train, val)
     batch = next(iter(data.train_dataloader()))
