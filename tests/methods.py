@@ -123,7 +123,7 @@ METHODS = [
 
 
 FINETUNE = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False, layer_decay=0.75)
-COLOURS = ClipAugmentation(operations=0, jitter=0.4, hue=0.2, erase=0)
+COLOURS = ClipAugmentation(None, jitter=0.4, hue=0.2, erase=0)
 CLASSES = 13
 DOWNSTREAM = [
     Case(

@@ -3,6 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,6 +67,18 @@ class Method(LightningModule, ABC):
         """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
         declared = ((prefix, getattr(part, "no_weight_decay", None)) for prefix, part in self.named_children())
         return {f"{prefix}.{name}" for prefix, names in declared if names is not None for name in names()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Number of the layer of each parameter by name, as timm asks for layer-wise learning rates.
+
+        Layers are the backbone's, from the input on; all that is not in the backbone belongs to its last one.
+
+        Args:
+            coarse: timm's, without a meaning here.
+        """
+        layers = self.backbone.layer_groups()  # type: ignore[operator]
+        number = {id(value): place for place, layer in enumerate(layers) for value in layer}
+        return {name: number.get(id(value), len(layers) - 1) for name, value in self.named_parameters()}.__getitem__
 
     @property
     def seed(self) -> int:

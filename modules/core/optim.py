@@ -4,11 +4,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jsonargparse import set_parsing_settings
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 
@@ -83,22 +83,14 @@ class AdamWSettings(ScheduleSettings):
     layer_decay: float = 1.0
 
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.AdamW:
-        """See `ScheduleSettings.build`; layer decay asks `module.backbone` for its layers."""
-        groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
-        if self.layer_decay != 1:
-            groups = self._by_layer(groups, module.backbone.layer_groups(), peak_lr)  # type: ignore[union-attr, operator]
+        """See `ScheduleSettings.build`; layer decay asks the module for its layers (`Method.group_matcher`)."""
+        if self.layer_decay == 1:
+            groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
+        else:
+            groups = param_groups_layer_decay(module, self.weight_decay, no_decay, layer_decay=self.layer_decay)
+            for group in groups:
+                group["lr"] = peak_lr * group.pop("lr_scale")
         return torch.optim.AdamW(groups, lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
-
-    def _by_layer(self, groups: list[dict[str, Any]], layers: list[list[nn.Parameter]], peak_lr: float) -> list[dict[str, Any]]:
-        """Split the groups with and without decay by the rate of their layers."""
-        depth = {id(value): len(layers) - 1 - number for number, layer in enumerate(layers) for value in layer}
-        split: dict[tuple[int, float], dict[str, Any]] = {}
-        for group in groups:
-            for value in group["params"]:
-                below = depth.get(id(value), 0)
-                rate = {"params": [], "weight_decay": group["weight_decay"], "lr": peak_lr * self.layer_decay**below}
-                split.setdefault((below, group["weight_decay"]), rate)["params"].append(value)
-        return list(split.values())
 
 
 @dataclass
@@ -123,11 +115,15 @@ class EpochSettings(ScheduleSettings):
 
     def factor(self, warmup_steps: float, total_steps: float, final: float) -> Callable[[int], float]:
         """The cosine's factor at each epoch, or that of the milestones."""
-        if self.milestones is None:
-            return super().factor(warmup_steps, total_steps, final)
-        milestones, each = self.milestones, self.milestone_factor
-        warmup = warmup_cosine(warmup_steps, warmup_steps, 1.0)
-        return lambda epoch: warmup(epoch) * each ** sum(epoch >= milestone for milestone in milestones)
+        after, milestones, each = super().factor(warmup_steps, total_steps, final), self.milestones, self.milestone_factor
+
+        def factor(epoch: int) -> float:
+            if epoch < warmup_steps:
+                # The rate in the middle of the epoch: that at its start is 0 in the first one, which would learn nothing.
+                return (epoch + 0.5) / warmup_steps
+            return after(epoch) if milestones is None else each ** sum(epoch >= milestone for milestone in milestones)
+
+        return factor
 
     def describe(self, final: float, last_step: float) -> str:
         """What the rate does after its warm-up, in words."""

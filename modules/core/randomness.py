@@ -4,8 +4,13 @@ Workers draw from (seed, epoch, index), the device from (seed, step, rank). So a
 workers, and one that is killed and resumed draws what the uninterrupted run would have drawn.
 """
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 
 def derive_seed(*key: int) -> int:
@@ -27,3 +32,14 @@ def device_generator(device: torch.device | str, *key: int) -> torch.Generator:
 def worker_rng(*key: int) -> np.random.Generator:
     """A NumPy generator for loader workers, seeded from the key, normally (seed, epoch, index)."""
     return np.random.default_rng(derive_seed(*key))
+
+
+@contextmanager
+def seeded_libraries(*key: int) -> Iterator[None]:
+    """Let libraries that draw from the global generators of Python, NumPy and torch draw from the key; then restore these."""
+    seed = derive_seed(*key)
+    with isolate_rng():
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  (it is what libraries draw from)
+        torch.manual_seed(seed)
+        yield

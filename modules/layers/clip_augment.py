@@ -1,8 +1,9 @@
 """Augmentation of whole clips for classification, on the device: RandAugment, colour jitter, flip, erasing, mixup and cutmix.
 
-Fine-tuning of VideoMAE and SEVERE's video CNNs (both official code). Whatever is drawn is drawn once per clip (mixing: once
-per batch) and is the same in all its frames, but for the noise of erased boxes. The numbers that choose operations, boxes and
-shares are drawn on the host, from the seed of the step's generator, so that nothing waits for the device; noise is drawn there.
+Fine-tuning of VideoMAE and SEVERE's video CNNs (both official code). timm draws the operations of RandAugment and their
+strengths, erases boxes and mixes, torchvision changes the pixels. Whatever is drawn is drawn once per clip (mixing: once per
+batch) and is the same in all its frames, but for the noise of erased boxes. Numbers are drawn on the host, from the seed of
+the step's generator, so that nothing waits for the device; noise is drawn there.
 
 Deviations from the official code, which works on PIL images in the loader's workers:
 
@@ -17,19 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tv
+from timm.data.auto_augment import RandAugment, rand_augment_transform
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.core.randomness import worker_rng
+from modules.core.randomness import seeded_libraries, worker_rng
 from modules.layers.flips import flip_some
 
 GREY = [128.0, 128.0, 128.0]
-FULL = 10
-"""RandAugment's magnitudes go from 0 to this."""
-# Share of the picture and logarithm of height / width of an erased box, and how often a box that does not fit is drawn anew.
-ERASED_AREA = (0.02, 1 / 3)
-LOG_RATIO = (math.log(0.3), -math.log(0.3))
-ATTEMPTS = 10
+PIXELS, BOXES, MIXING = 1, 2, 3
 
 
 @dataclass
@@ -37,10 +36,8 @@ class ClipAugmentation:
     """What is done to training clips, in the order of the settings, besides the crop that the data module makes.
 
     Args:
-        operations: RandAugment's operations per clip, drawn with replacement from 15, each done with probability 1/2; 0 for
-            none. The official recipe of fine-tuning is `rand-m7-n4-mstd0.5-inc1`.
-        magnitude: mean strength of an operation, of 10.
-        magnitude_std: deviation of the strength, drawn for each operation and cut to 0..10.
+        rand_augment: timm's name of a RandAugment, or null for none. In that of the official fine-tuning, 4 operations are
+            drawn with replacement from 15, each done with probability 1/2, with a strength of 7 of 10 and deviation 0.5.
         jitter: colour jitter as torchvision's: largest change of brightness, contrast and saturation, in random order (SEVERE
             0.4).
         hue: largest shift of the hue, at most 0.5, with the jitter (SEVERE 0.2).
@@ -48,18 +45,16 @@ class ClipAugmentation:
         erase: probability of filling a box with normal noise, after normalisation.
     """
 
-    operations: int = 4
-    magnitude: float = 7.0
-    magnitude_std: float = 0.5
+    rand_augment: str | None = "rand-m7-n4-mstd0.5-inc1"
     jitter: float = 0.0
     hue: float = 0.0
     flip: float = 0.5
     erase: float = 0.25
 
     def __post_init__(self) -> None:
-        for name, highest in (("operations", math.inf), ("magnitude", FULL), ("magnitude_std", FULL), ("jitter", 1)):
-            _check("augmentation", name, getattr(self, name), highest)
-        for name, highest in (("hue", 0.5), ("flip", 1), ("erase", 1)):
+        if self.rand_augment is not None:
+            rand_augment(self.rand_augment)
+        for name, highest in (("jitter", 1.0), ("hue", 0.5), ("flip", 1.0), ("erase", 1.0)):
             _check("augmentation", name, getattr(self, name), highest)
 
 
@@ -67,7 +62,7 @@ class ClipAugmentation:
 class Mixing:
     """Mixup and cutmix: each clip is mixed with the clip at the mirrored place of the batch, with one share for all.
 
-    With an odd number of clips the one in the middle is mixed with itself.
+    Of an odd number of clips the last one stays as it is.
 
     Args:
         mixup: parameter of the Beta distribution of the share; 0 for no mixup.
@@ -94,9 +89,6 @@ def _check(group: str, name: str, value: float, highest: float) -> None:
         raise SettingError(f"model.{group}.{name} is {value}; it must be at least 0{limit}.")
 
 
-PIXELS, BOXES, MIXING = 1, 2, 3
-
-
 def host_rng(generator: torch.Generator, stream: int) -> np.random.Generator:
     """A generator on the host for one use in the step of a generator on the device, whatever was drawn from that before."""
     return worker_rng(generator.initial_seed(), stream)
@@ -105,9 +97,7 @@ def host_rng(generator: torch.Generator, stream: int) -> np.random.Generator:
 # --- RandAugment ---
 
 
-def _geometric(
-    clip: Tensor, angle: float = 0.0, across: float = 0.0, down: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)
-) -> Tensor:
+def _affine(clip: Tensor, angle: float = 0, across: float = 0, down: float = 0, shear: tuple[float, float] = (0, 0)) -> Tensor:
     # PIL shears about the upper left corner, and turns about the centre.
     centre = [0.0, 0.0] if any(shear) else None
     degrees = [math.degrees(math.atan(part)) for part in shear]
@@ -119,41 +109,44 @@ def _solarize_add(clip: Tensor, amount: int) -> Tensor:
     return torch.where(clip < 128, (clip.int() + amount).clamp(max=255).to(clip.dtype), clip)
 
 
-# Each takes a clip uint8 [T, 3, H, W], a strength from 0 to 1 and a sign: the 'increasing' set of timm.
-OPERATIONS: tuple[Callable[[Tensor, float, int], Tensor], ...] = (
-    lambda clip, strength, sign: tv.autocontrast(clip),
-    lambda clip, strength, sign: tv.equalize(clip),
-    lambda clip, strength, sign: tv.invert(clip),
-    lambda clip, strength, sign: _geometric(clip, angle=30 * strength * sign),
+# timm's operations for clips uint8 [T, 3, H, W]. Those that it calls 'increasing' differ only in the strengths that it draws.
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "AutoContrast": tv.autocontrast,
+    "Equalize": tv.equalize,
+    "Invert": tv.invert,
+    # PIL turns the other way, and shifts where the pixels come from.
+    "Rotate": lambda clip, angle: _affine(clip, angle=-angle),
     # No bit at all, at full strength, would be a black clip.
-    lambda clip, strength, sign: tv.posterize(clip, max(1, 4 - int(4 * strength))),
-    lambda clip, strength, sign: tv.solarize(clip, 256 - int(256 * strength)),
-    lambda clip, strength, sign: _solarize_add(clip, int(110 * strength)),
-    lambda clip, strength, sign: tv.adjust_saturation(clip, 1 + 0.9 * strength * sign),
-    lambda clip, strength, sign: tv.adjust_contrast(clip, 1 + 0.9 * strength * sign),
-    lambda clip, strength, sign: tv.adjust_brightness(clip, 1 + 0.9 * strength * sign),
-    lambda clip, strength, sign: tv.adjust_sharpness(clip, 1 + 0.9 * strength * sign),
-    lambda clip, strength, sign: _geometric(clip, shear=(0.3 * strength * sign, 0.0)),
-    lambda clip, strength, sign: _geometric(clip, shear=(0.0, 0.3 * strength * sign)),
-    lambda clip, strength, sign: _geometric(clip, across=0.45 * strength * sign),
-    lambda clip, strength, sign: _geometric(clip, down=0.45 * strength * sign),
-)
+    "Posterize": lambda clip, bits: tv.posterize(clip, max(1, bits)),
+    "Solarize": lambda clip, threshold: tv.solarize(clip, threshold) if threshold < 256 else clip,
+    "SolarizeAdd": _solarize_add,
+    "Color": tv.adjust_saturation,
+    "Contrast": tv.adjust_contrast,
+    "Brightness": tv.adjust_brightness,
+    "Sharpness": tv.adjust_sharpness,
+    "ShearX": lambda clip, factor: _affine(clip, shear=(factor, 0.0)),
+    "ShearY": lambda clip, factor: _affine(clip, shear=(0.0, factor)),
+    "TranslateXRel": lambda clip, share: _affine(clip, across=-share),
+    "TranslateYRel": lambda clip, share: _affine(clip, down=-share),
+}
 
 
-def rand_augment(clip: Tensor, settings: ClipAugmentation, rng: np.random.Generator) -> Tensor:
-    """Some random operations of random strength, the same in all frames.
+def rand_augment(name: str) -> RandAugment:
+    """timm's RandAugment of that name, for clips uint8 [T, 3, H, W] in the place of PIL images; the same in all frames.
 
-    Args:
-        clip: uint8 [T, 3, H, W]
-        settings: how many, and how strong.
-        rng: draws them.
+    Raises:
+        SettingError: if timm knows no such one, or it takes operations that are not for clips.
     """
-    for chosen in rng.integers(len(OPERATIONS), size=settings.operations):
-        magnitude = rng.normal(settings.magnitude, settings.magnitude_std)
-        sign = 1 if rng.random() < 0.5 else -1
-        if rng.random() < 0.5:
-            clip = OPERATIONS[chosen](clip, min(max(magnitude, 0.0), FULL) / FULL, sign)
-    return clip
+    try:
+        found = rand_augment_transform(name, {})
+        for operation in found.ops:
+            operation.aug_fn, operation.kwargs = OPERATIONS[operation.name.removesuffix("Increasing")], {}
+    except (AssertionError, KeyError, ValueError) as error:
+        raise SettingError(
+            f"model.augmentation.rand_augment is {name}, which is no RandAugment of timm for clips; take one like "
+            "rand-m7-n4-mstd0.5-inc1, or null."
+        ) from error
+    return found
 
 
 def jitter_colours(clip: Tensor, settings: ClipAugmentation, rng: np.random.Generator) -> Tensor:
@@ -179,13 +172,15 @@ def augment_pixels(clips: Tensor, settings: ClipAugmentation, generator: torch.G
     Returns:
         uint8 [N, T, H, W, 3]
     """
-    rng = host_rng(generator, PIXELS)
-    if settings.operations or settings.jitter or settings.hue:
-        changed = []
-        for clip in clips.permute(0, 1, 4, 2, 3):
-            clip = rand_augment(clip, settings, rng)
-            changed.append(jitter_colours(clip, settings, rng) if settings.jitter or settings.hue else clip)
-        clips = torch.stack(changed).permute(0, 1, 3, 4, 2)
+    planes = clips.permute(0, 1, 4, 2, 3)
+    if settings.rand_augment is not None:
+        operations = rand_augment(settings.rand_augment)
+        with seeded_libraries(generator.initial_seed(), PIXELS):
+            planes = torch.stack([operations(clip) for clip in planes])
+    if settings.jitter or settings.hue:
+        rng = host_rng(generator, PIXELS)
+        planes = torch.stack([jitter_colours(clip, settings, rng) for clip in planes])
+    clips = planes.permute(0, 1, 3, 4, 2).contiguous()
     return flip_some(clips, generator, settings.flip) if settings.flip else clips
 
 
@@ -193,7 +188,7 @@ def augment_pixels(clips: Tensor, settings: ClipAugmentation, generator: torch.G
 
 
 def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Fill a box of some clips with normal noise, the same box in all frames, each with noise of its own.
+    """Fill a box of some clips with normal noise, the same box in all frames, each with noise of its own (timm's).
 
     Args:
         video: float [N, 3, T, H, W], normalised.
@@ -201,30 +196,19 @@ def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -
         generator: source of randomness, on the device of the clips.
 
     Returns:
-        The same tensor, changed in place.
+        float [N, 3, T, H, W]; `video` may be changed in place.
     """
-    rng = host_rng(generator, BOXES)
-    height, width = video.shape[-2:]
-    for clip in video:
-        if rng.random() >= probability:
-            continue
-        for _ in range(ATTEMPTS):
-            area = rng.uniform(*ERASED_AREA) * height * width
-            ratio = math.exp(rng.uniform(*LOG_RATIO))
-            down, across = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < down < height and 0 < across < width:
-                y, x = int(rng.integers(height - down + 1)), int(rng.integers(width - across + 1))
-                box = clip[:, :, y : y + down, x : x + across]
-                box.copy_(torch.randn(box.shape, generator=generator, device=video.device))
-                break
-    return video
+    with seeded_libraries(generator.initial_seed(), BOXES):
+        # Frames as further channels: timm gives each a noise of its own.
+        erased = RandomErasing(probability, mode="pixel", device=video.device)(video.flatten(1, 2))
+    return erased.view_as(video)
 
 
 def mix_clips(video: Tensor, targets: Tensor, settings: Mixing, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup or cutmix of a batch with itself in reversed order.
+    """Mixup or cutmix of a batch with itself in reversed order (timm's).
 
     Args:
-        video: float [N, 3, T, H, W]
+        video: float [N, 3, T, H, W]; may be changed in place.
         targets: float [N, K], probabilities of the classes.
         settings: what is drawn.
         generator: of the step; the share and the box come from its seed.
@@ -232,21 +216,14 @@ def mix_clips(video: Tensor, targets: Tensor, settings: Mixing, generator: torch
     Returns:
         Mixed clips and targets.
     """
-    rng = host_rng(generator, MIXING)
-    if rng.random() >= settings.probability:
+    pairs = len(video) // 2 * 2
+    if not pairs:
         return video, targets
-    cut = settings.cutmix > 0 and (settings.mixup == 0 or rng.random() < settings.switch)
-    share = float(rng.beta(settings.cutmix, settings.cutmix) if cut else rng.beta(settings.mixup, settings.mixup))
-    if cut:
-        height, width = video.shape[-2:]
-        half_down, half_across = (int(side * math.sqrt(1 - share)) // 2 for side in (height, width))
-        y, x = int(rng.integers(height)), int(rng.integers(width))
-        top, bottom = max(0, y - half_down), min(height, y + half_down)
-        left, right = max(0, x - half_across), min(width, x + half_across)
-        mixed = video.clone()
-        mixed[..., top:bottom, left:right] = video.flip(0)[..., top:bottom, left:right]
-        # The share that is left when the picture's border cuts the box.
-        share = 1 - (bottom - top) * (right - left) / (height * width)
-    else:
-        mixed = torch.lerp(video.flip(0), video, share)
-    return mixed, torch.lerp(targets.flip(0), targets, share)
+    mixup = Mixup(
+        settings.mixup, settings.cutmix, None, settings.probability, settings.switch, label_smoothing=0, num_classes=pairs
+    )
+    with seeded_libraries(generator.initial_seed(), MIXING):
+        # Frames as further channels; the clips' own numbers in the place of classes give the share of each clip in each.
+        mixed, shares = mixup(video[:pairs].flatten(1, 2), torch.arange(pairs, device=video.device))
+    mixed = mixed.view_as(video[:pairs])
+    return torch.cat([mixed, video[pairs:]]), torch.cat([shares.to(targets) @ targets[:pairs], targets[pairs:]])

@@ -7,6 +7,7 @@ import torch
 
 from modules.backbones.video_vit import MaskedDecoder, VideoViT
 from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
+from modules.downstream.classification import Classification
 
 
 def test_rates_follow_the_global_batch() -> None:
@@ -74,7 +75,7 @@ def test_sgd_decays_every_trained_parameter() -> None:
 def test_layer_decay_of_videomae(decay: float, depth: int) -> None:
     """Official code: level 0 is the embedding, level i + 1 block i, everything else has the full rate."""
     backbone = VideoViT("micro", 32, 4, patch_size=8, embed_dim=12, num_heads=2, depth=depth)
-    network = torch.nn.ModuleDict({"backbone": backbone, "fc_norm": torch.nn.LayerNorm(12), "head": torch.nn.Linear(12, 5)})
+    network = Classification(backbone, num_classes=5)
     optimiser = AdamWSettings(layer_decay=decay).build(network, 2e-3, set())
     rates = {id(value): group["lr"] for group in optimiser.param_groups for value in group["params"]}
     decays = {id(value): group["weight_decay"] for group in optimiser.param_groups for value in group["params"]}
@@ -106,3 +107,10 @@ def test_adam_of_severe() -> None:
     assert isinstance(optimiser, torch.optim.Adam)
     assert (len(group["params"]), group["betas"], group["weight_decay"]) == (2, (0.9, 0.999), 0.0)
     assert SGDSettings(milestones=[3]).factor(0, 9, 0.0)(3) == pytest.approx(0.1)
+
+
+def test_warmup_with_one_rate_per_epoch() -> None:
+    for milestones in (None, [6]):
+        factor = SGDSettings(milestones=milestones, warmup_epochs=4).factor(4, 9, 0.0)
+        assert [factor(epoch) for epoch in range(5)] == [0.125, 0.375, 0.625, 0.875, 1]
+        assert factor(6) < 1
