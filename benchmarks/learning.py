@@ -4,6 +4,7 @@
     python benchmarks/learning.py tubelet_contrast                 # likewise
     python benchmarks/learning.py sigma                            # likewise
     python benchmarks/learning.py skeleton_contrast                # likewise
+    python benchmarks/learning.py locomotion                       # likewise
     python benchmarks/learning.py smile --size.steps 40 --seeds 1  # only to see it run
 
 Every study (`benchmarks/studies`) compares, at equal budget, rows that its method's paper compares, beside chance, the
@@ -19,10 +20,11 @@ from jsonargparse import auto_cli
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.studies.locomotion import locomotion
 from benchmarks.studies.sigma import sigma
 from benchmarks.studies.skeleton_contrast import skeleton_contrast
 from benchmarks.studies.smile import smile
 from benchmarks.studies.tubelet_contrast import tubelet_contrast
 
 if __name__ == "__main__":
-    auto_cli([smile, sigma, skeleton_contrast, tubelet_contrast], as_positional=False)
+    auto_cli([smile, sigma, skeleton_contrast, tubelet_contrast, locomotion], as_positional=False)

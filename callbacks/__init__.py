@@ -7,6 +7,7 @@ from callbacks.online_linear import OnlineLinear
 from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
 from callbacks.result_file import BestOnTest, ResultFile
+from callbacks.retrieved import RetrievedPictures
 from callbacks.throughput import Throughput
 from modules.core.last_checkpoint import LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
@@ -22,5 +23,6 @@ __all__ = [
     "Pictures",
     "ProbeReport",
     "ResultFile",
+    "RetrievedPictures",
     "Throughput",
 ]

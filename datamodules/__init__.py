@@ -1,7 +1,9 @@
 """Data sets, one small file each. A data module knows files and labels; it never normalises, masks or pastes."""
 
 from datamodules.activitynet import ActivityNet
+from datamodules.ava import AVA
 from datamodules.cached_features import CachedFeatures
+from datamodules.charades import Charades
 from datamodules.diving48 import Diving48
 from datamodules.epic_kitchens import EpicKitchens100
 from datamodules.finegym import FineGym
@@ -15,15 +17,21 @@ from datamodules.something_something import SSv1, SSv2
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.ucf101 import UCF101
+from datamodules.ucfrep import UCFRep
+from datamodules.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 
 __all__ = [
+    "AVA",
     "HMDB51",
+    "MSRVTT",
     "NTU60",
     "NTU120",
     "PKUMMD",
     "UCF101",
     "ActivityNet",
     "CachedFeatures",
+    "Charades",
+    "DiDeMo",
     "Diving48",
     "EpicKitchens100",
     "FineGym",
@@ -35,7 +43,10 @@ __all__ = [
     "NTUVideos",
     "SSv1",
     "SSv2",
+    "SSv2Text",
     "SyntheticMotion",
     "SyntheticSkeleton",
+    "UCFRep",
     "VideoFolder",
+    "VideoText",
 ]

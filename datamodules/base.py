@@ -112,7 +112,7 @@ class VideoDataModule(LightningDataModule, ABC):
     @property
     def num_classes(self) -> int | None:
         """Classes of the training videos; None without labels."""
-        if self.train_manifest is None or self.train_manifest.labels.max() == UNLABELLED:
+        if self.train_manifest is None or not self.train_manifest.is_labelled:
             return None
         return self.train_manifest.num_classes
 
@@ -145,7 +145,7 @@ class VideoDataModule(LightningDataModule, ABC):
             self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
         if stage == "test" and self.test_manifest is None:
             test = _same_classes(self.train_manifest, self.read_split("test"))
-            usable = test is not None and test.labels.max() != UNLABELLED
+            usable = test is not None and test.is_labelled
             self.test_manifest = test if usable or self.test_list is not None else self.val_manifest
             if self.test_manifest is None:
                 raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.test_list.")

@@ -2,7 +2,10 @@
 
 from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
+from modules.downstream.counting import RepetitionCounting
+from modules.downstream.detection import ActionDetection
 from modules.downstream.retrieval import NearestNeighbours
+from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.layers.masking import RandomMask, RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.noise_masking import Green3D, NoiseMask
 from modules.layers.optim_blue import OptimBlueMask
@@ -17,6 +20,7 @@ from modules.videomae import VideoMAE
 __all__ = [
     "SIGMA",
     "SMILE",
+    "ActionDetection",
     "AdamSettings",
     "AdamWSettings",
     "Classification",
@@ -27,6 +31,7 @@ __all__ = [
     "NoiseMask",
     "OptimBlueMask",
     "RandomMask",
+    "RepetitionCounting",
     "RunningCellMask",
     "SGDSettings",
     "SkeletonContrast",
@@ -34,4 +39,5 @@ __all__ = [
     "TubeMask",
     "TubeletContrast",
     "VideoMAE",
+    "VideoTextRetrieval",
 ]

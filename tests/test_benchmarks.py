@@ -31,6 +31,18 @@ SMALL = ["--size.steps=2", "--size.batch=8", "--size.pool=32", "--size.probe_cli
         ("smile", ["--size.embed_dim=24", "--size.depth=1", "--size.side=16"], 7),
         ("sigma", ["--size.embed_dim=24", "--size.depth=1", "--size.side=16", "--size.prototypes=8"], 9),
         ("tubelet_contrast", ["--size.width=4", "--size.frames=4"], 8),
+        pytest.param(
+            "skeleton_contrast",
+            ["--size.hidden=8", "--size.layers=1", "--size.width=4", "--size.frames=8"],
+            9,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "locomotion",
+            ["--size.embed_dim=24", "--size.depth=2", "--size.frames=4", "--size.test_pairs=4"],
+            5,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_learning(
@@ -43,8 +55,8 @@ def test_learning(
     for name, scores in scores_of.items():
         # Chance is known; everything else is measured once for each seed.
         assert {len(values) for values in scores.values()} == {1 if name == "chance" else 2}, name
-        assert set(scores) == set(scores_of["untrained network"])
-    assert "| motion linear |" in capsys.readouterr().out
+        assert set(scores) == set(scores_of["chance"])
+    assert f"| row | {next(iter(scores_of['chance']))} |" in capsys.readouterr().out
 
 
 def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,17 @@ def test_measuring_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert len(list((tmp_path / command / "results").iterdir())) == 1
 
 
+def test_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for start in ("python main.py fit --config configs/retrieval", "python main.py test --config configs/retrieval"):
+        (command,) = words(start)
+        main([*command, "--trainer.enable_progress_bar=false"])
+    assert len(list((tmp_path / "runs/tiny_retrieval/results").iterdir())) == 2
+    # Of the network after two steps, which both runs tested.
+    assert len(list((tmp_path / "runs/tiny_retrieval/pictures").iterdir())) == 4
+
+
 def test_skeletons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -163,6 +174,7 @@ def test_no_command_is_left_out() -> None:
     tested += ("python main.py convert", "python main.py replay", "python main.py prepare")
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)
+    tested += tuple(f"python main.py {command} --config configs/retrieval/ssv2_template.yaml" for command in ("fit", "test"))
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
 
 

@@ -47,7 +47,7 @@ class Size(Budget):
         temperature: of the loss.
     """
 
-    frames: int = 16
+    frames: int = 32
     lr: float = 3e-3
     pool: int = 4096
     probe_clips: int = 2048

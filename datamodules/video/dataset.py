@@ -59,8 +59,10 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         """One sample.
 
         Returns:
-            video uint8 [V, T, H, W, 3], index, label, time float32 [V, 2], decode_ms, substituted (row of the broken
-            file that was wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool).
+            video uint8 [V, T, H, W, 3], index, label (with intervals float32 [K]: 1 for what any of the clips shows from its
+            first frame to its last, in evaluation for what the video shows), time float32 [V, 2], decode_ms, substituted
+            (row of the broken file that was wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool), and
+            captions (list of sentences) where the manifest has some.
         """
         start = time.perf_counter()
         # Evaluation is the same in every epoch, its substitutes too.
@@ -71,26 +73,23 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             row = key.row if attempt == 0 else int(rng.integers(len(self)))
             try:
                 with self.guard.reading(row):
-                    video, moments = self._read(row, rng if self.train else None)
+                    content = self._read(row, rng if self.train else None)
                 break
             except DecodeError as error:
                 faults.append((row, error.reason))
         else:
-            clip, views = self.clip, (self.views or self.clip).views
-            video = torch.zeros(views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
-            moments = np.zeros((views, 2), np.float32)
-        return {
-            "video": video,
+            content = self._nothing(row)
+        return content | {
             "index": torch.tensor(key.row),
-            "label": torch.tensor(self.manifest.labels[row]),
-            "time": torch.from_numpy(moments),
             "decode_ms": 1e3 * (time.perf_counter() - start),
             "substituted": torch.tensor(faults[0][0] if faults else -1),
             "unreplaced": torch.tensor(len(faults) == ATTEMPTS),
             "faults": faults,
         }
 
-    def _read(self, row: int, rng: np.random.Generator | None) -> tuple[Tensor, np.ndarray]:
+    def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """What the file of a row gives: `video`, `label` and `time`. Raises DecodeError."""
+
         def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
             if self.views is not None:
                 return choose_views(self.clip, self.views.segments, info)
@@ -98,11 +97,32 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
 
         crops = self.views.crops if self.views is not None else None
         decoded = read_clips(self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
-        return make_clips(decoded, self.clip, rng, crops), np.repeat(decoded.time, crops or self.clip.repeat, axis=0)
+        # A clip that goes on with the beginning of a short video has seen all of it.
+        decoded.time[decoded.position[:, -1] < decoded.position.max(1), 1] = decoded.info.num_frames / decoded.info.fps
+        moments = np.repeat(decoded.time, crops or self.clip.repeat, axis=0)
+        return self._content(row, make_clips(decoded, self.clip, rng, crops), moments)
+
+    def _nothing(self, row: int) -> dict[str, Any]:
+        """Black clips in the place of files that nothing could replace; the run ends there."""
+        clip, views = self.clip, (self.views or self.clip).views
+        video = torch.zeros(views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
+        return self._content(row, video, np.zeros((views, 2), np.float32))
+
+    def _content(self, row: int, video: Tensor, moments: np.ndarray) -> dict[str, Any]:
+        if self.manifest.intervals is None:
+            label = torch.tensor(self.manifest.labels[row])
+        else:
+            label = torch.from_numpy(self.manifest.shown(row, moments if self.train else None))
+        content = {"video": video, "label": label, "time": torch.from_numpy(moments)}
+        return content if self.manifest.texts is None else content | {"captions": self.manifest.texts[row]}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples; what only the host reads stays in lists: faults, chained, and decode times."""
+    """Join samples; what only the host reads stays in lists: faults, chained, decode times, and sentences."""
     faults = [fault for sample in samples for fault in sample.pop("faults")]
     times = [sample.pop("decode_ms") for sample in samples]
-    return default_collate(samples) | {"faults": faults, "decode_ms": times}
+    batch = {"faults": faults, "decode_ms": times}
+    if "captions" in samples[0]:
+        batch["captions"] = [sample.pop("captions") for sample in samples]
+        batch["caption"] = [captions[0] for captions in batch["captions"]]
+    return default_collate(samples) | batch

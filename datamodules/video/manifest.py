@@ -11,13 +11,14 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.video.subsets import pick_evenly
 from modules.core.errors import SettingError
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
@@ -38,12 +39,17 @@ class Manifest:
         paths: files, relative to `root` or absolute.
         labels: int64 [N], from 0; -1 for none.
         class_names: names by label; empty if unknown.
+        intervals: for each video, when it shows which classes: (first second, last second, class), any number of them; None
+            where each video has one label.
+        texts: the sentences of each video, or None where there are none.
     """
 
     root: Path
     paths: list[str]
     labels: np.ndarray
     class_names: list[str] = field(default_factory=list)
+    intervals: list[list[tuple[float, float, int]]] | None = None
+    texts: list[list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -59,15 +65,44 @@ class Manifest:
 
     def sha256(self) -> str:
         """Hash of paths and labels, for the record of a run."""
-        rows = (f"{path}\t{label}\n" for path, label in zip(self.paths, self.labels.tolist(), strict=True))
+        labels = self.texts or self.intervals or self.labels.tolist()
+        rows = (f"{path}\t{label}\n" for path, label in zip(self.paths, labels, strict=True))
         return hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any video has a label, or all have intervals."""
+        return self.intervals is not None or bool((self.labels != UNLABELLED).any())
+
+    def shown(self, row: int, clips: np.ndarray | None = None) -> np.ndarray:
+        """Which classes a video shows, of those with intervals.
+
+        Args:
+            row: of the video.
+            clips: float [V, 2], first and last second of clips; None for the whole video.
+
+        Returns:
+            float32 [K], 1 for a class that is shown in any of the clips, 0 for others.
+        """
+        assert self.intervals is not None
+        found = np.zeros(self.num_classes, np.float32)
+        for first, last, label in self.intervals[row]:
+            found[label] = clips is None or ((first <= clips[:, 1]) & (clips[:, 0] <= last)).any() or found[label]
+        return found
 
     def subset(self, rows: np.ndarray) -> "Manifest":
         """The manifest of some rows."""
-        return Manifest(self.root, [self.paths[row] for row in rows], self.labels[rows], self.class_names)
+        intervals = [self.intervals[row] for row in rows] if self.intervals is not None else None
+        texts = [self.texts[row] for row in rows] if self.texts is not None else None
+        paths = [self.paths[row] for row in rows]
+        return replace(self, paths=paths, labels=self.labels[rows], intervals=intervals, texts=texts)
 
     def share(self, fraction: float, seed: int) -> "Manifest":
-        """A share of the videos of every class, rounded up, in their order; see `pick_per_class`."""
+        """A share of the videos, in their order: of every class, rounded up (`pick_per_class`); with sentences, of which most
+        have few videos, so that they are shared out evenly (`pick_evenly`). Smaller shares lie within larger ones.
+        """
+        if self.texts is not None:
+            return self.subset(np.sort(pick_evenly(self.labels, math.ceil(len(self) * fraction), seed)))
         return self.subset(np.sort(pick_per_class(self.labels, lambda count: math.ceil(count * fraction), seed)))
 
     def with_classes(self, class_names: list[str]) -> "Manifest":

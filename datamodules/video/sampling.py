@@ -36,9 +36,10 @@ class ClipSettings:
             official code does when testing. (`dense` always repeats the last frame that it reaches.)
         crop: How training clips are cropped, one draw per clip: `multi_scale` (VideoMAE pretraining),
             `random_resized` (random area and aspect ratio), `stretched` (a square of the picture stretched to 4:3,
-            TubeletContrast), or `centre`. Evaluation always uses `centre`.
+            TubeletContrast), `square` (of random side, anywhere), or `centre`. Evaluation always uses `centre`.
         centre: Side of a `centre` crop as a share of the picture's shorter side (SEVERE 0.875).
-        scale: Smallest and largest area of a `random_resized` crop, as a share of the picture.
+        scale: Smallest and largest area of a `random_resized` crop, as a share of the picture; or side of a `square` crop, as a
+            share of the picture's shorter side.
         ratio: Smallest and largest aspect ratio (width / height) of a `random_resized` crop.
     """
 
@@ -50,7 +51,7 @@ class ClipSettings:
     sampling: Literal["dense", "jittered", "segment", "spanning", "timed"] = "dense"
     fps: float = 16.0
     short: Short = "first_frame"
-    crop: Literal["multi_scale", "random_resized", "stretched", "centre"] = "multi_scale"
+    crop: Literal["multi_scale", "random_resized", "stretched", "square", "centre"] = "multi_scale"
     centre: float = 1.0
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

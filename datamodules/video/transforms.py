@@ -109,6 +109,21 @@ def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) 
     return Box(left, top, max(1, right - left), max(1, bottom - top))
 
 
+def square_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A square anywhere, its side a uniform share of the shorter side: what 'resize so that the inverse of the shorter side is
+    uniform, then cut a square of a fixed size anywhere' (SlowFast, official code) shows of the picture.
+
+    Args:
+        width: Of the frame.
+        height: Of the frame.
+        scale: Smallest and largest share.
+        rng: Draws side and place.
+    """
+    side = max(1, round(min(width, height) * rng.uniform(*scale)))
+    x, y = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+    return Box(x, y, side, side)
+
+
 def centre_box(width: int, height: int, share: float = 1.0) -> Box:
     """The centred square over a share of the shorter side.
 
@@ -144,26 +159,29 @@ def draw_box(settings: ClipSettings, width: int, height: int, rng: np.random.Gen
         return multi_scale_box(width, height, settings.size, rng)
     if settings.crop == "stretched":
         return stretched_box(width, height, settings.size, rng)
+    if settings.crop == "square":
+        return square_box(width, height, settings.scale, rng)
     return random_resized_box(width, height, settings.scale, settings.ratio, rng)
 
 
-def crop_and_resize(frames: list[np.ndarray], box: Box, size: int) -> Tensor:
+def crop_and_resize(frames: list[np.ndarray], box: Box, size: int | tuple[int, int]) -> Tensor:
     """Cut one box out of every frame and resize it bilinearly, with antialiasing where it shrinks, as PIL does.
 
     Args:
         frames: T arrays uint8 [h, w, 3].
         box: Inside all of them.
-        size: Side of the result.
+        size: Side of the result, or its height and width.
 
     Returns:
         uint8 [T, size, size, 3], contiguous.
     """
     x, y, width, height = box
+    sides = (size, size) if isinstance(size, int) else size
     clip = torch.from_numpy(np.stack([frame[y : y + height, x : x + width] for frame in frames]))
-    if (width, height) == (size, size):
+    if (height, width) == sides:
         return clip
     # Viewed as [T, 3, h, w] the memory is channels-last, for which torch has a vectorised uint8 kernel.
-    resized = interpolate(clip.permute(0, 3, 1, 2), size=(size, size), mode="bilinear", antialias=True)
+    resized = interpolate(clip.permute(0, 3, 1, 2), size=sides, mode="bilinear", antialias=True)
     return resized.permute(0, 2, 3, 1).contiguous()
 
 

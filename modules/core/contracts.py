@@ -25,6 +25,15 @@ class VideoBatch(TypedDict, total=False):
     decode_ms: list[float]
     """What reading each sample cost a worker, in milliseconds; stays on the host."""
     caption: list[str]
+    """A sentence for each video, where the data has some."""
+    captions: list[list[str]]
+    """All sentences of each video, where the data has several."""
+    boxes: Tensor
+    """float32 [M, 5], boxes of key frames, of all clips in a row: the clip's place in the batch, and x1 y1 x2 y2 in pixels."""
+    actions: Tensor
+    """float32 [M, K], 1 for the actions of each box, 0 for others."""
+    box_number: Tensor
+    """int64 [M], number of each box in its split."""
 
 
 class SkeletonBatch(TypedDict):
@@ -88,5 +97,11 @@ class StepOutput(TypedDict, total=False):
     """int64 [B, 2, Nm], the prototypes to which targets and predictions were assigned."""
     boxes: Tensor
     """float [B, K, T, 4], corners x1 y1 x2 y2 in pixels of the moving objects."""
+    regions: Tensor
+    """float [M, 5], boxes in `clip`: its row, and x1 y1 x2 y2 in pixels."""
+    region_actions: Tensor
+    """float [M, K], 1 for the true actions of each box."""
+    region_scores: Tensor
+    """float [M, K], probabilities of the actions of each box."""
     corners: Tensor
     """float [B, K, T, P, 2], x and y in pixels of the corners of the moving objects as drawn, clockwise."""

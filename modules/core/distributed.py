@@ -1,14 +1,17 @@
 """Rows of a batch that is spread over processes. With one process nothing is sent and nothing is copied.
 
 All processes must call these functions equally often, and those of training, where every process has full batches, with
-equally many rows. `gather_once` is for evaluation, where they differ.
+equally many rows. `gather_lists` and `gather_once` are for evaluation, where they differ.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, distributed
+
+T = TypeVar("T")
 
 
 def position() -> tuple[int, int]:
@@ -58,6 +61,16 @@ def shuffled(network: Callable[[Tensor], Tensor], values: Tensor, generator: tor
     order = torch.randperm(world * len(values), generator=generator, device=values.device)
     results = gather_rows(network(gather_rows(values)[order.chunk(world)[rank]]))
     return results[order.argsort().chunk(world)[rank]]
+
+
+def gather_lists(values: list[T]) -> list[T]:
+    """What the processes have in lists, rank after rank; for evaluation, their lengths may differ."""
+    world = position()[1]
+    if world == 1:
+        return values
+    parts: list[list[T] | None] = [None] * world
+    distributed.all_gather_object(parts, values)
+    return [value for part in parts if part is not None for value in part]
 
 
 def gather_once(trainer: Trainer, rows: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:

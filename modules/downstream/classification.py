@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.video_cnn import VideoCNN
@@ -30,6 +29,7 @@ from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, ScheduleSettings
+from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
 from modules.layers.normalise import denormalise
 from modules.layers.probes import pool_tokens
@@ -44,8 +44,8 @@ SHOWN = 8
 class Classification(Method):
     """Learns the classes of videos or recordings of skeletons, from a pretrained backbone (`model.backbone.checkpoint`).
 
-    Top-1, top-5 and mean per-class accuracy are in percent, over every video once: the mean of the class probabilities of
-    its clips decides. `test` takes the clips that `data.views` names.
+    Top-1, top-5 and mean per-class accuracy, or with several labels mean average precision, are in percent, over every video
+    once: the mean or maximum of the class probabilities of its clips decides. `test` takes the clips that `data.views` names.
 
     Args:
         backbone: encoder. A video transformer's tokens are averaged before its final norm, and a new LayerNorm follows.
@@ -54,13 +54,16 @@ class Classification(Method):
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
         augmentation: of training clips of videos; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
-        label_smoothing: share of the target that all classes get alike.
+        label_smoothing: share of the target that all classes get alike; for one label per sample.
+        labels: `one` per sample, with softmax, or `several` (Charades), with a sigmoid for every class.
+        merge: what the class probabilities of a video's clips become; null takes the mean for one label, and the maximum for
+            several (SEVERE, official code).
         dropout: on the pooled feature, before the head.
         head_std: deviation of the head's first weights, which are normal, with biases of 0; null starts the head of a video
             transformer at nearly nothing, and others at PyTorch's defaults.
         frozen_batchnorm: whether BatchNorm of a frozen backbone stays as it is.
-        init_from: file with a whole classifier to start from or to test: ours, or an official fine-tuned file of VideoMAE,
-            SMILE or SIGMA.
+        init_from: file with a whole classifier to start from or to test: ours, an official fine-tuned file of VideoMAE, SMILE
+            or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves.
         optim: optimiser and schedule; null takes AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip do not count
             in the learning-rate rule, nor do several clips of a video.
 
@@ -81,13 +84,19 @@ class Classification(Method):
         frozen_batchnorm: bool = True,
         init_from: str | None = None,
         optim: ScheduleSettings | None = None,
+        labels: Literal["one", "several"] = "one",
+        merge: Merge | None = None,
     ) -> None:
         # As a default value, its numbers would also become those of another optimiser that is chosen by name.
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
         if not 0 <= label_smoothing < 1:
             raise SettingError(f"model.label_smoothing is {label_smoothing}; it must be at least 0 and below 1.")
+        if label_smoothing and labels == "several":
+            raise SettingError(f"model.label_smoothing is {label_smoothing}, but for model.labels several it must be 0.")
+        self.labels: Labels = OneLabel(label_smoothing) if labels == "one" else SeveralLabels()
+        self.merge = merge or self.labels.merge
         self.backbone, self.mode = backbone, mode
-        self.augmentation, self.mixing, self.label_smoothing = augmentation, mixing, label_smoothing
+        self.augmentation, self.mixing = augmentation, mixing
         self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
         self.is_skeleton = isinstance(backbone, SkeletonEncoder)
         if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
@@ -130,15 +139,16 @@ class Classification(Method):
             nn.init.zeros_(head.bias)
         self.head = head
         if self.init_from is not None:
-            weights = read_weights(self.init_from, "model.init_from")
-            weights = from_official(weights) if is_official(weights) else weights
+            weights = own_names(read_weights(self.init_from, "model.init_from"))
             if "head.weight" not in weights:
                 raise SettingError(
                     f"model.init_from names {self.init_from}, which holds no classifier; set model.backbone.checkpoint to "
                     "start from an encoder."
                 )
             self._check_classes(weights, f"model.init_from names {self.init_from}, which")
-            load_strictly(self, weights, self.init_from)
+            # Old files lack the counters of BatchNorm, which only a cumulative average would need.
+            counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
+            load_strictly(self, weights, self.init_from, may_miss=counters)
 
     def _check_classes(self, weights: Mapping[str, Any], source: str) -> None:
         found, own = len(weights["head.weight"]), self.classifier.out_features
@@ -246,11 +256,10 @@ class Classification(Method):
     # --- Training ---
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        """Cross-entropy of all clips, after augmentation; see `Method.step`."""
+        """Loss of all clips, after augmentation; see `Method.step`."""
         inputs = self._inputs(batch)
-        label = self._labels(batch).repeat_interleave(inputs.shape[1])
+        targets = self.labels.targets(batch["label"], self.classifier.out_features).repeat_interleave(inputs.shape[1], 0)
         inputs = inputs.flatten(0, 1)
-        targets = smooth_targets(label, self.classifier.out_features, self.label_smoothing)
         output: StepOutput = {}
         features = inputs
         if "video" in batch:
@@ -268,16 +277,9 @@ class Classification(Method):
         elif self.augmentation is not None or self.mixing is not None:
             raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
         logits = self.logits(features)
-        output["loss"] = -(targets * logits.log_softmax(1)).sum(1).mean()
-        agrees = logits.detach().argmax(1) == targets.argmax(1)
-        output["log"] = {"top1": 100 * agrees.float().mean()}
+        output["loss"] = self.labels.loss(logits, targets)
+        output["log"] = self.labels.progress(logits.detach(), targets)
         return output
-
-    def _labels(self, batch: Batch) -> Tensor:
-        label = batch["label"]
-        if label.ndim != 1:
-            raise SettingError("Classification takes one label per sample, but the data has several; choose other data.")
-        return label
 
     def samples_per_batch(self, data: Any) -> int:
         """Videos or recordings; see `Method.samples_per_batch`."""
@@ -325,67 +327,40 @@ class Classification(Method):
 
     def _keep(self, batch: Batch, every: int = 1) -> None:
         features = self.encode(batch, every=every)
-        probabilities = self.logits(features.flatten(0, 1)).softmax(1).unflatten(0, features.shape[:2]).mean(1)
-        label = self._labels(batch)
-        substituted = batch.get("substituted", torch.full_like(label, -1))
-        self._seen.append((probabilities, torch.stack([batch["index"], label, substituted], 1)))  # type: ignore[list-item]
+        views = self.labels.probabilities(self.logits(features.flatten(0, 1))).unflatten(0, features.shape[:2])
+        merged = views.mean(1) if self.merge == "mean" else views.amax(1)
+        substituted = batch.get("substituted", torch.full_like(batch["index"], -1))
+        facts = torch.stack([batch["index"], substituted], 1)  # type: ignore[list-item]
+        self._seen.append((merged, torch.cat([facts, self.labels.rows(batch["label"], merged.shape[1])], 1)))
 
     def _report(self, stage: str) -> tuple[int, list[int]]:
-        """Log the accuracy over all processes; gives the number of videos used, and those that could not be read."""
+        """Log the scores over all processes; gives the number of videos used, and those that could not be read."""
         classes = self.classifier.out_features
         # A process without a sample takes part all the same.
-        none = (torch.empty(0, classes, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
+        facts = torch.empty(0, 2, dtype=torch.long, device=self.device)
+        none = (torch.empty(0, classes, device=self.device), torch.cat([facts, self.labels.rows(facts[:, 0], classes)], 1))
         probabilities, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
         self._seen = []
         probabilities, facts = gather_once(self.trainer, probabilities, facts, facts[:, 0])
-        number, label, substituted = facts.unbind(1)
-        used = (label >= 0) & (substituted < 0)
+        number, substituted, label = facts[:, 0], facts[:, 1], facts[:, 2:]
+        used = (label >= 0).all(1) & (substituted < 0)
         if used.any():
-            found = accuracies(probabilities[used], label[used])
+            found = self.labels.scores(probabilities[used], label[used])
             self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
         elif stage == "test":
             raise SettingError("No test video has a label; set data.test_list or data.val_list to a list with labels.")
         return int(used.sum()), number[substituted >= 0].tolist()
 
 
-def smooth_targets(label: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Probabilities that the network learns: smoothing / K, and 1 - smoothing more for the right class.
-
-    Args:
-        label: int64 [N]; samples with -1 get zeros, and so no loss.
-        classes: K.
-        smoothing: share that all classes get alike.
-
-    Returns:
-        float32 [N, K]
-    """
-    one = torch.zeros(len(label), classes, device=label.device).scatter_(1, label.clamp_min(0)[:, None], 1 - smoothing)
-    return (one + smoothing / classes) * (label >= 0)[:, None]
-
-
-def accuracies(probabilities: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Loss, and accuracies in percent.
-
-    Args:
-        probabilities: float [N, K], one row per video: the mean over its views.
-        label: int64 [N], from 0.
-
-    Returns:
-        `loss` (mean negative log-likelihood), `top1`, `top5` (of fewer than 5 classes all), `per_class` (mean over the classes
-        that occur of the share of their videos that are right) and `per_class_all` (over all K, where others count 0).
-    """
-    classes = probabilities.shape[1]
-    top1, top5 = (multiclass_accuracy(probabilities, label, classes, average="micro", top_k=k) for k in (1, min(5, classes)))
-    right = (probabilities.argmax(1) == label).float()
-    count = torch.bincount(label, minlength=classes)
-    each = torch.zeros(classes, device=label.device).scatter_add_(0, label, right) / count.clamp_min(1)
-    return {
-        "loss": -probabilities.gather(1, label[:, None]).log().mean(),
-        "top1": 100 * top1,
-        "top5": 100 * top5,
-        "per_class": 100 * each.sum() / (count > 0).sum(),
-        "per_class_all": 100 * each.mean(),
-    }
+def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a whole classifier under the names of `Classification`, of any file that `init_from` may name."""
+    if is_official(weights):
+        return from_official(weights)
+    if {"stem.0.weight", "fc.weight"} <= weights.keys():
+        # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
+        names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
+        return {names[key]: value for key, value in weights.items()}
+    return weights
 
 
 def to_pixels(video: Tensor) -> Tensor:

@@ -9,8 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from modules.layers.tokenizers import clean
+
 NOT_RANKED = -100.0
 DEPTHS = (1, 5, 10)
+
+
+def best_candidates(scores: Tensor, best: int) -> Tensor:
+    """The candidates of each query with the best scores: [Q, N] -> int64 [Q, k], k at most N."""
+    return scores.topk(min(best, scores.shape[1]), dim=1).indices
 
 
 @torch.no_grad()
@@ -26,7 +33,7 @@ def rerank(dual: Tensor, match: Callable[[Tensor, Tensor], Tensor], best: int = 
     Returns:
         float32 [Q, N], -100 at the other candidates.
     """
-    chosen = dual.topk(min(best, dual.shape[1]), dim=1).indices
+    chosen = best_candidates(dual, best)
     queries = torch.arange(len(dual), device=dual.device)[:, None].expand_as(chosen).flatten()
     pairs = zip(queries.split(chunk), chosen.flatten().split(chunk), strict=True)
     asked = torch.cat([match(query, candidate).float() for query, candidate in pairs])
@@ -78,3 +85,36 @@ def recalls(video_to_text: Tensor, text_to_video: Tensor) -> dict[str, float]:
     mean = sum(found.values()) / len(found)
     medians = {f"{name}_median": own.quantile(0.5).item() + 1 for name, own in (("v2t", video_to_text), ("t2v", text_to_video))}
     return found | medians | {"mean": mean}
+
+
+def right_answers(captions: list[list[str]], meanings: list[int | None]) -> tuple[list[str], Tensor]:
+    """The different sentences of some videos, and which belong to which.
+
+    Args:
+        captions: sentences of each of N videos. What the tokenizer cleans away makes no difference.
+        meanings: of each video the number that captions share which say the same, or None.
+
+    Returns:
+        S sentences, and bool [N, S]
+    """
+    rows: dict[str, int] = {}
+    texts: list[str] = []
+    videos: dict[tuple[str, int], set[int]] = {}
+    said: dict[tuple[str, int], set[int]] = {}
+    for video, (own, meaning) in enumerate(zip(captions, meanings, strict=True)):
+        for text in own:
+            row = rows.setdefault(" ".join(clean(text)), len(texts))
+            texts += [text] if row == len(texts) else []
+            key = ("text", row) if meaning is None else ("meaning", meaning)
+            videos.setdefault(key, set()).add(video)
+            said.setdefault(key, set()).add(row)
+    right = torch.zeros(len(captions), len(texts), dtype=torch.bool)
+    for key, some in videos.items():
+        right[torch.tensor(sorted(some))[:, None], torch.tensor(sorted(said[key]))] = True
+    return texts, right
+
+
+def as_numbers(right: Tensor) -> Tensor:
+    """Right candidates of each query by number, as `ranks` takes them: bool [Q, N] -> int64 [Q, R], filled up with -1."""
+    found = right.float().topk(int(right.sum(1).max()), dim=1)
+    return found.indices.masked_fill(found.values == 0, -1)

@@ -71,8 +71,8 @@ def read_vocabulary(path: str) -> list[str]:
 
 
 def clean(text: str) -> list[str]:
-    """Words of a sentence: lower case, without accents and punctuation; hyphens and slashes part words."""
-    text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower())
+    """Words of a sentence: lower case, without accents and punctuation; hyphens and slashes part words. <person> is a word."""
+    text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower().replace("<person>", "person"))
     letters = (sign for sign in unicodedata.normalize("NFD", text) if unicodedata.category(sign) != "Mn")
     return re.sub(r"[-/]", " ", "".join(letters)).split()
 

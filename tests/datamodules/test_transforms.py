@@ -81,7 +81,7 @@ def test_multi_scale_takes_the_wanted_size_where_it_nearly_fits() -> None:
         assert len(widths) == 4
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "centre"])
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "square", "centre"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_boxes_lie_inside_the_frame(crop: str, width: int, height: int) -> None:
     settings = ClipSettings(size=224, crop=crop)
@@ -145,6 +145,19 @@ def test_stretched_boxes_are_squares_of_the_stretched_picture() -> None:
     assert tall.width / tall.height == pytest.approx(100 / 400 * 4 / 3, rel=0.1)
 
 
+def test_squares_have_a_share_of_the_shorter_side() -> None:
+    """SlowFast cuts 112 pixels of a picture whose shorter side has 256 to 340, its inverse uniform."""
+    rng = np.random.default_rng(0)
+    settings = ClipSettings(size=112, crop="square", scale=(112 / 340, 112 / 256))
+    boxes = [draw_box(settings, 640, 480, rng) for _ in range(400)]
+    assert all(box.width == box.height for box in boxes)
+    sides = [box.width for box in boxes]
+    assert (min(sides), max(sides)) == (pytest.approx(480 * 112 / 340, abs=2), pytest.approx(480 * 112 / 256, abs=2))
+    assert np.mean(sides) == pytest.approx(480 * 112 * (1 / 340 + 1 / 256) / 2, rel=0.02)
+    assert max(box.x + box.width for box in boxes) > 620
+    assert max(box.y + box.height for box in boxes) > 465
+
+
 def test_centre_agrees_with_resizing_first() -> None:
     """Crop then resize against 'resize the shorter side, then crop the centre', done by PIL."""
     for width, height in ((340, 256), (256, 340), (427, 240)):
@@ -188,7 +201,7 @@ def test_box_of_the_wanted_size_is_not_resampled() -> None:
     assert np.array_equal(crop_and_resize(frames, Box(3, 5, 32, 32), 32)[1], frames[1][5:37, 3:35])
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "centre"])
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "square", "centre"])
 @pytest.mark.parametrize(("width", "height"), [(96, 72), (20, 160), (160, 20), (5, 3), (1, 1)])
 def test_clips_have_one_shape_for_any_frame_size(crop: str, width: int, height: int) -> None:
     settings = ClipSettings(frames=3, size=32, clips=2, repeat=2, crop=crop)

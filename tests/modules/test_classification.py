@@ -7,6 +7,7 @@ import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import binary_average_precision
 
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
@@ -17,7 +18,8 @@ from modules.core.base import Method
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, SGDSettings
-from modules.downstream.classification import Classification, accuracies, smooth_targets
+from modules.downstream.classification import Classification
+from modules.downstream.labels import SeveralLabels, accuracies, average_precisions, smooth_targets
 from modules.layers.clip_augment import Mixing
 from tests.methods import (
     CLASSES,
@@ -108,6 +110,56 @@ def test_loss_is_that_of_smoothed_labels() -> None:
         method.logits(method.encode(batch).flatten(0, 1)), batch["label"].repeat_interleave(2), label_smoothing=0.1
     )
     assert torch.allclose(method.step(batch, generator())["loss"], expected)
+
+
+def test_loss_of_several_labels() -> None:
+    method = Classification(tiny_cnn(), 5, labels="several", optim=OPTIM).eval()
+    label = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
+    batch = {**video_batch(3, clips=2), "label": label}
+    logits = method.logits(method.encode(batch).flatten(0, 1))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, label.repeat_interleave(2, 0))
+    assert torch.allclose(method.step(batch, generator())["loss"], expected)
+    method.mixing = Mixing()
+    assert method.step(batch, generator())["loss"].isfinite()
+    # A single label is the only one; without label there is no loss.
+    rows = SeveralLabels().rows(torch.tensor([2, -1]), 3)
+    assert rows.tolist() == [[0, 0, 1], [-1, -1, -1]]
+    targets, logits = SeveralLabels().targets(torch.tensor([2, -1]), 3), torch.randn(2, 3, requires_grad=True)
+    SeveralLabels().loss(logits, targets).backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[True] * 3, [False] * 3]
+    # The mean over samples and classes.
+    assert torch.allclose(logits.grad[0], (logits[0].sigmoid() - targets[0]).detach() / 6)
+
+
+def test_views_of_several_labels_are_joined(tmp_path: Path) -> None:
+    method = Classification(tiny_vit(), 13, head_std=1.0, labels="several", optim=OPTIM).eval()
+    assert (method.merge, Classification(tiny_vit(), 13, optim=OPTIM).merge) == ("max", "mean")
+    data = motion(clip=ClipSettings(frames=FRAMES, size=SIDE, clips=2))
+    data.setup()
+    with torch.no_grad():
+        parts = [(method.logits(method.encode(batch).flatten(0, 1)), batch["label"]) for batch in data.test_dataloader()]
+    logits, label = (torch.cat(part) for part in zip(*parts, strict=True))
+    views = logits.sigmoid().unflatten(0, (-1, 2))
+    rows = SeveralLabels().rows(label, 13)
+    for method.merge, merged in (("max", views.amax(1)), ("mean", views.mean(1))):
+        (found,) = trainer(tmp_path).test(method, datamodule=data, verbose=False)
+        expected = [binary_average_precision(merged[:, k], rows[:, k]) for k in range(13) if rows[:, k].any()]
+        assert found["test/map"] == pytest.approx(100 * torch.stack(expected).mean().item(), rel=1e-4)
+        loss = torch.nn.functional.binary_cross_entropy(merged, rows.float())
+        assert found["test/loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert method.test_record == {"videos": 7, "missed": [], "classes": 13, "views": 2}
+
+
+def test_average_precision_of_ties_and_of_no_positive() -> None:
+    scores = torch.tensor([[0.5, 0.1, 0.3], [0.5, 0.9, 0.2], [0.1, 0.5, 0.1]])
+    positive = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0
+    found = average_precisions(scores, positive)
+    # The first two samples come together: half of what comes is right; then two of three.
+    assert found[:2].tolist() == pytest.approx([0.5 * 0.5 + 0.5 * 2 / 3, 1.0])
+    assert found[2].isnan()
+    together = SeveralLabels().scores(scores, positive.long())["map"]
+    assert together.item() == pytest.approx(100 * found[:2].mean().item())
 
 
 def test_unlabelled_samples_have_no_loss() -> None:
@@ -217,6 +269,20 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
         Classification(tiny_vit(), 6, optim=OPTIM).load_state_dict(first.state_dict())
 
 
+def test_init_from_loads_whole_video_cnns_of_severe(tmp_path: Path) -> None:
+    # torchvision's network ends with `fc`, and has the names of our backbone for the rest.
+    network, path = tiny_cnn().eval(), tmp_path / "model_best.pth.tar"
+    network.fc = torch.nn.Linear(network.embed_dim, 5)
+    state = {f"module.{key}": value for key, value in network.state_dict().items() if "num_batches" not in key}
+    torch.save({"epoch": 12, "state_dict": state, "optimizer": {}}, path)
+    method = Classification(tiny_cnn(), 5, init_from=str(path), optim=OPTIM).eval()
+    clip = torch.randn(2, 3, FRAMES, SIDE, SIDE)
+    with torch.no_grad():
+        assert torch.allclose(method.logits(method.features(clip)), network.fc(network(clip)), atol=1e-5)
+    with pytest.raises(SettingError, match="tells 5 classes apart, but there are 6 here"):
+        Classification(tiny_cnn(), 6, init_from=str(path), optim=OPTIM)
+
+
 class Unlabelled(SyntheticMotion):
     """Says nothing about classes."""
 
@@ -228,13 +294,14 @@ def test_wrong_settings(tmp_path: Path) -> None:
         ({"label_smoothing": 1.0}, r"model\.label_smoothing is 1\.0"),
         ({"backbone": BiGRU(8, 2), "mode": "attentive"}, r"are for videos; for skeletons leave them out"),
         ({"backbone": BiGRU(8, 2), "mixing": Mixing()}, r"are for videos"),
+        ({"label_smoothing": 0.1, "labels": "several"}, r"label_smoothing is 0\.1, but for model\.labels several it must be 0"),
     ):
         with pytest.raises(SettingError, match=message):
             Classification(**{"backbone": tiny_vit(), "num_classes": 2, "optim": OPTIM} | settings)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=r"VideoViT takes videos, which the data has not"):
         Classification(tiny_vit(), 2, optim=OPTIM).step(skeleton_batch(), generator())
     several = {**video_batch(), "label": torch.ones(4, 3)}
-    with pytest.raises(SettingError, match=r"one label per sample"):
+    with pytest.raises(SettingError, match=r"one label per sample, .* set model\.labels to several"):
         Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
     with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):
         trainer(tmp_path).test(Classification(tiny_vit(), 4, optim=OPTIM), datamodule=motion())

@@ -1,6 +1,7 @@
 """SEVERE's accuracies and frame picks, and fine-tuned networks of VideoMAE and SIGMA, against official numbers."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from datamodules.video.decode import VideoInfo
 from datamodules.video.sampling import ClipSettings, choose_views, resample
 from modules.core.optim import AdamWSettings
-from modules.downstream.classification import Classification, accuracies
+from modules.downstream.classification import Classification
+from modules.downstream.labels import SeveralLabels, accuracies, average_precisions
 from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
 from tests.parity.test_masked_methods import build_backbone
 
@@ -44,6 +46,20 @@ def test_accuracies() -> None:
             wrong = accuracies(views.mean(1).softmax(-1), torch.tensor(case["target"]))
             assert wrong["top1"].item() == pytest.approx(case["contrast_mean_of_logits"]["top1"], abs=1e-4)
     assert compared >= 8
+
+
+def test_mean_average_precision() -> None:
+    info = load("charades_map")
+    for case in info["cases"]:
+        views = torch.tensor(case["view_scores"] if "view_scores" in case else [[row] for row in case["scores"]])
+        merged = views.amax(1) if case.get("merge") == "max" else views.mean(1)
+        labels = torch.tensor(case["labels"])
+        found = average_precisions(merged, labels > 0)
+        expected = torch.tensor([math.nan if one is None else one for one in case["expected"]["AP"]])
+        assert torch.allclose(found, expected, rtol=0, atol=info["meta"]["tolerance"], equal_nan=True), case["name"]
+        together = SeveralLabels().scores(merged, labels)["map"].item()
+        assert together == pytest.approx(100 * case["expected"]["mAP"], rel=1e-6), case["name"]
+    assert len(info["cases"]) >= 4
 
 
 def test_frames_at_another_rate() -> None:

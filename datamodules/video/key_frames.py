@@ -1,0 +1,227 @@
+"""Clips around key frames of films, with boxes of persons: what action detection reads.
+
+Boxes are (x1, y1, x2, y2): shares of width and height in lists, pixels of the clip in batches. Axis letters: `N` key frames,
+`M` boxes, `K` actions, `T` frames.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.video.dataset import VideoClipDataset, collate
+from datamodules.video.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.guard import WorkerGuard
+from datamodules.video.manifest import Manifest
+from datamodules.video.sampling import ClipSettings
+from datamodules.video.transforms import Box, crop_and_resize, draw_box
+
+RATE = 30
+"""Frames per second in which clips are counted, and of films that are folders of pictures."""
+
+
+@dataclass(kw_only=True)
+class KeyFrames(Manifest):
+    """Key frames of one split. A film has several, so paths repeat; labels are numbers of films.
+
+    Args:
+        seconds: float64 [N], from the beginning of the film's file.
+        boxes: float64 [M, 4], of all key frames, one after the other.
+        actions: bool [M, K]
+        first: int64 [N + 1], number of the first box of each key frame, and behind the last one.
+    """
+
+    seconds: np.ndarray
+    boxes: np.ndarray
+    actions: np.ndarray
+    first: np.ndarray
+
+    def of(self, row: int) -> slice:
+        """The boxes of a key frame."""
+        return slice(int(self.first[row]), int(self.first[row + 1]))
+
+    def subset(self, rows: np.ndarray) -> "KeyFrames":
+        """See `Manifest.subset`; boxes are numbered anew."""
+        kept = np.concatenate([np.arange(self.first[row], self.first[row + 1]) for row in rows])
+        chosen: KeyFrames = super().subset(rows)  # type: ignore[assignment]
+        return replace(
+            chosen,
+            seconds=self.seconds[rows],
+            boxes=self.boxes[kept],
+            actions=self.actions[kept],
+            first=np.concatenate([[0], np.diff(self.first)[rows].cumsum()]),
+        )
+
+    def sha256(self) -> str:
+        """Hash of films, moments, boxes and actions."""
+        tables = (self.seconds, self.boxes, self.actions, self.first)
+        names = [f"{path}\t{film}" for path, film in zip(self.paths, self.labels.tolist(), strict=True)]
+        digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape"))
+        for table in tables:
+            digest.update(np.ascontiguousarray(table).tobytes())
+        return digest.hexdigest()
+
+
+def key_frame_indices(seconds: float, frames: int, stride: int, info: VideoInfo) -> np.ndarray:
+    """The frames of a clip around a moment: places -T/2 to T/2 - 1, `stride` thirtieths of a second apart, whatever the film's
+    own rate, which is taken to be constant; beyond its ends the first or last frame is repeated (SEVERE, official code).
+
+    Args:
+        seconds: of the key frame.
+        frames: T.
+        stride: in thirtieths of a second.
+        info: of the film.
+
+    Returns:
+        int64 [1, T], ascending.
+
+    Raises:
+        DecodeError: if the film ends before the key frame.
+    """
+    if seconds >= info.num_frames / info.fps:
+        raise DecodeError("no frame decoded", f"the film ends before second {seconds:g}")
+    moments = seconds + (np.arange(frames) - frames // 2) * stride / RATE
+    return np.floor(moments * info.fps + 0.5).astype(np.int64).clip(0, info.num_frames - 1)[None]
+
+
+@cache
+def _pictures_in(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("*.jpg"))
+
+
+def read_pictures(folder: Path, seconds: float, clip: ClipSettings) -> DecodedClips:
+    """A clip of a film that is a folder of pictures, 30 per second, `<folder>_000001.jpg` the first.
+
+    Args:
+        folder: named as the film.
+        seconds: of the key frame.
+        clip: frames and stride.
+
+    Raises:
+        DecodeError: if a picture is missing or broken.
+    """
+    info = VideoInfo(_pictures_in(folder), float(RATE), 0, 0)
+    numbers = key_frame_indices(seconds, clip.frames, clip.stride, info)
+    unique, position = np.unique(numbers, return_inverse=True)
+    frames = []
+    for number in unique.tolist():
+        file = folder / f"{folder.name}_{number + 1:06d}.jpg"
+        try:
+            with Image.open(file) as picture:
+                frames.append(np.asarray(picture.convert("RGB")))
+        except FileNotFoundError as error:
+            raise DecodeError("file not found", file.name) from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DecodeError("failed while decoding", f"{file.name}: {error}") from error
+    if len({frame.shape for frame in frames}) > 1:
+        raise DecodeError("frame size changes")
+    ends = numbers[:, [0, -1]] / RATE
+    return DecodedClips(frames, position.reshape(numbers.shape), info, ends.astype(np.float32))
+
+
+def move_boxes(boxes: np.ndarray, frame: tuple[int, int], crop: Box, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where boxes are in a crop of the frame, and which of them are in it.
+
+    Args:
+        boxes: float64 [M, 4], shares of the frame.
+        frame: its width and height.
+        crop: part of the frame.
+        size: width and height that the crop is resized to.
+
+    Returns:
+        float32 [M, 4] in pixels of the resized crop, cut at its borders, and bool [M], whether an area is left.
+    """
+    frame_twice, size_twice = np.tile(frame, 2), np.tile(size, 2)
+    moved = (boxes * frame_twice - [crop.x, crop.y] * 2) * size_twice / ([crop.width, crop.height] * 2)
+    moved = np.clip(moved, 0, size_twice)
+    inside = (moved[:, 2:] > moved[:, :2]).all(1)
+    return torch.from_numpy(moved.astype(np.float32)), torch.from_numpy(inside)
+
+
+class KeyFrameDataset(VideoClipDataset):
+    """Clips around key frames.
+
+    In training, a square of the frame as `clip.crop` says, and of the boxes those that it cuts; else the whole frame with all.
+
+    Args:
+        manifest: films, key frames and boxes.
+        clip: frames, stride, size and crop.
+        seed: of the run.
+        train: whether squares are drawn.
+        square: whether evaluation squeezes the whole frame to a square; else its shorter side becomes `clip.size`.
+        decoder: library that decodes.
+        decode_timeout: seconds after which a film counts as broken.
+        guard: is told what is read.
+    """
+
+    manifest: KeyFrames
+
+    def __init__(
+        self,
+        manifest: KeyFrames,
+        clip: ClipSettings,
+        seed: int,
+        train: bool,
+        square: bool = False,
+        decoder: Decoder = "pyav",
+        decode_timeout: float | None = None,
+        guard: WorkerGuard | None = None,
+    ) -> None:
+        super().__init__(manifest, clip, seed, train, decoder, decode_timeout, guard)
+        self.square = square
+
+    def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        path, seconds, clip = self.manifest.file(row), float(self.manifest.seconds[row]), self.clip
+        if path.is_dir():
+            decoded = read_pictures(path, seconds, clip)
+        else:
+            decoded = read_clips(
+                path,
+                lambda info, _: key_frame_indices(seconds, clip.frames, clip.stride, info),
+                rng,
+                decode_timeout=self.decode_timeout,
+                decoder=self.decoder,
+            )
+        height, width = decoded.frames[0].shape[:2]
+        size, crop = (clip.size, clip.size), Box(0, 0, width, height)
+        if rng is not None:
+            crop = draw_box(clip, width, height, rng)
+        elif not self.square:
+            size = tuple(max(clip.size, side * clip.size // min(width, height)) for side in (width, height))
+        video = crop_and_resize(decoded.frames, crop, size[::-1])[torch.from_numpy(decoded.position)]
+        boxes, inside = move_boxes(self.manifest.boxes[self.manifest.of(row)], (width, height), crop, size)
+        # Each box that a detector found has a score in the end, wherever it is.
+        kept = inside if rng is not None else torch.ones_like(inside)
+        return self._sample(row, video, boxes, kept) | {"time": torch.from_numpy(decoded.time)}
+
+    def _nothing(self, row: int) -> dict[str, Any]:
+        video = torch.zeros(1, self.clip.frames, self.clip.size, self.clip.size, 3, dtype=torch.uint8)
+        boxes = torch.zeros(self.manifest.of(row).stop - self.manifest.of(row).start, 4)
+        return self._sample(row, video, boxes, torch.zeros(len(boxes), dtype=torch.bool)) | {"time": torch.zeros(1, 2)}
+
+    def _sample(self, row: int, video: Tensor, boxes: Tensor, kept: Tensor) -> dict[str, Any]:
+        place = self.manifest.of(row)
+        actions = torch.from_numpy(self.manifest.actions[place])
+        return {
+            "video": video,
+            "label": actions.any(0).float(),
+            "boxes": boxes[kept],
+            "actions": actions[kept].float(),
+            "box_number": torch.arange(place.start, place.stop)[kept],
+        }
+
+
+def collate_boxes(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join samples; the boxes of all clips stand in a row, each behind the place of its clip in the batch."""
+    tables = [[sample.pop(name) for sample in samples] for name in ("boxes", "actions", "box_number")]
+    boxes, actions, numbers = (torch.cat(parts) for parts in tables)
+    counts = torch.tensor([len(part) for part in tables[0]])
+    clip = torch.repeat_interleave(torch.arange(len(samples)), counts)
+    joined = {"boxes": torch.cat([clip[:, None].float(), boxes], 1), "actions": actions, "box_number": numbers}
+    return collate(samples) | joined

@@ -1,0 +1,25 @@
+"""Parts of a training set."""
+
+import numpy as np
+
+
+def pick_evenly(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """Draw rows so that each class has its share of them, give or take one; the first of n are those that fewer would be.
+
+    Args:
+        labels: int64 [N]
+        wanted: rows to draw.
+        seed: of the generator.
+
+    Returns:
+        int64 [n], row numbers in the order in which they were drawn.
+    """
+    generator = np.random.default_rng(seed)
+    mixed = generator.permutation(len(labels))
+    # The rows of a class follow each other at equal distances from 0 to 1, from a random start.
+    _, number, count = np.unique(labels[mixed], return_inverse=True, return_counts=True)
+    order = np.argsort(number, kind="stable")
+    place = np.empty(len(labels), np.int64)
+    place[order] = np.arange(len(labels)) - np.repeat(np.cumsum(count) - count, count)
+    moment = (place + generator.random(len(count))[number]) / count[number]
+    return mixed[np.argsort(moment, kind="stable")[:wanted]]

@@ -1,0 +1,384 @@
+"""Counting of repetitions as SEVERE does it (https://arxiv.org/abs/2203.14221, official code), after context-aware and
+scale-insensitive counting (https://arxiv.org/abs/2005.08465): a video CNN that looks at two cycles at a time.
+
+One batch gives several steps of the optimiser: after each of them the two cycles move on in every clip, with the lengths that
+the network said (see `modules/downstream/cycle_walk.py`), or begin anew where they fail or pass the end of the clip. Nothing of
+this outlives the batch, so a run that goes on from a checkpoint equals the uninterrupted one. Lightning, its schedules and all
+callbacks count a batch as one step. (`python main.py replay` repeats the first of its steps, with the weights that were kept.)
+
+Deviations from the official code:
+
+* every batch gives `steps_per_batch` steps. There a batch ends earlier if all of its clips have come to their ends;
+* a step without any known cycle has a loss of 0 in the place of NaN;
+* random numbers are functions of (seed, epoch, batch, step).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.backbones.video_cnn import VideoCNN
+from modules.backbones.video_vit import VideoViT
+from modules.core.base import Method
+from modules.core.contracts import StepOutput
+from modules.core.distributed import gather_once
+from modules.core.errors import SettingError
+from modules.core.optim import AdamSettings, ScheduleSettings
+from modules.downstream.cycle_walk import (
+    ANCHORS,
+    TRAIN_LIMIT,
+    Counted,
+    CycleTargets,
+    best_ratio,
+    count_cycles,
+    cycle_targets,
+    first_states,
+    frame_numbers,
+    move,
+)
+from modules.layers.normalise import IMAGENET_MEAN
+
+BOX_WEIGHT = 50.0
+STRIP_HEIGHT = 8
+GREY, GREEN, YELLOW, RED = (90, 90, 90), (0, 200, 0), (255, 220, 0), (230, 40, 40)
+
+
+@dataclass
+class _Walk:
+    """Where the two cycles are, from one step on a batch to the next."""
+
+    number: int = 0
+    states: Tensor | None = None
+
+
+class RepetitionCounting(Method):
+    """Counts the repetitions in videos (data `UCFRep`), from a pretrained backbone (`model.backbone.checkpoint`).
+
+    Logged are MAE, the mean of |predicted - true| / true, and OBO, the share of videos that are at most one off, over every
+    video once. `test` keeps the counts of all videos in the file of results.
+
+    Args:
+        backbone: encoder. Clips are of 32 frames, or of as many as a video transformer takes.
+        steps_per_batch: steps of the optimiser with each batch.
+        flip: share of the clips that are mirrored in training.
+        clips_per_forward: clips that the network takes at once in evaluation; a matter of memory.
+        optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as ever; null takes Adam at a
+            constant 5e-5 with a decay of 1e-3.
+
+    Raises:
+        SettingError: if a number of steps, frames or clips is not usable.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoCNN | VideoViT,
+        steps_per_batch: int = 11,
+        flip: float = 0.5,
+        clips_per_forward: int = 64,
+        optim: ScheduleSettings | None = None,
+    ) -> None:
+        super().__init__(optim or AdamSettings(5e-5, weight_decay=1e-3, milestones=[]))
+        self.backbone, self.flip = backbone, flip
+        self.steps_per_batch, self.clips_per_forward = steps_per_batch, clips_per_forward
+        for name in ("steps_per_batch", "clips_per_forward"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"model.{name} is {getattr(self, name)}; set it to 1 or more.")
+        self.frames = int(getattr(backbone, "num_frames", 32))
+        if self.frames % 2 or self.frames < 4:
+            raise SettingError(f"model.backbone.num_frames is {self.frames}; counting needs an even number of at least 4.")
+        width, anchors = backbone.embed_dim, len(ANCHORS)
+        self.fc_cls_1, self.fc_box_1 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
+        self.fc_cls_2, self.fc_box_2 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
+        self.test_record: dict[str, Any] = {}
+        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `counts` (by video)."""
+        self._walk: _Walk | None = None
+        self._shown: tuple[Tensor, ...] = ()
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    # --- Network ---
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network says of the previous and the next cycle.
+
+        Args:
+            clips: float [N, 3, frames, H, W].
+
+        Returns:
+            float32 logits [N, 2, 2, A] (cycle, not near or near, anchor) and boxes [N, 2, A].
+        """
+        feature = self.backbone(clips)
+        logits = torch.stack([self.fc_cls_1(feature), self.fc_cls_2(feature)], 1).unflatten(2, (2, len(ANCHORS)))
+        return logits.float(), torch.stack([self.fc_box_1(feature), self.fc_box_2(feature)], 1).float()
+
+    def cut(self, video: Tensor, length: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips that the network sees.
+
+        Args:
+            video: uint8 [B, T, H, W, 3].
+            length: int64 [B], frames of it that count.
+            states: float64 [B, P, 3].
+
+        Returns:
+            uint8 [B * P, frames, H, W, 3], and which frames lie outside the video: bool [B * P, frames].
+        """
+        numbers = frame_numbers(states, self.frames)
+        row = torch.arange(len(video), device=video.device)[:, None, None]
+        outside = (numbers < 0) | (numbers >= length[:, None, None])
+        return video[row, numbers.clamp(0, video.shape[1] - 1)].flatten(0, 1), outside.flatten(0, 1)
+
+    def prepare(self, clips: Tensor, outside: Tensor) -> Tensor:
+        """Normalise clips, and fill frames outside the video with ImageNet's mean.
+
+        The mean is filled in after normalisation, where it is no grey but nearly so (official code).
+
+        Args:
+            clips: uint8 [N, frames, H, W, 3].
+            outside: bool [N, frames].
+
+        Returns:
+            float32 [N, 3, frames, H, W]
+        """
+        mean = torch.tensor(IMAGENET_MEAN, device=clips.device).view(3, 1, 1, 1)
+        return torch.where(outside[:, None, :, None, None], mean, self.normalise(clips))
+
+    @torch.no_grad()
+    def count(self, video: Tensor, length: Tensor) -> Counted:
+        """Repetitions in whole videos; see `count_cycles`.
+
+        Args:
+            video: uint8 [B, T, H, W, 3].
+            length: int64 [B], frames of it that count.
+        """
+
+        def answer(states: Tensor) -> tuple[Tensor, Tensor]:
+            # States are small, clips are not.
+            share = max(1, self.clips_per_forward // len(video))
+            parts = [self(self.prepare(*self.cut(video, length, some))) for some in states.split(share, 1)]
+            logits, box = (
+                torch.cat([part.unflatten(0, (len(video), -1)) for part in kind], 1) for kind in zip(*parts, strict=True)
+            )
+            return logits.softmax(3)[:, :, :, 1], box
+
+        return count_cycles(answer, length)
+
+    @torch.no_grad()
+    def embed(self, batch: Any) -> Tensor:
+        """Features [B, D] of frames that are spread over each video."""
+        video, length = batch["video"][:, 0], batch["length"]
+        places = torch.linspace(0, 1, self.frames, device=video.device)
+        numbers = ((length - 1)[:, None] * places).round().long()
+        return self.backbone(self.normalise(video[torch.arange(len(video), device=video.device)[:, None], numbers])).float()
+
+    # --- Training ---
+
+    def on_fit_start(self) -> None:
+        """Compare settings of data and trainer with what is needed, before the first step.
+
+        Raises:
+            SettingError: if they do not fit.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        clip, size = getattr(data, "clip", None), getattr(self.backbone, "image_size", None)
+        if clip is not None and size not in (None, clip.size):
+            raise SettingError(f"data.clip.size is {clip.size} but model.backbone.image_size is {size}; make them equal.")
+        if self.trainer.accumulate_grad_batches > 1:
+            raise SettingError(
+                "trainer.accumulate_grad_batches must be 1: each batch gives several steps; raise data.batch_size instead."
+            )
+
+    def on_test_start(self) -> None:
+        """Compare settings, as before training."""
+        self.on_fit_start()
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Several steps with one batch: the closure, which runs `step` and its gradients, is called before each of them."""
+        self._walk = _Walk()
+        try:
+            for number in range(self.steps_per_batch):
+                self._walk.number = number
+                super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        finally:
+            self._walk = None
+
+    def seeded_step(self, batch: Any, epoch: int, batch_idx: int, rank: int) -> StepOutput:
+        """A step of the walk; outside of training the first one. See `Method.seeded_step`."""
+        number = self._walk.number if self._walk is not None else 0
+        return super().seeded_step(batch, epoch * self.steps_per_batch + number, batch_idx, rank)
+
+    def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
+        """Loss of one state of each clip; see `Method.step`.
+
+        Args:
+            batch: of `UCFRep`: `video` [B, 1, T, H, W, 3], `length`, `count` int64 [B], and `previous` and `next` int64 [B, T],
+                length - 1 of the cycle before and after each frame, or -1.
+            generator: source of randomness.
+        """
+        self._check(batch)
+        walk = self._walk or _Walk()
+        length, count, label = batch["length"], batch["count"], batch["next"][:, 0]
+        if walk.states is None:
+            walk.states = first_states(length, count, label, generator)
+        states = walk.states
+        clips, outside = self.cut(batch["video"][:, 0], length, states[:, None])
+        mirrored = torch.rand(len(clips), generator=generator, device=clips.device) < self.flip
+        clips = torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(3), clips)
+        logits, box = self(self.prepare(clips, outside))
+        left, middle, right = states.unbind(-1)
+        before = cycle_targets(_at(batch["previous"], middle, length), middle - left + 1)
+        after = cycle_targets(_at(batch["next"], middle + 1, length), right - middle)
+        cls_loss, box_loss = cycle_loss(logits, box, (before, after))
+        ratios = best_ratio(logits.detach().softmax(2)[:, :, 1], box.detach(), TRAIN_LIMIT)
+        self._shown = (length, batch["borders"], states, move(states, ratios)[0])
+        walk.states = self._move_on(states, ratios, first_states(length, count, label, generator), length, generator)
+        return {
+            "loss": cls_loss + BOX_WEIGHT * box_loss,
+            "log": {"cls_loss": cls_loss.detach(), "box_loss": box_loss.detach()},
+            "clip": clips,
+        }
+
+    @staticmethod
+    def _check(batch: Any) -> None:
+        if missing := [name for name in ("length", "count", "previous", "next", "borders") if name not in batch]:
+            raise SettingError(f"The data says nothing of cycles ({missing[0]}); counting is for --data UCFRep.")
+
+    @staticmethod
+    def _move_on(states: Tensor, ratios: Tensor, anew: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
+        """The states of the next step: a twentieth to a fifth of the clip further on, or anew."""
+        parts = 5 + 15 * torch.rand(len(length), generator=generator, device=length.device, dtype=torch.float64)
+        moved, failed = move(states, ratios, (length / parts).clamp_min(1).trunc())
+        return torch.where((failed | (moved[:, 1] >= length))[:, None], anew, moved)
+
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """The clips that the network saw, and where the cycles are: see `draw_cycles`."""
+        return {"clip": output["clip"], "cycles": draw_cycles(*self._shown)}
+
+    # --- Evaluation ---
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Count."""
+        self._keep(batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Count."""
+        self._keep(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self._seen = []
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew."""
+        self._seen, self.test_record = [], {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the errors as `val/*`."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the errors as `test/*`, and keep what was counted."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        manifest = getattr(data, "test_manifest", None)
+        found, true, number, missed = self._report("test")
+        names = manifest.paths if manifest is not None else {row: str(row) for row in number.tolist()}
+        rows = zip(number.tolist(), found.tolist(), true.tolist(), strict=True)
+        counts = {names[row]: {"predicted": predicted, "true": count} for row, predicted, count in rows}
+        self.test_record = {"videos": len(true), "missed": missed, "counts": counts}
+
+    def _keep(self, batch: Any) -> None:
+        self._check(batch)
+        found = self.count(batch["video"][:, 0], batch["length"]).counts
+        substituted = batch.get("substituted", torch.full_like(batch["index"], -1))
+        self._seen.append((found[:, None], torch.stack([batch["index"], batch["count"], substituted], 1)))
+
+    def _report(self, stage: str) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """Log the errors over all processes; gives predictions, true counts, numbers, and those that could not be read."""
+        # A process without a sample takes part all the same.
+        rows = torch.empty(0, 1, dtype=torch.float64, device=self.device)
+        none = (rows, torch.empty(0, 3, dtype=torch.long, device=self.device))
+        found, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
+        self._seen = []
+        found, facts = gather_once(self.trainer, found, facts, facts[:, 0])
+        number, true, substituted = facts.unbind(1)
+        used = substituted < 0
+        if used.any():
+            errors = counting_errors(found[used, 0], true[used])
+            self.log_dict({f"{stage}/{name}": value.float() for name, value in errors.items()}, sync_dist=True)
+        return found[used, 0], true[used], number[used], number[~used].tolist()
+
+
+def _at(labels: Tensor, place: Tensor, length: Tensor) -> Tensor:
+    """Labels [B, T] at frames [B]; -1 behind the end of a clip."""
+    here = labels.gather(1, place.long().clamp(0, labels.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(place < length, here, -1)
+
+
+def cycle_loss(logits: Tensor, box: Tensor, targets: tuple[CycleTargets, CycleTargets]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over all anchors of known cycles, and smooth L1 of the boxes, each summed over the two cycles.
+
+    Boxes without a target cost nothing, but count in the mean (official code).
+
+    Args:
+        logits: float32 [B, 2, 2, A], see `RepetitionCounting.forward`.
+        box: float32 [B, 2, A].
+        targets: of the previous and of the next cycle.
+    """
+    losses = []
+    for cycle, target in enumerate(targets):
+        entropy = F.cross_entropy(logits[:, cycle], target.positive, ignore_index=-1, reduction="sum")
+        known = (target.positive >= 0).sum().clamp_min(1)
+        off = F.smooth_l1_loss(box[:, cycle], target.box.float(), reduction="none")
+        losses.append((entropy / known, torch.where(target.positive == 1, off, 0.0).mean()))
+    return losses[0][0] + losses[1][0], losses[0][1] + losses[1][1]
+
+
+def counting_errors(found: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """Errors of counts, which are rounded half to even before.
+
+    Args:
+        found: float64 [N].
+        true: int64 [N], from 1.
+
+    Returns:
+        `MAE` (mean of |found - true| / true), `MAE_std` (its deviation over videos), `MAE_over` and `MAE_under` (the mean over
+        videos with too high and too low a count alone; 0 without any), `OBO` (share of videos that are at most one off).
+    """
+    off = found.round() - true
+    relative = off.abs() / true
+    errors = {"MAE": relative.mean(), "MAE_std": relative.std(correction=0), "OBO": (off.abs() <= 1).double().mean()}
+    for name, some in (("MAE_over", off > 0), ("MAE_under", off < 0)):
+        errors[name] = torch.where(some, relative, 0.0).sum() / some.sum().clamp_min(1)
+    return errors
+
+
+def draw_cycles(length: Tensor, borders: Tensor, states: Tensor, corrected: Tensor) -> Tensor:
+    """Strips over time, one pixel per frame: true borders in green, the cycles as assumed in yellow and as predicted in red.
+
+    Args:
+        length: int64 [B].
+        borders: int64 [B, K], frames; -1 for none.
+        states: float64 [B, 3], as assumed.
+        corrected: float64 [B, 3], as the network says.
+
+    Returns:
+        uint8 [B, 1, 24, T, 3]; frames behind the end of a clip are black.
+    """
+    time = torch.arange(int(length.max()), device=length.device)
+    rows = []
+    for places, colour in ((borders, GREEN), (states.long(), YELLOW), (corrected.long(), RED)):
+        marked = (places[:, :, None] == time).any(1)[..., None]
+        grey = torch.tensor(GREY, device=time.device) * (time < length[:, None])[..., None]
+        rows.append(torch.where(marked, torch.tensor(colour, device=time.device), grey))
+    strip = torch.stack(rows, 1).to(torch.uint8)
+    return strip.repeat_interleave(STRIP_HEIGHT, 1)[:, None]

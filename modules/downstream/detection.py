@@ -1,0 +1,255 @@
+"""Detection of what people do, in boxes of key frames, as SEVERE tests encoders on AVA (https://arxiv.org/abs/2203.14221,
+official code, which is SlowFast's).
+
+The encoder's last map is averaged over time, each box of the key frame cut out of it by RoIAlign and max-pooled, and a sigmoid
+per action says what is done in it. Boxes come with the data, in the test those of a person detector; their own scores play no
+part.
+
+Deviations from the official code:
+
+* in the metric, boxes of a key frame are compared with the true ones from the highest score down (`official_order` switches);
+* validation reads whole frames, as the test does, and not centre crops;
+* several processes average their losses, each the mean over its own boxes, of which they may have different numbers (as in the
+  official code); so they do not do exactly what one would do with the joined batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import roi_align
+from torchvision.utils import draw_bounding_boxes
+
+from modules.backbones.video_cnn import VideoCNN
+from modules.backbones.video_vit import VideoViT
+from modules.core.base import Method
+from modules.core.contracts import Batch, StepOutput, VideoBatch
+from modules.core.distributed import gather_lists, gather_once
+from modules.core.errors import SettingError
+from modules.core.optim import ScheduleSettings, SGDSettings
+from modules.downstream.frame_map import frame_average_precisions
+
+REGION = 7
+"""Rows and columns that RoIAlign samples a box at."""
+SHOWN, SHOWN_SIDE = 4, 336
+TRUE_COLOUR, NO_COLOUR = "lime", "white"
+
+
+class ActionDetection(Method):
+    """Learns the actions in boxes of key frames; the pretrained backbone (`model.backbone.checkpoint`) is trained with it.
+
+    `val/map` and `test/map` are the frame mAP in percent, at an overlap of one half, over the actions that the data scores.
+
+    Args:
+        backbone: encoder. A video transformer needs square frames (`data.square`); its tokens are a map after the final norm.
+        num_classes: actions.
+        dropout: on the pooled feature of a box, before the head.
+        flip: probability of mirroring a training clip with its boxes.
+        mean: of a pixel from 0 to 1, the same for all colours.
+        std: deviation of a pixel, likewise.
+        official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
+        optim: optimiser and schedule; null takes SGD at 0.1 with 5 epochs of warm-up, falling tenfold at epochs 10 and 15.
+
+    Raises:
+        SettingError: if a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoViT | VideoCNN,
+        num_classes: int = 80,
+        dropout: float = 0.5,
+        flip: float = 0.5,
+        mean: float = 0.45,
+        std: float = 0.225,
+        official_order: bool = False,
+        optim: ScheduleSettings | None = None,
+    ) -> None:
+        super().__init__(optim or SGDSettings(0.1, warmup_epochs=5, weight_decay=1e-7, milestones=[10, 15]))
+        if not 0 <= dropout < 1 or not 0 <= flip <= 1 or std <= 0:
+            raise SettingError(
+                f"model.dropout is {dropout}, model.flip {flip} and model.std {std}; dropout must be from 0 to below 1, flip "
+                "from 0 to 1, and std above 0."
+            )
+        self.backbone, self.flip, self.mean, self.std, self.official_order = backbone, flip, mean, std, official_order
+        self.stride = backbone.grid.patch if isinstance(backbone, VideoViT) else backbone.smallest_clip[1]
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        self.test_record: dict[str, Any] = {}
+        """What the last test saw: `key_frames` (used), `missed` (numbers of those that could not be read), `boxes` (scored),
+        `average_precision` by action in percent, null where there is nothing to find."""
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._missed: list[int] = []
+        self._frames: list[int] = []
+
+    # --- Network ---
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] with the settings' mean and deviation."""
+        return (clip.permute(0, 4, 1, 2, 3).float() - 255 * self.mean) / (255 * self.std)
+
+    def logits(self, video: Tensor, boxes: Tensor) -> Tensor:
+        """Scores of the actions in boxes.
+
+        Args:
+            video: float [B, 3, T, H, W], normalised.
+            boxes: float32 [M, 5], row of the clip, and corners in pixels.
+
+        Returns:
+            float32 [M, K]
+        """
+        if isinstance(self.backbone, VideoViT):
+            side = self.backbone.image_size
+            if tuple(video.shape[-2:]) != (side, side):
+                raise SettingError(f"VideoViT takes frames of {side} x {side} pixels; set data.square to true.")
+            maps = self.backbone.forward_features(video).transpose(1, 2).unflatten(2, self.backbone.grid[:3])
+        else:
+            maps = self.backbone.forward_features(video)  # type: ignore[operator]
+        regions = roi_align(maps.float().mean(2), boxes, REGION, 1 / self.stride, aligned=True)
+        return self.head(self.dropout(regions.amax((2, 3)))).float()
+
+    # --- Training ---
+
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Binary cross-entropy, mean over boxes and actions; see `Method.step`. A batch without a box has a loss of 0."""
+        batch = _with_boxes(batch)
+        clip, boxes, actions = batch["video"][:, 0], batch["boxes"], batch["actions"]
+        if actions.shape[1] != self.head.out_features:
+            raise SettingError(
+                f"model.num_classes is {self.head.out_features}, but the data has {actions.shape[1]} actions; make them equal."
+            )
+        if self.flip:
+            clip, boxes = flip_with_boxes(clip, boxes, generator, self.flip)
+        logits = self.logits(self.normalise(clip), boxes)
+        loss = binary_cross_entropy_with_logits(logits, actions, reduction="sum") / max(1, logits.numel())
+        scores = logits.detach().sigmoid()
+        return {"loss": loss, "clip": clip, "regions": boxes, "region_actions": actions, "region_scores": scores}
+
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Key frames with boxes: true actions, and the likeliest ones with their probabilities in percent."""
+        return {"key_frame": draw_actions(output), "clip": output["clip"]}
+
+    # --- Evaluation ---
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the scores of a batch of key frames."""
+        self._keep(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the scores of a batch of key frames."""
+        self._keep(batch)
+
+    def on_test_start(self) -> None:
+        """Compare the data's clips with the backbone's, as before training."""
+        self.on_fit_start()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self._seen, self._missed, self._frames = [], [], []
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew."""
+        self.on_validation_epoch_start()
+        self.test_record = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the frame mAP as `val/map`."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the frame mAP as `test/map`, and keep what was seen."""
+        self.test_record = self._report("test")
+
+    def _keep(self, batch: Batch) -> None:
+        batch = _with_boxes(batch)
+        boxes = batch["boxes"]
+        scores = self.logits(self.normalise(batch["video"][:, 0]), boxes).sigmoid()
+        # No other key frame stands for one that could not be read.
+        used = (batch["substituted"] < 0)[boxes[:, 0].long()]
+        self._seen.append((scores[used], batch["box_number"][used]))
+        self._frames += batch["index"][batch["substituted"] < 0].tolist()
+        self._missed += batch["index"][batch["substituted"] >= 0].tolist()
+
+    def _report(self, stage: str) -> dict[str, Any]:
+        """Log the mAP over all processes, of key frames that were read or have no box to score; gives `test_record`."""
+        evaluation = self.trainer.datamodule.evaluation(stage)  # type: ignore[attr-defined]
+        key_frames, scored = evaluation.key_frames, list(evaluation.scored)
+        # A process without a box takes part all the same.
+        none = (
+            torch.empty(0, self.head.out_features, device=self.device),
+            torch.empty(0, dtype=torch.long, device=self.device),
+        )
+        scores, number = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
+        scores, number = (part.cpu() for part in gather_once(self.trainer, scores, number, number))
+        used, missed = (sorted(set(gather_lists(rows))) for rows in (self._frames, self._missed))
+        counts = torch.from_numpy(key_frames.first).diff()
+        frame = torch.repeat_interleave(torch.arange(len(counts)), counts)[number]
+        unread = torch.ones(len(counts), dtype=torch.bool)
+        unread[used] = False
+        found = frame_average_precisions(
+            frame, torch.from_numpy(key_frames.boxes)[number], scores[:, scored], evaluation.truth, scored,
+            unread.nonzero()[:, 0], self.official_order,
+        )  # fmt: skip
+        if not found.isnan().all():
+            self.log(f"{stage}/map", 100 * found.nanmean().float(), prog_bar=True, sync_dist=True)
+        elif stage == "test":
+            raise SettingError("No test key frame that was read has a true box of a scored action; check the official lists.")
+        each = {
+            name: None if ap.isnan() else 100 * float(ap) for name, ap in zip(evaluation.scored.values(), found, strict=True)
+        }
+        return {"key_frames": len(used), "missed": missed, "boxes": len(number), "average_precision": each}
+
+
+def _with_boxes(batch: Batch) -> VideoBatch:
+    """A batch of key frames. Raises SettingError for others."""
+    if "boxes" not in batch:
+        raise SettingError("ActionDetection takes key frames with boxes, which the data has not; choose --data AVA.")
+    return batch  # type: ignore[return-value]
+
+
+def flip_with_boxes(clip: Tensor, boxes: Tensor, generator: torch.Generator, probability: float) -> tuple[Tensor, Tensor]:
+    """Mirror some clips left to right, with their boxes.
+
+    Args:
+        clip: [B, T, H, W, C]
+        boxes: float [M, 5], row of the clip, and x1 y1 x2 y2 in pixels.
+        generator: source of randomness.
+        probability: of a clip to be mirrored.
+    """
+    chosen = torch.rand(len(clip), generator=generator, device=clip.device) < probability
+    row, x1, y1, x2, y2 = boxes.unbind(1)
+    width = clip.shape[3]
+    mirrored = torch.stack([row, width - x2, y1, width - x1, y2], 1)
+    clip = torch.where(chosen[:, None, None, None, None], clip.flip(3), clip)
+    return clip, torch.where(chosen[row.long()][:, None], mirrored, boxes)
+
+
+def draw_actions(output: StepOutput) -> Tensor:
+    """Key frames with boxes. A box says its true actions, counted from 1, then the two likeliest with percent; it is green
+    where it has true ones, and white elsewhere.
+
+    Args:
+        output: of `ActionDetection.step`.
+
+    Returns:
+        uint8 [n, 1, H, W, 3], of the first few clips.
+    """
+    clip = output["clip"][:SHOWN]
+    middle = clip[:, clip.shape[1] // 2].permute(0, 3, 1, 2).cpu()
+    factor = max(1, SHOWN_SIDE // max(middle.shape[2:]))
+    drawn = []
+    for row, frame in enumerate(middle.repeat_interleave(factor, 2).repeat_interleave(factor, 3)):
+        mine = output["regions"][:, 0] == row
+        words, colours = [], []
+        for true, score in zip(output["region_actions"][mine].cpu(), output["region_scores"][mine].cpu(), strict=True):
+            names = [str(action + 1) for action in true.nonzero()[:, 0].tolist()]
+            best = score.topk(min(2, len(score)))
+            guesses = [
+                f"{action + 1} {100 * value:.0f}%" for value, action in zip(*(part.tolist() for part in best), strict=True)
+            ]
+            words.append(f"{' '.join(names) or '-'} | {', '.join(guesses)}")
+            colours.append(TRUE_COLOUR if names else NO_COLOUR)
+        boxes = output["regions"][mine, 1:].cpu() * factor
+        drawn.append(draw_bounding_boxes(frame, boxes, words, colours, width=2) if words else frame)
+    return torch.stack(drawn).permute(0, 2, 3, 1)[:, None]

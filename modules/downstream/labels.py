@@ -1,0 +1,193 @@
+"""What a classifier makes of labels: targets, loss, probabilities and reported numbers, for one label per sample or several."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
+
+from modules.core.errors import SettingError
+
+Merge = Literal["mean", "max"]
+# Nearer to 0 or 1 a float32 probability has no finite logarithm.
+SMALLEST = 1e-7
+
+
+class Labels(ABC):
+    """Labels of one kind. Axis letters: `N` samples, `K` classes."""
+
+    merge: ClassVar[Merge]
+    """How the probabilities of a video's views become those of the video, unless a setting says otherwise."""
+
+    @abstractmethod
+    def rows(self, label: Tensor, classes: int) -> Tensor:
+        """Labels as evaluation collects them.
+
+        Args:
+            label: as in the batch, int64 [N] or float [N, K].
+            classes: K.
+
+        Returns:
+            int64 [N, 1] or [N, K]; -1 where there is none.
+
+        Raises:
+            SettingError: if the data has labels of another kind.
+        """
+
+    @abstractmethod
+    def targets(self, label: Tensor, classes: int) -> Tensor:
+        """What the network learns: labels as in the batch -> float32 [N, K]."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of logits [N, K]; targets may be mixed. Samples without label have none."""
+
+    @abstractmethod
+    def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Scalars worth a look at each step."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the classes: [N, K] -> [N, K]."""
+
+    @abstractmethod
+    def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Numbers of a whole evaluation, of labelled samples: probabilities [N, K] and `rows`."""
+
+
+class OneLabel(Labels):
+    """One label per sample: softmax and cross-entropy.
+
+    Args:
+        smoothing: share of the target that all classes get alike.
+    """
+
+    merge: ClassVar[Merge] = "mean"
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        self.smoothing = smoothing
+
+    def rows(self, label: Tensor, classes: int) -> Tensor:
+        """See `Labels.rows`."""
+        if label.ndim != 1:
+            raise SettingError(
+                "Classification takes one label per sample, but the data has several; set model.labels to several, or choose "
+                "other data."
+            )
+        return label[:, None]
+
+    def targets(self, label: Tensor, classes: int) -> Tensor:
+        """See `Labels.targets`."""
+        return smooth_targets(self.rows(label, classes)[:, 0], classes, self.smoothing)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, mean over the samples."""
+        return -(targets * logits.log_softmax(1)).sum(1).mean()
+
+    def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`top1`, in percent."""
+        return {"top1": 100 * (logits.argmax(1) == targets.argmax(1)).float().mean()}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax."""
+        return logits.softmax(1)
+
+    def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """See `accuracies`."""
+        return accuracies(probabilities, rows[:, 0])
+
+
+class SeveralLabels(Labels):
+    """Any number of labels per sample, also none: a sigmoid and binary cross-entropy for every class, as SEVERE learns Charades
+    (https://arxiv.org/abs/2203.14221, official code). Where the data gives one label, it is the only one of its sample."""
+
+    merge: ClassVar[Merge] = "max"
+
+    def rows(self, label: Tensor, classes: int) -> Tensor:
+        """See `Labels.rows`."""
+        if label.ndim == 1:
+            is_it = label[:, None] == torch.arange(classes, device=label.device)
+            return torch.where(label[:, None] < 0, -1, is_it.long())
+        return label.long()
+
+    def targets(self, label: Tensor, classes: int) -> Tensor:
+        """See `Labels.targets`; -1 for samples without label."""
+        return self.rows(label, classes).float()
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy, mean over samples and classes."""
+        return (binary_cross_entropy_with_logits(logits, targets, reduction="none") * (targets >= 0)).mean()
+
+    def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`hit1`: percentage of samples whose likeliest class is one of theirs."""
+        return {"hit1": 100 * (targets.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Sigmoid."""
+        return logits.sigmoid()
+
+    def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """`loss` (mean binary cross-entropy) and `map` (mean average precision in percent, over classes that occur)."""
+        found, positive = probabilities.clamp(SMALLEST, 1 - SMALLEST), rows > 0
+        each = average_precisions(probabilities, positive)
+        return {
+            "loss": -torch.where(positive, found, 1 - found).log().mean(),
+            "map": 100 * each.nanmean(),
+        }
+
+
+def smooth_targets(label: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Probabilities that the network learns: smoothing / K, and 1 - smoothing more for the right class.
+
+    Args:
+        label: int64 [N]; samples with -1 get zeros, and so no loss.
+        classes: K.
+        smoothing: share that all classes get alike.
+
+    Returns:
+        float32 [N, K]
+    """
+    one = torch.zeros(len(label), classes, device=label.device).scatter_(1, label.clamp_min(0)[:, None], 1 - smoothing)
+    return (one + smoothing / classes) * (label >= 0)[:, None]
+
+
+def accuracies(probabilities: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Loss, and accuracies in percent.
+
+    Args:
+        probabilities: float [N, K], one row per video: the mean over its views.
+        label: int64 [N], from 0.
+
+    Returns:
+        `loss` (mean negative log-likelihood), `top1`, `top5` (of fewer than 5 classes all), `per_class` (mean over the classes
+        that occur of the share of their videos that are right) and `per_class_all` (over all K, where others count 0).
+    """
+    classes = probabilities.shape[1]
+    top1, top5 = (multiclass_accuracy(probabilities, label, classes, average="micro", top_k=k) for k in (1, min(5, classes)))
+    right = (probabilities.argmax(1) == label).float()
+    count = torch.bincount(label, minlength=classes)
+    each = torch.zeros(classes, device=label.device).scatter_add_(0, label, right) / count.clamp_min(1)
+    return {
+        "loss": -probabilities.gather(1, label[:, None]).log().mean(),
+        "top1": 100 * top1,
+        "top5": 100 * top5,
+        "per_class": 100 * each.sum() / (count > 0).sum(),
+        "per_class_all": 100 * each.mean(),
+    }
+
+
+def average_precisions(probabilities: Tensor, positive: Tensor) -> Tensor:
+    """Average precision of every class, from 0 to 1, as scikit-learn defines it; NaN for classes without a positive.
+
+    Args:
+        probabilities: float [N, K]
+        positive: bool [N, K]
+    """
+    known = positive.any(0)
+    found = torch.full(known.shape, torch.nan, device=probabilities.device)
+    if known.any():
+        columns = probabilities[:, known].float(), positive[:, known].long()
+        found[known] = multilabel_average_precision(*columns, int(known.sum()), average="none")
+    return found

@@ -1,0 +1,364 @@
+"""Retrieval of videos by sentences and of sentences by videos, and multiple choice: zero-shot, or fine-tuned.
+
+Protocol of VindLU (https://arxiv.org/abs/2212.05051, official code) and Singularity (https://arxiv.org/abs/2206.03428), which
+defined retrieval on Something-Something v2. Dual scores are the mean of the cosines of a sentence with a video's frames. The
+`best` candidates of each query by these are scored anew by the fusion network, all others get -100; each direction has its
+own best. Fine-tuning learns contrast and matching, without masked words.
+
+Deviations from the official code:
+
+* videos with the same caption are all right answers for it, in every data set; the best of them counts.
+* a query's rank is the number of wrong candidates that are better, and half of those that are equal.
+* a pair that is among the best in both directions is given to the fusion network once.
+* several clips of a video count as one long clip: its frames vote together, and the fusion network sees all of them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modules.backbones.beit_video import BEiTVideo
+from modules.backbones.bert import TextSettings
+from modules.core.contracts import VideoBatch
+from modules.core.distributed import gather_lists, gather_once
+from modules.core.errors import SettingError
+from modules.core.optim import AdamWSettings
+from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
+from modules.layers.tokenizers import TokenizerSettings
+from modules.layers.video_text import FrameVote, GatherGradient, cosines
+from modules.locomotion import LocoMotion
+
+MATCH_SHARE = 0.7
+"""Weight of matching in multiple choice; the rest is that of similarity (VindLU, official code)."""
+VIDEOS_AT_ONCE, TEXTS_AT_ONCE = 64, 256
+
+
+class Known(NamedTuple):
+    """One video of an evaluation, in the process that has encoded it."""
+
+    number: int
+    """of the sample"""
+    captions: list[str]
+    meaning: int | None
+    """number that captions share which say the same, where the data tells"""
+    frames: Tensor
+    """float32 [T, d], features that are compared"""
+    tokens: Tensor | None
+    """[M, D] on the host, what the fusion network sees; None where nothing is re-ranked"""
+
+
+class Sentences(NamedTuple):
+    """All sentences of an evaluation, encoded, on the host."""
+
+    texts: list[str]
+    tokens: Tensor
+    """[S, L, D]"""
+    there: Tensor
+    """bool [S, L], False at padding"""
+    projected: Tensor
+    """[S, d]"""
+
+
+@dataclass
+class Retrieved:
+    """What a test found, for pictures.
+
+    Args:
+        video_to_text: float [N, S], scores of the sentences for each video.
+        text_to_video: float [S, N], scores of the videos for each sentence.
+        right: bool [N, S], which belong together.
+        texts: S sentences.
+        numbers: N numbers of samples.
+    """
+
+    video_to_text: Tensor
+    text_to_video: Tensor
+    right: Tensor
+    texts: list[str]
+    numbers: list[int]
+
+
+class VideoTextRetrieval(LocoMotion):
+    """Finds videos by sentences and sentences by videos, with the networks of `LocoMotion` and the captions of the data.
+
+    `test` logs for the dual scores (`test/dual_*`) and the re-ranked ones (`test/rerank_*`): `t2v_r1`, 5 and 10 and `v2t_*` in
+    percent, `t2v_median` and `v2t_median` (median rank from 1), and `mean` of the six recalls. Validation logs those of the
+    dual scores. Every video is encoded once, by one process, which also answers for it when the best are re-ranked; its tokens
+    wait in the host's memory. Zero-shot is `test` with `init_from`; `fit` fine-tunes.
+
+    Args:
+        backbone: video tower.
+        text: sizes of the text encoder, and weights to start from.
+        tokenizer: how sentences become numbers; must be that of the text encoder's weights.
+        joint_dim: width of the features that are compared.
+        temperature: start of the learned temperature.
+        vote: how the frames' cosines are joined.
+        match_weight: weight of matching in fine-tuning.
+        gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
+        task: `retrieval`; or `choice`, the test of which sentence of several fits a video: `test/accuracy` in percent.
+        best: candidates of each query that are re-ranked; 0 leaves re-ranking out.
+        pairs_at_once: pairs per pass of the fusion network in evaluation.
+        init_from: file with the weights of the whole method: ours, or VindLU's .pth.
+        optim: optimiser and schedule of fine-tuning.
+
+    Raises:
+        SettingError: if a number makes no sense, or a file does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: BEiTVideo,
+        text: TextSettings = TextSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
+        joint_dim: int = 256,
+        temperature: float = 0.07,
+        vote: FrameVote = "mean",
+        match_weight: float = 1.0,
+        gather_gradient: GatherGradient = "true",
+        task: Literal["retrieval", "choice"] = "retrieval",
+        best: int = 128,
+        pairs_at_once: int = 64,
+        init_from: str | None = None,
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008
+    ) -> None:
+        if best < 0 or pairs_at_once < 1:
+            raise SettingError(
+                f"model.best is {best} and model.pairs_at_once {pairs_at_once}; the one must be at least 0, the other at least "
+                "1."
+            )
+        super().__init__(
+            backbone,
+            text,
+            tokenizer,
+            paste_objects=False,
+            joint_dim=joint_dim,
+            temperature=temperature,
+            vote=vote,
+            match_weight=match_weight,
+            word_weight=0.0,
+            gather_gradient=gather_gradient,
+            init_from=init_from,
+            optim=optim,
+        )
+        self.task, self.best, self.pairs_at_once = task, best, pairs_at_once
+        self.test_record: dict[str, Any] = {}
+        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `frames`,
+        and of retrieval `sentences` and `best`."""
+        self.retrieved: Retrieved | None = None
+        """What the last test of retrieval found."""
+        self._known: list[Known] = []
+        self._missed: list[int] = []
+        self._chosen: list[tuple[int, bool]] = []
+
+    # --- One batch ---
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Keep the features of a batch of videos."""
+        self._keep(batch, rerank=False)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Keep features and tokens of a batch of videos, or choose a sentence for each."""
+        if self.task == "choice":
+            self._choose(batch)
+        else:
+            self._keep(batch, rerank=self.best > 0)
+
+    @torch.no_grad()
+    def see(self, batch: VideoBatch) -> tuple[Tensor, Tensor]:
+        """Videos as they are compared and fused.
+
+        Args:
+            batch: of B videos with V clips each.
+
+        Returns:
+            projected features of the frames [B, V * T, d] and tokens [B, V * T * (1 + N), D]
+        """
+        clips = batch["video"]
+        tokens, frames = self.backbone.encode(self.normalise(clips.flatten(0, 1)))
+        parts = (part.unflatten(0, clips.shape[:2]) for part in (self.video_projection(frames), tokens.flatten(1, 2)))
+        frames, tokens = (part.flatten(1, 2) for part in parts)
+        # Where autocast is on, the fusion network takes them in its type anyway.
+        kind = tokens.device.type
+        return frames.float(), tokens.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tokens
+
+    def _keep(self, batch: VideoBatch, rerank: bool) -> None:
+        frames, tokens = self.see(batch)
+        tokens = tokens.cpu() if rerank else tokens
+        meanings = batch["signature"].tolist() if "signature" in batch else [None] * len(frames)  # type: ignore[typeddict-item]
+        for row, (number, usable) in enumerate(self._usable(batch)):
+            if usable:
+                # A copy, so that the memory of videos that are not kept is free again.
+                own = tokens[row].clone() if rerank else None
+                self._known.append(Known(number, captions_of(batch)[row], meanings[row], frames[row], own))
+
+    def _usable(self, batch: VideoBatch) -> list[tuple[int, bool]]:
+        """Number of each sample, and whether its own video could be read; the others are noted as missed."""
+        numbers = batch["index"].tolist()
+        substituted = batch["substituted"].tolist() if "substituted" in batch else [-1] * len(numbers)
+        self._missed += [number for number, other in zip(numbers, substituted, strict=True) if other >= 0]
+        return [(number, other < 0) for number, other in zip(numbers, substituted, strict=True)]
+
+    @torch.no_grad()
+    def options(self, batch: VideoBatch) -> Tensor:
+        """Scores of the sentences of each video in multiple choice: float32 [B, options].
+
+        Raises:
+            SettingError: if videos have different numbers of sentences.
+        """
+        captions = captions_of(batch)
+        count = len(captions[0])
+        if any(len(own) != count for own in captions):
+            raise SettingError("model.task is choice, but videos have different numbers of sentences; take data with options.")
+        frames, tokens = self.see(batch)
+        sentences = self.read_sentences([text for own in captions for text in own])
+        own = torch.arange(len(frames), device=frames.device).repeat_interleave(count)
+        every = cosines(frames, sentences.projected.to(frames.device), self.vote)
+        similarity = every[own, torch.arange(len(own), device=own.device)].view(-1, count) / self.temperature.float()
+        chunks = zip(own.split(self.pairs_at_once), torch.arange(len(own)).split(self.pairs_at_once), strict=True)
+        match = torch.cat([self._match(sentences, rows, tokens, which) for which, rows in chunks])
+        return MATCH_SHARE * match.softmax(1)[:, 1].view(-1, count) + (1 - MATCH_SHARE) * similarity.softmax(1)
+
+    def _choose(self, batch: VideoBatch) -> None:
+        scores = self.options(batch)
+        label = batch["label"]
+        if label.ndim != 1 or int(label.min()) < 0 or int(label.max()) >= scores.shape[1]:
+            raise SettingError(
+                "model.task is choice, but the data does not say which sentence is right; take data with answers."
+            )
+        hits = (ranks(scores, label[:, None]) == 0).tolist()
+        self._chosen += [(number, hit) for (number, usable), hit in zip(self._usable(batch), hits, strict=True) if usable]
+
+    # --- All of them ---
+
+    def on_test_start(self) -> None:
+        """Compare the data's clips with the backbone's, as before training."""
+        self.on_fit_start()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self._known, self._missed, self._chosen = [], [], []
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew."""
+        self.on_validation_epoch_start()
+        self.test_record, self.retrieved = {}, None
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the dual scores are worth as `val/*`."""
+        for found in self._retrieve(0).values():
+            self.log_dict({f"val/{name}": value for name, value in worth(found).items()}, sync_dist=True)
+        self._known = []
+
+    def on_test_epoch_end(self) -> None:
+        """Log what was found as `test/*`, and keep it.
+
+        Raises:
+            SettingError: if no video could be read.
+        """
+        missed = sorted(set(gather_lists(self._missed)))
+        self.test_record = {"missed": missed, "frames": self.backbone.num_frames}
+        if self.task == "choice":
+            chosen = dict(gather_lists(self._chosen))
+            metrics, used = {"accuracy": 100 * sum(chosen.values()) / max(1, len(chosen))}, len(chosen)
+        else:
+            every = self._retrieve(self.best)
+            metrics = {f"{name}_{key}": value for name, found in every.items() for key, value in worth(found).items()}
+            self.retrieved = every.get("rerank", every.get("dual"))
+            used = 0 if self.retrieved is None else len(self.retrieved.numbers)
+            if self.retrieved is not None:
+                self.test_record |= {"sentences": len(self.retrieved.texts), "best": self.best}
+        if not used:
+            raise SettingError("No test video could be read; check data.root and data.test_list.")
+        self.test_record["videos"] = used
+        self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        self._known = []
+
+    @torch.no_grad()
+    def _retrieve(self, best: int) -> dict[str, Retrieved]:
+        """What all processes have found together, by `dual` and, with `best`, by `rerank`; nothing without videos."""
+        told = dict(gather_lists([(known.number, (known.captions, known.meaning)) for known in self._known]))
+        if not told:
+            return {}
+        numbers = sorted(told)
+        texts, right = right_answers([told[number][0] for number in numbers], [told[number][1] for number in numbers])
+        right = right.to(self.device)
+        # Hooks run outside of autocast.
+        with self.trainer.precision_plugin.forward_context():
+            sentences = self.read_sentences(texts)
+            dual = self._compare(sentences)
+            found = {"dual": Retrieved(dual, dual.T, right, texts, numbers)}
+            if best:
+                match = self._ask(sentences, dual, best, numbers)
+                ways = (rerank(dual, lambda v, s: match[v, s], best), rerank(dual.T, lambda s, v: match[v, s], best))
+                found["rerank"] = Retrieved(*ways, right, texts, numbers)
+        return found
+
+    def _join(self, rows: Tensor) -> Tensor:
+        """The rows [n, S] of this process's videos with those of all others, in the order of the samples: [N, S]."""
+        numbers = torch.tensor([known.number for known in self._known], dtype=torch.int64, device=rows.device)
+        return gather_once(self.trainer, rows, torch.zeros_like(numbers), numbers)[0]
+
+    def _compare(self, sentences: Sentences) -> Tensor:
+        """Dual scores of all videos and sentences, float32 [N, S]."""
+        texts, frames = sentences.projected.to(self.device), [known.frames for known in self._known]
+        parts = (frames[start : start + VIDEOS_AT_ONCE] for start in range(0, len(frames), VIDEOS_AT_ONCE))
+        rows = [cosines(torch.stack(part), texts, self.vote) for part in parts]
+        return self._join(torch.cat([texts.new_empty(0, len(texts)), *rows]))
+
+    def _ask(self, sentences: Sentences, dual: Tensor, best: int, numbers: list[int]) -> Tensor:
+        """Match logits of the pairs that are among the best in any direction, float32 [N, S]; others are -100.
+
+        Every process answers for the videos that it has encoded, a few pairs at a time, in the order of the videos.
+        """
+        asked = torch.zeros_like(dual, dtype=torch.bool).scatter(1, best_candidates(dual, best), True)
+        asked |= torch.zeros_like(dual.T, dtype=torch.bool).scatter(1, best_candidates(dual.T, best), True).T
+        place = {number: row for row, number in enumerate(numbers)}
+        own = torch.tensor([place[known.number] for known in self._known], dtype=torch.int64, device=dual.device)
+        match = dual.new_full((len(own), dual.shape[1]), NOT_RANKED)
+        for pairs in asked[own].nonzero().split(self.pairs_at_once) if len(own) else ():
+            video, text = pairs.unbind(1)
+            shown, which = video.unique(return_inverse=True)
+            tokens = torch.stack([self._tokens(row) for row in shown.tolist()]).to(dual.device)
+            match[video, text] = self._match(sentences, text.cpu(), tokens, which)[:, 1]
+        return self._join(match)
+
+    def _tokens(self, row: int) -> Tensor:
+        tokens = self._known[row].tokens
+        assert tokens is not None, "tokens are kept in a test that re-ranks"
+        return tokens
+
+    @torch.no_grad()
+    def read_sentences(self, texts: list[str]) -> Sentences:
+        """Encode sentences, some at a time."""
+        words = self.tokenizer(texts)
+        there = words != self.tokenizer.pad
+        tokens, projected = [], []
+        for ids, mask in zip(words.split(TEXTS_AT_ONCE), there.split(TEXTS_AT_ONCE), strict=True):
+            encoded = self.text.encode(ids.to(self.device), mask.to(self.device))
+            tokens.append(encoded.cpu())
+            projected.append(self.text_projection(encoded[:, 0]).float().cpu())
+        return Sentences(texts, torch.cat(tokens), there, torch.cat(projected))
+
+    def _match(self, sentences: Sentences, rows: Tensor, videos: Tensor, which: Tensor) -> Tensor:
+        """Logits [P, 2] of pairs of a sentence (its row, on the host) and a video (its row in `videos`, on the device)."""
+        tokens, there = sentences.tokens[rows].to(videos.device), sentences.there[rows].to(videos.device)
+        return self.match_head(self.text.fuse(tokens, there, videos, which)[:, 0]).float()
+
+
+def captions_of(batch: VideoBatch) -> list[list[str]]:
+    """The sentences of each video.
+
+    Raises:
+        SettingError: if the data has none.
+    """
+    if "caption" not in batch:
+        raise SettingError("VideoTextRetrieval needs captions, which the data has not; choose another --data.")
+    return batch["captions"] if "captions" in batch else [[text] for text in batch["caption"]]
+
+
+def worth(found: Retrieved) -> dict[str, float]:
+    """Metrics of `recalls` of what was found."""
+    ways = ((found.video_to_text, found.right), (found.text_to_video, found.right.T))
+    return recalls(*(ranks(scores, as_numbers(right)) for scores, right in ways))
