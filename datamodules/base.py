@@ -50,9 +50,12 @@ class VideoDataModule(LightningDataModule, ABC):
         lists: folder of the data set's official lists; null looks in `root`.
         benchmark: which of the data set's official splits, subsets or kinds of labels, where it has several; null takes the
             first that its description names.
+        low_shot: train on about so many videos, the same number of every class, rounded up (SEVERE, official code: 1000, with
+            subset_seed 99999); null takes the share that `fraction` names.
 
     Raises:
-        SettingError: if `fraction` is no share, or the data set has no such benchmark.
+        SettingError: if `fraction` is no share, `low_shot` no number of videos, both are set, or the data set has no such
+            benchmark.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
@@ -77,6 +80,7 @@ class VideoDataModule(LightningDataModule, ABC):
         views: ViewSettings = ViewSettings(),  # noqa: B008
         lists: str | None = None,
         benchmark: str | None = None,
+        low_shot: int | None = None,
     ) -> None:
         super().__init__()
         if benchmark is not None and benchmark not in self.benchmarks:
@@ -86,7 +90,9 @@ class VideoDataModule(LightningDataModule, ABC):
         self.test_list, self.views = Path(test_list) if test_list else None, views
         if not 0 < fraction <= 1:
             raise SettingError(f"data.fraction is {fraction}; it is the share of training videos, above 0 and at most 1.")
-        self.fraction, self.subset_seed = fraction, subset_seed
+        if low_shot is not None and (low_shot < 1 or fraction < 1):
+            raise SettingError(f"data.low_shot is {low_shot}; it must be at least 1, and data.fraction 1.")
+        self.fraction, self.low_shot, self.subset_seed = fraction, low_shot, subset_seed
         self.root, self.lists = Path(root), Path(lists or root)
         self.train_list = Path(train_list) if train_list else None
         self.val_list = Path(val_list) if val_list else None
@@ -142,6 +148,8 @@ class VideoDataModule(LightningDataModule, ABC):
                 )
             if self.fraction < 1:
                 train = train.share(self.fraction, self.subset_seed)
+            if self.low_shot is not None:
+                train = train.few(self.low_shot, self.subset_seed)
             self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
         if stage == "test" and self.test_manifest is None:
             test = _same_classes(self.train_manifest, self.read_split("test"))

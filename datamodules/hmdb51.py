@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from datamodules.base import VideoDataModule
 from datamodules.video.manifest import Manifest, read_lines, read_list
 from datamodules.video.official import by_place, found_manifest
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "testTrainMulti_7030_splits", "test_train_splits", "annotations", "labels")
+CLASSES = 51
 FLAGS = {"0": "unused", "1": "train", "2": "val"}
 
 
@@ -32,6 +35,9 @@ class HMDB51(VideoDataModule):
             raise SettingError(
                 f"{self.lists} holds no <class>_test_{self.benchmark}.txt; set data.lists to the folder of the official files."
             )
+        if len(found) != CLASSES:
+            folder = next(iter(found.values())).parent
+            rank_zero_warn(f"HMDB51 has {CLASSES} classes, but {folder} holds files of {len(found)}, which labels count.")
         return read_hmdb_split(found, split, self.root)
 
 

@@ -140,4 +140,11 @@ class NTUVideos(VideoDataModule):
                 continue
             if TRAINS[benchmark](name) == (split == "train"):
                 rows.append((file, name.action - 1))
-        return make_manifest(self.root, rows, self.root) if rows else None
+        if not rows and split == "train":
+            raise SettingError(
+                f"data.root {self.root} holds no training video of {self.benchmark}, with a name like "
+                "S001C001P001R001A001_rgb.avi; pass the folder of all videos."
+            )
+        classes = NTU60_CLASSES if part == "ntu60" else NTU_CLASSES
+        names = [f"action {number}" for number in range(1, classes + 1)]
+        return make_manifest(self.root, rows, self.root, names) if rows else None

@@ -40,7 +40,7 @@ from modules.core.saving import replacing
 
 MANIFEST, REPORT, JOURNALS = "manifest.tsv", "malformed.tsv", "journals"
 # Part of what tells finished files from those of other settings; to be changed with what is written.
-FORMAT = 1
+FORMAT = 2
 OUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 

@@ -8,7 +8,6 @@ from datamodules.video.official import by_place, find_file, found_manifest
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "ucfTrainTestlist", "annotations", "labels")
-CLASSES = 101
 
 
 class UCF101(VideoDataModule):

@@ -27,14 +27,18 @@ Deviations from the official code of VindLU:
 * pairs of all losses go through the fusion network in one pass, and padding ends with the longest sentence of the batch.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from modules.backbones.beit_video import BEiTVideo, fit_frames
 from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.video_text import from_vindlu, is_vindlu
 from modules.core.base import Method
 from modules.core.checkpoints import load_strictly, read_weights
@@ -108,6 +112,8 @@ class LocoMotion(Method):
         backbone: video tower, kept after pretraining.
         text: sizes of the text encoder, and weights to start from.
         tokenizer: how sentences become numbers; must be that of the text encoder's weights.
+        clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and
+            `word_weight` must be 0.
         paste_objects: paste moving objects into the clips and take their captions; off takes the captions of the data.
         captions: what is pasted and how it is told; the settings of a data set (wordings, test_pairs, held_out) say nothing
             here.
@@ -130,6 +136,7 @@ class LocoMotion(Method):
         backbone: BEiTVideo,
         text: TextSettings = TextSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
+        clip: ClipTextSettings | None = None,
         paste_objects: bool = True,
         captions: CaptionSettings = CaptionSettings(),  # noqa: B008
         positives: Positives = "signature",
@@ -149,6 +156,11 @@ class LocoMotion(Method):
                 "model.match_weight and model.word_weight must not be negative, and model.masked_words must lie between 0 "
                 "and 1; set them so."
             )
+        if clip is not None and (match_weight or word_weight):
+            raise SettingError(
+                "model.clip is a text tower without fusion layers; set model.match_weight and model.word_weight to 0, or "
+                "model.clip to null."
+            )
         if text.positions < tokenizer.max_tokens:
             raise SettingError(
                 f"model.tokenizer.max_tokens {tokenizer.max_tokens} is more than model.text.positions {text.positions}; lower "
@@ -157,25 +169,58 @@ class LocoMotion(Method):
         if paste_objects:
             captions.check(backbone.num_frames)
         self.backbone: BEiTVideo = backbone
-        self.tokenizer = Tokenizer(tokenizer)
-        self.text = TextEncoder(text, len(self.tokenizer), backbone.embed_dim)
+        self.tokenizer: Tokenizer | ClipTokenizer
+        self.text: TextEncoder | ClipText
+        if clip is not None:
+            self.tokenizer = ClipTokenizer()
+            self.text = ClipText(clip, len(self.tokenizer))
+        else:
+            self.tokenizer = Tokenizer(tokenizer)
+            self.text = TextEncoder(text, len(self.tokenizer), backbone.embed_dim)
         self.video_projection = nn.Linear(backbone.embed_dim, joint_dim)
-        self.text_projection = nn.Linear(text.embed_dim, joint_dim)
-        self.match_head = nn.Linear(text.embed_dim, 2)
+        self.text_projection = nn.Linear(self.text.embed_dim, joint_dim)
+        self.match_head = nn.Linear(self.text.embed_dim, 2)
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.captions, self.captioner = captions, Captioner(captions.verbs, captions.paraphrases)
         self.paste_objects, self.positives, self.vote = paste_objects, positives, vote
         self.match_weight, self.word_weight, self.masked_words = match_weight, word_weight, masked_words
         self.gather_gradient: GatherGradient = gather_gradient
-        if not match_weight:
-            self.match_head.requires_grad_(False)
-        if not word_weight:
-            self.text.head.requires_grad_(False)
-        if not (match_weight or word_weight):
-            self.text.layers[self.text.alone :].requires_grad_(False)
-            self.backbone.norm.requires_grad_(False)
+        self.freeze_unused()
         if init_from is not None:
             load_strictly(self, self.read(init_from), init_from)
+
+    def freeze_unused(self) -> None:
+        """Keep parts that no loss asks from the optimiser, and from processes that wait for their gradient."""
+        if not self.match_weight:
+            self.match_head.requires_grad_(False)
+        if isinstance(self.text, TextEncoder) and not self.word_weight:
+            self.text.head.requires_grad_(False)
+        if not (self.match_weight or self.word_weight):
+            self.backbone.norm.requires_grad_(False)
+            if isinstance(self.text, TextEncoder):
+                self.text.layers[self.text.alone :].requires_grad_(False)
+
+    @property
+    def fusion(self) -> TextEncoder:
+        """The text encoder, where it has fusion layers."""
+        assert isinstance(self.text, TextEncoder), "settings that need fusion are refused where there is none"
+        return self.text
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Lightning's step; then the temperature is put back into its range, so that no saved one lies outside."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.limit_temperature()
+
+    @torch.no_grad()
+    def limit_temperature(self) -> None:
+        """Keep the temperature between 0.001 and 0.5."""
+        self.temperature.clamp_(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
     def read(self, path: str) -> dict[str, Tensor]:
         """Weights of the whole method under our names, with positions for our number of frames.
@@ -240,8 +285,7 @@ class LocoMotion(Method):
             draws: of the masked words.
             generator: of the negatives.
         """
-        with torch.no_grad():
-            self.temperature.clamp_(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        self.limit_temperature()
         there = words != self.tokenizer.pad
         tokens, frames = self.backbone.encode(video)
         text = self.text.encode(words, there)
@@ -249,7 +293,6 @@ class LocoMotion(Method):
         similarity = cosines(*projected, self.vote) / self.temperature
         contrast = contrast_loss(*self.everyone(similarity, projected, ids))
         wrong = self.negatives(similarity.detach(), ids, generator)
-        gapped, labels = mask_words(words, self.tokenizer.maskable(words), self.tokenizer.mask, draws)
         # All pairs of the fusion network at once: their sentences, and which clip each sees.
         own = torch.arange(len(ids), device=ids.device)
         sentences, masks, which = [], [], []
@@ -257,18 +300,20 @@ class LocoMotion(Method):
             chosen = torch.cat([own, own, wrong.text.row])
             sentences, masks, which = [text.index_select(0, chosen)], [there[chosen]], [own, wrong.video.row, own]
         if self.word_weight:
+            assert isinstance(self.tokenizer, Tokenizer), "CLIP's names no words"
+            gapped, labels = mask_words(words, self.tokenizer.maskable(words), self.tokenizer.mask, draws)
             sentences, masks, which = [*sentences, self.text.encode(gapped, there)], [*masks, there], [*which, own]
         match = named = contrast.new_zeros(())
         log = self.monitor(similarity, ids)
         if sentences:
-            fused = self.text.fuse(torch.cat(sentences), torch.cat(masks), tokens.flatten(1, 2), torch.cat(which))
+            fused = self.fusion.fuse(torch.cat(sentences), torch.cat(masks), tokens.flatten(1, 2), torch.cat(which))
             if self.match_weight:
                 logits = self.match_head(fused[: 3 * len(own), 0])
                 match = match_loss(logits, wrong.video, wrong.text)
                 found = logits.detach().argmax(dim=1).view(3, -1)
                 log |= {"pairs_found": found[0].float().mean(), "wrong_pairs_refused": 1 - found[1:].float().mean()}
             if self.word_weight:
-                named = word_loss(self.text.name_words(fused[-len(own) :]), labels)
+                named = word_loss(self.fusion.name_words(fused[-len(own) :]), labels)
         return Losses(contrast, match, named, log)
 
     def negatives(self, similarity: Tensor, ids: Tensor, generator: torch.Generator) -> Wrong:

@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.video.manifest import pick_per_class
+from datamodules.video.subsets import pick_per_class
 from modules.core.errors import SettingError
 
 

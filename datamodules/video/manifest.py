@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.video.subsets import pick_evenly
+from datamodules.video.subsets import pick_evenly, pick_per_class
 from modules.core.errors import SettingError
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
@@ -105,33 +105,19 @@ class Manifest:
             return self.subset(np.sort(pick_evenly(self.labels, math.ceil(len(self) * fraction), seed)))
         return self.subset(np.sort(pick_per_class(self.labels, lambda count: math.ceil(count * fraction), seed)))
 
+    def few(self, wanted: int, seed: int) -> "Manifest":
+        """So many videos, in their order: of every class the same number, rounded up, or all that it has (SEVERE, official
+        code: of 1000 of UCF101's, 101 classes make 1010).
+        """
+        per_class = math.ceil(wanted / len(np.unique(self.labels)))
+        return self.subset(np.sort(pick_per_class(self.labels, lambda count: per_class, seed)))
+
     def with_classes(self, class_names: list[str]) -> "Manifest":
         """The same videos with labels that count in another list of names; a class that is not in it gives no label."""
         number = {name: label for label, name in enumerate(class_names)}
         # The last place is for unlabelled rows.
         table = np.array([number.get(name, UNLABELLED) for name in self.class_names] + [UNLABELLED], np.int64)
         return Manifest(self.root, self.paths, table[self.labels], class_names)
-
-
-def pick_per_class(labels: np.ndarray, wanted: Callable[[int], int], seed: int) -> np.ndarray:
-    """Draw some rows of each class without replacement, class after class from one generator.
-
-    The rule, and the generator (NumPy's legacy one), of the subsets of TubeletContrast and SEVERE (official code).
-
-    Args:
-        labels: int64 [N]; rows without label count as a class.
-        wanted: rows to draw from a class of that many.
-        seed: of the generator.
-
-    Returns:
-        int64 [n], row numbers in the order in which they were drawn.
-    """
-    generator = np.random.RandomState(seed)
-    picked = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        picked.append(rows[generator.choice(len(rows), min(len(rows), wanted(len(rows))), replace=False)])
-    return np.concatenate(picked)
 
 
 def is_file(path: Path) -> bool:

@@ -1,7 +1,9 @@
 """Write a video, or a part of it, as a small mp4 file that is fast to read anywhere in it, and check what was written."""
 
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,9 @@ TICKS = Fraction(1, 90000)
 EPSILON = 1e-6
 # A file may hold slightly fewer frames than it states.
 MISSING_FRAMES, MISSING_SHARE = 2, 0.05
+
+# H.264 shows a frame at most so many frames later than it is decoded.
+MOST_REORDERED = 16
 
 
 class Encoding(NamedTuple):
@@ -164,9 +169,8 @@ def _part(
     try:
         if start:
             container.seek(int((origin + Fraction(start)) / base), stream=stream)
-        for frame in container.decode(stream):
-            stamp = frame.pts if frame.pts is not None else frame.dts
-            seconds = stamp * base - origin if stamp is not None else decoded / rate
+        for frame, stamp in _in_order(container, stream, rate * base):
+            seconds = stamp * base - origin
             decoded += 1
             if stop is not None and seconds >= stop - EPSILON:
                 break
@@ -177,6 +181,23 @@ def _part(
     short = stream.frames - decoded
     if start is None and stop is None and short > max(MISSING_FRAMES, MISSING_SHARE * stream.frames):
         raise DecodeError("failed while decoding", f"{decoded} of {stream.frames} frames")
+
+
+def _in_order(
+    container: av.container.InputContainer, stream: av.VideoStream, frames_per_tick: Fraction
+) -> Iterator[tuple[av.VideoFrame, int]]:
+    """Frames in the order of display with their times. AVI holds times of decoding, the same ones in disorder."""
+    depth = MOST_REORDERED if container.format.name == "avi" else 0
+    frames: deque[av.VideoFrame] = deque()
+    stamps: list[int] = []
+    for number, frame in enumerate(container.decode(stream)):
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        frames.append(frame)
+        heappush(stamps, stamp if stamp is not None else (stream.start_time or 0) + round(number / frames_per_tick))
+        if len(frames) > depth:
+            yield frames.popleft(), heappop(stamps)
+    while frames:
+        yield frames.popleft(), heappop(stamps)
 
 
 def _check(path: Path, frames: int, size: tuple[int, int]) -> None:

@@ -249,3 +249,9 @@ def _shape(weights: dict[str, Tensor], key: str, ndim: int, source: str) -> tupl
         found = f"has the shape {list(weights[key].shape)}" if key in weights else "is missing"
         raise SettingError(f"{source} holds no whole network that we know: {key} {found}; pass another file.")
     return tuple(weights[key].shape)
+
+
+def first_std(width: int) -> float:
+    """Deviation of the first weights of BERT and BEiT: 0.02 as published, and more for a width below the smallest published one
+    of 768, at which a network with 0.02 hardly begins to learn."""
+    return 0.02 * max(1.0, 768 / width) ** 0.5

@@ -19,11 +19,11 @@ from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.architecture import count_blocks, first_std
 from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
 
-INIT_STD = 0.02
 TEMPORAL_HEAD = 64
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-12)
 
@@ -34,13 +34,14 @@ class TemporalAttention(nn.Module):
     Args:
         width: of the tokens; a head has 64 of it.
         drop_path: stochastic depth rate.
+        scale: start of the scale.
     """
 
-    def __init__(self, width: int, drop_path: float = 0.0) -> None:
+    def __init__(self, width: int, drop_path: float = 0.0, scale: float = 0.0) -> None:
         super().__init__()
         self.norm = layer_norm(width)
         self.attn = nn.MultiheadAttention(width, max(1, width // TEMPORAL_HEAD), batch_first=True)
-        self.scale = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.tensor(scale))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -68,9 +69,12 @@ class BEiTVideo(nn.Module):
         mlp_ratio: hidden width of the MLP over the token width.
         drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
         layer_scale: start of the layer scale.
+        temporal_scale: start of the scale of temporal attention. At 0 (VindLU) a network starts frame by frame, as that of
+            pictures which it comes from; from random weights it then hardly learns motion: take 1, which also draws the first
+            positions of the frames.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
-        checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's of transformers or timm, to which
-            the parts over time are added fresh.
+        checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's, of its authors, timm or
+            transformers, to which the parts over time are added fresh.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
@@ -88,6 +92,7 @@ class BEiTVideo(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.1,
         layer_scale: float = 0.1,
+        temporal_scale: float = 0.0,
         recompute_blocks: bool = False,
         checkpoint: str | None = None,
     ) -> None:
@@ -117,15 +122,17 @@ class BEiTVideo(nn.Module):
         rates = [drop_path * block / max(1, depth - 1) for block in range(depth)]
         block = partial(Block, self.embed_dim, heads, True, mlp_ratio, init_values=layer_scale, norm_layer=layer_norm)
         self.blocks = nn.ModuleList(block(drop_path=rate, window_size=(side, side)) for rate in rates)
-        self.temporal = nn.ModuleList(TemporalAttention(self.embed_dim, rate) for rate in rates)
+        self.temporal = nn.ModuleList(TemporalAttention(self.embed_dim, rate, temporal_scale) for rate in rates)
         self.norm, self.pool_norm = layer_norm(self.embed_dim), layer_norm(self.embed_dim)
-        self.apply(_init)
-        nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        std = first_std(self.embed_dim)
+        self.apply(partial(_init, std=std))
+        nn.init.trunc_normal_(self.cls_token, std=std)
+        if temporal_scale:
+            nn.init.trunc_normal_(self.frame_positions, std=std)
         if checkpoint is not None:
             weights = from_official(read_weights(checkpoint, "model.backbone.checkpoint"))
-            weights = {key.removeprefix("backbone."): value for key, value in weights.items()}
             fresh = ("frame_positions", "temporal.", "norm.", "pool_norm.")
-            load_strictly(self, fit_frames(weights, num_frames), checkpoint, may_miss=fresh, may_leave=("head.", "mask_token"))
+            load_strictly(self, fit_frames(weights, num_frames), checkpoint, may_miss=fresh, may_leave=HEADS)
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Encode clips.
@@ -177,9 +184,9 @@ def _space_time(block: nn.Module, temporal: nn.Module, tokens: Tensor) -> Tensor
     return temporal(block(tokens.flatten(0, 1)).view_as(tokens))
 
 
-def _init(part: nn.Module) -> None:
+def _init(part: nn.Module, std: float) -> None:
     if isinstance(part, nn.Linear):
-        nn.init.trunc_normal_(part.weight, std=INIT_STD)
+        nn.init.trunc_normal_(part.weight, std=std)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
 
@@ -221,23 +228,30 @@ OFFICIAL_NAMES = {
     "classifier.bias": "head.bias",
 }
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+SHARED, TABLE = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
+HEADS = ("head.", "lm_head.", "mask_token")
 QUERY, KEY, VALUE = (f"attention.attention.{name}.weight" for name in ("query", "key", "value"))
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a VindLU's video side, or of a BEiT of transformers or timm, to those of `BEiTVideo`.
+    """Rename the weights of a VindLU's video side, or of a BEiT (official code, transformers or timm), to those of `BEiTVideo`.
 
     Args:
-        state: the text side and the heads of a VindLU are left out; our own names stay as they are.
+        state: the text side and the heads of a VindLU are left out; our own names stay as they are. Each block gets the table
+            that all blocks of BEiT's pretraining share. Of a whole method of ours, its `backbone.*` is taken.
     """
+    if any(key.startswith("backbone.") for key in state):
+        return {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     whole = any(key.startswith("vision_encoder.") for key in state)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        if (whole and not key.startswith("vision_")) or key.startswith("vision_proj."):
+        if (whole and not key.startswith("vision_")) or key.startswith("vision_proj.") or key.endswith("_position_index"):
             continue
         name = key.removeprefix("vision_encoder.").removeprefix("beit.")
         layer = LAYER.fullmatch(name)
-        if layer is None:
+        if name == SHARED:
+            renamed |= {f"blocks.{block}.{TABLE}": value for block in range(count_blocks(state, "blocks."))}
+        elif layer is None:
             own = OFFICIAL_NAMES.get(name, name)
             renamed[own] = value.flatten(1) if own == "patch_embed.weight" else value
         elif layer[2].startswith("temp_model."):
@@ -245,9 +259,9 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
             if not part.startswith("linear."):
                 renamed[f"temporal.{layer[1]}.{part}"] = value
         elif layer[2] == QUERY:
-            start = key.removesuffix(QUERY)
-            renamed[f"blocks.{layer[1]}.attn.qkv.weight"] = torch.cat([value, state[start + KEY], state[start + VALUE]])
-        elif layer[2] not in (KEY, VALUE) and not layer[2].endswith("relative_position_index"):
+            parts = [value, *(state[other] for part in (KEY, VALUE) if (other := key.removesuffix(QUERY) + part) in state)]
+            renamed[f"blocks.{layer[1]}.attn.qkv.weight"] = torch.cat(parts)
+        elif layer[2] not in (KEY, VALUE):
             renamed[f"blocks.{layer[1]}.{OFFICIAL_PARTS.get(layer[2], layer[2])}"] = value
     return renamed
 

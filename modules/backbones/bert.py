@@ -10,16 +10,17 @@ the same numbers.
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.backbones.architecture import first_std
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
 
 EPS = 1e-12
-INIT_STD = 0.02
 
 
 @dataclass
@@ -34,8 +35,8 @@ class TextSettings:
         mlp_ratio: hidden width of the MLP over the width.
         positions: longest sentence in tokens that has positions.
         dropout: of embeddings, attention and outputs of the layers.
-        checkpoint: file with weights: bert-base-uncased's (model.safetensors or pytorch_model.bin) or VindLU's, or null. The
-            tokenizer must be theirs.
+        checkpoint: file with weights: bert-base-uncased's (model.safetensors or pytorch_model.bin), VindLU's, or our
+            .safetensors or .ckpt; or null. The tokenizer must be theirs.
     """
 
     embed_dim: int = 768
@@ -170,11 +171,17 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(TextLayer(settings, video_dim if n >= alone else None) for n in range(settings.depth))
         self.alone = alone
         self.head = WordHead(width, vocabulary)
-        self.apply(_init)
+        std = first_std(width)
+        self.apply(partial(_init, std=std))
         for table in (self.positions, self.kind):
-            nn.init.normal_(table, std=INIT_STD)
+            nn.init.normal_(table, std=std)
         if settings.checkpoint is not None:
             weights = from_official(read_weights(settings.checkpoint, "model.text.checkpoint"))
+            if len(weights.get("words.weight", self.words.weight)) != vocabulary:
+                raise SettingError(
+                    f"{settings.checkpoint} has {len(weights['words.weight'])} words and the tokenizer {vocabulary}; pass the "
+                    "vocabulary that belongs to the weights as model.tokenizer.vocabulary."
+                )
             fresh = tuple(f"layers.{n}.cross." for n in range(alone, settings.depth))
             load_strictly(self, weights, settings.checkpoint, may_miss=(*fresh, "head."))
 
@@ -191,7 +198,7 @@ class TextEncoder(nn.Module):
         if ids.shape[1] > len(self.positions):
             raise SettingError(
                 f"A sentence has {ids.shape[1]} tokens, but model.text.positions is {len(self.positions)}; lower "
-                "model.max_words or raise it."
+                "model.tokenizer.max_tokens or raise it."
             )
         tokens = self.norm(self.words(ids) + self.positions[: ids.shape[1]] + self.kind)
         tokens = F.dropout(tokens, self.dropout, self.training)
@@ -224,9 +231,9 @@ class TextEncoder(nn.Module):
         return {"positions"}
 
 
-def _init(part: nn.Module) -> None:
+def _init(part: nn.Module, std: float) -> None:
     if isinstance(part, nn.Linear | nn.Embedding):
-        nn.init.normal_(part.weight, std=INIT_STD)
+        nn.init.normal_(part.weight, std=std)
     if isinstance(part, nn.Linear):
         nn.init.zeros_(part.bias)
 
@@ -265,8 +272,10 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         state: under `embeddings.*` and `encoder.*`, or these with `bert.` or `text_encoder.bert.` before; perhaps `cls.*`.
-            Old files call weight and bias of a LayerNorm gamma and beta.
+            Old files call weight and bias of a LayerNorm gamma and beta. Of a whole method of ours, its `text.*` is taken.
     """
+    if "text.words.weight" in state:
+        return {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}
     renamed: dict[str, Tensor] = {}
     theirs: dict[str, Tensor] = {}
     whole = any(key.startswith("text_encoder.") for key in state)
@@ -286,8 +295,10 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[f"layers.{layer[1]}.{OFFICIAL_PARTS[layer[2]]}.{layer[3]}"] = value
         elif layer[2].endswith("self.key"):
             part = "cross" if layer[2].startswith("cross") else "attention"
-            partner = theirs[name.replace("self.key.", "self.value.")]
-            renamed[f"layers.{layer[1]}.{part}.key_value.{layer[3]}"] = torch.cat([value, partner])
+            partner = theirs.get(name.replace("self.key.", "self.value."))
+            # A key without its value keeps its name, so that the load refuses it.
+            joined = name if partner is None else f"layers.{layer[1]}.{part}.key_value.{layer[3]}"
+            renamed[joined] = value if partner is None else torch.cat([value, partner])
         elif not layer[2].endswith("self.value"):
             renamed[name] = value
     return renamed

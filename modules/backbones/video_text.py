@@ -1,4 +1,4 @@
-"""A video tower, a text encoder and what joins them: whole networks in files, VindLU's and ours."""
+"""A video tower, a text encoder and what joins them: whole networks in files, VindLU's and ours; and a text encoder alone."""
 
 from typing import Any
 
@@ -77,3 +77,23 @@ def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Mo
         "joint_dim": joint,
     }
     return network, sizes | {"num_frames": frames} | text
+
+
+def is_text(weights: dict[str, Tensor]) -> bool:
+    """Whether these are a text encoder alone: ours, or a BERT."""
+    return "words.weight" in text_from_official(weights)
+
+
+def empty_text(weights: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Any]]:
+    """The text encoder of weights under our names, without memory, and its sizes; a BERT has no fusion.
+
+    Args:
+        weights: with `words.weight`, `positions` and `layers.0.up.bias`.
+    """
+    vocabulary, width = weights["words.weight"].shape
+    depth, hidden = count_blocks(weights, "layers."), len(weights["layers.0.up.bias"])
+    settings = TextSettings(width, depth, 1, 1, mlp_ratio(hidden, width), len(weights["positions"]))
+    with torch.device("meta"):
+        network = TextEncoder(settings, vocabulary, width)
+    sizes = {"embed_dim": width, "depth": depth, "mlp_dim": hidden, "positions": settings.positions}
+    return network, sizes | {"vocabulary": vocabulary}

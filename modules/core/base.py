@@ -153,6 +153,9 @@ class Method(LightningModule, ABC):
             f"of warm-up, {settings.describe(final, epochs * epoch_steps)}; the run has {steps} steps."
         )
         optimiser = settings.build(self, peak, self.no_weight_decay())
+        # Lightning refuses to clip gradients for an optimiser that undoes the scaling of float16 itself, as fused ones do, even
+        # in bfloat16, where nothing is scaled. Without that offer it undoes the scaling before it clips.
+        optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         per = 1 if settings.per_epoch else epoch_steps
         factor = settings.factor(settings.warmup_epochs * per, epochs * per, final / peak if peak else 0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)

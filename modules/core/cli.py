@@ -93,6 +93,10 @@ class CLI(LightningCLI):
         if config.get("weights_only") is None and "weights_only" in config:
             config.weights_only = True
         checkpoint = root / LAST
+        given = config.get("ckpt_path")
+        # Lightning has names of its own, and reads from other file systems.
+        if given is not None and given not in ("last", "best", "hpc") and ":" not in given and not Path(given).exists():
+            raise SettingError(f"--ckpt_path is {given}, which does not exist; pass an existing checkpoint, or last.")
         if self.subcommand != "fit":
             # config.yaml in the folder is that of the training; `ResultFile` keeps that of a test.
             self.save_config_callback = None

@@ -2,7 +2,7 @@
 
 Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also those that DeepSpeed wrote),
 official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi
-and AVID-CMA, official files of skeleton contrast and VindLU, OpenAI's CLIP (its image tower), DINO's and timm's vision
+and AVID-CMA, official files of skeleton contrast and VindLU, BERT's, OpenAI's CLIP (its image tower), DINO's and timm's vision
 transformers, our .ckpt and .safetensors, and folders of `transformers`' VideoMAE. Written: .safetensors under our names,
 official .pth, or a folder for `transformers`.
 
@@ -35,7 +35,7 @@ from modules.backbones.huggingface import (
     read_config,
     to_huggingface,
 )
-from modules.backbones.video_text import is_video_text
+from modules.backbones.video_text import is_text, is_video_text
 from modules.backbones.video_vit import Grid, from_official, is_official, to_official
 from modules.core.checkpoints import LoadReport, compare, read_checkpoint
 from modules.core.convert_networks import (
@@ -44,6 +44,7 @@ from modules.core.convert_networks import (
     Source,
     convert_cnn,
     convert_skeleton,
+    convert_text,
     convert_tower,
     convert_video_text,
     is_cnn,
@@ -94,8 +95,8 @@ def convert(
 
     Args:
         source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE or SIGMA, a folder or file of DeepSpeed,
-            a published video CNN, an official file of skeleton contrast, a tower of CLIP, DINO or timm, our .ckpt or
-            .safetensors, or a folder of transformers' VideoMAE.
+            a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or timm, our
+            .ckpt or .safetensors, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, or .pth for official), or the folder for huggingface. The passport lies beside the
             file as <name>.json, or in the folder as passport.json; a .safetensors file holds it too.
         to: safetensors under our names; official names in a .pth; or huggingface, a folder for transformers.
@@ -132,6 +133,8 @@ def convert(
         raise SettingError(f"--part partner is for skeleton contrast, which {found.path} does not hold; pass --part backbone.")
     elif is_video_text(found.weights):
         converted = convert_video_text(found, facts, part, to)
+    elif is_text(found.weights):
+        converted = convert_text(found, to)
     elif is_tower(found.weights):
         converted = convert_tower(found, facts, to)
     elif is_cnn(found.weights):

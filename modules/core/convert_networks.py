@@ -8,9 +8,10 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
 from modules.backbones.architecture import Architecture, Facts, count_heads, empty_contrast, empty_tower, mlp_ratio
+from modules.backbones.bert import from_official as text_from_official
 from modules.backbones.video_cnn import from_official as cnn_from_official
 from modules.backbones.video_cnn import from_published
-from modules.backbones.video_text import empty_video_text, from_vindlu, is_vindlu
+from modules.backbones.video_text import empty_text, empty_video_text, from_vindlu, is_vindlu
 from modules.core.checkpoints import compare
 from modules.core.convert_skeleton import Part, read_skeleton
 from modules.core.errors import SettingError
@@ -184,3 +185,31 @@ def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> 
     }
     kept = {key: weights[key] for key in report.matched if part == "all" or key.startswith("backbone.")}
     return Converted(kept, passport, None)
+
+
+def convert_text(source: Source, to: Format) -> Converted:
+    """A text encoder under our names, from ours or a BERT; without BERT's pooler and its head for next sentences.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for text encoders.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for video networks; {source.path} is a text encoder: pass --to safetensors.")
+    weights = text_from_official(source.weights)
+    for name in ("positions", "layers.0.up.bias"):
+        if name not in weights:
+            raise SettingError(f"{source.path} is no whole text encoder, {name} is missing; pass another file.")
+    network, sizes = empty_text(weights)
+    fresh = tuple(f"layers.{layer}.cross." for layer in range(sizes["depth"]))
+    report = compare(dict(network.state_dict()), weights, source.path, "text encoder", may_miss=(*fresh, "head."))
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "text",
+        **source.passport,
+        "architecture": sizes,
+        "normalisation": None,
+        "frames": None,
+        "stride": None,
+    }
+    return Converted({key: weights[key] for key in report.matched}, passport, None)

@@ -95,8 +95,18 @@ class OneLabel(Labels):
         return logits.softmax(1)
 
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """See `accuracies`."""
-        return accuracies(probabilities, rows[:, 0])
+        """See `accuracies`.
+
+        Raises:
+            SettingError: if a label is beyond the classes.
+        """
+        label, classes = rows[:, 0], probabilities.shape[1]
+        if (label >= classes).any():
+            raise SettingError(
+                f"A video has the label {int(label.max())}, but the classifier tells only {classes} classes apart, from 0; set "
+                f"model.num_classes to {int(label.max()) + 1} or more, or correct data.val_list or data.test_list."
+            )
+        return accuracies(probabilities, label)
 
 
 class SeveralLabels(Labels):
@@ -185,9 +195,11 @@ def average_precisions(probabilities: Tensor, positive: Tensor) -> Tensor:
         probabilities: float [N, K]
         positive: bool [N, K]
     """
-    known = positive.any(0)
-    found = torch.full(known.shape, torch.nan, device=probabilities.device)
-    if known.any():
+    known = positive.any(0).nonzero()[:, 0]
+    found = torch.full(positive.shape[1:], torch.nan, device=probabilities.device)
+    if len(known):
+        # torchmetrics refuses a single class, so that one is measured twice.
+        known = known.repeat(1 + (len(known) == 1))
         columns = probabilities[:, known].float(), positive[:, known].long()
-        found[known] = multilabel_average_precision(*columns, int(known.sum()), average="none")
+        found[known] = multilabel_average_precision(*columns, len(known), average="none")
     return found

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
+from modules.backbones.clip_text import ClipTextSettings
 from modules.core.contracts import VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
@@ -92,6 +93,8 @@ class VideoTextRetrieval(LocoMotion):
         backbone: video tower.
         text: sizes of the text encoder, and weights to start from.
         tokenizer: how sentences become numbers; must be that of the text encoder's weights.
+        clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and `best`
+            must be 0, and the task retrieval.
         joint_dim: width of the features that are compared.
         temperature: start of the learned temperature.
         vote: how the frames' cosines are joined.
@@ -112,6 +115,7 @@ class VideoTextRetrieval(LocoMotion):
         backbone: BEiTVideo,
         text: TextSettings = TextSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
+        clip: ClipTextSettings | None = None,
         joint_dim: int = 256,
         temperature: float = 0.07,
         vote: FrameVote = "mean",
@@ -128,10 +132,16 @@ class VideoTextRetrieval(LocoMotion):
                 f"model.best is {best} and model.pairs_at_once {pairs_at_once}; the one must be at least 0, the other at least "
                 "1."
             )
+        if clip is not None and (best or task == "choice"):
+            raise SettingError(
+                "model.clip is a text tower without fusion layers; set model.best to 0 and model.task to retrieval, or "
+                "model.clip to null."
+            )
         super().__init__(
             backbone,
             text,
             tokenizer,
+            clip,
             paste_objects=False,
             joint_dim=joint_dim,
             temperature=temperature,
@@ -344,7 +354,7 @@ class VideoTextRetrieval(LocoMotion):
     def _match(self, sentences: Sentences, rows: Tensor, videos: Tensor, which: Tensor) -> Tensor:
         """Logits [P, 2] of pairs of a sentence (its row, on the host) and a video (its row in `videos`, on the device)."""
         tokens, there = sentences.tokens[rows].to(videos.device), sentences.there[rows].to(videos.device)
-        return self.match_head(self.text.fuse(tokens, there, videos, which)[:, 0]).float()
+        return self.match_head(self.fusion.fuse(tokens, there, videos, which)[:, 0]).float()
 
 
 def captions_of(batch: VideoBatch) -> list[list[str]]:

@@ -319,3 +319,12 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
     assert data.manifest_hash != whole.manifest_hash
     with pytest.raises(SettingError, match=r"data\.fraction is 0"):
         VideoFolder(str(tmp_path), fraction=0)
+    # Of 16 videos 5, of 2 classes: 3 of each.
+    few = VideoFolder(str(tmp_path), low_shot=5, subset_seed=99999, batch_size=2)
+    few.setup("fit")
+    assert few.train_manifest is not None
+    assert sorted(few.train_manifest.labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    assert few.train_manifest.paths == sorted(few.train_manifest.paths)
+    for settings in ({"low_shot": 0}, {"low_shot": 5, "fraction": 0.5}):
+        with pytest.raises(SettingError, match=r"data\.low_shot is"):
+            VideoFolder(str(tmp_path), **settings)

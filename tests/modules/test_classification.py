@@ -19,7 +19,7 @@ from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
-from modules.downstream.labels import SeveralLabels, accuracies, average_precisions, smooth_targets
+from modules.downstream.labels import OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
 from modules.layers.clip_augment import Mixing
 from tests.methods import (
     CLASSES,
@@ -160,6 +160,10 @@ def test_average_precision_of_ties_and_of_no_positive() -> None:
     assert found[2].isnan()
     together = SeveralLabels().scores(scores, positive.long())["map"]
     assert together.item() == pytest.approx(100 * found[:2].mean().item())
+    # A test set may show one class only.
+    alone = average_precisions(scores, positive & torch.tensor([True, False, False]))
+    assert alone[0].item() == pytest.approx(found[0].item())
+    assert alone[1:].isnan().all()
 
 
 def test_unlabelled_samples_have_no_loss() -> None:
@@ -305,6 +309,8 @@ def test_wrong_settings(tmp_path: Path) -> None:
         Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
     with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):
         trainer(tmp_path).test(Classification(tiny_vit(), 4, optim=OPTIM), datamodule=motion())
+    with pytest.raises(SettingError, match=r"label 9, but the classifier tells only 4 .* set model\.num_classes to 10"):
+        OneLabel().scores(torch.rand(2, 4), torch.tensor([[9], [1]]))
     unlabelled = Unlabelled(SMALL, 4, train_videos=12, val_videos=7)
     with pytest.raises(SettingError, match=r"The data has no classes"):
         trainer(tmp_path).test(Classification(tiny_vit(), optim=OPTIM), datamodule=unlabelled)

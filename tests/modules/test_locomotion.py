@@ -1,5 +1,7 @@
 """LocoMotion: what counts as a positive, what padding and time may change, what the switches leave out."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,7 +10,8 @@ from modules.backbones.bert import TextSettings
 from modules.core.errors import SettingError
 from modules.layers.tokenizers import TokenizerSettings
 from modules.locomotion import LocoMotion, caption_band
-from tests.methods import FRAMES, SIDE, tiny_locomotion, video_batch
+from tests.methods import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch
+from tests.modules.test_common import fit
 
 CAPTIONS = ["a red arrow moves up", "a red arrow rises", "a red arrow moves up", "a flag falls and then slides to the left"]
 
@@ -80,6 +83,42 @@ def test_temperature_stays_in_its_range() -> None:
     for wild, kept in ((-5.0, 0.001), (90.0, 0.5)):
         torch.nn.init.constant_(method.temperature, wild)
         assert float(method.step(batch, generator())["log"]["temperature"]) == pytest.approx(kept)
+
+
+def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
+    found = []
+    for uphill in (False, True):
+        method = given()
+        optimiser = torch.optim.SGD([method.temperature], lr=1e9, maximize=uphill)
+
+        def loss(method: LocoMotion = method) -> torch.Tensor:
+            value = method.step(video_batch(4) | {"caption": CAPTIONS}, generator())["loss"]
+            value.backward()
+            return value
+
+        method.optimizer_step(0, 0, optimiser, loss)
+        found.append(float(method.temperature.detach()))
+    assert sorted(found) == pytest.approx([0.001, 0.5])
+
+
+def test_half_precision_gives_nearly_the_same_losses() -> None:
+    batch = video_batch(4) | {"caption": CAPTIONS}
+    full = given().eval().step(batch, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = given().eval().step(batch, generator())
+    assert half["loss"].dtype == torch.float32
+    half["loss"].backward()
+    for name in ("loss_contrast", "loss_match", "loss_words"):
+        assert float(half["log"][name]) == pytest.approx(float(full["log"][name]), rel=0.02)
+
+
+def test_gradients_are_clipped_in_half_precision(tmp_path: Path) -> None:
+    case = next(case for case in METHODS if case.name == "LocoMotion")
+    method = tiny_locomotion()
+    start = {name: value.clone() for name, value in method.state_dict().items()}
+    fit(case, method, tmp_path, epochs=1, precision="bf16-mixed", gradient_clip_val=1.0)
+    moved = [name for name, value in method.state_dict().items() if not torch.equal(value, start[name])]
+    assert len(moved) > 0.8 * len(start)
 
 
 def test_losses_can_be_left_out() -> None:

@@ -8,7 +8,17 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from modules.motion.trajectory import Motion, MotionRecord, draw_key_frames, draw_segments, fill, smooth_path
+from modules.motion.trajectory import (
+    ACCELERATE,
+    DECELERATE,
+    UNIFORM,
+    Motion,
+    MotionRecord,
+    draw_key_frames,
+    draw_segments,
+    fill,
+    smooth_path,
+)
 
 MOTIONS = [Motion(), Motion("linear")]
 
@@ -40,6 +50,17 @@ def test_key_frames_of_any_length_lie_in_the_clip(frames: int) -> None:
     values = fill(keys[:, None], keys, draw_segments(500, frames, generator())[1] * 0, frames)
     # A quantity that equals the time at the key frames equals it everywhere when filled evenly.
     assert torch.allclose(values, torch.arange(frames, dtype=torch.float64).expand(500, 1, -1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [(UNIFORM, [0, 0.5, 1, 1.5]), (ACCELERATE, [0, 0.05, 0.2, 0.45]), (DECELERATE, [0, 0.95, 1.8, 2.55])]
+)
+def test_from_zero_to_five_in_ten_steps(kind: int, first: list[float]) -> None:
+    keys = torch.tensor([[0, 10, 10, 10]])
+    values = torch.tensor([[[0, 5, 5, 5]]], dtype=torch.float64)
+    filled = fill(values, keys, torch.full((1, 3), kind), 11)[0, 0].tolist()
+    assert filled[:4] == pytest.approx(first)
+    assert filled[-1] == 5
 
 
 def slow_fill(values: Tensor, keys: Tensor, kinds: Tensor, frames: int) -> Tensor:

@@ -1,0 +1,135 @@
+"""CLIP's text tower and tokenizer, of the package open_clip: an option in the place of our text encoder.
+
+CLIP (https://arxiv.org/abs/2103.00020): a causal transformer over 77 tokens of byte pairs, whose state at the last token,
+projected, stands for the sentence. It has no layers that look at a video, so it serves the contrast alone. The vocabulary
+lies in the package; nothing is downloaded. The package is imported only when such a tower is built.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.errors import SettingError
+
+TOKENS, PAD = 77, 0
+# Of a whole CLIP: its image side, its temperature, and in OpenAI's files three numbers.
+OPENAI = "input_resolution"
+UNUSED = ("visual.", "logit_scale", "logit_bias", OPENAI, "context_length", "vocab_size", "attn_mask")
+
+
+@dataclass
+class ClipTextSettings:
+    """Sizes of CLIP's text tower. The defaults are those of ViT-B-32 and ViT-B-16.
+
+    Args:
+        width: of the tokens; 768 in ViT-L-14.
+        depth: layers.
+        num_heads: attention heads; 12 in ViT-L-14.
+        out_dim: width of a sentence's feature; 768 in ViT-L-14.
+        quick_gelu: the activation of OpenAI's weights, x times the sigmoid of 1.702 x, in the place of GELU.
+        checkpoint: file with the weights of a CLIP, open_clip's or OpenAI's, or null.
+    """
+
+    width: int = 512
+    depth: int = 12
+    num_heads: int = 8
+    out_dim: int = 512
+    quick_gelu: bool = False
+    checkpoint: str | None = None
+
+    def check(self) -> None:
+        """Raise a `SettingError` where the sizes do not fit together."""
+        if self.width % self.num_heads:
+            raise SettingError(
+                f"model.clip.width {self.width} is not a multiple of model.clip.num_heads {self.num_heads}; change one."
+            )
+
+
+class ClipTokenizer:
+    """Byte pairs of CLIP. Padding has the number of a "!", but stands behind the last token, where nothing looks.
+
+    Raises:
+        SettingError: if open_clip is not installed.
+    """
+
+    pad = PAD
+
+    def __init__(self) -> None:
+        self._cut = _open_clip().SimpleTokenizer()
+
+    def __len__(self) -> int:
+        return self._cut.vocab_size
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Numbers of B sentences, int64 [B, 77]; what is longer is cut."""
+        return self._cut(texts, TOKENS)
+
+
+class ClipText(nn.Module):
+    """CLIP's text tower.
+
+    Args:
+        settings: sizes and weights to start from.
+        vocabulary: number of words of the tokenizer.
+
+    Raises:
+        SettingError: if open_clip is not installed, sizes do not fit together, or the checkpoint does not fit.
+    """
+
+    def __init__(self, settings: ClipTextSettings, vocabulary: int) -> None:
+        super().__init__()
+        settings.check()
+        parts = _open_clip().transformer
+        self.embed_dim = settings.out_dim
+        self.tower = parts.TextTransformer(
+            context_length=TOKENS,
+            vocab_size=vocabulary,
+            width=settings.width,
+            heads=settings.num_heads,
+            layers=settings.depth,
+            output_dim=settings.out_dim,
+            act_layer=parts.QuickGELU if settings.quick_gelu else nn.GELU,
+        )
+        if settings.checkpoint is not None:
+            weights = read_weights(settings.checkpoint, "model.clip.checkpoint")
+            if OPENAI in weights and not settings.quick_gelu:
+                raise SettingError(f"{settings.checkpoint} is a file of OpenAI's; set model.clip.quick_gelu to true.")
+            load_strictly(self.tower, from_clip(weights), settings.checkpoint)
+
+    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Sentences as one token each.
+
+        Args:
+            ids: int64 [B, 77]
+            mask: not needed, as the tower looks at nothing behind the last token.
+
+        Returns:
+            [B, 1, D]
+        """
+        return self.tower(ids)[:, None]
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        return {"tower.positional_embedding"}
+
+
+def from_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The text tower of a CLIP.
+
+    Args:
+        state: of open_clip or OpenAI, the tower's names with or without `text.` before.
+    """
+    named = {key.removeprefix("text."): value for key, value in state.items()}
+    return {key: value for key, value in named.items() if not key.startswith(UNUSED)}
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise SettingError(
+            "model.clip needs the package open_clip_torch; install it (pip install open_clip_torch), or set model.clip to null."
+        ) from error
+    return open_clip
