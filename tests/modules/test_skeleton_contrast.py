@@ -188,6 +188,6 @@ def test_rates_of_the_official_runs() -> None:
     factor = settings.factor(0, 351, 0)
     peak = settings.rates(64)[0]
     assert [peak * factor(epoch) for epoch in (0, 250, 251, 350, 351)] == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4])
-    assert SGDSettings(milestones=[4]).factor(2, 9, 0)(1) == 0.5
+    assert SGDSettings(milestones=[4]).factor(2, 9, 0)(1) == 0.75
     assert "a tenth of it from each of the epochs [251, 351]" in settings.describe(0, 1)
     assert "cosine" in SGDSettings().describe(0, 1)
