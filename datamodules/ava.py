@@ -3,9 +3,8 @@
 import csv
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +12,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
 from datamodules.video.decode import Decoder
-from datamodules.video.guard import GRACE, WorkerGuard
+from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
-from datamodules.video.loader import EpochSampler, ResumableLoader
 from datamodules.video.manifest import Manifest, by_stem, is_file, read_lines
 from datamodules.video.official import class_label, find_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
@@ -241,17 +239,17 @@ class AVA(VideoDataModule):
             first=np.cumsum([0, *(len(boxes[moment]) for moment in moments)]),
         )
 
-    def _loader(self, manifest: Manifest, split: str, train: bool, views: ViewSettings | None = None) -> ResumableLoader:
-        assert self.faults is not None
+    @staticmethod
+    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return collate_boxes(samples)
+
+    def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> KeyFrameDataset:
         assert isinstance(manifest, KeyFrames)
-        limit = None if self.decode_timeout is None else self.decode_timeout + GRACE
-        guard = WorkerGuard(self.num_workers, limit, self.faults.crashes(manifest, split))
-        dataset = KeyFrameDataset(manifest, self.clip, self.seed, train, self.square, self.decoder, self.decode_timeout, guard)
-        sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
-        note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
+        return KeyFrameDataset(manifest, self.clip, self.seed, train, self.square, self.decoder, self.decode_timeout, guard)
+
+    def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
         # Films differ in shape.
-        batch_size = self.batch_size if train or self.square else 1
-        return ResumableLoader(dataset, sampler, batch_size, self.num_workers, collate_boxes, note, guard)
+        return self.batch_size if train or self.square else 1
 
 
 def film_files(root: Path) -> dict[str, str]:

@@ -188,11 +188,23 @@ class VideoDataModule(LightningDataModule, ABC):
         assert self.faults is not None
         limit = None if self.decode_timeout is None else self.decode_timeout + GRACE
         guard = WorkerGuard(self.num_workers, limit, self.faults.crashes(manifest, split))
-        dataset = VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout, guard, views)
         sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
         note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
-        batch_size = self.batch_size if views is None else max(1, self.batch_size * self.clip.views // views.views)
-        return ResumableLoader(dataset, sampler, batch_size, self.num_workers, collate, note, guard)
+        dataset, batch_size = self._dataset(manifest, train, views, guard), self._samples_at_once(train, views)
+        return ResumableLoader(dataset, sampler, batch_size, self.num_workers, self._collate, note, guard)
+
+    @staticmethod
+    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Join samples of `_dataset` to a batch."""
+        return collate(samples)
+
+    def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:
+        """What reads the samples of a manifest."""
+        return VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout, guard, views)
+
+    def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
+        """Samples in a batch of one device; with `views` so many that a batch holds as many clips as in training."""
+        return self.batch_size if views is None else max(1, self.batch_size * self.clip.views // views.views)
 
     def train_dataloader(self) -> ResumableLoader:
         """Random clips in random order."""

@@ -11,13 +11,12 @@ from scipy.io import loadmat
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import default_collate
 
 from datamodules.base import VideoDataModule
-from datamodules.video.dataset import VideoClipDataset
+from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
-from datamodules.video.loader import ResumableLoader, SampleKey
+from datamodules.video.loader import SampleKey
 from datamodules.video.manifest import IMAGE_SUFFIXES, Manifest, video_files
 from datamodules.video.official import found_manifest
 from datamodules.video.sampling import ClipSettings, ViewSettings
@@ -238,12 +237,10 @@ class RepetitionDataset(VideoClipDataset):
 
 def collate_repetitions(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Join samples, filled up to the longest: video [B, 1, T, H, W, 3] with black, labels and borders with -1."""
-    faults = [fault for sample in samples for fault in sample.pop("faults")]
-    times = [sample.pop("decode_ms") for sample in samples]
     batch: dict[str, Any] = {"video": pad_sequence([sample.pop("video") for sample in samples], batch_first=True)[:, None]}
     for name in ("borders", "previous", "next"):
         batch[name] = pad_sequence([sample.pop(name) for sample in samples], batch_first=True, padding_value=UNKNOWN)
-    return batch | default_collate(samples) | {"faults": faults, "decode_ms": times}
+    return batch | collate(samples)
 
 
 class UCFRep(VideoDataModule):
@@ -345,19 +342,16 @@ class UCFRep(VideoDataModule):
             # Rows of the manifest, and not samples of a loader, so that reports and `index` mean the same everywhere.
             self.train_manifest = self.train_manifest.subset(np.repeat(np.arange(len(self.train_manifest)), self.segments))
 
-    def _loader(self, manifest: Manifest, split: str, train: bool, views: ViewSettings | None = None) -> ResumableLoader:
-        loader = super()._loader(manifest, split, train)
+    @staticmethod
+    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return collate_repetitions(samples)
+
+    def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> RepetitionDataset:
         known = [self._repetitions[path] for path in manifest.paths]
-        dataset = RepetitionDataset(
-            manifest, known, self.clip, self.seed, train, self.fresh_segments, self.decoder, self.decode_timeout, loader.guard
+        return RepetitionDataset(
+            manifest, known, self.clip, self.seed, train, self.fresh_segments, self.decoder, self.decode_timeout, guard
         )
-        assert isinstance(loader.sampler, torch.utils.data.Sampler)
-        return ResumableLoader(
-            dataset,
-            loader.sampler,  # type: ignore[arg-type]
-            self.batch_size if train else max(1, self.batch_size // EVALUATION_SHARE),
-            self.num_workers,
-            collate_repetitions,
-            loader.on_batch,
-            loader.guard,
-        )
+
+    def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
+        # Whole videos are large.
+        return self.batch_size if train else max(1, self.batch_size // EVALUATION_SHARE)

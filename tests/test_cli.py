@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional, Union
 
 import pytest
 import torch
@@ -230,6 +233,30 @@ def test_print_config_shows_every_setting(capsys: pytest.CaptureFixture[str]) ->
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["init_args"]["optim"]["init_args"]["betas"] == [0.9, 0.95]
     assert config["data"]["init_args"]["clip"]["size"] == 32
+
+
+@pytest.fixture
+def float_before_int() -> Iterator[None]:
+    """What the parser sees where some other package has spoken of "float or int" first: typing keeps that order."""
+
+    def forget() -> None:
+        for clear in typing._cleanups:  # type: ignore[attr-defined]
+            clear()
+
+    forget()
+    assert str(Optional[Union[float, int, None]]) == str(Optional[Union[int, float, None]])  # noqa: UP007, UP045
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("float_before_int")
+def test_one_batch_is_not_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1.0"]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={QUICK}", *limits, "--print_config"])
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    for name, expected in (("limit_val_batches", 1), ("limit_test_batches", 1.0)):
+        assert (type(trainer[name]), trainer[name]) == (type(expected), expected)
 
 
 def test_synthesise_writes_a_folder_to_train_on(tmp_path: Path) -> None:

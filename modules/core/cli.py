@@ -2,8 +2,10 @@
 
 import shutil
 import warnings
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -42,6 +44,19 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         cause = setting_error_in(ex)
         raise (cause or SettingError(explain(message))) from None
+
+    def add_lightning_class_args(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Let `trainer.limit_val_batches: 1` mean one batch, and 1.0 all of them, whatever else is installed.
+
+        The parser takes the first type of `Optional[Union[int, float]]` that fits. Which one that is depends on the process:
+        typing hands out again what was written as `Optional[Union[float, int]]` anywhere before.
+        """
+        added = super().add_lightning_class_args(*args, **kwargs)
+        for action in self._actions:
+            kinds = get_args(getattr(action, "_typehint", None))
+            if int in kinds and float in kinds:
+                action._typehint = reduce(or_, sorted(kinds, key=lambda kind: kind is not int))  # type: ignore[attr-defined]
+        return added
 
 
 class CLI(LightningCLI):

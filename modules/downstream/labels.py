@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from modules.core.errors import SettingError
 
@@ -144,7 +144,7 @@ class SeveralLabels(Labels):
         each = average_precisions(probabilities, positive)
         return {
             "loss": -torch.where(positive, found, 1 - found).log().mean(),
-            "map": 100 * each.nanmean(),
+            "map": 100 * each.nanmean().to(probabilities),
         }
 
 
@@ -188,18 +188,23 @@ def accuracies(probabilities: Tensor, label: Tensor) -> dict[str, Tensor]:
     }
 
 
-def average_precisions(probabilities: Tensor, positive: Tensor) -> Tensor:
-    """Average precision of every class, from 0 to 1, as scikit-learn defines it; NaN for classes without a positive.
+def average_precisions(scores: Tensor, positive: Tensor) -> Tensor:
+    """Average precision of every class, as scikit-learn defines it: the sum over thresholds of gained recall times precision.
+    A threshold lets in all samples of the same score. (torchmetrics computes in float32, which is not exact enough.)
 
     Args:
-        probabilities: float [N, K]
+        scores: float [N, K], the higher the likelier.
         positive: bool [N, K]
+
+    Returns:
+        float64 [K], from 0 to 1; NaN for classes without a positive.
     """
-    known = positive.any(0).nonzero()[:, 0]
-    found = torch.full(positive.shape[1:], torch.nan, device=probabilities.device)
-    if len(known):
-        # torchmetrics refuses a single class, so that one is measured twice.
-        known = known.repeat(1 + (len(known) == 1))
-        columns = probabilities[:, known].float(), positive[:, known].long()
-        found[known] = multilabel_average_precision(*columns, len(known), average="none")
-    return found
+    ordered, order = scores.sort(0, descending=True)
+    hits = positive.gather(0, order).double().cumsum(0)
+    seen = torch.arange(1, len(scores) + 1, device=scores.device)[:, None]
+    last = torch.ones_like(positive)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    # Hits at the threshold before: the most of all earlier places where one ends.
+    ended = torch.where(last, hits, 0.0).cummax(0).values
+    gained = hits - torch.cat([torch.zeros_like(ended[:1]), ended[:-1]])
+    return torch.where(last, gained * hits / seen, 0.0).sum(0) / hits[-1]

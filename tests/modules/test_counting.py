@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from modules.downstream.counting import RepetitionCounting, cycle_loss, draw_cyc
 from modules.downstream.cycle_walk import ANCHORS, SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
 from modules.layers.normalise import IMAGENET_MEAN
 from tests.datamodules.repetitions import write_ucfrep
+from tests.distributed.evaluation import by_two
 from tests.methods import tiny_cnn, tiny_vit
 from tests.resume.bits import differences
-from tests.resume.runs import as_torchrun_does, together
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
@@ -370,17 +368,9 @@ def measure(folder: Path, world: int) -> dict[str, Any]:
     return {**found, "videos": method.test_record["videos"], "weights": weights}
 
 
-def one_of_two(folder: Path, rank: int, port: int) -> None:
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    os.environ |= as_torchrun_does(rank, 2, port)
-    torch.save(measure(folder, 2), folder / f"rank{rank}.pt")
-
-
 @pytest.mark.slow
 def test_two_processes_train_and_count_each_video_once(tmp_path: Path) -> None:
     write_ucfrep(tmp_path / "data", train=4)
-    assert together(one_of_two, [(tmp_path,)] * 2) == [0, 0]
-    told = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    told = by_two(measure, tmp_path)
     assert told[0] == told[1]
     assert told[0]["videos"] == 3
