@@ -207,8 +207,15 @@ def test_wrong_folders_of_videos(tmp_path: Path, videos: Path) -> None:
         fit(videos, 4)
 
 
-def test_errors_are_printed_without_traceback() -> None:
-    command = [sys.executable, "main.py", "fit", "--config", QUICK, "--model.mask.ratio=2"]
+def test_errors_are_printed_without_traceback(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "main.py",
+        "fit",
+        f"--config={QUICK}",
+        f"--trainer.default_root_dir={tmp_path}",
+        "--model.mask.ratio=2",
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
