@@ -26,6 +26,7 @@ from modules.motion.appearance import SHAPES
 from modules.motion.backgrounds import Background, load_images
 from modules.motion.captioned_scenes import CaptionedClips, CaptionSettings, Stage, captioned_clips, retrieval_clips
 from modules.motion.classes import GROWTH, MOTION_CLASSES, Split
+from modules.motion.grounds import make_grounds
 from modules.motion.primitives import PRIMITIVES
 from modules.motion.scenes import SyntheticClips, make_clips
 
@@ -114,6 +115,8 @@ class SyntheticMotion(LightningDataModule):
         object_size: Smallest and largest side of an object, in sides of the frame.
         distractors: Adds small random drifts of position, angle and size where the class does not concern them.
         probe_samples: Training videos that `probe_dataloader` serves.
+        ground: The whole picture is a grey texture that moves as the class says, instead of objects over still backgrounds,
+            which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
         captions: Clips of captioned motion in the place of the classes, with sentences in `caption`; null keeps the classes.
             Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in their
             motion alone (see `modules.motion.captioned_scenes.retrieval_clips`).
@@ -134,6 +137,7 @@ class SyntheticMotion(LightningDataModule):
         object_size: tuple[float, float] = (0.22, 0.55),
         distractors: bool = False,
         probe_samples: int = 2048,
+        ground: bool = False,
         captions: CaptionSettings | None = None,
     ) -> None:
         super().__init__()
@@ -150,6 +154,7 @@ class SyntheticMotion(LightningDataModule):
         self.object_size = (object_size[0], object_size[1])
         self.distractors = distractors
         self.probe_samples = min(probe_samples, train_videos)
+        self.ground = ground
         self.captions = captions
         self._pools: dict[str, ClipPool] = {}
         self._train_loader = LoaderMemory()
@@ -176,6 +181,11 @@ class SyntheticMotion(LightningDataModule):
             raise SettingError(
                 f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
                 "no full batch; lower the one or raise the other."
+            )
+        if self.ground and (self.captions is not None or self.label == "object" or not self.objects):
+            raise SettingError(
+                "data.ground: a ground that moves has no objects to paste, label or tell of; set data.ground to false, or "
+                "data.captions to null, data.label to motion and data.objects to true."
             )
         if self.captions is not None:
             self.captions.check(self.clip.frames)
@@ -234,26 +244,28 @@ class SyntheticMotion(LightningDataModule):
         return pools
 
     def _make(self, split: Split, count: int, objects: bool, views: int) -> ClipPool:
-        images = self._images(split)
-        made = [
-            make_clips(
-                count,
-                self.clip.frames,
-                self.clip.size,
-                split,
-                self.seed,
-                self.backgrounds,
-                images,
-                self.object_size,
-                objects=objects,
-                distractors=self.distractors,
-                view=view,
-            )
-            for view in range(views)
-        ]
+        made = [self._clips(split, count, objects, view) for view in range(views)]
         video = made[0].video[:, None] if views == 1 else torch.stack([m.video for m in made], dim=1)
         label = made[0].object if self.label == "object" else made[0].motion
         return ClipPool(video, made[0], label, self.clip.repeat)
+
+    def _clips(self, split: Split, count: int, objects: bool, view: int) -> SyntheticClips:
+        frames, size = self.clip.frames, self.clip.size
+        if self.ground:
+            return make_grounds(count, frames, size, split, self.seed, self.distractors, view)
+        return make_clips(
+            count,
+            frames,
+            size,
+            split,
+            self.seed,
+            self.backgrounds,
+            self._images(split),
+            self.object_size,
+            objects=objects,
+            distractors=self.distractors,
+            view=view,
+        )
 
     def _loader(self, name: str) -> ResumableLoader:
         self.setup()

@@ -22,13 +22,12 @@ from tests.methods import video_batch
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
-# Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, motion_videos on its own.
+# Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes.
+OWN_TESTS = ("debug/tiny", "debug/motion_videos", "debug/motion_ground")
 DOWNSTREAM = [name for name, text in BELOW.items() if "class_path: Classification" in text and "skeleton" not in name]
 RETRIEVAL = [name for name, text in BELOW.items() if "class_path: VideoTextRetrieval" in text]
 LAYERS = [
-    name
-    for name, text in BELOW.items()
-    if "\nmodel:\n  class_path" not in text and "debug/tiny" not in name and name != "configs/debug/motion_videos.yaml"
+    name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and not any(part in name for part in OWN_TESTS)
 ]
 SOURCES = [
     path

@@ -2,9 +2,11 @@
 
 The papers' claims: features of a small MLP, kept from collapse by balanced assignments, teach more than pixels do (SIGMA), and
 clusters of hidden tokens that drift over time teach more than tubes do (structured-noise masking). All rows see the same
-unlabelled clips of moving objects. The readout, written before any run, is frozen tokens averaged per time slice and
-concatenated, then a linear and a kNN probe; `shifted` columns test on another family of backgrounds with the probe trained on
-the first.
+unlabelled clips, in which a texture fills the frame and moves: over a still background most hidden tokens would be alike, and
+assignments that must use all prototypes equally have nothing true to tell them apart by. The readout, written before any run,
+is frozen tokens averaged per time slice and concatenated, then a linear and a kNN probe: on objects over black, which no
+pretraining has shown; `shifted`, over another family of backgrounds with the probe trained over black; and on `grounds` like
+those of pretraining.
 
 A second table says what the pretext came to: the loss over its first and last tenth of the steps, and for SIGMA how many of the
 prototypes are in use at the end: perplexity of the assignments over K, for targets and predictions, and how often both agree.
@@ -26,6 +28,7 @@ from modules.layers.sinkhorn import SinkhornSettings
 from modules.layers.targets import PixelTarget
 from modules.motion.backgrounds import Background
 from modules.motion.classes import Split
+from modules.motion.grounds import make_grounds
 from modules.motion.scenes import SyntheticClips, make_clips
 from modules.sigma import SIGMA
 from modules.videomae import VideoMAE
@@ -41,11 +44,10 @@ class Size(ViTSize):
         projection: widths of the layers of SIGMA's MLP.
     """
 
-    normalise: bool = False
-    prototypes: int = 128
+    steps: int = 1500
+    normalise: bool = True
+    prototypes: int = 64
     projection: tuple[int, ...] = (128, 128, 64)
-    family: Background = "gradient"
-    shifted: Background = "texture"
 
 
 @dataclass
@@ -53,23 +55,28 @@ class Data:
     """Clips of one run."""
 
     pool: Tensor
-    """uint8 [pool, T, H, W, 3], without labels"""
+    """uint8 [pool, T, H, W, 3], grounds without labels"""
     probe: SyntheticClips
-    test: SyntheticClips
-    shifted: SyntheticClips
+    tests: dict[str, SyntheticClips]
+    ground_probe: SyntheticClips
+    ground_tests: dict[str, SyntheticClips]
 
 
 def make_data(size: Size, seed: int, device: torch.device) -> Data:
-    """Generate all clips of a seed on the device. Probes see other clips than pretraining, of the same kind."""
+    """Generate all clips of a seed on the device. Probes see other clips than pretraining."""
 
-    def clips(count: int, split: Split, family: Background, view: int = 0) -> SyntheticClips:
-        return make_clips(count, size.frames, size.side, split, seed, (family,), view=view, device=device)
+    def objects(count: int, split: Split, family: Background) -> SyntheticClips:
+        return make_clips(count, size.frames, size.side, split, seed, (family,), device=device)
+
+    def grounds(count: int, split: Split, view: int = 0) -> SyntheticClips:
+        return make_grounds(count, size.frames, size.side, split, seed, view=view, device=device)
 
     return Data(
-        clips(size.pool, "train", size.family, view=1).video,
-        clips(size.probe_clips, "train", size.family),
-        clips(size.test_clips, "val", size.family),
-        clips(size.test_clips, "val", size.shifted),
+        grounds(size.pool, "train", view=1).video,
+        objects(size.probe_clips, "train", size.family),
+        {"": objects(size.test_clips, "val", size.family), ", shifted": objects(size.test_clips, "val", size.shifted)},
+        grounds(size.probe_clips, "train"),
+        {", grounds": grounds(size.test_clips, "val")},
     )
 
 
@@ -135,7 +142,6 @@ def sigma(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
     pretext = {key: Row(name) for key, name in names.items()}
     for seed in range(seeds):
         data = make_data(size, seed, study.device)
-        tests = {"": data.test, ", shifted": data.shifted}
         networks = {"untrained": encoder(size, seed).to(study.device)}
         for key, name in names.items():
             mask = Green3D(size.mask_ratio) if "green" in key else TubeMask(size.mask_ratio)
@@ -143,7 +149,9 @@ def sigma(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
             pretext[key].add(train_masked(name, method, data, size, seed))
             networks[key] = method.backbone
         networks["supervised"] = train_supervised(data.probe, size, seed)
-        probe_rows(rows, {key: partial(features, backbone) for key, backbone in networks.items()}, data.probe, tests)
+        readouts = {key: partial(features, backbone) for key, backbone in networks.items()}
+        probe_rows(rows, readouts, data.probe, data.tests)
+        probe_rows(rows, readouts, data.ground_probe, data.ground_tests)
         print(f"seed {seed} done after {study.minutes:.1f} min", flush=True)
     everything = [chance(rows["untrained"]), *rows.values()]
     study.finish({"rows": everything, "The pretexts": list(pretext.values())}, asdict(size), out)

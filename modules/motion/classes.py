@@ -143,6 +143,18 @@ NUISANCE = 0.3
 """Share of the motions above that objects make, in every class, in what their class does not concern."""
 
 
+class Change(NamedTuple):
+    """What a motion adds to the place where it starts, float64: `shift` [N, T, 2] (x, y), `turn` [N, T] and `growth` [N, T].
+
+    Shifts are in sides of the frame, turns in degrees clockwise, growth is the logarithm of a ratio of sizes. Nothing is
+    wrapped around yet.
+    """
+
+    shift: Tensor
+    turn: Tensor
+    growth: Tensor
+
+
 class Path(NamedTuple):
     """Where objects are, float32: `centre` [N, T, 2] (x, y), `size` [N, T] and `angle` [N, T].
 
@@ -163,14 +175,13 @@ def _direction(degrees: Tensor) -> Tensor:
     return torch.stack([radians.cos(), radians.sin()], dim=-1)
 
 
-def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, float], distractors: bool) -> Path:
-    """Draws starts, speeds and headings, and moves objects according to their class.
+def changes(draws: Draws, motion: Tensor, frames: int, distractors: bool) -> Change:
+    """Draws speeds and headings, and what the motion of a class changes from frame to frame.
 
     Args:
         draws: Random numbers of the N clips.
-        motion: int64 [N], class of each clip; -1 keeps the object still.
+        motion: int64 [N], class of each clip; -1 changes nothing.
         frames: Number of frames T.
-        object_size: Smallest and largest side of an object, in sides of the frame.
         distractors: Adds small random drifts of position, angle and size where the class does not use them.
     """
     still = (motion < 0)[:, None]
@@ -202,11 +213,24 @@ def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, fl
         drift = draws.uniform("drift growth", -bound, bound)[:, None] * time
         growing = torch.where(_table("growth", motion)[:, None] != 0, growing, growing + drift)
 
-    shift, turning, growing = (x.masked_fill(m, 0) for x, m in ((shift, still[..., None]), (turning, still), (growing, still)))
+    return Change(*(x.masked_fill(m, 0) for x, m in ((shift, still[..., None]), (turning, still), (growing, still))))
+
+
+def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, float], distractors: bool) -> Path:
+    """Lets objects start anywhere, and moves them according to their class.
+
+    Args:
+        draws: Random numbers of the N clips.
+        motion: int64 [N], class of each clip; -1 keeps the object still.
+        frames: Number of frames T.
+        object_size: Smallest and largest side of an object, in sides of the frame.
+        distractors: See `changes`.
+    """
+    change = changes(draws, motion, frames, distractors)
     start = torch.stack([draws.uniform("x"), draws.uniform("y")], dim=-1)[:, None]
     octave = math.log(object_size[1] / object_size[0])
-    size = draws.uniform("size")[:, None] * octave + growing
+    size = draws.uniform("size")[:, None] * octave + change.growth
     if octave > 0:
         size = size.remainder(octave)
-    angle = (draws.uniform("angle", 0, 360)[:, None] + turning).remainder(360)
-    return Path((start + shift).remainder(1).float(), (object_size[0] * size.exp()).float(), angle.float())
+    angle = (draws.uniform("angle", 0, 360)[:, None] + change.turn).remainder(360)
+    return Path((start + change.shift).remainder(1).float(), (object_size[0] * size.exp()).float(), angle.float())

@@ -13,6 +13,7 @@ from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
+from modules.motion.captioned_scenes import CaptionSettings
 from modules.motion.classes import MOTION_CLASSES
 from modules.motion.scenes import SyntheticClips, make_clips
 
@@ -75,6 +76,9 @@ def test_small_drifts_give_no_frame_away_either() -> None:
         ({"object_size": (0.3, 0.9)}, "data.object_size"),
         ({"object_size": (0.3, 0.31)}, "data.object_size"),
         ({"val_videos": 0}, "data.val_videos"),
+        ({"ground": True, "label": "object"}, "data.ground"),
+        ({"ground": True, "objects": False}, "data.ground"),
+        ({"ground": True, "captions": CaptionSettings()}, "data.ground"),
         ({"clip": ClipSettings(frames=64, size=224), "train_videos": 100_000}, "data.train_videos"),
     ],
 )
@@ -92,6 +96,17 @@ def test_a_missing_folder_of_backgrounds_fails_at_setup(tmp_path: Path) -> None:
 def small(clips: int = 1, repeat: int = 1, **settings: Any) -> SyntheticMotion:
     clip = ClipSettings(frames=4, size=16, clips=clips, repeat=repeat)
     return SyntheticMotion(clip, **{"batch_size": 8, "train_videos": 30, "val_videos": 13, "probe_samples": 10, **settings})
+
+
+def test_a_ground_that_moves() -> None:
+    data = small(clips=2, ground=True)
+    for loader in (data.train_dataloader(), data.probe_dataloader(), data.val_dataloader()):
+        batch = next(iter(loader))
+        video = batch["video"]
+        assert (video[:, :, 1:] != video[:, :, :-1]).flatten(3).any(-1).any(2).all()
+        assert (video == video[..., :1]).all()
+        assert torch.equal(batch["label"], batch["index"] % len(MOTION_CLASSES))
+        assert (batch["object_label"] == -1).all()
 
 
 def test_batches_keep_the_contract() -> None:
