@@ -57,23 +57,23 @@ def test_motion_is_learned_and_found_again(tmp_path: Path) -> None:
         assert found[protocol][metric] > 80, protocol
 
 
-def learned_of_grounds(folder: Path, *more: str) -> dict[str, dict[str, float]]:
+def learned_of_grounds(words: list[str], folder: Path, *more: str) -> dict[str, dict[str, float]]:
     """The table of the run, before and after: scores by readout."""
-    (words,) = commands("motion_ground.yaml")
     run(words, folder, folder / "checkpoints/last.ckpt", *more)
     return json.loads((folder / "probe_report.json").read_text())
 
 
-def test_a_ground_that_moves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_ground_that_moves(number: int, tmp_path: Path) -> None:
     small = ("--data.train_videos=64", "--data.val_videos=26", "--trainer.max_epochs=1", "--model.optim.warmup_epochs=0")
-    report = learned_of_grounds(tmp_path, *small, "--data.batch_size=16")
+    report = learned_of_grounds(commands("motion_ground.yaml")[number], tmp_path, *small, "--data.batch_size=16")
     assert report["before"].keys() == report["after"].keys()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_features_of_moving_grounds_tell_the_motion(tmp_path: Path) -> None:
-    report = learned_of_grounds(tmp_path)
+    report = learned_of_grounds(commands("motion_ground.yaml")[0], tmp_path)
     for readout, gain in (("tokens per time slice, linear", 10), ("tokens per time slice, kNN", 20)):
         assert report["after"][readout] > report["before"][readout] + gain, readout
 

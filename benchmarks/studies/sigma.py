@@ -39,12 +39,15 @@ class Size(ViTSize):
     """What is trained, and for how long.
 
     Args:
+        lr: peak learning rate of pixels and of the supervised network.
+        lr_features: peak learning rate of SIGMA. With much more, the assignments of some runs never come to agree.
         normalise: pixels normalised by each cube, for targets of both methods.
         prototypes: of SIGMA.
         projection: widths of the layers of SIGMA's MLP.
     """
 
-    steps: int = 1500
+    lr: float = 2e-3
+    lr_features: float = 5e-4
     normalise: bool = True
     prototypes: int = 64
     projection: tuple[int, ...] = (128, 128, 64)
@@ -108,7 +111,8 @@ def train_masked(name: str, method: VideoMAE | SIGMA, data: Data, size: Size, se
         last.update(output)
         return output["loss"]
 
-    losses = train(method.to(data.pool.device), loss_of, size.steps, size.lr, seed)
+    lr = size.lr_features if isinstance(method, SIGMA) else size.lr
+    losses = train(method.to(data.pool.device), loss_of, size.steps, lr, seed)
     facts = {"loss, first tenth": losses[0], "loss, last tenth": losses[-1]}
     if isinstance(method, SIGMA):
         for column in ("perplexity_target", "perplexity_prediction", "agreement"):
