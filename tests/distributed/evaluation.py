@@ -15,7 +15,7 @@ Measure = Callable[[Path, int], dict[str, Any]]
 """Evaluates in a folder, as one of so many processes; a function of a module, that other processes find by its name."""
 
 
-def tester(folder: Path, world: int) -> lightning.Trainer:
+def trainer_for(folder: Path, world: int) -> lightning.Trainer:
     """A trainer for the test of one of `world` processes."""
     return lightning.Trainer(
         accelerator="cpu",

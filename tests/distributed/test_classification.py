@@ -9,7 +9,7 @@ import torch
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.downstream.classification import Classification
-from tests.distributed.evaluation import by_two, tester
+from tests.distributed.evaluation import by_two, trainer_for
 from tests.methods import FRAMES, OPTIM, SIDE, tiny_vit
 
 VIDEOS = 7
@@ -19,7 +19,7 @@ def measure(folder: Path, world: int) -> dict[str, Any]:
     torch.manual_seed(0)
     method = Classification(tiny_vit(), head_std=1.0, optim=OPTIM)
     data = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE, clips=2), 4, train_videos=8, val_videos=VIDEOS)
-    (found,) = tester(folder, world).test(method, datamodule=data, verbose=False)
+    (found,) = trainer_for(folder, world).test(method, datamodule=data, verbose=False)
     return {**found, **method.test_record}
 
 

@@ -8,14 +8,16 @@ import torch
 
 from modules.downstream.detection import ActionDetection
 from tests.datamodules.ava_files import small_ava, write_ava
-from tests.distributed.evaluation import by_two, tester
+from tests.distributed.evaluation import by_two, trainer_for
 from tests.methods import SGD, tiny_cnn
 
 
 def measure(folder: Path, world: int) -> dict[str, Any]:
     torch.manual_seed(0)
     method = ActionDetection(tiny_cnn(), optim=SGD)
-    (found,) = tester(folder, world).test(method, datamodule=small_ava(folder / "ava", benchmark="true_boxes"), verbose=False)
+    (found,) = trainer_for(folder, world).test(
+        method, datamodule=small_ava(folder / "ava", benchmark="true_boxes"), verbose=False
+    )
     return {**found, **method.test_record}
 
 

@@ -9,7 +9,7 @@ import torch
 from datamodules.synthetic import SyntheticMotion
 from modules.core.contracts import VideoBatch
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
-from tests.distributed.evaluation import by_two, tester
+from tests.distributed.evaluation import by_two, trainer_for
 from tests.modules.test_video_text_retrieval import motion, tiny
 
 PAIRS = 3
@@ -35,7 +35,7 @@ def measure(folder: Path, world: int) -> dict[str, Any]:
         return see(method, batch)
 
     method.see = note  # type: ignore[method-assign]
-    (found,) = tester(folder, world).test(method, datamodule=data, verbose=False)
+    (found,) = trainer_for(folder, world).test(method, datamodule=data, verbose=False)
     assert method.retrieved is not None
     scores = {"v2t": method.retrieved.video_to_text, "t2v": method.retrieved.text_to_video}
     return {"found": found, "record": method.test_record, "texts": method.retrieved.texts, "encoded": encoded, **scores}
