@@ -81,13 +81,11 @@ def test_features_of_moving_grounds_tell_the_motion(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_sentences_find_motion(tmp_path: Path) -> None:
-    """100 clips in pairs that differ in nothing but motion: sentences find more than objects alone would let them (15 and 13;
-    docs/learning.md). In how many steps the order of frames is learned too, for which the best is 50 without, is a matter of
-    luck."""
+    """Of 100 clips, of which pairs differ in nothing but motion, most sentences find their own."""
     checkpoint = tmp_path / "fit/checkpoints/last.ckpt"
     trained, *tests = commands("motion_text.yaml")
     run(trained, tmp_path / "fit", checkpoint)
-    for number, (words, least) in enumerate(zip(tests, (30, 25), strict=True)):
+    for number, (words, least) in enumerate(zip(tests, (40, 30), strict=True)):
         found = run(words, tmp_path / str(number), checkpoint)
         assert found["test/dual_t2v_r1"] > least
         assert found["test/dual_v2t_r1"] > least

@@ -13,7 +13,7 @@ import math
 import torch
 
 from modules.motion.classes import MOTION_CLASSES, Draws, Split, changes
-from modules.motion.scenes import SyntheticClips
+from modules.motion.scenes import SyntheticClips, in_chunks
 
 WAVES = 16
 SHORTEST = (0.3, 0.65)
@@ -22,7 +22,6 @@ CONTRAST = 0.25
 """Standard deviation of the pixels, as a share of the range."""
 MEAN_SQUARE = 0.391
 """Of a wave: half the mean square of its strength, which is 1 in the middle two thirds of the octave."""
-CHUNK_PIXELS = 1 << 22
 
 
 def make_grounds(
@@ -48,15 +47,13 @@ def make_grounds(
         device: Where the clips are made and stay.
 
     Returns:
-        Clips without objects (`object` is -1, no boxes); `size` and `angle` are those of a mark on the ground, which starts
-        with 1 and 0.
+        Clips, video uint8 [N, T, H, W, 3], without objects (`object` is -1, no boxes); `size` and `angle` are those of a mark on
+        the ground, which starts with 1 and 0 degrees.
     """
     axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
     octave = math.log(2)
-    chunk = max(1, CHUNK_PIXELS // (frames * size * size))
     parts = []
-    for start in range(0, count, chunk):
-        index = torch.arange(start, min(start + chunk, count), device=device)
+    for index in in_chunks(count, frames, size, device):
         looks, moves = Draws(seed, split, index), Draws(seed, split, index, view)
         motion = index % len(MOTION_CLASSES)
         change = changes(moves, motion, frames, distractors)

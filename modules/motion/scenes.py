@@ -7,7 +7,7 @@ black in both.)
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,11 @@ def make_textures(draws: Draws, kind: Tensor, side: int) -> Tensor:
     return premultiplied(colours[0] + weight * (colours[1] - colours[0]), alpha)
 
 
+def in_chunks(count: int, frames: int, size: int, device: torch.device | str) -> Iterator[Tensor]:
+    """Numbers 0 .. count - 1 of clips, int64 [n], so many at a time that their pixels fit into `CHUNK_PIXELS`."""
+    return iter(torch.arange(count, device=device).split(max(1, CHUNK_PIXELS // (frames * size * size))))
+
+
 def make_clips(
     count: int,
     frames: int,
@@ -112,10 +117,8 @@ def make_clips(
         view: Other numbers give the same object, background and class with another start, speed and heading.
         device: Where the clips are made and stay.
     """
-    chunk = max(1, CHUNK_PIXELS // (frames * size * size))
     parts = []
-    for start in range(0, count, chunk):
-        index = torch.arange(start, min(start + chunk, count), device=device)
+    for index in in_chunks(count, frames, size, device):
         looks = Draws(seed, split, index)
         motion = index % len(MOTION_CLASSES) if moving and objects else torch.full_like(index, -1)
         background = looks.integer("background", len(backgrounds))

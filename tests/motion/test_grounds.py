@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
-from modules.motion import grounds
+from modules.motion import grounds, scenes
 from modules.motion.classes import GROWTH, MOTION_CLASSES, TRAVEL
 from modules.motion.grounds import make_grounds
 from modules.motion.scenes import SyntheticClips
@@ -29,7 +29,7 @@ def likeness(one: Tensor, other: Tensor) -> float:
 
 def test_a_clip_is_a_function_of_seed_split_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
     many = make_grounds(20, 4, 16, "train", 3)
-    monkeypatch.setattr(grounds, "CHUNK_PIXELS", 3 * 4 * 16 * 16)
+    monkeypatch.setattr(scenes, "CHUNK_PIXELS", 3 * 4 * 16 * 16)
     again = make_grounds(20, 4, 16, "train", 3)
     for field in fields(SyntheticClips):
         assert torch.equal(getattr(many, field.name), getattr(again, field.name)), field.name
