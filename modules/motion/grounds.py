@@ -47,8 +47,8 @@ def make_grounds(
         device: Where the clips are made and stay.
 
     Returns:
-        Clips, video uint8 [N, T, H, W, 3], without objects (`object` is -1, no boxes); `size` and `angle` are those of a mark on
-        the ground, which starts with 1 and 0 degrees.
+        Clips, video uint8 [N, T, H, W, 3], without objects (`object` is -1, no boxes); `size` and `angle` are those of a mark
+        on the ground, which starts with 1 and 0 degrees.
     """
     axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
     octave = math.log(2)
