@@ -40,9 +40,9 @@ def diagnose(
             "them less often (every_n_steps of the callbacks, trainer.val_check_interval)."
         )
     hint = (
-        "a GPU, a smaller model.backbone.size, or a higher mask ratio help"
+        "a GPU, a smaller model.backbone.size, or, for masked methods, a higher mask ratio help"
         if device == "cpu"
-        else "trainer.precision bf16-mixed, a larger data.batch_size, or a higher mask ratio help"
+        else "trainer.precision bf16-mixed, a larger data.batch_size, or, for masked methods, a higher mask ratio help"
     )
     return f"{line}. The network limits this run: {hint}."
 
