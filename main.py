@@ -11,7 +11,7 @@ import callbacks  # noqa: F401  (these imports make short class names known to t
 import datamodules  # noqa: F401
 import modules  # noqa: F401
 from datamodules.prepare import PREPARE
-from datamodules.synthetic import write_videos
+from datamodules.synthesise import write_videos
 from modules.core.cli import CLI, Parser
 from modules.core.convert import convert
 from modules.core.errors import SettingError

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.synthetic import write_video
+from datamodules.synthesise import write_video
 from main import main
 from modules.core.errors import SettingError
 from tests.methods import video_batch

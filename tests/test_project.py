@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.synthetic import write_video
+from datamodules.synthesise import write_video
 from main import main
 from modules.core.cli import CLI
 from modules.downstream.classification import Classification

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.io import savemat
 from torch import Tensor
 
-from datamodules.synthetic import write_video
+from datamodules.synthesise import write_video
 
 WIDTH, HEIGHT = 48, 32
 

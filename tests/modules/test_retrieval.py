@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from callbacks import ResultFile
 from datamodules.folder import VideoFolder
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import SyntheticMotion, write_video
+from datamodules.synthesise import write_video
+from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.loader import ResumableLoader
 from datamodules.video.sampling import ClipSettings, ViewSettings

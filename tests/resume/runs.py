@@ -24,7 +24,7 @@ from torch import Tensor
 from callbacks import OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import write_video
+from datamodules.synthesise import write_video
 from datamodules.video.sampling import ClipSettings
 from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard

@@ -1,0 +1,100 @@
+"""Videos of generated motion in files: what `main.py synthesise` writes, to look at and for other code to read."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from datamodules.synthetic import check_scene
+from modules.core.errors import SettingError
+from modules.motion.backgrounds import Background
+from modules.motion.captioned_scenes import CaptionSettings, Stage, captioned_clips
+from modules.motion.classes import MOTION_CLASSES
+from modules.motion.scenes import make_clips
+
+
+def write_videos(
+    out: Path,
+    train_videos: int = 200,
+    val_videos: int = 50,
+    frames: int = 32,
+    size: int = 128,
+    fps: int = 12,
+    backgrounds: list[Background] = ["texture"],  # noqa: B006  (never mutated; shows the default in --help)
+    seed: int = 0,
+    captions: bool = False,
+) -> None:
+    """Write clips of moving objects as mp4 files, in a folder that VideoFolder reads.
+
+    Args:
+        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/... With captions, whose motions have
+            no classes: <out>/train/<number>.mp4, <out>/val/... and <out>/captions.jsonl.
+        train_videos: number of training videos.
+        val_videos: number of validation videos, with other objects and backgrounds.
+        frames: frames per video.
+        size: side in pixels; even, as video codecs want it.
+        fps: frames per second.
+        backgrounds: kinds of background, equally frequent: black, noise, gradient, texture.
+        seed: clips are a function of it.
+        captions: write captioned motion, up to three things after each other or two objects at a time, with one JSON object
+            per line and clip: video, caption, signature (what it says, whatever the words), objects, and clauses with their
+            share of the clip's time.
+    """
+    if size % 2 or size < 16:
+        raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
+    check_scene(frames, backgrounds, None, (0.22, 0.55))
+    stages = [
+        (Stage(frames, size, "train", seed, backgrounds), train_videos),
+        (Stage(frames, size, "val", seed, backgrounds), val_videos),
+    ]
+    write = _write_captioned if captions else _write_classes
+    write(out, stages, fps)
+    rank_zero_info(f"{train_videos} training and {val_videos} validation videos are in {out}.")
+
+
+def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int) -> None:
+    """Videos in folders of their class."""
+    for stage, count in stages:
+        clips = make_clips(count, stage.frames, stage.size, stage.split, stage.seed, stage.backgrounds)
+        for number, motion in enumerate(clips.motion.tolist()):
+            path = out / stage.split / MOTION_CLASSES[motion].name / f"{number:05d}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, clips.video[number], fps)
+
+
+def _write_captioned(out: Path, stages: list[tuple[Stage, int]], fps: int) -> None:
+    """Videos, and one line about each."""
+    lines = []
+    for stage, count in stages:
+        made = captioned_clips(count, stage, CaptionSettings())
+        (out / stage.split).mkdir(parents=True, exist_ok=True)
+        for number, (caption, names) in enumerate(zip(made.captions, made.names, strict=True)):
+            video = f"{stage.split}/{number:05d}.mp4"
+            write_video(out / video, made.video[number], fps)
+            clauses = [
+                {"says": clause.signature(), "objects": clause.objects, "time": [round(moment, 4) for moment in clause.span]}
+                for clause in caption.clauses
+            ]
+            about = {"video": video, "caption": caption.text, "signature": caption.signature}
+            lines.append(json.dumps({**about, "objects": [name.full() for name in names], "clauses": clauses}))
+    (out / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:
+    """Write one clip as h264 with a key frame every 16 frames.
+
+    Args:
+        path: file to write.
+        video: uint8 [T, H, W, 3], sides even.
+        fps: frames per second.
+        crf: quality of the encoder; lower is better, 0 loses only colour resolution.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "g": "16"})
+        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+        for frame in video.numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
