@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.features import extract
-from callbacks.pictures import enlarge, gif, png, write_picture
+from callbacks.pictures import enlarge, write_film
 from modules.core.base import Method
 from modules.core.contracts import Batch
 from modules.layers.probes import nearest
@@ -80,7 +80,4 @@ class Neighbours(Callback):
             rows.append(framed(torch.cat(clips), [QUERY, *(SAME if one else OTHER for one in right)]))
         # Clips of one row side by side, rows one below the other.
         film = torch.cat([row.permute(1, 2, 0, 3, 4).flatten(2, 3) for row in rows], dim=1)
-        still, step = film[len(film) // 2], trainer.global_step
-        write_picture(trainer, "neighbours", step, "png", png(still), still.shape)
-        if len(film) > 1:
-            write_picture(trainer, "neighbours_video", step, "gif", gif(film[None]), still.shape)
+        write_film(trainer, "neighbours", trainer.global_step, film)

@@ -70,6 +70,14 @@ def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: 
             logger.experiment._get_file_writer().add_summary(summary, step)
 
 
+def write_film(trainer: Trainer, name: str, step: int, film: Tensor) -> None:
+    """Write uint8 [T, H, W, 3] with `write_picture`: its middle frame, and all that moves as `<name>_video`."""
+    still = film[len(film) // 2]
+    write_picture(trainer, name, step, "png", png(still), still.shape)
+    if len(film) > 1:
+        write_picture(trainer, f"{name}_video", step, "gif", gif(film[None]), still.shape)
+
+
 class Pictures(Callback):
     """Draws what `pictures` of the method returns: film strips (PNG) and moving pictures (GIF).
 

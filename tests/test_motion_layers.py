@@ -82,10 +82,13 @@ def test_features_of_moving_grounds_tell_the_motion(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_sentences_find_motion(tmp_path: Path) -> None:
     """Of 100 clips, of which pairs differ in nothing but motion, most sentences find their own."""
-    checkpoint = tmp_path / "fit/checkpoints/last.ckpt"
-    trained, *tests = commands("motion_text.yaml")
-    run(trained, tmp_path / "fit", checkpoint)
+    contrast, tested, everything, *tests = commands("motion_text.yaml")
+    first, last = (tmp_path / stage / "checkpoints/last.ckpt" for stage in ("contrast", "all"))
+    run(contrast, tmp_path / "contrast", first)
+    found = run(tested, tmp_path / "dual", first)
+    assert min(found["test/dual_t2v_r1"], found["test/dual_v2t_r1"]) > 40
+    run(everything, tmp_path / "all", first)
     for number, (words, least) in enumerate(zip(tests, (40, 30), strict=True)):
-        found = run(words, tmp_path / str(number), checkpoint)
-        assert found["test/dual_t2v_r1"] > least
-        assert found["test/dual_v2t_r1"] > least
+        found = run(words, tmp_path / str(number), last)
+        for way in ("dual_t2v", "dual_v2t", "rerank_t2v", "rerank_v2t"):
+            assert found[f"test/{way}_r1"] > least, way

@@ -24,6 +24,10 @@ def test_both_pictures_are_written(tmp_path: Path) -> None:
     videos, sentences = (Image.open(tmp_path / f"pictures/0000000_found_{name}.png") for name in ("videos", "sentences"))
     assert videos.size == (3 * TILE, 4 * (TILE + BAND))
     assert sentences.size == (TILE + 480, 4 * TILE)
+    for still, name in ((videos, "videos"), (sentences, "sentences")):
+        moving = Image.open(tmp_path / f"pictures/0000000_found_{name}_video.gif")
+        assert moving.n_frames > 1  # type: ignore[attr-defined]
+        assert moving.size[0] >= still.size[0]
     assert b"pictures/found_videos" in next(tmp_path.glob("events*")).read_bytes()
 
 
@@ -35,7 +39,8 @@ def test_best_answers_come_first_and_have_their_colour() -> None:
     texts = [f"sentence {number}" for number in range(6)]
     found = Retrieved(scores, scores, torch.eye(6, dtype=torch.bool), texts, list(range(6)))
     drawn = RetrievedPictures(queries=2, k=2)
-    picture = drawn.videos(found, data.test_dataloader()).numpy()
+    film = drawn.videos(found, data.test_dataloader()).numpy()
+    picture = film[len(film) // 2]
     # Sentence 0 finds clips 4 and 2, sentence 5 finds itself first.
     corners = [tuple(picture[BAND, 0]), tuple(picture[BAND, TILE]), tuple(picture[2 * BAND + TILE, 0])]
     assert corners == [OTHER, OTHER, SAME]
@@ -44,7 +49,7 @@ def test_best_answers_come_first_and_have_their_colour() -> None:
         inside = picture[BAND + FRAME : BAND + TILE - FRAME, column * TILE + FRAME : (column + 1) * TILE - FRAME]
         middle = clip[number, 0, clip.shape[2] // 2].numpy()
         assert np.array_equal(inside, middle.repeat(112 // SIDE, 0).repeat(112 // SIDE, 1))
-    beside = drawn.sentences(found, data.test_dataloader()).numpy()
+    beside = drawn.sentences(found, data.test_dataloader()).numpy()[0]
     assert tuple(beside[0, 0]) == QUERY
     right = np.abs(beside[TILE : TILE + 20, TILE:].astype(int) - SAME).sum(-1).min()
     wrong = np.abs(beside[:40, TILE:].astype(int) - SAME).sum(-1).min()
