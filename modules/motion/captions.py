@@ -8,10 +8,14 @@ caption, word by word.
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
 
 from modules.motion.facts import Facts, clip_facts
-from modules.motion.grammar import MAX_WORDS, Clause, Speaker, Verbs, word_count
+from modules.motion.grammar import IN_SIGHT, MAX_WORDS, Clause, Speaker, Verbs, word_count
+from modules.motion.measure import spans_in_sight
 from modules.motion.paraphrases import Paraphrases
 from modules.motion.primitives import PRIMITIVES, RELATIONS
 from modules.motion.relations import relation_facts
@@ -133,7 +137,8 @@ def stable_hash(text: str) -> int:
 
 def _subjects(rng: random.Random, names: Sequence[Name], sides: list[float], clauses: list[Clause]) -> list[str]:
     """Nouns with at most one attribute, without article."""
-    changes = any(name.startswith(("Z.", "K.flyaway")) for clause in clauses for name in clause.facts)
+    facts = [fact for clause in clauses for fact in clause.facts.items()]
+    changes = any(name.startswith(("Z.", "K.flyaway")) or values == IN_SIGHT for name, values in facts)
     subjects = []
     for name, side in zip(names, sides, strict=False):
         generic, coloured, sized = rng.random() < GENERIC_NOUN, rng.random() < COLOUR, rng.random() < SIZE
@@ -169,19 +174,55 @@ def tell(script: Script) -> list[list[Clause]]:
                 chosen = choose(known_facts, topic, budget, rng)
                 if chosen is not None:
                     clauses.append(Clause(chosen[0], chosen[1], (who,), (spans[who][k][0], spans[who][k][1])))
-        told.append(_merged(clauses))
+        told.append(clauses)
+    return _with_movers(script, _merged(script, told))
+
+
+def _with_movers(script: Script, told: list[list[Clause]]) -> list[list[Clause]]:
+    """What is told; where that is nothing, which object moves in sight for longest, if one does."""
+    silent = [number for number, clauses in enumerate(told) if not clauses]
+    if not silent:
+        return told
+    told = list(told)
+    for number, spans in zip(silent, spans_in_sight(script.select(_rows(script, silent))), strict=True):
+        movers = [(who, span) for who, span in enumerate(spans) if span is not None]
+        if movers:
+            who, span = max(movers, key=lambda mover: mover[1][1] - mover[1][0])
+            told[number] = [Clause("M.move", {"M.move": IN_SIGHT}, (who,), span)]
     return told
 
 
-def _merged(clauses: list[Clause]) -> list[Clause]:
-    """Without clauses that repeat what the one before them says of the same object."""
-    kept: list[Clause] = []
-    for clause in clauses:
-        if kept and kept[-1].facts == clause.facts and kept[-1].objects == clause.objects:
-            kept[-1] = clause._replace(span=(kept[-1].span[0], clause.span[1]))
-        else:
-            kept.append(clause)
-    return kept
+def _merged(script: Script, told: list[list[Clause]]) -> list[list[Clause]]:
+    """What neighbours say alike of the same object told once, where it is true of both together: two tilts may not be one."""
+    grouped = [[list(run) for _, run in groupby(clauses, lambda clause: (clause.facts, clause.objects))] for clauses in told]
+    repeated = [(number, _joined(run)) for number, runs in enumerate(grouped) for run in runs if len(run) > 1]
+    true = iter(_hold(script, repeated))
+    merged = []
+    for runs in grouped:
+        kept = [[_joined(run)] if len(run) > 1 and next(true) else run for run in runs]
+        merged.append([clause for run in kept for clause in run])
+    return merged
+
+
+def _joined(run: list[Clause]) -> Clause:
+    """The first clause over the time of all."""
+    return run[0]._replace(span=(run[0].span[0], run[-1].span[1]))
+
+
+def _hold(script: Script, clauses: list[tuple[int, Clause]]) -> list[bool]:
+    """Whether all that a clause says is measured on its own span; each comes with the number of its clip."""
+    if not clauses:
+        return []
+    chosen = script.select(_rows(script, [number for number, _ in clauses]))
+    span = torch.zeros_like(chosen.span)
+    for row, (_, clause) in enumerate(clauses):
+        span[row, clause.objects[0], 0] = span.new_tensor(clause.span)
+    facts = clip_facts(replace(chosen, span=span))
+    return [c.facts.items() <= known[c.objects[0]][0].items() for (_, c), known in zip(clauses, facts, strict=True)]
+
+
+def _rows(script: Script, numbers: list[int]) -> torch.Tensor:
+    return torch.tensor(numbers, device=script.centre.device)
 
 
 def choose(facts: Facts, topic: str, budget: int, rng: random.Random) -> tuple[str, Facts] | None:

@@ -25,6 +25,8 @@ PLAIN = 0.3
 CONNECTIVES = ("{one} and then {two}", "{one}, then {two}", "{one}, after which it {two}", "{one} before it {two}")
 """How the second clause of an object follows the first; its subject is dropped or 'it'."""
 NOTHING = "nothing moves in sight"
+IN_SIGHT = ("in sight",)
+"""Parameter of M.move where all that is known is that an object moves, turns or grows while some of it can be seen."""
 GLUE = ("and finally", "after", "while", "of", "a", "an", "the", "another", "object", "small", "large", NOTHING)
 """Further words of captions."""
 SAID_BY_VERBS = ("S.slow", "S.fast", "S.steady", "D.short", "D.long")
@@ -148,6 +150,10 @@ class Speaker:
         """The clause without its subject, and its verb."""
         row = self._row(clause)
         verb = self.verb(row, clause.facts)
+        if clause.facts[row] == IN_SIGHT:
+            # Other verbs say that it goes somewhere, and it may turn where it is.
+            verb = ROWS[row].verbs[0]
+            return f"{inflect(verb.base, form)} {' '.join(IN_SIGHT)}", verb
         text = self.fill(inflect_template(self.pick(ROWS[row].templates), verb, form), row, clause.facts)
         said = verb.implies | (set() if row in SAID_BY_VERBS else {row})
         for name in MODIFIERS:

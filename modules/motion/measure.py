@@ -15,6 +15,8 @@ from modules.motion.scripts import MOMENTS, Script
 
 NO_ROTATION, SAME_SIZE = 3.0, 0.05
 """Degrees and share by which what does not turn or grow may change."""
+HIDDEN = 0.02
+"""An object with no larger share of its box in the frame is out of sight: few shapes fill the corners of their boxes."""
 
 
 class Measured(NamedTuple):
@@ -82,6 +84,23 @@ def _activity(script: Script) -> Tensor:
     moves = script.centre.diff(dim=2).norm(dim=-1) > STILL / (MOMENTS - 1)
     turns = script.angle.diff(dim=2).abs() > NO_ROTATION / (MOMENTS - 1)
     return moves | turns | (script.size[..., 0].log().diff(dim=2).abs() > SAME_SIZE / (MOMENTS - 1))
+
+
+def spans_in_sight(script: Script) -> list[list[tuple[float, float] | None]]:
+    """From when to when each object moves, turns or grows in sight, by clip and object; None where it hardly does."""
+    seen = visible_share(script) > HIDDEN
+    # Steps count where both of their moments are in sight, and only what is more than rest adds up.
+    steps = _activity(script) & seen[..., 1:] & seen[..., :-1]
+    there = torch.arange(steps.shape[1], device=steps.device) < script.objects[:, None]
+    moved = (script.centre.diff(dim=2).norm(dim=-1) * steps).sum(-1) > STILL
+    turned = (script.angle.diff(dim=2).abs() * steps).sum(-1) > NO_ROTATION
+    grown = (script.size[..., 0].log().diff(dim=2).abs() * steps).sum(-1) > SAME_SIZE
+    place = torch.arange(MOMENTS - 1, device=steps.device)
+    first = torch.where(steps, place, MOMENTS - 1).amin(-1) / (MOMENTS - 1)
+    last = torch.where(steps, place + 1, 0).amax(-1) / (MOMENTS - 1)
+    columns = ((moved | turned | grown) & there, first, last)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [[(a, b) if moves else None for moves, a, b in zip(*row, strict=True)] for row in rows]
 
 
 def _pauses(script: Script) -> tuple[Tensor, Tensor, Tensor]:

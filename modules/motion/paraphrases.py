@@ -19,28 +19,43 @@ from modules.motion.grammar import MAX_WORDS, inflect, with_article, word_count
 from modules.motion.lexicon import ROWS
 from modules.motion.primitives import PRIMITIVES, REVERSED
 
-_OPPOSITE_WORDS = {
-    "right": "left leftward leftwards",
-    "left": "right rightward rightwards",
-    "up": "down downward downwards bottom",
-    "down": "up upward upwards top",
-    "clockwise": "counterclockwise anticlockwise",
-    "anticlockwise": "clockwise",
+# Words that tell one way and not its opposite.
+_WORDS = {
+    "right": "right rightward rightwards",
+    "left": "left leftward leftwards",
+    "up": "up upward upwards upper top",
+    "down": "down downward downwards lower bottom",
+    "clockwise": "clockwise",
+    "anticlockwise": "anticlockwise counterclockwise",
+    "grow": "larger bigger",
+    "shrink": "smaller tinier",
+    "fast": "fast quickly rapidly",
+    "slow": "slow slowly",
 }
+_PAIRS = (("right", "left"), ("up", "down"), ("clockwise", "anticlockwise"), ("grow", "shrink"), ("fast", "slow"))
+_OPPOSITE = dict(_PAIRS) | {other: way for way, other in _PAIRS}
 _TRICKY = {"speeds up", "picks up speed", "slows down", "speed up", "slow down", "speeding up", "slowing down", "swings round"}
-_CAUSES = {"R.cw": "clockwise", "R.ccw": "anticlockwise"}
+_SPELLINGS = {r"counter[- ]clockwise": "counterclockwise", r"anti[- ]clockwise": "anticlockwise"}
+_WAYS = {
+    "R.cw": "clockwise",
+    "R.ccw": "anticlockwise",
+    "Z.grow": "grow",
+    "Z.shrink": "shrink",
+    "S.fast": "fast",
+    "S.slow": "slow",
+}
 
 
 def _directions(signature: str) -> set[str]:
-    """The directions in a meaning: right, left, up, down, clockwise, anticlockwise."""
+    """What `_WORDS` tell of a meaning: right, left, up, down, clockwise, and so on."""
     found: set[str] = set()
     for name, values in re.findall(r"([A-Z]\.\w+)(?:\(([^)]*)\))?", signature):
         words = [name[2:]] if name.startswith("T.") else values.split(",") if values and not name.startswith("G.") else []
-        words += [_CAUSES[name]] if name in _CAUSES else []
+        words += [_WAYS[name]] if name in _WAYS else []
         for word in words:
             pair = re.fullmatch(r"(up|down)(right|left)", word)
             found |= set(pair.groups()) if pair else {word}
-    return found & _OPPOSITE_WORDS.keys()
+    return found & _WORDS.keys()
 
 
 def _forms(row: str) -> set[str]:
@@ -68,12 +83,13 @@ def fault(template: str, signature: str, allowed_extra: frozenset[str] = frozens
     if word_count(template) > MAX_WORDS:
         return "too long"
     text = template.lower()
+    for spelling, usual in _SPELLINGS.items():
+        text = re.sub(spelling, usual, text)
     for phrase in _TRICKY:
         text = text.replace(phrase, "_" * len(phrase)) if _has(text, {phrase}) else text
+    # Both ways are told by captions with two phases, and then the words of both are right.
     directions = _directions(signature)
-    wrong = {word for way in directions for word in _OPPOSITE_WORDS[way].split()}
-    # Both ways are told by captions with two phases, and then both words are right.
-    wrong -= directions
+    wrong = {word for way in directions if _OPPOSITE[way] not in directions for word in _WORDS[_OPPOSITE[way]].split()}
     if _has(text, wrong) or _opposite_verb(text, names):
         return "opposite direction"
     if not _has(template.lower(), set().union(*(_forms(name) for name in names if name in ROWS)) | set(allowed_extra)):

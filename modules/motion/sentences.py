@@ -33,7 +33,7 @@ def sentence(clauses: list[Clause], subjects: list[str], speaker: Speaker) -> st
     """A caption.
 
     Args:
-        clauses: what to say, in order of time.
+        clauses: what to say, in order of time; none where nothing moves in sight.
         subjects: names of the objects, without articles.
         speaker: chooses words.
     """
@@ -48,7 +48,9 @@ def sentence(clauses: list[Clause], subjects: list[str], speaker: Speaker) -> st
         return _relation(clauses[0], named, speaker)
     if len({clause.objects for clause in clauses}) > 1:
         return _two_objects(clauses, subjects, article < DEFINITE, order, speaker)
-    noun, subject = subjects[clauses[0].objects[0]], named[clauses[0].objects[0]]
+    noun = subjects[clauses[0].objects[0]]
+    # The second object is not 'another' where the first is not named.
+    subject = _with_articles([noun], article < DEFINITE)[0]
     if register > FINITE + GERUND and len(clauses) == 1:
         phrase = speaker.noun_phrase(clauses[0], subject)
         if phrase is not None:

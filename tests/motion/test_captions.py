@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
+from modules.layers.tokenizers import clean, lexicon_pieces
 from modules.motion.captions import Captioner, Name, tell
 from modules.motion.choreography import NUMBERS, ScriptSettings, draw_scripts, drawable, uniform_numbers
 from modules.motion.facts import Facts, clip_facts, name_heading, name_region
-from modules.motion.grammar import flip_words
+from modules.motion.grammar import IN_SIGHT, NOTHING, Clause, Verbs, flip_words
 from modules.motion.measure import visible_share
 from modules.motion.primitives import MIRRORED, PHASES, PRIMITIVES, RECIPES, RELATIONS, REVERSED, REVERSIBLE, TURNS
 from modules.motion.relations import relation_facts
@@ -231,22 +233,97 @@ def test_crops_change_what_is_said() -> None:
     assert "S.fast" in facts_of(wide, "T.right")[0]
 
 
-def test_nothing_untrue_is_said_of_crops() -> None:
-    script = scripts(400, seed=9)
-    corner = torch.rand(400, 2, generator=generator(1)) * 0.4
-    cropped = script.crop(torch.cat([corner, corner + 0.6], dim=1))
-    relations, facts = relation_facts(cropped), clip_facts(cropped)
-    told = tell(cropped)
-    for clauses, relation, objects, spans in zip(told, relations, facts, cropped.span.tolist(), strict=True):
+def random_crops(count: int, seed: int) -> Script:
+    corner = torch.rand(count, 2, generator=generator(1)) * 0.4
+    return scripts(count, seed=seed).crop(torch.cat([corner, corner + 0.6], dim=1))
+
+
+def check_facts(script: Script, told: list[list[Clause]]) -> None:
+    """Every clause of one object is measured again, on a script whose only phase is the clause's own span."""
+    relations = relation_facts(script)
+    for number, clauses in enumerate(told):
         for clause in clauses:
             if clause.head in RELATIONS:
-                assert clause.facts.items() <= relation.items()
-            else:
-                there = [span for span in spans[clause.objects[0]] if span[1] > span[0]]
-                known = [f for f, span in zip(objects[clause.objects[0]], there, strict=True) if span[0] == clause.span[0]]
-                assert clause.facts.items() <= known[0].items()
+                assert clause.facts.items() <= relations[number].items()
+            elif clause.facts != {"M.move": IN_SIGHT}:
+                alone = script.select(torch.tensor([number]))
+                alone.span = torch.zeros_like(alone.span)
+                alone.span[0, clause.objects[0], 0] = torch.tensor(clause.span)
+                known = clip_facts(alone)[0][clause.objects[0]][0]
+                assert clause.facts.items() <= known.items(), (clause, known)
+
+
+def test_nothing_untrue_is_said_of_crops() -> None:
+    cropped = random_crops(400, 9)
+    told = tell(cropped)
+    check_facts(cropped, told)
     assert len({clause.head for clauses in told for clause in clauses}) > 30
     assert all(text.text for text in Captioner()(cropped, [NAMES] * 400))
+
+
+@pytest.mark.parametrize("frames", [8, 16])
+def test_a_clause_about_several_phases_is_true_of_them_together(frames: int) -> None:
+    """Two tilts, or two short ways, may add up to more than one: then each is told. What still holds is told once."""
+    names = ("T.right", "T.left", "S.slow", "D.short", "R.tilt", "Z.grow", "Z.shrink")
+    script = scripts(300, frames, seed=31, phases=(0, 1, 1), relations=0, together=0, primitives=names)
+    told = tell(script)
+    check_facts(script, told)
+    ends = [{end for _, end in spans[0]} for spans in script.span.tolist()]
+    starts = [{start for start, _ in spans[0]} for spans in script.span.tolist()]
+    for clauses, start, end in zip(told, starts, ends, strict=True):
+        assert all(clause.span[0] in start and clause.span[1] in end for clause in clauses)
+    # Both happen: neighbours that stay apart, and clauses over several phases.
+    assert any(a.facts == b.facts for clauses in told for a, b in pairwise(clauses))
+    phases = (script.topic[:, 0] >= 0).sum(1).tolist()
+    assert any(len(clauses) < count for clauses, count in zip(told, phases, strict=True))
+
+
+def test_what_moves_in_sight_is_never_denied() -> None:
+    """Where nothing exact can be told of a crop, it is told that an object moves, if one does."""
+    script = random_crops(400, 9)
+    seen = visible_share(script)
+    speed = script.centre.diff(dim=2).norm(dim=-1) * (MOMENTS - 1)
+    speed = speed.maximum(script.angle.diff(dim=2).abs() * (MOMENTS - 1) / 100)
+    speed = speed.maximum(script.size[..., 0].log().diff(dim=2).abs() * (MOMENTS - 1))
+    there = (torch.arange(2) < script.objects[:, None])[..., None]
+    # Clearly in sight for a tenth of the time, and in sight at all.
+    clear = (((speed > 0.1) & (seen[..., 1:] > 0.1) & there).float().mean(-1) > 0.1).any(-1).tolist()
+    at_all = ((speed > 0.03) & (seen[..., 1:] > 0) & there).any(-1).tolist()
+    captions = {verbs: Captioner(verbs)(script, [NAMES] * 400) for verbs in get_args(Verbs)}
+    for own in captions.values():
+        for caption, moves, somewhere in zip(own, clear, at_all, strict=True):
+            assert (caption.text == NOTHING) == (not caption.clauses)
+            assert caption.clauses or not moves
+            if caption.signature == "M.move(in sight)":
+                assert somewhere[caption.clauses[0].objects[0]]
+                assert re.search(r"\b(moves|moving)\b.* in sight$", caption.text), caption.text
+    texts = [caption.text for caption in captions["lexicon"]]
+    assert 0 < texts.count(NOTHING) < 50
+    pieces = set(lexicon_pieces())
+    assert {word for text in texts for word in clean(text)} - {"cup"} <= pieces
+
+
+def test_a_half_seen_object_moves_in_sight() -> None:
+    script = of_topic("T.right", 1)
+    script.size[:], script.span[0, 0, 0] = 0.2, torch.tensor([0.0, 1.0])
+
+    def heard(x: tuple[float, float], y: float, degrees: float = 0) -> tuple[str, str]:
+        script.centre[0, 0] = torch.stack([torch.linspace(*x, MOMENTS), torch.full((MOMENTS,), y)], dim=-1)
+        script.angle[0, 0] = torch.linspace(0, degrees, MOMENTS)
+        caption = Captioner("plain", full_names=True)(script, [NAMES])[0]
+        return caption.text, caption.signature
+
+    moves = ("a red cup moves in sight", "M.move(in sight)")
+    assert heard((0.2, 0.8), 0.05)[0].startswith("a red cup moves to the right")
+    assert heard((0.2, 0.8), -0.02) == moves
+    assert heard((0.5, 0.5), -0.02, degrees=40) == moves
+    # At rest, and out of sight.
+    assert heard((0.5, 0.5), -0.02) == heard((0.2, 0.8), -0.2) == (NOTHING, "")
+    # Of two it is the one in sight, and it is not 'another' one.
+    script.objects[:], script.size[0, 1], script.centre[0, 1] = 2, 0.2, script.centre[0, 0] * torch.tensor([1, 0])
+    told = [clauses[0].objects for clauses in tell(script)]
+    twins = Captioner("plain", full_names=True)(script, [[NAMES[0]] * 2])
+    assert (told, twins[0].text) == ([(1,)], moves[0])
 
 
 def test_words_do_not_depend_on_frames_and_resolution() -> None:
