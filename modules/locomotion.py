@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.backbones.beit_video import BEiTVideo, fit_frames
-from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.bert import TextEncoder, TextSettings, check_words
 from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.video_text import from_vindlu, is_vindlu
 from modules.core.base import Method
@@ -46,7 +46,7 @@ from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
-from modules.layers.tokenizers import Tokenizer, TokenizerSettings
+from modules.layers.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.video_text import (
     FrameVote,
     GatherGradient,
@@ -61,7 +61,8 @@ from modules.layers.video_text import (
     match_loss,
     word_loss,
 )
-from modules.motion.captioned_paste import paste_and_tell
+from modules.motion.appearance import ObjectBank
+from modules.motion.captioned_paste import CutOuts, paste_and_tell
 from modules.motion.captioned_scenes import CaptionSettings
 from modules.motion.captions import Captioner, stable_hash
 
@@ -105,6 +106,23 @@ class Losses(NamedTuple):
     """detached shares of what was found"""
 
 
+def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
+    """Refuse names of objects that would reach the text encoder as unknown words or letter by letter.
+
+    Raises:
+        SettingError: naming the first such word.
+    """
+    lexicon = tokenizer.settings.vocabulary is None
+    for word in dict.fromkeys(word for noun in nouns for word in clean(noun)):
+        # The lexicon spells what it does not know, and a sentence full of letters is cut before its end.
+        known = word in tokenizer.numbers if lexicon else not bool((tokenizer([word]) == tokenizer.unknown).any())
+        if not known:
+            raise SettingError(
+                f"the tokenizer does not know the word {word!r} of a category in model.objects.root; pass the vocab.txt of "
+                "bert-base-uncased as model.tokenizer.vocabulary."
+            )
+
+
 class LocoMotion(Method):
     """Video-language pretraining on captions of motion (https://arxiv.org/abs/2410.12018, re-created).
 
@@ -115,6 +133,7 @@ class LocoMotion(Method):
         clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and
             `word_weight` must be 0.
         paste_objects: paste moving objects into the clips and take their captions; off takes the captions of the data.
+        objects: cut-outs to paste, named by their category; null pastes shapes of one plain colour.
         captions: what is pasted and how it is told; the settings of a data set (wordings, test_pairs, held_out) say nothing
             here.
         positives: which pairs are no negatives of each other: none (`instance`), those with the same caption, or those whose
@@ -138,6 +157,7 @@ class LocoMotion(Method):
         tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
         clip: ClipTextSettings | None = None,
         paste_objects: bool = True,
+        objects: ObjectBank | None = None,
         captions: CaptionSettings = CaptionSettings(),  # noqa: B008
         positives: Positives = "signature",
         joint_dim: int = 256,
@@ -177,6 +197,9 @@ class LocoMotion(Method):
         else:
             self.tokenizer = Tokenizer(tokenizer)
             self.text = TextEncoder(text, len(self.tokenizer), backbone.embed_dim)
+        self.cut_outs = CutOuts(objects) if paste_objects and objects is not None else None
+        if self.cut_outs is not None and isinstance(self.tokenizer, Tokenizer):
+            check_nouns(self.cut_outs.nouns, self.tokenizer)
         self.video_projection = nn.Linear(backbone.embed_dim, joint_dim)
         self.text_projection = nn.Linear(self.text.embed_dim, joint_dim)
         self.match_head = nn.Linear(self.text.embed_dim, 2)
@@ -230,6 +253,7 @@ class LocoMotion(Method):
         """
         weights = read_weights(path, "model.init_from")
         weights = from_vindlu(weights) if is_vindlu(weights) else weights
+        check_words(weights.get("text.words.weight"), len(self.tokenizer), path)
         inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
         fitted = fit_frames(inner, self.backbone.num_frames)
         return weights | {f"backbone.{key}": value for key, value in fitted.items()}
@@ -261,7 +285,7 @@ class LocoMotion(Method):
         clip, clips = batch["video"].flatten(0, 1), batch["video"].shape[1]
         numbers: Tensor | None
         if self.paste_objects:
-            clip, texts, numbers = paste_and_tell(clip, self.captions, self.captioner, generator)
+            clip, texts, numbers = paste_and_tell(clip, self.captions, self.captioner, generator, self.cut_outs)
         else:
             if "caption" not in batch:
                 raise SettingError(

@@ -134,8 +134,8 @@ def test_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (command,) = words(start)
         main([*command, "--trainer.enable_progress_bar=false"])
     assert len(list((tmp_path / "runs/tiny_retrieval/results").iterdir())) == 2
-    # Of the network after two steps, which both runs tested.
-    assert len(list((tmp_path / "runs/tiny_retrieval/pictures").iterdir())) == 4
+    # Of the network after two steps, which both runs tested; each picture as a still and moving.
+    assert len(list((tmp_path / "runs/tiny_retrieval/pictures").iterdir())) == 8
 
 
 def test_skeletons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

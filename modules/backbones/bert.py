@@ -145,6 +145,24 @@ class WordHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(tokens))), words, self.bias)
 
 
+def check_words(words: Tensor | None, vocabulary: int, source: str) -> None:
+    """Refuse weights of another vocabulary.
+
+    Args:
+        words: [N, D], embeddings of the words; None where the file has none.
+        vocabulary: number of words of the tokenizer.
+        source: file of the weights.
+
+    Raises:
+        SettingError: if the numbers of words differ.
+    """
+    if words is not None and len(words) != vocabulary:
+        raise SettingError(
+            f"{source} has {len(words)} words and the tokenizer {vocabulary}; pass the vocabulary that belongs to the weights "
+            "as model.tokenizer.vocabulary."
+        )
+
+
 class TextEncoder(nn.Module):
     """Sentence encoder, fusion with a video, and head for masked words.
 
@@ -177,11 +195,7 @@ class TextEncoder(nn.Module):
             nn.init.normal_(table, std=std)
         if settings.checkpoint is not None:
             weights = from_official(read_weights(settings.checkpoint, "model.text.checkpoint"))
-            if len(weights.get("words.weight", self.words.weight)) != vocabulary:
-                raise SettingError(
-                    f"{settings.checkpoint} has {len(weights['words.weight'])} words and the tokenizer {vocabulary}; pass the "
-                    "vocabulary that belongs to the weights as model.tokenizer.vocabulary."
-                )
+            check_words(weights.get("words.weight"), vocabulary, settings.checkpoint)
             fresh = tuple(f"layers.{n}.cross." for n in range(alone, settings.depth))
             load_strictly(self, weights, settings.checkpoint, may_miss=(*fresh, "head."))
 

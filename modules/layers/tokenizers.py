@@ -71,10 +71,19 @@ def read_vocabulary(path: str) -> list[str]:
 
 
 def clean(text: str) -> list[str]:
-    """Words of a sentence: lower case, without accents and punctuation; hyphens and slashes part words. <person> is a word."""
+    """Words of a sentence in lower case, without accents, as VindLU and then BERT clean them (official codes).
+
+    The usual punctuation is left out, hyphens and slashes part words, other signs (%, $, a curly apostrophe) are words of their
+    own. <person> is a word.
+    """
     text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower().replace("<person>", "person"))
     letters = (sign for sign in unicodedata.normalize("NFD", text) if unicodedata.category(sign) != "Mn")
-    return re.sub(r"[-/]", " ", "".join(letters)).split()
+    return "".join(" " if sign in "-/" else f" {sign} " if is_punctuation(sign) else sign for sign in letters).split()
+
+
+def is_punctuation(sign: str) -> bool:
+    """What BERT takes for punctuation: all of Unicode's, and every sign of ASCII but letters, digits and blanks."""
+    return unicodedata.category(sign)[0] == "P" or sign in string.punctuation
 
 
 class Tokenizer:

@@ -130,6 +130,12 @@ def load_object(path: Path, side: int) -> np.ndarray:
     return rgba.round().astype(np.uint8)
 
 
+def aspect_ratio(path: Path) -> float:
+    """Width over height of a picture, which `load_object` forgets."""
+    with Image.open(path) as picture:
+        return picture.width / picture.height
+
+
 class ObjectBank:
     """Objects to paste into clips.
 
@@ -142,9 +148,10 @@ class ObjectBank:
     """
 
     def __init__(self, root: str | None = None, side: int = 96, shapes: int = 512, seed: int = 0) -> None:
-        self.side = side
+        self.root, self.side = root, side
         if root is None:
             self.names = [SHAPES[number % len(SHAPES)] for number in range(shapes)]
+            self.aspect = torch.ones(shapes)
             self._textures = procedural_objects(shapes, side, seed)
             return
         files = sorted(Path(root).glob("*/*.png"))
@@ -155,6 +162,7 @@ class ObjectBank:
             )
         self.names = [file.parent.name for file in files]
         with ThreadPoolExecutor() as threads:
+            self.aspect = torch.tensor(list(threads.map(aspect_ratio, files)))
             self._textures = torch.from_numpy(np.stack(list(threads.map(lambda file: load_object(file, side), files))))
 
     def __len__(self) -> int:
@@ -171,9 +179,13 @@ class ObjectBank:
             uint8 [B, K, s, s, 4]
         """
         index = torch.randint(len(self), size.shape[:2], generator=generator, device=generator.device)
-        if self._textures.device != size.device:
-            self._textures = self._textures.to(size.device)
-        return blur_to_size(self._textures[index], size)
+        return blur_to_size(self.pick(index), size)
+
+    def pick(self, index: Tensor) -> Tensor:
+        """Textures of certain objects, not blurred: int64 [B, K], on the device to draw on -> uint8 [B, K, s, s, 4]."""
+        if self._textures.device != index.device:
+            self._textures = self._textures.to(index.device)
+        return self._textures[index]
 
 
 def blur_to_size(textures: Tensor, size: Tensor) -> Tensor:

@@ -29,6 +29,14 @@ def test_words_are_cut_into_the_longest_pieces(file: Path) -> None:
     assert torch.equal(tokenizer.maskable(ids), torch.tensor([[False] + [True] * 6, [False] + [True] * 2 + [False] * 4]))
 
 
+def test_signs_are_words_of_their_own(tmp_path: Path) -> None:
+    pieces = ["rock", "&", "roll", "don", "\u2019", "t", "$", "5", "50", "%", "ok"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *pieces]) + "\n")
+    tokenizer = Tokenizer(TokenizerSettings(str(tmp_path / "vocab.txt")))
+    ids = tokenizer(["Rock&roll, don\u2019t! $5 (50%) ok~"])[0].tolist()
+    assert [tokenizer.pieces[number] for number in ids] == ["[CLS]", *pieces]
+
+
 def test_sentences_are_cut_at_their_longest_length(file: Path) -> None:
     long = "a " * 50
     assert Tokenizer(TokenizerSettings(str(file), max_tokens=8))([long]).shape == (1, 8)

@@ -105,7 +105,7 @@ def test_recalls() -> None:
     both = ranks(torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([[0, 2]]))
     assert both.tolist() == [1]
     turned = recalls(perfect, constant)
-    assert [turned["t2v_r10"], turned["v2t_r10"]] == [recalls(constant, perfect)[f"{way}_r10"] for way in ("v2t", "t2v")]
+    assert [turned["v2t_r1"], turned["t2v_r1"]] == [100, 0]
 
 
 @pytest.mark.parametrize("best", [1, 3, 7, 20])

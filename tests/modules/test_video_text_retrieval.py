@@ -197,6 +197,13 @@ def test_fine_tuning_starts_from_pretraining_and_learns_contrast_and_matching(tm
     assert len(moved) > 0.9 * sum(trained.values())
 
 
+def test_weights_of_another_vocabulary_ask_for_it(tmp_path: Path) -> None:
+    weights = tiny_locomotion().state_dict()
+    torch.save({"state_dict": weights | {"text.words.weight": torch.zeros(48, 32)}}, tmp_path / "last.ckpt")
+    with pytest.raises(SettingError, match=r"has 48 words and the tokenizer \d+; pass the vocabulary .* model\.tokenizer"):
+        tiny(init_from=str(tmp_path / "last.ckpt"))
+
+
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for wrong in ({"best": -1}, {"pairs_at_once": 0}):
         with pytest.raises(SettingError, match="the one must be at least 0, the other at least 1"):
