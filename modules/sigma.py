@@ -19,6 +19,7 @@ over all processes, in validation over the batch of each. Without epochs of warm
 Deviations from the official code:
 
 * cosines, Sinkhorn and losses are in float32 (TF32 on GPUs, as `main.py` sets it); the official cosines are in float16.
+* DINO's tower runs in bf16 on a GPU unless the target's `precision` is 32; the official one runs in float32.
 * Sinkhorn-Knopp reads its matrix instead of rewriting it (`modules/layers/sinkhorn.py`).
 * the losses' gradients are taken chunk by chunk along with the losses, so that no n x K matrix waits for the backward pass.
 * prototypes whose length is 1 within 1e-6 are left as they are, so that a step that is repeated gives the same bits.

@@ -27,7 +27,7 @@ from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.optim import AdamWSettings
 from modules.layers.drawing import masked_pictures
-from modules.layers.masking import Mask, MaskGenerator, is_among
+from modules.layers.masking import MaskGenerator, is_among
 from modules.layers.targets import Target, constant_loss
 
 
@@ -79,35 +79,34 @@ class VideoMAE(Method):
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
         mask = self.mask.draw(clip.shape[0], grid, generator)
-        decoded = mask.masked
+        decoded, counts = mask.masked, None
         if self.decoder_mask is not None:
             decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
+            counts = is_among(decoded, mask.masked, grid.tokens).float()
         target = gather_tokens(self.target(video, grid), decoded)
         tokens = self.backbone.forward_features(video, mask.visible)
         prediction = self.decoder(tokens, mask.visible, decoded)
         return {
-            "loss": self.loss(prediction.float(), target, decoded, mask),
+            "loss": self.loss(prediction.float(), target, counts),
             "clip": clip,
             "masked": mask.masked,
             "decoded": decoded,
             "prediction": prediction.detach(),
             "target": target,
-            "log": {"constant_loss": constant_loss(target)},
+            "log": {"constant_loss": constant_loss(target, counts)},
         }
 
-    def loss(self, prediction: Tensor, target: Tensor, decoded: Tensor, mask: Mask) -> Tensor:
+    def loss(self, prediction: Tensor, target: Tensor, counts: Tensor | None) -> Tensor:
         """Mean squared error over the tokens that are decoded and masked for the encoder.
 
         Args:
             prediction: float32 [B, Nd, D]
             target: float32 [B, Nd, D]
-            decoded: int64 [B, Nd], their numbers.
-            mask: the encoder's mask.
+            counts: float32 [B, Nd], 1 where a decoded token is masked; None where all are.
         """
-        if self.decoder_mask is None:
+        if counts is None:
             return F.mse_loss(prediction, target)
         error = F.mse_loss(prediction, target, reduction="none").mean(2)
-        counts = is_among(decoded, mask.masked, self.backbone.grid.tokens).float()
         # Processes may count different numbers of tokens; validation, where they take different numbers of steps, cannot ask.
         total = gather_rows(counts.sum()[None]) if self.training else counts.sum()
         return (error * counts).sum() / total.mean().clamp_min(1)

@@ -1,7 +1,8 @@
 """Which tokens the encoder sees: mask generators for masked methods, on the device and exact in number.
 
 A mask is a pair of integer index tensors, both ascending, so that a step needs no boolean indexing (which would wait for
-the device). All rows of a batch have the same counts: in every time slice, floor(ratio * tokens of the slice) are masked.
+the device). All rows of a batch have the same counts: in every time slice, floor(ratio * tokens of the slice) are masked
+(trajectory masks have as many over the clip).
 
 Here are the masks that need no filter; `noise_masking.py` has those of filtered noise, `optim_blue.py` those for
 spectrograms. All serve any masked method, as `model.mask` or as `model.decoder_mask` of VideoMAE.
@@ -75,7 +76,7 @@ class MaskGenerator(ABC):
 
     ratio: float
     per_slice: bool = True
-    """Whether every time slice has the same number of masked tokens, or only every clip."""
+    """Whether tokens are counted by the slice or by the clip, see `masked_count`."""
 
     def masked_count(self, grid: Grid) -> int:
         """Masked tokens per clip: floor(ratio * tokens of a slice) in each slice (VideoMAE, official code)."""

@@ -91,13 +91,18 @@ class PixelTarget(Target):
         return cubes.clamp(0, 1)
 
 
-def constant_loss(target: Tensor) -> Tensor:
+def constant_loss(target: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean squared error of the best constant prediction: the targets' variance around their mean.
 
     Args:
         target: float [B, Nm, D]
+        counts: float [B, Nm], 1 for the tokens that the loss counts; None counts all.
     """
-    return target.float().var(dim=(0, 1), correction=0).mean()
+    if counts is None:
+        return target.float().var(dim=(0, 1), correction=0).mean()
+    share = (counts / counts.sum().clamp_min(1))[..., None]
+    mean = (share * target.float()).sum(dim=(0, 1))
+    return (share * (target.float() - mean).square()).sum(dim=(0, 1)).mean()
 
 
 def normalise_over_tokens(features: Tensor) -> Tensor:

@@ -128,6 +128,14 @@ def test_what_time_does() -> None:
     assert kept(NoiseMask("green", slices="repeated"))[0] == 1
     slow = kept(NoiseMask("green", time_sigma=2.0, time_wide_sigma=4.0))
     assert slow[0] > kept(NoiseMask("green"))[0] + 0.1
+    # The wide width tells too: without it over time nothing of what is slowest is taken away.
+    assert slow[0] < kept(NoiseMask("green", time_sigma=2.0))[0] - 0.02
+
+
+def test_first_and_last_slices_are_no_neighbours() -> None:
+    shown = seen(NoiseMask("red", sigma=2.0), 400)
+    around = (shown[:, 0] * shown[:, -1]).sum() / shown[:, 0].sum()
+    assert float(around) < 0.5 * kept(NoiseMask("red", sigma=2.0))[0]
 
 
 def test_range_of_sigma_gives_every_clip_its_own() -> None:

@@ -124,14 +124,18 @@ def test_dual_masking_counts_what_is_masked_and_decoded() -> None:
     batch = video_batch(3)
     output = method.step(batch, torch.Generator().manual_seed(0))
     target = method.target(method.normalise(batch["video"][:, 0]), method.backbone.grid)
-    errors = []
+    errors, counted = [], []
     for clip in range(3):
         for place, token in enumerate(output["decoded"][clip].tolist()):
             assert torch.equal(output["target"][clip, place], target[clip, token])
             if token in output["masked"][clip]:
-                errors.append((output["prediction"][clip, place].double() - target[clip, token].double()).square().mean())
+                counted.append(target[clip, token].double())
+                errors.append((output["prediction"][clip, place].double() - counted[-1]).square().mean())
     assert 0 < len(errors) < output["decoded"].numel()
     assert output["loss"].item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
+    # What it is compared with is of the same tokens.
+    variance = torch.stack(counted).var(dim=0, correction=0).mean()
+    assert output["log"]["constant_loss"].item() == pytest.approx(float(variance), rel=1e-5)
 
 
 class Fixed(MaskGenerator):
