@@ -123,6 +123,17 @@ def test_official_names_of_lists(retrieval: Path) -> None:
         ready(SSv2Text(videos, lists=str(retrieval), benchmark="label", **SMALL))
 
 
+def test_few_data_is_a_part_of_the_pairs(retrieval: Path) -> None:
+    def part(**settings: Any) -> list[tuple[str, list[str]]]:
+        return texts_of(ready(VideoText(str(retrieval / "videos"), lists=str(retrieval), **settings, **SMALL)).train_manifest)
+
+    half, more = part(fraction=0.5), part(fraction=0.75)
+    assert [len(half), len(more)] == [2, 3]
+    assert all(pair in more for pair in half)
+    assert all(pair in part() for pair in more)
+    assert len({str(part(fraction=0.5, subset_seed=seed)) for seed in range(6)}) > 1
+
+
 def test_missing_videos_are_counted(retrieval: Path) -> None:
     videos = retrieval / "videos"
     (videos / "e.mp4").unlink()

@@ -14,6 +14,7 @@ from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.layers import sinkhorn
 from modules.layers.masking import Mask, TubeMask
+from modules.layers.noise_masking import Green3D
 from modules.layers.sinkhorn import SinkhornSettings, balance
 from modules.layers.targets import PixelTarget, TowerTarget, normalise_over_tokens
 from modules.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
@@ -100,6 +101,18 @@ def test_features_of_a_tower_are_normalised_before_masking() -> None:
     assert (features.std(1) - 1).abs().max() < 1e-4
     assert torch.equal(output["target"], gather_tokens(features, output["masked"]))
     assert not torch.allclose(output["target"], normalise_over_tokens(output["target"]), atol=0.01)
+
+
+def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
+    shapes = []
+    for mask in (TubeMask(0.5), Green3D(0.5)):
+        torch.manual_seed(0)
+        method = SIGMA(tiny_vit(), PixelTarget(), mask, projection=[16, 8], num_prototypes=8, decoder_depth=1)
+        output = method.step(video_batch(2), generator())
+        output["loss"].backward()
+        assert output["loss"].isfinite()
+        shapes.append({name: value.shape for name, value in output.items() if isinstance(value, torch.Tensor)})
+    assert shapes[0] == shapes[1]
 
 
 def test_every_forward_leaves_unit_prototypes() -> None:

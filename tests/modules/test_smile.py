@@ -9,6 +9,7 @@ from torch import Tensor
 from modules.backbones.video_vit import Grid, VideoViT
 from modules.core.errors import SettingError
 from modules.layers.masking import MaskGenerator, TrajectoryMask, TubeMask
+from modules.layers.noise_masking import Green3D
 from modules.layers.targets import PixelTarget
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
@@ -42,6 +43,14 @@ def test_shapes_of_the_paper() -> None:
     # Two masks of a clip: 1248 of 1568 tokens each.
     assert output["masked"].shape == (2, 1248)
     assert output["prediction"].shape == output["target"].shape == (2, 1248, 3 * 512)
+
+
+def test_green3d_in_place_of_trajectories_changes_no_shape() -> None:
+    outputs = [tiny(mask).step(video_batch(2), generator()) for mask in (None, Green3D(0.5))]
+    assert all(output["loss"].isfinite() for output in outputs)
+    shapes = [{name: value.shape for name, value in output.items() if isinstance(value, Tensor)} for output in outputs]
+    assert shapes[0] == shapes[1]
+    assert not torch.equal(outputs[0]["masked"], outputs[1]["masked"])
 
 
 def test_student_and_target_see_the_same_pasted_clip() -> None:
