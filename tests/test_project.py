@@ -4,9 +4,11 @@ import ast
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,8 +79,21 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     main(["fit", *layers, *data, *target, folder, "--trainer.enable_progress_bar=false", *more])
 
 
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection but between processes of this machine."""
+    connect = socket.socket.connect
+
+    def only_here(own: socket.socket, address: Any) -> None:
+        assert own.family == socket.AF_UNIX, f"asks {address} over the network"
+        connect(own, address)
+
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_builds_and_trains(recipe: str, videos: Path, teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("offline")
+def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teacher: Path, tmp_path: Path) -> None:
     more = []
     if "init_from" in (ROOT / "configs" / recipe).read_text():
         tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.stride=1")
