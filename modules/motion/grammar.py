@@ -96,8 +96,10 @@ def word_count(text: str) -> int:
 
 
 def with_article(noun: str) -> str:
-    """'a cup', 'an arrow'."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    """'a cup', 'an arrow', 'a unicycle', 'an hourglass'."""
+    # By sound: categories of objects begin so, too.
+    vowel = re.match(r"hour|heir|[aeiou]", noun) and not re.match(r"uni[^nm]|use|uten|uku|eu|one\b", noun)
+    return f"{'an' if vowel else 'a'} {noun}"
 
 
 class Speaker:

@@ -161,7 +161,8 @@ def test_flipped_words() -> None:
 
 
 def test_articles_and_equal_names() -> None:
-    assert [with_article(noun) for noun in ("cup", "orange cup", "object")] == ["a cup", "an orange cup", "an object"]
+    said = ["a cup", "an orange cup", "an object", "a unicycle", "an umbrella", "an hourglass", "a horse", "a ukulele"]
+    assert [with_article(text.split(" ", 1)[1]) for text in said] == said
     script = scripts(60, 4, "L.hit")
     for caption in Captioner(full_names=True)(script, [[Name("cup")] * 2] * 60):
         assert re.match(r"(a|the) cup \w+( \w+)? another cup, which then moves ", caption.text), caption.text
