@@ -115,6 +115,16 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
     assert shapes[0] == shapes[1]
 
 
+def test_only_training_balances_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In validation, where processes may have different numbers of batches, they would wait for each other in vain."""
+    asked = []
+    monkeypatch.setattr("modules.sigma.balance", lambda *given: (asked.append(given[3]), balance(*given))[1])
+    method = with_mlp()
+    for training in (True, False):
+        method.train(training).step(video_batch(2), generator())
+    assert asked == [True, False]
+
+
 def test_every_forward_leaves_unit_prototypes() -> None:
     method = with_mlp()
     before = method.prototypes.detach().clone()
