@@ -240,12 +240,13 @@ class SyntheticMotion(LightningDataModule):
         return pools
 
     def _make(self, split: Split, count: int, objects: bool, views: int) -> ClipPool:
-        made = [self._clips(split, count, objects, view) for view in range(views)]
+        images = self._images(split)
+        made = [self._clips(split, count, objects, images, view) for view in range(views)]
         video = made[0].video[:, None] if views == 1 else torch.stack([m.video for m in made], dim=1)
         label = made[0].object if self.label == "object" else made[0].motion
         return ClipPool(video, made[0], label, self.clip.repeat)
 
-    def _clips(self, split: Split, count: int, objects: bool, view: int) -> SyntheticClips:
+    def _clips(self, split: Split, count: int, objects: bool, images: Tensor | None, view: int) -> SyntheticClips:
         frames, size = self.clip.frames, self.clip.size
         if self.ground:
             return make_grounds(count, frames, size, split, self.seed, self.distractors, view)
@@ -256,7 +257,7 @@ class SyntheticMotion(LightningDataModule):
             split,
             self.seed,
             self.backgrounds,
-            self._images(split),
+            images,
             self.object_size,
             objects=objects,
             distractors=self.distractors,

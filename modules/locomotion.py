@@ -118,7 +118,7 @@ def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
         known = word in tokenizer.numbers if lexicon else not bool((tokenizer([word]) == tokenizer.unknown).any())
         if not known:
             raise SettingError(
-                f"the tokenizer does not know the word {word!r} of a category in model.objects.root; pass the vocab.txt of "
+                f"The tokenizer does not know the word {word!r} of a category in model.objects.root; pass the vocab.txt of "
                 "bert-base-uncased as model.tokenizer.vocabulary."
             )
 

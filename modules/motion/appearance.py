@@ -119,21 +119,17 @@ def procedural_objects(count: int, side: int, seed: int) -> Tensor:
     return premultiplied(first + stripes[..., None] * (second - first), alpha)
 
 
-def load_object(path: Path, side: int) -> np.ndarray:
-    """One cut-out, resized with antialiasing: uint8 [side, side, 4], colours multiplied by alpha.
+def load_object(path: Path, side: int) -> tuple[np.ndarray, float]:
+    """One cut-out, resized with antialiasing, and the width over height that it had.
 
-    Files without alpha count as opaque. Bicubic, as in SMILE's official code.
+    The texture is uint8 [side, side, 4], colours multiplied by alpha. Files without alpha count as opaque. Bicubic, as in
+    SMILE's official code.
     """
     with Image.open(path) as picture:
+        aspect = picture.width / picture.height
         rgba = np.asarray(picture.convert("RGBA").resize((side, side), Image.Resampling.BICUBIC)).astype(np.float32)
     rgba[..., :3] *= rgba[..., 3:] / 255
-    return rgba.round().astype(np.uint8)
-
-
-def aspect_ratio(path: Path) -> float:
-    """Width over height of a picture, which `load_object` forgets."""
-    with Image.open(path) as picture:
-        return picture.width / picture.height
+    return rgba.round().astype(np.uint8), aspect
 
 
 class ObjectBank:
@@ -162,8 +158,9 @@ class ObjectBank:
             )
         self.names = [file.parent.name for file in files]
         with ThreadPoolExecutor() as threads:
-            self.aspect = torch.tensor(list(threads.map(aspect_ratio, files)))
-            self._textures = torch.from_numpy(np.stack(list(threads.map(lambda file: load_object(file, side), files))))
+            textures, aspects = zip(*threads.map(lambda file: load_object(file, side), files), strict=True)
+        self.aspect = torch.tensor(aspects)
+        self._textures = torch.from_numpy(np.stack(textures))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -41,7 +41,7 @@ def test_folder_of_cut_outs(tmp_path: Path) -> None:
     brightest = drawn[..., :3].amax((2, 3)).flatten(0, 1)
     kind = brightest.argmax(-1)
     assert (kind.bincount() - 200).abs().max() < 5 * (600 * 2 / 9) ** 0.5
-    texture = {name: load_object(tmp_path / "objects" / name / "0.png", 24) for name in bank.names}
+    texture = {name: load_object(tmp_path / "objects" / name / "0.png", 24)[0] for name in bank.names}
     assert (texture["green"][..., 3] == 255).all()
     assert texture["disc"][12, 12].tolist() == [200, 0, 0, 255]
     assert (texture["disc"][0, 0] == 0).all()

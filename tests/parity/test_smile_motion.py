@@ -112,7 +112,7 @@ def test_objects_of_the_bank_agree_with_the_official_pictures(tmp_path: Path) ->
     textures = []
     for k in range(len(scene.size)):
         Image.fromarray(scene.tensors[f"input.object_{k}"].numpy()).save(tmp_path / f"{k}.png")
-        textures.append(torch.from_numpy(load_object(tmp_path / f"{k}.png", 96)))
+        textures.append(torch.from_numpy(load_object(tmp_path / f"{k}.png", 96)[0]))
 
     def error(centre: Tensor) -> float:
         record, order = scene.record(centre).sorted_by_area()
