@@ -18,6 +18,7 @@ from modules.core.contracts import FeatureBatch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.passport import write_whole
+from modules.layers.normalise import Normalisation
 
 
 class Features(Dataset[FeatureBatch]):
@@ -194,7 +195,9 @@ def hash_network(network: nn.Module) -> str:
     """Hash of a network: weights, buffers, and every plain setting of its parts (some settings show in no weight)."""
     digest = hashlib.sha256()
     for name, part in network.named_modules():
-        plain = {key: value for key, value in vars(part).items() if isinstance(value, int | float | str | tuple)}
+        plain = {
+            key: value for key, value in vars(part).items() if isinstance(value, int | float | str | tuple | Normalisation)
+        }
         plain.pop("training", None)
         digest.update(f"{name} {type(part).__name__} {sorted(plain.items())}".encode())
     for name, value in network.state_dict().items():

@@ -36,16 +36,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.backbones.beit_video import BEiTVideo, fit_frames
+from modules.backbones.beit_video import BEiTVideo, fit_positions
 from modules.backbones.bert import TextEncoder, TextSettings, check_words
 from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.video_text import from_vindlu, is_vindlu
 from modules.core.base import Method
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
+from modules.core.origin import origin_of
+from modules.layers.heads import linear_in_float32
 from modules.layers.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.video_text import (
     FrameVote,
@@ -210,7 +212,9 @@ class LocoMotion(Method):
         self.gather_gradient: GatherGradient = gather_gradient
         self.freeze_unused()
         if init_from is not None:
-            load_strictly(self, self.read(init_from), init_from)
+            content = read_checkpoint(init_from, "model.init_from")
+            load_strictly(self, self.own_weights(content, init_from), init_from)
+            self.adopt(origin_of(init_from, content))
 
     def freeze_unused(self) -> None:
         """Keep parts that no loss asks from the optimiser, and from processes that wait for their gradient."""
@@ -245,22 +249,18 @@ class LocoMotion(Method):
         """Keep the temperature between 0.001 and 0.5."""
         self.temperature.clamp_(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
-    def read(self, path: str) -> dict[str, Tensor]:
-        """Weights of the whole method under our names, with positions for our number of frames.
+    def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
+        """Weights of the whole method under our names, with positions for our clips.
 
         Args:
+            content: of the file.
             path: value of model.init_from.
         """
-        weights = read_weights(path, "model.init_from")
-        weights = from_vindlu(weights) if is_vindlu(weights) else weights
+        weights = from_vindlu(content.weights) if is_vindlu(content.weights) else content.weights
         check_words(weights.get("text.words.weight"), len(self.tokenizer), path)
         inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
-        fitted = fit_frames(inner, self.backbone.num_frames)
+        fitted = fit_positions(inner, self.backbone, path)
         return weights | {f"backbone.{key}": value for key, value in fitted.items()}
-
-    def normalise(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] from -1 to 1 (mean and deviation 0.5, VindLU)."""
-        return clip.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
     def step(self, batch: CaptionBatch, generator: torch.Generator) -> StepOutput:
         """Paste and tell, encode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
@@ -313,7 +313,7 @@ class LocoMotion(Method):
         there = words != self.tokenizer.pad
         tokens, frames = self.backbone.encode(video)
         text = self.text.encode(words, there)
-        projected = self.video_projection(frames), self.text_projection(text[:, 0])
+        projected = self.project(frames, text[:, 0])
         similarity = cosines(*projected, self.vote) / self.temperature
         contrast = contrast_loss(*self.everyone(similarity, projected, ids))
         wrong = self.negatives(similarity.detach(), ids, generator)
@@ -332,13 +332,17 @@ class LocoMotion(Method):
         if sentences:
             fused = self.fusion.fuse(torch.cat(sentences), torch.cat(masks), tokens.flatten(1, 2), torch.cat(which))
             if self.match_weight:
-                logits = self.match_head(fused[: 3 * len(own), 0])
+                logits = linear_in_float32(self.match_head, fused[: 3 * len(own), 0])
                 match = match_loss(logits, wrong.video, wrong.text)
                 found = logits.detach().argmax(dim=1).view(3, -1)
                 log |= {"pairs_found": found[0].float().mean(), "wrong_pairs_refused": 1 - found[1:].float().mean()}
             if self.word_weight:
                 named = word_loss(self.fusion.name_words(fused[-len(own) :]), labels)
         return Losses(contrast, match, named, log)
+
+    def project(self, frames: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of frames [B, T, D] and of sentences [C, D] as they are compared: float32 [B, T, d] and [C, d]."""
+        return linear_in_float32(self.video_projection, frames), linear_in_float32(self.text_projection, sentences)
 
     def negatives(self, similarity: Tensor, ids: Tensor, generator: torch.Generator) -> Wrong:
         """A hard negative clip and a hard negative sentence for each pair of this process.
@@ -376,7 +380,7 @@ class LocoMotion(Method):
         ids = self.tokenizer(texts).to(clip.device)
         text = self.text.encode(ids, ids != self.tokenizer.pad)[:, 0]
         frames = self.backbone.encode(self.normalise(clip))[1]
-        return cosines(self.video_projection(frames), self.text_projection(text), self.vote)
+        return cosines(*self.project(frames, text), self.vote)
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -36,9 +36,16 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, is_official
+from modules.backbones.video_vit import (
+    MaskedDecoder,
+    VideoViT,
+    from_official,
+    gather_tokens,
+    is_official,
+    origin_of_encoder,
+)
 from modules.core.base import Method
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
@@ -176,24 +183,25 @@ def prototype_colours(assigned: Tensor) -> Tensor:
     return 0.5 + 0.5 * torch.cos(2 * torch.pi * hue)
 
 
-def read_sigma(path: str, setting: str) -> dict[str, Tensor]:
-    """Weights of a whole SIGMA under our names, from our .ckpt or .safetensors or an official .pth.
+def sigma_weights(content: Checkpoint, path: str, setting: str) -> dict[str, Tensor]:
+    """Weights of a whole SIGMA under our names, of our .ckpt or .safetensors or an official .pth.
 
     Args:
-        path: file to read.
-        setting: that named it, for error messages.
+        content: of the file.
+        path: of the file, for error messages.
+        setting: that named it, likewise.
 
     Raises:
-        SettingError: if the file cannot be read or holds no prototypes.
+        SettingError: if the file holds no prototypes.
     """
-    weights = read_weights(path, setting)
+    weights = content.weights
     if "prototypes" not in weights:
         raise SettingError(f"{setting} names {path}, which holds no prototypes; pass the weights of a SIGMA pretraining.")
     return from_official(weights) if is_official(weights) else weights
 
 
 def sizes_of(weights: dict[str, Tensor]) -> tuple[int, int, list[int] | None]:
-    """Number and width of the prototypes, and widths of the projection's layers (None without), of `read_sigma`."""
+    """Number and width of the prototypes, and widths of the projection's layers (None without), of `sigma_weights`."""
     count, width = weights["prototypes"].shape
     names = (f"projection.{layer}.weight" for layer in itertools.count(0, 2))
     widths = [len(weights[name]) for name in itertools.takewhile(weights.__contains__, names)]
@@ -258,7 +266,8 @@ class SIGMA(Method):
         sinkhorn.check("model.sinkhorn")
         if num_prototypes < 1 or temperature <= 0:
             raise SettingError("model.num_prototypes and model.temperature must be positive; set them so.")
-        weights = read_sigma(init_from, "model.init_from") if init_from is not None else None
+        content = read_checkpoint(init_from, "model.init_from") if init_from is not None else None
+        weights = sigma_weights(content, str(init_from), "model.init_from") if content is not None else None
         if weights is not None:
             num_prototypes, width, projection = sizes_of(weights)
             if not projection and width != target.dim(backbone.grid):
@@ -273,8 +282,9 @@ class SIGMA(Method):
         width = projection[-1] if projection else target.dim(backbone.grid)
         self.prototypes = nn.Parameter(unit_rows(torch.randn(num_prototypes, width)))
         self.decoder = MaskedDecoder(backbone, width, decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads)
-        if weights is not None:
+        if content is not None and weights is not None:
             load_strictly(self, weights, str(init_from))
+            self.adopt(origin_of_encoder(str(init_from), content))
         if projection_from is not None:
             self.freeze_projection(projection_from)
 
@@ -287,7 +297,7 @@ class SIGMA(Method):
         Raises:
             SettingError: if this method or the file has no MLP, or theirs differ.
         """
-        weights = read_sigma(path, "model.projection_from")
+        weights = sigma_weights(read_checkpoint(path, "model.projection_from"), path, "model.projection_from")
         inner = {key.removeprefix("projection."): value for key, value in weights.items() if key.startswith("projection.")}
         if self.projection is None or not inner:
             lacking = f"{path} holds no MLP" if self.projection is not None else "model.projection is not set"
@@ -301,7 +311,7 @@ class SIGMA(Method):
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
         mask = self.mask.draw(clip.shape[0], grid, generator)
-        target = gather_tokens(self.target(video, grid), mask.masked)
+        target = gather_tokens(self.target(video, grid, self.backbone.normalisation), mask.masked)
         tokens = self.backbone.forward_features(video, mask.visible)
         prediction = self.decoder(tokens, mask.visible, mask.masked)
         if self.projection is not None:

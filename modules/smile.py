@@ -155,7 +155,7 @@ class SMILE(Method):
         clip, boxes = self.add_motion(batch["video"].flatten(0, 1), generator)
         video = self.normalise(clip)
         mask = self.repeat_mask(self.mask.draw(clip.shape[0], grid, generator, boxes), generator)
-        features = self.target(video, grid)
+        features = self.target(video, grid, self.backbone.normalisation)
         target = torch.cat([gather_tokens(features, rows) for rows in mask.masked.split(clip.shape[0])])
         tokens = self.backbone.forward_features(video, mask.visible)
         prediction = self.decoder(tokens, mask.visible, mask.masked)
@@ -174,4 +174,5 @@ class SMILE(Method):
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clip with object boxes, what the encoder saw, and the reconstruction (or similarity to the target)."""
-        return masked_pictures(output, self.target, self.normalise(output["clip"]), self.backbone.grid)
+        video = self.normalise(output["clip"])
+        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)

@@ -83,7 +83,7 @@ class VideoMAE(Method):
         if self.decoder_mask is not None:
             decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
             counts = is_among(decoded, mask.masked, grid.tokens).float()
-        target = gather_tokens(self.target(video, grid), decoded)
+        target = gather_tokens(self.target(video, grid, self.backbone.normalisation), decoded)
         tokens = self.backbone.forward_features(video, mask.visible)
         prediction = self.decoder(tokens, mask.visible, decoded)
         return {
@@ -114,4 +114,5 @@ class VideoMAE(Method):
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clip, what the encoder saw, and the reconstruction (or its similarity to the target)."""
-        return masked_pictures(output, self.target, self.normalise(output["clip"]), self.backbone.grid)
+        video = self.normalise(output["clip"])
+        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)

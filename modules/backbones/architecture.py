@@ -18,7 +18,8 @@ from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 
 Kind = Literal["pretraining", "classifier", "encoder"]
 Facts = dict[str, int]
-"""What weights do not tell, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size, stride."""
+"""What weights do not tell, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size, stride; and
+pretrained_frames and pretrained_size, of the clips whose position codes they know."""
 
 HEAD_CHANNELS = 64
 # ViT-H and ViT-g of the VideoMAE family have wider heads (official code of VideoMAE and VideoMAE V2).
@@ -46,6 +47,15 @@ class Architecture:
     """of SIGMA"""
     projection_inputs: tuple[int, ...] | None = None
     """of each linear layer of SIGMA's MLP"""
+    pretrained_frames: int | None = None
+    """of the clips whose position codes it interpolates, where they are others"""
+    pretrained_size: int | None = None
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether its position codes are interpolated from those of other clips."""
+        frames, size = self.pretrained_frames or self.num_frames, self.pretrained_size or self.image_size
+        return (frames, size) != (self.num_frames, self.image_size)
 
     @property
     def kind(self) -> Kind:
@@ -125,6 +135,8 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
         mlp_ratio=mlp_ratio(_shape(weights, "backbone.blocks.0.mlp.fc1.weight", 2, source)[0], width),
         image_size=image_size,
         num_frames=num_frames,
+        pretrained_frames=facts.get("pretrained_frames"),
+        pretrained_size=facts.get("pretrained_size"),
         **others,
     )
 

@@ -9,20 +9,23 @@ Blocks are timm's with LayerNorm eps 1e-12, the patch embedding is a Linear: sam
 module that is never used is left out.
 """
 
+import math
 import re
 from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, resize_rel_pos_bias_table
 from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.architecture import count_blocks, first_std
 from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import load_strictly, read_checkpoint
 from modules.core.errors import SettingError
+from modules.core.origin import Origin, origin_of, say, settle_normalisation
+from modules.layers.normalise import HALF, Normalisation
 
 TEMPORAL_HEAD = 64
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-12)
@@ -74,11 +77,15 @@ class BEiTVideo(nn.Module):
             positions of the frames.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
         checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's, of its authors, timm or
-            transformers, to which the parts over time are added fresh.
+            transformers, to which the parts over time are added fresh. Positions of other clips are fitted: see
+            `fit_positions`.
+        normalisation: of the clips; null takes that of the weights, which is a mean and deviation of 0.5 where nobody says.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
     """
+
+    normalisation: Normalisation
 
     def __init__(
         self,
@@ -95,6 +102,7 @@ class BEiTVideo(nn.Module):
         temporal_scale: float = 0.0,
         recompute_blocks: bool = False,
         checkpoint: str | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         preset = PRESETS[size]
@@ -114,6 +122,7 @@ class BEiTVideo(nn.Module):
                     f"model.backbone.embed_dim {self.embed_dim} is not a multiple of {parts}, the number of {name}; change it."
                 )
         self.image_size, self.num_frames, self.recompute_blocks = image_size, num_frames, recompute_blocks
+        self.normalisation, self.asked_normalisation = normalisation or HALF, normalisation
         side = image_size // patch_size
         self.grid = Grid(num_frames, side, side, 1, patch_size)
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
@@ -130,15 +139,37 @@ class BEiTVideo(nn.Module):
         if temporal_scale:
             nn.init.trunc_normal_(self.frame_positions, std=std)
         if checkpoint is not None:
-            weights = from_official(read_weights(checkpoint, "model.backbone.checkpoint"))
+            content = read_checkpoint(checkpoint, "model.backbone.checkpoint")
             fresh = ("frame_positions", "temporal.", "norm.", "pool_norm.")
-            load_strictly(self, fit_frames(weights, num_frames), checkpoint, may_miss=fresh, may_leave=HEADS)
+            weights = fit_positions(from_official(content.weights), self, checkpoint)
+            load_strictly(self, weights, checkpoint, may_miss=fresh, may_leave=HEADS)
+            say(self.adopt(origin_of(checkpoint, content)))
+
+    def preprocess(self, clip: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
+        return self.normalisation.apply(clip)
+
+    def adopt(self, origin: Origin) -> list[str]:
+        """Feed clips as the network was fed that the weights come from, unless the settings say otherwise.
+
+        Args:
+            origin: of the weights.
+
+        Returns:
+            Lines to print.
+        """
+        self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, HALF)
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """What `adopt` needs again, for checkpoints."""
+        return {"normalisation": self.normalisation.as_record()}
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Encode clips.
 
         Args:
-            video: float [B, 3, T, H, W], T at most `num_frames`, normalised with mean and standard deviation 0.5.
+            video: float [B, 3, T, H, W], T at most `num_frames`, of `preprocess`.
 
         Returns:
             tokens [B, T, 1 + N, D] after a LayerNorm, the class token first; and the frames' features [B, T, D], LayerNorm of
@@ -230,6 +261,8 @@ OFFICIAL_NAMES = {
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 SHARED, TABLE = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
 HEADS = ("head.", "lm_head.", "mask_token")
+CLASS_BIASES = 3
+"""rows of a table of biases that are of the class token"""
 QUERY, KEY, VALUE = (f"attention.attention.{name}.weight" for name in ("query", "key", "value"))
 
 
@@ -266,16 +299,36 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def fit_frames(weights: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
-    """Cut the positions of the frames, or add zeros behind them (VindLU, official code).
+def _is_square(table: Tensor, length: int) -> bool:
+    """Whether a table of biases is of square frames, of another size than one of this length."""
+    offsets = len(table) - CLASS_BIASES
+    return len(table) != length and table.ndim == 2 and offsets > 0 and math.isqrt(offsets) ** 2 == offsets
+
+
+def fit_positions(weights: dict[str, Tensor], network: BEiTVideo, source: str) -> dict[str, Tensor]:
+    """Positions of clips of another size for a network, and a line that says so.
+
+    Those of the frames are cut, or zeros are added behind them (VindLU, official code); relative position biases are resampled
+    over rows and columns (geometric, as BEiT's official code does).
 
     Args:
-        weights: of a `BEiTVideo`; without such positions nothing changes.
-        frames: of the tower that takes them.
+        weights: of a `BEiTVideo`; without positions nothing changes.
+        network: that takes them.
+        source: file, for what is printed.
     """
-    if "frame_positions" not in weights:
-        return weights
-    given = weights["frame_positions"][:, :frames]
-    fitted = given.new_zeros(1, frames, *given.shape[2:])
-    fitted[:, : given.shape[1]] = given
-    return weights | {"frame_positions": fitted}
+    fitted, lines = dict(weights), []
+    given, own = weights.get("frame_positions"), network.frame_positions
+    if given is not None and given.shape[1] != own.shape[1]:
+        kept = given[:, : own.shape[1]]
+        fitted["frame_positions"] = torch.cat([kept, kept.new_zeros(1, own.shape[1] - kept.shape[1], *kept.shape[2:])], dim=1)
+        done = "the others are left out" if given.shape[1] > own.shape[1] else "zeros follow"
+        lines.append(f"Positions of the first {kept.shape[1]} frames are taken of the {given.shape[1]} in {source}; {done}.")
+    tables = {key: value for key, value in network.state_dict().items() if key.endswith(TABLE)}
+    other = [key for key, table in tables.items() if key in weights and _is_square(weights[key], len(table))]
+    for key in other:
+        fitted[key] = resize_rel_pos_bias_table(weights[key], network.grid[1:3], tables[key].shape)
+    if other:
+        side = network.image_size
+        lines.append(f"Relative position biases of {source} are resampled over rows and columns to frames of {side} px.")
+    say(lines)
+    return fitted

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modules.backbones.architecture import Architecture, Facts
 from modules.core.errors import SettingError
-from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD
+from modules.layers.normalise import Normalisation
 
 CLASSES = {
     "encoder": "VideoMAEModel",
@@ -186,8 +186,8 @@ def model_config(architecture: Architecture, final_norm: bool) -> dict[str, Any]
     return config
 
 
-def preprocessor_config(image_size: int) -> dict[str, Any]:
-    """Content of preprocessor_config.json: shorter side to `image_size`, centre crop, ImageNet mean and deviation."""
+def preprocessor_config(image_size: int, normalisation: Normalisation) -> dict[str, Any]:
+    """Content of preprocessor_config.json: shorter side to `image_size`, centre crop, mean and deviation."""
     return {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
@@ -198,8 +198,8 @@ def preprocessor_config(image_size: int) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
+        "image_mean": list(normalisation.mean),
+        "image_std": list(normalisation.std),
     }
 
 

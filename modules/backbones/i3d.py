@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from modules.backbones.video_cnn import INCEPTION_STAGES, VideoCNN
 from modules.core.errors import SettingError
+from modules.layers.normalise import Normalisation
 
 # Channels of the branches of each block (official code): 1x1 | 1x1, 3x3x3 | 1x1, 3x3x3 | pool, 1x1.
 Branches = tuple[int, int, int, int, int, int]
@@ -103,22 +104,25 @@ class I3D(VideoCNN):
 
     Args:
         width_factor: factor on the channels of every layer, for small runs. 1 is the published network.
-        bn_eps: eps of every BatchNorm (TubeletContrast, official code: 1e-5).
+        bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-5 (TubeletContrast, official code).
         channels_last: memory layout of weights and maps; see `VideoResNet`.
         checkpoint: file with weights: our .safetensors or .ckpt, or an official .pth of TubeletContrast.
+        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
 
     Raises:
         SettingError: if the factor is not positive, or the checkpoint does not fit.
     """
 
     smallest_clip = (4, 32)
+    default_eps = 1e-5
 
     def __init__(
         self,
         width_factor: float = 1.0,
-        bn_eps: float = 1e-5,
+        bn_eps: float | None = None,
         channels_last: bool = True,
         checkpoint: str | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         if width_factor <= 0:
@@ -141,7 +145,7 @@ class I3D(VideoCNN):
         self.mixed_5b = _mixed(self.mixed_4f.outputs, "5b", width_factor)
         self.mixed_5c = _mixed(self.mixed_5b.outputs, "5c", width_factor)
         self.embed_dim = self.mixed_5c.outputs
-        self.finish(bn_eps, 0.1, channels_last, checkpoint)
+        self.finish(bn_eps, 0.1, channels_last, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and three groups of Inception blocks, each part in the order in which it was set."""

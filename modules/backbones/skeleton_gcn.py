@@ -155,8 +155,9 @@ class AGCN(SkeletonEncoder):
         return hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1)
 
     def forward(self, skeleton: Tensor) -> Tensor:
-        """Mean over frames, joints and persons: [B, 3, T, J, M] -> [B, D]."""
-        return self.forward_features(skeleton).mean((2, 3, 4))
+        """Mean over frames, joints and persons: [B, 3, T, J, M] -> float32 [B, D], also of a map in bfloat16."""
+        maps = self.forward_features(skeleton)
+        return maps.mean((2, 3, 4), dtype=torch.promote_types(maps.dtype, torch.float32))
 
     def init_head(self, last: nn.Linear) -> None:
         """Normal with the deviation of sqrt(2 / outputs), and PyTorch's bias (official code)."""

@@ -13,15 +13,18 @@ Two things that differ between torchvision and the official contrastive code:
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.video import s3d
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
-from modules.core.checkpoints import LoadReport, load_strictly, read_weights
+from modules.core.checkpoints import LoadReport, load_strictly, read_checkpoint
 from modules.core.errors import SettingError
+from modules.core.origin import Origin, origin_of, say, settle_normalisation
+from modules.layers.normalise import BGR_TO_ONE, IMAGENET, KINETICS, Normalisation
 
 # Official code of TubeletContrast and CtP -> torchvision; the first table is of R(2+1)D, the second of R3D.
 SHARED_NAMES = {
@@ -64,6 +67,8 @@ PUBLISHED_PREFIXES = (
     "0.",
 )
 PUBLISHED_HEADS = ("fc.", "linear", "head", "new_fc", "fc8", "encoder_fuse")
+# Classes of the data that torchvision's published video networks are of.
+KINETICS_CLASSES = 400
 ResNetName = Literal["r3d_18", "r2plus1d_18", "r2plus1d_18_tclr"]
 
 
@@ -74,20 +79,32 @@ class VideoCNN(nn.Module, ABC):
     """channels of the last map"""
     smallest_clip: tuple[int, int]
     """fewest frames (half the stride in time) and smallest side (the stride in space); less leaves mostly padding"""
+    default_eps: float
+    """of every BatchNorm, where neither the settings nor the weights say"""
+    normalisation: Normalisation
 
     @abstractmethod
     def stages(self) -> list[list[nn.Module]]:
         """Layers in the order in which a clip goes through them, grouped from the stem to the last stage."""
 
-    def finish(self, bn_eps: float, bn_momentum: float, channels_last: bool, checkpoint: str | None) -> None:
-        """Settings of every BatchNorm, memory layout, and weights.
+    def finish(
+        self,
+        bn_eps: float | None,
+        bn_momentum: float,
+        channels_last: bool,
+        checkpoint: str | None,
+        normalisation: Normalisation | None,
+    ) -> None:
+        """Settings of every BatchNorm, memory layout, how clips are fed, and weights.
 
         Raises:
             SettingError: if the checkpoint does not fit.
         """
+        self.normalisation, self.asked_normalisation, self.asked_eps = normalisation or IMAGENET, normalisation, bn_eps
+        self.set_eps(self.default_eps if bn_eps is None else bn_eps)
         for part in self.modules():
             if isinstance(part, nn.BatchNorm3d):
-                part.eps, part.momentum = bn_eps, bn_momentum
+                part.momentum = bn_momentum
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         if checkpoint is not None:
@@ -106,11 +123,51 @@ class VideoCNN(nn.Module, ABC):
         Raises:
             SettingError: if the file cannot be read, or lacks a weight, or has another one or another shape.
         """
-        inner, rest = backbone_part(from_official(from_published(read_weights(path, "model.backbone.checkpoint"))))
+        content = read_checkpoint(path, "model.backbone.checkpoint")
+        inner, rest = backbone_part(from_official(from_published(content.weights)))
         # Some official files lack the counters of BatchNorm, which only a cumulative average would need.
         counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
         # "fc." and "classifier." are the heads of torchvision's networks.
-        return load_strictly(self, rest | inner, path, may_miss=counters, may_leave=(*rest, "fc.", "classifier."))
+        report = load_strictly(self, rest | inner, path, may_miss=counters, may_leave=(*rest, "fc.", "classifier."))
+        say(self.adopt(published_origin(content.weights, origin_of(path, content))))
+        return report
+
+    def set_eps(self, eps: float) -> None:
+        """Set the eps of every BatchNorm."""
+        self.bn_eps = eps
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm3d):
+                part.eps = eps
+
+    def preprocess(self, clip: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
+        return self.normalisation.apply(clip)
+
+    def adopt(self, origin: Origin) -> list[str]:
+        """Feed clips as the network was fed that the weights come from, and take its eps. Settings go first; what nobody says
+        is assumed.
+
+        Args:
+            origin: of the weights.
+
+        Returns:
+            Lines to print.
+        """
+        self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, IMAGENET)
+        asked, known = self.asked_eps, origin.bn_eps
+        if asked is None and known is None:
+            lines.append(
+                f"{origin.source} does not say with which eps of BatchNorm it was trained: {self.default_eps:g} assumed; "
+                "model.backbone.bn_eps changes it."
+            )
+        elif asked is not None and known is not None and asked != known:
+            lines.append(f"model.backbone.bn_eps is {asked:g}, though {origin.source} was trained with {known:g}.")
+        self.set_eps(next((eps for eps in (asked, known) if eps is not None), self.default_eps))
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """What `adopt` needs again, for checkpoints."""
+        return {"normalisation": self.normalisation.as_record(), "bn_eps": self.bn_eps}
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
         """Refuse clips that the strides would use up.
@@ -131,7 +188,7 @@ class VideoCNN(nn.Module, ABC):
         """Encode clips.
 
         Args:
-            video: float [B, 3, T, H, W], ImageNet-normalised.
+            video: float [B, 3, T, H, W], of `preprocess`.
 
         Returns:
             last map [B, D, t, h, w].
@@ -147,8 +204,9 @@ class VideoCNN(nn.Module, ABC):
         return hidden
 
     def forward(self, video: Tensor) -> Tensor:
-        """Mean over time, rows and columns of the last map: [B, 3, T, H, W] -> [B, D]."""
-        return self.forward_features(video).mean((2, 3, 4))
+        """Mean over time, rows and columns of the last map: [B, 3, T, H, W] -> float32 [B, D], also of a map in bfloat16."""
+        maps = self.forward_features(video)
+        return maps.mean((2, 3, 4), dtype=torch.promote_types(maps.dtype, torch.float32))
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
@@ -163,33 +221,38 @@ class VideoResNet(VideoCNN):
     """R3D-18 or R(2+1)D-18 without pooling and classifier: 8 x 16 x 16 smaller maps of 8 * width channels.
 
     TCLR's published encoder (https://arxiv.org/abs/2101.07974) is an R(2+1)D-18 whose last stage keeps all time steps: its maps
-    are 4 x 16 x 16 smaller, and the first convolution of that stage is a whole 3 x 3 x 3 one, dilated by 2 in time. SEVERE's
-    official code feeds it blue, green, red from 0 to 1, and all others red, green, blue with ImageNet's mean and deviation.
+    are 4 x 16 x 16 smaller, and the first convolution of that stage is a whole 3 x 3 x 3 one, dilated by 2 in time. It takes
+    blue, green, red from 0 to 1, and gets them (official code of SEVERE, which feeds all others, torchvision's among them, red,
+    green, blue with ImageNet's mean and deviation; here torchvision's files with 400 classes get the statistics that they were
+    trained with).
 
     Args:
         name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters), r2plus1d_18 (space and time apart; 31,300,125) or
             r2plus1d_18_tclr (TCLR's form of it; 31,300,587).
         width: channels of the first stage; each next one has twice as many. 64 is the published network.
-        bn_eps: eps of every BatchNorm: 1e-3 for weights of TubeletContrast and CtP (official code), 1e-5 for torchvision's and
-            those of the other published methods.
+        bn_eps: eps of every BatchNorm; null takes that of the weights: 1e-3 for those of TubeletContrast and CtP (official
+            code) and for fresh ones, 1e-5 for torchvision's and those of the other published methods.
         channels_last: memory layout of weights and maps (channels innermost, which half-precision kernels of cuDNN work in).
             Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
         checkpoint: file with weights: our .safetensors or .ckpt, torchvision's, an official .pth of TubeletContrast or CtP, or
             a published file that `from_published` knows.
+        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
 
     Raises:
         SettingError: if the width is not positive, or the checkpoint does not fit.
     """
 
     smallest_clip = (4, 16)
+    default_eps = 1e-3
 
     def __init__(
         self,
         name: ResNetName = "r2plus1d_18",
         width: int = 64,
-        bn_eps: float = 1e-3,
+        bn_eps: float | None = None,
         channels_last: bool = True,
         checkpoint: str | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         if width < 1:
@@ -202,7 +265,7 @@ class VideoResNet(VideoCNN):
         self.layer2 = _stage(width, 2 * width, conv)
         self.layer3 = _stage(2 * width, 4 * width, conv)
         self.layer4 = _stage(4 * width, 8 * width, conv, keep_time=name == "r2plus1d_18_tclr")
-        self.finish(bn_eps, 0.1, channels_last, checkpoint)
+        self.finish(bn_eps, 0.1, channels_last, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and four stages of two residual blocks."""
@@ -246,30 +309,33 @@ class S3D(VideoCNN):
     """S3D without pooling and classifier (torchvision's): 8 x 32 x 32 smaller maps of 1024 channels; 7,910,048 parameters.
 
     Args:
-        bn_eps: eps of every BatchNorm.
+        bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-3 (torchvision's).
         bn_momentum: share of a batch in BatchNorm's running statistics. torchvision has 0.001, with which they need
             thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
         channels_last: memory layout of weights and maps; see `VideoResNet`.
         checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
+        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
 
     Raises:
         SettingError: if the checkpoint does not fit.
     """
 
     embed_dim = 1024
+    default_eps = 1e-3
     # One frame more than half the stride, because the last pool does not pad.
     smallest_clip = (5, 32)
 
     def __init__(
         self,
-        bn_eps: float = 1e-3,
+        bn_eps: float | None = None,
         bn_momentum: float = 0.1,
         channels_last: bool = True,
         checkpoint: str | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         self.features = s3d(weights=None).features
-        self.finish(bn_eps, bn_momentum, channels_last, checkpoint)
+        self.finish(bn_eps, bn_momentum, channels_last, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and three groups of Inception blocks."""
@@ -289,6 +355,28 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
     return (inner, rest) if inner else (rest, {})
+
+
+def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
+    """Add what the form of a published file tells of its network to what is known of it.
+
+    Args:
+        state: weights under the file's own names.
+        origin: of the file.
+    """
+    normalisation, eps = None, None
+    head = state.get("fc.weight", state.get("classifier.1.weight"))
+    if head is not None and "features.0.0.0.weight" in state:
+        normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-3
+    elif head is not None and "stem.0.weight" in state:
+        normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-5
+    elif "0.stem.0.weight" in state:
+        normalisation, eps = BGR_TO_ONE, 1e-5
+    elif any(old in key for key in state for old in ("stem.conv.", "stem.conv_s.")):
+        eps = 1e-3
+    elif any(key.startswith(PUBLISHED_PREFIXES) for key in state):
+        eps = 1e-5
+    return replace(origin, normalisation=origin.normalisation or normalisation, bn_eps=origin.bn_eps or eps)
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,16 +13,20 @@ Deviations from the official code, none of which changes an output:
 * positions are a buffer on the device, not an attribute that is copied in each step.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.errors import SettingError
+from modules.core.origin import Origin, origin_of, say, settle_normalisation
+from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.probes import Pooling, pool_tokens
 
 
@@ -74,6 +78,9 @@ PRESETS = {
     "huge": Preset(1280, 32, 16),
 }
 Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
+# Clips of all published networks of the VideoMAE family, which have these widths; 1408 is ViT-g.
+PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
+PUBLISHED_WIDTHS = (384, 768, 1024, 1280, 1408)
 
 # timm annotates a class here and, like everyone, accepts anything that builds one.
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
@@ -93,6 +100,25 @@ def sincos_positions(count: int, dim: int) -> Tensor:
     angle = torch.arange(count, dtype=torch.float64)[:, None] * rate
     table = torch.where(channel.long() % 2 == 0, angle.sin(), angle.cos())
     return table.float()[None]
+
+
+def position_codes(grid: Grid, trained: Grid, dim: int) -> Tensor:
+    """Position codes of a grid for weights that know those of another: `sincos_positions` of the other grid, interpolated over
+    time, rows and columns (trilinear, corners not aligned).
+
+    Args:
+        grid: of the clips.
+        trained: of the clips that the weights were pretrained on.
+        dim: width of a code.
+
+    Returns:
+        float32 [1, N, dim]
+    """
+    table = sincos_positions(trained.tokens, dim)
+    if trained[:3] == grid[:3]:
+        return table
+    cube = table.transpose(1, 2).unflatten(2, trained[:3])
+    return F.interpolate(cube, grid[:3], mode="trilinear", align_corners=False).flatten(2).transpose(1, 2).contiguous()
 
 
 def patchify(video: Tensor, grid: Grid) -> Tensor:
@@ -167,10 +193,16 @@ class VideoViT(nn.Module):
         pooling: what `forward` does with the tokens, for probes and export: `mean` over all, or per time slice and
             concatenated (`time`), which keeps the order of time.
         checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth.
+        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
+        pretrained_frames: frames of the clips that the weights were pretrained on; null takes what the file or its passport
+            says, or what published networks have. Where num_frames is another, position codes are interpolated.
+        pretrained_size: side of these clips in pixels, likewise.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
     """
+
+    normalisation: Normalisation
 
     def __init__(
         self,
@@ -187,6 +219,9 @@ class VideoViT(nn.Module):
         recompute_blocks: bool = False,
         pooling: Pooling = "mean",
         checkpoint: str | None = None,
+        normalisation: Normalisation | None = None,
+        pretrained_frames: int | None = None,
+        pretrained_size: int | None = None,
     ) -> None:
         super().__init__()
         preset = PRESETS[size]
@@ -212,6 +247,9 @@ class VideoViT(nn.Module):
         side = image_size // patch_size
         self.grid = Grid(num_frames // tubelet_size, side, side, tubelet_size, patch_size)
         self.recompute_blocks, self.pooling = recompute_blocks, pooling
+        self.normalisation, self.asked_normalisation = normalisation or IMAGENET, normalisation
+        self.asked_clip = (pretrained_frames, pretrained_size)
+        self.trained_grid = self.grid_of(pretrained_frames or num_frames, pretrained_size or image_size)
 
         # PyTorch's default initialisation is the same for this Linear and for the Conv3d of the official code.
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
@@ -220,23 +258,83 @@ class VideoViT(nn.Module):
             for rate in _drop_path_rates(drop_path, depth)
         )
         self.norm = layer_norm(self.embed_dim)
-        self.register_buffer("positions", sincos_positions(self.grid.tokens, self.embed_dim), persistent=False)
+        codes = position_codes(self.grid, self.trained_grid, self.embed_dim)
+        self.register_buffer("positions", codes, persistent=False)
         self.positions: Tensor
         init_blocks(self.blocks)
         if checkpoint is not None:
+            content = read_checkpoint(checkpoint, "model.backbone.checkpoint")
             load_strictly(
                 self,
-                encoder_weights(read_weights(checkpoint, "model.backbone.checkpoint")),
+                encoder_weights(content.weights),
                 source=checkpoint,
                 # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
                 may_miss=("norm.",),
             )
+            say(self.adopt(origin_of_encoder(checkpoint, content)))
+
+    # --- How clips are fed ---
+
+    def preprocess(self, clip: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
+        return self.normalisation.apply(clip)
+
+    def grid_of(self, frames: int, size: int) -> Grid:
+        """Grid of other clips, cut into tokens as here.
+
+        Raises:
+            SettingError: if they cannot be.
+        """
+        if frames < self.grid.tubelet or size < self.grid.patch or frames % self.grid.tubelet or size % self.grid.patch:
+            raise SettingError(
+                f"Clips of {frames} frames of {size} px are no whole tokens of {self.grid.tubelet} frames and "
+                f"{self.grid.patch} px; set model.backbone.pretrained_frames and pretrained_size to those of the weights."
+            )
+        side = size // self.grid.patch
+        return self.grid._replace(t=frames // self.grid.tubelet, h=side, w=side)
+
+    def adopt(self, origin: Origin) -> list[str]:
+        """Feed clips as the network was fed that the weights come from. Settings go first; what nobody says is assumed.
+
+        Args:
+            origin: of the weights.
+
+        Returns:
+            Lines to print.
+        """
+        self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, IMAGENET)
+        frames, size = (asked or known for asked, known in zip(self.asked_clip, (origin.frames, origin.size), strict=True))
+        settings = "model.backbone.pretrained_frames and pretrained_size"
+        if frames is None or size is None:
+            usual = origin.usual or (self.num_frames, self.image_size)
+            frames, size = frames or usual[0], size or usual[1]
+            lines.append(
+                f"{origin.source} does not say on what clips it was pretrained: {frames} frames of {size} px assumed for its "
+                f"position codes; {settings} change it."
+            )
+        self.trained_grid = self.grid_of(frames, size)
+        self.positions = position_codes(self.grid, self.trained_grid, self.embed_dim).to(self.positions)
+        if self.trained_grid[:3] != self.grid[:3]:
+            old, new = (" x ".join(map(str, grid[:3])) for grid in (self.trained_grid, self.grid))
+            lines.append(
+                f"Position codes are interpolated over time, rows and columns from the {old} tokens of {frames} frames of "
+                f"{size} px, on which {origin.source} was pretrained, to {new}; {settings} change it."
+            )
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """What `adopt` needs again, for checkpoints."""
+        frames, side = self.trained_grid.t * self.grid.tubelet, self.trained_grid.h * self.grid.patch
+        normalisation = self.normalisation.as_record()
+        return {"normalisation": normalisation, "pretrained_frames": frames, "pretrained_size": side}
+
+    # --- Encoding ---
 
     def forward_features(self, video: Tensor, visible: Tensor | None = None, norm: bool = True) -> Tensor:
         """Encode clips.
 
         Args:
-            video: float [B, 3, T, H, W], ImageNet-normalised.
+            video: float [B, 3, T, H, W], of `preprocess`.
             visible: int64 [B, Nv], the tokens to encode; None encodes all. With several rows per clip (masks),
                 [B * M, Nv] in mask-major order: the clips are cut once and all rows go through in one pass.
             norm: apply the final LayerNorm (pretraining does, fine-tuning with mean pooling does not).
@@ -311,11 +409,16 @@ class MaskedDecoder(nn.Module):
         )
         self.norm = layer_norm(self.embed_dim)
         self.head = nn.Linear(self.embed_dim, out_dim)
-        self.register_buffer("positions", sincos_positions(encoder.grid.tokens, self.embed_dim), persistent=False)
+        self.register_buffer("positions", torch.empty(0), persistent=False)
         self.positions: Tensor
+        self.follow(encoder)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         init_blocks(self.blocks)
         init_blocks(self.head)
+
+    def follow(self, encoder: VideoViT) -> None:
+        """Take position codes of the same grids as the encoder's."""
+        self.positions = position_codes(encoder.grid, encoder.trained_grid, self.embed_dim).to(encoder.positions)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
@@ -411,8 +514,20 @@ def start_from(method: nn.Module, path: str) -> None:
         method: with `backbone` and `decoder`.
         path: value of model.init_from.
     """
-    weights = read_weights(path, "model.init_from")
+    content = read_checkpoint(path, "model.init_from")
+    weights = content.weights
     load_strictly(method, from_official(weights) if is_official(weights) else weights, path)
+    method.adopt(origin_of_encoder(path, content))  # type: ignore[operator]
+
+
+def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
+    """`origin_of` a file of the VideoMAE family, of which published networks do not say what they all have in common."""
+    origin = origin_of(path, content)
+    if origin.frames is None and origin.size is None and is_official(content.weights):
+        width = next(len(value) for key, value in content.weights.items() if key.endswith("patch_embed.proj.weight"))
+        if width in PUBLISHED_WIDTHS:
+            return replace(origin, usual=(PUBLISHED_FRAMES, PUBLISHED_SIDE))
+    return origin
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

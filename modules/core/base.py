@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from modules.core.contracts import Batch, StepOutput
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings
+from modules.core.origin import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
-from modules.layers.normalise import normalise
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 
@@ -60,8 +60,37 @@ class Method(LightningModule, ABC):
         return {"clip": output["clip"]}
 
     def normalise(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it (ImageNet mean and std)."""
-        return normalise(clip)
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
+        return self.backbone.preprocess(clip)  # type: ignore[operator]
+
+    def adopt(self, origin: Origin) -> None:
+        """Feed clips as the network was fed that the weights of the whole method come from, and say so.
+
+        Args:
+            origin: of the weights.
+        """
+        if not hasattr(self.backbone, "adopt"):
+            return
+        say(self.backbone.adopt(origin))  # type: ignore[operator]
+        for part in self.modules():
+            if part is self.backbone or part is self:
+                continue
+            # Copies of the backbone, and decoders of its tokens.
+            if isinstance(part, type(self.backbone)):
+                part.adopt(origin)  # type: ignore[operator]
+            elif hasattr(part, "follow"):
+                part.follow(self.backbone)  # type: ignore[operator]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how the backbone was fed, which a later command may not be told again."""
+        if hasattr(self.backbone, "facts"):
+            checkpoint.setdefault("record", {})["backbone"] = self.backbone.facts()  # type: ignore[operator]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Feed the backbone as it was fed."""
+        kept = checkpoint.get("record", {}).get("backbone")
+        if isinstance(kept, dict):
+            self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
@@ -111,6 +140,19 @@ class Method(LightningModule, ABC):
         self.log("val/loss", output["loss"], prog_bar=True, sync_dist=True, batch_size=size)
         scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
         self.log_dict(scalars, sync_dist=True, batch_size=size)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision in which random numbers would be drawn with as few digits as weights have.
+
+        Raises:
+            SettingError: naming one that can be used.
+        """
+        precision = str(self.trainer.precision)
+        if precision.endswith("-true") and precision != "32-true":
+            raise SettingError(
+                f"trainer.precision is {precision}, which would also draw masks and motion in that precision; set it to "
+                "bf16-mixed, 16-mixed or 32-true."
+            )
 
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""

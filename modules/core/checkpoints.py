@@ -27,7 +27,9 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Tensor]
     """tensors by name"""
     record: dict[str, Any]
-    """what our runs save beside them under "record" (method, metrics, config); empty in other files"""
+    """what our runs save beside them under "record" (method, metrics, config, backbone); empty in other files"""
+    args: dict[str, Any]
+    """what official scripts save beside them under "args", their command line; empty in other files"""
 
 
 def read_weights(path: str | Path, setting: str) -> dict[str, Tensor]:
@@ -53,7 +55,7 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         raise SettingError(f"{setting} names {path}, which does not exist; pass the path of an existing weight file.")
     try:
         if path.suffix == ".safetensors":
-            return Checkpoint(load_file(path), {})
+            return Checkpoint(load_file(path), {}, {})
         content = _read_pickle(path)
     except Exception as error:
         raise SettingError(
@@ -61,6 +63,7 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
             "pass a .safetensors, .ckpt, .pth or .pt file that holds tensors."
         ) from error
     record = content.get("record") if isinstance(content, dict) else None
+    args = content.get("args") if isinstance(content, dict) else None
     for entry in WEIGHT_ENTRIES:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
@@ -70,7 +73,8 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
     weights = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
         raise SettingError(f"{setting} names {path}, in which no tensor was found; pass another file.")
-    return Checkpoint(weights, record if isinstance(record, dict) else {})
+    command = vars(args) if isinstance(args, argparse.Namespace) else {}
+    return Checkpoint(weights, record if isinstance(record, dict) else {}, command)
 
 
 def _reason(error: Exception) -> str:

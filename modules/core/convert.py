@@ -52,6 +52,7 @@ from modules.core.convert_networks import (
 )
 from modules.core.convert_skeleton import Part, is_skeleton, official_file
 from modules.core.errors import SettingError
+from modules.core.origin import origin_of
 from modules.core.passport import (
     PASSPORT_FORMAT,
     config_text,
@@ -65,7 +66,7 @@ from modules.core.passport import (
     write_json,
     write_whole,
 )
-from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD
+from modules.layers.normalise import IMAGENET, Normalisation
 
 SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
 # What a folder may hold: transformers' names, and the name that DeepSpeed gives to the weights of a run on one model.
@@ -178,6 +179,11 @@ def read_source(source: Path, run_config: Path | None) -> Source:
     config = config_text(path, run_config, checkpoint.record) or earlier.get("config")
     settings = parse_config(config) if config is not None else {}
     facts = {name: value for name, value in earlier.get("architecture", {}).items() if type(value) is int}
+    origin = origin_of(path, checkpoint)
+    for name, number in (("pretrained_frames", origin.frames), ("pretrained_size", origin.size)):
+        # Of its own clips a network says nothing.
+        if number is not None and isinstance(checkpoint.record.get("backbone"), dict):
+            facts[name] = number
     if isinstance(earlier.get("stride"), int):
         facts["stride"] = earlier["stride"]
     # What is passed corrects the passport; the config in the passport may itself have been corrected by options.
@@ -192,9 +198,9 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         "config": config,
         "metrics": checkpoint.record.get("metrics") or earlier.get("metrics"),
         "source": {"file": path.name, "sha256": sha256(path), "made_from": earlier.get("source")},
-        "normalisation": earlier.get("normalisation") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "normalisation": (origin.normalisation or IMAGENET).as_record(),
     }
-    return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"))
+    return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"), origin)
 
 
 def find_file(source: Path) -> Path:
@@ -301,13 +307,22 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     weights, passport, sizes = converted
     metadata = {"format": "pt"}
     files: list[tuple[Path, Callable[[Path], object]]] = []
+    if sizes is not None and to != "safetensors" and sizes.interpolates:
+        raise SettingError(
+            f"--to {to} has no place for position codes that are interpolated from clips of {sizes.pretrained_frames} frames "
+            f"of {sizes.pretrained_size} px; pass --to safetensors."
+        )
     if sizes is not None and to == "huggingface":
         if sizes.num_prototypes is not None:
             raise SettingError("--to huggingface has no place for SIGMA's prototypes; pass --part backbone.")
+        normalisation = Normalisation.of_record(passport["normalisation"]) or IMAGENET
+        if normalisation.channels != "RGB":
+            raise SettingError("--to huggingface has no place for clips of blue, green and red; pass --to safetensors.")
         named = plain(to_huggingface(weights, sizes))
+        preprocessor = preprocessor_config(sizes.image_size, normalisation)
         config = model_config(sizes, final_norm="backbone.norm.weight" in weights)
         files.append((out / "model.safetensors", lambda part: save_file(named, part, metadata)))
-        files.append((out / "preprocessor_config.json", lambda part: write_json(part, preprocessor_config(sizes.image_size))))
+        files.append((out / "preprocessor_config.json", lambda part: write_json(part, preprocessor)))
         files.append((out / "config.json", lambda part: write_json(part, config)))
     elif sizes is not None and to == "official":
         state = plain(official_names(weights, sizes))

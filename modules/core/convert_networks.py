@@ -10,13 +10,15 @@ from torch import Tensor
 from modules.backbones.architecture import Architecture, Facts, count_heads, empty_contrast, empty_tower, mlp_ratio
 from modules.backbones.bert import from_official as text_from_official
 from modules.backbones.video_cnn import from_official as cnn_from_official
-from modules.backbones.video_cnn import from_published
+from modules.backbones.video_cnn import from_published, published_origin
 from modules.backbones.video_text import empty_text, empty_video_text, from_vindlu, is_vindlu
 from modules.core.checkpoints import compare
 from modules.core.convert_skeleton import Part, read_skeleton
 from modules.core.errors import SettingError
+from modules.core.origin import Origin
 from modules.core.passport import PASSPORT_FORMAT, inside, parse_config
 from modules.layers.momentum_contrast import from_official as contrast_from_official
+from modules.layers.normalise import HALF, IMAGENET
 from modules.layers.teachers import clip_names
 
 Format = Literal["safetensors", "huggingface", "official"]
@@ -33,6 +35,8 @@ class Source(NamedTuple):
     facts: Facts
     kind: str | None
     """what the file's own passport says that it is"""
+    origin: Origin
+    """what is known of how its network was fed"""
 
 
 class Converted(NamedTuple):
@@ -123,17 +127,18 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
         dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network{hint}", counters, may_leave
     )
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    origin = published_origin(source.weights, source.origin)
+    if origin.bn_eps is not None:
+        sizes["bn_eps"] = origin.bn_eps
     passport = {
         "format": PASSPORT_FORMAT,
         "kind": "contrast" if "out_dim" in sizes else "encoder",
         **source.passport,
         "architecture": sizes,
+        "normalisation": (origin.normalisation or IMAGENET).as_record(),
         "frames": facts.get("num_frames", 16),
         "stride": facts.get("stride"),
     }
-    # Only TCLR's files; what its network was trained on (official code of SEVERE).
-    if "0.stem.0.weight" in source.weights:
-        passport["normalisation"] = {"mean": (0, 0, 0), "std": (1, 1, 1), "channels": "BGR"}
     return Converted({key: weights[key] for key in report.matched}, passport, None)
 
 
@@ -179,7 +184,7 @@ def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> 
         "kind": "video_text" if part == "all" else "encoder",
         **source.passport,
         "architecture": sizes,
-        "normalisation": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+        "normalisation": (source.origin.normalisation or HALF).as_record(),
         "frames": sizes["num_frames"],
         "stride": facts.get("stride"),
     }

@@ -32,6 +32,17 @@ def embedded_passport(path: Path) -> dict[str, Any] | None:
     return _ours(text)
 
 
+def passport_of(path: str | Path) -> dict[str, Any] | None:
+    """The passport of weights, if they have one of this project: in a .safetensors, beside a file, or in a folder."""
+    path = Path(path)
+    try:
+        return (
+            embedded_passport(path) if path.suffix == ".safetensors" else _ours(passport_path(path, path.is_dir()).read_text())
+        )
+    except (OSError, SafetensorError):
+        return None
+
+
 def read_passport(path: str | Path) -> dict[str, Any]:
     """What is known of weights that `convert` wrote.
 

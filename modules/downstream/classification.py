@@ -20,18 +20,21 @@ import torch
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
+from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.video_cnn import VideoCNN
-from modules.backbones.video_vit import VideoViT, from_official, is_official, layer_norm
+from modules.backbones.video_cnn import VideoCNN, published_origin
+from modules.backbones.video_vit import VideoViT, from_official, is_official, layer_norm, origin_of_encoder
 from modules.core.base import Method, batch_size_of
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, ScheduleSettings
+from modules.core.origin import Origin
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
-from modules.layers.normalise import denormalise
+from modules.layers.heads import linear_in_float32
+from modules.layers.normalise import Normalisation
 from modules.layers.probes import pool_tokens
 from modules.layers.skeleton_drawing import draw_skeletons
 
@@ -48,7 +51,8 @@ class Classification(Method):
     once: the mean or maximum of the class probabilities of its clips decides. `test` takes the clips that `data.views` names.
 
     Args:
-        backbone: encoder. A video transformer's tokens are averaged before its final norm, and a new LayerNorm follows.
+        backbone: encoder. Of VideoViT, tokens are averaged before its final norm, and a new LayerNorm follows; of others, the
+            pooled feature is taken.
         num_classes: outputs; null takes the data's.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
@@ -73,7 +77,7 @@ class Classification(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | SkeletonEncoder,
+        backbone: VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder,
         num_classes: int | None = None,
         mode: Literal["finetune", "linear", "attentive"] = "finetune",
         augmentation: ClipAugmentation | None = None,
@@ -113,6 +117,9 @@ class Classification(Method):
             backbone.norm = nn.Identity()
             width *= backbone.grid.t if backbone.pooling == "time" else 1
             self.fc_norm = layer_norm(width)
+        elif isinstance(backbone, BEiTVideo):
+            # It pools before this norm, so nothing would give it a gradient.
+            backbone.norm.requires_grad_(False)
         self.width = width
         self.dropout = nn.Dropout(dropout)
         self.head: nn.Linear | None = None
@@ -133,13 +140,14 @@ class Classification(Method):
         if self.head_std is not None:
             nn.init.normal_(head.weight, std=self.head_std)
             nn.init.zeros_(head.bias)
-        elif isinstance(self.backbone, VideoViT):
+        elif isinstance(self.backbone, VideoViT | BEiTVideo):
             nn.init.trunc_normal_(head.weight, std=VIT_HEAD_STD)
             head.weight.data.mul_(VIT_HEAD_SCALE)
             nn.init.zeros_(head.bias)
         self.head = head
         if self.init_from is not None:
-            weights = own_names(read_weights(self.init_from, "model.init_from"))
+            content = read_checkpoint(self.init_from, "model.init_from")
+            weights = own_names(content.weights)
             if "head.weight" not in weights:
                 raise SettingError(
                     f"model.init_from names {self.init_from}, which holds no classifier; set model.backbone.checkpoint to "
@@ -149,6 +157,7 @@ class Classification(Method):
             # Old files lack the counters of BatchNorm, which only a cumulative average would need.
             counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
             load_strictly(self, weights, self.init_from, may_miss=counters)
+            self.adopt(whole_origin(self.init_from, content))
 
     def _check_classes(self, weights: Mapping[str, Any], source: str) -> None:
         found, own = len(weights["head.weight"]), self.classifier.out_features
@@ -210,12 +219,13 @@ class Classification(Method):
             return self.backbone(inputs)
 
     def pool(self, features: Tensor) -> Tensor:
-        """What the head is given: [N, D] or [N, n, D] -> [N, D]."""
-        return self.attention(self.fc_norm(features))
+        """What the head is given: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.attention(self.fc_norm(features.float()))
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""
-        return self.classifier(self.dropout(self.pool(features))).float()
+        return linear_in_float32(self.classifier, self.dropout(self.pool(features)))
 
     def encode(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
         """Features of clips as they come, before the part that a linear or attentive classifier trains.
@@ -269,7 +279,7 @@ class Classification(Method):
                 video = erase_boxes(video, self.augmentation.erase, generator)
             if self.mixing is not None:
                 video, targets = mix_clips(video, targets, self.mixing, generator)
-            output["plain_clip"], output["clip"] = inputs, to_pixels(video)
+            output["plain_clip"], output["clip"] = inputs, to_pixels(video, self.backbone.normalisation)  # type: ignore[arg-type]
             features = self.features(video)
         elif "skeleton" in batch:
             output["skeleton"] = inputs
@@ -363,7 +373,12 @@ def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def to_pixels(video: Tensor) -> Tensor:
+def whole_origin(path: str, content: Checkpoint) -> Origin:
+    """Where a whole classifier comes from, of any file that `init_from` may name."""
+    return published_origin(content.weights, origin_of_encoder(path, content))
+
+
+def to_pixels(video: Tensor, normalisation: Normalisation) -> Tensor:
     """Normalised clips as one can look at them: float [N, 3, T, H, W] -> uint8 [N, T, H, W, 3]."""
-    pixels = denormalise(video.detach()).mul(255).round().clamp(0, 255)
+    pixels = normalisation.restore(video.detach()).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1)

@@ -42,7 +42,7 @@ from modules.downstream.cycle_walk import (
     frame_numbers,
     move,
 )
-from modules.layers.normalise import IMAGENET_MEAN
+from modules.layers.heads import linear_in_float32
 
 BOX_WEIGHT = 50.0
 STRIP_HEIGHT = 8
@@ -113,8 +113,9 @@ class RepetitionCounting(Method):
             float32 logits [N, 2, 2, A] (cycle, not near or near, anchor) and boxes [N, 2, A].
         """
         feature = self.backbone(clips)
-        logits = torch.stack([self.fc_cls_1(feature), self.fc_cls_2(feature)], 1).unflatten(2, (2, len(ANCHORS)))
-        return logits.float(), torch.stack([self.fc_box_1(feature), self.fc_box_2(feature)], 1).float()
+        layers = (self.fc_cls_1, self.fc_cls_2, self.fc_box_1, self.fc_box_2)
+        logits_1, logits_2, *boxes = (linear_in_float32(layer, feature) for layer in layers)
+        return torch.stack([logits_1, logits_2], 1).unflatten(2, (2, len(ANCHORS))), torch.stack(boxes, 1)
 
     def cut(self, video: Tensor, length: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Clips that the network sees.
@@ -133,7 +134,7 @@ class RepetitionCounting(Method):
         return video[row, numbers.clamp(0, video.shape[1] - 1)].flatten(0, 1), outside.flatten(0, 1)
 
     def prepare(self, clips: Tensor, outside: Tensor) -> Tensor:
-        """Normalise clips, and fill frames outside the video with ImageNet's mean.
+        """Normalise clips, and fill frames outside the video with the mean of the backbone's normalisation.
 
         The mean is filled in after normalisation, where it is no grey but nearly so (official code).
 
@@ -144,8 +145,9 @@ class RepetitionCounting(Method):
         Returns:
             float32 [N, 3, frames, H, W]
         """
-        mean = torch.tensor(IMAGENET_MEAN, device=clips.device).view(3, 1, 1, 1)
-        return torch.where(outside[:, None, :, None, None], mean, self.normalise(clips))
+        video = self.normalise(clips)
+        mean = self.backbone.normalisation.constant("mean", video)  # type: ignore[union-attr]
+        return torch.where(outside[:, None, :, None, None], mean, video)
 
     @torch.no_grad()
     def count(self, video: Tensor, length: Tensor) -> Counted:

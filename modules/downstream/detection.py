@@ -29,6 +29,7 @@ from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings, SGDSettings
 from modules.downstream.frame_map import frame_average_precisions
+from modules.layers.heads import linear_in_float32
 
 REGION = 7
 """Rows and columns that RoIAlign samples a box at."""
@@ -46,8 +47,6 @@ class ActionDetection(Method):
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
         flip: probability of mirroring a training clip with its boxes.
-        mean: of a pixel from 0 to 1, the same for all colours.
-        std: deviation of a pixel, likewise.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
         optim: optimiser and schedule; null takes SGD at 0.1 with 5 epochs of warm-up, falling tenfold at epochs 10 and 15.
 
@@ -61,18 +60,15 @@ class ActionDetection(Method):
         num_classes: int = 80,
         dropout: float = 0.5,
         flip: float = 0.5,
-        mean: float = 0.45,
-        std: float = 0.225,
         official_order: bool = False,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or SGDSettings(0.1, warmup_epochs=5, weight_decay=1e-7, milestones=[10, 15]))
-        if not 0 <= dropout < 1 or not 0 <= flip <= 1 or std <= 0:
+        if not 0 <= dropout < 1 or not 0 <= flip <= 1:
             raise SettingError(
-                f"model.dropout is {dropout}, model.flip {flip} and model.std {std}; dropout must be from 0 to below 1, flip "
-                "from 0 to 1, and std above 0."
+                f"model.dropout is {dropout} and model.flip {flip}; dropout must be from 0 to below 1, flip from 0 to 1."
             )
-        self.backbone, self.flip, self.mean, self.std, self.official_order = backbone, flip, mean, std, official_order
+        self.backbone, self.flip, self.official_order = backbone, flip, official_order
         self.stride = backbone.grid.patch if isinstance(backbone, VideoViT) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
@@ -84,10 +80,6 @@ class ActionDetection(Method):
         self._frames: list[int] = []
 
     # --- Network ---
-
-    def normalise(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] with the settings' mean and deviation."""
-        return (clip.permute(0, 4, 1, 2, 3).float() - 255 * self.mean) / (255 * self.std)
 
     def logits(self, video: Tensor, boxes: Tensor) -> Tensor:
         """Scores of the actions in boxes.
@@ -107,7 +99,7 @@ class ActionDetection(Method):
         else:
             maps = self.backbone.forward_features(video)  # type: ignore[operator]
         regions = roi_align(maps.float().mean(2), boxes, REGION, 1 / self.stride, aligned=True)
-        return self.head(self.dropout(regions.amax((2, 3)))).float()
+        return linear_in_float32(self.head, self.dropout(regions.amax((2, 3))))
 
     # --- Training ---
 

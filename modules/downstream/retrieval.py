@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.video_cnn import VideoCNN
 from modules.backbones.video_vit import VideoViT
@@ -43,7 +44,7 @@ class NearestNeighbours(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | SkeletonEncoder,
+        backbone: VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder,
         k: list[int] = [1],  # noqa: B006  (never mutated; shows the defaults in --help)
         recall: list[int] = [1, 5, 10, 20, 50],  # noqa: B006
         temperature: float = 0.07,
@@ -65,6 +66,7 @@ class NearestNeighbours(Method):
         Raises:
             SettingError: for other commands than test.
         """
+        super().setup(stage)
         if stage != "test":
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
 

@@ -26,6 +26,7 @@ from modules.core.contracts import VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
+from modules.layers.heads import linear_in_float32
 from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.layers.tokenizers import TokenizerSettings
 from modules.layers.video_text import FrameVote, GatherGradient, cosines
@@ -187,7 +188,10 @@ class VideoTextRetrieval(LocoMotion):
         """
         clips = batch["video"]
         tokens, frames = self.backbone.encode(self.normalise(clips.flatten(0, 1)))
-        parts = (part.unflatten(0, clips.shape[:2]) for part in (self.video_projection(frames), tokens.flatten(1, 2)))
+        parts = (
+            part.unflatten(0, clips.shape[:2])
+            for part in (linear_in_float32(self.video_projection, frames), tokens.flatten(1, 2))
+        )
         frames, tokens = (part.flatten(1, 2) for part in parts)
         # Where autocast is on, the fusion network takes them in its type anyway.
         kind = tokens.device.type
@@ -348,13 +352,13 @@ class VideoTextRetrieval(LocoMotion):
         for ids, mask in zip(words.split(TEXTS_AT_ONCE), there.split(TEXTS_AT_ONCE), strict=True):
             encoded = self.text.encode(ids.to(self.device), mask.to(self.device))
             tokens.append(encoded.cpu())
-            projected.append(self.text_projection(encoded[:, 0]).float().cpu())
+            projected.append(linear_in_float32(self.text_projection, encoded[:, 0]).cpu())
         return Sentences(texts, torch.cat(tokens), there, torch.cat(projected))
 
     def _match(self, sentences: Sentences, rows: Tensor, videos: Tensor, which: Tensor) -> Tensor:
         """Logits [P, 2] of pairs of a sentence (its row, on the host) and a video (its row in `videos`, on the device)."""
         tokens, there = sentences.tokens[rows].to(videos.device), sentences.there[rows].to(videos.device)
-        return self.match_head(self.fusion.fuse(tokens, there, videos, which)[:, 0]).float()
+        return linear_in_float32(self.match_head, self.fusion.fuse(tokens, there, videos, which)[:, 0])
 
 
 def captions_of(batch: VideoBatch) -> list[list[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from modules.backbones.video_vit import Grid, gather_tokens, patchify, unpatchify
 from modules.core.contracts import StepOutput
 from modules.layers.masking import is_among
+from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget, Target
 
 # Okabe and Ito's colours, told apart by most colour-blind readers.
@@ -91,7 +92,9 @@ def similarity_map(clip: Tensor, masked: Tensor, prediction: Tensor, target: Ten
     return replace_tokens(torch.zeros_like(clip), masked, shade, grid)
 
 
-def masked_pictures(output: StepOutput, target: Target, video: Tensor, grid: Grid) -> dict[str, Tensor]:
+def masked_pictures(
+    output: StepOutput, target: Target, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET
+) -> dict[str, Tensor]:
     """What a masked method shows: the clip (with boxes), what the encoder saw, and what was predicted.
 
     Pixel targets give a reconstruction, other targets a map of cosine similarity.
@@ -102,6 +105,7 @@ def masked_pictures(output: StepOutput, target: Target, video: Tensor, grid: Gri
         target: the method's target.
         video: float [B, 3, T, H, W], the normalised clips.
         grid: token grid.
+        normalisation: of the video.
     """
     clip = output["clip"]
     rows = slice(0, clip.shape[0])
@@ -114,7 +118,7 @@ def masked_pictures(output: StepOutput, target: Target, video: Tensor, grid: Gri
     if isinstance(target, PixelTarget):
         everywhere = truth.new_zeros(clip.shape[0], grid.tokens, truth.shape[-1])
         everywhere = everywhere.scatter(1, decoded[..., None].expand_as(prediction), prediction.to(truth.dtype))
-        pixels = gather_tokens(target.to_pixels(everywhere, video, grid), decoded)
+        pixels = gather_tokens(target.to_pixels(everywhere, video, grid, normalisation), decoded)
         own = gather_tokens(patchify(clip.permute(0, 4, 1, 2, 3).float() / 255, grid), decoded)
         hidden = is_among(decoded, masked, grid.tokens)[..., None, None]
         shown["reconstruction"] = replace_tokens(shown["visible"], decoded, torch.where(hidden, pixels, own), grid)

@@ -1,8 +1,23 @@
 """Small networks on top of an encoder."""
 
+import torch
 from torch import Tensor, nn
 
 from modules.backbones.video_vit import VideoViT, layer_norm
+
+
+def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
+    """A linear layer outside of autocast, in the precision of its weights: logits of half precision have ties.
+
+    Args:
+        layer: to apply.
+        features: float [..., D].
+
+    Returns:
+        float32 [..., K]
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return layer(features.to(layer.weight.dtype)).float()
 
 
 class VideoClassifier(nn.Module):
@@ -32,8 +47,8 @@ class VideoClassifier(nn.Module):
         return self.fc_norm(self.backbone.forward_features(video, norm=False).mean(1))
 
     def forward(self, video: Tensor) -> Tensor:
-        """float [B, 3, T, H, W], normalised -> logits [B, num_classes]."""
-        return self.head(self.dropout(self.pool(video)))
+        """float [B, 3, T, H, W], normalised -> float32 logits [B, num_classes]."""
+        return linear_in_float32(self.head, self.dropout(self.pool(video)))
 
 
 class ProjectionHead(nn.Sequential):

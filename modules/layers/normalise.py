@@ -1,23 +1,103 @@
-"""ImageNet normalisation of clips on the device."""
+"""How pixels become what a network was trained on: mean, deviation and order of the colours, and back."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from modules.core.errors import SettingError
+
+Triple = tuple[float, float, float]
 
 
-def _channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1, 1)
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network's weights take for pixels.
+
+    Args:
+        mean: of red, green and blue, from 0 to 1.
+        std: deviation of red, green and blue, likewise.
+        channels: order in which the network takes the colours.
+
+    Raises:
+        SettingError: if a number is not finite, or a deviation not above 0.
+    """
+
+    mean: Triple
+    std: Triple
+    channels: Literal["RGB", "BGR"] = "RGB"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            # JSON and YAML have lists.
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        numbers = (*self.mean, *self.std)
+        if len(numbers) != 6 or len(self.mean) != 3 or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
+            raise SettingError(
+                f"normalisation has mean {self.mean} and std {self.std}; give three finite numbers each, for red, green and "
+                "blue from 0 to 1, std above 0."
+            )
+        if self.channels not in ("RGB", "BGR"):
+            raise SettingError(f"normalisation.channels is {self.channels!r}; it must be RGB or BGR.")
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"mean ({mean}), std ({std}), {self.channels}"
+
+    def apply(self, clip: Tensor) -> Tensor:
+        """Clips as the network takes them (a view of channels-last memory).
+
+        Args:
+            clip: uint8 or float [B, T, H, W, 3], red, green, blue from 0 to 255.
+
+        Returns:
+            float32 [B, 3, T, H, W]
+        """
+        clip = clip.flip(-1) if self.channels == "BGR" else clip
+        video = clip.permute(0, 4, 1, 2, 3).float()
+        return (video - 255 * self.constant("mean", video)) / (255 * self.constant("std", video))
+
+    def restore(self, video: Tensor) -> Tensor:
+        """Inverse of `apply` up to the range: float [B, 3, T, H, W] -> the same, red, green, blue in [0, 1]."""
+        pixels = video * self.constant("std", video) + self.constant("mean", video)
+        return pixels.flip(1) if self.channels == "BGR" else pixels
+
+    def constant(self, name: Literal["mean", "std"], like: Tensor) -> Tensor:
+        """The mean or the deviation in the network's order of colours: [3, 1, 1, 1], of the type and on the device of `like`.
+
+        Made on the device, for a copy from the host waits for it; and no buffer of a module, which half precision would round.
+        """
+        values = getattr(self, name) if self.channels == "RGB" else getattr(self, name)[::-1]
+        return torch.cat([like.new_full((1,), value) for value in values]).view(3, 1, 1, 1)
+
+    def as_record(self) -> dict[str, Any]:
+        """As it stands in passports and checkpoints: plain numbers, `channels` only where not RGB."""
+        record: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
+        return record if self.channels == "RGB" else record | {"channels": self.channels}
+
+    @classmethod
+    def of_record(cls, record: Any) -> "Normalisation | None":
+        """Inverse of `as_record`; None of anything else."""
+        if not isinstance(record, dict) or not {"mean", "std"} <= record.keys():
+            return None
+        try:
+            return cls(record["mean"], record["std"], record.get("channels") or "RGB")
+        except (SettingError, TypeError, ValueError):
+            return None
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Of torchvision's published video networks.
+KINETICS = Normalisation((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+# From -1 to 1: BEiT and VindLU.
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# TCLR (official code of SEVERE).
+BGR_TO_ONE = Normalisation((0, 0, 0), (1, 1, 1), "BGR")
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std
 
 
 def normalise(clip: Tensor) -> Tensor:
-    """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] with ImageNet mean and std (a view of channels-last memory)."""
-    video = clip.permute(0, 4, 1, 2, 3).float()
-    mean, std = _channel(IMAGENET_MEAN, video), _channel(IMAGENET_STD, video)
-    return (video - 255 * mean) / (255 * std)
-
-
-def denormalise(video: Tensor) -> Tensor:
-    """Inverse of `normalise` up to the range: float [B, 3, T, H, W] -> the same in [0, 1]."""
-    return video * _channel(IMAGENET_STD, video) + _channel(IMAGENET_MEAN, video)
+    """`IMAGENET.apply`. What a backbone takes, its `preprocess` says."""
+    return IMAGENET.apply(clip)

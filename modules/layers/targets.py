@@ -1,7 +1,7 @@
 """What a masked method predicts for each token: pixels, or features of a frozen image tower.
 
-A target is a callable on normalised clips; it holds no trained parameter. Towers are kept out of the module tree, so that
-neither the optimiser, DDP nor a checkpoint ever sees them.
+A target is a callable on the encoder's normalised clips; it holds no trained parameter. Towers are kept out of the module
+tree, so that neither the optimiser, DDP nor a checkpoint ever sees them.
 """
 
 from abc import ABC, abstractmethod
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from modules.backbones.video_vit import Grid, VideoViT, patchify
 from modules.core.errors import SettingError
-from modules.layers.normalise import denormalise
-from modules.layers.teachers import clip_tower, timm_tower
+from modules.layers.normalise import IMAGENET, Normalisation
+from modules.layers.teachers import clip_tower, timm_normalisation, timm_tower
 
 
 class Target(ABC):
@@ -28,12 +28,13 @@ class Target(ABC):
         """Fail before the first step if this target does not fit the encoder's token grid."""
 
     @abstractmethod
-    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """Targets of all tokens, without gradient.
 
         Args:
-            video: float [B, 3, T, H, W], ImageNet-normalised.
+            video: float [B, 3, T, H, W], normalised.
             grid: token grid.
+            normalisation: of the video; the encoder's.
 
         Returns:
             float32 [B, N, D]
@@ -58,9 +59,9 @@ class PixelTarget(Target):
         return 3 * grid.token_pixels
 
     @torch.no_grad()
-    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """See `Target.__call__`."""
-        cubes = patchify(denormalise(video.float()), grid)
+        cubes = patchify(normalisation.restore(video.float()), grid)
         if self.normalise:
             mean, std = self.statistics(cubes)
             cubes = (cubes - mean) / std
@@ -73,20 +74,21 @@ class PixelTarget(Target):
         return mean, variance.sqrt() + 1e-6
 
     @torch.no_grad()
-    def to_pixels(self, values: Tensor, video: Tensor, grid: Grid) -> Tensor:
+    def to_pixels(self, values: Tensor, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """Turn predictions of all tokens into pixels, for pictures.
 
         Args:
             values: [B, N, 3P], predictions in this target's form.
             video: float [B, 3, T, H, W], the normalised clip, whose cube statistics are borrowed.
             grid: token grid.
+            normalisation: of the video.
 
         Returns:
             [B, N, 3, P] in [0, 1]
         """
         cubes = values.float().unflatten(2, (grid.token_pixels, 3)).transpose(2, 3)
         if self.normalise:
-            mean, std = self.statistics(patchify(denormalise(video.float()), grid))
+            mean, std = self.statistics(patchify(normalisation.restore(video.float()), grid))
             cubes = cubes * std + mean
         return cubes.clamp(0, 1)
 
@@ -147,6 +149,7 @@ class TowerTarget(Target):
         patch: side of its patches, in pixels.
         normalise: normalise per channel over the tokens of a clip (`normalise_over_tokens`).
         precision: number format of the tower on a GPU; the official code runs it in float32.
+        normalisation: of the frames that the tower takes.
     """
 
     def __init__(
@@ -157,7 +160,9 @@ class TowerTarget(Target):
         patch: int,
         normalise: bool = True,
         precision: Literal["bf16", "32"] = "bf16",
+        normalisation: Normalisation = IMAGENET,
     ) -> None:
+        self.normalisation = normalisation
         self.tower = tower.eval().requires_grad_(False)
         self.width, self.side, self.patch = dim, side, patch
         self.normalise, self.precision = normalise, precision
@@ -178,11 +183,14 @@ class TowerTarget(Target):
         """First frame of each tubelet, clip-major: [B, 3, T, H, W] -> [B * t, 3, H, W]."""
         return video[:, :, :: grid.tubelet].transpose(1, 2).flatten(0, 1)
 
-    def features(self, video: Tensor, grid: Grid) -> Tensor:
-        """Features before normalisation: [B, N, D]."""
+    def features(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """Features before normalisation: [B, N, D]. See `Target.__call__`."""
         if next(self.tower.parameters()).device != video.device:
             self.tower.to(video.device)
         frames = self.frames(video, grid)
+        if normalisation != self.normalisation:
+            pixels = normalisation.restore(frames[:, :, None].float())
+            frames = self.normalisation.apply(255 * pixels.permute(0, 2, 3, 4, 1))[:, :, 0]
         low = self.precision == "bf16" and video.device.type == "cuda"
         with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16, enabled=low):
             patches = self.tower(frames if low else frames.float())
@@ -191,17 +199,17 @@ class TowerTarget(Target):
         return patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
 
     @torch.no_grad()
-    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """See `Target.__call__`."""
-        features = self.features(video, grid)
+        features = self.features(video, grid, normalisation)
         return normalise_over_tokens(features) if self.normalise else features.float() + 0.0
 
 
 class ClipTarget(TowerTarget):
     """Patch tokens of OpenAI's CLIP image tower after its last LayerNorm, the target of SMILE (official code).
 
-    No class token, no projection. Frames keep the ImageNet normalisation of the student, as in the official code; CLIP's
-    own mean and std are not used.
+    No class token, no projection. Frames have ImageNet's normalisation, as in the official code; CLIP's own mean and std are
+    not used.
 
     Args:
         checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image tower. None
@@ -225,6 +233,8 @@ class ClipTarget(TowerTarget):
 class TimmTarget(TowerTarget):
     """Patch tokens of any timm vision transformer after its final norm, without class or register tokens.
 
+    Its frames have the normalisation that timm names for it: ImageNet's for DINO and DINOv2, others for many other towers.
+
     Args:
         name: timm model name; DINO is vit_small_patch16_224.dino or vit_base_patch16_224.dino, DINOv2 with registers is
             vit_small_patch14_reg4_dinov2.lvd142m or vit_base_patch14_reg4_dinov2.lvd142m.
@@ -245,4 +255,5 @@ class TimmTarget(TowerTarget):
         side: int = 224,
     ) -> None:
         tower = timm_tower(name, checkpoint, side)
-        super().__init__(tower, tower.embed_dim, tower.image_size, tower.patch_size, normalise, precision)
+        size = tower.embed_dim, tower.image_size, tower.patch_size
+        super().__init__(tower, *size, normalise, precision, timm_normalisation(name))

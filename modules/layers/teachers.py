@@ -1,12 +1,14 @@
 """Frozen image towers: timm's vision transformers with weights read strictly from files."""
 
 import timm
+from lightning.pytorch.utilities import rank_zero_info
 from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
+from modules.layers.normalise import IMAGENET, Normalisation
 
 SETTING = "model.target.checkpoint"
 CLIP_TIMM_NAME = "vit_base_patch16_clip_quickgelu_224.openai"
@@ -113,6 +115,17 @@ def timm_tower(name: str, checkpoint: str | None, side: int) -> PatchTokens:
     return PatchTokens(vit)
 
 
+def timm_normalisation(name: str) -> Normalisation:
+    """How timm normalises the pictures of a network, which is said where it is not ImageNet's way."""
+    known = timm.get_pretrained_cfg(name)
+    if known is None:
+        return IMAGENET
+    normalisation = Normalisation(known.mean, known.std)
+    if normalisation != IMAGENET:
+        rank_zero_info(f"Frames for {name} are normalised as timm says: {normalisation}.")
+    return normalisation
+
+
 def _create(name: str, side: int, pretrained: bool) -> VisionTransformer:
     if not timm.is_model(name):
         raise SettingError(f"model.target.name {name} is not a timm model; timm.list_models('vit_*') lists them.")
@@ -123,6 +136,11 @@ def _create(name: str, side: int, pretrained: bool) -> VisionTransformer:
         vit = None
     if not isinstance(vit, VisionTransformer):
         raise SettingError(f"model.target.name {name} is not a plain vision transformer; choose a vit_* model.")
+    trained = int((vit.pretrained_cfg or {}).get("input_size", (3, side, side))[-1])
+    if trained != side:
+        rank_zero_info(
+            f"Position codes of {name} are resampled over rows and columns from frames of {trained} px to {side} px."
+        )
     return vit
 
 

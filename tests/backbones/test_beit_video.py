@@ -83,7 +83,7 @@ def test_files_that_do_not_fit_are_told(tmp_path: Path) -> None:
     state = names_of("timm", timm_beit(shared=False))
     save_file(state, tmp_path / "beit.safetensors")
     with pytest.raises(SettingError, match=r"does not fit this BEiTVideo: .*relative_position_bias_table"):
-        BEiTVideo("micro", 2 * SIDE, 3, PATCH, WIDTH, DEPTH, HEADS, checkpoint=str(tmp_path / "beit.safetensors"))
+        BEiTVideo("micro", SIDE, 3, PATCH, WIDTH, DEPTH, 2 * HEADS, checkpoint=str(tmp_path / "beit.safetensors"))
     save_file({key: value for key, value in state.items() if not key.endswith("q_bias")}, tmp_path / "part.safetensors")
     with pytest.raises(SettingError, match=r"missing \(frame_positions, blocks\.0\.attn\.q_bias, blocks\.1\.attn\.q_bias"):
         tower(tmp_path / "part.safetensors")

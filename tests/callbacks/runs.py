@@ -12,6 +12,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
+from modules.layers.normalise import IMAGENET
 from modules.motion.classes import MOTION_CLASSES
 from tests.methods import FRAMES, METHODS, OPTIM, SIDE
 
@@ -46,6 +47,7 @@ class Brightness(nn.Module):
     """A backbone whose tokens are the mean brightness of each frame; its only weight concerns the loss."""
 
     grid, embed_dim = (FRAMES, 1, 1), 1
+    preprocess = staticmethod(IMAGENET.apply)
 
     def __init__(self) -> None:
         super().__init__()

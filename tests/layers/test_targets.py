@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, unpatchify
 from modules.core.errors import SettingError
-from modules.layers.normalise import IMAGENET_MEAN, IMAGENET_STD, denormalise, normalise
+from modules.layers.normalise import IMAGENET, IMAGENET_MEAN, IMAGENET_STD, normalise
 from modules.layers.targets import ClipTarget, PixelTarget, TimmTarget, normalise_over_tokens, resize_patches
 from modules.layers.teachers import clip_tower
 
@@ -28,12 +28,12 @@ def test_normalise_is_imagenets() -> None:
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     expected = ((clip / 255 - mean) / std).permute(0, 4, 1, 2, 3)
     assert torch.allclose(normalise(clip), expected, atol=1e-5)
-    assert torch.allclose(denormalise(normalise(clip)).permute(0, 2, 3, 4, 1) * 255, clip.float(), atol=1e-3)
+    assert torch.allclose(IMAGENET.restore(normalise(clip)).permute(0, 2, 3, 4, 1) * 255, clip.float(), atol=1e-3)
 
 
 def test_pixel_order_is_time_row_column_channel(video: Tensor) -> None:
     values = PixelTarget(normalise=False)(video, GRID)
-    pixels = denormalise(video)
+    pixels = IMAGENET.restore(video)
     p0, p1, p2, channel = 1, 3, 5, 2
     token = 2 * 16 + 1 * 4 + 3
     expected = pixels[1, channel, 2 * 2 + p0, 1 * 8 + p1, 3 * 8 + p2]
@@ -54,7 +54,7 @@ def test_flat_patches_give_a_finite_small_target() -> None:
 
 
 def test_gain_and_offset_of_the_pixels_leave_the_normalised_target(video: Tensor) -> None:
-    pixels = denormalise(video)
+    pixels = IMAGENET.restore(video)
     std, mean = torch.tensor(IMAGENET_STD).view(3, 1, 1, 1), torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1)
     moved = ((0.5 * pixels + 0.2) - mean) / std
     assert torch.allclose(PixelTarget()(moved, GRID), PixelTarget()(video, GRID), atol=1e-3)
@@ -76,8 +76,8 @@ def test_black_clips_have_a_zero_target() -> None:
 def test_to_pixels_inverts_the_target(video: Tensor, normalised: bool) -> None:
     target = PixelTarget(normalised)
     cubes = target.to_pixels(target(video, GRID), video, GRID)
-    assert torch.allclose(unpatchify(cubes, GRID), denormalise(video), atol=1e-4)
-    assert torch.allclose(cubes, patchify(denormalise(video), GRID), atol=1e-4)
+    assert torch.allclose(unpatchify(cubes, GRID), IMAGENET.restore(video), atol=1e-4)
+    assert torch.allclose(cubes, patchify(IMAGENET.restore(video), GRID), atol=1e-4)
 
 
 def test_features_are_normalised_per_clip_and_channel_not_per_token() -> None:

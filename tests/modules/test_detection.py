@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -16,6 +17,7 @@ from modules.core.contracts import Batch, VideoBatch
 from modules.core.errors import SettingError
 from modules.downstream.detection import ActionDetection, draw_actions, flip_with_boxes
 from modules.downstream.frame_map import TrueBoxes, average_precision, best_overlaps
+from modules.layers.normalise import Normalisation
 from tests.datamodules.ava_files import FILM_START, small_ava, write_ava
 from tests.methods import FRAMES, SGD, SIDE, tiny_cnn, tiny_vit, video_batch
 
@@ -100,8 +102,12 @@ def test_region_is_mean_over_time_then_the_maximum() -> None:
     assert torch.allclose(method.logits(video, boxes), method.head(pooled), atol=1e-6)
 
 
-def test_normalisation() -> None:
-    method = ActionDetection(tiny_cnn(), ACTIONS, optim=SGD)
+def test_normalisation_of_the_recipe() -> None:
+    """SEVERE's (official code), for all encoders alike."""
+    recipe = yaml.safe_load((ROOT / "configs/detection/ava.yaml").read_text())
+    settings = recipe["model"]["init_args"]["backbone"]["init_args"]["normalisation"]
+    backbone = VideoResNet("r3d_18", width=4, normalisation=Normalisation(**settings))
+    method = ActionDetection(backbone, ACTIONS, optim=SGD)
     white = torch.full((1, 1, 2, 2, 3), 255, dtype=torch.uint8)
     assert torch.allclose(method.normalise(white), torch.tensor((1 - 0.45) / 0.225))
 

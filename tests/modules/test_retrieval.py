@@ -19,6 +19,7 @@ from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
 from modules.downstream.retrieval import NearestNeighbours, neighbour_scores
+from modules.layers.normalise import IMAGENET
 from modules.layers.probes import knn_accuracy
 from tests.callbacks.runs import make_trainer
 from tests.methods import FRAMES, SIDE, video_batch
@@ -41,6 +42,7 @@ class Flat(nn.Module):
     """Raw pixels as features, a few of them."""
 
     embed_dim = 3 * FRAMES * 16
+    preprocess = staticmethod(IMAGENET.apply)
 
     def forward(self, video: Tensor) -> Tensor:
         return video[..., ::8, ::8].flatten(1)

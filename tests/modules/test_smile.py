@@ -10,6 +10,7 @@ from modules.backbones.video_vit import Grid, VideoViT
 from modules.core.errors import SettingError
 from modules.layers.masking import MaskGenerator, TrajectoryMask, TubeMask
 from modules.layers.noise_masking import Green3D
+from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
@@ -31,9 +32,9 @@ def tiny(mask: MaskGenerator | None = None, **settings: object) -> SMILE:
 class Spy(PixelTarget):
     """Keeps what the target was computed from."""
 
-    def __call__(self, video: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         self.video = video
-        return super().__call__(video, grid)
+        return super().__call__(video, grid, normalisation)
 
 
 def test_shapes_of_the_paper() -> None:

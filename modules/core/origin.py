@@ -1,0 +1,99 @@
+"""What is known of the network that weights come from: how it was fed, and what its tensors do not tell."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from modules.core.checkpoints import Checkpoint
+from modules.layers.normalise import Normalisation
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Facts about the network that weights come from; None where nobody says."""
+
+    source: str
+    """file, for what is printed"""
+    normalisation: Normalisation | None = None
+    """of its clips"""
+    frames: int | None = None
+    """of the clips whose position codes it knows"""
+    size: int | None = None
+    """side of these clips in pixels"""
+    usual: tuple[int, int] | None = None
+    """frames and size of all published networks of its form"""
+    bn_eps: float | None = None
+    """of its BatchNorm"""
+
+
+def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
+    """Facts from the passport of a file, else from what its run or the official script saved with the weights.
+
+    Args:
+        path: file or folder.
+        checkpoint: its content.
+    """
+    # Passports know all networks, and these know where their weights come from: here no circle is left.
+    from modules.core.passport import facts_of_run, inside, parse_config, passport_of
+
+    passport = passport_of(path)
+    if passport is not None:
+        return known_origin(str(path), passport.get("normalisation"), passport.get("architecture"))
+    kept = checkpoint.record.get("backbone")
+    if isinstance(kept, dict):
+        return known_origin(str(path), kept.get("normalisation"), kept)
+    config = checkpoint.record.get("config")
+    if isinstance(config, str) and config:
+        # Of a run before its checkpoints said so themselves.
+        settings = parse_config(config)
+        eps = inside(settings, "model", "init_args", "backbone", "init_args").get("bn_eps")
+        return known_origin(str(path), None, facts_of_run(settings) | {"bn_eps": eps})
+    command = {"image_size": checkpoint.args.get("input_size"), "num_frames": checkpoint.args.get("num_frames")}
+    return known_origin(str(path), None, command)
+
+
+def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
+    """An `Origin` from what JSON, YAML or a pickle says; what is of another type says nothing.
+
+    Args:
+        source: file, for what is printed.
+        normalisation: `Normalisation.as_record`.
+        facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`.
+    """
+    facts = facts if isinstance(facts, dict) else {}
+    frames, size = (
+        next((facts[name] for name in names if type(facts.get(name)) is int and facts[name] > 0), None)
+        for names in (("pretrained_frames", "num_frames"), ("pretrained_size", "image_size"))
+    )
+    eps = facts.get("bn_eps")
+    eps = eps if isinstance(eps, float) else None
+    return Origin(source, Normalisation.of_record(normalisation), frames, size, bn_eps=eps)
+
+
+def settle_normalisation(
+    asked: Normalisation | None, origin: Origin, default: Normalisation
+) -> tuple[Normalisation, list[str]]:
+    """The normalisation of a backbone's clips: the setting, else that of its weights, else the default; and what to print.
+
+    Args:
+        asked: the backbone's setting.
+        origin: of its weights.
+        default: of its kind.
+    """
+    known, setting = origin.normalisation, "model.backbone.normalisation"
+    if asked is not None:
+        differs = known is not None and known != asked
+        return asked, [f"{setting} is {asked}, though {origin.source} was trained with {known}."] if differs else []
+    if known is None:
+        return default, [
+            f"{origin.source} does not say how its clips were normalised: {default} assumed; {setting} changes it."
+        ]
+    return known, [f"Clips are normalised as {origin.source} was trained: {known}."] if known != default else []
+
+
+def say(lines: list[str]) -> None:
+    """Print lines, in the first process."""
+    for line in lines:
+        rank_zero_info(line)
