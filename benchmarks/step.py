@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.backbones.video_vit import PRESETS, VideoViT
 from modules.layers.masking import TubeMask
-from modules.layers.normalise import normalise
+from modules.layers.normalise import IMAGENET
 from modules.layers.targets import PixelTarget
 from modules.videomae import VideoMAE
 
@@ -70,7 +70,7 @@ def their_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> C
     grid = VideoViT("micro", depth=1).grid
 
     def step() -> None:
-        video = normalise(clip).transpose(1, 2)
+        video = IMAGENET.apply(clip).transpose(1, 2)
         masked = TubeMask(ratio).draw(len(clip), grid, generator).masked
         hidden = torch.zeros(len(clip), grid.tokens, dtype=torch.bool, device=device).scatter_(1, masked, True)
         network(video, bool_masked_pos=hidden).loss.backward()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from benchmarks.studies.harness import StudySize, random_rows, train
 from modules.backbones.video_vit import VideoViT
-from modules.layers.normalise import normalise
 from modules.layers.probes import Pooling, pool_tokens
 from modules.motion.classes import MOTION_CLASSES
 from modules.motion.scenes import SyntheticClips
@@ -45,7 +44,7 @@ def features(backbone: VideoViT, video: Tensor) -> Tensor:
     """The fixed readout of frozen tokens: uint8 [N, T, H, W, 3] -> [N, t * D]."""
     backbone.eval()
     parts = [
-        pool_tokens(backbone.forward_features(normalise(chunk)).float(), backbone.grid[:3], READOUT)
+        pool_tokens(backbone.forward_features(backbone.preprocess(chunk)).float(), backbone.grid[:3], READOUT)
         for chunk in video.split(256)
     ]
     return torch.cat(parts)
@@ -59,7 +58,7 @@ def train_supervised(clips: SyntheticClips, size: ViTSize, seed: int) -> VideoVi
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(clips.video), size.batch, generator)
-        tokens = backbone.forward_features(normalise(clips.video[rows]))
+        tokens = backbone.forward_features(backbone.preprocess(clips.video[rows]))
         return F.cross_entropy(head(pool_tokens(tokens, backbone.grid[:3], READOUT)), clips.motion[rows])
 
     losses = train(network, loss_of, size.steps, size.lr, seed)

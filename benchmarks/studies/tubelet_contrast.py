@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from benchmarks.studies.harness import Row, Study, StudySize, chance, probe_rows, random_rows, train
 from modules.backbones.video_cnn import VideoResNet
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.layers.normalise import normalise
 from modules.moco import MoCo
 from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES, Split
@@ -102,7 +101,7 @@ def pool_map(features: Tensor) -> Tensor:
 def features(backbone: VideoResNet, video: Tensor) -> Tensor:
     """The fixed readout of a frozen network: uint8 [N, T, H, W, 3] -> [N, D * t]."""
     backbone.eval()
-    return torch.cat([pool_map(backbone.forward_features(normalise(chunk)).float()) for chunk in video.split(256)])
+    return torch.cat([pool_map(backbone.forward_features(backbone.preprocess(chunk)).float()) for chunk in video.split(256)])
 
 
 def train_contrast(name: str, method: MoCo | TubeletContrast, videos: Tensor, size: Size, seed: int) -> dict[str, float]:
@@ -137,7 +136,7 @@ def train_supervised(data: Data, size: Size, seed: int) -> VideoResNet:
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(data.probe.video), size.batch, generator)
-        maps = backbone.forward_features(normalise(data.probe.video[rows]))
+        maps = backbone.forward_features(backbone.preprocess(data.probe.video[rows]))
         return F.cross_entropy(head(pool_map(maps)), data.probe.motion[rows])
 
     losses = train(network, loss_of, size.steps, size.lr, seed)

@@ -299,6 +299,21 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def fit_frames(weights: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """Cut the positions of the frames, or add zeros behind them (VindLU, official code).
+
+    Args:
+        weights: of a `BEiTVideo`; without such positions nothing changes.
+        frames: of the tower that takes them.
+    """
+    if "frame_positions" not in weights:
+        return weights
+    given = weights["frame_positions"][:, :frames]
+    fitted = given.new_zeros(1, frames, *given.shape[2:])
+    fitted[:, : given.shape[1]] = given
+    return weights | {"frame_positions": fitted}
+
+
 def _is_square(table: Tensor, length: int) -> bool:
     """Whether a table of biases is of square frames, of another size than one of this length."""
     offsets = len(table) - CLASS_BIASES
@@ -316,17 +331,14 @@ def fit_positions(weights: dict[str, Tensor], network: BEiTVideo, source: str) -
         network: that takes them.
         source: file, for what is printed.
     """
-    fitted, lines = dict(weights), []
-    given, own = weights.get("frame_positions"), network.frame_positions
-    if given is not None and given.shape[1] != own.shape[1]:
-        kept = given[:, : own.shape[1]]
-        fitted["frame_positions"] = torch.cat([kept, kept.new_zeros(1, own.shape[1] - kept.shape[1], *kept.shape[2:])], dim=1)
-        done = "the others are left out" if given.shape[1] > own.shape[1] else "zeros follow"
-        lines.append(f"Positions of the first {kept.shape[1]} frames are taken of the {given.shape[1]} in {source}; {done}.")
+    fitted, lines = fit_frames(weights, network.num_frames), []
+    given = weights["frame_positions"].shape[1] if "frame_positions" in weights else network.num_frames
+    if given != network.num_frames:
+        done = "the last ones are left out" if given > network.num_frames else "zeros follow"
+        lines.append(f"{source} has positions of {given} frames, the network of {network.num_frames}: {done}.")
     tables = {key: value for key, value in network.state_dict().items() if key.endswith(TABLE)}
     other = [key for key, table in tables.items() if key in weights and _is_square(weights[key], len(table))]
-    for key in other:
-        fitted[key] = resize_rel_pos_bias_table(weights[key], network.grid[1:3], tables[key].shape)
+    fitted |= {key: resize_rel_pos_bias_table(weights[key], network.grid[1:3], tables[key].shape) for key in other}
     if other:
         side = network.image_size
         lines.append(f"Relative position biases of {source} are resampled over rows and columns to frames of {side} px.")

@@ -146,7 +146,7 @@ class RepetitionCounting(Method):
             float32 [N, 3, frames, H, W]
         """
         video = self.normalise(clips)
-        mean = self.backbone.normalisation.constant("mean", video)  # type: ignore[union-attr]
+        mean = self.backbone.normalisation.constant("mean", video)  # type: ignore[union-attr, operator]
         return torch.where(outside[:, None, :, None, None], mean, video)
 
     @torch.no_grad()

@@ -120,7 +120,7 @@ def timm_normalisation(name: str) -> Normalisation:
     known = timm.get_pretrained_cfg(name)
     if known is None:
         return IMAGENET
-    normalisation = Normalisation(known.mean, known.std)
+    normalisation = Normalisation((*known.mean,), (*known.std,))
     if normalisation != IMAGENET:
         rank_zero_info(f"Frames for {name} are normalised as timm says: {normalisation}.")
     return normalisation
@@ -136,7 +136,8 @@ def _create(name: str, side: int, pretrained: bool) -> VisionTransformer:
         vit = None
     if not isinstance(vit, VisionTransformer):
         raise SettingError(f"model.target.name {name} is not a plain vision transformer; choose a vit_* model.")
-    trained = int((vit.pretrained_cfg or {}).get("input_size", (3, side, side))[-1])
+    known = timm.get_pretrained_cfg(name)
+    trained = known.input_size[-1] if known is not None else side
     if trained != side:
         rank_zero_info(
             f"Position codes of {name} are resampled over rows and columns from frames of {trained} px to {side} px."

@@ -14,6 +14,7 @@ from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.normalise import BGR_TO_ONE, IMAGENET
 from modules.moco import MoCo
 from modules.tubelet_contrast import TubeletContrast
 
@@ -122,7 +123,12 @@ def test_published_encoders_load_and_convert(method: str, tmp_path: Path) -> Non
     for key, value in own.items():
         assert torch.equal(value, other.state_dict()[key]), key
         assert torch.equal(value, converted[f"backbone.{key}"]), key
-    assert read_passport(out)["architecture"] == {"backbone": "VideoResNet", "name": name, "width": 4}
+    eps = 1e-3 if method == "CtP" else 1e-5
+    assert read_passport(out)["architecture"] == {"backbone": "VideoResNet", "name": name, "width": 4, "bn_eps": eps}
+    # Weights, their rewritten form and its passport say the same.
+    again = VideoResNet(name, width=4, checkpoint=str(out))
+    assert (again.bn_eps, again.normalisation) == (other.bn_eps, other.normalisation) == (eps, again.normalisation)
+    assert again.normalisation == (BGR_TO_ONE if method == "TCLR" else IMAGENET)
     with pytest.raises(SettingError, match="--part backbone reads the encoder alone"):
         convert(file, tmp_path / "whole.safetensors")
     published_file(method, {key: value for key, value in own.items() if key != "layer3.0.conv1.1.bias"}, file)
