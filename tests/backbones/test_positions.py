@@ -1,0 +1,217 @@
+"""Weights that were pretrained on clips of another size: position codes are interpolated, said, and come out again."""
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.synthetic import SyntheticMotion
+from datamodules.video.sampling import ClipSettings
+from modules.backbones.beit_video import BEiTVideo
+from modules.backbones.video_vit import Grid, VideoViT, position_codes, sincos_positions, to_official
+from modules.core.convert import convert
+from modules.core.errors import SettingError
+from modules.core.passport import read_passport
+from modules.downstream.classification import Classification
+from modules.layers.masking import TubeMask
+from modules.layers.targets import PixelTarget
+from modules.videomae import VideoMAE
+from tests.methods import OPTIM
+
+WIDTH = 32
+
+
+def vit(frames: int, size: int, checkpoint: Path | None = None, **settings: Any) -> VideoViT:
+    sizes: dict[str, Any] = {"patch_size": 8, "embed_dim": WIDTH, "depth": 1, "num_heads": 2} | settings
+    return VideoViT("micro", size, frames, checkpoint=None if checkpoint is None else str(checkpoint), **sizes)
+
+
+def mae(frames: int, size: int, **settings: Any) -> VideoMAE:
+    return VideoMAE(vit(frames, size), PixelTarget(), TubeMask(0.5), 1, decoder_dim=WIDTH, optim=OPTIM, **settings)
+
+
+def motion(frames: int, size: int) -> SyntheticMotion:
+    return SyntheticMotion(ClipSettings(frames=frames, size=size), 4, train_videos=4, val_videos=4)
+
+
+def run_of(method: Any, frames: int, size: int, folder: Path) -> Path:
+    """A checkpoint of a short run."""
+    run = lightning.Trainer(
+        accelerator="cpu", devices=1, default_root_dir=folder, max_steps=1, limit_val_batches=0, num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, logger=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    run.fit(method, datamodule=motion(frames, size))
+    run.save_checkpoint(folder / "run.ckpt")
+    return folder / "run.ckpt"
+
+
+def by_hand(grid: tuple[int, int, int], trained: tuple[int, int, int], dim: int) -> Tensor:
+    """Each new token reads the old codes at its own middle, between the eight nearest."""
+    old = sincos_positions(trained[0] * trained[1] * trained[2], dim)[0].double().view(*trained, dim)
+    rows = []
+    for place in itertools.product(*map(range, grid)):
+        corners = []
+        for number, new, count in zip(place, grid, trained, strict=True):
+            at = min(max((number + 0.5) * count / new - 0.5, 0), count - 1)
+            low = min(int(at), count - 1)
+            corners.append(((low, 1 - (at - low)), (min(low + 1, count - 1), at - low)))
+        rows.append(sum(one * two * three * old[t, h, w] for (t, one), (h, two), (w, three) in itertools.product(*corners)))
+    return torch.stack(rows)[None].float()
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if words in record.getMessage()]
+
+
+@pytest.mark.parametrize("grid", [(4, 4, 4), (2, 6, 6), (3, 5, 5), (1, 2, 2)])
+def test_codes_lie_between_those_of_the_nearest_tokens(grid: tuple[int, int, int]) -> None:
+    found = position_codes(Grid(*grid, 2, 8), Grid(2, 4, 4, 2, 8), 12)
+    assert torch.allclose(found, by_hand(grid, (2, 4, 4), 12), atol=1e-5)
+
+
+def test_codes_of_the_same_grid_are_the_table_itself() -> None:
+    assert torch.equal(position_codes(Grid(2, 4, 4, 2, 8), Grid(2, 4, 4, 2, 16), 12), sincos_positions(32, 12))
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "passport", "command", "setting"])
+def test_longer_and_larger_clips_than_in_pretraining(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever says it: the run, the passport, the official script, or the user."""
+    path, settings = tmp_path / "weights.pth", {}
+    source = mae(4, 32)
+    if form in ("checkpoint", "passport"):
+        path = run_of(source, 4, 32, tmp_path)
+    if form == "passport":
+        path = tmp_path / "weights.safetensors"
+        convert(tmp_path / "run.ckpt", path, heads=2)
+    elif form == "command":
+        command = argparse.Namespace(input_size=32, num_frames=4)
+        torch.save({"model": to_official(source.state_dict(), source.backbone.grid), "args": command}, path)
+    elif form == "setting":
+        torch.save(source.state_dict(), path)
+        settings = {"pretrained_frames": 4, "pretrained_size": 32}
+    with caplog.at_level("INFO"):
+        backbone = vit(8, 48, path, **settings)
+    assert torch.allclose(backbone.positions, by_hand((4, 6, 6), (2, 4, 4), WIDTH), atol=1e-5)
+    assert len(said(caplog, "interpolated over time, rows and columns from the 2 x 4 x 4 tokens of 4 frames of 32 px")) == 1
+    assert not said(caplog, "does not say on what clips")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert torch.equal(vit(4, 32, path, **settings).positions, sincos_positions(32, WIDTH))
+    assert not said(caplog, "osition codes")
+
+
+def test_what_nobody_says_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(vit(4, 32).state_dict(), tmp_path / "weights.pth")
+    with caplog.at_level("INFO"):
+        assert torch.equal(vit(8, 32, tmp_path / "weights.pth").positions, sincos_positions(64, WIDTH))
+    assert len(said(caplog, "does not say on what clips it was pretrained: 8 frames of 32 px assumed")) == 1
+
+
+def test_published_networks_were_pretrained_on_16_frames_of_224_px(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wide = {"embed_dim": 384, "num_heads": 6, "patch_size": 16}
+    source = vit(16, 224, **wide)
+    state = {f"backbone.{key}": value for key, value in source.state_dict().items()}
+    torch.save({"model": to_official(state, source.grid)}, tmp_path / "weights.pth")
+    with caplog.at_level("INFO"):
+        backbone = vit(32, 224, tmp_path / "weights.pth", **wide)
+    assert backbone.trained_grid == source.grid
+    # Two slices are made of each.
+    assert torch.allclose(backbone.positions[:, : 14 * 14], source.positions[:, : 14 * 14], atol=1e-6)
+    middle = 0.75 * source.positions[:, : 14 * 14] + 0.25 * source.positions[:, 14 * 14 : 2 * 14 * 14]
+    assert torch.allclose(backbone.positions[:, 14 * 14 : 2 * 14 * 14], middle, atol=1e-5)
+    assert len(said(caplog, "does not say on what clips it was pretrained: 16 frames of 224 px assumed")) == 1
+    assert len(said(caplog, "interpolated over time, rows and columns")) == 1
+
+
+def test_fine_tuned_weights_keep_the_positions_that_they_were_tuned_with(tmp_path: Path) -> None:
+    """From a checkpoint, from what `convert` makes of it, in a later command, and once more from there."""
+    first = run_of(mae(4, 32), 4, 32, tmp_path)
+    tuned = Classification(vit(8, 48, first), 13, optim=OPTIM)
+    (tmp_path / "tuned").mkdir()
+    run = run_of(tuned, 8, 48, tmp_path / "tuned")
+    expected = by_hand((4, 6, 6), (2, 4, 4), WIDTH)
+    assert torch.allclose(tuned.backbone.positions, expected, atol=1e-5)
+    convert(run, tmp_path / "tuned.safetensors", heads=2, image_size=48, num_frames=8)
+    convert(tmp_path / "tuned.safetensors", tmp_path / "again.safetensors", part="backbone")
+    sizes = read_passport(tmp_path / "again.safetensors")["architecture"]
+    assert (sizes["num_frames"], sizes["image_size"]) == (8, 48)
+    assert (sizes["pretrained_frames"], sizes["pretrained_size"]) == (4, 32)
+    for path in (run, tmp_path / "tuned.safetensors", tmp_path / "again.safetensors"):
+        assert torch.equal(vit(8, 48, path).positions, tuned.backbone.positions)
+    whole = Classification(vit(8, 48), 13, init_from=str(tmp_path / "tuned.safetensors"), optim=OPTIM)
+    assert torch.equal(whole.backbone.positions, tuned.backbone.positions)
+    later = Classification(vit(8, 48), 13, optim=OPTIM)
+    later.on_load_checkpoint(torch.load(run, weights_only=True))
+    assert torch.equal(later.backbone.positions, tuned.backbone.positions)
+
+
+@pytest.mark.parametrize("to", ["huggingface", "official"])
+def test_formats_that_cannot_say_it_are_refused(to: Any, tmp_path: Path) -> None:
+    first = run_of(mae(4, 32), 4, 32, tmp_path)
+    (tmp_path / "tuned").mkdir()
+    run = run_of(Classification(vit(8, 48, first), 13, optim=OPTIM), 8, 48, tmp_path / "tuned")
+    out = tmp_path / ("folder" if to == "huggingface" else "out.pth")
+    with pytest.raises(SettingError, match=r"no place for position codes .* from clips of 4 frames of 32 px"):
+        convert(run, out, to, heads=2, image_size=48, num_frames=8)
+    convert(first, out, to, heads=2, image_size=32, num_frames=4)
+
+
+def test_a_whole_method_that_starts_from_other_clips(tmp_path: Path) -> None:
+    """Encoder and decoder."""
+    first = run_of(mae(4, 32), 4, 32, tmp_path)
+    method = mae(8, 48, init_from=str(first))
+    expected = by_hand((4, 6, 6), (2, 4, 4), WIDTH)
+    assert torch.allclose(method.backbone.positions, expected, atol=1e-5)
+    assert torch.allclose(method.decoder.positions, expected, atol=1e-5)
+    assert not {name for name in method.state_dict() if "positions" in name}
+
+
+def test_clips_that_are_no_whole_tokens_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"set model\.backbone\.pretrained_frames and pretrained_size"):
+        vit(4, 32, pretrained_size=30)
+
+
+# --- BEiT ---
+
+
+def beit(frames: int, size: int, checkpoint: Path | None = None) -> BEiTVideo:
+    path = None if checkpoint is None else str(checkpoint)
+    return BEiTVideo("micro", size, frames, 8, embed_dim=WIDTH, depth=1, num_heads=2, temporal_scale=1.0, checkpoint=path)
+
+
+def test_relative_positions_of_larger_frames_are_resampled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = beit(2, 32)
+    table = source.blocks[0].attn.relative_position_bias_table
+    with torch.no_grad():
+        # The bias of an offset is its column, so that resampling can be seen.
+        offsets = torch.arange(-3.0, 4).expand(7, 7).flatten()
+        table[:-3] = offsets[:, None]
+        table[-3:] = torch.tensor([[5.0], [6], [7]])
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    with caplog.at_level("INFO"):
+        larger = beit(2, 64, tmp_path / "weights.pth").blocks[0].attn.relative_position_bias_table
+    assert larger.shape == (15 * 15 + 3, 2)
+    cube = larger[:-3, 0].view(15, 15)
+    assert torch.allclose(cube, cube[:1].expand(15, 15), atol=1e-4)
+    # Beyond the offsets of the smaller frames, the farthest one is repeated.
+    assert (cube[0].diff() >= 0).all()
+    assert cube[0, [0, -1]].tolist() == [-3, 3]
+    assert torch.allclose(cube[0, 6:9], torch.tensor([-1.0, 0, 1]), atol=1e-4)
+    assert torch.equal(larger[-3:], table[-3:])
+    assert len(said(caplog, "Relative position biases")) == 1
+
+
+@pytest.mark.parametrize(("frames", "words"), [(2, "the last ones are left out"), (6, "zeros follow")])
+def test_positions_of_other_frames_are_cut_or_filled_aloud(
+    frames: int, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(beit(4, 32).state_dict(), tmp_path / "weights.pth")
+    with caplog.at_level("INFO"):
+        beit(frames, 32, tmp_path / "weights.pth")
+    assert len(said(caplog, f"positions of 4 frames, the network of {frames}: {words}")) == 1
