@@ -81,17 +81,6 @@ class Method(LightningModule, ABC):
             elif hasattr(part, "follow"):
                 part.follow(self.backbone)  # type: ignore[operator]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how the backbone was fed, which a later command may not be told again."""
-        if hasattr(self.backbone, "facts"):
-            checkpoint.setdefault("record", {})["backbone"] = self.backbone.facts()  # type: ignore[operator]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Feed the backbone as it was fed."""
-        kept = checkpoint.get("record", {}).get("backbone")
-        if isinstance(kept, dict):
-            self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
-
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
         declared = ((prefix, getattr(part, "no_weight_decay", None)) for prefix, part in self.named_children())
@@ -203,6 +192,17 @@ class Method(LightningModule, ABC):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         interval = "epoch" if settings.per_epoch else "step"
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how the backbone was fed, which a later command may not be told again."""
+        if hasattr(self.backbone, "facts"):
+            checkpoint.setdefault("record", {})["backbone"] = self.backbone.facts()  # type: ignore[operator]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Feed the backbone as it was fed."""
+        kept = checkpoint.get("record", {}).get("backbone")
+        if isinstance(kept, dict):
+            self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
 
 
 def batch_size_of(data: Any) -> int:

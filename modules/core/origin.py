@@ -1,10 +1,12 @@
 """What is known of the network that weights come from: how it was fed, and what its tensors do not tell."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from modules.core.checkpoints import Checkpoint
 from modules.layers.normalise import Normalisation
@@ -50,8 +52,36 @@ def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
         settings = parse_config(config)
         eps = inside(settings, "model", "init_args", "backbone", "init_args").get("bn_eps")
         return known_origin(str(path), None, facts_of_run(settings) | {"bn_eps": eps})
+    if is_transformers(checkpoint.weights):
+        return transformers_origin(path)
     command = {"image_size": checkpoint.args.get("input_size"), "num_frames": checkpoint.args.get("num_frames")}
     return known_origin(str(path), None, command)
+
+
+def is_transformers(weights: dict[str, Tensor]) -> bool:
+    """Whether the names are those of a vision transformer of the library `transformers`."""
+    return any(key.endswith("embeddings.patch_embeddings.projection.weight") for key in weights)
+
+
+def transformers_origin(path: str | Path) -> Origin:
+    """Facts from the files that `transformers` writes beside the weights of its VideoMAE.
+
+    Args:
+        path: folder, or the weights in it.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    network, pictures = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    # It leaves out what has its default.
+    facts = {"num_frames": 16, "image_size": 224} | network if network.get("model_type") == "videomae" else {}
+    return known_origin(str(path), {"mean": pictures.get("image_mean"), "std": pictures.get("image_std")}, facts)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:

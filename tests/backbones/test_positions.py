@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.video_vit import Grid, VideoViT, position_codes, sincos_positions, to_official
+from modules.core.checkpoints import Checkpoint
 from modules.core.convert import convert
 from modules.core.errors import SettingError
+from modules.core.origin import origin_of
 from modules.core.passport import read_passport
 from modules.downstream.classification import Classification
 from modules.layers.masking import TubeMask
+from modules.layers.normalise import HALF
 from modules.layers.targets import PixelTarget
 from modules.videomae import VideoMAE
 from tests.methods import OPTIM
@@ -215,3 +219,14 @@ def test_positions_of_other_frames_are_cut_or_filled_aloud(
     with caplog.at_level("INFO"):
         beit(frames, 32, tmp_path / "weights.pth")
     assert len(said(caplog, f"positions of 4 frames, the network of {frames}: {words}")) == 1
+
+
+def test_folders_of_transformers_say_how_their_networks_were_fed(tmp_path: Path) -> None:
+    """What they leave out is the library's default."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae", "num_frames": 8}))
+    means = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(means))
+    weights = {"videomae.embeddings.patch_embeddings.projection.weight": torch.zeros(1)}
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        origin = origin_of(path, Checkpoint(weights, {}, {}))
+        assert (origin.frames, origin.size, origin.normalisation) == (8, 224, HALF)

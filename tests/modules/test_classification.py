@@ -14,6 +14,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.video_cnn import VideoResNet
 from modules.core.base import Method
 from modules.core.convert import convert
 from modules.core.errors import SettingError
@@ -274,8 +275,8 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
 
 
 def test_init_from_loads_whole_video_cnns_of_severe(tmp_path: Path) -> None:
-    # torchvision's network ends with `fc`, and has the names of our backbone for the rest.
-    network, path = tiny_cnn().eval(), tmp_path / "model_best.pth.tar"
+    # torchvision's network ends with `fc`, and has the names of our backbone for the rest, but another eps than fresh ones.
+    network, path = VideoResNet("r3d_18", 4, bn_eps=1e-5).eval(), tmp_path / "model_best.pth.tar"
     network.fc = torch.nn.Linear(network.embed_dim, 5)
     state = {f"module.{key}": value for key, value in network.state_dict().items() if "num_batches" not in key}
     torch.save({"epoch": 12, "state_dict": state, "optimizer": {}}, path)
