@@ -21,7 +21,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.backbones.huggingface import from_huggingface, is_huggingface, read_config
+from modules.core.checkpoints import load_strictly, read_weights, weight_file
 from modules.core.errors import SettingError
 from modules.layers.probes import Pooling, pool_tokens
 
@@ -226,7 +227,7 @@ class VideoViT(nn.Module):
         if checkpoint is not None:
             load_strictly(
                 self,
-                encoder_weights(read_weights(checkpoint, "model.backbone.checkpoint")),
+                encoder_weights(read_named(checkpoint, "model.backbone.checkpoint", self.num_heads)),
                 source=checkpoint,
                 # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
                 may_miss=("norm.",),
@@ -353,13 +354,14 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        if key.endswith("attn.v_bias"):
-            continue
         name = key
-        if key.endswith("attn.q_bias"):
-            value_bias = state[key.replace("q_bias", "v_bias")]
-            value = torch.cat([value, torch.zeros_like(value), value_bias])
-            name = key.replace("attn.q_bias", "attn.qkv.bias")
+        start = key.removesuffix("q_bias").removesuffix("v_bias")
+        # One without the other keeps its name, so that a strict load reports it.
+        if start.endswith("attn.") and {f"{start}q_bias", f"{start}v_bias"} <= state.keys() and key != start:
+            if key.endswith("v_bias"):
+                continue
+            value = torch.cat([value, torch.zeros_like(value), state[f"{start}v_bias"]])
+            name = f"{start}qkv.bias"
         if name.endswith("patch_embed.proj.weight"):
             value = value.flatten(1)
         name = name.replace("patch_embed.proj.", "patch_embed.")
@@ -404,6 +406,29 @@ def is_official(state: dict[str, Tensor]) -> bool:
     return any(key.endswith("patch_embed.proj.weight") for key in state)
 
 
+def read_named(path: str, setting: str, num_heads: int | None = None) -> dict[str, Tensor]:
+    """Weights of a network of the VideoMAE family under our names, from ours, an official file or a folder of `transformers`.
+
+    Other networks keep their names.
+
+    Args:
+        path: file or folder.
+        setting: that named it, for error messages.
+        num_heads: of the encoder that is to take them, which no tensor tells; None does not compare.
+
+    Raises:
+        SettingError: if it cannot be read, or a folder's config.json is of another network.
+    """
+    weights = read_weights(path, setting)
+    if is_huggingface(weights):
+        config = weight_file(path, setting).parent / "config.json"
+        heads = read_config(config, setting)["num_heads"]
+        if num_heads not in (None, heads):
+            raise SettingError(f"{setting}: {config} has {heads} attention heads, but model.backbone.num_heads is {num_heads}.")
+        return from_huggingface(weights)
+    return from_official(weights) if is_official(weights) else weights
+
+
 def start_from(method: nn.Module, path: str) -> None:
     """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors or an official .pth.
 
@@ -411,8 +436,7 @@ def start_from(method: nn.Module, path: str) -> None:
         method: with `backbone` and `decoder`.
         path: value of model.init_from.
     """
-    weights = read_weights(path, "model.init_from")
-    load_strictly(method, from_official(weights) if is_official(weights) else weights, path)
+    load_strictly(method, read_named(path, "model.init_from"), path)
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

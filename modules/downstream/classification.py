@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.video_cnn import VideoCNN
-from modules.backbones.video_vit import VideoViT, from_official, is_official, layer_norm
+from modules.backbones.video_vit import VideoViT, layer_norm, read_named
 from modules.core.base import Method, batch_size_of
-from modules.core.checkpoints import load_strictly, read_weights
+from modules.core.checkpoints import load_strictly
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
@@ -139,7 +139,7 @@ class Classification(Method):
             nn.init.zeros_(head.bias)
         self.head = head
         if self.init_from is not None:
-            weights = own_names(read_weights(self.init_from, "model.init_from"))
+            weights = own_names(read_named(self.init_from, "model.init_from"))
             if "head.weight" not in weights:
                 raise SettingError(
                     f"model.init_from names {self.init_from}, which holds no classifier; set model.backbone.checkpoint to "
@@ -353,9 +353,7 @@ class Classification(Method):
 
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a whole classifier under the names of `Classification`, of any file that `init_from` may name."""
-    if is_official(weights):
-        return from_official(weights)
+    """Names of `Classification` for a whole classifier that `read_named` read."""
     if {"stem.0.weight", "fc.weight"} <= weights.keys():
         # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
         names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}

@@ -116,7 +116,7 @@ def test_every_form_becomes_the_same_file(form: str, kind: str, tmp_path: Path, 
         torch.save(content, source)
     convert(source, tmp_path / "out" / "weights.safetensors", **SIZES)
     assert_equal(load_file(tmp_path / "out" / "weights.safetensors"), expected)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["weights.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["weights.safetensors", "weights.safetensors.json"]
     modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     assert len(modes) == 1
     assert read_passport(tmp_path / "out" / "weights.safetensors")["kind"] == kind
@@ -209,7 +209,7 @@ def test_passport_of_a_run(pretraining: dict[str, Tensor], tmp_path: Path) -> No
     out = tmp_path / "out.safetensors"
     convert(checkpoint, out)
     passport = read_passport(out)
-    assert json.loads((tmp_path / "out.json").read_text()) == passport
+    assert json.loads((tmp_path / "out.safetensors.json").read_text()) == passport
     assert passport["method"] == "modules.VideoMAE"
     assert passport["config"] == CONFIG
     assert passport["metrics"] is None
@@ -276,7 +276,9 @@ def test_what_does_not_fit_is_an_error(pretraining: dict[str, Tensor], tmp_path:
     refused(lacking("decoder.norm."), r"2 missing \(decoder\.norm\.weight, decoder\.norm\.bias\)")
     refused(names | {"extra": torch.ones(1)}, r"1 left over \(extra\)")
     refused(names | {"mask_token": torch.ones(1, 1, 3)}, r"decoder\.mask_token \[1, 1, 3\] for \[1, 1, 16\]")
-    refused(lacking("encoder.blocks.0.attn.v_bias"), "misses 'encoder.blocks.0.attn.v_bias'")
+    for lost, kept in ("qv", "vq"):
+        alone = r"1 missing \(backbone\.blocks\.0\.attn\.qkv\.bias\), 1 left over \(backbone\.blocks\.0\.attn\.%s_bias\)"
+        refused(lacking(f"encoder.blocks.0.attn.{lost}_bias"), alone % kept)
     refused(lacking("encoder.blocks."), r"backbone\.blocks\.0\.mlp\.fc1\.weight is missing")
     refused(lacking("encoder.patch_embed."), "holds no vision transformer that we know")
     refused(names, "tokens of 8 do not divide image_size 36; pass the right --image_size", image_size=36)
@@ -325,7 +327,7 @@ def test_nothing_is_overwritten_unasked(pretraining: dict[str, Tensor], tmp_path
         convert(source, out, part="backbone", **SIZES)
     assert out.read_bytes() == before
     out.unlink()
-    with pytest.raises(SettingError, match=r"out\.json exists"):
+    with pytest.raises(SettingError, match=r"out\.safetensors\.json exists"):
         convert(source, out, **SIZES)
     convert(source, out, overwrite=True, **SIZES)
     convert(source, tmp_path / "folder", to="huggingface", **SIZES)
