@@ -36,9 +36,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, gather_tokens, read_named
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, check_heads, from_official, gather_tokens, is_official
 from modules.core.base import Method
-from modules.core.checkpoints import load_strictly
+from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
@@ -186,10 +186,10 @@ def read_sigma(path: str, setting: str) -> dict[str, Tensor]:
     Raises:
         SettingError: if the file cannot be read or holds no prototypes.
     """
-    weights = read_named(path, setting)
+    weights = read_weights(path, setting)
     if "prototypes" not in weights:
         raise SettingError(f"{setting} names {path}, which holds no prototypes; pass the weights of a SIGMA pretraining.")
-    return weights
+    return from_official(weights) if is_official(weights) else weights
 
 
 def sizes_of(weights: dict[str, Tensor]) -> tuple[int, int, list[int] | None]:
@@ -275,6 +275,7 @@ class SIGMA(Method):
         self.decoder = MaskedDecoder(backbone, width, decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads)
         if weights is not None:
             load_strictly(self, weights, str(init_from))
+            check_heads(str(init_from), "model.init_from", backbone, self.decoder)
         if projection_from is not None:
             self.freeze_projection(projection_from)
 

@@ -17,12 +17,13 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.backbones.huggingface import from_huggingface, is_huggingface, read_config
-from modules.core.checkpoints import load_strictly, read_weights, weight_file
+from modules.backbones.huggingface import from_huggingface, is_huggingface
+from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
 from modules.layers.probes import Pooling, pool_tokens
 
@@ -167,7 +168,8 @@ class VideoViT(nn.Module):
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
         pooling: what `forward` does with the tokens, for probes and export: `mean` over all, or per time slice and
             concatenated (`time`), which keeps the order of time.
-        checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth.
+        checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth; or a folder of
+            `transformers`, of `convert` or of DeepSpeed.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
@@ -227,11 +229,12 @@ class VideoViT(nn.Module):
         if checkpoint is not None:
             load_strictly(
                 self,
-                encoder_weights(read_named(checkpoint, "model.backbone.checkpoint", self.num_heads)),
+                encoder_weights(read_weights(checkpoint, "model.backbone.checkpoint")),
                 source=checkpoint,
                 # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
                 may_miss=("norm.",),
             )
+            check_heads(checkpoint, "model.backbone.checkpoint", self)
 
     def forward_features(self, video: Tensor, visible: Tensor | None = None, norm: bool = True) -> Tensor:
         """Encode clips.
@@ -298,7 +301,7 @@ class MaskedDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim or encoder.embed_dim // 2
-        heads = num_heads or max(1, encoder.num_heads // 2)
+        self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:
             raise SettingError(
                 f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder_dim "
@@ -406,37 +409,62 @@ def is_official(state: dict[str, Tensor]) -> bool:
     return any(key.endswith("patch_embed.proj.weight") for key in state)
 
 
-def read_named(path: str, setting: str, num_heads: int | None = None) -> dict[str, Tensor]:
-    """Weights of a network of the VideoMAE family under our names, from ours, an official file or a folder of `transformers`.
+def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of official files and of `transformers` to ours; others stay as they are."""
+    if is_huggingface(state):
+        return from_huggingface(state)
+    return from_official(state) if is_official(state) else state
 
-    Other networks keep their names.
+
+def check_heads(path: str, setting: str, encoder: VideoViT, decoder: "MaskedDecoder | None" = None) -> None:
+    """Compare numbers of heads, which no tensor tells, with what a passport or a folder of `transformers` says.
 
     Args:
-        path: file or folder.
+        path: file or folder that weights came from.
         setting: that named it, for error messages.
-        num_heads: of the encoder that is to take them, which no tensor tells; None does not compare.
+        encoder: that took them.
+        decoder: that took them, if one did.
 
     Raises:
-        SettingError: if it cannot be read, or a folder's config.json is of another network.
+        SettingError: if a number differs, or a folder's config.json is of a network that ours is not.
     """
-    weights = read_weights(path, setting)
-    if is_huggingface(weights):
-        config = weight_file(path, setting).parent / "config.json"
-        heads = read_config(config, setting)["num_heads"]
-        if num_heads not in (None, heads):
-            raise SettingError(f"{setting}: {config} has {heads} attention heads, but model.backbone.num_heads is {num_heads}.")
-        return from_huggingface(weights)
-    return from_official(weights) if is_official(weights) else weights
+    said = _said_of(path, setting)
+    parts = [("num_heads", "model.backbone.num_heads", encoder.num_heads)]
+    if decoder is not None:
+        parts.append(("decoder_heads", "model.decoder_heads", decoder.num_heads))
+    for name, own, heads in parts:
+        if said.get(name) not in (None, heads):
+            raise SettingError(
+                f"{setting} names {path}, which says that it has {said[name]} heads where {own} is {heads}; make them equal, "
+                "or correct what it says with `convert`."
+            )
+
+
+def _said_of(path: str, setting: str) -> dict[str, Any]:
+    # Passports know all networks, so they cannot be imported before this one is there.
+    from modules.core.passport import said_of
+
+    return said_of(path, setting)
 
 
 def start_from(method: nn.Module, path: str) -> None:
-    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors or an official .pth.
+    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors, an official .pth, or a folder.
 
     Args:
-        method: with `backbone` and `decoder`.
+        method: with `backbone`, `decoder` and `target`.
         path: value of model.init_from.
+
+    Raises:
+        SettingError: if it does not fit.
     """
-    load_strictly(method, read_named(path, "model.init_from"), path)
+    load_strictly(method, our_names(read_weights(path, "model.init_from")), path)
+    check_heads(path, "model.init_from", method.backbone, method.decoder)  # type: ignore[arg-type]
+    known, own = _said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
+    if known is not None and own != known:
+        rank_zero_warn(
+            f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to go on with "
+            f"them, set model.target.normalise {str(known).lower()}."
+        )
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

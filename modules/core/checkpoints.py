@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,31 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
         raise SettingError(f"{setting} names {path}, in which no tensor was found; pass another file.")
     command = vars(args) if isinstance(args, argparse.Namespace) else {}
     return Checkpoint(weights, record if isinstance(record, dict) else {}, command)
+
+
+def open_run(path: str | Path, setting: str) -> dict[str, Any]:
+    """What is in a checkpoint of a run besides tensors, which are not read.
+
+    Args:
+        path: file.
+        setting: that named it, for error messages.
+
+    Raises:
+        SettingError: if it cannot be read, or is no checkpoint of a run.
+    """
+    path = Path(path)
+    advice = "pass a file of a run's folder checkpoints"
+    if path.is_dir():
+        raise SettingError(f"{setting} names {path}, which is a folder; {advice}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise SettingError(
+            f"{setting} names {path}, which cannot be read as a checkpoint ({reason(path, error)}); {advice}."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise SettingError(f"{setting} names {path}, which is no checkpoint of a run: it has no state_dict; {advice}.")
+    return content
 
 
 def _unwrapped(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -30,7 +30,6 @@ from modules.backbones.architecture import (
 )
 from modules.backbones.huggingface import (
     class_names_of,
-    from_huggingface,
     is_huggingface,
     model_config,
     norm_pix_loss_of,
@@ -39,7 +38,7 @@ from modules.backbones.huggingface import (
     to_huggingface,
 )
 from modules.backbones.video_text import is_text, is_video_text
-from modules.backbones.video_vit import Grid, from_official, is_official, to_official
+from modules.backbones.video_vit import Grid, our_names, to_official
 from modules.core.checkpoints import LoadReport, compare, read_checkpoint, weight_file
 from modules.core.convert_networks import (
     Converted,
@@ -194,11 +193,11 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         norm_pix_loss = norm_pix_loss_of_run(settings)
     class_names = checkpoint.record.get("class_names") or earlier.get("class_names")
     if is_huggingface(checkpoint.weights) and not is_video_text(checkpoint.weights):
-        theirs = path.parent / "config.json"
-        facts |= read_config(theirs, "--source")
-        class_names = class_names_of(theirs) or class_names
+        beside = path.parent / "config.json"
+        facts |= read_config(beside)
+        class_names = class_names_of(beside) or class_names
         # Left out by transformers, it is true; left out by us, nothing was known.
-        norm_pix_loss = norm_pix_loss_of(theirs, default=norm_pix_loss if earlier else True)
+        norm_pix_loss = norm_pix_loss_of(beside, default=norm_pix_loss if earlier else True)
     if "normlize_target" in checkpoint.args:  # the spelling of the official scripts
         norm_pix_loss = bool(checkpoint.args["normlize_target"])
     for key, value in checkpoint.weights.items():
@@ -243,7 +242,7 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     Raises:
         SettingError: if it does not fit.
     """
-    weights = our_names(source)
+    weights = vit_weights(source)
     may_leave: tuple[str, ...] = ()
     kept = weights
     if part == "backbone":
@@ -267,22 +266,18 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     return Converted({key: weights[key] for key in report.matched}, passport, architecture)
 
 
-def our_names(source: Source) -> dict[str, Tensor]:
+def vit_weights(source: Source) -> dict[str, Tensor]:
     """Weights of any network of the VideoMAE family under the names of `Architecture.empty_network`.
 
     Raises:
         SettingError: if it is no such network.
     """
-    weights = source.weights
-    if is_huggingface(weights):
-        return from_huggingface(weights)
-    if is_official(weights):
-        return from_official(weights)
+    weights = our_names(source.weights)
     if "patch_embed.weight" in weights:
         return {f"backbone.{key}": value for key, value in weights.items()}
     if "backbone.patch_embed.weight" in weights:
         return weights
-    names = ", ".join(list(weights)[:3])
+    names = ", ".join(list(source.weights)[:3])
     raise SettingError(
         f"{source.path} holds no vision transformer that we know (its tensors: {names}, ...); pass another file."
     )

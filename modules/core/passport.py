@@ -11,8 +11,9 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from modules.backbones.architecture import Facts
+from modules.backbones.huggingface import class_names_of, norm_pix_loss_of, read_config
 from modules.backbones.video_vit import PRESETS
-from modules.core.checkpoints import FOLDER_FILES
+from modules.core.checkpoints import FOLDER_FILES, weight_file
 from modules.core.errors import SettingError
 from modules.core.saving import replacing
 
@@ -41,6 +42,40 @@ def passport_of(path: str | Path) -> dict[str, Any] | None:
     if path.name in FOLDER_FILES and (inner := _passport_in(path.parent / IN_FOLDER)) is not None:
         return inner
     return _passport_in(passport_path(path, False)) or _earlier(path)
+
+
+def said_of(path: str | Path, setting: str) -> dict[str, Any]:
+    """What a folder of `transformers`, or else a passport, says of weights that their tensors do not tell.
+
+    Args:
+        path: file or folder.
+        setting: that named it, for error messages.
+
+    Returns:
+        Sizes of the network by the names of `Architecture`, num_heads and decoder_heads among them, and norm_pix_loss; those
+        that are not known are missing or None.
+
+    Raises:
+        SettingError: if the folder's config.json is of a network that ours is not.
+    """
+    file = weight_file(path, setting)
+    config = file.parent / "config.json"
+    if file.name in FOLDER_FILES[:2] and config.is_file():
+        return read_config(config, setting) | {"norm_pix_loss": norm_pix_loss_of(config, True)}
+    passport = passport_of(path) or {}
+    return inside(passport, "architecture") | {"norm_pix_loss": passport.get("norm_pix_loss")}
+
+
+def class_names_beside(path: str | Path, setting: str) -> list[str] | None:
+    """Names of the classes by label that a folder of `transformers`, or else a passport, says of weights.
+
+    Args:
+        path: file or folder.
+        setting: that named it, for error messages.
+    """
+    file = weight_file(path, setting)
+    names = class_names_of(file.parent / "config.json") if file.name in FOLDER_FILES[:2] else None
+    return names or (passport_of(path) or {}).get("class_names")
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
