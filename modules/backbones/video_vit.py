@@ -470,9 +470,9 @@ def start_from(method: nn.Module, path: str) -> None:
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The encoder's part of any file that we read, under the names of `VideoViT`.
 
-    Accepts our whole methods (`backbone.*`), bare encoders, and official pretraining or fine-tuning networks.
+    Accepts our whole methods (`backbone.*`), bare encoders, and pretraining or fine-tuning networks, official or of
+    `transformers`.
     """
-    if is_official(state):
-        state = from_official(state)
+    state = our_names(state)
     inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     return inner or state

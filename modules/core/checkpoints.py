@@ -154,15 +154,16 @@ def reason(path: str | Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused is not None:
         return f"it holds a {refused[1]}, which could run code and is not read"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return str(error.strerror)
     with Path(path).open("rb") as file:
         start = file.read(256)
     if not start:
         return "it is empty"
     if start.isascii() and b"\0" not in start:
         return "it is a text file"
-    if "central directory" in str(error) or "unexpected EOF" in str(error) or isinstance(error, EOFError):
+    is_cut = start.startswith(b"PK") and not zipfile.is_zipfile(path)
+    if is_cut or "unexpected EOF" in str(error) or Path(path).suffix == ".safetensors":
         return "it is cut short or damaged"
     if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError | LookupError | ValueError):
         return "it holds no tensors and plain values as torch.save writes them"

@@ -204,12 +204,17 @@ class Classification(Method):
             SettingError: if the same names stand in another order, so that numbers mean other classes.
         """
         names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
-        if not names or not known or list(names) == known:
+        if not names or not known:
             return
-        first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), 0)
+        first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None)
+        if first is None:
+            return
         differs = f"{source} calls class {first} {known[first]!r}, but the data calls it {names[first]!r}"
         if sorted(names) == sorted(known):
-            raise SettingError(f"{differs}; order the data's classes as it does (a list with names: data.train_list).")
+            raise SettingError(
+                f"{differs}; give the data's classes the same order, or start from the encoder alone with "
+                "model.backbone.checkpoint."
+            )
         rank_zero_warn(f"{differs}: numbers are taken to mean the same classes.")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
