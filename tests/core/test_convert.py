@@ -143,7 +143,7 @@ def test_around_through_every_format(kind: str, tmp_path: Path, request: pytest.
     assert_equal(torch.load(tmp_path / "e.pth", weights_only=True)["model"], expected)
     first, last = read_passport(tmp_path / "b.safetensors"), read_passport(tmp_path / "e.pth")
     assert last["architecture"] == first["architecture"]
-    assert first["stride"] == 2
+    assert first["stride"] == last["stride"] == 2
 
 
 @pytest.mark.parametrize("case", ["pretrain_forward_loss", "finetune_forward"])
