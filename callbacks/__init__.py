@@ -1,4 +1,4 @@
-"""What watches a run: probes, pictures, speed. None of it changes a trained weight."""
+"""What watches a run: probes, pictures, speed. None of it changes a trained weight, but for `ModelEMA`, which averages them."""
 
 from callbacks.collapse import CollapseAlarm
 from callbacks.neighbours import Neighbours
@@ -9,6 +9,7 @@ from callbacks.probe_report import ProbeReport
 from callbacks.result_file import BestOnTest, ResultFile
 from callbacks.retrieved import RetrievedPictures
 from callbacks.throughput import Throughput
+from modules.core.averaging import ModelEMA
 from modules.core.last_checkpoint import LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
 
@@ -16,6 +17,7 @@ __all__ = [
     "BestOnTest",
     "CollapseAlarm",
     "LastCheckpoint",
+    "ModelEMA",
     "Neighbours",
     "NonFiniteGuard",
     "OnlineKNN",

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from modules.core.checkpoints import weight_file
 from modules.core.errors import SettingError
 from modules.core.passport import parse_config, sha256, write_json, write_whole
 from modules.core.provenance import Provenance, made_with
@@ -114,7 +115,7 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "data": type(data).__name__,
         "data_sha256": getattr(data, "manifest_hash", None),
-        "weights": {setting: {"file": name, "sha256": sha256(Path(name))} for setting, name in files.items()},
+        "weights": {setting: {"file": name, "sha256": sha256(weight_file(name, setting))} for setting, name in files.items()},
         "devices": trainer.world_size,
         "precision": str(trainer.precision),
         "command": sys.argv,
@@ -140,7 +141,7 @@ def weight_files(settings: Any, path: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in settings.items():
         inner = path if name == "init_args" else f"{path}.{name}".removeprefix(".")
-        if name in WEIGHT_FILES and isinstance(value, str) and Path(value).is_file():
+        if name in WEIGHT_FILES and isinstance(value, str) and Path(value).exists():
             found[inner] = value
         found |= weight_files(value, inner)
     return found

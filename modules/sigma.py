@@ -39,6 +39,7 @@ from torch.autograd.function import once_differentiable
 from modules.backbones.video_vit import (
     MaskedDecoder,
     VideoViT,
+    check_heads,
     from_official,
     gather_tokens,
     is_official,
@@ -284,6 +285,7 @@ class SIGMA(Method):
         self.decoder = MaskedDecoder(backbone, width, decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads)
         if content is not None and weights is not None:
             load_strictly(self, weights, str(init_from))
+            check_heads(str(init_from), "model.init_from", backbone, self.decoder)
             self.adopt(origin_of_encoder(str(init_from), content))
         if projection_from is not None:
             self.freeze_projection(projection_from)

@@ -16,14 +16,17 @@ An encoder becomes its `VideoMAEModel`, encoder and decoder its `VideoMAEForPreT
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from modules.backbones.architecture import Architecture, Facts
 from modules.core.errors import SettingError
 from modules.layers.normalise import Normalisation
+
+if TYPE_CHECKING:  # `VideoViT` reads such folders, and the table of sizes knows `VideoViT`
+    from modules.backbones.architecture import Architecture, Facts
 
 CLASSES = {
     "encoder": "VideoMAEModel",
@@ -59,7 +62,7 @@ def is_huggingface(weights: dict[str, Tensor]) -> bool:
     return any(key.endswith("embeddings.patch_embeddings.projection.weight") for key in weights)
 
 
-def to_huggingface(weights: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+def to_huggingface(weights: dict[str, Tensor], architecture: "Architecture") -> dict[str, Tensor]:
     """Rename our weights to those of the class that fits them (see `CLASSES`).
 
     Args:
@@ -146,12 +149,17 @@ def _swap_prefix(key: str, table: dict[str, str]) -> str:
     return key
 
 
-def model_config(architecture: Architecture, final_norm: bool) -> dict[str, Any]:
+def model_config(
+    architecture: "Architecture", final_norm: bool, norm_pix_loss: bool | None = None, class_names: list[str] | None = None
+) -> dict[str, Any]:
     """Content of config.json.
 
     Args:
         architecture: sizes of the network.
         final_norm: whether the weights hold the encoder's last LayerNorm.
+        norm_pix_loss: whether the pixels that a decoder predicts were normalised cube by cube. If None, nobody knows: it is
+            left out, which `transformers` reads as true, and a line says so.
+        class_names: by label; LABEL_0, LABEL_1 and so on, as in `transformers`, if None.
     """
     sizes = architecture
     config: dict[str, Any] = {
@@ -180,8 +188,16 @@ def model_config(architecture: Architecture, final_norm: bool) -> dict[str, Any]
             "decoder_num_attention_heads": sizes.decoder_heads,
             "decoder_intermediate_size": int(sizes.decoder_dim * sizes.mlp_ratio),
         }
+        if norm_pix_loss is not None:
+            config["norm_pix_loss"] = norm_pix_loss
+        else:
+            rank_zero_info(
+                "Nothing says whether the predicted pixels were normalised: transformers takes it that they were; if not, set "
+                "norm_pix_loss to false in config.json."
+            )
     if sizes.num_classes is not None:
-        names = {str(number): f"LABEL_{number}" for number in range(sizes.num_classes)}
+        given = class_names or [f"LABEL_{number}" for number in range(sizes.num_classes)]
+        names = {str(number): name for number, name in enumerate(given)}
         config |= {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
     return config
 
@@ -203,22 +219,21 @@ def preprocessor_config(image_size: int, normalisation: Normalisation) -> dict[s
     }
 
 
-def read_config(path: Path) -> Facts:
+def read_config(path: Path, setting: str = "--source") -> "Facts":
     """What a config.json says that weights do not; refuses networks that ours is not.
 
     Args:
         path: config.json.
+        setting: command-line name of the setting that named the folder, for error messages.
 
     Raises:
         SettingError: if the file is missing or no VideoMAE, or the network differs from ours.
     """
-    try:
-        config = json.loads(path.read_text())
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SettingError(f"--source: {path} is no config of a model ({type(error).__name__}); restore it.") from error
-    if model_type != "videomae":
-        raise SettingError(f"--source: {path} is of a {model_type!r} network; only 'videomae' can be converted.")
+    config = _content(path)
+    if config is None or "model_type" not in config:
+        raise SettingError(f"{setting}: {path} is no config of a model; restore it.")
+    if config["model_type"] != "videomae":
+        raise SettingError(f"{setting}: {path} is of a {config['model_type']!r} network; only 'videomae' can be read.")
     eps = config.get("layer_norm_eps", 0.0)
     # Left-out settings have transformers' defaults, as its files only list what differs.
     differences = {
@@ -229,7 +244,7 @@ def read_config(path: Path) -> Facts:
     }
     for name, differs in differences.items():
         if differs:
-            raise SettingError(f"--source: {path} has {name} {config.get(name)!r}, which ours cannot have; convert another.")
+            raise SettingError(f"{setting}: {path} has {name} {config.get(name)!r}, which ours cannot have; pass another.")
     names = {
         "image_size": ("image_size", 224),
         "num_frames": ("num_frames", 16),
@@ -243,6 +258,30 @@ def read_config(path: Path) -> Facts:
         value = config.get(theirs, default)
         sides = value if isinstance(value, list) and value else [value]
         if not all(isinstance(side, int) and side == sides[0] for side in sides):
-            raise SettingError(f"--source: {path} has {theirs} {value}; only whole numbers and squares can be converted.")
+            raise SettingError(f"{setting}: {path} has {theirs} {value}; only whole numbers and squares can be read.")
         facts[ours] = int(sides[0])
     return facts
+
+
+def norm_pix_loss_of(path: Path, default: bool | None) -> bool | None:
+    """Whether a config.json says that pixels are normalised cube by cube; `default` where it leaves that out."""
+    value = (_content(path) or {}).get("norm_pix_loss")
+    return value if isinstance(value, bool) else default
+
+
+def class_names_of(path: Path) -> list[str] | None:
+    """Names of the classes by label in a config.json; None if there are none, or only LABEL_0, LABEL_1 and so on."""
+    names = (_content(path) or {}).get("id2label")
+    if not isinstance(names, dict) or names.keys() != {str(number) for number in range(len(names))}:
+        return None
+    ordered = [str(names[str(number)]) for number in range(len(names))]
+    return None if ordered == [f"LABEL_{number}" for number in range(len(names))] else ordered
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """Content of a config.json; None if there is none."""
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None

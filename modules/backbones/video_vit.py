@@ -19,10 +19,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.huggingface import from_huggingface, is_huggingface
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.errors import SettingError
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
@@ -192,7 +194,8 @@ class VideoViT(nn.Module):
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
         pooling: what `forward` does with the tokens, for probes and export: `mean` over all, or per time slice and
             concatenated (`time`), which keeps the order of time.
-        checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth.
+        checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth; or a folder of
+            `transformers`, of `convert` or of DeepSpeed.
         normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
         pretrained_frames: frames of the clips that the weights were pretrained on; null takes what the file or its passport
             says, or what published networks have. Where num_frames is another, position codes are interpolated.
@@ -271,6 +274,7 @@ class VideoViT(nn.Module):
                 # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
                 may_miss=("norm.",),
             )
+            check_heads(checkpoint, "model.backbone.checkpoint", self)
             say(self.adopt(origin_of_encoder(checkpoint, content)))
 
     # --- How clips are fed ---
@@ -395,7 +399,7 @@ class MaskedDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim or encoder.embed_dim // 2
-        heads = num_heads or max(1, encoder.num_heads // 2)
+        self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:
             raise SettingError(
                 f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder_dim "
@@ -456,13 +460,14 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        if key.endswith("attn.v_bias"):
-            continue
         name = key
-        if key.endswith("attn.q_bias"):
-            value_bias = state[key.replace("q_bias", "v_bias")]
-            value = torch.cat([value, torch.zeros_like(value), value_bias])
-            name = key.replace("attn.q_bias", "attn.qkv.bias")
+        start = key.removesuffix("q_bias").removesuffix("v_bias")
+        # One without the other keeps its name, so that a strict load reports it.
+        if start.endswith("attn.") and {f"{start}q_bias", f"{start}v_bias"} <= state.keys() and key != start:
+            if key.endswith("v_bias"):
+                continue
+            value = torch.cat([value, torch.zeros_like(value), state[f"{start}v_bias"]])
+            name = f"{start}qkv.bias"
         if name.endswith("patch_embed.proj.weight"):
             value = value.flatten(1)
         name = name.replace("patch_embed.proj.", "patch_embed.")
@@ -507,17 +512,64 @@ def is_official(state: dict[str, Tensor]) -> bool:
     return any(key.endswith("patch_embed.proj.weight") for key in state)
 
 
-def start_from(method: nn.Module, path: str) -> None:
-    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors or an official .pth.
+def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of official files and of `transformers` to ours; others stay as they are."""
+    if is_huggingface(state):
+        return from_huggingface(state)
+    return from_official(state) if is_official(state) else state
+
+
+def check_heads(path: str, setting: str, encoder: VideoViT, decoder: "MaskedDecoder | None" = None) -> None:
+    """Compare numbers of heads, which no tensor tells, with what a passport or a folder of `transformers` says.
 
     Args:
-        method: with `backbone` and `decoder`.
+        path: file or folder that weights came from.
+        setting: that named it, for error messages.
+        encoder: that took them.
+        decoder: that took them, if one did.
+
+    Raises:
+        SettingError: if a number differs, or a folder's config.json is of a network that ours is not.
+    """
+    said = _said_of(path, setting)
+    parts = [("num_heads", "model.backbone.num_heads", encoder.num_heads)]
+    if decoder is not None:
+        parts.append(("decoder_heads", "model.decoder_heads", decoder.num_heads))
+    for name, own, heads in parts:
+        if said.get(name) not in (None, heads):
+            raise SettingError(
+                f"{setting} names {path}, which says that it has {said[name]} heads where {own} is {heads}; make them equal, "
+                "or correct what it says with `convert`."
+            )
+
+
+def _said_of(path: str, setting: str) -> dict[str, Any]:
+    # Passports know all networks, so they cannot be imported before this one is there.
+    from modules.core.passport import said_of
+
+    return said_of(path, setting)
+
+
+def start_from(method: nn.Module, path: str) -> None:
+    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors, an official .pth, or a folder.
+
+    Args:
+        method: with `backbone`, `decoder` and `target`.
         path: value of model.init_from.
+
+    Raises:
+        SettingError: if it does not fit.
     """
     content = read_checkpoint(path, "model.init_from")
-    weights = content.weights
-    load_strictly(method, from_official(weights) if is_official(weights) else weights, path)
+    load_strictly(method, our_names(content.weights), path)
+    check_heads(path, "model.init_from", method.backbone, method.decoder)  # type: ignore[arg-type]
     method.adopt(origin_of_encoder(path, content))  # type: ignore[operator]
+    known, own = _said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
+    if known is not None and own != known:
+        rank_zero_warn(
+            f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to go on with "
+            f"them, set model.target.normalise {str(known).lower()}."
+        )
 
 
 def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
@@ -533,9 +585,9 @@ def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The encoder's part of any file that we read, under the names of `VideoViT`.
 
-    Accepts our whole methods (`backbone.*`), bare encoders, and official pretraining or fine-tuning networks.
+    Accepts our whole methods (`backbone.*`), bare encoders, and pretraining or fine-tuning networks, official or of
+    `transformers`.
     """
-    if is_official(state):
-        state = from_official(state)
+    state = our_names(state)
     inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     return inner or state

@@ -1,9 +1,11 @@
 """What is the same for every method: randomness of a step, logging, optimiser. Nothing about what is learned."""
 
+import inspect
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from modules.core.averaging import check_averaging
+from modules.core.checkpoints import compare, open_run
 from modules.core.contracts import Batch, StepOutput
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings
@@ -98,6 +102,46 @@ class Method(LightningModule, ABC):
         number = {id(value): place for place, layer in enumerate(layers) for value in layer}
         return {name: number.get(id(value), len(layers) - 1) for name, value in self.named_parameters()}.__getitem__
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore weights, as `--ckpt_path` does.
+
+        Raises:
+            SettingError: with a report, if `strict` and the weights are those of another network.
+        """
+        if strict:
+            try:
+                compare(self.state_dict(), dict(state_dict), "The checkpoint", type(self).__name__)
+            except SettingError as error:
+                raise SettingError(f"{error} Pass --ckpt_path a checkpoint of this method with these settings.") from None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> "Method":
+        """Lightning's, for which the arguments of the constructor are passed again: checkpoints do not hold them.
+
+        Raises:
+            SettingError: if one is missing, or the file is no checkpoint, or of another network.
+        """
+        parameters = inspect.signature(cls).parameters.values()
+        missing = [one.name for one in parameters if one.default is one.empty and one.name not in kwargs]
+        if missing:
+            settings = ", ".join(f"{name}=..." for name in missing)
+            raise SettingError(
+                f"{checkpoint_path} does not hold the arguments of {cls.__name__}; pass {settings} to load_from_checkpoint, or "
+                "build the method yourself and give its checkpoint to trainer.fit or trainer.test as ckpt_path."
+            )
+        if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
+            open_run(checkpoint_path, "checkpoint_path")
+        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)
+
     @property
     def seed(self) -> int:
         """The run's seed (`seed_everything`)."""
@@ -145,6 +189,7 @@ class Method(LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
+        check_averaging(self.trainer.callbacks, self)  # type: ignore[attr-defined]
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
         if clip is None:
             return

@@ -1,7 +1,9 @@
 """Reading weights from any file that this project accepts: safely, strictly and with a report."""
 
 import argparse
+import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,10 @@ from modules.core.torchscript import is_torchscript, read_torchscript
 ALLOWED_CLASSES: list[Any] = [argparse.Namespace]
 # Where the weights lie in files that hold more than weights: official pretraining, DeepSpeed, Lightning, timm's EMA.
 WEIGHT_ENTRIES = ("model", "module", "state_dict", "model_ema")
+# What a folder may hold: transformers' names, and the name that DeepSpeed gives to the weights of a run on one model.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
+# Names of modules that wrap a network: DataParallel's and DDP's, and torch.compile's.
+DDP_PREFIX, COMPILE_PREFIX = "module.", "_orig_mod."
 
 
 class Checkpoint(NamedTuple):
@@ -27,7 +33,7 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Tensor]
     """tensors by name"""
     record: dict[str, Any]
-    """what our runs save beside them under "record" (method, metrics, config, backbone); empty in other files"""
+    """what our runs save beside them under "record" (method, metrics, config, backbone, class_names); empty in other files"""
     args: dict[str, Any]
     """what official scripts save beside them under "args", their command line; empty in other files"""
 
@@ -37,29 +43,48 @@ def read_weights(path: str | Path, setting: str) -> dict[str, Tensor]:
     return read_checkpoint(path, setting).weights
 
 
+def weight_file(path: str | Path, setting: str) -> Path:
+    """The file that a path means: itself, or the weights in a folder of `transformers`, of `convert` or of DeepSpeed.
+
+    Args:
+        path: file or folder.
+        setting: command-line name of the setting that named it, for error messages.
+
+    Raises:
+        SettingError: if there is no such file, or a folder holds no weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+        if not found:
+            raise SettingError(
+                f"{setting}: the folder {path} holds none of {', '.join(FOLDER_FILES)}; pass the weight file itself."
+            )
+        return found[0]
+    if not path.is_file():
+        raise SettingError(f"{setting} names {path}, which does not exist; pass the path of an existing weight file.")
+    return path
+
+
 def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
     """Read a dictionary of tensors from .safetensors, a PyTorch file, a Lightning checkpoint or a TorchScript archive.
 
     No code in a file can run: pickles are read with `weights_only=True` and `argparse.Namespace` as the only extra class,
-    and of TorchScript nothing but tensors is read.
+    and of TorchScript nothing but tensors is read. Prefixes that DDP and torch.compile give to names are left out.
 
     Args:
-        path: file to read.
+        path: file to read, or a folder that `weight_file` knows.
         setting: command-line name of the setting that named the file, for error messages.
 
     Raises:
         SettingError: if the file is missing, unreadable, unsafe, or holds no tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SettingError(f"{setting} names {path}, which does not exist; pass the path of an existing weight file.")
+    path = weight_file(path, setting)
     try:
-        if path.suffix == ".safetensors":
-            return Checkpoint(load_file(path), {}, {})
-        content = _read_pickle(path)
+        content = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except Exception as error:
         raise SettingError(
-            f"{setting} names {path}, which cannot be read as weights ({type(error).__name__}: {_reason(error)}); "
+            f"{setting} names {path}, which cannot be read as weights ({reason(path, error)}); "
             "pass a .safetensors, .ckpt, .pth or .pt file that holds tensors."
         ) from error
     record = content.get("record") if isinstance(content, dict) else None
@@ -70,19 +95,79 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
             break
     if not isinstance(content, dict):
         raise SettingError(f"{setting} names {path}, which holds no dictionary of weights; pass another file.")
-    weights = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    weights = _unwrapped({key: value for key, value in content.items() if isinstance(value, Tensor)}, path)
     if not weights:
         raise SettingError(f"{setting} names {path}, in which no tensor was found; pass another file.")
     command = vars(args) if isinstance(args, argparse.Namespace) else {}
     return Checkpoint(weights, record if isinstance(record, dict) else {}, command)
 
 
-def _reason(error: Exception) -> str:
-    """One line; of a refused class its name, in place of torch's advice to trust the file."""
+def open_run(path: str | Path, setting: str) -> dict[str, Any]:
+    """What is in a checkpoint of a run besides tensors, which are not read.
+
+    Args:
+        path: file.
+        setting: that named it, for error messages.
+
+    Raises:
+        SettingError: if it cannot be read, or is no checkpoint of a run.
+    """
+    path = Path(path)
+    advice = "pass a file of a run's folder checkpoints"
+    if path.is_dir():
+        raise SettingError(f"{setting} names {path}, which is a folder; {advice}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise SettingError(
+            f"{setting} names {path}, which cannot be read as a checkpoint ({reason(path, error)}); {advice}."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise SettingError(f"{setting} names {path}, which is no checkpoint of a run: it has no state_dict; {advice}.")
+    return content
+
+
+def _unwrapped(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names without the prefixes of wrapping modules, which are said.
+
+    Raises:
+        SettingError: if two tensors then have one name.
+    """
+    names = {key: _without_prefixes(key) for key in weights}
+    if len(set(names.values())) < len(names):
+        raise SettingError(f"{path} holds tensors both with and without the prefix {DDP_PREFIX} or {COMPILE_PREFIX}; pass one.")
+    wrapped = [key for key, name in names.items() if key != name]
+    found = [prefix for prefix in (DDP_PREFIX, COMPILE_PREFIX) if any(prefix in key for key in wrapped)]
+    if found:
+        rank_zero_info(f"{path}: {' and '.join(found)} left out of the names of {len(wrapped)} tensors.")
+    return {names[key]: value for key, value in weights.items()}
+
+
+def _without_prefixes(key: str) -> str:
+    """torch.compile also wraps a part of a network, so its prefix may stand in the middle."""
+    key = f".{key}".replace(f".{COMPILE_PREFIX}", ".").removeprefix(".")
+    return _without_prefixes(key.removeprefix(DDP_PREFIX)) if key.startswith(DDP_PREFIX) else key
+
+
+def reason(path: str | Path, error: Exception) -> str:
+    """Why a file could not be read, in place of torch's advice to trust it."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused is not None:
         return f"it holds a {refused[1]}, which could run code and is not read"
-    return (str(error).splitlines() or ["empty file"])[0]
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return str(error.strerror)
+    with Path(path).open("rb") as file:
+        start = file.read(256)
+    if not start:
+        return "it is empty"
+    if start.isascii() and b"\0" not in start:
+        return "it is a text file"
+    is_cut = start.startswith(b"PK") and not zipfile.is_zipfile(path)
+    if is_cut or "unexpected EOF" in str(error) or Path(path).suffix == ".safetensors":
+        return "it is cut short or damaged"
+    if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError | LookupError | ValueError):
+        return "it holds no tensors and plain values as torch.save writes them"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _read_pickle(path: Path) -> Any:

@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from functools import reduce
+from importlib import import_module
 from operator import or_
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from modules.core.base import Method
+from modules.core.checkpoints import open_run
 from modules.core.errors import SettingError
 from modules.core.explain import explain
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
@@ -33,6 +35,12 @@ def setting_error_in(error: BaseException | None) -> SettingError | None:
             return latest
         error = error.__cause__ or error.__context__
     return None
+
+
+def _subclasses(kind: type) -> list[type]:
+    """All classes that extend one, as far as they were imported."""
+    extensions: list[type] = kind.__subclasses__()
+    return [*extensions, *(one for direct in extensions for one in _subclasses(direct))]
 
 
 class Parser(LightningArgumentParser):
@@ -89,6 +97,7 @@ class CLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; what the user must change is not buried in a page of the parser's attempts."""
+        self._check_checkpoint()
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -127,6 +136,30 @@ class CLI(LightningCLI):
             self._keep_config(root)
         elif config.ckpt_path is None and checkpoint.is_file() and not list(root.glob("hpc_ckpt_*.ckpt")):
             self._refuse(root)
+
+    def _check_checkpoint(self) -> None:
+        """Refuse a checkpoint that cannot be read, or is of another method, before anything is built.
+
+        Raises:
+            SettingError: naming both methods.
+        """
+        if self.subcommand is None:
+            return
+        config = self.config[self.subcommand]
+        given = config.get("ckpt_path")
+        if given is None or not Path(given).exists():
+            return
+        record = open_run(given, "--ckpt_path").get("record")
+        trained = record.get("method") if isinstance(record, dict) else None
+        module, _, name = config.model.class_path.rpartition(".")
+        own = getattr(import_module(module), name)
+        # A method may go on with weights of one that it extends, and the other way round.
+        related = [*own.__mro__, *_subclasses(own)]
+        if trained is not None and trained not in {f"{kind.__module__}.{kind.__qualname__}" for kind in related}:
+            raise SettingError(
+                f"--ckpt_path names {given}, a checkpoint of {trained}, but --model is {own.__name__}; pass another, or start "
+                "from its encoder with --model.backbone.checkpoint."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks

@@ -15,6 +15,7 @@ containers only `argparse.Namespace` is allowed in them (official files hold the
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,16 +29,17 @@ from modules.backbones.architecture import (
     infer_architecture,
 )
 from modules.backbones.huggingface import (
-    from_huggingface,
+    class_names_of,
     is_huggingface,
     model_config,
+    norm_pix_loss_of,
     preprocessor_config,
     read_config,
     to_huggingface,
 )
 from modules.backbones.video_text import is_text, is_video_text
-from modules.backbones.video_vit import Grid, from_official, is_official, to_official
-from modules.core.checkpoints import LoadReport, compare, read_checkpoint
+from modules.backbones.video_vit import Grid, our_names, to_official
+from modules.core.checkpoints import LoadReport, compare, read_checkpoint, weight_file
 from modules.core.convert_networks import (
     Converted,
     Format,
@@ -56,10 +58,11 @@ from modules.core.origin import origin_of
 from modules.core.passport import (
     PASSPORT_FORMAT,
     config_text,
-    embedded_passport,
     facts_of_run,
     inside,
+    norm_pix_loss_of_run,
     parse_config,
+    passport_of,
     passport_path,
     sha256,
     to_json,
@@ -69,8 +72,6 @@ from modules.core.passport import (
 from modules.layers.normalise import IMAGENET, Normalisation
 
 SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
-# What a folder may hold: transformers' names, and the name that DeepSpeed gives to the weights of a run on one model.
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
 
 
 def convert(
@@ -90,7 +91,7 @@ def convert(
     """Rewrite weights in another format, with a passport beside them.
 
     Sizes that weights do not tell (heads, image_size, num_frames, tubelet_size, stride) are taken from the options, else from
-    what lies with the file: config.yaml of our run, config.json of a transformers folder, or the passport in a .safetensors.
+    what lies with the file: config.yaml of our run, config.json of a transformers folder, or the passport in or beside it.
     Else they are those of the official networks: 224 pixels, 16 frames, tubelets of 2, heads by the width; the stride stays
     unknown.
 
@@ -99,7 +100,7 @@ def convert(
             a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or timm, our
             .ckpt or .safetensors, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, or .pth for official), or the folder for huggingface. The passport lies beside the
-            file as <name>.json, or in the folder as passport.json; a .safetensors file holds it too.
+            file as <name>.json (weights.pth.json), or in the folder as passport.json; a .safetensors file holds it too.
         to: safetensors under our names; official names in a .pth; or huggingface, a folder for transformers.
         part: all, or the backbone (encoder) alone; partner is the second encoder of skeleton contrast.
         heads: attention heads of the encoder or tower.
@@ -142,6 +143,7 @@ def convert(
         converted = convert_cnn(found, facts, part, to)
     else:
         converted = convert_video(found, facts, part)
+    converted.passport.update(what_applies(converted.passport, found.path))
     write(converted, out, to)
     rank_zero_info(f"Wrote {out} and its passport.")
 
@@ -173,50 +175,68 @@ def check_out(source: Path, out: Path, to: Format, overwrite: bool) -> None:
 
 def read_source(source: Path, run_config: Path | None) -> Source:
     """Read weights, and what lies with them about where they come from."""
-    path = find_file(source)
+    path = weight_file(source, "--source")
     checkpoint = read_checkpoint(path, "--source")
-    earlier = embedded_passport(path) or {}
+    earlier = passport_of(source) or {}
     config = config_text(path, run_config, checkpoint.record) or earlier.get("config")
     settings = parse_config(config) if config is not None else {}
-    facts = {name: value for name, value in earlier.get("architecture", {}).items() if type(value) is int}
+    facts = {name: value for name, value in inside(earlier, "architecture").items() if type(value) is int}
+    for ours, theirs in (("num_frames", "frames"), ("stride", "stride")):
+        if isinstance(earlier.get(theirs), int):
+            facts.setdefault(ours, earlier[theirs])
     origin = origin_of(path, checkpoint)
     for name, number in (("pretrained_frames", origin.frames), ("pretrained_size", origin.size)):
         # Of its own clips a network says nothing.
         if number is not None and isinstance(checkpoint.record.get("backbone"), dict):
             facts[name] = number
-    if isinstance(earlier.get("stride"), int):
-        facts["stride"] = earlier["stride"]
+    norm_pix_loss = earlier.get("norm_pix_loss")
     # What is passed corrects the passport; the config in the passport may itself have been corrected by options.
-    facts = facts_of_run(settings) | facts if run_config is None else facts | facts_of_run(settings)
+    if run_config is None:
+        facts = facts_of_run(settings) | facts
+        norm_pix_loss = norm_pix_loss_of_run(settings) if norm_pix_loss is None else norm_pix_loss
+    else:
+        facts |= facts_of_run(settings)
+        norm_pix_loss = norm_pix_loss_of_run(settings)
+    class_names = checkpoint.record.get("class_names") or earlier.get("class_names")
     if is_huggingface(checkpoint.weights) and not is_video_text(checkpoint.weights):
-        facts |= read_config(path.parent / "config.json")
+        beside = path.parent / "config.json"
+        facts |= read_config(beside)
+        class_names = class_names_of(beside) or class_names
+        # Left out by transformers, it is true; left out by us, nothing was known.
+        norm_pix_loss = norm_pix_loss_of(beside, default=norm_pix_loss if earlier else True)
+    if "normlize_target" in checkpoint.args:  # the spelling of the official scripts
+        norm_pix_loss = bool(checkpoint.args["normlize_target"])
     for key, value in checkpoint.weights.items():
         if value.ndim == 5 and "patch_embed" in key:
             facts |= {"tubelet_size": value.shape[2], "patch_size": value.shape[4]}
     passport = {
+        # Whatever else an earlier passport says goes on with the weights; which network it is, they tell themselves.
+        **{name: value for name, value in earlier.items() if name != "kind"},
         "method": checkpoint.record.get("method") or earlier.get("method") or inside(settings, "model").get("class_path"),
         "config": config,
         "metrics": checkpoint.record.get("metrics") or earlier.get("metrics"),
         "source": {"file": path.name, "sha256": sha256(path), "made_from": earlier.get("source")},
         "normalisation": (origin.normalisation or IMAGENET).as_record(),
+        "class_names": class_names,
+        "norm_pix_loss": norm_pix_loss,
     }
     return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"), origin)
 
 
-def find_file(source: Path) -> Path:
-    """The weight file that a path means.
-
-    Raises:
-        SettingError: if a folder holds none.
-    """
-    if not source.is_dir():
-        return source
-    found = [source / name for name in FOLDER_FILES if (source / name).is_file()]
-    if not found:
-        raise SettingError(
-            f"--source: the folder {source} holds none of {', '.join(FOLDER_FILES)}; pass the weight file itself."
-        )
-    return found[0]
+def what_applies(passport: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Class names of a network that has classes, and `norm_pix_loss` of a decoder that predicts pixels; else null."""
+    sizes = passport["architecture"]
+    names, classes = passport["class_names"], sizes.get("num_classes")
+    if names and classes and len(names) != classes:
+        rank_zero_info(f"{path} has {classes} classes, but {len(names)} names are known: left out.")
+    outputs = sizes.get("decoder_out")
+    is_pixels = outputs and not sizes["num_prototypes"] and outputs == 3 * sizes["tubelet_size"] * sizes["patch_size"] ** 2
+    if is_pixels and passport["norm_pix_loss"] is False:
+        rank_zero_info(f"The decoder of {path} predicts plain pixels: go on with model.target.normalise false.")
+    return {
+        "class_names": list(names) if names and classes == len(names) else None,
+        "norm_pix_loss": passport["norm_pix_loss"] if is_pixels else None,
+    }
 
 
 # --- Networks ---
@@ -228,7 +248,7 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     Raises:
         SettingError: if it does not fit.
     """
-    weights = our_names(source)
+    weights = vit_weights(source)
     may_leave: tuple[str, ...] = ()
     kept = weights
     if part == "backbone":
@@ -252,25 +272,18 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     return Converted({key: weights[key] for key in report.matched}, passport, architecture)
 
 
-def our_names(source: Source) -> dict[str, Tensor]:
+def vit_weights(source: Source) -> dict[str, Tensor]:
     """Weights of any network of the VideoMAE family under the names of `Architecture.empty_network`.
 
     Raises:
         SettingError: if it is no such network.
     """
-    weights = source.weights
-    if is_huggingface(weights):
-        return from_huggingface(weights)
-    if is_official(weights):
-        try:
-            return from_official(weights)
-        except KeyError as error:
-            raise SettingError(f"{source.path} misses {error} beside its partner q_bias; pass a whole file.") from error
+    weights = our_names(source.weights)
     if "patch_embed.weight" in weights:
         return {f"backbone.{key}": value for key, value in weights.items()}
     if "backbone.patch_embed.weight" in weights:
         return weights
-    names = ", ".join(list(weights)[:3])
+    names = ", ".join(list(source.weights)[:3])
     raise SettingError(
         f"{source.path} holds no vision transformer that we know (its tensors: {names}, ...); pass another file."
     )
@@ -320,7 +333,8 @@ def write(converted: Converted, out: Path, to: Format) -> None:
             raise SettingError("--to huggingface has no place for clips of blue, green and red; pass --to safetensors.")
         named = plain(to_huggingface(weights, sizes))
         preprocessor = preprocessor_config(sizes.image_size, normalisation)
-        config = model_config(sizes, final_norm="backbone.norm.weight" in weights)
+        final_norm = "backbone.norm.weight" in weights
+        config = model_config(sizes, final_norm, passport["norm_pix_loss"], passport["class_names"])
         files.append((out / "model.safetensors", lambda part: save_file(named, part, metadata)))
         files.append((out / "preprocessor_config.json", lambda part: write_json(part, preprocessor)))
         files.append((out / "config.json", lambda part: write_json(part, config)))

@@ -92,6 +92,8 @@ class Provenance(Callback):
             "method": f"{kind.__module__}.{kind.__qualname__}",
             "config": self.config,
             "metrics": dict(self._metrics),
+            # Numbers of classes mean nothing elsewhere.
+            "class_names": getattr(trainer.datamodule, "class_names", None),  # type: ignore[attr-defined]
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from modules.core.checkpoints import reason
 from modules.core.errors import SettingError
 
 PART = ".part"
@@ -86,8 +87,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except FileNotFoundError:
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or ["empty"])[0]
             raise SettingError(
-                f"--ckpt_path names {path}, which cannot be read as a checkpoint ({type(error).__name__}: {reason}); pass "
-                "another file of the run's folder checkpoints."
+                f"--ckpt_path names {path}, which cannot be read as a checkpoint ({reason(path, error)}); pass another file of "
+                "the run's folder checkpoints."
             ) from error

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.video_cnn import VideoCNN, published_origin
-from modules.backbones.video_vit import VideoViT, from_official, is_official, layer_norm, origin_of_encoder
+from modules.backbones.video_vit import VideoViT, check_heads, layer_norm, origin_of_encoder, our_names
 from modules.core.base import Method, batch_size_of
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import Batch, StepOutput
@@ -31,6 +32,7 @@ from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, ScheduleSettings
 from modules.core.origin import Origin
+from modules.core.passport import class_names_beside
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
 from modules.layers.heads import linear_in_float32
@@ -127,6 +129,8 @@ class Classification(Method):
         if self.is_frozen:
             backbone.requires_grad_(False)
             self.train()
+        self.class_names: list[str] | None = None
+        """Names by number that the file of `init_from` knows."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -157,6 +161,9 @@ class Classification(Method):
             # Old files lack the counters of BatchNorm, which only a cumulative average would need.
             counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
             load_strictly(self, weights, self.init_from, may_miss=counters)
+            self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
+            if isinstance(self.backbone, VideoViT):
+                check_heads(self.init_from, "model.init_from", self.backbone)
             self.adopt(whole_origin(self.init_from, content))
 
     def _check_classes(self, weights: Mapping[str, Any], source: str) -> None:
@@ -179,6 +186,8 @@ class Classification(Method):
         Raises:
             SettingError: if nobody says how many classes there are, or the data has more than the head.
         """
+        if self._trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
+            return
         known = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if self.head is None:
             if not known:
@@ -188,6 +197,33 @@ class Classification(Method):
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {known} classes; raise it or leave it out."
             )
+        self._check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the classes of a checkpoint with the data's; see `Method`."""
+        super().on_load_checkpoint(checkpoint)
+        record = checkpoint.get("record", {})
+        self._check_class_names(record.get("class_names"), "The checkpoint")
+
+    def _check_class_names(self, known: list[str] | None, source: str) -> None:
+        """Compare the order of the data's classes with that in which weights know them.
+
+        Raises:
+            SettingError: if the same names stand in another order, so that numbers mean other classes.
+        """
+        names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
+        if not names or not known:
+            return
+        first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None)
+        if first is None:
+            return
+        differs = f"{source} calls class {first} {known[first]!r}, but the data calls it {names[first]!r}"
+        if sorted(names) == sorted(known):
+            raise SettingError(
+                f"{differs}; give the data's classes the same order, or start from the encoder alone with "
+                "model.backbone.checkpoint."
+            )
+        rank_zero_warn(f"{differs}: numbers are taken to mean the same classes.")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore weights; where the head was not made yet, they say how many classes it has."""
@@ -364,13 +400,11 @@ class Classification(Method):
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a whole classifier under the names of `Classification`, of any file that `init_from` may name."""
-    if is_official(weights):
-        return from_official(weights)
     if {"stem.0.weight", "fc.weight"} <= weights.keys():
         # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
         names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
         return {names[key]: value for key, value in weights.items()}
-    return weights
+    return our_names(weights)
 
 
 def whole_origin(path: str, content: Checkpoint) -> Origin:

@@ -1,9 +1,11 @@
 """Reading weights: every form, nothing unsafe, a report for every difference."""
 
 import argparse
+import io
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from modules.core.checkpoints import load_strictly, read_checkpoint, read_weights
+from modules.core.checkpoints import FOLDER_FILES, load_strictly, open_run, read_checkpoint, read_weights
 from modules.core.errors import SettingError
+from modules.core.saving import WholeCheckpointIO
 
 WEIGHTS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 
@@ -34,6 +37,37 @@ def test_forms(content: dict, tmp_path: Path) -> None:
     read = read_weights(path, "model.checkpoint")
     assert read.keys() == WEIGHTS.keys()
     assert all(torch.equal(read[key], WEIGHTS[key]) for key in WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("module.", "module. left out"),
+        ("_orig_mod.", "_orig_mod. left out"),
+        ("module._orig_mod.", "module. and _orig_mod. left out"),
+        ("_orig_mod.module.", "module. and _orig_mod. left out"),
+        ("backbone._orig_mod.", "_orig_mod. left out"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_prefixes_of_wrapping_modules(
+    prefix: str, said: str, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch.compile's and DDP's, in any order, also of a part of the network; which ones is said."""
+    wrapped = {prefix + key: value for key, value in WEIGHTS.items()}
+    path = tmp_path / f"weights{suffix}"
+    save_file(wrapped, path) if suffix == ".safetensors" else torch.save({"model": wrapped}, path)
+    with caplog.at_level("INFO"):
+        read = read_weights(path, "model.checkpoint")
+    start = "backbone." if prefix.startswith("backbone.") else ""
+    assert read.keys() == {start + key for key in WEIGHTS}
+    assert f"{said} of the names of 2 tensors" in caplog.text
+
+
+def test_wrapped_and_bare_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    torch.save({**WEIGHTS, "_orig_mod.weight": torch.zeros(2, 3)}, tmp_path / "weights.pth")
+    with pytest.raises(SettingError, match=r"both with and without the prefix"):
+        read_weights(tmp_path / "weights.pth", "x")
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -72,6 +106,64 @@ def test_bad_files_are_named(content: object, tmp_path: Path) -> None:
         torch.save({"epoch": 3} if content == "numbers" else [1, 2], path)
     with pytest.raises(SettingError, match=r"model\.init_from names .*weights\.pth"):
         read_weights(path, "model.init_from")
+
+
+def cut(content: object) -> bytes:
+    """The first half of a saved file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()[: len(buffer.getvalue()) // 2]
+
+
+BROKEN = {
+    "empty": (b"", "it is empty"),
+    "text": (b"hello world, this is no weights\n", "it is a text file"),
+    "page": (b"<html><body>404</body></html>", "it is a text file"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a text file"),
+    "cut": (cut({"state_dict": {"weight": torch.ones(100, 100)}}), "it is cut short or damaged"),
+    "array": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n", "it holds no tensors and plain values"),
+    "archive": (b"\x1f\x8b\x08\x00\x00", "it holds no tensors and plain values"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("read", [read_weights, open_run, WholeCheckpointIO().load_checkpoint], ids=["weights", "run", "io"])
+def test_why_a_file_cannot_be_read(read: Callable[..., object], name: str, tmp_path: Path) -> None:
+    """One sentence of ours, never torch's advice to trust the file."""
+    content, why = BROKEN[name]
+    path = tmp_path / "weights.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(SettingError, match=why) as caught:
+        read(path, *([] if read.__name__ == "load_checkpoint" else ["model.init_from"]))
+    message = str(caught.value)
+    assert "weights.ckpt" in message
+    assert "weights_only" not in message
+    assert "\n" not in message
+
+
+def test_checkpoints_of_runs(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": WEIGHTS, "record": {"method": "a.B"}}, path)
+    assert open_run(path, "x")["record"] == {"method": "a.B"}
+    torch.save({"epoch": 3, "loops": {}}, path)
+    with pytest.raises(
+        SettingError, match=r"--ckpt_path names .*last\.ckpt, which is no checkpoint of a run: it has no state_dict"
+    ):
+        open_run(path, "--ckpt_path")
+    with pytest.raises(SettingError, match="which is a folder; pass a file"):
+        open_run(tmp_path, "--ckpt_path")
+    torch.save({"state_dict": WEIGHTS, "args": Evil(tmp_path / "trace")}, path)
+    with pytest.raises(SettingError, match="could run code and is not read"):
+        open_run(path, "--ckpt_path")
+
+
+@pytest.mark.parametrize("name", FOLDER_FILES)
+def test_folders_are_read(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"model\.init_from: the folder .* holds none of model\.safetensors"):
+        read_weights(tmp_path, "model.init_from")
+    path = tmp_path / name
+    save_file(WEIGHTS, path) if path.suffix == ".safetensors" else torch.save({"module": WEIGHTS}, path)
+    assert read_weights(tmp_path, "model.init_from").keys() == WEIGHTS.keys()
 
 
 def test_differences_are_reported_and_nothing_is_loaded() -> None:

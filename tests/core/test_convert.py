@@ -26,7 +26,7 @@ from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from modules.layers.heads import VideoClassifier
 from tests.core.test_checkpoints import Evil
-from tests.methods import METHODS, tiny_vit
+from tests.methods import METHODS, tiny_cnn, tiny_vit
 from tests.parity.cases import load_case, part
 
 SIZES = {"heads": 2, "image_size": 32, "num_frames": 4}
@@ -116,7 +116,7 @@ def test_every_form_becomes_the_same_file(form: str, kind: str, tmp_path: Path, 
         torch.save(content, source)
     convert(source, tmp_path / "out" / "weights.safetensors", **SIZES)
     assert_equal(load_file(tmp_path / "out" / "weights.safetensors"), expected)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["weights.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["weights.safetensors", "weights.safetensors.json"]
     modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     assert len(modes) == 1
     assert read_passport(tmp_path / "out" / "weights.safetensors")["kind"] == kind
@@ -143,7 +143,7 @@ def test_around_through_every_format(kind: str, tmp_path: Path, request: pytest.
     assert_equal(torch.load(tmp_path / "e.pth", weights_only=True)["model"], expected)
     first, last = read_passport(tmp_path / "b.safetensors"), read_passport(tmp_path / "e.pth")
     assert last["architecture"] == first["architecture"]
-    assert first["stride"] == 2
+    assert first["stride"] == last["stride"] == 2
 
 
 @pytest.mark.parametrize("case", ["pretrain_forward_loss", "finetune_forward"])
@@ -209,7 +209,7 @@ def test_passport_of_a_run(pretraining: dict[str, Tensor], tmp_path: Path) -> No
     out = tmp_path / "out.safetensors"
     convert(checkpoint, out)
     passport = read_passport(out)
-    assert json.loads((tmp_path / "out.json").read_text()) == passport
+    assert json.loads((tmp_path / "out.safetensors.json").read_text()) == passport
     assert passport["method"] == "modules.VideoMAE"
     assert passport["config"] == CONFIG
     assert passport["metrics"] is None
@@ -256,7 +256,186 @@ def test_options_win_over_files(pretraining: dict[str, Tensor], tmp_path: Path) 
         assert (passport["architecture"]["num_heads"], passport["stride"], passport["frames"]) == expected
 
 
+def plain_pixels(normalise: bool | None) -> str:
+    """Settings of a run that predicts pixels; None leaves the setting out, which is true."""
+    arguments = "" if normalise is None else f"\n      init_args: {{normalise: {str(normalise).lower()}}}"
+    target = f"  init_args:\n    target:\n      class_path: modules.layers.targets.PixelTarget{arguments}\n"
+    return CONFIG.replace("  init_args:\n", target, 1)
+
+
+@pytest.mark.parametrize("normalise", [None, True, False])
+def test_plain_pixels_stay_plain(
+    normalise: bool | None, pretraining: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a decoder predicts is known to transformers, and known again when a folder comes back."""
+    config, expected = plain_pixels(normalise), normalise is not False
+    torch.save({"state_dict": pretraining, "record": {"config": config}}, tmp_path / "last.ckpt")
+    with caplog.at_level("INFO"):
+        convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface")
+        assert json.loads((tmp_path / "hf" / "config.json").read_text())["norm_pix_loss"] is expected
+        # As from somewhere else: without our passport.
+        (tmp_path / "hf" / "passport.json").unlink()
+        convert(tmp_path / "hf", tmp_path / "back.safetensors")
+    assert read_passport(tmp_path / "back.safetensors")["norm_pix_loss"] is expected
+    assert ("predicts plain pixels: go on with model.target.normalise false" in caplog.text) is not expected
+    convert(tmp_path / "back.safetensors", tmp_path / "encoder.safetensors", part="backbone")
+    assert read_passport(tmp_path / "encoder.safetensors")["norm_pix_loss"] is None
+
+
+def test_official_scripts_say_what_they_predict(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    for number, normalise in enumerate((True, False)):
+        command = argparse.Namespace(normlize_target=normalise)
+        torch.save({"model": official(pretraining), "args": command}, tmp_path / "source.pth")
+        convert(tmp_path / "source.pth", tmp_path / str(number), to="huggingface", **SIZES)
+        assert json.loads((tmp_path / str(number) / "config.json").read_text())["norm_pix_loss"] is normalise
+
+
+def test_unknown_pixels_are_said(pretraining: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(official(pretraining), tmp_path / "source.pth")
+    with caplog.at_level("INFO"):
+        convert(tmp_path / "source.pth", tmp_path / "hf", to="huggingface", **SIZES)
+    assert "norm_pix_loss" not in json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert "Nothing says whether the predicted pixels were normalised" in caplog.text
+    convert(tmp_path / "hf", tmp_path / "back.safetensors")
+    assert read_passport(tmp_path / "back.safetensors")["norm_pix_loss"] is None
+
+
+NAMES = ["wave", "jump", "applying cream", "fall", "air drumming"]
+
+
+def test_class_names_go_with_the_classifier(classifier: dict[str, Tensor], tmp_path: Path) -> None:
+    """From our run to transformers, from a folder without our passport to our passport, and never with another head."""
+    torch.save({"state_dict": classifier, "record": {"class_names": NAMES}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface", **SIZES)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["id2label"] == {str(number): name for number, name in enumerate(NAMES)}
+    assert config["label2id"] == {name: number for number, name in enumerate(NAMES)}
+    (tmp_path / "hf" / "passport.json").unlink()
+    convert(tmp_path / "hf", tmp_path / "back.safetensors")
+    assert read_passport(tmp_path / "back.safetensors")["class_names"] == NAMES
+    convert(tmp_path / "back.safetensors", tmp_path / "encoder.safetensors", part="backbone")
+    assert read_passport(tmp_path / "encoder.safetensors")["class_names"] is None
+    torch.save({"state_dict": classifier, "record": {"class_names": NAMES[:3]}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "few", to="huggingface", **SIZES)
+    assert json.loads((tmp_path / "few" / "config.json").read_text())["id2label"]["4"] == "LABEL_4"
+
+
+def test_nothing_known_is_lost_on_a_long_way(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    """ckpt -> safetensors -> pth -> transformers -> safetensors: the last passport says what the first one said."""
+    record = {"method": "modules.VideoMAE", "metrics": {"val/loss": 0.5}, "config": plain_pixels(False)}
+    torch.save({"state_dict": pretraining, "record": record}, tmp_path / "last.ckpt")
+    way = [("a.safetensors", "safetensors"), ("b.pth", "official"), ("c", "huggingface"), ("d.safetensors", "safetensors")]
+    source = tmp_path / "last.ckpt"
+    passports = []
+    for name, to in way:
+        convert(source, tmp_path / name, to=to)
+        source = tmp_path / name
+        if to == "safetensors" and not passports:
+            # What only a later version knows goes along too.
+            content = read_passport(source) | {"licence": "as the data"}
+            save_file(load_file(source), source, {"format": "pt", "passport": json.dumps(content)})
+        passports.append(read_passport(source))
+    chain = passports[-1].pop("source")
+    for earlier in reversed(passports[:-1]):
+        chain = chain["made_from"]
+        assert chain == earlier.pop("source")
+        assert earlier == passports[-1]
+    assert chain["file"] == "last.ckpt"
+    assert_equal(load_file(tmp_path / "d.safetensors"), pretraining)
+
+
+def test_frames_of_a_network_that_takes_any_number(tmp_path: Path) -> None:
+    """Those of the run, also in a second conversion."""
+    config = "data:\n  init_args:\n    clip: {frames: 8, size: 32, stride: 3}\n"
+    torch.save({"state_dict": tiny_cnn_weights(), "record": {"config": config}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    for name in "ab":
+        passport = read_passport(tmp_path / f"{name}.safetensors")
+        assert (passport["frames"], passport["stride"]) == (8, 3)
+    torch.save(tiny_cnn_weights(), tmp_path / "bare.pth")
+    convert(tmp_path / "bare.pth", tmp_path / "c.safetensors", num_frames=32, stride=2)
+    convert(tmp_path / "c.safetensors", tmp_path / "d.safetensors")
+    assert read_passport(tmp_path / "d.safetensors")["frames"] == 32
+
+
+def tiny_cnn_weights() -> dict[str, Tensor]:
+    return {f"backbone.{name}": value for name, value in tiny_cnn().state_dict().items()}
+
+
+# --- Folders ---
+
+
+@pytest.mark.parametrize("form", ["huggingface", "huggingface alone", "deepspeed"])
+def test_folders_start_encoders_and_methods(form: str, pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    """Folders that `convert` wrote, those of transformers, and those of DeepSpeed, without being converted too."""
+    folder = tmp_path / "folder"
+    if form == "deepspeed":
+        folder.mkdir()
+        torch.save({"module": official(pretraining), **DEEPSPEED_EXTRAS}, folder / "mp_rank_00_model_states.pt")
+    else:
+        torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
+        convert(tmp_path / "last.ckpt", folder, to="huggingface", **SIZES)
+        if form == "huggingface alone":
+            (folder / "passport.json").unlink()
+    encoder = VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(folder))
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, pretraining[f"backbone.{name}"]), name
+    method = METHODS[0].build()
+    start_from(method, str(folder))
+    assert_equal(dict(method.state_dict()), pretraining)
+
+
+def test_other_heads_are_refused(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    """No tensor tells the number of heads, but a folder and a passport do."""
+    torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
+    for name, to in (("hf", "huggingface"), ("a.safetensors", "safetensors"), ("b.pth", "official")):
+        convert(tmp_path / "last.ckpt", tmp_path / name, to=to, heads=4, decoder_heads=1, image_size=32, num_frames=4)
+        message = r"model\.%s names .* has 4 heads where model\.backbone\.num_heads is 2"
+        with pytest.raises(SettingError, match=message % r"backbone\.checkpoint"):
+            VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / name))
+        with pytest.raises(SettingError, match=message % "init_from"):
+            start_from(METHODS[0].build(), str(tmp_path / name))
+    convert(tmp_path / "last.ckpt", tmp_path / "c.safetensors", heads=2, decoder_heads=2, image_size=32, num_frames=4)
+    with pytest.raises(SettingError, match=r"has 2 heads where model\.decoder_heads is 1"):
+        start_from(METHODS[0].build(), str(tmp_path / "c.safetensors"))
+
+
+def test_a_folder_of_another_network_is_refused(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface", **SIZES)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(SettingError, match=r"model\.backbone\.checkpoint: .*config\.json has hidden_act 'relu'"):
+        VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_start_from_other_pixels_is_said(
+    normalise: bool, pretraining: dict[str, Tensor], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    torch.save({"state_dict": pretraining, "record": {"config": plain_pixels(normalise)}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface")
+    start_from(METHODS[0].build(), str(tmp_path / "hf"))
+    said = "whose decoder predicts plain pixels; to go on with them, set model.target.normalise false"
+    assert any(said in str(one.message) for one in recwarn) is not normalise
+
+
 # --- Errors ---
+
+
+@pytest.mark.parametrize("lost", ["q", "v"])
+def test_half_a_bias_is_refused_wherever_it_is_read(lost: str, pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    kept = "v" if lost == "q" else "q"
+    names = {key: value for key, value in official(pretraining).items() if key != f"encoder.blocks.0.attn.{lost}_bias"}
+    torch.save({"model": names}, tmp_path / "source.pth")
+    message = rf"source\.pth does not fit.* 1 missing \(.*blocks\.0\.attn\.qkv\.bias\), 1 left over \(.*\.{kept}_bias\)"
+    with pytest.raises(SettingError, match=message):
+        VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / "source.pth"))
+    with pytest.raises(SettingError, match=message):
+        start_from(METHODS[0].build(), str(tmp_path / "source.pth"))
+    with pytest.raises(SettingError, match=message):
+        convert(tmp_path / "source.pth", tmp_path / "out.safetensors", **SIZES)
 
 
 def test_what_does_not_fit_is_an_error(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
@@ -276,7 +455,7 @@ def test_what_does_not_fit_is_an_error(pretraining: dict[str, Tensor], tmp_path:
     refused(lacking("decoder.norm."), r"2 missing \(decoder\.norm\.weight, decoder\.norm\.bias\)")
     refused(names | {"extra": torch.ones(1)}, r"1 left over \(extra\)")
     refused(names | {"mask_token": torch.ones(1, 1, 3)}, r"decoder\.mask_token \[1, 1, 3\] for \[1, 1, 16\]")
-    refused(lacking("encoder.blocks.0.attn.v_bias"), "misses 'encoder.blocks.0.attn.v_bias'")
+    refused(lacking("encoder.blocks.0.attn.v_bias"), r"1 left over \(backbone\.blocks\.0\.attn\.q_bias\)")
     refused(lacking("encoder.blocks."), r"backbone\.blocks\.0\.mlp\.fc1\.weight is missing")
     refused(lacking("encoder.patch_embed."), "holds no vision transformer that we know")
     refused(names, "tokens of 8 do not divide image_size 36; pass the right --image_size", image_size=36)
@@ -325,7 +504,7 @@ def test_nothing_is_overwritten_unasked(pretraining: dict[str, Tensor], tmp_path
         convert(source, out, part="backbone", **SIZES)
     assert out.read_bytes() == before
     out.unlink()
-    with pytest.raises(SettingError, match=r"out\.json exists"):
+    with pytest.raises(SettingError, match=r"out\.safetensors\.json exists"):
         convert(source, out, **SIZES)
     convert(source, out, overwrite=True, **SIZES)
     convert(source, tmp_path / "folder", to="huggingface", **SIZES)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from datamodules import SyntheticMotion
 from main import main
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import parse_config, read_passport
-from tests.core.test_convert import assert_equal
+from modules.core.passport import parse_config, passport_of, read_passport
+from tests.core.test_convert import CONFIG, assert_equal
+from tests.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +32,9 @@ def test_checkpoint_of_a_real_run(tmp_path: Path) -> None:
     settings = parse_config(passport["config"])
     assert passport["frames"] == settings["data"]["init_args"]["clip"]["frames"]
     assert passport["stride"] == settings["data"]["init_args"]["clip"]["stride"]
+    names = SyntheticMotion().class_names
+    assert torch.load(checkpoint, weights_only=True)["record"]["class_names"] == names
+    assert passport["class_names"] is None
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert_equal(load_file(tmp_path / "out.safetensors"), trained)
 
@@ -41,3 +46,52 @@ def test_no_passport(content: str | None, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(content)
     with pytest.raises(SettingError, match=r"a\.safetensors has no passport"):
         read_passport(tmp_path / "a.safetensors")
+
+
+def pretraining(path: Path) -> Path:
+    """A checkpoint of a run with two heads on 4 frames of 32 px, stride 3."""
+    torch.save({"state_dict": METHODS[0].build().state_dict(), "record": {"method": "a.B", "config": CONFIG}}, path)
+    return path
+
+
+def test_a_passport_beside_a_file_is_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A .pth holds no passport, so all that is known of it lies beside it."""
+    convert(pretraining(tmp_path / "last.ckpt"), tmp_path / "a.pth", to="official")
+    assert (tmp_path / "a.pth.json").is_file()
+    with caplog.at_level("INFO"):
+        convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    assert "Nothing beside the weights says" not in caplog.text
+    first, second = read_passport(tmp_path / "a.pth"), read_passport(tmp_path / "b.safetensors")
+    assert {**second, "source": None} == {**first, "source": None}
+    assert (second["method"], second["stride"], second["architecture"]["num_frames"]) == ("a.B", 3, 4)
+    assert second["source"]["made_from"] == first["source"]
+
+
+def test_files_of_one_name_have_passports_of_their_own(tmp_path: Path) -> None:
+    source = pretraining(tmp_path / "last.ckpt")
+    convert(source, tmp_path / "x.safetensors")
+    convert(source, tmp_path / "x.pth", to="official", part="backbone", stride=7)
+    convert(source, tmp_path / "x", to="huggingface")
+    kinds = [read_passport(tmp_path / name)["kind"] for name in ("x.safetensors", "x.pth", "x")]
+    assert kinds == ["pretraining", "encoder", "pretraining"]
+    assert [read_passport(tmp_path / name)["stride"] for name in ("x.safetensors", "x.pth")] == [3, 7]
+    # The weights of a folder, named themselves, are what the folder is.
+    assert read_passport(tmp_path / "x" / "model.safetensors") == read_passport(tmp_path / "x")
+
+
+def test_passports_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """They were called x.json for x.pth and x.safetensors alike; that of the latter is not taken for the former's."""
+    source = pretraining(tmp_path / "last.ckpt")
+    convert(source, tmp_path / "x.pth", to="official", stride=7)
+    (tmp_path / "x.pth.json").rename(tmp_path / "x.json")
+    assert passport_of(tmp_path / "x.pth")["stride"] == 7
+    convert(source, tmp_path / "x.safetensors")
+    assert passport_of(tmp_path / "x.pth")["stride"] == 7
+    (tmp_path / "x.safetensors.json").rename(tmp_path / "x.json")
+    assert passport_of(tmp_path / "x.pth") is None
+    assert passport_of(tmp_path / "x.safetensors")["stride"] == 3
+    # But it holds for the file that those weights were made of.
+    source.rename(tmp_path / "x.ckpt")
+    convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors", overwrite=True)
+    (tmp_path / "x.safetensors.json").rename(tmp_path / "x.json")
+    assert passport_of(tmp_path / "x.ckpt")["stride"] == 3

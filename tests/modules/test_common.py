@@ -8,16 +8,20 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from callbacks import ModelEMA
+from modules.core.averaging import check_averaging
 from modules.core.base import Method
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import Batch
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
-from tests.methods import FRAMES, METHODS, SIDE, Case
+from modules.moco import MoCo
+from tests.methods import CONTRAST, FRAMES, METHODS, SIDE, Case, tiny_cnn
 
 ROOT = Path(__file__).parents[2]
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
@@ -186,6 +190,68 @@ def test_checkpoint_becomes_one_file_that_starts_the_method(case: Case, tmp_path
     load_strictly(again, read_weights(out, "x"), out)
     for name, value in method.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+@everywhere
+def test_an_average_of_the_weights_leaves_state_alone(case: Case, tmp_path: Path) -> None:
+    """Queues, pointers and counters are those of the trained network; weights and statistics of BatchNorm are averages."""
+
+    class Current(lightning.Callback):
+        """The trained network at the last step, before the average takes its place."""
+
+        def on_train_batch_end(self, trainer: lightning.Trainer, module: Method, *_: object) -> None:
+            self.state = {name: value.clone() for name, value in module.state_dict().items()}
+
+    method, current = build(case), Current()
+    fit(case, method, tmp_path, 1, limit_train_batches=2, limit_val_batches=0, callbacks=[current, ModelEMA(decay=0.5)])
+    state = {name: value for name, value in method.state_dict().items() if value.is_floating_point()}
+    integers = {name: value for name, value in method.state_dict().items() if not value.is_floating_point()}
+    queues = {name: value for name, value in state.items() if name.endswith("queue.keys")}
+    assert bool(queues) == hasattr(method, "contrast")
+    for name, value in (integers | queues).items():
+        assert torch.equal(value, current.state[name]), name
+    for name, value in queues.items():
+        assert torch.allclose(value.norm(dim=1), torch.ones(len(value)), atol=1e-5), name
+    statistics = [name for name in state if name.endswith(("running_mean", "running_var"))]
+    trained = [name for name, value in method.named_parameters() if value.requires_grad]
+    moved = [name for name in trained + statistics if not torch.equal(state[name], current.state[name])]
+    assert len(moved) > 0.8 * len(trained + statistics)
+
+
+@everywhere
+def test_lightnings_average_is_refused_where_it_would_average_state(case: Case, tmp_path: Path) -> None:
+    method = build(case)
+    check_averaging([ModelEMA(), EMAWeightAveraging(use_buffers=False)], method)
+    if not hasattr(method, "contrast"):
+        check_averaging([EMAWeightAveraging()], method)
+        return
+    with pytest.raises(SettingError, match=r"EMAWeightAveraging .* contrast\.queue\.keys .* use ModelEMA"):
+        fit(case, method, tmp_path, callbacks=[EMAWeightAveraging()])
+
+
+@everywhere
+def test_checkpoints_of_another_network_are_refused(case: Case, tmp_path: Path) -> None:
+    """By Lightning's own ways of loading, in one sentence."""
+    method = build(case)
+    other = build(next(one for one in METHODS if one.name == ("VideoMAE" if hasattr(method, "contrast") else "MoCo")))
+    with pytest.raises(SettingError, match=f"does not fit this {type(method).__name__}: .* Pass --ckpt_path a checkpoint"):
+        method.load_state_dict(other.state_dict())
+    with pytest.raises(
+        SettingError, match=rf"arguments of {type(method).__name__}; pass backbone=\.\.\..* to load_from_checkpoint"
+    ):
+        type(method).load_from_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_load_from_checkpoint_takes_the_arguments_again(tmp_path: Path) -> None:
+    case = next(case for case in METHODS if case.name == "MoCo")
+    method = build(case)
+    torch.save({"state_dict": method.state_dict(), "pytorch-lightning_version": lightning.__version__}, tmp_path / "a.ckpt")
+    again = MoCo.load_from_checkpoint(tmp_path / "a.ckpt", backbone=tiny_cnn(), contrast=CONTRAST)
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    (tmp_path / "b.ckpt").write_text("no checkpoint")
+    with pytest.raises(SettingError, match=r"b\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"):
+        MoCo.load_from_checkpoint(tmp_path / "b.ckpt", backbone=tiny_cnn())
 
 
 @everywhere

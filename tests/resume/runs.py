@@ -16,12 +16,12 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from callbacks import OnlineKNN, OnlineLinear
+from callbacks import ModelEMA, OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthesise import write_video
@@ -209,7 +209,7 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
     case = next(case for case in METHODS + DOWNSTREAM if case.name == run.method)
     method = case.build()
     death = Death(run.signal, *run.die_at) if run.die_at is not None and run.dying_rank == rank else None
-    saving = [Provenance(), NonFiniteGuard(), EMAWeightAveraging(decay=0.7), LastCheckpoint(2)]
+    saving = [Provenance(), NonFiniteGuard(), ModelEMA(decay=0.7), LastCheckpoint(2)]
     watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness()]
     trainer = lightning.Trainer(
         accelerator="cpu",

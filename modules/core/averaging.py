@@ -1,0 +1,73 @@
+"""An average of the weights over a run that is right for methods with state of their own, such as a queue of keys."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from modules.core.errors import SettingError
+
+
+def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the buffers that are no weights: all but the running mean and variance of normalisation layers.
+
+    Queues of keys, pointers and counters are such: an average of two of them is none of them.
+    """
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(prefix, recurse=False):
+            if not (isinstance(part, _NormBase) and buffer.is_floating_point()):
+                yield name, buffer
+
+
+class ModelEMA(EMAWeightAveraging):
+    """Lightning's `EMAWeightAveraging`, but queues of keys, pointers and counters are always those of the trained network.
+
+    Validation, `state_dict` in checkpoints and the end of the run have averaged weights, and averaged running statistics of
+    BatchNorm. Settings are those of `EMAWeightAveraging`, `decay` above all.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update the average, and copy what is no weight."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._copy_state(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Update the average where it is updated per epoch, and copy what is no weight."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._copy_state(pl_module)
+
+    @torch.no_grad()
+    def _copy_state(self, pl_module: LightningModule) -> None:
+        assert self._average_model is not None, "it is made when training begins"
+        for (_, averaged), (_, current) in zip(
+            state_buffers(self._average_model.module), state_buffers(pl_module), strict=True
+        ):
+            averaged.copy_(current)
+
+
+def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
+    """Refuse averages that would average a method's state with its weights, as Lightning's own do.
+
+    Args:
+        callbacks: of the run.
+        module: that is trained.
+
+    Raises:
+        SettingError: naming the buffers, and what to use.
+    """
+    saved = module.state_dict().keys()
+    # Nothing depends on the counters of normalisation layers.
+    state = [name for name, _ in state_buffers(module) if name in saved and not name.endswith("num_batches_tracked")]
+    for callback in callbacks:
+        mixes = isinstance(callback, WeightAveraging) and callback._use_buffers and not isinstance(callback, ModelEMA)
+        if mixes and state:
+            names = " and ".join(state)
+            raise SettingError(
+                f"{type(callback).__name__} in trainer.callbacks would average {names}, which are no weights; use ModelEMA."
+            )
