@@ -22,6 +22,7 @@ from datamodules.skeleton.arrays import array_chunks, is_arrays
 from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
 from datamodules.skeleton.splits import missing_samples
 from datamodules.skeleton.store import FORMAT, HEADER, join_parts, read_header, write_part
+from datamodules.video.manifest import is_hidden
 from modules.core.errors import SettingError
 from modules.core.saving import replacing
 
@@ -144,9 +145,10 @@ def find_files(root: Path, setting: str, *suffixes: str) -> list[File]:
     if not root.is_dir():
         raise SettingError(f"{setting} {root} is not a folder; pass the folder that holds the files ({' or '.join(suffixes)}).")
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for name in names:
-            if name.endswith(suffixes):
+            if name.endswith(suffixes) and not is_hidden(name):
                 path = Path(folder, name)
                 facts = path.stat() if path.exists() else None
                 # A broken link is a file that cannot be read.

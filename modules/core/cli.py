@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from modules.core.base import Method
 from modules.core.errors import SettingError
-from modules.core.explain import explain
+from modules.core.explain import explain, find_class
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
@@ -90,12 +91,28 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; what the user must change is not buried in a page of the parser's attempts."""
         try:
+            checked = self._checked_data()
             super().instantiate_classes()
+            if checked is not None:
+                self.datamodule = checked
         except Exception as error:
             cause = setting_error_in(error)
             if cause is None:
                 raise
             raise cause from None
+
+    def _checked_data(self) -> LightningDataModule | None:
+        """The data module after its own check of folders, lists and sizes, which costs little, where a model may download
+        weights; None if it has no check."""
+        if self.subcommand is None:
+            return None
+        data = self.config[self.subcommand].get("data")
+        if data is None or not hasattr(find_class(data.class_path), "check"):
+            return None
+        only = Namespace(subcommand=self.subcommand, **{self.subcommand: Namespace(data=data)})
+        built = self.parser.instantiate_classes(only)[self.subcommand].data
+        built.check(self.subcommand)
+        return built
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder and the checkpoint to go on from, before anything is built."""
