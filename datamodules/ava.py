@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.checks import check_kind, check_number
+from datamodules.checks import check_number
 from datamodules.video.decode import Decoder
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
@@ -129,7 +129,6 @@ class AVA(VideoDataModule):
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
     ) -> None:
-        check_kind("data.clip", clip, ClipSettings)
         if clip.clips * clip.repeat > 1 or clip.sampling != "dense":
             raise SettingError(
                 "AVA reads one clip around each key frame; leave out data.clip.clips, data.clip.repeat and data.clip.sampling."

@@ -10,7 +10,7 @@ import numpy as np
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.checks import MAX_SEED, check_kind, check_number, check_whole
+from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.faults import FaultLog
@@ -93,8 +93,6 @@ class VideoDataModule(LightningDataModule, ABC):
             check_whole("data.low_shot", low_shot, 1)
             if fraction < 1:
                 raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
-        check_kind("data.clip", clip, ClipSettings)
-        check_kind("data.views", views, ViewSettings)
         for name, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("probe_samples", probe_samples, 1)):
             check_whole(f"data.{name}", value, lowest)
         check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
@@ -162,7 +160,7 @@ class VideoDataModule(LightningDataModule, ABC):
             for split in ("train", "val", "test"):
                 listed = self.given_list(split)
                 if listed is not None and not is_file(listed):
-                    raise SettingError(f"data.{split}_list is {listed}, which does not exist; set it to an existing file.")
+                    raise SettingError(f"The list {listed} does not exist; set data.{split}_list to an existing file.")
             train = self.read_split("train")
             if train is None:
                 raise SettingError(
@@ -170,14 +168,14 @@ class VideoDataModule(LightningDataModule, ABC):
                     "folder that holds it."
                 )
             val = _same_classes(train, self.read_split("val"), "validation")
-            rank_zero_info(
-                f"{type(self).__name__}: {len(train)} training samples{_classes_of(train)}, "
-                f"{'no' if val is None else len(val)} validation samples."
-            )
             if self.fraction < 1:
                 train = train.share(self.fraction, self.subset_seed)
             if self.low_shot is not None:
                 train = train.few(self.low_shot, self.subset_seed)
+            rank_zero_info(
+                f"{type(self).__name__}: {len(train)} training samples{_classes_of(train)}, "
+                f"{'no' if val is None else len(val)} validation samples."
+            )
             self.train_manifest, self.val_manifest = train, val
         # A list of test videos that the settings name is read with the others, and not after hours of training.
         if (stage == "test" or self.test_list is not None) and self.test_manifest is None:
@@ -287,14 +285,14 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
     _tell_shared(train, other, kind)
     if not train.has_classes or not other.has_classes:
         return other
-    if bool(train.class_names) != bool(other.class_names):
-        named, numbered = ("training", kind) if train.class_names else (kind, "training")
-        raise SettingError(
-            f"The {named} videos have names of classes, and those of {numbered} come from a list with numbers alone, so that "
-            "nobody can say which mean the same; set data.train_list, data.val_list and data.test_list all to lists of one kind, "
-            "or to none."
-        )
-    if not train.class_names:
+    if not (train.class_names and other.class_names):
+        if bool(train.class_names) != bool(other.class_names) and not _paths_agree(train, other):
+            named, numbered = ("training", kind) if train.class_names else (kind, "training")
+            raise SettingError(
+                f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, whose "
+                "paths do not confirm that both count alike; set data.train_list, data.val_list and data.test_list all to lists "
+                "of one kind, or to none."
+            )
         highest, most = int(other.labels.max()), train.num_classes - 1
         if highest > most:
             raise SettingError(
@@ -323,6 +321,14 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
             f"is {int(lacking[0])}."
         )
     return other
+
+
+def _paths_agree(train: Manifest, other: Manifest) -> bool:
+    """Whether every labelled path of the one without names holds the folder that the other calls that number."""
+    named, numbered = (train, other) if train.class_names else (other, train)
+    names = dict(enumerate(named.class_names))
+    pairs = zip(numbered.paths, numbered.labels.tolist(), strict=True)
+    return all(label == UNLABELLED or names.get(label) in path.split("/")[:-1] for path, label in pairs)
 
 
 def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:

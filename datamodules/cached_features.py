@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from callbacks.features import evaluating
-from datamodules.checks import check_kind, check_whole
+from datamodules.checks import check_whole, check_writable
 from datamodules.once import fingerprint, once
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from modules.core.contracts import FeatureBatch
@@ -72,8 +72,8 @@ class CachedFeatures(LightningDataModule):
         self, data: LightningDataModule, folder: str = "runs/features", views: int = 0, batch_size: int | None = None
     ) -> None:
         super().__init__()
-        check_kind("data.data", data, LightningDataModule)
         check_whole("data.views", views, 0)
+        check_writable("data.folder", Path(folder))
         if batch_size is not None:
             check_whole("data.batch_size", batch_size, 1)
         self.data, self.folder, self.views = data, Path(folder), views

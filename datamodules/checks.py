@@ -1,7 +1,8 @@
-"""Checks of numbers among the settings of data modules."""
+"""Checks of settings that data modules and the commands beside them share."""
 
 import math
-from types import UnionType
+import os
+from pathlib import Path
 
 from modules.core.errors import SettingError
 
@@ -25,10 +26,12 @@ def check_number(setting: str, value: object, lowest: float, highest: float = ma
         raise SettingError(f"{setting} is {_shown(value)}; set it to a number {limit}{upper}.")
 
 
-def check_kind(setting: str, value: object, kind: type | UnionType) -> None:
-    """Raises a `SettingError` unless `value` is of a class; the command line takes null in the place of any."""
-    if not isinstance(value, kind):
-        raise SettingError(f"{setting} is {_shown(value)}; leave it out or give its settings.")
+def check_writable(setting: str, folder: Path) -> None:
+    """Raises a `SettingError` unless a folder can be written or made; nothing is made yet."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is no folder" if not there.is_dir() else "is not writable"
+        raise SettingError(f"{setting} {folder} cannot be written ({there} {reason}); pass another folder.")
 
 
 def _shown(value: object) -> str:

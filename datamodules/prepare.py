@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from datamodules.checks import check_whole, check_writable
 from datamodules.parallel import Progress, core_count, start_worker
 from datamodules.prepare_videos import prepare_videos
 from datamodules.skeleton.arrays import array_chunks, is_arrays
@@ -61,6 +62,7 @@ def prepare_ntu(raw: Path, out: Path, workers: int | None = None, overwrite: boo
     Raises:
         SettingError: if there is nothing to read, or `out` holds something else.
     """
+    _check(out, workers)
     if is_arrays(raw):
         chunks, digest = array_chunks(raw)
         found = [Chunk(*chunk) for chunk in chunks]
@@ -101,6 +103,7 @@ def prepare_pku(
     Raises:
         SettingError: if there is nothing to read, or `out` holds something else.
     """
+    _check(out, workers)
     files, listed = find_files(raw, "--raw", ".skeleton", ".txt"), find_files(labels, "--labels", ".txt")
     found = {name: read_pku_split(splits, name, part) for name in ("subject", "view")}
     videos = {name for split in found["subject"].values() for name in split}
@@ -201,6 +204,12 @@ def read_pku_split(splits: Path, name: str, part: int) -> dict[str, list[str]]:
     if both := sorted(set(train) & set(val)):
         raise SettingError(f"{path} lists {both[0]} for training and for validation; copy it again.")
     return {"train": train, "val": val}
+
+
+def _check(out: Path, workers: int | None) -> None:
+    check_writable("--out", out)
+    if workers is not None:
+        check_whole("--workers", workers, 0)
 
 
 def _prepare(chunks: list[Chunk], out: Path, header: dict[str, Any], workers: int | None, overwrite: bool) -> None:

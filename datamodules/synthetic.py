@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.checks import MAX_SEED, check_kind, check_whole
+from datamodules.checks import MAX_SEED, check_whole
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
@@ -138,14 +138,11 @@ class SyntheticMotion(LightningDataModule):
         captions: CaptionSettings | None = None,
     ) -> None:
         super().__init__()
-        check_kind("data.clip", clip, ClipSettings)
         for name, value in (("batch_size", batch_size), ("train_videos", train_videos), ("val_videos", val_videos)):
             check_whole(f"data.{name}", value, 1)
         check_whole("data.probe_samples", probe_samples, 1)
         check_whole("data.num_workers", num_workers, 0)
         check_whole("data.seed", seed, 0, MAX_SEED)
-        check_kind("data.backgrounds", backgrounds, list)
-        check_kind("data.object_size", object_size, tuple | list)
         self.clip = clip
         self.batch_size = batch_size
         self.num_workers = num_workers

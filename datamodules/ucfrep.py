@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.base import VideoDataModule
-from datamodules.checks import check_kind, check_whole
+from datamodules.checks import check_whole
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
@@ -299,7 +299,6 @@ class UCFRep(VideoDataModule):
         decoder: Decoder = "pyav",
     ) -> None:
         check_whole("data.segments", segments, 1)
-        check_kind("data.clip", clip, ClipSettings)
         super().__init__(
             root,
             clip=clip,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from lightning import LightningDataModule
 
-from datamodules.checks import MAX_SEED, check_kind, check_number, check_whole
+from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
@@ -60,7 +60,6 @@ class SkeletonDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_number("data.fraction", fraction, 0, 1, above=True)
-        check_kind("data.clip", clip, SkeletonClipSettings)
         for name, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("probe_samples", probe_samples, 1)):
             check_whole(f"data.{name}", value, lowest)
         check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)

@@ -142,7 +142,10 @@ class Manifest:
         labelled = np.flatnonzero(self.labels != UNLABELLED)
         rows = labelled if len(labelled) else np.arange(len(self))
         per_class = math.ceil(wanted / len(np.unique(self.labels[rows])))
-        return self.subset(np.sort(rows[pick_per_class(self.labels[rows], lambda count: per_class, seed)]))
+        picked = np.sort(rows[pick_per_class(self.labels[rows], lambda count: per_class, seed)])
+        if len(picked) < wanted:
+            rank_zero_warn(f"data.low_shot is {wanted}, but there are only {len(picked)} videos: some classes have too few.")
+        return self.subset(picked)
 
     def with_classes(self, class_names: list[str]) -> "Manifest":
         """The same videos with labels that count in another list of names; a class that is not in it gives no label."""
@@ -196,7 +199,7 @@ def make_manifest(
         raise SettingError(f"{source} lists no videos; pass another file or folder.")
     if repeated:
         other = f", {contradicting} of them with another label" if contradicting else ""
-        rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row{other} and were left out.")
+        rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row and were left out{other}.")
     for label in seen.values():
         if not UNLABELLED <= label <= MAX_LABEL:
             raise SettingError(f"{source} has the label {label}; labels must be whole numbers from 0.")
@@ -243,7 +246,8 @@ class Found:
         """What is there and is no sample, in words; nothing if there is nothing."""
         used = {file.split("/")[0] for file in self.files}
         empty = [name for name in self.folders if name not in used and name not in self.again]
-        others = [f"{count} {suffix or 'without suffix'}" for suffix, count in self.others.most_common()]
+        counts = sorted(self.others.items(), key=lambda one: (-one[1], one[0]))
+        others = [f"{count} {suffix or 'without suffix'}" for suffix, count in counts]
         parts = [
             (f"{len(self.hidden)} hidden or left by systems", self.hidden),
             (f"{self.others.total()} files of other kinds", others),
@@ -443,7 +447,7 @@ def read_lines(path: Path) -> dict[int, str]:
 
 def _cells(line: str, delimiter: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter))
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     except csv.Error:
         # Read as one cell, the line is refused with its number.
         return [line]

@@ -5,7 +5,7 @@ import warnings
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
 from jsonargparse import Namespace
@@ -34,6 +34,21 @@ def setting_error_in(error: BaseException | None) -> SettingError | None:
             return latest
         error = error.__cause__ or error.__context__
     return None
+
+
+def refuse_nulls(config: Namespace, prefix: str) -> None:
+    """Raise a SettingError for a null where a class wants a value: the parser lets it pass wherever there is a default.
+
+    Args:
+        config: class_path and init_args of a class.
+        prefix: what the settings are called on the command line.
+    """
+    hints = get_type_hints(find_class(config.class_path).__init__)
+    for name, value in vars(config.get("init_args", Namespace())).items():
+        if value is None and type(None) not in get_args(hints.get(name, None | Any)):
+            raise SettingError(f"{prefix}.{name} is null; leave it out to keep its default, or give it a value.")
+        if isinstance(value, Namespace) and "class_path" in value:
+            refuse_nulls(value, f"{prefix}.{name}")
 
 
 class Parser(LightningArgumentParser):
@@ -107,7 +122,10 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return None
         data = self.config[self.subcommand].get("data")
-        if data is None or not hasattr(find_class(data.class_path), "check"):
+        if data is None:
+            return None
+        refuse_nulls(data, "data")
+        if not hasattr(find_class(data.class_path), "check"):
             return None
         only = Namespace(subcommand=self.subcommand, **{self.subcommand: Namespace(data=data)})
         built = self.parser.instantiate_classes(only)[self.subcommand].data
