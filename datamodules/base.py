@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -93,7 +94,11 @@ class VideoDataModule(LightningDataModule, ABC):
             check_whole("data.low_shot", low_shot, 1)
             if fraction < 1:
                 raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
-        for name, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("probe_samples", probe_samples, 1)):
+        for name, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("probe_samples", probe_samples, 1),
+        ):
             check_whole(f"data.{name}", value, lowest)
         check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
         if seed is not None:
@@ -103,6 +108,8 @@ class VideoDataModule(LightningDataModule, ABC):
             check_number("data.decode_timeout", decode_timeout, 0, above=True)
         if decoder not in get_args(Decoder):
             raise SettingError(f"data.decoder is {decoder}; it must be one of {', '.join(get_args(Decoder))}.")
+        if decoder != "pyav" and find_spec(decoder) is None:
+            raise SettingError(f"data.decoder is {decoder}, which is not installed; run pip install {decoder}, or choose pyav.")
         self.test_list, self.views = Path(test_list) if test_list else None, views
         self.fraction, self.low_shot, self.subset_seed = fraction, low_shot, subset_seed
         self.root, self.lists = Path(root), Path(lists or root)
@@ -289,9 +296,9 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
         if bool(train.class_names) != bool(other.class_names) and not _paths_agree(train, other):
             named, numbered = ("training", kind) if train.class_names else (kind, "training")
             raise SettingError(
-                f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, whose "
-                "paths do not confirm that both count alike; set data.train_list, data.val_list and data.test_list all to lists "
-                "of one kind, or to none."
+                f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, "
+                "whose paths do not confirm that both count alike; set data.train_list, data.val_list and data.test_list all "
+                "to lists of one kind, or to none."
             )
         highest, most = int(other.labels.max()), train.num_classes - 1
         if highest > most:
@@ -317,8 +324,8 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
     if len(lacking):
         count = int(np.isin(other.labels, lacking).sum())
         rank_zero_warn(
-            f"{count} {kind} videos in {other.root} are of {len(lacking)} classes of which there is no training video, the first "
-            f"is {int(lacking[0])}."
+            f"{count} {kind} videos in {other.root} are of {len(lacking)} classes of which there is no training video, the "
+            f"first is {int(lacking[0])}."
         )
     return other
 
@@ -333,9 +340,11 @@ def _paths_agree(train: Manifest, other: Manifest) -> bool:
 
 def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:
     """Warn of files that are among the training videos too."""
-    roots = [os.path.realpath(manifest.root) for manifest in (train, other)]
-    trained = {os.path.join(roots[0], path) for path in train.paths}
-    shared = [path for path in dict.fromkeys(other.paths) if os.path.join(roots[1], path) in trained]
+    # Joined as texts: lists are long, and paths are slow.
+    ours, theirs = train.root.resolve(), other.root.resolve()
+    trained = {path if path.startswith("/") else f"{ours}/{path}" for path in train.paths}
+    full = {path if path.startswith("/") else f"{theirs}/{path}": path for path in other.paths}
+    shared = [path for place, path in full.items() if place in trained]
     if shared:
         rank_zero_warn(
             f"{len(shared)} of the {len(other)} {kind} videos are training videos too, the first is {shared[0]}: their results "

@@ -45,8 +45,8 @@ class VideoFolder(VideoDataModule):
         if used and len(folders) == 1:
             name = folders["train"].name
             raise SettingError(
-                f"data.root {self.root} holds a folder {name} beside {shorten(used)}, so that {name} could be a split or a class; "
-                "put all folders of classes into a folder train, or move the others away."
+                f"data.root {self.root} holds a folder {name} beside {shorten(used)}, so that {name} could be a split or a "
+                "class; put all folders of classes into a folder train, or move the others away."
             )
         if used:
             rank_zero_info(f"{self.root}: left out are the folders beside {' and '.join(sorted(known))}: {shorten(used)}.")

@@ -2,7 +2,8 @@
 
 Lists may be the official tables (label, youtube_id, time_start, time_end, split), 'path label' lists as VideoMAE and SMILE
 use them, or 'path num_frames label' lists as SEVERE does. Without a list, `<root>/<split>.csv` is taken if it exists, else
-the folders `<root>/<split>/<class>/`; the split may have any of its usual names (`val`, `validate`, `validation`). Class names hold spaces: tables with tabs or commas are safer than spaces.
+the folders `<root>/<split>/<class>/`; splits may have other usual names (`validate`, `validation`). Class names hold spaces:
+tables with tabs or commas are safer than spaces.
 """
 
 from lightning.pytorch.utilities import rank_zero_warn

@@ -60,7 +60,11 @@ class SkeletonDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_number("data.fraction", fraction, 0, 1, above=True)
-        for name, value, lowest in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("probe_samples", probe_samples, 1)):
+        for name, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("probe_samples", probe_samples, 1),
+        ):
             check_whole(f"data.{name}", value, lowest)
         check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
         if seed is not None:

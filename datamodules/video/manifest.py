@@ -281,9 +281,9 @@ def scan(root: Path) -> Found:
         if not inside:
             found.folders = list(folders)
         for name in names:
-            suffix = os.path.splitext(name)[1].lower()
             if is_hidden(name):
                 continue
+            suffix = Path(name).suffix.lower()
             if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
                 found.files.append(prefix + name)
             else:
@@ -355,7 +355,7 @@ def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
     lower = Counter(name.lower() for name in classes)
     if labelled and (alike := [name for name in classes if lower[name.lower()] > 1]):
         rank_zero_warn(f"{folder}: the classes {shorten(alike)} differ only in their capitals; they are different classes.")
-    pictures = sum(os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES for file in files)
+    pictures = sum(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in files)
     kinds = [f"{count} {kind}" for count, kind in ((len(files) - pictures, "videos"), (pictures, "pictures")) if count]
     rank_zero_info(
         f"{folder}: {' and '.join(kinds)} {f'of {len(classes)} classes' if labelled else 'without labels'}"
@@ -405,11 +405,11 @@ def read_list(path: Path, root: Path) -> Manifest:
     widths = {len(row) for row in rows if row[-1].strip()}
     parsed = []
     for number, row in list(zip(lines, rows, strict=True))[1 if columns else 0 :]:
-        # In a,3, it could be the label or the number of frames; where no row goes on behind the second separator, nobody knows.
+        # In a,3, the 3 may be a label or a number of frames; where no row has more behind it, nobody knows.
         if columns is None and len(row) > 2 and not row[-1].strip() and len(row) not in widths:
             raise SettingError(
-                f"Line {number} of {path} is {lines[number]!r}, which ends with a separator, as all rows of {len(row)} cells do; "
-                "remove it, or name the columns path and label in the first line."
+                f"Line {number} of {path} is {lines[number]!r}, which ends with a separator, as all rows of {len(row)} cells "
+                "do; remove it, or name the columns path and label in the first line."
             )
         try:
             parsed.append((_file_of(row[where].strip(), root), _label_of(row[what].strip())))

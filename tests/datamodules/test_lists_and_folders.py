@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +143,9 @@ def test_videos_beside_folders_of_classes(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"1 videos \(stray\.mp4\) are left out"):
         assert listing(read_folder(tmp_path)) == [("a/1.mp4", 0), ("b/2.mp4", 1)]
     touch(tmp_path, "3.mp4", "4.mp4")
-    with pytest.warns(UserWarning, match=r"3 videos \(3\.mp4, 4\.mp4, stray\.mp4\) lie beside the 2 in folders.*no video has a"):
+    with pytest.warns(
+        UserWarning, match=r"3 videos \(3\.mp4, 4\.mp4, stray\.mp4\) lie beside the 2 in folders.*no video has a"
+    ):
         manifest = read_folder(tmp_path)
     assert (len(manifest), set(manifest.labels), manifest.class_names) == (5, {UNLABELLED}, [])
 
@@ -156,14 +157,16 @@ def test_empty_folders_circles_and_capitals_are_told(tmp_path: Path, caplog: pyt
     assert [name for name, _ in listing(read_folder(tmp_path))] == ["run/1.mp4", "swim/2.mp4"]
     assert "1 folders without videos (dive); 2 links to folders that were read already (run/back, zoo)" in caplog.text
     touch(tmp_path, "Run/1.mp4")
-    if len(os.listdir(tmp_path)) == 5:
+    if len(list(tmp_path.iterdir())) == 5:
         with pytest.warns(UserWarning, match="the classes Run, run differ only in their capitals"):
             read_folder(tmp_path)
 
 
 def test_what_was_found_when_there_is_no_video(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.foo", "a/2.foo", "a/._3.mp4")
-    with pytest.raises(SettingError, match=r"holds no video .*; there are 1 hidden .*\(a/\._3\.mp4\); 2 files of other kinds \(2 \.f"):
+    with pytest.raises(
+        SettingError, match=r"holds no video .*; there are 1 hidden .*\(a/\._3\.mp4\); 2 files of other kinds \(2 \.f"
+    ):
         read_folder(tmp_path)
 
 
@@ -240,7 +243,9 @@ def test_lists_that_are_clear_are_read(content: str, labels: list[int], tmp_path
 def test_missing_and_contradicting_rows_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     (tmp_path / "list").write_text("1.mp4 0\n2.mp4 1\n1.mp4 1\n2.mp4 1\n")
-    with pytest.warns(UserWarning, match="2 rows repeat the path of an earlier row and were left out, 1 of them with another label"):
+    with pytest.warns(
+        UserWarning, match="2 rows repeat the path of an earlier row and were left out, 1 of them with another label"
+    ):
         read_list(tmp_path / "list", tmp_path)
     (tmp_path / "list").write_text("1.mp4 0\n2.mp4 1\ngone/3.mp4 1\n")
     with pytest.warns(UserWarning, match=r"1 of 3 videos .* do not exist, the first is \S+gone/3\.mp4; they count as broken"):
@@ -258,14 +263,20 @@ def lists(root: Path, train: str, val: str, **more: str) -> dict[str, Any]:
 
 
 def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.v"):
+    with pytest.raises(
+        SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.v"
+    ):
         ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
     # A list of test videos is looked at before the training, too.
-    with pytest.raises(SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.test_list"):
+    with pytest.raises(
+        SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.test_list"
+    ):
         ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1", test="4.mp4 7"))
     with pytest.raises(SettingError, match=r"gone\.list does not exist; set data\.test_list"):
         ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1") | {"test_list": str(tmp_path / "gone.list")})
-    with pytest.warns(UserWarning, match="1 validation videos in .* are of 1 classes of which there is no training video.* is 1"):
+    with pytest.warns(
+        UserWarning, match="1 validation videos in .* are of 1 classes of which there is no training video.* is 1"
+    ):
         data = ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 2", "3.mp4 1\n4.mp4 2"))
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1, 2]
@@ -282,7 +293,7 @@ def test_numbers_beside_names_of_classes(numbered: str, tmp_path: Path) -> None:
     listed = tmp_path / "list"
     for rows in (f"{numbered}/a/{{}}.mp4 1\n{numbered}/b/{{}}.mp4 0\n", "flat/5.mp4 0\n"):
         listed.write_text(rows.format(*((1, 2) if numbered == "train" else (3, 4))))
-        with pytest.raises(SettingError, match="have names of classes, and those of .* have labels from a list without names"):
+        with pytest.raises(SettingError, match=r"have names of classes, and those of .* have labels from a list without names"):
             ready(tmp_path, **{f"{numbered}_list": str(listed)})
     # Paths that hold the names confirm that both count alike.
     listed.write_text(f"{numbered}/b/{2 if numbered == 'train' else 4}.mp4 1\n")
@@ -292,7 +303,9 @@ def test_numbers_beside_names_of_classes(numbered: str, tmp_path: Path) -> None:
 
 def test_classes_that_differ_only_in_capitals_between_splits_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/Run/1.mp4", "train/swim/2.mp4", "val/run/3.mp4")
-    with pytest.raises(SettingError, match="val has the class run where training has Run; give a class the same name everywhere"):
+    with pytest.raises(
+        SettingError, match="val has the class run where training has Run; give a class the same name everywhere"
+    ):
         ready(tmp_path)
 
 
@@ -424,6 +437,12 @@ def test_numbers_out_of_range_are_refused_in_a_sentence(kind: type, name: str, v
         kind(**first.get(kind, {"root": str(tmp_path)}) | {name: value})
 
 
+def test_a_decoder_that_is_not_installed_is_found_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.base.find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"data\.decoder is torchcodec, which is not installed; run pip install torchcodec"):
+        VideoFolder(str(tmp_path), decoder="torchcodec")
+
+
 SMILE = ["fit", f"--config={ROOT / 'configs/smile.yaml'}", "--data=VideoFolder", "--model.target=TimmTarget"]
 
 
@@ -466,11 +485,11 @@ def test_an_early_check_reads_lists_once_and_draws_nothing(tmp_path: Path, monke
         SyntheticSkeleton(SkeletonClipSettings(4), train_clips=4, val_clips=2, **small),
         CachedFeatures(VideoFolder(str(tmp_path), clip=CLIP, **small)),
     ]
-    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     for data in modules:
         data.check("fit")
     assert torch.equal(torch.get_rng_state(), state)
-    assert np.random.get_state()[1].tolist() == numpy_state
+    assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
     assert reads == ["train", "val"] * 2
     for data in modules:
         data.setup("fit")
@@ -482,5 +501,5 @@ def test_labels_of_recordings_beyond_the_classes_are_refused(monkeypatch: pytest
     found: Split = data.load()
     found.recordings.label[1] = 12
     monkeypatch.setattr(data, "load", lambda: found)
-    with pytest.raises(SettingError, match="labels from .* to 12, but SyntheticSkeleton has 12 classes"):
+    with pytest.raises(SettingError, match=r"labels from .* to 12, but SyntheticSkeleton has 12 classes"):
         data.setup("fit")
