@@ -347,6 +347,6 @@ def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:
     shared = [path for place, path in full.items() if place in trained]
     if shared:
         rank_zero_warn(
-            f"{len(shared)} of the {len(other)} {kind} videos are training videos too, the first is {shared[0]}: their results "
+            f"{len(shared)} of the {len(full)} {kind} videos are training videos too, the first is {shared[0]}: their results "
             "say nothing about unseen videos."
         )

@@ -2,6 +2,7 @@
 
 import math
 import os
+from numbers import Integral, Real
 from pathlib import Path
 
 from modules.core.errors import SettingError
@@ -12,14 +13,19 @@ MAX_SEED = 2**32 - 1
 
 def check_whole(setting: str, value: object, lowest: int, highest: int | None = None) -> None:
     """Raises a `SettingError` unless `value` is a whole number from `lowest` to `highest`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest or (highest is not None and value > highest):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or value < lowest
+        or (highest is not None and value > highest)
+    ):
         limit = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise SettingError(f"{setting} is {_shown(value)}; set it to a whole number {limit}.")
 
 
 def check_number(setting: str, value: object, lowest: float, highest: float = math.inf, above: bool = False) -> None:
     """Raises a `SettingError` unless `value` is a finite number from `lowest` to `highest`; `above` leaves `lowest` out."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not (good and (lowest < value if above else lowest <= value) and value <= highest):  # type: ignore[operator]
         limit = f"{'above' if above else 'of at least'} {lowest:g}"
         upper = f" and at most {highest:g}" if math.isfinite(highest) else ""

@@ -41,12 +41,12 @@ class VideoFolder(VideoDataModule):
         """Say what lies beside the folders of splits and is not read; a lone `train` beside others may be a class."""
         known = {folder.name for folder in folders.values()}
         others = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name not in known)
-        used = [name for name in others if not is_hidden(name) and video_files(self.root / name)]
-        if used and len(folders) == 1:
+        others = [name for name in others if not is_hidden(name)]
+        if len(folders) == 1 and (used := [name for name in others if video_files(self.root / name)]):
             name = folders["train"].name
             raise SettingError(
                 f"data.root {self.root} holds a folder {name} beside {shorten(used)}, so that {name} could be a split or a "
                 "class; put all folders of classes into a folder train, or move the others away."
             )
-        if used:
-            rank_zero_info(f"{self.root}: left out are the folders beside {' and '.join(sorted(known))}: {shorten(used)}.")
+        if others:
+            rank_zero_info(f"{self.root}: left out are the folders beside {' and '.join(sorted(known))}: {shorten(others)}.")

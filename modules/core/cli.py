@@ -122,11 +122,9 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return None
         data = self.config[self.subcommand].get("data")
-        if data is None:
+        if data is None or not hasattr(find_class(data.class_path), "check"):
             return None
         refuse_nulls(data, "data")
-        if not hasattr(find_class(data.class_path), "check"):
-            return None
         only = Namespace(subcommand=self.subcommand, **{self.subcommand: Namespace(data=data)})
         built = self.parser.instantiate_classes(only)[self.subcommand].data
         built.check(self.subcommand)
