@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
+from datamodules.checks import check_number
 from datamodules.video.decode import Decoder
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
-from datamodules.video.manifest import Manifest, by_stem, is_file, read_lines
+from datamodules.video.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
 from datamodules.video.official import class_label, find_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
@@ -136,6 +137,11 @@ class AVA(VideoDataModule):
             root, train_list, val_list, clip, batch_size, num_workers, seed, probe_samples, fraction, subset_seed,
             max_bad_fraction, decode_timeout, decoder, lists=lists, benchmark=benchmark,
         )  # fmt: skip
+        check_number("data.min_score", min_score, 0, 1)
+        check_number("data.film_start", film_start, 0)
+        for part, given in (("train", train_boxes), ("val", val_boxes)):
+            if given and not is_file(Path(given)):
+                raise SettingError(f"data.{part}_boxes is {given}, which does not exist; set it to a list of detected boxes.")
         self.given_boxes = {"train": train_boxes, "val": val_boxes}
         self.min_score, self.film_start, self.square = min_score, film_start, square
         self._evaluations: dict[str, Evaluation] = {}
@@ -256,8 +262,12 @@ def film_files(root: Path) -> dict[str, str]:
     """Films by name: folders of pictures in `frames` if there is such a folder, else files without their last suffix."""
     frames = root / "frames"
     if frames.is_dir():
-        return {folder.name: f"frames/{folder.name}" for folder in sorted(frames.iterdir()) if folder.is_dir()}
+        return {folder.name: f"frames/{folder.name}" for folder in sorted(frames.iterdir()) if _is_film(folder)}
     return by_stem(root)
+
+
+def _is_film(folder: Path) -> bool:
+    return folder.is_dir() and not is_hidden(folder.name)
 
 
 def read_rows(path: Path, cells: int) -> Iterator[tuple[int, Moment, list[str]]]:

@@ -3,19 +3,21 @@
 import os
 from abc import ABC, abstractmethod
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from lightning import LightningDataModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.faults import FaultLog
 from datamodules.video.guard import GRACE, WorkerGuard
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.video.manifest import UNLABELLED, Manifest, check_root
+from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file, shorten
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
 
@@ -54,7 +56,7 @@ class VideoDataModule(LightningDataModule, ABC):
             subset_seed 99999); null takes the share that `fraction` names.
 
     Raises:
-        SettingError: if `fraction` is no share, `low_shot` no number of videos, both are set, or the data set has no such
+        SettingError: if a number is out of its range, `low_shot` and `fraction` are both set, or the data set has no such
             benchmark.
     """
 
@@ -87,11 +89,28 @@ class VideoDataModule(LightningDataModule, ABC):
             choice = f"choose {', '.join(self.benchmarks)}" if self.benchmarks else "leave it out"
             raise SettingError(f"data.benchmark is {benchmark}, which {type(self).__name__} does not have; {choice}.")
         self.benchmark = benchmark or next(iter(self.benchmarks), "")
+        check_number("data.fraction", fraction, 0, 1, above=True)
+        if low_shot is not None:
+            check_whole("data.low_shot", low_shot, 1)
+            if fraction < 1:
+                raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
+        for name, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("probe_samples", probe_samples, 1),
+        ):
+            check_whole(f"data.{name}", value, lowest)
+        check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
+        if seed is not None:
+            check_whole("data.seed", seed, 0, MAX_SEED)
+        check_number("data.max_bad_fraction", max_bad_fraction, 0, 1)
+        if decode_timeout is not None:
+            check_number("data.decode_timeout", decode_timeout, 0, above=True)
+        if decoder not in get_args(Decoder):
+            raise SettingError(f"data.decoder is {decoder}; it must be one of {', '.join(get_args(Decoder))}.")
+        if decoder != "pyav" and find_spec(decoder) is None:
+            raise SettingError(f"data.decoder is {decoder}, which is not installed; run pip install {decoder}, or choose pyav.")
         self.test_list, self.views = Path(test_list) if test_list else None, views
-        if not 0 < fraction <= 1:
-            raise SettingError(f"data.fraction is {fraction}; it is the share of training videos, above 0 and at most 1.")
-        if low_shot is not None and (low_shot < 1 or fraction < 1):
-            raise SettingError(f"data.low_shot is {low_shot}; it must be at least 1, and data.fraction 1.")
         self.fraction, self.low_shot, self.subset_seed = fraction, low_shot, subset_seed
         self.root, self.lists = Path(root), Path(lists or root)
         self.train_list = Path(train_list) if train_list else None
@@ -132,27 +151,42 @@ class VideoDataModule(LightningDataModule, ABC):
         """Hash of the training list, for the record of a run."""
         return self.train_manifest.sha256() if self.train_manifest is not None else None
 
+    def check(self, stage: str) -> None:
+        """Find out what is wrong with settings, folders and lists before a network is built; `setup` reads nothing again."""
+        self.setup(stage)
+
     def setup(self, stage: str) -> None:
         """Read the lists and check the settings.
 
         Raises:
-            SettingError: for a missing folder or list, no videos, a wrong root, or a batch larger than the data set.
+            SettingError: for a missing folder or list, no videos, a wrong root, labels that do not fit those of training, or a
+                batch larger than the data set.
         """
         if self.train_manifest is None:
             check_root(self.root)
+            for split in ("train", "val", "test"):
+                listed = self.given_list(split)
+                if listed is not None and not is_file(listed):
+                    raise SettingError(f"The list {listed} does not exist; set data.{split}_list to an existing file.")
             train = self.read_split("train")
             if train is None:
                 raise SettingError(
                     f"No list of training videos was found in {self.root}; set data.train_list, or data.root to the "
                     "folder that holds it."
                 )
+            val = _same_classes(train, self.read_split("val"), "validation")
             if self.fraction < 1:
                 train = train.share(self.fraction, self.subset_seed)
             if self.low_shot is not None:
                 train = train.few(self.low_shot, self.subset_seed)
-            self.train_manifest, self.val_manifest = train, _same_classes(train, self.read_split("val"))
-        if stage == "test" and self.test_manifest is None:
-            test = _same_classes(self.train_manifest, self.read_split("test"))
+            rank_zero_info(
+                f"{type(self).__name__}: {len(train)} training samples{_classes_of(train)}, "
+                f"{'no' if val is None else len(val)} validation samples."
+            )
+            self.train_manifest, self.val_manifest = train, val
+        # A list of test videos that the settings name is read with the others, and not after hours of training.
+        if (stage == "test" or self.test_list is not None) and self.test_manifest is None:
+            test = _same_classes(self.train_manifest, self.read_split("test"), "test")
             usable = test is not None and test.is_labelled
             self.test_manifest = test if usable or self.test_list is not None else self.val_manifest
             if self.test_manifest is None:
@@ -237,13 +271,82 @@ class VideoDataModule(LightningDataModule, ABC):
         self._train_loader.load_state_dict(state["loader"])
 
 
-def _same_classes(train: Manifest, val: Manifest | None) -> Manifest | None:
-    """Validation videos with the label numbers of training: a split that lacks a class must not shift those behind it."""
-    if val is None or not train.class_names or not val.class_names or val.class_names == train.class_names:
-        return val
-    if unknown := sorted(set(val.class_names) - set(train.class_names)):
+def _classes_of(train: Manifest) -> str:
+    """How many classes there are, in words."""
+    return f" of {train.num_classes} classes" if train.has_classes else ""
+
+
+def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifest | None:
+    """Validation or test videos with the label numbers of training: a split that lacks a class must not shift those behind it.
+
+    Args:
+        train: training videos.
+        other: validation or test videos.
+        kind: 'validation' or 'test', for messages.
+
+    Raises:
+        SettingError: if nobody can say which labels of the two mean the same, or a label is beyond those of training.
+    """
+    if other is None:
+        return None
+    _tell_shared(train, other, kind)
+    if not train.has_classes or not other.has_classes:
+        return other
+    if not (train.class_names and other.class_names):
+        if bool(train.class_names) != bool(other.class_names) and not _paths_agree(train, other):
+            named, numbered = ("training", kind) if train.class_names else (kind, "training")
+            raise SettingError(
+                f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, "
+                "whose paths do not confirm that both count alike; set data.train_list, data.val_list and data.test_list all "
+                "to lists of one kind, or to none."
+            )
+        highest, most = int(other.labels.max()), train.num_classes - 1
+        if highest > most:
+            raise SettingError(
+                f"A {kind} video in {other.root} has the label {highest}, but those of training end at {most}; correct "
+                f"data.{'val' if kind == 'validation' else 'test'}_list, or data.train_list."
+            )
+    elif other.class_names != train.class_names:
+        known = {name.lower(): name for name in train.class_names}
+        unknown = sorted(set(other.class_names) - set(train.class_names))
+        if alike := [name for name in unknown if name.lower() in known]:
+            raise SettingError(
+                f"{other.root} has the class {alike[0]} where training has {known[alike[0].lower()]}; give a class the same "
+                "name everywhere."
+            )
+        if unknown:
+            rank_zero_warn(
+                f"{len(unknown)} classes of the {kind} videos in {other.root} are not among those of training and count as "
+                f"unlabelled: {shorten(unknown)}."
+            )
+        other = other.with_classes(train.class_names)
+    lacking = np.setdiff1d(other.labels, [*train.labels, UNLABELLED])
+    if len(lacking):
+        count = int(np.isin(other.labels, lacking).sum())
         rank_zero_warn(
-            f"{len(unknown)} classes of the validation videos in {val.root} are not among those of training and count as "
-            f"unlabelled: {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}."
+            f"{count} {kind} videos in {other.root} are of {len(lacking)} classes of which there is no training video, the "
+            f"first is {int(lacking[0])}."
         )
-    return val.with_classes(train.class_names)
+    return other
+
+
+def _paths_agree(train: Manifest, other: Manifest) -> bool:
+    """Whether every labelled path of the one without names holds the folder that the other calls that number."""
+    named, numbered = (train, other) if train.class_names else (other, train)
+    names = dict(enumerate(named.class_names))
+    pairs = zip(numbered.paths, numbered.labels.tolist(), strict=True)
+    return all(label == UNLABELLED or names.get(label) in path.split("/")[:-1] for path, label in pairs)
+
+
+def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:
+    """Warn of files that are among the training videos too."""
+    # Joined as texts: lists are long, and paths are slow.
+    ours, theirs = train.root.resolve(), other.root.resolve()
+    trained = {path if path.startswith("/") else f"{ours}/{path}" for path in train.paths}
+    full = {path if path.startswith("/") else f"{theirs}/{path}": path for path in other.paths}
+    shared = [path for place, path in full.items() if place in trained]
+    if shared:
+        rank_zero_warn(
+            f"{len(shared)} of the {len(full)} {kind} videos are training videos too, the first is {shared[0]}: their results "
+            "say nothing about unseen videos."
+        )

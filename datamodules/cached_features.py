@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from callbacks.features import evaluating
+from datamodules.checks import check_whole, check_writable
 from datamodules.once import fingerprint, once
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from modules.core.contracts import FeatureBatch
@@ -72,8 +73,10 @@ class CachedFeatures(LightningDataModule):
         self, data: LightningDataModule, folder: str = "runs/features", views: int = 0, batch_size: int | None = None
     ) -> None:
         super().__init__()
-        if views < 0 or (batch_size is not None and batch_size < 1):
-            raise SettingError(f"data.views is {views} and data.batch_size {batch_size}; use 0 or more and 1 or more.")
+        check_whole("data.views", views, 0)
+        check_writable("data.folder", Path(folder))
+        if batch_size is not None:
+            check_whole("data.batch_size", batch_size, 1)
         self.data, self.folder, self.views = data, Path(folder), views
         self.batch_size = batch_size or getattr(data, "batch_size", None)
         self._train_loader = LoaderMemory()
@@ -102,6 +105,11 @@ class CachedFeatures(LightningDataModule):
     def prepare_data(self) -> None:
         """That of the wrapped data module."""
         self.data.prepare_data()
+
+    def check(self, stage: str) -> None:
+        """That of the wrapped data module, where it has one."""
+        if hasattr(self.data, "check"):
+            self.data.check(stage)
 
     def setup(self, stage: str) -> None:
         """Set the wrapped data module up."""

@@ -1,15 +1,20 @@
 """Any folder of videos."""
 
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
 from datamodules.base import VideoDataModule
-from datamodules.video.manifest import Manifest, read_folder, read_list
+from datamodules.video.manifest import Manifest, is_hidden, read_folder, read_list, shorten, split_folders, video_files
 from modules.core.errors import SettingError
 
 
 class VideoFolder(VideoDataModule):
     """Any folder of videos or pictures (a picture is a video of one frame).
 
-    If it has sub-folders `train`, `val` and perhaps `test`, these are the splits; otherwise all videos train. Sub-folders
-    are classes, if every video lies in one. With `train_list`, `val_list` and `test_list`, the lists decide instead.
+    If it has sub-folders `train`, `val` and perhaps `test`, these are the splits, also with other usual names (`training`,
+    `validation`, `Val`); otherwise all videos train. Sub-folders are classes; a few videos beside them are left out, and so is
+    what is hidden. With `train_list`, `val_list` and `test_list`, the lists decide instead.
     """
 
     def read_split(self, split: str) -> Manifest | None:
@@ -17,14 +22,31 @@ class VideoFolder(VideoDataModule):
         listed = self.given_list(split)
         if listed is not None:
             return read_list(listed, self.root)
-        folder = self.root / split
-        if folder.is_dir():
-            return read_folder(folder)
+        folders = split_folders(self.root)
+        if split in folders:
+            if split == "train":
+                self._check_beside(folders)
+            return read_folder(folders[split])
         if split != "train":
             return None
-        if (self.root / "val").is_dir():
+        if folders:
+            named = next(iter(folders.values())).name
             raise SettingError(
-                f"data.root {self.root} holds val but no train; put the training videos into a folder train, or set "
+                f"data.root {self.root} holds {named} but no train; put the training videos into a folder train, or set "
                 "data.train_list."
             )
         return read_folder(self.root)
+
+    def _check_beside(self, folders: dict[str, Path]) -> None:
+        """Say what lies beside the folders of splits and is not read; a lone `train` beside others may be a class."""
+        known = {folder.name for folder in folders.values()}
+        others = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name not in known)
+        others = [name for name in others if not is_hidden(name)]
+        if len(folders) == 1 and (used := [name for name in others if video_files(self.root / name)]):
+            name = folders["train"].name
+            raise SettingError(
+                f"data.root {self.root} holds a folder {name} beside {shorten(used)}, so that {name} could be a split or a "
+                "class; put all folders of classes into a folder train, or move the others away."
+            )
+        if others:
+            rank_zero_info(f"{self.root}: left out are the folders beside {' and '.join(sorted(known))}: {shorten(others)}.")

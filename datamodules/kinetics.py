@@ -2,19 +2,22 @@
 
 Lists may be the official tables (label, youtube_id, time_start, time_end, split), 'path label' lists as VideoMAE and SMILE
 use them, or 'path num_frames label' lists as SEVERE does. Without a list, `<root>/<split>.csv` is taken if it exists, else
-the folders `<root>/<split>/<class>/`. Class names hold spaces: tables with tabs or commas are safer than spaces.
+the folders `<root>/<split>/<class>/`; splits may have other usual names (`validate`, `validation`). Class names hold spaces:
+tables with tabs or commas are safer than spaces.
 """
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
 from datamodules.video.manifest import (
+    SPLITS,
     Manifest,
     is_kinetics_csv,
     read_folder,
     read_kinetics_csv,
     read_list,
     read_mini_kinetics,
+    split_folders,
 )
 from datamodules.video.official import find_file
 
@@ -26,18 +29,21 @@ class Kinetics400(VideoDataModule):
 
     def read_split(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_split`."""
-        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), [f"{split}.csv"])
-        if listed is None and not (self.root / split).is_dir():
+        names = [f"{name}.csv" for name in SPLITS[split]]
+        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), names)
+        folder = split_folders(self.root).get(split) if listed is None else None
+        if listed is None and folder is None:
             return None
         if listed is None:
-            manifest = read_folder(self.root / split)
+            assert folder is not None
+            manifest = read_folder(folder)
         elif is_kinetics_csv(listed):
             manifest = read_kinetics_csv(listed, self.root)
         else:
             manifest = read_list(listed, self.root)
         if manifest.num_classes != self.classes:
             rank_zero_warn(
-                f"{type(self).__name__} has {self.classes} classes, the {split} split in {listed or self.root / split} "
+                f"{type(self).__name__} has {self.classes} classes, the {split} split in {listed or folder} "
                 f"has {manifest.num_classes}."
             )
         return manifest

@@ -16,12 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from datamodules.checks import check_whole, check_writable
 from datamodules.parallel import Progress, core_count, start_worker
 from datamodules.prepare_videos import prepare_videos
 from datamodules.skeleton.arrays import array_chunks, is_arrays
 from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
 from datamodules.skeleton.splits import missing_samples
 from datamodules.skeleton.store import FORMAT, HEADER, join_parts, read_header, write_part
+from datamodules.video.manifest import is_hidden
 from modules.core.errors import SettingError
 from modules.core.saving import replacing
 
@@ -60,6 +62,7 @@ def prepare_ntu(raw: Path, out: Path, workers: int | None = None, overwrite: boo
     Raises:
         SettingError: if there is nothing to read, or `out` holds something else.
     """
+    _check(out, workers)
     if is_arrays(raw):
         chunks, digest = array_chunks(raw)
         found = [Chunk(*chunk) for chunk in chunks]
@@ -100,6 +103,7 @@ def prepare_pku(
     Raises:
         SettingError: if there is nothing to read, or `out` holds something else.
     """
+    _check(out, workers)
     files, listed = find_files(raw, "--raw", ".skeleton", ".txt"), find_files(labels, "--labels", ".txt")
     found = {name: read_pku_split(splits, name, part) for name in ("subject", "view")}
     videos = {name for split in found["subject"].values() for name in split}
@@ -144,9 +148,10 @@ def find_files(root: Path, setting: str, *suffixes: str) -> list[File]:
     if not root.is_dir():
         raise SettingError(f"{setting} {root} is not a folder; pass the folder that holds the files ({' or '.join(suffixes)}).")
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for name in names:
-            if name.endswith(suffixes):
+            if name.endswith(suffixes) and not is_hidden(name):
                 path = Path(folder, name)
                 facts = path.stat() if path.exists() else None
                 # A broken link is a file that cannot be read.
@@ -199,6 +204,12 @@ def read_pku_split(splits: Path, name: str, part: int) -> dict[str, list[str]]:
     if both := sorted(set(train) & set(val)):
         raise SettingError(f"{path} lists {both[0]} for training and for validation; copy it again.")
     return {"train": train, "val": val}
+
+
+def _check(out: Path, workers: int | None) -> None:
+    check_writable("--out", out)
+    if workers is not None:
+        check_whole("--workers", workers, 0)
 
 
 def _prepare(chunks: list[Chunk], out: Path, header: dict[str, Any], workers: int | None, overwrite: bool) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.activitynet import read_intervals
+from datamodules.checks import check_number, check_whole, check_writable
 from datamodules.epic_kitchens import read_segments
 from datamodules.finegym import read_elements
 from datamodules.parallel import Progress, core_count, start_worker
@@ -96,6 +97,13 @@ def prepare_videos(
     """
     number, count = _share(shard)
     check_root(source, "--source")
+    check_writable("--out", out)
+    if workers is not None:
+        check_whole("--workers", workers, 0)
+    for name, value, lowest in (("short_side", short_side, 2), ("gop", gop, 1), ("timeout", timeout, 1)):
+        check_whole(f"--{name}", value, lowest)
+    check_whole("--quality", quality, 0, 51)
+    check_number("--rate", rate, 0, above=True)
     if out.resolve().is_relative_to(source.resolve()):
         raise SettingError(f"--out {out} is in --source {source}, where it would be read again; pass another folder.")
     if list is not None and not list.is_file():

@@ -8,6 +8,7 @@ import av
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from datamodules.checks import MAX_SEED, check_whole, check_writable
 from datamodules.synthetic import check_scene
 from modules.core.errors import SettingError
 from modules.motion.backgrounds import Background
@@ -43,6 +44,10 @@ def write_videos(
             per line and clip: video, caption, signature (what it says, whatever the words), objects, and clauses with their
             share of the clip's time.
     """
+    check_writable("--out", out)
+    for name, value, lowest in (("train_videos", train_videos, 0), ("val_videos", val_videos, 0), ("fps", fps, 1)):
+        check_whole(f"--{name}", value, lowest)
+    check_whole("--seed", seed, 0, MAX_SEED)
     if size % 2 or size < 16:
         raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
     check_scene(frames, backgrounds, None, (0.22, 0.55))

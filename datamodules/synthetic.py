@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.checks import MAX_SEED, check_whole
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
@@ -137,6 +138,11 @@ class SyntheticMotion(LightningDataModule):
         captions: CaptionSettings | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("batch_size", batch_size), ("train_videos", train_videos), ("val_videos", val_videos)):
+            check_whole(f"data.{name}", value, 1)
+        check_whole("data.probe_samples", probe_samples, 1)
+        check_whole("data.num_workers", num_workers, 0)
+        check_whole("data.seed", seed, 0, MAX_SEED)
         self.clip = clip
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -170,9 +176,6 @@ class SyntheticMotion(LightningDataModule):
 
     def _check(self) -> None:
         check_scene(self.clip.frames, self.backgrounds, self.background_folder, self.object_size)
-        for name in ("batch_size", "train_videos", "val_videos", "probe_samples"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.batch_size > self.train_videos:
             raise SettingError(
                 f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
@@ -198,6 +201,10 @@ class SyntheticMotion(LightningDataModule):
                 f"would take {needed / 2**30:.0f} GiB of memory, more than {MAX_POOL_BYTES / 2**30:.0f}; lower "
                 "data.train_videos, data.clip.size or data.clip.frames."
             )
+
+    def check(self, stage: str) -> None:
+        """Find out what is wrong with the pictures before a network is built; `setup` makes nothing again."""
+        self.setup(stage)
 
     def setup(self, stage: str | None = None) -> None:
         """Makes the clips, unless they are made already."""

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.skeleton.base import SkeletonDataModule, Split
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.normalise import normalise
 from datamodules.skeleton.store import Recordings, count_persons
-from modules.core.errors import SettingError
 from modules.motion.classes import Split as Half
 from modules.motion.skeletons import ACTIONS, make_skeletons
 
@@ -53,14 +53,11 @@ class SyntheticSkeleton(SkeletonDataModule):
     ) -> None:
         super().__init__(clip, batch_size, num_workers, seed, probe_samples, fraction, per_class, subset_seed)
         self.train_clips, self.val_clips, self.second_person, self.noise = train_clips, val_clips, second_person, noise
-        for name in ("train_clips", "val_clips"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= second_person <= 1 or noise < 0:
-            raise SettingError(
-                f"data.second_person is {second_person} and data.noise {noise}; the one is a share from 0 to 1, the other "
-                "not below 0."
-            )
+        check_whole("data.train_clips", train_clips, 1)
+        check_whole("data.val_clips", val_clips, 1)
+        check_whole("data.seed", seed, 0, MAX_SEED)
+        check_number("data.second_person", second_person, 0, 1)
+        check_number("data.noise", noise, 0)
 
     @property
     def class_names(self) -> list[str]:

@@ -13,11 +13,12 @@ from torch.nn.functional import interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.base import VideoDataModule
+from datamodules.checks import check_whole
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.loader import SampleKey
-from datamodules.video.manifest import IMAGE_SUFFIXES, Manifest, video_files
+from datamodules.video.manifest import IMAGE_SUFFIXES, Manifest, is_hidden, video_files
 from datamodules.video.official import found_manifest
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
@@ -81,6 +82,11 @@ def read_repetitions(path: Path) -> Repetitions:
     return Repetitions(start, end, borders, before, after)
 
 
+def annotations(folder: Path) -> list[Path]:
+    """The .mat files of a folder that are not hidden, sorted."""
+    return sorted(path for path in folder.glob("*.mat") if not is_hidden(path.name))
+
+
 def draw_segment(repetitions: Repetitions, longest: int, rng: np.random.Generator) -> Segment:
     """A part with two cycles or more, whose ends lie anywhere in the cycles around it (official code).
 
@@ -128,7 +134,8 @@ def read_pictures(folder: Path, numbers: range) -> list[np.ndarray]:
     Raises:
         DecodeError: if one is missing or broken.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    there = [file for file in folder.iterdir() if not is_hidden(file.name)] if folder.is_dir() else []
+    files = sorted(file for file in there if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DecodeError("file not found")
     if numbers.stop > len(files):
@@ -291,6 +298,7 @@ class UCFRep(VideoDataModule):
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
     ) -> None:
+        check_whole("data.segments", segments, 1)
         super().__init__(
             root,
             clip=clip,
@@ -305,8 +313,6 @@ class UCFRep(VideoDataModule):
             decoder=decoder,
             lists=lists,
         )
-        if segments < 1:
-            raise SettingError(f"data.segments is {segments}; set it to 1 or more.")
         if clip.clips != 1 or clip.repeat != 1:
             raise SettingError("data.clip.clips and data.clip.repeat must be 1 for UCFRep; set data.segments instead.")
         self.segments, self.fresh_segments = segments, fresh_segments
@@ -317,12 +323,12 @@ class UCFRep(VideoDataModule):
         """See `VideoDataModule.read_split`."""
         if split == "test":
             return None
-        folder = next((self.lists / name / split for name in FOLDERS if any((self.lists / name / split).glob("*.mat"))), None)
+        folder = next((self.lists / name / split for name in FOLDERS if annotations(self.lists / name / split)), None)
         if folder is None:
             raise SettingError(
                 f"{self.lists} holds no annotations/{split} with .mat files; set data.lists to the folder of the official ones."
             )
-        known = {path.stem: read_repetitions(path) for path in sorted(folder.glob("*.mat"))}
+        known = {path.stem: read_repetitions(path) for path in annotations(folder)}
         known = {name: found for name, found in known.items() if len(found.borders) >= FEWEST_BORDERS}
         # Files are called v_<Class>_g01_c01, where classInd.txt of UCF101 has HandstandPushups, these have HandStandPushups.
         class_of = {name: name[len("v_") : -len("_g01_c01")] for name in known}

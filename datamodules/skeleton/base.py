@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from lightning import LightningDataModule
 
+from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
@@ -58,11 +59,16 @@ class SkeletonDataModule(LightningDataModule, ABC):
         subset_seed: int,
     ) -> None:
         super().__init__()
-        if not 0 < fraction <= 1:
-            raise SettingError(f"data.fraction is {fraction}; it is the share of training recordings, above 0 and at most 1.")
-        for name, value in (("batch_size", batch_size), ("probe_samples", probe_samples)):
-            if value < 1:
-                raise SettingError(f"data.{name} is {value}; it must be at least 1.")
+        check_number("data.fraction", fraction, 0, 1, above=True)
+        for name, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("probe_samples", probe_samples, 1),
+        ):
+            check_whole(f"data.{name}", value, lowest)
+        check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
+        if seed is not None:
+            check_whole("data.seed", seed, 0, MAX_SEED)
         self.clip, self.batch_size, self.num_workers = clip, batch_size, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.probe_samples = probe_samples
@@ -84,14 +90,24 @@ class SkeletonDataModule(LightningDataModule, ABC):
         """Hash of the training recordings, for the record of a run."""
         return None if self.split is None else self.split.recordings.sha256(self.split.train)
 
+    def check(self, stage: str) -> None:
+        """Find out what is wrong with settings and data before a network is built; `setup` opens nothing again."""
+        self.setup(stage)
+
     def setup(self, stage: str) -> None:
         """Open the recordings and check the settings.
 
         Raises:
-            SettingError: for a missing or wrong data set, or a batch larger than it.
+            SettingError: for a missing or wrong data set, labels beyond its classes, or a batch larger than it.
         """
         if self.split is None:
             found = self.load()
+            labels = found.recordings.label[np.concatenate([found.train, found.val])]
+            if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+                raise SettingError(
+                    f"The recordings have labels from {labels.min()} to {labels.max()}, but {type(self).__name__} has "
+                    f"{self.num_classes} classes, from 0; prepare the data again."
+                )
             self.split = found._replace(train=self._some_of(found))
         world = self._rank()[1]
         if len(self.split.train) // world < self.batch_size:

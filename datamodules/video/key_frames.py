@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
-from datamodules.video.manifest import Manifest
+from datamodules.video.manifest import Manifest, is_hidden
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import Box, crop_and_resize, draw_box
 
@@ -41,6 +41,11 @@ class KeyFrames(Manifest):
     boxes: np.ndarray
     actions: np.ndarray
     first: np.ndarray
+
+    @property
+    def has_classes(self) -> bool:
+        """False: labels are numbers of films."""
+        return False
 
     def of(self, row: int) -> slice:
         """The boxes of a key frame."""
@@ -92,7 +97,7 @@ def key_frame_indices(seconds: float, frames: int, stride: int, info: VideoInfo)
 
 @cache
 def _pictures_in(folder: Path) -> int:
-    return sum(1 for _ in folder.glob("*.jpg"))
+    return sum(not is_hidden(path.name) for path in folder.glob("*.jpg"))
 
 
 def read_pictures(folder: Path, seconds: float, clip: ClipSettings) -> DecodedClips:

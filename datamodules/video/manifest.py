@@ -10,24 +10,40 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.video.subsets import pick_evenly, pick_per_class
 from modules.core.errors import SettingError
 
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
+USUAL_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
+# Of files with one name, those above are taken: a .gif is often the preview of a video.
+RARE_SUFFIXES = {
+    *(".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".gif", ".m1v", ".m2ts", ".m2v", ".mpe", ".mts", ".mxf", ".ogm"),
+    *(".ogv", ".qt", ".rm", ".rmvb", ".vob"),
+}
+VIDEO_SUFFIXES = USUAL_SUFFIXES | RARE_SUFFIXES
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 UNLABELLED = -1
 # So many rows of a list are looked up at the start; looking up all of a large list takes minutes on a network disk.
 CHECKED_ROWS = 500
 MAX_LABEL = 2**31 - 1
 MAX_CLASSES = 10**6
+# What systems and archives leave in folders, besides names that begin with a dot.
+LEFT_BEHIND = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+"""Usual names of the folders and lists of splits, in lower case."""
+NAMED = 5
 
 
 @dataclass
@@ -90,6 +106,11 @@ class Manifest:
             found[label] = clips is None or ((first <= clips[:, 1]) & (clips[:, 0] <= last)).any() or found[label]
         return found
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether `labels` are numbers of classes; with sentences they are numbers of those."""
+        return self.texts is None and self.is_labelled
+
     def subset(self, rows: np.ndarray) -> "Manifest":
         """The manifest of some rows."""
         intervals = [self.intervals[row] for row in rows] if self.intervals is not None else None
@@ -98,8 +119,9 @@ class Manifest:
         return replace(self, paths=paths, labels=self.labels[rows], intervals=intervals, texts=texts)
 
     def share(self, fraction: float, seed: int) -> "Manifest":
-        """A share of the videos, in their order: of every class, rounded up (`pick_per_class`); with sentences, of which most
-        have few videos, so that they are shared out evenly (`pick_evenly`). Smaller shares lie within larger ones.
+        """A share of the videos, in their order: of every class, and of the videos without one, rounded up (`pick_per_class`);
+        with sentences, of which most have few videos, so that they are shared out evenly (`pick_evenly`). Smaller shares lie
+        within larger ones.
         """
         if self.texts is not None:
             return self.subset(np.sort(pick_evenly(self.labels, math.ceil(len(self) * fraction), seed)))
@@ -107,17 +129,35 @@ class Manifest:
 
     def few(self, wanted: int, seed: int) -> "Manifest":
         """So many videos, in their order: of every class the same number, rounded up, or all that it has (SEVERE, official
-        code: of 1000 of UCF101's, 101 classes make 1010).
+        code: of 1000 of UCF101's, 101 classes make 1010). Videos without a class are left out, unless there are no others.
+
+        Raises:
+            SettingError: if videos have sentences or several classes each.
         """
-        per_class = math.ceil(wanted / len(np.unique(self.labels)))
-        return self.subset(np.sort(pick_per_class(self.labels, lambda count: per_class, seed)))
+        if self.texts is not None or self.intervals is not None:
+            raise SettingError(
+                f"data.low_shot is {wanted}, but the videos in {self.root} have several labels or sentences each, so that it "
+                "cannot take equally many of every class; set data.fraction instead."
+            )
+        labelled = np.flatnonzero(self.labels != UNLABELLED)
+        rows = labelled if len(labelled) else np.arange(len(self))
+        per_class = math.ceil(wanted / len(np.unique(self.labels[rows])))
+        picked = np.sort(rows[pick_per_class(self.labels[rows], lambda count: per_class, seed)])
+        if len(picked) < wanted:
+            rank_zero_warn(f"data.low_shot is {wanted}, but there are only {len(picked)} videos: some classes have too few.")
+        return self.subset(picked)
 
     def with_classes(self, class_names: list[str]) -> "Manifest":
         """The same videos with labels that count in another list of names; a class that is not in it gives no label."""
         number = {name: label for label, name in enumerate(class_names)}
-        # The last place is for unlabelled rows.
-        table = np.array([number.get(name, UNLABELLED) for name in self.class_names] + [UNLABELLED], np.int64)
-        return Manifest(self.root, self.paths, table[self.labels], class_names)
+        known = [number.get(name, UNLABELLED) for name in self.class_names]
+        # Labels without a name have none in the other list; the last place is for unlabelled rows.
+        table = np.array(known + [UNLABELLED] * (self.num_classes + 1 - len(known)), np.int64)
+        intervals = self.intervals
+        if intervals is not None:
+            moved = [[(first, last, int(table[label])) for first, last, label in video] for video in intervals]
+            intervals = [[one for one in video if one[2] != UNLABELLED] for video in moved]
+        return replace(self, labels=table[self.labels], class_names=class_names, intervals=intervals)
 
 
 def is_file(path: Path) -> bool:
@@ -134,17 +174,32 @@ def check_root(root: Path, setting: str = "data.root") -> None:
         raise SettingError(f"{setting} is {root}, which is not a folder; pass the folder that holds the videos.")
 
 
-def make_manifest(root: Path, rows: Iterable[tuple[str, int]], source: Path, class_names: list[str] | None = None) -> Manifest:
-    """A manifest from (path, label) rows: repeated paths are kept once, and a wrong root is found out."""
+def make_manifest(
+    root: Path,
+    rows: Iterable[tuple[str, int]],
+    source: Path,
+    class_names: list[str] | None = None,
+    tell_missing: bool = True,
+) -> Manifest:
+    """A manifest from (path, label) rows: repeated paths are kept once, and a wrong root is found out.
+
+    Args:
+        root: folder that relative paths start from.
+        rows: paths and labels.
+        source: the list that they are from.
+        class_names: names by label, where known.
+        tell_missing: warn of missing files among those that are looked up.
+    """
     seen: dict[str, int] = {}
-    repeated = 0
+    repeated = contradicting = 0
     for path, label in rows:
         repeated += path in seen
-        seen.setdefault(path, label)
+        contradicting += seen.setdefault(path, label) != label
     if not seen:
         raise SettingError(f"{source} lists no videos; pass another file or folder.")
     if repeated:
-        rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row and were left out.")
+        other = f", {contradicting} of them with another label" if contradicting else ""
+        rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row and were left out{other}.")
     for label in seen.values():
         if not UNLABELLED <= label <= MAX_LABEL:
             raise SettingError(f"{source} has the label {label}; labels must be whole numbers from 0.")
@@ -156,43 +211,177 @@ def make_manifest(root: Path, rows: Iterable[tuple[str, int]], source: Path, cla
             f"{len(missing)} of {len(checked)} videos that were looked up from {source} do not exist (the first: "
             f"{manifest.file(missing[0])}); set data.root to the folder that the paths of the list start from."
         )
+    if missing and tell_missing:
+        rank_zero_warn(
+            f"{len(missing)} of {len(checked)} videos that were looked up from {source} do not exist, the first is "
+            f"{manifest.file(missing[0])}; they count as broken files."
+        )
     return manifest
 
 
-def video_files(root: Path) -> list[str]:
-    """All videos and pictures below a folder, sorted, relative to it with forward slashes."""
-    found = []
+def is_hidden(name: str) -> bool:
+    """Whether a name is that of a hidden file or folder, or of what systems and archives leave behind (`__MACOSX`)."""
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
+
+
+@dataclass
+class Found:
+    """What is below a folder. Names are relative to it, with forward slashes.
+
+    Args:
+        files: videos and pictures, sorted.
+        folders: folders directly below that are not hidden, sorted.
+        hidden: hidden files and folders, into which nobody looked.
+        others: files that are no videos and no pictures, counted by suffix.
+        again: links to folders that were read already.
+    """
+
+    files: list[str]
+    folders: list[str]
+    hidden: list[str]
+    others: Counter[str]
+    again: list[str]
+
+    def left_out(self) -> str:
+        """What is there and is no sample, in words; nothing if there is nothing."""
+        used = {file.split("/")[0] for file in self.files}
+        empty = [name for name in self.folders if name not in used and name not in self.again]
+        counts = sorted(self.others.items(), key=lambda one: (-one[1], one[0]))
+        others = [f"{count} {suffix or 'without suffix'}" for suffix, count in counts]
+        parts = [
+            (f"{len(self.hidden)} hidden or left by systems", self.hidden),
+            (f"{self.others.total()} files of other kinds", others),
+            (f"{len(empty)} folders without videos", empty),
+            (f"{len(self.again)} links to folders that were read already", self.again),
+        ]
+        return "; ".join(f"{what} ({shorten(names)})" for what, names in parts if names)
+
+
+def shorten(names: list[str]) -> str:
+    """The first few of some names."""
+    return f"{', '.join(names[:NAMED])}{' ...' if len(names) > NAMED else ''}"
+
+
+def scan(root: Path) -> Found:
+    """All videos and pictures below a folder, and what else is there, in one pass."""
+    found = Found([], [], [], Counter(), [])
     visited: set[str] = set()
+    base = str(root)
     # Classes may be links to folders elsewhere; links may also form circles.
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(base, followlinks=True):
+        inside = folder[len(base) :].lstrip(os.sep).replace(os.sep, "/")
         if (real := os.path.realpath(folder)) in visited:
+            found.again.append(inside)
             folders.clear()
             continue
         visited.add(real)
-        folders.sort()
+        prefix = f"{inside}/" if inside else ""
+        found.hidden += [prefix + name for name in (*folders, *names) if is_hidden(name)]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        if not inside:
+            found.folders = list(folders)
         for name in names:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
-                found.append(Path(folder, name).relative_to(root).as_posix())
-    return sorted(found)
+            if is_hidden(name):
+                continue
+            suffix = Path(name).suffix.lower()
+            if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+                found.files.append(prefix + name)
+            else:
+                found.others[suffix] += 1
+    found.files.sort()
+    found.hidden.sort()
+    return found
+
+
+def video_files(root: Path) -> list[str]:
+    """All videos and pictures below a folder that are not hidden, sorted, relative to it with forward slashes."""
+    return scan(root).files
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder's name means: 'train', 'val' or 'test', in the usual spellings and any case; else None."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of splits directly below a folder, by split.
+
+    Raises:
+        SettingError: if two of them mean the same split.
+    """
+    found: dict[str, Path] = {}
+    for folder in sorted(root.iterdir()):
+        split = split_of(folder.name)
+        if split is None or not folder.is_dir():
+            continue
+        if split in found:
+            raise SettingError(
+                f"data.root {root} holds both {found[split].name} and {folder.name}, which mean the same split; rename or move "
+                "one of them."
+            )
+        found[split] = folder
+    return found
 
 
 def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
-    """Videos below a folder; if all lie in sub-folders, the first sub-folder's name is the class.
+    """Videos below a folder; the first sub-folder's name is the class. Says in one line what was found and left out.
+
+    Videos beside the sub-folders are left out, if they are fewer than those within; if not, no video has a label.
 
     Raises:
-        SettingError: if the folder is missing or holds no video.
+        SettingError: if the folder is missing or holds no video, or its sub-folders look like splits.
     """
     check_root(folder, setting)
-    files = video_files(folder)
-    if not files:
+    found = scan(folder)
+    left_out = found.left_out()
+    if not found.files:
+        there = f"; there are {left_out}" if left_out else ""
         raise SettingError(
-            f"{setting} is {folder}, which holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}); pass another folder."
+            f"{setting} is {folder}, which holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}){there}; pass another folder."
         )
-    classes = sorted({file.split("/")[0] for file in files if "/" in file})
-    if not classes or any("/" not in file for file in files):
+    within = [file for file in found.files if "/" in file]
+    beside = [file for file in found.files if "/" not in file]
+    classes = sorted({file.split("/")[0] for file in within})
+    _check_layout(folder, within, classes, setting)
+    files = found.files
+    if classes and beside:
+        if len(beside) < len(within):
+            files = within
+            what = f"are left out, because the {len(within)} others lie in folders of {len(classes)} classes"
+        else:
+            what = f"lie beside the {len(within)} in folders, so that folders are no classes and no video has a label"
+        rank_zero_warn(f"{folder}: {len(beside)} videos ({shorten(beside)}) {what}; move them to where they belong.")
+    labelled = bool(classes) and all("/" in file for file in files)
+    lower = Counter(name.lower() for name in classes)
+    if labelled and (alike := [name for name in classes if lower[name.lower()] > 1]):
+        rank_zero_warn(f"{folder}: the classes {shorten(alike)} differ only in their capitals; they are different classes.")
+    pictures = sum(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in files)
+    kinds = [f"{count} {kind}" for count, kind in ((len(files) - pictures, "videos"), (pictures, "pictures")) if count]
+    rank_zero_info(
+        f"{folder}: {' and '.join(kinds)} {f'of {len(classes)} classes' if labelled else 'without labels'}"
+        f"{f'. Left out: {left_out}' if left_out else ''}."
+    )
+    if not labelled:
         return Manifest(folder, files, np.full(len(files), UNLABELLED, np.int64))
     number = {name: label for label, name in enumerate(classes)}
     return Manifest(folder, files, np.array([number[file.split("/")[0]] for file in files], np.int64), classes)
+
+
+def _check_layout(folder: Path, within: list[str], classes: list[str], setting: str) -> None:
+    """Refuse folders that look like splits, so that nobody trains on videos for validation, or learns to tell splits apart."""
+    second = {parts[1] if len(parts := file.split("/")) > 2 else "" for file in within}
+    if within and all(split_of(name) for name in second):
+        raise SettingError(
+            f"{setting} is {folder}, in whose folder {classes[0]} are folders of splits ({shorten(sorted(second))}); set "
+            f"data.root to {folder / classes[0]}, or, if that is one of several classes, data.train_list and data.val_list to "
+            "lists of the videos."
+        )
+    words = "|".join(name for names in SPLITS.values() for name in names)
+    if len(classes) > 1 and all(re.match(rf"({words})(?![a-z])", name, re.IGNORECASE) for name in classes):
+        raise SettingError(
+            f"{setting} is {folder}, whose folders {shorten(classes)} could be splits or classes; call splits train, val and "
+            "test, or put folders of classes into a folder train."
+        )
 
 
 def read_list(path: Path, root: Path) -> Manifest:
@@ -201,7 +390,7 @@ def read_list(path: Path, root: Path) -> Manifest:
     Accepts 'path label' and 'path num_frames label' separated by single spaces (VideoMAE and SEVERE style), the same
     separated by tabs or commas with quotes where needed, and tables whose header names `path` and `label`. A path
     without suffix gets that of the file that exists. In 'a 12 3', 12 is taken for the number of frames, unless there is
-    a file 'a 12' and none 'a'.
+    a file 'a 12' and none 'a'. An empty last cell means a video without label.
 
     Raises:
         SettingError: if the file is missing or a row cannot be understood; names the line.
@@ -213,17 +402,35 @@ def read_list(path: Path, root: Path) -> Manifest:
     header = [cell.strip().lower() for cell in rows[0]]
     columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
     where, what = columns or (0, -1)
+    widths = {len(row) for row in rows if row[-1].strip()}
     parsed = []
     for number, row in list(zip(lines, rows, strict=True))[1 if columns else 0 :]:
+        # In a,3, the 3 may be a label or a number of frames; where no row has more behind it, nobody knows.
+        if columns is None and len(row) > 2 and not row[-1].strip() and len(row) not in widths:
+            raise SettingError(
+                f"Line {number} of {path} is {lines[number]!r}, which ends with a separator, as all rows of {len(row)} cells "
+                "do; remove it, or name the columns path and label in the first line."
+            )
         try:
-            label = int(row[what]) if row[what].strip() else UNLABELLED
-            name = row[where].strip()
-            parsed.append((_existing(name, root) or (name if "." in _file_name(name) else f"{name}.mp4"), label))
+            parsed.append((_file_of(row[where].strip(), root), _label_of(row[what].strip())))
         except (ValueError, IndexError) as error:
             raise SettingError(
                 f"Line {number} of {path} is {' '.join(row)!r}; expected a path and, last, a label as a whole number."
             ) from error
     return make_manifest(root, parsed, path)
+
+
+def _file_of(name: str, root: Path) -> str:
+    if not name:
+        raise ValueError(name)
+    return _existing(name, root) or (name if "." in _file_name(name) else f"{name}.mp4")
+
+
+def _label_of(text: str) -> int:
+    # Python would also take 1_0 for 10.
+    if text and re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None:
+        raise ValueError(text)
+    return int(text) if text else UNLABELLED
 
 
 def read_lines(path: Path) -> dict[int, str]:
@@ -240,7 +447,7 @@ def read_lines(path: Path) -> dict[int, str]:
 
 def _cells(line: str, delimiter: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter))
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     except csv.Error:
         # Read as one cell, the line is refused with its number.
         return [line]
@@ -271,15 +478,21 @@ def _existing(path: str, root: Path) -> str | None:
     """A path with the suffix of the file that exists; None if there is none. What has a suffix is not looked up."""
     if _is_complete(path):
         return path
-    return next((path + suffix for suffix in ("", *sorted(VIDEO_SUFFIXES)) if is_file(root / (path + suffix))), None)
+    suffixes = ("", *sorted(USUAL_SUFFIXES), *sorted(RARE_SUFFIXES))
+    return next((path + suffix for suffix in suffixes if is_file(root / (path + suffix))), None)
 
 
 def by_stem(root: Path) -> dict[str, str]:
-    """Files below a folder by name without suffix; videos win over pictures, then the first."""
+    """Files below a folder by name without suffix; usual videos win over rare ones, these over pictures, then the first."""
     found: dict[str, str] = {}
-    for file in sorted(video_files(root), key=lambda file: Path(file).suffix.lower() in IMAGE_SUFFIXES):
+    for file in sorted(video_files(root), key=_rank):
         found.setdefault(Path(file).stem, file)
     return found
+
+
+def _rank(file: str) -> int:
+    suffix = Path(file).suffix.lower()
+    return 0 if suffix in USUAL_SUFFIXES else 1 if suffix in RARE_SUFFIXES else 2
 
 
 def is_kinetics_csv(path: Path) -> bool:

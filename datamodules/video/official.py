@@ -42,7 +42,8 @@ def found_manifest(
         class_names: names by label.
         suffix: of the names that missing files get.
     """
-    manifest = make_manifest(root, ((existing.get(name, name + suffix), label) for name, label in rows), source, class_names)
+    found = ((existing.get(name, name + suffix), label) for name, label in rows)
+    manifest = make_manifest(root, found, source, class_names, tell_missing=False)
     missing = [name for name, _ in rows if name not in existing]
     if missing:
         rank_zero_warn(

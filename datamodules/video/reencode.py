@@ -12,7 +12,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from datamodules.video.manifest import IMAGE_SUFFIXES, is_file
+from datamodules.video.manifest import IMAGE_SUFFIXES, is_file, is_hidden
 from datamodules.video.pyav_reader import LENIENT
 from datamodules.video.readers import DecodeError
 
@@ -129,7 +129,8 @@ def _upright(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def _pictures(folder: Path, rate: float) -> Iterator[Timed]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    there = [path for path in folder.iterdir() if not is_hidden(path.name)]
+    files = sorted(path for path in there if path.suffix.lower() in IMAGE_SUFFIXES)
     tick = 1 / Fraction(rate).limit_denominator(1001)
     for number, path in enumerate(files):
         try:

@@ -6,9 +6,10 @@ from functools import reduce
 from importlib import import_module
 from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from modules.core.base import Method
 from modules.core.checkpoints import open_run
 from modules.core.errors import SettingError
-from modules.core.explain import explain
+from modules.core.explain import explain, find_class
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
@@ -41,6 +42,21 @@ def _subclasses(kind: type) -> list[type]:
     """All classes that extend one, as far as they were imported."""
     extensions: list[type] = kind.__subclasses__()
     return [*extensions, *(one for direct in extensions for one in _subclasses(direct))]
+
+
+def refuse_nulls(config: Namespace, prefix: str) -> None:
+    """Raise a SettingError for a null where a class wants a value: the parser lets it pass wherever there is a default.
+
+    Args:
+        config: class_path and init_args of a class.
+        prefix: what the settings are called on the command line.
+    """
+    hints = get_type_hints(find_class(config.class_path).__init__)
+    for name, value in vars(config.get("init_args", Namespace())).items():
+        if value is None and type(None) not in get_args(hints.get(name, None | Any)):
+            raise SettingError(f"{prefix}.{name} is null; leave it out to keep its default, or give it a value.")
+        if isinstance(value, Namespace) and "class_path" in value:
+            refuse_nulls(value, f"{prefix}.{name}")
 
 
 class Parser(LightningArgumentParser):
@@ -99,12 +115,29 @@ class CLI(LightningCLI):
         """Build everything; what the user must change is not buried in a page of the parser's attempts."""
         self._check_checkpoint()
         try:
+            checked = self._checked_data()
             super().instantiate_classes()
+            if checked is not None:
+                self.datamodule = checked
         except Exception as error:
             cause = setting_error_in(error)
             if cause is None:
                 raise
             raise cause from None
+
+    def _checked_data(self) -> LightningDataModule | None:
+        """The data module after its own check of folders, lists and sizes, which costs little, where a model may download
+        weights; None if it has no check."""
+        if self.subcommand is None:
+            return None
+        data = self.config[self.subcommand].get("data")
+        if data is None or not hasattr(find_class(data.class_path), "check"):
+            return None
+        refuse_nulls(data, "data")
+        only = Namespace(subcommand=self.subcommand, **{self.subcommand: Namespace(data=data)})
+        built = self.parser.instantiate_classes(only)[self.subcommand].data
+        built.check(self.subcommand)
+        return built
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder and the checkpoint to go on from, before anything is built."""

@@ -22,7 +22,7 @@ def explain(message: str) -> str:
     """
     where = re.findall(r'Parser key "([\w.]+)"', message)
     classes = re.findall(r"given class_path '([\w.]+)'", message)
-    holder = _find(classes[-1]) if classes else None
+    holder = find_class(classes[-1]) if classes else None
     unknown = re.search(
         r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|not accept option '([\w.]+)'", message
     )
@@ -49,7 +49,7 @@ def _hint(name: str, known: list[str], where: list[str]) -> str:
     return f"; did you mean {'.'.join([*where, head, near[0]] if head else [*where, near[0]])}?"
 
 
-def _find(path: str) -> Any:
+def find_class(path: str) -> Any:
     """The class of a class_path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name, None)

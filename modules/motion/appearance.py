@@ -150,7 +150,9 @@ class ObjectBank:
             self.aspect = torch.ones(shapes)
             self._textures = procedural_objects(shapes, side, seed)
             return
-        files = sorted(Path(root).glob("*/*.png"))
+        # Hidden ones are what systems leave behind, ._1.png beside 1.png.
+        found = (path for path in Path(root).glob("*/*.png") if not path.name.startswith("."))
+        files = sorted(path for path in found if not path.parent.name.startswith((".", "__MACOSX")))
         if not files:
             raise SettingError(
                 f"model.objects.root {root} holds no <category>/<file>.png; pass the folder of cut-out objects, or null "

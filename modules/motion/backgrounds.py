@@ -83,7 +83,9 @@ def load_images(folder: Path, split: Split, side: int) -> Tensor:
     Raises:
         SettingError: The folder is missing or has fewer than two pictures.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    # Hidden ones are what systems leave behind, ._1.jpg beside 1.jpg.
+    files = sorted(p for p in found if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts))
     if len(files) < 2:
         raise SettingError(
             f"data.background_folder: {folder} holds {len(files)} pictures, but training and validation need at least "

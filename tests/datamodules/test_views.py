@@ -140,10 +140,11 @@ def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_
     data.setup("test")
     assert data.test_manifest is data.val_manifest
     names = [path for path in data.train_manifest.paths if path.endswith(("1.mp4", "2.mp4"))]
-    (tmp_path / "test.csv").write_text("".join(f"train/{name} 1\n" for name in names))
+    # The numbers are those of the folders' names, which their paths confirm.
+    (tmp_path / "test.csv").write_text("".join(f"train/{name} {label}\n" for label, name in enumerate(names, 1)))
     listed = folder(tree, test_list=str(tmp_path / "test.csv"))
     listed.setup("test")
-    assert listed.test_manifest.labels.tolist() == [1, 1]
+    assert listed.test_manifest.labels.tolist() == [1, 2]
 
 
 def test_skeletons_are_tested_on_the_middle_of_the_validation_recordings() -> None:
