@@ -177,7 +177,7 @@ def render(report: dict[str, Any]) -> str:
     if report["constant_loss"]:
         share = 100 * (1 - report["loss"] / report["constant_loss"])
         lines.append(
-            f"Training loss {report['loss']:.4f} after {report['steps']} steps, {share:.1f} % below "
-            f"{report['constant_loss']:.4f}, that of the best constant prediction."
+            f"Training loss {report['loss']:.4f} after {report['steps']} steps, {abs(share):.1f} % "
+            f"{'above' if share < 0 else 'below'} {report['constant_loss']:.4f}, that of the best constant prediction."
         )
     return "\n".join(lines)

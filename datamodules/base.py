@@ -60,6 +60,8 @@ class VideoDataModule(LightningDataModule, ABC):
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
     """Values of `benchmark`, the default first; none where there is nothing to choose."""
+    flips_change_labels: ClassVar[bool] = False
+    """Whether left and right are classes or words of the captions, so that a mirrored clip may have another label."""
 
     def __init__(
         self,

@@ -168,6 +168,11 @@ class SyntheticMotion(LightningDataModule):
         """Number of classes of `label`."""
         return len(self.class_names)
 
+    @property
+    def flips_change_labels(self) -> bool:
+        """Whether a mirrored clip may have another label: motions go left and right and are told in sentences, shapes do not."""
+        return self.label == "motion" or self.captions is not None
+
     def _check(self) -> None:
         check_scene(self.clip.frames, self.backgrounds, self.background_folder, self.object_size)
         for name in ("batch_size", "train_videos", "val_videos", "probe_samples"):

@@ -16,6 +16,7 @@ from modules.core.contracts import Batch, StepOutput
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings
 from modules.core.randomness import derive_seed, device_generator
+from modules.layers.flips import choose_flip
 from modules.layers.normalise import normalise
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
@@ -36,6 +37,12 @@ class Method(LightningModule, ABC):
     backbone: nn.Module
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
+    flip_setting: float | None = 0.0
+    """Probability of mirroring a training clip, as set; null leaves it to the data. 0 in methods that mirror none."""
+    flip_name: str = "model.flip"
+    """What that setting is called."""
+    flip: float = 0.0
+    """The probability with the data at hand."""
 
     def __init__(self, optim: ScheduleSettings) -> None:
         super().__init__()
@@ -112,8 +119,17 @@ class Method(LightningModule, ABC):
         scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
         self.log_dict(scalars, sync_dist=True, batch_size=size)
 
+    def take_data(self, data: Any) -> None:
+        """Settle, before the first step, what the settings leave to the data: whether clips are mirrored.
+
+        Args:
+            data: data module, set up; None where there is none.
+        """
+        self.flip = choose_flip(self.flip_setting, data, self.flip_name)
+
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
+        self.take_data(getattr(self.trainer, "datamodule", None))
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
         if clip is None:
             return

@@ -14,6 +14,7 @@ Deviations from the official code:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -97,6 +98,7 @@ class Classification(Method):
         self.merge = merge or self.labels.merge
         self.backbone, self.mode = backbone, mode
         self.augmentation, self.mixing = augmentation, mixing
+        self.flip_name, self.flip_setting = "model.augmentation.flip", augmentation.flip if augmentation is not None else 0.0
         self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
         self.is_skeleton = isinstance(backbone, SkeletonEncoder)
         if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
@@ -258,7 +260,9 @@ class Classification(Method):
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Loss of all clips, after augmentation; see `Method.step`."""
         inputs = self._inputs(batch)
-        targets = self.labels.targets(batch["label"], self.classifier.out_features).repeat_interleave(inputs.shape[1], 0)
+        classes, views = self.classifier.out_features, inputs.shape[1]
+        targets = self.labels.targets(batch["label"], classes).repeat_interleave(views, 0)
+        labelled = (self.labels.rows(batch["label"], classes) >= 0).all(1).repeat_interleave(views, 0)
         inputs = inputs.flatten(0, 1)
         output: StepOutput = {}
         features = inputs
@@ -268,7 +272,7 @@ class Classification(Method):
             if self.augmentation is not None and self.augmentation.erase:
                 video = erase_boxes(video, self.augmentation.erase, generator)
             if self.mixing is not None:
-                video, targets = mix_clips(video, targets, self.mixing, generator)
+                video, targets = mix_clips(video, targets, self.mixing, generator, labelled)
             output["plain_clip"], output["clip"] = inputs, to_pixels(video)
             features = self.features(video)
         elif "skeleton" in batch:
@@ -280,6 +284,12 @@ class Classification(Method):
         output["loss"] = self.labels.loss(logits, targets)
         output["log"] = self.labels.progress(logits.detach(), targets)
         return output
+
+    def take_data(self, data: Any) -> None:
+        """Settle whether training clips are mirrored; see `Method.take_data`."""
+        super().take_data(data)
+        if self.augmentation is not None:
+            self.augmentation = replace(self.augmentation, flip=self.flip)
 
     def samples_per_batch(self, data: Any) -> int:
         """Videos or recordings; see `Method.samples_per_batch`."""

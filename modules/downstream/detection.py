@@ -29,6 +29,7 @@ from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings, SGDSettings
 from modules.downstream.frame_map import frame_average_precisions
+from modules.layers.flips import HALF, check_flip
 
 REGION = 7
 """Rows and columns that RoIAlign samples a box at."""
@@ -45,7 +46,8 @@ class ActionDetection(Method):
         backbone: encoder. A video transformer needs square frames (`data.square`); its tokens are a map after the final norm.
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
-        flip: probability of mirroring a training clip with its boxes.
+        flip: probability of mirroring a training clip with its boxes; null takes one half, or 0 where left and right are classes
+            of the data.
         mean: of a pixel from 0 to 1, the same for all colours.
         std: deviation of a pixel, likewise.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
@@ -60,19 +62,20 @@ class ActionDetection(Method):
         backbone: VideoViT | VideoCNN,
         num_classes: int = 80,
         dropout: float = 0.5,
-        flip: float = 0.5,
+        flip: float | None = None,
         mean: float = 0.45,
         std: float = 0.225,
         official_order: bool = False,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or SGDSettings(0.1, warmup_epochs=5, weight_decay=1e-7, milestones=[10, 15]))
-        if not 0 <= dropout < 1 or not 0 <= flip <= 1 or std <= 0:
+        check_flip("model.flip", flip)
+        if not 0 <= dropout < 1 or std <= 0:
             raise SettingError(
-                f"model.dropout is {dropout}, model.flip {flip} and model.std {std}; dropout must be from 0 to below 1, flip "
-                "from 0 to 1, and std above 0."
+                f"model.dropout is {dropout} and model.std {std}; dropout must be from 0 to below 1, and std above 0."
             )
-        self.backbone, self.flip, self.mean, self.std, self.official_order = backbone, flip, mean, std, official_order
+        self.flip_setting, self.flip = flip, HALF if flip is None else flip
+        self.backbone, self.mean, self.std, self.official_order = backbone, mean, std, official_order
         self.stride = backbone.grid.patch if isinstance(backbone, VideoViT) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
