@@ -17,6 +17,7 @@ from datamodules.video.guard import GRACE, WorkerGuard
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.manifest import UNLABELLED, Manifest, check_root
 from datamodules.video.sampling import ClipSettings, ViewSettings
+from datamodules.video.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from modules.core.errors import SettingError
 
 
@@ -37,7 +38,8 @@ class VideoDataModule(LightningDataModule, ABC):
         batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
         num_workers: worker processes per device that decode.
         seed: order, frames and crops are functions of it; null takes the run's seed.
-        probe_samples: labelled training videos that online probes read, with centre crops.
+        probe_samples: labelled training videos that online probes read, with centre crops, evenly picked; null takes 50 of each
+            class or more, where there are so many, and at most 20,000 (see `pick_for_probes`).
         fraction: share of the training videos to train on, the same of every class.
         subset_seed: which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
         max_bad_fraction: share of broken files among the training files read since the start of the process, above which
@@ -72,7 +74,7 @@ class VideoDataModule(LightningDataModule, ABC):
         batch_size: int = 16,
         num_workers: int = 4,
         seed: int | None = None,
-        probe_samples: int = 2048,
+        probe_samples: int | None = None,
         fraction: float = 1.0,
         subset_seed: int = 12345,
         max_bad_fraction: float = 0.05,
@@ -223,12 +225,17 @@ class VideoDataModule(LightningDataModule, ABC):
         return self._loader(self.test_manifest, "test", train=False, views=self.views)
 
     def probe_dataloader(self) -> ResumableLoader:
-        """Centre clips of evenly picked training videos, for probes; of labelled ones, if there are any."""
-        assert self.train_manifest is not None
-        labelled = np.flatnonzero(self.train_manifest.labels != UNLABELLED)
-        rows = labelled if len(labelled) else np.arange(len(self.train_manifest))
-        picked = np.linspace(0, len(rows) - 1, min(self.probe_samples, len(rows))).astype(int)
-        return self._loader(self.train_manifest.subset(rows[picked]), "train", train=False)
+        """Centre clips of training videos, for probes; of labelled ones, if there are any."""
+        manifest = self.train_manifest
+        assert manifest is not None
+        labelled = np.flatnonzero(manifest.labels != UNLABELLED)
+        rows = labelled if len(labelled) else np.arange(len(manifest))
+        one_class_each = len(labelled) > 0 and manifest.texts is None and manifest.intervals is None
+        if self.probe_samples is None and one_class_each:
+            picked = pick_for_probes(manifest.labels[rows])
+        else:
+            picked = spread(len(rows), self.probe_samples or PROBE_SAMPLES)
+        return self._loader(manifest.subset(rows[picked]), "train", train=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the epoch the training is. (Broken files are not in it: their record is the report.)"""

@@ -59,6 +59,10 @@ class MoCo(Method):
         super().on_fit_start()
         self.contrast.check(self.trainer)
 
+    def on_train_start(self) -> None:
+        """Compare the queue with the data set before the first step."""
+        self.contrast.check_data(self.trainer)
+
     def augment(self, clip: Tensor, generator: torch.Generator) -> Tensor:
         """Mirror some of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
         return self.colour(flip_some(clip, generator, self.flip).float(), generator)

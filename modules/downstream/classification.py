@@ -40,6 +40,7 @@ HEAD_CHANNELS = 64
 """Width of one attention head of the attentive classifier."""
 VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
 SHOWN = 8
+NO_LABELS = "No test video has a label; set data.test_list or data.val_list to a list with labels."
 
 
 class Classification(Method):
@@ -315,8 +316,15 @@ class Classification(Method):
         self.test_record["views"] = self._inputs(batch).shape[1]
 
     def on_test_start(self) -> None:
-        """Compare the data's clips with the backbone's, as before training."""
+        """Compare the data's clips with the backbone's, as before training, and look for labels.
+
+        Raises:
+            SettingError: if they do not fit, or no test video has a label.
+        """
         self.on_fit_start()
+        manifest = getattr(getattr(self.trainer, "datamodule", None), "test_manifest", None)
+        if manifest is not None and not manifest.is_labelled:
+            raise SettingError(NO_LABELS)
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
@@ -358,7 +366,7 @@ class Classification(Method):
             found = self.labels.scores(probabilities[used], label[used])
             self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
         elif stage == "test":
-            raise SettingError("No test video has a label; set data.test_list or data.val_list to a list with labels.")
+            raise SettingError(NO_LABELS)
         return int(used.sum()), number[substituted >= 0].tolist()
 
 

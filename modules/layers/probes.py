@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from modules.core.errors import SettingError
@@ -60,6 +61,25 @@ def knn_accuracy(
     _check(train_x, train_y, test_x, test_y)
     similarity, found = nearest(train_x, test_x, k, chunk)
     return float((vote(similarity, train_y[found], temperature) == test_y).sum()) / len(test_x)
+
+
+def say_bank(who: str, labels: Tensor, k: int) -> None:
+    """One line on the samples among which neighbours are looked for, because accuracy grows with their number. A warning where
+    half of the classes have fewer than `k`.
+
+    Args:
+        who: looks for neighbours.
+        labels: int64 [n], classes from 0.
+        k: Number of neighbours.
+    """
+    count = labels.bincount()
+    count = count[count > 0]
+    middle = int(count.median())
+    line = f"{who}: k of {k} among {len(labels)} training samples of {len(count)} classes, {middle} in a class of median size"
+    if middle < k:
+        rank_zero_warn(f"{line}: so few that the accuracy says more of their number than of the features.")
+    else:
+        rank_zero_info(f"{line}.")
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:

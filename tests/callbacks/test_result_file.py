@@ -43,11 +43,11 @@ def test_file_says_what_was_measured_and_how(tmp_path: Path, monkeypatch: pytest
     trainer = make_trainer(tmp_path, [Provenance(yaml.safe_dump(config)), ResultFile("linear")])
     (found,) = trainer.test(classifier(), datamodule=module, verbose=False)
     trainer.test(classifier(), datamodule=module, verbose=False)
-    assert list(results(tmp_path)) == ["linear-000.json", "linear-001.json"]
-    result = results(tmp_path)["linear-000.json"]
+    assert list(results(tmp_path)) == ["syntheticskeleton_linear-000.json", "syntheticskeleton_linear-001.json"]
+    result = results(tmp_path)["syntheticskeleton_linear-000.json"]
     assert result["metrics"] == {name: pytest.approx(value) for name, value in found.items()}
     assert {"test/top1", "test/top5", "test/per_class"} <= result["metrics"].keys()
-    expected = {"protocol": "linear", "seed": 7, "videos": 9, "missed": [], "classes": 12, "views": 1, "config": config}
+    expected = {"protocol": "syntheticskeleton_linear", "seed": 7, "videos": 9, "missed": [], "classes": 12, "views": 1, "config": config}
     assert result.items() >= (expected | {"selected_on_test": False, "data": "SyntheticSkeleton"}).items()
     digest = hashlib.sha256(b"weights").hexdigest()
     assert result["weights"] == {"model.backbone.checkpoint": {"file": str(weights), "sha256": digest}}
@@ -82,7 +82,7 @@ def test_best_epoch_says_that_it_was_selected(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Classification, "on_validation_epoch_end", validated)
     best = BestOnTest("linear")
     make_trainer(tmp_path, [best], 3, num_sanity_val_steps=0).fit(classifier(), datamodule=data())
-    result = results(tmp_path)["linear_best_on_test-000.json"]
+    result = results(tmp_path)["syntheticskeleton_linear_best_on_test-000.json"]
     assert result["selected_on_test"] is True
     assert result["metrics"] == {"val/top1": 50.0, "last/val/top1": 30.0}
     assert result["epoch"] == 1

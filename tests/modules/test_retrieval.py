@@ -80,7 +80,7 @@ def test_all_training_clips_are_the_bank_and_each_test_clip_counts_once(tmp_path
     features = [Flat()(method.normalise(pool.video[:, 0])) for pool in (train, test)]
     expected = neighbour_scores(features[0], train.label, features[1], test.label, [1, 5], [1, 10], 0.07)
     assert found == {f"test/{name}": pytest.approx(value) for name, value in expected.items()}
-    assert list((tmp_path / "results").iterdir()) == [tmp_path / "results/knn-000.json"]
+    assert list((tmp_path / "results").iterdir()) == [tmp_path / "results/motion_knn-000.json"]
 
 
 def test_skeletons_in_evaluation_mode(tmp_path: Path) -> None:
@@ -135,5 +135,5 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path / str(world), [ResultFile("knn")], **settings)
         lightning.seed_everything(0)
         trainer.test(NearestNeighbours(Flat(), [1, 5]), datamodule=motion(), verbose=False)
-        found.append((tmp_path / str(world) / "results/knn-000.json").read_text().split('"trained_steps"')[0])
+        found.append((tmp_path / str(world) / "results/motion_knn-000.json").read_text().split('"trained_steps"')[0])
     assert found[0] == found[1]
