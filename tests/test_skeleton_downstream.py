@@ -42,7 +42,10 @@ def run(command: str, recipe: str, pretrained: Path, folder: Path, *more: str) -
 
 
 def protocol_of(recipe: str) -> str:
-    return "syntheticskeleton_" + yaml.safe_load((FOLDER / recipe).read_text())["trainer"]["callbacks"][-1]["init_args"]["protocol"]
+    return (
+        "syntheticskeleton_"
+        + yaml.safe_load((FOLDER / recipe).read_text())["trainer"]["callbacks"][-1]["init_args"]["protocol"]
+    )
 
 
 def check(result: dict[str, Any], recipe: str, pretrained: Path) -> None:

@@ -14,9 +14,11 @@ import datamodules
 from main import main
 from modules.core.base import Method
 from modules.core.errors import SettingError
+from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.layers import flips
+from modules.layers.clip_augment import ClipAugmentation
 from modules.moco import MoCo
 from modules.tubelet_contrast import TubeletContrast
 from tests.callbacks.runs import make_trainer
@@ -105,7 +107,11 @@ def something(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("given", "flip"), [([], 0.0), (["--model.augmentation.flip=0.5"], 0.5)], ids=["data", "setting"])
+@pytest.mark.parametrize(
+    ("given", "flip"),
+    [([], 0.0), pytest.param(["--model.augmentation.flip=0.5"], 0.5, marks=pytest.mark.slow)],
+    ids=["data", "setting"],
+)
 def test_a_recipe_of_kinetics_with_other_data_by_name(
     given: list[str], flip: float, something: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,3 +141,20 @@ def test_recipes_leave_flips_to_the_data() -> None:
     kept = {name for name, text in texts.items() if "flip: null" not in text}
     assert kept == {"ssv2.yaml"}
     assert "flip: 0," in texts["ssv2.yaml"]
+
+
+def test_classification_keeps_what_is_set_and_asks_every_data_set() -> None:
+    sided, plain = SimpleNamespace(flips_change_labels=True), SimpleNamespace()
+    method = Classification(tiny_cnn(), 3, augmentation=ClipAugmentation(None))
+    for data, expected in ((sided, 0.0), (plain, 0.5), (None, 0.5), (sided, 0.0)):
+        method.take_data(data)
+        assert method.augmentation is not None
+        assert (method.flip, method.augmentation.flip) == (expected, expected)
+    method = Classification(tiny_cnn(), 3, augmentation=ClipAugmentation(None, flip=0.2))
+    with pytest.warns(UserWarning, match=r"model\.augmentation\.flip is 0\.2, so clips are mirrored although"):
+        method.take_data(sided)
+    assert method.flip == 0.2
+    # Without augmentation nothing is mirrored.
+    method = Classification(tiny_cnn(), 3)
+    method.take_data(plain)
+    assert method.flip == 0

@@ -113,8 +113,14 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
     both = VideoFolder(
         str(tmp_path), str(lists["train"]), str(lists["both"]), clip=clip, batch_size=2, num_workers=0, views=views
     )
+    # Before any clip is read.
+    method.encode = None  # type: ignore[assignment, method-assign]
     with pytest.raises(SettingError, match=r"1 test sample\(s\) are in the training set too"):
         make_trainer(tmp_path, []).test(method, datamodule=both, verbose=False)
+    lists["both"].write_text("val/a/0.mp4 -1\nval/b/1.mp4 -1\n")
+    none = VideoFolder(str(tmp_path), test_list=str(lists["both"]), clip=clip, batch_size=2, num_workers=0, views=views)
+    with pytest.raises(SettingError, match="NearestNeighbours needs labelled training and test samples"):
+        make_trainer(tmp_path, []).test(method, datamodule=none, verbose=False)
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
