@@ -12,8 +12,8 @@ class OnlineKNN(Callback):
     """Weighted kNN on `embed`, from labelled training samples to the validation set; logged as `knn/acc1` in percent.
 
     Both sets are read with centre crops after every validation. Protocol of DINO: cosine similarity, votes weighted by
-    exp(similarity / temperature). The data module chooses the training samples (`data.probe_samples`: at least 50 of each class,
-    as far as there are, and at most 20,000); a line says how many they are, since the accuracy grows with them.
+    exp(similarity / temperature). `data.probe_samples` says how many training samples are read; by default 50 of each class or
+    more, as far as there are, and at most 20,000. A line says what there was, since the accuracy grows with it.
 
     Args:
         k: neighbours.

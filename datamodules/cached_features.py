@@ -122,11 +122,11 @@ class CachedFeatures(LightningDataModule):
         if any(isinstance(one, OnlineKNN | ProbeReport | Neighbours) for one in callbacks):
             raise SettingError(WANTS_CLIPS)
         if stage == "fit":
-            samples = len(self.data.train_dataloader().dataset)
-            if samples // self.trainer.world_size < (self.batch_size or 1):
+            samples, world = len(self.data.train_dataloader().dataset), self.trainer.world_size
+            if samples // world < (self.batch_size or 1):
                 raise SettingError(
-                    f"data.batch_size {self.batch_size} on {self.trainer.world_size} device(s) is more than the {samples} training "
-                    "samples; lower it."
+                    f"data.batch_size {self.batch_size} on {world} device(s) is more than the {samples} training samples; "
+                    "lower it."
                 )
 
     def _check_model(self, model: Any) -> None:

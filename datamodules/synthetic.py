@@ -170,7 +170,7 @@ class SyntheticMotion(LightningDataModule):
 
     @property
     def flips_change_labels(self) -> bool:
-        """Whether a mirrored clip may have another label: motions go left and right and are told in sentences, shapes do not."""
+        """Whether a mirrored clip may have another label: motions and sentences say left and right, shapes do not."""
         return self.label == "motion" or self.captions is not None
 
     def _check(self) -> None:

@@ -51,8 +51,8 @@ def pick_per_class(labels: np.ndarray, wanted: Callable[[int], int], seed: int) 
 
 
 def pick_for_probes(labels: np.ndarray) -> np.ndarray:
-    """Evenly picked rows of each class: 50, or more where 2,048 rows allow it, but 20,000 rows of all classes at most; of classes
-    with fewer all, for whom others have more.
+    """Evenly picked rows of each class: 50, or more where 2,048 rows allow it, or fewer where 20,000 do not. Of classes that
+    have fewer, all; others then have more.
 
     Nearest neighbours want many of a class: of the same features of 400 classes, a vote of 20 finds 42 % with 5 of each class,
     59 % with 12, 71 % with 28, 76 % with 50 and 86 % with 200; with fewer neighbours it finds less.
@@ -73,5 +73,5 @@ def pick_for_probes(labels: np.ndarray) -> np.ndarray:
 
 
 def spread(length: int, wanted: int) -> np.ndarray:
-    """Evenly picked row numbers, int64 [min(wanted, length)], the first and the last among them."""
+    """Evenly picked row numbers, from the first to the last: int64 [min(wanted, length)]."""
     return np.linspace(0, length - 1, min(wanted, length)).astype(int)

@@ -67,8 +67,7 @@ class RepetitionCounting(Method):
     Args:
         backbone: encoder. Clips are of 32 frames, or of as many as a video transformer takes.
         steps_per_batch: steps of the optimiser with each batch.
-        flip: share of the clips that are mirrored in training; null takes one half, or 0 where left and right are classes of the
-            data.
+        flip: probability of mirroring a training clip; null takes one half, or 0 where left and right are classes of the data.
         clips_per_forward: clips that the network takes at once in evaluation; a matter of memory.
         optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as ever; null takes Adam at a
             constant 5e-5 with a decay of 1e-3.

@@ -46,8 +46,8 @@ class ActionDetection(Method):
         backbone: encoder. A video transformer needs square frames (`data.square`); its tokens are a map after the final norm.
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
-        flip: probability of mirroring a training clip with its boxes; null takes one half, or 0 where left and right are classes
-            of the data.
+        flip: probability of mirroring a training clip with its boxes; null takes one half, or 0 where left and right are
+            classes of the data.
         mean: of a pixel from 0 to 1, the same for all colours.
         std: deviation of a pixel, likewise.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.

@@ -57,7 +57,7 @@ def choose_flip(flip: float | None, data: Any, setting: str) -> float:
         rank_zero_info(f"Left and right are classes or words of {name}, so no clip is mirrored, unless {setting} says so.")
     elif flip:
         rank_zero_warn(
-            f"{setting} is {flip:g}, so clips are mirrored although left and right are classes or words of {name}; leave it out, "
-            "or set it to 0, to mirror none."
+            f"{setting} is {flip:g}, so clips are mirrored although left and right are classes or words of {name}; set it to "
+            "0, or leave it out, to mirror none."
         )
     return flip or 0.0

@@ -14,7 +14,6 @@ from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
 
-
 MOST_OWN_KEYS = 0.1
 """A queue with more keys of the query's own video, on average, is too long for the data."""
 
@@ -26,10 +25,10 @@ class ContrastSettings:
     Args:
         hidden: width between the two layers of the head; that of the features if None.
         out_dim: length of what is compared.
-        queue_size: keys that are kept as negatives; a multiple of the batch over all devices, and less than half of the training
-            samples where negatives are other videos, or it holds keys of the query's own one. 0 takes the other keys of the
-            batch instead, as MoCo v3 does. With a queue, a momentum much below 0.999 lets the key branch move so far that new
-            keys are told from old ones, and short runs learn nothing else (docs/learning.md).
+        queue_size: keys that are kept as negatives; a multiple of the batch over all devices, and less than half of the samples
+            where negatives are to be other videos, or keys of the query's own video are among them. 0 takes the other keys of
+            the batch instead, as MoCo v3 does. With a queue, a momentum much below 0.999 lets the key branch move so far that
+            new keys are told from old ones, and short runs learn nothing else (docs/learning.md).
         momentum: of the key branch.
         temperature: divides the cosines.
         shuffle: shuffle keys over processes, so that batch norm's statistics do not give pairs away.
@@ -82,8 +81,8 @@ class MomentumContrast(nn.Module):
             )
 
     def check_data(self, trainer: Trainer) -> None:
-        """Warn in one line, before the first step, if the queue is so long for the data set that it holds keys of the query's own
-        video or recording, which are pushed away like all others."""
+        """Warn in one line, before the first step, if the queue is so long for the data set that it holds keys of the query's
+        own video or recording, which are pushed away like all others."""
         samples = len(getattr(trainer.train_dataloader, "dataset", ()))
         batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
         if self.queue is None or not samples or not trainer.num_training_batches or batch_size is None:
@@ -93,8 +92,8 @@ class MomentumContrast(nn.Module):
         own = min(own, epochs - 1) if epochs > 0 else own
         if own > MOST_OWN_KEYS:
             rank_zero_warn(
-                f"model.contrast.queue_size {size} is {size / samples:.2g} times the {samples} training samples, so {own:.2g} of the "
-                f"negatives of each query, on average, show its own one; set it to {round(0.4 * samples)} or less."
+                f"model.contrast.queue_size {size} is {size / samples:.2g} times the {samples} training samples, so {own:.2g} "
+                f"of the negatives of each query, on average, show its own one; set it to {round(0.4 * samples)} or less."
             )
 
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:

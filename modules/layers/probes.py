@@ -1,7 +1,8 @@
 """Read-outs of frozen features: nearest neighbours, a linear classifier, and the raw features that they must beat.
 
 Pure functions without random numbers, the same for callbacks, reports and benchmarks, so that numbers compare. Products have
-all digits of float32, whatever the precision of training. Axis letters: `n` training samples, `m` test samples, `d` features, `K` classes.
+all digits of float32, whatever the precision of training. Axis letters: `n` training samples, `m` test samples, `d` features,
+`K` classes.
 """
 
 from typing import Literal

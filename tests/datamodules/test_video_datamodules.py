@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
 from datamodules.video.decode import read_clips
+from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.subsets import pick_for_probes
 from modules.core.errors import SettingError
@@ -351,10 +352,13 @@ def test_probe_bank_has_fifty_of_each_class_as_far_as_there_are() -> None:
 
 
 def test_probe_loader_takes_enough_of_each_class_by_default(tree: Path) -> None:
-    paths = [f"train/class {number % 3}/train{number % 6}.mp4" for number in range(6)]
-    rows = [f"{paths[number % 6]} {number % 400}" for number in range(400 * 20)]
-    (tree / "list").write_text("\n".join(rows))
-    loader = folder(tree, train_list=str(tree / "list")).probe_dataloader()
-    assert len(loader.dataset) == 400 * 20
-    (tree / "list").write_text("\n".join(row.rpartition(" ")[0] + " -1" for row in rows))
-    assert len(folder(tree, train_list=str(tree / "list")).probe_dataloader().dataset) == 2048
+    data = folder(tree)
+    paths, labels = [f"{number}.mp4" for number in range(400 * 20)], np.arange(400 * 20) % 400
+    for manifest, expected in (
+        (Manifest(tree, paths, labels), 400 * 20),
+        (Manifest(tree, paths, np.full_like(labels, -1)), 2048),
+        # The label is then the number of a sentence, or of no use.
+        (Manifest(tree, paths, labels, texts=[["it moves"]] * len(paths)), 2048),
+    ):
+        data.train_manifest = manifest
+        assert len(data.probe_dataloader().dataset) == expected

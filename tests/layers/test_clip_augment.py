@@ -215,10 +215,10 @@ def test_wrong_settings(make: object, message: str) -> None:
 def test_clips_without_label_mix_with_nobody(settings: Mixing, missing: float) -> None:
     """Targets of a clip without label are zeros where there is one label, and -1 where there are several."""
     video, targets = mixing_batch(5)
-    expected = mix_clips(video.clone(), targets, settings, generator())
+    expected = mix_clips(video.clone(), targets, settings, generator(1))
     targets = torch.where(torch.arange(5)[:, None] == 3, missing, targets)
     labelled = torch.arange(5) != 3
-    mixed_video, mixed_targets = mix_clips(video.clone(), targets, settings, generator(), labelled)
+    mixed_video, mixed_targets = mix_clips(video.clone(), targets, settings, generator(1), labelled)
     # 0 and 3 are a pair, and 4 is left over; 1 and 2 are mixed as if all had labels.
     for alone in (0, 3, 4):
         assert torch.equal(mixed_video[alone], video[alone])

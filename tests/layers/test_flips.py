@@ -27,8 +27,8 @@ from tests.datamodules.video_files import write_video
 from tests.methods import CONTRAST, METHODS, SGD, SIDE, tiny_cnn
 
 ROOT = Path(__file__).parents[2]
-# Of the data sets with classes or captions, those in which left and right are classes or words. The dives of Diving48 are told by
-# take-off, somersaults, twists and position; no class of NTU RGB+D has a side.
+# The data sets in which left and right are classes or words of captions. Dives of Diving48 are told by take-off, somersaults,
+# twists and position; no class of NTU RGB+D has a side.
 SIDES = {"SSv1", "SSv2", "Jester", "VideoText", "MSRVTT", "SSv2Text", "DiDeMo", "SyntheticMotion"}
 CONTRASTIVE = {case.name: case for case in METHODS if case.name in ("MoCo", "TubeletContrast")}
 

@@ -202,7 +202,7 @@ def test_progress_leaves_unlabelled_samples_out() -> None:
 
 
 def test_a_test_without_labels_ends_before_any_video_is_read(tmp_path: Path) -> None:
-    method = Classification(tiny_cnn(), 3, "linear", optim=OPTIM)
+    method = Classification(tiny_cnn(), CLASSES, "linear", optim=OPTIM)
     data = motion()
     data.test_manifest = Manifest(tmp_path, ["a.mp4"], np.array([-1]))  # type: ignore[attr-defined]
     method.encode = None  # type: ignore[assignment, method-assign]
