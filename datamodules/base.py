@@ -96,6 +96,8 @@ class VideoDataModule(LightningDataModule, ABC):
             raise SettingError(f"data.fraction is {fraction}; it is the share of training videos, above 0 and at most 1.")
         if low_shot is not None and (low_shot < 1 or fraction < 1):
             raise SettingError(f"data.low_shot is {low_shot}; it must be at least 1, and data.fraction 1.")
+        if probe_samples is not None and probe_samples < 1:
+            raise SettingError(f"data.probe_samples is {probe_samples}; it must be at least 1, or null.")
         self.fraction, self.low_shot, self.subset_seed = fraction, low_shot, subset_seed
         self.root, self.lists = Path(root), Path(lists or root)
         self.train_list = Path(train_list) if train_list else None

@@ -182,6 +182,11 @@ def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
     assert probe_labels([-1] * 6, 3) == [-1, -1, -1]
 
 
+def test_no_probe_sample_at_all_is_refused(tree: Path) -> None:
+    with pytest.raises(SettingError, match=r"data\.probe_samples is 0; it must be at least 1, or null"):
+        folder(tree, probe_samples=0)
+
+
 def test_probe_loader_picks_videos_evenly(tree: Path) -> None:
     data = folder(tree, probe_samples=3)
     labels = [label for batch in data.probe_dataloader() for label in batch["label"].tolist()]
