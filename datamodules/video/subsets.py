@@ -54,7 +54,7 @@ def pick_for_probes(labels: np.ndarray) -> np.ndarray:
     """Evenly picked rows of each class: 50, or more where 2,048 rows allow it, or fewer where 20,000 do not. Of classes that
     have fewer, all; others then have more.
 
-    Nearest neighbours want many of a class: of the same features of 400 classes, a vote of 20 finds 42 % with 5 of each class,
+    Nearest neighbours want many of a class: of generated features of 400 classes, a vote of 20 finds 42 % with 5 of each class,
     59 % with 12, 71 % with 28, 76 % with 50 and 86 % with 200; with fewer neighbours it finds less.
 
     Args:

@@ -83,7 +83,8 @@ class MomentumContrast(nn.Module):
     def check_data(self, trainer: Trainer) -> None:
         """Warn in one line, before the first step, if the queue is so long for the data set that it holds keys of the query's
         own video or recording, which are pushed away like all others."""
-        samples = len(getattr(trainer.train_dataloader, "dataset", ()))
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        samples = len(dataset) if hasattr(dataset, "__len__") else 0  # type: ignore[arg-type]
         batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
         if self.queue is None or not samples or not trainer.num_training_batches or batch_size is None:
             return
