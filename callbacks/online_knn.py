@@ -5,14 +5,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.features import extract
 from modules.core.base import Method
-from modules.layers.probes import knn_accuracy
+from modules.layers.probes import knn_accuracy, say_bank
 
 
 class OnlineKNN(Callback):
     """Weighted kNN on `embed`, from labelled training samples to the validation set; logged as `knn/acc1` in percent.
 
     Both sets are read with centre crops after every validation. Protocol of DINO: cosine similarity, votes weighted by
-    exp(similarity / temperature).
+    exp(similarity / temperature). `data.probe_samples` says how many training samples are read; by default 50 of each class or
+    more, as far as there are, and at most 20,000. A line says what there was, since the accuracy grows with it.
 
     Args:
         k: neighbours.
@@ -23,7 +24,7 @@ class OnlineKNN(Callback):
     def __init__(self, k: int = 20, temperature: float = 0.07, every_n_validations: int = 1) -> None:
         self.k, self.temperature, self.every_n_validations = k, temperature, every_n_validations
         self._validations = 0
-        self._warned = False
+        self._warned = self._described = False
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read both sets, vote, log."""
@@ -40,6 +41,9 @@ class OnlineKNN(Callback):
                 rank_zero_warn("OnlineKNN needs labelled training and validation videos and found none; it stays silent.")
             self._warned = True
             return
+        if not self._described:
+            say_bank("OnlineKNN (data.probe_samples)", bank_labels, self.k)
+            self._described = True
         accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, self.k, self.temperature)
         # Every process holds the same gathered features and so the same number; their mean changes nothing.
         pl_module.log("knn/acc1", accuracy, prog_bar=True, sync_dist=True)

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from callbacks.features import evaluating, extract, gather_once, usable
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
+from modules.layers.precision import full_float32
 
 
 class OnlineLinear(Callback):
@@ -59,11 +60,7 @@ class OnlineLinear(Callback):
         if len(features) < 2:
             return
         # Making a layer draws its first weights, which are overwritten; the global random state must not notice.
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.enable_grad(),
-            torch.autocast(features.device.type, enabled=False),
-        ):
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), full_float32(features.device):
             probe, optimiser = (
                 self._build(features, classes) if self.probe is None or self.optimiser is None else (self.probe, self.optimiser)
             )
@@ -83,7 +80,7 @@ class OnlineLinear(Callback):
             return
         head = self.probe[1]
         metric = MulticlassAccuracy(int(head.out_features), average="micro", sync_on_compute=False)  # type: ignore[arg-type]
-        with torch.no_grad():
+        with torch.no_grad(), full_float32(features.device):
             scores = self.probe.eval()(features)
         accuracy = metric.to(features.device)(scores, labels)
         pl_module.log("linear/acc1", 100 * accuracy, prog_bar=True, sync_dist=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from callbacks.features import extract
 from modules.core.base import Method
 from modules.core.contracts import SkeletonBatch, VideoBatch
-from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, pool_tokens, single_frame
+from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, pool_tokens, say_bank, single_frame
 
 # Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
 # from its reverse, whatever the network knows.
@@ -151,7 +151,10 @@ class ProbeReport(Callback):
         classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
         scores = {"chance": 100 / classes} if classes else {}
         for name, readout in RAW[self._kind].items():
-            scores |= self._scores(name, *self._read(trainer, method, readout))
+            train, labels, test, truth = self._read(trainer, method, readout)
+            scores |= self._scores(name, train, labels, test, truth)
+        if len(labels):
+            say_bank("ProbeReport (data.probe_samples)", labels, self.k)
         return scores
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +180,7 @@ def render(report: dict[str, Any]) -> str:
     if report["constant_loss"]:
         share = 100 * (1 - report["loss"] / report["constant_loss"])
         lines.append(
-            f"Training loss {report['loss']:.4f} after {report['steps']} steps, {share:.1f} % below "
-            f"{report['constant_loss']:.4f}, that of the best constant prediction."
+            f"Training loss {report['loss']:.4f} after {report['steps']} steps, {abs(share):.1f} % "
+            f"{'above' if share < 0 else 'below'} {report['constant_loss']:.4f}, that of the best constant prediction."
         )
     return "\n".join(lines)

@@ -19,13 +19,14 @@ WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")
 
 
 class ResultFile(Callback):
-    """Writes `results/<protocol>-<number>.json` in the run's folder after every test.
+    """Writes `results/<data>_<protocol>-<number>.json` in the run's folder after every test.
 
     It holds the metrics, the protocol, the seed, how many videos were used and which were missed, the hash of the files that
-    weights came from, the hash of the training list, the whole config, and versions. The first process writes it.
+    weights came from, the hash of the training list, the share of training clips that are mirrored, the whole config, and
+    versions. The first process writes it. The class of the data module names the data, so that no recipe can name another.
 
     Args:
-        protocol: name of what was measured, for tables.
+        protocol: name of what was measured, for tables, without the data.
         after_fit: test as soon as training has ended, with the weights that it ended with. (The command line does that.)
     """
 
@@ -47,7 +48,7 @@ class BestOnTest(Callback):
     In the data sets of skeletons the validation set is the published test set; elsewhere it may not be.
 
     Args:
-        protocol: name of what was measured; the file is `results/<protocol>_best_on_test-<number>.json`.
+        protocol: name of what was measured; the file is `results/<data>_<protocol>_best_on_test-<number>.json`.
         monitor: validation metric, the larger the better.
     """
 
@@ -99,7 +100,7 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
 
     Args:
         trainer: knows folder, config, data and weights.
-        protocol: of which the name of the file is made.
+        protocol: of which, with the data, the name of the file is made.
         content: what was measured; facts about the run are added.
     """
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -108,12 +109,19 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
     config = parse_config(texts[0]) if texts else None
     files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
     data = trainer.datamodule  # type: ignore[attr-defined]
+    # Cached features are those of the data that they were read from.
+    source = getattr(data, "data", data)
+    if source is not None:
+        prefix = f"{type(source).__name__.lower()}_"
+        protocol = prefix + protocol.removeprefix(prefix)
     result = {
         "protocol": protocol,
         **content,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
-        "data": type(data).__name__,
+        "data": type(source).__name__,
+        "benchmark": getattr(source, "benchmark", None) or None,
+        "flip": getattr(trainer.lightning_module, "flip", None),
         "data_sha256": getattr(data, "manifest_hash", None),
         "weights": {setting: {"file": name, "sha256": sha256(weight_file(name, setting))} for setting, name in files.items()},
         "devices": trainer.world_size,

@@ -19,6 +19,7 @@ from datamodules.video.guard import GRACE, WorkerGuard
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file, shorten
 from datamodules.video.sampling import ClipSettings, ViewSettings
+from datamodules.video.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from modules.core.errors import SettingError
 
 
@@ -39,7 +40,8 @@ class VideoDataModule(LightningDataModule, ABC):
         batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
         num_workers: worker processes per device that decode.
         seed: order, frames and crops are functions of it; null takes the run's seed.
-        probe_samples: labelled training videos that online probes read, with centre crops.
+        probe_samples: labelled training videos that online probes read, with centre crops, evenly picked; null takes 50 of each
+            class or more, where there are so many, and at most 20,000 (see `pick_for_probes`).
         fraction: share of the training videos to train on, the same of every class.
         subset_seed: which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
         max_bad_fraction: share of broken files among the training files read since the start of the process, above which
@@ -62,6 +64,8 @@ class VideoDataModule(LightningDataModule, ABC):
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
     """Values of `benchmark`, the default first; none where there is nothing to choose."""
+    flips_change_labels: ClassVar[bool] = False
+    """Whether left and right are classes or words of the captions, so that a mirrored clip may have another label."""
 
     def __init__(
         self,
@@ -72,7 +76,7 @@ class VideoDataModule(LightningDataModule, ABC):
         batch_size: int = 16,
         num_workers: int = 4,
         seed: int | None = None,
-        probe_samples: int = 2048,
+        probe_samples: int | None = None,
         fraction: float = 1.0,
         subset_seed: int = 12345,
         max_bad_fraction: float = 0.05,
@@ -94,12 +98,10 @@ class VideoDataModule(LightningDataModule, ABC):
             check_whole("data.low_shot", low_shot, 1)
             if fraction < 1:
                 raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
-        for name, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("probe_samples", probe_samples, 1),
-        ):
-            check_whole(f"data.{name}", value, lowest)
+        check_whole("data.batch_size", batch_size, 1)
+        check_whole("data.num_workers", num_workers, 0)
+        if probe_samples is not None:
+            check_whole("data.probe_samples", probe_samples, 1)
         check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
         if seed is not None:
             check_whole("data.seed", seed, 0, MAX_SEED)
@@ -255,12 +257,17 @@ class VideoDataModule(LightningDataModule, ABC):
         return self._loader(self.test_manifest, "test", train=False, views=self.views)
 
     def probe_dataloader(self) -> ResumableLoader:
-        """Centre clips of evenly picked training videos, for probes; of labelled ones, if there are any."""
-        assert self.train_manifest is not None
-        labelled = np.flatnonzero(self.train_manifest.labels != UNLABELLED)
-        rows = labelled if len(labelled) else np.arange(len(self.train_manifest))
-        picked = np.linspace(0, len(rows) - 1, min(self.probe_samples, len(rows))).astype(int)
-        return self._loader(self.train_manifest.subset(rows[picked]), "train", train=False)
+        """Centre clips of training videos, for probes; of labelled ones, if there are any."""
+        manifest = self.train_manifest
+        assert manifest is not None
+        labelled = np.flatnonzero(manifest.labels != UNLABELLED)
+        rows = labelled if len(labelled) else np.arange(len(manifest))
+        one_class_each = len(labelled) > 0 and manifest.texts is None and manifest.intervals is None
+        if self.probe_samples is None and one_class_each:
+            picked = pick_for_probes(manifest.labels[rows])
+        else:
+            picked = spread(len(rows), self.probe_samples or PROBE_SAMPLES)
+        return self._loader(manifest.subset(rows[picked]), "train", train=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the epoch the training is. (Broken files are not in it: their record is the report.)"""

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from callbacks.features import evaluating
+from callbacks.neighbours import Neighbours
+from callbacks.online_knn import OnlineKNN
+from callbacks.probe_report import ProbeReport
 from datamodules.checks import check_whole, check_writable
 from datamodules.once import fingerprint, once
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
@@ -20,6 +23,8 @@ from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.passport import write_whole
 from modules.layers.normalise import Normalisation
+
+WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
 
 
 class Features(Dataset[FeatureBatch]):
@@ -112,10 +117,36 @@ class CachedFeatures(LightningDataModule):
             self.data.check(stage)
 
     def setup(self, stage: str) -> None:
-        """Set the wrapped data module up."""
+        """Set the wrapped data module up, and check all settings before the backbone runs.
+
+        Raises:
+            SettingError: if the model or a callback wants clips, or the training samples do not fill a batch.
+        """
         self.data.trainer = self.trainer
         self.data.setup(stage)
         self._weights = None
+        assert self.trainer is not None
+        self._check_model(self.trainer.lightning_module)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, OnlineKNN | ProbeReport | Neighbours) for one in callbacks):
+            raise SettingError(WANTS_CLIPS)
+        if stage == "fit":
+            samples, world = len(self.data.train_dataloader().dataset), self.trainer.world_size
+            if samples // world < (self.batch_size or 1):
+                raise SettingError(
+                    f"data.batch_size {self.batch_size} on {world} device(s) is more than the {samples} training samples; "
+                    "lower it."
+                )
+
+    def _check_model(self, model: Any) -> None:
+        moves = not hasattr(model, "encode") or any(value.requires_grad for value in model.backbone.parameters())
+        if moves or not getattr(model, "frozen_batchnorm", True) or getattr(model, "mode", "linear") != "linear":
+            raise SettingError(
+                "--data CachedFeatures is for models with a frozen backbone: Classification with model.mode linear (and "
+                "model.frozen_batchnorm true), or NearestNeighbours; change the model, or use the data that it wraps."
+            )
+        if getattr(model, "augmentation", None) is not None or getattr(model, "mixing", None) is not None:
+            raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
 
     def train_dataloader(self) -> ResumableLoader:
         """Features in random order; the last, incomplete batch is dropped."""
@@ -142,7 +173,7 @@ class CachedFeatures(LightningDataModule):
         Raises:
             SettingError: always.
         """
-        raise SettingError("Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures.")
+        raise SettingError(WANTS_CLIPS)
 
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
         dataset, old = Features(passes, clips.dataset), clips.sampler
@@ -155,12 +186,6 @@ class CachedFeatures(LightningDataModule):
         assert self.trainer is not None
         strategy = self.trainer.strategy
         model: Any = self.trainer.lightning_module
-        moves = not hasattr(model, "encode") or any(value.requires_grad for value in model.backbone.parameters())
-        if moves or not getattr(model, "frozen_batchnorm", True):
-            raise SettingError(
-                "--data CachedFeatures is for models with a frozen backbone: Classification with model.mode linear (and "
-                "model.frozen_batchnorm true), or NearestNeighbours; change the model, or use the data that it wraps."
-            )
         self._weights = self._weights or hash_network(model.backbone)
         key = f"{type(model).__name__} {self._weights} {fingerprint(loader.dataset)} {epoch} {self.trainer.precision}"
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"

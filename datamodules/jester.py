@@ -14,9 +14,10 @@ class Jester(VideoDataModule):
     """Jester, as video files `<number>.mp4`; `python main.py prepare videos` makes them of the folders of pictures.
 
     Takes jester-v1-train.csv and jester-v1-validation.csv with jester-v1-labels.csv beside them. Flips would turn left
-    into right; nothing here flips.
+    into right.
     """
 
+    flips_change_labels = True
     prefix = "jester-v1-"
 
     def read_split(self, split: str) -> Manifest | None:

@@ -107,7 +107,7 @@ class NTU120(SkeletonDataModule):
         batch_size: int = 64,
         num_workers: int = 4,
         seed: int | None = None,
-        probe_samples: int = 4096,
+        probe_samples: int = 6144,
         fraction: float = 1.0,
         per_class: bool = False,
         subset_seed: int = 0,

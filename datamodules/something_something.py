@@ -13,9 +13,10 @@ class SSv2(VideoDataModule):
     """Something-Something v2.
 
     Takes the official json lists (with the table of labels beside them), or 'path label' lists. Videos are found by
-    number below `root`, as webm, mp4 or avi. Flips would turn left into right; nothing here flips.
+    number below `root`, as webm, mp4 or avi. Flips would turn left into right.
     """
 
+    flips_change_labels = True
     classes = 174
 
     def read_split(self, split: str) -> Manifest | None:

@@ -174,6 +174,11 @@ class SyntheticMotion(LightningDataModule):
         """Number of classes of `label`."""
         return len(self.class_names)
 
+    @property
+    def flips_change_labels(self) -> bool:
+        """Whether a mirrored clip may have another label: motions and sentences say left and right, shapes do not."""
+        return self.label == "motion" or self.captions is not None
+
     def _check(self) -> None:
         check_scene(self.clip.frames, self.backgrounds, self.background_folder, self.object_size)
         if self.batch_size > self.train_videos:

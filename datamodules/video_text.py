@@ -36,6 +36,7 @@ class VideoText(VideoDataModule):
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ("sentences", "paragraphs")
+    flips_change_labels = True
 
     @property
     def official(self) -> dict[str, str]:
@@ -112,7 +113,7 @@ class SSv2Text(VideoText):
     """Something-Something v2 for retrieval (Singularity, https://arxiv.org/abs/2206.03428).
 
     Benchmarks: `template` takes the class ('Putting something on something') as the sentence, which many videos share; `label`
-    the sentence that names the objects. Nothing here flips, which would turn left into right.
+    the sentence that names the objects.
     """
 
     benchmarks = ("template", "label")

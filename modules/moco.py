@@ -22,7 +22,7 @@ from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.colour import ColourJitter
-from modules.layers.flips import flip_some
+from modules.layers.flips import HALF, check_flip, flip_some
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 
 SHUFFLE_STREAM = 4
@@ -36,6 +36,7 @@ class MoCo(Method):
         contrast: head, queue and key branch.
         colour: colour changes, drawn for each clip.
         optim: optimiser and schedule.
+        flip: probability of mirroring a clip; null takes one half, or 0 where left and right are classes of the data.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class MoCo(Method):
         contrast: ContrastSettings = ContrastSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         colour: ColourJitter = ColourJitter(),  # noqa: B008
         optim: SGDSettings = SGDSettings(),  # noqa: B008
+        flip: float | None = None,
     ) -> None:
         super().__init__(optim)
+        check_flip("model.flip", flip)
+        self.flip_setting, self.flip = flip, HALF if flip is None else flip
         self.backbone = backbone
         self.colour = colour
         self.contrast = MomentumContrast(backbone, contrast)
@@ -55,9 +59,13 @@ class MoCo(Method):
         super().on_fit_start()
         self.contrast.check(self.trainer)
 
+    def on_train_start(self) -> None:
+        """Compare the queue with the data set before the first step."""
+        self.contrast.check_data(self.trainer)
+
     def augment(self, clip: Tensor, generator: torch.Generator) -> Tensor:
-        """Flip half of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
-        return self.colour(flip_some(clip, generator).float(), generator)
+        """Mirror some of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
+        return self.colour(flip_some(clip, generator, self.flip).float(), generator)
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Augment both clips, encode, compare. `batch["video"]` is [B, 2, T, H, W, 3]."""

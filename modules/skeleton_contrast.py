@@ -75,6 +75,10 @@ class SkeletonContrast(Method):
         super().on_fit_start()
         self.contrast.check(self.trainer)
 
+    def on_train_start(self) -> None:
+        """Compare the queue with the data set before the first step."""
+        self.contrast.check_data(self.trainer)
+
     def step(self, batch: SkeletonBatch, generator: torch.Generator) -> StepOutput:
         """Change both views, encode, compare. `batch["skeleton"]` is [B, 2, 3, T, J, M]."""
         views = batch["skeleton"]

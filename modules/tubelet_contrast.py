@@ -31,7 +31,7 @@ from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.colour import ColourJitter
 from modules.layers.drawing import outline
-from modules.layers.flips import flip_some
+from modules.layers.flips import HALF, check_flip, flip_some
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
 
@@ -57,6 +57,8 @@ class TubeletContrast(Method):
         contrast: head, queue and key branch.
         colour: colour changes, drawn for each pair: both clips change alike.
         optim: optimiser and schedule.
+        flip: probability of mirroring a clip before tubelets are pasted; null takes one half, or 0 where left and right are
+            classes of the data.
     """
 
     def __init__(
@@ -66,8 +68,11 @@ class TubeletContrast(Method):
         contrast: ContrastSettings = ContrastSettings(),  # noqa: B008
         colour: ColourJitter = ColourJitter(),  # noqa: B008
         optim: SGDSettings = SGDSettings(),  # noqa: B008
+        flip: float | None = None,
     ) -> None:
         super().__init__(optim)
+        check_flip("model.flip", flip)
+        self.flip_setting, self.flip = flip, HALF if flip is None else flip
         tubelets.check()
         self.backbone = backbone
         self.tubelets, self.colour = tubelets, colour
@@ -97,8 +102,8 @@ class TubeletContrast(Method):
         # The last batch of a validation may hold one video, which then is its own neighbour.
         if count < 2 and self.training:
             raise SettingError("TubeletContrast pairs clips of different videos; set data.batch_size to 2 or more.")
-        query = flip_some(video[:, 0], generator)
-        key = flip_some(video[:, 1], generator)[neighbours(count, video.device)]
+        query = flip_some(video[:, 0], generator, self.flip)
+        key = flip_some(video[:, 1], generator, self.flip)[neighbours(count, video.device)]
         record = draw_tubelets(self.tubelets, count, frames, (height, width), generator)
         pair = torch.cat(paste_tubelets(query, key, record), dim=1).float()
         query, key = self.colour(pair, generator).split(frames, dim=1)

@@ -38,13 +38,18 @@ def run(command: str, recipe: str, pretrained: Path, folder: Path, *more: str) -
     data += [f"--{inner}.{name}={value}" for name, value in sizes.items()]
     words = [command, "--config", str(FOLDER / recipe), *data, *QUICK, *(SHORT if command == "fit" else [])]
     main([*words, f"--model.backbone.checkpoint={pretrained}", f"--trainer.default_root_dir={folder}", *more])
-    return json.loads(max((folder / "results").glob("skeleton_*.json")).read_text())
+    return json.loads(max((folder / "results").glob(f"{protocol_of(recipe)}-*.json")).read_text())
+
+
+def protocol_of(recipe: str) -> str:
+    return (
+        "syntheticskeleton_"
+        + yaml.safe_load((FOLDER / recipe).read_text())["trainer"]["callbacks"][-1]["init_args"]["protocol"]
+    )
 
 
 def check(result: dict[str, Any], recipe: str, pretrained: Path) -> None:
-    assert (
-        result["protocol"] == yaml.safe_load((FOLDER / recipe).read_text())["trainer"]["callbacks"][-1]["init_args"]["protocol"]
-    )
+    assert result["protocol"] == protocol_of(recipe)
     assert result["selected_on_test"] is False
     assert (result["videos"], result["missed"]) == (9, [])
     assert [entry["file"] for entry in result["weights"].values()] == [str(pretrained)]
@@ -60,7 +65,7 @@ def test_linear_evaluation_keeps_the_encoder_and_reports_the_last_epoch(pretrain
     kept = to_official({name: value for name, value in saved.items() if name.startswith("backbone.")})
     for name, value in kept.items():
         assert torch.equal(value, official[f"module.{name}"]), name
-    (selected,) = (tmp_path / "run/results").glob("linear_best_on_test-*.json")
+    (selected,) = (tmp_path / "run/results").glob("syntheticskeleton_linear_best_on_test-*.json")
     assert json.loads(selected.read_text())["selected_on_test"] is True
     # The same numbers from the checkpoint, and the config of the training stays.
     config = (tmp_path / "run/config.yaml").read_bytes()

@@ -11,7 +11,7 @@ from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.video.subsets import pick_per_class
+from datamodules.video.subsets import pick_per_class, spread
 from modules.core.errors import SettingError
 
 
@@ -166,8 +166,7 @@ class SkeletonDataModule(LightningDataModule, ABC):
         """The middle of evenly picked training recordings, for probes."""
         assert self.split is not None
         rows = self.split.train
-        picked = np.linspace(0, len(rows) - 1, min(self.probe_samples, len(rows))).astype(int)
-        return self._loader(rows[picked], train=False)
+        return self._loader(rows[spread(len(rows), self.probe_samples)], train=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the epoch the training is."""

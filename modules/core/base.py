@@ -21,6 +21,7 @@ from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings
 from modules.core.origin import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
+from modules.layers.flips import choose_flip
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 
@@ -40,6 +41,12 @@ class Method(LightningModule, ABC):
     backbone: nn.Module
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
+    flip_setting: float | None = 0.0
+    """Probability of mirroring a training clip, as set; null leaves it to the data. 0 in methods that mirror none."""
+    flip_name: str = "model.flip"
+    """What that setting is called."""
+    flip: float = 0.0
+    """The probability with the data at hand."""
 
     def __init__(self, optim: ScheduleSettings) -> None:
         super().__init__()
@@ -187,9 +194,18 @@ class Method(LightningModule, ABC):
                 "bf16-mixed, 16-mixed or 32-true."
             )
 
+    def take_data(self, data: Any) -> None:
+        """Settle, before the first step, what the settings leave to the data: whether clips are mirrored.
+
+        Args:
+            data: data module, set up; None where there is none.
+        """
+        self.flip = choose_flip(self.flip_setting, data, self.flip_name)
+
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
         check_averaging(self.trainer.callbacks, self)  # type: ignore[attr-defined]
+        self.take_data(getattr(self.trainer, "datamodule", None))
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
         if clip is None:
             return

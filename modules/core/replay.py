@@ -45,6 +45,7 @@ def replay(dump: str, rank: int = 0) -> None:
     device = cli.trainer.strategy.root_device
     method.to(device).train()
     data.setup("fit")
+    method.take_data(data)
     loader = data.train_dataloader()
     for entry in batches:
         batch = move_data_to_device(loader.read(entry["epoch"], entry["index"]), device)

@@ -14,6 +14,7 @@ Deviations from the official code:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,7 @@ HEAD_CHANNELS = 64
 """Width of one attention head of the attentive classifier."""
 VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
 SHOWN = 8
+NO_LABELS = "No test video has a label; set data.test_list or data.val_list to a list with labels."
 
 
 class Classification(Method):
@@ -103,6 +105,7 @@ class Classification(Method):
         self.merge = merge or self.labels.merge
         self.backbone, self.mode = backbone, mode
         self.augmentation, self.mixing = augmentation, mixing
+        self.flip_name, self.flip_setting = "model.augmentation.flip", augmentation.flip if augmentation is not None else 0.0
         self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
         self.is_skeleton = isinstance(backbone, SkeletonEncoder)
         if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
@@ -304,7 +307,9 @@ class Classification(Method):
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Loss of all clips, after augmentation; see `Method.step`."""
         inputs = self._inputs(batch)
-        targets = self.labels.targets(batch["label"], self.classifier.out_features).repeat_interleave(inputs.shape[1], 0)
+        classes, views = self.classifier.out_features, inputs.shape[1]
+        targets = self.labels.targets(batch["label"], classes).repeat_interleave(views, 0)
+        labelled = (self.labels.rows(batch["label"], classes) >= 0).all(1).repeat_interleave(views, 0)
         inputs = inputs.flatten(0, 1)
         output: StepOutput = {}
         features = inputs
@@ -314,7 +319,7 @@ class Classification(Method):
             if self.augmentation is not None and self.augmentation.erase:
                 video = erase_boxes(video, self.augmentation.erase, generator)
             if self.mixing is not None:
-                video, targets = mix_clips(video, targets, self.mixing, generator)
+                video, targets = mix_clips(video, targets, self.mixing, generator, labelled)
             output["plain_clip"], output["clip"] = inputs, to_pixels(video, self.backbone.normalisation)  # type: ignore[arg-type]
             features = self.features(video)
         elif "skeleton" in batch:
@@ -326,6 +331,12 @@ class Classification(Method):
         output["loss"] = self.labels.loss(logits, targets)
         output["log"] = self.labels.progress(logits.detach(), targets)
         return output
+
+    def take_data(self, data: Any) -> None:
+        """Settle whether training clips are mirrored; see `Method.take_data`."""
+        super().take_data(data)
+        if self.augmentation is not None:
+            self.augmentation = replace(self.augmentation, flip=self.flip)
 
     def samples_per_batch(self, data: Any) -> int:
         """Videos or recordings; see `Method.samples_per_batch`."""
@@ -351,8 +362,15 @@ class Classification(Method):
         self.test_record["views"] = self._inputs(batch).shape[1]
 
     def on_test_start(self) -> None:
-        """Compare the data's clips with the backbone's, as before training."""
+        """Compare the data's clips with the backbone's, as before training, and look for labels.
+
+        Raises:
+            SettingError: if they do not fit, or no test video has a label.
+        """
         self.on_fit_start()
+        manifest = getattr(getattr(self.trainer, "datamodule", None), "test_manifest", None)
+        if manifest is not None and not manifest.is_labelled:
+            raise SettingError(NO_LABELS)
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
@@ -394,7 +412,7 @@ class Classification(Method):
             found = self.labels.scores(probabilities[used], label[used])
             self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
         elif stage == "test":
-            raise SettingError("No test video has a label; set data.test_list or data.val_list to a list with labels.")
+            raise SettingError(NO_LABELS)
         return int(used.sum()), number[substituted >= 0].tolist()
 
 

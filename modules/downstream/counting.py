@@ -42,6 +42,7 @@ from modules.downstream.cycle_walk import (
     frame_numbers,
     move,
 )
+from modules.layers.flips import HALF, check_flip
 from modules.layers.heads import linear_in_float32
 
 BOX_WEIGHT = 50.0
@@ -66,7 +67,7 @@ class RepetitionCounting(Method):
     Args:
         backbone: encoder. Clips are of 32 frames, or of as many as a video transformer takes.
         steps_per_batch: steps of the optimiser with each batch.
-        flip: share of the clips that are mirrored in training.
+        flip: probability of mirroring a training clip; null takes one half, or 0 where left and right are classes of the data.
         clips_per_forward: clips that the network takes at once in evaluation; a matter of memory.
         optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as ever; null takes Adam at a
             constant 5e-5 with a decay of 1e-3.
@@ -79,12 +80,14 @@ class RepetitionCounting(Method):
         self,
         backbone: VideoCNN | VideoViT,
         steps_per_batch: int = 11,
-        flip: float = 0.5,
+        flip: float | None = None,
         clips_per_forward: int = 64,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or AdamSettings(5e-5, weight_decay=1e-3, milestones=[]))
-        self.backbone, self.flip = backbone, flip
+        check_flip("model.flip", flip)
+        self.flip_setting, self.flip = flip, HALF if flip is None else flip
+        self.backbone = backbone
         self.steps_per_batch, self.clips_per_forward = steps_per_batch, clips_per_forward
         for name in ("steps_per_batch", "clips_per_forward"):
             if getattr(self, name) < 1:
@@ -186,6 +189,7 @@ class RepetitionCounting(Method):
             SettingError: if they do not fit.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.take_data(data)
         clip, size = getattr(data, "clip", None), getattr(self.backbone, "image_size", None)
         if clip is not None and size not in (None, clip.size):
             raise SettingError(f"data.clip.size is {clip.size} but model.backbone.image_size is {size}; make them equal.")

@@ -29,6 +29,7 @@ from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings, SGDSettings
 from modules.downstream.frame_map import frame_average_precisions
+from modules.layers.flips import HALF, check_flip
 from modules.layers.heads import linear_in_float32
 
 REGION = 7
@@ -46,7 +47,8 @@ class ActionDetection(Method):
         backbone: encoder. A video transformer needs square frames (`data.square`); its tokens are a map after the final norm.
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
-        flip: probability of mirroring a training clip with its boxes.
+        flip: probability of mirroring a training clip with its boxes; null takes one half, or 0 where left and right are
+            classes of the data.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
         optim: optimiser and schedule; null takes SGD at 0.1 with 5 epochs of warm-up, falling tenfold at epochs 10 and 15.
 
@@ -59,16 +61,16 @@ class ActionDetection(Method):
         backbone: VideoViT | VideoCNN,
         num_classes: int = 80,
         dropout: float = 0.5,
-        flip: float = 0.5,
+        flip: float | None = None,
         official_order: bool = False,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or SGDSettings(0.1, warmup_epochs=5, weight_decay=1e-7, milestones=[10, 15]))
-        if not 0 <= dropout < 1 or not 0 <= flip <= 1:
-            raise SettingError(
-                f"model.dropout is {dropout} and model.flip {flip}; dropout must be from 0 to below 1, flip from 0 to 1."
-            )
-        self.backbone, self.flip, self.official_order = backbone, flip, official_order
+        check_flip("model.flip", flip)
+        if not 0 <= dropout < 1:
+            raise SettingError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
+        self.flip_setting, self.flip = flip, HALF if flip is None else flip
+        self.backbone, self.official_order = backbone, official_order
         self.stride = backbone.grid.patch if isinstance(backbone, VideoViT) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)

@@ -46,7 +46,7 @@ class Labels(ABC):
 
     @abstractmethod
     def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Scalars worth a look at each step."""
+        """Scalars worth a look at each step, over the samples with a label."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -88,7 +88,8 @@ class OneLabel(Labels):
 
     def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`top1`, in percent."""
-        return {"top1": 100 * (logits.argmax(1) == targets.argmax(1)).float().mean()}
+        known = targets.sum(1) > 0
+        return {"top1": 100 * ((logits.argmax(1) == targets.argmax(1)) & known).sum() / known.sum().clamp_min(1)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax."""
@@ -132,7 +133,8 @@ class SeveralLabels(Labels):
 
     def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`hit1`: percentage of samples whose likeliest class is one of theirs."""
-        return {"hit1": 100 * (targets.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()}
+        known = (targets >= 0).all(1)
+        return {"hit1": 100 * (targets.gather(1, logits.argmax(1, keepdim=True)) > 0).sum() / known.sum().clamp_min(1)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Sigmoid."""

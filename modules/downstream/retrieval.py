@@ -22,7 +22,9 @@ from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
-from modules.layers.probes import nearest, vote
+from modules.layers.probes import nearest, say_bank, vote
+
+NO_LABELS = "NearestNeighbours needs labelled training and test samples; choose data with labels."
 
 
 class NearestNeighbours(Method):
@@ -61,14 +63,28 @@ class NearestNeighbours(Method):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Refuse what is not a test.
+        """Refuse what is not a test, and test samples of which no number would mean anything, before any is read.
 
         Raises:
-            SettingError: for other commands than test.
+            SettingError: for other commands than test, for samples without labels, or if a test sample is in the training set.
         """
         super().setup(stage)
         if stage != "test":
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
+        from datamodules.once import sample_names  # Data modules import this package: here no circle is left.
+
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        # Cached features are not read yet, but the clips that they come from have names already.
+        data = getattr(data, "data", data)
+        manifests = (getattr(data, name, None) for name in ("train_manifest", "test_manifest"))
+        if any(manifest is not None and not manifest.is_labelled for manifest in manifests):
+            raise SettingError(NO_LABELS)
+        theirs, ours = (sample_names(loader.dataset) for loader in (data.test_dataloader(), data.train_dataloader()))
+        if both := len(ours & theirs):
+            raise SettingError(
+                f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a test set "
+                "of its own."
+            )
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """There is no loss.
@@ -112,24 +128,18 @@ class NearestNeighbours(Method):
 
     def on_test_epoch_end(self) -> None:
         """Read the training set, compare, log."""
-        from datamodules.once import once, sample_names  # Data modules import this package: here no circle is left.
+        from datamodules.once import once  # Data modules import this package: here no circle is left.
 
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        bank_loader = once(data.train_dataloader())
-        tested: Any = self.trainer.test_dataloaders
-        theirs, ours = (sample_names(loader.dataset) for loader in (tested, bank_loader))
-        if both := len(ours & theirs):
-            raise SettingError(
-                f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a test set "
-                "of its own."
-            )
+        bank_loader = once(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         queries, label, missed = self._gather()
         with self.trainer.precision_plugin.forward_context():
             for batch in bank_loader:
                 self._keep(self.trainer.strategy.batch_to_device(batch))
         bank, bank_label, _ = self._gather()
         if not len(queries) or not len(bank):
-            raise SettingError("NearestNeighbours needs labelled training and test samples; choose data with labels.")
+            raise SettingError(NO_LABELS)
+        if self.k:
+            say_bank("NearestNeighbours", bank_label, max(self.k))
         found = neighbour_scores(bank, bank_label, queries, label, self.k, self.recall, self.temperature)
         self.log_dict({f"test/{name}": value for name, value in found.items()}, sync_dist=True)
         classes = int(torch.cat([bank_label, label]).max()) + 1

@@ -27,6 +27,7 @@ from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
 from modules.layers.heads import linear_in_float32
+from modules.layers.precision import full_float32
 from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.layers.tokenizers import TokenizerSettings
 from modules.layers.video_text import FrameVote, GatherGradient, cosines
@@ -228,7 +229,8 @@ class VideoTextRetrieval(LocoMotion):
         frames, tokens = self.see(batch)
         sentences = self.read_sentences([text for own in captions for text in own])
         own = torch.arange(len(frames), device=frames.device).repeat_interleave(count)
-        every = cosines(frames, sentences.projected.to(frames.device), self.vote)
+        with full_float32(frames.device):
+            every = cosines(frames, sentences.projected.to(frames.device), self.vote)
         similarity = every[own, torch.arange(len(own), device=own.device)].view(-1, count) / self.temperature.float()
         chunks = zip(own.split(self.pairs_at_once), torch.arange(len(own)).split(self.pairs_at_once), strict=True)
         match = torch.cat([self._match(sentences, rows, tokens, which) for which, rows in chunks])
@@ -318,7 +320,8 @@ class VideoTextRetrieval(LocoMotion):
         """Dual scores of all videos and sentences, float32 [N, S]."""
         texts, frames = sentences.projected.to(self.device), [known.frames for known in self._known]
         parts = (frames[start : start + VIDEOS_AT_ONCE] for start in range(0, len(frames), VIDEOS_AT_ONCE))
-        rows = [cosines(torch.stack(part), texts, self.vote) for part in parts]
+        with full_float32(self.device):
+            rows = [cosines(torch.stack(part), texts, self.vote) for part in parts]
         return self._join(torch.cat([texts.new_empty(0, len(texts)), *rows]))
 
     def _ask(self, sentences: Sentences, dual: Tensor, best: int, numbers: list[int]) -> Tensor:

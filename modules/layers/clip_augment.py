@@ -25,7 +25,7 @@ from torch import Tensor
 
 from modules.core.errors import SettingError
 from modules.core.randomness import seeded_libraries, worker_rng
-from modules.layers.flips import flip_some
+from modules.layers.flips import HALF, check_flip, flip_some
 
 GREY = [128.0, 128.0, 128.0]
 PIXELS, BOXES, MIXING = 1, 2, 3
@@ -41,28 +41,29 @@ class ClipAugmentation:
         jitter: colour jitter as torchvision's: largest change of brightness, contrast and saturation, in random order (SEVERE
             0.4).
         hue: largest shift of the hue, at most 0.5, with the jitter (SEVERE 0.2).
-        flip: probability of mirroring left to right.
+        flip: probability of mirroring left to right; null takes one half, or 0 where left and right are classes of the data.
         erase: probability of filling a box with normal noise, after normalisation.
     """
 
     rand_augment: str | None = "rand-m7-n4-mstd0.5-inc1"
     jitter: float = 0.0
     hue: float = 0.0
-    flip: float = 0.5
+    flip: float | None = None
     erase: float = 0.25
 
     def __post_init__(self) -> None:
         if self.rand_augment is not None:
             rand_augment(self.rand_augment)
-        for name, highest in (("jitter", 1.0), ("hue", 0.5), ("flip", 1.0), ("erase", 1.0)):
+        for name, highest in (("jitter", 1.0), ("hue", 0.5), ("erase", 1.0)):
             _check("augmentation", name, getattr(self, name), highest)
+        check_flip("model.augmentation.flip", self.flip)
 
 
 @dataclass
 class Mixing:
     """Mixup and cutmix: each clip is mixed with the clip at the mirrored place of the batch, with one share for all.
 
-    Of an odd number of clips the last one stays as it is.
+    Of an odd number of clips the last one stays as it is, and so do both of a pair of which one has no label.
 
     Args:
         mixup: parameter of the Beta distribution of the share; 0 for no mixup.
@@ -181,7 +182,8 @@ def augment_pixels(clips: Tensor, settings: ClipAugmentation, generator: torch.G
         rng = host_rng(generator, PIXELS)
         planes = torch.stack([jitter_colours(clip, settings, rng) for clip in planes])
     clips = planes.permute(0, 1, 3, 4, 2).contiguous()
-    return flip_some(clips, generator, settings.flip) if settings.flip else clips
+    flip = HALF if settings.flip is None else settings.flip
+    return flip_some(clips, generator, flip) if flip else clips
 
 
 # --- After normalisation ---
@@ -204,7 +206,9 @@ def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -
     return erased.view_as(video)
 
 
-def mix_clips(video: Tensor, targets: Tensor, settings: Mixing, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def mix_clips(
+    video: Tensor, targets: Tensor, settings: Mixing, generator: torch.Generator, labelled: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mixup or cutmix of a batch with itself in reversed order (timm's).
 
     Args:
@@ -212,6 +216,7 @@ def mix_clips(video: Tensor, targets: Tensor, settings: Mixing, generator: torch
         targets: float [N, K], probabilities of the classes.
         settings: what is drawn.
         generator: of the step; the share and the box come from its seed.
+        labelled: bool [N], which targets mean something; None if all do. The others mix with nobody.
 
     Returns:
         Mixed clips and targets.
@@ -224,6 +229,11 @@ def mix_clips(video: Tensor, targets: Tensor, settings: Mixing, generator: torch
     )
     with seeded_libraries(generator.initial_seed(), MIXING):
         # Frames as further channels; the clips' own numbers in the place of classes give the share of each clip in each.
+        plain = video[:pairs] if labelled is None else video[:pairs].clone()
         mixed, shares = mixup(video[:pairs].flatten(1, 2), torch.arange(pairs, device=video.device))
-    mixed = mixed.view_as(video[:pairs])
-    return torch.cat([mixed, video[pairs:]]), torch.cat([shares.to(targets) @ targets[:pairs], targets[pairs:]])
+    mixed, blend = mixed.view_as(plain), shares.to(targets) @ targets[:pairs]
+    if labelled is not None:
+        both = labelled[:pairs] & labelled[:pairs].flip(0)
+        mixed = torch.where(both.view(-1, *[1] * (video.ndim - 1)), mixed, plain)
+        blend = torch.where(both[:, None], blend, targets[:pairs])
+    return torch.cat([mixed, video[pairs:]]), torch.cat([blend, targets[pairs:]])

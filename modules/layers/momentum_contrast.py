@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows, position, shuffled
@@ -13,6 +14,9 @@ from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
 
+MOST_OWN_KEYS = 0.1
+"""A queue with more keys of the query's own video, on average, is too long for the data."""
+
 
 @dataclass
 class ContrastSettings:
@@ -21,9 +25,10 @@ class ContrastSettings:
     Args:
         hidden: width between the two layers of the head; that of the features if None.
         out_dim: length of what is compared.
-        queue_size: keys that are kept as negatives; a multiple of the batch over all devices. 0 takes the other keys of that
-            batch instead, as MoCo v3 does. With a queue, a momentum much below 0.999 lets the key branch move so far that new
-            keys are told from old ones, and short runs learn nothing else (docs/learning.md).
+        queue_size: keys that are kept as negatives; a multiple of the batch over all devices, and less than half of the samples
+            where negatives are to be other videos, or keys of the query's own video are among them. 0 takes the other keys of
+            the batch instead, as MoCo v3 does. With a queue, a momentum much below 0.999 lets the key branch move so far that
+            new keys are told from old ones, and short runs learn nothing else (docs/learning.md).
         momentum: of the key branch.
         temperature: divides the cosines.
         shuffle: shuffle keys over processes, so that batch norm's statistics do not give pairs away.
@@ -75,6 +80,23 @@ class MomentumContrast(nn.Module):
                 "data.batch_size to 2 or more, or model.contrast.queue_size to a multiple of the batch."
             )
 
+    def check_data(self, trainer: Trainer) -> None:
+        """Warn in one line, before the first step, if the queue is so long for the data set that it holds keys of the query's
+        own video or recording, which are pushed away like all others."""
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        samples = len(dataset) if hasattr(dataset, "__len__") else 0  # type: ignore[arg-type]
+        batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if self.queue is None or not samples or not trainer.num_training_batches or batch_size is None:
+            return
+        size, epochs = self.settings.queue_size, trainer.max_epochs or 0
+        own = own_keys(size, samples, min(samples, trainer.num_training_batches * batch_size * trainer.world_size))
+        own = min(own, epochs - 1) if epochs > 0 else own
+        if own > MOST_OWN_KEYS:
+            rank_zero_warn(
+                f"model.contrast.queue_size {size} is {size / samples:.2g} times the {samples} training samples, so {own:.2g} "
+                f"of the negatives of each query, on average, show its own one; set it to {round(0.4 * samples)} or less."
+            )
+
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:
         """Loss of a batch of pairs. In training, the key branch moves first and the queue takes the keys last.
 
@@ -119,6 +141,21 @@ class MomentumContrast(nn.Module):
 
     def _keys(self, clips: Tensor) -> Tensor:
         return unit_rows(self.key_head(self.key_backbone(clips)))
+
+
+def own_keys(queue_size: int, samples: int, per_epoch: int) -> float:
+    """How many keys in a queue are of the query's own video or recording, on average over an epoch, after many epochs.
+
+    An epoch puts one key of a video into the queue, after its query. What the queue still holds of earlier epochs shows each
+    video equally often.
+
+    Args:
+        queue_size: keys in the queue.
+        samples: videos or recordings of the training set.
+        per_epoch: how many of them an epoch takes.
+    """
+    earlier = queue_size - per_epoch / 2 if queue_size >= per_epoch else queue_size**2 / (2 * per_epoch)
+    return earlier / samples
 
 
 OFFICIAL_PARTS = {"key_encoder.": "contrast.key_backbone.", "key_fc.": "contrast.key_head.", "fc.": "contrast.head."}

@@ -1,16 +1,19 @@
 """Read-outs of frozen features: nearest neighbours, a linear classifier, and the raw features that they must beat.
 
-Pure functions without random numbers, the same for callbacks, reports and benchmarks, so that numbers compare. Axis
-letters: `n` training samples, `m` test samples, `d` features, `K` classes.
+Pure functions without random numbers, the same for callbacks, reports and benchmarks, so that numbers compare. Products have
+all digits of float32, whatever the precision of training. Axis letters: `n` training samples, `m` test samples, `d` features,
+`K` classes.
 """
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from modules.core.errors import SettingError
+from modules.layers.precision import full_float32
 
 Pooling = Literal["mean", "time"]
 SMALL = 4_000_000
@@ -61,6 +64,25 @@ def knn_accuracy(
     return float((vote(similarity, train_y[found], temperature) == test_y).sum()) / len(test_x)
 
 
+def say_bank(who: str, labels: Tensor, k: int) -> None:
+    """One line on the samples among which neighbours are looked for, because accuracy grows with their number. A warning where
+    half of the classes have fewer than `k`.
+
+    Args:
+        who: looks for neighbours.
+        labels: int64 [n], classes from 0.
+        k: Number of neighbours.
+    """
+    count = labels.bincount()
+    count = count[count > 0]
+    middle = int(count.median())
+    line = f"{who}: k of {k} among {len(labels)} training samples of {len(count)} classes, {middle} in a class of median size"
+    if middle < k:
+        rank_zero_warn(f"{line}: so few that the accuracy says more of their number than of the features.")
+    else:
+        rank_zero_info(f"{line}.")
+
+
 def nearest(bank: Tensor, queries: Tensor, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
     """Cosines and rows of the nearest rows of a bank, the nearest first.
 
@@ -74,7 +96,8 @@ def nearest(bank: Tensor, queries: Tensor, k: int, chunk: int = 1024) -> tuple[T
         float [m, k] and int64 [m, k].
     """
     bank = F.normalize(bank.float(), dim=1)
-    parts = [(F.normalize(part.float(), dim=1) @ bank.T).topk(min(k, len(bank)), dim=1) for part in queries.split(chunk)]
+    with full_float32(bank.device):
+        parts = [(F.normalize(part.float(), dim=1) @ bank.T).topk(min(k, len(bank)), dim=1) for part in queries.split(chunk)]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
@@ -123,7 +146,7 @@ def fit_linear(x: Tensor, y: Tensor, classes: int, l2: float = 1e-3, iterations:
         loss.backward()
         return loss
 
-    with torch.enable_grad():
+    with torch.enable_grad(), full_float32(x.device):
         optimiser.step(closure)
     return weight.detach(), bias.detach()
 
@@ -153,7 +176,9 @@ def linear_accuracy(
     train_x, test_x = standardise(train_x.detach().to(dtype), test_x.detach().to(dtype))
     classes = int(torch.cat([train_y, test_y]).max()) + 1
     weight, bias = fit_linear(train_x, train_y, classes, l2, iterations)
-    return float(((test_x @ weight + bias).argmax(dim=1) == test_y).double().mean())
+    with full_float32(test_x.device):
+        scores = test_x @ weight + bias
+    return float((scores.argmax(dim=1) == test_y).double().mean())
 
 
 def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> None:

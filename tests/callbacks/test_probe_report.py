@@ -114,6 +114,14 @@ def test_table_says_how_far_the_loss_is_below_that_of_a_constant() -> None:
     assert cells == {5}
 
 
+def test_table_says_how_far_a_bad_loss_is_above_that_of_a_constant() -> None:
+    numbers = {"main": MAIN_READOUT, "before": {}, "after": {}, "baselines": {}, "steps": 7}
+    for loss, words in ((1.066, "6.6 % above 1.0000"), (0.9, "10.0 % below 1.0000"), (1.0, "0.0 % below 1.0000")):
+        last = render(numbers | {"loss": loss, "constant_loss": 1.0}).splitlines()[-1]
+        assert words in last
+        assert "-" not in last.split("steps, ")[1]
+
+
 def test_resumed_run_keeps_what_was_read_before(tmp_path: Path) -> None:
     kept = {"tokens per time slice, linear": 12.5}
     first = ProbeReport(k=3)

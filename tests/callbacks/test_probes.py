@@ -145,3 +145,14 @@ def test_probes_leave_other_modules_alone(tmp_path: Path) -> None:
         # It has no `embed`.
         trainer.fit(BoringModel())
     assert not {"knn/acc1", "linear/acc1"} & set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize(("k", "enough"), [(1, True), (20, False)])
+def test_knn_says_what_its_bank_is(k: int, enough: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Oracle(), tmp_path, [OnlineKNN(k=k)], epochs=3)
+    told = [str(one.message) for one in caught] + [record.getMessage() for record in caplog.records]
+    (line,) = [one for one in told if one.startswith("OnlineKNN (data.probe_samples): ")]
+    assert f"k of {k} among {TRAIN} training samples of " in line
+    assert ("so few" not in line) == enough

@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 
+import datamodules
 from callbacks import BestOnTest, ResultFile
 from callbacks.result_file import weight_files
+from datamodules.cached_features import CachedFeatures
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.backbones.skeleton_gru import BiGRU
@@ -43,11 +45,19 @@ def test_file_says_what_was_measured_and_how(tmp_path: Path, monkeypatch: pytest
     trainer = make_trainer(tmp_path, [Provenance(yaml.safe_dump(config)), ResultFile("linear")])
     (found,) = trainer.test(classifier(), datamodule=module, verbose=False)
     trainer.test(classifier(), datamodule=module, verbose=False)
-    assert list(results(tmp_path)) == ["linear-000.json", "linear-001.json"]
-    result = results(tmp_path)["linear-000.json"]
+    assert list(results(tmp_path)) == ["syntheticskeleton_linear-000.json", "syntheticskeleton_linear-001.json"]
+    result = results(tmp_path)["syntheticskeleton_linear-000.json"]
     assert result["metrics"] == {name: pytest.approx(value) for name, value in found.items()}
     assert {"test/top1", "test/top5", "test/per_class"} <= result["metrics"].keys()
-    expected = {"protocol": "linear", "seed": 7, "videos": 9, "missed": [], "classes": 12, "views": 1, "config": config}
+    expected = {
+        "protocol": "syntheticskeleton_linear",
+        "seed": 7,
+        "videos": 9,
+        "missed": [],
+        "classes": 12,
+        "views": 1,
+        "config": config,
+    }
     assert result.items() >= (expected | {"selected_on_test": False, "data": "SyntheticSkeleton"}).items()
     digest = hashlib.sha256(b"weights").hexdigest()
     assert result["weights"] == {"model.backbone.checkpoint": {"file": str(weights), "sha256": digest}}
@@ -82,7 +92,7 @@ def test_best_epoch_says_that_it_was_selected(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Classification, "on_validation_epoch_end", validated)
     best = BestOnTest("linear")
     make_trainer(tmp_path, [best], 3, num_sanity_val_steps=0).fit(classifier(), datamodule=data())
-    result = results(tmp_path)["linear_best_on_test-000.json"]
+    result = results(tmp_path)["syntheticskeleton_linear_best_on_test-000.json"]
     assert result["selected_on_test"] is True
     assert result["metrics"] == {"val/top1": 50.0, "last/val/top1": 30.0}
     assert result["epoch"] == 1
@@ -98,3 +108,26 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [BestOnTest("a", "val/nothing"), StopAfter(1)], num_sanity_val_steps=0)
     with pytest.raises(SettingError, match=r"val/nothing, which this validation has not logged; choose one of val/"):
         trainer.fit(classifier(), datamodule=data())
+
+
+@pytest.mark.parametrize("protocol", ["linear", "syntheticskeleton_linear"])
+@pytest.mark.parametrize("cached", [False, True], ids=["clips", "features"])
+def test_file_is_named_after_the_data_that_were_measured(protocol: str, cached: bool, tmp_path: Path) -> None:
+    module = CachedFeatures(data(), str(tmp_path / "features")) if cached else data()
+    make_trainer(tmp_path, [ResultFile(protocol)]).test(classifier(), datamodule=module, verbose=False)
+    ((name, result),) = results(tmp_path).items()
+    assert name == "syntheticskeleton_linear-000.json"
+    assert (result["protocol"], result["data"]) == ("syntheticskeleton_linear", "SyntheticSkeleton")
+    assert (result["benchmark"], result["flip"]) == (None, 0)
+
+
+def test_recipes_name_no_data_in_their_protocols() -> None:
+    names = {name.lower().rstrip("0123456789") for name in datamodules.__all__}
+    found = [
+        callback["init_args"]["protocol"]
+        for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml")
+        for callback in yaml.safe_load(path.read_text()).get("trainer", {}).get("callbacks", [])
+        if callback["class_path"] == "ResultFile"
+    ]
+    assert len(found) > 15
+    assert not [protocol for protocol in found if any(name in protocol for name in names)]

@@ -1,6 +1,7 @@
 """Cached features: read once, equal to a run without cache, renewed when anything changes, refused where they are wrong."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks import OnlineKNN, ProbeReport
 from datamodules.cached_features import CachedFeatures, hash_network
 from datamodules.once import fingerprint, once, sample_names
 from datamodules.skeleton.clips import SkeletonClipSettings
@@ -20,8 +22,9 @@ from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.retrieval import NearestNeighbours
+from modules.layers.clip_augment import ClipAugmentation, Mixing
 from tests.callbacks.runs import make_trainer
-from tests.methods import FRAMES, SIDE
+from tests.methods import FRAMES, SIDE, tiny_cnn
 
 TRAIN, VAL, BATCH = 22, 7, 8
 # The whole recording in training and evaluation: there is nothing to draw.
@@ -159,3 +162,38 @@ def test_what_would_be_wrong_is_refused(tmp_path: Path) -> None:
         CachedFeatures(skeletons(), views=-1)
     with pytest.raises(SettingError, match="want clips, not features"):
         CachedFeatures(skeletons()).probe_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("method", "callbacks", "message"),
+    [
+        (lambda: videos_classifier("linear", ClipAugmentation()), [], "Frozen features cannot be augmented"),
+        (lambda: videos_classifier("linear", None, Mixing()), [], "Frozen features cannot be augmented"),
+        (lambda: videos_classifier("attentive"), [], "CachedFeatures is for models with a frozen backbone"),
+        (lambda: videos_classifier("linear"), [OnlineKNN()], "Probes and pictures want clips, not features"),
+        (lambda: videos_classifier("linear"), [ProbeReport()], "Probes and pictures want clips, not features"),
+    ],
+    ids=["augmentation", "mixing", "attentive", "kNN", "report"],
+)
+def test_what_would_be_wrong_is_refused_before_the_backbone_runs(
+    method: Callable[[], Classification], callbacks: list[Any], message: str, tmp_path: Path
+) -> None:
+    model = method()
+    model.encode = None  # type: ignore[assignment, method-assign]
+    data = CachedFeatures(SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), 4, train_videos=8, val_videos=4))
+    with pytest.raises(SettingError, match=message):
+        make_trainer(tmp_path, callbacks).fit(model, datamodule=data)
+
+
+def videos_classifier(mode: Any, augmentation: ClipAugmentation | None = None, mixing: Mixing | None = None) -> Classification:
+    return Classification(tiny_cnn(), 13, mode, augmentation, mixing)
+
+
+def test_fewer_samples_than_a_batch_are_refused_before_the_backbone_runs(tmp_path: Path) -> None:
+    backbone = Counting()
+    method = Classification(backbone, 12, "linear", optim=SGDSettings(0.1))
+    with pytest.raises(SettingError, match=rf"data\.batch_size 64 on 1 device\(s\) is more than the {TRAIN} training samples"):
+        make_trainer(tmp_path, []).fit(method, datamodule=CachedFeatures(skeletons(), str(tmp_path), batch_size=64))
+    assert backbone.seen == []
+    # A test needs no batch of training samples.
+    make_trainer(tmp_path, []).test(method, datamodule=CachedFeatures(skeletons(), str(tmp_path), batch_size=64), verbose=False)

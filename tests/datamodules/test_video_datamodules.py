@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
 from datamodules.video.decode import read_clips
+from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings
+from datamodules.video.subsets import pick_for_probes
 from modules.core.errors import SettingError
 from tests.datamodules.trees import CLIP, assert_equal, batches, folder, put, ready
 from tests.datamodules.video_files import write_video
@@ -181,6 +184,11 @@ def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
     assert probe_labels([-1] * 6, 3) == [-1, -1, -1]
 
 
+def test_no_probe_sample_at_all_is_refused(tree: Path) -> None:
+    with pytest.raises(SettingError, match=r"data\.probe_samples is 0; it must be at least 1, or null"):
+        folder(tree, probe_samples=0)
+
+
 def test_probe_loader_picks_videos_evenly(tree: Path) -> None:
     data = folder(tree, probe_samples=3)
     labels = [label for batch in data.probe_dataloader() for label in batch["label"].tolist()]
@@ -332,3 +340,34 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
     for settings in ({"low_shot": 0}, {"low_shot": 5, "fraction": 0.5}):
         with pytest.raises(SettingError, match=r"data\.low_shot is"):
             VideoFolder(str(tmp_path), **settings)
+
+
+def test_probe_bank_has_fifty_of_each_class_as_far_as_there_are() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(401), [*[300] * 300, *[60] * 100, 7]))
+    picked = pick_for_probes(labels)
+    count = np.bincount(labels[picked])
+    # 401 classes of 50 would be more than 20,000.
+    assert (set(count[:400]), count[400], len(picked)) == ({49}, 7, 400 * 49 + 7)
+    assert (np.diff(picked) > 0).all()
+    few = np.repeat(np.arange(3), [5000, 100, 2000])
+    assert np.bincount(few[pick_for_probes(few)]).tolist() == [974, 100, 974]
+    sixty = np.repeat(np.arange(101), 94)
+    assert set(np.bincount(sixty[pick_for_probes(sixty)])) == {50}
+    # Of what is there nothing is left out, and what is left out is spread over the list.
+    assert len(pick_for_probes(np.repeat(np.arange(5), 8))) == 40
+    rows = pick_for_probes(np.zeros(100_000, int))
+    assert (len(rows), rows[0], rows[-1]) == (2048, 0, 99_999)
+    assert set(np.diff(rows)) <= {48, 49}
+
+
+def test_probe_loader_takes_enough_of_each_class_by_default(tree: Path) -> None:
+    data = folder(tree)
+    paths, labels = [f"{number}.mp4" for number in range(400 * 20)], np.arange(400 * 20) % 400
+    for manifest, expected in (
+        (Manifest(tree, paths, labels), 400 * 20),
+        (Manifest(tree, paths, np.full_like(labels, -1)), 2048),
+        # The label is then the number of a sentence, or of no use.
+        (Manifest(tree, paths, labels, texts=[["it moves"]] * len(paths)), 2048),
+    ):
+        data.train_manifest = manifest
+        assert len(data.probe_dataloader().dataset) == expected

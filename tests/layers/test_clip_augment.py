@@ -129,8 +129,12 @@ def test_erased_boxes_are_alike_in_all_frames_and_hold_noise() -> None:
 
 
 def mixed(settings: Mixing, seed: int, clips: int = 4) -> tuple[Tensor, Tensor]:
+    return mix_clips(*mixing_batch(clips), settings, generator(seed))
+
+
+def mixing_batch(clips: int) -> tuple[Tensor, Tensor]:
     video = torch.arange(clips).float().view(-1, 1, 1, 1, 1).expand(-1, 3, 2, 10, 10).clone()
-    return mix_clips(video, torch.eye(clips), settings, generator(seed))
+    return video, torch.eye(clips)
 
 
 def test_mixup_is_with_the_mirrored_clip_and_one_share() -> None:
@@ -204,3 +208,22 @@ def test_global_generators_are_left_alone() -> None:
 def test_wrong_settings(make: object, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("settings", [Mixing(cutmix=0), Mixing(mixup=0)], ids=["mixup", "cutmix"])
+@pytest.mark.parametrize("missing", [0.0, -1.0], ids=["one label", "several labels"])
+def test_clips_without_label_mix_with_nobody(settings: Mixing, missing: float) -> None:
+    """Targets of a clip without label are zeros where there is one label, and -1 where there are several."""
+    video, targets = mixing_batch(5)
+    expected = mix_clips(video.clone(), targets, settings, generator(1))
+    targets = torch.where(torch.arange(5)[:, None] == 3, missing, targets)
+    labelled = torch.arange(5) != 3
+    mixed_video, mixed_targets = mix_clips(video.clone(), targets, settings, generator(1), labelled)
+    # 0 and 3 are a pair, and 4 is left over; 1 and 2 are mixed as if all had labels.
+    for alone in (0, 3, 4):
+        assert torch.equal(mixed_video[alone], video[alone])
+        assert torch.equal(mixed_targets[alone], targets[alone])
+    for both in (1, 2):
+        assert torch.equal(mixed_video[both], expected[0][both])
+        assert torch.equal(mixed_targets[both], expected[1][both])
+    assert not torch.equal(mixed_targets[1], targets[1])

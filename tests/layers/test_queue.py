@@ -1,14 +1,23 @@
 """The queue of keys: a step, a lap, the end of a lap, and how it is saved."""
 
 import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
 from modules.layers.contrast import unit_rows
+from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast, own_keys
 from modules.layers.queue import Queue
+from tests.callbacks.runs import make_trainer
+from tests.methods import METHODS, tiny_cnn
 
 DIM = 8
 
@@ -117,3 +126,60 @@ def test_dividing_batches_pass_and_empty_queues_do_not() -> None:
         Queue(12, DIM).check(batch)
     with pytest.raises(SettingError, match=r"model.contrast.queue_size is 0"):
         Queue(0, DIM)
+
+
+@pytest.mark.parametrize(("samples", "size"), [(20, 34), (20, 92), (40, 24), (40, 40)])
+def test_own_keys_are_counted(samples: int, size: int) -> None:
+    """The formula against counting in a queue over epochs in random order."""
+    generator, seen, found = np.random.default_rng(0), [], []
+    for epoch in range(400 * 20 // samples):
+        for video in generator.permutation(samples):
+            if epoch > size / samples + 1:
+                found.append(seen[-size:].count(video))
+            seen.append(video)
+    # The query itself stands between, which the formula leaves out.
+    assert own_keys(size, samples, samples) == pytest.approx(np.mean(found), abs=1.5 / samples)
+
+
+def messages(run: Callable[[], object]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return [str(one.message) for one in caught if "queue_size" in str(one.message)]
+
+
+@pytest.mark.parametrize(("name", "warns"), [("MoCo", True), ("SkeletonContrast", True), ("TubeletContrast", False)])
+def test_a_queue_that_holds_the_querys_own_video_is_named_before_the_first_step(name: str, warns: bool, tmp_path: Path) -> None:
+    """Negatives of TubeletContrast are other tubelets, also over the same video."""
+    case = next(case for case in METHODS if case.name == name)
+    trainer = make_trainer(tmp_path, [], 5, limit_val_batches=0, max_steps=1)
+    found = messages(lambda: trainer.fit(case.build(), datamodule=case.data(4, 12, 4)))
+    assert len(found) == warns
+    if warns:
+        # 32 keys, 12 samples: 32 / 12 - 1 / 2.
+        assert found[0].startswith("model.contrast.queue_size 32 is 2.7 times the 12 training samples, so 2.2 of the negatives")
+        assert "set it to 5 or less" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "epochs", "share"),
+    [
+        # UCF101 and HMDB51, split 1; Mini-Kinetics and NTU RGB+D 60, for which the recipes are; one epoch sees each video once.
+        (9537, 16384, 100, "1.2"),
+        (3570, 16384, 100, "4.1"),
+        (3570, 16384, 2, "1"),
+        (79_900, 16384, 100, None),
+        (40_091, 16384, 451, None),
+        (3570, 16384, 1, None),
+        (3570, 0, 100, None),
+    ],
+)
+def test_only_a_queue_that_is_too_long_is_named(samples: int, size: int, epochs: int, share: str | None) -> None:
+    contrast = MomentumContrast(tiny_cnn(), ContrastSettings(queue_size=size, out_dim=4))
+    loader = SimpleNamespace(dataset=range(samples))
+    data = SimpleNamespace(batch_size=8)
+    trainer: Any = SimpleNamespace(
+        train_dataloader=loader, datamodule=data, world_size=4, num_training_batches=samples // 32, max_epochs=epochs
+    )
+    found = messages(lambda: contrast.check_data(trainer))
+    assert [f"so {share} of the negatives of each query" in line for line in found] == ([True] if share else [])

@@ -1,9 +1,10 @@
 """Classification: what is trained and what stays, labels, test views, files, and each video counted once."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -12,6 +13,7 @@ from torchmetrics.functional.classification import binary_average_precision
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.video_cnn import VideoResNet
@@ -170,6 +172,44 @@ def test_average_precision_of_ties_and_of_no_positive() -> None:
 def test_unlabelled_samples_have_no_loss() -> None:
     targets = smooth_targets(torch.tensor([2, -1]), 4, 0.2)
     assert torch.allclose(targets, torch.tensor([[0.05, 0.05, 0.85, 0.05], [0.0, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize("labels", ["one", "several"])
+def test_unlabelled_samples_change_nothing_of_others(labels: Literal["one", "several"]) -> None:
+    """A labelled clip whose partner in mixing has no label is learned as it is, and progress counts labelled clips alone."""
+    method = Classification(
+        tiny_cnn(), 3, "linear", mixing=Mixing(cutmix=0), labels=labels, merge="mean", optim=OPTIM, head_std=20.0
+    ).eval()
+    batch = video_batch(2)
+    batch["video"][1] = 255
+    batch["label"] = torch.tensor([2, -1]) if labels == "one" else torch.tensor([[1, 0, 0], [-1, -1, -1]])
+    output = method.step(batch, generator())
+    plain = Classification(tiny_cnn(), 3, "linear", labels=labels, merge="mean", optim=OPTIM).eval()
+    plain.load_state_dict(method.state_dict())
+    alone = {"video": batch["video"][:1], "index": torch.arange(1), "label": batch["label"][:1]}
+    expected = plain.step(alone, generator())  # type: ignore[arg-type]
+    # A sample without label has a loss of 0, which counts in the mean.
+    assert output["loss"].item() == pytest.approx(expected["loss"].item() / 2, rel=1e-5)
+    assert output["log"] == expected["log"]
+
+
+def test_progress_leaves_unlabelled_samples_out() -> None:
+    logits = torch.tensor([[5.0, 0, 0], [0, 5, 0], [5, 0, 0]])
+    one = OneLabel()
+    assert one.progress(logits, one.targets(torch.tensor([0, 2, -1]), 3)) == {"top1": 50}
+    several = SeveralLabels()
+    rows = torch.tensor([[1, 0, 1], [0, 0, 0], [-1, -1, -1]])
+    assert several.progress(logits, several.targets(rows, 3)) == {"hit1": 50}
+    assert one.progress(logits, one.targets(torch.tensor([-1, -1, -1]), 3)) == {"top1": 0}
+
+
+def test_a_test_without_labels_ends_before_any_video_is_read(tmp_path: Path) -> None:
+    method = Classification(tiny_cnn(), CLASSES, "linear", optim=OPTIM)
+    data = motion()
+    data.test_manifest = Manifest(tmp_path, ["a.mp4"], np.array([-1]))  # type: ignore[attr-defined]
+    method.encode = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(SettingError, match="No test video has a label"):
+        trainer(tmp_path).test(method, datamodule=data, verbose=False)
 
 
 def test_cached_features_train_the_same_head() -> None:

@@ -219,7 +219,7 @@ def test_pictures_show_the_boxes() -> None:
 
 
 def test_wrong_settings(films: Path, tmp_path: Path) -> None:
-    for settings, message in (({"dropout": 1.0}, "dropout is 1.0"), ({"flip": 2}, "flip 2")):
+    for settings, message in (({"dropout": 1.0}, "dropout is 1.0"), ({"flip": 2}, "flip is 2")):
         with pytest.raises(SettingError, match=message):
             ActionDetection(tiny_cnn(), ACTIONS, optim=SGD, **settings)  # type: ignore[arg-type]
     method = ActionDetection(tiny_cnn(), ACTIONS + 1, optim=SGD)

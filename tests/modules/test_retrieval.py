@@ -82,7 +82,7 @@ def test_all_training_clips_are_the_bank_and_each_test_clip_counts_once(tmp_path
     features = [Flat()(method.normalise(pool.video[:, 0])) for pool in (train, test)]
     expected = neighbour_scores(features[0], train.label, features[1], test.label, [1, 5], [1, 10], 0.07)
     assert found == {f"test/{name}": pytest.approx(value) for name, value in expected.items()}
-    assert list((tmp_path / "results").iterdir()) == [tmp_path / "results/knn-000.json"]
+    assert list((tmp_path / "results").iterdir()) == [tmp_path / "results/motion_knn-000.json"]
 
 
 def test_skeletons_in_evaluation_mode(tmp_path: Path) -> None:
@@ -115,8 +115,14 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
     both = VideoFolder(
         str(tmp_path), str(lists["train"]), str(lists["both"]), clip=clip, batch_size=2, num_workers=0, views=views
     )
+    # Before any clip is read.
+    method.encode = None  # type: ignore[assignment, method-assign]
     with pytest.raises(SettingError, match=r"1 test sample\(s\) are in the training set too"):
         make_trainer(tmp_path, []).test(method, datamodule=both, verbose=False)
+    lists["both"].write_text("val/a/0.mp4 -1\nval/b/1.mp4 -1\n")
+    none = VideoFolder(str(tmp_path), test_list=str(lists["both"]), clip=clip, batch_size=2, num_workers=0, views=views)
+    with pytest.raises(SettingError, match="NearestNeighbours needs labelled training and test samples"):
+        make_trainer(tmp_path, []).test(method, datamodule=none, verbose=False)
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
@@ -137,5 +143,5 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path / str(world), [ResultFile("knn")], **settings)
         lightning.seed_everything(0)
         trainer.test(NearestNeighbours(Flat(), [1, 5]), datamodule=motion(), verbose=False)
-        found.append((tmp_path / str(world) / "results/knn-000.json").read_text().split('"trained_steps"')[0])
+        found.append((tmp_path / str(world) / "results/motion_knn-000.json").read_text().split('"trained_steps"')[0])
     assert found[0] == found[1]

@@ -72,7 +72,7 @@ def test_scores_are_those_of_a_loop(tmp_path: Path) -> None:
     assert found["test/rerank_t2v_r1"] == pytest.approx(
         100 * float((ranks(method.retrieved.text_to_video, right) == 0).float().mean())
     )
-    result = json.loads((tmp_path / "results/retrieval-000.json").read_text())
+    result = json.loads((tmp_path / "results/syntheticmotion_retrieval-000.json").read_text())
     assert (result["videos"], result["sentences"], result["missed"], result["best"]) == (2 * PAIRS, 2 * PAIRS, [], best)
     assert result["metrics"] == found
 
