@@ -195,7 +195,7 @@ class ResumableLoader(DataLoader):
         start, end = state["samples"], state["end"]
         share = min(-(-(end - start) // world), (sampler.length - start) // world)
         if left_out := max(0, end - start - share * world):
-            rank_zero_warn(f"{left_out} samples are left out of epoch {epoch}: {world} processes cannot share them.")
+            rank_zero_warn(f"{left_out} sample(s) left out of epoch {epoch}: {world} processes cannot share them.")
         # The last batch is no less than half of the others: batch statistics and contrasts of very few samples are poor.
         size = next(size for size in range(size, 0, -1) if share % size == 0 or 2 * (share % size) >= size)
         return Part(epoch, start, start + share * world, size)

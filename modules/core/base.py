@@ -175,8 +175,8 @@ class Method(LightningModule, ABC):
         if warmup >= epochs:
             warmup = epochs / 10
             rank_zero_warn(
-                f"model.optim.warmup_epochs {settings.warmup_epochs:g} is no shorter than the whole schedule, {epochs:g} epochs; "
-                f"the warm-up takes a tenth of it, {warmup:g} epochs."
+                f"model.optim.warmup_epochs {settings.warmup_epochs:g} is no less than the schedule's {epochs:g} epochs: "
+                f"warm-up takes a tenth of them, {warmup:g}."
             )
         per_device = self.samples_per_batch(trainer.datamodule)  # type: ignore[attr-defined]
         global_batch = per_device * trainer.world_size * trainer.accumulate_grad_batches
@@ -270,7 +270,7 @@ class Method(LightningModule, ABC):
         self._before = None
         trainer = self.trainer
         rank_zero_warn(
-            f"Nothing was trained: the checkpoint has {trainer.global_step} steps and {trainer.current_epoch} epochs behind it; "
+            f"Nothing was trained: {trainer.global_step} steps and {trainer.current_epoch} epochs lie behind the checkpoint; "
             f"to go on, raise trainer.max_epochs ({trainer.max_epochs}) or trainer.max_steps ({trainer.max_steps})."
         )
 

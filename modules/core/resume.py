@@ -40,7 +40,7 @@ def reopen_epoch(checkpoint: dict[str, Any]) -> None:
         checkpoint: as read from the file; changed in place.
     """
     loop = checkpoint["loops"]["fit_loop"]
-    state = next(iter(loop["state_dict"].get("combined_loader", [])), {})
+    state: dict[str, Any] = next(iter(loop["state_dict"].get("combined_loader", [])), {})
     # States of other loaders, or of older versions, have other names.
     if not {"epoch", "samples", "end"} <= state.keys() or state["samples"] >= state["end"]:
         return
@@ -59,13 +59,14 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
         loader: of training.
     """
     fit = trainer.fit_loop
-    epoch, counts, usual = fit.epoch_progress.current.processed, fit.epoch_loop.batch_progress, int(fit.max_batches)
+    epochs: Any = fit.epoch_progress
+    epoch, counts, usual = epochs.current.processed, fit.epoch_loop.batch_progress, int(fit.max_batches)
     left = loader.batches_left(epoch)
     if left is None:
         if fit.restarting:
             # With trainer.max_steps, Lightning takes the end of an epoch for a place within the next one.
-            for part in (fit.epoch_progress.current, fit.epoch_progress.total):
-                part.ready = part.started = part.processed = part.completed = epoch  # type: ignore[attr-defined]
+            for part in (epochs.current, epochs.total):
+                _set_all(part, epoch)
             counts.total.completed = counts.total.ready
             for loop in (fit.epoch_loop.val_loop, fit.epoch_loop, fit):
                 loop.on_iteration_done()
@@ -81,8 +82,7 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
         fit.max_batches = done + left
         assert fit._data_fetcher is not None
         fit._data_fetcher.length = done + left
-    current = counts.current
-    current.ready = current.started = current.processed = current.completed = done  # type: ignore[attr-defined]
+    _set_all(counts.current, done)
     counts.total.completed = counts.total.ready
     counts.is_last_batch = False
     fit.epoch_loop.reset_restart_stage()
@@ -90,6 +90,10 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
         f"The run goes on within epoch {epoch}, {loader.epochs_done - epoch:.1%} of which were seen before; the rest of it "
         f"comes in {left} batches of each process."
     )
+
+
+def _set_all(counts: Any, number: int) -> None:
+    counts.ready = counts.started = counts.processed = counts.completed = number
 
 
 def check_horizon(epoch_steps: int, before: dict[str, Any]) -> None:
