@@ -184,7 +184,7 @@ class Method(LightningModule, ABC):
         share = final / peak if peak else 0.0
         # What the rate of each group of parameters is made of.
         named = {name: value for name, value in asdict(settings).items() if name in ("base_lr", "scale_lr", "layer_decay")}
-        peak, origin = choose_peak(peak, global_batch, named, before)
+        peak, global_batch, origin = choose_peak(peak, global_batch, named, before)
         rank_zero_info(
             f"Learning rate: peak {peak:.3g} ({origin}), {warmup:g} epochs of warm-up, "
             f"{settings.describe(share * peak, epochs)}; the run has {steps} steps, {epoch_steps} in an epoch."

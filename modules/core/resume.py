@@ -114,26 +114,27 @@ def check_horizon(epoch_steps: int, before: dict[str, Any]) -> None:
         )
 
 
-def choose_peak(rule: float, global_batch: int, named: dict[str, Any], before: dict[str, Any] | None) -> tuple[float, str]:
-    """The peak rate, and where it comes from in words: the checkpoint's, unless the settings that it is made of changed.
+def choose_peak(rule: float, batch: int, named: dict[str, Any], before: dict[str, Any] | None) -> tuple[float, int, str]:
+    """The peak rate: the checkpoint's, unless the settings that it is made of changed.
 
     Args:
         rule: what the settings give for the global batch.
-        global_batch: of the present settings.
+        batch: the global batch.
         named: the settings that the rate is made of.
-        before: of the checkpoint, if the run goes on from one.
+        before: what the learning rate of the checkpoint was made of, if the run goes on from one.
+
+    Returns:
+        The peak, the global batch that it is the rule's for, and where it comes from in words.
     """
     if before is None:
-        return rule, f"global batch {global_batch}"
+        return rule, batch, f"global batch {batch}"
     was = f"the checkpoint's {before['peak']:.3g} for global batch {before['global_batch']}"
     if before["settings"] != named:
-        return rule, f"global batch {global_batch}, as the settings now say, in place of {was}"
+        return rule, batch, f"global batch {batch}, as the settings now say, in place of {was}"
     if before["peak"] == rule:
-        return rule, f"global batch {global_batch}, as in the checkpoint"
-    return before["peak"], (
-        f"{was}; the rule gives {rule:.3g} for the present {global_batch}, which model.optim.scale_lr false and "
-        f"model.optim.base_lr {rule:.3g} would take"
-    )
+        return rule, batch, f"global batch {batch}, as in the checkpoint"
+    advice = f"model.optim.scale_lr false and model.optim.base_lr {rule:.3g} would take"
+    return before["peak"], before["global_batch"], f"{was}; the rule gives {rule:.3g} for the present {batch}, which {advice}"
 
 
 def use_settings(optimiser: Optimizer, schedule: LambdaLR, groups: list[dict[str, Any]]) -> None:
