@@ -202,7 +202,9 @@ class ResumableLoader(DataLoader):
 
     def _batches_of(self, part: Part) -> int:
         assert isinstance(self.sampler, EpochSampler)
-        return -(-(part.end - part.start) // (part.size * self.sampler.world_size))
+        # In evaluation, this process may have one sample more than others.
+        own = len(range(part.start + self.sampler.rank, part.end, self.sampler.world_size))
+        return -(-own // part.size)
 
     def _handed_out(self, part: Part) -> int:
         assert isinstance(self.sampler, EpochSampler)

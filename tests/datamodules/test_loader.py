@@ -280,6 +280,14 @@ def test_evaluation_hands_out_the_last_smaller_batch() -> None:
     assert [len(batch) for batch in rows(loader(shuffle=False))] == [BATCH] * 7 + [2]
 
 
+@pytest.mark.parametrize("length", range(1, 9))
+def test_processes_evaluate_in_their_own_number_of_batches(length: int) -> None:
+    samplers = [EpochSampler(length, 5, False, rank, 2) for rank in range(2)]
+    given = [list(ResumableLoader(Rows(length), sampler, 2, collate_fn=list)) for sampler in samplers]
+    assert sorted(flat(given)) == list(range(length))
+    assert [len(one) for one in given] == [len(ResumableLoader(Rows(length), sampler, 2)) for sampler in samplers]
+
+
 def test_batches_are_noted_when_they_are_handed_out() -> None:
     noted: list[list[int]] = []
     source = ResumableLoader(
