@@ -1,5 +1,6 @@
 """Runs that go on with another batch size, accumulation or length keep their place in the data and in the schedule."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from datamodules import VideoFolder
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.video.sampling import ClipSettings
 from modules.core.base import Method
 from modules.core.contracts import StepOutput
 from modules.core.errors import SettingError
 from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.optim import AdamWSettings, ScheduleSettings, SGDSettings, warmup_cosine
-from tests.methods import METHODS
+from tests.methods import DOWNSTREAM, METHODS
+from tests.resume import runs
+from tests.resume.runs import write_videos
 
 SAMPLES, EPOCHS, WARMUP = 96, 4, 1.5
 OPTIM = AdamWSettings(base_lr=1e-2, min_lr=1e-4, warmup_epochs=WARMUP, scale_lr=False)
@@ -33,7 +38,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
-        return {"index": torch.tensor(key.row), "epoch": torch.tensor(key.epoch)}
+        return {"index": torch.tensor(key.row)}
 
 
 class Data(lightning.LightningDataModule):
@@ -108,7 +113,7 @@ class Witness(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, method: Any, batch: Any, batch_idx: int) -> None:
         if self.count == self.die_after:
             raise RuntimeError("power cut")
-        self.seen.batches.append((int(batch["epoch"][0]), batch["index"].tolist()))
+        self.seen.batches.append((trainer.current_epoch, batch["index"].tolist()))
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, method: Any, optimiser: torch.optim.Optimizer) -> None:
         # The step learns from the batches of its window, the last of which has begun.
@@ -133,7 +138,7 @@ def run(
     accumulate: int = 1,
     die_after: int | None = None,
     stop_after: int | None = None,
-    data: Data | None = None,
+    data: lightning.LightningDataModule | None = None,
     optim: ScheduleSettings = OPTIM,
     last: LastCheckpoint | ModelCheckpoint | None = None,
     **settings: Any,
@@ -375,6 +380,27 @@ def test_another_order_within_an_epoch_is_refused_and_between_epochs_told(tmp_pa
     assert [len(seen.rows(epoch)) for epoch in range(3)] == [96, 96, 60]
 
 
+def test_a_run_goes_on_after_the_videos_moved_and_not_after_the_list_changed(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos")
+
+    def data(root: Path) -> VideoFolder:
+        return VideoFolder(str(root), clip=ClipSettings(2, 1, 16), batch_size=4, num_workers=0, max_bad_fraction=1.0)
+
+    seen = Seen()
+    run(tmp_path / "run", seen, stop_after=7, data=data(videos), limit_val_batches=0)
+    moved = videos.rename(tmp_path / "moved")
+    run(tmp_path / "run", seen, stop_after=1, data=data(moved), limit_val_batches=0)
+    first = [row for batch in seen.batches[:5] for row in batch[1]]
+    assert len(set(first)) == len(first) == 20
+    assert len(set(seen.rows(1))) == len(seen.rows(1)) == 12
+    (moved / "train/class 0/0.mp4").unlink()
+    with pytest.raises(SettingError, match=r"within epoch 1, .* changed \(21 samples then, 20 now\)"):
+        run(tmp_path / "run", seen, data=data(moved), limit_val_batches=0)
+    (moved / "train/class 0/new.mp4").write_bytes(b"")
+    with pytest.raises(SettingError, match=r"within epoch 1, .* changed \(another list of 21 samples\)"):
+        run(tmp_path / "run", seen, data=data(moved), limit_val_batches=0)
+
+
 def test_another_seed_of_masks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, Seen(), stop_after=30)
     monkeypatch.setenv("PL_GLOBAL_SEED", "3")
@@ -416,3 +442,43 @@ def test_a_state_that_counts_batches_is_refused_in_training_alone(tmp_path: Path
         run(tmp_path, Seen())
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.validate(Line(), datamodule=Data(4), ckpt_path=tmp_path / LAST, weights_only=True)
+
+
+# Samples of a batch, processes, accumulated batches, batches after which the part ends; 21 videos, of which batches of 4 leave
+# one out.
+PARTS = [(4, 1, 1, 7), (8, 2, 1, 1), (2, 1, 3, 5), (4, 2, 1, None)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [case.name for case in METHODS + DOWNSTREAM])
+def test_methods_go_on_with_other_batches_and_processes(method: str, tmp_path: Path) -> None:
+    videos, seen = write_videos(tmp_path / "videos"), Seen()
+    for number, (batch, world, accumulate, stop) in enumerate(PARTS):
+        folder = tmp_path / "run"
+        part = runs.Run(method, folder, videos, accumulate, world=world, batch=batch, stop_after=stop)
+        assert runs.start(part, limit=200) == [0] * world, f"part {number}"
+        diaries = [folder / f"diary{rank}.jsonl" for rank in range(world)]
+        lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in diaries]
+        batches = [[content for kind, _, content in one if kind == "batch"] for one in lines]
+        kinds = [(kind, content) for kind, _, content in lines[0] if kind in ("batch", "rate")]
+        count = len(seen.batches)
+        for kind, content in kinds:
+            if kind == "rate":
+                # Written before its batch ends.
+                seen.steps.append((count + 1, content))
+            count += kind == "batch"
+        for together in zip(*batches, strict=True):
+            seen.batches.append((together[0][4], [row for one in together for row in one[0]]))
+        for path in folder.glob("diary*.jsonl"):
+            path.unlink()
+    sizes = [len(rows) for epoch, rows in seen.batches if epoch == 1]
+    assert sizes == [4, 4, 8, 2, 2]
+    assert [len(rows) for epoch, rows in seen.batches if epoch == 2] == [2, 2, 2, 4, 4, 4, 2]
+    for epoch in range(runs.EPOCHS):
+        assert len(set(seen.rows(epoch))) == len(seen.rows(epoch)) == 20
+    checkpoint = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    settings = next(case for case in METHODS + DOWNSTREAM if case.name == method).build().optim_settings
+    factor = settings.factor(0, runs.EPOCHS, settings.min_lr / settings.base_lr)
+    for done, rate in seen.factors(20):
+        expected = factor(int(done) if settings.per_epoch else done)
+        assert rate == pytest.approx(checkpoint["schedule"]["peak"] * expected), done
