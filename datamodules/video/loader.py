@@ -8,13 +8,14 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from datamodules.video.guard import WorkerGuard
@@ -41,8 +42,8 @@ class Part(NamedTuple):
     """First sample, counted in the order of the epoch, over all processes."""
     end: int
     """Behind the last sample, likewise."""
-    size: int
-    """Samples in a batch of one process; the last batch may have fewer."""
+    stops: list[int]
+    """For each batch, the samples that this process has been given when it was handed out."""
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -84,6 +85,26 @@ class EpochSampler(Sampler[SampleKey]):
             order = worker_rng(self.seed, self.epoch).permutation(order)
         for row in order[self.start : self.end][self.rank :: self.world_size].tolist():
             yield SampleKey(self.epoch, row)
+
+
+class EpochBatches(Sampler[list[SampleKey]]):
+    """The keys of one process in batches.
+
+    Args:
+        keys: of the epoch.
+    """
+
+    def __init__(self, keys: EpochSampler) -> None:
+        self.keys = keys
+        self.stops: list[int] = []
+        """Where batches end, counted in keys."""
+        self.skip = 0
+        """Batches that were handed out before."""
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        keys = list(self.keys)
+        for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
+            yield keys[first:stop]
 
 
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:
@@ -130,14 +151,14 @@ class ResumableLoader(DataLoader):
         guard: WorkerGuard | None = None,
     ) -> None:
         self.guard = guard or WorkerGuard(num_workers)
+        self._keys = EpochBatches(sampler)
         super().__init__(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
             collate_fn=collate_fn,
-            # What a training epoch leaves out, its length and end say.
-            drop_last=False,
+            drop_last=sampler.shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             worker_init_fn=partial(_prepare_worker, guard=self.guard),
@@ -153,11 +174,15 @@ class ResumableLoader(DataLoader):
         self._pass: Part | None = None
         self._resume: dict[str, Any] | None = None
 
+    @property
+    def _index_sampler(self) -> EpochBatches:
+        """Where torch finds what is in each batch, in the place of batches of one size."""
+        return self._keys
+
     def __len__(self) -> int:
-        assert isinstance(self.sampler, EpochSampler)
-        assert self.batch_size is not None
-        batches, smaller = divmod(len(self.sampler), self.batch_size)
-        return batches + (smaller > 0 and not self.sampler.shuffle)
+        """Batches of a whole epoch."""
+        assert self.batch_sampler is not None
+        return len(self.batch_sampler)  # type: ignore[arg-type]
 
     # A generator: workers start with the first batch that is asked for. Lightning makes the iterator before it tells the
     # sampler the epoch.
@@ -167,7 +192,7 @@ class ResumableLoader(DataLoader):
         self._done = 0
         self._deaths = []
         batches = None
-        while self._done < self._batches_of(self._pass):
+        while self._done < len(self._pass.stops):
             try:
                 if batches is None:
                     batches = self._batches()
@@ -190,33 +215,35 @@ class ResumableLoader(DataLoader):
         state, world = self._resume, sampler.world_size
         if state is None or state["epoch"] != epoch or not state["samples"]:
             batches = len(self) if self.limit is None else min(len(self), self.limit)
-            return Part(epoch, 0, batches * size * world if sampler.shuffle else sampler.length, size)
+            own = batches * size if sampler.shuffle else len(sampler)
+            stops = [min(own, (number + 1) * size) for number in range(batches)]
+            return Part(epoch, 0, own * world if sampler.shuffle else sampler.length, stops)
         # Processes have equally many; a sample more of the order is better than one less.
         start, end = state["samples"], state["end"]
-        share = min(-(-(end - start) // world), (sampler.length - start) // world)
+        most = (sampler.length - start) // world
+        share = min(-(-(end - start) // world), most)
+        if share == 1 < size or (size == 2 and share % 2):
+            # A sample that is alone in its batch cannot be compared with any other.
+            share += 1 if share < most else -1
         if left_out := max(0, end - start - share * world):
-            rank_zero_warn(f"{left_out} sample(s) left out of epoch {epoch}: {world} processes cannot share them.")
-        # The last batch is no less than half of the others: batch statistics and contrasts of very few samples are poor.
-        size = next(size for size in range(size, 0, -1) if share % size == 0 or 2 * (share % size) >= size)
-        return Part(epoch, start, start + share * world, size)
-
-    def _batches_of(self, part: Part) -> int:
-        assert isinstance(self.sampler, EpochSampler)
-        # In evaluation, this process may have one sample more than others.
-        own = len(range(part.start + self.sampler.rank, part.end, self.sampler.world_size))
-        return -(-own // part.size)
+            rank_zero_warn(f"{left_out} sample(s) of epoch {epoch} cannot be dealt out to {world} x {size} and are left out.")
+        stops = [*range(size, share, size), share][: -(-share // size)]
+        if len(stops) > 1:
+            # The last two batches share what is left: statistics of a very small one would be poor.
+            stops[-2] = (sum([0, *stops][-3::2]) + 1) // 2
+        return Part(epoch, start, start + share * world, stops)
 
     def _handed_out(self, part: Part) -> int:
         assert isinstance(self.sampler, EpochSampler)
-        return min(part.end, part.start + self._done * part.size * self.sampler.world_size)
+        own = part.stops[self._done - 1] if self._done else 0
+        return min(part.end, part.start + own * self.sampler.world_size)
 
     def _batches(self) -> Iterator[Any]:
         """The batches that were not handed out yet."""
         assert isinstance(self.sampler, EpochSampler)
-        assert isinstance(self.batch_sampler, BatchSampler)
         assert self._pass is not None
-        self.sampler.start, self.sampler.end = self._handed_out(self._pass), self._pass.end
-        self.batch_sampler.batch_size = self._pass.size
+        self.sampler.start, self.sampler.end = self._pass.start, self._pass.end
+        self._keys.stops, self._keys.skip = self._pass.stops, self._done
         batches: Any = super().__iter__()
         # Torch would raise an error at once when a worker dies, wherever the main process is just then, say in the
         # middle of a step. Without its list of processes it only does so where it waits for a batch.
@@ -306,7 +333,7 @@ class ResumableLoader(DataLoader):
         state = self._resume
         if state is None or state["epoch"] != epoch or not 0 < state["samples"] < state["end"]:
             return None
-        return self._batches_of(self._next_pass(epoch))
+        return len(self._next_pass(epoch).stops)
 
     @property
     def resumes(self) -> bool:
