@@ -170,6 +170,8 @@ class ResumableLoader(DataLoader):
         """Batches after which an epoch of training ends early (trainer.limit_train_batches)."""
         self.sha256: str | None = None
         """Hash of the list of samples, where there is one."""
+        self.unfinished = 0
+        """The last batches that were handed out, whose gradients are not in the weights yet; the state leaves them out."""
         self._done = 0
         self._pass: Part | None = None
         self._resume: dict[str, Any] | None = None
@@ -235,7 +237,8 @@ class ResumableLoader(DataLoader):
 
     def _handed_out(self, part: Part) -> int:
         assert isinstance(self.sampler, EpochSampler)
-        own = part.stops[self._done - 1] if self._done else 0
+        batches = self._done - self.unfinished
+        own = part.stops[batches - 1] if batches > 0 else 0
         return min(part.end, part.start + own * self.sampler.world_size)
 
     def _batches(self) -> Iterator[Any]:

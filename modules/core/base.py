@@ -258,10 +258,20 @@ class Method(LightningModule, ABC):
             self.trainer.fit_loop.max_batches, self._usual_batches = self._usual_batches, None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let loggers count what the optimiser counts: Lightning guesses whether the last step was counted."""
+        """Until the optimiser steps, no checkpoint counts the batch: it would lack its gradients."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, SampleCounter):
+            loader.unfinished = batch_idx % self.trainer.accumulate_grad_batches + 1
         if self._resumed:
+            # Loggers count what the optimiser counts; Lightning guesses whether the last step was counted.
             self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
             self._resumed = False
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What was handed out is about to be in the weights."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, SampleCounter):
+            loader.unfinished = 0
 
     def on_fit_end(self) -> None:
         """Say so if there was nothing to do."""

@@ -20,6 +20,7 @@ class SampleCounter(Protocol):
     """A training loader that knows how many samples it has handed out (`datamodules.video.loader.ResumableLoader`)."""
 
     limit: int | None
+    unfinished: int
 
     @property
     def epochs_done(self) -> float:

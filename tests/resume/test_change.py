@@ -23,6 +23,7 @@ from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.optim import AdamWSettings, ScheduleSettings, SGDSettings, warmup_cosine
 from tests.methods import DOWNSTREAM, METHODS
 from tests.resume import runs
+from tests.resume.bits import differences
 from tests.resume.runs import write_videos
 
 SAMPLES, EPOCHS, WARMUP = 96, 4, 1.5
@@ -68,6 +69,7 @@ class Line(Method):
 
     def __init__(self, optim: ScheduleSettings = OPTIM) -> None:
         super().__init__(optim)
+        torch.manual_seed(0)
         self.backbone = nn.Linear(1, 1)
 
     def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
@@ -220,6 +222,24 @@ def test_without_changes_nothing_is_different(tmp_path: Path) -> None:
     for stop in (12, 24, 30, None):
         run(tmp_path / "parts", parts, accumulate=3, stop_after=stop)
     assert (parts.batches, parts.steps) == (whole.batches, whole.steps)
+
+
+@pytest.mark.parametrize("end", ["max_time", "checkpoint"])
+def test_no_gradient_is_lost_where_a_run_ends_within_a_step(end: str, tmp_path: Path) -> None:
+    """Two batches of three were seen, and their gradients are in no checkpoint: they are taken again."""
+    whole, parts = Seen(), Seen()
+    run(tmp_path / "whole", whole, accumulate=3)
+    if end == "max_time":
+        run(tmp_path / "parts", parts, accumulate=3, stop_after=29)
+    else:
+        keep = ModelCheckpoint(
+            tmp_path / "parts" / LAST.parent, filename=LAST.stem, every_n_epochs=1, save_on_train_epoch_end=False
+        )
+        run(tmp_path / "parts", parts, accumulate=3, last=keep, val_check_interval=5, die_after=6)
+    run(tmp_path / "parts", parts, accumulate=3)
+    one, other = (torch.load(tmp_path / name / LAST, weights_only=True) for name in ("whole", "parts"))
+    assert differences(one["state_dict"], other["state_dict"]) == []
+    assert one["global_step"] == other["global_step"] == 32
 
 
 @pytest.mark.parametrize(("every", "expected"), [(6, [6, 12, 18, 24, 30]), (0.25, [6, 12, 18, 24, 30])])
