@@ -245,7 +245,7 @@ class VideoDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Random clips in random order."""
         assert self.train_manifest is not None
-        return self._train_loader.keep(self._loader(self.train_manifest, "train", train=True))
+        return self._train_loader.keep(self._loader(self.train_manifest, "train", train=True), self.manifest_hash)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Centre clips of the validation videos in order; nothing where there are none."""

@@ -153,7 +153,7 @@ class CachedFeatures(LightningDataModule):
         loader = self.data.train_dataloader()
         epochs: list[int | None] = [*range(self.views)] or [None]
         passes = [self._read(once(loader, epoch), "train", epoch) for epoch in epochs]
-        return self._train_loader.keep(self._loader(passes, loader, shuffle=True))
+        return self._train_loader.keep(self._loader(passes, loader, shuffle=True), self.manifest_hash)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Features in order; nothing where there are no clips."""

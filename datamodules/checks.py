@@ -13,12 +13,8 @@ MAX_SEED = 2**32 - 1
 
 def check_whole(setting: str, value: object, lowest: int, highest: int | None = None) -> None:
     """Raises a `SettingError` unless `value` is a whole number from `lowest` to `highest`."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Integral)
-        or value < lowest
-        or (highest is not None and value > highest)
-    ):
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (good and lowest <= value and (highest is None or value <= highest)):  # type: ignore[operator]
         limit = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise SettingError(f"{setting} is {_shown(value)}; set it to a whole number {limit}.")
 

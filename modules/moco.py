@@ -61,6 +61,7 @@ class MoCo(Method):
 
     def on_train_start(self) -> None:
         """Compare the queue with the data set before the first step."""
+        super().on_train_start()
         self.contrast.check_data(self.trainer)
 
     def augment(self, clip: Tensor, generator: torch.Generator) -> Tensor:

@@ -77,6 +77,7 @@ class SkeletonContrast(Method):
 
     def on_train_start(self) -> None:
         """Compare the queue with the data set before the first step."""
+        super().on_train_start()
         self.contrast.check_data(self.trainer)
 
     def step(self, batch: SkeletonBatch, generator: torch.Generator) -> StepOutput:

@@ -150,7 +150,6 @@ WRONG = {
     "objects": (["--model.objects.root=/nowhere"], r"model\.objects\.root /nowhere holds no"),
     "nothing to go on from": (["--ckpt_path=last"], r"there is no .*last\.ckpt"),
     "no such checkpoint": (["--ckpt_path=nowhere.ckpt"], r"--ckpt_path is nowhere\.ckpt, which does not exist"),
-    "warm-up": (["--model.optim.warmup_epochs=1"], r"warmup_epochs 1.* lasts as long as the whole schedule"),
     "mask": (["--model.mask.ratio=0.01"], r"model\.mask\.ratio 0\.01 masks 0 of 64 tokens"),
     "one of several": (
         ["--model.background=blck"],

@@ -144,7 +144,7 @@ class SkeletonDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Random crops in random order; the last, incomplete batch is dropped."""
         assert self.split is not None
-        return self._train_loader.keep(self._loader(self.split.train, train=True))
+        return self._train_loader.keep(self._loader(self.split.train, train=True), self.manifest_hash)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """The middle of the validation recordings in order; nothing where there are none."""

@@ -80,9 +80,10 @@ class Manifest:
         return max(len(self.class_names), int(self.labels.max(initial=UNLABELLED)) + 1)
 
     def sha256(self) -> str:
-        """Hash of paths and labels, for the record of a run."""
+        """Hash of paths and labels, for the record of a run; the same wherever the root is, also of a list of whole paths."""
         labels = self.texts or self.intervals or self.labels.tolist()
-        rows = (f"{path}\t{label}\n" for path, label in zip(self.paths, labels, strict=True))
+        paths = (path.removeprefix(f"{self.root}/") for path in self.paths)
+        rows = (f"{path}\t{label}\n" for path, label in zip(paths, labels, strict=True))
         return hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property

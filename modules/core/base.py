@@ -5,12 +5,14 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings
 from modules.core.origin import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
+from modules.core.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 from modules.layers.flips import choose_flip
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
@@ -51,6 +54,15 @@ class Method(LightningModule, ABC):
     def __init__(self, optim: ScheduleSettings) -> None:
         super().__init__()
         self.optim_settings = optim
+        self._schedule: dict[str, Any] = {}
+        """What the learning rate of this run is made of; in every checkpoint."""
+        self._before: dict[str, Any] | None = None
+        """The same of the checkpoint that the run goes on from, until training starts."""
+        self._groups: list[dict[str, Any]] = []
+        """Settings of the optimiser's groups of parameters, as built."""
+        self._usual_batches: int | float | None = None
+        """Batches of a whole epoch, while the rest of another one is trained on."""
+        self._resumed = False
 
     @abstractmethod
     def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
@@ -219,8 +231,23 @@ class Method(LightningModule, ABC):
         clip = getattr(data, "clip", None)
         return batch_size_of(data) * (clip.clips * clip.repeat if clip is not None else 1) * self.views_per_clip
 
+    @property
+    def epochs_done(self) -> float:
+        """Epochs done and the share of the present one, counted in samples: where the run is in its schedule."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, SampleCounter):
+            return loader.epochs_done
+        return self.trainer.global_step / self._schedule["epoch_steps"]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The settings' optimiser with its peak rate, and a schedule per optimiser step or per epoch."""
+        """The settings' optimiser with its peak rate, and a schedule that is a function of epochs done.
+
+        A run that goes on from a checkpoint keeps the peak that it had there, also with another global batch, unless the
+        settings of the rate changed.
+
+        Raises:
+            SettingError: if the schedule has no end, or one that is not known any more.
+        """
         trainer, settings = self.trainer, self.optim_settings
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps):
@@ -230,40 +257,129 @@ class Method(LightningModule, ABC):
             trainer.fit_loop.setup_data()
         # With trainer.limit_train_batches 0 there are none.
         batches = trainer.num_training_batches if math.isfinite(trainer.num_training_batches) else 1
-        epoch_steps = batches / trainer.accumulate_grad_batches
+        # The last step of an epoch takes what is left.
+        epoch_steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         epochs = settings.horizon_epochs or max(1, steps) / epoch_steps
-        if settings.warmup_epochs >= epochs:
-            raise SettingError(
-                f"model.optim.warmup_epochs {settings.warmup_epochs} lasts as long as the whole schedule "
-                f"({epochs:g} epochs); shorten it or raise trainer.max_epochs or model.optim.horizon_epochs."
+        before = self._before
+        if before is not None and settings.horizon_epochs is None and steps == trainer.max_steps:
+            check_horizon(epoch_steps, before)
+        warmup = settings.warmup_epochs
+        if warmup >= epochs:
+            warmup = epochs / 10
+            rank_zero_warn(
+                f"model.optim.warmup_epochs {settings.warmup_epochs:g} is no less than the schedule's {epochs:g} epochs: "
+                f"warm-up takes a tenth of them, {warmup:g}."
             )
         per_device = self.samples_per_batch(trainer.datamodule)  # type: ignore[attr-defined]
         global_batch = per_device * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = settings.rates(global_batch)
+        share = final / peak if peak else 0.0
+        # What the rate of each group of parameters is made of.
+        named = {name: value for name, value in asdict(settings).items() if name in ("base_lr", "scale_lr", "layer_decay")}
+        peak, global_batch, origin = choose_peak(peak, global_batch, named, before)
         rank_zero_info(
-            f"Learning rate: peak {peak:.3g} (global batch {global_batch}), {settings.warmup_epochs * epoch_steps:.0f} steps "
-            f"of warm-up, {settings.describe(final, epochs * epoch_steps)}; the run has {steps} steps."
+            f"Learning rate: peak {peak:.3g} ({origin}), {warmup:g} epochs of warm-up, "
+            f"{settings.describe(share * peak, epochs)}; the run has {steps} steps, {epoch_steps} in an epoch."
         )
+        self._schedule = {
+            "peak": peak,
+            "global_batch": global_batch,
+            "settings": named,
+            "epoch_steps": epoch_steps,
+            "epochs": epochs,
+            "seed": self.seed,
+        }
         optimiser = settings.build(self, peak, self.no_weight_decay())
         # Lightning refuses to clip gradients for an optimiser that undoes the scaling of float16 itself, as fused ones do, even
         # in bfloat16, where nothing is scaled. Without that offer it undoes the scaling before it clips.
         optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        per = 1 if settings.per_epoch else epoch_steps
-        factor = settings.factor(settings.warmup_epochs * per, epochs * per, final / peak if peak else 0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        factor = settings.factor(warmup, epochs, share)
+        # Steps are not counted: with another batch or other devices an epoch has more of them, or fewer.
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, factor if settings.per_epoch else lambda _: factor(self.epochs_done)
+        )
+        self._groups = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
         interval = "epoch" if settings.per_epoch else "step"
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
+    # --- Going on from a checkpoint ---
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how the backbone was fed, which a later command may not be told again."""
+        """Add what the learning rate is made of, and how the backbone is fed, which a later command may not be told again."""
+        checkpoint["schedule"] = dict(self._schedule)
         if hasattr(self.backbone, "facts"):
             checkpoint.setdefault("record", {})["backbone"] = self.backbone.facts()  # type: ignore[operator]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Feed the backbone as it was fed."""
+        """Feed the backbone as it was fed; take over what the learning rate was made of, and where in its epoch the run ended.
+
+        Raises:
+            SettingError: if the run has more epochs behind it than the settings ask for.
+        """
         kept = checkpoint.get("record", {}).get("backbone")
         if isinstance(kept, dict):
             self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        reopen_epoch(checkpoint)
+        done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"], self.trainer.max_epochs
+        if wanted is not None and 0 <= wanted < done:
+            raise SettingError(
+                f"trainer.max_epochs is {wanted}, but the checkpoint has {done} epochs behind it; set it above that."
+            )
+        self._before = checkpoint.get("schedule")
+
+    def on_train_start(self) -> None:
+        """Let the present settings count, also where Lightning and the optimiser took those of the checkpoint."""
+        trainer = self.trainer
+        loader = trainer.train_dataloader
+        if isinstance(loader, SampleCounter):
+            loader.limit = int(trainer.num_training_batches)
+        before, self._before = self._before, None
+        if before is None:
+            return
+        if before["seed"] != self.seed:
+            rank_zero_warn(
+                f"seed_everything is {self.seed} and was {before['seed']} when the checkpoint was written: from here on, masks "
+                "and augmentations are not those that the run would have drawn."
+            )
+        self._resumed, self._usual_batches = True, trainer.fit_loop.max_batches
+        if isinstance(loader, SampleCounter):
+            fit_counts(trainer, loader)
+        (optimiser,), (config,) = trainer.optimizers, trainer.lr_scheduler_configs
+        use_settings(optimiser, config.scheduler, self._groups)  # type: ignore[arg-type]
+
+    def on_train_epoch_start(self) -> None:
+        """After the rest of an epoch come whole ones."""
+        if self._usual_batches is not None:
+            self.trainer.fit_loop.max_batches, self._usual_batches = self._usual_batches, None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Until the optimiser steps, no checkpoint counts the batch: it would lack its gradients."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, SampleCounter):
+            loader.unfinished = batch_idx % self.trainer.accumulate_grad_batches + 1
+        if self._resumed:
+            # Loggers count what the optimiser counts; Lightning guesses whether the last step was counted.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+            self._resumed = False
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What was handed out is about to be in the weights."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, SampleCounter):
+            loader.unfinished = 0
+
+    def on_fit_end(self) -> None:
+        """Say so if there was nothing to do."""
+        if self._before is None:
+            return
+        self._before = None
+        trainer = self.trainer
+        rank_zero_warn(
+            f"Nothing was trained: {trainer.global_step} steps and {trainer.current_epoch} epochs lie behind the checkpoint; "
+            f"to go on, raise trainer.max_epochs ({trainer.max_epochs}) or trainer.max_steps ({trainer.max_steps})."
+        )
 
 
 def batch_size_of(data: Any) -> int:

@@ -70,7 +70,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, or if a signal came to any process."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+        if _within_step(trainer):
             return
         step = trainer.global_step
         if trainer.world_size > 1 and step % ASK_EVERY == 0:
@@ -89,7 +89,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was put off, in the middle of an epoch."""
-        if self._due and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.is_last_batch:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.is_last_batch:
+            return
+        # Gradients of batches that are not yet a step are in no checkpoint.
+        if self._due and not _within_step(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,6 +124,11 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
         self._restore()
+
+
+def _within_step(trainer: Trainer) -> bool:
+    """Whether gradients of further batches are added before the optimiser's next step."""
+    return bool((trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches) and not trainer.is_last_batch
 
 
 @rank_zero_only

@@ -22,7 +22,7 @@ class ScheduleSettings(ABC):
     Args:
         base_lr: peak learning rate, with `scale_lr` that for a global batch of 256 clips.
         min_lr: learning rate at the end of the horizon, scaled like `base_lr`.
-        warmup_epochs: epochs of linear warm-up from 0.
+        warmup_epochs: epochs of linear warm-up from 0; a tenth of the schedule, if that has no more epochs than these.
         horizon_epochs: epochs after which the cosine reaches `min_lr`; None takes the length of the run. Longer than
             trainer.max_epochs reproduces runs that were stopped early.
         scale_lr: scale both rates with the global batch; turn off to use them as they stand.
@@ -42,13 +42,13 @@ class ScheduleSettings(ABC):
         factor = global_batch / 256 if self.scale_lr else 1.0
         return self.base_lr * factor, self.min_lr * factor
 
-    def factor(self, warmup_steps: float, total_steps: float, final: float) -> Callable[[int], float]:
-        """Factor on the peak rate at each step (of the optimiser, or an epoch); see `warmup_cosine`."""
-        return warmup_cosine(warmup_steps, total_steps, final)
+    def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
+        """Factor on the peak rate as a function of epochs done; see `warmup_cosine`."""
+        return warmup_cosine(warmup, total, final)
 
-    def describe(self, final: float, last_step: float) -> str:
+    def describe(self, final: float, total: float) -> str:
         """What the rate does after its warm-up, in words."""
-        return f"cosine to {final:.3g} at step {last_step:.0f}"
+        return f"cosine to {final:.3g} after {total:g} epochs"
 
     @abstractmethod
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.Optimizer:
@@ -113,22 +113,22 @@ class EpochSettings(ScheduleSettings):
 
     per_epoch: ClassVar[bool] = True
 
-    def factor(self, warmup_steps: float, total_steps: float, final: float) -> Callable[[int], float]:
+    def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
         """The cosine's factor at each epoch, or that of the milestones."""
-        after, milestones, each = super().factor(warmup_steps, total_steps, final), self.milestones, self.milestone_factor
+        after, milestones, each = super().factor(warmup, total, final), self.milestones, self.milestone_factor
 
-        def factor(epoch: int) -> float:
-            if epoch < warmup_steps:
+        def factor(epoch: float) -> float:
+            if epoch < warmup:
                 # The rate in the middle of the epoch: that at its start is 0 in the first one, which would learn nothing.
-                return (epoch + 0.5) / warmup_steps
+                return min(1.0, (epoch + 0.5) / warmup)
             return after(epoch) if milestones is None else each ** sum(epoch >= milestone for milestone in milestones)
 
         return factor
 
-    def describe(self, final: float, last_step: float) -> str:
+    def describe(self, final: float, total: float) -> str:
         """What the rate does after its warm-up, in words."""
         if self.milestones is None:
-            return super().describe(final, last_step)
+            return super().describe(final, total)
         share = "a tenth" if self.milestone_factor == 0.1 else f"{self.milestone_factor:g}"
         return f"{share} of it from each of the epochs {self.milestones} on"
 
@@ -174,20 +174,22 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [value for value in module.parameters() if value.requires_grad]
 
 
-def warmup_cosine(warmup_steps: float, total_steps: float, final: float) -> Callable[[int], float]:
-    """Factor on the peak rate at each step (of the optimiser, or an epoch): linear from 0 to 1, then half a cosine from 1
-    to `final`.
+def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float], float]:
+    """Factor on the peak rate: linear from 0 to 1, then half a cosine from 1 to `final`.
+
+    A function of epochs done, whatever the batch: a run that goes on with another one keeps its place in the schedule. (Any
+    other unit does as well, if it is the same for all three.)
 
     Args:
-        warmup_steps: steps of warm-up.
-        total_steps: step at which the cosine ends; later steps stay at `final`.
+        warmup: epochs of warm-up.
+        total: epochs after which the cosine ends; later ones stay at `final`.
         final: final rate over the peak rate.
     """
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return step / warmup_steps
-        progress = min(1.0, (step - warmup_steps) / max(1.0, total_steps - warmup_steps))
+    def factor(done: float) -> float:
+        if done < warmup:
+            return done / warmup
+        progress = (done - warmup) / (total - warmup) if done < total else 1.0
         return final + 0.5 * (1 - final) * (1 + math.cos(math.pi * progress))
 
     return factor

@@ -120,7 +120,7 @@ def timm_normalisation(name: str) -> Normalisation:
     known = timm.get_pretrained_cfg(name)
     if known is None:
         return IMAGENET
-    normalisation = Normalisation((*known.mean,), (*known.std,))
+    normalisation = Normalisation.of_record({"mean": known.mean, "std": known.std}) or IMAGENET
     if normalisation != IMAGENET:
         rank_zero_info(f"Frames for {name} are normalised as timm says: {normalisation}.")
     return normalisation

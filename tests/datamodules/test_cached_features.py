@@ -123,7 +123,7 @@ def test_order_and_batches_are_those_of_the_project(tmp_path: Path) -> None:
     assert all(torch.equal(one["label"], other["label"]) for one, other in zip(found, expected, strict=True))
     assert found[0]["feature"].shape == (BATCH, 1, 16)
     # Behind the batches that were handed out before.
-    loader.load_state_dict({"epoch": 0, "batches": 1})
+    loader.load_state_dict(loader.state_dict() | {"samples": BATCH})
     assert [batch["index"].tolist() for batch in loader] == [batch["index"].tolist() for batch in found[1:]]
     assert sample_names(loader.dataset) == sample_names(inner.train_dataloader().dataset)
     assert (data.num_classes, data.batch_size, data.clip) == (12, BATCH, WHOLE)

@@ -326,3 +326,11 @@ def test_share_of_every_class_rounded_up(tmp_path: Path) -> None:
     assert part.paths == sorted(part.paths, key=lambda path: int(path.split(".")[0]))
     assert part.paths == manifest.share(0.25, 12345).paths != manifest.share(0.25, 99999).paths
     assert manifest.share(1.0, 0).paths == manifest.paths
+
+
+def test_the_hash_of_a_list_does_not_depend_on_its_root() -> None:
+    """A list of whole paths names the same videos after all of them moved."""
+    labels = np.array([0, 1])
+    lists = [Manifest(Path(root), [f"{root}/a.mp4", "b/c.mp4"], labels) for root in ("/old", "/new/place")]
+    assert lists[0].sha256() == lists[1].sha256() == Manifest(Path("x"), ["a.mp4", "b/c.mp4"], labels).sha256()
+    assert lists[0].sha256() != Manifest(Path("/old"), ["/other/a.mp4", "b/c.mp4"], labels).sha256()

@@ -51,6 +51,10 @@ class Run:
     workers: int = 0
     die_at: tuple[int, str] | None = None
     dying_rank: int = 0
+    batch: int = BATCH
+    """Samples of a batch over all processes."""
+    stop_after: int | None = None
+    """Batches after which this start of the run is asked to end."""
 
 
 def write_videos(folder: Path) -> Path:
@@ -97,7 +101,12 @@ class Diary(Logger):
 
 
 class Witness(lightning.Callback):
-    """Writes down what every batch was made of: rows, pixels, masks, loss."""
+    """Writes down what every batch was made of (rows, pixels, masks, loss, epoch), and the rate of every step."""
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, method: lightning.LightningModule, optimiser: torch.optim.Optimizer
+    ) -> None:
+        trainer.logger.write("rate", trainer.global_step, optimiser.param_groups[-1]["lr"])
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,6 +117,7 @@ class Witness(lightning.Callback):
             digest(batch["skeleton" if "skeleton" in batch else "video"]),
             digest(*shown),
             outputs["loss"].item(),
+            trainer.current_epoch,
         ]
         trainer.logger.write("batch", trainer.fit_loop.total_batch_idx, content)
 
@@ -150,6 +160,17 @@ class Death(lightning.Callback):
         self._maybe("epoch end", trainer)
 
 
+class Stop(lightning.Callback):
+    """Asks a run to end after so many batches, in all processes."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        self.left -= 1
+        trainer.should_stop = trainer.should_stop or self.left == 0
+
+
 class DeadlyIO(WholeCheckpointIO):
     """Dies in the middle of writing a file: some bytes of it are on the disk."""
 
@@ -188,7 +209,7 @@ MOMENTS = [
 
 def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
     """The videos of the run, or generated skeletons."""
-    batch_size = BATCH // run.world
+    batch_size = run.batch // run.world
     if case.skeletons:
         parts = SkeletonClipSettings(FRAMES, case.clips)
         return SyntheticSkeleton(parts, batch_size, run.workers, train_clips=TRAIN, val_clips=VAL)
@@ -209,6 +230,7 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
     case = next(case for case in METHODS + DOWNSTREAM if case.name == run.method)
     method = case.build()
     death = Death(run.signal, *run.die_at) if run.die_at is not None and run.dying_rank == rank else None
+    stop = [Stop(run.stop_after)] if run.stop_after is not None else []
     saving = [Provenance(), NonFiniteGuard(), ModelEMA(decay=0.7), LastCheckpoint(2)]
     watching = [OnlineLinear(), OnlineKNN(), LearningRateMonitor(), Witness()]
     trainer = lightning.Trainer(
@@ -226,7 +248,7 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
         default_root_dir=run.folder,
         logger=Diary(run.folder, rank),
         plugins=[DeadlyIO(death)],
-        callbacks=[*saving, *watching, *([death] if death is not None else [])],
+        callbacks=[*saving, *watching, *([death] if death is not None else []), *stop],
     )
     last = run.folder / LAST
     trainer.fit(method, datamodule=data_of(run, case), ckpt_path=last if last.is_file() else None, weights_only=True)
