@@ -13,12 +13,9 @@ MAX_SEED = 2**32 - 1
 
 def check_whole(setting: str, value: object, lowest: int, highest: int | None = None) -> None:
     """Raises a `SettingError` unless `value` is a whole number from `lowest` to `highest`."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Integral)
-        or value < lowest
-        or (highest is not None and value > highest)
-    ):
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    number = int(value) if good else lowest  # type: ignore[call-overload]
+    if not good or number < lowest or (highest is not None and number > highest):
         limit = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise SettingError(f"{setting} is {_shown(value)}; set it to a whole number {limit}.")
 
