@@ -18,7 +18,7 @@ from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.loader import SampleKey
-from datamodules.video.manifest import IMAGE_SUFFIXES, Manifest, is_hidden, video_files
+from datamodules.video.manifest import IMAGE_SUFFIXES, Manifest, is_hidden, usual_first, video_files
 from datamodules.video.official import found_manifest
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
@@ -153,7 +153,7 @@ def find_recordings(root: Path) -> dict[str, str]:
     """Videos below a folder by name without suffix, and the first pictures of folders by the folder's name; videos win."""
     videos: dict[str, str] = {}
     folders: dict[str, str] = {}
-    for file in video_files(root):
+    for file in usual_first(video_files(root)):
         path = Path(file)
         if path.suffix.lower() in IMAGE_SUFFIXES:
             folders.setdefault(path.parent.name, file)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
 from datamodules.video.loader import ResumableLoader
-from datamodules.video.manifest import Manifest, check_root, is_file, read_json, video_files
+from datamodules.video.manifest import Manifest, check_root, is_file, read_json, usual_first, video_files
 from datamodules.video.official import find_file
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
@@ -198,7 +198,7 @@ def text_manifest(root: Path, rows: list[TextRow], source: Path) -> Manifest:
         SettingError: if most videos are missing, because then the root is wrong.
     """
     files = video_files(root)
-    known, stems = set(files), {Path(file).stem: file for file in reversed(files)}
+    known, stems = set(files), {Path(file).stem: file for file in reversed(usual_first(files))}
     where = {
         video: video if video in known else stems.get(Path(video).stem) for video in dict.fromkeys(row.video for row in rows)
     }

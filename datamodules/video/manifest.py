@@ -486,14 +486,19 @@ def _existing(path: str, root: Path) -> str | None:
 def by_stem(root: Path) -> dict[str, str]:
     """Files below a folder by name without suffix; usual videos win over rare ones, these over pictures, then the first."""
     found: dict[str, str] = {}
-    for file in sorted(video_files(root), key=_rank):
+    for file in usual_first(video_files(root)):
         found.setdefault(Path(file).stem, file)
     return found
 
 
-def _rank(file: str) -> int:
-    suffix = Path(file).suffix.lower()
-    return 0 if suffix in USUAL_SUFFIXES else 1 if suffix in RARE_SUFFIXES else 2
+def usual_first(files: list[str]) -> list[str]:
+    """Files in their order, but those with usual suffixes of videos before those with rare ones, and pictures last."""
+
+    def rank(file: str) -> int:
+        suffix = Path(file).suffix.lower()
+        return 0 if suffix in USUAL_SUFFIXES else 1 if suffix in RARE_SUFFIXES else 2
+
+    return sorted(files, key=rank)
 
 
 def is_kinetics_csv(path: Path) -> bool:

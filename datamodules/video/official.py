@@ -6,14 +6,14 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.video.manifest import Manifest, make_manifest, read_lines, video_files
+from datamodules.video.manifest import Manifest, make_manifest, read_lines, usual_first, video_files
 from modules.core.errors import SettingError
 
 
 def by_place(root: Path) -> dict[str, str]:
-    """Files below a folder by their folder's name and their own without suffix, 'class/name'; the first wins."""
+    """Files below a folder by their folder's name and their own without suffix, 'class/name'; see `by_stem` for which wins."""
     found: dict[str, str] = {}
-    for file in video_files(root):
+    for file in usual_first(video_files(root)):
         found.setdefault(f"{Path(file).parent.name}/{Path(file).stem}", file)
     return found
 

@@ -20,11 +20,12 @@ from datamodules.base import VideoDataModule
 from datamodules.prepare import find_files
 from datamodules.skeleton.base import Split
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.ucfrep import annotations, read_pictures
+from datamodules.ucfrep import annotations, find_recordings, read_pictures
 from datamodules.video.key_frames import KeyFrames
 from datamodules.video.manifest import UNLABELLED, Manifest, by_stem, read_folder, read_list
 from datamodules.video.official import by_place
 from datamodules.video.sampling import ClipSettings
+from datamodules.video_text import TextRow, text_manifest
 from main import main
 from modules.core.errors import SettingError
 from modules.motion.appearance import ObjectBank
@@ -194,6 +195,8 @@ def test_other_suffixes_of_videos(tmp_path: Path) -> None:
     # A preview does not take the place of its video.
     touch(tmp_path, "a/v.gif", "a/v.mp4", "a/v.jpg", "a/w.gif", "a/w.jpg")
     assert (by_stem(tmp_path)["v"], by_stem(tmp_path)["w"]) == ("a/v.mp4", "a/w.gif")
+    assert (by_place(tmp_path)["a/v"], find_recordings(tmp_path)["v"]) == ("a/v.mp4", "a/v.mp4")
+    assert text_manifest(tmp_path, [TextRow("v", ["it moves"])], tmp_path).paths == ["a/v.mp4"]
     (tmp_path / "list").write_text("a/v 0\na/w 1\n")
     assert listing(read_list(tmp_path / "list", tmp_path)) == [("a/v.mp4", 0), ("a/w.gif", 1)]
 
