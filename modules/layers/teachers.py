@@ -118,9 +118,8 @@ def timm_tower(name: str, checkpoint: str | None, side: int) -> PatchTokens:
 def timm_normalisation(name: str) -> Normalisation:
     """How timm normalises the pictures of a network, which is said where it is not ImageNet's way."""
     known = timm.get_pretrained_cfg(name)
-    if known is None:
-        return IMAGENET
-    normalisation = Normalisation.of_record({"mean": known.mean, "std": known.std}) or IMAGENET
+    said = {"mean": known.mean, "std": known.std} if known is not None else None
+    normalisation = Normalisation.of_record(said) or IMAGENET
     if normalisation != IMAGENET:
         rank_zero_info(f"Frames for {name} are normalised as timm says: {normalisation}.")
     return normalisation
