@@ -197,14 +197,14 @@ CHECKPOINTS = {
     "weights alone": ({"model": {}}, r"\.ckpt, which is no checkpoint of a run: it has no state_dict"),
     "text": (b"no checkpoint", r"\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"),
     "empty": (b"", r"\.ckpt, which cannot be read as a checkpoint \(it is empty\)"),
-    "cut": (b"PK\3\4 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
+    "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
     "folder": (None, r"\.ckpt, which is a folder; pass a file of a run's folder checkpoints"),
     "the same method": ({"state_dict": {}, "record": {"method": "modules.smile.SMILE"}}, "^built$"),
     "before records": ({"state_dict": {}}, "^built$"),
 }
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_checkpoints_are_looked_at_before_anything_is_built(
     case: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
