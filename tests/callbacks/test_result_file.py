@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from callbacks import BestOnTest, ResultFile
 from callbacks.result_file import weight_files
@@ -98,3 +99,9 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [BestOnTest("a", "val/nothing"), StopAfter(1)], num_sanity_val_steps=0)
     with pytest.raises(SettingError, match=r"val/nothing, which this validation has not logged; choose one of val/"):
         trainer.fit(classifier(), datamodule=data())
+
+
+def test_folders_of_weights_are_named_too(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    settings = {"model": {"init_args": {"backbone": {"init_args": {"checkpoint": str(tmp_path)}}}}}
+    assert weight_files(settings) == {"model.backbone.checkpoint": str(tmp_path)}
