@@ -11,6 +11,7 @@ from typing import Optional, Union
 import pytest
 import torch
 import yaml
+from lightning.pytorch.cli import LightningCLI
 
 from datamodules.synthesise import write_video
 from main import main
@@ -108,7 +109,7 @@ def test_the_saved_config_runs_again(tmp_path: Path) -> None:
 
 
 def test_average_of_the_weights(tmp_path: Path) -> None:
-    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
+    average = ["--trainer.callbacks+=ModelEMA", "--trainer.callbacks.decay=0.5"]
     weights = []
     for name, more in (("plain", []), ("average", average)):
         quick(tmp_path / name, *more)
@@ -183,6 +184,44 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
 def test_wrong_input_of_other_commands(words: list[str], expected: str) -> None:
     with pytest.raises(SettingError, match=expected) as raised:
         main(words)
+    assert "\n" not in str(raised.value)
+
+
+CHECKPOINTS = {
+    "another method": (
+        {"state_dict": {}, "record": {"method": "modules.moco.MoCo"}},
+        r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.moco\.MoCo, but --model is SMILE; pass another, or start "
+        r"from its encoder with --model\.backbone\.checkpoint",
+    ),
+    "weights alone": ({"model": {}}, r"\.ckpt, which is no checkpoint of a run: it has no state_dict"),
+    "text": (b"no checkpoint", r"\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"),
+    "empty": (b"", r"\.ckpt, which cannot be read as a checkpoint \(it is empty\)"),
+    "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
+    "folder": (None, r"\.ckpt, which is a folder; pass a file of a run's folder checkpoints"),
+    "the same method": ({"state_dict": {}, "record": {"method": "modules.smile.SMILE"}}, "^built$"),
+    "before records": ({"state_dict": {}}, "^built$"),
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_checkpoints_are_looked_at_before_anything_is_built(
+    case: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(self: LightningCLI) -> None:
+        raise SettingError("built")
+
+    monkeypatch.setattr(LightningCLI, "instantiate_classes", build)
+    content, expected = CHECKPOINTS[case]
+    path = tmp_path / "a.ckpt"
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(SettingError, match=expected) as raised:
+        quick(tmp_path / "run", f"--ckpt_path={path}", command=command)
     assert "\n" not in str(raised.value)
 
 

@@ -149,16 +149,21 @@ class Method(LightningModule, ABC):
         Raises:
             SettingError: if one is missing, or the file is no checkpoint, or of another network.
         """
-        parameters = inspect.signature(cls).parameters.values()
-        missing = [one.name for one in parameters if one.default is one.empty and one.name not in kwargs]
+        content: dict[str, Any] = {}
+        if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
+            content = open_run(checkpoint_path, "checkpoint_path")
+        known = content.get("hyper_parameters", {}).keys() | kwargs.keys()
+        missing = [
+            name
+            for name, one in inspect.signature(cls).parameters.items()
+            if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD and name not in known
+        ]
         if missing:
             settings = ", ".join(f"{name}=..." for name in missing)
             raise SettingError(
                 f"{checkpoint_path} does not hold the arguments of {cls.__name__}; pass {settings} to load_from_checkpoint, or "
                 "build the method yourself and give its checkpoint to trainer.fit or trainer.test as ckpt_path."
             )
-        if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
-            open_run(checkpoint_path, "checkpoint_path")
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)
 
     @property

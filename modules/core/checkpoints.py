@@ -144,9 +144,11 @@ def _unwrapped(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _without_prefixes(key: str) -> str:
-    """torch.compile also wraps a part of a network, so its prefix may stand in the middle."""
-    key = f".{key}".replace(f".{COMPILE_PREFIX}", ".").removeprefix(".")
-    return _without_prefixes(key.removeprefix(DDP_PREFIX)) if key.startswith(DDP_PREFIX) else key
+    """torch.compile also wraps parts of a network, so its prefix may stand in the middle."""
+    parts = [part for part in key.split(".") if f"{part}." != COMPILE_PREFIX]
+    while f"{parts[0]}." == DDP_PREFIX:
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def reason(path: str | Path, error: Exception) -> str:
@@ -154,10 +156,11 @@ def reason(path: str | Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused is not None:
         return f"it holds a {refused[1]}, which could run code and is not read"
-    if isinstance(error, PermissionError | IsADirectoryError):
-        return str(error.strerror)
-    with Path(path).open("rb") as file:
-        start = file.read(256)
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(256)
+    except OSError as unreadable:
+        return unreadable.strerror or type(unreadable).__name__
     if not start:
         return "it is empty"
     if start.isascii() and b"\0" not in start:

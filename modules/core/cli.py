@@ -170,21 +170,24 @@ class CLI(LightningCLI):
         elif config.ckpt_path is None and checkpoint.is_file() and not list(root.glob("hpc_ckpt_*.ckpt")):
             self._refuse(root)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning reads the checkpoint for settings of the method; look at it first. (`last` has no path yet.)"""
+        self._check_checkpoint()
+        super()._parse_ckpt_path()
+
     def _check_checkpoint(self) -> None:
         """Refuse a checkpoint that cannot be read, or is of another method, before anything is built.
 
         Raises:
             SettingError: naming both methods.
         """
-        if self.subcommand is None:
-            return
-        config = self.config[self.subcommand]
+        config = self.config[self.config.subcommand] if self.config.get("subcommand") else {}
         given = config.get("ckpt_path")
         if given is None or not Path(given).exists():
             return
         record = open_run(given, "--ckpt_path").get("record")
         trained = record.get("method") if isinstance(record, dict) else None
-        module, _, name = config.model.class_path.rpartition(".")
+        module, _, name = config["model"].class_path.rpartition(".")
         own = getattr(import_module(module), name)
         # A method may go on with weights of one that it extends, and the other way round.
         related = [*own.__mro__, *_subclasses(own)]

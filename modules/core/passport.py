@@ -82,7 +82,12 @@ def _earlier(path: Path) -> dict[str, Any] | None:
     """The passport that an earlier version wrote; two files of one name were given one then, and the last took it."""
     passport = _passport_in(path.with_suffix(".json"))
     twin = path.with_suffix(".safetensors")
-    if passport is None or (twin != path and twin.is_file() and _embedded(twin) == passport and not _is_source(path, passport)):
+    # For x.pth.tar it is x.pth.json, which is that of a file x.pth.
+    if (
+        passport is None
+        or path.with_suffix("").is_file()
+        or (twin != path and twin.is_file() and _embedded(twin) == passport and not _is_source(path, passport))
+    ):
         return None
     return passport
 

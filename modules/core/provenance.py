@@ -88,12 +88,13 @@ class Provenance(Callback):
             if not name.startswith(NOT_REPEATABLE):
                 self._metrics[name] = float(value)
         kind = type(pl_module)
+        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         checkpoint["record"] = {
             "method": f"{kind.__module__}.{kind.__qualname__}",
             "config": self.config,
             "metrics": dict(self._metrics),
             # Numbers of classes mean nothing elsewhere.
-            "class_names": getattr(trainer.datamodule, "class_names", None),  # type: ignore[attr-defined]
+            "class_names": [str(name) for name in names] if names else None,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from modules.backbones.architecture import Architecture, infer_architecture
 from modules.backbones.huggingface import from_huggingface, model_config, preprocessor_config, read_config, to_huggingface
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, to_official
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, to_official
 from modules.core.convert import convert
 from modules.core.errors import SettingError
+from modules.core.passport import read_passport
 from modules.layers.heads import VideoClassifier
-from modules.layers.masking import mask_from_bool
-from modules.layers.normalise import normalise
+from modules.layers.masking import TubeMask, mask_from_bool
+from modules.layers.normalise import normalise as normalise_clip
+from modules.layers.targets import PixelTarget
+from modules.videomae import VideoMAE
 from tests.parity.cases import load_case, part
 
 FACTS = {"num_heads": 2, "image_size": 32, "num_frames": 4, "patch_size": 8, "tubelet_size": 2}
@@ -171,6 +174,39 @@ def test_pretraining_outputs(transformers: object, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("normalise", [True, False])
+def test_pretraining_loss(normalise: bool, transformers: object, tmp_path: Path) -> None:
+    """transformers measures the loss that was trained, on pixels normalised cube by cube or plain ones."""
+    method = VideoMAE(VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2), PixelTarget(normalise), TubeMask(0.5), 1)
+    method.load_state_dict(network("pretraining").state_dict())
+    target = {"class_path": "modules.layers.targets.PixelTarget", "init_args": {"normalise": normalise}}
+    config = json.dumps({"model": {"init_args": {"target": target}}})
+    torch.save({"state_dict": method.state_dict(), "record": {"config": config}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface", heads=2, decoder_heads=1, image_size=32, num_frames=4)
+    model = load(transformers, "VideoMAEForPreTraining", tmp_path / "hf")
+    clip = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
+    hidden = torch.rand(2, 32).argsort(1) < 24
+    mask = mask_from_bool(hidden)
+    video = normalise_clip(clip)
+    tokens = method.backbone.forward_features(video, mask.visible)
+    prediction = method.decoder(tokens, mask.visible, mask.masked)
+    expected = method.loss(prediction, gather_tokens(method.target(video, method.backbone.grid), mask.masked), None)
+    assert_close(model(video.transpose(1, 2), bool_masked_pos=hidden).loss, expected)
+
+
+@torch.no_grad()
+def test_class_names_in_transformers(transformers: object, tmp_path: Path) -> None:
+    names = ["wave", "jump", "applying cream", "fall", "air drumming"]
+    torch.save({"state_dict": network("classifier").state_dict(), "record": {"class_names": names}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface", heads=2, image_size=32, num_frames=4)
+    model = load(transformers, "VideoMAEForVideoClassification", tmp_path / "hf")
+    assert model.config.id2label == dict(enumerate(names))
+    model.save_pretrained(tmp_path / "saved")
+    convert(tmp_path / "saved", tmp_path / "back.safetensors")
+    assert read_passport(tmp_path / "back.safetensors")["class_names"] == names
+
+
+@torch.no_grad()
 def test_classifier_outputs(transformers: object, tmp_path: Path) -> None:
     ours = network("classifier")
     folder = written("classifier", dict(ours.state_dict()), tmp_path)
@@ -227,4 +263,4 @@ def test_pictures_are_prepared_as_ours(transformers: object, tmp_path: Path) -> 
         processor = getattr(transformers, name).from_pretrained(tmp_path)
         frames = list(clip[0].numpy()) if "Image" in name else clip.permute(0, 1, 4, 2, 3)
         given = processor(frames, return_tensors="pt")["pixel_values"]
-        assert float((given.transpose(1, 2) - normalise(clip)).abs().max()) < 1e-5
+        assert float((given.transpose(1, 2) - normalise_clip(clip)).abs().max()) < 1e-5

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 import datamodules
 from callbacks import BestOnTest, ResultFile
@@ -131,3 +132,9 @@ def test_recipes_name_no_data_in_their_protocols() -> None:
     ]
     assert len(found) > 15
     assert not [protocol for protocol in found if any(name in protocol for name in names)]
+
+
+def test_folders_of_weights_are_named_too(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    settings = {"model": {"init_args": {"backbone": {"init_args": {"checkpoint": str(tmp_path)}}}}}
+    assert weight_files(settings) == {"model.backbone.checkpoint": str(tmp_path)}

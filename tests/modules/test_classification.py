@@ -314,6 +314,53 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
         Classification(tiny_vit(), 6, optim=OPTIM).load_state_dict(first.state_dict())
 
 
+def test_init_from_a_folder_of_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = Classification(tiny_vit(), 5, head_std=1.0, optim=OPTIM).eval()
+    convert(
+        Path(save(tmp_path / "a.pth", first)), tmp_path / "hf", to="huggingface", heads=2, image_size=SIDE, num_frames=FRAMES
+    )
+    batch = video_batch()
+    again = Classification(tiny_vit(), 5, init_from=str(tmp_path / "hf"), optim=OPTIM).eval()
+    assert torch.allclose(again.logits(again.encode(batch)[:, 0]), first.logits(first.encode(batch)[:, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "run", "folder"])
+def test_classes_in_another_order_are_refused(form: str, tmp_path: Path) -> None:
+    """The same names with other numbers would give accuracies of another task."""
+    data = motion()
+    names = data.class_names
+
+    def check(known: list[str]) -> None:
+        method = Classification(tiny_vit(), len(names), optim=OPTIM)
+        record = {"class_names": known}
+        path = tmp_path / "a.ckpt"
+        torch.save({"state_dict": method.state_dict(), "record": record, "pytorch-lightning_version": "2.6.6"}, path)
+        run = trainer(tmp_path, limit_test_batches=1)
+        if form == "run":
+            run.test(Classification(tiny_vit(), optim=OPTIM), datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+            return
+        out = tmp_path / "hf"
+        convert(path, out, to="huggingface", heads=2, image_size=SIDE, num_frames=FRAMES, overwrite=True)
+        start = str(out if form == "folder" else path)
+        run.test(Classification(tiny_vit(), init_from=start, optim=OPTIM), datamodule=data, verbose=False)
+
+    check(names)
+    with pytest.warns(
+        UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': numbers are taken"
+    ):
+        check(["something else", *names[1:]])
+    with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; give the data's"):
+        check([names[1], names[0], *names[2:]])
+
+
+def test_load_from_checkpoint_makes_the_head(tmp_path: Path) -> None:
+    first = Classification(tiny_vit(), 5, optim=OPTIM)
+    torch.save({"state_dict": first.state_dict(), "pytorch-lightning_version": "2.6.6"}, tmp_path / "a.ckpt")
+    again = Classification.load_from_checkpoint(tmp_path / "a.ckpt", backbone=tiny_vit())
+    assert torch.equal(again.classifier.weight, first.classifier.weight)
+
+
 def test_init_from_loads_whole_video_cnns_of_severe(tmp_path: Path) -> None:
     # torchvision's network ends with `fc`, and has the names of our backbone for the rest, but another eps than fresh ones.
     network, path = VideoResNet("r3d_18", 4, bn_eps=1e-5).eval(), tmp_path / "model_best.pth.tar"
