@@ -218,8 +218,7 @@ class ResumableLoader(DataLoader):
         if state is None or state["epoch"] != epoch or not state["samples"]:
             batches = len(self) if self.limit is None else min(len(self), self.limit)
             own = batches * size if sampler.shuffle else len(sampler)
-            stops = [min(own, (number + 1) * size) for number in range(batches)]
-            return Part(epoch, 0, own * world if sampler.shuffle else sampler.length, stops)
+            return Part(epoch, 0, own * world if sampler.shuffle else sampler.length, _stops(own, size))
         # Processes have equally many; a sample more of the order is better than one less.
         start, end = state["samples"], state["end"]
         most = (sampler.length - start) // world
@@ -229,7 +228,7 @@ class ResumableLoader(DataLoader):
             share += 1 if share < most else -1
         if left_out := max(0, end - start - share * world):
             rank_zero_warn(f"{left_out} sample(s) of epoch {epoch} cannot be dealt out to {world} x {size} and are left out.")
-        stops = [*range(size, share, size), share][: -(-share // size)]
+        stops = _stops(share, size)
         if len(stops) > 1:
             # The last two batches share what is left: statistics of a very small one would be poor.
             stops[-2] = (sum([0, *stops][-3::2]) + 1) // 2
@@ -380,6 +379,11 @@ class LoaderMemory:
         self._state = dict(state)
         if self._loader is not None and state:
             self._loader.load_state_dict(state)
+
+
+def _stops(samples: int, size: int) -> list[int]:
+    """Where batches end, the last of which may be smaller."""
+    return [*range(size, samples, size), samples] if samples else []
 
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> str:

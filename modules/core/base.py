@@ -286,6 +286,7 @@ class Method(LightningModule, ABC):
             f"Learning rate: peak {peak:.3g} ({origin}), {warmup:g} epochs of warm-up, "
             f"{settings.describe(share * peak, epochs)}; the run has {steps} steps, {epoch_steps} in an epoch."
         )
+        optimiser = settings.build(self, peak, self.no_weight_decay())
         self._schedule = {
             "peak": peak,
             "global_batch": global_batch,
@@ -293,8 +294,13 @@ class Method(LightningModule, ABC):
             "epoch_steps": epoch_steps,
             "epochs": epochs,
             "seed": self.seed,
+            "optimiser": f"{type(optimiser).__name__} with {len(optimiser.param_groups)} group(s) of parameters",
         }
-        optimiser = settings.build(self, peak, self.no_weight_decay())
+        if before is not None and before["optimiser"] != self._schedule["optimiser"]:
+            raise SettingError(
+                f"model.optim makes {self._schedule['optimiser']}, which cannot go on with the checkpoint's "
+                f"{before['optimiser']}; choose the optimiser and the layer decay of the checkpoint, or begin from its weights."
+            )
         # Lightning refuses to clip gradients for an optimiser that undoes the scaling of float16 itself, as fused ones do, even
         # in bfloat16, where nothing is scaled. Without that offer it undoes the scaling before it clips.
         optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -324,7 +330,7 @@ class Method(LightningModule, ABC):
         kept = checkpoint.get("record", {}).get("backbone")
         if isinstance(kept, dict):
             self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or "loops" not in checkpoint:
             return
         reopen_epoch(checkpoint)
         done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"], self.trainer.max_epochs

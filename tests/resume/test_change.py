@@ -171,14 +171,14 @@ def run(
     return trainer
 
 
-def check(seen: Seen, epochs: int = EPOCHS, batch: int = 4, **schedule: float) -> None:
+def check(seen: Seen, epochs: int = EPOCHS, total: int = EPOCHS) -> None:
     """Every sample once per epoch, every batch in one step, and the rate as a function of epochs done."""
     for epoch in range(epochs):
         rows = seen.rows(epoch)
         assert len(set(rows)) == len(rows)
         # Whole epochs of batches that do not divide leave out a remainder.
         assert len(rows) > SAMPLES - 8
-    factor = warmup_cosine(**{"warmup": WARMUP, "total": epochs, "final": 1e-2} | schedule)
+    factor = warmup_cosine(WARMUP, total, 1e-2)
     for done, rate in seen.factors():
         assert rate == pytest.approx(1e-2 * factor(done), rel=1e-9), done
     behind = [number for number, _ in seen.steps]
@@ -305,7 +305,7 @@ def test_a_schedule_that_ends_with_a_number_of_steps_is_not_stretched(tmp_path: 
     with pytest.raises(SettingError, match=r"an epoch now has 12 steps, and 24 .*horizon_epochs .* which were 4"):
         run(tmp_path, seen, 8, max_epochs=-1, max_steps=96)
     run(tmp_path, seen, 8, max_epochs=-1, max_steps=63, optim=HORIZON)
-    check(seen, epochs=3, total=EPOCHS)
+    check(seen, epochs=3)
 
 
 def test_one_rate_per_epoch_stays_one(tmp_path: Path) -> None:
@@ -314,6 +314,12 @@ def test_one_rate_per_epoch_stays_one(tmp_path: Path) -> None:
         run(tmp_path, seen, batch, accumulate, stop_after=stop, optim=optim)
     expected = {0: 1.0, 1: 0.1, 2: 0.1, 3: 0.01}
     assert [rate for _, rate in seen.factors()] == pytest.approx([1e-2 * expected[int(done)] for done, _ in seen.factors()])
+
+
+def test_another_optimiser_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, Seen(), stop_after=30)
+    with pytest.raises(SettingError, match=r"makes SGD with 1 group.*, which cannot go on with the checkpoint's AdamW with 2"):
+        run(tmp_path, Seen(), optim=SGDSettings())
 
 
 def rates(caplog: pytest.LogCaptureFixture) -> list[str]:
