@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.video.pyav_reader import PyAVReader
+from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
 from datamodules.video.readers import (
     DecodeError,
     DecordReader,
@@ -161,6 +161,6 @@ def _shortened(info: VideoInfo, short: FewerFramesError, is_last_try: bool) -> V
     if short.num_frames == 0:
         raise DecodeError("no frame decoded", str(short.__cause__ or "")) from short
     overstated_by = info.num_frames - short.num_frames
-    if is_last_try or (short.promised and overstated_by > max(2, 0.05 * info.num_frames)):
+    if is_last_try or overstated_by > max(MISSING_FRAMES, MISSING_SHARE * info.num_frames):
         raise DecodeError("failed while decoding", f"{short} of {info.num_frames}") from short
     return replace(info, num_frames=short.num_frames)
