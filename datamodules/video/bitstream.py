@@ -182,13 +182,13 @@ def _is_recovery_point(unit: bytes) -> bool:
 
 def _sets_of_h264(extradata: bytes) -> Iterator[bytes]:
     """Parameter sets of the configuration record in mp4 and Matroska."""
-    position, left = 6, extradata[5] & 31
-    for _ in range(2):
+    position = 5
+    for mask in (31, 255):
+        left, position = extradata[position] & mask, position + 1
         for _ in range(left):
             length = int.from_bytes(extradata[position : position + 2], "big")
             yield extradata[position + 2 : position + 2 + length]
             position += 2 + length
-        left, position = extradata[position], position + 1
 
 
 def _sequence_of_h264(unit: bytes) -> tuple[int, _Sequence]:
@@ -445,12 +445,12 @@ class _Av1:
 
     def __init__(self, extradata: bytes) -> None:
         self._count = 0
-        self._headers = extradata[4:]
+        self._sequence = b""
 
     def picture(self, data: bytes) -> Coded:
         """What a packet holds."""
         position = shown = frames = 0
-        restarts = False
+        has_sequence = restarts = False
         while position < len(data):
             begin, header = position, data[position]
             if header & 0x80 or not header & 2:
@@ -469,8 +469,11 @@ class _Av1:
                     break
             kind, content = header >> 3 & 15, data[position : position + min(size, 4)]
             position += size
-            if kind == 1 and (content[0] & 8 or data[begin:position] not in self._headers):
-                raise ValueError("a still picture, or other parameters than those of the file")
+            if kind == 1:
+                has_sequence = True
+                self._sequence = self._sequence or data[begin:position]
+                if content[0] & 8 or data[begin:position] != self._sequence:
+                    raise ValueError("a still picture, or other parameters than before")
             if kind in (3, 6):
                 bits = _Bits(content)
                 frames += 1
@@ -478,12 +481,12 @@ class _Av1:
                     shown += 1  # an earlier one
                     continue
                 is_key, is_shown = bits.u(2) == 0, bits.u(1)
-                restarts = bool(is_key and is_shown and frames == 1)
+                restarts = bool(is_key and is_shown)
                 shown += is_shown
         if shown != 1 or position != len(data):
             raise ValueError("not one picture")
         self._count += 1
-        return Coded(self._count, restarts and frames == 1)
+        return Coded(self._count, has_sequence and restarts and frames == 1)
 
 
 _Parser = _H264 | _Hevc | _Mpeg4 | _Vp9 | _Av1

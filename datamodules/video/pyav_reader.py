@@ -269,7 +269,8 @@ class PyAVReader:
         if count < 2 or not times or self._stream.time_base is None:
             return stated
         seconds = float((times[-1] - times[0]) * self._stream.time_base)
-        differs = abs(seconds - (count - 1) / stated) > max(1 / stated, 0.01 * seconds)
+        # Times are rounded, and a few frames may be missing.
+        differs = abs(seconds - (count - 1) / stated) > 1 / stated + 0.1 * seconds
         return (count - 1) / seconds if differs and seconds > 0 else stated
 
     def _packets(self) -> Iterator[av.Packet]:
