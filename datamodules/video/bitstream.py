@@ -6,6 +6,7 @@ Only headers are read, of five codecs. Whatever is unusual raises ValueError: th
 
 from bisect import bisect, insort
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 # Bytes at the beginning of a unit that hold all that is read of it.
@@ -83,6 +84,8 @@ class _Sequence(NamedTuple):
 
 
 class _H264:
+    is_even = False
+
     def __init__(self, extradata: bytes) -> None:
         self._extradata = extradata
         self._length_size = (extradata[4] & 3) + 1 if extradata[:1] == b"\1" else 0
@@ -260,6 +263,8 @@ def _reordering_of_h264(bits: _Bits) -> int:
 
 
 class _Hevc:
+    is_even = True
+
     def __init__(self, extradata: bytes) -> None:
         self._extradata = extradata
         is_record = extradata[:1] == b"\1"
@@ -354,9 +359,13 @@ def _sequence_of_hevc(unit: bytes) -> tuple[int, _Sequence]:
 
 
 class _Mpeg4:
+    is_even = False
+
     def __init__(self, extradata: bytes) -> None:
         self.reorder = REORDERING
         self._references = self._between = 0
+        # Seconds in the last two of all pictures but those between others, the time of the last one, and from the one before.
+        self._earlier = self._seconds = self._time = self._distance = 0
         # The layer's description is in the start codes 0x20 to 0x2f.
         layers = [part for part in extradata.split(b"\0\0\1") if part and 0x20 <= part[0] < 0x30]
         if len(layers) != 1:
@@ -377,7 +386,8 @@ class _Mpeg4:
         if bits.u(2):
             raise ValueError("shapes")
         bits.u(1)
-        self._time_bits = max(1, (bits.u(16) - 1).bit_length())
+        self._rate = bits.u(16)
+        self._time_bits = max(1, (self._rate - 1).bit_length())
 
     def picture(self, data: bytes) -> Coded:
         """What a packet holds."""
@@ -385,25 +395,38 @@ class _Mpeg4:
         if any(0x20 <= part[0] < 0x30 and part.rstrip(b"\0") != self._layer for part in parts[data[:3] != b"\0\0\1" :]):
             raise ValueError("another layer")
         (planes,) = (part for part in parts if part[0] == 0xB6)
+        for part in parts:
+            if part[0] == 0xB3:  # a group begins, and states its time
+                bits = _Bits(part[1:4])
+                hours, minutes = bits.u(5), bits.u(6)
+                bits.u(1)
+                self._seconds = (hours * 60 + minutes) * 60 + bits.u(6)
         bits = _Bits(planes[1:HEADER])
-        kind = bits.u(2)
+        kind, seconds = bits.u(2), 0
         while bits.u(1):
-            pass
-        bits.u(1 + self._time_bits + 1)
+            seconds += 1
+        bits.u(1)
+        ticks = bits.u(self._time_bits)
+        bits.u(1)
         if not bits.u(1):
             raise ValueError("a picture that is not coded")
         if kind == 2:
-            if not self._reorders or self._references < 2:
+            # Decoders leave out what is not displayed between the last two others.
+            before_last = self._time - (self._earlier + seconds) * self._rate - ticks
+            if not self._reorders or self._references < 2 or not 0 < before_last < self._distance:
                 raise ValueError("a picture between two others where there should be none")
             self._between += 1
             return Coded((self._references - 1) * GROUP + self._between, False)
+        self._earlier, self._seconds = self._seconds, self._seconds + seconds
+        time = self._seconds * self._rate + ticks
+        self._time, self._distance = time, time - self._time
         self._references += 1
         self._between = 0
         return Coded(self._references * GROUP, kind == 0)
 
 
 class _Vp9:
-    reorder = 0
+    is_even, reorder = False, 0
 
     def __init__(self, extradata: bytes) -> None:
         self._count = 0
@@ -441,7 +464,7 @@ class _Vp9:
 
 
 class _Av1:
-    reorder = 0
+    is_even, reorder = False, 0
 
     def __init__(self, extradata: bytes) -> None:
         self._count = 0
@@ -511,29 +534,39 @@ class PacketOrder:
     def __init__(self, codec: str, extradata: bytes) -> None:
         self.pictures: list[Coded] = []
         """of all packets so far"""
-        self.is_known = codec in _PARSERS
-        """whether all packets so far are understood"""
+        self._parser: _Parser | None = None
         self._largest: list[int] = []
         try:
-            self._parser = _PARSERS[codec](extradata) if self.is_known else None
+            self._parser = _PARSERS[codec](extradata)
         except (ValueError, IndexError, KeyError):
-            self.is_known = False
+            pass
 
     def add(self, data: bytes) -> None:
         """Take note of the next packet."""
-        if not self.is_known or self._parser is None:
+        if self._parser is None:
             return
         try:
             picture = self._parser.picture(data)
         except (ValueError, IndexError, KeyError):
-            self.is_known = False
+            self._parser = None
             return
         # A decoder that holds back fewer pictures than are displayed later loses some.
         held_back = len(self._largest) - bisect(self._largest, picture.order)
         is_first = not self.pictures
-        self.is_known = held_back <= max(self._parser.reorder, 0) and (
+        if held_back > max(self._parser.reorder, 0) or not (
             picture.restarts if is_first else picture.order > self.pictures[0].order
-        )
+        ):
+            self._parser = None
+            return
         insort(self._largest, picture.order)
         del self._largest[: -REORDERING - 1]
         self.pictures.append(picture)
+
+    def is_known(self) -> bool:
+        """Whether all packets were understood: then decoding gives their pictures in their order, and nothing else."""
+        if self._parser is None or not self.pictures:
+            return False
+        orders = sorted(picture.order for picture in self.pictures)
+        steps = {other - one for one, other in pairwise(orders) if one // GROUP == other // GROUP}
+        # Where one is missing, decoders of HEVC leave out others that refer to it.
+        return 0 not in steps and (len(steps) < 2 or not self._parser.is_even)

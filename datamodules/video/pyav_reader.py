@@ -167,7 +167,7 @@ class PyAVReader:
         for packet in self._packets():
             packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
             is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
-            order.add(b"" if is_odd else bytes(packet))
+            order.add(b"" if is_odd else bytes(packet))  # nothing is not understood
             size += packet.size
             if size <= MAX_KEPT:
                 self._kept.append(packet)
@@ -175,7 +175,7 @@ class PyAVReader:
             self._kept = []
         count = sum(packet.is_shown for packet in packets)
         keyframes: list[_Keyframe] = []
-        if order.is_known:
+        if order.is_known():
             keyframes = self._keyframes(packets, order.pictures)
         # ffmpeg's readers of single pictures are called jpeg_pipe, png_pipe and so on.
         elif count > 1 or not self._container.format.name.endswith("_pipe"):
@@ -253,10 +253,10 @@ class PyAVReader:
 
     def _missing(self, packets: list[_Packet], indexed: int) -> int:
         """Frames that the container states and that are not there; none where so few of them are missing that it errs."""
-        name, stated, found = self._container.format.name, self._stream.frames, len(packets)
-        if name.startswith("mov"):
+        stated, found = self._stream.frames, len(packets)
+        if indexed:  # mp4, and AVI with the index at its end; it leaves out frames that were dropped, which others count
             stated = indexed
-        elif name == "avi" and packets:  # it gives a moment to frames that were dropped, and may count them
+        elif self._container.format.name == "avi":  # dropped frames take their time
             moments = [packet.dts for packet in packets if packet.dts is not None]
             found = max(moments, default=0) - min(moments, default=0) + 1
         missing = stated - found
@@ -307,7 +307,7 @@ class PyAVReader:
 
     def _packets_from(self, keyframe: _Keyframe, last: int) -> list[av.Packet]:
         """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed or they are too many."""
-        self._kept = []
+        self._kept, self._at_start = [], False
         packets: list[av.Packet] = []
         missing = last - keyframe.before + 1 + REORDERING
         size = 0
