@@ -37,6 +37,8 @@ LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.pa
 class _Keyframe(NamedTuple):
     before: int  # displayed frames that stand before it in the file
     timestamp: int  # decode or presentation time, whichever PyAVReader._clock names
+    pts: int
+    is_open: bool  # whether frames that stand behind it are displayed before it
 
 
 class _Packet(NamedTuple):
@@ -119,6 +121,38 @@ class PyAVReader:
         """Let go of the file."""
         self._container.close()
 
+    @property
+    def finds_by_time(self) -> bool:
+        """Whether times, places and keyframes that the container states are right."""
+        return bool(self._facts.keyframes)
+
+    @property
+    def has_open_groups(self) -> bool:
+        """Whether frames that stand behind a keyframe are displayed before it."""
+        return any(keyframe.is_open for keyframe in self._facts.keyframes)
+
+    @property
+    def stream(self) -> av.VideoStream:
+        """The stream that is read; another object after `frames_from`."""
+        return self._stream
+
+    def frames_from(self, seconds: float) -> Iterator[av.VideoFrame]:
+        """Frames as plain decoding gives them: all from this moment on, and some before it. Raises av.FFmpegError."""
+        moment = self._facts.start + int(Fraction(seconds) / (self._stream.time_base or 1))
+        place = bisect_right([keyframe.pts for keyframe in self._facts.keyframes], moment) - 1
+        if place > 0:
+            keyframe = self._facts.keyframes[place]
+            self._reopen()
+            self._at_start = False
+            self._container.seek(keyframe.timestamp, stream=self._stream)
+            frames = self._container.decode(self._stream)
+            first = next(frames, None)
+            if first is not None and first.pts is not None and first.pts <= keyframe.pts:
+                yield first
+                yield from frames
+                return
+        yield from self._frames()
+
     def read(self, numbers: list[int]) -> list[Picture]:
         """The frames of these ascending, different numbers. Raises DecodeError or FewerFramesError."""
         self._wanted = len(numbers)
@@ -144,6 +178,7 @@ class PyAVReader:
         if not streams or container.format.name == "tty" or streams[0].codec_context is None:
             container.close()
             raise DecodeError("no video stream")
+        self.streams = len(streams)
         streams[0].codec_context.thread_count = self._threads
         if self._threads != 1:
             streams[0].codec_context.thread_type = "AUTO"
@@ -209,7 +244,8 @@ class PyAVReader:
         for number, packet in enumerate(packets):
             may_start = pictures is None or (pictures[number].restarts and times[number] > latest)
             if packet.is_keyframe and may_start:
-                keyframes.append(_Keyframe(before, clock[number]))
+                is_open = any(time < times[number] for time in times[number + 1 : number + 1 + REORDERING])
+                keyframes.append(_Keyframe(before, clock[number], times[number], is_open))
             before += packet.is_shown
             latest = max(latest, times[number])
         return keyframes
@@ -253,10 +289,14 @@ class PyAVReader:
 
     def _missing(self, packets: list[_Packet], indexed: int) -> int:
         """Frames that the container states and that are not there; none where so few of them are missing that it errs."""
-        stated, found = self._stream.frames, len(packets)
-        if indexed:  # mp4, and AVI with the index at its end; it leaves out frames that were dropped, which others count
+        name, stated, found = self._container.format.name, self._stream.frames, len(packets)
+        if name.startswith("mov"):
             stated = indexed
-        elif self._container.format.name == "avi":  # dropped frames take their time
+        elif name == "avi":
+            # It may count dropped frames, and state any number; its size tells whether it was cut off.
+            with self._path.open("rb") as file:
+                if int.from_bytes(file.read(8)[4:], "little") + 8 <= self._path.stat().st_size:
+                    return 0
             moments = [packet.dts for packet in packets if packet.dts is not None]
             found = max(moments, default=0) - min(moments, default=0) + 1
         missing = stated - found
