@@ -27,8 +27,8 @@ MAX_PACKETS = 2**30
 MAX_KEPT = 2**26
 # A file may hold slightly fewer frames than it states: so many, or this share. If it holds fewer still, it was cut off.
 MISSING_FRAMES, MISSING_SHARE = 2, 0.05
-# Facts of files that a process keeps, in keyframes; a file without any counts as MIN_FACTS. About 30 MB.
-MAX_FACTS, MIN_FACTS = 2**18, 8
+# Keyframes of files that a process keeps in mind; each file counts for some more. These are about 25 MB.
+MAX_REMEMBERED, PER_FILE = 2**17, 4
 
 # Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -61,16 +61,23 @@ class _Facts(NamedTuple):
     """presentation time of the first frame"""
 
 
-# The facts of files that were looked at last, by path, size and time of change.
-_known: OrderedDict[tuple[str, int, int], _Facts] = OrderedDict()
+class _Memory:
+    """Facts of the files that were looked at last, by path, size and time of change."""
+
+    def __init__(self) -> None:
+        self.facts: OrderedDict[tuple[str, int, int], _Facts] = OrderedDict()
+        self.size = 0
+
+    def add(self, file: tuple[str, int, int], facts: _Facts) -> None:
+        """Keep facts in mind, and forget the oldest where there is no room."""
+        self.facts[file] = facts
+        self.size += PER_FILE + len(facts.keyframes)
+        while self.size > MAX_REMEMBERED:
+            _, oldest = self.facts.popitem(last=False)
+            self.size -= PER_FILE + len(oldest.keyframes)
 
 
-def _remember(file: tuple[str, int, int], facts: _Facts) -> None:
-    _known[file] = facts
-    total = sum(max(MIN_FACTS, len(known.keyframes)) for known in _known.values()) if len(_known) % 64 == 0 else 0
-    while total > MAX_FACTS:
-        _, oldest = _known.popitem(last=False)
-        total -= max(MIN_FACTS, len(oldest.keyframes))
+_memory = _Memory()
 
 
 class PyAVReader:
@@ -188,9 +195,11 @@ class PyAVReader:
         """What is known of the file, or is found by a look at it."""
         status = self._path.stat()
         file = (str(self._path), status.st_size, status.st_mtime_ns)
-        if file not in _known:
-            _remember(file, self._look())
-        return _known[file]
+        facts = _memory.facts.get(file)
+        if facts is None:
+            facts = self._look()
+            _memory.add(file, facts)
+        return facts
 
     def _look(self) -> _Facts:
         """Read all packets, and decode them if they do not tell what decoding would give."""
