@@ -150,7 +150,7 @@ def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decod
         return reader
     with closing(reader):
         other = DecordReader(path, threads) if decoder == "decord" else TorchCodecReader(path, threads)
-        differs = not reader.finds_by_time or reader.streams > 1 or other.info.num_frames != reader.info.num_frames
+        differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
         if differs or (decoder == "decord" and reader.has_open_groups):
             other.close()
             raise DecodeError("cannot open", f"{decoder} would give wrong frames of this file; set data.decoder to pyav")

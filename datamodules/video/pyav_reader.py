@@ -59,6 +59,8 @@ class _Facts(NamedTuple):
     """where reading by time may start; none where frames must be counted"""
     start: int
     """presentation time of the first frame"""
+    is_plain: bool
+    """whether the container's index names just these keyframes, and all frames are displayed"""
 
 
 class _Memory:
@@ -121,6 +123,10 @@ class PyAVReader:
             self.close()
             raise
         self._places = [keyframe.before for keyframe in self._facts.keyframes]
+        if not self.has_open_groups and self.finds_by_time:
+            # What cannot be decoded without error gets what plain decoding makes of it. The frames between open groups that are
+            # displayed before a keyframe cannot, and are not wanted.
+            self._stream.codec_context.options = {"err_detect": "explode"}
         coded = self._stream.codec_context
         self.info = VideoInfo(self._facts.num_frames, self._facts.fps, coded.width, coded.height)
 
@@ -130,13 +136,23 @@ class PyAVReader:
 
     @property
     def finds_by_time(self) -> bool:
-        """Whether times, places and keyframes that the container states are right."""
+        """Whether times and places that the container states are right."""
         return bool(self._facts.keyframes)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether whoever believes the container is right: it holds one video, all frames are displayed, and its index is right."""
+        return self.finds_by_time and self._facts.is_plain and self._streams == 1
 
     @property
     def has_open_groups(self) -> bool:
         """Whether frames that stand behind a keyframe are displayed before it."""
         return any(keyframe.is_open for keyframe in self._facts.keyframes)
+
+    @property
+    def start(self) -> int | None:
+        """Time of the first frame; None where times are not right."""
+        return self._facts.start if self.finds_by_time else None
 
     @property
     def stream(self) -> av.VideoStream:
@@ -145,13 +161,13 @@ class PyAVReader:
 
     def frames_from(self, seconds: float) -> Iterator[av.VideoFrame]:
         """Frames as plain decoding gives them: all from this moment on, and some before it. Raises av.FFmpegError."""
-        moment = self._facts.start + int(Fraction(seconds) / (self._stream.time_base or 1))
+        moment = self._facts.start + round(Fraction(seconds) / (self._stream.time_base or 1))
         place = bisect_right([keyframe.pts for keyframe in self._facts.keyframes], moment) - 1
         if place > 0:
             keyframe = self._facts.keyframes[place]
             self._reopen()
             self._at_start = False
-            self._container.seek(keyframe.timestamp, stream=self._stream)
+            self._container.seek(keyframe.pts, stream=self._stream)
             frames = self._container.decode(self._stream)
             first = next(frames, None)
             if first is not None and first.pts is not None and first.pts <= keyframe.pts:
@@ -185,7 +201,7 @@ class PyAVReader:
         if not streams or container.format.name == "tty" or streams[0].codec_context is None:
             container.close()
             raise DecodeError("no video stream")
-        self.streams = len(streams)
+        self._streams = len(streams)
         streams[0].codec_context.thread_count = self._threads
         if self._threads != 1:
             streams[0].codec_context.thread_type = "AUTO"
@@ -229,8 +245,15 @@ class PyAVReader:
             elif self._rises_beyond_damage():
                 keyframes = self._keyframes(packets, None)
         times = sorted(time for p in packets if p.is_shown and (time := p.dts if p.pts is None else p.pts) is not None)
-        fps = self._fps(times, count)
-        return _Facts(count + self._missing(packets, indexed), fps, keyframes, times[0] if times else 0)
+        named = {entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe}
+        is_plain = named == {keyframe.timestamp for keyframe in keyframes} and all(packet.is_shown for packet in packets)
+        return _Facts(
+            num_frames=count + self._missing(packets, indexed),
+            fps=self._fps(times, count),
+            keyframes=keyframes,
+            start=times[0] if times else 0,
+            is_plain=is_plain,
+        )
 
     def _keyframes(self, packets: list[_Packet], pictures: list[Coded] | None) -> list[_Keyframe]:
         """Where reading by time may start; nothing where it may not.

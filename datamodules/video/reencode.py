@@ -151,10 +151,10 @@ def _part(reader: PyAVReader, start: float | None, stop: float | None) -> Iterat
     base = stream.time_base or TICKS
     rate = Fraction(reader.info.fps).limit_denominator(1001)
     tick = base if base.numerator == 1 and base.denominator <= 10**6 else TICKS
-    first = stream.start_time or 0
-    decoded = 0
+    first, decoded = reader.start, 0
     try:
-        for frame, stamp in _in_order(reader, start or 0, first, rate * base):
+        for frame, stamp in _in_order(reader, start or 0, rate * base):
+            first = stamp if first is None else first
             seconds = (stamp - first) * base
             decoded += 1
             if stop is not None and seconds >= stop - EPSILON:
@@ -168,9 +168,7 @@ def _part(reader: PyAVReader, start: float | None, stop: float | None) -> Iterat
         raise DecodeError("failed while decoding", f"{decoded} of {stated} frames")
 
 
-def _in_order(
-    reader: PyAVReader, start: float, first: int, frames_per_tick: Fraction
-) -> Iterator[tuple[av.VideoFrame, int]]:
+def _in_order(reader: PyAVReader, start: float, frames_per_tick: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
     """Frames in the order of display with their times. Where these are not right, they are the right ones in disorder: AVI, for
     one, holds times of decoding."""
     depth = 0 if reader.finds_by_time else REORDERING
@@ -179,7 +177,7 @@ def _in_order(
     for number, frame in enumerate(reader.frames_from(start)):
         stamp = frame.pts if frame.pts is not None else frame.dts
         frames.append(frame)
-        heappush(stamps, stamp if stamp is not None else first + round(number / frames_per_tick))
+        heappush(stamps, stamp if stamp is not None else round(number / frames_per_tick))
         if len(frames) > depth:
             yield frames.popleft(), heappop(stamps)
     while frames:

@@ -15,7 +15,7 @@ CODECS: dict[str, tuple[str, dict[str, str], str]] = {
     "h264": ("libx264", {"x264-params": "bframes=3:b-adapt=0:keyint=10:min-keyint=10:scenecut=0"}, "mp4"),
     "h264_open": ("libx264", {"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=10:min-keyint=10:scenecut=0"}, "mp4"),
     "h264_plain": ("libx264", {"x264-params": "bframes=0:keyint=10:scenecut=0"}, "mp4"),
-    "h264_annexb": ("libx264", {"x264-params": "bframes=2:keyint=10:repeat-headers=1"}, "h264"),
+    "h264_annexb": ("libx264", {"x264-params": "bframes=2:keyint=10:repeat-headers=1"}, "ts"),
     "hevc": ("libx265", {"x265-params": "keyint=10:min-keyint=10:bframes=4:log-level=none"}, "mp4"),
     "mpeg4": ("mpeg4", {"bf": "2", "g": "10"}, "mp4"),
     "mpeg4_plain": ("mpeg4", {"g": "10"}, "avi"),
@@ -312,7 +312,8 @@ def write_odd(path: Path, source: Path, parts: list[Part], container: str, strea
     try:
         with av.open(str(source)) as old, av.open(str(path), "w", format=name, options=options) as new:
             template = old.streams.video[0]
-            copies = [new.add_stream_from_template(template) for _ in range(streams)]
+            # PyAV's decoder of AV1 has no encoder of the same name.
+            copies = [new.add_stream_from_template(template, opaque=template.codec_context.name == "libdav1d") for _ in range(streams)]
             for part in parts:
                 for number, copy in enumerate(copies):
                     packet = av.Packet(part.data) if part.data else av.Packet(0)
