@@ -6,6 +6,7 @@ Only headers are read, of five codecs. Whatever is unusual raises ValueError: th
 
 from bisect import bisect, insort
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -536,10 +537,8 @@ class PacketOrder:
         """of all packets so far"""
         self._parser: _Parser | None = None
         self._largest: list[int] = []
-        try:
+        with suppress(ValueError, IndexError, KeyError):
             self._parser = _PARSERS[codec](extradata)
-        except (ValueError, IndexError, KeyError):
-            pass
 
     def add(self, data: bytes) -> None:
         """Take note of the next packet."""

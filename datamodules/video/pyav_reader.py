@@ -123,10 +123,6 @@ class PyAVReader:
             self.close()
             raise
         self._places = [keyframe.before for keyframe in self._facts.keyframes]
-        if not self.has_open_groups and self.finds_by_time:
-            # What cannot be decoded without error gets what plain decoding makes of it. The frames between open groups that are
-            # displayed before a keyframe cannot, and are not wanted.
-            self._stream.codec_context.options = {"err_detect": "explode"}
         coded = self._stream.codec_context
         self.info = VideoInfo(self._facts.num_frames, self._facts.fps, coded.width, coded.height)
 
@@ -141,7 +137,7 @@ class PyAVReader:
 
     @property
     def is_plain(self) -> bool:
-        """Whether whoever believes the container is right: it holds one video, all frames are displayed, and its index is right."""
+        """Whether nothing in the container misleads: it holds one video, all frames are displayed, and its index is right."""
         return self.finds_by_time and self._facts.is_plain and self._streams == 1
 
     @property
@@ -263,8 +259,10 @@ class PyAVReader:
             pictures: what is in them; null if they do not say it, then the container's word is taken.
         """
         times = [packet.pts for packet in packets if packet.pts is not None]
-        clock = [packet.dts if self._clock == "dts" else packet.pts for packet in packets]
-        if self._container.format.name not in TIMED_CONTAINERS or len(set(times)) < len(packets) or None in clock:
+        moments = (packet.dts if self._clock == "dts" else packet.pts for packet in packets)
+        clock = [moment for moment in moments if moment is not None]
+        is_timed = self._container.format.name in TIMED_CONTAINERS
+        if not is_timed or len(set(times)) < len(packets) or len(clock) < len(packets):
             return []
         if self._clock == "dts" and any(one >= other for one, other in pairwise(clock)):
             return []
@@ -300,7 +298,7 @@ class PyAVReader:
                 times += [frame.pts for frame in self._stream.codec_context.decode(packet)]
             except av.FFmpegError:
                 continue
-        return None not in times and all(one < other for one, other in pairwise(times))
+        return all(one is not None and other is not None and one < other for one, other in pairwise(times))
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         """Plain decoding, from the start of the file. Raises av.FFmpegError."""
@@ -380,6 +378,10 @@ class PyAVReader:
     def _packets_from(self, keyframe: _Keyframe, last: int) -> list[av.Packet]:
         """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed or they are too many."""
         self._kept, self._at_start = [], False
+        if not self.has_open_groups:
+            # What cannot be decoded without error gets what plain decoding makes of it. In open groups that is so by nature: of
+            # frames that are displayed before their keyframe, which are not wanted.
+            self._stream.codec_context.options = {"err_detect": "explode"}
         packets: list[av.Packet] = []
         missing = last - keyframe.before + 1 + REORDERING
         size = 0
@@ -450,10 +452,8 @@ class PyAVReader:
         check_size(frame.width, frame.height, self._wanted)
         array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if self._matrix is None:
-            data: Any = frame.side_data.get("DISPLAYMATRIX")
-            entries = np.eye(3, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32)
-            self._matrix = entries.reshape(3, 3)
-        return Picture(_upright(array, self._matrix), seconds)
+            self._matrix = display_matrix(frame)
+        return Picture(upright(array, self._matrix), seconds)
 
 
 def _runs(numbers: list[int], keyframes: list[int]) -> list[list[int]]:
@@ -480,7 +480,14 @@ def _numbered(packets: list[av.Packet], before: int) -> dict[int, int]:
     return {before + rank: pts for rank, pts in enumerate(shown) if pts >= first}
 
 
-def _upright(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def display_matrix(frame: av.VideoFrame) -> np.ndarray:
+    """How a frame is to be turned or mirrored: int32 [3, 3]; see `upright`."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    entries = np.eye(3, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32)
+    return entries.reshape(3, 3)
+
+
+def upright(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Apply the quarter turns and mirrorings of a display matrix.
 
     Args:

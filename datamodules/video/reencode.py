@@ -6,15 +6,14 @@ from contextlib import closing
 from fractions import Fraction
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
-import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from datamodules.video.manifest import IMAGE_SUFFIXES, is_file
 from datamodules.video.bitstream import REORDERING
-from datamodules.video.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader
+from datamodules.video.manifest import IMAGE_SUFFIXES, is_file
+from datamodules.video.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
 from datamodules.video.readers import DecodeError
 
 # Where a file's own unit of time is of no use.
@@ -118,10 +117,11 @@ def _mux(container: av.container.OutputContainer, packets: list[av.Packet], leng
 
 
 def _upright(frame: av.VideoFrame) -> av.VideoFrame:
-    if not frame.rotation:
+    matrix = display_matrix(frame)
+    (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()
+    if b == c == 0 and a > 0 and d > 0:
         return frame
-    turned: Any = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
+    return av.VideoFrame.from_ndarray(upright(frame.to_ndarray(format="rgb24"), matrix), format="rgb24")
 
 
 def _pictures(folder: Path, rate: float) -> Iterator[Timed]:

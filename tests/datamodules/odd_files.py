@@ -1,4 +1,4 @@
-"""Video files in which times, counts, key frames or headers are odd: packets of encoded streams, put into containers in many ways."""
+"""Video files in which times, counts or key frames are odd: packets of encoded streams, put into containers in many ways."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -100,7 +100,9 @@ def _cut_start(parts: list[Part], tick: int) -> list[Part]:
 
 
 def _cut_to_second_key(parts: list[Part], tick: int) -> list[Part]:
-    return parts[next(n for n, part in enumerate(parts) if n and part.is_key) :] if sum(p.is_key for p in parts) > 1 else parts[1:]
+    return (
+        parts[next(n for n, part in enumerate(parts) if n and part.is_key) :] if sum(p.is_key for p in parts) > 1 else parts[1:]
+    )
 
 
 def _dropped(parts: list[Part], tick: int) -> list[Part]:
@@ -163,7 +165,10 @@ def _back(parts: list[Part], tick: int) -> list[Part]:
 
 def _shuffled_pts(parts: list[Part], tick: int) -> list[Part]:
     order = np.random.default_rng(0).permutation(len(parts))
-    return [replace(part, pts=None if parts[place].pts is None else parts[place].pts) for part, place in zip(parts, order, strict=True)]
+    return [
+        replace(part, pts=None if parts[place].pts is None else parts[place].pts)
+        for part, place in zip(parts, order, strict=True)
+    ]
 
 
 def _swapped_pts(parts: list[Part], tick: int) -> list[Part]:
@@ -186,7 +191,9 @@ def _empty_packets(parts: list[Part], tick: int) -> list[Part]:
 
 def _half_packets(parts: list[Part], tick: int) -> list[Part]:
     """Pictures of which the second half is missing."""
-    return [replace(part, data=part.data[: len(part.data) // 2]) if number in (7, 24) else part for number, part in enumerate(parts)]
+    return [
+        replace(part, data=part.data[: len(part.data) // 2]) if number in (7, 24) else part for number, part in enumerate(parts)
+    ]
 
 
 def _noise(parts: list[Part], tick: int) -> list[Part]:
@@ -281,7 +288,9 @@ def write_source(path: Path, codec: str, frames: int = FRAMES, size: tuple[int, 
     if codec == "h263":
         size = (176, 144)
     width, height = size
-    texture = np.kron(np.random.default_rng(1).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+    texture = np.kron(
+        np.random.default_rng(1).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8)
+    )
     formats = {"mjpeg": "yuvj420p", "gif": "rgb8"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=25, options=options)
@@ -300,9 +309,7 @@ def read_parts(source: Path) -> tuple[list[Part], int]:
     with av.open(str(source)) as container:
         stream = container.streams.video[0]
         tick = max(1, round(1 / (25 * stream.time_base)))
-        parts = [
-            Part(bytes(p), p.pts, p.dts, p.is_keyframe, p.duration or tick) for p in container.demux(stream) if p.size
-        ]
+        parts = [Part(bytes(p), p.pts, p.dts, p.is_keyframe, p.duration or tick) for p in container.demux(stream) if p.size]
     return parts, tick
 
 
@@ -313,7 +320,9 @@ def write_odd(path: Path, source: Path, parts: list[Part], container: str, strea
         with av.open(str(source)) as old, av.open(str(path), "w", format=name, options=options) as new:
             template = old.streams.video[0]
             # PyAV's decoder of AV1 has no encoder of the same name.
-            copies = [new.add_stream_from_template(template, opaque=template.codec_context.name == "libdav1d") for _ in range(streams)]
+            copies = [
+                new.add_stream_from_template(template, opaque=template.codec_context.name == "libdav1d") for _ in range(streams)
+            ]
             for part in parts:
                 for number, copy in enumerate(copies):
                     packet = av.Packet(part.data) if part.data else av.Packet(0)

@@ -1,5 +1,5 @@
-"""Frame k of a file is what plain decoding from its start gives as frame k, and there are as many frames, whatever the container
-says; or there is an error. Files are made by putting encoded packets into containers in odd ways.
+"""Frame k of a file is what plain decoding from its start gives as frame k, and there are as many frames, whatever the
+container says; or there is an error. Files are made by putting encoded packets into containers in odd ways.
 """
 
 import os
@@ -21,7 +21,9 @@ from tests.datamodules.odd_files import CODECS, CONTAINERS, ODDITIES, read_parts
 SHARED = Path(__file__).parents[3] / "shared"
 FAULTS = Path(os.environ.get("FAULTS_DIR", SHARED / "faults")) / "videos"
 VIDEOS = Path(os.environ.get("VIDEOS_DIR", SHARED / "videos"))
-SHARED_FILES = [path for folder in (FAULTS, VIDEOS) for path in sorted(folder.glob("*.*")) if path.suffix not in (".npz", ".md")]
+SHARED_FILES = [
+    path for folder in (FAULTS, VIDEOS) for path in sorted(folder.glob("*.*")) if path.suffix not in (".npz", ".md")
+]
 # All oddities of these are tried by default, of the others every tenth.
 WHOLE = [("h264", "mp4"), ("h264_open", "mkv"), ("hevc", "mp4"), ("mpeg4", "mov")]
 # What a decoder shows where half a picture is missing is what was in memory before.
@@ -219,7 +221,9 @@ def thumbnails(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "vp9", "mpeg2"])
-@pytest.mark.parametrize("oddity", ["pts equal dts", "early start", "all key", "all key, pts equal dts", "twice, last pts equal dts"])
+@pytest.mark.parametrize(
+    "oddity", ["pts equal dts", "early start", "all key", "all key, pts equal dts", "twice, last pts equal dts"]
+)
 def test_prepared_videos_have_the_frames_of_their_source(codec: str, oddity: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
     parts, tick = read_parts(source)
@@ -242,6 +246,19 @@ def test_prepared_videos_have_the_frames_of_their_source(codec: str, oddity: str
             got = thumbnails(out)
             assert np.abs(got[:, None] - right[None]).mean((2, 3, 4)).argmin(1).tolist() == list(range(15, 30))
     assert made
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, 1, 0)])
+def test_prepared_videos_are_turned_and_mirrored_as_their_source(matrix: tuple[int, ...], tmp_path: Path) -> None:
+    path = write_source(tmp_path / "a.mp4", "h264")
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    reencode(path, tmp_path / "out.mp4", None, None, Encoding(256, 12, 5, 12.0))
+    shown, got = (read_clips(file, lambda info, rng: np.array([[7]]), None).frames[0] for file in (path, tmp_path / "out.mp4"))
+    assert shown.shape == got.shape
+    assert np.abs(shown.astype(int) - got).mean() < 10
 
 
 @pytest.mark.skipif(not FAULTS.is_dir(), reason=f"there is no folder {FAULTS}; set FAULTS_DIR")
