@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.video.pyav_reader import PyAVReader
+from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
 from datamodules.video.readers import (
     DecodeError,
     DecordReader,
@@ -59,9 +59,10 @@ def read_clips(
 ) -> DecodedClips:
     """Read the frames of one or several clips from a file that is opened once.
 
-    Where a file holds slightly less than its container says (by two frames or 5 %), or the container says nothing,
-    `choose` is called again with the true length. A file that breaks off earlier is an error, unless every wanted frame
-    lies before the break.
+    Frame k is what plain decoding from the start puts out as frame k, and there are as many frames as it puts out, whatever the
+    container says. A file that breaks off before the frames that it states (by more than two frames and 5 %), or that plain
+    decoding cannot read to its end, is an error, unless every wanted frame can be had without the damage. If damage within
+    frames makes the decoder leave out a few of them, `choose` is called again with the true length.
 
     Args:
         path: A video, or an image, which is a video of one frame.
@@ -71,9 +72,10 @@ def read_clips(
         threads: Decoder threads. One is right inside loader workers.
         decode_timeout: Seconds after which to give up the file (PyAV only), checked between frames and by ffmpeg when it
             reads. Not checked within the decoding of a frame; `datamodules/video/guard.py` ends what hangs there.
-        decoder: The library that decodes. decord and torchcodec suit mp4 and mkv files with one video stream: of
-            several they take the largest, this project the first. torchcodec picks wrong frames in AVI files, which
-            carry no presentation times, decord in files with open groups of pictures (usual in HEVC).
+        decoder: The library that decodes. decord and torchcodec are refused where they would give other frames: in files
+            with several video streams, of which they take the largest and this project the first, where frames have to
+            be counted (all but mp4 and mkv, and what is odd among these), where they count otherwise, and decord in files
+            with open groups of pictures (usual in HEVC).
 
     Raises:
         DecodeError: The file cannot give these frames.
@@ -143,11 +145,17 @@ def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decod
         raise DecodeError("cannot open", "not a file")
     if status.st_size == 0:
         raise DecodeError("empty file")
-    if decoder == "decord":
-        return DecordReader(path, threads)
-    if decoder == "torchcodec":
-        return TorchCodecReader(path, threads)
-    return PyAVReader(path, threads, decode_timeout)
+    reader = PyAVReader(path, threads, decode_timeout)
+    if decoder == "pyav":
+        return reader
+    with closing(reader):
+        other = DecordReader(path, threads) if decoder == "decord" else TorchCodecReader(path, threads)
+        differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
+        if differs or (decoder == "decord" and reader.has_open_groups):
+            other.close()
+            raise DecodeError("cannot open", f"{decoder} would give wrong frames of this file; set data.decoder to pyav")
+    other.info = replace(other.info, fps=reader.info.fps)
+    return other
 
 
 def _checked(numbers: np.ndarray, num_frames: int) -> np.ndarray:
@@ -161,6 +169,6 @@ def _shortened(info: VideoInfo, short: FewerFramesError, is_last_try: bool) -> V
     if short.num_frames == 0:
         raise DecodeError("no frame decoded", str(short.__cause__ or "")) from short
     overstated_by = info.num_frames - short.num_frames
-    if is_last_try or (short.promised and overstated_by > max(2, 0.05 * info.num_frames)):
+    if is_last_try or overstated_by > max(MISSING_FRAMES, MISSING_SHARE * info.num_frames):
         raise DecodeError("failed while decoding", f"{short} of {info.num_frames}") from short
     return replace(info, num_frames=short.num_frames)

@@ -60,13 +60,11 @@ class FewerFramesError(Exception):
 
     Args:
         num_frames: How many frames came out.
-        promised: Whether the container had stated a larger number; otherwise it had been an estimate.
     """
 
-    def __init__(self, num_frames: int, promised: bool) -> None:
+    def __init__(self, num_frames: int) -> None:
         super().__init__(f"{num_frames} frames decoded")
         self.num_frames = num_frames
-        self.promised = promised
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,24 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
-import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import ColorRange, VideoReformatter
 
+from datamodules.video.bitstream import REORDERING
 from datamodules.video.manifest import IMAGE_SUFFIXES, is_file, is_hidden
-from datamodules.video.pyav_reader import LENIENT
+from datamodules.video.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
 from datamodules.video.readers import DecodeError
 
 # Where a file's own unit of time is of no use.
 TICKS = Fraction(1, 90000)
 # Seconds that lists state are rounded.
 EPSILON = 1e-6
-# A file may hold slightly fewer frames than it states.
-MISSING_FRAMES, MISSING_SHARE = 2, 0.05
-
-# H.264 shows a frame at most so many frames later than it is decoded.
-MOST_REORDERED = 16
 
 
 class Encoding(NamedTuple):
@@ -122,10 +117,11 @@ def _mux(container: av.container.OutputContainer, packets: list[av.Packet], leng
 
 
 def _upright(frame: av.VideoFrame) -> av.VideoFrame:
-    if not frame.rotation:
+    matrix = display_matrix(frame)
+    (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()
+    if b == c == 0 and a > 0 and d > 0:
         return frame
-    turned: Any = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
+    return av.VideoFrame.from_ndarray(upright(frame.to_ndarray(format="rgb24"), matrix), format="rgb24")
 
 
 def _pictures(folder: Path, rate: float) -> Iterator[Timed]:
@@ -147,31 +143,20 @@ def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[Tim
         raise DecodeError("file not found")
     if path.stat().st_size == 0:
         raise DecodeError("empty file")
-    try:
-        container = av.open(str(path), **LENIENT)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError("cannot open", str(error)) from error
-    with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams or container.format.name == "tty" or streams[0].codec_context is None:
-            raise DecodeError("no video stream")
-        yield from _part(container, streams[0], start, stop)
+    with closing(PyAVReader(path, 1, None)) as reader:
+        yield from _part(reader, start, stop)
 
 
-def _part(
-    container: av.container.InputContainer, stream: av.VideoStream, start: float | None, stop: float | None
-) -> Iterator[Timed]:
+def _part(reader: PyAVReader, start: float | None, stop: float | None) -> Iterator[Timed]:
+    stream = reader.stream
     base = stream.time_base or TICKS
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    rate = Fraction(reader.info.fps).limit_denominator(1001)
     tick = base if base.numerator == 1 and base.denominator <= 10**6 else TICKS
-    origin = (stream.start_time or 0) * base
-    stream.codec_context.thread_count = 1
-    decoded = 0
+    first, decoded = reader.start, 0
     try:
-        if start:
-            container.seek(int((origin + Fraction(start)) / base), stream=stream)
-        for frame, stamp in _in_order(container, stream, rate * base):
-            seconds = stamp * base - origin
+        for frame, stamp in _in_order(reader, start or 0, rate * base):
+            first = stamp if first is None else first
+            seconds = (stamp - first) * base
             decoded += 1
             if stop is not None and seconds >= stop - EPSILON:
                 break
@@ -179,22 +164,21 @@ def _part(
                 yield Timed(frame, round(seconds / tick), tick, max(1, round(1 / rate / tick)))
     except av.FFmpegError as error:
         raise DecodeError("failed while decoding", f"{error}, after {decoded} frames") from error
-    short = stream.frames - decoded
-    if start is None and stop is None and short > max(MISSING_FRAMES, MISSING_SHARE * stream.frames):
-        raise DecodeError("failed while decoding", f"{decoded} of {stream.frames} frames")
+    stated = reader.info.num_frames
+    if start is None and stop is None and stated - decoded > max(MISSING_FRAMES, MISSING_SHARE * stated):
+        raise DecodeError("failed while decoding", f"{decoded} of {stated} frames")
 
 
-def _in_order(
-    container: av.container.InputContainer, stream: av.VideoStream, frames_per_tick: Fraction
-) -> Iterator[tuple[av.VideoFrame, int]]:
-    """Frames in the order of display with their times. AVI holds times of decoding, the same ones in disorder."""
-    depth = MOST_REORDERED if container.format.name == "avi" else 0
+def _in_order(reader: PyAVReader, start: float, frames_per_tick: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
+    """Frames in the order of display with their times. Where these are not right, they are the right ones in disorder: AVI, for
+    one, holds times of decoding."""
+    depth = 0 if reader.finds_by_time else REORDERING
     frames: deque[av.VideoFrame] = deque()
     stamps: list[int] = []
-    for number, frame in enumerate(container.decode(stream)):
+    for number, frame in enumerate(reader.frames_from(start)):
         stamp = frame.pts if frame.pts is not None else frame.dts
         frames.append(frame)
-        heappush(stamps, stamp if stamp is not None else (stream.start_time or 0) + round(number / frames_per_tick))
+        heappush(stamps, stamp if stamp is not None else round(number / frames_per_tick))
         if len(frames) > depth:
             yield frames.popleft(), heappop(stamps)
     while frames:

@@ -117,11 +117,8 @@ def test_a_video_of_one_frame(name: str, tmp_path: Path) -> None:
             assert (decoded.info.num_frames, decoded.position.tolist()) == (1, [[0] * 16])
 
 
-@pytest.mark.parametrize(
-    ("frames", "claimed", "accepted"),
-    [(72, 74, True), (72, 75, True), (72, 76, False), (72, 100, False), (20, 22, True), (20, 23, False)],
-)
-def test_length_that_a_container_overstates(frames: int, claimed: int, accepted: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("frames", "claimed"), [(72, 74), (72, 100), (72, 10), (20, 22), (20, 2000)])
+def test_length_that_a_container_states_wrongly(frames: int, claimed: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", "mpeg4", frames=frames)
     data = bytearray(path.read_bytes())
     # The stream header of AVI holds its length 32 bytes behind the stream's type.
@@ -135,14 +132,9 @@ def test_length_that_a_container_overstates(frames: int, claimed: int, accepted:
         asked.append(info.num_frames)
         return np.array([[3, info.num_frames - 1]])
 
-    if accepted:
-        decoded = read_clips(path, last_frames, None)
-        assert asked == [claimed, frames]
-        assert decoded.info.num_frames == frames
-        np.testing.assert_array_equal(decoded.frames[1], decode_all(path)[-1])
-    else:
-        with pytest.raises(DecodeError, match="failed while decoding"):
-            read_clips(path, last_frames, None)
+    decoded = read_clips(path, last_frames, None)
+    assert asked == [frames] == [decoded.info.num_frames]
+    np.testing.assert_array_equal(decoded.frames[1], decode_all(path)[-1])
 
 
 def test_time_limit(tmp_path: Path) -> None:
