@@ -1,7 +1,13 @@
 """Command line: `python main.py fit --config configs/quickstart.yaml`. `--help` explains every setting."""
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports, which take seconds, ends the process without a page of what was being imported.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +49,12 @@ def main(args: list[str] | None = None) -> CLI | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except SettingError as error:
         if os.environ.get("LVS_DEBUG"):
             raise

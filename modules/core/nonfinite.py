@@ -102,13 +102,14 @@ class NonFiniteGuard(Callback):
         first = next(number for number, (bad, _) in enumerate(steps) if bad)
         batches = steps[first][1]
         folder = Path(trainer.default_root_dir) / FOLDER / f"step_{batches[0]['step']:08d}"
-        self._write(folder, trainer, pl_module, batches)
+        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if not trial:
+            self._write(folder, trainer, pl_module, batches)
         self._skipped += len(steps) - first
         losses = ", ".join(f"{float(batch['loss']):g}" for batch in batches)
-        what = (
-            f"Step {batches[0]['step']} has a gradient that is not finite (loss {losses}). Its batch and the weights before "
-            f"it are in {folder}; `python main.py replay --dump {folder}` repeats it."
-        )
+        what = f"Step {batches[0]['step']} has a gradient that is not finite (loss {losses})."
+        if not trial:
+            what += f" Its batch and the weights before it are in {folder}; `python main.py replay --dump {folder}` repeats it."
         if self._skipped > self.max_skipped:
             raise SettingError(
                 f"{what} Left out so far: {self._skipped}, but NonFiniteGuard.max_skipped is {self.max_skipped}; lower "
