@@ -40,7 +40,7 @@ from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, 
 from modules.core.base import Method
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import StepOutput, VideoBatch
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.layers.contrast import unit_rows
 from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
@@ -256,8 +256,7 @@ class SIGMA(Method):
         target.check(backbone)
         mask.check(backbone.grid)
         sinkhorn.check("model.sinkhorn")
-        if num_prototypes < 1 or temperature <= 0:
-            raise SettingError("model.num_prototypes and model.temperature must be positive; set them so.")
+        check_positive("model", num_prototypes=num_prototypes, temperature=temperature)
         weights = read_sigma(init_from, "model.init_from") if init_from is not None else None
         if weights is not None:
             num_prototypes, width, projection = sizes_of(weights)

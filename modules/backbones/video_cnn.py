@@ -21,7 +21,7 @@ from torchvision.models.video import s3d
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from modules.core.checkpoints import LoadReport, load_strictly, read_weights
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_range
 
 # Official code of TubeletContrast and CtP -> torchvision; the first table is of R(2+1)D, the second of R3D.
 SHARED_NAMES = {
@@ -85,6 +85,7 @@ class VideoCNN(nn.Module, ABC):
         Raises:
             SettingError: if the checkpoint does not fit.
         """
+        check_range("model.backbone", 0, 1, bn_eps=bn_eps, bn_momentum=bn_momentum)
         for part in self.modules():
             if isinstance(part, nn.BatchNorm3d):
                 part.eps, part.momentum = bn_eps, bn_momentum

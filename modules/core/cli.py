@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from modules.core.base import Method
 from modules.core.config_files import check_config_file, config_files
 from modules.core.errors import SettingError
-from modules.core.explain import check_nulls, class_of, explain, explain_lightning
+from modules.core.explain import check_values, class_of, explain, explain_lightning
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
@@ -177,7 +177,7 @@ class CLI(LightningCLI):
             config.weights_only = True
         check_trainer(trainer, self.subcommand)
         for part in ("trainer.callbacks", "model", "data"):
-            check_nulls(config.get(part), part)
+            check_values(config.get(part), part)
         self._check_command(self.subcommand, config.model.class_path)
         self._choose_checkpoint(config, root)
 
@@ -261,7 +261,10 @@ class CLI(LightningCLI):
         except SettingError:
             raise
         except Exception as error:
-            raise SettingError(explain_lightning(error, settings)) from error
+            told = explain_lightning(error, settings)
+            if not told.startswith("trainer."):
+                told = f"trainer.accelerator {settings.accelerator}, devices {settings.devices}: {told}"
+            raise SettingError(told) from error
         if trainer.is_global_zero and not settings.fast_dev_run:
             root = Path(settings.default_root_dir)
             make_folder(root)

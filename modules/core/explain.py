@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def _listed(names: list[str]) -> str:
 
 def _hint(name: str, known: list[str], where: list[str]) -> str:
     head, _, last = name.rpartition(".")
-    near = difflib.get_close_matches(last, known, n=1, cutoff=0.6)
+    near = [one for one in known if one.startswith(last)][:1] or difflib.get_close_matches(last, known, n=1, cutoff=0.6)
     if not near:
         return "; --help lists what there is."
     return f"; did you mean {'.'.join([*where, head, near[0]] if head else [*where, near[0]])}?"
@@ -173,8 +174,8 @@ def class_names() -> list[str]:
     return list(_known())
 
 
-def check_nulls(config: Any, path: str, kind: Any = None) -> None:
-    """Refuse null where a class takes none; the parser lets it pass in settings that have a default.
+def check_values(config: Any, path: str, kind: Any = None) -> None:
+    """Refuse null where a class takes none, which the parser lets pass in settings that have a default, and NaN.
 
     Args:
         config: value of a setting, as parsed.
@@ -186,7 +187,7 @@ def check_nulls(config: Any, path: str, kind: Any = None) -> None:
     """
     if isinstance(config, list):
         for item in config:
-            check_nulls(item, path)
+            check_values(item, path)
     if not isinstance(config, Namespace):
         return
     if "class_path" in config:
@@ -198,8 +199,10 @@ def check_nulls(config: Any, path: str, kind: Any = None) -> None:
         hint = hints.get(name, Any)
         if value is None and hint is not Any and NoneType not in get_args(hint):
             raise SettingError(f"{path}.{name} is null, but {kind.__name__} needs a value; leave it out to take the default.")
+        if isinstance(value, float) and math.isnan(value):
+            raise SettingError(f"{path}.{name} is nan; it must be a number.")
         settings = next((one for one in _classes(hint) if _is_settings(one)), None)
-        check_nulls(value, f"{path}.{name}", settings)
+        check_values(value, f"{path}.{name}", settings)
 
 
 def explain_lightning(error: Exception, trainer: Namespace) -> str:
@@ -212,5 +215,5 @@ def explain_lightning(error: Exception, trainer: Namespace) -> str:
     text = " ".join(str(error).split())
     if len(text) > LONG:
         text = re.split(r"(?<=[.!?])\s", text)[0]
-    named = [word for word in re.findall(r"\w+", text) if word in trainer][:1] or ["accelerator", "devices", "strategy"]
-    return f"{', '.join(f'trainer.{name} is {trainer[name]}' for name in named)}: {text}"
+    named = next((word for word in re.findall(r"\w+", text) if word in trainer), None)
+    return f"trainer.{named} is {trainer[named]}: {text}" if named is not None else text

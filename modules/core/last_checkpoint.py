@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from modules.core.errors import check_positive
+
 LAST = Path("checkpoints") / "last.ckpt"
 ASK_EVERY = 10
 """Optimiser steps after which several processes tell each other of signals."""
@@ -42,6 +44,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:
+        check_positive("LastCheckpoint", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._received = self._agreed = 0
         self._due = False

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.provenance import Provenance
 from modules.core.saving import replacing
 
@@ -41,6 +41,7 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, max_skipped: int = 0, every_n_steps: int = 10) -> None:
+        check_positive("NonFiniteGuard", every_n_steps=every_n_steps)
         self.max_skipped, self.every_n_steps = max_skipped, every_n_steps
         self._skipped = 0
         self._steps: list[tuple[Tensor, list[dict[str, Any]]]] = []

@@ -27,7 +27,7 @@ from modules.core.base import Method, batch_size_of
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.optim import AdamWSettings, ScheduleSettings
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
@@ -89,6 +89,8 @@ class Classification(Method):
     ) -> None:
         # As a default value, its numbers would also become those of another optimiser that is chosen by name.
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
+        check_positive("model", num_classes=num_classes, head_std=head_std)
+        check_range("model", 0, 1, dropout=dropout)
         if not 0 <= label_smoothing < 1:
             raise SettingError(f"model.label_smoothing is {label_smoothing}; it must be at least 0 and below 1.")
         if label_smoothing and labels == "several":
