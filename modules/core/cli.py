@@ -161,7 +161,7 @@ class CLI(LightningCLI):
         seed = self._get(self.config, "seed_everything")
         if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
             raise SettingError(
-                f"seed_everything is {seed}; it must be a number from 0 to {MAX_SEED}, or true for a random one."
+                f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one."
             )
         super()._set_seed()
 
