@@ -34,6 +34,8 @@ from modules.core.saving import WholeCheckpointIO
 from modules.core.trainer_settings import check_trainer
 
 MAX_SEED = 2**32 - 1
+HPC = "hpc_ckpt_*.ckpt"
+"""What Lightning's own plugin for SLURM saves, and goes on from by itself."""
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
@@ -160,9 +162,7 @@ class CLI(LightningCLI):
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")
         if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
-            raise SettingError(
-                f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one."
-            )
+            raise SettingError(f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one.")
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
@@ -203,7 +203,7 @@ class CLI(LightningCLI):
             given, config.ckpt_path = "last", str(checkpoint)
         if given == "last":
             self._keep_config(root)
-        elif given is None and checkpoint.is_file() and not list(root.glob("hpc_ckpt_*.ckpt")):
+        elif given is None and checkpoint.is_file() and not any(root.glob(HPC)):
             self._refuse(root)
 
     @staticmethod
@@ -270,7 +270,9 @@ class CLI(LightningCLI):
             make_folder(root)
             if self.subcommand == "fit":
                 self._lock = RunLock(root, REQUEUE_WAIT if was_requeued() else 0.0)
-                if self.config.fit.get("ckpt_path") is None and (aside := set_attempt_aside(root)) is not None:
+                goes_on = self.config.fit.ckpt_path is not None or any(root.glob(HPC))
+                aside = None if goes_on else set_attempt_aside(root)
+                if aside is not None:
                     rank_zero_info(f"{root} held a run without a checkpoint; what it wrote is in {aside} now.")
         return trainer
 

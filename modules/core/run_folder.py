@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import time
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -121,7 +122,7 @@ def set_attempt_aside(root: Path) -> Path | None:
     """
     if not (root / "config.yaml").is_file():
         return None
-    aside = root / f"attempt_{len(list(root.glob('attempt_*')))}"
+    aside = next(place for number in count() if not (place := root / f"attempt_{number}").exists())
     aside.mkdir()
     for pattern in ATTEMPT:
         for found in root.glob(pattern):
