@@ -42,6 +42,9 @@ def main(args: list[str] | None = None) -> CLI | None:
         SettingError: when the user must change something.
     """
     words = sys.argv[1:] if args is None else args
+    commands = [*CLI.subcommands(), *COMMANDS]
+    if words and words[0] not in commands and not words[0].startswith("-"):
+        raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(commands)}.")
     if words and words[0] in COMMANDS:
         auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False, parser_class=Parser)
         return None

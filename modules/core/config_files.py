@@ -16,7 +16,7 @@ def config_files(words: list[str]) -> Iterator[str]:
         option, equals, value = word.partition("=")
         name = value if equals else following
         # Lightning reads addresses too.
-        if option in OPTIONS and "://" not in name:
+        if option in OPTIONS and name and "://" not in name:
             yield name
 
 

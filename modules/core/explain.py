@@ -32,12 +32,12 @@ def explain(message: str) -> str:
     Args:
         message: several lines: where the parser was, in which class, and what it did not like.
     """
-    # A list that may also be a single object is tried both ways, and named twice.
+    # A list that may also be a single object is tried both ways: as its last object, and as one of no kind.
+    message = re.sub(r"- Problem with given class_path 'lightning\.Callback':.*?(?=- Expected|$)", "", message, flags=re.DOTALL)
     where = list(dict.fromkeys(re.findall(r'(?:Parser key|Group) [\'"]([\w.]+)[\'"]', message)))
     name = ".".join(where)
     classes = re.findall(r"given class_path '([\w.]+)'", message)
-    # The class that a list's objects are of is tried after their own.
-    holder = class_of(next((one for one in reversed(classes) if one != "lightning.Callback"), "")) if classes else None
+    holder = class_of(classes[-1]) if classes else None
     unknown = re.search(
         r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|not accept option '([\w.]+)'", message
     )
@@ -45,7 +45,11 @@ def explain(message: str) -> str:
         wrong = next(group for group in unknown.groups() if group)
         inside = message.find("Group ") >= 0
         known = settings_of(holder, f"{where[-1]}.{wrong}" if inside else wrong)
-        return f"There is no setting {'.'.join([*where, wrong])}{_hint(wrong, known, where)}"
+        owner = f" in {holder.__name__}" if holder is not None else ""
+        return f"There is no setting {'.'.join([*where, wrong])}{_hint(wrong, known, where, owner)}"
+    stray = re.search(r"unrecognized arguments: (.*)", message)
+    if stray is not None:
+        return f"{stray[1]} is no setting: write --name value, and --config FILE for a file."
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing is not None:
         return _wrong_class(name, missing[1], _base(holder, where))
@@ -59,7 +63,7 @@ def explain(message: str) -> str:
         return f"{name} names a class that others are made from; it takes {_listed(fitting(_base(holder, where)))}."
     value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
     nested = re.match(r"NestedArg\(key='[\w.]+', val=(.*)\)", value[1], re.DOTALL) if value is not None else None
-    given = "" if value is None else (nested[1] if nested is not None else value[1]).strip().splitlines()[0].strip("'\"")
+    given = "" if value is None else (nested[1] if nested is not None else value[1]).strip().partition("\n")[0].strip("'\"")
     choices = list(dict.fromkeys(re.findall(r"typing\.Literal\[(.*?)\]", message)))
     if choices and name:
         # Beside a list of words, a setting may take true and false, or null.
@@ -98,11 +102,13 @@ def _listed(names: list[str]) -> str:
     return " | ".join(names) or "another class"
 
 
-def _hint(name: str, known: list[str], where: list[str]) -> str:
+def _hint(name: str, known: list[str], where: list[str], owner: str = "") -> str:
     head, _, last = name.rpartition(".")
+    if known is TOP_LEVEL and last in settings_of(Trainer, last):
+        return f"; did you mean trainer.{last}?"
     near = [one for one in known if one.startswith(last)][:1] or difflib.get_close_matches(last, known, n=1, cutoff=0.6)
     if not near:
-        return "; --help lists what there is."
+        return f"{owner}; --help lists what there is."
     return f"; did you mean {'.'.join([*where, head, near[0]] if head else [*where, near[0]])}?"
 
 
