@@ -153,7 +153,7 @@ class CLI(LightningCLI):
         try:
             super()._parse_ckpt_path()
         except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-            given = self._get(self.config, "ckpt_path")
+            given = self.config[self.config.subcommand].ckpt_path
             raise SettingError(
                 f"--ckpt_path names {given}, which cannot be read as a checkpoint ({type(error).__name__}); pass another "
                 "file of the run's folder checkpoints."

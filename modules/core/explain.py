@@ -56,8 +56,10 @@ def explain(message: str) -> str:
     needed = re.search(r"arguments are required: ([\w.]+)", message)
     if needed is not None:
         if holder is None:
-            what = needed[1].rpartition(".")[2]
-            return f"{what} is not set; name a class with --{what}, or pass a recipe with --config."
+            command, _, what = needed[1].rpartition(".")
+            return f"{what} is not set; " + (
+                f"name a class with --{what}, or pass a recipe with --config." if command else f"pass --{what}."
+            )
         return f"{name}.{needed[1]} is not set; {holder.__name__} needs it."
     if "is abstract" in message:
         return f"{name} names a class that others are made from; it takes {_listed(fitting(_base(holder, where)))}."
@@ -81,6 +83,8 @@ def explain(message: str) -> str:
         return f"{name} must be of type {mistyped[1]}, not {given!r}."
     kinds = re.findall(r"- Expected a <class '([\w.]+)'>", message)
     if kinds and name and not classes:
+        if set(kinds) == {"NoneType"}:
+            return f"{name} does not say which class it is of; name one with --{name}, or pass a recipe first with --config."
         names = list(dict.fromkeys("null" if kind == "NoneType" else kind.rpartition(".")[2] for kind in kinds))
         return f"{name} is {given!r}; it must be of type {' or '.join(names)}."
     text = re.sub(r"Given value( type)?: .*", "", message, flags=re.DOTALL)
@@ -93,8 +97,11 @@ def explain(message: str) -> str:
 def _wrong_class(name: str, wrong: str, base: Any) -> str:
     fits = fitting(base)
     last = wrong.rpartition(".")[2]
+    name = name or "--help"
     if last in class_names() and last not in fits:
-        return f"{name}: {wrong} does not fit here; it takes {_listed(fits)}."
+        near = difflib.get_close_matches(last, fits, n=1, cutoff=0.85)
+        instead = f"did you mean {near[0]}?" if near else f"it takes {_listed(fits)}."
+        return f"{name}: {wrong} does not fit here; {instead}"
     return f"{name}: there is no class {wrong}{_hint(wrong, fits or class_names(), [])}"
 
 
