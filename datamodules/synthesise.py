@@ -43,6 +43,11 @@ def write_videos(
             per line and clip: video, caption, signature (what it says, whatever the words), objects, and clauses with their
             share of the clip's time.
     """
+    for name, value in (("train_videos", train_videos), ("val_videos", val_videos), ("fps", fps)):
+        if value < 1:
+            raise SettingError(f"{name} is {value}; it must be at least 1.")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"out is {out}, which is a file; name a folder.")
     if size % 2 or size < 16:
         raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
     check_scene(frames, backgrounds, None, (0.22, 0.55))

@@ -131,12 +131,20 @@ def _base(holder: Any, where: list[str]) -> Any:
         return None
     if holder is None:
         head, _, rest = where[0].partition(".")
-        return get_type_hints(Trainer.__init__).get(rest) if head == "trainer" else TOP_CLASSES.get(head)
-    return get_type_hints(holder if _is_settings(holder) else holder.__init__).get(where[-1].rpartition(".")[2])
+        return _types(Trainer).get(rest) if head == "trainer" else TOP_CLASSES.get(head)
+    return _types(holder).get(where[-1].rpartition(".")[2])
 
 
 def _is_settings(kind: Any) -> bool:
     return hasattr(kind, "__dataclass_fields__")
+
+
+def _types(kind: Any) -> dict[str, Any]:
+    """Types of a class's settings by name; none where they name what is imported for type checkers alone."""
+    try:
+        return get_type_hints(kind if _is_settings(kind) else kind.__init__)
+    except NameError:
+        return {}
 
 
 def _classes(kind: Any) -> Iterator[type]:
@@ -167,7 +175,7 @@ def settings_of(holder: Any, name: str) -> list[str]:
     parameters = [key for key in inspect.signature(holder).parameters if key != "self"]
     if not rest:
         return parameters
-    kind = get_type_hints(holder.__init__).get(first)
+    kind = _types(holder).get(first)
     return settings_of(kind, rest) if inspect.isclass(kind) else parameters
 
 
@@ -207,10 +215,10 @@ def check_values(config: Any, path: str, kind: Any = None) -> None:
         kind, config = class_of(config.class_path), config.get("init_args") or Namespace()
     if kind is None:
         return
-    hints = get_type_hints(kind if _is_settings(kind) else kind.__init__)
+    hints = _types(kind)
     for name, value in vars(config).items():
         hint = hints.get(name, Any)
-        if value is None and hint is not Any and NoneType not in get_args(hint):
+        if value is None and hint not in (Any, object) and NoneType not in get_args(hint):
             raise SettingError(f"{path}.{name} is null, but {kind.__name__} needs a value; leave it out to take the default.")
         if isinstance(value, float) and math.isnan(value):
             raise SettingError(f"{path}.{name} is nan; it must be a number.")
