@@ -50,6 +50,9 @@ def explain(message: str) -> str:
     stray = re.search(r"unrecognized arguments: (.*)", message)
     if stray is not None:
         return f"{stray[1]} is no setting: write --name value, and --config FILE for a file."
+    whole = re.search(r"Unable to load config ['\"](.*?)['\"]", message)
+    if whole is not None:
+        return f"{name} is {whole[1]!r}; give its settings one by one (--{name}.NAME VALUE), or a YAML file that holds them."
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing is not None:
         return _wrong_class(name, missing[1], _base(holder, where))
