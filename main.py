@@ -1,7 +1,13 @@
 """Command line: `python main.py fit --config configs/quickstart.yaml`. `--help` explains every setting."""
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports, which take seconds, ends the process without a page of what was being imported.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +42,9 @@ def main(args: list[str] | None = None) -> CLI | None:
         SettingError: when the user must change something.
     """
     words = sys.argv[1:] if args is None else args
+    commands = [*CLI.subcommands(), *COMMANDS]
+    if words and words[0] not in commands and not words[0].startswith("-"):
+        raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(commands)}.")
     if words and words[0] in COMMANDS:
         auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False, parser_class=Parser)
         return None
@@ -43,8 +52,12 @@ def main(args: list[str] | None = None) -> CLI | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except SettingError as error:
         if os.environ.get("LVS_DEBUG"):
             raise

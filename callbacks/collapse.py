@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.features import extract
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -72,6 +72,7 @@ class CollapseAlarm(Callback):
     """
 
     def __init__(self, max_fall: float = 0.1, samples: int = 2048, stop: bool = False) -> None:
+        check_positive("CollapseAlarm", samples=samples)
         self.max_fall, self.samples, self.stop = max_fall, samples, stop
         self._highest: dict[str, float] = {}
         self._rang = False

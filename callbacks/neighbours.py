@@ -9,6 +9,7 @@ from callbacks.features import extract
 from callbacks.pictures import enlarge, write_film
 from modules.core.base import Method
 from modules.core.contracts import Batch
+from modules.core.errors import check_positive
 from modules.layers.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
 
@@ -50,6 +51,7 @@ class Neighbours(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 10, clips: int = 6, k: int = 5, frames: int = 16) -> None:
+        check_positive("Neighbours", every_n_epochs=every_n_epochs, clips=clips, k=k, frames=frames)
         self.every_n_epochs, self.clips, self.k, self.frames = every_n_epochs, clips, k, frames
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

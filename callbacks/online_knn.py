@@ -5,6 +5,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.features import extract
 from modules.core.base import Method
+from modules.core.errors import check_positive
 from modules.layers.probes import knn_accuracy, say_bank
 
 
@@ -22,6 +23,7 @@ class OnlineKNN(Callback):
     """
 
     def __init__(self, k: int = 20, temperature: float = 0.07, every_n_validations: int = 1) -> None:
+        check_positive("OnlineKNN", k=k, temperature=temperature, every_n_validations=every_n_validations)
         self.k, self.temperature, self.every_n_validations = k, temperature, every_n_validations
         self._validations = 0
         self._warned = self._described = False

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from callbacks.features import evaluating, extract, gather_once, usable
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
+from modules.core.errors import check_positive
 from modules.layers.precision import full_float32
 
 
@@ -26,6 +27,7 @@ class OnlineLinear(Callback):
     """
 
     def __init__(self, lr: float = 1e-3, every_n_steps: int = 1) -> None:
+        check_positive("OnlineLinear", lr=lr, every_n_steps=every_n_steps)
         self.lr, self.every_n_steps = lr, every_n_steps
         self.probe: nn.Sequential | None = None
         self.optimiser: torch.optim.Optimizer | None = None

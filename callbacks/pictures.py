@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
+from modules.core.errors import check_positive
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
 VISIBLE_SIDE = 112
@@ -89,6 +90,7 @@ class Pictures(Callback):
     """
 
     def __init__(self, every_n_steps: int = 500, clips: int = 4) -> None:
+        check_positive("Pictures", every_n_steps=every_n_steps, clips=clips)
         self.every_n_steps, self.clips = every_n_steps, clips
         self._drawn_at = -1
 

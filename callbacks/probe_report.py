@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.features import extract
 from modules.core.base import Method
 from modules.core.contracts import SkeletonBatch, VideoBatch
+from modules.core.errors import check_positive
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, pool_tokens, say_bank, single_frame
 
 # Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
@@ -75,6 +76,7 @@ class ProbeReport(Callback):
     """
 
     def __init__(self, k: int = 20) -> None:
+        check_positive("ProbeReport", k=k)
         self.k = k
         self.before: dict[str, float] = {}
         self._kind = "video"

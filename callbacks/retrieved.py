@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.neighbours import OTHER, QUERY, SAME, draw, framed
 from callbacks.pictures import write_film
+from modules.core.errors import check_positive
 from modules.downstream.video_text_retrieval import Retrieved, VideoTextRetrieval
 from modules.locomotion import caption_band
 
@@ -29,6 +30,7 @@ class RetrievedPictures(Callback):
     """
 
     def __init__(self, queries: int = 6, k: int = 5, frames: int = 16) -> None:
+        check_positive("RetrievedPictures", queries=queries, k=k, frames=frames)
         self.queries, self.k, self.frames = queries, k, frames
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

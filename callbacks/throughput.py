@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from modules.core.errors import check_positive
+
 # Shares of a window's time above which a cause is named.
 WAITING, ELSEWHERE = 0.25, 0.25
 # What Lightning calls fetching a batch and a step of the optimiser when it talks to its profiler.
@@ -59,6 +61,7 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
+        check_positive("Throughput", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._told = self._running = False
         self._since: dict[str, float] = {}

@@ -44,7 +44,7 @@ from modules.core.base import Method
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.core.origin import origin_of
 from modules.layers.heads import linear_in_float32
@@ -173,6 +173,7 @@ class LocoMotion(Method):
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
         super().__init__(optim)
+        check_positive("model", joint_dim=joint_dim, temperature=temperature)
         if match_weight < 0 or word_weight < 0 or not 0 < masked_words < 1:
             raise SettingError(
                 "model.match_weight and model.word_weight must not be negative, and model.masked_words must lie between 0 "

@@ -48,7 +48,7 @@ from modules.backbones.video_vit import (
 from modules.core.base import Method
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.layers.contrast import unit_rows
 from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
@@ -265,8 +265,7 @@ class SIGMA(Method):
         target.check(backbone)
         mask.check(backbone.grid)
         sinkhorn.check("model.sinkhorn")
-        if num_prototypes < 1 or temperature <= 0:
-            raise SettingError("model.num_prototypes and model.temperature must be positive; set them so.")
+        check_positive("model", num_prototypes=num_prototypes, temperature=temperature)
         content = read_checkpoint(init_from, "model.init_from") if init_from is not None else None
         weights = sigma_weights(content, str(init_from), "model.init_from") if content is not None else None
         if weights is not None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from modules.backbones.video_vit import MaskedDecoder, VideoViT, gather_tokens, start_from
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.layers.drawing import masked_pictures
 from modules.layers.masking import Mask, MaskGenerator
@@ -100,6 +100,7 @@ class SMILE(Method):
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
     ) -> None:
         super().__init__(optim)
+        check_positive("model", objects_per_clip=objects_per_clip, masks_per_clip=masks_per_clip)
         if paste_objects and (objects is None or motion is None):
             raise SettingError(
                 "model.paste_objects is on but model.objects or model.motion is not set; set both, or turn it off."

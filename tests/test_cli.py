@@ -178,7 +178,11 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
     [
         (["convert", "--source=a", "--out=b", "--to=pickle"], "^to is 'pickle'; it must be one of 'safetensors'"),
         (["convert", "--sorce=a", "--out=b"], "no setting sorce"),
-        (["replay"], "dump"),
+        (["replay"], "^dump is not set; pass --dump"),
+        (["synthesise", "--out=x", "--train_videos=-1"], "^train_videos is -1; it must be at least 1"),
+        (["synthesise", f"--out={QUICK}"], "^out is .*quickstart.yaml, which is a file"),
+        (["ft"], "no command 'ft'; choose one of fit, validate, .*convert"),
+        (["fit", "--model.help", "SMLE"], "no class SMLE; did you mean SMILE"),
     ],
 )
 def test_wrong_input_of_other_commands(words: list[str], expected: str) -> None:

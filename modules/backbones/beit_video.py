@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from modules.backbones.architecture import count_blocks, first_std
 from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
 from modules.core.checkpoints import load_strictly, read_checkpoint
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import HALF, Normalisation
 
@@ -105,6 +105,17 @@ class BEiTVideo(nn.Module):
         normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
+        check_positive(
+            "model.backbone",
+            image_size=image_size,
+            num_frames=num_frames,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+        )
+        check_range("model.backbone", 0, 1, drop_path=drop_path)
         preset = PRESETS[size]
         self.embed_dim = embed_dim or preset.embed_dim
         heads, depth = num_heads or preset.num_heads, depth or preset.depth

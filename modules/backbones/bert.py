@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from modules.backbones.architecture import first_std
 from modules.core.checkpoints import load_strictly, read_weights
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, check_range
 
 EPS = 1e-12
 
@@ -50,6 +50,9 @@ class TextSettings:
 
     def check(self) -> None:
         """Raise a `SettingError` where the sizes do not fit together."""
+        check_positive("model.text", embed_dim=self.embed_dim, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio)
+        check_positive("model.text", positions=self.positions)
+        check_range("model.text", 0, 1, dropout=self.dropout)
         if self.embed_dim % self.num_heads:
             raise SettingError(
                 f"model.text.embed_dim {self.embed_dim} is not a multiple of model.text.num_heads {self.num_heads}; change one."

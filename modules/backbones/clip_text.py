@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from modules.core.checkpoints import load_strictly, read_weights
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 
 TOKENS, PAD = 77, 0
 # Of a whole CLIP: its image side, its temperature, and in OpenAI's files three numbers.
@@ -41,6 +41,7 @@ class ClipTextSettings:
 
     def check(self) -> None:
         """Raise a `SettingError` where the sizes do not fit together."""
+        check_positive("model.clip", width=self.width, depth=self.depth, num_heads=self.num_heads, out_dim=self.out_dim)
         if self.width % self.num_heads:
             raise SettingError(
                 f"model.clip.width {self.width} is not a multiple of model.clip.num_heads {self.num_heads}; change one."

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.backbones.skeleton import JOINTS, SkeletonEncoder, check_body
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_range
 
 
 def motion(skeleton: Tensor) -> Tensor:
@@ -38,6 +38,7 @@ class HCN(SkeletonEncoder):
             raise SettingError(
                 f"HCN has width {width} and window {window}; set width to 2 or more and window to a multiple of 16."
             )
+        check_range("model.backbone", 0, 1, dropout=dropout)
         self.window = self.num_frames = window
         self.embed_dim = 4 * width * (window // 16) ** 2
         for path in ("", "m"):

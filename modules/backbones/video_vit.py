@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.huggingface import from_huggingface, is_huggingface
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.probes import Pooling, pool_tokens
@@ -227,6 +227,18 @@ class VideoViT(nn.Module):
         pretrained_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_positive(
+            "model.backbone",
+            image_size=image_size,
+            num_frames=num_frames,
+            patch_size=patch_size,
+            tubelet_size=tubelet_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+        )
+        check_range("model.backbone", 0, 1, drop_path=drop_path)
         preset = PRESETS[size]
         self.embed_dim = embed_dim or preset.embed_dim
         self.num_heads = num_heads or preset.num_heads
@@ -398,6 +410,7 @@ class MaskedDecoder(nn.Module):
         num_heads: int | None = None,
     ) -> None:
         super().__init__()
+        check_positive("model", decoder_depth=depth, decoder_dim=embed_dim, decoder_heads=num_heads)
         self.embed_dim = embed_dim or encoder.embed_dim // 2
         self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:

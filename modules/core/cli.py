@@ -1,29 +1,41 @@
 """The command line: LightningCLI with one folder per run, readable errors, and a record of what ran."""
 
 import shutil
+import sys
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
-from importlib import import_module
 from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args
 
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from modules.core.base import Method
 from modules.core.checkpoints import open_run
+from modules.core.config_files import check_config_file, config_files
 from modules.core.errors import SettingError
-from modules.core.explain import explain, find_class
+from modules.core.explain import check_values, class_of, explain, explain_lightning
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
+from modules.core.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
 from modules.core.saving import WholeCheckpointIO
+from modules.core.trainer_settings import check_trainer
+
+MAX_SEED = 2**32 - 1
+HPC = "hpc_ckpt_*.ckpt"
+"""What Lightning's own plugin for SLURM saves, and goes on from by itself."""
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
@@ -44,23 +56,12 @@ def _subclasses(kind: type) -> list[type]:
     return [*extensions, *(one for direct in extensions for one in _subclasses(direct))]
 
 
-def refuse_nulls(config: Namespace, prefix: str) -> None:
-    """Raise a SettingError for a null where a class wants a value: the parser lets it pass wherever there is a default.
-
-    Args:
-        config: class_path and init_args of a class.
-        prefix: what the settings are called on the command line.
-    """
-    hints = get_type_hints(find_class(config.class_path).__init__)
-    for name, value in vars(config.get("init_args", Namespace())).items():
-        if value is None and type(None) not in get_args(hints.get(name, None | Any)):
-            raise SettingError(f"{prefix}.{name} is null; leave it out to keep its default, or give it a value.")
-        if isinstance(value, Namespace) and "class_path" in value:
-            refuse_nulls(value, f"{prefix}.{name}")
-
-
 class Parser(LightningArgumentParser):
-    """Errors are SettingErrors of one sentence instead of a page of usage."""
+    """Errors are SettingErrors of one sentence instead of a page of usage, and names are written in full."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The parser makes others of its own kind for the settings of classes.
+        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the user must read."""
@@ -83,6 +84,40 @@ class Parser(LightningArgumentParser):
         return added
 
 
+@contextmanager
+def _building(part: str) -> Iterator[None]:
+    """What the user must change is not buried in a page of the parser's attempts."""
+    try:
+        yield
+    except Exception as error:
+        cause = setting_error_in(error)
+        if cause is not None:
+            raise cause from None
+        first: BaseException = error
+        while (before := first.__cause__ or first.__context__) is not None:
+            first = before
+        text = str(first).splitlines()[0] if str(first) else ""
+        raise SettingError(
+            f"{part}: cannot be built from these settings ({type(first).__name__}: {text}); LVS_DEBUG=1 shows where."
+        ) from error
+
+
+def _raised_by_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised an error, on purpose, and not something that it called."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return "/lightning/" in last.filename.replace("\\", "/") and (last.line or "").startswith("raise ")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run's folder, wherever the logger writes."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it; called in the first process."""
+        path = Path(trainer.default_root_dir) / self.config_filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite, multifile=self.multifile)
+
+
 class CLI(LightningCLI):
     """LightningCLI for any method with any data module.
 
@@ -98,76 +133,74 @@ class CLI(LightningCLI):
         torch.set_float32_matmul_precision("high")
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        self._lock: RunLock | None = None
         super().__init__(
             Method,
             LightningDataModule,
+            save_config_callback=SaveConfig,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"use_distributed_sampler": False},
             parser_class=Parser,
             args=args,
             run=run,
         )
 
-    def instantiate_classes(self) -> None:
-        """Build everything; what the user must change is not buried in a page of the parser's attempts."""
-        self._check_checkpoint()
-        try:
-            checked = self._checked_data()
-            super().instantiate_classes()
-            if checked is not None:
-                self.datamodule = checked
-        except Exception as error:
-            cause = setting_error_in(error)
-            if cause is None:
-                raise
-            raise cause from None
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Look at the YAML files first: the parser knows neither their names nor their lines."""
+        words = sys.argv[1:] if args is None else args
+        for name in config_files(words) if isinstance(words, list) else ():
+            check_config_file(name)
+        super().parse_arguments(parser, args)
 
-    def _checked_data(self) -> LightningDataModule | None:
-        """The data module after its own check of folders, lists and sizes, which costs little, where a model may download
-        weights; None if it has no check."""
-        if self.subcommand is None:
-            return None
-        data = self.config[self.subcommand].get("data")
-        if data is None or not hasattr(find_class(data.class_path), "check"):
-            return None
-        refuse_nulls(data, "data")
-        only = Namespace(subcommand=self.subcommand, **{self.subcommand: Namespace(data=data)})
-        built = self.parser.instantiate_classes(only)[self.subcommand].data
-        built.check(self.subcommand)
-        return built
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
+            raise SettingError(f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one.")
+        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder and the checkpoint to go on from, before anything is built."""
+        """Choose the run's folder and the checkpoint to go on from, and check what costs nothing, before anything is built."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
         trainer = config.trainer
-        root = Path(trainer.default_root_dir or "runs/default")
+        root = local_folder(str(trainer.default_root_dir or "runs/default"))
         trainer.default_root_dir = str(root)
         if config.get("weights_only") is None and "weights_only" in config:
             config.weights_only = True
-        checkpoint = root / LAST
-        given = config.get("ckpt_path")
+        check_trainer(trainer, self.subcommand)
+        for part in ("trainer.callbacks", "model", "data"):
+            check_values(config.get(part), part)
+        self._check_command(self.subcommand, config.model.class_path)
+        self._choose_checkpoint(config, root)
+        self._check_checkpoint()
+
+    def _choose_checkpoint(self, config: Namespace, root: Path) -> None:
+        checkpoint, given = root / LAST, config.get("ckpt_path")
         # Lightning has names of its own, and reads from other file systems.
-        if given is not None and given not in ("last", "best", "hpc") and ":" not in given and not Path(given).exists():
-            raise SettingError(f"--ckpt_path is {given}, which does not exist; pass an existing checkpoint, or last.")
+        if given == "last":
+            config.ckpt_path = str(self._existing(checkpoint))
+        elif given == "best":
+            raise SettingError("--ckpt_path best is known only to the process that trained; name the file in checkpoints.")
+        elif given is not None and given != "hpc" and ":" not in given and not Path(given).is_file():
+            problem = (
+                "is a folder; pass a file in it" if Path(given).is_dir() else "does not exist; pass an existing checkpoint"
+            )
+            raise SettingError(f"--ckpt_path is {given}, which {problem}, or last.")
         if self.subcommand != "fit":
             # config.yaml in the folder is that of the training; `ResultFile` keeps that of a test.
             self.save_config_callback = None
-            if config.get("ckpt_path") == "last":
-                config.ckpt_path = str(self._existing(checkpoint))
             return
-        if trainer.fast_dev_run:
+        if config.trainer.fast_dev_run:
             return
-        if config.ckpt_path is None and checkpoint.is_file() and was_requeued():
-            config.ckpt_path = "last"
-        if config.ckpt_path == "last":
-            config.ckpt_path = str(self._existing(checkpoint))
+        if given is None and checkpoint.is_file() and was_requeued():
+            given, config.ckpt_path = "last", str(checkpoint)
+        if given == "last":
             self._keep_config(root)
-        elif config.ckpt_path is None and checkpoint.is_file() and not list(root.glob("hpc_ckpt_*.ckpt")):
+        elif given is None and checkpoint.is_file() and not any(root.glob(HPC)):
             self._refuse(root)
 
     def _parse_ckpt_path(self) -> None:
@@ -187,8 +220,7 @@ class CLI(LightningCLI):
             return
         record = open_run(given, "--ckpt_path").get("record")
         trained = record.get("method") if isinstance(record, dict) else None
-        module, _, name = config["model"].class_path.rpartition(".")
-        own = getattr(import_module(module), name)
+        own = class_of(config["model"].class_path)
         # A method may go on with weights of one that it extends, and the other way round.
         related = [*own.__mro__, *_subclasses(own)]
         if trained is not None and trained not in {f"{kind.__module__}.{kind.__qualname__}" for kind in related}:
@@ -197,6 +229,83 @@ class CLI(LightningCLI):
                 "from its encoder with --model.backbone.checkpoint."
             )
 
+    @staticmethod
+    def _check_command(command: str, class_path: str) -> None:
+        """Refuse what the method has no step for."""
+        step = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}[command]
+        kind = class_of(class_path)
+        if getattr(kind, step) is not getattr(LightningModule, step):
+            return
+        instead = {
+            "fit": "has nothing to train; use test",
+            "validate": "has no validation; use test",
+            "test": "is not tested itself: test its encoder, for example with --model NearestNeighbours --model.backbone ... "
+            "--model.backbone.checkpoint FILE",
+            "predict": "writes no predictions; test writes what it measures to results",
+        }[command]
+        raise SettingError(f"{command}: {kind.__name__} {instead}.")
+
+    def instantiate_classes(self) -> None:
+        """Build the trainer, which shows what the machine lacks; make and lock the folder; then build data and method."""
+        if self.subcommand is None:
+            with _building("settings"):
+                super().instantiate_classes()
+            return
+        try:
+            self._build(self.subcommand)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _build(self, command: str) -> None:
+        config = self.config[command]
+        self.config_init = self.config.clone()
+        built = self.config_init[command]
+        for name, value in vars(config.trainer).items():
+            # The others are plain values.
+            if isinstance(value, Namespace | list):
+                built.trainer[name] = self._built(command, f"trainer.{name}")
+        self.trainer = self._trainer_first(config.trainer)
+        self.datamodule = built["data"] = self._built(command, "data")
+        if hasattr(self.datamodule, "check"):
+            # Of folders, lists and sizes: it costs little, where a model may download weights.
+            self.datamodule.check(command)
+        self.model = built["model"] = self._built(command, "model")
+        self._add_configure_optimizers_method_to_model(command)
+
+    def _built(self, command: str, name: str) -> Any:
+        """The objects that one setting describes."""
+        key = f"{command}.{name}"
+        alone = Namespace({"subcommand": command})
+        alone[key] = self.config[key]
+        with _building(name):
+            return self.parser.instantiate_classes(alone)[key]
+
+    def _trainer_first(self, settings: Namespace) -> Trainer:
+        try:
+            trainer = self.instantiate_trainer()
+        except SettingError:
+            raise
+        except Exception as error:
+            told = explain_lightning(error, settings)
+            if not told.startswith("trainer."):
+                told = f"trainer.accelerator {settings.accelerator}, devices {settings.devices}: {told}"
+            raise SettingError(told) from error
+        if trainer.is_global_zero and not settings.fast_dev_run:
+            root = Path(settings.default_root_dir)
+            make_folder(root)
+            if self.subcommand == "fit":
+                self._lock = RunLock(root, REQUEUE_WAIT if was_requeued() else 0.0)
+                goes_on = self.config.fit.ckpt_path is not None or any(root.glob(HPC))
+                aside = None if goes_on else set_attempt_aside(root)
+                if aside is not None:
+                    rank_zero_info(f"{root} held a run without a checkpoint; what it wrote is in {aside} now.")
+        return trainer
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
         and checkpoints that keep it from losing anything. (Not part of the saved config, which may be run again with
@@ -204,19 +313,39 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return super().instantiate_trainer(**kwargs)
         trainer = self.config[self.subcommand].trainer
-        if trainer.logger is None and not trainer.fast_dev_run:
+        if trainer.logger in (None, True) and not trainer.fast_dev_run and not trainer.barebones:
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+        given = self.config_init[self.subcommand].trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        # Lightning refuses callbacks of the recipe that have nothing to do then.
+        idle: tuple[type, ...] = (LearningRateMonitor, DeviceStatsMonitor) if trainer.logger is False else ()
+        saves = trainer.enable_checkpointing is not False
+        idle = idle if saves else (*idle, Checkpoint)
+        kwargs["callbacks"] = [callback for callback in given if not isinstance(callback, idle)]
         built = super().instantiate_trainer(**kwargs)
         config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         callbacks = built.callbacks  # type: ignore[attr-defined]
         kinds = {type(callback) for callback in callbacks}
         # In front are those whose work must be done when a checkpoint is written.
         guard = [NonFiniteGuard()] if NonFiniteGuard not in kinds else []
-        last = [LastCheckpoint()] if LastCheckpoint not in kinds else []
+        last = [LastCheckpoint()] if LastCheckpoint not in kinds and saves else []
         callbacks[:] = [Provenance(config), *guard, *callbacks, *last]
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
             built.strategy.checkpoint_io = WholeCheckpointIO()
         return built
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            if not isinstance(error, MisconfigurationException) and not _raised_by_lightning(error):
+                raise
+            raise SettingError(explain_lightning(error, self.config[subcommand].trainer)) from error
+        finally:
+            self._unlock()
 
     @staticmethod
     def _existing(checkpoint: Path) -> Path:

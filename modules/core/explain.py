@@ -2,16 +2,28 @@
 
 import difflib
 import inspect
+import math
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import lightning.pytorch.callbacks
+import lightning.pytorch.loggers
+from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.pytorch import LightningDataModule
+
+from modules.core.base import Method
+from modules.core.errors import SettingError
 
 OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
 TOP_LEVEL = ["trainer", "model", "data", "seed_everything", "ckpt_path", "config", "weights_only", "verbose"]
+LONG = 200
+"""Characters of a message of Lightning above which its first sentence must do."""
+TOP_CLASSES = {"model": Method, "data": LightningDataModule}
 
 
 def explain(message: str) -> str:
@@ -20,39 +32,137 @@ def explain(message: str) -> str:
     Args:
         message: several lines: where the parser was, in which class, and what it did not like.
     """
-    where = re.findall(r'Parser key "([\w.]+)"', message)
+    # A list that may also be a single object is tried both ways: as its last object, and as one of no kind.
+    message = re.sub(r"- Problem with given class_path 'lightning\.Callback':.*?(?=- Expected|$)", "", message, flags=re.DOTALL)
+    where = list(dict.fromkeys(re.findall(r'(?:Parser key|Group) [\'"]([\w.]+)[\'"]', message)))
+    name = ".".join(where)
     classes = re.findall(r"given class_path '([\w.]+)'", message)
-    holder = find_class(classes[-1]) if classes else None
+    holder = class_of(classes[-1]) if classes else None
     unknown = re.search(
         r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|not accept option '([\w.]+)'", message
     )
     if unknown is not None:
-        name = next(group for group in unknown.groups() if group)
-        return f"There is no setting {'.'.join([*where, name])}{_hint(name, settings_of(holder, name), where)}"
+        wrong = next(group for group in unknown.groups() if group)
+        inside = message.find("Group ") >= 0
+        known = settings_of(holder, f"{where[-1]}.{wrong}" if inside else wrong)
+        owner = f" in {holder.__name__}" if holder is not None else ""
+        return f"There is no setting {'.'.join([*where, wrong])}{_hint(wrong, known, where, owner)}"
+    stray = re.search(r"unrecognized arguments: (.*)", message)
+    if stray is not None:
+        return f"{stray[1]} is no setting: write --name value, and --config FILE for a file."
+    whole = re.search(r"Unable to load config ['\"](.*?)['\"]", message)
+    if whole is not None:
+        return f"{name} is {whole[1]!r}; give its settings one by one (--{name}.NAME VALUE), or a YAML file that holds them."
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing is not None:
-        return f"{'.'.join(where)}: there is no class {missing[1]}{_hint(missing[1], class_names(), [])}"
-    choice = re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S*)", message)
-    if choice is not None:
-        return f"{'.'.join(where)} is {choice[2]!r}; it must be one of {choice[1]}."
-    mistyped = re.search(r"Expected a <class '([\w.]+)'>\. Got value: (.*)", message)
+        return _wrong_class(name, missing[1], _base(holder, where))
+    needed = re.search(r"arguments are required: ([\w.]+)", message)
+    if needed is not None:
+        if holder is None:
+            command, _, what = needed[1].rpartition(".")
+            return f"{what} is not set; " + (
+                f"name a class with --{what}, or pass a recipe with --config." if command else f"pass --{what}."
+            )
+        return f"{name}.{needed[1]} is not set; {holder.__name__} needs it."
+    if "is abstract" in message:
+        return f"{name} names a class that others are made from; it takes {_listed(fitting(_base(holder, where)))}."
+    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
+    nested = re.match(r"NestedArg\(key='[\w.]+', val=(.*)\)", value[1], re.DOTALL) if value is not None else None
+    given = "" if value is None else (nested[1] if nested is not None else value[1]).strip().partition("\n")[0].strip("'\"")
+    choices = list(dict.fromkeys(re.findall(r"typing\.Literal\[(.*?)\]", message)))
+    if choices and name:
+        # Beside a list of words, a setting may take true and false, or null.
+        also = [
+            word
+            for kind, word in (("bool", "true, false"), ("NoneType", "null"))
+            if f"- Expected a <class '{kind}'>" in message
+        ]
+        return f"{name} is {given!r}; it must be one of {', '.join(choices + (also if not classes else []))}."
+    sized = re.search(r"Expected a tuple with (\d+) elements", message)
+    if sized is not None:
+        return f"{name} is {given}; it must have {sized[1]} values."
+    mistyped = re.search(r"Expected a <class '([\w.]+)'>\. Got value: ", message)
     if mistyped is not None:
-        return f"{'.'.join(where)} must be of type {mistyped[1]}, not {mistyped[2]!r}."
-    return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
+        return f"{name} must be of type {mistyped[1]}, not {given!r}."
+    kinds = re.findall(r"- Expected a <class '([\w.]+)'>", message)
+    if kinds and name and not classes:
+        if set(kinds) == {"NoneType"}:
+            return f"{name} does not say which class it is of; name one with --{name}, or pass a recipe first with --config."
+        names = list(dict.fromkeys("null" if kind == "NoneType" else kind.rpartition(".")[2] for kind in kinds))
+        return f"{name} is {given!r}; it must be of type {' or '.join(names)}."
+    text = re.sub(r"Given value( type)?: .*", "", message, flags=re.DOTALL)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Expected a <class 'NoneType'>", "", text
+    )
+    return " ".join(line.strip(" -") for line in text.splitlines() if line.strip(" -"))
 
 
-def _hint(name: str, known: list[str], where: list[str]) -> str:
+def _wrong_class(name: str, wrong: str, base: Any) -> str:
+    fits = fitting(base)
+    last = wrong.rpartition(".")[2]
+    name = name or "--help"
+    if last in class_names() and last not in fits:
+        near = difflib.get_close_matches(last, fits, n=1, cutoff=0.85)
+        instead = f"did you mean {near[0]}?" if near else f"it takes {_listed(fits)}."
+        return f"{name}: {wrong} does not fit here; {instead}"
+    return f"{name}: there is no class {wrong}{_hint(wrong, fits or class_names(), [])}"
+
+
+def _listed(names: list[str]) -> str:
+    return " | ".join(names) or "another class"
+
+
+def _hint(name: str, known: list[str], where: list[str], owner: str = "") -> str:
     head, _, last = name.rpartition(".")
-    near = difflib.get_close_matches(last, known, n=1, cutoff=0.6)
+    if known is TOP_LEVEL and last in settings_of(Trainer, last):
+        return f"; did you mean trainer.{last}?"
+    near = [one for one in known if one.startswith(last)][:1] or difflib.get_close_matches(last, known, n=1, cutoff=0.6)
     if not near:
-        return "; --help lists what there is."
+        return f"{owner}; --help lists what there is."
     return f"; did you mean {'.'.join([*where, head, near[0]] if head else [*where, near[0]])}?"
 
 
-def find_class(path: str) -> Any:
+def class_of(path: str) -> Any:
     """The class of a class_path."""
     module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name, None)
+    return getattr(import_module(module), name, None) if module else None
+
+
+def _base(holder: Any, where: list[str]) -> Any:
+    """Type of a setting; None if unknown."""
+    if not where:
+        return None
+    if holder is None:
+        head, _, rest = where[0].partition(".")
+        return _types(Trainer).get(rest) if head == "trainer" else TOP_CLASSES.get(head)
+    return _types(holder).get(where[-1].rpartition(".")[2])
+
+
+def _is_settings(kind: Any) -> bool:
+    return hasattr(kind, "__dataclass_fields__")
+
+
+def _types(kind: Any) -> dict[str, Any]:
+    """Types of a class's settings by name; none where they name what is imported for type checkers alone."""
+    try:
+        return get_type_hints(kind if _is_settings(kind) else kind.__init__)
+    except NameError:
+        return {}
+
+
+def _classes(kind: Any) -> Iterator[type]:
+    """Classes that a type is made of: `A | list[B] | None` -> A, B."""
+    if get_args(kind):
+        for part in get_args(kind):
+            yield from _classes(part)
+    elif inspect.isclass(kind) and kind is not NoneType and kind.__module__ != "builtins":
+        yield kind
+
+
+def fitting(base: Any) -> list[str]:
+    """Short names of the classes that a setting of a type takes."""
+    bases = tuple(_classes(base))
+    return [name for name, kind in _known().items() if issubclass(kind, bases) and not inspect.isabstract(kind)]
 
 
 def settings_of(holder: Any, name: str) -> list[str]:
@@ -68,14 +178,66 @@ def settings_of(holder: Any, name: str) -> list[str]:
     parameters = [key for key in inspect.signature(holder).parameters if key != "self"]
     if not rest:
         return parameters
-    kind = get_type_hints(holder.__init__).get(first)
+    kind = _types(holder).get(first)
     return settings_of(kind, rest) if inspect.isclass(kind) else parameters
 
 
-def class_names() -> list[str]:
-    """Short names of our classes and of Lightning's callbacks."""
-    names = list(lightning.pytorch.callbacks.__all__)
+def _known() -> dict[str, type]:
+    """Our classes and Lightning's callbacks and loggers by their short names, those that can be chosen by name."""
+    found: dict[str, type] = {}
+    for module in (lightning.pytorch.callbacks, lightning.pytorch.loggers):
+        found |= {name: getattr(module, name) for name in module.__all__ if inspect.isclass(getattr(module, name))}
     for module in list(sys.modules.values()):
         if module.__name__.split(".")[0] in OUR_PACKAGES:
-            names += [name for name, value in vars(module).items() if inspect.isclass(value)]
-    return sorted(set(names))
+            found |= {name: value for name, value in vars(module).items() if inspect.isclass(value)}
+    return {name: found[name] for name in sorted(found) if not name.startswith("_")}
+
+
+def class_names() -> list[str]:
+    """Short names of our classes and of Lightning's callbacks and loggers."""
+    return list(_known())
+
+
+def check_values(config: Any, path: str, kind: Any = None) -> None:
+    """Refuse null where a class takes none, which the parser lets pass in settings that have a default, and NaN.
+
+    Args:
+        config: value of a setting, as parsed.
+        path: name of the setting on the command line.
+        kind: class whose constructor's settings `config` holds, where it does not say so itself.
+
+    Raises:
+        SettingError: for the first one.
+    """
+    if isinstance(config, list):
+        for item in config:
+            check_values(item, path)
+    if not isinstance(config, Namespace):
+        return
+    if "class_path" in config:
+        kind, config = class_of(config.class_path), config.get("init_args") or Namespace()
+    if kind is None:
+        return
+    hints = _types(kind)
+    for name, value in vars(config).items():
+        hint = hints.get(name, Any)
+        if value is None and hint not in (Any, object) and NoneType not in get_args(hint):
+            raise SettingError(f"{path}.{name} is null, but {kind.__name__} needs a value; leave it out to take the default.")
+        if isinstance(value, float) and math.isnan(value):
+            raise SettingError(f"{path}.{name} is nan; it must be a number.")
+        settings = next((one for one in _classes(hint) if _is_settings(one)), None)
+        check_values(value, f"{path}.{name}", settings)
+
+
+def explain_lightning(error: Exception, trainer: Namespace) -> str:
+    """One sentence for an error in Lightning's own words, naming the setting of the trainer that it speaks of.
+
+    Args:
+        error: that Lightning raised.
+        trainer: the trainer's settings.
+    """
+    text = " ".join(str(error).split())
+    if len(text) > LONG:
+        text = re.split(r"(?<=[.!?])\s", text)[0]
+    named = next((word for word in re.findall(r"\w+", text) if word in trainer), None)
+    return f"trainer.{named} is {trainer[named]}: {text}" if named is not None else text

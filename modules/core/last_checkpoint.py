@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from modules.core.errors import check_positive
+
 LAST = Path("checkpoints") / "last.ckpt"
 ASK_EVERY = 10
 """Optimiser steps after which several processes tell each other of signals."""
@@ -31,7 +33,8 @@ class LastCheckpoint(Checkpoint):
     On SIGINT, SIGTERM and SIGUSR1 it saves and ends the run. A signal may come in the middle of a step, when weights and
     counters do not fit together; so only a flag is set, and the step is finished first, in all processes alike. A second
     signal ends the run at once, without saving. After SIGUSR1 inside a SLURM job, the job is put back into the queue;
-    started again, it goes on by itself. The command line adds this callback to every run that does not list it.
+    started again, it goes on by itself. The command line adds this callback to every run that does not list it. A trial run
+    (`trainer.fast_dev_run`) saves nothing.
 
     Where a validation or the end of an epoch follows a step, the checkpoint is written after it: Lightning takes one
     written before for one written after, and a run that goes on from there would leave that validation out.
@@ -41,6 +44,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:
+        check_positive("LastCheckpoint", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._received = self._agreed = 0
         self._due = False
@@ -102,10 +106,13 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         path = Path(trainer.default_root_dir) / LAST
-        trainer.save_checkpoint(path, weights_only=False)
+        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if not trial:
+            trainer.save_checkpoint(path, weights_only=False)
         if not self._agreed:
             return
-        rank_zero_info(f"Saved {path} at step {trainer.global_step}; go on with --ckpt_path last.")
+        if not trial:
+            rank_zero_info(f"Saved {path} at step {trainer.global_step}; go on with --ckpt_path last.")
         if self._agreed == signal.SIGUSR1:
             requeue()
         self._restore()

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.provenance import Provenance
 from modules.core.saving import replacing
 
@@ -41,6 +41,7 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, max_skipped: int = 0, every_n_steps: int = 10) -> None:
+        check_positive("NonFiniteGuard", every_n_steps=every_n_steps)
         self.max_skipped, self.every_n_steps = max_skipped, every_n_steps
         self._skipped = 0
         self._steps: list[tuple[Tensor, list[dict[str, Any]]]] = []
@@ -102,13 +103,14 @@ class NonFiniteGuard(Callback):
         first = next(number for number, (bad, _) in enumerate(steps) if bad)
         batches = steps[first][1]
         folder = Path(trainer.default_root_dir) / FOLDER / f"step_{batches[0]['step']:08d}"
-        self._write(folder, trainer, pl_module, batches)
+        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if not trial:
+            self._write(folder, trainer, pl_module, batches)
         self._skipped += len(steps) - first
         losses = ", ".join(f"{float(batch['loss']):g}" for batch in batches)
-        what = (
-            f"Step {batches[0]['step']} has a gradient that is not finite (loss {losses}). Its batch and the weights before "
-            f"it are in {folder}; `python main.py replay --dump {folder}` repeats it."
-        )
+        what = f"Step {batches[0]['step']} has a gradient that is not finite (loss {losses})."
+        if not trial:
+            what += f" Its batch and the weights before it are in {folder}; `python main.py replay --dump {folder}` repeats it."
         if self._skipped > self.max_skipped:
             raise SettingError(
                 f"{what} Left out so far: {self._skipped}, but NonFiniteGuard.max_skipped is {self.max_skipped}; lower "

@@ -11,6 +11,8 @@ from jsonargparse import set_parsing_settings
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from modules.core.errors import SettingError, check_positive, check_range
+
 
 @dataclass
 class ScheduleSettings(ABC):
@@ -36,6 +38,11 @@ class ScheduleSettings(ABC):
 
     per_epoch: ClassVar[bool] = False
     """Whether the rate changes once per epoch instead of once per step."""
+
+    def __post_init__(self) -> None:
+        least = {"base_lr": self.base_lr, "min_lr": self.min_lr, "warmup_epochs": self.warmup_epochs}
+        check_range("model.optim", 0, math.inf, **least)
+        check_positive("model.optim", horizon_epochs=self.horizon_epochs)
 
     def rates(self, global_batch: int) -> tuple[float, float]:
         """Peak and final learning rate for a global batch."""
@@ -82,6 +89,12 @@ class AdamWSettings(ScheduleSettings):
     weight_decay: float = 0.05
     layer_decay: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_adam(self.betas, self.eps, self.weight_decay)
+        check_positive("model.optim", layer_decay=self.layer_decay)
+        check_range("model.optim", 0, 1, layer_decay=self.layer_decay)
+
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.AdamW:
         """See `ScheduleSettings.build`; layer decay asks the module for its layers (`Method.group_matcher`)."""
         if self.layer_decay == 1:
@@ -112,6 +125,10 @@ class EpochSettings(ScheduleSettings):
     milestone_factor: float = 0.1
 
     per_epoch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("model.optim", 0, math.inf, weight_decay=self.weight_decay, milestone_factor=self.milestone_factor)
 
     def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
         """The cosine's factor at each epoch, or that of the milestones."""
@@ -144,6 +161,10 @@ class SGDSettings(EpochSettings):
     weight_decay: float = 1e-4
     momentum: float = 0.9
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("model.optim", 0, 1, momentum=self.momentum)
+
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.SGD:
         """See `ScheduleSettings.build`. All parameters have decay, those of `no_decay` too."""
         return torch.optim.SGD(_trained(module), lr=peak_lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
@@ -163,11 +184,21 @@ class AdamSettings(EpochSettings):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_adam(self.betas, self.eps, self.weight_decay)
+
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.Adam:
         """See `ScheduleSettings.build`. All parameters have decay, those of `no_decay` too."""
         return torch.optim.Adam(
             _trained(module), lr=peak_lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
+
+
+def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise SettingError(f"model.optim.betas is {betas}; both must be at least 0 and below 1.")
+    check_range("model.optim", 0, math.inf, eps=eps, weight_decay=weight_decay)
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

@@ -1,5 +1,6 @@
 """Momentum contrast: what MoCo and the methods built on it do with a pair of clips."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows, position, shuffled
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, check_range
 from modules.layers.contrast import Contrast, info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
@@ -40,6 +41,11 @@ class ContrastSettings:
     momentum: float = 0.999
     temperature: float = 0.2
     shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("model.contrast", hidden=self.hidden, out_dim=self.out_dim, temperature=self.temperature)
+        check_range("model.contrast", 0, math.inf, queue_size=self.queue_size)
+        check_range("model.contrast", 0, 1, momentum=self.momentum)
 
 
 class MomentumContrast(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 from modules.core.distributed import position
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 
 # 32 MB of scores in float32: small beside the whole, large enough to keep a GPU busy. Sums over n rows are sums of sums over
 # this many, which loses fewer digits.
@@ -44,6 +44,7 @@ class SinkhornSettings:
 
     def check(self, setting: str) -> None:
         """Raise a SettingError that names the setting, if a number makes no sense."""
+        check_positive(setting, iterations=self.iterations)
         if self.epsilon < LEAST_EPSILON:
             raise SettingError(
                 f"{setting}.epsilon is {self.epsilon}; exponentials of cosines over less than {LEAST_EPSILON} do not fit into "

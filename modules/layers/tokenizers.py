@@ -6,6 +6,7 @@ single letters for what else may come. Sentences are cleaned as VindLU does (off
 and they begin with [CLS] and have no [SEP] at the end, as in its checkpoints.
 """
 
+import math
 import re
 import string
 import unicodedata
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_range
 from modules.motion.appearance import SHAPES
 from modules.motion.captioned_scenes import COLOURS
 from modules.motion.grammar import vocabulary
@@ -39,6 +40,9 @@ class TokenizerSettings:
     vocabulary: str | None = None
     add_sep: bool = False
     max_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        check_range("model.tokenizer", 2, math.inf, max_tokens=self.max_tokens)
 
 
 def lexicon_pieces() -> list[str]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive
 from modules.core.randomness import device_generator
 
 SHAPES = ("arrow", "corner", "tee", "triangle", "half_disc", "crescent", "flag", "sector")
@@ -144,6 +144,7 @@ class ObjectBank:
     """
 
     def __init__(self, root: str | None = None, side: int = 96, shapes: int = 512, seed: int = 0) -> None:
+        check_positive("model.objects", side=side, shapes=shapes)
         self.root, self.side = root, side
         if root is None:
             self.names = [SHAPES[number % len(SHAPES)] for number in range(shapes)]

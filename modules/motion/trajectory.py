@@ -9,6 +9,7 @@ Lengths are given for a picture whose shorter side is 224 pixels and scale with 
 numbers. Axis letters: `B` clips, `K` objects, `T` frames, `S` = 3 segments between at most four key frames.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
+
+from modules.core.errors import SettingError
 
 REFERENCE_SIDE = 224
 POINTS = 48
@@ -274,6 +277,12 @@ class Motion:
     shear_velocity: float = 0.066
     opacity: tuple[float, float] = (1.0, 1.0)
     whole_pixels: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("scales", "ratios"):
+            values = getattr(self, name)
+            if not values or not all(0 < value < math.inf for value in values):
+                raise SettingError(f"{type(self).__name__}.{name} is {values}; it needs at least one number, all above 0.")
 
     def draw(self, count: int, objects: int, frames: int, picture: tuple[int, int], generator: torch.Generator) -> MotionRecord:
         """Draw the motion of a batch.

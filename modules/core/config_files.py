@@ -1,0 +1,69 @@
+"""A look at the YAML files of a command before they are merged: afterwards nothing says which file a value came from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from modules.core.errors import SettingError
+
+OPTIONS = ("--config", "-c")
+
+
+def config_files(words: list[str]) -> Iterator[str]:
+    """Values of --config in a command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        name = value if equals else following
+        # Lightning reads addresses too.
+        if option in OPTIONS and name and "://" not in name:
+            yield name
+
+
+def check_config_file(name: str) -> None:
+    """Refuse what the parser would describe in words of its own, or accept by mistake.
+
+    Args:
+        name: path of a YAML file.
+
+    Raises:
+        SettingError: if the file is missing, no text, no YAML, empty, or has a value twice or a part that is no group.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        what = "it is a folder" if path.is_dir() else "File does not exist"
+        raise SettingError(f"--config {name}: {what}; pass a YAML file.")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config names {name}, which cannot be read as text ({error}); pass a YAML file.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark is not None else "unknown line"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        hint = "; indent with spaces, not with tabs" if "\\t" in problem else ""
+        raise SettingError(f"{name}, {line}: this is no YAML ({problem}{hint}).") from error
+    if root is None:
+        raise SettingError(f"--config names {name}, which is empty; fill it, or leave it out.")
+    if not isinstance(root, yaml.MappingNode):
+        raise SettingError(f"--config names {name}, which holds no settings of the form 'name: value'.")
+    _check_twice(name, root, "")
+    for key, value in root.value:
+        if key.value == "trainer" and not isinstance(value, yaml.MappingNode):
+            line = value.start_mark.line + 1
+            raise SettingError(f"{name}, line {line}: trainer must hold settings by name ('max_epochs: 1'), not one value.")
+
+
+def _check_twice(name: str, node: yaml.Node, where: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_twice(name, item, where)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise SettingError(f"{name}, line {line}: {where}{key.value} was given in line {lines[key.value]} already.")
+        lines[str(key.value)] = line
+        _check_twice(name, value, f"{where}{key.value}.")

@@ -1,0 +1,56 @@
+"""Settings of the trainer that Lightning would refuse late, in its own words, or not at all."""
+
+import math
+
+import torch
+from jsonargparse import Namespace
+
+from modules.core.errors import SettingError, check_positive, check_range
+
+
+def check_trainer(trainer: Namespace, command: str) -> None:
+    """Refuse them before anything is built.
+
+    Args:
+        trainer: settings, as parsed.
+        command: fit, validate, test or predict.
+
+    Raises:
+        SettingError: for the first one that is wrong.
+    """
+    check_positive(
+        "trainer",
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=trainer.check_val_every_n_epoch,
+        num_nodes=trainer.num_nodes,
+    )
+    check_range(
+        "trainer", 0, math.inf, log_every_n_steps=trainer.log_every_n_steps, gradient_clip_val=trainer.gradient_clip_val
+    )
+    if isinstance(trainer.val_check_interval, int | float):
+        check_positive("trainer", val_check_interval=trainer.val_check_interval)
+    if trainer.overfit_batches:
+        raise SettingError(
+            f"trainer.overfit_batches is {trainer.overfit_batches}, which cannot be used here, because every epoch draws other "
+            "batches; train on few samples instead (data.fraction, data.low_shot, or data.train_videos of generated clips)."
+        )
+    if command == "fit":
+        for name in ("max_epochs", "max_steps"):
+            if trainer[name] == 0:
+                raise SettingError(f"trainer.{name} is 0, with which nothing is trained; raise it, or use validate or test.")
+    _check_devices(trainer)
+
+
+def _check_devices(trainer: Namespace) -> None:
+    """Compare what is asked for with what PyTorch sees."""
+    kind, asked, count = trainer.accelerator, trainer.devices, torch.cuda.device_count()
+    if kind in ("gpu", "cuda") and not count and not (kind == "gpu" and torch.backends.mps.is_available()):
+        raise SettingError(
+            f"trainer.accelerator is {kind}, but PyTorch sees no GPU here; set it to cpu or auto, or "
+            "install PyTorch for your GPU and its driver."
+        )
+    number = int(asked) if str(asked).lstrip("-").isdigit() else None
+    if number == 0:
+        raise SettingError("trainer.devices is 0; it must be at least 1, or auto.")
+    if number is not None and number > count > 0 and kind in ("gpu", "cuda", "auto"):
+        raise SettingError(f"trainer.devices is {number}, but this machine has {count} GPU(s); lower it, or set it to auto.")
