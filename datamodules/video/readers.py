@@ -117,7 +117,8 @@ def _optional(module: str, package: str) -> ModuleType:
 class DecordReader:
     """decord, an optional extra. It takes the largest video stream and cannot be given a deadline.
 
-    Where a group of pictures is open (usual in HEVC, rare in H.264), decord returns wrong frames around its keyframe.
+    Where a group of pictures is open (usual in HEVC, rare in H.264), or the container's index is wrong, decord returns wrong
+    frames; `read_clips` refuses such files.
 
     Args:
         path: The file.
@@ -150,6 +151,8 @@ class DecordReader:
 
 class TorchCodecReader:
     """torchcodec, an optional extra that needs ffmpeg's shared libraries. Largest video stream, no deadline.
+
+    It picks frames by the times and keyframes that the container states; `read_clips` refuses files in which these are wrong.
 
     Args:
         path: The file.

@@ -150,7 +150,7 @@ def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[Tim
 def _part(reader: PyAVReader, start: float | None, stop: float | None) -> Iterator[Timed]:
     stream = reader.stream
     base = stream.time_base or TICKS
-    rate = Fraction(reader.info.fps).limit_denominator(1001)
+    rate = max(Fraction(1, 10**5), Fraction(reader.info.fps).limit_denominator(10**5))
     tick = base if base.numerator == 1 and base.denominator <= 10**6 else TICKS
     first, decoded = reader.start, 0
     try:
