@@ -45,7 +45,7 @@ def write_videos(
             share of the clip's time.
     """
     check_writable("--out", out)
-    for name, value, lowest in (("train_videos", train_videos, 0), ("val_videos", val_videos, 0), ("fps", fps, 1)):
+    for name, value, lowest in (("train_videos", train_videos, 1), ("val_videos", val_videos, 0), ("fps", fps, 1)):
         check_whole(f"--{name}", value, lowest)
     check_whole("--seed", seed, 0, MAX_SEED)
     if size % 2 or size < 16:

@@ -6,15 +6,15 @@ import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import pytest
 import torch
 import yaml
-from lightning.pytorch.cli import LightningCLI
 
 from datamodules.synthesise import write_video
 from main import main
+from modules.core.cli import CLI
 from modules.core.errors import SettingError
 from tests.methods import video_batch
 
@@ -179,8 +179,8 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
         (["convert", "--source=a", "--out=b", "--to=pickle"], "^to is 'pickle'; it must be one of 'safetensors'"),
         (["convert", "--sorce=a", "--out=b"], "no setting sorce"),
         (["replay"], "^dump is not set; pass --dump"),
-        (["synthesise", "--out=x", "--train_videos=-1"], "^train_videos is -1; it must be at least 1"),
-        (["synthesise", f"--out={QUICK}"], "^out is .*quickstart.yaml, which is a file"),
+        (["synthesise", "--out=x", "--train_videos=-1"], "^--train_videos is -1; set it to a whole number of at least 1"),
+        (["synthesise", f"--out={QUICK}"], "^--out .*quickstart.yaml cannot be written .* is no folder"),
         (["ft"], "no command 'ft'; choose one of fit, validate, .*convert"),
         (["fit", "--model.help", "SMLE"], "no class SMLE; did you mean SMILE"),
     ],
@@ -191,9 +191,10 @@ def test_wrong_input_of_other_commands(words: list[str], expected: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+OF_A_RUN: dict[str, Any] = {"state_dict": {}, "pytorch-lightning_version": "2.6.0"}
 CHECKPOINTS = {
     "another method": (
-        {"state_dict": {}, "record": {"method": "modules.moco.MoCo"}},
+        {**OF_A_RUN, "record": {"method": "modules.moco.MoCo"}},
         r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.moco\.MoCo, but --model is SMILE; pass another, or start "
         r"from its encoder with --model\.backbone\.checkpoint",
     ),
@@ -202,20 +203,21 @@ CHECKPOINTS = {
     "empty": (b"", r"\.ckpt, which cannot be read as a checkpoint \(it is empty\)"),
     "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
     "folder": (None, r"\.ckpt, which is a folder; pass a file of a run's folder checkpoints"),
-    "the same method": ({"state_dict": {}, "record": {"method": "modules.smile.SMILE"}}, "^built$"),
-    "before records": ({"state_dict": {}}, "^built$"),
+    "weights under their usual name": ({"state_dict": {}}, r"is no checkpoint of a run: it has no pytorch-lightning_version"),
+    "the same method": ({**OF_A_RUN, "record": {"method": "modules.smile.SMILE"}}, "^built$"),
+    "before records": (OF_A_RUN, "^built$"),
 }
 
 
-@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("command", ["fit", "validate"])
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_checkpoints_are_looked_at_before_anything_is_built(
     case: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(self: LightningCLI) -> None:
+    def build(self: CLI, command: str) -> None:
         raise SettingError("built")
 
-    monkeypatch.setattr(LightningCLI, "instantiate_classes", build)
+    monkeypatch.setattr(CLI, "_build", build)
     content, expected = CHECKPOINTS[case]
     path = tmp_path / "a.ckpt"
     if content is None:

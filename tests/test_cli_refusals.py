@@ -92,7 +92,7 @@ REFUSED = {
     "short nested name": ("fit", ["--data.clip.strid=9"], r"no setting data\.clip\.strid; did you mean data\.clip\.stride\?"),
     "short name": ("fit", ["--trainer.max_e=2"], r"no setting trainer\.max_e; did you mean trainer\.max_epochs\?"),
     "short name at the top": ("fit", ["--seed=3"], r"no setting seed; did you mean seed_everything\?"),
-    "checkpoint is a folder": ("fit", [f"--ckpt_path={ROOT}"], r"--ckpt_path is .*, which is a folder; pass a file in it"),
+    "checkpoint is a folder": ("fit", [f"--ckpt_path={ROOT}"], r"--ckpt_path names .*, which is a folder; pass a file of"),
     "checkpoint is a text": (
         "fit",
         [f"--ckpt_path={ROOT / 'README.md'}"],

@@ -122,8 +122,10 @@ def open_run(path: str | Path, setting: str) -> dict[str, Any]:
         raise SettingError(
             f"{setting} names {path}, which cannot be read as a checkpoint ({reason(path, error)}); {advice}."
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise SettingError(f"{setting} names {path}, which is no checkpoint of a run: it has no state_dict; {advice}.")
+    needed = ("state_dict", "pytorch-lightning_version")
+    lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
+    if lacking:
+        raise SettingError(f"{setting} names {path}, which is no checkpoint of a run: it has no {lacking[0]}; {advice}.")
     return content
 
 

@@ -185,11 +185,8 @@ class CLI(LightningCLI):
             config.ckpt_path = str(self._existing(checkpoint))
         elif given == "best":
             raise SettingError("--ckpt_path best is known only to the process that trained; name the file in checkpoints.")
-        elif given is not None and given != "hpc" and ":" not in given and not Path(given).is_file():
-            problem = (
-                "is a folder; pass a file in it" if Path(given).is_dir() else "does not exist; pass an existing checkpoint"
-            )
-            raise SettingError(f"--ckpt_path is {given}, which {problem}, or last.")
+        elif given is not None and given != "hpc" and ":" not in given and not Path(given).exists():
+            raise SettingError(f"--ckpt_path is {given}, which does not exist; pass an existing checkpoint, or last.")
         if self.subcommand != "fit":
             # config.yaml in the folder is that of the training; `ResultFile` keeps that of a test.
             self.save_config_callback = None

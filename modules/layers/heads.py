@@ -1,13 +1,13 @@
 """Small networks on top of an encoder."""
 
-import torch
 from torch import Tensor, nn
 
 from modules.backbones.video_vit import VideoViT, layer_norm
+from modules.layers.precision import full_float32
 
 
 def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
-    """A linear layer outside of autocast, in the precision of its weights: logits of half precision have ties.
+    """A linear layer with all digits of its weights, outside of autocast: logits of half precision have ties.
 
     Args:
         layer: to apply.
@@ -16,7 +16,7 @@ def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
     Returns:
         float32 [..., K]
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with full_float32(features.device):
         return layer(features.to(layer.weight.dtype)).float()
 
 

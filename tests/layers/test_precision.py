@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import OnlineLinear
 from modules.downstream.retrieval import neighbour_scores
 from modules.downstream.video_text_retrieval import Known, Sentences, VideoTextRetrieval
+from modules.layers.heads import linear_in_float32
 from modules.layers.probes import knn_accuracy, linear_accuracy, nearest
 from tests.callbacks.runs import Oracle, data, fit
 
@@ -62,7 +63,7 @@ def watched(run: Callable[[], Any]) -> list[tuple[set[str], torch.dtype]]:
     return products.seen
 
 
-def linear_in_float32() -> None:
+def probe_of_wide_features() -> None:
     # As many features as are fitted in single precision.
     label = torch.arange(400) % 2
     x = torch.randn(400, 10_001, generator=torch.Generator().manual_seed(0))
@@ -75,9 +76,10 @@ def linear_in_float32() -> None:
         lambda: nearest(rows(30, 0), rows(9, 1), 3),
         lambda: knn_accuracy(rows(30, 0), torch.arange(30) % 3, rows(9, 1), torch.arange(9) % 3),
         lambda: neighbour_scores(rows(30, 0), torch.arange(30) % 3, rows(9, 1), torch.arange(9) % 3, [1], [1], 0.07),
-        linear_in_float32,
+        probe_of_wide_features,
+        lambda: linear_in_float32(nn.Linear(16, 3), rows(4, 0)),
     ],
-    ids=["nearest", "kNN", "retrieval", "linear"],
+    ids=["nearest", "kNN", "retrieval", "linear", "classifier"],
 )
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 def test_neighbours_and_probes_have_all_digits(run: Callable[[], Any], autocast: bool) -> None:
