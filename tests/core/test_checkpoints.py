@@ -143,7 +143,7 @@ def test_why_a_file_cannot_be_read(read: Callable[..., object], name: str, tmp_p
 
 def test_checkpoints_of_runs(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    torch.save({"state_dict": WEIGHTS, "record": {"method": "a.B"}}, path)
+    torch.save({"state_dict": WEIGHTS, "pytorch-lightning_version": "2.6.0", "record": {"method": "a.B"}}, path)
     assert open_run(path, "x")["record"] == {"method": "a.B"}
     torch.save({"epoch": 3, "loops": {}}, path)
     with pytest.raises(
