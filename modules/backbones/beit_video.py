@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from modules.backbones.architecture import count_blocks, first_std
 from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
 from modules.core.checkpoints import load_strictly, read_checkpoint
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import HALF, Normalisation
 
@@ -110,10 +110,8 @@ class BEiTVideo(nn.Module):
             image_size=image_size,
             num_frames=num_frames,
             patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
             mlp_ratio=mlp_ratio,
+            **given(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
         )
         check_range("model.backbone", 0, 1, drop_path=drop_path)
         preset = PRESETS[size]

@@ -22,7 +22,7 @@ from torchvision.models.video import s3d
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from modules.core.checkpoints import LoadReport, load_strictly, read_checkpoint
-from modules.core.errors import SettingError, check_range
+from modules.core.errors import SettingError, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import BGR_TO_ONE, IMAGENET, KINETICS, Normalisation
 
@@ -100,7 +100,7 @@ class VideoCNN(nn.Module, ABC):
         Raises:
             SettingError: if the checkpoint does not fit.
         """
-        check_range("model.backbone", 0, 1, bn_eps=bn_eps, bn_momentum=bn_momentum)
+        check_range("model.backbone", 0, 1, bn_momentum=bn_momentum, **given(bn_eps=bn_eps))
         self.normalisation, self.asked_normalisation, self.asked_eps = normalisation or IMAGENET, normalisation, bn_eps
         self.set_eps(self.default_eps if bn_eps is None else bn_eps)
         for part in self.modules():

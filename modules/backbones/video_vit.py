@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.huggingface import from_huggingface, is_huggingface
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.probes import Pooling, pool_tokens
@@ -233,10 +233,8 @@ class VideoViT(nn.Module):
             num_frames=num_frames,
             patch_size=patch_size,
             tubelet_size=tubelet_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
             mlp_ratio=mlp_ratio,
+            **given(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
         )
         check_range("model.backbone", 0, 1, drop_path=drop_path)
         preset = PRESETS[size]
@@ -410,7 +408,7 @@ class MaskedDecoder(nn.Module):
         num_heads: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive("model", decoder_depth=depth, decoder_dim=embed_dim, decoder_heads=num_heads)
+        check_positive("model", decoder_depth=depth, **given(decoder_dim=embed_dim, decoder_heads=num_heads))
         self.embed_dim = embed_dim or encoder.embed_dim // 2
         self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from modules.core.base import Method
 from modules.core.checkpoints import open_run
 from modules.core.config_files import check_config_file, config_files
-from modules.core.errors import SettingError
+from modules.core.errors import MAX_SEED, SettingError
 from modules.core.explain import check_values, class_of, explain, explain_lightning
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
@@ -33,7 +33,6 @@ from modules.core.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_fo
 from modules.core.saving import WholeCheckpointIO
 from modules.core.trainer_settings import check_trainer
 
-MAX_SEED = 2**32 - 1
 HPC = "hpc_ckpt_*.ckpt"
 """What Lightning's own plugin for SLURM saves, and goes on from by itself."""
 
