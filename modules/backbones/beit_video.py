@@ -79,7 +79,8 @@ class BEiTVideo(nn.Module):
         checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's, of its authors, timm or
             transformers, to which the parts over time are added fresh. Positions of other clips are fitted: see
             `fit_positions`.
-        normalisation: of the clips; null takes that of the weights, which is a mean and deviation of 0.5 where nobody says.
+        normalisation: of the clips; null takes that of the weights, or a mean and standard deviation of
+            0.5 where the file does not say.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.

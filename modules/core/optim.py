@@ -207,7 +207,7 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
 def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float], float]:
     """Factor on the peak rate: linear from 0 to 1, then half a cosine from 1 to `final`.
 
-    A function of epochs done, whatever the batch: a run that goes on with another one keeps its place in the schedule. (Any
+    A function of epochs done, whatever the batch: a run that is resumed with another one keeps its place in the schedule. (Any
     other unit does as well, if it is the same for all three.)
 
     Args:
