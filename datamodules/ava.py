@@ -11,14 +11,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.checks import check_number
 from datamodules.video.decode import Decoder
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
 from datamodules.video.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
 from datamodules.video.official import class_label, find_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_range
 from modules.downstream.frame_map import TrueBoxes
 
 ACTIONS = 80
@@ -137,8 +136,8 @@ class AVA(VideoDataModule):
             root, train_list, val_list, clip, batch_size, num_workers, seed, probe_samples, fraction, subset_seed,
             max_bad_fraction, decode_timeout, decoder, lists=lists, benchmark=benchmark,
         )  # fmt: skip
-        check_number("data.min_score", min_score, 0, 1)
-        check_number("data.film_start", film_start, 0)
+        check_range("data", 0, 1, min_score=min_score)
+        check_range("data", 0, film_start=film_start)
         for part, given in (("train", train_boxes), ("val", val_boxes)):
             if given and not is_file(Path(given)):
                 raise SettingError(f"data.{part}_boxes is {given}, which does not exist; set it to a list of detected boxes.")

@@ -11,7 +11,6 @@ import numpy as np
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.faults import FaultLog
@@ -20,7 +19,7 @@ from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file, shorten
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from datamodules.video.subsets import PROBE_SAMPLES, pick_for_probes, spread
-from modules.core.errors import SettingError
+from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 
 
 class VideoDataModule(LightningDataModule, ABC):
@@ -93,21 +92,13 @@ class VideoDataModule(LightningDataModule, ABC):
             choice = f"choose {', '.join(self.benchmarks)}" if self.benchmarks else "leave it out"
             raise SettingError(f"data.benchmark is {benchmark}, which {type(self).__name__} does not have; {choice}.")
         self.benchmark = benchmark or next(iter(self.benchmarks), "")
-        check_number("data.fraction", fraction, 0, 1, above=True)
-        if low_shot is not None:
-            check_whole("data.low_shot", low_shot, 1)
-            if fraction < 1:
-                raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
-        check_whole("data.batch_size", batch_size, 1)
-        check_whole("data.num_workers", num_workers, 0)
-        if probe_samples is not None:
-            check_whole("data.probe_samples", probe_samples, 1)
-        check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
-        if seed is not None:
-            check_whole("data.seed", seed, 0, MAX_SEED)
-        check_number("data.max_bad_fraction", max_bad_fraction, 0, 1)
-        if decode_timeout is not None:
-            check_number("data.decode_timeout", decode_timeout, 0, above=True)
+        check_positive("data", fraction=fraction, **given(decode_timeout=decode_timeout))
+        check_range("data", 0, 1, fraction=fraction, max_bad_fraction=max_bad_fraction)
+        check_whole("data", 1, batch_size=batch_size, **given(low_shot=low_shot, probe_samples=probe_samples))
+        check_whole("data", 0, num_workers=num_workers)
+        check_whole("data", 0, MAX_SEED, subset_seed=subset_seed, **given(seed=seed))
+        if low_shot is not None and fraction < 1:
+            raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
         if decoder not in get_args(Decoder):
             raise SettingError(f"data.decoder is {decoder}; it must be one of {', '.join(get_args(Decoder))}.")
         if decoder != "pyav" and find_spec(decoder) is None:

@@ -15,12 +15,11 @@ from callbacks.features import evaluating
 from callbacks.neighbours import Neighbours
 from callbacks.online_knn import OnlineKNN
 from callbacks.probe_report import ProbeReport
-from datamodules.checks import check_whole, check_writable
 from datamodules.once import fingerprint, once
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from modules.core.contracts import FeatureBatch
 from modules.core.distributed import gather_once
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.passport import write_whole
 from modules.layers.normalise import Normalisation
 
@@ -78,10 +77,9 @@ class CachedFeatures(LightningDataModule):
         self, data: LightningDataModule, folder: str = "runs/features", views: int = 0, batch_size: int | None = None
     ) -> None:
         super().__init__()
-        check_whole("data.views", views, 0)
+        check_whole("data", 0, views=views)
+        check_whole("data", 1, **given(batch_size=batch_size))
         check_writable("data.folder", Path(folder))
-        if batch_size is not None:
-            check_whole("data.batch_size", batch_size, 1)
         self.data, self.folder, self.views = data, Path(folder), views
         self.batch_size = batch_size or getattr(data, "batch_size", None)
         self._train_loader = LoaderMemory()

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from datamodules.checks import check_whole, check_writable
 from datamodules.parallel import Progress, core_count, start_worker
 from datamodules.prepare_videos import prepare_videos
 from datamodules.skeleton.arrays import array_chunks, is_arrays
@@ -24,7 +23,7 @@ from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
 from datamodules.skeleton.splits import missing_samples
 from datamodules.skeleton.store import FORMAT, HEADER, join_parts, read_header, write_part
 from datamodules.video.manifest import is_hidden
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.saving import replacing
 
 REPORT = "malformed.tsv"
@@ -208,8 +207,7 @@ def read_pku_split(splits: Path, name: str, part: int) -> dict[str, list[str]]:
 
 def _check(out: Path, workers: int | None) -> None:
     check_writable("--out", out)
-    if workers is not None:
-        check_whole("--workers", workers, 0)
+    check_whole("--", 0, **given(workers=workers))
 
 
 def _prepare(chunks: list[Chunk], out: Path, header: dict[str, Any], workers: int | None, overwrite: bool) -> None:

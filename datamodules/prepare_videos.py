@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.activitynet import read_intervals
-from datamodules.checks import check_number, check_whole, check_writable
 from datamodules.epic_kitchens import read_segments
 from datamodules.finegym import read_elements
 from datamodules.parallel import Progress, core_count, start_worker
@@ -36,7 +35,7 @@ from datamodules.video.manifest import (
 )
 from datamodules.video.readers import DecodeError
 from datamodules.video.reencode import Encoding, reencode
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
 from modules.core.saving import replacing
 
 MANIFEST, REPORT, JOURNALS = "manifest.tsv", "malformed.tsv", "journals"
@@ -98,12 +97,11 @@ def prepare_videos(
     number, count = _share(shard)
     check_root(source, "--source")
     check_writable("--out", out)
-    if workers is not None:
-        check_whole("--workers", workers, 0)
-    for name, value, lowest in (("short_side", short_side, 2), ("gop", gop, 1), ("timeout", timeout, 1)):
-        check_whole(f"--{name}", value, lowest)
-    check_whole("--quality", quality, 0, 51)
-    check_number("--rate", rate, 0, above=True)
+    check_whole("--", 0, **given(workers=workers))
+    check_whole("--", 1, gop=gop, timeout=timeout)
+    check_whole("--", 2, short_side=short_side)
+    check_whole("--", 0, 51, quality=quality)
+    check_positive("--", rate=rate)
     if out.resolve().is_relative_to(source.resolve()):
         raise SettingError(f"--out {out} is in --source {source}, where it would be read again; pass another folder.")
     if list is not None and not list.is_file():

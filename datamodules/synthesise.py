@@ -8,9 +8,8 @@ import av
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.checks import MAX_SEED, check_whole, check_writable
 from datamodules.synthetic import check_scene
-from modules.core.errors import SettingError
+from modules.core.errors import MAX_SEED, SettingError, check_whole, check_writable
 from modules.motion.backgrounds import Background
 from modules.motion.captioned_scenes import CaptionSettings, Stage, captioned_clips
 from modules.motion.classes import MOTION_CLASSES
@@ -45,9 +44,9 @@ def write_videos(
             share of the clip's time.
     """
     check_writable("--out", out)
-    for name, value, lowest in (("train_videos", train_videos, 1), ("val_videos", val_videos, 0), ("fps", fps, 1)):
-        check_whole(f"--{name}", value, lowest)
-    check_whole("--seed", seed, 0, MAX_SEED)
+    check_whole("--", 1, train_videos=train_videos, fps=fps)
+    check_whole("--", 0, val_videos=val_videos)
+    check_whole("--", 0, MAX_SEED, seed=seed)
     if size % 2 or size < 16:
         raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
     check_scene(frames, backgrounds, None, (0.22, 0.55))

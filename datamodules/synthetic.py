@@ -14,11 +14,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.checks import MAX_SEED, check_whole
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
-from modules.core.errors import SettingError
+from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.motion.appearance import SHAPES
 from modules.motion.backgrounds import Background, load_images
 from modules.motion.captioned_scenes import CaptionedClips, CaptionSettings, Stage, captioned_clips, retrieval_clips
@@ -138,11 +137,10 @@ class SyntheticMotion(LightningDataModule):
         captions: CaptionSettings | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("train_videos", train_videos), ("val_videos", val_videos)):
-            check_whole(f"data.{name}", value, 1)
-        check_whole("data.probe_samples", probe_samples, 1)
-        check_whole("data.num_workers", num_workers, 0)
-        check_whole("data.seed", seed, 0, MAX_SEED)
+        check_whole("data", 1, batch_size=batch_size, train_videos=train_videos, val_videos=val_videos)
+        check_whole("data", 1, probe_samples=probe_samples)
+        check_whole("data", 0, num_workers=num_workers)
+        check_whole("data", 0, MAX_SEED, seed=seed)
         self.clip = clip
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.skeleton.base import SkeletonDataModule, Split
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.normalise import normalise
 from datamodules.skeleton.store import Recordings, count_persons
+from modules.core.errors import MAX_SEED, check_range, check_whole
 from modules.motion.classes import Split as Half
 from modules.motion.skeletons import ACTIONS, make_skeletons
 
@@ -53,11 +53,10 @@ class SyntheticSkeleton(SkeletonDataModule):
     ) -> None:
         super().__init__(clip, batch_size, num_workers, seed, probe_samples, fraction, per_class, subset_seed)
         self.train_clips, self.val_clips, self.second_person, self.noise = train_clips, val_clips, second_person, noise
-        check_whole("data.train_clips", train_clips, 1)
-        check_whole("data.val_clips", val_clips, 1)
-        check_whole("data.seed", seed, 0, MAX_SEED)
-        check_number("data.second_person", second_person, 0, 1)
-        check_number("data.noise", noise, 0)
+        check_whole("data", 1, train_clips=train_clips, val_clips=val_clips)
+        check_whole("data", 0, MAX_SEED, seed=seed)
+        check_range("data", 0, 1, second_person=second_person)
+        check_range("data", 0, noise=noise)
 
     @property
     def class_names(self) -> list[str]:

@@ -13,7 +13,6 @@ from torch.nn.functional import interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.base import VideoDataModule
-from datamodules.checks import check_whole
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.guard import WorkerGuard
@@ -21,7 +20,7 @@ from datamodules.video.loader import SampleKey
 from datamodules.video.manifest import IMAGE_SUFFIXES, Manifest, is_hidden, usual_first, video_files
 from datamodules.video.official import found_manifest
 from datamodules.video.sampling import ClipSettings, ViewSettings
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_whole
 
 FOLDERS = ("", "annotations", "ucf526/annotations")
 FEWEST_BORDERS = 3
@@ -298,7 +297,7 @@ class UCFRep(VideoDataModule):
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
     ) -> None:
-        check_whole("data.segments", segments, 1)
+        check_whole("data", 1, segments=segments)
         super().__init__(
             root,
             clip=clip,

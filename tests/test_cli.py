@@ -179,7 +179,7 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
         (["convert", "--source=a", "--out=b", "--to=pickle"], "^to is 'pickle'; it must be one of 'safetensors'"),
         (["convert", "--sorce=a", "--out=b"], "no setting sorce"),
         (["replay"], "^dump is not set; pass --dump"),
-        (["synthesise", "--out=x", "--train_videos=-1"], "^--train_videos is -1; set it to a whole number of at least 1"),
+        (["synthesise", "--out=x", "--train_videos=-1"], "^--train_videos is -1; it must be a whole number of at least 1"),
         (["synthesise", f"--out={QUICK}"], "^--out .*quickstart.yaml cannot be written .* is no folder"),
         (["ft"], "no command 'ft'; choose one of fit, validate, .*convert"),
         (["fit", "--model.help", "SMLE"], "no class SMLE; did you mean SMILE"),

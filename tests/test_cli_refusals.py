@@ -81,7 +81,7 @@ REFUSED = {
     "depth 0": ("fit", ["--model.backbone.depth=0"], r"model\.backbone\.depth is 0; it must be a number above 0"),
     "patch 0": ("fit", ["--model.backbone.patch_size=0"], r"model\.backbone\.patch_size is 0; it must be"),
     "mask ratio 1.5": ("fit", ["--model.mask.ratio=1.5"], r"model\.mask\.ratio 1\.5 masks 96 of 64 tokens"),
-    "rate": ("fit", ["--model.optim.base_lr=-1"], r"model\.optim\.base_lr is -1\.0; it must be a number, at least 0"),
+    "rate": ("fit", ["--model.optim.base_lr=-1"], r"model\.optim\.base_lr is -1\.0; it must be a number of at least 0"),
     "betas": ("fit", ["--model.optim.betas=[2,0.5]"], r"model\.optim\.betas is \(2\.0, 0\.5\); both must be"),
     "temperature": ("fit", [*SINGLE, "--model.contrast.temperature=0"], r"model\.contrast\.temperature is 0\.0; it must be"),
     "callback": (

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from lightning import LightningDataModule
 
-from datamodules.checks import MAX_SEED, check_number, check_whole
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.video.subsets import pick_per_class, spread
-from modules.core.errors import SettingError
+from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 
 
 class Split(NamedTuple):
@@ -59,16 +58,11 @@ class SkeletonDataModule(LightningDataModule, ABC):
         subset_seed: int,
     ) -> None:
         super().__init__()
-        check_number("data.fraction", fraction, 0, 1, above=True)
-        for name, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("probe_samples", probe_samples, 1),
-        ):
-            check_whole(f"data.{name}", value, lowest)
-        check_whole("data.subset_seed", subset_seed, 0, MAX_SEED)
-        if seed is not None:
-            check_whole("data.seed", seed, 0, MAX_SEED)
+        check_positive("data", fraction=fraction)
+        check_range("data", 0, 1, fraction=fraction)
+        check_whole("data", 1, batch_size=batch_size, probe_samples=probe_samples)
+        check_whole("data", 0, num_workers=num_workers)
+        check_whole("data", 0, MAX_SEED, subset_seed=subset_seed, **given(seed=seed))
         self.clip, self.batch_size, self.num_workers = clip, batch_size, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.probe_samples = probe_samples

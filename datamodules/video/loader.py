@@ -309,7 +309,7 @@ class ResumableLoader(DataLoader):
         """
         if "samples" not in state:
             raise SettingError(
-                "The checkpoint is of an older version, which did not save how many samples were seen; go on with the version "
+                "The checkpoint is of an older version, which did not save how many samples were seen; resume with the version "
                 "that wrote it, or begin a new run from its weights."
             )
         was, now = ({name: order[name] for name in self._order()} for order in (state, self._order()))

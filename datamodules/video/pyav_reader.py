@@ -223,7 +223,7 @@ class PyAVReader:
         for packet in self._packets():
             packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
             is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
-            order.add(b"" if is_odd else bytes(packet))  # nothing is not understood
+            order.add(b"" if is_odd else bytes(packet))  # which no parser accepts
             size += packet.size
             if size <= MAX_KEPT:
                 self._kept.append(packet)
@@ -256,7 +256,7 @@ class PyAVReader:
 
         Args:
             packets: all of the file.
-            pictures: what is in them; null if they do not say it, then the container's word is taken.
+            pictures: what is in them; None if these are not known; then the container is believed.
         """
         times = [packet.pts for packet in packets if packet.pts is not None]
         moments = (packet.dts if self._clock == "dts" else packet.pts for packet in packets)

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from modules.backbones.architecture import count_blocks, first_std
 from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
 from modules.core.checkpoints import load_strictly, read_checkpoint
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import HALF, Normalisation
 
@@ -79,7 +79,8 @@ class BEiTVideo(nn.Module):
         checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's, of its authors, timm or
             transformers, to which the parts over time are added fresh. Positions of other clips are fitted: see
             `fit_positions`.
-        normalisation: of the clips; null takes that of the weights, which is a mean and deviation of 0.5 where nobody says.
+        normalisation: of the clips; null takes that of the weights, or a mean and standard deviation of
+            0.5 where the file does not say.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
@@ -110,10 +111,8 @@ class BEiTVideo(nn.Module):
             image_size=image_size,
             num_frames=num_frames,
             patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
             mlp_ratio=mlp_ratio,
+            **given(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
         )
         check_range("model.backbone", 0, 1, drop_path=drop_path)
         preset = PRESETS[size]

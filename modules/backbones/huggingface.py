@@ -13,7 +13,6 @@ An encoder becomes its `VideoMAEModel`, encoder and decoder its `VideoMAEForPreT
 * clips are [B, T, 3, H, W] there and [B, 3, T, H, W] here.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from modules.core.errors import SettingError
+from modules.core.origin import read_json
 from modules.layers.normalise import Normalisation
 
 if TYPE_CHECKING:  # `VideoViT` reads such folders, and the table of sizes knows `VideoViT`
@@ -55,11 +55,6 @@ PREFIXES = {
 }
 BLOCK = re.compile(r"(.*(?:blocks|layer|decoder_layers)\.\d+\.)(.+)\.(weight|bias)")
 ATTENTION = "attention.attention."
-
-
-def is_huggingface(weights: dict[str, Tensor]) -> bool:
-    """Whether the names are those of `transformers`' VideoMAE."""
-    return any(key.endswith("embeddings.patch_embeddings.projection.weight") for key in weights)
 
 
 def to_huggingface(weights: dict[str, Tensor], architecture: "Architecture") -> dict[str, Tensor]:
@@ -203,7 +198,7 @@ def model_config(
 
 
 def preprocessor_config(image_size: int, normalisation: Normalisation) -> dict[str, Any]:
-    """Content of preprocessor_config.json: shorter side to `image_size`, centre crop, mean and deviation."""
+    """Content of preprocessor_config.json: shorter side to `image_size`, centre crop, mean and standard deviation."""
     return {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
@@ -229,8 +224,8 @@ def read_config(path: Path, setting: str = "--source") -> "Facts":
     Raises:
         SettingError: if the file is missing or no VideoMAE, or the network differs from ours.
     """
-    config = _content(path)
-    if config is None or "model_type" not in config:
+    config = read_json(path)
+    if "model_type" not in config:
         raise SettingError(f"{setting}: {path} is no config of a model; restore it.")
     if config["model_type"] != "videomae":
         raise SettingError(f"{setting}: {path} is of a {config['model_type']!r} network; only 'videomae' can be read.")
@@ -265,23 +260,14 @@ def read_config(path: Path, setting: str = "--source") -> "Facts":
 
 def norm_pix_loss_of(path: Path, default: bool | None) -> bool | None:
     """Whether a config.json says that pixels are normalised cube by cube; `default` where it leaves that out."""
-    value = (_content(path) or {}).get("norm_pix_loss")
+    value = read_json(path).get("norm_pix_loss")
     return value if isinstance(value, bool) else default
 
 
 def class_names_of(path: Path) -> list[str] | None:
     """Names of the classes by label in a config.json; None if there are none, or only LABEL_0, LABEL_1 and so on."""
-    names = (_content(path) or {}).get("id2label")
+    names = read_json(path).get("id2label")
     if not isinstance(names, dict) or names.keys() != {str(number) for number in range(len(names))}:
         return None
     ordered = [str(names[str(number)]) for number in range(len(names))]
     return None if ordered == [f"LABEL_{number}" for number in range(len(names))] else ordered
-
-
-def _content(path: Path) -> dict[str, Any] | None:
-    """Content of a config.json; None if there is none."""
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return config if isinstance(config, dict) else None

@@ -107,7 +107,7 @@ class I3D(VideoCNN):
         bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-5 (TubeletContrast, official code).
         channels_last: memory layout of weights and maps; see `VideoResNet`.
         checkpoint: file with weights: our .safetensors or .ckpt, or an official .pth of TubeletContrast.
-        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
+        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
 
     Raises:
         SettingError: if the factor is not positive, or the checkpoint does not fit.

@@ -22,7 +22,7 @@ from torchvision.models.video import s3d
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from modules.core.checkpoints import LoadReport, load_strictly, read_checkpoint
-from modules.core.errors import SettingError, check_range
+from modules.core.errors import SettingError, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
 from modules.layers.normalise import BGR_TO_ONE, IMAGENET, KINETICS, Normalisation
 
@@ -100,7 +100,7 @@ class VideoCNN(nn.Module, ABC):
         Raises:
             SettingError: if the checkpoint does not fit.
         """
-        check_range("model.backbone", 0, 1, bn_eps=bn_eps, bn_momentum=bn_momentum)
+        check_range("model.backbone", 0, 1, bn_momentum=bn_momentum, **given(bn_eps=bn_eps))
         self.normalisation, self.asked_normalisation, self.asked_eps = normalisation or IMAGENET, normalisation, bn_eps
         self.set_eps(self.default_eps if bn_eps is None else bn_eps)
         for part in self.modules():
@@ -145,8 +145,8 @@ class VideoCNN(nn.Module, ABC):
         return self.normalisation.apply(clip)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from, and take its eps. Settings go first; what nobody says
-        is assumed.
+        """Feed clips as the network was fed that the weights come from, and take its eps. Settings take precedence;
+        what is not known is assumed.
 
         Args:
             origin: of the weights.
@@ -224,8 +224,7 @@ class VideoResNet(VideoCNN):
     TCLR's published encoder (https://arxiv.org/abs/2101.07974) is an R(2+1)D-18 whose last stage keeps all time steps: its maps
     are 4 x 16 x 16 smaller, and the first convolution of that stage is a whole 3 x 3 x 3 one, dilated by 2 in time. It takes
     blue, green, red from 0 to 1, and gets them (official code of SEVERE, which feeds all others, torchvision's among them, red,
-    green, blue with ImageNet's mean and deviation; here torchvision's files with 400 classes get the statistics that they were
-    trained with).
+    green, blue with ImageNet's mean and standard deviation; here torchvision's files with 400 classes get theirs).
 
     Args:
         name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters), r2plus1d_18 (space and time apart; 31,300,125) or
@@ -237,7 +236,7 @@ class VideoResNet(VideoCNN):
             Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
         checkpoint: file with weights: our .safetensors or .ckpt, torchvision's, an official .pth of TubeletContrast or CtP, or
             a published file that `from_published` knows.
-        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
+        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
 
     Raises:
         SettingError: if the width is not positive, or the checkpoint does not fit.
@@ -315,7 +314,7 @@ class S3D(VideoCNN):
             thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
         channels_last: memory layout of weights and maps; see `VideoResNet`.
         checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
-        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
+        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
 
     Raises:
         SettingError: if the checkpoint does not fit.

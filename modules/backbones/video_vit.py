@@ -24,10 +24,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.backbones.huggingface import from_huggingface, is_huggingface
+from modules.backbones.huggingface import from_huggingface
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
-from modules.core.errors import SettingError, check_positive, check_range
-from modules.core.origin import Origin, origin_of, say, settle_normalisation
+from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.core.origin import Origin, is_transformers, origin_of, say, settle_normalisation
 from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.probes import Pooling, pool_tokens
 
@@ -196,7 +196,7 @@ class VideoViT(nn.Module):
             concatenated (`time`), which keeps the order of time.
         checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth; or a folder of
             `transformers`, of `convert` or of DeepSpeed.
-        normalisation: of the clips; null takes that of the weights, which is ImageNet's where nobody says.
+        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
         pretrained_frames: frames of the clips that the weights were pretrained on; null takes what the file or its passport
             says, or what published networks have. Where num_frames is another, position codes are interpolated.
         pretrained_size: side of these clips in pixels, likewise.
@@ -233,10 +233,8 @@ class VideoViT(nn.Module):
             num_frames=num_frames,
             patch_size=patch_size,
             tubelet_size=tubelet_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
             mlp_ratio=mlp_ratio,
+            **given(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
         )
         check_range("model.backbone", 0, 1, drop_path=drop_path)
         preset = PRESETS[size]
@@ -310,7 +308,7 @@ class VideoViT(nn.Module):
         return self.grid._replace(t=frames // self.grid.tubelet, h=side, w=side)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from. Settings go first; what nobody says is assumed.
+        """Feed clips as the network was fed that the weights come from. Settings take precedence; what is not known is assumed.
 
         Args:
             origin: of the weights.
@@ -410,7 +408,7 @@ class MaskedDecoder(nn.Module):
         num_heads: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive("model", decoder_depth=depth, decoder_dim=embed_dim, decoder_heads=num_heads)
+        check_positive("model", decoder_depth=depth, **given(decoder_dim=embed_dim, decoder_heads=num_heads))
         self.embed_dim = embed_dim or encoder.embed_dim // 2
         self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:
@@ -527,7 +525,7 @@ def is_official(state: dict[str, Tensor]) -> bool:
 
 def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of official files and of `transformers` to ours; others stay as they are."""
-    if is_huggingface(state):
+    if is_transformers(state):
         return from_huggingface(state)
     return from_official(state) if is_official(state) else state
 
@@ -580,8 +578,8 @@ def start_from(method: nn.Module, path: str) -> None:
     known, own = _said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
     if known is not None and own != known:
         rank_zero_warn(
-            f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to go on with "
-            f"them, set model.target.normalise {str(known).lower()}."
+            f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to train "
+            f"it further, set model.target.normalise {str(known).lower()}."
         )
 
 

@@ -57,7 +57,7 @@ class Method(LightningModule, ABC):
         self._schedule: dict[str, Any] = {}
         """What the learning rate of this run is made of; in every checkpoint."""
         self._before: dict[str, Any] | None = None
-        """The same of the checkpoint that the run goes on from, until training starts."""
+        """The same of the checkpoint that the run resumes from, until training starts."""
         self._groups: list[dict[str, Any]] = []
         """Settings of the optimiser's groups of parameters, as built."""
         self._usual_batches: int | float | None = None
@@ -247,8 +247,8 @@ class Method(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The settings' optimiser with its peak rate, and a schedule that is a function of epochs done.
 
-        A run that goes on from a checkpoint keeps the peak that it had there, also with another global batch, unless the
-        settings of the rate changed.
+        A run that resumes from a checkpoint keeps its peak, also with another global batch, unless the settings of the rate
+        changed.
 
         Raises:
             SettingError: if the schedule has no end, or one that is not known any more.
@@ -298,8 +298,9 @@ class Method(LightningModule, ABC):
         }
         if before is not None and before["optimiser"] != self._schedule["optimiser"]:
             raise SettingError(
-                f"model.optim makes {self._schedule['optimiser']}, which cannot go on with the checkpoint's "
-                f"{before['optimiser']}; choose the optimiser and the layer decay of the checkpoint, or begin from its weights."
+                f"model.optim makes {self._schedule['optimiser']}, which cannot resume the checkpoint's "
+                f"{before['optimiser']}; choose the optimiser and the layer decay of the checkpoint, or start a new run "
+                "from its weights."
             )
         # Lightning refuses to clip gradients for an optimiser that undoes the scaling of float16 itself, as fused ones do, even
         # in bfloat16, where nothing is scaled. Without that offer it undoes the scaling before it clips.
@@ -313,7 +314,7 @@ class Method(LightningModule, ABC):
         interval = "epoch" if settings.per_epoch else "step"
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
-    # --- Going on from a checkpoint ---
+    # --- Resuming from a checkpoint ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the learning rate is made of, and how the backbone is fed, which a later command may not be told again."""
@@ -325,7 +326,7 @@ class Method(LightningModule, ABC):
         """Feed the backbone as it was fed; take over what the learning rate was made of, and where in its epoch the run ended.
 
         Raises:
-            SettingError: if the run has more epochs behind it than the settings ask for.
+            SettingError: if the run already has more epochs than the settings ask for.
         """
         kept = checkpoint.get("record", {}).get("backbone")
         if isinstance(kept, dict):
@@ -336,12 +337,12 @@ class Method(LightningModule, ABC):
         done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"], self.trainer.max_epochs
         if wanted is not None and 0 <= wanted < done:
             raise SettingError(
-                f"trainer.max_epochs is {wanted}, but the checkpoint has {done} epochs behind it; set it above that."
+                f"trainer.max_epochs is {wanted}, but the checkpoint already has {done} epochs; set it above that."
             )
         self._before = checkpoint.get("schedule")
 
     def on_train_start(self) -> None:
-        """Let the present settings count, also where Lightning and the optimiser took those of the checkpoint."""
+        """Apply the present settings, also where Lightning and the optimiser took those of the checkpoint."""
         trainer = self.trainer
         loader = trainer.train_dataloader
         if isinstance(loader, SampleCounter):
@@ -361,7 +362,7 @@ class Method(LightningModule, ABC):
         use_settings(optimiser, config.scheduler, self._groups)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
-        """After the rest of an epoch come whole ones."""
+        """Return to whole epochs after the rest of one."""
         if self._usual_batches is not None:
             self.trainer.fit_loop.max_batches, self._usual_batches = self._usual_batches, None
 
@@ -388,8 +389,8 @@ class Method(LightningModule, ABC):
         self._before = None
         trainer = self.trainer
         rank_zero_warn(
-            f"Nothing was trained: {trainer.global_step} steps and {trainer.current_epoch} epochs lie behind the checkpoint; "
-            f"to go on, raise trainer.max_epochs ({trainer.max_epochs}) or trainer.max_steps ({trainer.max_steps})."
+            f"Nothing was trained: the checkpoint already has {trainer.global_step} steps and {trainer.current_epoch} epochs; "
+            f"to train further, raise trainer.max_epochs ({trainer.max_epochs}) or trainer.max_steps ({trainer.max_steps})."
         )
 
 

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from modules.core.base import Method
 from modules.core.checkpoints import open_run
 from modules.core.config_files import check_config_file, config_files
-from modules.core.errors import SettingError
+from modules.core.errors import MAX_SEED, SettingError
 from modules.core.explain import check_values, class_of, explain, explain_lightning
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
@@ -33,9 +33,8 @@ from modules.core.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_fo
 from modules.core.saving import WholeCheckpointIO
 from modules.core.trainer_settings import check_trainer
 
-MAX_SEED = 2**32 - 1
 HPC = "hpc_ckpt_*.ckpt"
-"""What Lightning's own plugin for SLURM saves, and goes on from by itself."""
+"""What Lightning's own plugin for SLURM saves, and resumes from by itself."""
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
@@ -86,7 +85,14 @@ class Parser(LightningArgumentParser):
 
 @contextmanager
 def _building(part: str) -> Iterator[None]:
-    """What the user must change is not buried in a page of the parser's attempts."""
+    """Turn errors while objects are built into one sentence for the user.
+
+    Args:
+        part: the setting that is built.
+
+    Raises:
+        SettingError: that the objects raised, or one that quotes the first error.
+    """
     try:
         yield
     except Exception as error:
@@ -162,7 +168,7 @@ class CLI(LightningCLI):
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder and the checkpoint to go on from, and check what costs nothing, before anything is built."""
+        """Choose the run's folder and the checkpoint to resume from, and check what costs nothing, before anything is built."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
@@ -218,7 +224,7 @@ class CLI(LightningCLI):
         record = open_run(given, "--ckpt_path").get("record")
         trained = record.get("method") if isinstance(record, dict) else None
         own = class_of(config["model"].class_path)
-        # A method may go on with weights of one that it extends, and the other way round.
+        # A method may resume from a checkpoint of one that it extends, and the other way round.
         related = [*own.__mro__, *_subclasses(own)]
         if trained is not None and trained not in {f"{kind.__module__}.{kind.__qualname__}" for kind in related}:
             raise SettingError(
@@ -293,8 +299,8 @@ class CLI(LightningCLI):
             make_folder(root)
             if self.subcommand == "fit":
                 self._lock = RunLock(root, REQUEUE_WAIT if was_requeued() else 0.0)
-                goes_on = self.config.fit.ckpt_path is not None or any(root.glob(HPC))
-                aside = None if goes_on else set_attempt_aside(root)
+                resumes = self.config.fit.ckpt_path is not None or any(root.glob(HPC))
+                aside = None if resumes else set_attempt_aside(root)
                 if aside is not None:
                     rank_zero_info(f"{root} held a run without a checkpoint; what it wrote is in {aside} now.")
         return trainer

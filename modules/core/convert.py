@@ -30,7 +30,6 @@ from modules.backbones.architecture import (
 )
 from modules.backbones.huggingface import (
     class_names_of,
-    is_huggingface,
     model_config,
     norm_pix_loss_of,
     preprocessor_config,
@@ -54,7 +53,7 @@ from modules.core.convert_networks import (
 )
 from modules.core.convert_skeleton import Part, is_skeleton, official_file
 from modules.core.errors import SettingError
-from modules.core.origin import origin_of
+from modules.core.origin import is_transformers, origin_of
 from modules.core.passport import (
     PASSPORT_FORMAT,
     config_text,
@@ -186,7 +185,7 @@ def read_source(source: Path, run_config: Path | None) -> Source:
             facts.setdefault(ours, earlier[theirs])
     origin = origin_of(path, checkpoint)
     for name, number in (("pretrained_frames", origin.frames), ("pretrained_size", origin.size)):
-        # Of its own clips a network says nothing.
+        # Only checkpoints of runs record the clips of pretraining apart from the network's own.
         if number is not None and isinstance(checkpoint.record.get("backbone"), dict):
             facts[name] = number
     norm_pix_loss = earlier.get("norm_pix_loss")
@@ -198,7 +197,7 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         facts |= facts_of_run(settings)
         norm_pix_loss = norm_pix_loss_of_run(settings)
     class_names = checkpoint.record.get("class_names") or earlier.get("class_names")
-    if is_huggingface(checkpoint.weights) and not is_video_text(checkpoint.weights):
+    if is_transformers(checkpoint.weights) and not is_video_text(checkpoint.weights):
         beside = path.parent / "config.json"
         facts |= read_config(beside)
         class_names = class_names_of(beside) or class_names
@@ -210,7 +209,7 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         if value.ndim == 5 and "patch_embed" in key:
             facts |= {"tubelet_size": value.shape[2], "patch_size": value.shape[4]}
     passport = {
-        # Whatever else an earlier passport says goes on with the weights; which network it is, they tell themselves.
+        # Everything that an earlier passport says is kept, but for the kind of network, which the weights show.
         **{name: value for name, value in earlier.items() if name != "kind"},
         "method": checkpoint.record.get("method") or earlier.get("method") or inside(settings, "model").get("class_path"),
         "config": config,
@@ -232,7 +231,7 @@ def what_applies(passport: dict[str, Any], path: Path) -> dict[str, Any]:
     outputs = sizes.get("decoder_out")
     is_pixels = outputs and not sizes["num_prototypes"] and outputs == 3 * sizes["tubelet_size"] * sizes["patch_size"] ** 2
     if is_pixels and passport["norm_pix_loss"] is False:
-        rank_zero_info(f"The decoder of {path} predicts plain pixels: go on with model.target.normalise false.")
+        rank_zero_info(f"The decoder of {path} predicts plain pixels: train it further with model.target.normalise false.")
     return {
         "class_names": list(names) if names and classes == len(names) else None,
         "norm_pix_loss": passport["norm_pix_loss"] if is_pixels else None,

@@ -1,7 +1,13 @@
-"""The one exception that users are meant to read, and checks of numbers that raise it."""
+"""The one exception that users are meant to read, and checks of settings that raise it."""
 
 import math
-from typing import ClassVar
+import os
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+MAX_SEED = 2**32 - 1
+"""Largest seed that all generators take."""
 
 
 class SettingError(Exception):
@@ -19,34 +25,78 @@ class SettingError(Exception):
         SettingError.latest = self
 
 
-def check_positive(owner: str, **values: float | None) -> None:
-    """Refuse numbers that are not above 0, or not finite; None stands for a default.
+# --- Checks ---
+# `owner` is what the settings belong to, by its command-line path; "--" for the options of a command.
+
+
+def given(**values: object) -> dict[str, Any]:
+    """The values that are not None, to check settings for which null stands for a default."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_positive(owner: str, /, **values: object) -> None:
+    """Refuse what is not a finite number above 0.
 
     Args:
-        owner: what the settings belong to, by its command-line path.
+        owner: what the settings belong to.
         values: by name of the setting.
 
     Raises:
         SettingError: for the first one that is wrong.
     """
     for name, value in values.items():
-        if value is not None and not 0 < value < math.inf:
-            raise SettingError(f"{owner}.{name} is {value}; it must be a number above 0.")
+        if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
+            raise _wrong(owner, name, value, "number above 0")
 
 
-def check_range(owner: str, low: float, high: float, **values: float | None) -> None:
-    """Refuse numbers outside of a range to which both ends belong; None stands for a default.
+def check_range(owner: str, low: float, high: float = math.inf, /, **values: object) -> None:
+    """Refuse what is not a finite number in a range to which both ends belong.
 
     Args:
-        owner: what the settings belong to, by its command-line path.
+        owner: what the settings belong to.
         low: smallest number.
-        high: largest number; math.inf where there is none, but infinity itself is refused.
+        high: largest number.
         values: by name of the setting.
 
     Raises:
         SettingError: for the first one that is wrong.
     """
     for name, value in values.items():
-        if value is not None and not (low <= value <= high and math.isfinite(value)):
-            limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-            raise SettingError(f"{owner}.{name} is {value}; it must be a number, {limits}.")
+        if not (_is_number(value) and low <= value <= high and value < math.inf):  # type: ignore[operator]
+            raise _wrong(owner, name, value, f"number {_limits(low, high)}")
+
+
+def check_whole(owner: str, low: int, high: float = math.inf, /, **values: object) -> None:
+    """Refuse what is not a whole number in a range to which both ends belong; see `check_range`."""
+    for name, value in values.items():
+        if not (isinstance(value, Integral) and _is_number(value) and low <= value <= high):  # type: ignore[operator]
+            raise _wrong(owner, name, value, f"whole number {_limits(low, high)}")
+
+
+def check_writable(setting: str, folder: Path) -> None:
+    """Refuse a folder that can neither be written to nor made; nothing is made yet.
+
+    Args:
+        setting: its name on the command line.
+        folder: its value.
+
+    Raises:
+        SettingError: with the reason.
+    """
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is no folder" if not there.is_dir() else "is not writable"
+        raise SettingError(f"{setting} {folder} cannot be written ({there} {reason}); pass another folder.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _limits(low: float, high: float) -> str:
+    return f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:.10g}"
+
+
+def _wrong(owner: str, name: str, value: object, kind: str) -> SettingError:
+    setting = f"--{name}" if owner == "--" else f"{owner}.{name}"
+    return SettingError(f"{setting} is {'null' if value is None else value}; it must be a {kind}.")

@@ -11,7 +11,7 @@ from jsonargparse import set_parsing_settings
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 
 
 @dataclass
@@ -40,9 +40,8 @@ class ScheduleSettings(ABC):
     """Whether the rate changes once per epoch instead of once per step."""
 
     def __post_init__(self) -> None:
-        least = {"base_lr": self.base_lr, "min_lr": self.min_lr, "warmup_epochs": self.warmup_epochs}
-        check_range("model.optim", 0, math.inf, **least)
-        check_positive("model.optim", horizon_epochs=self.horizon_epochs)
+        check_range("model.optim", 0, base_lr=self.base_lr, min_lr=self.min_lr, warmup_epochs=self.warmup_epochs)
+        check_positive("model.optim", **given(horizon_epochs=self.horizon_epochs))
 
     def rates(self, global_batch: int) -> tuple[float, float]:
         """Peak and final learning rate for a global batch."""
@@ -128,7 +127,7 @@ class EpochSettings(ScheduleSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("model.optim", 0, math.inf, weight_decay=self.weight_decay, milestone_factor=self.milestone_factor)
+        check_range("model.optim", 0, weight_decay=self.weight_decay, milestone_factor=self.milestone_factor)
 
     def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
         """The cosine's factor at each epoch, or that of the milestones."""
@@ -198,7 +197,7 @@ class AdamSettings(EpochSettings):
 def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
     if not all(0 <= beta < 1 for beta in betas):
         raise SettingError(f"model.optim.betas is {betas}; both must be at least 0 and below 1.")
-    check_range("model.optim", 0, math.inf, eps=eps, weight_decay=weight_decay)
+    check_range("model.optim", 0, eps=eps, weight_decay=weight_decay)
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
@@ -208,7 +207,7 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
 def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float], float]:
     """Factor on the peak rate: linear from 0 to 1, then half a cosine from 1 to `final`.
 
-    A function of epochs done, whatever the batch: a run that goes on with another one keeps its place in the schedule. (Any
+    A function of epochs done, whatever the batch: a run that is resumed with another one keeps its place in the schedule. (Any
     other unit does as well, if it is the same for all three.)
 
     Args:

@@ -14,7 +14,7 @@ from modules.layers.normalise import Normalisation
 
 @dataclass(frozen=True)
 class Origin:
-    """Facts about the network that weights come from; None where nobody says."""
+    """Facts about the network that weights come from; None where they are not known."""
 
     source: str
     """file, for what is printed"""
@@ -48,7 +48,7 @@ def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
         return known_origin(str(path), kept.get("normalisation"), kept)
     config = checkpoint.record.get("config")
     if isinstance(config, str) and config:
-        # Of a run before its checkpoints said so themselves.
+        # Checkpoints of earlier versions hold the config alone.
         settings = parse_config(config)
         eps = inside(settings, "model", "init_args", "backbone", "init_args").get("bn_eps")
         return known_origin(str(path), None, facts_of_run(settings) | {"bn_eps": eps})
@@ -70,22 +70,23 @@ def transformers_origin(path: str | Path) -> Origin:
         path: folder, or the weights in it.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    network, pictures = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    network, pictures = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     # It leaves out what has its default.
     facts = {"num_frames": 16, "image_size": 224} | network if network.get("model_type") == "videomae" else {}
     return known_origin(str(path), {"mean": pictures.get("image_mean"), "std": pictures.get("image_std")}, facts)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
-    """An `Origin` from what JSON, YAML or a pickle says; what is of another type says nothing.
+    """An `Origin` from what JSON, YAML or a pickle says; values of another type are left out.
 
     Args:
         source: file, for what is printed.

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint under other settings.
+"""Resuming from a checkpoint under other settings.
 
 Lightning counts batches and steps; how far a run is, is a matter of samples and epochs. With the settings of the checkpoint
 both say the same, and nothing here changes anything.
@@ -35,7 +35,7 @@ class SampleCounter(Protocol):
 def reopen_epoch(checkpoint: dict[str, Any]) -> None:
     """Let an epoch count as unfinished that trainer.max_steps, trainer.max_time or a callback ended early.
 
-    Lightning takes it for finished, and a run that goes on would leave out the rest of it.
+    Lightning takes it for finished, and a resumed run would leave out the rest of it.
 
     Args:
         checkpoint: as read from the file; changed in place.
@@ -88,7 +88,7 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
     counts.is_last_batch = False
     fit.epoch_loop.reset_restart_stage()
     rank_zero_info(
-        f"The run goes on within epoch {epoch}, {loader.epochs_done - epoch:.1%} of which were seen before; the rest of it "
+        f"The run resumes within epoch {epoch}, {loader.epochs_done - epoch:.1%} of which were seen before; the rest of it "
         f"comes in {left} batches of each process."
     )
 
@@ -122,7 +122,7 @@ def choose_peak(rule: float, batch: int, named: dict[str, Any], before: dict[str
         rule: what the settings give for the global batch.
         batch: the global batch.
         named: the settings that the rate is made of.
-        before: what the learning rate of the checkpoint was made of, if the run goes on from one.
+        before: what the learning rate of the checkpoint was made of, if the run resumes from one.
 
     Returns:
         The peak, the global batch that it is the rule's for, and where it comes from in words.
@@ -153,4 +153,4 @@ def use_settings(optimiser: Optimizer, schedule: LambdaLR, groups: list[dict[str
         changed |= {f"{name} {value} (was {group[name]})" for name, value in others.items() if group[name] != value}
         group.update(others, initial_lr=ours["initial_lr"], lr=ours["initial_lr"] * factor(schedule.last_epoch))
     if changed:
-        rank_zero_info(f"The optimiser goes on with other settings than the checkpoint's: {', '.join(sorted(changed))}.")
+        rank_zero_info(f"The optimiser resumes with other settings than the checkpoint's: {', '.join(sorted(changed))}.")

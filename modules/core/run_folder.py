@@ -101,7 +101,7 @@ class RunLock:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
-            rank_zero_warn(f"{root} cannot be locked ({error.strerror}): see to it that no second run is started there.")
+            rank_zero_warn(f"{root} cannot be locked ({error.strerror}): make sure that no second run starts there.")
         return True
 
     def release(self) -> None:
@@ -115,7 +115,7 @@ def set_attempt_aside(root: Path) -> Path | None:
     """Move what a run left that ended before its first checkpoint, so that curves and settings of two runs do not mix.
 
     Args:
-        root: folder of the run, which holds no checkpoint to go on from.
+        root: folder of the run, which holds no checkpoint to resume from.
 
     Returns:
         Folder `attempt_<n>` within, or None where there was nothing to move.

@@ -1,11 +1,9 @@
 """Settings of the trainer that Lightning would refuse late, in its own words, or not at all."""
 
-import math
-
 import torch
 from jsonargparse import Namespace
 
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 
 
 def check_trainer(trainer: Namespace, command: str) -> None:
@@ -21,11 +19,13 @@ def check_trainer(trainer: Namespace, command: str) -> None:
     check_positive(
         "trainer",
         accumulate_grad_batches=trainer.accumulate_grad_batches,
-        check_val_every_n_epoch=trainer.check_val_every_n_epoch,
         num_nodes=trainer.num_nodes,
+        **given(check_val_every_n_epoch=trainer.check_val_every_n_epoch),
     )
     check_range(
-        "trainer", 0, math.inf, log_every_n_steps=trainer.log_every_n_steps, gradient_clip_val=trainer.gradient_clip_val
+        "trainer",
+        0,
+        **given(log_every_n_steps=trainer.log_every_n_steps, gradient_clip_val=trainer.gradient_clip_val),
     )
     if isinstance(trainer.val_check_interval, int | float):
         check_positive("trainer", val_check_interval=trainer.val_check_interval)

@@ -30,7 +30,7 @@ from modules.core.base import Method, batch_size_of
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.optim import AdamWSettings, ScheduleSettings
 from modules.core.origin import Origin
 from modules.core.passport import class_names_beside
@@ -97,7 +97,7 @@ class Classification(Method):
     ) -> None:
         # As a default value, its numbers would also become those of another optimiser that is chosen by name.
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
-        check_positive("model", num_classes=num_classes, head_std=head_std)
+        check_positive("model", **given(num_classes=num_classes, head_std=head_std))
         check_range("model", 0, 1, dropout=dropout)
         if not 0 <= label_smoothing < 1:
             raise SettingError(f"model.label_smoothing is {label_smoothing}; it must be at least 0 and below 1.")

@@ -45,7 +45,8 @@ class ActionDetection(Method):
 
     Args:
         backbone: encoder. A video transformer needs square frames (`data.square`); its tokens are a map after the final norm.
-            The official code feeds all encoders pixels of mean 0.45 and deviation 0.225 (`model.backbone.normalisation`).
+            The official code feeds all encoders pixels of mean 0.45 and standard deviation 0.225
+            (`model.backbone.normalisation`).
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
         flip: probability of mirroring a training clip with its boxes; null takes one half, or 0 where left and right are

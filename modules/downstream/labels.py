@@ -46,7 +46,7 @@ class Labels(ABC):
 
     @abstractmethod
     def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Scalars worth a look at each step, over the samples with a label."""
+        """Scalars to log at each step, over the samples with a label."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:

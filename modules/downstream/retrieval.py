@@ -63,7 +63,7 @@ class NearestNeighbours(Method):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Refuse what is not a test, and test samples of which no number would mean anything, before any is read.
+        """Refuse what is not a test, and test samples without labels or from the training set, before any is read.
 
         Raises:
             SettingError: for other commands than test, for samples without labels, or if a test sample is in the training set.

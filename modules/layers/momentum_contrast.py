@@ -1,6 +1,5 @@
 """Momentum contrast: what MoCo and the methods built on it do with a pair of clips."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows, position, shuffled
-from modules.core.errors import SettingError, check_positive, check_range
+from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.layers.contrast import Contrast, info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
@@ -43,8 +42,8 @@ class ContrastSettings:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("model.contrast", hidden=self.hidden, out_dim=self.out_dim, temperature=self.temperature)
-        check_range("model.contrast", 0, math.inf, queue_size=self.queue_size)
+        check_positive("model.contrast", out_dim=self.out_dim, temperature=self.temperature, **given(hidden=self.hidden))
+        check_range("model.contrast", 0, queue_size=self.queue_size)
         check_range("model.contrast", 0, 1, momentum=self.momentum)
 
 

@@ -1,4 +1,4 @@
-"""How pixels become what a network was trained on: mean, deviation and order of the colours, and back."""
+"""How pixels become what a network was trained on: mean, standard deviation and order of the colours, and back."""
 
 import math
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Normalisation:
 
     Args:
         mean: of red, green and blue, from 0 to 1.
-        std: deviation of red, green and blue, likewise.
+        std: standard deviation of red, green and blue, likewise.
         channels: order in which the network takes the colours.
 
     Raises:
-        SettingError: if a number is not finite, or a deviation not above 0.
+        SettingError: if a number is not finite, or a standard deviation not above 0.
     """
 
     mean: Triple
@@ -65,7 +65,7 @@ class Normalisation:
         return pixels.flip(1) if self.channels == "BGR" else pixels
 
     def constant(self, name: Literal["mean", "std"], like: Tensor) -> Tensor:
-        """The mean or the deviation in the network's order of colours: [3, 1, 1, 1], of the type and on the device of `like`.
+        """Mean or standard deviation in the network's order of colours: [3, 1, 1, 1], of the type and on the device of `like`.
 
         Made on the device, for a copy from the host waits for it; and no buffer of a module, which half precision would round.
         """

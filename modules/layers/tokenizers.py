@@ -6,7 +6,6 @@ single letters for what else may come. Sentences are cleaned as VindLU does (off
 and they begin with [CLS] and have no [SEP] at the end, as in its checkpoints.
 """
 
-import math
 import re
 import string
 import unicodedata
@@ -42,7 +41,7 @@ class TokenizerSettings:
     max_tokens: int = 32
 
     def __post_init__(self) -> None:
-        check_range("model.tokenizer", 2, math.inf, max_tokens=self.max_tokens)
+        check_range("model.tokenizer", 2, max_tokens=self.max_tokens)
 
 
 def lexicon_pieces() -> list[str]:

@@ -277,7 +277,7 @@ def test_plain_pixels_stay_plain(
         (tmp_path / "hf" / "passport.json").unlink()
         convert(tmp_path / "hf", tmp_path / "back.safetensors")
     assert read_passport(tmp_path / "back.safetensors")["norm_pix_loss"] is expected
-    assert ("predicts plain pixels: go on with model.target.normalise false" in caplog.text) is not expected
+    assert ("predicts plain pixels: train it further with model.target.normalise false" in caplog.text) is not expected
     convert(tmp_path / "back.safetensors", tmp_path / "encoder.safetensors", part="backbone")
     assert read_passport(tmp_path / "encoder.safetensors")["norm_pix_loss"] is None
 

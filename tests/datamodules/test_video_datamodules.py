@@ -185,7 +185,7 @@ def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
 
 
 def test_no_probe_sample_at_all_is_refused(tree: Path) -> None:
-    with pytest.raises(SettingError, match=r"data\.probe_samples is 0; it must be at least 1, or null"):
+    with pytest.raises(SettingError, match=r"data\.probe_samples is 0; it must be a whole number of at least 1"):
         folder(tree, probe_samples=0)
 
 

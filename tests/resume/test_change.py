@@ -291,11 +291,11 @@ def test_a_last_epoch_that_was_cut_short_is_made_whole(tmp_path: Path) -> None:
 def test_a_run_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:
     seen = Seen()
     run(tmp_path, seen, max_epochs=2)
-    with pytest.warns(UserWarning, match="Nothing was trained: 48 steps and 2 epochs lie behind the checkpoint"):
+    with pytest.warns(UserWarning, match="Nothing was trained: the checkpoint already has 48 steps and 2 epochs"):
         run(tmp_path, seen, max_epochs=2)
     assert len(seen.steps) == 48
     run(tmp_path, seen, max_epochs=3)
-    with pytest.raises(SettingError, match="max_epochs is 1, but the checkpoint has 2 epochs behind it"):
+    with pytest.raises(SettingError, match="max_epochs is 1, but the checkpoint already has 2 epochs"):
         run(tmp_path, seen, max_epochs=1)
 
 
@@ -318,7 +318,7 @@ def test_one_rate_per_epoch_stays_one(tmp_path: Path) -> None:
 
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
     run(tmp_path, Seen(), stop_after=30)
-    with pytest.raises(SettingError, match=r"makes SGD with 1 group.*, which cannot go on with the checkpoint's AdamW with 2"):
+    with pytest.raises(SettingError, match=r"makes SGD with 1 group.*, which cannot resume the checkpoint's AdamW with 2"):
         run(tmp_path, Seen(), optim=SGDSettings())
 
 
