@@ -104,10 +104,11 @@ METHODS = [
         "smile.yaml",
     ),
     Case("SIGMA", lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], None, 12, optim=OPTIM), "sigma_mlp.yaml"),
-    Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD), "moco.yaml", clips=2),
+    # The classes of the generated motion have sides, so that clips would not be mirrored without being told so.
+    Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD, flip=0.5), "moco.yaml", clips=2),
     Case(
         "TubeletContrast",
-        lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), CONTRAST, optim=SGD),
+        lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), CONTRAST, optim=SGD, flip=0.5),
         "tubelet_contrast.yaml",
         clips=2,
     ),

@@ -58,9 +58,14 @@ def _subclasses(kind: type) -> list[type]:
 class Parser(LightningArgumentParser):
     """Errors are SettingErrors of one sentence instead of a page of usage, and names are written in full."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The parser makes others of its own kind for the settings of classes.
-        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
+    @property
+    def allow_abbrev(self) -> bool:
+        """False, also of the parsers that this one makes for the settings of classes."""
+        return False
+
+    @allow_abbrev.setter
+    def allow_abbrev(self, value: bool) -> None:
+        """argparse sets its default here."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the user must read."""
