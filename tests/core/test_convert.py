@@ -417,7 +417,7 @@ def test_a_start_from_other_pixels_is_said(
     torch.save({"state_dict": pretraining, "record": {"config": plain_pixels(normalise)}}, tmp_path / "last.ckpt")
     convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface")
     start_from(METHODS[0].build(), str(tmp_path / "hf"))
-    said = "whose decoder predicts plain pixels; to go on with them, set model.target.normalise false"
+    said = "whose decoder predicts plain pixels; to train it further, set model.target.normalise false"
     assert any(said in str(one.message) for one in recwarn) is not normalise
 
 

@@ -347,7 +347,7 @@ def test_the_peak_is_that_of_the_checkpoint_unless_the_settings_change(
         "peak 0.016 (global batch 8, as the settings now say, in place of the checkpoint's 0.004 for global batch 4" in changed
     )
     told = [record.message for record in caplog.records if "other settings than the checkpoint's" in record.message]
-    assert told == ["The optimiser goes on with other settings than the checkpoint's: weight_decay 0.2 (was 0.05)."]
+    assert told == ["The optimiser resumes with other settings than the checkpoint's: weight_decay 0.2 (was 0.05)."]
 
 
 def test_rates_of_layers_keep_their_proportion(tmp_path: Path) -> None:
