@@ -329,8 +329,9 @@ class Method(LightningModule, ABC):
             SettingError: if the run already has more epochs than the settings ask for.
         """
         kept = checkpoint.get("record", {}).get("backbone")
-        if isinstance(kept, dict):
-            self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
+        # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
+        kept = kept if isinstance(kept, dict) else {}
+        self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or "loops" not in checkpoint:
             return
         reopen_epoch(checkpoint)

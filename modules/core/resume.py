@@ -72,6 +72,11 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
             for loop in (fit.epoch_loop.val_loop, fit.epoch_loop, fit):
                 loop.on_iteration_done()
         return
+    if not left:
+        # What is left cannot be dealt out: the epoch ends without a batch, after which a rate per epoch would change.
+        for config in trainer.lr_scheduler_configs:
+            if config.interval == "epoch":
+                config.scheduler.last_epoch += 1
     if counts.current.ready + left == usual:
         return
     # Counted from the end, so that validations come where they come in every epoch. A rest that is longer than an epoch of

@@ -22,7 +22,7 @@ from modules.core.origin import origin_of
 from modules.core.passport import read_passport
 from modules.downstream.classification import Classification
 from modules.layers.masking import TubeMask
-from modules.layers.normalise import HALF
+from modules.layers.normalise import HALF, IMAGENET
 from modules.layers.targets import PixelTarget
 from modules.videomae import VideoMAE
 from tests.methods import OPTIM
@@ -153,6 +153,16 @@ def test_fine_tuned_weights_keep_the_positions_that_they_were_tuned_with(tmp_pat
     later = Classification(vit(8, 48), 13, optim=OPTIM)
     later.on_load_checkpoint(torch.load(run, weights_only=True))
     assert torch.equal(later.backbone.positions, tuned.backbone.positions)
+
+
+def test_a_checkpoint_of_before_positions_were_interpolated_is_fed_as_its_run_was(tmp_path: Path) -> None:
+    """Its command still names the encoder that it began with, which was pretrained on other clips and pixels."""
+    first = run_of(VideoMAE(vit(4, 32, normalisation=HALF), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), 4, 32, tmp_path)
+    method = Classification(vit(8, 48, first), 13, optim=OPTIM)
+    assert method.backbone.normalisation == HALF
+    method.on_load_checkpoint({"state_dict": {}, "record": {}})
+    assert torch.equal(method.backbone.positions, sincos_positions(4 * 6 * 6, WIDTH))
+    assert method.backbone.normalisation == IMAGENET
 
 
 @pytest.mark.parametrize("to", ["huggingface", "official"])

@@ -316,6 +316,18 @@ def test_one_rate_per_epoch_stays_one(tmp_path: Path) -> None:
     assert [rate for _, rate in seen.factors()] == pytest.approx([1e-2 * expected[int(done)] for done, _ in seen.factors()])
 
 
+def test_one_rate_per_epoch_where_what_is_left_of_one_cannot_be_dealt_out(tmp_path: Path) -> None:
+    """A single sample is left, which is no batch: the epoch ends at once, and the next one has its own rate."""
+    seen, optim = Seen(), SGDSettings(base_lr=1e-2, milestones=[1, 3])
+    run(tmp_path, seen, 1, die_after=20, data=Data(1, samples=21), optim=optim)
+    with pytest.warns(UserWarning, match="1 sample.* of epoch 0 cannot be dealt out"):
+        run(tmp_path, seen, 4, data=Data(4, samples=21), optim=optim)
+    expected = {0: 1.0, 1: 0.1, 2: 0.1, 3: 0.01}
+    found = [(seen.batches[behind - 1][0], rate) for behind, rate in seen.steps]
+    assert [epoch for epoch, _ in found] == [0] * 20 + [1] * 5 + [2] * 5 + [3] * 5
+    assert [rate for _, rate in found] == pytest.approx([1e-2 * expected[epoch] for epoch, _ in found])
+
+
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
     run(tmp_path, Seen(), stop_after=30)
     with pytest.raises(SettingError, match=r"makes SGD with 1 group.*, which cannot resume the checkpoint's AdamW with 2"):
