@@ -337,10 +337,14 @@ class VideoViT(nn.Module):
         return lines
 
     def facts(self) -> dict[str, Any]:
-        """What `adopt` needs again, for checkpoints."""
-        frames, side = self.trained_grid.t * self.grid.tubelet, self.trained_grid.h * self.grid.patch
-        normalisation = self.normalisation.as_record()
-        return {"normalisation": normalisation, "pretrained_frames": frames, "pretrained_size": side}
+        """What `adopt` needs again, and the network's own clips, for checkpoints."""
+        return {
+            "normalisation": self.normalisation.as_record(),
+            "pretrained_frames": self.trained_grid.t * self.grid.tubelet,
+            "pretrained_size": self.trained_grid.h * self.grid.patch,
+            "num_frames": self.num_frames,
+            "image_size": self.image_size,
+        }
 
     # --- Encoding ---
 

@@ -184,10 +184,10 @@ def read_source(source: Path, run_config: Path | None) -> Source:
         if isinstance(earlier.get(theirs), int):
             facts.setdefault(ours, earlier[theirs])
     origin = origin_of(path, checkpoint)
-    for name, number in (("pretrained_frames", origin.frames), ("pretrained_size", origin.size)):
-        # Only checkpoints of runs record the clips of pretraining apart from the network's own.
-        if number is not None and isinstance(checkpoint.record.get("backbone"), dict):
-            facts[name] = number
+    # Only checkpoints of runs record the clips of pretraining apart from the network's own.
+    kept = inside(checkpoint.record, "backbone")
+    clips = ("pretrained_frames", "pretrained_size", "num_frames", "image_size")
+    facts |= {name: kept[name] for name in clips if type(kept.get(name)) is int}
     norm_pix_loss = earlier.get("norm_pix_loss")
     # What is passed corrects the passport; the config in the passport may itself have been corrected by options.
     if run_config is None:

@@ -73,7 +73,10 @@ def transformers_origin(path: str | Path) -> Origin:
     network, pictures = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     # It leaves out what has its default.
     facts = {"num_frames": 16, "image_size": 224} | network if network.get("model_type") == "videomae" else {}
-    return known_origin(str(path), {"mean": pictures.get("image_mean"), "std": pictures.get("image_std")}, facts)
+    normalisation = {"mean": pictures.get("image_mean"), "std": pictures.get("image_std")}
+    if pictures.get("do_normalize") is False:
+        normalisation = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    return known_origin(str(path), normalisation, facts)
 
 
 def read_json(path: Path) -> dict[str, Any]:

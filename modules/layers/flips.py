@@ -1,5 +1,6 @@
 """Mirroring whole clips, where that leaves the labels what they are."""
 
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from modules.core.errors import SettingError
 from modules.motion.grammar import flip_words
 
 HALF = 0.5
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+"""Between the words of a name such as SwipeLeft."""
 
 
 def flip_some(clip: Tensor, generator: torch.Generator, probability: float = HALF) -> Tensor:
@@ -36,8 +39,8 @@ def check_flip(setting: str, flip: float | None) -> None:
 
 def flips_change_labels(data: Any) -> bool:
     """Whether a mirrored clip may belong to another class: the data module says so, or the name of a class would have to be
-    mirrored too, as 'Swiping Left' (a folder of videos has no other way to say so)."""
-    names = [name.lower() for name in getattr(data, "class_names", None) or ()]
+    mirrored too, as 'Swiping Left' or 'SwipeLeft' (a folder of videos has no other way to say so)."""
+    names = [CAMEL.sub(" ", name).lower() for name in getattr(data, "class_names", None) or ()]
     return getattr(data, "flips_change_labels", False) or any(flip_words(name) != name for name in names)
 
 

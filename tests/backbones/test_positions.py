@@ -22,7 +22,7 @@ from modules.core.origin import origin_of
 from modules.core.passport import read_passport
 from modules.downstream.classification import Classification
 from modules.layers.masking import TubeMask
-from modules.layers.normalise import HALF, IMAGENET
+from modules.layers.normalise import HALF, IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget
 from modules.videomae import VideoMAE
 from tests.methods import OPTIM
@@ -240,3 +240,6 @@ def test_folders_of_transformers_say_how_their_networks_were_fed(tmp_path: Path)
     for path in (tmp_path, tmp_path / "model.safetensors"):
         origin = origin_of(path, Checkpoint(weights, {}, {}))
         assert (origin.frames, origin.size, origin.normalisation) == (8, 224, HALF)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(means | {"do_normalize": False}))
+    plain = origin_of(tmp_path, Checkpoint(weights, {}, {})).normalisation
+    assert plain == Normalisation((0, 0, 0), (1, 1, 1))

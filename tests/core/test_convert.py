@@ -359,6 +359,15 @@ def test_frames_of_a_network_that_takes_any_number(tmp_path: Path) -> None:
     assert read_passport(tmp_path / "d.safetensors")["frames"] == 32
 
 
+def test_a_checkpoint_without_settings_knows_its_clips(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
+    """As Python writes it, without the command line."""
+    content = {"state_dict": pretraining, "record": {"backbone": METHODS[0].build().backbone.facts()}}
+    torch.save(content, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "official.pth", "official", heads=2, decoder_heads=1)
+    known = read_passport(tmp_path / "official.pth")["architecture"]
+    assert (known["num_frames"], known["image_size"]) == (4, 32)
+
+
 def tiny_cnn_weights() -> dict[str, Tensor]:
     return {f"backbone.{name}": value for name, value in tiny_cnn().state_dict().items()}
 
