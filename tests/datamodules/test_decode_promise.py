@@ -361,8 +361,9 @@ def test_frames_that_are_lost_before_decoding_fails(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source.mp4", "hevc")
     parts, _ = read_parts(source)
     keys = [number for number, part in enumerate(parts) if part.is_key]
-    changed = parts[: keys[1] - 4] + parts[keys[2] :]
-    changed[-4] = replace(changed[-4], data=b"\xff" * 40)
+    # What stands behind the last key frame and is displayed before it refers to the group that is missing here.
+    changed = parts[: keys[1]] + parts[keys[-1] :]
+    changed[-2] = replace(changed[-2], data=b"\0\0\0\x30" + b"\xff" * 20)
     path = write_odd(tmp_path / "a.mp4", source, changed, "mp4")
     assert path is not None
     assert plain_decoding(path)[1]
