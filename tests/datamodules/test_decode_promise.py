@@ -343,7 +343,8 @@ def test_interlaced_mpeg4_at_a_changing_rate(tmp_path: Path) -> None:
     """Decoders leave out pictures whose distance does not fit that of the first ones."""
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=1000, options={"bf": "3", "g": "9", "flags": "+ilme+ildct", "b_strategy": "0"})
+        options = {"bf": "3", "g": "9", "flags": "+ilme+ildct", "b_strategy": "0"}
+        stream = container.add_stream("mpeg4", rate=1000, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(40):
