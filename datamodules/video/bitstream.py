@@ -303,7 +303,9 @@ class _Hevc:
         if layer or not (kind < 10 or 19 <= kind <= 21):
             raise ValueError("several layers, an edit, or pictures of reserved types")
         bits = _payload(first, 2)
-        bits.u(2 if kind >= 16 else 1)
+        bits.u(1)
+        if kind >= 16 and bits.u(1):
+            raise ValueError("pictures before this one may be left out")
         of, says_output, skipped = self._pictures[bits.ue()]
         sequence = self._sequences[of]
         bits.u(skipped)
@@ -389,6 +391,11 @@ class _Mpeg4:
         bits.u(1)
         self._rate = bits.u(16)
         self._time_bits = max(1, (self._rate - 1).bit_length())
+        bits.u(1)
+        if bits.u(1):
+            bits.u(self._time_bits)
+        bits.u(29)
+        self._is_interlaced = bool(bits.u(1))
 
     def picture(self, data: bytes) -> Coded:
         """What a packet holds."""
@@ -412,6 +419,8 @@ class _Mpeg4:
         if not bits.u(1):
             raise ValueError("a picture that is not coded")
         if kind == 2:
+            if self._is_interlaced:
+                raise ValueError("a picture whose vectors, if it is displayed at all, depend on the times of all before it")
             # Decoders leave out what is not displayed between the last two others.
             before_last = self._time - (self._earlier + seconds) * self._rate - ticks
             if not self._reorders or self._references < 2 or not 0 < before_last < self._distance:

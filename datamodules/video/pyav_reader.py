@@ -238,7 +238,7 @@ class PyAVReader:
             decoded = self._count()
             if decoded is not None:
                 count = decoded
-            elif self._rises_beyond_damage():
+            elif self._rises_beyond_damage(packets):
                 keyframes = self._keyframes(packets, None)
         times = sorted(time for p in packets if p.is_shown and (time := p.dts if p.pts is None else p.pts) is not None)
         named = {entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe}
@@ -289,16 +289,19 @@ class PyAVReader:
         except av.FFmpegError:
             return None
 
-    def _rises_beyond_damage(self) -> bool:
-        """Whether the times of all frames that can be had rise as they come out."""
+    def _rises_beyond_damage(self, packets: list[_Packet]) -> bool:
+        """Whether the times of all frames that can be had rise as they come out, and none is left out before decoding fails."""
         times: list[int | None] = []
+        before: list[int | None] | None = None
         self._reopen()
         for packet in self._packets():
             try:
                 times += [frame.pts for frame in self._stream.codec_context.decode(packet)]
             except av.FFmpegError:
-                continue
-        return all(one is not None and other is not None and one < other for one, other in pairwise(times))
+                before = list(times) if before is None else before
+        shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
+        is_whole = before is None or before == shown[: len(before)]
+        return is_whole and all(one is not None and other is not None and one < other for one, other in pairwise(times))
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         """Plain decoding, from the start of the file. Raises av.FFmpegError."""
@@ -409,7 +412,7 @@ class PyAVReader:
         context = self._stream.codec_context
         skips = context.name in SKIPPING_CODECS
         tick = self._stream.time_base or Fraction(1)
-        times = set(wanted)
+        times, first = set(wanted), packets[0].pts or 0
         last = max(place for place, packet in enumerate(packets) if packet.pts in times)
         found: dict[int, Picture] = {}
         latest: int | None = None
@@ -423,6 +426,8 @@ class PyAVReader:
                     if frame.pts is None or (latest is not None and frame.pts <= latest):
                         return None
                     latest = frame.pts
+                    if frame.is_corrupt and latest >= first:
+                        return None  # what stands for the damage depends on frames before the keyframe
                     if frame.pts in times:
                         found[frame.pts] = self._picture(frame, float((frame.pts - self._facts.start) * tick))
         except av.FFmpegError:

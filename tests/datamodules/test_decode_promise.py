@@ -5,6 +5,8 @@ container says; or there is an error. Files are made by putting encoded packets 
 import os
 import struct
 from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -300,3 +302,70 @@ def test_header_of_avi_that_counts_too_few(tmp_path: Path) -> None:
     struct.pack_into("<I", data, data.index(b"vids") + 32, 10)
     path.write_bytes(data)
     assert what_is_wrong(path) == []
+
+
+def test_damage_in_an_open_group(tmp_path: Path) -> None:
+    """What a decoder shows in place of damage depends on what it has decoded before."""
+    source = write_source(tmp_path / "source.mp4", "h264_open")
+    parts, _ = read_parts(source)
+    flips = np.random.default_rng(0)
+    for number in range(8):
+        place = int(flips.integers(12, len(parts)))
+        data = bytearray(parts[place].data)
+        data[int(flips.integers(6, len(data)))] ^= 1 << int(flips.integers(8))
+        changed = [*parts[:place], replace(parts[place], data=bytes(data)), *parts[place + 1 :]]
+        path = write_odd(tmp_path / f"{number}.mp4", source, changed, "mp4")
+        assert path is not None
+        assert what_is_wrong(path, step=1) == []
+
+
+def test_hevc_that_leaves_out_pictures_before_a_key_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag of key frames drops the pictures that the decoder still holds back."""
+    closed = {"x265-params": "open-gop=0:keyint=10:min-keyint=10:bframes=4:log-level=none"}
+    monkeypatch.setitem(CODECS, "hevc_closed", ("libx265", closed, "mp4"))
+    source = write_source(tmp_path / "source.mp4", "hevc_closed")
+    parts, _ = read_parts(source)
+    changed = []
+    for number, part in enumerate(parts):
+        data, position = bytearray(part.data), 0
+        while number and position < len(data):
+            if 16 <= data[position + 4] >> 1 & 63 <= 21:
+                data[position + 6] |= 0x40
+            position += 4 + int.from_bytes(data[position : position + 4], "big")
+        changed.append(replace(part, data=bytes(data)))
+    path = write_odd(tmp_path / "a.mp4", source, changed, "mp4")
+    assert path is not None
+    assert len(plain_decoding(path)[0]) < len(parts)
+    assert what_is_wrong(path, step=1) == []
+
+
+def test_interlaced_mpeg4_at_a_changing_rate(tmp_path: Path) -> None:
+    """Decoders leave out pictures whose distance does not fit that of the first ones."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        options = {"bf": "3", "g": "9", "flags": "+ilme+ildct", "b_strategy": "0"}
+        stream = container.add_stream("mpeg4", rate=1000, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(40):
+            picture = np.roll(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3), number * 9)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number * 400 if number < 5 else 2000 + number * 20, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(plain_decoding(path)[0]) < 40
+    assert what_is_wrong(path, step=1) == []
+
+
+def test_frames_that_are_lost_before_decoding_fails(tmp_path: Path) -> None:
+    """Then the places of later ones are not those that the container states."""
+    source = write_source(tmp_path / "source.mp4", "hevc")
+    parts, _ = read_parts(source)
+    keys = [number for number, part in enumerate(parts) if part.is_key]
+    # What stands behind the last key frame and is displayed before it refers to the group that is missing here.
+    changed = parts[: keys[1]] + parts[keys[-1] :]
+    changed[-2] = replace(changed[-2], data=b"\0\0\0\x30" + b"\xff" * 20)
+    path = write_odd(tmp_path / "a.mp4", source, changed, "mp4")
+    assert path is not None
+    assert plain_decoding(path)[1]
+    assert what_is_wrong(path, step=1) == []
