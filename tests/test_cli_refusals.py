@@ -243,6 +243,22 @@ def test_files_that_are_no_yaml_files(tmp_path: Path) -> None:
     refuse("fit", ["--config", str(tmp_path / "missing.yaml")], r"missing\.yaml: File does not exist", tmp_path / "run")
 
 
+def test_no_command_names_those_there_are() -> None:
+    with pytest.raises(SettingError, match=r"Name a command: one of fit, .*convert"):
+        main([])
+
+
+def test_help_says_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in (["convert", "--help"], ["--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        said.append(capsys.readouterr().out)
+    assert said[0].startswith("usage: main.py convert ")
+    assert "Rewrite weights in another format" in said[0]
+    assert "convert, prepare, replay, synthesise" in said[1]
+
+
 def test_a_short_name_of_a_class_that_fits_is_proposed() -> None:
     message = (
         "Parser key \"model\":\n  Errors:\n    - Expected a dot import path string: SMLE\n    - Expected a <class 'NoneType'>"

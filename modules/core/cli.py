@@ -127,9 +127,10 @@ class CLI(LightningCLI):
     Args:
         args: command line without the program's name, or settings as a dictionary.
         run: run the subcommand; False only builds the objects.
+        description: what `--help` begins with.
     """
 
-    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
+    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True, description: str = "") -> None:
         torch.set_float32_matmul_precision("high")
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -143,6 +144,7 @@ class CLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs={"description": description},
             parser_class=Parser,
             args=args,
             run=run,
