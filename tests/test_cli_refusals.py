@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from main import main
 from modules.core.errors import SettingError
@@ -257,6 +258,20 @@ def test_help_says_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> No
     assert said[0].startswith("usage: main.py convert ")
     assert "Rewrite weights in another format" in said[0]
     assert "convert, prepare, replay, synthesise" in said[1]
+
+
+def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.augmentation.flip=0.2", "--model.augmentation.flip", "null", "--model.augmentation.rand_augment=null"]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={ROOT / 'configs/finetune/kinetics400.yaml'}", *words, "--print_config"])
+    augmentation = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["augmentation"]
+    assert augmentation["flip"] is None
+    assert augmentation["rand_augment"] is None
+
+
+def test_null_within_settings_that_take_none(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"model\.motion\.path is null, but Motion needs a value"):
+        run(tmp_path, "--model.motion.path=null")
 
 
 def test_a_short_name_of_a_class_that_fits_is_proposed() -> None:

@@ -1,10 +1,11 @@
 """The command line: LightningCLI with one folder per run, readable errors, and a record of what ran."""
 
+import re
 import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import or_
@@ -62,6 +63,12 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The parser makes others of its own kind for the settings of classes.
         super().__init__(*args, **({"allow_abbrev": False} | kwargs))
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Namespace:
+        """Let null reach a setting within a setting (`--model.augmentation.flip null`), where it is handed on as `None`."""
+        words = args if args is None else [re.sub(r"^(--[\w.+]+=)None$", r"\1null", word) for word in args]
+        parsed: Namespace = super().parse_args(words, *more, **settings)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the user must read."""
