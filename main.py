@@ -43,12 +43,16 @@ def main(args: list[str] | None = None) -> CLI | None:
     """
     words = sys.argv[1:] if args is None else args
     commands = [*CLI.subcommands(), *COMMANDS]
-    if words and words[0] not in commands and not words[0].startswith("-"):
+    if not words:
+        raise SettingError(f"Name a command: one of {', '.join(commands)}; --help after it lists its settings.")
+    if words[0] not in commands and not words[0].startswith("-"):
         raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(commands)}.")
-    if words and words[0] in COMMANDS:
-        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False, parser_class=Parser)
+    if words[0] in COMMANDS:
+        # Without a description of its own, the parser takes the first line of the docstring.
+        named = {"prog": f"main.py {words[0]}", "description": None}
+        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False, parser_class=Parser, **named)
         return None
-    return CLI(args=args)
+    return CLI(args=args, description=f"Trains and measures; there are also {', '.join(COMMANDS)} (main.py convert --help).")
 
 
 if __name__ == "__main__":

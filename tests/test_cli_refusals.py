@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from main import main
 from modules.core.errors import SettingError
@@ -241,6 +242,36 @@ def test_files_that_are_no_yaml_files(tmp_path: Path) -> None:
     refuse("fit", [f"--config={binary}"], r"binary\.yaml, which cannot be read as text", tmp_path / "run")
     refuse("fit", [f"--config={tmp_path}"], r"it is a folder", tmp_path / "run")
     refuse("fit", ["--config", str(tmp_path / "missing.yaml")], r"missing\.yaml: File does not exist", tmp_path / "run")
+
+
+def test_no_command_names_those_there_are() -> None:
+    with pytest.raises(SettingError, match=r"Name a command: one of fit, .*convert"):
+        main([])
+
+
+def test_help_says_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in (["convert", "--help"], ["--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        said.append(capsys.readouterr().out)
+    assert said[0].startswith("usage: main.py convert ")
+    assert "Rewrite weights in another format" in said[0]
+    assert "convert, prepare, replay, synthesise" in said[1]
+
+
+def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.augmentation.flip=0.2", "--model.augmentation.flip", "null", "--model.augmentation.rand_augment=null"]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={ROOT / 'configs/finetune/kinetics400.yaml'}", *words, "--print_config"])
+    augmentation = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["augmentation"]
+    assert augmentation["flip"] is None
+    assert augmentation["rand_augment"] is None
+
+
+def test_null_within_settings_that_take_none(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"model\.motion\.path is null, but Motion needs a value"):
+        run(tmp_path, "--model.motion.path=null")
 
 
 def test_a_short_name_of_a_class_that_fits_is_proposed() -> None:

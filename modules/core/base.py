@@ -335,7 +335,7 @@ class Method(LightningModule, ABC):
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or "loops" not in checkpoint:
             return
         reopen_epoch(checkpoint)
-        done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"], self.trainer.max_epochs
+        done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], self.trainer.max_epochs
         if wanted is not None and 0 <= wanted < done:
             raise SettingError(
                 f"trainer.max_epochs is {wanted}, but the checkpoint already has {done} epochs; set it above that."

@@ -1,10 +1,11 @@
 """The command line: LightningCLI with one folder per run, readable errors, and a record of what ran."""
 
+import re
 import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import or_
@@ -66,6 +67,12 @@ class Parser(LightningArgumentParser):
     @allow_abbrev.setter
     def allow_abbrev(self, value: bool) -> None:
         """argparse sets its default here."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Namespace:
+        """Let null reach a setting within a setting (`--model.augmentation.flip null`), where it is handed on as `None`."""
+        words = args if args is None else [re.sub(r"^(--[\w.+]+=)None$", r"\1null", word) for word in args]
+        parsed: Namespace = super().parse_args(words, *more, **settings)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the user must read."""
@@ -138,9 +145,10 @@ class CLI(LightningCLI):
     Args:
         args: command line without the program's name, or settings as a dictionary.
         run: run the subcommand; False only builds the objects.
+        description: what `--help` begins with.
     """
 
-    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
+    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True, description: str = "") -> None:
         torch.set_float32_matmul_precision("high")
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -154,6 +162,7 @@ class CLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs={"description": description},
             parser_class=Parser,
             args=args,
             run=run,

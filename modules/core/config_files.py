@@ -1,6 +1,7 @@
 """A look at the YAML files of a command before they are merged: afterwards nothing says which file a value came from."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,7 @@ OPTIONS = ("--config", "-c")
 
 def config_files(words: list[str]) -> Iterator[str]:
     """Values of --config in a command line."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         name = value if equals else following
         # Lightning reads addresses too.

@@ -295,7 +295,7 @@ def test_a_run_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:
         run(tmp_path, seen, max_epochs=2)
     assert len(seen.steps) == 48
     run(tmp_path, seen, max_epochs=3)
-    with pytest.raises(SettingError, match="max_epochs is 1, but the checkpoint already has 2 epochs"):
+    with pytest.raises(SettingError, match="max_epochs is 1, but the checkpoint already has 3 epochs"):
         run(tmp_path, seen, max_epochs=1)
 
 
