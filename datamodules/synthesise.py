@@ -56,7 +56,7 @@ def write_videos(
     ]
     write = _write_captioned if captions else _write_classes
     write(out, stages, fps)
-    rank_zero_info(f"{train_videos} training and {val_videos} validation videos are in {out}.")
+    rank_zero_info(f"Wrote {train_videos} training and {val_videos} validation videos to {out}.")
 
 
 def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int) -> None:
