@@ -68,7 +68,9 @@ class Parser(LightningArgumentParser):
     def allow_abbrev(self, value: bool) -> None:
         """argparse sets its default here."""
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **settings: Any
+    ) -> Namespace:
         """Let null reach a setting within a setting (`--model.augmentation.flip null`), where it is handed on as `None`."""
         words = args if args is None else [re.sub(r"^(--[\w.+]+=)None$", r"\1null", word) for word in args]
         parsed: Namespace = super().parse_args(words, *more, **settings)
