@@ -49,8 +49,14 @@ def main(args: list[str] | None = None) -> CLI | None:
         raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(commands)}.")
     if words[0] in COMMANDS:
         # Without a description of its own, the parser takes the first line of the docstring.
-        named = {"prog": f"main.py {words[0]}", "description": None}
-        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False, parser_class=Parser, **named)
+        auto_cli(
+            COMMANDS[words[0]],
+            args=words[1:],
+            as_positional=False,
+            parser_class=Parser,
+            prog=f"main.py {words[0]}",
+            description=None,
+        )
         return None
     return CLI(args=args, description=f"Trains and measures; there are also {', '.join(COMMANDS)} (main.py convert --help).")
 
