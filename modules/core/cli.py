@@ -5,7 +5,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 from operator import or_
@@ -64,11 +64,10 @@ class Parser(LightningArgumentParser):
         # The parser makes others of its own kind for the settings of classes.
         super().__init__(*args, **({"allow_abbrev": False} | kwargs))
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Namespace:
+    def parse_args(self, args: Any = None, *more: Any, **settings: Any) -> Any:
         """Let null reach a setting within a setting (`--model.augmentation.flip null`), where it is handed on as `None`."""
         words = args if args is None else [re.sub(r"^(--[\w.+]+=)None$", r"\1null", word) for word in args]
-        parsed: Namespace = super().parse_args(words, *more, **settings)
-        return parsed
+        return super().parse_args(words, *more, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the user must read."""
