@@ -5,7 +5,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 from operator import or_
@@ -68,13 +68,10 @@ class Parser(LightningArgumentParser):
     def allow_abbrev(self, value: bool) -> None:
         """argparse sets its default here."""
 
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *more: Any, **settings: Any
-    ) -> Namespace:
+    def parse_args(self, args: Any = None, *more: Any, **settings: Any) -> Any:
         """Let null reach a setting within a setting (`--model.augmentation.flip null`), where it is handed on as `None`."""
         words = args if args is None else [re.sub(r"^(--[\w.+]+=)None$", r"\1null", word) for word in args]
-        parsed: Namespace = super().parse_args(words, *more, **settings)
-        return parsed
+        return super().parse_args(words, *more, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the user must read."""
