@@ -236,7 +236,7 @@ def test_checkpoints_of_another_network_are_refused(case: Case, tmp_path: Path) 
     other = build(next(one for one in METHODS if one.name == ("VideoMAE" if hasattr(method, "contrast") else "MoCo")))
     with pytest.raises(SettingError, match=f"does not fit this {type(method).__name__}: .* Pass --ckpt_path a checkpoint"):
         method.load_state_dict(other.state_dict())
-    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": lightning.__version__}, tmp_path / "last.ckpt")
     with pytest.raises(SettingError, match=r"pass backbone=\.\.\..* to load_from_checkpoint"):
         type(method).load_from_checkpoint(tmp_path / "last.ckpt")
 
