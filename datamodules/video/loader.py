@@ -231,7 +231,8 @@ class ResumableLoader(DataLoader):
         stops = _stops(share, size)
         if len(stops) > 1:
             # The last two batches share what is left: statistics of a very small one would be poor.
-            stops[-2] = (sum([0, *stops][-3::2]) + 1) // 2
+            before = stops[-3] if len(stops) > 2 else 0
+            stops[-2] = (before + stops[-1] + 1) // 2
         return Part(epoch, start, start + share * world, stops)
 
     def _handed_out(self, part: Part) -> int:
