@@ -21,6 +21,9 @@ from datamodules.video.readers import DecodeError, FewerFramesError, Picture, Vi
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # Of these, unwanted frames that no other frame refers to are not decoded; tests show that the others stay bit-equal.
 SKIPPING_CODECS = ("h264",)
+# Of these, frames are counted from the start all the same: what does not fit the size that the file states is concealed, and in
+# another way after a seek.
+COUNTED_CODECS = ("mpeg4",)
 # Bytes of packets that are kept; only hours between keyframes need more, and are counted frame by frame instead.
 MAX_PACKETS = 2**30
 # Bytes of packets that are kept while a file is looked at, so that a small one need not be read twice.
@@ -122,8 +125,8 @@ class PyAVReader:
         except BaseException:
             self.close()
             raise
-        self._places = [keyframe.before for keyframe in self._facts.keyframes]
         coded = self._stream.codec_context
+        self._places = [] if coded.name in COUNTED_CODECS else [keyframe.before for keyframe in self._facts.keyframes]
         self.info = VideoInfo(self._facts.num_frames, self._facts.fps, coded.width, coded.height)
 
     def close(self) -> None:
@@ -159,7 +162,7 @@ class PyAVReader:
         """Frames as plain decoding gives them: all from this moment on, and some before it. Raises av.FFmpegError."""
         moment = self._facts.start + round(Fraction(seconds) / (self._stream.time_base or 1))
         place = bisect_right([keyframe.pts for keyframe in self._facts.keyframes], moment) - 1
-        if place > 0:
+        if place > 0 and self._places:
             keyframe = self._facts.keyframes[place]
             self._reopen()
             self._at_start = False
@@ -231,7 +234,11 @@ class PyAVReader:
             self._kept = []
         count = sum(packet.is_shown for packet in packets)
         keyframes: list[_Keyframe] = []
-        if order.is_known():
+        is_known = order.is_known()
+        if is_known and context.name == "hevc":
+            # Its decoder leaves pictures out, without an error, where those that they refer to are not there.
+            is_known = self._puts_out_all(packets)
+        if is_known:
             keyframes = self._keyframes(packets, order.pictures)
         # ffmpeg's readers of single pictures are called jpeg_pipe, png_pipe and so on.
         elif count > 1 or not self._container.format.name.endswith("_pipe"):
@@ -288,6 +295,18 @@ class PyAVReader:
             raise DecodeError("timed out", "while reading") from error
         except av.FFmpegError:
             return None
+
+    def _puts_out_all(self, packets: list[_Packet]) -> bool:
+        """Whether plain decoding gives one frame for each packet that is shown, in the order of their times."""
+        shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
+        try:
+            return [frame.pts for frame in self._frames()] == shown
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
+        except av.FFmpegError:
+            return False
+        finally:
+            self._reopen()
 
     def _rises_beyond_damage(self, packets: list[_Packet]) -> bool:
         """Whether the times of all frames that can be had rise as they come out, and none is left out before decoding fails."""
@@ -439,10 +458,14 @@ class PyAVReader:
         wanted = set(numbers)
         pictures: list[Picture] = []
         count = 0
+        tick = self._stream.time_base or Fraction(1)
         try:
             for frame in self._frames():
                 if count in wanted:
-                    pictures.append(self._picture(frame, count / self.info.fps))
+                    seconds = count / self.info.fps
+                    if self.finds_by_time and frame.pts is not None:
+                        seconds = float((frame.pts - self._facts.start) * tick)
+                    pictures.append(self._picture(frame, seconds))
                 count += 1
                 if len(pictures) == len(numbers):
                     return pictures

@@ -50,12 +50,12 @@ TIMED = {
     "keyframes.mkv": ("libx264", {X264: "keyint=12"}, {}),
     "hevc.mp4": ("libx265", {X265: "keyint=12:min-keyint=12:bframes=4:log-level=none"}, {}),
     "hevc.mkv": ("libx265", {X265: "keyint=24:bframes=4:log-level=none"}, {}),
-    "mpeg4.mp4": ("mpeg4", {"bf": "2", "g": "12"}, {}),
     "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "20", "lag-in-frames": "16"}, {}),
     "av1.mp4": ("libsvtav1", {"preset": "13", "g": "24"}, {}),
 }
 # What is counted from the start.
 COUNTED = {
+    "mpeg4.mp4": ("mpeg4", {"bf": "2", "g": "12"}, {}),
     "mpeg4.avi": ("mpeg4", {"bf": "2", "g": "12"}, {}),
     "h264.avi": ("libx264", {X264: "keyint=12:bframes=3"}, {}),
     "stream.ts": ("libx264", {X264: "keyint=12"}, {}),

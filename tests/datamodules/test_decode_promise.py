@@ -140,7 +140,7 @@ def test_of_several_streams_the_first_is_read(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
-@pytest.mark.parametrize("codec", ["h264", "h264_annexb", "hevc", "vp9"])
+@pytest.mark.parametrize("codec", ["h264", "h264_annexb", "hevc", "vp9", "mpeg4"])
 def test_streams_of_two_sizes_in_a_row(name: str, codec: str, tmp_path: Path) -> None:
     """Also where the container states the parameters of the first alone: then the second is noise, or an error."""
     suffix = CODECS[codec][2]
@@ -337,6 +337,22 @@ def test_hevc_that_leaves_out_pictures_before_a_key_frame(tmp_path: Path, monkey
     assert path is not None
     assert len(plain_decoding(path)[0]) < len(parts)
     assert what_is_wrong(path, step=1) == []
+
+
+def test_hevc_whose_packets_changed_places(tmp_path: Path) -> None:
+    """What refers to pictures that are not there yet is left out by the decoder, without an error."""
+    source = write_source(tmp_path / "source.mp4", "hevc")
+    parts, _ = read_parts(source)
+    lost = 0
+    for place in range(12, 30, 3):
+        changed = list(parts)
+        one, other = parts[place], parts[place + 3]
+        changed[place], changed[place + 3] = replace(other, dts=one.dts), replace(one, dts=other.dts)
+        path = write_odd(tmp_path / f"{place}.mp4", source, changed, "mp4")
+        if path is not None:
+            lost += len(plain_decoding(path)[0]) < len(parts)
+            assert what_is_wrong(path) == []
+    assert lost
 
 
 def test_interlaced_mpeg4_at_a_changing_rate(tmp_path: Path) -> None:
