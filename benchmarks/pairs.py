@@ -22,7 +22,7 @@ from modules.backbones import VideoResNet
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.tubelet_contrast import TubeletContrast
+from modules.methods.tubelet_contrast import TubeletContrast
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.layers.sinkhorn import SinkhornSettings, balance
-from modules.sigma import swapped_loss
+from modules.methods.sigma import swapped_loss
 
 Way = Literal["plain", "ours", "side_by_side"]
 WAYS: tuple[Way, ...] = ("plain", "ours", "side_by_side")

@@ -28,7 +28,7 @@ from modules.backbones.video_vit import PRESETS, VideoViT
 from modules.layers.masking import TubeMask
 from modules.layers.normalise import IMAGENET
 from modules.layers.targets import PixelTarget
-from modules.videomae import VideoMAE
+from modules.methods.videomae import VideoMAE
 
 
 def our_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> tuple[Callable[[], None], torch.nn.Module]:

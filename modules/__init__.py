@@ -9,13 +9,13 @@ from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.layers.masking import RandomMask, RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.noise_masking import Green3D, NoiseMask
 from modules.layers.optim_blue import OptimBlueMask
-from modules.locomotion import LocoMotion
-from modules.moco import MoCo
-from modules.sigma import SIGMA
-from modules.skeleton_contrast import SkeletonContrast
-from modules.smile import SMILE
-from modules.tubelet_contrast import TubeletContrast
-from modules.videomae import VideoMAE
+from modules.methods.locomotion import LocoMotion
+from modules.methods.moco import MoCo
+from modules.methods.sigma import SIGMA
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.methods.smile import SMILE
+from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.videomae import VideoMAE
 
 __all__ = [
     "SIGMA",

@@ -16,7 +16,7 @@ from datamodules.synthesise import write_video
 from main import main
 from modules.core.cli import CLI
 from modules.core.errors import SettingError
-from tests.methods import video_batch
+from tests.registry import video_batch
 
 ROOT = Path(__file__).parents[1]
 QUICK = str(ROOT / "configs/quickstart.yaml")
@@ -90,7 +90,7 @@ def test_record_of_a_run(tmp_path: Path) -> None:
     assert {"command", "git_commit", "git_changed_files", "packages", "seed", "data_sha256", "precision"} <= starts[0].keys()
     assert starts[0]["packages"]["torch"] == torch.__version__
     record = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["record"]
-    assert record["method"] == "modules.smile.SMILE"
+    assert record["method"] == "modules.methods.smile.SMILE"
     assert yaml.safe_load(record["config"])["data"]["init_args"]["batch_size"] == 4
     assert 0 < record["metrics"]["val/loss"] < 10
     assert not any(name.startswith("speed/") for name in record["metrics"])
@@ -194,7 +194,7 @@ def test_wrong_input_of_other_commands(words: list[str], expected: str) -> None:
 OF_A_RUN: dict[str, Any] = {"state_dict": {}, "pytorch-lightning_version": "2.6.0"}
 CHECKPOINTS = {
     "another method": (
-        {**OF_A_RUN, "record": {"method": "modules.moco.MoCo"}},
+        {**OF_A_RUN, "record": {"method": "modules.methods.moco.MoCo"}},
         r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.moco\.MoCo, but --model is SMILE; pass another, or start "
         r"from its encoder with --model\.backbone\.checkpoint",
     ),
@@ -204,7 +204,7 @@ CHECKPOINTS = {
     "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
     "folder": (None, r"\.ckpt, which is a folder; pass a file of a run's folder checkpoints"),
     "weights under their usual name": ({"state_dict": {}}, r"is no checkpoint of a run: it has no pytorch-lightning_version"),
-    "the same method": ({**OF_A_RUN, "record": {"method": "modules.smile.SMILE"}}, "^built$"),
+    "the same method": ({**OF_A_RUN, "record": {"method": "modules.methods.smile.SMILE"}}, "^built$"),
     "before records": (OF_A_RUN, "^built$"),
 }
 

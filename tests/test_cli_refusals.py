@@ -285,7 +285,7 @@ def test_bugs_in_training_keep_their_traceback(tmp_path: Path, monkeypatch: pyte
     def step(*_: object) -> None:
         raise ValueError("max_epochs is not what is wrong")
 
-    monkeypatch.setattr("modules.smile.SMILE.step", step)
+    monkeypatch.setattr("modules.methods.smile.SMILE.step", step)
     with pytest.raises(ValueError, match="not what is wrong"):
         run(tmp_path, "--trainer.num_sanity_val_steps=0")
 

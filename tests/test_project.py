@@ -19,7 +19,7 @@ from main import main
 from modules.core.cli import CLI
 from modules.downstream.classification import Classification
 from tests.layers.test_targets import write_clip_file
-from tests.methods import video_batch
+from tests.registry import video_batch
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")

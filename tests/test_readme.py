@@ -14,7 +14,7 @@ from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from tests.layers.test_targets import write_clip_file
-from tests.methods import OPTIM, tiny_vit, video_batch
+from tests.registry import OPTIM, tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def test_quickstart_runs_and_goes_on(
     assert torch.load(tmp_path / "runs/quickstart/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
     for command in words("python main.py convert"):
         main(command)
-    assert read_passport(tmp_path / "smile.safetensors")["method"] == "modules.smile.SMILE"
+    assert read_passport(tmp_path / "smile.safetensors")["method"] == "modules.methods.smile.SMILE"
     assert {path.name for path in (tmp_path / "encoder").iterdir()} >= {"config.json", "model.safetensors"}
     with pytest.raises(SettingError, match=r"python main\.py replay"):
         main([*first, *SMALL, "--model.optim.warmup_epochs=0", "--model.optim.base_lr=1e25", "--trainer.default_root_dir=run"])

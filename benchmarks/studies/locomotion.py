@@ -24,7 +24,7 @@ from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.layers.retrieval_scores import ranks
 from modules.layers.tokenizers import TokenizerSettings
-from modules.locomotion import LocoMotion
+from modules.methods.locomotion import LocoMotion
 from modules.motion.captioned_scenes import (
     CaptionedClips,
     CaptionSettings,

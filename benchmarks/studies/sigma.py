@@ -26,12 +26,12 @@ from modules.layers.masking import MaskGenerator, TubeMask
 from modules.layers.noise_masking import Green3D
 from modules.layers.sinkhorn import SinkhornSettings
 from modules.layers.targets import PixelTarget
+from modules.methods.sigma import SIGMA
+from modules.methods.videomae import VideoMAE
 from modules.motion.backgrounds import Background
 from modules.motion.classes import Split
 from modules.motion.grounds import make_grounds
 from modules.motion.scenes import SyntheticClips, make_clips
-from modules.sigma import SIGMA
-from modules.videomae import VideoMAE
 
 
 @dataclass

@@ -30,8 +30,8 @@ from modules.backbones.skeleton_gru import BiGRU
 from modules.core.contracts import SkeletonBatch
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.probes import knn_accuracy, linear_accuracy
+from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.motion.skeletons import ACTIONS
-from modules.skeleton_contrast import SkeletonContrast
 
 
 @dataclass

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from benchmarks.studies.harness import Row, Study, StudySize, chance, probe_rows, random_rows, train
 from modules.backbones.video_cnn import VideoResNet
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.moco import MoCo
+from modules.methods.moco import MoCo
+from modules.methods.tubelet_contrast import TubeletContrast
 from modules.motion.backgrounds import Background
 from modules.motion.classes import MOTION_CLASSES, Split
 from modules.motion.scenes import SyntheticClips, make_clips
 from modules.motion.tubelets import TubeletSettings
-from modules.tubelet_contrast import TubeletContrast
 
 
 @dataclass

@@ -17,7 +17,7 @@ from modules.backbones.skeleton_hcn import HCN
 from modules.core.checkpoints import compare
 from modules.core.errors import SettingError
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.skeleton_contrast import from_official, to_official
+from modules.methods.skeleton_contrast import from_official, to_official
 
 Part = Literal["all", "backbone", "partner"]
 # A tensor that only one kind of encoder has, under our names.

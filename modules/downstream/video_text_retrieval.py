@@ -31,7 +31,7 @@ from modules.layers.precision import full_float32
 from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.layers.tokenizers import TokenizerSettings
 from modules.layers.video_text import FrameVote, GatherGradient, cosines
-from modules.locomotion import LocoMotion
+from modules.methods.locomotion import LocoMotion
 
 MATCH_SHARE = 0.7
 """Weight of matching in multiple choice; the rest is that of similarity (VindLU, official code)."""

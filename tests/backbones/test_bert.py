@@ -13,7 +13,7 @@ from modules.backbones.bert import TextEncoder, TextSettings
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
-from tests.methods import FRAMES, SIDE, tiny_locomotion
+from tests.registry import FRAMES, SIDE, tiny_locomotion
 
 WORDS, VIDEO = 40, 8
 

@@ -12,8 +12,8 @@ from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.core.errors import SettingError
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
-from modules.locomotion import LocoMotion
-from tests.methods import FRAMES, OPTIM, SIDE, video_batch
+from modules.methods.locomotion import LocoMotion
+from tests.registry import FRAMES, OPTIM, SIDE, video_batch
 
 TEXTS = ["a red arrow moves up", "An arrow, rising!", "it isn't here " * 40]
 

@@ -17,7 +17,7 @@ from modules.layers.heads import VideoClassifier
 from modules.layers.masking import TubeMask, mask_from_bool
 from modules.layers.normalise import normalise as normalise_clip
 from modules.layers.targets import PixelTarget
-from modules.videomae import VideoMAE
+from modules.methods.videomae import VideoMAE
 from tests.parity.cases import load_case, part
 
 FACTS = {"num_heads": 2, "image_size": 32, "num_frames": 4, "patch_size": 8, "tubelet_size": 2}

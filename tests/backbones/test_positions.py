@@ -24,8 +24,8 @@ from modules.downstream.classification import Classification
 from modules.layers.masking import TubeMask
 from modules.layers.normalise import HALF, IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget
-from modules.videomae import VideoMAE
-from tests.methods import OPTIM
+from modules.methods.videomae import VideoMAE
+from tests.registry import OPTIM
 
 WIDTH = 32
 

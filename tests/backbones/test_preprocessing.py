@@ -32,10 +32,10 @@ from modules.downstream.retrieval import NearestNeighbours
 from modules.layers.masking import TubeMask
 from modules.layers.normalise import BGR_TO_ONE, HALF, IMAGENET, KINETICS, Normalisation
 from modules.layers.targets import PixelTarget, TimmTarget, TowerTarget
-from modules.moco import MoCo
-from modules.tubelet_contrast import TubeletContrast
-from modules.videomae import VideoMAE
-from tests.methods import CONTRAST, FRAMES, OPTIM, SGD, SIDE, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
+from modules.methods.moco import MoCo
+from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.videomae import VideoMAE
+from tests.registry import CONTRAST, FRAMES, OPTIM, SGD, SIDE, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
 
 ORANGE = torch.tensor([255, 128, 0], dtype=torch.uint8).expand(1, FRAMES, SIDE, SIDE, 3)
 

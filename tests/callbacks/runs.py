@@ -14,7 +14,7 @@ from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.layers.normalise import IMAGENET
 from modules.motion.classes import MOTION_CLASSES
-from tests.methods import FRAMES, METHODS, OPTIM, SIDE
+from tests.registry import FRAMES, METHODS, OPTIM, SIDE
 
 TRAIN, VAL, BATCH = 24, 13, 8
 STEPS = TRAIN // BATCH

@@ -15,7 +15,7 @@ from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
 from modules.core.errors import SettingError
 from tests.callbacks.runs import Pixels, Unlabelled, data, fit, make_trainer, videomae
-from tests.methods import FRAMES, SIDE
+from tests.registry import FRAMES, SIDE
 
 
 def test_rankme_of_known_spectra() -> None:

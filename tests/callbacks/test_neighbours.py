@@ -16,7 +16,7 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.contracts import VideoBatch
 from tests.callbacks.runs import Pixels, data, fit
-from tests.methods import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
+from tests.registry import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
 
 TILE = VISIBLE_SIDE // SIDE * SIDE + 2 * FRAME
 

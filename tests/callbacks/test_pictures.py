@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks import Pictures
 from callbacks.pictures import GAP, VISIBLE_SIDE, enlarge, film_strip, gif, png
 from tests.callbacks.runs import Oracle, data, fit, videomae
-from tests.methods import FRAMES, SIDE
+from tests.registry import FRAMES, SIDE
 
 FACTOR = VISIBLE_SIDE // SIDE
 TILE = SIDE * FACTOR + 2 * GAP

@@ -21,7 +21,7 @@ from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.layers.probes import linear_accuracy
 from tests.callbacks.runs import BATCH, CLASSES, STEPS, TRAIN, VAL, Oracle, Unlabelled, data, fit, make_trainer, videomae
-from tests.methods import FRAMES, METHODS
+from tests.registry import FRAMES, METHODS
 
 NETWORK = {f"{tokens}, {probe}" for tokens in ("tokens per time slice", "mean of all tokens") for probe in ("linear", "kNN")}
 RAW = {f"{pixels}, {probe}" for pixels in ("one raw frame", "raw frame differences") for probe in ("linear", "kNN")}

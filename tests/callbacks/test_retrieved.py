@@ -11,8 +11,8 @@ from callbacks import RetrievedPictures
 from callbacks.neighbours import FRAME, OTHER, QUERY, SAME
 from modules.downstream.video_text_retrieval import Retrieved
 from tests.callbacks.runs import make_trainer
-from tests.methods import SIDE
-from tests.modules.test_video_text_retrieval import motion, tiny
+from tests.downstream.test_video_text_retrieval import motion, tiny
+from tests.registry import SIDE
 
 TILE, BAND = 112 // SIDE * SIDE + 2 * FRAME, 48
 

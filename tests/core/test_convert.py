@@ -26,8 +26,8 @@ from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from modules.layers.heads import VideoClassifier
 from tests.core.test_checkpoints import Evil
-from tests.methods import METHODS, tiny_cnn, tiny_vit
 from tests.parity.cases import load_case, part
+from tests.registry import METHODS, tiny_cnn, tiny_vit
 
 SIZES = {"heads": 2, "image_size": 32, "num_frames": 4}
 CONFIG = """

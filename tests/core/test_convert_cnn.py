@@ -15,8 +15,8 @@ from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.normalise import BGR_TO_ONE, IMAGENET
-from modules.moco import MoCo
-from modules.tubelet_contrast import TubeletContrast
+from modules.methods.moco import MoCo
+from modules.methods.tubelet_contrast import TubeletContrast
 
 SMALL = ContrastSettings(out_dim=16, queue_size=24)
 

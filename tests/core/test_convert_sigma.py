@@ -17,9 +17,9 @@ from modules.core.passport import read_passport
 from modules.layers.heads import VideoClassifier
 from modules.layers.masking import TubeMask
 from modules.layers.targets import PixelTarget
-from modules.sigma import SIGMA
+from modules.methods.sigma import SIGMA
 from tests.core.test_convert import assert_equal
-from tests.methods import tiny_vit
+from tests.registry import tiny_vit
 
 SIZES = {"heads": 2, "image_size": 32, "num_frames": 4}
 

@@ -16,7 +16,7 @@ from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.skeleton_contrast import SkeletonContrast, to_official
+from modules.methods.skeleton_contrast import SkeletonContrast, to_official
 from tests.parity.cases import load_case, part
 
 SMALL = ContrastSettings(out_dim=6, queue_size=24)

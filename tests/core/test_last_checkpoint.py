@@ -13,7 +13,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.base import Method
 from modules.core.last_checkpoint import SIGNALS, LastCheckpoint, requeue
-from tests.methods import FRAMES, METHODS, SIDE
+from tests.registry import FRAMES, METHODS, SIDE
 from tests.resume.bits import differences
 
 

@@ -15,7 +15,7 @@ from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.nonfinite import NonFiniteGuard
-from tests.methods import METHODS, OPTIM, Case
+from tests.registry import METHODS, OPTIM, Case
 from tests.test_cli import quick
 
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)

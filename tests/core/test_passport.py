@@ -12,7 +12,7 @@ from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import parse_config, passport_of, read_passport
 from tests.core.test_convert import CONFIG, assert_equal
-from tests.methods import METHODS
+from tests.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_checkpoint_of_a_real_run(tmp_path: Path) -> None:
     checkpoint.write_bytes((tmp_path / "run/checkpoints/last.ckpt").read_bytes())
     convert(checkpoint, tmp_path / "out.safetensors")
     passport = read_passport(tmp_path / "out.safetensors")
-    assert passport["method"] == "modules.videomae.VideoMAE"
+    assert passport["method"] == "modules.methods.videomae.VideoMAE"
     assert "train/loss" in passport["metrics"]
     settings = parse_config(passport["config"])
     assert passport["frames"] == settings["data"]["init_args"]["clip"]["frames"]

@@ -24,7 +24,7 @@ from modules.downstream.classification import Classification
 from modules.downstream.retrieval import NearestNeighbours
 from modules.layers.clip_augment import ClipAugmentation, Mixing
 from tests.callbacks.runs import make_trainer
-from tests.methods import FRAMES, SIDE, tiny_cnn
+from tests.registry import FRAMES, SIDE, tiny_cnn
 
 TRAIN, VAL, BATCH = 22, 7, 8
 # The whole recording in training and evaluation: there is nothing to draw.

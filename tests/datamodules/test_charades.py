@@ -19,7 +19,7 @@ from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
 from tests.datamodules.test_downstream_datasets import write
 from tests.datamodules.trees import batches, put, ready
-from tests.methods import FRAMES, OPTIM, SIDE, tiny_cnn
+from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn
 
 HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
 FRAME_HEADER = "original_vido_id video_id frame_id path labels"

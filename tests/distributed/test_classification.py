@@ -10,7 +10,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.downstream.classification import Classification
 from tests.distributed.evaluation import by_two, trainer_for
-from tests.methods import FRAMES, OPTIM, SIDE, tiny_vit
+from tests.registry import FRAMES, OPTIM, SIDE, tiny_vit
 
 VIDEOS = 7
 

@@ -9,7 +9,7 @@ import torch
 from modules.downstream.detection import ActionDetection
 from tests.datamodules.ava_files import small_ava, write_ava
 from tests.distributed.evaluation import by_two, trainer_for
-from tests.methods import SGD, tiny_cnn
+from tests.registry import SGD, tiny_cnn
 
 
 def measure(folder: Path, world: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.layers.tokenizers import TokenizerSettings
 from modules.layers.video_text import GatherGradient
-from modules.locomotion import LocoMotion
-from tests.methods import FRAMES, SIDE, video_batch
+from modules.methods.locomotion import LocoMotion
+from tests.registry import FRAMES, SIDE, video_batch
 from tests.resume.runs import as_torchrun_does, together
 
 WORLD, BATCH = 2, 3

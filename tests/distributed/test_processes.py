@@ -20,7 +20,7 @@ from modules.core.base import TRAIN_STREAM, Method
 from modules.core.last_checkpoint import LAST
 from modules.core.randomness import device_generator
 from tests.distributed.joined import JoinedDraws
-from tests.methods import METHODS, Case
+from tests.registry import METHODS, Case
 from tests.resume.bits import differences
 from tests.resume.runs import Run, as_torchrun_does, together, train, write_videos
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 
 from modules.layers.sinkhorn import SinkhornSettings, balance, shares
-from modules.sigma import swapped_loss
+from modules.methods.sigma import swapped_loss
 from tests.resume.runs import as_torchrun_does, together
 
 WORLD, ROWS, COUNT, WIDTH, TURNS = 2, 24, 7, 5, 10

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.skeleton_contrast import SkeletonContrast
+from modules.methods.skeleton_contrast import SkeletonContrast
 from tests.resume.runs import as_torchrun_does, together
 
 WORLD, BATCH, STEPS, SIZE = 2, 3, 3, 12

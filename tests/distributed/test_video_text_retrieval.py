@@ -10,7 +10,7 @@ from datamodules.synthetic import SyntheticMotion
 from modules.core.contracts import VideoBatch
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from tests.distributed.evaluation import by_two, trainer_for
-from tests.modules.test_video_text_retrieval import motion, tiny
+from tests.downstream.test_video_text_retrieval import motion, tiny
 
 PAIRS = 3
 

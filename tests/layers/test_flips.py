@@ -19,12 +19,12 @@ from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.layers import flips
 from modules.layers.clip_augment import ClipAugmentation
-from modules.moco import MoCo
-from modules.tubelet_contrast import TubeletContrast
+from modules.methods.moco import MoCo
+from modules.methods.tubelet_contrast import TubeletContrast
 from tests.callbacks.runs import make_trainer
 from tests.datamodules.trees import put
 from tests.datamodules.video_files import write_video
-from tests.methods import CONTRAST, METHODS, SGD, SIDE, tiny_cnn
+from tests.registry import CONTRAST, METHODS, SGD, SIDE, tiny_cnn
 
 ROOT = Path(__file__).parents[2]
 # The data sets in which left and right are classes or words of captions. Dives of Diving48 are told by take-off, somersaults,

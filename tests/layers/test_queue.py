@@ -17,7 +17,7 @@ from modules.layers.contrast import unit_rows
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast, own_keys
 from modules.layers.queue import Queue
 from tests.callbacks.runs import make_trainer
-from tests.methods import METHODS, tiny_cnn
+from tests.registry import METHODS, tiny_cnn
 
 DIM = 8
 

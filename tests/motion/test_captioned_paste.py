@@ -13,15 +13,15 @@ from main import main
 from modules.backbones.bert import TextSettings
 from modules.core.errors import SettingError
 from modules.layers.tokenizers import Tokenizer, TokenizerSettings, lexicon_pieces
-from modules.locomotion import LocoMotion
+from modules.methods.locomotion import LocoMotion
 from modules.motion.appearance import ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.captioned_paste import STROKE, CutOuts, Told, inside, noun_of, paste_and_tell
 from modules.motion.captioned_scenes import COLOURS, TEXTURE, CaptionSettings, Cast, Stage, training_shapes
 from modules.motion.captions import Captioner
 from modules.motion.classes import Draws
 from modules.motion.render import paste
-from tests.methods import video_batch
-from tests.modules.test_locomotion import generator, given
+from tests.methods.test_locomotion import generator, given
+from tests.registry import video_batch
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ["fit", f"--config={ROOT / 'configs/locomotion.yaml'}", f"--config={ROOT / 'configs/debug/tiny_text.yaml'}"]

@@ -24,7 +24,7 @@ from modules.layers.video_text import (
     match_loss,
     negative_weights,
 )
-from modules.locomotion import LocoMotion, Wrong
+from modules.methods.locomotion import LocoMotion, Wrong
 from tests.parity.cases import assert_close, load_case, part
 
 GRADIENT_BOUND = 1e-4

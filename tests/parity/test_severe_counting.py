@@ -5,8 +5,8 @@ import torch
 
 from modules.downstream.counting import RepetitionCounting, counting_errors
 from modules.downstream.cycle_walk import cycle_targets, frame_numbers, move
-from tests.methods import tiny_cnn
 from tests.parity.test_severe import load
+from tests.registry import tiny_cnn
 
 
 def state(*places: float) -> torch.Tensor:

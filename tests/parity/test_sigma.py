@@ -14,7 +14,7 @@ from modules.layers.heads import VideoClassifier
 from modules.layers.masking import TubeMask, mask_from_bool
 from modules.layers.sinkhorn import SinkhornSettings, balance, shares
 from modules.layers.targets import PixelTarget, Target, TowerTarget
-from modules.sigma import SIGMA, sizes_of, swapped_loss
+from modules.methods.sigma import SIGMA, sizes_of, swapped_loss
 from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
 from tests.parity.test_masked_methods import FakeTower, FixedMask, build_backbone
 from tests.resume.runs import as_torchrun_does, together

@@ -16,7 +16,7 @@ from modules.core.checkpoints import load_strictly
 from modules.layers import contrast
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.skeleton_augment import SkeletonDraws, joint_matrices, transform_joints
-from modules.skeleton_contrast import SkeletonContrast, from_official, to_official
+from modules.methods.skeleton_contrast import SkeletonContrast, from_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 METHOD = "skeleton_contrast"

@@ -30,7 +30,7 @@ from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
 from modules.core.saving import WholeCheckpointIO
-from tests.methods import DOWNSTREAM, FRAMES, METHODS, SIDE, Case, video_batch
+from tests.registry import DOWNSTREAM, FRAMES, METHODS, SIDE, Case, video_batch
 
 TRAIN, VAL, BATCH, EPOCHS = 21, 5, 4, 3
 STEPS = EPOCHS * (TRAIN // BATCH)

@@ -21,7 +21,7 @@ from modules.core.contracts import StepOutput
 from modules.core.errors import SettingError
 from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.optim import AdamWSettings, ScheduleSettings, SGDSettings, warmup_cosine
-from tests.methods import DOWNSTREAM, METHODS
+from tests.registry import DOWNSTREAM, METHODS
 from tests.resume import runs
 from tests.resume.bits import differences
 from tests.resume.runs import write_videos

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from modules.core.last_checkpoint import LAST
-from tests.methods import DOWNSTREAM, METHODS
+from tests.registry import DOWNSTREAM, METHODS
 from tests.resume.bits import differences
 from tests.resume.runs import MOMENTS, STEPS, Run, start, write_videos
 

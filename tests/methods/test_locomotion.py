@@ -9,9 +9,9 @@ from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.core.errors import SettingError
 from modules.layers.tokenizers import TokenizerSettings
-from modules.locomotion import LocoMotion, caption_band
-from tests.methods import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch
-from tests.modules.test_common import fit
+from modules.methods.locomotion import LocoMotion, caption_band
+from tests.methods.test_common import fit
+from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch
 
 CAPTIONS = ["a red arrow moves up", "a red arrow rises", "a red arrow moves up", "a flag falls and then slides to the left"]
 

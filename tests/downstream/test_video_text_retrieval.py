@@ -19,7 +19,7 @@ from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, ranks, right
 from modules.layers.tokenizers import TokenizerSettings
 from modules.motion.captioned_scenes import CaptionSettings
 from tests.callbacks.runs import make_trainer
-from tests.methods import FRAMES, OPTIM, SIDE, tiny_locomotion, video_batch
+from tests.registry import FRAMES, OPTIM, SIDE, tiny_locomotion, video_batch
 
 PAIRS = 5
 

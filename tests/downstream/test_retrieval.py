@@ -22,7 +22,7 @@ from modules.downstream.retrieval import NearestNeighbours, neighbour_scores
 from modules.layers.normalise import IMAGENET
 from modules.layers.probes import knn_accuracy
 from tests.callbacks.runs import make_trainer
-from tests.methods import FRAMES, SIDE, video_batch
+from tests.registry import FRAMES, SIDE, video_batch
 
 TRAIN, TEST = 40, 11
 

@@ -1,4 +1,4 @@
-"""What must hold for every method of the registry (tests/methods.py)."""
+"""What must hold for every method of the registry (tests/registry.py)."""
 
 import ast
 import inspect
@@ -20,8 +20,8 @@ from modules.core.contracts import Batch
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
-from modules.moco import MoCo
-from tests.methods import CONTRAST, FRAMES, METHODS, SIDE, Case, tiny_cnn
+from modules.methods.moco import MoCo
+from tests.registry import CONTRAST, FRAMES, METHODS, SIDE, Case, tiny_cnn
 
 ROOT = Path(__file__).parents[2]
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)

@@ -12,11 +12,11 @@ from modules.layers.masking import MaskGenerator, TrajectoryMask, TubeMask
 from modules.layers.noise_masking import Green3D
 from modules.layers.normalise import IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget
+from modules.methods.smile import SMILE, still_background
+from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
-from modules.smile import SMILE, still_background
-from modules.videomae import VideoMAE
-from tests.methods import FRAMES, SIDE, tiny_vit, video_batch
+from tests.registry import FRAMES, SIDE, tiny_vit, video_batch
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -11,8 +11,8 @@ from modules.layers.drawing import HIDDEN_GREY
 from modules.layers.masking import Mask, MaskGenerator, RandomMask, RunningCellMask, TubeMask
 from modules.layers.noise_masking import Green3D
 from modules.layers.targets import PixelTarget
-from modules.videomae import VideoMAE
-from tests.methods import tiny_vit, video_batch
+from modules.methods.videomae import VideoMAE
+from tests.registry import tiny_vit, video_batch
 
 
 def tiny(ratio: float = 0.5, **settings: object) -> VideoMAE:

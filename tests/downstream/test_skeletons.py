@@ -11,10 +11,10 @@ import yaml
 from main import main
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
-from modules.skeleton_contrast import SkeletonContrast, to_official
+from modules.methods.skeleton_contrast import SkeletonContrast, to_official
 from tests.core.test_convert_skeleton import SMALL, official_file
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs/skeleton_downstream"
 RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 QUICK = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]

@@ -24,7 +24,8 @@ from modules.core.optim import AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.labels import OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
 from modules.layers.clip_augment import Mixing
-from tests.methods import (
+from tests.methods import test_common as common
+from tests.registry import (
     CLASSES,
     COLOURS,
     DOWNSTREAM,
@@ -37,7 +38,6 @@ from tests.methods import (
     tiny_vit,
     video_batch,
 )
-from tests.modules import test_common as common
 
 everywhere = pytest.mark.parametrize("case", DOWNSTREAM, ids=lambda case: case.name)
 SMALL = ClipSettings(frames=FRAMES, size=SIDE)

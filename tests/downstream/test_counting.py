@@ -24,7 +24,7 @@ from modules.downstream.cycle_walk import ANCHORS, SAME, CycleTargets, anchors, 
 from modules.layers.normalise import IMAGENET_MEAN
 from tests.datamodules.repetitions import write_ucfrep
 from tests.distributed.evaluation import by_two
-from tests.methods import tiny_cnn, tiny_vit
+from tests.registry import tiny_cnn, tiny_vit
 from tests.resume.bits import differences
 
 ROOT = Path(__file__).parents[2]

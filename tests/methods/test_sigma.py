@@ -17,8 +17,8 @@ from modules.layers.masking import Mask, TubeMask
 from modules.layers.noise_masking import Green3D
 from modules.layers.sinkhorn import SinkhornSettings, balance
 from modules.layers.targets import PixelTarget, TowerTarget, normalise_over_tokens
-from modules.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
-from tests.methods import tiny_vit, video_batch
+from modules.methods.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
+from tests.registry import tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,7 +118,7 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
 def test_only_training_balances_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In validation, where processes may have different numbers of batches, they would wait for each other in vain."""
     asked = []
-    monkeypatch.setattr("modules.sigma.balance", lambda *given: (asked.append(given[3]), balance(*given))[1])
+    monkeypatch.setattr("modules.methods.sigma.balance", lambda *given: (asked.append(given[3]), balance(*given))[1])
     method = with_mlp()
     for training in (True, False):
         method.train(training).step(video_batch(2), generator())

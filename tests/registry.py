@@ -25,16 +25,16 @@ from modules.layers.masking import RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.layers.tokenizers import TokenizerSettings
-from modules.locomotion import LocoMotion
-from modules.moco import MoCo
+from modules.methods.locomotion import LocoMotion
+from modules.methods.moco import MoCo
+from modules.methods.sigma import SIGMA
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.methods.smile import SMILE
+from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
-from modules.sigma import SIGMA
-from modules.skeleton_contrast import SkeletonContrast
-from modules.smile import SMILE
-from modules.tubelet_contrast import TubeletContrast
-from modules.videomae import VideoMAE
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)

@@ -19,7 +19,7 @@ from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.downstream.retrieval import NearestNeighbours
 from modules.layers.heads import VideoClassifier
-from tests.methods import DOWNSTREAM, FRAMES, METHODS, OPTIM, SGD, SIDE, Case, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
+from tests.registry import DOWNSTREAM, FRAMES, METHODS, OPTIM, SGD, SIDE, Case, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
 
 
 def low() -> torch.autocast:

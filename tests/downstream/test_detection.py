@@ -19,7 +19,7 @@ from modules.downstream.detection import ActionDetection, draw_actions, flip_wit
 from modules.downstream.frame_map import TrueBoxes, average_precision, best_overlaps
 from modules.layers.normalise import Normalisation
 from tests.datamodules.ava_files import FILM_START, small_ava, write_ava
-from tests.methods import FRAMES, SGD, SIDE, tiny_cnn, tiny_vit, video_batch
+from tests.registry import FRAMES, SGD, SIDE, tiny_cnn, tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = 5
