@@ -19,8 +19,8 @@ from modules.layers.drawing import hide_tokens
 from modules.layers.masking import MaskGenerator
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste
-from modules.motion.scenes import make_clips
 from modules.motion.trajectory import Motion
+from modules.scenes.objects import make_clips
 
 GRID = Grid(8, 14, 14, 2, 8)
 """Tokens of ViT-B at 16 x 224 x 224, drawn with 8 pixels to a side."""

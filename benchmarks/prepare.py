@@ -25,7 +25,7 @@ from datamodules.prepare import prepare_ntu
 from datamodules.skeleton.normalise import MAX_FRAMES, angle_between, rotation_about
 from datamodules.skeleton.raw import read_bodies
 from datamodules.skeleton.store import open_store
-from modules.motion.skeletons import make_skeletons
+from modules.scenes.skeletons import make_skeletons
 
 # Depth and colour pixels, orientation, and state of tracking: of usual width, and not read by anybody.
 REST = " 275.3572 198.6727 1016.215 501.2963 -0.250735 -0.2608505 0.2733879 -0.1525852 2"

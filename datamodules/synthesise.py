@@ -10,10 +10,10 @@ from torch import Tensor
 
 from datamodules.synthetic import check_scene
 from modules.core.errors import MAX_SEED, SettingError, check_whole, check_writable
-from modules.motion.backgrounds import Background
-from modules.motion.captioned_scenes import CaptionSettings, Stage, captioned_clips
-from modules.motion.classes import MOTION_CLASSES
-from modules.motion.scenes import make_clips
+from modules.scenes.backgrounds import Background
+from modules.scenes.captioned import CaptionSettings, Stage, captioned_clips
+from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.objects import make_clips
 
 
 def write_videos(

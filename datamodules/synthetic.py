@@ -1,8 +1,8 @@
 """Labelled clips of objects that move over still backgrounds, made on the fly: no files, no download.
 
-The class of a clip is how its object moves; `modules.motion.classes` explains why no single frame gives it away, and what
+The class of a clip is how its object moves; `modules.scenes.classes` explains why no single frame gives it away, and what
 that costs. The other labels are the object's shape and the kind of background, drawn independently of the motion;
-`modules.motion.scenes` says what training and validation do not share.
+`modules.scenes.objects` says what training and validation do not share.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from datamodules.video.sampling import ClipSettings
 from modules.core.contracts import VideoBatch
 from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.motion.appearance import SHAPES
-from modules.motion.backgrounds import Background, load_images
-from modules.motion.captioned_scenes import CaptionedClips, CaptionSettings, Stage, captioned_clips, retrieval_clips
-from modules.motion.classes import GROWTH, MOTION_CLASSES, Split
-from modules.motion.grounds import make_grounds
 from modules.motion.primitives import PRIMITIVES
-from modules.motion.scenes import SyntheticClips, make_clips
+from modules.scenes.backgrounds import Background, load_images
+from modules.scenes.captioned import CaptionedClips, CaptionSettings, Stage, captioned_clips, retrieval_clips
+from modules.scenes.classes import GROWTH, MOTION_CLASSES, Split
+from modules.scenes.objects import SyntheticClips, make_clips
+from modules.scenes.textures import make_grounds
 
 MIN_FRAMES = 4
 MAX_OBJECT_SIZE = 0.7
@@ -115,7 +115,7 @@ class SyntheticMotion(LightningDataModule):
             which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
         captions: Clips of captioned motion in the place of the classes, with sentences in `caption`; null keeps the classes.
             Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in their
-            motion alone (see `modules.motion.captioned_scenes.retrieval_clips`).
+            motion alone (see `modules.scenes.captioned.retrieval_clips`).
     """
 
     def __init__(

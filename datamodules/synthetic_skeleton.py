@@ -7,8 +7,8 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.normalise import normalise
 from datamodules.skeleton.store import Recordings, count_persons
 from modules.core.errors import MAX_SEED, check_range, check_whole
-from modules.motion.classes import Split as Half
-from modules.motion.skeletons import ACTIONS, make_skeletons
+from modules.scenes.classes import Split as Half
+from modules.scenes.skeletons import ACTIONS, make_skeletons
 
 CHUNK = 256
 
@@ -17,7 +17,7 @@ class SyntheticSkeleton(SkeletonDataModule):
     """Generated people of 25 joints who perform twelve actions, 45 to 150 frames long; needs no files.
 
     All recordings are made once, at set-up, pre-processed like real ones, and kept in memory. Training and validation share
-    actions but no bodies. `modules.motion.skeletons` says why a single pose tells little about the action.
+    actions but no bodies. `modules.scenes.skeletons` says why a single pose tells little about the action.
 
     Args:
         clip: clips per recording, frames, and how training crops are drawn.

@@ -18,7 +18,7 @@ from datamodules.video.manifest import Manifest, check_root, is_file, read_json,
 from datamodules.video.official import find_file
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
-from modules.layers.tokenizers import clean
+from modules.language.tokenizers import clean
 
 FOLDERS = ("", "annotations", "anno", "labels")
 

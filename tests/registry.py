@@ -20,11 +20,11 @@ from modules.core.base import Method
 from modules.core.contracts import Batch, SkeletonBatch, VideoBatch
 from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
+from modules.language.tokenizers import TokenizerSettings
 from modules.layers.clip_augment import ClipAugmentation, Mixing
 from modules.layers.masking import RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
-from modules.layers.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.sigma import SIGMA

@@ -14,9 +14,9 @@ from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.randomness import device_generator
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
-from modules.motion.backgrounds import Background
-from modules.motion.classes import MOTION_CLASSES
-from modules.motion.scenes import SyntheticClips
+from modules.scenes.backgrounds import Background
+from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.objects import SyntheticClips
 
 CLASSES = {"motion": len(MOTION_CLASSES), "object": len(SHAPES)}
 Readout = Callable[[Tensor], Tensor]

@@ -22,18 +22,11 @@ from torch import Tensor
 from benchmarks.studies.harness import Budget, Row, Study, random_rows, train
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
+from modules.language.tokenizers import TokenizerSettings
 from modules.layers.retrieval_scores import ranks
-from modules.layers.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion
-from modules.motion.captioned_scenes import (
-    CaptionedClips,
-    CaptionSettings,
-    HeldOut,
-    Stage,
-    captioned_clips,
-    retrieval_clips,
-)
-from modules.motion.classes import Split
+from modules.scenes.captioned import CaptionedClips, CaptionSettings, HeldOut, Stage, captioned_clips, retrieval_clips
+from modules.scenes.classes import Split
 
 MAX_TOKENS = 40
 Text = Literal["motion", "object"]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from benchmarks.studies.harness import StudySize, random_rows, train
 from modules.backbones.video_vit import VideoViT
 from modules.layers.probes import Pooling, pool_tokens
-from modules.motion.classes import MOTION_CLASSES
-from modules.motion.scenes import SyntheticClips
+from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.objects import SyntheticClips
 
 # Time slices are kept apart because a mean over time cannot tell a motion from its reverse, whatever the network knows.
 READOUT: Pooling = "time"

@@ -28,10 +28,10 @@ from modules.layers.sinkhorn import SinkhornSettings
 from modules.layers.targets import PixelTarget
 from modules.methods.sigma import SIGMA
 from modules.methods.videomae import VideoMAE
-from modules.motion.backgrounds import Background
-from modules.motion.classes import Split
-from modules.motion.grounds import make_grounds
-from modules.motion.scenes import SyntheticClips, make_clips
+from modules.scenes.backgrounds import Background
+from modules.scenes.classes import Split
+from modules.scenes.objects import SyntheticClips, make_clips
+from modules.scenes.textures import make_grounds
 
 
 @dataclass

@@ -31,7 +31,7 @@ from modules.core.contracts import SkeletonBatch
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.probes import knn_accuracy, linear_accuracy
 from modules.methods.skeleton_contrast import SkeletonContrast
-from modules.motion.skeletons import ACTIONS
+from modules.scenes.skeletons import ACTIONS
 
 
 @dataclass

@@ -29,10 +29,10 @@ from modules.layers.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
 from modules.methods.smile import SMILE
 from modules.motion.appearance import SHAPES, ObjectBank
-from modules.motion.backgrounds import Background
-from modules.motion.classes import MOTION_CLASSES, Split
-from modules.motion.scenes import SyntheticClips, make_clips
 from modules.motion.trajectory import Motion
+from modules.scenes.backgrounds import Background
+from modules.scenes.classes import MOTION_CLASSES, Split
+from modules.scenes.objects import SyntheticClips, make_clips
 
 
 @dataclass

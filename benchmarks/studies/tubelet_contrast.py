@@ -27,10 +27,10 @@ from modules.backbones.video_cnn import VideoResNet
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
-from modules.motion.backgrounds import Background
-from modules.motion.classes import MOTION_CLASSES, Split
-from modules.motion.scenes import SyntheticClips, make_clips
 from modules.motion.tubelets import TubeletSettings
+from modules.scenes.backgrounds import Background
+from modules.scenes.classes import MOTION_CLASSES, Split
+from modules.scenes.objects import SyntheticClips, make_clips
 
 
 @dataclass

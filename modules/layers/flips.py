@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.motion.grammar import flip_words
+from modules.language.grammar import flip_words
 
 HALF = 0.5
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modules.layers.tokenizers import clean
+from modules.language.tokenizers import clean
 
 NOT_RANKED = -100.0
 DEPTHS = (1, 5, 10)

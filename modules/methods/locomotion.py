@@ -47,8 +47,9 @@ from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.core.origin import origin_of
+from modules.language.captions import Captioner, stable_hash
+from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.heads import linear_in_float32
-from modules.layers.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.video_text import (
     FrameVote,
     GatherGradient,
@@ -64,9 +65,8 @@ from modules.layers.video_text import (
     word_loss,
 )
 from modules.motion.appearance import ObjectBank
-from modules.motion.captioned_paste import CutOuts, paste_and_tell
-from modules.motion.captioned_scenes import CaptionSettings
-from modules.motion.captions import Captioner, stable_hash
+from modules.scenes.captioned import CaptionSettings
+from modules.scenes.captioned_paste import CutOuts, paste_and_tell
 
 Positives = Literal["instance", "caption", "signature"]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5

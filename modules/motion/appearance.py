@@ -19,6 +19,18 @@ from modules.core.randomness import device_generator
 
 SHAPES = ("arrow", "corner", "tee", "triangle", "half_disc", "crescent", "flag", "sector")
 """Procedural shapes; no rotation maps one onto itself."""
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.0, 1.0, 1.0),
+    "orange": (0.09, 1.0, 1.0),
+    "yellow": (0.16, 1.0, 1.0),
+    "green": (0.35, 0.9, 0.9),
+    "cyan": (0.5, 0.9, 1.0),
+    "blue": (0.63, 0.75, 1.0),
+    "purple": (0.77, 0.65, 0.95),
+    "pink": (0.9, 0.45, 1.0),
+    "white": (0.0, 0.0, 1.0),
+}
+"""Hue, saturation and value by name, brighter than any background."""
 LEVELS = 4
 """Textures are blurred to at most 1/8 of their resolution, for objects drawn small."""
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.motion.pairs import arrange
 from modules.motion.paths import SHAPES, Phases, displacement, growing
+from modules.motion.placement import place, sizes, to_script
 from modules.motion.primitives import (
     FULL_TURN,
     GAITS,
@@ -28,7 +28,7 @@ from modules.motion.primitives import (
     TURNS,
 )
 from modules.motion.scripts import MOMENTS, Script
-from modules.motion.staging import place, sizes, to_script
+from modules.motion.two_objects import arrange
 
 NUMBERS = 160
 """Uniform numbers per clip."""

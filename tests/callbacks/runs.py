@@ -13,7 +13,7 @@ from datamodules.video.sampling import ClipSettings
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.layers.normalise import IMAGENET
-from modules.motion.classes import MOTION_CLASSES
+from modules.scenes.classes import MOTION_CLASSES
 from tests.registry import FRAMES, METHODS, OPTIM, SIDE
 
 TRAIN, VAL, BATCH = 24, 13, 8

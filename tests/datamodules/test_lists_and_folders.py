@@ -29,7 +29,7 @@ from datamodules.video_text import TextRow, text_manifest
 from main import main
 from modules.core.errors import SettingError
 from modules.motion.appearance import ObjectBank
-from modules.motion.backgrounds import load_images
+from modules.scenes.backgrounds import load_images
 from tests.datamodules.test_manifest import listing, touch
 from tests.datamodules.trees import CLIP, folder
 

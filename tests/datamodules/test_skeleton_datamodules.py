@@ -17,8 +17,8 @@ from datamodules.skeleton.splits import NTU60_SUBJECTS, NTU120_SUBJECTS, TRAINS,
 from datamodules.skeleton.store import join_parts, write_part
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
-from modules.motion.classes import Draws
-from modules.motion.skeletons import ACTIONS, BONES, draw_proportions, make_skeletons
+from modules.scenes.classes import Draws
+from modules.scenes.skeletons import ACTIONS, BONES, draw_proportions, make_skeletons
 from tests.datamodules.trees import put
 
 CLIP = SkeletonClipSettings(frames=8, clips=2)

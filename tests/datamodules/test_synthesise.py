@@ -8,8 +8,8 @@ from datamodules.folder import VideoFolder
 from datamodules.synthesise import write_videos
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
-from modules.motion.classes import MOTION_CLASSES
-from modules.motion.scenes import make_clips
+from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.objects import make_clips
 
 
 def test_written_videos_read_back(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
-from modules.motion.captioned_scenes import CaptionSettings
-from modules.motion.classes import MOTION_CLASSES
-from modules.motion.scenes import SyntheticClips, make_clips
+from modules.scenes.captioned import CaptionSettings
+from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.objects import SyntheticClips, make_clips
 
 HALF = 1300
 CHANCE = 1 / len(MOTION_CLASSES)

@@ -13,7 +13,7 @@ from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ViewSettings
 from datamodules.video_text import read_text_rows
 from modules.core.errors import SettingError
-from modules.layers.tokenizers import clean
+from modules.language.tokenizers import clean
 from tests.datamodules.trees import CLIP, batches, put, ready
 
 SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 2, "num_workers": 0, "seed": 1}

@@ -8,7 +8,7 @@ import torch
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.core.errors import SettingError
-from modules.layers.tokenizers import TokenizerSettings
+from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion, caption_band
 from tests.methods.test_common import fit
 from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch

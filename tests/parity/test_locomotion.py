@@ -11,8 +11,8 @@ from modules.backbones.bert import TextEncoder, TextSettings
 from modules.backbones.bert import from_official as text_from_official
 from modules.backbones.video_text import from_vindlu
 from modules.core.checkpoints import load_strictly
+from modules.language.tokenizers import TokenizerSettings
 from modules.layers.retrieval_scores import DEPTHS, NOT_RANKED, dual_softmax, ranks, recalls, rerank
-from modules.layers.tokenizers import TokenizerSettings
 from modules.layers.video_text import (
     MaskDraws,
     Negatives,

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.layers.tokenizers import clean, lexicon_pieces
-from modules.motion.captions import Captioner, Name, tell
+from modules.language.captions import Captioner, Name, tell
+from modules.language.facts import Facts, clip_facts, name_heading, name_region
+from modules.language.grammar import IN_SIGHT, NOTHING, Clause, Verbs, flip_words
+from modules.language.measurements import visible_share
+from modules.language.relations import relation_facts
+from modules.language.tokenizers import clean, lexicon_pieces
 from modules.motion.choreography import NUMBERS, ScriptSettings, draw_scripts, drawable, uniform_numbers
-from modules.motion.facts import Facts, clip_facts, name_heading, name_region
-from modules.motion.grammar import IN_SIGHT, NOTHING, Clause, Verbs, flip_words
-from modules.motion.measure import visible_share
 from modules.motion.primitives import MIRRORED, PHASES, PRIMITIVES, RECIPES, RELATIONS, REVERSED, REVERSIBLE, TURNS
-from modules.motion.relations import relation_facts
 from modules.motion.render import paste
 from modules.motion.scripts import MOMENTS, Script
 

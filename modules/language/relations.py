@@ -3,8 +3,8 @@
 import math
 from itertools import pairwise
 
-from modules.motion.facts import SEEN, Facts, name_heading
-from modules.motion.measure import visible_share
+from modules.language.facts import SEEN, Facts, name_heading
+from modules.language.measurements import visible_share
 from modules.motion.primitives import STILL
 from modules.motion.scripts import MOMENTS, Script
 

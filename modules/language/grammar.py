@@ -1,21 +1,12 @@
-"""Words out of facts: inflection, clauses, sentences. Which facts are told is decided in `modules.motion.captions`."""
+"""Words out of facts: inflection, clauses, sentences. Which facts are told is decided in `modules.language.captions`."""
 
 import random
 import re
 from typing import Literal, NamedTuple
 
-from modules.motion.facts import REGIONS, Facts
-from modules.motion.lexicon import (
-    ADJECTIVES,
-    AXES,
-    DIRECTIONS,
-    MODIFIERS,
-    NOUNS,
-    ROWS,
-    SENSES,
-    Verb,
-)
-from modules.motion.lexicon import REGIONS as REGION_WORDS
+from modules.language.facts import REGIONS, Facts
+from modules.language.lexicon import ADJECTIVES, AXES, DIRECTIONS, MODIFIERS, NOUNS, ROWS, SENSES, Verb
+from modules.language.lexicon import REGIONS as REGION_WORDS
 
 Form = Literal["finite", "gerund", "plural"]
 Verbs = Literal["plain", "lexicon", "held_out"]

@@ -1,10 +1,11 @@
 """What is true of a script: measured on its trajectories, without looking at what they were drawn as.
 
-`clip_facts` here and `relation_facts` in `modules.motion.relations` say which primitives hold, and with which parameters.
+`clip_facts` here and `relation_facts` in `modules.language.relations` say which primitives hold, and with which parameters.
 Words are made of nothing else, so that every clause is true of the final record, whatever flips and crops did to it.
 """
 
-from modules.motion.measure import NO_ROTATION, SAME_SIZE, Measured, measure
+from modules.language.measurements import NO_ROTATION, SAME_SIZE, Measured, measure
+from modules.motion.placement import MARGIN
 from modules.motion.primitives import (
     DISTANCE,
     FULL_TURN,
@@ -17,7 +18,6 @@ from modules.motion.primitives import (
     TILT,
 )
 from modules.motion.scripts import Script
-from modules.motion.staging import MARGIN
 
 Facts = dict[str, tuple[str, ...]]
 """Primitives that hold, with their parameters: headings, sides, senses, regions."""

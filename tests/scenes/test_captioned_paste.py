@@ -12,14 +12,14 @@ from torch import Tensor
 from main import main
 from modules.backbones.bert import TextSettings
 from modules.core.errors import SettingError
-from modules.layers.tokenizers import Tokenizer, TokenizerSettings, lexicon_pieces
+from modules.language.captions import Captioner
+from modules.language.tokenizers import Tokenizer, TokenizerSettings, lexicon_pieces
 from modules.methods.locomotion import LocoMotion
-from modules.motion.appearance import ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
-from modules.motion.captioned_paste import STROKE, CutOuts, Told, inside, noun_of, paste_and_tell
-from modules.motion.captioned_scenes import COLOURS, TEXTURE, CaptionSettings, Cast, Stage, training_shapes
-from modules.motion.captions import Captioner
-from modules.motion.classes import Draws
+from modules.motion.appearance import COLOURS, ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.render import paste
+from modules.scenes.captioned import TEXTURE, CaptionSettings, Cast, Stage, training_shapes
+from modules.scenes.captioned_paste import STROKE, CutOuts, Told, inside, noun_of, paste_and_tell
+from modules.scenes.classes import Draws
 from tests.methods.test_locomotion import generator, given
 from tests.registry import video_batch
 

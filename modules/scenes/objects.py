@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from modules.motion.appearance import SHAPES, hsv_to_rgb, premultiplied, shape_alpha, texel_axis
-from modules.motion.backgrounds import Background, make_backgrounds
-from modules.motion.classes import MOTION_CLASSES, Draws, Split, move
 from modules.motion.render import paste
 from modules.motion.trajectory import MotionRecord
+from modules.scenes.backgrounds import Background, make_backgrounds
+from modules.scenes.classes import MOTION_CLASSES, Draws, Split, move
 
 CHUNK_PIXELS = 1 << 22
 

@@ -1,7 +1,7 @@
 """Sentences to numbers: BERT's word pieces, of a vocabulary file or of the lexicon of motion captions.
 
 A word is cut into the longest pieces of the vocabulary from left to right (WordPiece, BERT, official code). The lexicon's
-vocabulary is made at run time and needs no file: all words of `modules.motion.grammar`, names of shapes and colours, and
+vocabulary is made at run time and needs no file: all words of `modules.language.grammar`, names of shapes and colours, and
 single letters for what else may come. Sentences are cleaned as VindLU does (official code): lower case, no punctuation;
 and they begin with [CLS] and have no [SEP] at the end, as in its checkpoints.
 """
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError, check_range
-from modules.motion.appearance import SHAPES
-from modules.motion.captioned_scenes import COLOURS
-from modules.motion.grammar import vocabulary
+from modules.language.grammar import vocabulary
+from modules.motion.appearance import COLOURS, SHAPES
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100

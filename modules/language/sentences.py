@@ -2,8 +2,8 @@
 
 import random
 
-from modules.motion.grammar import CONNECTIVES, NOTHING, Clause, Speaker, inflect, inflect_template, with_article
-from modules.motion.lexicon import ROWS, TRANSITIVE
+from modules.language.grammar import CONNECTIVES, NOTHING, Clause, Speaker, inflect, inflect_template, with_article
+from modules.language.lexicon import ROWS, TRANSITIVE
 
 FINITE, GERUND = 0.6, 0.25
 DEFINITE = 0.3

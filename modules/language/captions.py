@@ -13,14 +13,14 @@ from itertools import groupby
 
 import torch
 
-from modules.motion.facts import Facts, clip_facts
-from modules.motion.grammar import IN_SIGHT, MAX_WORDS, Clause, Speaker, Verbs, word_count
-from modules.motion.measure import spans_in_sight
-from modules.motion.paraphrases import Paraphrases
+from modules.language.facts import Facts, clip_facts
+from modules.language.grammar import IN_SIGHT, MAX_WORDS, Clause, Speaker, Verbs, word_count
+from modules.language.measurements import spans_in_sight
+from modules.language.paraphrases import Paraphrases
+from modules.language.relations import relation_facts
+from modules.language.sentences import sentence, signature
 from modules.motion.primitives import PRIMITIVES, RELATIONS
-from modules.motion.relations import relation_facts
 from modules.motion.scripts import Script
-from modules.motion.sentences import sentence, signature
 
 KEEP, KEEP_USUAL = 0.7, 0.15
 """Probability to tell what need not be told, and what is true of most motions."""
@@ -77,7 +77,7 @@ class Captioner:
 
     Args:
         verbs: plain takes one verb and one phrase per meaning; lexicon all but the held-out verbs; held_out those.
-        paraphrases: JSON lines of further wordings (see `modules.motion.paraphrases`), taken half of the time where the
+        paraphrases: JSON lines of further wordings (see `modules.language.paraphrases`), taken half of the time where the
             meaning is in the file; null takes none.
         full_names: always call an object by colour and noun; else it is now and then nothing but 'object', or small or
             large.

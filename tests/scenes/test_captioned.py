@@ -14,19 +14,11 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
-from modules.motion.appearance import SHAPES
-from modules.motion.captioned_scenes import (
-    COLOURS,
-    HELD_OUT_SHAPES,
-    CaptionSettings,
-    Stage,
-    captioned_clips,
-    retrieval_clips,
-    training_shapes,
-)
-from modules.motion.grammar import flip_words, inflect
-from modules.motion.lexicon import HELD_OUT, NOUNS
+from modules.language.grammar import flip_words, inflect
+from modules.language.lexicon import HELD_OUT, NOUNS
+from modules.motion.appearance import COLOURS, SHAPES
 from modules.motion.primitives import PRIMITIVES, REVERSED, REVERSIBLE
+from modules.scenes.captioned import HELD_OUT_SHAPES, CaptionSettings, Stage, captioned_clips, retrieval_clips, training_shapes
 
 STAGE = Stage(8, 24, "train", 0)
 SIMPLE = CaptionSettings(primitives=("T", "Z.grow", "Z.shrink"), phases=(1, 0, 0), relations=0, together=0)

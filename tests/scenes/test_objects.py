@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.motion import scenes
 from modules.motion.appearance import SHAPES
-from modules.motion.backgrounds import BRIGHTEST, load_images
-from modules.motion.classes import GROWTH, MOTION_CLASSES, ROTATION, TRAVEL, Draws, move
-from modules.motion.classes import Path as Moves
-from modules.motion.scenes import SyntheticClips, make_clips
+from modules.scenes import objects as scenes
+from modules.scenes.backgrounds import BRIGHTEST, load_images
+from modules.scenes.classes import GROWTH, MOTION_CLASSES, ROTATION, TRAVEL, Draws, move
+from modules.scenes.classes import Path as Moves
+from modules.scenes.objects import SyntheticClips, make_clips
 
 NAMES = [c.name for c in MOTION_CLASSES]
 OBJECT_SIZE = (0.22, 0.55)

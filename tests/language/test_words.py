@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from modules.core.errors import SettingError
-from modules.motion.captions import EXTRAS, TELLING, Captioner, Name, tell
+from modules.language.captions import EXTRAS, TELLING, Captioner, Name, tell
+from modules.language.grammar import MAX_WORDS, flip_words, inflect, vocabulary, with_article, word_count
+from modules.language.lexicon import HELD_OUT, IMPLIED, MODIFIERS, NOUNS, ROWS, TRANSITIVE
+from modules.language.paraphrases import Paraphrases, fault
+from modules.language.sentences import canonical
 from modules.motion.choreography import ScriptSettings, draw_scripts, uniform_numbers
-from modules.motion.grammar import MAX_WORDS, flip_words, inflect, vocabulary, with_article, word_count
-from modules.motion.lexicon import HELD_OUT, IMPLIED, MODIFIERS, NOUNS, ROWS, TRANSITIVE
-from modules.motion.paraphrases import Paraphrases, fault
 from modules.motion.primitives import MIRRORED, PRIMITIVES
 from modules.motion.scripts import Script
-from modules.motion.sentences import canonical
 
 NAMES = [[Name("cup", "red"), Name("half_disc", "orange")]]
 

@@ -1,6 +1,6 @@
 """Further wordings from a file, made once by whoever has the means, and checked line by line when it is read.
 
-Each line of the file is a JSON object: `signature` (the meaning, as `modules.motion.sentences.signature` writes it),
+Each line of the file is a JSON object: `signature` (the meaning, as `modules.language.sentences.signature` writes it),
 `paraphrases` (list of templates with the slots of the meaning: {o} for one object, {a} and {b} for two in a relation) and,
 if wanted, `allowed_extra` (main verbs that the lexicon does not have, as they stand in the templates). Other entries, such as
 `canonical` and `source`, are not read.
@@ -15,8 +15,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from modules.core.errors import SettingError
-from modules.motion.grammar import MAX_WORDS, inflect, with_article, word_count
-from modules.motion.lexicon import ROWS
+from modules.language.grammar import MAX_WORDS, inflect, with_article, word_count
+from modules.language.lexicon import ROWS
 from modules.motion.primitives import PRIMITIVES, REVERSED
 
 # Words that tell one way and not its opposite.

@@ -12,8 +12,8 @@ import math
 
 import torch
 
-from modules.motion.classes import MOTION_CLASSES, Draws, Split, changes
-from modules.motion.scenes import SyntheticClips, in_chunks
+from modules.scenes.classes import MOTION_CLASSES, Draws, Split, changes
+from modules.scenes.objects import SyntheticClips, in_chunks
 
 WAVES = 16
 SHORTEST = (0.3, 0.65)

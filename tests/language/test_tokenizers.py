@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from modules.core.errors import SettingError
-from modules.layers.tokenizers import SPECIAL, Tokenizer, TokenizerSettings
-from modules.motion.captioned_paste import paste_and_tell
-from modules.motion.captioned_scenes import CaptionSettings
-from modules.motion.captions import Captioner
+from modules.language.captions import Captioner
+from modules.language.tokenizers import SPECIAL, Tokenizer, TokenizerSettings
+from modules.scenes.captioned import CaptionSettings
+from modules.scenes.captioned_paste import paste_and_tell
 
 
 @pytest.fixture

@@ -12,31 +12,19 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.motion.appearance import SHAPES, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
-from modules.motion.backgrounds import Background, make_backgrounds
-from modules.motion.captions import Caption, Captioner, Name, stable_hash, tell
+from modules.language.captions import Caption, Captioner, Name, stable_hash, tell
+from modules.language.grammar import with_article
+from modules.motion.appearance import COLOURS, SHAPES, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.choreography import NUMBERS, OBJECTS, ScriptSettings, draw_scripts, drawable
-from modules.motion.classes import Draws, Split
-from modules.motion.grammar import with_article
 from modules.motion.primitives import PRIMITIVES, RECIPES, REVERSIBLE
 from modules.motion.render import paste
-from modules.motion.scenes import CHUNK_PIXELS
 from modules.motion.scripts import Script
+from modules.scenes.backgrounds import Background, make_backgrounds
+from modules.scenes.classes import Draws, Split
+from modules.scenes.objects import CHUNK_PIXELS
 
 HeldOut = Literal["none", "verbs", "objects"]
 
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.0, 1.0, 1.0),
-    "orange": (0.09, 1.0, 1.0),
-    "yellow": (0.16, 1.0, 1.0),
-    "green": (0.35, 0.9, 0.9),
-    "cyan": (0.5, 0.9, 1.0),
-    "blue": (0.63, 0.75, 1.0),
-    "purple": (0.77, 0.65, 0.95),
-    "pink": (0.9, 0.45, 1.0),
-    "white": (0.0, 0.0, 1.0),
-}
-"""Hue, saturation and value by name, brighter than any background."""
 
 HELD_OUT_SHAPES = ("half_disc", "flag")
 """Shapes that only a test with held-out objects shows."""

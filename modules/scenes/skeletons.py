@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.motion.classes import Draws, Split
+from modules.scenes.classes import Draws, Split
 
 ACTIONS = (
     *("wave_left", "wave_right", "raise_arms", "lower_arms", "circle_forward", "circle_backward"),

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
-from modules.motion import grounds, scenes
-from modules.motion.classes import GROWTH, MOTION_CLASSES, TRAVEL
-from modules.motion.grounds import make_grounds
-from modules.motion.scenes import SyntheticClips
+from modules.scenes import objects as scenes
+from modules.scenes import textures as grounds
+from modules.scenes.classes import GROWTH, MOTION_CLASSES, TRAVEL
+from modules.scenes.objects import SyntheticClips
+from modules.scenes.textures import make_grounds
 
 NAMES = [c.name for c in MOTION_CLASSES]
 HALF = 1300

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.motion.appearance import ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
-from modules.motion.captioned_scenes import COLOURS, TEXTURE, CaptionSettings, Cast, Stage, training_shapes
-from modules.motion.captions import Captioner, Name
-from modules.motion.classes import Draws
+from modules.language.captions import Captioner, Name
+from modules.motion.appearance import COLOURS, ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.render import paste
 from modules.motion.scripts import Script
+from modules.scenes.captioned import TEXTURE, CaptionSettings, Cast, Stage, training_shapes
+from modules.scenes.classes import Draws
 
 STROKE = 0.32
 

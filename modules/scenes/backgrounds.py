@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modules.core.errors import SettingError
 from modules.motion.appearance import hsv_to_rgb
-from modules.motion.classes import Draws, Split
+from modules.scenes.classes import Draws, Split
 
 Background = Literal["black", "noise", "gradient", "texture", "images"]
 BRIGHTEST = 0.6
