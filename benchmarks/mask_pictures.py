@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.masks import generators
 from modules.backbones.video_vit import Grid
 from modules.layers.drawing import hide_tokens
-from modules.layers.masking import MaskGenerator
+from modules.masks.base import MaskGenerator
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion

@@ -26,9 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.pairs import seconds
 from benchmarks.step import our_step, timed
 from modules.backbones.video_vit import VideoViT
-from modules.layers.masking import MaskGenerator, RandomMask, RunningCellMask, TrajectoryMask, TubeMask
-from modules.layers.noise_masking import Green3D, NoiseMask
-from modules.layers.optim_blue import OptimBlueMask
+from modules.masks.base import MaskGenerator
+from modules.masks.blue_noise import OptimBlueMask
+from modules.masks.noise import Green3D, NoiseMask
+from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
+from modules.masks.trajectory import TrajectoryMask
 
 
 def generators(ratio: float) -> dict[str, MaskGenerator]:

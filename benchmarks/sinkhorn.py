@@ -26,7 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from modules.layers.sinkhorn import SinkhornSettings, balance
+from modules.losses.sinkhorn import SinkhornSettings, balance
 from modules.methods.sigma import swapped_loss
 
 Way = Literal["plain", "ours", "side_by_side"]

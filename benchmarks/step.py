@@ -25,9 +25,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.backbones.video_vit import PRESETS, VideoViT
-from modules.layers.masking import TubeMask
-from modules.layers.normalise import IMAGENET
+from modules.core.preprocessing import IMAGENET
 from modules.layers.targets import PixelTarget
+from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
 
 

@@ -10,7 +10,7 @@ from callbacks.pictures import enlarge, write_film
 from modules.core.base import Method
 from modules.core.contracts import Batch
 from modules.core.errors import check_positive
-from modules.layers.probes import nearest
+from modules.downstream.metrics.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
 
 FRAME = 4

@@ -6,7 +6,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from callbacks.features import extract
 from modules.core.base import Method
 from modules.core.errors import check_positive
-from modules.layers.probes import knn_accuracy, say_bank
+from modules.downstream.metrics.probes import knn_accuracy, say_bank
 
 
 class OnlineKNN(Callback):

@@ -12,7 +12,7 @@ from callbacks.features import evaluating, extract, gather_once, usable
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
 from modules.core.errors import check_positive
-from modules.layers.precision import full_float32
+from modules.core.precision import full_float32
 
 
 class OnlineLinear(Callback):

@@ -18,7 +18,7 @@ from datamodules.video.manifest import Manifest, by_stem, is_file, is_hidden, re
 from datamodules.video.official import class_label, find_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_range
-from modules.downstream.frame_map import TrueBoxes
+from modules.downstream.metrics.frame_average_precision import TrueBoxes
 
 ACTIONS = 80
 SECONDS = range(902, 1799)

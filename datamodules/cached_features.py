@@ -21,7 +21,7 @@ from modules.core.contracts import FeatureBatch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.passport import write_whole
-from modules.layers.normalise import Normalisation
+from modules.core.preprocessing import Normalisation
 
 WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
 

@@ -6,9 +6,10 @@ from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.downstream.retrieval import NearestNeighbours
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
-from modules.layers.masking import RandomMask, RunningCellMask, TrajectoryMask, TubeMask
-from modules.layers.noise_masking import Green3D, NoiseMask
-from modules.layers.optim_blue import OptimBlueMask
+from modules.masks.blue_noise import OptimBlueMask
+from modules.masks.noise import Green3D, NoiseMask
+from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
+from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.sigma import SIGMA

@@ -10,6 +10,7 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
+from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.backbones.skeleton_gcn import AGCN
@@ -21,10 +22,10 @@ from modules.core.contracts import Batch, SkeletonBatch, VideoBatch
 from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.clip_augment import ClipAugmentation, Mixing
-from modules.layers.masking import RunningCellMask, TrajectoryMask, TubeMask
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
+from modules.masks.tokens import RunningCellMask, TubeMask
+from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.sigma import SIGMA

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.randomness import device_generator
-from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
+from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
 from modules.scenes.backgrounds import Background
 from modules.scenes.classes import MOTION_CLASSES

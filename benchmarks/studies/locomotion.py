@@ -22,8 +22,8 @@ from torch import Tensor
 from benchmarks.studies.harness import Budget, Row, Study, random_rows, train
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
+from modules.downstream.metrics.retrieval import ranks
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.retrieval_scores import ranks
 from modules.methods.locomotion import LocoMotion
 from modules.scenes.captioned import CaptionedClips, CaptionSettings, HeldOut, Stage, captioned_clips, retrieval_clips
 from modules.scenes.classes import Split

@@ -22,10 +22,11 @@ from torch import Tensor
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.core.contracts import StepOutput
-from modules.layers.masking import MaskGenerator, TubeMask
-from modules.layers.noise_masking import Green3D
-from modules.layers.sinkhorn import SinkhornSettings
 from modules.layers.targets import PixelTarget
+from modules.losses.sinkhorn import SinkhornSettings
+from modules.masks.base import MaskGenerator
+from modules.masks.noise import Green3D
+from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA
 from modules.methods.videomae import VideoMAE
 from modules.scenes.backgrounds import Background

@@ -28,8 +28,8 @@ from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.contracts import SkeletonBatch
+from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.layers.probes import knn_accuracy, linear_accuracy
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.scenes.skeletons import ACTIONS
 

@@ -24,9 +24,9 @@ from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_ro
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
-from modules.layers.masking import TubeMask
-from modules.layers.probes import knn_accuracy
+from modules.downstream.metrics.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
+from modules.masks.tokens import TubeMask
 from modules.methods.smile import SMILE
 from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.trajectory import Motion

@@ -25,7 +25,7 @@ from modules.backbones.video_vit import PRESETS, Grid, Size, patchify
 from modules.core.checkpoints import load_strictly, read_checkpoint
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
-from modules.layers.normalise import HALF, Normalisation
+from modules.core.preprocessing import HALF, Normalisation
 
 TEMPORAL_HEAD = 64
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-12)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modules.core.errors import SettingError
 from modules.core.origin import read_json
-from modules.layers.normalise import Normalisation
+from modules.core.preprocessing import Normalisation
 
 if TYPE_CHECKING:  # `VideoViT` reads such folders, and the table of sizes knows `VideoViT`
     from modules.backbones.architecture import Architecture, Facts

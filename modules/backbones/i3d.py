@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from modules.backbones.video_cnn import INCEPTION_STAGES, VideoCNN
 from modules.core.errors import SettingError
-from modules.layers.normalise import Normalisation
+from modules.core.preprocessing import Normalisation
 
 # Channels of the branches of each block (official code): 1x1 | 1x1, 3x3x3 | 1x1, 3x3x3 | pool, 1x1.
 Branches = tuple[int, int, int, int, int, int]

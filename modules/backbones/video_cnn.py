@@ -24,7 +24,7 @@ from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimpl
 from modules.core.checkpoints import LoadReport, load_strictly, read_checkpoint
 from modules.core.errors import SettingError, check_range, given
 from modules.core.origin import Origin, origin_of, say, settle_normalisation
-from modules.layers.normalise import BGR_TO_ONE, IMAGENET, KINETICS, Normalisation
+from modules.core.preprocessing import BGR_TO_ONE, IMAGENET, KINETICS, Normalisation
 
 # Official code of TubeletContrast and CtP -> torchvision; the first table is of R(2+1)D, the second of R3D.
 SHARED_NAMES = {

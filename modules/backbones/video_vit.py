@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.huggingface import from_huggingface
+from modules.backbones.pooling import Pooling, pool_tokens
 from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.origin import Origin, is_transformers, origin_of, say, settle_normalisation
-from modules.layers.normalise import IMAGENET, Normalisation
-from modules.layers.probes import Pooling, pool_tokens
+from modules.core.preprocessing import IMAGENET, Normalisation
 
 
 class Grid(NamedTuple):

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from modules.augment.flips import choose_flip
 from modules.core.averaging import check_averaging
 from modules.core.checkpoints import compare, open_run
 from modules.core.contracts import Batch, StepOutput
@@ -24,7 +25,6 @@ from modules.core.optim import ScheduleSettings
 from modules.core.origin import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
 from modules.core.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
-from modules.layers.flips import choose_flip
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 

@@ -68,7 +68,7 @@ from modules.core.passport import (
     write_json,
     write_whole,
 )
-from modules.layers.normalise import IMAGENET, Normalisation
+from modules.core.preprocessing import IMAGENET, Normalisation
 
 SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
 

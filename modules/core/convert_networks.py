@@ -17,8 +17,8 @@ from modules.core.convert_skeleton import Part, read_skeleton
 from modules.core.errors import SettingError
 from modules.core.origin import Origin
 from modules.core.passport import PASSPORT_FORMAT, inside, parse_config
+from modules.core.preprocessing import HALF, IMAGENET
 from modules.layers.momentum_contrast import from_official as contrast_from_official
-from modules.layers.normalise import HALF, IMAGENET
 from modules.layers.teachers import clip_names
 
 Format = Literal["safetensors", "huggingface", "official"]

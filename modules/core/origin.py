@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from modules.core.checkpoints import Checkpoint
-from modules.layers.normalise import Normalisation
+from modules.core.preprocessing import Normalisation
 
 
 @dataclass(frozen=True)

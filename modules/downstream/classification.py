@@ -6,7 +6,7 @@ train them; attention with one learned query over frozen tokens (https://arxiv.o
 
 Deviations from the official code:
 
-* the order and interpolation of augmentation: see `modules/layers/clip_augment.py`;
+* the order and interpolation of augmentation: see `modules/augment/clips.py`;
 * in validation, clips are those of evaluation, and not drawn at random;
 * a frozen backbone runs in evaluation mode, and without gradient. SEVERE leaves it in training mode, so that its running
   statistics drift: `frozen_batchnorm` false does that;
@@ -22,7 +22,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
+from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
 from modules.backbones.beit_video import BEiTVideo
+from modules.backbones.pooling import pool_tokens
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.video_cnn import VideoCNN, published_origin
 from modules.backbones.video_vit import VideoViT, check_heads, layer_norm, origin_of_encoder, our_names
@@ -34,11 +36,9 @@ from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.optim import AdamWSettings, ScheduleSettings
 from modules.core.origin import Origin
 from modules.core.passport import class_names_beside
+from modules.core.preprocessing import Normalisation
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
-from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
 from modules.layers.heads import linear_in_float32
-from modules.layers.normalise import Normalisation
-from modules.layers.probes import pool_tokens
 from modules.layers.skeleton_drawing import draw_skeletons
 
 HEAD_CHANNELS = 64

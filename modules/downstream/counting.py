@@ -2,7 +2,7 @@
 scale-insensitive counting (https://arxiv.org/abs/2005.08465): a video CNN that looks at two cycles at a time.
 
 One batch gives several steps of the optimiser: after each of them the two cycles move on in every clip, with the lengths that
-the network said (see `modules/downstream/cycle_walk.py`), or begin anew where they fail or pass the end of the clip. Nothing of
+the network said (see `modules/downstream/cycles.py`), or begin anew where they fail or pass the end of the clip. Nothing of
 this outlives the batch, so a run that goes on from a checkpoint equals the uninterrupted one. Lightning, its schedules and all
 callbacks count a batch as one step. (`python main.py replay` repeats the first of its steps, with the weights that were kept.)
 
@@ -23,6 +23,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modules.augment.flips import HALF, check_flip
 from modules.backbones.video_cnn import VideoCNN
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
@@ -30,7 +31,7 @@ from modules.core.contracts import StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamSettings, ScheduleSettings
-from modules.downstream.cycle_walk import (
+from modules.downstream.cycles import (
     ANCHORS,
     TRAIN_LIMIT,
     Counted,
@@ -42,7 +43,6 @@ from modules.downstream.cycle_walk import (
     frame_numbers,
     move,
 )
-from modules.layers.flips import HALF, check_flip
 from modules.layers.heads import linear_in_float32
 
 BOX_WEIGHT = 50.0

@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import roi_align
 from torchvision.utils import draw_bounding_boxes
 
+from modules.augment.flips import HALF, check_flip
 from modules.backbones.video_cnn import VideoCNN
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
@@ -28,8 +29,7 @@ from modules.core.contracts import Batch, StepOutput, VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import ScheduleSettings, SGDSettings
-from modules.downstream.frame_map import frame_average_precisions
-from modules.layers.flips import HALF, check_flip
+from modules.downstream.metrics.frame_average_precision import frame_average_precisions
 from modules.layers.heads import linear_in_float32
 
 REGION = 7

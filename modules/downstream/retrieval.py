@@ -22,7 +22,7 @@ from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
-from modules.layers.probes import nearest, say_bank, vote
+from modules.downstream.metrics.probes import nearest, say_bank, vote
 
 NO_LABELS = "NearestNeighbours needs labelled training and test samples; choose data with labels."
 

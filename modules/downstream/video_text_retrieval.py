@@ -26,11 +26,11 @@ from modules.core.contracts import VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
+from modules.core.precision import full_float32
+from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.heads import linear_in_float32
-from modules.layers.precision import full_float32
-from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
-from modules.layers.video_text import FrameVote, GatherGradient, cosines
+from modules.losses.video_text import FrameVote, GatherGradient, cosines
 from modules.methods.locomotion import LocoMotion
 
 MATCH_SHARE = 0.7

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from modules.backbones.video_vit import Grid, gather_tokens, patchify, unpatchify
 from modules.core.contracts import StepOutput
-from modules.layers.masking import is_among
-from modules.layers.normalise import IMAGENET, Normalisation
+from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget, Target
+from modules.masks.base import is_among
 
 # Okabe and Ito's colours, told apart by most colour-blind readers.
 OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from modules.backbones.video_vit import VideoViT, layer_norm
-from modules.layers.precision import full_float32
+from modules.core.precision import full_float32
 
 
 def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows, position, shuffled
 from modules.core.errors import SettingError, check_positive, check_range, given
-from modules.layers.contrast import Contrast, info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
+from modules.losses.contrast import Contrast, info_nce, unit_rows
 
 MOST_OWN_KEYS = 0.1
 """A queue with more keys of the query's own video, on average, is too long for the data."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.backbones.video_vit import Grid, VideoViT, patchify
 from modules.core.errors import SettingError
-from modules.layers.normalise import IMAGENET, Normalisation
+from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.layers.teachers import clip_tower, timm_normalisation, timm_tower
 
 

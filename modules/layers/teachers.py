@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
-from modules.layers.normalise import IMAGENET, Normalisation
+from modules.core.preprocessing import IMAGENET, Normalisation
 
 SETTING = "model.target.checkpoint"
 CLIP_TIMM_NAME = "vit_base_patch16_clip_quickgelu_224.openai"

@@ -22,7 +22,7 @@ process with the joined batch.
 Deviations from the official code of VindLU:
 
 * clips with captions that say the same are positives of each other (`positives`), not only a clip and its own caption.
-* the negatives' weights and the gradient of gathered features, see modules/layers/video_text.py.
+* the negatives' weights and the gradient of gathered features, see modules/losses/video_text.py.
 * positions, the temperature and the scale of the temporal attention have no weight decay.
 * pairs of all losses go through the fusion network in one pass, and padding ends with the longest sentence of the batch.
 """
@@ -50,7 +50,7 @@ from modules.core.origin import origin_of
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.heads import linear_in_float32
-from modules.layers.video_text import (
+from modules.losses.video_text import (
     FrameVote,
     GatherGradient,
     MaskDraws,

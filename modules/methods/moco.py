@@ -14,6 +14,8 @@ one process with the joined batch. The momentum moves once per batch, also where
 import torch
 from torch import Tensor
 
+from modules.augment.colour import ColourJitter
+from modules.augment.flips import HALF, check_flip, flip_some
 from modules.backbones.video_cnn import VideoCNN
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
@@ -21,8 +23,6 @@ from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
-from modules.layers.colour import ColourJitter
-from modules.layers.flips import HALF, check_flip, flip_some
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 
 SHUFFLE_STREAM = 4

@@ -20,7 +20,7 @@ Deviations from the official code:
 
 * cosines, Sinkhorn and losses are in float32 (TF32 on GPUs, as `main.py` sets it); the official cosines are in float16.
 * DINO's tower runs in bf16 on a GPU unless the target's `precision` is 32; the official one runs in float32.
-* Sinkhorn-Knopp reads its matrix instead of rewriting it (`modules/layers/sinkhorn.py`).
+* Sinkhorn-Knopp reads its matrix instead of rewriting it (`modules/losses/sinkhorn.py`).
 * the losses' gradients are taken chunk by chunk along with the losses, so that no n x K matrix waits for the backward pass.
 * prototypes whose length is 1 within 1e-6 are left as they are, so that a step that is repeated gives the same bits.
 """
@@ -50,11 +50,11 @@ from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
-from modules.layers.contrast import unit_rows
 from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
-from modules.layers.masking import MaskGenerator
-from modules.layers.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
 from modules.layers.targets import Target
+from modules.losses.contrast import unit_rows
+from modules.losses.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
+from modules.masks.base import MaskGenerator
 
 
 @torch.no_grad()

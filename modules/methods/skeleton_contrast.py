@@ -20,6 +20,7 @@ are accumulated.
 import torch
 from torch import Tensor
 
+from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.base import Method
@@ -28,10 +29,9 @@ from modules.core.contracts import SkeletonBatch, StepOutput
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
-from modules.layers.contrast import Contrast
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.skeleton_augment import SkeletonAugmentation
 from modules.layers.skeleton_drawing import draw_skeletons
+from modules.losses.contrast import Contrast
 
 SHUFFLE_STREAM = 4
 # Pictures show so many clips and frames at most.

@@ -32,8 +32,8 @@ from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.layers.drawing import masked_pictures
-from modules.layers.masking import Mask, MaskGenerator
 from modules.layers.targets import Target, constant_loss
+from modules.masks.base import Mask, MaskGenerator
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion, MotionRecord

@@ -22,6 +22,8 @@ are accumulated.
 import torch
 from torch import Tensor
 
+from modules.augment.colour import ColourJitter
+from modules.augment.flips import HALF, check_flip, flip_some
 from modules.backbones.video_cnn import VideoCNN
 from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
@@ -29,9 +31,7 @@ from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
-from modules.layers.colour import ColourJitter
 from modules.layers.drawing import outline
-from modules.layers.flips import HALF, check_flip, flip_some
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
 

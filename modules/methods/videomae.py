@@ -27,8 +27,8 @@ from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.optim import AdamWSettings
 from modules.layers.drawing import masked_pictures
-from modules.layers.masking import MaskGenerator, is_among
 from modules.layers.targets import Target, constant_loss
+from modules.masks.base import MaskGenerator, is_among
 
 
 class VideoMAE(Method):

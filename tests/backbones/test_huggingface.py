@@ -13,10 +13,11 @@ from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, 
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
+from modules.core.preprocessing import normalise as normalise_clip
 from modules.layers.heads import VideoClassifier
-from modules.layers.masking import TubeMask, mask_from_bool
-from modules.layers.normalise import normalise as normalise_clip
 from modules.layers.targets import PixelTarget
+from modules.masks.base import mask_from_bool
+from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
 from tests.parity.cases import load_case, part
 

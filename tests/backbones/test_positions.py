@@ -20,10 +20,10 @@ from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.origin import origin_of
 from modules.core.passport import read_passport
+from modules.core.preprocessing import HALF, IMAGENET, Normalisation
 from modules.downstream.classification import Classification
-from modules.layers.masking import TubeMask
-from modules.layers.normalise import HALF, IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget
+from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
 from tests.registry import OPTIM
 

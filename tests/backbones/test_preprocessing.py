@@ -25,13 +25,13 @@ from modules.core.base import Method
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
+from modules.core.preprocessing import BGR_TO_ONE, HALF, IMAGENET, KINETICS, Normalisation
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.downstream.retrieval import NearestNeighbours
-from modules.layers.masking import TubeMask
-from modules.layers.normalise import BGR_TO_ONE, HALF, IMAGENET, KINETICS, Normalisation
 from modules.layers.targets import PixelTarget, TimmTarget, TowerTarget
+from modules.masks.tokens import TubeMask
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
@@ -226,7 +226,7 @@ def test_no_place_keeps_statistics_of_its_own() -> None:
     root = Path(__file__).parents[2]
     sources = [path for folder in ("modules", "datamodules", "callbacks") for path in (root / folder).rglob("*.py")]
     texts = {path.relative_to(root).as_posix(): path.read_text() for path in sources}
-    assert [name for name, text in texts.items() if "0.485" in text or "0.456" in text] == ["modules/layers/normalise.py"]
+    assert [name for name, text in texts.items() if "0.485" in text or "0.456" in text] == ["modules/core/preprocessing.py"]
     assert [name for name, text in texts.items() if "def normalise(self" in text] == ["modules/core/base.py"]
 
 

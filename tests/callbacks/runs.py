@@ -12,7 +12,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
-from modules.layers.normalise import IMAGENET
+from modules.core.preprocessing import IMAGENET
 from modules.scenes.classes import MOTION_CLASSES
 from tests.registry import FRAMES, METHODS, OPTIM, SIDE
 

@@ -26,7 +26,7 @@ from callbacks import (
 )
 from callbacks.features import evaluating, extract, gather_once, usable
 from modules.core.contracts import VideoBatch
-from modules.layers.probes import linear_accuracy
+from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import VAL, Oracle, Pixels, data, fit, make_trainer, videomae
 
 

@@ -19,7 +19,7 @@ from callbacks.probe_report import MAIN_POOLED, MAIN_READOUT, RECENT_STEPS, rend
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.contracts import StepOutput, VideoBatch
-from modules.layers.probes import linear_accuracy
+from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import BATCH, CLASSES, STEPS, TRAIN, VAL, Oracle, Unlabelled, data, fit, make_trainer, videomae
 from tests.registry import FRAMES, METHODS
 

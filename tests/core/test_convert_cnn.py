@@ -13,8 +13,8 @@ from modules.core.checkpoints import load_strictly
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
+from modules.core.preprocessing import BGR_TO_ONE, IMAGENET
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.layers.normalise import BGR_TO_ONE, IMAGENET
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 

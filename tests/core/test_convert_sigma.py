@@ -15,8 +15,8 @@ from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.passport import read_passport
 from modules.layers.heads import VideoClassifier
-from modules.layers.masking import TubeMask
 from modules.layers.targets import PixelTarget
+from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA
 from tests.core.test_convert import assert_equal
 from tests.registry import tiny_vit

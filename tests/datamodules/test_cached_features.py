@@ -16,13 +16,13 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
+from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.retrieval import NearestNeighbours
-from modules.layers.clip_augment import ClipAugmentation, Mixing
 from tests.callbacks.runs import make_trainer
 from tests.registry import FRAMES, SIDE, tiny_cnn
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
-from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
+from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
 from modules.scenes.captioned import CaptionSettings
 from modules.scenes.classes import MOTION_CLASSES

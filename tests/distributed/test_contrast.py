@@ -10,11 +10,11 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.core.distributed import gather_rows, position, shuffled
-from modules.layers.contrast import info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.queue import Queue
+from modules.losses.contrast import info_nce, unit_rows
 from tests.resume.runs import as_torchrun_does, together
 
 WORLD, BATCH, STEPS, FEATURES, DIM, SIZE = 2, 3, 3, 10, 6, 12

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.video_text import GatherGradient
+from modules.losses.video_text import GatherGradient
 from modules.methods.locomotion import LocoMotion
 from tests.registry import FRAMES, SIDE, video_batch
 from tests.resume.runs import as_torchrun_does, together

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
-from modules.layers.sinkhorn import SinkhornSettings, balance, shares
+from modules.losses.sinkhorn import SinkhornSettings, balance, shares
 from modules.methods.sigma import swapped_loss
 from tests.resume.runs import as_torchrun_does, together
 

@@ -15,6 +15,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings
+from modules.augment.clips import Mixing
 from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.video_cnn import VideoResNet
 from modules.core.base import Method
@@ -23,7 +24,6 @@ from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.labels import OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
-from modules.layers.clip_augment import Mixing
 from tests.methods import test_common as common
 from tests.registry import (
     CLASSES,

@@ -19,9 +19,9 @@ from modules.core.errors import SettingError
 from modules.core.last_checkpoint import LAST, LastCheckpoint
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.optim import AdamSettings
+from modules.core.preprocessing import IMAGENET_MEAN
 from modules.downstream.counting import RepetitionCounting, cycle_loss, draw_cycles
-from modules.downstream.cycle_walk import ANCHORS, SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
-from modules.layers.normalise import IMAGENET_MEAN
+from modules.downstream.cycles import ANCHORS, SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
 from tests.datamodules.repetitions import write_ucfrep
 from tests.distributed.evaluation import by_two
 from tests.registry import tiny_cnn, tiny_vit

@@ -18,9 +18,9 @@ from datamodules.video.loader import ResumableLoader
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
+from modules.core.preprocessing import IMAGENET
+from modules.downstream.metrics.probes import knn_accuracy
 from modules.downstream.retrieval import NearestNeighbours, neighbour_scores
-from modules.layers.normalise import IMAGENET
-from modules.layers.probes import knn_accuracy
 from tests.callbacks.runs import make_trainer
 from tests.registry import FRAMES, SIDE, video_batch
 

@@ -14,9 +14,9 @@ from datamodules.video.sampling import ClipSettings
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextSettings
 from modules.core.errors import SettingError
+from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, ranks, right_answers
 from modules.downstream.video_text_retrieval import VideoTextRetrieval, captions_of
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.retrieval_scores import NOT_RANKED, as_numbers, ranks, right_answers
 from modules.scenes.captioned import CaptionSettings
 from tests.callbacks.runs import make_trainer
 from tests.registry import FRAMES, OPTIM, SIDE, tiny_locomotion, video_batch

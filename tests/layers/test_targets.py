@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, unpatchify
 from modules.core.errors import SettingError
-from modules.layers.normalise import IMAGENET, IMAGENET_MEAN, IMAGENET_STD, normalise
+from modules.core.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD, normalise
 from modules.layers.targets import ClipTarget, PixelTarget, TimmTarget, normalise_over_tokens, resize_patches
 from modules.layers.teachers import clip_tower
 

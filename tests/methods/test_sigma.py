@@ -12,11 +12,12 @@ from torch import Tensor
 from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, to_official
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, warmup_cosine
-from modules.layers import sinkhorn
-from modules.layers.masking import Mask, TubeMask
-from modules.layers.noise_masking import Green3D
-from modules.layers.sinkhorn import SinkhornSettings, balance
 from modules.layers.targets import PixelTarget, TowerTarget, normalise_over_tokens
+from modules.losses import sinkhorn
+from modules.losses.sinkhorn import SinkhornSettings, balance
+from modules.masks.base import Mask
+from modules.masks.noise import Green3D
+from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
 from tests.registry import tiny_vit, video_batch
 

@@ -13,8 +13,8 @@ from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.skeleton_hcn import HCN
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
-from modules.layers.contrast import Contrast, contrast_logits
 from modules.layers.momentum_contrast import ContrastSettings
+from modules.losses.contrast import Contrast, contrast_logits
 from modules.methods.skeleton_contrast import SHOWN_CLIPS, SHOWN_FRAMES, SkeletonContrast, to_official
 
 KEYS, CLIPS, FRAMES = 12, 4, 16

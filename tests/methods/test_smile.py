@@ -8,10 +8,12 @@ from torch import Tensor
 
 from modules.backbones.video_vit import Grid, VideoViT
 from modules.core.errors import SettingError
-from modules.layers.masking import MaskGenerator, TrajectoryMask, TubeMask
-from modules.layers.noise_masking import Green3D
-from modules.layers.normalise import IMAGENET, Normalisation
+from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.layers.targets import PixelTarget
+from modules.masks.base import MaskGenerator
+from modules.masks.noise import Green3D
+from modules.masks.tokens import TubeMask
+from modules.masks.trajectory import TrajectoryMask
 from modules.methods.smile import SMILE, still_background
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank

@@ -8,9 +8,10 @@ import torch
 from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, to_official, unpatchify
 from modules.core.errors import SettingError
 from modules.layers.drawing import HIDDEN_GREY
-from modules.layers.masking import Mask, MaskGenerator, RandomMask, RunningCellMask, TubeMask
-from modules.layers.noise_masking import Green3D
 from modules.layers.targets import PixelTarget
+from modules.masks.base import Mask, MaskGenerator
+from modules.masks.noise import Green3D
+from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.methods.videomae import VideoMAE
 from tests.registry import tiny_vit, video_batch
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from modules.layers.colour import change_hue, scale_contrast, shift_brightness
-from modules.layers.normalise import normalise
+from modules.augment.colour import change_hue, scale_contrast, shift_brightness
+from modules.core.preprocessing import normalise
 from tests.parity.cases import load_case
 
 

@@ -11,9 +11,9 @@ from modules.backbones.bert import TextEncoder, TextSettings
 from modules.backbones.bert import from_official as text_from_official
 from modules.backbones.video_text import from_vindlu
 from modules.core.checkpoints import load_strictly
+from modules.downstream.metrics.retrieval import DEPTHS, NOT_RANKED, dual_softmax, ranks, recalls, rerank
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.retrieval_scores import DEPTHS, NOT_RANKED, dual_softmax, ranks, recalls, rerank
-from modules.layers.video_text import (
+from modules.losses.video_text import (
     MaskDraws,
     Negatives,
     contrast_loss,

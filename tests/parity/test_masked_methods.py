@@ -14,8 +14,8 @@ from modules.backbones.video_vit import (
 from modules.core.checkpoints import load_strictly
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
-from modules.layers.masking import Mask, mask_from_bool
 from modules.layers.targets import ClipTarget, PixelTarget, TowerTarget, normalise_over_tokens
+from modules.masks.base import Mask, mask_from_bool
 from modules.methods.smile import SMILE
 from modules.methods.videomae import VideoMAE
 from tests.parity.cases import assert_close, load_case, part

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.layers.contrast import contrast_logits, info_nce, unit_rows
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
+from modules.losses.contrast import contrast_logits, info_nce, unit_rows
 from tests.parity.cases import assert_close, load_case, part
 
 HEADS = ["moco_head_mlp", "moco_head_i3d"]

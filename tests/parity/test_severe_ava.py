@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from modules.downstream.frame_map import TrueBoxes, frame_average_precisions
+from modules.downstream.metrics.frame_average_precision import TrueBoxes, frame_average_precisions
 from tests.parity.cases import PARITY_DIR
 
 Rows = list[list[float]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modules.downstream.counting import RepetitionCounting, counting_errors
-from modules.downstream.cycle_walk import cycle_targets, frame_numbers, move
+from modules.downstream.cycles import cycle_targets, frame_numbers, move
 from tests.parity.test_severe import load
 from tests.registry import tiny_cnn
 

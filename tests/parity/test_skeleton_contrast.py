@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.augment.skeletons import SkeletonDraws, joint_matrices, transform_joints
 from modules.backbones.skeleton import SkeletonEncoder, adjacency
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU, to_sequence
 from modules.backbones.skeleton_hcn import HCN
 from modules.core.checkpoints import load_strictly
-from modules.layers import contrast
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.skeleton_augment import SkeletonDraws, joint_matrices, transform_joints
+from modules.losses import contrast
 from modules.methods.skeleton_contrast import SkeletonContrast, from_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 

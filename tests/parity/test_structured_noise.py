@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.layers.masking import hide_smallest
-from modules.layers.noise_masking import Colour, filter_noise, low_pass
+from modules.masks.base import hide_smallest
+from modules.masks.noise import Colour, filter_noise, low_pass
 from tests.parity.cases import assert_close, load_case
 
 

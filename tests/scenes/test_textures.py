@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.layers.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
+from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.scenes import objects as scenes
 from modules.scenes import textures as grounds
 from modules.scenes.classes import GROWTH, MOTION_CLASSES, TRAVEL

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
-from modules.layers.masking import MaskGenerator, RandomMask
-from modules.layers.noise_masking import Colour, Green3D, NoiseMask, filter_noise, low_pass
+from modules.masks.base import MaskGenerator
+from modules.masks.noise import Colour, Green3D, NoiseMask, filter_noise, low_pass
+from modules.masks.tokens import RandomMask
 
 FULL = Grid(8, 14, 14, 2, 16)
 SHAPE = (8, 12, 10)

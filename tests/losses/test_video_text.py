@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.layers.retrieval_scores import NOT_RANKED, ranks, recalls, rerank
-from modules.layers.video_text import (
+from modules.downstream.metrics.retrieval import NOT_RANKED, ranks, recalls, rerank
+from modules.losses.video_text import (
     IGNORED,
     Negatives,
     contrast_loss,

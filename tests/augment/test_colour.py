@@ -5,7 +5,7 @@ import colorsys
 import pytest
 import torch
 
-from modules.layers.colour import ColourJitter, change_hue, hsv_to_rgb, rgb_to_hsv, scale_contrast, shift_brightness
+from modules.augment.colour import ColourJitter, change_hue, hsv_to_rgb, rgb_to_hsv, scale_contrast, shift_brightness
 
 
 def clips(count: int = 6) -> torch.Tensor:

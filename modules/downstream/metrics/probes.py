@@ -5,17 +5,13 @@ all digits of float32, whatever the precision of training. Axis letters: `n` tra
 `K` classes.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.core.errors import SettingError
-from modules.layers.precision import full_float32
+from modules.core.precision import full_float32
 
-Pooling = Literal["mean", "time"]
 SMALL = 4_000_000
 """Feature matrices with no more entries than this are fitted in double precision."""
 GREY = (0.299, 0.587, 0.114)
@@ -187,25 +183,6 @@ def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> 
             raise ValueError(f"{name} features {tuple(x.shape)} and classes {tuple(y.shape)} do not fit together")
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} features hold infinities or NaN")
-
-
-def pool_tokens(tokens: Tensor, grid: tuple[int, int, int], pooling: Pooling) -> Tensor:
-    """One vector per clip from its tokens.
-
-    Args:
-        tokens: float [B, N, D] in the order time, row, column; N = t * h * w.
-        grid: Number of tokens (t, h, w) along time, height and width.
-        pooling: `mean` averages all tokens; `time` averages over space and keeps the time slices apart.
-
-    Returns:
-        float [B, D] for `mean`, [B, t * D] for `time`.
-    """
-    t, h, w = grid
-    if tokens.shape[1] != t * h * w:
-        raise SettingError(f"{tokens.shape[1]} tokens do not make a grid of {t} x {h} x {w}.")
-    if pooling == "mean":
-        return tokens.mean(dim=1)
-    return tokens.unflatten(1, (t, h * w)).mean(dim=2).flatten(1)
 
 
 def _shrink(frames: Tensor, side: int) -> Tensor:

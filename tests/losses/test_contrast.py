@@ -9,9 +9,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from modules.core.errors import SettingError
-from modules.layers.contrast import contrast_logits, info_nce, unit_rows
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.queue import Queue
+from modules.losses.contrast import contrast_logits, info_nce, unit_rows
 
 B, DIM, K, TEMPERATURE = 6, 16, 24, 0.2
 

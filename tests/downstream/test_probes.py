@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.backbones.pooling import pool_tokens
 from modules.core.errors import SettingError
-from modules.layers.probes import (
+from modules.downstream.metrics.probes import (
     GREY,
     fit_linear,
     frame_difference,
     knn_accuracy,
     linear_accuracy,
-    pool_tokens,
     single_frame,
     standardise,
 )

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.augment.skeletons import SkeletonAugmentation, SkeletonDraws, joint_matrices, transform_joints
 from modules.core.errors import SettingError
-from modules.layers.skeleton_augment import SkeletonAugmentation, SkeletonDraws, joint_matrices, transform_joints
 from modules.layers.skeleton_drawing import draw_skeletons
 
 CLIPS = 400

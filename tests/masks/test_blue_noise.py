@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from modules.backbones.video_vit import Grid
-from modules.layers.masking import hide_smallest
-from modules.layers.optim_blue import OptimBlueMask, spread, star_weights
+from modules.masks.base import hide_smallest
+from modules.masks.blue_noise import OptimBlueMask, spread, star_weights
 
 SPECTROGRAM = Grid(1, 8, 64, 1, 16)
 VISIBLE = 103

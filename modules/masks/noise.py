@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
-from modules.layers.masking import Mask, MaskGenerator
+from modules.masks.base import Mask, MaskGenerator
 
 Colour = Literal["red", "blue", "green", "purple"]
 Sigma = float | tuple[float, float]

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.layers import sinkhorn
-from modules.layers.sinkhorn import SinkhornSettings, balance, shares
+from modules.losses import sinkhorn
+from modules.losses.sinkhorn import SinkhornSettings, balance, shares
 
 
 def plain(scores: Tensor, epsilon: float, iterations: int) -> Tensor:

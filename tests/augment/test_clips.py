@@ -9,18 +9,10 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp, rand_augment_transform
 from torch import Tensor
 
+from modules.augment import clips as clip_augment
+from modules.augment.clips import OPERATIONS, ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips, rand_augment
 from modules.core.errors import SettingError
 from modules.core.randomness import seeded_libraries
-from modules.layers import clip_augment
-from modules.layers.clip_augment import (
-    OPERATIONS,
-    ClipAugmentation,
-    Mixing,
-    augment_pixels,
-    erase_boxes,
-    mix_clips,
-    rand_augment,
-)
 
 OFFICIAL = "rand-m7-n4-mstd0.5-inc1"
 NOTHING = ClipAugmentation(None, flip=0, erase=0)

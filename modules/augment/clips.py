@@ -23,9 +23,9 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+from modules.augment.flips import HALF, check_flip, flip_some
 from modules.core.errors import SettingError
 from modules.core.randomness import seeded_libraries, worker_rng
-from modules.layers.flips import HALF, check_flip, flip_some
 
 GREY = [128.0, 128.0, 128.0]
 PIXELS, BOXES, MIXING = 1, 2, 3

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from modules.backbones.video_vit import Grid
-from modules.layers.masking import Mask, MaskGenerator, hide_smallest, mask_from_bool
-from modules.layers.noise_masking import filter_noise, low_pass
+from modules.masks.base import Mask, MaskGenerator, hide_smallest, mask_from_bool
+from modules.masks.noise import filter_noise, low_pass
 
 BANK_SEED = 0
 

@@ -10,20 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
 from modules.core.randomness import device_generator
-from modules.layers.masking import (
-    Mask,
-    MaskGenerator,
-    RandomMask,
-    RunningCellMask,
-    TrajectoryMask,
-    TubeMask,
-    footprint,
-    hide_smallest,
-    is_among,
-    mask_from_bool,
-)
-from modules.layers.noise_masking import Green3D, NoiseMask
-from modules.layers.optim_blue import OptimBlueMask
+from modules.masks.base import Mask, MaskGenerator, hide_smallest, is_among, mask_from_bool
+from modules.masks.blue_noise import OptimBlueMask
+from modules.masks.noise import Green3D, NoiseMask
+from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
+from modules.masks.trajectory import TrajectoryMask, footprint
 from tests.parity.cases import load_case
 
 FULL = Grid(8, 14, 14, 2, 16)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 import datamodules
 from main import main
+from modules.augment import flips
+from modules.augment.clips import ClipAugmentation
 from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
-from modules.layers import flips
-from modules.layers.clip_augment import ClipAugmentation
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 from tests.callbacks.runs import make_trainer
@@ -121,7 +121,7 @@ def test_a_recipe_of_kinetics_with_other_data_by_name(
         asked.append(probability)
         return clip
 
-    monkeypatch.setattr("modules.layers.clip_augment.flip_some", flip_some)
+    monkeypatch.setattr("modules.augment.clips.flip_some", flip_some)
     words: list[Any] = ["fit", "--config", str(ROOT / "configs/finetune/kinetics400.yaml")]
     words += ["--config", str(ROOT / "configs/debug/tiny_classifier.yaml"), "--data=SSv2", f"--data.root={something}"]
     sizes = ("image_size=32", "num_frames=4", "embed_dim=32", "depth=1", "num_heads=2")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import OnlineLinear
+from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy, nearest
 from modules.downstream.retrieval import neighbour_scores
 from modules.downstream.video_text_retrieval import Known, Sentences, VideoTextRetrieval
 from modules.layers.heads import linear_in_float32
-from modules.layers.probes import knn_accuracy, linear_accuracy, nearest
 from tests.callbacks.runs import Oracle, data, fit
 
 HAS_PARTS = hasattr(torch.backends.mkldnn, "matmul")

@@ -1,0 +1,1 @@
+"""Random changes of whole clips and bodies, batched on the device."""

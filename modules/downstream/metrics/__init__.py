@@ -1,0 +1,1 @@
+"""How downstream tasks are scored, apart from networks and data."""
