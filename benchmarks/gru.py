@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.pairs import seconds
 from modules.backbones.skeleton import JOINTS, PERSONS
 from modules.backbones.skeleton_gru import BiGRU, to_sequence
+from modules.weights.names.skeleton_contrast import gru_to_official
 
 
 class StepByStep(nn.Module):
@@ -38,7 +39,7 @@ class StepByStep(nn.Module):
         super().__init__()
         hidden, layers = network.embed_dim // 2, len(network.first)
         self.gru = nn.GRU(JOINTS * 3 * PERSONS, hidden, layers, batch_first=True, bidirectional=True)
-        official = network.to_official(network.state_dict())
+        official = gru_to_official(network.state_dict())
         self.gru.load_state_dict({key.removeprefix("encoder.gru."): value for key, value in official.items()})
 
     def forward(self, skeleton: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.masks import generators
-from modules.backbones.video_vit import Grid
+from modules.core.tokens import Grid
 from modules.layers.drawing import hide_tokens
 from modules.masks.base import MaskGenerator
 from modules.motion.appearance import ObjectBank

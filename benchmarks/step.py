@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from modules.backbones.video_vit import PRESETS, VideoViT
+from modules.backbones.video_vit import VideoViT
 from modules.core.preprocessing import IMAGENET
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
+from modules.weights.sizes import PRESETS
 
 
 def our_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> tuple[Callable[[], None], torch.nn.Module]:

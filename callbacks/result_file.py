@@ -9,10 +9,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.core.checkpoints import weight_file
 from modules.core.errors import SettingError
-from modules.core.passport import parse_config, sha256, write_json, write_whole
+from modules.core.files import sha256, write_json, write_whole
 from modules.core.provenance import Provenance, made_with
+from modules.weights.files import weight_file
+from modules.weights.run_config import parse_config
 
 # Settings that name files which weights come from.
 WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")

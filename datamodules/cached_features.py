@@ -20,7 +20,7 @@ from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
 from modules.core.contracts import FeatureBatch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
-from modules.core.passport import write_whole
+from modules.core.files import write_whole
 from modules.core.preprocessing import Normalisation
 
 WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."

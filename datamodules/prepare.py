@@ -24,7 +24,7 @@ from datamodules.skeleton.splits import missing_samples
 from datamodules.skeleton.store import FORMAT, HEADER, join_parts, read_header, write_part
 from datamodules.video.manifest import is_hidden
 from modules.core.errors import SettingError, check_whole, check_writable, given
-from modules.core.saving import replacing
+from modules.core.files import replacing
 
 REPORT = "malformed.tsv"
 PARTS = "parts"

@@ -36,7 +36,7 @@ from datamodules.video.manifest import (
 from datamodules.video.readers import DecodeError
 from datamodules.video.reencode import Encoding, reencode
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
-from modules.core.saving import replacing
+from modules.core.files import replacing
 
 MANIFEST, REPORT, JOURNALS = "manifest.tsv", "malformed.tsv", "journals"
 # Part of what tells finished files from those of other settings; to be changed with what is written.

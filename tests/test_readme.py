@@ -12,7 +12,7 @@ from benchmarks.prepare import write_data_set
 from main import main
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.weights.passport import read_passport
 from tests.layers.test_targets import write_clip_file
 from tests.registry import OPTIM, tiny_vit, video_batch
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from datamodules.skeleton.normalise import JOINTS
 from modules.core.errors import SettingError
-from modules.core.saving import replacing
+from modules.core.files import replacing
 
 FORMAT = 1
 HEADER = "header.json"

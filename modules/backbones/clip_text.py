@@ -10,13 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError, check_positive
+from modules.core.loading import load_strictly
+from modules.weights.files import read_weights
+from modules.weights.names.clip import OPENAI, from_clip
 
 TOKENS, PAD = 77, 0
-# Of a whole CLIP: its image side, its temperature, and in OpenAI's files three numbers.
-OPENAI = "input_resolution"
-UNUSED = ("visual.", "logit_scale", "logit_bias", OPENAI, "context_length", "vocab_size", "attn_mask")
 
 
 @dataclass
@@ -114,16 +113,6 @@ class ClipText(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
         return {"tower.positional_embedding"}
-
-
-def from_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The text tower of a CLIP.
-
-    Args:
-        state: of open_clip or OpenAI, the tower's names with or without `text.` before.
-    """
-    named = {key.removeprefix("text."): value for key, value in state.items()}
-    return {key: value for key, value in named.items() if not key.startswith(UNUSED)}
 
 
 def _open_clip() -> Any:

@@ -8,8 +8,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from modules.core.checkpoints import LoadReport, load_strictly, read_weights
 from modules.core.errors import SettingError
+from modules.core.loading import LoadReport, load_strictly
+from modules.weights.files import read_weights
+from modules.weights.names.skeleton_contrast import gru_from_official
 
 JOINTS, PERSONS = 25, 2
 # Child and parent of each bone; joint 0 is the base of the spine, 1 its middle, 20 the spine between the shoulders.
@@ -68,21 +70,11 @@ class SkeletonEncoder(nn.Module, ABC):
         weights = read_weights(path, "the checkpoint of an encoder")
         own = self.state_dict().keys()
         for prefix in PREFIXES:
-            inner = self.from_official({key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)})
+            inner = gru_from_official({key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)})
             if own & inner.keys():
                 rest = {key: value for key, value in weights.items() if not key.startswith(prefix)}
                 return load_strictly(self, rest | inner, path, may_leave=(*rest, "fc."))
         raise SettingError(f"{path} holds no {type(self).__name__} (its tensors: {', '.join(list(weights)[:3])}, ...).")
-
-    @staticmethod
-    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Official names to ours. They are the same but for the GRU."""
-        return state
-
-    @staticmethod
-    def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Inverse of `from_official`."""
-        return state
 
 
 def check_body(skeleton: Tensor, encoder: str) -> None:

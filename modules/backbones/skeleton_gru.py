@@ -1,6 +1,5 @@
 """Skeletons as sequences: the recurrent encoder of skeleton contrast (https://arxiv.org/abs/2108.03656, official code)."""
 
-import re
 from typing import Literal
 
 import torch
@@ -10,8 +9,6 @@ from modules.backbones.skeleton import JOINTS, PERSONS, SkeletonEncoder, check_b
 from modules.core.errors import SettingError
 
 # The official names are those of one nn.GRU of several layers.
-OFFICIAL = re.compile(r"encoder\.gru\.(\w+)_l(\d+)(_reverse)?")
-OURS = re.compile(r"(first|second)\.(\d+)\.(\w+)_l0")
 
 
 def to_sequence(skeleton: Tensor) -> Tensor:
@@ -88,19 +85,3 @@ class BiGRU(SkeletonEncoder):
         """Parameters of each layer."""
         pairs = zip(self.first, self.second, strict=True)
         return [[*first.parameters(), *second.parameters()] for first, second in pairs]
-
-    @staticmethod
-    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename `encoder.gru.<kind>_l<layer>[_reverse]` to ours; other names stay."""
-        return {
-            OFFICIAL.sub(lambda m: f"{'second' if m[3] else 'first'}.{m[2]}.{m[1]}_l0", key): value
-            for key, value in state.items()
-        }
-
-    @staticmethod
-    def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Inverse of `from_official`."""
-        return {
-            OURS.sub(lambda m: f"encoder.gru.{m[3]}_l{m[2]}{'_reverse' if m[1] == 'second' else ''}", key): value
-            for key, value in state.items()
-        }

@@ -13,7 +13,6 @@ Two things that differ between torchvision and the official contrastive code:
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -21,54 +20,17 @@ from torch import Tensor, nn
 from torchvision.models.video import s3d
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
-from modules.core.checkpoints import LoadReport, load_strictly, read_checkpoint
 from modules.core.errors import SettingError, check_range, given
-from modules.core.origin import Origin, origin_of, say, settle_normalisation
-from modules.core.preprocessing import BGR_TO_ONE, IMAGENET, KINETICS, Normalisation
+from modules.core.loading import LoadReport, load_strictly
+from modules.core.preprocessing import IMAGENET, Normalisation, Origin, say, settle_normalisation
+from modules.weights.files import read_checkpoint
+from modules.weights.names.video_cnn import backbone_part, from_official, from_published
+from modules.weights.origin import origin_of, published_origin
 
-# Official code of TubeletContrast and CtP -> torchvision; the first table is of R(2+1)D, the second of R3D.
-SHARED_NAMES = {
-    ".bn1.": ".conv1.1.",
-    ".bn2.": ".conv2.1.",
-    ".downsample.conv.": ".downsample.0.",
-    ".downsample_bn.": ".downsample.1.",
-}
-R2PLUS1D_NAMES = SHARED_NAMES | {
-    "stem.conv_s.": "stem.0.",
-    "stem.bn_s.": "stem.1.",
-    "stem.conv_t.": "stem.3.",
-    "stem.bn_t.": "stem.4.",
-    ".conv1.conv_s.": ".conv1.0.0.",
-    ".conv1.bn_s.": ".conv1.0.1.",
-    ".conv1.conv_t.": ".conv1.0.3.",
-    ".conv2.conv_s.": ".conv2.0.0.",
-    ".conv2.bn_s.": ".conv2.0.1.",
-    ".conv2.conv_t.": ".conv2.0.3.",
-}
-R3D_NAMES = SHARED_NAMES | {
-    "stem.conv.": "stem.0.",
-    "stem.bn.": "stem.1.",
-    ".conv1.conv.": ".conv1.0.",
-    ".conv2.conv.": ".conv2.0.",
-}
 # The parts of S3D and I3D in groups: the stem, then Inception blocks at one resolution, with the pool behind them.
 INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
-# Where the encoder is in published files of other methods, all of which are torchvision's R(2+1)D-18 inside (official code of
-# SEVERE): RSPNet, MoCo and VideoMoCo, SeLaVi and GDT, AVID-CMA, Pretext-Contrast, TCLR (with a change, see `VideoResNet`). Stem
-# and stages have numbers in some.
-PUBLISHED_PREFIXES = (
-    "encoder_q.encoder.base_network.",
-    "encoder_q.",
-    "video_network.base.",
-    "video_model.",
-    "base_network.",
-    "0.",
-)
-PUBLISHED_HEADS = ("fc.", "linear", "head", "new_fc", "fc8", "encoder_fuse")
-# Classes of the data that torchvision's published video networks are of.
-KINETICS_CLASSES = 400
 ResNetName = Literal["r3d_18", "r2plus1d_18", "r2plus1d_18_tclr"]
 
 
@@ -344,82 +306,3 @@ class S3D(VideoCNN):
 
 
 # --- Weights ---
-
-
-def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split weights into those of the backbone, without their prefix, and the rest.
-
-    A file without any `backbone.*` is a bare backbone: all of it is the first part.
-    """
-    prefix = "backbone."
-    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
-    return (inner, rest) if inner else (rest, {})
-
-
-def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
-    """Add what the form of a published file tells of its network to what is known of it.
-
-    Args:
-        state: weights under the file's own names.
-        origin: of the file.
-    """
-    normalisation, eps = None, None
-    head = state.get("fc.weight", state.get("classifier.1.weight"))
-    if head is not None and "features.0.0.0.weight" in state:
-        normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-3
-    elif head is not None and "stem.0.weight" in state:
-        normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-5
-    elif "0.stem.0.weight" in state:
-        normalisation, eps = BGR_TO_ONE, 1e-5
-    elif any(old in key for key in state for old in ("stem.conv.", "stem.conv_s.")):
-        eps = 1e-3
-    elif any(key.startswith(PUBLISHED_PREFIXES) for key in state):
-        eps = 1e-5
-    return replace(origin, normalisation=origin.normalisation or normalisation, bn_eps=origin.bn_eps or eps)
-
-
-def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA under
-    `backbone.` and torchvision's names. Other parts (heads, key branch, queue, audio network) and other files stay as they are.
-
-    Args:
-        state: weights, without the prefix `module.` of DataParallel.
-    """
-    prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
-    if prefix is None:
-        return state
-    renamed = {}
-    for key, value in state.items():
-        inner = key.removeprefix(prefix)
-        if inner != key and not inner.startswith(PUBLISHED_HEADS):
-            number, _, rest = inner.partition(".")
-            if prefix.endswith("base_network."):
-                inner = f"{'stem' if number == '0' else f'layer{number}'}.{rest}"
-            key = f"backbone.{inner}"
-        renamed[key] = value
-    return renamed
-
-
-def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename R3D and R(2+1)D weights of TubeletContrast and CtP (official code) to torchvision's names.
-
-    Prefixes (`backbone.`, `key_encoder.`) stay. Names that are not official ones, those of torchvision and of I3D among them,
-    stay as they are.
-    """
-    names = R2PLUS1D_NAMES | R3D_NAMES
-    return {_renamed(key, names): value for key, value in state.items()}
-
-
-def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `from_official`, for the weights of one network (only R(2+1)D has a `stem.3`)."""
-    split = any("stem.3." in key for key in state)
-    names = {ours: theirs for theirs, ours in (R2PLUS1D_NAMES if split else R3D_NAMES).items()}
-    return {_renamed(key, names): value for key, value in state.items()}
-
-
-def _renamed(key: str, names: dict[str, str]) -> str:
-    for old, new in names.items():
-        if old in key:
-            return key.replace(old, new)
-    return key

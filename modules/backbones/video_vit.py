@@ -13,9 +13,8 @@ Deviations from the official code, none of which changes an output:
 * positions are a buffer on the device, not an attribute that is copied in each step.
 """
 
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,65 +23,16 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.backbones.huggingface import from_huggingface
-from modules.backbones.pooling import Pooling, pool_tokens
-from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
+from modules.backbones.initialisation import init_blocks
 from modules.core.errors import SettingError, check_positive, check_range, given
-from modules.core.origin import Origin, is_transformers, origin_of, say, settle_normalisation
-from modules.core.preprocessing import IMAGENET, Normalisation
-
-
-class Grid(NamedTuple):
-    """How a clip is cut into tokens."""
-
-    t: int
-    """token slices over time"""
-    h: int
-    """token rows"""
-    w: int
-    """token columns"""
-    tubelet: int
-    """frames per token"""
-    patch: int
-    """side of a token in pixels"""
-
-    @property
-    def slice_tokens(self) -> int:
-        """Tokens of one time slice."""
-        return self.h * self.w
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a clip."""
-        return self.t * self.h * self.w
-
-    @property
-    def token_pixels(self) -> int:
-        """Pixels (of one channel) in a token."""
-        return self.tubelet * self.patch * self.patch
-
-
-class Preset(NamedTuple):
-    """Width, depth and heads of an encoder size."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-
-
-# VideoMAE, official code; tiny and micro are ours, for laptops and tests.
-PRESETS = {
-    "micro": Preset(96, 4, 3),
-    "tiny": Preset(192, 12, 3),
-    "small": Preset(384, 12, 6),
-    "base": Preset(768, 12, 12),
-    "large": Preset(1024, 24, 16),
-    "huge": Preset(1280, 32, 16),
-}
-Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
-# Clips of all published networks of the VideoMAE family, which have these widths; 1408 is ViT-g.
-PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
-PUBLISHED_WIDTHS = (384, 768, 1024, 1280, 1408)
+from modules.core.loading import load_strictly
+from modules.core.preprocessing import IMAGENET, Normalisation, Origin, say, settle_normalisation
+from modules.core.tokens import Grid, Pooling, gather_tokens, patchify, pool_tokens
+from modules.weights.files import read_checkpoint
+from modules.weights.names.videomae import encoder_weights, our_names
+from modules.weights.origin import origin_of_encoder
+from modules.weights.passport import said_of
+from modules.weights.sizes import PRESETS, Size
 
 # timm annotates a class here and, like everyone, accepts anything that builds one.
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
@@ -121,54 +71,6 @@ def position_codes(grid: Grid, trained: Grid, dim: int) -> Tensor:
         return table
     cube = table.transpose(1, 2).unflatten(2, trained[:3])
     return F.interpolate(cube, grid[:3], mode="trilinear", align_corners=False).flatten(2).transpose(1, 2).contiguous()
-
-
-def patchify(video: Tensor, grid: Grid) -> Tensor:
-    """Cut clips into cubes.
-
-    Args:
-        video: [B, C, T, H, W]
-        grid: token grid of these clips
-
-    Returns:
-        [B, N, C, P]: tokens in the order t, h, w; P pixels of each channel in the order time, row, column.
-    """
-    b, c = video.shape[:2]
-    cubes = video.reshape(b, c, grid.t, grid.tubelet, grid.h, grid.patch, grid.w, grid.patch)
-    return cubes.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, grid.tokens, c, grid.token_pixels)
-
-
-def unpatchify(cubes: Tensor, grid: Grid) -> Tensor:
-    """Inverse of `patchify`: [B, N, C, P] -> [B, C, T, H, W]."""
-    b, _, c, _ = cubes.shape
-    split = cubes.reshape(b, grid.t, grid.h, grid.w, c, grid.tubelet, grid.patch, grid.patch)
-    return split.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(b, c, grid.t * grid.tubelet, grid.h * grid.patch, grid.w * grid.patch)
-
-
-def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens by number.
-
-    Args:
-        tokens: [B, N, ...]
-        index: int64 [B, M]
-
-    Returns:
-        [B, M, ...]
-    """
-    shape = index.shape + tokens.shape[2:]
-    return tokens.gather(1, index.reshape(index.shape + (1,) * (tokens.ndim - 2)).expand(shape))
-
-
-def init_blocks(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every Linear, 1 and 0 for LayerNorm (VideoMAE, official code).
-
-    The joint qkv matrix counts as one matrix of shape [3D, D].
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
 
 
 def _drop_path_rates(highest: float, depth: int) -> list[float]:
@@ -466,74 +368,6 @@ class MaskedDecoder(nn.Module):
 # --- Weights of the official VideoMAE family (VideoMAE, SMILE, SIGMA share these names) ---
 
 
-def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of an official pretraining or fine-tuning network to ours.
-
-    `encoder.*` becomes `backbone.*`; `encoder_to_decoder` and `mask_token` move into `decoder.*`; q_bias and v_bias are
-    fused with a zero key bias; the patch embedding is flattened; SIGMA's MLP `head.0.*`, `head.2.*`, ... becomes
-    `projection.*`. Other keys (head, fc_norm, prototypes) keep their names.
-    """
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = key
-        start = key.removesuffix("q_bias").removesuffix("v_bias")
-        # One without the other keeps its name, so that a strict load reports it.
-        if start.endswith("attn.") and {f"{start}q_bias", f"{start}v_bias"} <= state.keys() and key != start:
-            if key.endswith("v_bias"):
-                continue
-            value = torch.cat([value, torch.zeros_like(value), state[f"{start}v_bias"]])
-            name = f"{start}qkv.bias"
-        if name.endswith("patch_embed.proj.weight"):
-            value = value.flatten(1)
-        name = name.replace("patch_embed.proj.", "patch_embed.")
-        if name.startswith("encoder."):
-            name = "backbone." + name.removeprefix("encoder.")
-        elif name.startswith(("patch_embed.", "blocks.", "norm.")):
-            name = "backbone." + name
-        elif name == "encoder_to_decoder.weight":
-            name = "decoder.embed.weight"
-        elif name == "mask_token":
-            name = "decoder.mask_token"
-        elif name.startswith("head.") and name.split(".")[1].isdecimal():
-            name = "projection." + name.removeprefix("head.")
-        renamed[name] = value
-    return renamed
-
-
-def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
-    """Inverse of `from_official` for a pretraining network (`backbone.*`, `decoder.*`, of SIGMA `projection.*`, `prototypes`).
-
-    The key bias is left out: no output depends on it.
-    """
-    named: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = "encoder." + key.removeprefix("backbone.") if key.startswith("backbone.") else key
-        name = name.replace("decoder.embed.weight", "encoder_to_decoder.weight")
-        name = name.replace("decoder.mask_token", "mask_token").replace("patch_embed.", "patch_embed.proj.")
-        name = name.replace("projection.", "head.")
-        if name.endswith("patch_embed.proj.weight"):
-            value = value.reshape(value.shape[0], 3, grid.tubelet, grid.patch, grid.patch)
-        if name.endswith("attn.qkv.bias"):
-            query, _, values = value.chunk(3)
-            named[name.replace("qkv.bias", "q_bias")] = query.clone()
-            named[name.replace("qkv.bias", "v_bias")] = values.clone()
-        else:
-            named[name] = value
-    return named
-
-
-def is_official(state: dict[str, Tensor]) -> bool:
-    """Whether the names are those of the official VideoMAE family."""
-    return any(key.endswith("patch_embed.proj.weight") for key in state)
-
-
-def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of official files and of `transformers` to ours; others stay as they are."""
-    if is_transformers(state):
-        return from_huggingface(state)
-    return from_official(state) if is_official(state) else state
-
-
 def check_heads(path: str, setting: str, encoder: VideoViT, decoder: "MaskedDecoder | None" = None) -> None:
     """Compare numbers of heads, which no tensor tells, with what a passport or a folder of `transformers` says.
 
@@ -546,7 +380,7 @@ def check_heads(path: str, setting: str, encoder: VideoViT, decoder: "MaskedDeco
     Raises:
         SettingError: if a number differs, or a folder's config.json is of a network that ours is not.
     """
-    said = _said_of(path, setting)
+    said = said_of(path, setting)
     parts = [("num_heads", "model.backbone.num_heads", encoder.num_heads)]
     if decoder is not None:
         parts.append(("decoder_heads", "model.decoder_heads", decoder.num_heads))
@@ -556,13 +390,6 @@ def check_heads(path: str, setting: str, encoder: VideoViT, decoder: "MaskedDeco
                 f"{setting} names {path}, which says that it has {said[name]} heads where {own} is {heads}; make them equal, "
                 "or correct what it says with `convert`."
             )
-
-
-def _said_of(path: str, setting: str) -> dict[str, Any]:
-    # Passports know all networks, so they cannot be imported before this one is there.
-    from modules.core.passport import said_of
-
-    return said_of(path, setting)
 
 
 def start_from(method: nn.Module, path: str) -> None:
@@ -579,30 +406,9 @@ def start_from(method: nn.Module, path: str) -> None:
     load_strictly(method, our_names(content.weights), path)
     check_heads(path, "model.init_from", method.backbone, method.decoder)  # type: ignore[arg-type]
     method.adopt(origin_of_encoder(path, content))  # type: ignore[operator]
-    known, own = _said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
+    known, own = said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
     if known is not None and own != known:
         rank_zero_warn(
             f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to train "
             f"it further, set model.target.normalise {str(known).lower()}."
         )
-
-
-def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
-    """`origin_of` a file of the VideoMAE family, of which published networks do not say what they all have in common."""
-    origin = origin_of(path, content)
-    if origin.frames is None and origin.size is None and is_official(content.weights):
-        width = next(len(value) for key, value in content.weights.items() if key.endswith("patch_embed.proj.weight"))
-        if width in PUBLISHED_WIDTHS:
-            return replace(origin, usual=(PUBLISHED_FRAMES, PUBLISHED_SIDE))
-    return origin
-
-
-def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of any file that we read, under the names of `VideoViT`.
-
-    Accepts our whole methods (`backbone.*`), bare encoders, and pretraining or fine-tuning networks, official or of
-    `transformers`.
-    """
-    state = our_names(state)
-    inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    return inner or state

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from modules.augment.flips import choose_flip
 from modules.core.averaging import check_averaging
-from modules.core.checkpoints import compare, open_run
 from modules.core.contracts import Batch, StepOutput
 from modules.core.errors import SettingError
+from modules.core.loading import compare, open_run
 from modules.core.optim import ScheduleSettings
-from modules.core.origin import Origin, known_origin, say
+from modules.core.preprocessing import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
 from modules.core.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 

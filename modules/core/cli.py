@@ -23,11 +23,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from modules.core.base import Method
-from modules.core.checkpoints import open_run
 from modules.core.config_files import check_config_file, config_files
 from modules.core.errors import MAX_SEED, SettingError
 from modules.core.explain import check_values, class_of, explain, explain_lightning
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
+from modules.core.loading import open_run
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
 from modules.core.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside

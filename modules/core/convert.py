@@ -9,7 +9,7 @@ official .pth, or a folder for `transformers`.
 Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
 in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
 containers only `argparse.Namespace` is allowed in them (official files hold their command line); see
-`modules.core.checkpoints.read_checkpoint`.
+`modules.weights.files.read_checkpoint`.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modules.backbones.architecture import (
-    Architecture,
-    Facts,
-    infer_architecture,
-)
-from modules.backbones.huggingface import (
-    class_names_of,
-    model_config,
-    norm_pix_loss_of,
-    preprocessor_config,
-    read_config,
-    to_huggingface,
-)
-from modules.backbones.video_text import is_text, is_video_text
-from modules.backbones.video_vit import Grid, our_names, to_official
-from modules.core.checkpoints import LoadReport, compare, read_checkpoint, weight_file
+from modules.backbones.architecture import empty_network
+from modules.backbones.huggingface import model_config, preprocessor_config
 from modules.core.convert_networks import (
     Converted,
     Format,
@@ -53,22 +39,19 @@ from modules.core.convert_networks import (
 )
 from modules.core.convert_skeleton import Part, is_skeleton, official_file
 from modules.core.errors import SettingError
-from modules.core.origin import is_transformers, origin_of
-from modules.core.passport import (
-    PASSPORT_FORMAT,
-    config_text,
-    facts_of_run,
-    inside,
-    norm_pix_loss_of_run,
-    parse_config,
-    passport_of,
-    passport_path,
-    sha256,
-    to_json,
-    write_json,
-    write_whole,
-)
+from modules.core.files import sha256, to_json, write_json, write_whole
+from modules.core.loading import LoadReport, compare
 from modules.core.preprocessing import IMAGENET, Normalisation
+from modules.core.tokens import Grid
+from modules.weights.files import read_checkpoint, weight_file
+from modules.weights.huggingface_config import class_names_of, norm_pix_loss_of, read_config
+from modules.weights.names.huggingface import is_transformers, to_huggingface
+from modules.weights.names.videomae import our_names, to_official
+from modules.weights.names.vindlu import is_text, is_video_text
+from modules.weights.origin import origin_of
+from modules.weights.passport import PASSPORT_FORMAT, passport_of, passport_path
+from modules.weights.run_config import config_text, facts_of_run, inside, norm_pix_loss_of_run, parse_config
+from modules.weights.sizes import Architecture, Facts, infer_architecture
 
 SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
 
@@ -256,7 +239,7 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     architecture = infer_architecture(kept, facts, str(source.path))
     # A fine-tuned network pools before it normalises, so its encoder has no final norm.
     may_miss = () if architecture.kind == "pretraining" else ("backbone.norm.",)
-    own = dict(architecture.empty_network().state_dict())
+    own = dict(empty_network(architecture).state_dict())
     hint = " (--part backbone reads the encoder alone)" if part == "all" and architecture.kind != "encoder" else ""
     report = compare(own, weights, source.path, f"{architecture.kind} network{hint}", may_miss, may_leave)
     say(source.path, architecture, facts, report)

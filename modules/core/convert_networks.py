@@ -7,19 +7,22 @@ from lightning.pytorch.utilities import rank_zero_info
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
-from modules.backbones.architecture import Architecture, Facts, count_heads, empty_contrast, empty_tower, mlp_ratio
-from modules.backbones.bert import from_official as text_from_official
-from modules.backbones.video_cnn import from_official as cnn_from_official
-from modules.backbones.video_cnn import from_published, published_origin
-from modules.backbones.video_text import empty_text, empty_video_text, from_vindlu, is_vindlu
-from modules.core.checkpoints import compare
+from modules.backbones.architecture import empty_contrast, empty_tower
+from modules.backbones.video_text import empty_text, empty_video_text
 from modules.core.convert_skeleton import Part, read_skeleton
 from modules.core.errors import SettingError
-from modules.core.origin import Origin
-from modules.core.passport import PASSPORT_FORMAT, inside, parse_config
-from modules.core.preprocessing import HALF, IMAGENET
-from modules.layers.momentum_contrast import from_official as contrast_from_official
-from modules.layers.teachers import clip_names
+from modules.core.loading import compare
+from modules.core.preprocessing import HALF, IMAGENET, Origin
+from modules.weights.names.bert import from_official as text_from_official
+from modules.weights.names.clip import clip_names
+from modules.weights.names.moco import from_official as contrast_from_official
+from modules.weights.names.video_cnn import from_official as cnn_from_official
+from modules.weights.names.video_cnn import from_published
+from modules.weights.names.vindlu import from_vindlu, is_vindlu
+from modules.weights.origin import published_origin
+from modules.weights.passport import PASSPORT_FORMAT
+from modules.weights.run_config import inside, parse_config
+from modules.weights.sizes import Architecture, Facts, count_heads, mlp_ratio
 
 Format = Literal["safetensors", "huggingface", "official"]
 

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.architecture import count_blocks
 from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.skeleton_hcn import HCN
-from modules.core.checkpoints import compare
 from modules.core.errors import SettingError
+from modules.core.loading import compare
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.methods.skeleton_contrast import from_official, to_official
+from modules.weights.names.skeleton_contrast import from_official, gru_to_official, to_official
+from modules.weights.sizes import count_blocks
 
 Part = Literal["all", "backbone", "partner"]
 # A tensor that only one kind of encoder has, under our names.
@@ -126,7 +126,7 @@ def official_file(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """
     if "head.weight" in weights:
         bare = {key.removeprefix("backbone.").replace("head.", "fc.", 1): value for key, value in weights.items()}
-        state = BiGRU.to_official(bare)
+        state = gru_to_official(bare)
     else:
         state = to_official(weights)
     return {"state_dict": {f"module.{key}": value for key, value in state.items()}}

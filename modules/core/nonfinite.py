@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.core.errors import SettingError, check_positive
+from modules.core.files import replacing
 from modules.core.provenance import Provenance
-from modules.core.saving import replacing
 
 FOLDER = "nonfinite"
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"

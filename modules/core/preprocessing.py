@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from modules.core.errors import SettingError
@@ -101,3 +102,66 @@ IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std
 def normalise(clip: Tensor) -> Tensor:
     """`IMAGENET.apply`. What a backbone takes, its `preprocess` says."""
     return IMAGENET.apply(clip)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Facts about the network that weights come from; None where they are not known."""
+
+    source: str
+    """file, for what is printed"""
+    normalisation: Normalisation | None = None
+    """of its clips"""
+    frames: int | None = None
+    """of the clips whose position codes it knows"""
+    size: int | None = None
+    """side of these clips in pixels"""
+    usual: tuple[int, int] | None = None
+    """frames and size of all published networks of its form"""
+    bn_eps: float | None = None
+    """of its BatchNorm"""
+
+
+def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
+    """An `Origin` from what JSON, YAML or a pickle says; values of another type are left out.
+
+    Args:
+        source: file, for what is printed.
+        normalisation: `Normalisation.as_record`.
+        facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`.
+    """
+    facts = facts if isinstance(facts, dict) else {}
+    frames, size = (
+        next((facts[name] for name in names if type(facts.get(name)) is int and facts[name] > 0), None)
+        for names in (("pretrained_frames", "num_frames"), ("pretrained_size", "image_size"))
+    )
+    eps = facts.get("bn_eps")
+    eps = eps if isinstance(eps, float) else None
+    return Origin(source, Normalisation.of_record(normalisation), frames, size, bn_eps=eps)
+
+
+def settle_normalisation(
+    asked: Normalisation | None, origin: Origin, default: Normalisation
+) -> tuple[Normalisation, list[str]]:
+    """The normalisation of a backbone's clips: the setting, else that of its weights, else the default; and what to print.
+
+    Args:
+        asked: the backbone's setting.
+        origin: of its weights.
+        default: of its kind.
+    """
+    known, setting = origin.normalisation, "model.backbone.normalisation"
+    if asked is not None:
+        differs = known is not None and known != asked
+        return asked, [f"{setting} is {asked}, though {origin.source} was trained with {known}."] if differs else []
+    if known is None:
+        return default, [
+            f"{origin.source} does not say how its clips were normalised: {default} assumed; {setting} changes it."
+        ]
+    return known, [f"Clips are normalised as {origin.source} was trained: {known}."] if known != default else []
+
+
+def say(lines: list[str]) -> None:
+    """Print lines, in the first process."""
+    for line in lines:
+        rank_zero_info(line)

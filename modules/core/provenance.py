@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.core.saving import replacing
+from modules.core.files import replacing
 
 PACKAGES = ("lightning-video-ssl", "lightning", "torchvision", "timm", "torchmetrics", "av", "numpy")
 # Speeds differ from run to run; a checkpoint holds only what a second run would give again.

@@ -1,46 +1,14 @@
 """Checkpoints that are whole or absent, whatever happens while they are written."""
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from modules.core.checkpoints import reason
 from modules.core.errors import SettingError
-
-PART = ".part"
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives the name of a file beside `path` to write to; it takes the place of `path` at the end, if no error came.
-
-    So `path` is whole or absent, also after a power cut. Its folder must exist.
-    """
-    # In the same folder: only there does replacing a file take no time at all. One name: a killed run leaves one at most.
-    partial = path.with_name(f".{path.name}{PART}")
-    try:
-        yield partial
-        # Without it, the name may reach the disk before the content.
-        _flush(partial)
-        partial.replace(path)
-        _flush(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from modules.core.files import replacing
+from modules.core.loading import reason
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

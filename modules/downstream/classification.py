@@ -24,22 +24,24 @@ from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
 from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.pooling import pool_tokens
 from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.video_cnn import VideoCNN, published_origin
-from modules.backbones.video_vit import VideoViT, check_heads, layer_norm, origin_of_encoder, our_names
+from modules.backbones.video_cnn import VideoCNN
+from modules.backbones.video_vit import VideoViT, check_heads, layer_norm
 from modules.core.base import Method, batch_size_of
-from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.core.loading import load_strictly
 from modules.core.optim import AdamWSettings, ScheduleSettings
-from modules.core.origin import Origin
-from modules.core.passport import class_names_beside
-from modules.core.preprocessing import Normalisation
+from modules.core.preprocessing import Normalisation, Origin
+from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.heads import linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
+from modules.weights.files import Checkpoint, read_checkpoint
+from modules.weights.names.videomae import our_names
+from modules.weights.origin import origin_of_encoder, published_origin
+from modules.weights.passport import class_names_beside
 
 HEAD_CHANNELS = 64
 """Width of one attention head of the attentive classifier."""

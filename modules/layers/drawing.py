@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid, gather_tokens, patchify, unpatchify
 from modules.core.contracts import StepOutput
 from modules.core.preprocessing import IMAGENET, Normalisation
+from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.targets import PixelTarget, Target
 from modules.masks.base import is_among
 

@@ -161,31 +161,3 @@ def own_keys(queue_size: int, samples: int, per_epoch: int) -> float:
     """
     earlier = queue_size - per_epoch / 2 if queue_size >= per_epoch else queue_size**2 / (2 * per_epoch)
     return earlier / samples
-
-
-OFFICIAL_PARTS = {"key_encoder.": "contrast.key_backbone.", "key_fc.": "contrast.key_head.", "fc.": "contrast.head."}
-
-
-def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename heads, key branch and queue of TubeletContrast's official files (CtP's have the same form) to a method's names.
-
-    The queue is stored as columns there. The head of I3D counts from its pooling, so its layers are 2 and 4. Names of the
-    backbones are those of `modules.backbones.video_cnn.from_official`.
-
-    Args:
-        state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all but `backbone.*` may be missing.
-    """
-    layers = {"2.": "0.", "4.": "2."} if "fc.4.weight" in state else {}
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key == "queue":
-            renamed["contrast.queue.keys"] = value.T.contiguous()
-        elif key == "queue_ptr":
-            renamed["contrast.queue.pointer"] = value.reshape(())
-        else:
-            part = next((part for part in OFFICIAL_PARTS if key.startswith(part)), None)
-            rest = key.removeprefix(part or "")
-            if part is not None and "fc" in part:
-                rest = next((new + rest.removeprefix(old) for old, new in layers.items() if rest.startswith(old)), rest)
-            renamed[OFFICIAL_PARTS[part] + rest if part is not None else key] = value
-    return renamed

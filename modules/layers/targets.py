@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.video_vit import Grid, VideoViT, patchify
+from modules.backbones.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
+from modules.core.tokens import Grid, patchify
 from modules.layers.teachers import clip_tower, timm_normalisation, timm_tower
 
 

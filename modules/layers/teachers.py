@@ -6,9 +6,11 @@ from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.errors import SettingError
+from modules.core.loading import load_strictly
 from modules.core.preprocessing import IMAGENET, Normalisation
+from modules.weights.files import read_weights
+from modules.weights.names.clip import clip_names
 
 SETTING = "model.target.checkpoint"
 CLIP_TIMM_NAME = "vit_base_patch16_clip_quickgelu_224.openai"
@@ -31,32 +33,6 @@ class PatchTokens(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """[F, 3, H, W] -> [F, h * w, D]"""
         return self.vit.forward_features(frames)[:, self.vit.num_prefix_tokens :]
-
-
-def clip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename OpenAI's image tower to timm's names; text tower, projection and logit scale are dropped.
-
-    Accepts the whole model (`visual.*`), the bare tower, and a tower whose patch convolution was inflated over time.
-    """
-    if any(key.startswith("visual.") for key in state):
-        state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key == "proj":
-            continue
-        name = key.replace("transformer.resblocks.", "blocks.").replace("ln_pre.", "norm_pre.")
-        name = name.replace("ln_post.", "norm.").replace("conv1.", "patch_embed.proj.")
-        name = name.replace(".ln_1.", ".norm1.").replace(".ln_2.", ".norm2.")
-        name = name.replace("attn.in_proj_", "attn.qkv.").replace("attn.out_proj.", "attn.proj.")
-        name = name.replace("mlp.c_fc.", "mlp.fc1.").replace("mlp.c_proj.", "mlp.fc2.")
-        if name == "patch_embed.proj.weight" and value.ndim == 5:
-            value = value[:, :, 0]
-        if name == "class_embedding":
-            name, value = "cls_token", value.reshape(1, 1, -1)
-        if name == "positional_embedding":
-            name, value = "pos_embed", value.reshape(1, *value.shape[-2:])
-        renamed[name] = value.float()
-    return renamed
 
 
 def clip_tower(checkpoint: str | None, heads: int | None) -> PatchTokens:

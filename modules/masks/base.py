@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
+from modules.core.tokens import Grid
 
 
 class Mask(NamedTuple):

@@ -8,7 +8,7 @@ and no code has been published: what stands here is our reconstruction, unverifi
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
+from modules.core.tokens import Grid
 from modules.masks.base import Mask, MaskGenerator, hide_smallest, mask_from_bool
 from modules.masks.noise import filter_noise, low_pass
 

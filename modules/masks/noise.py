@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
+from modules.core.tokens import Grid
 from modules.masks.base import Mask, MaskGenerator
 
 Colour = Literal["red", "blue", "green", "purple"]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
+from modules.core.tokens import Grid
 from modules.masks.base import Mask, MaskGenerator, mask_from_bool
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
+from modules.core.tokens import Grid
 from modules.masks.base import Mask, MaskGenerator
 from modules.masks.tokens import TubeMask
 

@@ -39,14 +39,12 @@ from torch.optim import Optimizer
 from modules.backbones.beit_video import BEiTVideo, fit_positions
 from modules.backbones.bert import TextEncoder, TextSettings, check_words
 from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
-from modules.backbones.video_text import from_vindlu, is_vindlu
 from modules.core.base import Method
-from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_positive
+from modules.core.loading import load_strictly
 from modules.core.optim import AdamWSettings
-from modules.core.origin import origin_of
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.heads import linear_in_float32
@@ -67,6 +65,9 @@ from modules.losses.video_text import (
 from modules.motion.appearance import ObjectBank
 from modules.scenes.captioned import CaptionSettings
 from modules.scenes.captioned_paste import CutOuts, paste_and_tell
+from modules.weights.files import Checkpoint, read_checkpoint
+from modules.weights.names.vindlu import from_vindlu, is_vindlu
+from modules.weights.origin import origin_of
 
 Positives = Literal["instance", "caption", "signature"]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5

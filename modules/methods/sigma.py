@@ -36,25 +36,21 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.backbones.video_vit import (
-    MaskedDecoder,
-    VideoViT,
-    check_heads,
-    from_official,
-    gather_tokens,
-    is_official,
-    origin_of_encoder,
-)
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, check_heads
 from modules.core.base import Method
-from modules.core.checkpoints import Checkpoint, load_strictly, read_checkpoint
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError, check_positive
+from modules.core.loading import load_strictly
 from modules.core.optim import AdamWSettings
+from modules.core.tokens import gather_tokens
 from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
 from modules.layers.targets import Target
 from modules.losses.contrast import unit_rows
 from modules.losses.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
 from modules.masks.base import MaskGenerator
+from modules.weights.files import Checkpoint, read_checkpoint
+from modules.weights.names.videomae import from_official, is_official
+from modules.weights.origin import origin_of_encoder
 
 
 @torch.no_grad()

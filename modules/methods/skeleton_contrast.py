@@ -22,16 +22,17 @@ from torch import Tensor
 
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.skeleton_gru import BiGRU
 from modules.core.base import Method
-from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import SkeletonBatch, StepOutput
 from modules.core.errors import SettingError
+from modules.core.loading import load_strictly
 from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.losses.contrast import Contrast
+from modules.weights.files import read_weights
+from modules.weights.names.skeleton_contrast import from_official
 
 SHUFFLE_STREAM = 4
 # Pictures show so many clips and frames at most.
@@ -139,54 +140,3 @@ def _contrast(encoder: SkeletonEncoder, settings: ContrastSettings) -> MomentumC
     encoder.init_head(contrast.head[2])  # type: ignore[arg-type]
     contrast.key_head.load_state_dict(contrast.head.state_dict())
     return contrast
-
-
-# Official names of the two pairs of encoders; the heads are inside.
-OFFICIAL_PARTS = {
-    "encoder_q.fc.": "contrast.head.",
-    "encoder_k.fc.": "contrast.key_head.",
-    "encoder_r.fc.": "partner_contrast.head.",
-    "encoder_l.fc.": "partner_contrast.key_head.",
-    "encoder_q.": "backbone.",
-    "encoder_k.": "contrast.key_backbone.",
-    "encoder_r.": "partner.",
-    "encoder_l.": "partner_contrast.key_backbone.",
-}
-OFFICIAL_QUEUES = {"_S1": "contrast.queue.", "_S2": "partner_contrast.queue.", "": "contrast.queue."}
-
-
-def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a whole official run (two encoders or one, their slow copies, queues) to ours.
-
-    The queues are stored as columns there. Other names stay as they are.
-    """
-    renamed: dict[str, Tensor] = {}
-    for key, value in BiGRU.from_official(state).items():
-        kind = key.partition("_S")[0]
-        queue = OFFICIAL_QUEUES.get(key.removeprefix(kind))
-        if queue is not None and kind in ("Queue", "queue"):
-            renamed[f"{queue}keys"] = value.T.contiguous()
-        elif queue is not None and kind == "queue_ptr":
-            renamed[f"{queue}pointer"] = value.reshape(())
-        else:
-            part = next((part for part in OFFICIAL_PARTS if key.startswith(part)), "")
-            renamed[OFFICIAL_PARTS.get(part, "") + key.removeprefix(part)] = value
-    return renamed
-
-
-def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `from_official`."""
-    parts = {ours: theirs for theirs, ours in OFFICIAL_PARTS.items()}
-    pair = any(key.startswith("partner.") for key in state)
-    renamed: dict[str, Tensor] = {}
-    for key, value in BiGRU.to_official(state).items():
-        prefix, _, entry = key.partition(".queue.")
-        number = ("_S2" if prefix.startswith("partner") else "_S1") if pair else ""
-        if entry == "keys":
-            renamed[f"{'Queue' if pair else 'queue'}{number}"] = value.T.contiguous()
-        elif entry == "pointer":
-            renamed[f"queue_ptr{number}"] = value.reshape(1)
-        else:
-            part = next((part for part in parts if key.startswith(part)), "")
-            renamed[parts.get(part, "") + key.removeprefix(part)] = value
-    return renamed

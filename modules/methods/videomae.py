@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, gather_tokens, start_from
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, start_from
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.optim import AdamWSettings
+from modules.core.tokens import gather_tokens
 from modules.layers.drawing import masked_pictures
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import MaskGenerator, is_among

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from main import main
-from modules.backbones.architecture import Architecture, infer_architecture
-from modules.backbones.video_vit import PRESETS, MaskedDecoder, VideoViT
-from modules.core.passport import facts_of_run, parse_config
+from modules.backbones.architecture import empty_network
+from modules.backbones.video_vit import MaskedDecoder, VideoViT
+from modules.weights.run_config import facts_of_run, parse_config
+from modules.weights.sizes import PRESETS, Architecture, infer_architecture
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +30,10 @@ def test_heads_of_published_networks(
 ) -> None:
     """ViT-S, B, L, H of VideoMAE and ViT-g of VideoMAE V2 (official code), by their tensors alone."""
     given = Architecture(width, 1, heads, patch, 2, ratio, 224, 16, decoder, 1, decoder_heads, 6 * patch**2)
-    weights = dict(given.empty_network().state_dict())
+    weights = dict(empty_network(given).state_dict())
     found = infer_architecture(weights, {"patch_size": patch}, "test")
     assert (found.num_heads, found.decoder_heads, found.decoder_out) == (heads, decoder_heads, 6 * patch**2)
-    again = found.empty_network().state_dict()
+    again = empty_network(found).state_dict()
     assert {name: value.shape for name, value in again.items()} == {name: value.shape for name, value in weights.items()}
 
 

@@ -12,7 +12,7 @@ from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextEncoder, TextSettings
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.weights.passport import read_passport
 from tests.registry import FRAMES, SIDE, tiny_locomotion
 
 WORDS, VIDEO = 40, 8

@@ -7,18 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.architecture import Architecture, infer_architecture
-from modules.backbones.huggingface import from_huggingface, model_config, preprocessor_config, read_config, to_huggingface
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, from_official, gather_tokens, to_official
+from modules.backbones.huggingface import model_config, preprocessor_config
+from modules.backbones.video_vit import MaskedDecoder, VideoViT
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
 from modules.core.preprocessing import normalise as normalise_clip
+from modules.core.tokens import gather_tokens
 from modules.layers.heads import VideoClassifier
 from modules.layers.targets import PixelTarget
 from modules.masks.base import mask_from_bool
 from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
+from modules.weights.huggingface_config import read_config
+from modules.weights.names.huggingface import from_huggingface, to_huggingface
+from modules.weights.names.videomae import from_official, to_official
+from modules.weights.passport import read_passport
+from modules.weights.sizes import Architecture, infer_architecture
 from tests.parity.cases import load_case, part
 
 FACTS = {"num_heads": 2, "image_size": 32, "num_frames": 4, "patch_size": 8, "tubelet_size": 2}

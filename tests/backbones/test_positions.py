@@ -14,17 +14,19 @@ from torch import Tensor
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.video_vit import Grid, VideoViT, position_codes, sincos_positions, to_official
-from modules.core.checkpoints import Checkpoint
+from modules.backbones.video_vit import VideoViT, position_codes, sincos_positions
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.origin import origin_of
-from modules.core.passport import read_passport
 from modules.core.preprocessing import HALF, IMAGENET, Normalisation
+from modules.core.tokens import Grid
 from modules.downstream.classification import Classification
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
+from modules.weights.files import Checkpoint
+from modules.weights.names.videomae import to_official
+from modules.weights.origin import origin_of
+from modules.weights.passport import read_passport
 from tests.registry import OPTIM
 
 WIDTH = 32

@@ -20,12 +20,12 @@ from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.video_cnn import S3D, VideoResNet
-from modules.backbones.video_vit import Grid, VideoViT
+from modules.backbones.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
 from modules.core.preprocessing import BGR_TO_ONE, HALF, IMAGENET, KINETICS, Normalisation
+from modules.core.tokens import Grid
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
@@ -35,6 +35,7 @@ from modules.masks.tokens import TubeMask
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
+from modules.weights.passport import read_passport
 from tests.registry import CONTRAST, FRAMES, OPTIM, SGD, SIDE, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
 
 ORANGE = torch.tensor([255, 128, 0], dtype=torch.uint8).expand(1, FRAMES, SIDE, SIDE, 3)

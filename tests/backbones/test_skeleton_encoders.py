@@ -11,6 +11,7 @@ from modules.backbones.skeleton_gcn import AGCN, GraphConv
 from modules.backbones.skeleton_gru import BiGRU, to_sequence
 from modules.backbones.skeleton_hcn import HCN, motion
 from modules.core.errors import SettingError
+from modules.weights.names.skeleton_contrast import gru_to_official
 
 TINY = {"bigru": lambda: BiGRU(6, 2), "agcn": lambda: AGCN(4), "hcn": lambda: HCN(4, 16)}
 everywhere = pytest.mark.parametrize("name", TINY)
@@ -83,7 +84,7 @@ def test_whether_the_order_of_persons_counts(name: str) -> None:
 def step_by_step(network: BiGRU, clips: Tensor) -> Tensor:
     """The official network: one nn.GRU of two directions, fed frame by frame with all states so far."""
     whole = nn.GRU(150, network.embed_dim // 2, len(network.first), batch_first=True, bidirectional=True)
-    whole.load_state_dict({key.removeprefix("encoder.gru."): v for key, v in network.to_official(network.state_dict()).items()})
+    whole.load_state_dict({key.removeprefix("encoder.gru."): v for key, v in gru_to_official(network.state_dict()).items()})
     state = None
     for frame in to_sequence(clips).split(1, dim=1):
         output, state = whole(frame, state)
@@ -101,7 +102,7 @@ def test_true_directions_are_those_of_pytorch() -> None:
     torch.manual_seed(0)
     network, clips = BiGRU(8, 2, "true_bidirectional"), skeletons(2, 12)
     whole = nn.GRU(150, 8, 2, batch_first=True, bidirectional=True)
-    whole.load_state_dict({key.removeprefix("encoder.gru."): v for key, v in network.to_official(network.state_dict()).items()})
+    whole.load_state_dict({key.removeprefix("encoder.gru."): v for key, v in gru_to_official(network.state_dict()).items()})
     with torch.no_grad():
         states, last = whole(to_sequence(clips))
         assert torch.allclose(network.forward_features(clips), states, atol=1e-6)
@@ -146,7 +147,7 @@ def released(encoders: dict[str, SkeletonEncoder], path: Path) -> Path:
     weights = {}
     for prefix, network in encoders.items():
         head = {"fc.0.weight": torch.zeros(2, 2), "fc.2.bias": torch.zeros(2)}
-        named = network.to_official(network.state_dict()) | head
+        named = gru_to_official(network.state_dict()) | head
         weights |= {f"module.{prefix}.{key}": value for key, value in named.items()}
     queues = {"module.Queue_S1": torch.zeros(2, 4), "module.queue_ptr_S1": torch.zeros(1, dtype=torch.int64)}
     torch.save({"epoch": 451, "state_dict": weights | queues, "optimizer": {"state": {}, "param_groups": []}}, path)
@@ -184,7 +185,7 @@ def test_own_files_load(name: str, tmp_path: Path) -> None:
 
 def test_official_names_of_a_classifier_load(tmp_path: Path) -> None:
     network = build("bigru")
-    state = network.to_official(network.state_dict())
+    state = gru_to_official(network.state_dict())
     assert "encoder.gru.weight_hh_l1_reverse" in state
     torch.save({"state_dict": state | {"fc.weight": torch.zeros(2, 12), "fc.bias": torch.zeros(2)}}, tmp_path / "a.pth.tar")
     torch.manual_seed(1)

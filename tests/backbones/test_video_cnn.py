@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.models import video as published
 
 from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import S3D, VideoCNN, VideoResNet, backbone_part, from_official, to_official
+from modules.backbones.video_cnn import S3D, VideoCNN, VideoResNet
 from modules.core.errors import SettingError
+from modules.weights.names.video_cnn import backbone_part, from_official, to_official
 
 NAMES = ("r3d_18", "r2plus1d_18")
 NARROW: dict[str, Callable[..., VideoCNN]] = {

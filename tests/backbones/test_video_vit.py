@@ -5,19 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.video_vit import (
-    MaskedDecoder,
-    VideoViT,
-    from_official,
-    gather_tokens,
-    patchify,
-    sincos_positions,
-    to_official,
-    unpatchify,
-)
-from modules.core.checkpoints import load_strictly
+from modules.backbones.video_vit import MaskedDecoder, VideoViT, sincos_positions
 from modules.core.errors import SettingError
+from modules.core.loading import load_strictly
+from modules.core.tokens import gather_tokens, patchify, unpatchify
 from modules.layers.heads import VideoClassifier
+from modules.weights.names.videomae import from_official, to_official
 
 
 def tiny(**settings: object) -> VideoViT:

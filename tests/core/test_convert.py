@@ -13,21 +13,16 @@ from jsonargparse import auto_cli
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.backbones.video_vit import (
-    VideoViT,
-    encoder_weights,
-    from_official,
-    start_from,
-    to_official,
-)
-from modules.core.checkpoints import read_weights
+from modules.backbones.video_vit import VideoViT, start_from
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
 from modules.layers.heads import VideoClassifier
-from tests.core.test_checkpoints import Evil
+from modules.weights.files import read_weights
+from modules.weights.names.videomae import encoder_weights, from_official, to_official
+from modules.weights.passport import read_passport
 from tests.parity.cases import load_case, part
 from tests.registry import METHODS, tiny_cnn, tiny_vit
+from tests.weights.test_files import Evil
 
 SIZES = {"heads": 2, "image_size": 32, "num_frames": 4}
 CONFIG = """

@@ -8,15 +8,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import VideoCNN, VideoResNet, to_official
-from modules.core.checkpoints import load_strictly
+from modules.backbones.video_cnn import VideoCNN, VideoResNet
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.core.loading import load_strictly
 from modules.core.preprocessing import BGR_TO_ONE, IMAGENET
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.weights.names.video_cnn import to_official
+from modules.weights.passport import read_passport
 
 SMALL = ContrastSettings(out_dim=16, queue_size=24)
 

@@ -8,16 +8,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modules.backbones.architecture import infer_architecture
-from modules.backbones.video_vit import VideoViT, encoder_weights, from_official, is_official
-from modules.core.checkpoints import compare
+from modules.backbones.architecture import empty_network
+from modules.backbones.video_vit import VideoViT
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.core.loading import compare
 from modules.layers.heads import VideoClassifier
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA
+from modules.weights.names.videomae import encoder_weights, from_official, is_official
+from modules.weights.passport import read_passport
+from modules.weights.sizes import infer_architecture
 from tests.core.test_convert import assert_equal
 from tests.registry import tiny_vit
 
@@ -95,7 +97,7 @@ def test_sizes_of_published_networks(
     weights = from_official(state)
     found = infer_architecture(weights, {"patch_size": 16, "tubelet_size": 2}, "test")
     assert (found.num_prototypes, found.decoder_out, found.projection_inputs) == (prototypes, out, mlp or None)
-    compare(dict(found.empty_network().state_dict()), weights, "test", "network")
+    compare(dict(empty_network(found).state_dict()), weights, "test", "network")
 
 
 @pytest.mark.parametrize("kind", SMALL)

@@ -11,12 +11,13 @@ from modules.backbones.skeleton import SkeletonEncoder
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU
 from modules.backbones.skeleton_hcn import HCN
-from modules.core.checkpoints import load_strictly
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.core.loading import load_strictly
 from modules.layers.momentum_contrast import ContrastSettings
-from modules.methods.skeleton_contrast import SkeletonContrast, to_official
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.weights.names.skeleton_contrast import to_official
+from modules.weights.passport import read_passport
 from tests.parity.cases import load_case, part
 
 SMALL = ContrastSettings(out_dim=6, queue_size=24)

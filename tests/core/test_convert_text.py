@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from modules.backbones.beit_video import BEiTVideo, fit_frames
-from modules.core.checkpoints import read_weights
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.weights.files import read_weights
+from modules.weights.passport import read_passport
 from tests.parity.cases import load_case, part
 
 

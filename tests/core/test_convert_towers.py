@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
 from modules.layers.teachers import clip_tower
+from modules.weights.passport import read_passport
 from tests.core.test_convert import assert_equal
 from tests.layers.test_targets import write_clip_file
 

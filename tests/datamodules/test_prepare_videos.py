@@ -64,7 +64,7 @@ def times_of(path: Path) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modules.core.saving._flush", lambda path: None)
+    monkeypatch.setattr("modules.core.files._flush", lambda path: None)
 
 
 @pytest.fixture

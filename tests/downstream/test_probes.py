@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.pooling import pool_tokens
 from modules.core.errors import SettingError
+from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import (
     GREY,
     fit_linear,

@@ -11,7 +11,8 @@ import yaml
 from main import main
 from modules.backbones.skeleton_gru import BiGRU
 from modules.core.errors import SettingError
-from modules.methods.skeleton_contrast import SkeletonContrast, to_official
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.weights.names.skeleton_contrast import to_official
 from tests.core.test_convert_skeleton import SMALL, official_file
 
 ROOT = Path(__file__).parents[2]

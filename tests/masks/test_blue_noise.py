@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
+from modules.core.tokens import Grid
 from modules.masks.base import hide_smallest
 from modules.masks.blue_noise import OptimBlueMask, spread, star_weights
 

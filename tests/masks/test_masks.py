@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
 from modules.core.randomness import device_generator
+from modules.core.tokens import Grid
 from modules.masks.base import Mask, MaskGenerator, hide_smallest, is_among, mask_from_bool
 from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.noise import Green3D, NoiseMask

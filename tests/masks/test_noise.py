@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid
 from modules.core.errors import SettingError
+from modules.core.tokens import Grid
 from modules.masks.base import MaskGenerator
 from modules.masks.noise import Colour, Green3D, NoiseMask, filter_noise, low_pass
 from modules.masks.tokens import RandomMask

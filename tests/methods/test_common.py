@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from callbacks import ModelEMA
 from modules.core.averaging import check_averaging
 from modules.core.base import Method
-from modules.core.checkpoints import load_strictly, read_weights
 from modules.core.contracts import Batch
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import read_passport
+from modules.core.loading import load_strictly
 from modules.methods.moco import MoCo
+from modules.weights.files import read_weights
+from modules.weights.passport import read_passport
 from tests.registry import CONTRAST, FRAMES, METHODS, SIDE, Case, tiny_cnn
 
 ROOT = Path(__file__).parents[2]

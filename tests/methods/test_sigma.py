@@ -9,9 +9,10 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, to_official
+from modules.backbones.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, warmup_cosine
+from modules.core.tokens import Grid, gather_tokens
 from modules.layers.targets import PixelTarget, TowerTarget, normalise_over_tokens
 from modules.losses import sinkhorn
 from modules.losses.sinkhorn import SinkhornSettings, balance
@@ -19,6 +20,7 @@ from modules.masks.base import Mask
 from modules.masks.noise import Green3D
 from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
+from modules.weights.names.videomae import to_official
 from tests.registry import tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import Grid, VideoViT
+from modules.backbones.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
+from modules.core.tokens import Grid
 from modules.layers.targets import PixelTarget
 from modules.masks.base import MaskGenerator
 from modules.masks.noise import Green3D

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.video_vit import Grid, VideoViT, gather_tokens, patchify, to_official, unpatchify
+from modules.backbones.video_vit import VideoViT
 from modules.core.errors import SettingError
+from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.drawing import HIDDEN_GREY
 from modules.layers.targets import PixelTarget
 from modules.masks.base import Mask, MaskGenerator
 from modules.masks.noise import Green3D
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.methods.videomae import VideoMAE
+from modules.weights.names.videomae import to_official
 from tests.registry import tiny_vit, video_batch
 
 

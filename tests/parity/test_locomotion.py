@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from modules.backbones.beit_video import BEiTVideo
 from modules.backbones.bert import TextEncoder, TextSettings
-from modules.backbones.bert import from_official as text_from_official
-from modules.backbones.video_text import from_vindlu
-from modules.core.checkpoints import load_strictly
+from modules.core.loading import load_strictly
 from modules.downstream.metrics.retrieval import DEPTHS, NOT_RANKED, dual_softmax, ranks, recalls, rerank
 from modules.language.tokenizers import TokenizerSettings
 from modules.losses.video_text import (
@@ -25,6 +23,8 @@ from modules.losses.video_text import (
     negative_weights,
 )
 from modules.methods.locomotion import LocoMotion, Wrong
+from modules.weights.names.bert import from_official as text_from_official
+from modules.weights.names.vindlu import from_vindlu
 from tests.parity.cases import assert_close, load_case, part
 
 GRADIENT_BOUND = 1e-4

@@ -4,20 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import (
-    VideoViT,
-    from_official,
-    gather_tokens,
-    sincos_positions,
-    to_official,
-)
-from modules.core.checkpoints import load_strictly
+from modules.backbones.video_vit import VideoViT, sincos_positions
 from modules.core.errors import SettingError
+from modules.core.loading import load_strictly
+from modules.core.tokens import gather_tokens
 from modules.layers.heads import VideoClassifier
 from modules.layers.targets import ClipTarget, PixelTarget, TowerTarget, normalise_over_tokens
 from modules.masks.base import Mask, mask_from_bool
 from modules.methods.smile import SMILE
 from modules.methods.videomae import VideoMAE
+from modules.weights.names.videomae import from_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from modules.backbones.video_vit import Grid, from_official, gather_tokens, to_official
-from modules.core.checkpoints import load_strictly
+from modules.core.loading import load_strictly
+from modules.core.tokens import Grid, gather_tokens
 from modules.layers.heads import VideoClassifier
 from modules.layers.targets import PixelTarget, Target, TowerTarget
 from modules.losses.sinkhorn import SinkhornSettings, balance, shares
 from modules.masks.base import mask_from_bool
 from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA, sizes_of, swapped_loss
+from modules.weights.names.videomae import from_official, to_official
 from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
 from tests.parity.test_masked_methods import FakeTower, FixedMask, build_backbone
 from tests.resume.runs import as_torchrun_does, together

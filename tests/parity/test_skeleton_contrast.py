@@ -13,10 +13,11 @@ from modules.backbones.skeleton import SkeletonEncoder, adjacency
 from modules.backbones.skeleton_gcn import AGCN
 from modules.backbones.skeleton_gru import BiGRU, to_sequence
 from modules.backbones.skeleton_hcn import HCN
-from modules.core.checkpoints import load_strictly
+from modules.core.loading import load_strictly
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.losses import contrast
-from modules.methods.skeleton_contrast import SkeletonContrast, from_official, to_official
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.weights.names.skeleton_contrast import from_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 METHOD = "skeleton_contrast"

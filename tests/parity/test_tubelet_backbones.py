@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import VideoCNN, VideoResNet, from_official, to_official
-from modules.core.checkpoints import load_strictly
+from modules.backbones.video_cnn import VideoCNN, VideoResNet
+from modules.core.loading import load_strictly
+from modules.weights.names.video_cnn import from_official, to_official
 from tests.parity.cases import assert_close, load_case
 
 RESNETS = ("r3d_18", "r2plus1d_18")

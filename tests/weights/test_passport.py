@@ -10,7 +10,8 @@ from datamodules import SyntheticMotion
 from main import main
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.core.passport import parse_config, passport_of, read_passport
+from modules.weights.passport import passport_of, read_passport
+from modules.weights.run_config import parse_config
 from tests.core.test_convert import CONFIG, assert_equal
 from tests.registry import METHODS
 

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from modules.core.checkpoints import FOLDER_FILES, load_strictly, open_run, read_checkpoint, read_weights
 from modules.core.errors import SettingError
+from modules.core.loading import load_strictly, open_run
 from modules.core.saving import WholeCheckpointIO
+from modules.weights.files import FOLDER_FILES, read_checkpoint, read_weights
 
 WEIGHTS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 

@@ -1,0 +1,84 @@
+"""Files that appear whole or not at all, their hashes, and JSON."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, save: Callable[[Path], object]) -> None:
+    """Write a file that is whole or absent, and that others may read as any file of this user.
+
+    Args:
+        path: file to write; its folder is made.
+        save: writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = os.umask(0)
+    os.umask(mask)
+    with replacing(path) as part:
+        save(part)
+        # safetensors lets nobody else read its files.
+        part.chmod(0o666 & ~mask)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write readable JSON."""
+    path.write_text(to_json(content, indent=1) + "\n")
+
+
+def to_json(content: dict[str, Any], indent: int | None = None) -> str:
+    """JSON, with the value of tensors that hold one number."""
+    return json.dumps(content, indent=indent, default=float)
+
+
+PART = ".part"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives the name of a file beside `path` to write to; it takes the place of `path` at the end, if no error came.
+
+    So `path` is whole or absent, also after a power cut. Its folder must exist.
+    """
+    # In the same folder: only there does replacing a file take no time at all. One name: a killed run leaves one at most.
+    partial = path.with_name(f".{path.name}{PART}")
+    try:
+        yield partial
+        # Without it, the name may reach the disk before the content.
+        _flush(partial)
+        partial.replace(path)
+        _flush(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

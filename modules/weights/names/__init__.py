@@ -1,0 +1,1 @@
+"""One table of names per foreign code base: pure functions on dictionaries of tensors."""

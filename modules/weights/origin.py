@@ -1,0 +1,104 @@
+"""What is known of the network that weights come from: how it was fed, and what its tensors do not tell."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from modules.core.files import read_json
+from modules.core.preprocessing import (
+    BGR_TO_ONE,
+    KINETICS,
+    Origin,
+    known_origin,
+)
+from modules.weights.files import Checkpoint
+from modules.weights.names.huggingface import is_transformers
+from modules.weights.names.video_cnn import PUBLISHED_PREFIXES
+from modules.weights.names.videomae import is_official
+from modules.weights.passport import passport_of
+from modules.weights.run_config import facts_of_run, inside, parse_config
+
+
+def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
+    """Facts from the passport of a file, else from what its run or the official script saved with the weights.
+
+    Args:
+        path: file or folder.
+        checkpoint: its content.
+    """
+    passport = passport_of(path)
+    if passport is not None:
+        return known_origin(str(path), passport.get("normalisation"), passport.get("architecture"))
+    kept = checkpoint.record.get("backbone")
+    if isinstance(kept, dict):
+        return known_origin(str(path), kept.get("normalisation"), kept)
+    config = checkpoint.record.get("config")
+    if isinstance(config, str) and config:
+        # Checkpoints of earlier versions hold the config alone.
+        settings = parse_config(config)
+        eps = inside(settings, "model", "init_args", "backbone", "init_args").get("bn_eps")
+        return known_origin(str(path), None, facts_of_run(settings) | {"bn_eps": eps})
+    if is_transformers(checkpoint.weights):
+        return transformers_origin(path)
+    command = {"image_size": checkpoint.args.get("input_size"), "num_frames": checkpoint.args.get("num_frames")}
+    return known_origin(str(path), None, command)
+
+
+def transformers_origin(path: str | Path) -> Origin:
+    """Facts from the files that `transformers` writes beside the weights of its VideoMAE.
+
+    Args:
+        path: folder, or the weights in it.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    network, pictures = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    # It leaves out what has its default.
+    facts = {"num_frames": 16, "image_size": 224} | network if network.get("model_type") == "videomae" else {}
+    normalisation = {"mean": pictures.get("image_mean"), "std": pictures.get("image_std")}
+    if pictures.get("do_normalize") is False:
+        normalisation = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    return known_origin(str(path), normalisation, facts)
+
+
+# Clips of all published networks of the VideoMAE family, which have these widths; 1408 is ViT-g.
+PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
+
+
+PUBLISHED_WIDTHS = (384, 768, 1024, 1280, 1408)
+
+
+def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
+    """`origin_of` a file of the VideoMAE family, of which published networks do not say what they all have in common."""
+    origin = origin_of(path, content)
+    if origin.frames is None and origin.size is None and is_official(content.weights):
+        width = next(len(value) for key, value in content.weights.items() if key.endswith("patch_embed.proj.weight"))
+        if width in PUBLISHED_WIDTHS:
+            return replace(origin, usual=(PUBLISHED_FRAMES, PUBLISHED_SIDE))
+    return origin
+
+
+# Classes of the data that torchvision's published video networks are of.
+KINETICS_CLASSES = 400
+
+
+def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
+    """Add what the form of a published file tells of its network to what is known of it.
+
+    Args:
+        state: weights under the file's own names.
+        origin: of the file.
+    """
+    normalisation, eps = None, None
+    head = state.get("fc.weight", state.get("classifier.1.weight"))
+    if head is not None and "features.0.0.0.weight" in state:
+        normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-3
+    elif head is not None and "stem.0.weight" in state:
+        normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-5
+    elif "0.stem.0.weight" in state:
+        normalisation, eps = BGR_TO_ONE, 1e-5
+    elif any(old in key for key in state for old in ("stem.conv.", "stem.conv_s.")):
+        eps = 1e-3
+    elif any(key.startswith(PUBLISHED_PREFIXES) for key in state):
+        eps = 1e-5
+    return replace(origin, normalisation=origin.normalisation or normalisation, bn_eps=origin.bn_eps or eps)

@@ -1,0 +1,66 @@
+"""What the settings of a run say of the weights that it trained."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modules.core.errors import SettingError
+from modules.weights.sizes import PRESETS, Facts
+
+
+def config_text(path: Path, run_config: Path | None, record: dict[str, Any]) -> str | None:
+    """YAML of the run: as passed, as saved in the checkpoint, or the config.yaml of the folder that holds checkpoints/."""
+    if run_config is not None:
+        if not run_config.is_file():
+            raise SettingError(f"--run_config names {run_config}, which does not exist; pass the config.yaml of a run.")
+        return run_config.read_text()
+    recorded = record.get("config")
+    if recorded and isinstance(recorded, str):
+        return recorded
+    beside = path.parent.parent / "config.yaml"
+    return beside.read_text() if path.suffix == ".ckpt" and beside.is_file() else None
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+        SettingError: if it is no YAML of settings.
+    """
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingError(f"The run's config is no YAML ({type(error).__name__}); pass another with --run_config.") from error
+    if not isinstance(settings, dict):
+        raise SettingError("The run's config holds no settings; pass the run's config.yaml with --run_config.")
+    return settings
+
+
+def facts_of_run(settings: dict[str, Any]) -> Facts:
+    """What a run's settings say that weights do not."""
+    model = inside(settings, "model", "init_args")
+    backbone = inside(model, "backbone", "init_args")
+    clip = inside(settings, "data", "init_args", "clip")
+    found = {name: backbone.get(name) for name in ("num_heads", "image_size", "num_frames", "patch_size", "tubelet_size")}
+    if found["num_heads"] is None and backbone.get("size") in PRESETS:
+        found["num_heads"] = PRESETS[backbone["size"]].num_heads
+    if found["num_frames"] is None:  # a CNN takes any number
+        found["num_frames"] = clip.get("frames")
+    found |= {"decoder_heads": model.get("decoder_heads"), "stride": clip.get("stride")}
+    return {name: value for name, value in found.items() if type(value) is int}
+
+
+def norm_pix_loss_of_run(settings: dict[str, Any]) -> bool | None:
+    """Whether a run normalised the pixels that it predicted cube by cube; None where it predicted something else."""
+    target = inside(settings, "model", "init_args").get("target")
+    if not isinstance(target, dict) or str(target.get("class_path")).rpartition(".")[2] != "PixelTarget":
+        return None
+    return bool(inside(target, "init_args").get("normalise", True))
+
+
+def inside(settings: Any, *names: str) -> dict[str, Any]:
+    """What stands under a path of names; empty where there is no such dictionary."""
+    for name in names:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings if isinstance(settings, dict) else {}

@@ -1,0 +1,171 @@
+"""Sizes of transformers: those that were published, and those read from weights."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from modules.core.errors import SettingError
+
+
+class Preset(NamedTuple):
+    """Width, depth and heads of an encoder size."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+
+# VideoMAE, official code; tiny and micro are ours, for laptops and tests.
+PRESETS = {
+    "micro": Preset(96, 4, 3),
+    "tiny": Preset(192, 12, 3),
+    "small": Preset(384, 12, 6),
+    "base": Preset(768, 12, 12),
+    "large": Preset(1024, 24, 16),
+    "huge": Preset(1280, 32, 16),
+}
+Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
+Kind = Literal["pretraining", "classifier", "encoder"]
+Facts = dict[str, int]
+"""What weights do not tell, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size, stride; and
+pretrained_frames and pretrained_size, of the clips whose position codes they know."""
+HEAD_CHANNELS = 64
+# ViT-H and ViT-g of the VideoMAE family have wider heads (official code of VideoMAE and VideoMAE V2).
+KNOWN_HEADS = {preset.embed_dim: preset.num_heads for preset in PRESETS.values()} | {1408: 16}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a network of the VideoMAE family; those of parts that it has not are None."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    tubelet_size: int
+    mlp_ratio: float
+    image_size: int
+    num_frames: int
+    decoder_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    decoder_out: int | None = None
+    num_classes: int | None = None
+    num_prototypes: int | None = None
+    """of SIGMA"""
+    projection_inputs: tuple[int, ...] | None = None
+    """of each linear layer of SIGMA's MLP"""
+    pretrained_frames: int | None = None
+    """of the clips whose position codes it interpolates, where they are others"""
+    pretrained_size: int | None = None
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether its position codes are interpolated from those of other clips."""
+        frames, size = self.pretrained_frames or self.num_frames, self.pretrained_size or self.image_size
+        return (frames, size) != (self.num_frames, self.image_size)
+
+    @property
+    def kind(self) -> Kind:
+        """Which network it is: encoder and decoder, encoder and classification head, or the encoder alone."""
+        if self.decoder_dim is not None:
+            return "pretraining"
+        return "encoder" if self.num_classes is None else "classifier"
+
+
+def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) -> Architecture:
+    """Read the sizes of a network of the VideoMAE family from its tensors.
+
+    Args:
+        weights: under our names.
+        facts: what tensors do not tell. Missing ones are those of the official networks: 224 pixels, 16 frames, tubelets
+            of 2 frames, heads by the table of published widths or else of 64 channels, half as many in the decoder.
+        source: file, for error messages.
+
+    Raises:
+        SettingError: if tensors for a size are missing, or a size cannot be known and must be passed.
+    """
+    width, inputs = shape_of(weights, "backbone.patch_embed.weight", 2, source)
+    tubelet = facts.get("tubelet_size", 2)
+    patch = facts.get("patch_size", math.isqrt(inputs // (3 * tubelet)))
+    image_size, num_frames = facts.get("image_size", 224), facts.get("num_frames", 16)
+    if 3 * tubelet * patch * patch != inputs:
+        raise SettingError(
+            f"{source}: a token has {inputs} inputs, which are no square patch of {tubelet} frames in three colours; pass "
+            "the number of frames per token with --tubelet_size."
+        )
+    for option, value, part in (("image_size", image_size, patch), ("num_frames", num_frames, tubelet)):
+        if value % part:
+            raise SettingError(f"{source}: tokens of {part} do not divide {option} {value}; pass the right --{option}.")
+    heads = count_heads(width, facts.get("num_heads"), source)
+    others: dict[str, Any] = {}
+    if "decoder.embed.weight" in weights:
+        others = _decoder_sizes(weights, facts.get("decoder_heads", max(1, heads // 2)), source)
+    elif "head.weight" in weights:
+        others = {"num_classes": shape_of(weights, "head.weight", 2, source)[0]}
+    return Architecture(
+        embed_dim=width,
+        depth=count_blocks(weights, "backbone.blocks."),
+        num_heads=heads,
+        patch_size=patch,
+        tubelet_size=tubelet,
+        mlp_ratio=mlp_ratio(shape_of(weights, "backbone.blocks.0.mlp.fc1.weight", 2, source)[0], width),
+        image_size=image_size,
+        num_frames=num_frames,
+        pretrained_frames=facts.get("pretrained_frames"),
+        pretrained_size=facts.get("pretrained_size"),
+        **others,
+    )
+
+
+def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[str, Any]:
+    """Sizes of the decoder, and of what SIGMA adds to it."""
+    width = shape_of(weights, "decoder.embed.weight", 2, source)[0]
+    if width % heads:
+        raise SettingError(f"{source}: {heads} heads do not divide the decoder's width {width}; pass --decoder_heads.")
+    names = (f"projection.{2 * layer}.weight" for layer in itertools.count())
+    inputs = tuple(shape_of(weights, name, 2, source)[1] for name in itertools.takewhile(weights.__contains__, names))
+    has_prototypes = inputs or "prototypes" in weights
+    return {
+        "decoder_dim": width,
+        "decoder_depth": count_blocks(weights, "decoder.blocks."),
+        "decoder_heads": heads,
+        "decoder_out": shape_of(weights, "decoder.head.weight", 2, source)[0],
+        "num_prototypes": shape_of(weights, "prototypes", 2, source)[0] if has_prototypes else None,
+        "projection_inputs": inputs or None,
+    }
+
+
+def count_heads(width: int, asked: int | None, source: str) -> int:
+    """Attention heads of a width: as asked, else of the published network of this width, else one per 64 channels.
+
+    Raises:
+        SettingError: if neither is possible.
+    """
+    heads = asked or KNOWN_HEADS.get(width) or (width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else None)
+    if heads is None or width % heads:
+        wrong = "" if heads is None else f" and {heads} heads do not divide it"
+        raise SettingError(f"{source}: no published network is {width} wide{wrong}; pass --heads.")
+    return heads
+
+
+def count_blocks(weights: dict[str, Tensor], prefix: str) -> int:
+    """Blocks under a prefix: the highest number and one, so that a gap shows as missing."""
+    names = (key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix))
+    return 1 + max((int(name) for name in names if name.isdecimal()), default=-1)
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """Ratio of which timm's `int(width * ratio)` makes `hidden` again."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def shape_of(weights: dict[str, Tensor], key: str, ndim: int, source: str) -> tuple[int, ...]:
+    if key not in weights or weights[key].ndim != ndim:
+        found = f"has the shape {list(weights[key].shape)}" if key in weights else "is missing"
+        raise SettingError(f"{source} holds no whole network that we know: {key} {found}; pass another file.")
+    return tuple(weights[key].shape)
