@@ -23,8 +23,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.pairs import seconds
-from modules.backbones.skeleton import JOINTS, PERSONS
-from modules.backbones.skeleton_gru import BiGRU, to_sequence
+from modules.backbones.skeleton.base import JOINTS, PERSONS
+from modules.backbones.skeleton.gru import BiGRU, to_sequence
 from modules.weights.names.skeleton_contrast import gru_to_official
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.pairs import seconds
 from benchmarks.step import our_step, timed
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.masks.base import MaskGenerator
 from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.noise import Green3D, NoiseMask

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.preprocessing import IMAGENET
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask

@@ -11,12 +11,12 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextSettings
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU
-from modules.backbones.video_cnn import VideoResNet
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import Batch, SkeletonBatch, VideoBatch
 from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from benchmarks.prepare import write_data_set
 from main import main
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.weights.passport import read_passport
 from tests.layers.test_targets import write_clip_file
@@ -194,7 +194,7 @@ def test_the_example_of_a_method_learns() -> None:
 import torch
 import torch.nn.functional as F
 from torch import nn
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.optim import AdamWSettings

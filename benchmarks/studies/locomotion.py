@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies.harness import Budget, Row, Study, random_rows, train
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextSettings
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.downstream.metrics.retrieval import ranks
 from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.studies.harness import StudySize, random_rows, train
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.tokens import Pooling, pool_tokens
 from modules.scenes.classes import MOTION_CLASSES
 from modules.scenes.objects import SyntheticClips

@@ -24,9 +24,9 @@ from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.loader import SampleKey
-from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.base import SkeletonEncoder
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.contracts import SkeletonBatch
 from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
 from modules.layers.momentum_contrast import ContrastSettings

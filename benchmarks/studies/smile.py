@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.downstream.metrics.probes import knn_accuracy
 from modules.layers.targets import PixelTarget

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.studies.harness import Row, Study, StudySize, chance, probe_rows, random_rows, train
-from modules.backbones.video_cnn import VideoResNet
+from modules.backbones.cnn.resnet import VideoResNet
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast

@@ -7,9 +7,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import ResNetName, VideoCNN, VideoResNet
-from modules.backbones.video_vit import MaskedDecoder, VideoViT
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.i3d import I3D
+from modules.backbones.cnn.resnet import ResNetName, VideoResNet
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.layers.heads import VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_of

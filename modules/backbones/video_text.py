@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.text.bert import TextEncoder, TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.weights.sizes import count_blocks, mlp_ratio
 
 

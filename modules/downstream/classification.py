@@ -23,10 +23,11 @@ from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.video_cnn import VideoCNN
-from modules.backbones.video_vit import VideoViT, check_heads, layer_norm
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.skeleton.base import SkeletonEncoder
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.blocks import layer_norm
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method, batch_size_of
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
@@ -41,7 +42,7 @@ from modules.layers.skeleton_drawing import draw_skeletons
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.videomae import our_names
 from modules.weights.origin import origin_of_encoder, published_origin
-from modules.weights.passport import class_names_beside
+from modules.weights.passport import check_heads, class_names_beside
 
 HEAD_CHANNELS = 64
 """Width of one attention head of the attentive classifier."""
@@ -170,7 +171,7 @@ class Classification(Method):
             load_strictly(self, weights, self.init_from, may_miss=counters)
             self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
             if isinstance(self.backbone, VideoViT):
-                check_heads(self.init_from, "model.init_from", self.backbone)
+                check_heads(self.init_from, "model.init_from", self.backbone.num_heads)
             self.adopt(whole_origin(self.init_from, content))
 
     def _check_classes(self, weights: Mapping[str, Any], source: str) -> None:

@@ -22,8 +22,8 @@ from torchvision.ops import roi_align
 from torchvision.utils import draw_bounding_boxes
 
 from modules.augment.flips import HALF, check_flip
-from modules.backbones.video_cnn import VideoCNN
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import Batch, StepOutput, VideoBatch
 from modules.core.distributed import gather_lists, gather_once

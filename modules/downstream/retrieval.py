@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.video_cnn import VideoCNN
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.skeleton.base import SkeletonEncoder
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once

@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextSettings
-from modules.backbones.clip_text import ClipTextSettings
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.text.clip_text import ClipTextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.contracts import VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from modules.backbones.video_vit import VideoViT, layer_norm
+from modules.backbones.vit.blocks import layer_norm
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.precision import full_float32
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.backbones.skeleton import BONES
+from modules.backbones.skeleton.base import BONES
 
 BACKGROUND = 255
 # Okabe and Ito's colours: the first person's left, right and middle, and the second person's.

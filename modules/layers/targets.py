@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.image_towers import clip_tower, timm_normalisation, timm_tower
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid, patchify
-from modules.layers.teachers import clip_tower, timm_normalisation, timm_tower
 
 
 class Target(ABC):

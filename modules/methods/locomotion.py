@@ -36,9 +36,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.backbones.beit_video import BEiTVideo, fit_positions
-from modules.backbones.bert import TextEncoder, TextSettings, check_words
-from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
+from modules.backbones.text.bert import TextEncoder, TextSettings, check_words
+from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTokenizer
+from modules.backbones.vit.beit_video import BEiTVideo, fit_positions
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows

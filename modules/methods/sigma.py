@@ -36,7 +36,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, check_heads
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError, check_positive
@@ -51,6 +52,7 @@ from modules.masks.base import MaskGenerator
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.videomae import from_official, is_official
 from modules.weights.origin import origin_of_encoder
+from modules.weights.passport import check_heads
 
 
 @torch.no_grad()
@@ -280,7 +282,7 @@ class SIGMA(Method):
         self.decoder = MaskedDecoder(backbone, width, decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads)
         if content is not None and weights is not None:
             load_strictly(self, weights, str(init_from))
-            check_heads(str(init_from), "model.init_from", backbone, self.decoder)
+            check_heads(str(init_from), "model.init_from", backbone.num_heads, self.decoder.num_heads)
             self.adopt(origin_of_encoder(str(init_from), content))
         if projection_from is not None:
             self.freeze_projection(projection_from)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from modules.augment.skeletons import SkeletonAugmentation
-from modules.backbones.skeleton import SkeletonEncoder
+from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.core.base import Method
 from modules.core.contracts import SkeletonBatch, StepOutput
 from modules.core.errors import SettingError

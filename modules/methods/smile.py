@@ -26,13 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, start_from
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError, check_positive
 from modules.core.optim import AdamWSettings
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing import masked_pictures
+from modules.layers.masked_autoencoder import start_from
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import Mask, MaskGenerator
 from modules.motion.appearance import ObjectBank

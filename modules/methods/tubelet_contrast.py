@@ -24,8 +24,8 @@ from torch import Tensor
 
 from modules.augment.colour import ColourJitter
 from modules.augment.flips import HALF, check_flip, flip_some
-from modules.backbones.video_cnn import VideoCNN
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.errors import SettingError

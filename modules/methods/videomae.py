@@ -11,7 +11,7 @@ tokens, 704 of which count.
 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 1536].
 
-Deviations from the official code: none in the numbers (see `modules/backbones/video_vit.py` for the network). Masks are
+Deviations from the official code: none in the numbers (see `modules/backbones/vit/video_vit.py` for the network). Masks are
 drawn on the device instead of in the loader; the loss is computed in float32 under bf16 instead of fp16 with a scaler.
 Dual masking is written from a description of V2's official code, and its outputs have not been compared. With several
 processes, its mean is over the counted tokens of all of them; the official code lets each take its own.
@@ -21,13 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, start_from
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.contracts import StepOutput, VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.optim import AdamWSettings
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing import masked_pictures
+from modules.layers.masked_autoencoder import start_from
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import MaskGenerator, is_among
 

@@ -61,6 +61,30 @@ def said_of(path: str | Path, setting: str) -> dict[str, Any]:
     return inside(passport, "architecture") | {"norm_pix_loss": passport.get("norm_pix_loss")}
 
 
+def check_heads(path: str, setting: str, heads: int, decoder_heads: int | None = None) -> None:
+    """Compare numbers of heads, which no tensor tells, with what a passport or a folder of `transformers` says.
+
+    Args:
+        path: file or folder that weights came from.
+        setting: that named it, for error messages.
+        heads: of the encoder that took them.
+        decoder_heads: of the decoder that took them, if one did.
+
+    Raises:
+        SettingError: if a number differs, or a folder's config.json is of a network that ours is not.
+    """
+    said = said_of(path, setting)
+    parts = [("num_heads", "model.backbone.num_heads", heads)]
+    if decoder_heads is not None:
+        parts.append(("decoder_heads", "model.decoder_heads", decoder_heads))
+    for name, own, number in parts:
+        if said.get(name) not in (None, number):
+            raise SettingError(
+                f"{setting} names {path}, which says that it has {said[name]} heads where {own} is {number}; make them equal, "
+                "or correct what it says with `convert`."
+            )
+
+
 def class_names_beside(path: str | Path, setting: str) -> list[str] | None:
     """Names of the classes by label that a folder of `transformers`, or else a passport, says of weights.
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from main import main
 from modules.backbones.architecture import empty_network
-from modules.backbones.video_vit import MaskedDecoder, VideoViT
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.weights.run_config import facts_of_run, parse_config
 from modules.weights.sizes import PRESETS, Architecture, infer_architecture
 

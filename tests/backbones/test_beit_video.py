@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from modules.backbones.beit_video import BEiTVideo, layer_norm
+from modules.backbones.vit.beit_video import BEiTVideo, layer_norm
 from modules.core.errors import SettingError
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS = 16, 8, 32, 2, 2

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.text.bert import TextEncoder, TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.weights.passport import read_passport

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.clip_text import ClipText, ClipTextSettings, ClipTokenizer
+from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTokenizer
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.methods.locomotion import LocoMotion

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.backbones.huggingface import model_config, preprocessor_config
-from modules.backbones.video_vit import MaskedDecoder, VideoViT
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.preprocessing import normalise as normalise_clip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.backbones.i3d import I3D, ConvUnit, HalvingPool, Mixed
+from modules.backbones.cnn.i3d import I3D, ConvUnit, HalvingPool, Mixed
 from modules.core.errors import SettingError
 
 

@@ -18,9 +18,10 @@ from datamodules.cached_features import hash_network
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.video_cnn import S3D, VideoResNet
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.s3d import S3D
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.base import Method
 from modules.core.convert import convert
 from modules.core.errors import SettingError

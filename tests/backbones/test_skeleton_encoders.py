@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.skeleton import BONES, SkeletonEncoder, adjacency
-from modules.backbones.skeleton_gcn import AGCN, GraphConv
-from modules.backbones.skeleton_gru import BiGRU, to_sequence
-from modules.backbones.skeleton_hcn import HCN, motion
+from modules.backbones.skeleton.base import BONES, SkeletonEncoder, adjacency
+from modules.backbones.skeleton.gcn import AGCN, GraphConv
+from modules.backbones.skeleton.gru import BiGRU, to_sequence
+from modules.backbones.skeleton.hcn import HCN, motion
 from modules.core.errors import SettingError
 from modules.weights.names.skeleton_contrast import gru_to_official
 

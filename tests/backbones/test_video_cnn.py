@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import video as published
 
-from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import S3D, VideoCNN, VideoResNet
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.i3d import I3D
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.s3d import S3D
 from modules.core.errors import SettingError
 from modules.weights.names.video_cnn import backbone_part, from_official, to_official
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT, sincos_positions
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.positions import sincos_positions
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.tokens import gather_tokens, patchify, unpatchify

@@ -16,7 +16,7 @@ from callbacks.result_file import weight_files
 from datamodules.cached_features import CachedFeatures
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.core.provenance import Provenance

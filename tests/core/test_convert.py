@@ -13,10 +13,11 @@ from jsonargparse import auto_cli
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.backbones.video_vit import VideoViT, start_from
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
+from modules.layers.masked_autoencoder import start_from
 from modules.weights.files import read_weights
 from modules.weights.names.videomae import encoder_weights, from_official, to_official
 from modules.weights.passport import read_passport
@@ -30,7 +31,7 @@ model:
   class_path: modules.VideoMAE
   init_args:
     backbone:
-      class_path: modules.backbones.video_vit.VideoViT
+      class_path: modules.backbones.vit.video_vit.VideoViT
       init_args: {size: micro, embed_dim: 32, num_heads: 2, image_size: 32, num_frames: 4, patch_size: 8, tubelet_size: 2}
     decoder_heads: 1
 data:

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import VideoCNN, VideoResNet
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.i3d import I3D
+from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.backbones.architecture import empty_network
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.loading import compare

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU
-from modules.backbones.skeleton_hcn import HCN
+from modules.backbones.skeleton.base import SkeletonEncoder
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
+from modules.backbones.skeleton.hcn import HCN
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.beit_video import BEiTVideo, fit_frames
+from modules.backbones.vit.beit_video import BEiTVideo, fit_frames
 from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.weights.files import read_weights

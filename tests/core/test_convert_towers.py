@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from modules.backbones.image_towers import clip_tower
 from modules.core.convert import convert
 from modules.core.errors import SettingError
-from modules.layers.teachers import clip_tower
 from modules.weights.passport import read_passport
 from tests.core.test_convert import assert_equal
 from tests.layers.test_targets import write_clip_file

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from modules.backbones.video_vit import MaskedDecoder, VideoViT
+from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
 from modules.downstream.classification import Classification
 

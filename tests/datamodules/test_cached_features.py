@@ -17,8 +17,8 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.downstream.classification import Classification

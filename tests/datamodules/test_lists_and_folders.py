@@ -470,7 +470,7 @@ def test_data_is_checked_before_anything_is_downloaded(
     def asked(*_: object) -> None:
         pytest.fail("asks for weights before it looks at the data")
 
-    monkeypatch.setattr("modules.layers.teachers._download", asked)
+    monkeypatch.setattr("modules.backbones.image_towers._download", asked)
     touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4")
     (tmp_path / "val.csv").write_text("val/a/3.mp4 1\n")
     run = f"--trainer.default_root_dir={tmp_path / 'run'}"

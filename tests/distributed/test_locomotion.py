@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextSettings
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.language.tokenizers import TokenizerSettings
 from modules.losses.video_text import GatherGradient
 from modules.methods.locomotion import LocoMotion

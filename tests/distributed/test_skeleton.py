@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.methods.skeleton_contrast import SkeletonContrast
 from tests.resume.runs import as_torchrun_does, together

@@ -16,8 +16,8 @@ from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import Mixing
-from modules.backbones.skeleton_gru import BiGRU
-from modules.backbones.video_cnn import VideoResNet
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.base import Method
 from modules.core.convert import convert
 from modules.core.errors import SettingError

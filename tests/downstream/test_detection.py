@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from main import main
-from modules.backbones.video_cnn import VideoResNet
+from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.contracts import Batch, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation

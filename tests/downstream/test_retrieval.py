@@ -16,7 +16,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.loader import ResumableLoader
 from datamodules.video.sampling import ClipSettings, ViewSettings
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET
 from modules.downstream.metrics.probes import knn_accuracy

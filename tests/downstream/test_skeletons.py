@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from main import main
-from modules.backbones.skeleton_gru import BiGRU
+from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.weights.names.skeleton_contrast import to_official

@@ -11,8 +11,8 @@ from torch import Tensor
 from callbacks import ResultFile
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextSettings
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, ranks, right_answers
 from modules.downstream.video_text_retrieval import VideoTextRetrieval, captions_of

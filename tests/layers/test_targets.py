@@ -7,12 +7,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.image_towers import clip_tower
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD, normalise
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.targets import ClipTarget, PixelTarget, TimmTarget, normalise_over_tokens, resize_patches
-from modules.layers.teachers import clip_tower
 
 GRID = Grid(4, 4, 4, 2, 8)
 

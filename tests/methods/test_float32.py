@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.backbones.skeleton_gcn import AGCN
+from modules.backbones.skeleton.gcn import AGCN
 from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification

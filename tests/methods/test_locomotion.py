@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextSettings
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion, caption_band

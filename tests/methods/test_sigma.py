@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.tokens import Grid, gather_tokens

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.skeleton import SkeletonEncoder
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU
-from modules.backbones.skeleton_hcn import HCN
+from modules.backbones.skeleton.base import SkeletonEncoder
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
+from modules.backbones.skeleton.hcn import HCN
 from modules.core.errors import SettingError
 from modules.core.optim import SGDSettings
 from modules.layers.momentum_contrast import ContrastSettings

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.video_vit import VideoViT
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.drawing import HIDDEN_GREY

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.beit_video import BEiTVideo
-from modules.backbones.bert import TextEncoder, TextSettings
+from modules.backbones.text.bert import TextEncoder, TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.loading import load_strictly
 from modules.downstream.metrics.retrieval import DEPTHS, NOT_RANKED, dual_softmax, ranks, recalls, rerank
 from modules.language.tokenizers import TokenizerSettings

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.video_vit import VideoViT, sincos_positions
+from modules.backbones.vit.positions import sincos_positions
+from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.tokens import gather_tokens

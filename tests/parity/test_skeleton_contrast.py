@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.augment.skeletons import SkeletonDraws, joint_matrices, transform_joints
-from modules.backbones.skeleton import SkeletonEncoder, adjacency
-from modules.backbones.skeleton_gcn import AGCN
-from modules.backbones.skeleton_gru import BiGRU, to_sequence
-from modules.backbones.skeleton_hcn import HCN
+from modules.backbones.skeleton.base import SkeletonEncoder, adjacency
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU, to_sequence
+from modules.backbones.skeleton.hcn import HCN
 from modules.core.loading import load_strictly
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.losses import contrast

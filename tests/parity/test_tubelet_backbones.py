@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.backbones.i3d import I3D
-from modules.backbones.video_cnn import VideoCNN, VideoResNet
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.i3d import I3D
+from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.loading import load_strictly
 from modules.weights.names.video_cnn import from_official, to_official
 from tests.parity.cases import assert_close, load_case

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from main import main
-from modules.backbones.bert import TextSettings
+from modules.backbones.text.bert import TextSettings
 from modules.core.errors import SettingError
 from modules.language.captions import Captioner
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, lexicon_pieces

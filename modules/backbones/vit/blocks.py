@@ -1,4 +1,7 @@
-"""How the first weights of transformers are drawn."""
+"""What transformers on clips and sentences share: their LayerNorm, stochastic depth, and how their first weights are drawn."""
+
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -19,3 +22,12 @@ def init_blocks(module: nn.Module) -> None:
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+# timm annotates a class here and, like everyone, accepts anything that builds one.
+layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
+
+
+def drop_path_rates(highest: float, depth: int) -> list[float]:
+    """Linear from 0 in the first block to `highest` in the last."""
+    return [highest * block / max(1, depth - 1) for block in range(depth)]

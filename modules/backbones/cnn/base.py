@@ -13,12 +13,10 @@ Two things that differ between torchvision and the official contrastive code:
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.video import s3d
-from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DSimple
 
 from modules.core.errors import SettingError, check_range, given
 from modules.core.loading import LoadReport, load_strictly
@@ -29,9 +27,6 @@ from modules.weights.origin import origin_of, published_origin
 
 # The parts of S3D and I3D in groups: the stem, then Inception blocks at one resolution, with the pool behind them.
 INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
-
-
-ResNetName = Literal["r3d_18", "r2plus1d_18", "r2plus1d_18_tclr"]
 
 
 class VideoCNN(nn.Module, ABC):
@@ -178,131 +173,6 @@ class VideoCNN(nn.Module, ABC):
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from the input to the output, for layer-wise learning rates: the stem, then each stage."""
         return [[value for part in stage for value in part.parameters()] for stage in self.stages()]
-
-
-class VideoResNet(VideoCNN):
-    """R3D-18 or R(2+1)D-18 without pooling and classifier: 8 x 16 x 16 smaller maps of 8 * width channels.
-
-    TCLR's published encoder (https://arxiv.org/abs/2101.07974) is an R(2+1)D-18 whose last stage keeps all time steps: its maps
-    are 4 x 16 x 16 smaller, and the first convolution of that stage is a whole 3 x 3 x 3 one, dilated by 2 in time. It takes
-    blue, green, red from 0 to 1, and gets them (official code of SEVERE, which feeds all others, torchvision's among them, red,
-    green, blue with ImageNet's mean and standard deviation; here torchvision's files with 400 classes get theirs).
-
-    Args:
-        name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters), r2plus1d_18 (space and time apart; 31,300,125) or
-            r2plus1d_18_tclr (TCLR's form of it; 31,300,587).
-        width: channels of the first stage; each next one has twice as many. 64 is the published network.
-        bn_eps: eps of every BatchNorm; null takes that of the weights: 1e-3 for those of TubeletContrast and CtP (official
-            code) and for fresh ones, 1e-5 for torchvision's and those of the other published methods.
-        channels_last: memory layout of weights and maps (channels innermost, which half-precision kernels of cuDNN work in).
-            Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
-        checkpoint: file with weights: our .safetensors or .ckpt, torchvision's, an official .pth of TubeletContrast or CtP, or
-            a published file that `from_published` knows.
-        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
-
-    Raises:
-        SettingError: if the width is not positive, or the checkpoint does not fit.
-    """
-
-    smallest_clip = (4, 16)
-    default_eps = 1e-3
-
-    def __init__(
-        self,
-        name: ResNetName = "r2plus1d_18",
-        width: int = 64,
-        bn_eps: float | None = None,
-        channels_last: bool = True,
-        checkpoint: str | None = None,
-        normalisation: Normalisation | None = None,
-    ) -> None:
-        super().__init__()
-        if width < 1:
-            raise SettingError(f"model.backbone.width is {width}; set it to 1 or more.")
-        self.embed_dim = 8 * width
-        split = name != "r3d_18"
-        conv = Conv2Plus1D if split else Conv3DSimple
-        self.stem = _split_stem(width) if split else _stem(width)
-        self.layer1 = _stage(width, width, conv)
-        self.layer2 = _stage(width, 2 * width, conv)
-        self.layer3 = _stage(2 * width, 4 * width, conv)
-        self.layer4 = _stage(4 * width, 8 * width, conv, keep_time=name == "r2plus1d_18_tclr")
-        self.finish(bn_eps, 0.1, channels_last, checkpoint, normalisation)
-
-    def stages(self) -> list[list[nn.Module]]:
-        """Stem and four stages of two residual blocks."""
-        return [[self.stem], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
-
-
-# torchvision's stems have a fixed width; these have the same layers and names.
-def _stem(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
-        nn.BatchNorm3d(width),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _split_stem(width: int) -> nn.Sequential:
-    middle = max(1, 45 * width // 64)
-    return nn.Sequential(
-        nn.Conv3d(3, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
-        nn.BatchNorm3d(middle),
-        nn.ReLU(inplace=True),
-        nn.Conv3d(middle, width, (3, 1, 1), padding=(1, 0, 0), bias=False),
-        nn.BatchNorm3d(width),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _stage(inputs: int, outputs: int, conv: type[Conv2Plus1D] | type[Conv3DSimple], keep_time: bool = False) -> nn.Sequential:
-    """Two residual blocks, of which the first halves time and space, or space alone, where the width grows."""
-    if inputs == outputs:
-        return nn.Sequential(BasicBlock(inputs, outputs, conv), BasicBlock(outputs, outputs, conv))
-    stride = (1, 2, 2) if keep_time else 2
-    shortcut = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs))
-    first = BasicBlock(inputs, outputs, conv, 2, shortcut)
-    if keep_time:
-        first.conv1[0] = nn.Conv3d(inputs, outputs, 3, stride, padding=(2, 1, 1), dilation=(2, 1, 1), bias=False)
-    return nn.Sequential(first, BasicBlock(outputs, outputs, conv))
-
-
-class S3D(VideoCNN):
-    """S3D without pooling and classifier (torchvision's): 8 x 32 x 32 smaller maps of 1024 channels; 7,910,048 parameters.
-
-    Args:
-        bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-3 (torchvision's).
-        bn_momentum: share of a batch in BatchNorm's running statistics. torchvision has 0.001, with which they need
-            thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
-        channels_last: memory layout of weights and maps; see `VideoResNet`.
-        checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
-        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
-
-    Raises:
-        SettingError: if the checkpoint does not fit.
-    """
-
-    embed_dim = 1024
-    default_eps = 1e-3
-    # One frame more than half the stride, because the last pool does not pad.
-    smallest_clip = (5, 32)
-
-    def __init__(
-        self,
-        bn_eps: float | None = None,
-        bn_momentum: float = 0.1,
-        channels_last: bool = True,
-        checkpoint: str | None = None,
-        normalisation: Normalisation | None = None,
-    ) -> None:
-        super().__init__()
-        self.features = s3d(weights=None).features
-        self.finish(bn_eps, bn_momentum, channels_last, checkpoint, normalisation)
-
-    def stages(self) -> list[list[nn.Module]]:
-        """Stem and three groups of Inception blocks."""
-        parts = list(self.features)
-        return [parts[stage] for stage in INCEPTION_STAGES]
 
 
 # --- Weights ---

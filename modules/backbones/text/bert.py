@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.initialisation import first_std
+from modules.backbones.vit.blocks import first_std
 from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.loading import load_strictly
 from modules.weights.files import read_weights

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.skeleton import JOINTS, SkeletonEncoder, check_body
+from modules.backbones.skeleton.base import JOINTS, SkeletonEncoder, check_body
 from modules.core.errors import SettingError, check_range
 
 

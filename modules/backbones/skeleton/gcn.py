@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.skeleton import JOINTS, PERSONS, SkeletonEncoder, adjacency, check_body
+from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder, adjacency, check_body
 from modules.core.errors import SettingError
 
 SUBSETS = 3

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.skeleton import JOINTS, PERSONS, SkeletonEncoder, check_body
+from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder, check_body
 from modules.core.errors import SettingError
 
 # The official names are those of one nn.GRU of several layers.

@@ -1,4 +1,4 @@
-"""Video vision transformer with tubelet tokens, and the narrow decoder that masked methods put behind it.
+"""Video vision transformer with tubelet tokens.
 
 Network of VideoMAE (https://arxiv.org/abs/2203.12602, official code): cubes of `tubelet_size` x `patch_size` x `patch_size`
 pixels become tokens in the order t, h, w; fixed sin-cos positions over the flattened token number; pre-norm blocks with
@@ -13,69 +13,24 @@ Deviations from the official code, none of which changes an output:
 * positions are a buffer on the device, not an attribute that is copied in each step.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.backbones.initialisation import init_blocks
+from modules.backbones.vit.blocks import drop_path_rates, init_blocks, layer_norm
+from modules.backbones.vit.positions import position_codes
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import IMAGENET, Normalisation, Origin, say, settle_normalisation
 from modules.core.tokens import Grid, Pooling, gather_tokens, patchify, pool_tokens
 from modules.weights.files import read_checkpoint
-from modules.weights.names.videomae import encoder_weights, our_names
+from modules.weights.names.videomae import encoder_weights
 from modules.weights.origin import origin_of_encoder
-from modules.weights.passport import said_of
+from modules.weights.passport import check_heads
 from modules.weights.sizes import PRESETS, Size
-
-# timm annotates a class here and, like everyone, accepts anything that builds one.
-layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
-
-
-def sincos_positions(count: int, dim: int) -> Tensor:
-    """Fixed position codes over the flattened token number.
-
-    Channel j of token n holds sin (even j) or cos (odd j) of n / 10000^(2 floor(j/2) / dim), computed in float64
-    (VideoMAE, official code: not factorised over time, rows and columns).
-
-    Returns:
-        float32 [1, count, dim]
-    """
-    channel = torch.arange(dim, dtype=torch.float64)
-    rate = torch.pow(10000.0, -2 * (channel // 2) / dim)
-    angle = torch.arange(count, dtype=torch.float64)[:, None] * rate
-    table = torch.where(channel.long() % 2 == 0, angle.sin(), angle.cos())
-    return table.float()[None]
-
-
-def position_codes(grid: Grid, trained: Grid, dim: int) -> Tensor:
-    """Position codes of a grid for weights that know those of another: `sincos_positions` of the other grid, interpolated over
-    time, rows and columns (trilinear, corners not aligned).
-
-    Args:
-        grid: of the clips.
-        trained: of the clips that the weights were pretrained on.
-        dim: width of a code.
-
-    Returns:
-        float32 [1, N, dim]
-    """
-    table = sincos_positions(trained.tokens, dim)
-    if trained[:3] == grid[:3]:
-        return table
-    cube = table.transpose(1, 2).unflatten(2, trained[:3])
-    return F.interpolate(cube, grid[:3], mode="trilinear", align_corners=False).flatten(2).transpose(1, 2).contiguous()
-
-
-def _drop_path_rates(highest: float, depth: int) -> list[float]:
-    """Linear from 0 in the first block to `highest` in the last."""
-    return [highest * block / max(1, depth - 1) for block in range(depth)]
 
 
 class VideoViT(nn.Module):
@@ -170,7 +125,7 @@ class VideoViT(nn.Module):
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
         self.blocks = nn.ModuleList(
             Block(self.embed_dim, self.num_heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=layer_norm)
-            for rate in _drop_path_rates(drop_path, depth)
+            for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = layer_norm(self.embed_dim)
         codes = position_codes(self.grid, self.trained_grid, self.embed_dim)
@@ -186,7 +141,7 @@ class VideoViT(nn.Module):
                 # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
                 may_miss=("norm.",),
             )
-            check_heads(checkpoint, "model.backbone.checkpoint", self)
+            check_heads(checkpoint, "model.backbone.checkpoint", self.num_heads)
             say(self.adopt(origin_of_encoder(checkpoint, content)))
 
     # --- How clips are fed ---
@@ -291,124 +246,4 @@ class VideoViT(nn.Module):
         ]
 
 
-class MaskedDecoder(nn.Module):
-    """Decoder of VideoMAE: predicts something for every masked token from the encoded visible ones.
-
-    Visible tokens come first, mask tokens last, each in ascending order and with their own position code; only the mask
-    tokens are normalised and read out.
-
-    Args:
-        encoder: encoder whose tokens are decoded; sets the token grid and the MLP ratio.
-        out_dim: width of a prediction.
-        depth: number of blocks.
-        embed_dim: width; half of the encoder's if None.
-        num_heads: attention heads; half of the encoder's if None.
-    """
-
-    def __init__(
-        self,
-        encoder: VideoViT,
-        out_dim: int,
-        depth: int = 4,
-        embed_dim: int | None = None,
-        num_heads: int | None = None,
-    ) -> None:
-        super().__init__()
-        check_positive("model", decoder_depth=depth, **given(decoder_dim=embed_dim, decoder_heads=num_heads))
-        self.embed_dim = embed_dim or encoder.embed_dim // 2
-        self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
-        if self.embed_dim % heads:
-            raise SettingError(
-                f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder_dim "
-                "or model.decoder_heads."
-            )
-        # Left at PyTorch's default initialisation, as in the official code.
-        self.embed = nn.Linear(encoder.embed_dim, self.embed_dim, bias=False)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(self.embed_dim, heads, encoder.mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)
-        )
-        self.norm = layer_norm(self.embed_dim)
-        self.head = nn.Linear(self.embed_dim, out_dim)
-        self.register_buffer("positions", torch.empty(0), persistent=False)
-        self.positions: Tensor
-        self.follow(encoder)
-        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-        init_blocks(self.blocks)
-        init_blocks(self.head)
-
-    def follow(self, encoder: VideoViT) -> None:
-        """Take position codes of the same grids as the encoder's."""
-        self.positions = position_codes(encoder.grid, encoder.trained_grid, self.embed_dim).to(encoder.positions)
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
-        return {"mask_token"}
-
-    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
-        """Predict masked tokens.
-
-        Args:
-            tokens: [B, Nv, De] encoded visible tokens.
-            visible: int64 [B, Nv], their numbers.
-            masked: int64 [B, Nm], numbers of the tokens to predict.
-
-        Returns:
-            [B, Nm, out_dim] in the order of `masked`.
-        """
-        positions = self.positions.expand(tokens.shape[0], -1, -1)
-        seen = self.embed(tokens) + gather_tokens(positions, visible)
-        hidden = self.mask_token + gather_tokens(positions, masked)
-        sequence = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
-        for block in self.blocks:
-            sequence = block(sequence)
-        return self.head(self.norm(sequence[:, visible.shape[1] :]))
-
-
 # --- Weights of the official VideoMAE family (VideoMAE, SMILE, SIGMA share these names) ---
-
-
-def check_heads(path: str, setting: str, encoder: VideoViT, decoder: "MaskedDecoder | None" = None) -> None:
-    """Compare numbers of heads, which no tensor tells, with what a passport or a folder of `transformers` says.
-
-    Args:
-        path: file or folder that weights came from.
-        setting: that named it, for error messages.
-        encoder: that took them.
-        decoder: that took them, if one did.
-
-    Raises:
-        SettingError: if a number differs, or a folder's config.json is of a network that ours is not.
-    """
-    said = said_of(path, setting)
-    parts = [("num_heads", "model.backbone.num_heads", encoder.num_heads)]
-    if decoder is not None:
-        parts.append(("decoder_heads", "model.decoder_heads", decoder.num_heads))
-    for name, own, heads in parts:
-        if said.get(name) not in (None, heads):
-            raise SettingError(
-                f"{setting} names {path}, which says that it has {said[name]} heads where {own} is {heads}; make them equal, "
-                "or correct what it says with `convert`."
-            )
-
-
-def start_from(method: nn.Module, path: str) -> None:
-    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors, an official .pth, or a folder.
-
-    Args:
-        method: with `backbone`, `decoder` and `target`.
-        path: value of model.init_from.
-
-    Raises:
-        SettingError: if it does not fit.
-    """
-    content = read_checkpoint(path, "model.init_from")
-    load_strictly(method, our_names(content.weights), path)
-    check_heads(path, "model.init_from", method.backbone, method.decoder)  # type: ignore[arg-type]
-    method.adopt(origin_of_encoder(path, content))  # type: ignore[operator]
-    known, own = said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
-    if known is not None and own != known:
-        rank_zero_warn(
-            f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to train "
-            f"it further, set model.target.normalise {str(known).lower()}."
-        )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.backbones.video_cnn import INCEPTION_STAGES, VideoCNN
+from modules.backbones.cnn.base import INCEPTION_STAGES, VideoCNN
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
 

@@ -19,7 +19,7 @@ from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from modules.backbones.initialisation import first_std
+from modules.backbones.vit.blocks import first_std
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import HALF, Normalisation, Origin, say, settle_normalisation

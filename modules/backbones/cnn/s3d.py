@@ -1,0 +1,45 @@
+"""S3D (https://arxiv.org/abs/1712.04851), from torchvision's parts."""
+
+from torch import nn
+from torchvision.models.video import s3d
+
+from modules.backbones.cnn.base import INCEPTION_STAGES, VideoCNN
+from modules.core.preprocessing import Normalisation
+
+
+class S3D(VideoCNN):
+    """S3D without pooling and classifier (torchvision's): 8 x 32 x 32 smaller maps of 1024 channels; 7,910,048 parameters.
+
+    Args:
+        bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-3 (torchvision's).
+        bn_momentum: share of a batch in BatchNorm's running statistics. torchvision has 0.001, with which they need
+            thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
+        channels_last: memory layout of weights and maps; see `VideoResNet`.
+        checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
+        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
+
+    Raises:
+        SettingError: if the checkpoint does not fit.
+    """
+
+    embed_dim = 1024
+    default_eps = 1e-3
+    # One frame more than half the stride, because the last pool does not pad.
+    smallest_clip = (5, 32)
+
+    def __init__(
+        self,
+        bn_eps: float | None = None,
+        bn_momentum: float = 0.1,
+        channels_last: bool = True,
+        checkpoint: str | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = s3d(weights=None).features
+        self.finish(bn_eps, bn_momentum, channels_last, checkpoint, normalisation)
+
+    def stages(self) -> list[list[nn.Module]]:
+        """Stem and three groups of Inception blocks."""
+        parts = list(self.features)
+        return [parts[stage] for stage in INCEPTION_STAGES]

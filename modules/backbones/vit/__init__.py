@@ -1,0 +1,1 @@
+"""Transformers on clips."""

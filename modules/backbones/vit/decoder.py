@@ -1,0 +1,85 @@
+"""The narrow decoder that masked methods put behind an encoder."""
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from modules.backbones.vit.blocks import init_blocks, layer_norm
+from modules.backbones.vit.positions import position_codes
+from modules.backbones.vit.video_vit import VideoViT
+from modules.core.errors import SettingError, check_positive, given
+from modules.core.tokens import gather_tokens
+
+
+class MaskedDecoder(nn.Module):
+    """Decoder of VideoMAE: predicts something for every masked token from the encoded visible ones.
+
+    Visible tokens come first, mask tokens last, each in ascending order and with their own position code; only the mask
+    tokens are normalised and read out.
+
+    Args:
+        encoder: encoder whose tokens are decoded; sets the token grid and the MLP ratio.
+        out_dim: width of a prediction.
+        depth: number of blocks.
+        embed_dim: width; half of the encoder's if None.
+        num_heads: attention heads; half of the encoder's if None.
+    """
+
+    def __init__(
+        self,
+        encoder: VideoViT,
+        out_dim: int,
+        depth: int = 4,
+        embed_dim: int | None = None,
+        num_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("model", decoder_depth=depth, **given(decoder_dim=embed_dim, decoder_heads=num_heads))
+        self.embed_dim = embed_dim or encoder.embed_dim // 2
+        self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
+        if self.embed_dim % heads:
+            raise SettingError(
+                f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder_dim "
+                "or model.decoder_heads."
+            )
+        # Left at PyTorch's default initialisation, as in the official code.
+        self.embed = nn.Linear(encoder.embed_dim, self.embed_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(self.embed_dim, heads, encoder.mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)
+        )
+        self.norm = layer_norm(self.embed_dim)
+        self.head = nn.Linear(self.embed_dim, out_dim)
+        self.register_buffer("positions", torch.empty(0), persistent=False)
+        self.positions: Tensor
+        self.follow(encoder)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        init_blocks(self.blocks)
+        init_blocks(self.head)
+
+    def follow(self, encoder: VideoViT) -> None:
+        """Take position codes of the same grids as the encoder's."""
+        self.positions = position_codes(encoder.grid, encoder.trained_grid, self.embed_dim).to(encoder.positions)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        return {"mask_token"}
+
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Predict masked tokens.
+
+        Args:
+            tokens: [B, Nv, De] encoded visible tokens.
+            visible: int64 [B, Nv], their numbers.
+            masked: int64 [B, Nm], numbers of the tokens to predict.
+
+        Returns:
+            [B, Nm, out_dim] in the order of `masked`.
+        """
+        positions = self.positions.expand(tokens.shape[0], -1, -1)
+        seen = self.embed(tokens) + gather_tokens(positions, visible)
+        hidden = self.mask_token + gather_tokens(positions, masked)
+        sequence = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
+        for block in self.blocks:
+            sequence = block(sequence)
+        return self.head(self.norm(sequence[:, visible.shape[1] :]))
