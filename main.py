@@ -18,8 +18,8 @@ import datamodules  # noqa: F401
 import modules  # noqa: F401
 from datamodules.prepare import PREPARE
 from datamodules.synthesise import write_videos
+from modules.convert.command import convert
 from modules.core.cli import CLI, Parser
-from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.replay import replay
 

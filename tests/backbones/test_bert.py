@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.weights.passport import read_passport
 from tests.registry import FRAMES, SIDE, tiny_locomotion

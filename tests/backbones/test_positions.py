@@ -16,7 +16,7 @@ from datamodules.video.sampling import ClipSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.positions import position_codes, sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.preprocessing import HALF, IMAGENET, Normalisation
 from modules.core.tokens import Grid

@@ -22,8 +22,8 @@ from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
+from modules.convert.command import convert
 from modules.core.base import Method
-from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.preprocessing import BGR_TO_ONE, HALF, IMAGENET, KINETICS, Normalisation
 from modules.core.tokens import Grid

@@ -18,8 +18,8 @@ from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import Mixing
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.skeleton.gru import BiGRU
+from modules.convert.command import convert
 from modules.core.base import Method
-from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification

@@ -13,7 +13,7 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.weights.names.skeleton_contrast import to_official
-from tests.core.test_convert_skeleton import SMALL, official_file
+from tests.convert.test_skeleton import SMALL, official_file
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs/skeleton_downstream"

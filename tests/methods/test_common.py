@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks import ModelEMA
+from modules.convert.command import convert
 from modules.core.averaging import check_averaging
 from modules.core.base import Method
 from modules.core.contracts import Batch
-from modules.core.convert import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.methods.moco import MoCo

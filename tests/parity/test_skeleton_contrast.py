@@ -17,7 +17,7 @@ from modules.core.loading import load_strictly
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.losses import contrast
 from modules.methods.skeleton_contrast import SkeletonContrast
-from modules.weights.names.skeleton_contrast import from_official, to_official
+from modules.weights.names.skeleton_contrast import from_official, gru_to_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 METHOD = "skeleton_contrast"
@@ -44,7 +44,7 @@ def loaded(name: str, ctor: dict[str, Any], state: dict[str, Tensor]) -> Skeleto
     network = build(name, ctor)
     report = load_strictly(network, network.from_official(state), name, may_leave=("fc.",))
     assert set(report.left_over) == {"fc.bias", "fc.weight"}
-    assert network.to_official(network.state_dict()).keys() == state.keys() - {"fc.bias", "fc.weight"}
+    assert gru_to_official(network.state_dict()).keys() == state.keys() - {"fc.bias", "fc.weight"}
     return network.eval()
 
 

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from datamodules import SyntheticMotion
 from main import main
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.weights.passport import passport_of, read_passport
 from modules.weights.run_config import parse_config
-from tests.core.test_convert import CONFIG, assert_equal
+from tests.convert.test_command import CONFIG, assert_equal
 from tests.registry import METHODS
 
 ROOT = Path(__file__).parents[2]

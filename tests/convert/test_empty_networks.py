@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from main import main
-from modules.backbones.architecture import empty_network
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
+from modules.convert.empty_networks import empty_network
 from modules.weights.run_config import facts_of_run, parse_config
 from modules.weights.sizes import PRESETS, Architecture, infer_architecture
 

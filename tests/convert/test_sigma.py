@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modules.backbones.architecture import empty_network
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.convert import convert
+from modules.convert.command import convert
+from modules.convert.empty_networks import empty_network
 from modules.core.errors import SettingError
 from modules.core.loading import compare
 from modules.layers.heads import VideoClassifier
@@ -20,7 +20,7 @@ from modules.methods.sigma import SIGMA
 from modules.weights.names.videomae import encoder_weights, from_official, is_official
 from modules.weights.passport import read_passport
 from modules.weights.sizes import infer_architecture
-from tests.core.test_convert import assert_equal
+from tests.convert.test_command import assert_equal
 from tests.registry import tiny_vit
 
 SIZES = {"heads": 2, "image_size": 32, "num_frames": 4}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.backbones.vit.beit_video import BEiTVideo, fit_frames
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.weights.files import read_weights
 from modules.weights.passport import read_passport

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modules.backbones.architecture import empty_network
-from modules.backbones.huggingface import model_config, preprocessor_config
-from modules.core.convert_networks import (
+from modules.convert.empty_networks import empty_network
+from modules.convert.huggingface import model_config, preprocessor_config
+from modules.convert.networks import (
     Converted,
     Format,
     Source,
@@ -37,7 +37,7 @@ from modules.core.convert_networks import (
     is_cnn,
     is_tower,
 )
-from modules.core.convert_skeleton import Part, is_skeleton, official_file
+from modules.convert.skeleton import Part, is_skeleton, official_file
 from modules.core.errors import SettingError
 from modules.core.files import sha256, to_json, write_json, write_whole
 from modules.core.loading import LoadReport, compare

@@ -9,10 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from modules.backbones.image_towers import clip_tower
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.weights.passport import read_passport
-from tests.core.test_convert import assert_equal
+from tests.convert.test_command import assert_equal
 from tests.layers.test_targets import write_clip_file
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.huggingface import model_config, preprocessor_config
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.convert import convert
+from modules.convert.command import convert
+from modules.convert.huggingface import model_config, preprocessor_config
 from modules.core.errors import SettingError
 from modules.core.preprocessing import normalise as normalise_clip
 from modules.core.tokens import gather_tokens

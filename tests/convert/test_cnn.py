@@ -10,7 +10,7 @@ from torch import Tensor
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import BGR_TO_ONE, IMAGENET

@@ -11,12 +11,12 @@ from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
-from modules.weights.names.skeleton_contrast import to_official
+from modules.weights.names.skeleton_contrast import gru_to_official, to_official
 from modules.weights.passport import read_passport
 from tests.parity.cases import load_case, part
 
@@ -83,7 +83,7 @@ def test_either_encoder_alone(wanted: str, tmp_path: Path) -> None:
         encoder.load(str(file))
         assert_equal(expected.state_dict(), encoder.state_dict())
     written = {key.removeprefix("module.encoder_q.") for key in torch.load(back, weights_only=True)["state_dict"]}
-    official = {*expected.to_official(expected.state_dict()), "fc.weight", "fc.bias"}
+    official = {*gru_to_official(expected.state_dict()), "fc.weight", "fc.bias"}
     assert official - written == {"fc.weight", "fc.bias"}
     assert not written - official
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.convert import convert
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
 from modules.layers.masked_autoencoder import start_from

@@ -7,9 +7,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
-from modules.backbones.architecture import empty_contrast, empty_tower
-from modules.backbones.video_text import empty_text, empty_video_text
-from modules.core.convert_skeleton import Part, read_skeleton
+from modules.convert.empty_networks import empty_contrast, empty_text, empty_tower, empty_video_text
+from modules.convert.skeleton import Part, read_skeleton
 from modules.core.errors import SettingError
 from modules.core.loading import compare
 from modules.core.preprocessing import HALF, IMAGENET, Origin

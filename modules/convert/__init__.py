@@ -1,0 +1,1 @@
+"""The command `convert`: weights of any code base that this project reads, in the format that is asked for, with a passport."""
