@@ -19,9 +19,9 @@ import modules  # noqa: F401
 from datamodules.prepare import PREPARE
 from datamodules.synthesise import write_videos
 from modules.convert.command import convert
-from modules.core.cli import CLI, Parser
 from modules.core.errors import SettingError
-from modules.core.replay import replay
+from modules.runs.cli import CLI, Parser
+from modules.runs.replay import replay
 
 # Subcommands besides Lightning's fit, validate, test and predict; each is a function beside what it concerns.
 COMMANDS: dict[str, Callable[..., object] | dict[str, Any]] = {

@@ -19,10 +19,10 @@ from jsonargparse import auto_cli
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.backbones import VideoResNet
-from modules.core.optim import SGDSettings
 from modules.core.randomness import device_generator
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.training.optim import SGDSettings
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -9,9 +9,9 @@ from callbacks.probe_report import ProbeReport
 from callbacks.result_file import BestOnTest, ResultFile
 from callbacks.retrieved import RetrievedPictures
 from callbacks.throughput import Throughput
-from modules.core.averaging import ModelEMA
-from modules.core.last_checkpoint import LastCheckpoint
-from modules.core.nonfinite import NonFiniteGuard
+from modules.runs.last_checkpoint import LastCheckpoint
+from modules.runs.nonfinite import NonFiniteGuard
+from modules.training.averaging import ModelEMA
 
 __all__ = [
     "BestOnTest",

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.features import extract
-from modules.core.base import Method
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError, check_positive
+from modules.training.method import Method
 
 
 def feature_std(features: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from modules.core.base import Method
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.distributed import gather_once
+from modules.training.method import Method
 
 
 @contextmanager

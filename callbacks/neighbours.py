@@ -7,11 +7,11 @@ from torch import Tensor
 
 from callbacks.features import extract
 from callbacks.pictures import enlarge, write_film
-from modules.core.base import Method
-from modules.core.contracts import Batch
+from modules.core.batch import Batch
 from modules.core.errors import check_positive
 from modules.downstream.metrics.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
+from modules.training.method import Method
 
 FRAME = 4
 # Okabe and Ito's green and vermilion, which those who cannot tell red from green tell apart; black for the query itself.

@@ -4,9 +4,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.features import extract
-from modules.core.base import Method
 from modules.core.errors import check_positive
 from modules.downstream.metrics.probes import knn_accuracy, say_bank
+from modules.training.method import Method
 
 
 class OnlineKNN(Callback):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.features import evaluating, extract, gather_once, usable
-from modules.core.base import Method
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import check_positive
 from modules.core.precision import full_float32
+from modules.training.method import Method
 
 
 class OnlineLinear(Callback):

@@ -12,9 +12,9 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from modules.core.base import Method
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import check_positive
+from modules.training.method import Method
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
 VISIBLE_SIDE = 112

@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.features import extract
-from modules.core.base import Method
-from modules.core.contracts import SkeletonBatch, VideoBatch
+from modules.core.batch import SkeletonBatch, VideoBatch
 from modules.core.errors import check_positive
 from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, say_bank, single_frame
+from modules.training.method import Method
 
 # Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
 # from its reverse, whatever the network knows.

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.core.errors import SettingError
 from modules.core.files import sha256, write_json, write_whole
-from modules.core.provenance import Provenance, made_with
+from modules.runs.provenance import Provenance, made_with
 from modules.weights.files import weight_file
 from modules.weights.run_config import parse_config
 

@@ -25,7 +25,7 @@ from modules.core.errors import MAX_SEED, SettingError, check_positive, check_ra
 class VideoDataModule(LightningDataModule, ABC):
     """Clips from video files.
 
-    Workers decode, crop and resize; batches are uint8 (see `modules.core.contracts.VideoBatch`) and everything else
+    Workers decode, crop and resize; batches are uint8 (see `modules.core.batch.VideoBatch`) and everything else
     happens on the device. Broken files are replaced, counted and named in `bad_videos.tsv` in the run's folder, also those
     that end or block a worker.
 

@@ -17,7 +17,7 @@ from callbacks.online_knn import OnlineKNN
 from callbacks.probe_report import ProbeReport
 from datamodules.once import fingerprint, once
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from modules.core.contracts import FeatureBatch
+from modules.core.batch import FeatureBatch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.files import write_whole

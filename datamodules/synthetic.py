@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.motion.appearance import SHAPES
 from modules.motion.primitives import PRIMITIVES

@@ -1,6 +1,5 @@
 """Methods, one file each, and the masks that the masked ones choose from."""
 
-from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
@@ -17,6 +16,7 @@ from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
+from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
 
 __all__ = [
     "SIGMA",

@@ -17,9 +17,7 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import Batch, SkeletonBatch, VideoBatch
-from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings
+from modules.core.batch import Batch, SkeletonBatch, VideoBatch
 from modules.downstream.classification import Classification
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
@@ -36,6 +34,8 @@ from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
+from modules.training.method import Method
+from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)

@@ -16,8 +16,8 @@ import yaml
 
 from datamodules.synthesise import write_video
 from main import main
-from modules.core.cli import CLI
 from modules.downstream.classification import Classification
+from modules.runs.cli import CLI
 from tests.layers.test_targets import write_clip_file
 from tests.registry import video_batch
 

@@ -195,9 +195,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
-from modules.core.optim import AdamWSettings
+from modules.training.method import Method
+from modules.core.batch import StepOutput, VideoBatch
+from modules.training.optim import AdamWSettings
 """
     names: dict[str, type] = {}
     exec(imports + code[1], names)

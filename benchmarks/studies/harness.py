@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.randomness import device_generator
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
 from modules.scenes.backgrounds import Background
 from modules.scenes.classes import MOTION_CLASSES
 from modules.scenes.objects import SyntheticClips
+from modules.training.optim import AdamWSettings, warmup_cosine
 
 CLASSES = {"motion": len(MOTION_CLASSES), "object": len(SHAPES)}
 Readout = Callable[[Tensor], Tensor]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
-from modules.core.contracts import StepOutput
+from modules.core.output import StepOutput
 from modules.layers.targets import PixelTarget
 from modules.losses.sinkhorn import SinkhornSettings
 from modules.masks.base import MaskGenerator

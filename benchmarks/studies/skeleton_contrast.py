@@ -27,7 +27,7 @@ from datamodules.video.loader import SampleKey
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
-from modules.core.contracts import SkeletonBatch
+from modules.core.batch import SkeletonBatch
 from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.skeleton_contrast import SkeletonContrast

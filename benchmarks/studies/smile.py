@@ -23,7 +23,6 @@ from torch import Tensor
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
 from modules.downstream.metrics.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
@@ -33,6 +32,7 @@ from modules.motion.trajectory import Motion
 from modules.scenes.backgrounds import Background
 from modules.scenes.classes import MOTION_CLASSES, Split
 from modules.scenes.objects import SyntheticClips, make_clips
+from modules.training.method import Method
 
 
 @dataclass

@@ -29,7 +29,7 @@ def _whole(batch: Any) -> Any:
 
 
 class SkeletonDataModule(LightningDataModule, ABC):
-    """Clips from recordings of skeletons (see `modules.core.contracts.SkeletonBatch`).
+    """Clips from recordings of skeletons (see `modules.core.batch.SkeletonBatch`).
 
     Workers read and crop; everything else happens on the device.
 

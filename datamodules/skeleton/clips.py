@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from datamodules.skeleton.normalise import JOINTS, PERSONS
 from datamodules.skeleton.store import Recordings
 from datamodules.video.loader import SampleKey
-from modules.core.contracts import SkeletonBatch
+from modules.core.batch import SkeletonBatch
 from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
 

@@ -1,1 +1,1 @@
-"""What every method shares: contracts, randomness, optimisation, checkpoints."""
+"""The ground: batches, tokens, random numbers, files, errors. It imports no other room."""

@@ -28,17 +28,18 @@ from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method, batch_size_of
-from modules.core.contracts import Batch, StepOutput
+from modules.core.batch import Batch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
-from modules.core.optim import AdamWSettings, ScheduleSettings
+from modules.core.output import StepOutput
 from modules.core.preprocessing import Normalisation, Origin
 from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.heads import linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
+from modules.training.method import Method, batch_size_of
+from modules.training.optim import AdamWSettings, ScheduleSettings
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.videomae import our_names
 from modules.weights.origin import origin_of_encoder, published_origin

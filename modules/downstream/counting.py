@@ -26,11 +26,9 @@ from torch.optim import Optimizer
 from modules.augment.flips import HALF, check_flip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
-from modules.core.optim import AdamSettings, ScheduleSettings
+from modules.core.output import StepOutput
 from modules.downstream.cycles import (
     ANCHORS,
     TRAIN_LIMIT,
@@ -44,6 +42,8 @@ from modules.downstream.cycles import (
     move,
 )
 from modules.layers.heads import linear_in_float32
+from modules.training.method import Method
+from modules.training.optim import AdamSettings, ScheduleSettings
 
 BOX_WEIGHT = 50.0
 STRIP_HEIGHT = 8

@@ -24,13 +24,14 @@ from torchvision.utils import draw_bounding_boxes
 from modules.augment.flips import HALF, check_flip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import Batch, StepOutput, VideoBatch
+from modules.core.batch import Batch, VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
-from modules.core.optim import ScheduleSettings, SGDSettings
+from modules.core.output import StepOutput
 from modules.downstream.metrics.frame_average_precision import frame_average_precisions
 from modules.layers.heads import linear_in_float32
+from modules.training.method import Method
+from modules.training.optim import ScheduleSettings, SGDSettings
 
 REGION = 7
 """Rows and columns that RoIAlign samples a box at."""

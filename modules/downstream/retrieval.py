@@ -17,12 +17,13 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import Batch, StepOutput
+from modules.core.batch import Batch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings
+from modules.core.output import StepOutput
 from modules.downstream.metrics.probes import nearest, say_bank, vote
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings
 
 NO_LABELS = "NearestNeighbours needs labelled training and test samples; choose data with labels."
 

@@ -22,16 +22,16 @@ from torch import Tensor
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.text.clip_text import ClipTextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings
 from modules.core.precision import full_float32
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.heads import linear_in_float32
 from modules.losses.video_text import FrameVote, GatherGradient, cosines
 from modules.methods.locomotion import LocoMotion
+from modules.training.optim import AdamWSettings
 
 MATCH_SHARE = 0.7
 """Weight of matching in multiple choice; the rest is that of similarity (VindLU, official code)."""

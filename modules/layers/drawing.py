@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.core.contracts import StepOutput
+from modules.core.output import StepOutput
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.targets import PixelTarget, Target

@@ -39,12 +39,11 @@ from torch.optim import Optimizer
 from modules.backbones.text.bert import TextEncoder, TextSettings, check_words
 from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.vit.beit_video import BEiTVideo, fit_positions
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
-from modules.core.optim import AdamWSettings
+from modules.core.output import StepOutput
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.heads import linear_in_float32
@@ -65,6 +64,8 @@ from modules.losses.video_text import (
 from modules.motion.appearance import ObjectBank
 from modules.scenes.captioned import CaptionSettings
 from modules.scenes.captioned_paste import CutOuts, paste_and_tell
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.vindlu import from_vindlu, is_vindlu
 from modules.weights.origin import origin_of

@@ -18,12 +18,13 @@ from modules.augment.colour import ColourJitter
 from modules.augment.flips import HALF, check_flip, flip_some
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError
-from modules.core.optim import SGDSettings
+from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.training.method import Method
+from modules.training.optim import SGDSettings
 
 SHUFFLE_STREAM = 4
 

@@ -38,17 +38,18 @@ from torch.autograd.function import once_differentiable
 
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
-from modules.core.optim import AdamWSettings
+from modules.core.output import StepOutput
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
 from modules.layers.targets import Target
 from modules.losses.contrast import unit_rows
 from modules.losses.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
 from modules.masks.base import MaskGenerator
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.videomae import from_official, is_official
 from modules.weights.origin import origin_of_encoder

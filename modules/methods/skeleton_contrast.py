@@ -22,15 +22,16 @@ from torch import Tensor
 
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones.skeleton.base import SkeletonEncoder
-from modules.core.base import Method
-from modules.core.contracts import SkeletonBatch, StepOutput
+from modules.core.batch import SkeletonBatch
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
-from modules.core.optim import SGDSettings
+from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.losses.contrast import Contrast
+from modules.training.method import Method
+from modules.training.optim import SGDSettings
 from modules.weights.files import read_weights
 from modules.weights.names.skeleton_contrast import from_official
 

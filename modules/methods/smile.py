@@ -28,10 +28,9 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError, check_positive
-from modules.core.optim import AdamWSettings
+from modules.core.output import StepOutput
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing import masked_pictures
 from modules.layers.masked_autoencoder import start_from
@@ -40,6 +39,8 @@ from modules.masks.base import Mask, MaskGenerator
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion, MotionRecord
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings
 
 Background = Literal["video", "first_frame", "black", "noise"]
 

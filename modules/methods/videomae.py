@@ -23,15 +23,16 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.distributed import gather_rows
-from modules.core.optim import AdamWSettings
+from modules.core.output import StepOutput
 from modules.core.tokens import gather_tokens
 from modules.layers.drawing import masked_pictures
 from modules.layers.masked_autoencoder import start_from
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import MaskGenerator, is_among
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings
 
 
 class VideoMAE(Method):

@@ -14,13 +14,13 @@ import datamodules
 from main import main
 from modules.augment import flips
 from modules.augment.clips import ClipAugmentation
-from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.training.method import Method
 from tests.callbacks.runs import make_trainer
 from tests.datamodules.trees import put
 from tests.datamodules.video_files import write_video

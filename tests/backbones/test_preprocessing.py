@@ -23,7 +23,6 @@ from modules.backbones.cnn.s3d import S3D
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
-from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.core.preprocessing import BGR_TO_ONE, HALF, IMAGENET, KINETICS, Normalisation
 from modules.core.tokens import Grid
@@ -36,6 +35,7 @@ from modules.masks.tokens import TubeMask
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
+from modules.training.method import Method
 from modules.weights.passport import read_passport
 from tests.registry import CONTRAST, FRAMES, OPTIM, SGD, SIDE, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
 
@@ -229,7 +229,7 @@ def test_no_place_keeps_statistics_of_its_own() -> None:
     sources = [path for folder in ("modules", "datamodules", "callbacks") for path in (root / folder).rglob("*.py")]
     texts = {path.relative_to(root).as_posix(): path.read_text() for path in sources}
     assert [name for name, text in texts.items() if "0.485" in text or "0.456" in text] == ["modules/core/preprocessing.py"]
-    assert [name for name, text in texts.items() if "def normalise(self" in text] == ["modules/core/base.py"]
+    assert [name for name, text in texts.items() if "def normalise(self" in text] == ["modules/training/method.py"]
 
 
 def test_encoder_of_locomotion_is_fed_alike_in_every_task() -> None:

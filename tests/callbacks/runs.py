@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
+from modules.core.output import StepOutput
 from modules.core.preprocessing import IMAGENET
 from modules.scenes.classes import MOTION_CLASSES
+from modules.training.method import Method
 from tests.registry import FRAMES, METHODS, OPTIM, SIDE
 
 TRAIN, VAL, BATCH = 24, 13, 8

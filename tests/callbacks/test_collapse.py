@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.collapse import CollapseAlarm, feature_std, first_clips, rankme
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError
 from tests.callbacks.runs import Pixels, Unlabelled, data, fit, make_trainer, videomae
 from tests.registry import FRAMES, SIDE

@@ -25,7 +25,7 @@ from callbacks import (
     Throughput,
 )
 from callbacks.features import evaluating, extract, gather_once, usable
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import VAL, Oracle, Pixels, data, fit, make_trainer, videomae
 

@@ -14,7 +14,7 @@ from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw, framed
 from callbacks.pictures import VISIBLE_SIDE
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from tests.callbacks.runs import Pixels, data, fit
 from tests.registry import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
 

@@ -18,7 +18,8 @@ from callbacks import ProbeReport
 from callbacks.probe_report import MAIN_POOLED, MAIN_READOUT, RECENT_STEPS, render
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
+from modules.core.output import StepOutput
 from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import BATCH, CLASSES, STEPS, TRAIN, VAL, Oracle, Unlabelled, data, fit, make_trainer, videomae
 from tests.registry import FRAMES, METHODS

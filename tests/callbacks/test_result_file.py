@@ -18,9 +18,9 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
-from modules.core.optim import SGDSettings
-from modules.core.provenance import Provenance
 from modules.downstream.classification import Classification
+from modules.runs.provenance import Provenance
+from modules.training.optim import SGDSettings
 from tests.callbacks.runs import StopAfter, make_trainer
 
 

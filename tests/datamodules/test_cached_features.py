@@ -20,9 +20,9 @@ from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
-from modules.core.optim import SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.retrieval import NearestNeighbours
+from modules.training.optim import SGDSettings
 from tests.callbacks.runs import make_trainer
 from tests.registry import FRAMES, SIDE, tiny_cnn
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from modules.core import last_checkpoint
-from modules.core.base import TRAIN_STREAM, Method
-from modules.core.last_checkpoint import LAST
 from modules.core.randomness import device_generator
+from modules.runs import last_checkpoint
+from modules.runs.last_checkpoint import LAST
+from modules.training.method import TRAIN_STREAM, Method
 from tests.distributed.joined import JoinedDraws
 from tests.registry import METHODS, Case
 from tests.resume.bits import differences
@@ -202,7 +202,7 @@ def test_processes_that_lightning_starts_end_together(broken: int, tmp_path: Pat
     script.write_text(
         "import os, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from modules.core.base import Method\n"
+        "from modules.training.method import Method\n"
         "from main import main\n"
         "step = Method.training_step\n"
         "def broken_step(self, batch, batch_idx):\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules.synthetic import SyntheticMotion
-from modules.core.contracts import VideoBatch
+from modules.core.batch import VideoBatch
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from tests.distributed.evaluation import by_two, trainer_for
 from tests.downstream.test_video_text_retrieval import motion, tiny

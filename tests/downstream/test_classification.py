@@ -19,11 +19,11 @@ from modules.augment.clips import Mixing
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.skeleton.gru import BiGRU
 from modules.convert.command import convert
-from modules.core.base import Method
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings, SGDSettings
 from modules.downstream.classification import Classification
 from modules.downstream.labels import OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings, SGDSettings
 from tests.methods import test_common as common
 from tests.registry import (
     CLASSES,

@@ -16,12 +16,12 @@ from datamodules import UCFRep, VideoFolder
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
-from modules.core.last_checkpoint import LAST, LastCheckpoint
-from modules.core.nonfinite import NonFiniteGuard
-from modules.core.optim import AdamSettings
 from modules.core.preprocessing import IMAGENET_MEAN
 from modules.downstream.counting import RepetitionCounting, cycle_loss, draw_cycles
 from modules.downstream.cycles import ANCHORS, SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
+from modules.runs.last_checkpoint import LAST, LastCheckpoint
+from modules.runs.nonfinite import NonFiniteGuard
+from modules.training.optim import AdamSettings
 from tests.datamodules.repetitions import write_ucfrep
 from tests.distributed.evaluation import by_two
 from tests.registry import tiny_cnn, tiny_vit

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 from main import main
 from modules.backbones.cnn.resnet import VideoResNet
-from modules.core.contracts import Batch, VideoBatch
+from modules.core.batch import Batch, VideoBatch
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
 from modules.downstream.detection import ActionDetection, draw_actions, flip_with_boxes

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacks import ModelEMA
 from modules.convert.command import convert
-from modules.core.averaging import check_averaging
-from modules.core.base import Method
-from modules.core.contracts import Batch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.methods.moco import MoCo
+from modules.training.averaging import check_averaging
+from modules.training.method import Method
 from modules.weights.files import read_weights
 from modules.weights.passport import read_passport
 from tests.registry import CONTRAST, FRAMES, METHODS, SIDE, Case, tiny_cnn

@@ -12,13 +12,13 @@ from torch import Tensor
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.skeleton.gcn import AGCN
-from modules.core.base import Method
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.downstream.retrieval import NearestNeighbours
 from modules.layers.heads import VideoClassifier
+from modules.training.method import Method
 from tests.registry import DOWNSTREAM, FRAMES, METHODS, OPTIM, SGD, SIDE, Case, tiny_cnn, tiny_locomotion, tiny_vit, video_batch
 
 

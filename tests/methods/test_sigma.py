@@ -11,7 +11,6 @@ from torch import Tensor
 
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
-from modules.core.optim import AdamWSettings, warmup_cosine
 from modules.core.tokens import Grid, gather_tokens
 from modules.layers.targets import PixelTarget, TowerTarget, normalise_over_tokens
 from modules.losses import sinkhorn
@@ -20,6 +19,7 @@ from modules.masks.base import Mask
 from modules.masks.noise import Green3D
 from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
+from modules.training.optim import AdamWSettings, warmup_cosine
 from modules.weights.names.videomae import to_official
 from tests.registry import tiny_vit, video_batch
 

@@ -12,10 +12,10 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
 from modules.core.errors import SettingError
-from modules.core.optim import SGDSettings
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.losses.contrast import Contrast, contrast_logits
 from modules.methods.skeleton_contrast import SHOWN_CLIPS, SHOWN_FRAMES, SkeletonContrast
+from modules.training.optim import SGDSettings
 from modules.weights.names.skeleton_contrast import to_official
 
 KEYS, CLIPS, FRAMES = 12, 4, 16

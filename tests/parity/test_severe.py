@@ -10,9 +10,9 @@ import torch
 
 from datamodules.video.decode import VideoInfo
 from datamodules.video.sampling import ClipSettings, choose_views, resample
-from modules.core.optim import AdamWSettings
 from modules.downstream.classification import Classification
 from modules.downstream.labels import SeveralLabels, accuracies, average_precisions
+from modules.training.optim import AdamWSettings
 from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
 from tests.parity.test_masked_methods import build_backbone
 

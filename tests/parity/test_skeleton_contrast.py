@@ -17,7 +17,7 @@ from modules.core.loading import load_strictly
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.losses import contrast
 from modules.methods.skeleton_contrast import SkeletonContrast
-from modules.weights.names.skeleton_contrast import from_official, gru_to_official, to_official
+from modules.weights.names.skeleton_contrast import from_official, gru_from_official, gru_to_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 METHOD = "skeleton_contrast"
@@ -42,7 +42,7 @@ def build(name: str, ctor: dict[str, Any]) -> SkeletonEncoder:
 
 def loaded(name: str, ctor: dict[str, Any], state: dict[str, Tensor]) -> SkeletonEncoder:
     network = build(name, ctor)
-    report = load_strictly(network, network.from_official(state), name, may_leave=("fc.",))
+    report = load_strictly(network, gru_from_official(state), name, may_leave=("fc.",))
     assert set(report.left_over) == {"fc.bias", "fc.weight"}
     assert gru_to_official(network.state_dict()).keys() == state.keys() - {"fc.bias", "fc.weight"}
     return network.eval()
@@ -100,7 +100,7 @@ def test_a_truly_bidirectional_network_is_another_one() -> None:
     skeleton = clips(tensors["input.x"])
     assert torch.equal(to_sequence(skeleton), tensors["input.x"])
     network = BiGRU(ctor["en_hidden_size"], ctor["en_num_layers"], "true_bidirectional")
-    load_strictly(network, network.from_official(state), "bigru", may_leave=("fc.",))
+    load_strictly(network, gru_from_official(state), "bigru", may_leave=("fc.",))
     with torch.no_grad():
         states = network.forward_features(skeleton)
     difference = (states[:, -1] - tensors["output.feature"]).abs().max()

@@ -26,10 +26,10 @@ from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthesise import write_video
 from datamodules.video.sampling import ClipSettings
-from modules.core.last_checkpoint import LAST, LastCheckpoint
-from modules.core.nonfinite import NonFiniteGuard
-from modules.core.provenance import Provenance
-from modules.core.saving import WholeCheckpointIO
+from modules.runs.last_checkpoint import LAST, LastCheckpoint
+from modules.runs.nonfinite import NonFiniteGuard
+from modules.runs.provenance import Provenance
+from modules.runs.saving import WholeCheckpointIO
 from tests.registry import DOWNSTREAM, FRAMES, METHODS, SIDE, Case, video_batch
 
 TRAIN, VAL, BATCH, EPOCHS = 21, 5, 4, 3

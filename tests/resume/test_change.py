@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 from datamodules import VideoFolder
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
-from modules.core.base import Method
-from modules.core.contracts import StepOutput
 from modules.core.errors import SettingError
-from modules.core.last_checkpoint import LAST, LastCheckpoint
-from modules.core.optim import AdamWSettings, ScheduleSettings, SGDSettings, warmup_cosine
+from modules.core.output import StepOutput
+from modules.runs.last_checkpoint import LAST, LastCheckpoint
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings, ScheduleSettings, SGDSettings, warmup_cosine
 from tests.registry import DOWNSTREAM, METHODS
 from tests.resume import runs
 from tests.resume.bits import differences

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules.core.last_checkpoint import LAST
+from modules.runs.last_checkpoint import LAST
 from tests.registry import DOWNSTREAM, METHODS
 from tests.resume.bits import differences
 from tests.resume.runs import MOMENTS, STEPS, Run, start, write_videos

@@ -15,7 +15,7 @@ from torch import nn
 
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly, open_run
-from modules.core.saving import WholeCheckpointIO
+from modules.runs.saving import WholeCheckpointIO
 from modules.weights.files import FOLDER_FILES, read_checkpoint, read_weights
 
 WEIGHTS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}

@@ -11,9 +11,9 @@ import yaml
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from modules.core.cli import CLI
 from modules.core.errors import SettingError
-from modules.core.nonfinite import CONFIG, WEIGHTS, batches_file
+from modules.runs.cli import CLI
+from modules.runs.nonfinite import CONFIG, WEIGHTS, batches_file
 
 SHOWN = 5
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modules.core.errors import SettingError
-from modules.core.saving import WholeCheckpointIO
+from modules.runs.saving import WholeCheckpointIO
 from tests.resume.runs import together
 
 SMALL, LARGE = {"weights": torch.arange(10.0)}, {"weights": torch.zeros(1_000_000)}

@@ -17,14 +17,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from modules.augment.flips import choose_flip
-from modules.core.averaging import check_averaging
-from modules.core.contracts import Batch, StepOutput
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
-from modules.core.optim import ScheduleSettings
+from modules.core.output import StepOutput
 from modules.core.preprocessing import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
-from modules.core.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
+from modules.training.averaging import check_averaging
+from modules.training.optim import ScheduleSettings
+from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 

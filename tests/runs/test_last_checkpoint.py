@@ -11,8 +11,8 @@ import torch
 
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.core.base import Method
-from modules.core.last_checkpoint import SIGNALS, LastCheckpoint, requeue
+from modules.runs.last_checkpoint import SIGNALS, LastCheckpoint, requeue
+from modules.training.method import Method
 from tests.registry import FRAMES, METHODS, SIDE
 from tests.resume.bits import differences
 

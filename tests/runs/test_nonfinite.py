@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from main import main
-from modules.core.base import Method
-from modules.core.contracts import StepOutput, VideoBatch
+from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError
-from modules.core.nonfinite import NonFiniteGuard
+from modules.core.output import StepOutput
+from modules.runs.nonfinite import NonFiniteGuard
+from modules.training.method import Method
 from tests.registry import METHODS, OPTIM, Case
-from tests.test_cli import quick
+from tests.runs.test_cli import quick
 
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
 

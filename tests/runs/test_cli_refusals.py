@@ -15,10 +15,10 @@ import yaml
 
 from main import main
 from modules.core.errors import SettingError
-from modules.core.explain import explain
-from modules.core.run_folder import LOCK, RunLock
+from modules.runs.explain import explain
+from modules.runs.run_folder import LOCK, RunLock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = [
     f"--config={ROOT / 'configs/quickstart.yaml'}",
     "--trainer.max_epochs=1",

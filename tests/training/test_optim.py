@@ -7,8 +7,8 @@ import torch
 
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
 from modules.downstream.classification import Classification
+from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
 
 
 def test_rates_follow_the_global_batch() -> None:

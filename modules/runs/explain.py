@@ -16,8 +16,8 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch import LightningDataModule
 
-from modules.core.base import Method
 from modules.core.errors import SettingError
+from modules.training.method import Method
 
 OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
 TOP_LEVEL = ["trainer", "model", "data", "seed_everything", "ckpt_path", "config", "weights_only", "verbose"]

@@ -14,11 +14,11 @@ import yaml
 
 from datamodules.synthesise import write_video
 from main import main
-from modules.core.cli import CLI
 from modules.core.errors import SettingError
+from modules.runs.cli import CLI
 from tests.registry import video_batch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = str(ROOT / "configs/quickstart.yaml")
 SMALL = [
     "--trainer.max_epochs=1",

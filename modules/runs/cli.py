@@ -22,17 +22,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from modules.core.base import Method
-from modules.core.config_files import check_config_file, config_files
 from modules.core.errors import MAX_SEED, SettingError
-from modules.core.explain import check_values, class_of, explain, explain_lightning
-from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.loading import open_run
-from modules.core.nonfinite import NonFiniteGuard
-from modules.core.provenance import Provenance
-from modules.core.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
-from modules.core.saving import WholeCheckpointIO
-from modules.core.trainer_settings import check_trainer
+from modules.runs.config_files import check_config_file, config_files
+from modules.runs.explain import check_values, class_of, explain, explain_lightning
+from modules.runs.last_checkpoint import LAST, LastCheckpoint, was_requeued
+from modules.runs.nonfinite import NonFiniteGuard
+from modules.runs.provenance import Provenance
+from modules.runs.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
+from modules.runs.saving import WholeCheckpointIO
+from modules.runs.trainer_settings import check_trainer
+from modules.training.method import Method
 
 HPC = "hpc_ckpt_*.ckpt"
 """What Lightning's own plugin for SLURM saves, and resumes from by itself."""

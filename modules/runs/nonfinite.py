@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.core.errors import SettingError, check_positive
 from modules.core.files import replacing
-from modules.core.provenance import Provenance
+from modules.runs.provenance import Provenance
 
 FOLDER = "nonfinite"
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
