@@ -16,8 +16,8 @@ from jsonargparse import auto_cli
 import callbacks  # noqa: F401  (these imports make short class names known to the command line)
 import datamodules  # noqa: F401
 import modules  # noqa: F401
-from datamodules.prepare import PREPARE
-from datamodules.synthesise import write_videos
+from datamodules.prepare.command import PREPARE
+from datamodules.prepare.synthesise import write_videos
 from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI, Parser

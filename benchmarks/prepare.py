@@ -21,7 +21,7 @@ from jsonargparse import auto_cli
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.prepare import prepare_ntu
+from datamodules.prepare.command import prepare_ntu
 from datamodules.skeleton.normalise import MAX_FRAMES, angle_between, rotation_about
 from datamodules.skeleton.raw import read_bodies
 from datamodules.skeleton.store import open_store
@@ -35,7 +35,7 @@ COLUMNS = ("x", "y", "z", "depth_x", "depth_y", "color_x", "color_y", "w", "wx",
 MEASURE = """
 import re, sys
 from pathlib import Path
-from datamodules.prepare import prepare_ntu
+from datamodules.prepare.command import prepare_ntu
 
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

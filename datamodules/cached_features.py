@@ -15,8 +15,8 @@ from callbacks.features import evaluating
 from callbacks.neighbours import Neighbours
 from callbacks.online_knn import OnlineKNN
 from callbacks.probe_report import ProbeReport
-from datamodules.once import fingerprint, once
-from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.loading.single_pass import fingerprint, once
 from modules.core.batch import FeatureBatch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given

@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import VideoDataModule
-from datamodules.video.manifest import Manifest, is_hidden, read_folder, read_list, shorten, split_folders, video_files
+from datamodules.lists.manifest import Manifest, is_hidden, read_folder, read_list, shorten, split_folders, video_files
 from modules.core.errors import SettingError
 
 

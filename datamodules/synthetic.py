@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import VideoBatch
 from modules.core.errors import MAX_SEED, SettingError, check_whole

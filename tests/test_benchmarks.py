@@ -106,7 +106,7 @@ def test_a_thousand_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_broken_promise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.mp4", frames=12)
-    monkeypatch.setattr("datamodules.video.faults.FaultLog._write", lambda self: None)
+    monkeypatch.setattr("datamodules.loading.faults.FaultLog._write", lambda self: None)
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "faults.py", f"--videos={tmp_path}", "--count=9", "--workers=1")
     assert caught.value.code == 1

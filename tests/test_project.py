@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.synthesise import write_video
+from datamodules.prepare.synthesise import write_video
 from main import main
 from modules.downstream.classification import Classification
 from modules.runs.cli import CLI

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from lightning import LightningDataModule
 
+from datamodules.lists.subsets import pick_per_class, spread
+from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
-from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.video.subsets import pick_per_class, spread
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datamodules.loading.loader import SampleKey
 from datamodules.skeleton.normalise import JOINTS, PERSONS
 from datamodules.skeleton.store import Recordings
-from datamodules.video.loader import SampleKey
 from modules.core.batch import SkeletonBatch
 from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng

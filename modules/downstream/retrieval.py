@@ -72,7 +72,7 @@ class NearestNeighbours(Method):
         super().setup(stage)
         if stage != "test":
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
-        from datamodules.once import sample_names  # Data modules import this package: here no circle is left.
+        from datamodules.loading.single_pass import sample_names
 
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         # Cached features are not read yet, but the clips that they come from have names already.
@@ -129,7 +129,7 @@ class NearestNeighbours(Method):
 
     def on_test_epoch_end(self) -> None:
         """Read the training set, compare, log."""
-        from datamodules.once import once  # Data modules import this package: here no circle is left.
+        from datamodules.loading.single_pass import once
 
         bank_loader = once(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         queries, label, missed = self._gather()

@@ -17,7 +17,7 @@ from modules.core.errors import SettingError
 
 @runtime_checkable
 class SampleCounter(Protocol):
-    """A training loader that knows how many samples it has handed out (`datamodules.video.loader.ResumableLoader`)."""
+    """A training loader that knows how many samples it has handed out (`datamodules.loading.loader.ResumableLoader`)."""
 
     limit: int | None
     unfinished: int

@@ -22,7 +22,7 @@ from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.training.method import Method
 from tests.callbacks.runs import make_trainer
-from tests.datamodules.trees import put
+from tests.datamodules.sets.trees import put
 from tests.datamodules.video_files import write_video
 from tests.registry import CONTRAST, METHODS, SGD, SIDE, tiny_cnn
 

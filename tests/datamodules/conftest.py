@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datamodules.trees import put
+from tests.datamodules.sets.trees import put
 from tests.datamodules.video_files import write_video
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks import OnlineKNN, ProbeReport
 from datamodules.cached_features import CachedFeatures, hash_network
-from datamodules.once import fingerprint, once, sample_names
+from datamodules.loading.single_pass import fingerprint, once, sample_names
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from datamodules.video.decode import probe
+from datamodules.decoding.decode import probe
 from main import main
-from tests.datamodules.ava_files import FILM_START, write_ava
-from tests.datamodules.repetitions import write_ucfrep
-from tests.datamodules.test_charades import HEADER, row
-from tests.datamodules.test_downstream_datasets import EPIC_HEADER, epic_row
-from tests.datamodules.trees import put
+from tests.datamodules.sets.ava_files import FILM_START, write_ava
+from tests.datamodules.sets.repetitions import write_ucfrep
+from tests.datamodules.sets.test_charades import HEADER, row
+from tests.datamodules.sets.test_downstream_datasets import EPIC_HEADER, epic_row
+from tests.datamodules.sets.trees import put
 
 ROOT = Path(__file__).parents[2]
 CNN, CHARADES = "finetune/cnn_ucf101.yaml", "finetune/cnn_charades.yaml"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modules.downstream.detection import ActionDetection
-from tests.datamodules.ava_files import small_ava, write_ava
+from tests.datamodules.sets.ava_files import small_ava, write_ava
 from tests.distributed.evaluation import by_two, trainer_for
 from tests.registry import SGD, tiny_cnn
 

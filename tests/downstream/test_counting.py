@@ -22,7 +22,7 @@ from modules.downstream.cycles import ANCHORS, SAME, CycleTargets, anchors, coun
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.training.optim import AdamSettings
-from tests.datamodules.repetitions import write_ucfrep
+from tests.datamodules.sets.repetitions import write_ucfrep
 from tests.distributed.evaluation import by_two
 from tests.registry import tiny_cnn, tiny_vit
 from tests.resume.bits import differences

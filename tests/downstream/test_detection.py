@@ -18,7 +18,7 @@ from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
 from modules.downstream.detection import ActionDetection, draw_actions, flip_with_boxes
 from modules.downstream.metrics.frame_average_precision import TrueBoxes, average_precision, best_overlaps
-from tests.datamodules.ava_files import FILM_START, small_ava, write_ava
+from tests.datamodules.sets.ava_files import FILM_START, small_ava, write_ava
 from tests.registry import FRAMES, SGD, SIDE, tiny_cnn, tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]

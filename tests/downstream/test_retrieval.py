@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from callbacks import ResultFile
 from datamodules.folder import VideoFolder
+from datamodules.loading.loader import ResumableLoader
+from datamodules.prepare.synthesise import write_video
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthesise import write_video
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from datamodules.video.loader import ResumableLoader
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError

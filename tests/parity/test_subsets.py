@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.video.manifest import Manifest
+from datamodules.lists.manifest import Manifest
 from tests.parity.cases import PARITY_DIR
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from callbacks import ModelEMA, OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
+from datamodules.prepare.synthesise import write_video
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthesise import write_video
 from datamodules.video.sampling import ClipSettings
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules import VideoFolder
-from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.synthesise import write_video
+from datamodules.prepare.synthesise import write_video
 from main import main
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI

@@ -1,0 +1,1 @@
+"""Frames out of video files, the right ones or an error."""

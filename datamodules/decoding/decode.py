@@ -1,0 +1,174 @@
+"""Read chosen frames of a video file: one function, `read_clips`, and `probe`, which only looks.
+
+The file is opened once, read from the keyframe before the first wanted frame to the last wanted one, and only wanted
+frames are converted to RGB. Frames are numbered in display order, as ffmpeg puts them out from the start of the file.
+Axis letters: `V` clips, `T` frames.
+"""
+
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules.decoding.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
+from datamodules.decoding.readers import (
+    DecodeError,
+    DecordReader,
+    FewerFramesError,
+    Reader,
+    TorchCodecReader,
+    VideoInfo,
+    check_size,
+)
+from modules.core.errors import SettingError
+
+__all__ = ["ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoInfo", "probe", "read_clips"]
+
+Decoder = Literal["pyav", "decord", "torchcodec"]
+ChooseFrames = Callable[[VideoInfo, np.random.Generator | None], np.ndarray]
+
+
+@dataclass
+class DecodedClips:
+    """The wanted frames of one video, each decoded once.
+
+    Args:
+        frames: The different frames, uint8 [h, w, 3], RGB, upright, all of one size.
+        position: int64 [V, T], index into `frames`.
+        info: The video.
+        time: float32 [V, 2], moment of the first and the last frame of each clip, in seconds from the video's start.
+    """
+
+    frames: list[np.ndarray]
+    position: np.ndarray
+    info: VideoInfo
+    time: np.ndarray
+
+
+def read_clips(
+    path: str | Path,
+    choose: ChooseFrames,
+    rng: np.random.Generator | None,
+    threads: int = 1,
+    decode_timeout: float | None = None,
+    decoder: Decoder = "pyav",
+) -> DecodedClips:
+    """Read the frames of one or several clips from a file that is opened once.
+
+    Frame k is what plain decoding from the start puts out as frame k, and there are as many frames as it puts out, whatever the
+    container says. A file that breaks off before the frames that it states (by more than two frames and 5 %), or that plain
+    decoding cannot read to its end, is an error, unless every wanted frame can be had without the damage. If damage within
+    frames makes the decoder leave out a few of them, `choose` is called again with the true length.
+
+    Args:
+        path: A video, or an image, which is a video of one frame.
+        choose: Given the video's description and `rng`, returns the wanted frame numbers, int [V, T]. Width and height
+            in this description are those before rotation.
+        rng: Passed on to `choose`.
+        threads: Decoder threads. One is right inside loader workers.
+        decode_timeout: Seconds after which to give up the file (PyAV only), checked between frames and by ffmpeg when it
+            reads. Not checked within the decoding of a frame; `datamodules/loading/worker_guard.py` ends what hangs there.
+        decoder: The library that decodes. decord and torchcodec are refused where they would give other frames: in files
+            with several video streams, of which they take the largest and this project the first, where frames have to
+            be counted (all but mp4 and mkv, and what is odd among these), where they count otherwise, and decord in files
+            with open groups of pictures (usual in HEVC).
+
+    Raises:
+        DecodeError: The file cannot give these frames.
+    """
+    with ExitStack() as stack:
+        with _only_decode_errors():
+            reader = stack.enter_context(closing(_open(Path(path).absolute(), threads, decode_timeout, decoder)))
+        info = reader.info
+        for is_last_try in (False, True):
+            if info.num_frames < 1:
+                raise DecodeError("no frame decoded")
+            numbers = _checked(choose(info, rng), info.num_frames)
+            unique, position = np.unique(numbers, return_inverse=True)
+            check_size(info.width, info.height, len(unique))
+            try:
+                with _only_decode_errors():
+                    pictures = reader.read(unique.tolist())
+                break
+            except FewerFramesError as short:
+                info = _shortened(info, short, is_last_try)
+    if len({picture.frame.shape for picture in pictures}) > 1:
+        raise DecodeError("frame size changes")
+    height, width = pictures[0].frame.shape[:2]
+    position = position.reshape(numbers.shape)
+    seconds = np.array([picture.seconds for picture in pictures], dtype=np.float32)
+    return DecodedClips(
+        frames=[picture.frame for picture in pictures],
+        position=position,
+        info=replace(info, width=width, height=height),
+        time=seconds[position[:, [0, -1]]],
+    )
+
+
+def probe(path: str | Path, decode_timeout: float | None = None) -> VideoInfo:
+    """Length, rate and upright size of a video. Decodes its first frame, so that a file without any is found out.
+
+    Args:
+        path: A video, or an image.
+        decode_timeout: Seconds after which to give up.
+
+    Raises:
+        DecodeError: The file cannot be opened, or gives no frame.
+    """
+    first = np.zeros((1, 1), dtype=np.int64)
+    return read_clips(path, lambda info, rng: first, None, decode_timeout=decode_timeout).info
+
+
+@contextmanager
+def _only_decode_errors() -> Iterator[None]:
+    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
+    try:
+        yield
+    except (DecodeError, FewerFramesError, SettingError):
+        raise
+    except Exception as error:
+        raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+
+
+def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
+    """Open a file with one of the decoders, after the checks that are the same for all."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise DecodeError("file not found", str(error)) from error
+    # Opening a pipe would wait for somebody to write into it.
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError("cannot open", "not a file")
+    if status.st_size == 0:
+        raise DecodeError("empty file")
+    reader = PyAVReader(path, threads, decode_timeout)
+    if decoder == "pyav":
+        return reader
+    with closing(reader):
+        other = DecordReader(path, threads) if decoder == "decord" else TorchCodecReader(path, threads)
+        differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
+        if differs or (decoder == "decord" and reader.has_open_groups):
+            other.close()
+            raise DecodeError("cannot open", f"{decoder} would give wrong frames of this file; set data.decoder to pyav")
+    other.info = replace(other.info, fps=reader.info.fps)
+    return other
+
+
+def _checked(numbers: np.ndarray, num_frames: int) -> np.ndarray:
+    if numbers.ndim != 2 or numbers.size == 0 or numbers.min() < 0 or numbers.max() >= num_frames:
+        raise ValueError(f"frame numbers must be [V, T] and in 0 .. {num_frames - 1}, not {numbers.tolist()}")
+    return numbers
+
+
+def _shortened(info: VideoInfo, short: FewerFramesError, is_last_try: bool) -> VideoInfo:
+    """The description with the true length, if the file may be read once more with it."""
+    if short.num_frames == 0:
+        raise DecodeError("no frame decoded", str(short.__cause__ or "")) from short
+    overstated_by = info.num_frames - short.num_frames
+    if is_last_try or overstated_by > max(MISSING_FRAMES, MISSING_SHARE * info.num_frames):
+        raise DecodeError("failed while decoding", f"{short} of {info.num_frames}") from short
+    return replace(info, num_frames=short.num_frames)

@@ -1,0 +1,533 @@
+"""Read video files with PyAV: seek, decode what is needed, convert what is wanted."""
+
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from datamodules.decoding.bitstream import REORDERING, Coded, PacketOrder
+from datamodules.decoding.readers import DecodeError, FewerFramesError, Picture, VideoInfo, check_size
+
+# In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
+TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# Of these, unwanted frames that no other frame refers to are not decoded; tests show that the others stay bit-equal.
+SKIPPING_CODECS = ("h264",)
+# Of these, frames are counted from the start all the same: what does not fit the size that the file states is concealed, and in
+# another way after a seek.
+COUNTED_CODECS = ("mpeg4",)
+# Bytes of packets that are kept; only hours between keyframes need more, and are counted frame by frame instead.
+MAX_PACKETS = 2**30
+# Bytes of packets that are kept while a file is looked at, so that a small one need not be read twice.
+MAX_KEPT = 2**26
+# A file may hold slightly fewer frames than it states: so many, or this share. If it holds fewer still, it was cut off.
+MISSING_FRAMES, MISSING_SHARE = 2, 0.05
+# Keyframes of files that a process keeps in mind; each file counts for some more. These are about 25 MB.
+MAX_REMEMBERED, PER_FILE = 2**17, 4
+
+# Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
+LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
+class _Keyframe(NamedTuple):
+    before: int  # displayed frames that stand before it in the file
+    timestamp: int  # decode or presentation time, whichever PyAVReader._clock names
+    pts: int
+    is_open: bool  # whether frames that stand behind it are displayed before it
+
+
+class _Packet(NamedTuple):
+    """What the container says of a packet."""
+
+    pts: int | None
+    dts: int | None
+    is_keyframe: bool
+    is_shown: bool
+
+
+class _Facts(NamedTuple):
+    """What a look at all packets of a file, and if need be at all of its frames, has shown."""
+
+    num_frames: int
+    fps: float
+    keyframes: list[_Keyframe]
+    """where reading by time may start; none where frames must be counted"""
+    start: int
+    """presentation time of the first frame"""
+    is_plain: bool
+    """whether the container's index names just these keyframes, and all frames are displayed"""
+
+
+class _Memory:
+    """Facts of the files that were looked at last, by path, size and time of change."""
+
+    def __init__(self) -> None:
+        self.facts: OrderedDict[tuple[str, int, int], _Facts] = OrderedDict()
+        self.size = 0
+
+    def add(self, file: tuple[str, int, int], facts: _Facts) -> None:
+        """Keep facts in mind, and forget the oldest where there is no room."""
+        self.facts[file] = facts
+        self.size += PER_FILE + len(facts.keyframes)
+        while self.size > MAX_REMEMBERED:
+            _, oldest = self.facts.popitem(last=False)
+            self.size -= PER_FILE + len(oldest.keyframes)
+
+
+_memory = _Memory()
+
+
+class PyAVReader:
+    """Decodes from the keyframe at or before the first wanted frame to the last wanted one.
+
+    A file is looked at once, and what was found is kept for as long as the process lives. No word of the container is taken for
+    granted: the packets' own headers (`datamodules.decoding.bitstream`) must say that each packet holds one frame, that frames
+    are displayed in the order of their times, and where decoding may start. Then, in mp4 and mkv, frames are found by
+    presentation time: the keyframe's place in the file says how many frames precede it, the ranks of the times after it say
+    the rest. Everywhere else, and wherever that does not give every frame, frames are counted as they come out, from the start
+    of the file. Where the headers do not say how many frames there are, the look decodes the whole file.
+
+    A file that plain decoding cannot read to its end, or that breaks off before the frames that it states, is read as far as
+    the damage allows, and any frame that cannot be had is an error.
+
+    Args:
+        path: The file.
+        threads: Decoder threads.
+        timeout: Seconds after which to give up.
+    """
+
+    def __init__(self, path: Path, threads: int, timeout: float | None) -> None:
+        self._path = path
+        self._threads = threads
+        self._wanted = 1
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._reformatter = VideoReformatter()
+        self._matrix: np.ndarray | None = None
+        # mp4 finds keyframes by decode time, Matroska by presentation time.
+        self._clock: Literal["dts", "pts"] = "pts"
+        # All packets of the file, as long as the decoder has seen none.
+        self._kept: list[av.Packet] = []
+        self._at_start = True
+        self._breaks_off = False
+        self._container, self._stream = self._opened()
+        try:
+            if self._container.format.name.startswith("mov"):
+                self._clock = "dts"
+            self._facts = self._index()
+        except BaseException:
+            self.close()
+            raise
+        coded = self._stream.codec_context
+        self._places = [] if coded.name in COUNTED_CODECS else [keyframe.before for keyframe in self._facts.keyframes]
+        self.info = VideoInfo(self._facts.num_frames, self._facts.fps, coded.width, coded.height)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()
+
+    @property
+    def finds_by_time(self) -> bool:
+        """Whether times and places that the container states are right."""
+        return bool(self._facts.keyframes)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing in the container misleads: it holds one video, all frames are displayed, and its index is right."""
+        return self.finds_by_time and self._facts.is_plain and self._streams == 1
+
+    @property
+    def has_open_groups(self) -> bool:
+        """Whether frames that stand behind a keyframe are displayed before it."""
+        return any(keyframe.is_open for keyframe in self._facts.keyframes)
+
+    @property
+    def start(self) -> int | None:
+        """Time of the first frame; None where times are not right."""
+        return self._facts.start if self.finds_by_time else None
+
+    @property
+    def stream(self) -> av.VideoStream:
+        """The stream that is read; another object after `frames_from`."""
+        return self._stream
+
+    def frames_from(self, seconds: float) -> Iterator[av.VideoFrame]:
+        """Frames as plain decoding gives them: all from this moment on, and some before it. Raises av.FFmpegError."""
+        moment = self._facts.start + round(Fraction(seconds) / (self._stream.time_base or 1))
+        place = bisect_right([keyframe.pts for keyframe in self._facts.keyframes], moment) - 1
+        if place > 0 and self._places:
+            keyframe = self._facts.keyframes[place]
+            self._reopen()
+            self._at_start = False
+            self._container.seek(keyframe.pts, stream=self._stream)
+            frames = self._container.decode(self._stream)
+            first = next(frames, None)
+            if first is not None and first.pts is not None and first.pts <= keyframe.pts:
+                yield first
+                yield from frames
+                return
+        yield from self._frames()
+
+    def read(self, numbers: list[int]) -> list[Picture]:
+        """The frames of these ascending, different numbers. Raises DecodeError or FewerFramesError."""
+        self._wanted = len(numbers)
+        pictures: list[Picture] = []
+        for run in _runs(numbers, self._places):
+            part = self._read_by_time(run)
+            if part is None:
+                # Counting, without any short cut, settles what is in a file that gave less than was asked of it.
+                return self._read_by_count(numbers)
+            pictures += part
+        return pictures
+
+    def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        try:
+            container = av.open(str(self._path), timeout=left, **LENIENT)
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while opening") from error
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise DecodeError("cannot open", str(error)) from error
+        # The cover picture of a sound file is no video, nor is text, which ffmpeg draws as a terminal would.
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams or container.format.name == "tty" or streams[0].codec_context is None:
+            container.close()
+            raise DecodeError("no video stream")
+        self._streams = len(streams)
+        streams[0].codec_context.thread_count = self._threads
+        if self._threads != 1:
+            streams[0].codec_context.thread_type = "AUTO"
+        return container, streams[0]
+
+    def _index(self) -> _Facts:
+        """What is known of the file, or is found by a look at it."""
+        status = self._path.stat()
+        file = (str(self._path), status.st_size, status.st_mtime_ns)
+        facts = _memory.facts.get(file)
+        if facts is None:
+            facts = self._look()
+            _memory.add(file, facts)
+        return facts
+
+    def _look(self) -> _Facts:
+        """Read all packets, and decode them if they do not tell what decoding would give."""
+        context = self._stream.codec_context
+        indexed = len(self._stream.index_entries)
+        order = PacketOrder(context.name, context.extradata or b"")
+        packets: list[_Packet] = []
+        size = 0
+        for packet in self._packets():
+            packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+            is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
+            order.add(b"" if is_odd else bytes(packet))  # which no parser accepts
+            size += packet.size
+            if size <= MAX_KEPT:
+                self._kept.append(packet)
+        if self._breaks_off or size > MAX_KEPT:
+            self._kept = []
+        count = sum(packet.is_shown for packet in packets)
+        keyframes: list[_Keyframe] = []
+        is_known = order.is_known()
+        if is_known and context.name == "hevc":
+            # Its decoder leaves pictures out, without an error, where those that they refer to are not there.
+            is_known = self._puts_out_all(packets)
+        if is_known:
+            keyframes = self._keyframes(packets, order.pictures)
+        # ffmpeg's readers of single pictures are called jpeg_pipe, png_pipe and so on.
+        elif count > 1 or not self._container.format.name.endswith("_pipe"):
+            decoded = self._count()
+            if decoded is not None:
+                count = decoded
+            elif self._rises_beyond_damage(packets):
+                keyframes = self._keyframes(packets, None)
+        times = sorted(time for p in packets if p.is_shown and (time := p.dts if p.pts is None else p.pts) is not None)
+        named = {entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe}
+        is_plain = named == {keyframe.timestamp for keyframe in keyframes} and all(packet.is_shown for packet in packets)
+        return _Facts(
+            num_frames=count + self._missing(packets, indexed),
+            fps=self._fps(times, count),
+            keyframes=keyframes,
+            start=times[0] if times else 0,
+            is_plain=is_plain,
+        )
+
+    def _keyframes(self, packets: list[_Packet], pictures: list[Coded] | None) -> list[_Keyframe]:
+        """Where reading by time may start; nothing where it may not.
+
+        Args:
+            packets: all of the file.
+            pictures: what is in them; None if these are not known; then the container is believed.
+        """
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        moments = (packet.dts if self._clock == "dts" else packet.pts for packet in packets)
+        clock = [moment for moment in moments if moment is not None]
+        is_timed = self._container.format.name in TIMED_CONTAINERS
+        if not is_timed or len(set(times)) < len(packets) or len(clock) < len(packets):
+            return []
+        if self._clock == "dts" and any(one >= other for one, other in pairwise(clock)):
+            return []
+        if pictures is not None:
+            by_order = sorted(range(len(packets)), key=lambda number: pictures[number].order)
+            if any(times[one] >= times[other] for one, other in pairwise(by_order)):
+                return []
+        keyframes, before, latest = [], 0, min(times, default=0) - 1
+        for number, packet in enumerate(packets):
+            may_start = pictures is None or (pictures[number].restarts and times[number] > latest)
+            if packet.is_keyframe and may_start:
+                is_open = any(time < times[number] for time in times[number + 1 : number + 1 + REORDERING])
+                keyframes.append(_Keyframe(before, clock[number], times[number], is_open))
+            before += packet.is_shown
+            latest = max(latest, times[number])
+        return keyframes
+
+    def _count(self) -> int | None:
+        """How many frames plain decoding gives; None where it fails on the way."""
+        try:
+            return sum(1 for _ in self._frames())
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
+        except av.FFmpegError:
+            return None
+
+    def _puts_out_all(self, packets: list[_Packet]) -> bool:
+        """Whether plain decoding gives one frame for each packet that is shown, in the order of their times."""
+        shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
+        try:
+            return [frame.pts for frame in self._frames()] == shown
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
+        except av.FFmpegError:
+            return False
+        finally:
+            self._reopen()
+
+    def _rises_beyond_damage(self, packets: list[_Packet]) -> bool:
+        """Whether the times of all frames that can be had rise as they come out, and none is left out before decoding fails."""
+        times: list[int | None] = []
+        before: list[int | None] | None = None
+        self._reopen()
+        for packet in self._packets():
+            try:
+                times += [frame.pts for frame in self._stream.codec_context.decode(packet)]
+            except av.FFmpegError:
+                before = list(times) if before is None else before
+        shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
+        is_whole = before is None or before == shown[: len(before)]
+        return is_whole and all(one is not None and other is not None and one < other for one, other in pairwise(times))
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        """Plain decoding, from the start of the file. Raises av.FFmpegError."""
+        kept, self._kept = self._kept, []
+        if not kept and not self._at_start:
+            # Not every container can seek back to its first packet.
+            self._reopen()
+        self._at_start = False
+        decoding = chain.from_iterable(map(self._stream.codec_context.decode, [*kept, None])) if kept else None
+        for frame in decoding or self._container.decode(self._stream):
+            self._check_time()
+            yield frame
+
+    def _reopen(self) -> None:
+        self.close()
+        self._container, self._stream = self._opened()
+        self._at_start = True
+
+    def _missing(self, packets: list[_Packet], indexed: int) -> int:
+        """Frames that the container states and that are not there; none where so few of them are missing that it errs."""
+        name, stated, found = self._container.format.name, self._stream.frames, len(packets)
+        if name.startswith("mov"):
+            stated = indexed
+        elif name == "avi":
+            # It may count dropped frames, and state any number; its size tells whether it was cut off.
+            with self._path.open("rb") as file:
+                if int.from_bytes(file.read(8)[4:], "little") + 8 <= self._path.stat().st_size:
+                    return 0
+            moments = [packet.dts for packet in packets if packet.dts is not None]
+            found = max(moments, default=0) - min(moments, default=0) + 1
+        missing = stated - found
+        return missing if missing > max(MISSING_FRAMES, MISSING_SHARE * stated) else 0
+
+    def _fps(self, times: list[int], count: int) -> float:
+        """Frames per second: what the container states, unless the frames' times say otherwise."""
+        # 25 is ffmpeg's own assumption for streams without a rate.
+        stated = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        if count < 2 or not times or self._stream.time_base is None:
+            return stated
+        seconds = float((times[-1] - times[0]) * self._stream.time_base)
+        # Times are rounded, and a few frames may be missing.
+        differs = abs(seconds - (count - 1) / stated) > 1 / stated + 0.1 * seconds
+        return (count - 1) / seconds if differs and seconds > 0 else stated
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """Packets from the current place in the file to where it ends or breaks off."""
+        self._at_start = False
+        try:
+            for packet in self._container.demux(self._stream):
+                self._check_time()
+                # The last one has no content and tells the decoder that it is the last.
+                if packet.size or packet.dts is not None:
+                    yield packet
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
+        except av.FFmpegError:
+            self._breaks_off = True
+
+    def _check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise DecodeError("timed out")
+
+    def _read_by_time(self, numbers: list[int]) -> list[Picture] | None:
+        """Pick frames by presentation time; None where that does not give all of them."""
+        # Frames of an open group of pictures stand after a keyframe but are displayed before it, and refer to frames
+        # of the group before: then the search goes on one keyframe earlier.
+        for place in reversed(range(bisect_right(self._places, numbers[0]))):
+            keyframe = self._facts.keyframes[place]
+            packets = self._packets_from(keyframe, numbers[-1])
+            pts_of = _numbered(packets, keyframe.before)
+            if all(number in pts_of for number in numbers):
+                return self._decode(packets, [pts_of[number] for number in numbers])
+            if not pts_of or min(pts_of) <= numbers[0]:
+                return None
+        return None
+
+    def _packets_from(self, keyframe: _Keyframe, last: int) -> list[av.Packet]:
+        """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed or they are too many."""
+        self._kept, self._at_start = [], False
+        if not self.has_open_groups:
+            # What cannot be decoded without error gets what plain decoding makes of it. In open groups that is so by nature: of
+            # frames that are displayed before their keyframe, which are not wanted.
+            self._stream.codec_context.options = {"err_detect": "explode"}
+        packets: list[av.Packet] = []
+        missing = last - keyframe.before + 1 + REORDERING
+        size = 0
+        try:
+            self._container.seek(keyframe.timestamp, stream=self._stream)
+        except av.FFmpegError:
+            return []
+        for packet in self._packets():
+            time_stamp = packet.dts if self._clock == "dts" else packet.pts
+            if not packets and time_stamp != keyframe.timestamp:
+                if time_stamp is None or time_stamp > keyframe.timestamp:
+                    break
+                continue  # some containers seek to an earlier keyframe than asked
+            packets.append(packet)
+            missing -= not packet.is_discard
+            size += packet.size
+            if missing == 0:
+                break
+            if size > MAX_PACKETS:
+                return []
+        return packets
+
+    def _decode(self, packets: list[av.Packet], wanted: list[int]) -> list[Picture] | None:
+        """The frames of these presentation times; None if the decoder fails or holds one back."""
+        context = self._stream.codec_context
+        skips = context.name in SKIPPING_CODECS
+        tick = self._stream.time_base or Fraction(1)
+        times, first = set(wanted), packets[0].pts or 0
+        last = max(place for place, packet in enumerate(packets) if packet.pts in times)
+        found: dict[int, Picture] = {}
+        latest: int | None = None
+        try:
+            # None asks the decoder for the frames that it still holds.
+            for packet in [*packets[: last + 1], None]:
+                self._check_time()
+                if skips:
+                    context.skip_frame = "NONREF" if packet is not None and packet.pts not in times else "DEFAULT"
+                for frame in context.decode(packet):
+                    if frame.pts is None or (latest is not None and frame.pts <= latest):
+                        return None
+                    latest = frame.pts
+                    if frame.is_corrupt and latest >= first:
+                        return None  # what stands for the damage depends on frames before the keyframe
+                    if frame.pts in times:
+                        found[frame.pts] = self._picture(frame, float((frame.pts - self._facts.start) * tick))
+        except av.FFmpegError:
+            return None
+        return [found[pts] for pts in wanted] if len(found) == len(wanted) else None
+
+    def _read_by_count(self, numbers: list[int]) -> list[Picture]:
+        """Pick frames by counting what the decoder puts out, from the start of the file."""
+        wanted = set(numbers)
+        pictures: list[Picture] = []
+        count = 0
+        tick = self._stream.time_base or Fraction(1)
+        try:
+            for frame in self._frames():
+                if count in wanted:
+                    seconds = count / self.info.fps
+                    if self.finds_by_time and frame.pts is not None:
+                        seconds = float((frame.pts - self._facts.start) * tick)
+                    pictures.append(self._picture(frame, seconds))
+                count += 1
+                if len(pictures) == len(numbers):
+                    return pictures
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
+        except av.FFmpegError as error:
+            raise FewerFramesError(count) from error
+        raise FewerFramesError(count)
+
+    def _picture(self, frame: av.VideoFrame, seconds: float) -> Picture:
+        """Convert to RGB at decoded size, which need not be the one that the container states, and set upright."""
+        check_size(frame.width, frame.height, self._wanted)
+        array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        if self._matrix is None:
+            self._matrix = display_matrix(frame)
+        return Picture(upright(array, self._matrix), seconds)
+
+
+def _runs(numbers: list[int], keyframes: list[int]) -> list[list[int]]:
+    """Cut ascending frame numbers where a keyframe allows to jump over more frames than a new start costs."""
+    runs = [numbers[:1]]
+    for previous, number in pairwise(numbers):
+        place = bisect_right(keyframes, number) - 1
+        if place >= 0 and keyframes[place] - previous > REORDERING:
+            runs.append([])
+        runs[-1].append(number)
+    return runs
+
+
+def _numbered(packets: list[av.Packet], before: int) -> dict[int, int]:
+    """Frame number -> presentation time, of the frames that can be decoded from the first packet on.
+
+    Frames displayed before that keyframe are counted but left out. Nothing, if times are missing or not unique.
+    """
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    first = times[0] if times else 0
+    if len(set(times)) < len(packets):
+        return {}
+    shown = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
+    return {before + rank: pts for rank, pts in enumerate(shown) if pts >= first}
+
+
+def display_matrix(frame: av.VideoFrame) -> np.ndarray:
+    """How a frame is to be turned or mirrored: int32 [3, 3]; see `upright`."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    entries = np.eye(3, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32)
+    return entries.reshape(3, 3)
+
+
+def upright(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Apply the quarter turns and mirrorings of a display matrix.
+
+    Args:
+        array: uint8 [h, w, 3].
+        matrix: [3, 3] as in mp4 and ffmpeg: a row vector (x, y, 1) of a decoded pixel times it is its place on screen.
+            Angles between quarter turns are not honoured.
+    """
+    (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()
+    if abs(b) > abs(a):
+        array, a, d = array.transpose(1, 0, 2), c, b
+    if a < 0:
+        array = array[:, ::-1]
+    if d < 0:
+        array = array[::-1]
+    return np.ascontiguousarray(array)

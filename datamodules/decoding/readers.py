@@ -1,0 +1,187 @@
+"""What every reader of video files has in common, and those that stand on optional extras: decord and torchcodec.
+
+A reader numbers frames in display order, as ffmpeg puts them out from the start of the file, and returns those asked
+for. `datamodules/decoding/decode.py` makes clips of them; `datamodules/decoding/pyav_reader.py` is the reader normally used.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from modules.core.errors import SettingError
+
+# Decoded frames of one file may take this much memory, all its clips together: 680 frames of full HD, 160 of 4K.
+MAX_BYTES = 4 * 2**30
+
+Reason = Literal[
+    "file not found",
+    "empty file",
+    "cannot open",
+    "no video stream",
+    "no frame decoded",
+    "failed while decoding",
+    "frame size changes",
+    "too large",
+    "timed out",
+    "decoder crashed",
+]
+
+
+class DecodeError(Exception):
+    """A file cannot give the frames that were asked of it.
+
+    Args:
+        reason: What is wrong, in a few stable words, fit for counting.
+        detail: What the decoder said, if anything.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason: Reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["DecodeError"], tuple[Reason, str]]:
+        """Survive the way from a worker process to the trainer."""
+        return DecodeError, (self.reason, self.detail)
+
+
+def check_size(width: int, height: int, frames: int) -> None:
+    """Refuse frames that would take too much memory. Raises DecodeError."""
+    if width * height * 3 * frames > MAX_BYTES:
+        raise DecodeError("too large", f"{frames} frames of {width} x {height}")
+
+
+class FewerFramesError(Exception):
+    """The file ended before the last wanted frame.
+
+    Args:
+        num_frames: How many frames came out.
+    """
+
+    def __init__(self, num_frames: int) -> None:
+        super().__init__(f"{num_frames} frames decoded")
+        self.num_frames = num_frames
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video.
+
+    Args:
+        num_frames: Frames that plain decoding puts out.
+        fps: Frames per second, averaged over the file.
+        width: Pixels, after rotation.
+        height: Pixels, after rotation.
+    """
+
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+
+
+class Picture(NamedTuple):
+    """One decoded frame."""
+
+    frame: np.ndarray
+    """uint8 [h, w, 3], RGB, upright."""
+    seconds: float
+    """From the start of the video."""
+
+
+class Reader(Protocol):
+    """An open file. Its `info` has the size before rotation, which is known only once a frame is decoded."""
+
+    info: VideoInfo
+
+    def read(self, numbers: list[int]) -> list[Picture]:
+        """The frames of these ascending, different numbers. Raises DecodeError or FewerFramesError."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def _optional(module: str, package: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise SettingError(
+            f"The decoder {package} cannot be imported ({error}); run `pip install {package}`, or choose pyav."
+        ) from error
+
+
+class DecordReader:
+    """decord, an optional extra. It takes the largest video stream and cannot be given a deadline.
+
+    Where a group of pictures is open (usual in HEVC, rare in H.264), or the container's index is wrong, decord returns wrong
+    frames; `read_clips` refuses such files.
+
+    Args:
+        path: The file.
+        threads: Decoder threads.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        decord = _optional("decord", "decord")
+        self._errors = (decord.DECORDError, RuntimeError, IndexError)
+        try:
+            self._video = decord.VideoReader(str(path), num_threads=threads)
+            height, width = self._video[0].shape[:2]
+        except self._errors as error:
+            raise DecodeError("cannot open", str(error).partition("\n")[0]) from error
+        self.info = VideoInfo(len(self._video), float(self._video.get_avg_fps()), width, height)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        del self._video
+
+    def read(self, numbers: list[int]) -> list[Picture]:
+        """The frames of these ascending, different numbers. Raises DecodeError."""
+        try:
+            frames = self._video.get_batch(numbers).asnumpy()
+        except self._errors as error:
+            raise DecodeError("failed while decoding", str(error).partition("\n")[0]) from error
+        seconds = self._video.get_frame_timestamp(numbers)[:, 0] - self._video.get_frame_timestamp(0)[0]
+        return [Picture(frame, float(moment)) for frame, moment in zip(frames, seconds, strict=True)]
+
+
+class TorchCodecReader:
+    """torchcodec, an optional extra that needs ffmpeg's shared libraries. Largest video stream, no deadline.
+
+    It picks frames by the times and keyframes that the container states; `read_clips` refuses files in which these are wrong.
+
+    Args:
+        path: The file.
+        threads: Decoder threads.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        decoders = _optional("torchcodec.decoders", "torchcodec")
+        try:
+            self._video = decoders.VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=threads)
+        except (RuntimeError, ValueError) as error:
+            if "libtorchcodec" in str(error):
+                raise SettingError(
+                    "The decoder torchcodec does not find ffmpeg's shared libraries; install ffmpeg, or choose pyav."
+                ) from error
+            raise DecodeError("cannot open", str(error).partition("\n")[0]) from error
+        about = self._video.metadata
+        self.info = VideoInfo(len(self._video), float(about.average_fps or 25), int(about.width), int(about.height))
+        self._start = float(about.begin_stream_seconds or 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        del self._video
+
+    def read(self, numbers: list[int]) -> list[Picture]:
+        """The frames of these ascending, different numbers. Raises DecodeError."""
+        try:
+            batch = self._video.get_frames_at(numbers)
+        except (RuntimeError, IndexError) as error:
+            raise DecodeError("failed while decoding", str(error).partition("\n")[0]) from error
+        moments = (batch.pts_seconds - self._start).tolist()
+        return [Picture(frame, moment) for frame, moment in zip(batch.data.numpy(), moments, strict=True)]

@@ -1,0 +1,1 @@
+"""Lists of samples: read from files and folders, joined with labels, cut into subsets."""

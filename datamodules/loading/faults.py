@@ -1,0 +1,125 @@
+"""What becomes of broken videos: each is counted once and named in a report; too many of them stop the run."""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.lists.manifest import Manifest
+from modules.core.errors import SettingError
+
+# Below that many different files a share says little: one broken file of a dozen must not stop a first try.
+MIN_FILES = 100
+REPORT = "bad_videos.tsv"
+COLUMNS = ("path", "split", "reason")
+CRASHED = "decoder crashed"
+NAMED = 10
+
+
+class BadFile(NamedTuple):
+    """A file that could not be read; the same path may be another file in another split."""
+
+    path: str
+    split: str
+
+
+class FaultLog:
+    """Counts broken files from the batches that the loaders hand out.
+
+    The report on disk is the record: a run that goes on reads it again and adds to it. The share of bad files is that of
+    the training files that this process has read.
+
+    Args:
+        max_bad_fraction: share of bad files among those read so far above which training stops; judged once 100
+            different files were read.
+    """
+
+    def __init__(self, max_bad_fraction: float) -> None:
+        self.max_bad_fraction = max_bad_fraction
+        self.bad: dict[BadFile, str] = {}
+        self.report: Path | None = None
+        self._crashed: set[BadFile] = set()
+        self._seen: set[str] = set()
+        self._seen_bad: dict[str, str] = {}
+
+    def write_to(self, folder: Path, rank: int = 0) -> None:
+        """Name the folder for the report, and read what is in it already.
+
+        Args:
+            folder: of the run.
+            rank: of this process; other processes than the first add their number to the report's name.
+        """
+        self.report = folder / (REPORT if rank == 0 else REPORT.replace(".tsv", f".rank{rank}.tsv"))
+        before = read_report(self.report)
+        new = [file for file in self.bad if file not in before]
+        self.bad = before | self.bad
+        if new:
+            self._write()
+        # A run may go on with another number of processes, which share the files differently.
+        for report in folder.glob(REPORT.replace(".tsv", "*.tsv")):
+            self._crashed |= {file for file, reason in read_report(report).items() if reason == CRASHED}
+
+    def crashes(self, manifest: Manifest, split: str) -> set[int]:
+        """Rows of a manifest whose files are known to crash the decoder."""
+        crashed = self._crashed | {file for file, reason in self.bad.items() if reason == CRASHED}
+        paths = {file.path for file in crashed if file.split == split}
+        return {row for row, path in enumerate(manifest.paths) if path in paths} if paths else set()
+
+    def record(self, batch: dict[str, Any], manifest: Manifest, split: str, counts: bool) -> None:
+        """Take note of a batch.
+
+        Args:
+            batch: with `index`, `faults` and `unreplaced`.
+            manifest: that the batch's rows belong to.
+            split: 'train' or 'val'.
+            counts: whether its files count for the share of bad ones.
+
+        Raises:
+            SettingError: when too many files are bad, or when a sample could not be replaced.
+        """
+        faults = {manifest.paths[row]: reason for row, reason in reversed(batch["faults"])}
+        new = {BadFile(path, split): reason for path, reason in faults.items()}
+        new = {file: reason for file, reason in new.items() if file not in self.bad}
+        if new:
+            self.bad |= new
+            self._write()
+        if batch["unreplaced"].any():
+            raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}")
+        if counts:
+            self._seen.update(manifest.paths[row] for row in batch["index"].tolist())
+            self._seen.update(faults)
+            self._seen_bad |= faults
+            self._judge()
+
+    def _judge(self) -> None:
+        bad, seen = len(self._seen_bad), len(self._seen)
+        if seen >= MIN_FILES and bad > self.max_bad_fraction * seen:
+            raise SettingError(
+                f"{bad} of the {seen} training videos read so far are bad, more than data.max_bad_fraction "
+                f"{self.max_bad_fraction:g} allows; repair or remove them, or raise it: {self._summary(self._seen_bad)}"
+            )
+
+    def _summary(self, bad: dict[str, str]) -> str:
+        named = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:NAMED])
+        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        return f"{named}{more}" + (f". All are listed in {self.report}." if self.report is not None else ".")
+
+    def _write(self) -> None:
+        if self.report is None:
+            return
+        self.report.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.report.with_suffix(".part")
+        # Names may be in any encoding, and hold tabs and line ends, which the writer puts into quotes.
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows([*bad, reason] for bad, reason in sorted(self.bad.items()))
+        partial.replace(self.report)
+
+
+def read_report(path: Path) -> dict[BadFile, str]:
+    """The files and reasons of a report; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", restval=""))
+    return {BadFile(row["path"], row.get("split") or "train"): row.get("reason") or "" for row in rows if row.get("path")}

@@ -1,0 +1,399 @@
+"""Which sample comes when, and a loader that goes on where it was stopped, or where a worker died.
+
+The order of an epoch is a function of (seed, epoch). A sample's own randomness is a function of (seed, epoch, index), so
+nothing depends on how many workers there are, and the only state worth saving is how many samples all processes were given.
+"""
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
+
+from datamodules.loading.worker_guard import WorkerGuard
+from modules.core.errors import SettingError
+from modules.core.randomness import worker_rng
+
+# Deaths while the loader waits for one batch: of any kind, and without a file that is to blame.
+MAX_DEATHS = 10
+MAX_UNEXPLAINED = 3
+
+
+class SampleKey(NamedTuple):
+    """What a sample is a function of, besides the seed: the epoch, and the row of the manifest."""
+
+    epoch: int
+    row: int
+
+
+class Part(NamedTuple):
+    """What one pass over a loader hands out."""
+
+    epoch: int
+    start: int
+    """First sample, counted in the order of the epoch, over all processes."""
+    end: int
+    """Behind the last sample, likewise."""
+    stops: list[int]
+    """For each batch, the samples that this process has been given when it was handed out."""
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """Keys of one epoch for one process.
+
+    Training order is a permutation from (seed, epoch), of which each process takes every `world_size`-th; a remainder is
+    left out, so that all processes have as many. Evaluation goes through every sample exactly once, in order; processes
+    may differ by one.
+
+    Args:
+        length: samples in the data set.
+        seed: of the run.
+        shuffle: training order; False for evaluation.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.start = 0
+        """Samples of this epoch that were handed out before, over all processes."""
+        self.end = length // world_size * world_size if shuffle else length
+        """Where this epoch ends, likewise."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.length // self.world_size
+        return len(range(self.rank, self.length, self.world_size))
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = worker_rng(self.seed, self.epoch).permutation(order)
+        for row in order[self.start : self.end][self.rank :: self.world_size].tolist():
+            yield SampleKey(self.epoch, row)
+
+
+class EpochBatches(Sampler[list[SampleKey]]):
+    """The keys of one process in batches.
+
+    Args:
+        keys: of the epoch.
+    """
+
+    def __init__(self, keys: EpochSampler) -> None:
+        self.keys = keys
+        self.stops: list[int] = []
+        """Where batches end, counted in keys."""
+        self.skip = 0
+        """Batches that were handed out before."""
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        keys = list(self.keys)
+        for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
+            yield keys[first:stop]
+
+
+def _prepare_worker(_: int, guard: WorkerGuard) -> None:
+    """Workers share the cores, each uses one; and the main process alone decides what a signal to all of them means."""
+    torch.set_num_threads(1)
+    guard.start()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader whose state is the epoch and the number of samples that all processes together were given.
+
+    Lightning saves and restores that state with its own, so a run that is resumed in the middle of an epoch continues
+    with the next unseen sample, also with another batch size or another number of processes: the rest of the epoch is
+    dealt out anew. `len` always is that of a whole epoch.
+
+    When a worker dies, all are started anew behind the last batch that was handed out, and the file that the guard
+    blames is not read any more. All other samples are what they would have been.
+
+    Args:
+        dataset: gives a sample for a `SampleKey`.
+        sampler: gives the keys.
+        batch_size: samples per batch.
+        num_workers: worker processes.
+        collate_fn: joins samples to a batch.
+        on_batch: called in the main process with each batch, before it is handed out.
+        guard: knows what workers read; the data set must tell it.
+
+    Raises:
+        SettingError: when workers die again and again.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        sampler: EpochSampler,
+        batch_size: int,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
+        on_batch: Callable[[Any], None] | None = None,
+        guard: WorkerGuard | None = None,
+    ) -> None:
+        self.guard = guard or WorkerGuard(num_workers)
+        self._keys = EpochBatches(sampler)
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            drop_last=sampler.shuffle,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            worker_init_fn=partial(_prepare_worker, guard=self.guard),
+        )
+        self.on_batch = on_batch
+        self._deaths: list[bool] = []
+        """Deaths since the last batch was handed out, and whether a file was to blame."""
+        self.limit: int | None = None
+        """Batches after which an epoch of training ends early (trainer.limit_train_batches)."""
+        self.sha256: str | None = None
+        """Hash of the list of samples, where there is one."""
+        self.unfinished = 0
+        """The last batches that were handed out, whose gradients are not in the weights yet; the state leaves them out."""
+        self._done = 0
+        self._pass: Part | None = None
+        self._resume: dict[str, Any] | None = None
+
+    @property
+    def _index_sampler(self) -> EpochBatches:
+        """Where torch finds what is in each batch, in the place of batches of one size."""
+        return self._keys
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        assert self.batch_sampler is not None
+        return len(self.batch_sampler)  # type: ignore[arg-type]
+
+    # A generator: workers start with the first batch that is asked for. Lightning makes the iterator before it tells the
+    # sampler the epoch.
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        assert isinstance(self.sampler, EpochSampler)
+        self._pass, self._resume = self._next_pass(self.sampler.epoch), None
+        self._done = 0
+        self._deaths = []
+        batches = None
+        while self._done < len(self._pass.stops):
+            try:
+                if batches is None:
+                    batches = self._batches()
+                batch = next(batches)
+            except (RuntimeError, OSError, EOFError) as error:
+                self._bury(error)
+                batches = None
+                continue
+            self._done += 1
+            self._deaths = []
+            if self.on_batch is not None:
+                self.on_batch(batch)
+            yield batch
+
+    def _next_pass(self, epoch: int) -> Part:
+        """A whole epoch, or what a checkpoint left of it."""
+        sampler, size = self.sampler, self.batch_size
+        assert isinstance(sampler, EpochSampler)
+        assert size is not None
+        state, world = self._resume, sampler.world_size
+        if state is None or state["epoch"] != epoch or not state["samples"]:
+            batches = len(self) if self.limit is None else min(len(self), self.limit)
+            own = batches * size if sampler.shuffle else len(sampler)
+            return Part(epoch, 0, own * world if sampler.shuffle else sampler.length, _stops(own, size))
+        # Processes have equally many; a sample more of the order is better than one less.
+        start, end = state["samples"], state["end"]
+        most = (sampler.length - start) // world
+        share = min(-(-(end - start) // world), most)
+        if share == 1 < size or (size == 2 and share % 2):
+            # A sample that is alone in its batch cannot be compared with any other.
+            share += 1 if share < most else -1
+        if left_out := max(0, end - start - share * world):
+            rank_zero_warn(f"{left_out} sample(s) of epoch {epoch} cannot be dealt out to {world} x {size} and are left out.")
+        stops = _stops(share, size)
+        if len(stops) > 1:
+            # The last two batches share what is left: statistics of a very small one would be poor.
+            before = stops[-3] if len(stops) > 2 else 0
+            stops[-2] = (before + stops[-1] + 1) // 2
+        return Part(epoch, start, start + share * world, stops)
+
+    def _handed_out(self, part: Part) -> int:
+        assert isinstance(self.sampler, EpochSampler)
+        batches = self._done - self.unfinished
+        own = part.stops[batches - 1] if batches > 0 else 0
+        return min(part.end, part.start + own * self.sampler.world_size)
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches that were not handed out yet."""
+        assert isinstance(self.sampler, EpochSampler)
+        assert self._pass is not None
+        self.sampler.start, self.sampler.end = self._pass.start, self._pass.end
+        self._keys.stops, self._keys.skip = self._pass.stops, self._done
+        batches: Any = super().__iter__()
+        # Torch would raise an error at once when a worker dies, wherever the main process is just then, say in the
+        # middle of a step. Without its list of processes it only does so where it waits for a batch.
+        if getattr(batches, "_worker_pids_set", False):
+            _remove_worker_pids(id(batches))
+            batches._worker_pids_set = False
+        return batches
+
+    def _bury(self, error: Exception) -> None:
+        """After an error, let dead workers go, with all the others; without dead ones the error is raised again."""
+        iterator: Any = self._iterator
+        workers = iterator._workers if iterator is not None else []
+        if workers:
+            # A process closes its pipes a moment before it counts as dead.
+            wait([worker.sentinel for worker in workers], timeout=1)
+        deaths = {number: worker.exitcode for number, worker in enumerate(workers) if worker.exitcode is not None}
+        # Torch's own words for a death while workers are being started.
+        if not deaths and not (iterator is None and "DataLoader worker" in str(error)):
+            raise error
+        self._deaths.append(self.guard.blame(deaths))
+        codes = ", ".join(str(code) for code in deaths.values()) or "unknown"
+        if len(self._deaths) > MAX_DEATHS or self._deaths.count(False) > MAX_UNEXPLAINED:
+            raise SettingError(
+                f"Worker processes that read videos died {len(self._deaths)} times before the next batch was there, the last "
+                f"with exit code {codes} (-9 mostly means that memory ran out); lower data.num_workers, or set it to 0 to see "
+                "the error itself."
+            ) from error
+        if not self._deaths[-1]:
+            warnings.warn(f"A worker process died with exit code {codes} and is started again.", stacklevel=2)
+        if iterator is not None:
+            iterator._shutdown_workers()
+        self._iterator = None
+
+    def read(self, epoch: int, rows: list[int]) -> Any:
+        """One batch of these rows as they are in that epoch, read by this process; changes no state."""
+        keys = [SampleKey(epoch, row) for row in rows]
+        whole = getattr(self.dataset, "__getitems__", None)
+        return self.collate_fn(whole(keys) if whole is not None else [self.dataset[key] for key in keys])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, samples handed out in it and samples that it has, over all processes; and what its order is a function of.
+
+        That is what was loaded, as long as no batch was asked for.
+        """
+        if self._resume is not None:
+            return dict(self._resume)
+        assert isinstance(self.sampler, EpochSampler)
+        part = self._pass or self._next_pass(self.sampler.epoch)
+        return {"epoch": part.epoch, "samples": self._handed_out(part), "end": part.end, **self._order()}
+
+    def _order(self) -> dict[str, Any]:
+        assert isinstance(self.sampler, EpochSampler)
+        return {"seed": self.sampler.seed, "length": self.sampler.length, "sha256": self.sha256}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the next iteration over the same epoch begin behind the samples that were handed out.
+
+        Raises:
+            SettingError: if the state counts batches, as those of older versions do, or if its samples cannot be told from
+                the others any more, because the order of the epoch is not what it was.
+        """
+        if "samples" not in state:
+            raise SettingError(
+                "The checkpoint is of an older version, which did not save how many samples were seen; resume with the version "
+                "that wrote it, or begin a new run from its weights."
+            )
+        was, now = ({name: order[name] for name in self._order()} for order in (state, self._order()))
+        if was != now:
+            changed = _changes(was, now)
+            if 0 < state["samples"] < state["end"]:
+                raise SettingError(
+                    f"The checkpoint was written within epoch {state['epoch']}, and since then the training data changed "
+                    f"({changed}), so that it is not known which samples that epoch has still to see; restore the data and "
+                    "the seed, or begin a new run from the checkpoint's weights."
+                )
+            rank_zero_warn(f"The training data changed since the checkpoint was written: {changed}.")
+        self._resume = dict(state)
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs that were handed out, and the share of the present one."""
+        state = self.state_dict()
+        return state["epoch"] + state["samples"] / max(1, state["end"])
+
+    def batches_left(self, epoch: int) -> int | None:
+        """Batches that an epoch still has, if the state that was loaded lies within it."""
+        state = self._resume
+        if state is None or state["epoch"] != epoch or not 0 < state["samples"] < state["end"]:
+            return None
+        return len(self._next_pass(epoch).stops)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a state was loaded that no iteration has used yet."""
+        return self._resume is not None
+
+
+class LoaderMemory:
+    """Carries the state of the training loader in the state of its data module.
+
+    Lightning restores loaders by itself, but only those made after it read the checkpoint. A learning-rate schedule that
+    asks the trainer for its number of steps has the loader made before. Data modules are restored first.
+    """
+
+    def __init__(self) -> None:
+        self._loader: ResumableLoader | None = None
+        self._state: dict[str, Any] = {}
+
+    def keep(self, loader: ResumableLoader, sha256: str | None = None) -> ResumableLoader:
+        """Remember the loader, and bring it to where the checkpoint says.
+
+        Args:
+            loader: of training.
+            sha256: hash of its list of samples, where there is one.
+        """
+        loader.sha256 = sha256
+        # Once used, the state is spent: the next run with the same data module begins at the beginning.
+        if self._loader is not None and not self._loader.resumes:
+            self._state = {}
+        self._loader = loader
+        if self._state:
+            loader.load_state_dict(self._state)
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the loader, if there is one."""
+        return self._loader.state_dict() if self._loader is not None else self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For the loader that is there, or the next one."""
+        self._state = dict(state)
+        if self._loader is not None and state:
+            self._loader.load_state_dict(state)
+
+
+def _stops(samples: int, size: int) -> list[int]:
+    """Where batches end, the last of which may be smaller."""
+    return [*range(size, samples, size), samples] if samples else []
+
+
+def _changes(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """In words, what differs between two orders of samples."""
+    told = []
+    if was["length"] != now["length"]:
+        told.append(f"{was['length']} samples then, {now['length']} now")
+    elif was["sha256"] != now["sha256"]:
+        told.append(f"another list of {now['length']} samples")
+    if was["seed"] != now["seed"]:
+        told.append(f"data.seed {was['seed']} then, {now['seed']} now")
+    return ", ".join(told)

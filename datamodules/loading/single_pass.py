@@ -1,0 +1,65 @@
+"""Every sample of a training set exactly once, in order; and which samples a data set has."""
+
+import copy
+import hashlib
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
+from datamodules.skeleton.clips import SkeletonDataset
+from datamodules.video.dataset import VideoClipDataset
+
+PROBED = 16
+
+
+def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
+    """A loader of the same samples in order, each in one process only, the last batch however small.
+
+    Args:
+        loader: of a training set, as a data module gives it.
+        epoch: whose random clips to take; None takes those of evaluation.
+    """
+    dataset, sampler = copy.copy(loader.dataset), loader.sampler
+    assert isinstance(sampler, EpochSampler)
+    if epoch is None and isinstance(dataset, VideoClipDataset | SkeletonDataset):
+        dataset.train = False
+    length = len(dataset)  # type: ignore[arg-type]
+    ordered = EpochSampler(length, sampler.seed, False, sampler.rank, sampler.world_size)
+    ordered.set_epoch(epoch or 0)
+    assert loader.batch_size is not None
+    collate, note = loader.collate_fn, loader.on_batch
+    return ResumableLoader(dataset, ordered, loader.batch_size, loader.num_workers, collate, note, loader.guard)
+
+
+def sample_names(dataset: Dataset) -> set[str]:
+    """Files, or rows of a store, that the samples (or the clips of their features) come from; none where they are generated."""
+    dataset = getattr(dataset, "source", dataset)
+    if isinstance(dataset, VideoClipDataset):
+        return {str(dataset.manifest.file(row)) for row in range(len(dataset))}
+    if isinstance(dataset, SkeletonDataset):
+        return {f"{id(dataset.recordings)} {row}" for row in dataset.rows.tolist()}
+    return set()
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Hash of which clips a data set gives: names, labels, and how they are cut out.
+
+    Generated samples have no names; of these, some are looked at.
+    """
+    if isinstance(dataset, VideoClipDataset):
+        facts = f"{dataset.manifest.root} {dataset.manifest.sha256()} {dataset.views} {dataset.decoder}"
+    elif isinstance(dataset, SkeletonDataset):
+        facts = dataset.recordings.sha256(dataset.rows)
+    else:
+        length = len(dataset)  # type: ignore[arg-type]
+        rows = torch.linspace(0, length - 1, min(PROBED, length)).long().tolist()
+        batch = dataset.__getitems__([SampleKey(0, row) for row in rows])  # type: ignore[attr-defined]
+        digest = hashlib.sha256(str(length).encode())
+        for name, value in batch.items():
+            digest.update(name.encode() + value.numpy().tobytes() if isinstance(value, Tensor) else b"")
+        return digest.hexdigest()
+    # Clips for evaluation do not depend on the seed.
+    chance = dataset.seed if dataset.train else None
+    return hashlib.sha256(f"{type(dataset).__name__} {facts} {dataset.clip} {chance}".encode()).hexdigest()

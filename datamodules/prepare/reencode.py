@@ -1,0 +1,198 @@
+"""Write a video, or a part of it, as a small mp4 file that is fast to read anywhere in it, and check what was written."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from fractions import Fraction
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.video.reformatter import ColorRange, VideoReformatter
+
+from datamodules.decoding.bitstream import REORDERING
+from datamodules.decoding.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
+from datamodules.decoding.readers import DecodeError
+from datamodules.lists.manifest import IMAGE_SUFFIXES, is_file, is_hidden
+
+# Where a file's own unit of time is of no use.
+TICKS = Fraction(1, 90000)
+# Seconds that lists state are rounded.
+EPSILON = 1e-6
+
+
+class Encoding(NamedTuple):
+    """How videos are written."""
+
+    short_side: int
+    """pixels of the shorter side; smaller videos stay as they are"""
+    gop: int
+    """frames from one keyframe to the next, at most"""
+    quality: int
+    """x264's constant rate factor, lower is better"""
+    rate: float
+    """frames per second of folders of pictures"""
+
+
+class Timed(NamedTuple):
+    """A frame, its time and usual length in ticks, and a tick in seconds."""
+
+    frame: av.VideoFrame
+    time: int
+    tick: Fraction
+    length: int
+
+
+def reencode(source: Path, out: Path, start: float | None, stop: float | None, encoding: Encoding) -> int:
+    """Write a video without sound, upright, with the times of its frames.
+
+    Args:
+        source: a video file, or a folder of pictures in the order of their names.
+        out: file to write; any suffix.
+        start: second from which frames are taken; null for the first.
+        stop: second before which they are; null for all.
+        encoding: size and so on.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        DecodeError: if the source is broken, or what was written cannot be read.
+    """
+    frames = _pictures(source, encoding.rate) if source.is_dir() else _frames(source, start, stop)
+    reformatter = VideoReformatter()
+    with av.open(str(out), "w", format="mp4") as container:
+        stream: av.VideoStream | None = None
+        size, last, count = (0, 0), -1, 0
+        for frame, ticks, tick, length in frames:
+            upright = _upright(frame)
+            if stream is None:
+                size = (upright.width, upright.height)
+                stream = _add_stream(container, size, tick, encoding)
+                # Pictures of which the file does not say how colours are meant look different.
+                stream.codec_context.color_range = ColorRange.MPEG
+                stream.codec_context.colorspace = upright.colorspace
+                first = ticks
+            if (upright.width, upright.height) != size:
+                raise DecodeError("frame size changes")
+            small = reformatter.reformat(
+                upright, stream.width, stream.height, "yuv420p", dst_color_range=ColorRange.MPEG, threads=1
+            )
+            # Times must grow; a few files repeat one.
+            last = max(last + 1, ticks - first)
+            small.pts, small.time_base = last, tick
+            # The encoder alone decides where keyframes are.
+            small.pict_type = av.video.frame.PictureType.NONE
+            _mux(container, stream.encode(small), length)
+            count += 1
+        if stream is None:
+            raise DecodeError("no frame decoded")
+        _mux(container, stream.encode(None), length)
+        written = (stream.width, stream.height)
+    _check(out, count, written)
+    return count
+
+
+def _add_stream(
+    container: av.container.OutputContainer, size: tuple[int, int], tick: Fraction, encoding: Encoding
+) -> av.VideoStream:
+    options = {"crf": str(encoding.quality), "preset": "veryfast", "g": str(encoding.gop)}
+    # The cores are busy with other files; and only so is the same written each time.
+    options["x264-params"] = "threads=1:lookahead-threads=1"
+    stream = container.add_stream("libx264", options=options)
+    scale = min(1.0, encoding.short_side / min(size))
+    # This colour format has even sides only.
+    stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in size)
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = stream.codec_context.time_base = tick
+    return stream
+
+
+def _mux(container: av.container.OutputContainer, packets: list[av.Packet], length: int) -> None:
+    for packet in packets:
+        # Else the last frame lasts no time, which raises the rate that the file states.
+        packet.duration = packet.duration or length
+        container.mux(packet)
+
+
+def _upright(frame: av.VideoFrame) -> av.VideoFrame:
+    matrix = display_matrix(frame)
+    (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()
+    if b == c == 0 and a > 0 and d > 0:
+        return frame
+    return av.VideoFrame.from_ndarray(upright(frame.to_ndarray(format="rgb24"), matrix), format="rgb24")
+
+
+def _pictures(folder: Path, rate: float) -> Iterator[Timed]:
+    there = [path for path in folder.iterdir() if not is_hidden(path.name)]
+    files = sorted(path for path in there if path.suffix.lower() in IMAGE_SUFFIXES)
+    tick = 1 / Fraction(rate).limit_denominator(1001)
+    for number, path in enumerate(files):
+        try:
+            with av.open(str(path), **LENIENT) as container:
+                frame = next(container.decode(video=0))
+        except (av.FFmpegError, OSError, IndexError, StopIteration) as error:
+            raise DecodeError("failed while decoding", f"{path.name}: {error}") from error
+        yield Timed(frame, number, tick, 1)
+
+
+def _frames(path: Path, start: float | None, stop: float | None) -> Iterator[Timed]:
+    """Frames of a file."""
+    if not is_file(path):
+        raise DecodeError("file not found")
+    if path.stat().st_size == 0:
+        raise DecodeError("empty file")
+    with closing(PyAVReader(path, 1, None)) as reader:
+        yield from _part(reader, start, stop)
+
+
+def _part(reader: PyAVReader, start: float | None, stop: float | None) -> Iterator[Timed]:
+    stream = reader.stream
+    base = stream.time_base or TICKS
+    rate = max(Fraction(1, 10**5), Fraction(reader.info.fps).limit_denominator(10**5))
+    tick = base if base.numerator == 1 and base.denominator <= 10**6 else TICKS
+    first, decoded = reader.start, 0
+    try:
+        for frame, stamp in _in_order(reader, start or 0, rate * base):
+            first = stamp if first is None else first
+            seconds = (stamp - first) * base
+            decoded += 1
+            if stop is not None and seconds >= stop - EPSILON:
+                break
+            if start is None or seconds >= start - EPSILON:
+                yield Timed(frame, round(seconds / tick), tick, max(1, round(1 / rate / tick)))
+    except av.FFmpegError as error:
+        raise DecodeError("failed while decoding", f"{error}, after {decoded} frames") from error
+    stated = reader.info.num_frames
+    if start is None and stop is None and stated - decoded > max(MISSING_FRAMES, MISSING_SHARE * stated):
+        raise DecodeError("failed while decoding", f"{decoded} of {stated} frames")
+
+
+def _in_order(reader: PyAVReader, start: float, frames_per_tick: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
+    """Frames in the order of display with their times. Where these are not right, they are the right ones in disorder: AVI, for
+    one, holds times of decoding."""
+    depth = 0 if reader.finds_by_time else REORDERING
+    frames: deque[av.VideoFrame] = deque()
+    stamps: list[int] = []
+    for number, frame in enumerate(reader.frames_from(start)):
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        frames.append(frame)
+        heappush(stamps, stamp if stamp is not None else round(number / frames_per_tick))
+        if len(frames) > depth:
+            yield frames.popleft(), heappop(stamps)
+    while frames:
+        yield frames.popleft(), heappop(stamps)
+
+
+def _check(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """Decode what was written, all of it."""
+    count = 0
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                count += (frame.width, frame.height) == size
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise DecodeError("failed while decoding", f"what was written: {error}") from error
+    if count != frames:
+        raise DecodeError("failed while decoding", f"{count} of the {frames} frames that were written")

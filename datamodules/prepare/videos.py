@@ -1,0 +1,328 @@
+"""Videos of any data set as small files that are fast to read: `python main.py prepare videos`.
+
+Long recordings are cut into the clips that a data set names, folders of pictures become videos. Every file is written whole
+or not at all and then decoded; a line of a journal says that it is done, so a command that was killed goes on where it was,
+and several machines can share the work.
+"""
+
+import csv
+import errno
+import hashlib
+import json
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.decoding.readers import DecodeError
+from datamodules.lists.manifest import (
+    IMAGE_SUFFIXES,
+    UNLABELLED,
+    VIDEO_SUFFIXES,
+    by_stem,
+    check_root,
+    read_json,
+    read_lines,
+    read_list,
+    video_files,
+)
+from datamodules.prepare.parallel import Progress, core_count, start_worker
+from datamodules.prepare.reencode import Encoding, reencode
+from datamodules.sets.activitynet import read_intervals
+from datamodules.sets.epic_kitchens import read_segments
+from datamodules.sets.finegym import read_elements
+from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
+from modules.core.files import replacing
+
+MANIFEST, REPORT, JOURNALS = "manifest.tsv", "malformed.tsv", "journals"
+# Part of what tells finished files from those of other settings; to be changed with what is written.
+FORMAT = 2
+OUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+class Job(NamedTuple):
+    """A file to write."""
+
+    source: str
+    out: str
+    start: float | None = None
+    stop: float | None = None
+    label: int = UNLABELLED
+
+
+class Result(NamedTuple):
+    """What became of a job."""
+
+    frames: int
+    fault: str
+
+
+def prepare_videos(
+    source: Path,
+    out: Path,
+    list: Path | None = None,
+    short_side: int = 256,
+    gop: int = 12,
+    quality: int = 20,
+    rate: float = 12.0,
+    shard: str = "1/1",
+    workers: int | None = None,
+    timeout: int = 1800,
+) -> None:
+    """Make small mp4 files of videos, of parts of them, or of folders of pictures.
+
+    Run again after a kill, it goes on; files that failed are tried again. Writes manifest.tsv (path, frames and label, for
+    --data.train_list of VideoFolder) and malformed.tsv (missing and broken files with reasons) once all shards are done.
+
+    Args:
+        source: folder of the videos.
+        out: folder to write; videos keep their paths, with the suffix .mp4.
+        list: which videos: rows 'path label', or an official file that says how to cut: EPIC_100_train.csv,
+            activity_net.v1-3.min.json or finegym_annotation_info_v1.0.json; null takes all, folders of pictures too.
+        short_side: pixels of the shorter side; smaller videos keep their size.
+        gop: frames from one keyframe to the next; few make reading clips fast.
+        quality: x264's constant rate factor; lower is better and larger.
+        rate: frames per second of folders of pictures; 12 in Something-Something v1 and Jester.
+        shard: i/n for the i-th of n equal shares of the work, from 1/n to n/n.
+        workers: processes; null takes one per core, 0 none besides this one (then nothing guards against files that block).
+        timeout: seconds after which a video that is not done counts as broken.
+
+    Raises:
+        SettingError: for wrong settings, an unreadable list, no usable video, or no room.
+    """
+    number, count = _share(shard)
+    check_root(source, "--source")
+    check_writable("--out", out)
+    check_whole("--", 0, **given(workers=workers))
+    check_whole("--", 1, gop=gop, timeout=timeout)
+    check_whole("--", 2, short_side=short_side)
+    check_whole("--", 0, 51, quality=quality)
+    check_positive("--", rate=rate)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise SettingError(f"--out {out} is in --source {source}, where it would be read again; pass another folder.")
+    if list is not None and not list.is_file():
+        raise SettingError(f"--list {list} is not a file; pass a list of videos, or none to take all of --source.")
+    encoding = Encoding(short_side, gop, quality, rate)
+    jobs = _with_keys(read_jobs(source, list), encoding)
+    try:
+        (out / JOURNALS).mkdir(parents=True, exist_ok=True)
+        known = _read_journals(out)
+        mine = {key: job for place, (key, job) in enumerate(jobs.items()) if place % count == number - 1}
+        left = {key: job for key, job in mine.items() if not _is_done(known.get(key), out / job.out)}
+        workers = min(core_count() if workers is None else workers, len(left))
+        make = partial(make_video, source=source, out=out, encoding=encoding, timeout=timeout if workers else 0)
+        _work(left, len(mine), make, workers, out / JOURNALS / f"{number}-of-{count}")
+        _finish(jobs, out)
+    except OSError as error:
+        raise SettingError(
+            f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
+        ) from error
+
+
+def _share(shard: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise SettingError(f"--shard is {shard}; pass i/n with i from 1 to n, for example 3/16.")
+    return int(match[1]), int(match[2])
+
+
+def read_jobs(source: Path, listed: Path | None) -> list[Job]:
+    """What is to be written, in the order of the list.
+
+    Raises:
+        SettingError: if the list cannot be understood, names nothing, or names files outside `source`.
+    """
+    if listed is None:
+        files = dict.fromkeys(_folder_of_pictures(file) for file in video_files(source))
+        jobs = [Job(file, _out_name(file)) for file in files if file != "."]
+    elif listed.suffix == ".json":
+        jobs = _cuts_of_json(source, listed)
+    elif "narration_id" in next(iter(read_lines(listed).values())):
+        existing = by_stem(source)
+        jobs = []
+        for row in read_segments(listed):
+            person = row.name.partition("_")[0]
+            jobs.append(Job(existing.get(row.video, f"{row.video}.MP4"), f"{person}/{row.name}.mp4", row.start, row.stop))
+    else:
+        manifest = read_list(listed, source)
+        rows = zip(manifest.paths, manifest.labels.tolist(), strict=True)
+        jobs = [Job(path, _out_name(_inside(path, source, listed)), label=label) for path, label in rows]
+    if not jobs:
+        raise SettingError(f"{listed or source} names no video; pass another --{'list' if listed else 'source'}.")
+    outs: dict[str, str] = {}
+    for job in jobs:
+        if outs.setdefault(job.out, job.source) != job.source:
+            raise SettingError(f"{job.source} and {outs[job.out]} would both become {job.out}; rename one of them.")
+    return jobs
+
+
+def _cuts_of_json(source: Path, listed: Path) -> list[Job]:
+    existing = by_stem(source)
+    content = read_json(listed)
+    if isinstance(content, dict) and "database" in content:
+        intervals = read_intervals(listed)
+        # Copies of the videos are named with and without v_.
+        files = {row.video: existing.get(row.video) or existing.get(row.video[2:], f"{row.video}.mp4") for row in intervals}
+        return [Job(files[row.video], f"{row.name}.mp4", row.start, row.stop) for row in intervals]
+    jobs = []
+    for element in read_elements(listed):
+        file, begin = existing.get(element.event), 0.0
+        if file is None:
+            file, begin = existing.get(element.video, f"{element.video}.mp4"), element.event_start
+        jobs.append(Job(file, f"{element.name}.mp4", begin + element.start, begin + element.stop))
+    return jobs
+
+
+def _folder_of_pictures(file: str) -> str:
+    path = Path(file)
+    return path.parent.as_posix() if path.suffix.lower() in IMAGE_SUFFIXES else file
+
+
+def _out_name(file: str) -> str:
+    path = Path(file)
+    return path.with_suffix(".mp4").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else f"{file}.mp4"
+
+
+def _inside(path: str, source: Path, listed: Path) -> str:
+    """A path below `source`, relative to it."""
+    full = (source / path).absolute()
+    if ".." in full.parts or not full.is_relative_to(source.absolute()):
+        raise SettingError(
+            f"{listed} names {path}, which is not in --source {source}; set --source to a folder above all videos."
+        )
+    return full.relative_to(source.absolute()).as_posix()
+
+
+def _with_keys(jobs: list[Job], encoding: Encoding) -> dict[str, Job]:
+    keyed = {}
+    for job in jobs:
+        facts = f"{FORMAT} {job._replace(label=UNLABELLED)} {encoding}".encode("utf-8", "surrogateescape")
+        keyed[hashlib.sha256(facts).hexdigest()[:16]] = job
+    return keyed
+
+
+def _read_journals(out: Path) -> dict[str, Result]:
+    """Results by key; later ones of a journal win, and success over failure in another."""
+    known: dict[str, Result] = {}
+    for path in sorted((out / JOURNALS).iterdir()):
+        here = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            # A killed run may leave a line of which only a part was written.
+            if match := re.fullmatch(r'\["(\w{16})", (\d+), (".*")\]', line):
+                here[match[1]] = Result(int(match[2]), json.loads(match[3]))
+        known |= {key: result for key, result in here.items() if not known.get(key, Result(0, "")).frames}
+    return known
+
+
+def _is_done(result: Result | None, path: Path) -> bool:
+    return result is not None and result.frames > 0 and path.is_file()
+
+
+def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: int) -> Result:
+    """Write one file, whole or not at all.
+
+    Args:
+        job: what to write.
+        source: folder to read from.
+        out: folder to write to.
+        encoding: how to write.
+        timeout: seconds after which this process ends itself; 0 for never.
+
+    Raises:
+        OSError: if there is no room, or no permission.
+    """
+    path = out / job.out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if timeout and hasattr(signal, "alarm"):
+        # It ends the process: no handler would get control while a decoder blocks.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(timeout)
+    try:
+        with replacing(path) as part:
+            frames = reencode(source / job.source, part, job.start, job.stop, encoding)
+        return Result(frames, "")
+    except DecodeError as error:
+        return Result(0, str(error))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUT_ERRORS:
+            # Errors of PyAV do not all survive the way to another process.
+            raise OSError(error.errno, str(error)) from None
+        return Result(0, str(DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0])))
+    finally:
+        if timeout and hasattr(signal, "alarm"):
+            signal.alarm(0)
+
+
+def _work(left: dict[str, Job], total: int, make: Any, workers: int, journal: Path) -> None:
+    torn = journal.is_file() and not journal.read_bytes().endswith(b"\n")
+    with journal.open("a", encoding="utf-8") as file:
+        file.write("\n" if torn else "")
+        progress: Progress | None = None
+        for key, result in _results(left, make, workers):
+            # Made when the processes are there: a bar has a thread, which processes do not like to be copied with.
+            progress = progress or Progress(total, len(left))
+            file.write(json.dumps([key, *result]) + "\n")
+            file.flush()
+            progress.add(1)
+        if progress is not None:
+            progress.close()
+
+
+def _results(left: dict[str, Job], make: Any, workers: int) -> Iterator[tuple[str, Result]]:
+    """Results as they come. A file with which a process dies is tried once more, alone, and then counts as broken."""
+    if workers < 1:
+        yield from ((key, make(job)) for key, job in left.items())
+        return
+    waiting = dict(left)
+    while waiting:
+        flying: dict[Future[Result], str] = {}
+        with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+            try:
+                while waiting or flying:
+                    while waiting and len(flying) < workers:
+                        key = next(iter(waiting))
+                        flying[pool.submit(make, waiting[key])] = key
+                        del waiting[key]
+                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                        result = future.result()
+                        yield flying.pop(future), result
+            except BrokenProcessPool:
+                pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        yield from ((key, _alone(left[key], make)) for key in flying.values())
+
+
+def _alone(job: Job, make: Any) -> Result:
+    with ProcessPoolExecutor(1, initializer=start_worker) as pool:
+        try:
+            return pool.submit(make, job).result()
+        except BrokenProcessPool:
+            return Result(0, str(DecodeError("decoder crashed", "or took longer than --timeout")))
+
+
+def _finish(jobs: dict[str, Job], out: Path) -> None:
+    """Write the manifest and the report, when all shards are done."""
+    known = _read_journals(out)
+    if waiting := sum(key not in known for key in jobs):
+        print(f"{len(jobs) - waiting} of {len(jobs)} videos are done; the run that does the last ones writes {out / MANIFEST}.")
+        return
+    done = [(job.out, known[key].frames, job.label) for key, job in jobs.items() if known[key].frames]
+    faults = [(job.source, job.out, known[key].fault) for key, job in jobs.items() if not known[key].frames]
+    if not done:
+        shown = "; ".join(f"{name} ({fault})" for name, _, fault in faults[:3])
+        raise SettingError(f"Not one video could be used, so nothing was prepared: {shown}.")
+    _write_table(out / MANIFEST, ("path", "frames", "label"), [(*row[:2], "" if row[2] < 0 else row[2]) for row in done])
+    _write_table(out / REPORT, ("source", "path", "reason"), faults)
+    bad = f" {len(faults)} are missing or broken; {out / REPORT} lists them with reasons." if faults else ""
+    print(f"{len(done)} videos are in {out}.{bad}")
+
+
+def _write_table(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])

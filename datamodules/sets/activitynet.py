@@ -1,0 +1,65 @@
+"""ActivityNet 1.3: 200 activities, as clips of the annotated intervals."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest, by_stem, read_json
+from datamodules.lists.official import find_file, found_manifest
+from modules.core.errors import SettingError
+
+NAMES = ("activity_net.v1-3.min.json", "activity_net.v1-3.json")
+SUBSETS = {"train": "training", "val": "validation", "test": "validation"}
+
+
+class Interval(NamedTuple):
+    """When an activity is in which video."""
+
+    name: str
+    video: str
+    start: float
+    stop: float
+    subset: str
+    label: str
+
+
+class ActivityNet(VideoDataModule):
+    """ActivityNet 1.3 for classification: one clip per annotated interval, `v_<id>_<number of the interval>.mp4`.
+
+    The videos are long; `python main.py prepare videos --list activity_net.v1-3.min.json` cuts them. Takes that file
+    from `root`, or from train_list and val_list. Labels are places in the sorted list of names. Intervals without
+    length are left out.
+    """
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        if split == "test" and self.test_list is None:
+            return None
+        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), NAMES)
+        if listed is None:
+            raise SettingError(f"{self.lists} holds no {NAMES[0]}; set data.{split}_list to the official file.")
+        intervals = read_intervals(listed)
+        names = sorted({interval.label for interval in intervals})
+        number = {name: label for label, name in enumerate(names)}
+        rows = [(interval.name, number[interval.label]) for interval in intervals if interval.subset == SUBSETS[split]]
+        return found_manifest(self.root, rows, by_stem(self.root), listed, names)
+
+
+def read_intervals(path: Path) -> list[Interval]:
+    """All annotated intervals, in the order of the file.
+
+    Raises:
+        SettingError: if the file is of another form.
+    """
+    found = []
+    try:
+        for video, entry in read_json(path)["database"].items():
+            for number, one in enumerate(entry["annotations"]):
+                start, stop = (float(moment) for moment in one["segment"])
+                if stop > start:
+                    found.append(Interval(f"v_{video}_{number}", f"v_{video}", start, stop, entry["subset"], one["label"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SettingError(
+            f"{path} is not of the form of ActivityNet 1.3 ({type(error).__name__}: {error}); pass the official file."
+        ) from error
+    return found

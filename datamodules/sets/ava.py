@@ -1,0 +1,347 @@
+"""AVA v2.2: what people do in films, once per second and person; 80 actions, of which 60 are scored."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import VideoDataModule
+from datamodules.decoding.decode import Decoder
+from datamodules.lists.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
+from datamodules.lists.official import class_label, find_file
+from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
+from datamodules.video.sampling import ClipSettings, ViewSettings
+from modules.core.errors import SettingError, check_range
+from modules.downstream.metrics.frame_average_precision import TrueBoxes
+
+ACTIONS = 80
+SECONDS = range(902, 1799)
+"""Key frames of a film."""
+VALIDATED = 4
+"""Validation during training reads the key frames whose second is a multiple of this (SEVERE, official code)."""
+FOLDERS = ("", "annotations", "ava_annotations", "person_box_67091280_iou90", "annotations/person_box_67091280_iou90")
+TRUE = {"train": ["ava_train_v2.2.csv"], "val": ["ava_val_v2.2.csv"]}
+DETECTED = {
+    "train": [
+        "ava_detection_train_boxes_and_labels_include_negative_v2.2.csv",
+        "ava_detection_train_boxes_and_labels_include_negative.csv",
+    ],
+    "val": ["ava_detection_val_boxes_and_labels.csv"],
+}
+EXCLUDED = ["ava_val_excluded_timestamps_v2.2.csv"]
+SCORED = ["ava_action_list_v2.2_for_activitynet_2019.pbtxt"]
+
+
+class Moment(NamedTuple):
+    """A key frame."""
+
+    film: str
+    second: int
+
+
+Corners = tuple[float, float, float, float]
+Boxes = dict[Moment, dict[Corners, set[int]]]
+"""The boxes of key frames, in the order of the file, and the actions of each, counted from 0."""
+
+
+class Evaluation(NamedTuple):
+    """What a split is scored with."""
+
+    key_frames: KeyFrames
+    truth: TrueBoxes
+    """Frames are rows of `key_frames`; those behind its last one have no box that could be found."""
+    scored: dict[int, str]
+    """Scored actions, counted from 0, and their names."""
+
+
+class AVA(VideoDataModule):
+    """AVA v2.2 for action detection: a clip around each key frame, with the boxes of its people and their actions.
+
+    Films are files of any kind, `<name>.mkv`, in any layout below `root`, or folders of pictures at 30 frames per second,
+    `frames/<name>/<name>_000001.jpg`; where there is a folder `frames`, it alone is read. The official lists give true boxes,
+    one line per action. Lists of the same form with a score in the place of the person's number give a detector's boxes.
+
+    Training takes true boxes, and detected ones where there is a list of them (with the actions that it gives, or none). Random
+    squares cut off boxes, and leave out those that are outside; the official code keeps them as boxes without area.
+    Validation takes every fourth second, the test all; both read whole frames, one key frame per batch unless `square`.
+
+    mp4 files are read from the keyframe before the clip on; the index of other files is made anew for every clip, which reads
+    through the file. `python main.py prepare videos` makes small mp4 files of films.
+
+    Args:
+        root: folder of the films.
+        clip: frames, stride (in thirtieths of a second), size, and crop of training clips. `sampling`, `clips` and `repeat`
+            must be left as they are.
+        batch_size: key frames per batch and device in training.
+        num_workers: worker processes per device that decode.
+        lists: folder of the official lists; null looks in `root`.
+        train_list: true boxes of training; null looks for ava_train_v2.2.csv.
+        val_list: true boxes of validation and test; null looks for ava_val_v2.2.csv.
+        train_boxes: detected boxes of training; null looks for the usual name.
+        val_boxes: detected boxes of validation and test; null looks for ava_detection_val_boxes_and_labels.csv.
+        min_score: lowest score of detected boxes.
+        film_start: second of the film with which its file begins: 900 where films were cut as the official scripts do, 0 for
+            whole films.
+        square: whether evaluation squeezes the whole frame to a square, as transformers need; else its shorter side becomes
+            `clip.size`.
+        benchmark: which boxes are scored: detected, or the true ones.
+        seed: see `VideoDataModule`, as for all that follow.
+        probe_samples: key frames for probes.
+        fraction: share of the key frames of each training film.
+        subset_seed: which of them.
+        max_bad_fraction: share of broken films that stops the run.
+        decode_timeout: seconds for one clip.
+        decoder: library that decodes.
+
+    Raises:
+        SettingError: for settings that do not go together.
+    """
+
+    benchmarks = ("detected_boxes", "true_boxes")
+
+    def __init__(
+        self,
+        root: str,
+        clip: ClipSettings = ClipSettings(32, 2, 112, crop="square", scale=(112 / 320, 112 / 256)),  # noqa: B008
+        batch_size: int = 16,
+        num_workers: int = 4,
+        lists: str | None = None,
+        train_list: str | None = None,
+        val_list: str | None = None,
+        train_boxes: str | None = None,
+        val_boxes: str | None = None,
+        min_score: float = 0.9,
+        film_start: float = 900.0,
+        square: bool = False,
+        benchmark: str | None = None,
+        seed: int | None = None,
+        probe_samples: int = 2048,
+        fraction: float = 1.0,
+        subset_seed: int = 12345,
+        max_bad_fraction: float = 0.05,
+        decode_timeout: float | None = 60.0,
+        decoder: Decoder = "pyav",
+    ) -> None:
+        if clip.clips * clip.repeat > 1 or clip.sampling != "dense":
+            raise SettingError(
+                "AVA reads one clip around each key frame; leave out data.clip.clips, data.clip.repeat and data.clip.sampling."
+            )
+        super().__init__(
+            root, train_list, val_list, clip, batch_size, num_workers, seed, probe_samples, fraction, subset_seed,
+            max_bad_fraction, decode_timeout, decoder, lists=lists, benchmark=benchmark,
+        )  # fmt: skip
+        check_range("data", 0, 1, min_score=min_score)
+        check_range("data", 0, film_start=film_start)
+        for part, given in (("train", train_boxes), ("val", val_boxes)):
+            if given and not is_file(Path(given)):
+                raise SettingError(f"data.{part}_boxes is {given}, which does not exist; set it to a list of detected boxes.")
+        self.given_boxes = {"train": train_boxes, "val": val_boxes}
+        self.min_score, self.film_start, self.square = min_score, film_start, square
+        self._evaluations: dict[str, Evaluation] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """All actions, also those that are not scored."""
+        return ACTIONS
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        part = "train" if split == "train" else "val"
+        listed = self.given_list(part) or find_file(self.lists, FOLDERS, TRUE[part])
+        if listed is None:
+            raise SettingError(f"{self.lists} holds no {TRUE[part][0]}; set data.{part}_list, or data.lists to its folder.")
+        true = read_boxes(listed)
+        if split == "train":
+            boxes: Boxes = {moment: {box: set(actions) for box, actions in found.items()} for moment, found in true.items()}
+            detected = self._detected("train")
+            if detected is None:
+                rank_zero_warn(f"{self.lists} holds no {DETECTED['train'][0]}: training takes true boxes only.")
+            for moment, found in (read_boxes(detected, self.min_score) if detected is not None else {}).items():
+                for box, actions in found.items():
+                    boxes.setdefault(moment, {}).setdefault(box, set()).update(actions)
+            return self._key_frames(boxes, listed)
+        return self._evaluated(split, true, listed).key_frames
+
+    def _detected(self, part: str) -> Path | None:
+        given = self.given_boxes[part]
+        return Path(given) if given else find_file(self.lists, FOLDERS, DETECTED[part])
+
+    def _evaluated(self, split: str, true: Boxes, listed: Path) -> Evaluation:
+        """Key frames of validation or test, without excluded ones, and what is to be found in them."""
+        excluded, names = (find_file(self.lists, FOLDERS, one) for one in (EXCLUDED, SCORED))
+        for found, wanted in ((excluded, EXCLUDED[0]), (names, SCORED[0])):
+            if found is None:
+                raise SettingError(f"{self.lists} holds no {wanted}; set data.lists to the folder of the official lists.")
+        assert excluded is not None
+        assert names is not None
+        boxes = true
+        if self.benchmark == "detected_boxes":
+            detected = self._detected("val")
+            if detected is None:
+                raise SettingError(
+                    f"{self.lists} holds no {DETECTED['val'][0]}; set data.val_boxes to a list of detected boxes, or "
+                    "data.benchmark to true_boxes."
+                )
+            boxes = read_boxes(detected, self.min_score)
+        left_out = read_moments(excluded)
+        every = VALIDATED if split == "val" else 1
+        true, boxes = (
+            {at: one for at, one in table.items() if at not in left_out and at.second % every == 0} for table in (true, boxes)
+        )
+        key_frames = self._key_frames(boxes, listed)
+        row = {at: number for number, at in enumerate([*sorted(boxes), *sorted(true.keys() - boxes.keys())])}
+        pairs = [(row[at], box, action) for at, found in true.items() for box, actions in found.items() for action in actions]
+        frames, corners, actions = zip(*pairs, strict=True) if pairs else ((), (), ())
+        truth = TrueBoxes(
+            torch.tensor(frames, dtype=torch.long),
+            torch.tensor(corners, dtype=torch.float64).reshape(-1, 4),
+            torch.tensor(actions, dtype=torch.long),
+        )
+        self._evaluations[split] = Evaluation(key_frames, truth, read_actions(names))
+        return self._evaluations[split]
+
+    def evaluation(self, stage: str) -> Evaluation:
+        """What 'val' or 'test' is scored with; frames and boxes are numbered as in its batches."""
+        return self._evaluations[stage]
+
+    def _key_frames(self, boxes: Boxes, source: Path) -> KeyFrames:
+        """A table of films, moments and boxes, sorted by film and second; more than half of the films must be there."""
+        moments = sorted(boxes)
+        films = sorted({moment.film for moment in moments})
+        if not films:
+            raise SettingError(f"{source} gives no key frame with a box; pass another list, or lower data.min_score.")
+        existing = film_files(self.root)
+        missing = [film for film in films if film not in existing]
+        if len(missing) > len(films) / 2:
+            raise SettingError(
+                f"{len(missing)} of the {len(films)} films of {source} are not in {self.root} (the first: {missing[0]}); set "
+                "data.root to the folder of the films, or of their folder `frames`."
+            )
+        if missing:
+            rank_zero_warn(
+                f"{len(films) - len(missing)} of the {len(films)} films of {source} are below {self.root}; {len(missing)} are "
+                f"missing, the first is {missing[0]}. Report results with these counts."
+            )
+        number = {film: place for place, film in enumerate(films)}
+        corners = [box for moment in moments for box in boxes[moment]]
+        actions = np.zeros((len(corners), ACTIONS), bool)
+        each = [found for moment in moments for found in boxes[moment].values()]
+        for place, found in enumerate(each):
+            actions[place, list(found)] = True
+        return KeyFrames(
+            self.root,
+            [existing.get(moment.film, f"{moment.film}.mp4") for moment in moments],
+            np.array([number[moment.film] for moment in moments], np.int64),
+            seconds=np.array([moment.second - self.film_start for moment in moments], np.float64),
+            boxes=np.array(corners, np.float64).reshape(-1, 4),
+            actions=actions,
+            first=np.cumsum([0, *(len(boxes[moment]) for moment in moments)]),
+        )
+
+    @staticmethod
+    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return collate_boxes(samples)
+
+    def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> KeyFrameDataset:
+        assert isinstance(manifest, KeyFrames)
+        return KeyFrameDataset(manifest, self.clip, self.seed, train, self.square, self.decoder, self.decode_timeout, guard)
+
+    def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
+        # Films differ in shape.
+        return self.batch_size if train or self.square else 1
+
+
+def film_files(root: Path) -> dict[str, str]:
+    """Films by name: folders of pictures in `frames` if there is such a folder, else files without their last suffix."""
+    frames = root / "frames"
+    if frames.is_dir():
+        return {folder.name: f"frames/{folder.name}" for folder in sorted(frames.iterdir()) if _is_film(folder)}
+    return by_stem(root)
+
+
+def _is_film(folder: Path) -> bool:
+    return folder.is_dir() and not is_hidden(folder.name)
+
+
+def read_rows(path: Path, cells: int) -> Iterator[tuple[int, Moment, list[str]]]:
+    """Number of the line, key frame and cells of each row of an official list.
+
+    Raises:
+        SettingError: if the file is missing or a row has fewer cells or another second; names the line.
+    """
+    if not is_file(path):
+        raise SettingError(f"The list {path} does not exist; pass an existing file.")
+    lines = read_lines(path)
+    for number, row in zip(lines, csv.reader(lines.values()), strict=True):
+        # Two forms: 902 and 0902.
+        if len(row) < cells or not row[1].strip().isdecimal():
+            raise SettingError(
+                f"Line {number} of {path} is {lines[number]!r}; expected {cells} cells with commas: film, second"
+                f"{', four corners, action, and person or score' if cells > 2 else ''}."
+            )
+        yield number, Moment(row[0].strip(), int(row[1])), row
+
+
+def read_boxes(path: Path, min_score: float | None = None) -> Boxes:
+    """Boxes of key frames; lines of the same box are joined, in whatever order they come.
+
+    Args:
+        path: list in the form of ava_train_v2.2.csv.
+        min_score: for lists of detected boxes, whose last cell is a score; None for true boxes, whose last cell is the number
+            of a person.
+
+    Raises:
+        SettingError: if the file is missing or a row cannot be understood; names the line.
+    """
+    boxes: Boxes = {}
+    for number, moment, row in read_rows(path, 8):
+        where = f"Line {number} of {path}"
+        try:
+            x1, y1, x2, y2 = (float(cell) for cell in row[2:6])
+            score = 1.0 if min_score is None else float(row[7])
+        except ValueError as error:
+            raise SettingError(f"{where} has {','.join(row[2:])!r} behind the second; expected numbers.") from error
+        if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
+            raise SettingError(
+                f"{where} has the corners {row[2:6]}; expected x1, y1, x2, y2 as shares of width and height, from 0 to 1."
+            )
+        action = row[6].strip()
+        if not action and min_score is None:
+            raise SettingError(f"{where} has no action; lists of detected boxes belong to data.train_boxes and data.val_boxes.")
+        if moment.second not in SECONDS or (min_score is not None and score < min_score):
+            continue
+        found = boxes.setdefault(moment, {}).setdefault((x1, y1, x2, y2), set())
+        # Negative and missing numbers mean a box in which nothing is done.
+        if action and action != "-1":
+            found.add(class_label(action, ACTIONS + 1, where) - 1)
+            if -1 in found:
+                raise SettingError(f"{where} has the action 0; actions count from 1.")
+    return boxes
+
+
+def read_moments(path: Path) -> set[Moment]:
+    """Key frames of a list of film and second. Raises SettingError as `read_rows` does."""
+    return {moment for _, moment, _ in read_rows(path, 2)}
+
+
+def read_actions(path: Path) -> dict[int, str]:
+    """Numbers (from 0) and names of the actions of a list in protobuf's text form, with `id` or `label_id`.
+
+    Raises:
+        SettingError: if the file is missing or holds none.
+    """
+    text = "\n".join(read_lines(path).values())
+    found = {}
+    for block in re.findall(r"\{([^}]*)\}", text):
+        name, number = re.search(r'\bname:\s*"(.*?)"\s', block + "\n"), re.search(r"\b(?:label_)?id:\s*(\d+)", block)
+        if name and number and 1 <= int(number[1]) <= ACTIONS:
+            found[int(number[1]) - 1] = name[1]
+    if not found:
+        raise SettingError(f'{path} names no action from 1 to {ACTIONS}; expected blocks like item {{ name: "sit" id: 11 }}.')
+    return dict(sorted(found.items()))

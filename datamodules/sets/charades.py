@@ -1,0 +1,149 @@
+"""Charades: 157 actions of daily life in videos of half a minute, several at once, each with its times."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import UNLABELLED, Manifest, by_stem, is_file, read_lines
+from datamodules.lists.official import find_file, found_manifest, read_table
+from modules.core.errors import SettingError
+
+FOLDERS = ("", "Charades", "annotations")
+CLASSES_FILE = "Charades_v1_classes.txt"
+LISTS = {"train": ("Charades_v1_train.csv", "train.csv"), "val": ("Charades_v1_test.csv", "val.csv")}
+COLUMNS = ("id", "actions", "length")
+FRAME_HEADER = b"original_vido_id"
+FRAME_RATE = 24
+
+Intervals = list[tuple[float, float, int]]
+
+
+class Charades(VideoDataModule):
+    """Charades, for a classifier with `model.labels: several`. The test videos are those that validate.
+
+    The label of a training clip is the union of the actions between its first and its last frame (with clip.clips or
+    clip.repeat the union over all clips of the video), that of a validation or test video the union over the video. A video
+    without any action is a sample of no class.
+
+    Videos are `<id>.mp4` at any depth below `root`, or have another suffix; times are in seconds, so that they may have any
+    frame rate. Takes Charades_v1_train.csv and Charades_v1_test.csv, or SlowFast's lists of frames (train.csv, val.csv; reading
+    their millions of lines takes a while), and always Charades_v1_classes.txt, from `lists`.
+    """
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        if split == "test" and self.test_list is None:
+            return None
+        listed, named = self.given_list(split), find_file(self.lists, FOLDERS, [CLASSES_FILE])
+        listed = listed or find_file(self.lists, FOLDERS, LISTS[split])
+        if listed is None or named is None:
+            missing = LISTS[split][0] if listed is None else CLASSES_FILE
+            raise SettingError(f"{self.lists} holds no {missing}; set data.lists to the folder of the official files.")
+        names = read_class_names(named)
+        videos = (read_frame_list if _is_frame_list(listed) else read_actions)(listed, len(names))
+        rows = [(name, UNLABELLED) for name in videos]
+        manifest = found_manifest(self.root, rows, by_stem(self.root), listed, names)
+        return replace(manifest, intervals=list(videos.values()))
+
+
+def read_class_names(path: Path) -> list[str]:
+    """The names of the classes, `c000 Holding some clothes` and so on.
+
+    Raises:
+        SettingError: if a line is not the next number and a name.
+    """
+    names: list[str] = []
+    for number, line in read_lines(path).items():
+        code, _, name = line.strip().partition(" ")
+        if code != f"c{len(names):03d}" or not name:
+            raise SettingError(f"Line {number} of {path} is {line.strip()!r}; expected c{len(names):03d} and a name.")
+        names.append(name)
+    return names
+
+
+def read_actions(path: Path, classes: int) -> dict[str, Intervals]:
+    """The actions of an official table by video, in its order. What is annotated beyond the end of a video is cut off.
+
+    Args:
+        path: of the table.
+        classes: how many there are.
+
+    Raises:
+        SettingError: if the file or a column is missing, or an action is not `c092 11.90 21.20`; names the line.
+    """
+    videos: dict[str, Intervals] = {}
+    left_out = []
+    for line, row in read_table(path, COLUMNS):
+        found = videos.setdefault(row["id"], [])
+        try:
+            length = float(row["length"])
+            for action in filter(None, row["actions"].split(";")):
+                code, first, last = action.split()
+                interval = (float(first), min(float(last), length), _label(code.removeprefix("c"), classes))
+                if interval[0] <= interval[1]:
+                    found.append(interval)
+                else:
+                    left_out.append(row["id"])
+        except ValueError as error:
+            raise SettingError(
+                f"Line {line} of {path} has the actions {row['actions']!r} and the length {row['length']!r}; expected actions "
+                f"like c092 11.90 21.20 of {classes} classes, separated by semicolons, and seconds."
+            ) from error
+    if left_out:
+        rank_zero_warn(
+            f"{path}: {len(left_out)} actions begin after the end of their video or after their own end and are left out, the "
+            f"first in {left_out[0]}."
+        )
+    return videos
+
+
+def read_frame_list(path: Path, classes: int) -> dict[str, Intervals]:
+    """The actions of SlowFast's list of the labels of every frame, of 24 per second, as intervals.
+
+    Args:
+        path: of the list: `AB1CD 0 12 AB1CD/AB1CD-000013.jpg "92,147"`, frames from 0 (their files from 1) in order.
+        classes: how many there are.
+
+    Raises:
+        SettingError: if a line is of another form; names it.
+    """
+    videos: dict[str, dict[int, list[list[int]]]] = {}
+    # Not read as a whole: it has a line for each of millions of frames.
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 or not line.strip():
+                continue
+            try:
+                name, _, frame_text, _, text = line.split()
+                frame, labels = int(frame_text), [_label(one, classes) for one in text.strip('"').split(",") if one]
+            except ValueError as error:
+                raise SettingError(
+                    f"Line {number} of {path} is {line.strip()!r}; expected a video, its number, a frame, a path and labels of "
+                    f'{classes} classes in quotes, like "92,147".'
+                ) from error
+            video = videos.setdefault(name, {})
+            for label in labels:
+                runs = video.setdefault(label, [])
+                if runs and frame == runs[-1][1] + 1:
+                    runs[-1][1] = frame
+                else:
+                    runs.append([frame, frame])
+    return {
+        name: [(first / FRAME_RATE, last / FRAME_RATE, label) for label, runs in video.items() for first, last in runs]
+        for name, video in videos.items()
+    }
+
+
+def _is_frame_list(path: Path) -> bool:
+    if not is_file(path):
+        return False
+    with path.open("rb") as file:
+        return FRAME_HEADER in file.readline()
+
+
+def _label(text: str, classes: int) -> int:
+    if not (text.isdecimal() and int(text) < classes):
+        raise ValueError(text)
+    return int(text)

@@ -1,0 +1,59 @@
+"""Diving48: competitive dives in 48 classes, in the corrected labels of its second version."""
+
+from pathlib import Path
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest, by_stem, read_json
+from datamodules.lists.official import class_label, find_file, found_manifest
+from modules.core.errors import SettingError
+
+FOLDERS = ("", "annotations", "labels")
+CLASSES = 48
+
+
+class Diving48(VideoDataModule):
+    """Diving48, version 2. The test videos are those that validate; class 30 has none in either list.
+
+    Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from `root` or its
+    folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not looked for. A mirrored
+    dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and position know no left or right.
+    """
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        if split == "test" and self.test_list is None:
+            return None
+        name = f"Diving48_V2_{'train' if split == 'train' else 'test'}.json"
+        listed = self.given_list(split) or find_file(self.lists, FOLDERS, [name])
+        if listed is None:
+            raise SettingError(f"{self.lists} holds no {name}; set data.{split}_list to that file of version 2.")
+        vocabulary = find_file(listed.parent, ("",), ["Diving48_vocab.json"])
+        names = [f"dive {label}" for label in range(CLASSES)] if vocabulary is None else read_vocabulary(vocabulary)
+        return read_diving_list(listed, names, self.root)
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Names of the 48 classes: take-off, somersaults, twists and position.
+
+    Raises:
+        SettingError: if there are not 48.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list) or len(entries) != CLASSES:
+        raise SettingError(f"{path} is no list of {CLASSES} classes; copy the official file again.")
+    return [", ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in entries]
+
+
+def read_diving_list(path: Path, class_names: list[str], root: Path) -> Manifest:
+    """An official list of {vid_name, label, start_frame, end_frame}; the videos are cut already, so frames are not read.
+
+    Raises:
+        SettingError: if an entry lacks name or label, or the label is out of range.
+    """
+    entries = read_json(path)
+    rows = []
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        if not isinstance(entry, dict) or not {"vid_name", "label"} <= entry.keys():
+            raise SettingError(f"{path}: entry {number} is {entry!r:.200}; expected an object with vid_name and label.")
+        rows.append((str(entry["vid_name"]), class_label(str(entry["label"]), CLASSES, f"Entry {number} of {path}")))
+    return found_manifest(root, rows, by_stem(root), path, class_names)

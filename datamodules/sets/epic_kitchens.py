@@ -1,0 +1,94 @@
+"""EPIC-Kitchens-100: what hands do in kitchens, seen from the head; verbs, nouns and both."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest, by_stem
+from datamodules.lists.official import class_label, find_file, found_manifest, read_table
+from modules.core.errors import SettingError
+
+FOLDERS = ("", "epic-kitchens-100-annotations", "annotations")
+VERBS, NOUNS = 97, 300
+COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class")
+
+
+class Segment(NamedTuple):
+    """A narrated action: when it is in which video, and what is done."""
+
+    name: str
+    video: str
+    start: float
+    stop: float
+    verb: int
+    noun: int
+
+
+class EpicKitchens100(VideoDataModule):
+    """EPIC-Kitchens-100, as one clip per narration, `P01_01_12.mp4`.
+
+    The recordings are long; `python main.py prepare videos --list EPIC_100_train.csv` cuts them. The official lists of
+    training and validation give the labels; an action is a pair of verb and noun that occurs in one of them.
+
+    Benchmarks are what is classified: verb (97), noun (300), or action, numbered in the order of verb, then noun.
+    """
+
+    benchmarks = ("verb", "noun", "action")
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        listed = self._list(split)
+        if split != "train" and (listed is None or (split == "test" and self.test_list is None)):
+            return None
+        if listed is None:
+            raise SettingError(f"{self.lists} holds no EPIC_100_train.csv; set data.train_list to the official list.")
+        segments = read_segments(listed)
+        if self.benchmark == "action":
+            others = [read_segments(other) for part in ("train", "val") if (other := self._list(part)) is not None]
+            pairs = sorted({(row.verb, row.noun) for rows in others for row in rows})
+            number = {pair: label for label, pair in enumerate(pairs)}
+            rows = [(row.name, number[row.verb, row.noun]) for row in segments]
+            names = [f"verb {verb}, noun {noun}" for verb, noun in pairs]
+        else:
+            rows = [(row.name, row.verb if self.benchmark == "verb" else row.noun) for row in segments]
+            names = [f"{self.benchmark} {label}" for label in range(VERBS if self.benchmark == "verb" else NOUNS)]
+        return found_manifest(self.root, rows, by_stem(self.root), listed, names)
+
+    def _list(self, split: str) -> Path | None:
+        official = "train" if split == "train" else "validation"
+        return self.given_list(split) or find_file(self.lists, FOLDERS, [f"EPIC_100_{official}.csv"])
+
+
+def read_segments(path: Path) -> list[Segment]:
+    """The narrations of an official list. Some stop before they start; these are left out.
+
+    Raises:
+        SettingError: if the file or a column is missing, or a row has no times or labels; names the line.
+    """
+    segments, left_out = [], []
+    for line, row in read_table(path, COLUMNS):
+        verb = class_label(row["verb_class"], VERBS, f"Line {line} of {path}")
+        noun = class_label(row["noun_class"], NOUNS, f"Line {line} of {path}")
+        start, stop = (seconds(row[name], path, line) for name in ("start_timestamp", "stop_timestamp"))
+        if stop > start:
+            segments.append(Segment(row["narration_id"], row["video_id"], start, stop, verb, noun))
+        else:
+            left_out.append(row["narration_id"])
+    if left_out:
+        rank_zero_warn(f"{path}: {len(left_out)} narrations stop before they start and are left out, the first: {left_out[0]}.")
+    return segments
+
+
+def seconds(text: str, path: Path, line: int) -> float:
+    """Seconds of a time like 00:01:02.5.
+
+    Raises:
+        SettingError: if it is of another form.
+    """
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
+    if match is None:
+        raise SettingError(f"Line {line} of {path} has the time {text!r}; expected hours:minutes:seconds.")
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])

@@ -1,0 +1,92 @@
+"""FineGym: parts of gymnastic routines, which only detail tells apart (Gym99, Gym288 and parts of Gym99)."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest, by_stem, read_json, read_lines
+from datamodules.lists.official import class_label, find_file, found_manifest
+from modules.core.errors import SettingError
+
+# First label and number of classes in the list; all but gym288 are parts of Gym99 (SEVERE).
+SUBSETS: dict[str, tuple[int, int]] = {
+    "gym99": (0, 99),
+    "gym288": (0, 288),
+    "vault": (0, 6),
+    "floor": (6, 35),
+    "fx_s1": (6, 11),
+    "ub_s1": (74, 15),
+}
+
+
+class FineGym(VideoDataModule):
+    """FineGym, as clips of elements that `python main.py prepare videos` or others have cut.
+
+    Reads the official lists (`<id>_E_002407_002435_A_0003_0005 78`, with or without suffix). Clips are found by name.
+    Copies lack videos; how many are there is said at the start.
+
+    Benchmarks: gym99, gym288, the events vault and floor, and the sets fx_s1 (leaps and jumps on floor) and ub_s1 (circles on
+    uneven bars). Labels of a part of Gym99 count from 0.
+    """
+
+    benchmarks = tuple(SUBSETS)
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        base = "gym288" if self.benchmark == "gym288" else "gym99"
+        names = [f"{base}_{split}{end}.txt" for end in ("_element_v1.1", "_element_v1.0", "_element", "", "_org")]
+        listed = self.given_list(split) or find_file(self.lists, ("", "annotations", "labels"), names)
+        if listed is None:
+            if split == "test":
+                return None
+            raise SettingError(f"{self.lists} holds no {names[2]}; set data.{split}_list to the official list.")
+        return read_gym_list(listed, self.benchmark, self.root)
+
+
+def read_gym_list(path: Path, subset: str, root: Path) -> Manifest:
+    """The rows of a list that belong to a subset.
+
+    Raises:
+        SettingError: if a line is no name and label, or none is of the subset.
+    """
+    first, classes = SUBSETS[subset]
+    total = SUBSETS["gym288" if subset == "gym288" else "gym99"][1]
+    rows = []
+    for number, line in read_lines(path).items():
+        name, _, text = line.strip().rpartition(" ")
+        label = class_label(text, total, f"Line {number} of {path}") - first
+        if 0 <= label < classes:
+            rows.append((Path(name.strip()).stem, label))
+    return found_manifest(root, rows, by_stem(root), path, [f"{subset} {label}" for label in range(classes)])
+
+
+class Element(NamedTuple):
+    """A part of a routine: when it is in which event, and when that is in which video."""
+
+    name: str
+    event: str
+    video: str
+    event_start: float
+    start: float
+    stop: float
+
+
+def read_elements(path: Path) -> list[Element]:
+    """The elements of the official annotation; a vault has several stages and lasts from the first to the last.
+
+    Raises:
+        SettingError: if the file is of another form.
+    """
+    found = []
+    try:
+        for video, events in read_json(path).items():
+            for event, entry in events.items():
+                begin = float(entry["timestamps"][0][0])
+                for name, segment in (entry["segments"] or {}).items():
+                    start, stop = float(segment["timestamps"][0][0]), float(segment["timestamps"][-1][1])
+                    found.append(Element(f"{video}_{event}_{name}", f"{video}_{event}", video, begin, start, stop))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SettingError(
+            f"{path} is not of the form of FineGym's annotation ({type(error).__name__}: {error}); pass the official file."
+        ) from error
+    return found

@@ -1,0 +1,54 @@
+"""Jester: 27 hand gestures before a webcam."""
+
+from pathlib import Path
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import UNLABELLED, Manifest, by_stem, read_lines
+from datamodules.lists.official import find_file, found_manifest
+from modules.core.errors import SettingError
+
+FOLDERS = ("", "annotations", "labels")
+
+
+class Jester(VideoDataModule):
+    """Jester, as video files `<number>.mp4`; `python main.py prepare videos` makes them of the folders of pictures.
+
+    Takes jester-v1-train.csv and jester-v1-validation.csv with jester-v1-labels.csv beside them. Flips would turn left
+    into right.
+    """
+
+    flips_change_labels = True
+    prefix = "jester-v1-"
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        name = {"train": "train", "val": "validation", "test": "test"}[split]
+        listed = self.given_list(split) or find_file(self.lists, FOLDERS, [f"{self.prefix}{name}.csv"])
+        if listed is None:
+            return None
+        labels = listed.parent / f"{self.prefix}labels.csv"
+        if not labels.is_file():
+            raise SettingError(f"The list of classes {labels.name} is missing beside {listed}; copy it there.")
+        return read_numbered_list(listed, labels, self.root)
+
+
+def read_numbered_list(path: Path, labels: Path, root: Path) -> Manifest:
+    """A list of lines '101;Swiping Left', or of numbers alone without labels. A class's label is its line in `labels`.
+
+    Raises:
+        SettingError: if a class is unknown, or only the pictures of the videos are there.
+    """
+    names = [line.strip() for line in read_lines(labels).values()]
+    number = {name: label for label, name in enumerate(names)}
+    rows = []
+    for line_number, line in read_lines(path).items():
+        video, _, name = line.strip().partition(";")
+        if name and name not in number:
+            raise SettingError(f"Line {line_number} of {path} has the class {name!r}, which {labels} does not list.")
+        rows.append((video, number.get(name, UNLABELLED)))
+    if (root / rows[0][0]).is_dir():
+        raise SettingError(
+            f"{root} holds folders of pictures; run `python main.py prepare videos --source {root} --out DIR` and set "
+            "data.root to that DIR."
+        )
+    return found_manifest(root, rows, by_stem(root), path, names)

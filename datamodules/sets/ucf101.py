@@ -1,0 +1,76 @@
+"""UCF101: 101 actions in 13,320 videos, with the official lists of three splits."""
+
+from pathlib import Path
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest, read_lines, read_list
+from datamodules.lists.official import by_place, find_file, found_manifest
+from modules.core.errors import SettingError
+
+FOLDERS = ("", "ucfTrainTestlist", "annotations", "labels")
+
+
+class UCF101(VideoDataModule):
+    """UCF101. Results are usually the mean over the three splits; the test videos are those that validate.
+
+    Videos are `<Class>/v_<Class>_g01_c01.avi` at any depth below `root`, or have another suffix. Lists are classInd.txt,
+    trainlist01.txt, testlist01.txt and so on, or rows 'path label' in train_list and val_list. Benchmarks are the official
+    splits: split1, split2, split3.
+    """
+
+    benchmarks = ("split1", "split2", "split3")
+
+    def read_split(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_split`."""
+        if (given := self.given_list(split)) is not None:
+            return read_list(given, self.root)
+        if split == "test":
+            return None
+        classes = find_file(self.lists, FOLDERS, ["classInd.txt"])
+        listed = find_file(self.lists, FOLDERS, [f"{'train' if split == 'train' else 'test'}list0{self.benchmark[-1]}.txt"])
+        if classes is None or listed is None:
+            raise SettingError(
+                f"{self.lists} holds no {'classInd.txt' if classes is None else f'list of {self.benchmark} ({split})'}; set "
+                "data.lists to the folder of the official lists."
+            )
+        names = read_classes(classes)
+        return read_ucf_list(listed, names, self.root)
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names in the order of their labels, from lines '1 ApplyEyeMakeup' that count from 1.
+
+    Raises:
+        SettingError: if a line is of another form, or the labels are not 1, 2, 3 and so on.
+    """
+    names: dict[int, str] = {}
+    for number, line in read_lines(path).items():
+        label, _, name = line.strip().partition(" ")
+        if not (label.isdecimal() and name) or int(label) in names:
+            raise SettingError(f"Line {number} of {path} is {line.strip()!r}; expected a new label from 1, and a class.")
+        names[int(label)] = name.strip()
+    if sorted(names) != list(range(1, len(names) + 1)):
+        raise SettingError(f"{path} leaves out labels between 1 and {max(names)}; copy the official file again.")
+    return [names[label] for label in sorted(names)]
+
+
+def read_ucf_list(path: Path, class_names: list[str], root: Path) -> Manifest:
+    """An official list: '<Class>/<file>.avi', in training lists with a label from 1, which the folder's name repeats.
+
+    The class is taken from the folder: files of HandstandPushups are called v_HandStandPushups_....
+
+    Raises:
+        SettingError: if a line names no known class, or a label that is not that of its folder.
+    """
+    number = {name: label for label, name in enumerate(class_names)}
+    rows = []
+    for line_number, line in read_lines(path).items():
+        words = line.split()
+        folder, _, file = words[0].partition("/")
+        if folder not in number or not file or words[1:] not in ([], [str(number[folder] + 1)]):
+            raise SettingError(
+                f"Line {line_number} of {path} is {line.strip()!r}; expected <class>/<file> with a class of classInd.txt, "
+                "and its label there or none."
+            )
+        rows.append((f"{folder}/{Path(file).stem}", number[folder]))
+    return found_manifest(root, rows, by_place(root), path, class_names, ".avi")

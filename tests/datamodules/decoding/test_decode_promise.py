@@ -1,0 +1,387 @@
+"""Frame k of a file is what plain decoding from its start gives as frame k, and there are as many frames, whatever the
+container says; or there is an error. Files are made by putting encoded packets into containers in odd ways.
+"""
+
+import os
+import struct
+from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from datamodules.decoding import pyav_reader
+from datamodules.decoding.decode import DecodeError, Decoder, VideoInfo, probe, read_clips
+from datamodules.decoding.pyav_reader import PyAVReader
+from datamodules.prepare.reencode import Encoding, reencode
+from modules.core.errors import SettingError
+from tests.datamodules.decoding.odd_files import CODECS, CONTAINERS, ODDITIES, read_parts, write_odd, write_source
+
+SHARED = Path(__file__).parents[4] / "shared"
+FAULTS = Path(os.environ.get("FAULTS_DIR", SHARED / "faults")) / "videos"
+VIDEOS = Path(os.environ.get("VIDEOS_DIR", SHARED / "videos"))
+SHARED_FILES = [
+    path for folder in (FAULTS, VIDEOS) for path in sorted(folder.glob("*.*")) if path.suffix not in (".npz", ".md")
+]
+# All oddities of these are tried by default, of the others every tenth.
+WHOLE = [("h264", "mp4"), ("h264_open", "mkv"), ("hevc", "mp4"), ("mpeg4", "mov")]
+# What a decoder shows where half a picture is missing is what was in memory before.
+RANDOM = ("mjpeg", "half packets")
+
+
+def plain_decoding(path: Path) -> tuple[list[np.ndarray], bool]:
+    """All frames until decoding ends or fails, and whether it fails. Several threads would hide damage in other ways."""
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            if container.streams.video[0].codec_context is None:
+                return [], True
+            container.streams.video[0].codec_context.thread_count = 1
+            for frame in container.decode(container.streams.video[0]):
+                frames.append(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+    except (av.FFmpegError, IndexError):
+        return frames, True
+    return frames, False
+
+
+def what_is_wrong(path: Path, decoder: Decoder = "pyav", step: int = 5) -> list[str]:
+    """In which ways reading the file differs from plain decoding."""
+    right, fails = plain_decoding(path)
+    counted: list[int] = []
+
+    def ends(info: VideoInfo, rng: np.random.Generator | None) -> np.ndarray:
+        counted.append(info.num_frames)
+        return np.array([[0, info.num_frames - 1]])
+
+    wrong = []
+    error = ""
+    try:
+        read_clips(path, ends, None, decoder=decoder)
+    except DecodeError as caught:
+        error = str(caught)
+    if decoder != "pyav" and error:
+        return []
+    if not fails and (error or counted[-1] != len(right)) and right:
+        wrong.append(f"{counted[-1:]} frames instead of {len(right)} {error}")
+    if not right and not error:
+        wrong.append("frames where there are none")
+    for numbers in [[k] for k in range(0, len(right), step)] + [list(range(k, min(k + 6, len(right)))) for k in (5, 18)]:
+        try:
+            clip = read_clips(path, lambda info, rng, numbers=numbers: np.array([numbers]), None, decoder=decoder)
+        except (DecodeError, ValueError) as caught:
+            if not fails and numbers:
+                wrong.append(f"{numbers}: {caught}")
+            continue
+        for place, number in zip(clip.position[0], numbers, strict=True):
+            if not np.array_equal(clip.frames[place], right[number]):
+                wrong.append(f"frame {number} is another one")
+    return wrong
+
+
+def check_oddities(codec: str, folder: Path, everything: bool, decoder: Decoder = "pyav") -> set[tuple[str, str]]:
+    """Make odd files of a codec and read them; the containers and oddities that could be made."""
+    source = write_source(folder / f"source.{CODECS[codec][2]}", codec)
+    parts, tick = read_parts(source)
+    wrong = {source.name: what_is_wrong(source, decoder)}
+    made = set()
+    for group, container in enumerate(CONTAINERS):
+        for number, (oddity, change) in enumerate(ODDITIES.items()):
+            chosen = everything or (codec, container) in WHOLE or (number + group * 3) % 10 == 0
+            if not chosen or (codec, oddity) == RANDOM:
+                continue
+            path = write_odd(folder / f"{number}.{container}", source, change(parts, tick), container)
+            if path is not None:
+                made.add((container, oddity))
+                wrong[f"{container}, {oddity}"] = what_is_wrong(path, decoder)
+                path.unlink()
+    assert {name: faults for name, faults in wrong.items() if faults} == {}
+    return made
+
+
+# What containers take of a codec: theora goes into one only, pictures of GIF into two.
+@pytest.mark.parametrize("codec", CODECS)
+def test_odd_files_equal_plain_decoding(codec: str, tmp_path: Path) -> None:
+    made = check_oddities(codec, tmp_path, everything=False)
+    assert len(made) >= 12 or codec in ("gif", "theora")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("codec", CODECS)
+def test_all_odd_files_equal_plain_decoding(codec: str, tmp_path: Path) -> None:
+    assert len(check_oddities(codec, tmp_path, everything=True)) >= 30
+
+
+@pytest.mark.skipif(not SHARED_FILES, reason=f"no videos in {FAULTS} and {VIDEOS}; set FAULTS_DIR and VIDEOS_DIR")
+@pytest.mark.parametrize("path", SHARED_FILES, ids=lambda path: path.name)
+def test_shared_files_equal_plain_decoding(path: Path) -> None:
+    assert what_is_wrong(path, step=40 if path.stat().st_size > 200_000 else 3) == []
+
+
+def test_marks_of_key_frames_that_are_missing(tmp_path: Path) -> None:
+    """Without its table of key frames, an mp4 says that every frame is one."""
+    for codec in ("h264", "mpeg4", "hevc"):
+        path = write_source(tmp_path / f"{codec}.mp4", codec)
+        path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+        assert what_is_wrong(path) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.flv", "a.mov"])
+def test_of_several_streams_the_first_is_read(name: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source.mp4", "h264")
+    parts, _ = read_parts(source)
+    path = write_odd(tmp_path / name, source, parts, name[2:], streams=2)
+    if path is None:
+        pytest.skip("this container takes one stream only")
+    assert what_is_wrong(path) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
+@pytest.mark.parametrize("codec", ["h264", "h264_annexb", "hevc", "vp9", "mpeg4"])
+def test_streams_of_two_sizes_in_a_row(name: str, codec: str, tmp_path: Path) -> None:
+    """Also where the container states the parameters of the first alone: then the second is noise, or an error."""
+    suffix = CODECS[codec][2]
+    first, second = (write_source(tmp_path / f"{width}.{suffix}", codec, size=(width, 48)) for width in (64, 96))
+    parts, tick = read_parts(first)
+    later = ODDITIES["late start"](read_parts(second)[0], tick)
+    path = write_odd(tmp_path / name, first, parts + later, name[2:])
+    assert path is None or [fault for fault in what_is_wrong(path) if "another" in fault] == []
+
+
+@pytest.mark.parametrize("share", [0.35, 0.8, 0.97])
+@pytest.mark.parametrize("container", ["mkv", "ts", "flv", "avi", "frag.mp4"])
+def test_files_that_break_off(container: str, share: float, tmp_path: Path) -> None:
+    """No frame is another one; how many there were, some containers say."""
+    for codec in ("h264", "mpeg4"):
+        source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
+        path = write_odd(tmp_path / f"a.{container}", source, read_parts(source)[0], container)
+        if path is None:
+            continue
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        wrong = what_is_wrong(path)
+        assert [fault for fault in wrong if container not in ("avi", "frag.mp4") or "another" in fault] == []
+
+
+def test_a_broken_file_is_an_error_and_no_shorter_video(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "a.avi", "mpeg4")
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with pytest.raises(DecodeError, match="failed while decoding"):
+        read_clips(source, lambda info, rng: np.array([[0, info.num_frames - 1]]), None)
+
+
+def test_rate_is_that_of_the_frames(tmp_path: Path) -> None:
+    """AVI counts dropped frames for its rate: here every second one."""
+    source = write_source(tmp_path / "source.avi", "mpeg4_plain")
+    parts, tick = read_parts(source)
+    path = write_odd(tmp_path / "a.avi", source, ODDITIES["doubled"](parts, tick)[::2], "avi")
+    assert path is not None
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == 25
+    info = probe(path)
+    assert (info.num_frames, info.fps) == (40, pytest.approx(12.5))
+
+
+def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_source(tmp_path / "a.webm", "vp8")
+    looked = []
+    look = PyAVReader._look
+    monkeypatch.setattr(PyAVReader, "_look", lambda self: looked.append(self._path.name) or look(self))
+    for _ in range(3):
+        assert probe(path).num_frames == 40
+    assert looked == ["a.webm"]
+    # Another file under the same name is another file.
+    write_source(path, "vp8", frames=24)
+    assert probe(path).num_frames == 24
+
+
+def test_little_is_kept_in_mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyav_reader, "_memory", pyav_reader._Memory())
+    monkeypatch.setattr(pyav_reader, "MAX_REMEMBERED", 40)
+    data = write_source(tmp_path / "a.mp4", "h264").read_bytes()
+    for number in range(20):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(data)
+        probe(path)
+        memory = pyav_reader._memory
+        assert memory.size == sum(4 + len(facts.keyframes) for facts in memory.facts.values()) <= 40
+    assert len(memory.facts) == 5
+
+
+def test_files_too_large_to_keep_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyav_reader, "MAX_KEPT", 1000)
+    for codec in ("h264", "mpeg4_plain", "mpeg2"):
+        assert what_is_wrong(write_source(tmp_path / f"{codec}.{CODECS[codec][2]}", codec)) == []
+
+
+def thumbnails(path: Path) -> np.ndarray:
+    frames, fails = plain_decoding(path)
+    assert not fails
+    return np.stack([frame[:48, :64].astype(float).reshape(12, 4, 16, 4, 3).mean((1, 3)) for frame in frames])
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "vp9", "mpeg2"])
+@pytest.mark.parametrize(
+    "oddity", ["pts equal dts", "early start", "all key", "all key, pts equal dts", "twice, last pts equal dts"]
+)
+def test_prepared_videos_have_the_frames_of_their_source(codec: str, oddity: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
+    parts, tick = read_parts(source)
+    made = 0
+    for container in ("mp4", "mkv", "avi", "ts"):
+        path = write_odd(tmp_path / f"odd.{container}", source, ODDITIES[oddity](parts, tick), container)
+        if path is None or plain_decoding(path)[1]:
+            continue
+        made += 1
+        out = tmp_path / "out.mp4"
+        right = thumbnails(path)
+        assert reencode(path, out, None, None, Encoding(256, 12, 12, 12.0)) == len(right)
+        assert what_is_wrong(out) == []
+        got = thumbnails(out)
+        nearest = np.abs(got[:, None] - right[None]).mean((2, 3, 4)).argmin(1)
+        assert np.abs(right[nearest] - right).max() == 0, container
+        # A cut by time takes the frames of that time, wherever decoding may start.
+        if oddity == "all key" and container != "ts":
+            assert reencode(path, out, 0.6, 1.2, Encoding(256, 12, 12, 12.0)) == 15
+            got = thumbnails(out)
+            assert np.abs(got[:, None] - right[None]).mean((2, 3, 4)).argmin(1).tolist() == list(range(15, 30))
+    assert made
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, 1, 0)])
+def test_prepared_videos_are_turned_and_mirrored_as_their_source(matrix: tuple[int, ...], tmp_path: Path) -> None:
+    path = write_source(tmp_path / "a.mp4", "h264")
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    reencode(path, tmp_path / "out.mp4", None, None, Encoding(256, 12, 5, 12.0))
+    shown, got = (read_clips(file, lambda info, rng: np.array([[7]]), None).frames[0] for file in (path, tmp_path / "out.mp4"))
+    assert shown.shape == got.shape
+    assert np.abs(shown.astype(int) - got).mean() < 10
+
+
+@pytest.mark.skipif(not FAULTS.is_dir(), reason=f"there is no folder {FAULTS}; set FAULTS_DIR")
+def test_clips_cut_without_encoding_are_prepared(tmp_path: Path) -> None:
+    reference = np.load(FAULTS / "reference.npz")
+    for name in sorted(reference.files):
+        assert reencode(FAULTS / name, tmp_path / "out.mp4", None, None, Encoding(256, 12, 20, 12.0)) == len(reference[name])
+        assert probe(tmp_path / "out.mp4").num_frames == len(reference[name])
+
+
+@pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
+@pytest.mark.parametrize("codec", ["h264", "h264_open", "hevc", "mpeg4", "vp9", "mpeg2"])
+def test_optional_decoders_are_refused_where_they_are_wrong(decoder: Decoder, codec: str, tmp_path: Path) -> None:
+    pytest.importorskip(decoder)
+    source = write_source(tmp_path / "a.mp4" if codec != "mpeg2" else tmp_path / "a.ts", codec)
+    try:
+        read_clips(source, lambda info, rng: np.array([[0]]), None, decoder=decoder)
+    except SettingError as error:
+        pytest.skip(str(error))
+    except DecodeError:
+        pass
+    check_oddities(codec, tmp_path, everything=False, decoder=decoder)
+
+
+def test_frames_from_a_moment_on(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "a.mp4", "h264_open")
+    whole = [frame.pts for frame in av.open(str(path)).decode(video=0)]
+    for number in range(40):
+        with closing(PyAVReader(path, 1, None)) as reader:
+            times = [frame.pts for frame in reader.frames_from(number / 25)]
+        assert times[times.index(whole[number]) :] == whole[number:]
+        # Decoding starts at a key frame before the moment, not at the beginning.
+        assert len(times) <= 40 - number // 10 * 10 + 3
+
+
+def test_header_of_avi_that_counts_too_few(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "a.avi", "h264")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.index(b"vids") + 32, 10)
+    path.write_bytes(data)
+    assert what_is_wrong(path) == []
+
+
+def test_damage_in_an_open_group(tmp_path: Path) -> None:
+    """What a decoder shows in place of damage depends on what it has decoded before."""
+    source = write_source(tmp_path / "source.mp4", "h264_open")
+    parts, _ = read_parts(source)
+    flips = np.random.default_rng(0)
+    for number in range(8):
+        place = int(flips.integers(12, len(parts)))
+        data = bytearray(parts[place].data)
+        data[int(flips.integers(6, len(data)))] ^= 1 << int(flips.integers(8))
+        changed = [*parts[:place], replace(parts[place], data=bytes(data)), *parts[place + 1 :]]
+        path = write_odd(tmp_path / f"{number}.mp4", source, changed, "mp4")
+        assert path is not None
+        assert what_is_wrong(path, step=1) == []
+
+
+def test_hevc_that_leaves_out_pictures_before_a_key_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag of key frames drops the pictures that the decoder still holds back."""
+    closed = {"x265-params": "open-gop=0:keyint=10:min-keyint=10:bframes=4:log-level=none"}
+    monkeypatch.setitem(CODECS, "hevc_closed", ("libx265", closed, "mp4"))
+    source = write_source(tmp_path / "source.mp4", "hevc_closed")
+    parts, _ = read_parts(source)
+    changed = []
+    for number, part in enumerate(parts):
+        data, position = bytearray(part.data), 0
+        while number and position < len(data):
+            if 16 <= data[position + 4] >> 1 & 63 <= 21:
+                data[position + 6] |= 0x40
+            position += 4 + int.from_bytes(data[position : position + 4], "big")
+        changed.append(replace(part, data=bytes(data)))
+    path = write_odd(tmp_path / "a.mp4", source, changed, "mp4")
+    assert path is not None
+    assert len(plain_decoding(path)[0]) < len(parts)
+    assert what_is_wrong(path, step=1) == []
+
+
+def test_hevc_whose_packets_changed_places(tmp_path: Path) -> None:
+    """What refers to pictures that are not there yet is left out by the decoder, without an error."""
+    source = write_source(tmp_path / "source.mp4", "hevc")
+    parts, _ = read_parts(source)
+    lost = 0
+    for place in range(12, 30, 3):
+        changed = list(parts)
+        one, other = parts[place], parts[place + 3]
+        changed[place], changed[place + 3] = replace(other, dts=one.dts), replace(one, dts=other.dts)
+        path = write_odd(tmp_path / f"{place}.mp4", source, changed, "mp4")
+        if path is not None:
+            lost += len(plain_decoding(path)[0]) < len(parts)
+            assert what_is_wrong(path) == []
+    assert lost
+
+
+def test_interlaced_mpeg4_at_a_changing_rate(tmp_path: Path) -> None:
+    """Decoders leave out pictures whose distance does not fit that of the first ones."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        options = {"bf": "3", "g": "9", "flags": "+ilme+ildct", "b_strategy": "0"}
+        stream = container.add_stream("mpeg4", rate=1000, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(40):
+            picture = np.roll(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3), number * 9)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number * 400 if number < 5 else 2000 + number * 20, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(plain_decoding(path)[0]) < 40
+    assert what_is_wrong(path, step=1) == []
+
+
+def test_frames_that_are_lost_before_decoding_fails(tmp_path: Path) -> None:
+    """Then the places of later ones are not those that the container states."""
+    source = write_source(tmp_path / "source.mp4", "hevc")
+    parts, _ = read_parts(source)
+    keys = [number for number, part in enumerate(parts) if part.is_key]
+    # What stands behind the last key frame and is displayed before it refers to the group that is missing here.
+    changed = parts[: keys[1]] + parts[keys[-1] :]
+    changed[-2] = replace(changed[-2], data=b"\0\0\0\x30" + b"\xff" * 20)
+    path = write_odd(tmp_path / "a.mp4", source, changed, "mp4")
+    assert path is not None
+    assert plain_decoding(path)[1]
+    assert what_is_wrong(path, step=1) == []

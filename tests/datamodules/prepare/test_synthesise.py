@@ -1,0 +1,41 @@
+"""Videos of generated motion hold what was generated."""
+
+from pathlib import Path
+
+import pytest
+
+from datamodules.folder import VideoFolder
+from datamodules.prepare.synthesise import write_videos
+from datamodules.video.sampling import ClipSettings
+from modules.core.errors import SettingError
+from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.objects import make_clips
+
+
+def test_written_videos_read_back(tmp_path: Path) -> None:
+    frames, size, counts = 8, 64, {"train": 13, "val": 13}
+    write_videos(tmp_path, 13, 13, frames, size, backgrounds=["gradient"], seed=3)
+    clip = ClipSettings(frames=frames, stride=1, size=size, crop="centre")
+    data = VideoFolder(str(tmp_path), clip=clip, batch_size=13, num_workers=0, seed=0)
+    data.setup("fit")
+    assert data.class_names == sorted(c.name for c in MOTION_CLASSES)
+    for split, loader in (("train", data.probe_dataloader()), ("val", data.val_dataloader())):
+        made = make_clips(counts[split], frames, size, split, 3, ["gradient"])
+        batch = next(iter(loader))
+        # Every class has one video, so the name of the class finds the clip.
+        names = [MOTION_CLASSES[int(number)].name for number in made.motion]
+        order = [names.index(data.class_names[int(label)]) for label in batch["label"]]
+        assert sorted(order) == list(range(13))
+        error = (batch["video"][:, 0].float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
+        # Colours are stored at half the resolution, so edges differ.
+        assert error.max() < 6, f"{split}: {error}"
+        # Neighbouring frames differ more from each other than from what was written, or order could be lost unseen.
+        other = (batch["video"][:, 0].roll(1, 1).float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
+        assert (error < other).all()
+
+
+def test_sizes_that_codecs_refuse(tmp_path: Path) -> None:
+    for size in (15, 33, 8):
+        with pytest.raises(SettingError, match="size is"):
+            write_videos(tmp_path, 1, 1, 8, size)
+    assert not list(tmp_path.iterdir())
