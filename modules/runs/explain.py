@@ -38,6 +38,8 @@ def explain(message: str) -> str:
     name = ".".join(where)
     classes = re.findall(r"given class_path '([\w.]+)'", message)
     holder = class_of(classes[-1]) if classes else None
+    if classes and holder is None:
+        return _wrong_class(name, classes[-1], _base(class_of(classes[-2]) if len(classes) > 1 else None, where))
     unknown = re.search(
         r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|not accept option '([\w.]+)'", message
     )
@@ -101,6 +103,8 @@ def _wrong_class(name: str, wrong: str, base: Any) -> str:
     fits = fitting(base)
     last = wrong.rpartition(".")[2]
     name = name or "--help"
+    if last in fits:
+        return f"{name}: there is no class {wrong}; did you mean {last}?"
     if last in class_names() and last not in fits:
         near = difflib.get_close_matches(last, fits, n=1, cutoff=0.85)
         instead = f"did you mean {near[0]}?" if near else f"it takes {_listed(fits)}."
@@ -123,9 +127,12 @@ def _hint(name: str, known: list[str], where: list[str], owner: str = "") -> str
 
 
 def class_of(path: str) -> Any:
-    """The class of a class_path."""
+    """The class of a class_path; None if there is none, as where it was written before its module was moved."""
     module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name, None) if module else None
+    try:
+        return getattr(import_module(module), name, None) if module else None
+    except ModuleNotFoundError:
+        return None
 
 
 def _base(holder: Any, where: list[str]) -> Any:
