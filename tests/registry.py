@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 from lightning import LightningDataModule
 
@@ -55,7 +57,7 @@ class Case:
     skeletons: bool = False
     """Whether it takes recordings of skeletons instead of videos."""
     variant: bool = False
-    """Whether it shares its file with another case: it is killed and resumed with `-m slow` only."""
+    """Whether it shares its file with another case."""
 
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
         """A random batch of the kind that it takes."""
@@ -156,6 +158,16 @@ DOWNSTREAM = [
         variant=True,
     ),
 ]
+
+
+REPRESENTATIVE = ("VideoMAE", "TubeletContrast", "SkeletonContrast")
+"""One masked method, one with a queue and two clips, one on skeletons: with these, runs are killed and spread over processes by
+default; with all others by `-m slow`."""
+
+
+def by_name(*cases: Case) -> list[Any]:
+    """Parameters of a test that starts processes: names of methods, of which only the representative ones are not slow."""
+    return [pytest.param(case.name, marks=[] if case.name in REPRESENTATIVE else [pytest.mark.slow]) for case in cases]
 
 
 def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> VideoBatch:

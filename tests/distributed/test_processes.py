@@ -20,13 +20,13 @@ from modules.runs import last_checkpoint
 from modules.runs.last_checkpoint import LAST
 from modules.training.method import TRAIN_STREAM, Method
 from tests.distributed.joined import JoinedDraws
-from tests.registry import METHODS, Case
+from tests.registry import METHODS, by_name
 from tests.resume.bits import differences
 from tests.resume.runs import Run, as_torchrun_does, together, train, write_videos
 
 ROOT = Path(__file__).parents[2]
 WORLD, VIDEOS, VAL = 2, 4, 5
-everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
+everywhere = pytest.mark.parametrize("name", by_name(*METHODS))
 
 
 def build(name: str) -> Method:
@@ -112,32 +112,32 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 # LocoMotion's wrong pairs and masked words are each process's own; its contrast is tested in test_locomotion.py.
-JOINED = [case for case in METHODS if case.name != "LocoMotion"]
+JOINED = by_name(*(case for case in METHODS if case.name != "LocoMotion"))
 
 
-@pytest.mark.parametrize("case", JOINED, ids=lambda case: case.name)
-def test_two_processes_equal_one_with_the_joined_batch(case: Case, told: Any) -> None:
-    one, other = told(case.name)
+@pytest.mark.parametrize("name", JOINED)
+def test_two_processes_equal_one_with_the_joined_batch(name: str, told: Any) -> None:
+    one, other = told(name)
     assert not set(one["batch"]["index"].tolist()) & set(other["batch"]["index"].tolist())
-    batch = {name: torch.cat([value, other["batch"][name]]) for name, value in one["batch"].items()}
+    batch = {key: torch.cat([value, other["batch"][key]]) for key, value in one["batch"].items()}
     draws = JoinedDraws([device_generator("cpu", TRAIN_STREAM, 0, 0, 0, rank) for rank in range(WORLD)])
-    method = build(case.name)
+    method = build(name)
     with draws:
         loss = method.step(batch, draws.joint)["loss"]  # type: ignore[arg-type]
     loss.backward()
     assert float(loss.detach()) == pytest.approx((float(one["loss"]) + float(other["loss"])) / 2, rel=1e-5)
     trained = {name: value for name, value in method.named_parameters() if value.requires_grad}
     assert trained.keys() == one["gradients"].keys()
-    for name, value in trained.items():
+    for parameter, value in trained.items():
         assert value.grad is not None
         largest = float(value.grad.abs().max())
         for process in (one, other):
-            assert torch.allclose(process["gradients"][name], value.grad, rtol=0, atol=1e-5 * largest + 1e-9), name
+            assert torch.allclose(process["gradients"][parameter], value.grad, rtol=0, atol=1e-5 * largest + 1e-9), parameter
 
 
 @everywhere
-def test_every_validation_sample_counts_once(case: Case, told: Any) -> None:
-    notes = told(case.name)
+def test_every_validation_sample_counts_once(name: str, told: Any) -> None:
+    notes = told(name)
     assert sorted(row for process in notes for row in process["validated"]) == list(range(VAL))
     parts = [part for process in notes for part in process["val_losses"]]
     mean = sum(size * loss for size, loss in parts) / VAL

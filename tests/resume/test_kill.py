@@ -10,14 +10,11 @@ import pytest
 import torch
 
 from modules.runs.last_checkpoint import LAST
-from tests.registry import DOWNSTREAM, METHODS
+from tests.registry import DOWNSTREAM, METHODS, by_name
 from tests.resume.bits import differences
 from tests.resume.runs import MOMENTS, STEPS, Run, start, write_videos
 
-everywhere = pytest.mark.parametrize(
-    "method",
-    [pytest.param(case.name, marks=[pytest.mark.slow] if case.variant else []) for case in METHODS + DOWNSTREAM],
-)
+everywhere = pytest.mark.parametrize("method", by_name(*METHODS, *DOWNSTREAM))
 
 
 @pytest.fixture(scope="session")
@@ -87,17 +84,8 @@ def random_plan(count: int, seed: int) -> list[tuple[int, str, int]]:
 SETTINGS = {"plain": (1, 1, None), "accumulating": (2, 2, None), "validating often": (1, 1, 2)}
 
 
-# One masked method, one with a queue and two clips, one on skeletons; for the others these settings are slow tests.
-IN_ALL_SETTINGS = ("VideoMAE", "TubeletContrast", "SkeletonContrast")
-PAIRS = [
-    pytest.param(case.name, name, marks=[] if by_default else [pytest.mark.slow])
-    for case in METHODS + DOWNSTREAM
-    for name in SETTINGS
-    for by_default in [case.name in IN_ALL_SETTINGS or (name == "plain" and not case.variant)]
-]
-
-
-@pytest.mark.parametrize(("method", "settings"), PAIRS)
+@everywhere
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_killed_runs_end_with_the_same_bits(method: str, settings: str, videos: Path, whole: Any, tmp_path: Path) -> None:
     run = Run(method, tmp_path, videos, *SETTINGS[settings])
     killed(run, random_plan(5, seed=len(settings)))
@@ -121,17 +109,7 @@ def test_every_moment(moment: str, videos: Path, whole: Any, tmp_path: Path) -> 
     compare(whole(run), tmp_path)
 
 
-# One masked method, one with a queue, one on skeletons; the others with `-m slow`.
-IN_TWO_PROCESSES = ("SMILE", "TubeletContrast", "SkeletonContrast")
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(case.name, marks=[] if case.name in IN_TWO_PROCESSES else [pytest.mark.slow])
-        for case in METHODS + DOWNSTREAM
-    ],
-)
+@everywhere
 def test_two_processes_of_which_one_is_killed(method: str, videos: Path, whole: Any, tmp_path: Path) -> None:
     run = Run(method, tmp_path, videos, world=2)
     killed(replace(run, dying_rank=1), [(3, "after backward", 2)])
