@@ -19,8 +19,8 @@ from datamodules.video.readers import DecodeError, FewerFramesError, Picture, Vi
 
 # In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# Of these, the packets' headers are believed without decoding. Decoders of the others leave frames out, or fail, more often where
-# these look right.
+# Of these, what the packets' headers say is believed without decoding, for speed. The decoders of others leave frames out, or
+# fail, more often although all headers look right.
 BELIEVED_CODECS = ("h264",)
 # Of these, unwanted frames that no other frame refers to are not decoded; tests show that the others stay bit-equal.
 SKIPPING_CODECS = ("h264",)
@@ -100,10 +100,10 @@ class PyAVReader:
     are displayed in the order of their times, and where decoding may start. Then, in mp4 and mkv, frames are found by
     presentation time: the keyframe's place in the file says how many frames precede it, the ranks of the times after it say
     the rest. Everywhere else, and wherever that does not give every frame, frames are counted as they come out, from the start
-    of the file. Where the headers do not say how many frames there are, the look decodes the whole file.
+    of the file. Unless it is H.264 whose headers say how many frames there are, the look decodes the whole file.
 
-    A file that plain decoding cannot read to its end, or that breaks off before the frames that it states, is refused as a
-    whole: whether one of its clips can be had would depend on the draw, and its length would be a guess.
+    A file that plain decoding cannot read to its end, or that breaks off before the frames that it states, is an error as a
+    whole: its length would be a guess, and whether a clip can be had would depend on the draw.
 
     Args:
         path: The file.
@@ -132,7 +132,7 @@ class PyAVReader:
                 self._clock = "dts"
             self._facts = self._index()
             if self._facts.fault:
-                raise DecodeError("failed while decoding" if self._facts.num_frames else "no frame decoded", self._facts.fault)
+                raise _failure(self._facts.num_frames, self._facts.fault)
         except BaseException:
             self.close()
             raise
@@ -474,7 +474,7 @@ class PyAVReader:
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while reading") from error
         except av.FFmpegError as error:
-            raise DecodeError("failed while decoding" if count else "no frame decoded", f"{error}, after {count} frames") from error
+            raise _failure(count, f"{error}, after {count} frames") from error
         raise FewerFramesError(count)
 
     def _picture(self, frame: av.VideoFrame, seconds: float) -> Picture:
@@ -484,6 +484,11 @@ class PyAVReader:
         if self._matrix is None:
             self._matrix = display_matrix(frame)
         return Picture(upright(array, self._matrix), seconds)
+
+
+def _failure(num_frames: int, detail: str) -> DecodeError:
+    """Of a file that gives so many frames, and then no more."""
+    return DecodeError("failed while decoding" if num_frames else "no frame decoded", detail)
 
 
 def _runs(numbers: list[int], keyframes: list[int]) -> list[list[int]]:
