@@ -61,8 +61,8 @@ def read_clips(
 
     Frame k is what plain decoding from the start puts out as frame k, and there are as many frames as it puts out, whatever the
     container says. A file that breaks off before the frames that it states (by more than two frames and 5 %), or that plain
-    decoding cannot read to its end, is an error, unless every wanted frame can be had without the damage. If damage within
-    frames makes the decoder leave out a few of them, `choose` is called again with the true length.
+    decoding cannot read to its end, is an error, whichever frames are wanted. If damage within packets of H.264 makes the
+    decoder leave out a few frames, `choose` is called again with the true length.
 
     Args:
         path: A video, or an image, which is a video of one frame.

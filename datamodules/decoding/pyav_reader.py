@@ -19,6 +19,9 @@ from datamodules.decoding.readers import DecodeError, FewerFramesError, Picture,
 
 # In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# Of these, what the packets' headers say is believed without decoding, for speed. The decoders of others leave frames out, or
+# fail, more often although all headers look right.
+BELIEVED_CODECS = ("h264",)
 # Of these, unwanted frames that no other frame refers to are not decoded; tests show that the others stay bit-equal.
 SKIPPING_CODECS = ("h264",)
 # Of these, frames are counted from the start all the same: what does not fit the size that the file states is concealed, and in
@@ -33,6 +36,8 @@ MISSING_FRAMES, MISSING_SHARE = 2, 0.05
 # Keyframes of files that a process keeps in mind; each file counts for some more. These are about 25 MB.
 MAX_REMEMBERED, PER_FILE = 2**17, 4
 
+# An option of decoders: damage is an error, and not concealed.
+EXPLODE = {"err_detect": "explode"}
 # Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
@@ -64,6 +69,8 @@ class _Facts(NamedTuple):
     """presentation time of the first frame"""
     is_plain: bool
     """whether the container's index names just these keyframes, and all frames are displayed"""
+    fault: str
+    """why the file cannot be read to its end; empty where it can"""
 
 
 class _Memory:
@@ -93,15 +100,18 @@ class PyAVReader:
     are displayed in the order of their times, and where decoding may start. Then, in mp4 and mkv, frames are found by
     presentation time: the keyframe's place in the file says how many frames precede it, the ranks of the times after it say
     the rest. Everywhere else, and wherever that does not give every frame, frames are counted as they come out, from the start
-    of the file. Where the headers do not say how many frames there are, the look decodes the whole file.
+    of the file. Unless it is H.264 whose headers say how many frames there are, the look decodes the whole file.
 
-    A file that plain decoding cannot read to its end, or that breaks off before the frames that it states, is read as far as
-    the damage allows, and any frame that cannot be had is an error.
+    A file that plain decoding cannot read to its end, or that breaks off before the frames that it states, is an error as a
+    whole: its length would be a guess, and whether a clip can be had would depend on the draw.
 
     Args:
         path: The file.
         threads: Decoder threads.
         timeout: Seconds after which to give up.
+
+    Raises:
+        DecodeError: The file cannot be opened, breaks off or cannot be decoded to its end, or time is up.
     """
 
     def __init__(self, path: Path, threads: int, timeout: float | None) -> None:
@@ -116,12 +126,13 @@ class PyAVReader:
         # All packets of the file, as long as the decoder has seen none.
         self._kept: list[av.Packet] = []
         self._at_start = True
-        self._breaks_off = False
         self._container, self._stream = self._opened()
         try:
             if self._container.format.name.startswith("mov"):
                 self._clock = "dts"
             self._facts = self._index()
+            if self._facts.fault:
+                raise _failure(self._facts.num_frames, self._facts.fault)
         except BaseException:
             self.close()
             raise
@@ -223,111 +234,103 @@ class PyAVReader:
         order = PacketOrder(context.name, context.extradata or b"")
         packets: list[_Packet] = []
         size = 0
-        for packet in self._packets():
-            packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
-            is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
-            order.add(b"" if is_odd else bytes(packet))  # which no parser accepts
-            size += packet.size
-            if size <= MAX_KEPT:
-                self._kept.append(packet)
-        if self._breaks_off or size > MAX_KEPT:
+        is_whole = True
+        try:
+            for packet in self._packets():
+                packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+                is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
+                order.add(b"" if is_odd else bytes(packet))  # which no parser accepts
+                size += packet.size
+                if size <= MAX_KEPT:
+                    self._kept.append(packet)
+        except av.FFmpegError:
+            is_whole = False  # decoding, which ends here with the same error, tells how many frames came before
+        if not is_whole or size > MAX_KEPT:
             self._kept = []
-        count = sum(packet.is_shown for packet in packets)
+        named = {entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe}
+        count, fault = sum(packet.is_shown for packet in packets), ""
         keyframes: list[_Keyframe] = []
-        is_known = order.is_known()
-        if is_known and context.name == "hevc":
-            # Its decoder leaves pictures out, without an error, where those that they refer to are not there.
-            is_known = self._puts_out_all(packets)
+        is_known = is_whole and order.is_known()
+        if is_known and context.name not in BELIEVED_CODECS:
+            shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
+            # What is concealed looks otherwise where decoding starts elsewhere.
+            is_known = self._is_timed and self._decoded_times(conceals=False) == (shown, "")
         if is_known:
             keyframes = self._keyframes(packets, order.pictures)
         # ffmpeg's readers of single pictures are called jpeg_pipe, png_pipe and so on.
         elif count > 1 or not self._container.format.name.endswith("_pipe"):
-            decoded = self._count()
-            if decoded is not None:
-                count = decoded
-            elif self._rises_beyond_damage(packets):
-                keyframes = self._keyframes(packets, None)
+            decoded, fault = self._decoded_times()
+            count = len(decoded)
+        stated, found = self._stated(packets, indexed)
+        if not fault and stated - found > max(MISSING_FRAMES, MISSING_SHARE * stated):
+            fault = f"breaks off: {count} of {stated} frames"
         times = sorted(time for p in packets if p.is_shown and (time := p.dts if p.pts is None else p.pts) is not None)
-        named = {entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe}
         is_plain = named == {keyframe.timestamp for keyframe in keyframes} and all(packet.is_shown for packet in packets)
         return _Facts(
-            num_frames=count + self._missing(packets, indexed),
+            num_frames=count,
             fps=self._fps(times, count),
             keyframes=keyframes,
             start=times[0] if times else 0,
             is_plain=is_plain,
+            fault=fault,
         )
 
-    def _keyframes(self, packets: list[_Packet], pictures: list[Coded] | None) -> list[_Keyframe]:
+    @property
+    def _is_timed(self) -> bool:
+        return self._container.format.name in TIMED_CONTAINERS
+
+    def _keyframes(self, packets: list[_Packet], pictures: list[Coded]) -> list[_Keyframe]:
         """Where reading by time may start; nothing where it may not.
 
         Args:
             packets: all of the file.
-            pictures: what is in them; None if these are not known; then the container is believed.
+            pictures: what is in them.
         """
         times = [packet.pts for packet in packets if packet.pts is not None]
         moments = (packet.dts if self._clock == "dts" else packet.pts for packet in packets)
         clock = [moment for moment in moments if moment is not None]
-        is_timed = self._container.format.name in TIMED_CONTAINERS
-        if not is_timed or len(set(times)) < len(packets) or len(clock) < len(packets):
+        if not self._is_timed or len(set(times)) < len(packets) or len(clock) < len(packets):
             return []
         if self._clock == "dts" and any(one >= other for one, other in pairwise(clock)):
             return []
-        if pictures is not None:
-            by_order = sorted(range(len(packets)), key=lambda number: pictures[number].order)
-            if any(times[one] >= times[other] for one, other in pairwise(by_order)):
-                return []
+        by_order = sorted(range(len(packets)), key=lambda number: pictures[number].order)
+        if any(times[one] >= times[other] for one, other in pairwise(by_order)):
+            return []
         keyframes, before, latest = [], 0, min(times, default=0) - 1
         for number, packet in enumerate(packets):
-            may_start = pictures is None or (pictures[number].restarts and times[number] > latest)
-            if packet.is_keyframe and may_start:
+            if packet.is_keyframe and pictures[number].restarts and times[number] > latest:
                 is_open = any(time < times[number] for time in times[number + 1 : number + 1 + REORDERING])
                 keyframes.append(_Keyframe(before, clock[number], times[number], is_open))
             before += packet.is_shown
             latest = max(latest, times[number])
         return keyframes
 
-    def _count(self) -> int | None:
-        """How many frames plain decoding gives; None where it fails on the way."""
-        try:
-            return sum(1 for _ in self._frames())
-        except av.error.ExitError as error:
-            raise DecodeError("timed out", "while reading") from error
-        except av.FFmpegError:
-            return None
+    def _decoded_times(self, conceals: bool = True) -> tuple[list[int | None], str]:
+        """Presentation times of the frames that plain decoding gives, and what it fails with on the way, if it does.
 
-    def _puts_out_all(self, packets: list[_Packet]) -> bool:
-        """Whether plain decoding gives one frame for each packet that is shown, in the order of their times."""
-        shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
-        try:
-            return [frame.pts for frame in self._frames()] == shown
-        except av.error.ExitError as error:
-            raise DecodeError("timed out", "while reading") from error
-        except av.FFmpegError:
-            return False
-        finally:
-            self._reopen()
-
-    def _rises_beyond_damage(self, packets: list[_Packet]) -> bool:
-        """Whether the times of all frames that can be had rise as they come out, and none is left out before decoding fails."""
+        Args:
+            conceals: whether decoding goes on where a decoder can put something in the place of damage.
+        """
         times: list[int | None] = []
-        before: list[int | None] | None = None
+        fault = ""
+        try:
+            for frame in self._frames(conceals):
+                times.append(frame.pts)
+        except av.error.ExitError as error:
+            raise DecodeError("timed out", "while reading") from error
+        except av.FFmpegError as error:
+            fault = f"{error}, after {len(times)} frames"
         self._reopen()
-        for packet in self._packets():
-            try:
-                times += [frame.pts for frame in self._stream.codec_context.decode(packet)]
-            except av.FFmpegError:
-                before = list(times) if before is None else before
-        shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
-        is_whole = before is None or before == shown[: len(before)]
-        return is_whole and all(one is not None and other is not None and one < other for one, other in pairwise(times))
+        return times, fault
 
-    def _frames(self) -> Iterator[av.VideoFrame]:
+    def _frames(self, conceals: bool = True) -> Iterator[av.VideoFrame]:
         """Plain decoding, from the start of the file. Raises av.FFmpegError."""
         kept, self._kept = self._kept, []
         if not kept and not self._at_start:
             # Not every container can seek back to its first packet.
             self._reopen()
+        if not conceals:
+            self._stream.codec_context.options = EXPLODE
         self._at_start = False
         decoding = chain.from_iterable(map(self._stream.codec_context.decode, [*kept, None])) if kept else None
         for frame in decoding or self._container.decode(self._stream):
@@ -339,20 +342,21 @@ class PyAVReader:
         self._container, self._stream = self._opened()
         self._at_start = True
 
-    def _missing(self, packets: list[_Packet], indexed: int) -> int:
-        """Frames that the container states and that are not there; none where so few of them are missing that it errs."""
-        name, stated, found = self._container.format.name, self._stream.frames, len(packets)
+    def _stated(self, packets: list[_Packet], indexed: int) -> tuple[int, int]:
+        """How many frames the container states, and how many of these are there; 0 and 0 where it states nothing to go by."""
+        name = self._container.format.name
         if name.startswith("mov"):
-            stated = indexed
-        elif name == "avi":
-            # It may count dropped frames, and state any number; its size tells whether it was cut off.
-            with self._path.open("rb") as file:
-                if int.from_bytes(file.read(8)[4:], "little") + 8 <= self._path.stat().st_size:
-                    return 0
-            moments = [packet.dts for packet in packets if packet.dts is not None]
-            found = max(moments, default=0) - min(moments, default=0) + 1
-        missing = stated - found
-        return missing if missing > max(MISSING_FRAMES, MISSING_SHARE * stated) else 0
+            return indexed, len(packets)
+        if name != "avi":
+            return self._stream.frames, len(packets)
+        # AVI may state any number; its size tells whether it was cut off.
+        with self._path.open("rb") as file:
+            if int.from_bytes(file.read(8)[4:], "little") + 8 <= self._path.stat().st_size:
+                return 0, 0
+        # It counts in ticks, several of which may make a frame, and dropped frames among them.
+        moments = [packet.dts for packet in packets if packet.dts is not None]
+        ticks = min((other - one for one, other in pairwise(moments) if other > one), default=1)
+        return self._stream.frames // ticks, (max(moments, default=0) - min(moments, default=0)) // ticks + 1
 
     def _fps(self, times: list[int], count: int) -> float:
         """Frames per second: what the container states, unless the frames' times say otherwise."""
@@ -366,7 +370,7 @@ class PyAVReader:
         return (count - 1) / seconds if differs and seconds > 0 else stated
 
     def _packets(self) -> Iterator[av.Packet]:
-        """Packets from the current place in the file to where it ends or breaks off."""
+        """Packets from the current place in the file to its end. Raises DecodeError when time is up, else av.FFmpegError."""
         self._at_start = False
         try:
             for packet in self._container.demux(self._stream):
@@ -376,8 +380,6 @@ class PyAVReader:
                     yield packet
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while reading") from error
-        except av.FFmpegError:
-            self._breaks_off = True
 
     def _check_time(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -403,27 +405,27 @@ class PyAVReader:
         if not self.has_open_groups:
             # What cannot be decoded without error gets what plain decoding makes of it. In open groups that is so by nature: of
             # frames that are displayed before their keyframe, which are not wanted.
-            self._stream.codec_context.options = {"err_detect": "explode"}
+            self._stream.codec_context.options = EXPLODE
         packets: list[av.Packet] = []
         missing = last - keyframe.before + 1 + REORDERING
         size = 0
         try:
             self._container.seek(keyframe.timestamp, stream=self._stream)
+            for packet in self._packets():
+                time_stamp = packet.dts if self._clock == "dts" else packet.pts
+                if not packets and time_stamp != keyframe.timestamp:
+                    if time_stamp is None or time_stamp > keyframe.timestamp:
+                        break
+                    continue  # some containers seek to an earlier keyframe than asked
+                packets.append(packet)
+                missing -= not packet.is_discard
+                size += packet.size
+                if missing == 0:
+                    break
+                if size > MAX_PACKETS:
+                    return []
         except av.FFmpegError:
             return []
-        for packet in self._packets():
-            time_stamp = packet.dts if self._clock == "dts" else packet.pts
-            if not packets and time_stamp != keyframe.timestamp:
-                if time_stamp is None or time_stamp > keyframe.timestamp:
-                    break
-                continue  # some containers seek to an earlier keyframe than asked
-            packets.append(packet)
-            missing -= not packet.is_discard
-            size += packet.size
-            if missing == 0:
-                break
-            if size > MAX_PACKETS:
-                return []
         return packets
 
     def _decode(self, packets: list[av.Packet], wanted: list[int]) -> list[Picture] | None:
@@ -472,7 +474,7 @@ class PyAVReader:
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while reading") from error
         except av.FFmpegError as error:
-            raise FewerFramesError(count) from error
+            raise _failure(count, f"{error}, after {count} frames") from error
         raise FewerFramesError(count)
 
     def _picture(self, frame: av.VideoFrame, seconds: float) -> Picture:
@@ -482,6 +484,11 @@ class PyAVReader:
         if self._matrix is None:
             self._matrix = display_matrix(frame)
         return Picture(upright(array, self._matrix), seconds)
+
+
+def _failure(num_frames: int, detail: str) -> DecodeError:
+    """Of a file that gives so many frames, and then no more."""
+    return DecodeError("failed while decoding" if num_frames else "no frame decoded", detail)
 
 
 def _runs(numbers: list[int], keyframes: list[int]) -> list[list[int]]:

@@ -66,8 +66,8 @@ def what_is_wrong(path: Path, decoder: Decoder = "pyav", step: int = 5) -> list[
         return []
     if not fails and (error or counted[-1] != len(right)) and right:
         wrong.append(f"{counted[-1:]} frames instead of {len(right)} {error}")
-    if not right and not error:
-        wrong.append("frames where there are none")
+    if (fails or not right) and not error:
+        wrong.append(f"{counted[-1:]} frames where plain decoding fails after {len(right)}")
     for numbers in [[k] for k in range(0, len(right), step)] + [list(range(k, min(k + 6, len(right)))) for k in (5, 18)]:
         try:
             clip = read_clips(path, lambda info, rng, numbers=numbers: np.array([numbers]), None, decoder=decoder)
@@ -151,25 +151,75 @@ def test_streams_of_two_sizes_in_a_row(name: str, codec: str, tmp_path: Path) ->
     assert path is None or [fault for fault in what_is_wrong(path) if "another" in fault] == []
 
 
-@pytest.mark.parametrize("share", [0.35, 0.8, 0.97])
-@pytest.mark.parametrize("container", ["mkv", "ts", "flv", "avi", "frag.mp4"])
-def test_files_that_break_off(container: str, share: float, tmp_path: Path) -> None:
-    """No frame is another one; how many there were, some containers say."""
-    for codec in ("h264", "mpeg4"):
-        source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
-        path = write_odd(tmp_path / f"a.{container}", source, read_parts(source)[0], container)
-        if path is None:
-            continue
-        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-        wrong = what_is_wrong(path)
-        assert [fault for fault in wrong if container not in ("avi", "frag.mp4") or "another" in fault] == []
+def is_refused(path: Path) -> bool:
+    """Whether opening the file is an error. If so, it says how many frames plain decoding gives, and that there were more."""
+    try:
+        probe(path)
+        return False
+    except DecodeError as error:
+        detail = error.detail
+    right, fails = plain_decoding(path)
+    assert not right or (f"after {len(right)} frames" if fails else f"breaks off: {len(right)} of ") in detail
+    return True
 
 
-def test_a_broken_file_is_an_error_and_no_shorter_video(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "a.avi", "mpeg4")
-    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
-    with pytest.raises(DecodeError, match="failed while decoding"):
-        read_clips(source, lambda info, rng: np.array([[0, info.num_frames - 1]]), None)
+@pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "mpeg2", "vp8", "vp9", "av1", "mjpeg", "flv1"])
+def test_files_that_break_off(codec: str, tmp_path: Path) -> None:
+    """They are refused, or as long as plain decoding, which does not fail there, says."""
+    source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
+    parts, refused, made = read_parts(source)[0], 0, 0
+    for container in ("mkv", "ts", "flv", "avi", "frag.mp4", "mp4", "wmv", "nut"):
+        for share in (0.35, 0.6, 0.8, 0.97):
+            path = write_odd(tmp_path / f"{share}.{container}", source, parts, container)
+            if path is not None:
+                path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+                made += 1
+                refused += is_refused(path)
+                assert is_refused(path) or what_is_wrong(path) == []
+    assert 0 < refused < made
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "mpeg2", "vp8", "vp9", "av1", "flv1"])
+def test_files_with_damage_in_the_middle(codec: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
+    parts, draws = read_parts(source)[0], np.random.default_rng(0)
+    for container in ("mp4", "mkv", "avi", "ts"):
+        for number in range(6):
+            path = write_odd(tmp_path / f"{number}.{container}", source, parts, container)
+            if path is not None:
+                data = bytearray(path.read_bytes())
+                place, size = int(draws.integers(len(data) // 4, len(data) * 3 // 4)), int(draws.integers(1, 60))
+                data[place : place + size] = draws.bytes(size)
+                path.write_bytes(data)
+                assert is_refused(path) or what_is_wrong(path) == []
+
+
+@pytest.mark.parametrize("container", ["avi", "frag.mp4"])
+def test_a_broken_file_is_an_error_and_no_shorter_video(
+    container: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "source.mp4", "mpeg4")
+    path = write_odd(tmp_path / f"a.{container}", source, read_parts(source)[0], container)
+    assert path is not None
+    path.write_bytes(path.read_bytes()[: int(0.35 * path.stat().st_size)])
+    right, fails = plain_decoding(path)
+    assert not fails
+    looked = []
+    look = PyAVReader._look
+    monkeypatch.setattr(PyAVReader, "_look", lambda self: looked.append(self._path.name) or look(self))
+    for _ in range(3):
+        with pytest.raises(DecodeError, match=rf"failed while decoding \(breaks off: {len(right)} of (40|10) frames\)"):
+            read_clips(path, lambda info, rng: np.array([[0]]), None)
+    # What is wrong with a file is kept in mind like what is right.
+    assert looked == [path.name]
+
+
+def test_a_cut_index_takes_no_frames_away(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "a.avi", "mpeg4_plain")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"idx1") + 40])
+    assert probe(path).num_frames == 40
+    assert what_is_wrong(path) == []
 
 
 def test_rate_is_that_of_the_frames(tmp_path: Path) -> None:
