@@ -36,7 +36,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.decoding.decode import DecodeError, VideoInfo, probe, read_clips
+from datamodules.video.decode import DecodeError, VideoInfo, probe, read_clips
 from datamodules.video.sampling import dense_indices
 from datamodules.video.transforms import Box, crop_and_resize, multi_scale_box
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils.data import get_worker_info
 
-from datamodules.decoding.readers import DecodeError, Reason
+from datamodules.video.readers import DecodeError, Reason
 
 NOTHING = -1
 # Beyond a file's own time limit, which readers check between frames.

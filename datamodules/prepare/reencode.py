@@ -11,10 +11,10 @@ from typing import NamedTuple
 import av
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from datamodules.decoding.bitstream import REORDERING
-from datamodules.decoding.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
-from datamodules.decoding.readers import DecodeError
 from datamodules.lists.manifest import IMAGE_SUFFIXES, is_file, is_hidden
+from datamodules.video.bitstream import REORDERING
+from datamodules.video.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
+from datamodules.video.readers import DecodeError
 
 # Where a file's own unit of time is of no use.
 TICKS = Fraction(1, 90000)

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.decoding.readers import DecodeError
 from datamodules.lists.manifest import (
     IMAGE_SUFFIXES,
     UNLABELLED,
@@ -35,6 +34,7 @@ from datamodules.prepare.reencode import Encoding, reencode
 from datamodules.sets.activitynet import read_intervals
 from datamodules.sets.epic_kitchens import read_segments
 from datamodules.sets.finegym import read_elements
+from datamodules.video.readers import DecodeError
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
 from modules.core.files import replacing
 

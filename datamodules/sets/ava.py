@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.decoding.decode import Decoder
 from datamodules.lists.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
 from datamodules.lists.official import class_label, find_file
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.video.decode import Decoder
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_range

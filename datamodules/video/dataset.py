@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.decoding.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views
 from datamodules.video.transforms import make_clips
 from modules.core.randomness import worker_rng

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.decoding.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.lists.manifest import Manifest, is_hidden
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
+from datamodules.video.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import Box, crop_and_resize, draw_box
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.decoding.readers import VideoInfo
+from datamodules.video.readers import VideoInfo
 from modules.core.errors import SettingError
 
 Short = Literal["first_frame", "spread"]

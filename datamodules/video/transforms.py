@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from datamodules.decoding.decode import DecodedClips
+from datamodules.video.decode import DecodedClips
 from datamodules.video.sampling import ClipSettings
 
 # VideoMAE, official code: crop sizes as shares of the shorter side, by how many steps of that list width and height of

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from datamodules.decoding.decode import probe
+from datamodules.video.decode import probe
 from main import main
 from tests.datamodules.sets.ava_files import FILM_START, write_ava
 from tests.datamodules.sets.repetitions import write_ucfrep

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from datamodules.decoding.decode import VideoInfo
+from datamodules.video.decode import VideoInfo
 
 X264, X265 = "x264-params", "x265-params"
 RATE = 25

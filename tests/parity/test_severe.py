@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decoding.decode import VideoInfo
+from datamodules.video.decode import VideoInfo
 from datamodules.video.sampling import ClipSettings, choose_views, resample
 from modules.downstream.classification import Classification
 from modules.downstream.labels import SeveralLabels, accuracies, average_precisions

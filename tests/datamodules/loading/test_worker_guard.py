@@ -16,10 +16,10 @@ from torch.utils.data import Dataset, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules import VideoFolder
-from datamodules.decoding.decode import DecodeError, read_clips
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.loading.worker_guard import NOTHING, WorkerGuard
 from datamodules.video import dataset as video_dataset
+from datamodules.video.decode import DecodeError, read_clips
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.video_files import write_video

@@ -18,8 +18,8 @@ from PIL import Image
 import datamodules.prepare.reencode
 import datamodules.prepare.videos
 from datamodules import ActivityNet, EpicKitchens100, FineGym, SSv1, VideoFolder
-from datamodules.decoding.decode import probe
 from datamodules.prepare.reencode import Encoding, reencode
+from datamodules.video.decode import probe
 from main import main
 from modules.core.errors import SettingError
 from tests.datamodules.sets.test_downstream_datasets import (

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.decoding.decode import DecodeError, VideoInfo, read_clips
 from datamodules.loading.loader import SampleKey
 from datamodules.sets.ava import AVA, read_actions
+from datamodules.video.decode import DecodeError, VideoInfo, read_clips
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, key_frame_indices, move_boxes
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import Box, crop_and_resize, draw_box

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
-from datamodules.decoding.decode import read_clips
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.subsets import pick_for_probes
+from datamodules.video.decode import read_clips
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, assert_equal, batches, folder, put, ready

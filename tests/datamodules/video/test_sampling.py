@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.decoding.decode import VideoInfo
+from datamodules.video.decode import VideoInfo
 from datamodules.video.sampling import ClipSettings, choose_frames, dense_indices, draw_jittered, segment_indices
 from modules.core.errors import SettingError
 

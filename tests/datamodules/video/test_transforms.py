@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from datamodules.decoding.decode import DecodedClips, VideoInfo
+from datamodules.video.decode import DecodedClips, VideoInfo
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import (
     Box,

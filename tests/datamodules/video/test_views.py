@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decoding.decode import VideoInfo, read_clips
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.decode import VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views, spanning_indices
 from datamodules.video.transforms import Box, centre_box, view_boxes
 from modules.core.errors import SettingError

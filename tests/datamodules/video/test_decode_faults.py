@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.decoding import pyav_reader, readers
-from datamodules.decoding.decode import DecodeError, VideoInfo, probe, read_clips
-from datamodules.decoding.pyav_reader import PyAVReader
+from datamodules.video import pyav_reader, readers
+from datamodules.video.decode import DecodeError, VideoInfo, probe, read_clips
+from datamodules.video.pyav_reader import PyAVReader
 from datamodules.video.sampling import ClipSettings, choose_frames
 from tests.datamodules.video_files import DAMAGE, X264, decode_all, fixed, write_still, write_video
 

@@ -14,8 +14,8 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from datamodules.decoding.bitstream import REORDERING, Coded, PacketOrder
-from datamodules.decoding.readers import DecodeError, FewerFramesError, Picture, VideoInfo, check_size
+from datamodules.video.bitstream import REORDERING, Coded, PacketOrder
+from datamodules.video.readers import DecodeError, FewerFramesError, Picture, VideoInfo, check_size
 
 # In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -96,7 +96,7 @@ class PyAVReader:
     """Decodes from the keyframe at or before the first wanted frame to the last wanted one.
 
     A file is looked at once, and what was found is kept for as long as the process lives. No word of the container is taken for
-    granted: the packets' own headers (`datamodules.decoding.bitstream`) must say that each packet holds one frame, that frames
+    granted: the packets' own headers (`datamodules.video.bitstream`) must say that each packet holds one frame, that frames
     are displayed in the order of their times, and where decoding may start. Then, in mp4 and mkv, frames are found by
     presentation time: the keyframe's place in the file says how many frames precede it, the ranks of the times after it say
     the rest. Everywhere else, and wherever that does not give every frame, frames are counted as they come out, from the start

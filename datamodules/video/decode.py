@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.decoding.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
-from datamodules.decoding.readers import (
+from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
+from datamodules.video.readers import (
     DecodeError,
     DecordReader,
     FewerFramesError,

@@ -13,12 +13,12 @@ import av
 import numpy as np
 import pytest
 
-from datamodules.decoding import pyav_reader
-from datamodules.decoding.decode import DecodeError, Decoder, VideoInfo, probe, read_clips
-from datamodules.decoding.pyav_reader import PyAVReader
 from datamodules.prepare.reencode import Encoding, reencode
+from datamodules.video import pyav_reader
+from datamodules.video.decode import DecodeError, Decoder, VideoInfo, probe, read_clips
+from datamodules.video.pyav_reader import PyAVReader
 from modules.core.errors import SettingError
-from tests.datamodules.decoding.odd_files import CODECS, CONTAINERS, ODDITIES, read_parts, write_odd, write_source
+from tests.datamodules.video.odd_files import CODECS, CONTAINERS, ODDITIES, read_parts, write_odd, write_source
 
 SHARED = Path(__file__).parents[4] / "shared"
 FAULTS = Path(os.environ.get("FAULTS_DIR", SHARED / "faults")) / "videos"

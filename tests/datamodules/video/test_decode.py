@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.decoding import pyav_reader
-from datamodules.decoding.decode import DecodedClips, DecodeError, VideoInfo, probe, read_clips
-from datamodules.decoding.pyav_reader import PyAVReader
+from datamodules.video import pyav_reader
+from datamodules.video.decode import DecodedClips, DecodeError, VideoInfo, probe, read_clips
+from datamodules.video.pyav_reader import PyAVReader
 from datamodules.video.sampling import ClipSettings, choose_frames
 from modules.core.errors import SettingError
 from tests.datamodules.video_files import (

@@ -1,7 +1,7 @@
 """What every reader of video files has in common, and those that stand on optional extras: decord and torchcodec.
 
 A reader numbers frames in display order, as ffmpeg puts them out from the start of the file, and returns those asked
-for. `datamodules/decoding/decode.py` makes clips of them; `datamodules/decoding/pyav_reader.py` is the reader normally used.
+for. `datamodules/video/decode.py` makes clips of them; `datamodules/video/pyav_reader.py` is the reader normally used.
 """
 
 from dataclasses import dataclass

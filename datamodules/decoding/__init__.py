@@ -1,1 +1,0 @@
-"""Frames out of video files, the right ones or an error."""
