@@ -11,14 +11,16 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from datamodules.video.packed import PackedLists, PackedStrings
 from datamodules.video.subsets import pick_evenly, pick_per_class
 from modules.core.errors import SettingError
 
@@ -30,10 +32,12 @@ RARE_SUFFIXES = {
 }
 VIDEO_SUFFIXES = USUAL_SUFFIXES | RARE_SUFFIXES
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+KNOWN_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 UNLABELLED = -1
 # So many rows of a list are looked up at the start; looking up all of a large list takes minutes on a network disk.
 CHECKED_ROWS = 500
 MAX_LABEL = 2**31 - 1
+LABEL = re.compile(r"[+-]?\d+", re.ASCII)
 MAX_CLASSES = 10**6
 # What systems and archives leave in folders, besides names that begin with a dot.
 LEFT_BEHIND = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
@@ -48,7 +52,7 @@ NAMED = 5
 
 @dataclass
 class Manifest:
-    """Videos of one split.
+    """Videos of one split. Paths and sentences are packed, so that worker processes do not copy them; lists may be passed.
 
     Args:
         root: folder that relative paths start from.
@@ -61,11 +65,15 @@ class Manifest:
     """
 
     root: Path
-    paths: list[str]
+    paths: PackedStrings
     labels: np.ndarray
     class_names: list[str] = field(default_factory=list)
     intervals: list[list[tuple[float, float, int]]] | None = None
-    texts: list[list[str]] | None = None
+    texts: PackedLists | None = None
+
+    def __post_init__(self) -> None:
+        self.paths = PackedStrings(self.paths)
+        self.texts = PackedLists(self.texts) if self.texts is not None else None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,9 +90,10 @@ class Manifest:
     def sha256(self) -> str:
         """Hash of paths and labels, for the record of a run; the same wherever the root is, also of a list of whole paths."""
         labels = self.texts or self.intervals or self.labels.tolist()
-        paths = (path.removeprefix(f"{self.root}/") for path in self.paths)
-        rows = (f"{path}\t{label}\n" for path, label in zip(paths, labels, strict=True))
-        return hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
+        digest, prefix = hashlib.sha256(), f"{self.root}/"
+        for path, label in zip(self.paths, labels, strict=True):
+            digest.update(f"{path.removeprefix(prefix)}\t{label}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     @property
     def is_labelled(self) -> bool:
@@ -115,9 +124,8 @@ class Manifest:
     def subset(self, rows: np.ndarray) -> "Manifest":
         """The manifest of some rows."""
         intervals = [self.intervals[row] for row in rows] if self.intervals is not None else None
-        texts = [self.texts[row] for row in rows] if self.texts is not None else None
-        paths = [self.paths[row] for row in rows]
-        return replace(self, paths=paths, labels=self.labels[rows], intervals=intervals, texts=texts)
+        texts = self.texts[rows] if self.texts is not None else None
+        return replace(self, paths=self.paths[rows], labels=self.labels[rows], intervals=intervals, texts=texts)
 
     def share(self, fraction: float, seed: int) -> "Manifest":
         """A share of the videos, in their order: of every class, and of the videos without one, rounded up (`pick_per_class`);
@@ -191,20 +199,28 @@ def make_manifest(
         class_names: names by label, where known.
         tell_missing: warn of missing files among those that are looked up.
     """
-    seen: dict[str, int] = {}
-    repeated = contradicting = 0
-    for path, label in rows:
-        repeated += path in seen
-        contradicting += seen.setdefault(path, label) != label
-    if not seen:
+    numbers: list[int] = []
+
+    def noting_labels() -> Iterator[str]:
+        for path, label in rows:
+            numbers.append(label)
+            yield path
+
+    # Rows go one by one, so that there is never a second list of a million strings.
+    paths = PackedStrings(noting_labels())
+    if not len(paths):
         raise SettingError(f"{source} lists no videos; pass another file or folder.")
-    if repeated:
+    first = paths.first_rows()
+    if len(repeated := np.flatnonzero(first != np.arange(len(first))).tolist()):
+        contradicting = sum(numbers[row] != numbers[first[row]] for row in repeated)
         other = f", {contradicting} of them with another label" if contradicting else ""
-        rank_zero_warn(f"{source}: {repeated} rows repeat the path of an earlier row and were left out{other}.")
-    for label in seen.values():
+        rank_zero_warn(f"{source}: {len(repeated)} rows repeat the path of an earlier row and were left out{other}.")
+        kept = np.unique(first)
+        paths, numbers = paths[kept], [numbers[row] for row in kept]
+    for label in numbers:
         if not UNLABELLED <= label <= MAX_LABEL:
             raise SettingError(f"{source} has the label {label}; labels must be whole numbers from 0.")
-    manifest = Manifest(root, list(seen), np.array(list(seen.values()), np.int64), class_names or [])
+    manifest = Manifest(root, paths, np.array(numbers, np.int64), class_names or [])
     checked = np.linspace(0, len(manifest) - 1, min(len(manifest), CHECKED_ROWS)).astype(int)
     missing = [row for row in checked if not is_file(manifest.file(row))]
     if len(missing) > len(checked) / 2:
@@ -218,6 +234,13 @@ def make_manifest(
             f"{manifest.file(missing[0])}; they count as broken files."
         )
     return manifest
+
+
+def suffix_of(path: str) -> str:
+    """`Path(path).suffix` in lower case, without the time that a Path takes."""
+    name = path.rstrip("/").rpartition("/")[2]
+    place = name.rfind(".")
+    return name[place:].lower() if 0 < place < len(name) - 1 else ""
 
 
 def is_hidden(name: str) -> bool:
@@ -284,8 +307,8 @@ def scan(root: Path) -> Found:
         for name in names:
             if is_hidden(name):
                 continue
-            suffix = Path(name).suffix.lower()
-            if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+            suffix = suffix_of(name)
+            if suffix in KNOWN_SUFFIXES:
                 found.files.append(prefix + name)
             else:
                 found.others[suffix] += 1
@@ -356,7 +379,7 @@ def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
     lower = Counter(name.lower() for name in classes)
     if labelled and (alike := [name for name in classes if lower[name.lower()] > 1]):
         rank_zero_warn(f"{folder}: the classes {shorten(alike)} differ only in their capitals; they are different classes.")
-    pictures = sum(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in files)
+    pictures = sum(suffix_of(file) in IMAGE_SUFFIXES for file in files)
     kinds = [f"{count} {kind}" for count, kind in ((len(files) - pictures, "videos"), (pictures, "pictures")) if count]
     rank_zero_info(
         f"{folder}: {' and '.join(kinds)} {f'of {len(classes)} classes' if labelled else 'without labels'}"
@@ -396,29 +419,55 @@ def read_list(path: Path, root: Path) -> Manifest:
     Raises:
         SettingError: if the file is missing or a row cannot be understood; names the line.
     """
-    lines = read_lines(path)
-    start = next(iter(lines.values()))
+    return make_manifest(root, _rows_of(path, root), path)
+
+
+def _rows_of(path: Path, root: Path) -> Iterator[tuple[str, int]]:
+    """Paths and labels of a list, line by line: there may be millions."""
+    start = next(number_lines(path))[1]
     delimiter = "\t" if "\t" in start else "," if "," in start else None
-    rows = [_cells(line, delimiter) if delimiter else _split_line(line, root) for line in lines.values()]
-    header = [cell.strip().lower() for cell in rows[0]]
+    header = [cell.strip().lower() for cell in _split(start, delimiter, root)]
     columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
     where, what = columns or (0, -1)
-    widths = {len(row) for row in rows if row[-1].strip()}
-    parsed = []
-    for number, row in list(zip(lines, rows, strict=True))[1 if columns else 0 :]:
-        # In a,3, the 3 may be a label or a number of frames; where no row has more behind it, nobody knows.
-        if columns is None and len(row) > 2 and not row[-1].strip() and len(row) not in widths:
-            raise SettingError(
-                f"Line {number} of {path} is {lines[number]!r}, which ends with a separator, as all rows of {len(row)} cells "
-                "do; remove it, or name the columns path and label in the first line."
-            )
+    widths: set[int] = set()
+    open_ended: dict[int, tuple[int, str]] = {}
+    for number, line in islice(number_lines(path), 1 if columns else 0, None):
+        row = _split(line, delimiter, root)
+        if row[-1].strip():
+            widths.add(len(row))
+        elif columns is None and len(row) > 2:
+            open_ended.setdefault(len(row), (number, line))
         try:
-            parsed.append((_file_of(row[where].strip(), root), _label_of(row[what].strip())))
+            found = _file_of(row[where].strip(), root), _label_of(row[what].strip())
         except (ValueError, IndexError) as error:
+            # The first line that is wrong is named, and what ends an earlier one is only known from all of them.
+            rows = (_split(line, delimiter, root) for _, line in number_lines(path))
+            _check_ends(path, open_ended, {len(row) for row in rows if row[-1].strip()})
             raise SettingError(
                 f"Line {number} of {path} is {' '.join(row)!r}; expected a path and, last, a label as a whole number."
             ) from error
-    return make_manifest(root, parsed, path)
+        yield found
+    _check_ends(path, open_ended, widths)
+
+
+def _check_ends(path: Path, open_ended: dict[int, tuple[int, str]], widths: set[int]) -> None:
+    """Refuse an empty last cell that no row fills: in a,3, the 3 may be a label or a number of frames, and nobody knows.
+
+    Args:
+        path: of the list.
+        open_ended: by their number of cells, the first lines whose last one is empty, with their numbers.
+        widths: numbers of cells of the lines whose last one is not empty.
+    """
+    for width, (number, line) in open_ended.items():
+        if width not in widths:
+            raise SettingError(
+                f"Line {number} of {path} is {line!r}, which ends with a separator, as all rows of {width} cells do; remove it, "
+                "or name the columns path and label in the first line."
+            )
+
+
+def _split(line: str, delimiter: str | None, root: Path) -> list[str]:
+    return _split_line(line, root) if delimiter is None else _cells(line, delimiter)
 
 
 def _file_of(name: str, root: Path) -> str:
@@ -429,21 +478,33 @@ def _file_of(name: str, root: Path) -> str:
 
 def _label_of(text: str) -> int:
     # Python would also take 1_0 for 10.
-    if text and re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None:
+    if text and LABEL.fullmatch(text) is None:
         raise ValueError(text)
     return int(text) if text else UNLABELLED
 
 
-def read_lines(path: Path) -> dict[int, str]:
-    """Lines of a text file by number from 1, without line ends (of any system) and blank lines."""
+def number_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file with their numbers from 1, without line ends (of any system) and blank lines, one by one.
+
+    Raises:
+        SettingError: if there is no such file, or no line in it.
+    """
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    # Tabs at the end stay: behind them an unlabelled row has its empty cell.
-    lines = {number: line.strip(" ") for number, line in enumerate(text.split("\n"), 1) if line.strip()}
-    if not lines:
+    is_empty = True
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                is_empty = False
+                # Tabs at the end stay: behind them an unlabelled row has its empty cell.
+                yield number, line.removesuffix("\n").strip(" ")
+    if is_empty:
         raise SettingError(f"The list {path} is empty; pass another file.")
-    return lines
+
+
+def read_lines(path: Path) -> dict[int, str]:
+    """All lines of `number_lines` by number."""
+    return dict(number_lines(path))
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -456,15 +517,22 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _split_line(line: str, root: Path) -> list[str]:
     """'path label' or 'path frames label'; a path may hold spaces, because the numbers stand last."""
-    match = re.fullmatch(r"(.+?)((?: -?\d+){1,2})", line.strip())
-    if match is None:
+    text = line.strip()
+    words = text.rsplit(" ", 2)
+    count = 2 if len(words) > 2 and _is_number(words[1]) else 1
+    if len(words) < 2 or not _is_number(words[-1]):
         return [line]
-    name, numbers = match[1], match[2].split()
+    numbers = words[-count:]
+    name = text[: -len(" ".join(["", *numbers]))]
     if len(numbers) == 2 and not _is_complete(name) and not _existing(name, root):
-        longer = line.strip().rpartition(" ")[0].rstrip()
+        longer = text.rpartition(" ")[0].rstrip()
         if _existing(longer, root):
             return [longer, numbers[1]]
     return [name, *numbers]
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()
 
 
 def _file_name(path: str) -> str:
@@ -472,7 +540,7 @@ def _file_name(path: str) -> str:
 
 
 def _is_complete(path: str) -> bool:
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    return suffix_of(path) in KNOWN_SUFFIXES
 
 
 def _existing(path: str, root: Path) -> str | None:
@@ -495,7 +563,7 @@ def usual_first(files: list[str]) -> list[str]:
     """Files in their order, but those with usual suffixes of videos before those with rare ones, and pictures last."""
 
     def rank(file: str) -> int:
-        suffix = Path(file).suffix.lower()
+        suffix = suffix_of(file)
         return 0 if suffix in USUAL_SUFFIXES else 1 if suffix in RARE_SUFFIXES else 2
 
     return sorted(files, key=rank)
