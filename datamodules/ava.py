@@ -16,6 +16,7 @@ from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
 from datamodules.video.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
 from datamodules.video.official import class_label, find_file
+from datamodules.video.packed import PackedStrings
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_range
 from modules.downstream.frame_map import TrueBoxes
@@ -236,7 +237,7 @@ class AVA(VideoDataModule):
             actions[place, list(found)] = True
         return KeyFrames(
             self.root,
-            [existing.get(moment.film, f"{moment.film}.mp4") for moment in moments],
+            PackedStrings(existing.get(moment.film, f"{moment.film}.mp4") for moment in moments),
             np.array([number[moment.film] for moment in moments], np.int64),
             seconds=np.array([moment.second - self.film_start for moment in moments], np.float64),
             boxes=np.array(corners, np.float64).reshape(-1, 4),

@@ -79,12 +79,16 @@ class EpochSampler(Sampler[SampleKey]):
             return self.length // self.world_size
         return len(range(self.rank, self.length, self.world_size))
 
-    def __iter__(self) -> Iterator[SampleKey]:
+    def rows(self) -> np.ndarray:
+        """What this process reads in this epoch, in order: int64 [n]."""
         order = np.arange(self.length)
         if self.shuffle:
             order = worker_rng(self.seed, self.epoch).permutation(order)
-        for row in order[self.start : self.end][self.rank :: self.world_size].tolist():
-            yield SampleKey(self.epoch, row)
+        return order[self.start : self.end][self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for row in self.rows():
+            yield SampleKey(self.epoch, int(row))
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
@@ -102,9 +106,10 @@ class EpochBatches(Sampler[list[SampleKey]]):
         """Batches that were handed out before."""
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        keys = list(self.keys)
+        # Keys are made batch by batch: a million of them take a hundred megabytes, and workers that start later copy them.
+        epoch, rows = self.keys.epoch, self.keys.rows()
         for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
-            yield keys[first:stop]
+            yield [SampleKey(epoch, row) for row in rows[first:stop].tolist()]
 
 
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:

@@ -11,9 +11,10 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from heapq import merge
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,10 @@ def make_manifest(
 
     # Rows go one by one, so that there is never a second list of a million strings.
     paths = PackedStrings(noting_labels())
-    if not len(paths):
+    if not paths:
         raise SettingError(f"{source} lists no videos; pass another file or folder.")
     first = paths.first_rows()
-    if len(repeated := np.flatnonzero(first != np.arange(len(first))).tolist()):
+    if repeated := np.flatnonzero(first != np.arange(len(first))).tolist():
         contradicting = sum(numbers[row] != numbers[first[row]] for row in repeated)
         other = f", {contradicting} of them with another label" if contradicting else ""
         rank_zero_warn(f"{source}: {len(repeated)} rows repeat the path of an earlier row and were left out{other}.")
@@ -260,15 +261,15 @@ class Found:
         again: links to folders that were read already.
     """
 
-    files: list[str]
-    folders: list[str]
-    hidden: list[str]
-    others: Counter[str]
-    again: list[str]
+    files: PackedStrings = field(default_factory=lambda: PackedStrings(()))
+    folders: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    again: list[str] = field(default_factory=list)
 
     def left_out(self) -> str:
         """What is there and is no sample, in words; nothing if there is nothing."""
-        used = {file.split("/")[0] for file in self.files}
+        used = set(map(top_folder, self.files))
         empty = [name for name in self.folders if name not in used and name not in self.again]
         counts = sorted(self.others.items(), key=lambda one: (-one[1], one[0]))
         others = [f"{count} {suffix or 'without suffix'}" for suffix, count in counts]
@@ -281,14 +282,29 @@ class Found:
         return "; ".join(f"{what} ({shorten(names)})" for what, names in parts if names)
 
 
-def shorten(names: list[str]) -> str:
+def top_folder(file: str) -> str:
+    """The first folder of a path; '' if it names none."""
+    return file.partition("/")[0] if "/" in file else ""
+
+
+def shorten(names: Sequence[str]) -> str:
     """The first few of some names."""
     return f"{', '.join(names[:NAMED])}{' ...' if len(names) > NAMED else ''}"
 
 
 def scan(root: Path) -> Found:
     """All videos and pictures below a folder, and what else is there, in one pass."""
-    found = Found([], [], [], Counter(), [])
+    found = Found()
+    # Packed by their first folders, which come one after the other, so that there is never a list of all files.
+    groups = {top: PackedStrings(sorted(files)) for top, files in groupby(_walk(root, found), top_folder)}
+    beside = groups.pop("", ())
+    found.files = PackedStrings(merge(beside, _taken_in_order(groups)))
+    found.hidden.sort()
+    return found
+
+
+def _walk(root: Path, found: Found) -> Iterator[str]:
+    """The videos and pictures below a folder, in no order; notes what else is there."""
     visited: set[str] = set()
     base = str(root)
     # Classes may be links to folders elsewhere; links may also form circles.
@@ -309,15 +325,18 @@ def scan(root: Path) -> Found:
                 continue
             suffix = suffix_of(name)
             if suffix in KNOWN_SUFFIXES:
-                found.files.append(prefix + name)
+                yield prefix + name
             else:
                 found.others[suffix] += 1
-    found.files.sort()
-    found.hidden.sort()
-    return found
 
 
-def video_files(root: Path) -> list[str]:
+def _taken_in_order(groups: dict[str, PackedStrings]) -> Iterator[str]:
+    # As whole paths are ordered: a-b/1.mp4 comes before a/1.mp4.
+    for top in sorted(groups, key=lambda name: f"{name}/"):
+        yield from groups.pop(top)
+
+
+def video_files(root: Path) -> PackedStrings:
     """All videos and pictures below a folder that are not hidden, sorted, relative to it with forward slashes."""
     return scan(root).files
 
@@ -363,19 +382,27 @@ def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
         raise SettingError(
             f"{setting} is {folder}, which holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}){there}; pass another folder."
         )
-    within = [file for file in found.files if "/" in file]
-    beside = [file for file in found.files if "/" not in file]
-    classes = sorted({file.split("/")[0] for file in within})
-    _check_layout(folder, within, classes, setting)
     files = found.files
-    if classes and beside:
-        if len(beside) < len(within):
-            files = within
-            what = f"are left out, because the {len(within)} others lie in folders of {len(classes)} classes"
+    # Folders are numbered as they come, and the numbers then exchanged for those of the sorted names.
+    number: dict[str, int] = {}
+    numbers = np.fromiter((number.setdefault(top_folder(file), len(number)) for file in files), np.int64, len(files))
+    classes = sorted(name for name in number if name)
+    label = {"": UNLABELLED} | {name: place for place, name in enumerate(classes)}
+    labels = np.array([label[name] for name in number], np.int64)[numbers]
+    _check_layout(folder, files, classes, setting)
+    is_beside = labels == UNLABELLED
+    beside = int(is_beside.sum())
+    within = len(files) - beside
+    if within and beside:
+        named = shorten(files[is_beside])
+        if beside < within:
+            files, labels = files[~is_beside], labels[~is_beside]
+            what = f"are left out, because the {within} others lie in folders of {len(classes)} classes"
         else:
-            what = f"lie beside the {len(within)} in folders, so that folders are no classes and no video has a label"
-        rank_zero_warn(f"{folder}: {len(beside)} videos ({shorten(beside)}) {what}; move them to where they belong.")
-    labelled = bool(classes) and all("/" in file for file in files)
+            labels = np.full_like(labels, UNLABELLED)
+            what = f"lie beside the {within} in folders, so that folders are no classes and no video has a label"
+        rank_zero_warn(f"{folder}: {beside} videos ({named}) {what}; move them to where they belong.")
+    labelled = labels[0] != UNLABELLED
     lower = Counter(name.lower() for name in classes)
     if labelled and (alike := [name for name in classes if lower[name.lower()] > 1]):
         rank_zero_warn(f"{folder}: the classes {shorten(alike)} differ only in their capitals; they are different classes.")
@@ -385,16 +412,14 @@ def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
         f"{folder}: {' and '.join(kinds)} {f'of {len(classes)} classes' if labelled else 'without labels'}"
         f"{f'. Left out: {left_out}' if left_out else ''}."
     )
-    if not labelled:
-        return Manifest(folder, files, np.full(len(files), UNLABELLED, np.int64))
-    number = {name: label for label, name in enumerate(classes)}
-    return Manifest(folder, files, np.array([number[file.split("/")[0]] for file in files], np.int64), classes)
+    return Manifest(folder, files, labels, classes if labelled else [])
 
 
-def _check_layout(folder: Path, within: list[str], classes: list[str], setting: str) -> None:
+def _check_layout(folder: Path, files: PackedStrings, classes: list[str], setting: str) -> None:
     """Refuse folders that look like splits, so that nobody trains on videos for validation, or learns to tell splits apart."""
-    second = {parts[1] if len(parts := file.split("/")) > 2 else "" for file in within}
-    if within and all(split_of(name) for name in second):
+    within = (file.split("/") for file in files if "/" in file)
+    second = {parts[1] if len(parts) > 2 else "" for parts in within}
+    if second and all(split_of(name) for name in second):
         raise SettingError(
             f"{setting} is {folder}, in whose folder {classes[0]} are folders of splits ({shorten(sorted(second))}); set "
             f"data.root to {folder / classes[0]}, or, if that is one of several classes, data.train_list and data.val_list to "
@@ -461,8 +486,8 @@ def _check_ends(path: Path, open_ended: dict[int, tuple[int, str]], widths: set[
     for width, (number, line) in open_ended.items():
         if width not in widths:
             raise SettingError(
-                f"Line {number} of {path} is {line!r}, which ends with a separator, as all rows of {width} cells do; remove it, "
-                "or name the columns path and label in the first line."
+                f"Line {number} of {path} is {line!r}, which ends with a separator, as all rows of {width} cells do; remove "
+                "it, or name the columns path and label in the first line."
             )
 
 
@@ -559,7 +584,7 @@ def by_stem(root: Path) -> dict[str, str]:
     return found
 
 
-def usual_first(files: list[str]) -> list[str]:
+def usual_first(files: Iterable[str]) -> list[str]:
     """Files in their order, but those with usual suffixes of videos before those with rare ones, and pictures last."""
 
     def rank(file: str) -> int:

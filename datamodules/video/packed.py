@@ -9,7 +9,7 @@ import reprlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import SupportsIndex, overload
+from typing import overload
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class PackedStrings(Sequence[str]):
     Args:
         strings: what is packed; packed strings are shared and not copied.
     """
+
+    _buffer: bytes
+    _starts: np.ndarray
 
     def __init__(self, strings: Iterable[str]) -> None:
         if isinstance(strings, PackedStrings):
@@ -46,12 +49,12 @@ class PackedStrings(Sequence[str]):
         return len(self._starts) - 1
 
     @overload
-    def __getitem__(self, row: SupportsIndex) -> str: ...
+    def __getitem__(self, row: int | np.integer) -> str: ...
 
     @overload
     def __getitem__(self, row: slice | np.ndarray) -> "PackedStrings": ...
 
-    def __getitem__(self, row: "SupportsIndex | slice | np.ndarray") -> "str | PackedStrings":
+    def __getitem__(self, row: "int | np.integer | slice | np.ndarray") -> "str | PackedStrings":
         """One string, or the packed strings of a slice, of row numbers [n], or of a mask [N]."""
         if isinstance(row, slice | np.ndarray):
             part = PackedStrings(())
@@ -73,7 +76,7 @@ class PackedStrings(Sequence[str]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PackedStrings):
-            return self._buffer == other._buffer and np.array_equal(self._starts, other._starts)
+            return self is other or (self._buffer == other._buffer and np.array_equal(self._starts, other._starts))
         if isinstance(other, list | tuple):
             return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
         return NotImplemented
@@ -107,6 +110,9 @@ class PackedLists(Sequence[list[str]]):
         lists: what is packed; packed lists are shared and not copied.
     """
 
+    _strings: PackedStrings
+    _starts: np.ndarray
+
     def __init__(self, lists: Iterable[Sequence[str]]) -> None:
         if isinstance(lists, PackedLists):
             self._strings, self._starts = lists._strings, lists._starts
@@ -125,12 +131,12 @@ class PackedLists(Sequence[list[str]]):
         return len(self._starts) - 1
 
     @overload
-    def __getitem__(self, row: SupportsIndex) -> list[str]: ...
+    def __getitem__(self, row: int | np.integer) -> list[str]: ...
 
     @overload
     def __getitem__(self, row: slice | np.ndarray) -> "PackedLists": ...
 
-    def __getitem__(self, row: "SupportsIndex | slice | np.ndarray") -> "list[str] | PackedLists":
+    def __getitem__(self, row: "int | np.integer | slice | np.ndarray") -> "list[str] | PackedLists":
         """The strings of one row, or the packed lists of a slice, of row numbers [n], or of a mask [N]."""
         if isinstance(row, slice | np.ndarray):
             return PackedLists(self[place] for place in np.arange(len(self))[row])
