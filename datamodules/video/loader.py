@@ -4,6 +4,7 @@ The order of an epoch is a function of (seed, epoch). A sample's own randomness 
 nothing depends on how many workers there are, and the only state worth saving is how many samples all processes were given.
 """
 
+import gc
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -115,6 +116,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:
     """Workers share the cores, each uses one; and the main process alone decides what a signal to all of them means."""
     torch.set_num_threads(1)
+    # What the process starts with is shared with the main process, until a search for garbage writes to every page of it.
+    gc.freeze()
     guard.start()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name in ("SIGINT", "SIGUSR1"):
