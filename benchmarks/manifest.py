@@ -3,10 +3,9 @@
     python benchmarks/manifest.py
 
 Writes a list of rows 'path label' and reads it in two ways, each in a process of its own: with `read_list` into a manifest,
-whose paths are packed, and line by line into a Python list of paths. Memory is what a process holds alone (USS), beyond what
-it held after its imports; that of a worker is what it adds to that by reading random rows, in a process that was forked off
-the first. Workers that are spawned, as on macOS and Windows, hold a copy, and the time to send one is that of pickling. Linux
-only.
+whose paths are packed, and line by line into a Python list of paths. Memory is what a process comes to hold alone (USS) by
+reading the list; that of a worker, which is forked off that process, what it comes to hold alone by reading random rows.
+Workers that are spawned, as on macOS and Windows, hold a copy, and the time to send one is that of pickling. Linux only.
 """
 
 import gc
@@ -15,13 +14,13 @@ import multiprocessing
 import pickle
 import re
 import string
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from jsonargparse import auto_cli
@@ -32,6 +31,7 @@ from datamodules.video.manifest import CHECKED_ROWS, read_list
 
 CLASSES = 400
 LIST = "list.txt"
+T = TypeVar("T")
 
 
 def own_mb() -> float:
@@ -75,40 +75,49 @@ def read_strings(path: Path, root: Path) -> tuple[Sequence[str], np.ndarray]:
     return [row[0] for row in rows], np.array([int(row[2]) for row in rows])
 
 
-def work(paths: Sequence[str], reads: int, number: int, out: Connection) -> None:
-    """What a worker adds to its own memory by reading random rows."""
-    gc.freeze()
+def forked(work: Callable[..., T], *jobs: tuple[Any, ...]) -> list[T]:
+    """What some work gives for each of several arguments, each in a process forked off this one, at the same time."""
+    context = multiprocessing.get_context("fork")
+
+    def send(end: Connection, job: tuple[Any, ...]) -> None:
+        # What this process starts with stays shared, as in the workers of the loader.
+        gc.freeze()
+        end.send(work(*job))
+
+    pipes = [context.Pipe(duplex=False) for _ in jobs]
+    processes = [context.Process(target=send, args=(end, job)) for (_, end), job in zip(pipes, jobs, strict=True)]
+    for process, (_, end) in zip(processes, pipes, strict=True):
+        process.start()
+        end.close()
+    results = [start.recv() for start, _ in pipes]
+    for process in processes:
+        process.join()
+    return results
+
+
+def growth(paths: Sequence[str], reads: int, number: int) -> float:
+    """What a worker adds to its own memory by reading random rows, in MB."""
     rows = np.random.default_rng(number).integers(len(paths), size=reads)
     before = own_mb()
     for row in rows:
         paths[row]
-    out.send(own_mb() - before)
+    return own_mb() - before
 
 
-def measure(way: str, folder: str, workers: int, reads: int) -> None:
-    """Print, as JSON, the figures of one way to read the list, in this process and in workers of it."""
+def measure(way: str, folder: Path, workers: int, reads: int) -> dict[str, float]:
+    """Figures of one way to read the list, in this process and in workers of it."""
     read = {"manifest": read_packed, "strings": read_strings}[way]
-    gc.collect()
     # Linux forgets the peak so far when told to.
     Path("/proc/self/clear_refs").write_text("5")
     held_before, peak_before, start = own_mb(), peak_mb(), time.process_time()
-    paths, labels = read(Path(folder, LIST), Path(folder))
+    paths, labels = read(folder / LIST, folder)
     seconds = time.process_time() - start
-    peak = peak_mb() - peak_before
-    gc.collect()
-    held = own_mb() - held_before
-    context = multiprocessing.get_context("fork")
-    ends = [context.Pipe(duplex=False) for _ in range(workers)]
-    processes = [context.Process(target=work, args=(paths, reads, number, end[1])) for number, end in enumerate(ends)]
-    for process in processes:
-        process.start()
-    grown = [end[0].recv() for end in ends]
-    for process in processes:
-        process.join()
+    peak, held = peak_mb() - peak_before, own_mb() - held_before
+    grown = forked(growth, *((paths, reads, number) for number in range(workers)))
     start = time.process_time()
     pickle.loads(pickle.dumps((paths, labels)))
     sent = time.process_time() - start
-    print(json.dumps({"read_s": seconds, "peak_mb": peak, "held_mb": held, "worker_mb": max(grown), "pickle_s": sent}))
+    return {"read_s": seconds, "peak_mb": peak, "held_mb": held, "worker_mb": max(grown), "pickle_s": sent}
 
 
 def main(rows: int = 1_000_000, workers: int = 2, reads: int = 1_000_000, out: Path | None = None) -> None:
@@ -124,12 +133,10 @@ def main(rows: int = 1_000_000, workers: int = 2, reads: int = 1_000_000, out: P
         raise SystemExit("benchmarks/manifest.py measures memory as Linux tells it; run it on Linux.")
     result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        write_list(Path(folder), rows)
+        # In a process of its own, too, so that the others find no memory to use again.
+        forked(write_list, (Path(folder), rows))
         for way in ("manifest", "strings"):
-            code = f"from benchmarks.manifest import measure; measure({way!r}, {folder!r}, {workers}, {reads})"
-            command = [sys.executable, "-c", code]
-            done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True)
-            result[way] = json.loads(done.stdout.splitlines()[-1])
+            result |= {way: forked(measure, (way, Path(folder), workers, reads))[0]}
     print(f"{rows} rows; {workers} workers that read {reads} rows each")
     print(f"{'':10}{'read s':>10}{'peak MB':>10}{'held MB':>10}{'worker MB':>12}{'pickle s':>10}")
     for way, found in result.items():
