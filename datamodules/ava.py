@@ -12,9 +12,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
 from datamodules.video.decode import Decoder
+from datamodules.video.folders import by_stem, is_hidden
 from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
-from datamodules.video.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
+from datamodules.video.lists import read_lines
+from datamodules.video.manifest import Manifest, is_file
 from datamodules.video.official import class_label, find_file
 from datamodules.video.packed import PackedStrings
 from datamodules.video.sampling import ClipSettings, ViewSettings

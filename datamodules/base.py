@@ -16,9 +16,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.faults import FaultLog
+from datamodules.video.folders import shorten
 from datamodules.video.guard import GRACE, WorkerGuard
 from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file, shorten
+from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from datamodules.video.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given

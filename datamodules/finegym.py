@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.base import VideoDataModule
-from datamodules.video.manifest import Manifest, by_stem, read_json, read_lines
+from datamodules.video.folders import by_stem
+from datamodules.video.lists import read_json, read_lines
+from datamodules.video.manifest import Manifest
 from datamodules.video.official import class_label, find_file, found_manifest
 from modules.core.errors import SettingError
 

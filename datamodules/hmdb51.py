@@ -6,7 +6,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.video.manifest import Manifest, read_lines, read_list
+from datamodules.video.lists import read_lines, read_list
+from datamodules.video.manifest import Manifest
 from datamodules.video.official import by_place, found_manifest
 from modules.core.errors import SettingError
 

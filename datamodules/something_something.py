@@ -2,7 +2,8 @@
 
 from datamodules.base import VideoDataModule
 from datamodules.jester import Jester
-from datamodules.video.manifest import Manifest, read_list, read_something_json
+from datamodules.video.lists import read_list, read_something_json
+from datamodules.video.manifest import Manifest
 from datamodules.video.official import find_file
 from modules.core.errors import SettingError
 

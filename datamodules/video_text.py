@@ -13,8 +13,10 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
+from datamodules.video.folders import usual_first, video_files
+from datamodules.video.lists import read_json
 from datamodules.video.loader import ResumableLoader
-from datamodules.video.manifest import Manifest, check_root, is_file, read_json, usual_first, video_files
+from datamodules.video.manifest import Manifest, check_root, is_file
 from datamodules.video.official import find_file
 from datamodules.video.packed import PackedLists, PackedStrings
 from datamodules.video.sampling import ViewSettings

@@ -21,8 +21,10 @@ from datamodules.prepare import find_files
 from datamodules.skeleton.base import Split
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.ucfrep import annotations, find_recordings, read_pictures
+from datamodules.video.folders import by_stem, read_folder
 from datamodules.video.key_frames import KeyFrames
-from datamodules.video.manifest import UNLABELLED, Manifest, by_stem, read_folder, read_list
+from datamodules.video.lists import read_list
+from datamodules.video.manifest import UNLABELLED, Manifest
 from datamodules.video.official import by_place
 from datamodules.video.sampling import ClipSettings
 from datamodules.video_text import TextRow, text_manifest
@@ -481,8 +483,8 @@ def test_data_is_checked_before_anything_is_downloaded(
 def test_an_early_check_reads_lists_once_and_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4")
     reads = []
-    plain = datamodules.video.manifest.scan
-    monkeypatch.setattr("datamodules.video.manifest.scan", lambda root: reads.append(root.name) or plain(root))
+    plain = datamodules.video.folders.scan
+    monkeypatch.setattr("datamodules.video.folders.scan", lambda root: reads.append(root.name) or plain(root))
     small: dict[str, Any] = {"batch_size": 2, "num_workers": 0}
     modules = [
         VideoFolder(str(tmp_path), clip=CLIP, **small),

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from datamodules.video.faults import FaultLog
+from datamodules.video.lists import read_list
 from datamodules.video.loader import EpochBatches, EpochSampler
-from datamodules.video.manifest import Manifest, read_list
+from datamodules.video.manifest import Manifest
 from datamodules.video.packed import PackedLists, PackedStrings
 
 NAMES = ["a/1.mp4", "", "grün/日本 語.mp4", "latin \udce4.mp4", "😀", "\ud800 alone", "a/1.mp4", "tab\tline\n\x00"]
