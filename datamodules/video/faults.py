@@ -95,7 +95,7 @@ class FaultLog:
             self._judge()
 
     def _note(self, training: PackedStrings, rows: list[int]) -> None:
-        """Mark files as read: a bit each, and not a set of names, which would come to hold them all."""
+        """Mark files of a list as read: a byte each, and not a set of names, which would come to hold them all."""
         if training != self._training:
             self._training, self._file = training, training.first_rows()
             self._seen, self._seen_bad = np.zeros(len(training), bool), {}
