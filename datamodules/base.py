@@ -2,8 +2,10 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -18,6 +20,11 @@ from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoad
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
+from datamodules.video.faults import FaultLog
+from datamodules.video.folders import shorten
+from datamodules.video.guard import GRACE, WorkerGuard
+from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
+from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 
@@ -318,7 +325,7 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
                 f"unlabelled: {shorten(unknown)}."
             )
         other = other.with_classes(train.class_names)
-    lacking = np.setdiff1d(other.labels, [*train.labels, UNLABELLED])
+    lacking = np.setdiff1d(other.labels, np.append(train.labels, UNLABELLED))
     if len(lacking):
         count = int(np.isin(other.labels, lacking).sum())
         rank_zero_warn(
@@ -338,13 +345,18 @@ def _paths_agree(train: Manifest, other: Manifest) -> bool:
 
 def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:
     """Warn of files that are among the training videos too."""
-    # Joined as texts: lists are long, and paths are slow.
-    ours, theirs = train.root.resolve(), other.root.resolve()
-    trained = {path if path.startswith("/") else f"{ours}/{path}" for path in train.paths}
-    full = {path if path.startswith("/") else f"{theirs}/{path}": path for path in other.paths}
-    shared = [path for place, path in full.items() if place in trained]
+    # By their hashes first: a set of all places would take far more memory than the lists.
+    trained, asked = (np.fromiter(map(hash, _places(one)), np.int64, len(one)) for one in (train, other))
+    alike = set(compress(_places(train), np.isin(trained, asked)))
+    shared = {place: path for place, path in zip(_places(other), other.paths, strict=True) if place in alike}
     if shared:
         rank_zero_warn(
-            f"{len(shared)} of the {len(full)} {kind} videos are training videos too, the first is {shared[0]}: their results "
-            "say nothing about unseen videos."
+            f"{len(shared)} of the {len(np.unique(asked))} {kind} videos are training videos too, the first is "
+            f"{next(iter(shared.values()))}: their results say nothing about unseen videos."
         )
+
+
+def _places(manifest: Manifest) -> Iterator[str]:
+    """The files of a manifest, from the root of the system. Joined as texts: lists are long, and paths are slow."""
+    root = manifest.root.resolve()
+    return (path if path.startswith("/") else f"{root}/{path}" for path in manifest.paths)

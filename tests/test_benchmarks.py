@@ -187,3 +187,13 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert result["largest_difference_m"] < 1e-5
     assert result["ratio"] == pytest.approx(result["ms_per_clip"]["line by line"] / result["ms_per_clip"]["prepare"])
     assert "4 files" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="benchmarks/manifest.py measures memory as Linux tells it")
+def test_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "manifest.json"
+    run(monkeypatch, "manifest.py", "--rows=20000", "--workers=1", "--reads=20000", f"--out={out}")
+    result = json.loads(out.read_text())
+    assert result["manifest"]["held_mb"] < result["strings"]["held_mb"]
+    assert result["manifest"]["worker_mb"] < 1 < result["strings"]["worker_mb"]
+    assert "20000 rows; 1 workers" in capsys.readouterr().out

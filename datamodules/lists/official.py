@@ -6,7 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.lists.manifest import Manifest, make_manifest, read_lines, usual_first, video_files
+from datamodules.video.folders import usual_first, video_files
+from datamodules.video.lists import read_lines
+from datamodules.video.manifest import Manifest, make_manifest
 from modules.core.errors import SettingError
 
 

@@ -4,7 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.lists.manifest import Manifest
+import numpy as np
+
+from datamodules.video.manifest import Manifest
+from datamodules.video.packed import PackedStrings
 from modules.core.errors import SettingError
 
 # Below that many different files a share says little: one broken file of a dozen must not stop a first try.
@@ -38,7 +41,9 @@ class FaultLog:
         self.bad: dict[BadFile, str] = {}
         self.report: Path | None = None
         self._crashed: set[BadFile] = set()
-        self._seen: set[str] = set()
+        self._training = PackedStrings(())
+        self._file = self._training.first_rows()
+        self._seen = np.zeros(0, bool)
         self._seen_bad: dict[str, str] = {}
 
     def write_to(self, folder: Path, rank: int = 0) -> None:
@@ -85,13 +90,20 @@ class FaultLog:
         if batch["unreplaced"].any():
             raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}")
         if counts:
-            self._seen.update(manifest.paths[row] for row in batch["index"].tolist())
-            self._seen.update(faults)
+            self._note(manifest.paths, batch["index"].tolist() + [row for row, _ in batch["faults"]])
             self._seen_bad |= faults
             self._judge()
 
+    def _note(self, training: PackedStrings, rows: list[int]) -> None:
+        """Mark files of a list as read: a byte each, and not a set of names, which would come to hold them all."""
+        if training != self._training:
+            self._training, self._file = training, training.first_rows()
+            self._seen, self._seen_bad = np.zeros(len(training), bool), {}
+        # Rows may repeat a file.
+        self._seen[self._file[rows]] = True
+
     def _judge(self) -> None:
-        bad, seen = len(self._seen_bad), len(self._seen)
+        bad, seen = len(self._seen_bad), int(np.count_nonzero(self._seen))
         if seen >= MIN_FILES and bad > self.max_bad_fraction * seen:
             raise SettingError(
                 f"{bad} of the {seen} training videos read so far are bad, more than data.max_bad_fraction "

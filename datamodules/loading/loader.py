@@ -4,6 +4,7 @@ The order of an epoch is a function of (seed, epoch). A sample's own randomness 
 nothing depends on how many workers there are, and the only state worth saving is how many samples all processes were given.
 """
 
+import gc
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -79,12 +80,16 @@ class EpochSampler(Sampler[SampleKey]):
             return self.length // self.world_size
         return len(range(self.rank, self.length, self.world_size))
 
-    def __iter__(self) -> Iterator[SampleKey]:
+    def rows(self) -> np.ndarray:
+        """What this process reads in this epoch, in order: int64 [n]."""
         order = np.arange(self.length)
         if self.shuffle:
             order = worker_rng(self.seed, self.epoch).permutation(order)
-        for row in order[self.start : self.end][self.rank :: self.world_size].tolist():
-            yield SampleKey(self.epoch, row)
+        return order[self.start : self.end][self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for row in self.rows():
+            yield SampleKey(self.epoch, int(row))
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
@@ -102,14 +107,17 @@ class EpochBatches(Sampler[list[SampleKey]]):
         """Batches that were handed out before."""
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        keys = list(self.keys)
+        # Keys are made batch by batch: a million of them take a hundred megabytes, and workers that start later copy them.
+        epoch, rows = self.keys.epoch, self.keys.rows()
         for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
-            yield keys[first:stop]
+            yield [SampleKey(epoch, row) for row in rows[first:stop].tolist()]
 
 
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:
     """Workers share the cores, each uses one; and the main process alone decides what a signal to all of them means."""
     torch.set_num_threads(1)
+    # What the process starts with is shared with the main process, until a search for garbage writes to every page of it.
+    gc.freeze()
     guard.start()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name in ("SIGINT", "SIGUSR1"):

@@ -23,6 +23,7 @@ from datamodules.skeleton.arrays import array_chunks, is_arrays
 from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
 from datamodules.skeleton.splits import missing_samples
 from datamodules.skeleton.store import FORMAT, HEADER, join_parts, read_header, write_part
+from datamodules.video.folders import is_hidden
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.files import replacing
 

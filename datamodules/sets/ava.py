@@ -15,7 +15,13 @@ from datamodules.lists.manifest import Manifest, by_stem, is_file, is_hidden, re
 from datamodules.lists.official import class_label, find_file
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import Decoder
+from datamodules.video.folders import by_stem, is_hidden
+from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
+from datamodules.video.lists import read_lines
+from datamodules.video.manifest import Manifest, is_file
+from datamodules.video.official import class_label, find_file
+from datamodules.video.packed import PackedStrings
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_range
 from modules.downstream.metrics.frame_average_precision import TrueBoxes
@@ -236,7 +242,7 @@ class AVA(VideoDataModule):
             actions[place, list(found)] = True
         return KeyFrames(
             self.root,
-            [existing.get(moment.film, f"{moment.film}.mp4") for moment in moments],
+            PackedStrings(existing.get(moment.film, f"{moment.film}.mp4") for moment in moments),
             np.array([number[moment.film] for moment in moments], np.int64),
             seconds=np.array([moment.second - self.film_start for moment in moments], np.float64),
             boxes=np.array(corners, np.float64).reshape(-1, 4),

@@ -6,8 +6,10 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import UNLABELLED, Manifest, by_stem, is_file, read_lines
-from datamodules.lists.official import find_file, found_manifest, read_table
+from datamodules.video.folders import by_stem
+from datamodules.video.lists import read_lines
+from datamodules.video.manifest import UNLABELLED, Manifest, is_file
+from datamodules.video.official import find_file, found_manifest, read_table
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "Charades", "annotations")

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import UNLABELLED, Manifest, by_stem, read_lines
-from datamodules.lists.official import find_file, found_manifest
+from datamodules.video.folders import by_stem
+from datamodules.video.lists import read_lines
+from datamodules.video.manifest import UNLABELLED, Manifest
+from datamodules.video.official import find_file, found_manifest
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "annotations", "labels")

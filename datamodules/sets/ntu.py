@@ -18,6 +18,9 @@ from datamodules.skeleton.splits import (
     is_ntu60,
 )
 from datamodules.skeleton.store import open_store
+from datamodules.video.folders import video_files
+from datamodules.video.lists import read_list
+from datamodules.video.manifest import Manifest, make_manifest
 from modules.core.errors import SettingError
 
 COMMAND = "python main.py prepare ntu --raw DIR --out DIR"

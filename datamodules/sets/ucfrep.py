@@ -19,6 +19,11 @@ from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.folders import IMAGE_SUFFIXES, is_hidden, usual_first, video_files
+from datamodules.video.guard import WorkerGuard
+from datamodules.video.loader import SampleKey
+from datamodules.video.manifest import Manifest
+from datamodules.video.official import found_manifest
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_whole
 

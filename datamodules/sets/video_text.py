@@ -13,9 +13,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import Manifest, check_root, is_file, read_json, usual_first, video_files
-from datamodules.lists.official import find_file
-from datamodules.loading.loader import ResumableLoader
+from datamodules.video.folders import usual_first, video_files
+from datamodules.video.lists import read_json
+from datamodules.video.loader import ResumableLoader
+from datamodules.video.manifest import Manifest, check_root, is_file
+from datamodules.video.official import find_file
+from datamodules.video.packed import PackedLists, PackedStrings
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
 from modules.language.tokenizers import clean
@@ -216,7 +219,10 @@ def text_manifest(root: Path, rows: list[TextRow], source: Path) -> Manifest:
     answers = [row.answer for row in rows]
     labels = _numbers(row.texts[0] for row in rows) if None in answers else answers
     return Manifest(
-        root, [where[row.video] or row.video for row in rows], np.array(labels, np.int64), texts=[r.texts for r in rows]
+        root,
+        PackedStrings(where[row.video] or row.video for row in rows),
+        np.array(labels, np.int64),
+        texts=PackedLists(row.texts for row in rows),
     )
 
 

@@ -7,16 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.lists.manifest import (
-    UNLABELLED,
-    Manifest,
-    is_kinetics_csv,
-    read_folder,
-    read_kinetics_csv,
-    read_list,
-    read_mini_kinetics,
-    read_something_json,
-)
+from datamodules.video.folders import read_folder
+from datamodules.video.lists import is_kinetics_csv, read_kinetics_csv, read_list, read_mini_kinetics, read_something_json
+from datamodules.video.manifest import UNLABELLED, Manifest
 from modules.core.errors import SettingError
 
 

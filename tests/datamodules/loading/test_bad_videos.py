@@ -125,7 +125,7 @@ def test_broken_validation_videos_are_reported_and_count_for_no_share(tree: Path
     list(data.probe_dataloader())
     lines = (tree / "run/bad_videos.tsv").read_text().splitlines()[1:]
     assert lines == ["class 0/val0.mp4\tval\tempty file", "class 1/train1.mp4\ttrain\tfile not found"]
-    assert not data.faults._seen
+    assert not data.faults._seen.any()
 
 
 def test_validation_stops_where_nothing_can_be_read(tree: Path) -> None:
