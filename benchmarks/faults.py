@@ -27,13 +27,10 @@ from jsonargparse import auto_cli
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from datamodules import VideoFolder
-from datamodules.lists.manifest import VIDEO_SUFFIXES
+from datamodules.lists.folders import VIDEO_SUFFIXES
 from datamodules.loading.faults import REPORT, read_report
 from datamodules.loading.worker_guard import GRACE
 from datamodules.video.decode import DecodeError, read_clips
-from datamodules.video.faults import REPORT, read_report
-from datamodules.video.folders import VIDEO_SUFFIXES
-from datamodules.video.guard import GRACE
 from datamodules.video.sampling import ClipSettings
 
 HEADER = 4096

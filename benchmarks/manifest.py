@@ -27,8 +27,8 @@ from jsonargparse import auto_cli
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.video.lists import read_list
-from datamodules.video.manifest import CHECKED_ROWS
+from datamodules.lists.files import read_list
+from datamodules.lists.manifest import CHECKED_ROWS
 
 CLASSES = 400
 LIST = "list.txt"

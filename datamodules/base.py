@@ -13,18 +13,14 @@ import numpy as np
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file, shorten
+from datamodules.lists.folders import shorten
+from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file
 from datamodules.lists.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from datamodules.loading.faults import FaultLog
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
-from datamodules.video.faults import FaultLog
-from datamodules.video.folders import shorten
-from datamodules.video.guard import GRACE, WorkerGuard
-from datamodules.video.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.video.manifest import UNLABELLED, Manifest, check_root, is_file
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import is_hidden, read_folder, shorten, split_folders, video_files
-from datamodules.video.lists import read_list
-from datamodules.video.manifest import Manifest
+from datamodules.lists.files import read_list
+from datamodules.lists.folders import is_hidden, read_folder, shorten, split_folders, video_files
+from datamodules.lists.manifest import Manifest
 from modules.core.errors import SettingError
 
 

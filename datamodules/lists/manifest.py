@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.video.packed import PackedLists, PackedStrings
-from datamodules.video.subsets import pick_evenly, pick_per_class
+from datamodules.lists.packed import PackedLists, PackedStrings
+from datamodules.lists.subsets import pick_evenly, pick_per_class
 from modules.core.errors import SettingError
 
 UNLABELLED = -1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.video.folders import usual_first, video_files
-from datamodules.video.lists import read_lines
-from datamodules.video.manifest import Manifest, make_manifest
+from datamodules.lists.files import read_lines
+from datamodules.lists.folders import usual_first, video_files
+from datamodules.lists.manifest import Manifest, make_manifest
 from modules.core.errors import SettingError
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.video.manifest import Manifest
-from datamodules.video.packed import PackedStrings
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.packed import PackedStrings
 from modules.core.errors import SettingError
 
 # Below that many different files a share says little: one broken file of a dozen must not stop a first try.

@@ -16,14 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from datamodules.lists.manifest import is_hidden
+from datamodules.lists.folders import is_hidden
 from datamodules.prepare.parallel import Progress, core_count, start_worker
 from datamodules.prepare.videos import prepare_videos
 from datamodules.skeleton.arrays import array_chunks, is_arrays
 from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
 from datamodules.skeleton.splits import missing_samples
 from datamodules.skeleton.store import FORMAT, HEADER, join_parts, read_header, write_part
-from datamodules.video.folders import is_hidden
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.files import replacing
 

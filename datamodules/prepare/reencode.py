@@ -11,10 +11,9 @@ from typing import NamedTuple
 import av
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from datamodules.lists.manifest import IMAGE_SUFFIXES, is_file, is_hidden
+from datamodules.lists.folders import IMAGE_SUFFIXES, is_hidden
+from datamodules.lists.manifest import is_file
 from datamodules.video.bitstream import REORDERING
-from datamodules.video.folders import IMAGE_SUFFIXES, is_hidden
-from datamodules.video.manifest import is_file
 from datamodules.video.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
 from datamodules.video.readers import DecodeError
 

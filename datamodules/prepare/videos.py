@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.activitynet import read_intervals
-from datamodules.epic_kitchens import read_segments
-from datamodules.finegym import read_elements
-from datamodules.parallel import Progress, core_count, start_worker
-from datamodules.video.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES, by_stem, video_files
-from datamodules.video.lists import read_json, read_lines, read_list
-from datamodules.video.manifest import UNLABELLED, check_root
+from datamodules.lists.files import read_json, read_lines, read_list
+from datamodules.lists.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES, by_stem, video_files
+from datamodules.lists.manifest import UNLABELLED, check_root
+from datamodules.prepare.parallel import Progress, core_count, start_worker
+from datamodules.prepare.reencode import Encoding, reencode
+from datamodules.sets.activitynet import read_intervals
+from datamodules.sets.epic_kitchens import read_segments
+from datamodules.sets.finegym import read_elements
 from datamodules.video.readers import DecodeError
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
 from modules.core.files import replacing

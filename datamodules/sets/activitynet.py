@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import by_stem
-from datamodules.video.lists import read_json
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import find_file, found_manifest
+from datamodules.lists.files import read_json
+from datamodules.lists.folders import by_stem
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import find_file, found_manifest
 from modules.core.errors import SettingError
 
 NAMES = ("activity_net.v1-3.min.json", "activity_net.v1-3.json")

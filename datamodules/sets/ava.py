@@ -11,17 +11,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import Manifest, by_stem, is_file, is_hidden, read_lines
+from datamodules.lists.files import read_lines
+from datamodules.lists.folders import by_stem, is_hidden
+from datamodules.lists.manifest import Manifest, is_file
 from datamodules.lists.official import class_label, find_file
+from datamodules.lists.packed import PackedStrings
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import Decoder
-from datamodules.video.folders import by_stem, is_hidden
-from datamodules.video.guard import WorkerGuard
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
-from datamodules.video.lists import read_lines
-from datamodules.video.manifest import Manifest, is_file
-from datamodules.video.official import class_label, find_file
-from datamodules.video.packed import PackedStrings
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_range
 from modules.downstream.metrics.frame_average_precision import TrueBoxes

@@ -6,10 +6,10 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import by_stem
-from datamodules.video.lists import read_lines
-from datamodules.video.manifest import UNLABELLED, Manifest, is_file
-from datamodules.video.official import find_file, found_manifest, read_table
+from datamodules.lists.files import read_lines
+from datamodules.lists.folders import by_stem
+from datamodules.lists.manifest import UNLABELLED, Manifest, is_file
+from datamodules.lists.official import find_file, found_manifest, read_table
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "Charades", "annotations")

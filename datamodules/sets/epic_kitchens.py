@@ -7,9 +7,9 @@ from typing import NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import by_stem
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import class_label, find_file, found_manifest, read_table
+from datamodules.lists.folders import by_stem
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import class_label, find_file, found_manifest, read_table
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "epic-kitchens-100-annotations", "annotations")

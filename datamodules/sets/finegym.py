@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import by_stem
-from datamodules.video.lists import read_json, read_lines
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import class_label, find_file, found_manifest
+from datamodules.lists.files import read_json, read_lines
+from datamodules.lists.folders import by_stem
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import class_label, find_file, found_manifest
 from modules.core.errors import SettingError
 
 # First label and number of classes in the list; all but gym288 are parts of Gym99 (SEVERE).

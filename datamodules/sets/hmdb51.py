@@ -6,9 +6,9 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.video.lists import read_lines, read_list
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import by_place, found_manifest
+from datamodules.lists.files import read_lines, read_list
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import by_place, found_manifest
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "testTrainMulti_7030_splits", "test_train_splits", "annotations", "labels")

@@ -9,10 +9,10 @@ tables with tabs or commas are safer than spaces.
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import SPLITS, read_folder, split_folders
-from datamodules.video.lists import is_kinetics_csv, read_kinetics_csv, read_list, read_mini_kinetics
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import find_file
+from datamodules.lists.files import is_kinetics_csv, read_kinetics_csv, read_list, read_mini_kinetics
+from datamodules.lists.folders import SPLITS, read_folder, split_folders
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import find_file
 
 
 class Kinetics400(VideoDataModule):

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import Manifest, make_manifest, read_list, video_files
+from datamodules.lists.files import read_list
+from datamodules.lists.folders import video_files
+from datamodules.lists.manifest import Manifest, make_manifest
 from datamodules.skeleton.base import SkeletonDataModule, Split
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.raw import NTU_CLASSES, parse_ntu_name
@@ -18,9 +20,6 @@ from datamodules.skeleton.splits import (
     is_ntu60,
 )
 from datamodules.skeleton.store import open_store
-from datamodules.video.folders import video_files
-from datamodules.video.lists import read_list
-from datamodules.video.manifest import Manifest, make_manifest
 from modules.core.errors import SettingError
 
 COMMAND = "python main.py prepare ntu --raw DIR --out DIR"

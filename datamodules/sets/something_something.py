@@ -1,10 +1,10 @@
 """Something-Something v1 and v2: 174 templates of hand-object interactions, where only motion tells most classes apart."""
 
 from datamodules.base import VideoDataModule
-from datamodules.jester import Jester
-from datamodules.video.lists import read_list, read_something_json
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import find_file
+from datamodules.lists.files import read_list, read_something_json
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import find_file
+from datamodules.sets.jester import Jester
 from modules.core.errors import SettingError
 
 PREFIX = "something-something-v2-"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from datamodules.base import VideoDataModule
-from datamodules.video.lists import read_lines, read_list
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import by_place, find_file, found_manifest
+from datamodules.lists.files import read_lines, read_list
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.official import by_place, find_file, found_manifest
 from modules.core.errors import SettingError
 
 FOLDERS = ("", "ucfTrainTestlist", "annotations", "labels")

@@ -13,17 +13,13 @@ from torch.nn.functional import interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import IMAGE_SUFFIXES, Manifest, is_hidden, usual_first, video_files
+from datamodules.lists.folders import IMAGE_SUFFIXES, is_hidden, usual_first, video_files
+from datamodules.lists.manifest import Manifest
 from datamodules.lists.official import found_manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
-from datamodules.video.folders import IMAGE_SUFFIXES, is_hidden, usual_first, video_files
-from datamodules.video.guard import WorkerGuard
-from datamodules.video.loader import SampleKey
-from datamodules.video.manifest import Manifest
-from datamodules.video.official import found_manifest
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError, check_whole
 

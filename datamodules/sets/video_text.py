@@ -13,12 +13,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.video.folders import usual_first, video_files
-from datamodules.video.lists import read_json
-from datamodules.video.loader import ResumableLoader
-from datamodules.video.manifest import Manifest, check_root, is_file
-from datamodules.video.official import find_file
-from datamodules.video.packed import PackedLists, PackedStrings
+from datamodules.lists.files import read_json
+from datamodules.lists.folders import usual_first, video_files
+from datamodules.lists.manifest import Manifest, check_root, is_file
+from datamodules.lists.official import find_file
+from datamodules.lists.packed import PackedLists, PackedStrings
+from datamodules.loading.loader import ResumableLoader
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
 from modules.language.tokenizers import clean

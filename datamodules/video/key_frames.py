@@ -15,13 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.lists.manifest import Manifest, is_hidden
+from datamodules.lists.folders import is_hidden
+from datamodules.lists.manifest import Manifest
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
-from datamodules.video.folders import is_hidden
-from datamodules.video.guard import WorkerGuard
-from datamodules.video.manifest import Manifest
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import Box, crop_and_resize, draw_box
 

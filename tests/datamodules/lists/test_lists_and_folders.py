@@ -16,7 +16,9 @@ import datamodules.lists.manifest
 import datamodules.video.key_frames
 from datamodules import AVA, CachedFeatures, Kinetics400, SyntheticMotion, SyntheticSkeleton, UCFRep, VideoFolder
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import UNLABELLED, Manifest, by_stem, read_folder, read_list
+from datamodules.lists.files import read_list
+from datamodules.lists.folders import by_stem, read_folder
+from datamodules.lists.manifest import UNLABELLED, Manifest
 from datamodules.lists.official import by_place
 from datamodules.prepare.command import find_files
 from datamodules.sets.ava import film_files
@@ -24,12 +26,7 @@ from datamodules.sets.ucfrep import annotations, find_recordings, read_pictures
 from datamodules.sets.video_text import TextRow, text_manifest
 from datamodules.skeleton.base import Split
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.ucfrep import annotations, find_recordings, read_pictures
-from datamodules.video.folders import by_stem, read_folder
 from datamodules.video.key_frames import KeyFrames
-from datamodules.video.lists import read_list
-from datamodules.video.manifest import UNLABELLED, Manifest
-from datamodules.video.official import by_place
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
@@ -486,8 +483,8 @@ def test_data_is_checked_before_anything_is_downloaded(
 def test_an_early_check_reads_lists_once_and_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4")
     reads = []
-    plain = datamodules.video.folders.scan
-    monkeypatch.setattr("datamodules.video.folders.scan", lambda root: reads.append(root.name) or plain(root))
+    plain = datamodules.lists.folders.scan
+    monkeypatch.setattr("datamodules.lists.folders.scan", lambda root: reads.append(root.name) or plain(root))
     small: dict[str, Any] = {"batch_size": 2, "num_workers": 0}
     modules = [
         VideoFolder(str(tmp_path), clip=CLIP, **small),

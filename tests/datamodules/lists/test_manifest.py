@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.video.folders import read_folder
-from datamodules.video.lists import is_kinetics_csv, read_kinetics_csv, read_list, read_mini_kinetics, read_something_json
-from datamodules.video.manifest import UNLABELLED, Manifest
+from datamodules.lists.files import is_kinetics_csv, read_kinetics_csv, read_list, read_mini_kinetics, read_something_json
+from datamodules.lists.folders import read_folder
+from datamodules.lists.manifest import UNLABELLED, Manifest
 from modules.core.errors import SettingError
 
 

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datamodules.video.folders import KNOWN_SUFFIXES, RARE_SUFFIXES, USUAL_SUFFIXES, by_stem, suffix_of
-from datamodules.video.manifest import MAX_LABEL, UNLABELLED, Manifest, is_file, make_manifest
+from datamodules.lists.folders import KNOWN_SUFFIXES, RARE_SUFFIXES, USUAL_SUFFIXES, by_stem, suffix_of
+from datamodules.lists.manifest import MAX_LABEL, UNLABELLED, Manifest, is_file, make_manifest
 from modules.core.errors import SettingError
 
 LABEL = re.compile(r"[+-]?\d+", re.ASCII)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.video.faults import FaultLog
-from datamodules.video.lists import read_list
-from datamodules.video.loader import EpochBatches, EpochSampler
-from datamodules.video.manifest import Manifest
-from datamodules.video.packed import PackedLists, PackedStrings
+from datamodules.lists.files import read_list
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.packed import PackedLists, PackedStrings
+from datamodules.loading.faults import FaultLog
+from datamodules.loading.loader import EpochBatches, EpochSampler
 
 NAMES = ["a/1.mp4", "", "grün/日本 語.mp4", "latin \udce4.mp4", "😀", "\ud800 alone", "a/1.mp4", "tab\tline\n\x00"]
 TEXTS = [["it moves", "es bewegt sich"], [], ["ü \udce4 \ud800"], [""]]
@@ -92,7 +92,7 @@ def test_sent_to_other_processes(packed: PackedStrings | PackedLists) -> None:
 def test_first_rows(collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where different strings have one hash."""
     if collide:
-        monkeypatch.setattr("datamodules.video.packed.hash", lambda piece: len(piece) // 8, raising=False)
+        monkeypatch.setattr("datamodules.lists.packed.hash", lambda piece: len(piece) // 8, raising=False)
     names = [f"{number * number % 37}.mp4" for number in range(100)]
     first = PackedStrings(names).first_rows()
     assert first.tolist() == [names.index(name) for name in names]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.video.manifest import UNLABELLED, Manifest, check_root
-from datamodules.video.packed import PackedStrings
+from datamodules.lists.manifest import UNLABELLED, Manifest, check_root
+from datamodules.lists.packed import PackedStrings
 from modules.core.errors import SettingError
 
 USUAL_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
