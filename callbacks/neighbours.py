@@ -10,6 +10,7 @@ from callbacks.pictures import enlarge, write_film
 from modules.core.base import Method
 from modules.core.contracts import Batch
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 from modules.layers.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
 
@@ -60,7 +61,7 @@ class Neighbours(Callback):
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         loaders = data.probe_dataloader(), data.val_dataloader()
 
         def numbered(batch: Batch) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
 VISIBLE_SIDE = 112
@@ -60,7 +61,7 @@ def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: 
         content: of the file.
         shape: height and width in pixels come first.
     """
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not run_of(trainer).fast_dev_run:
         folder = Path(trainer.default_root_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{step:07d}_{name}.{suffix}").write_bytes(content)

@@ -13,6 +13,7 @@ from modules.core.checkpoints import weight_file
 from modules.core.errors import SettingError
 from modules.core.passport import parse_config, sha256, write_json, write_whole
 from modules.core.provenance import Provenance, made_with
+from modules.core.run import run_of
 
 # Settings that name files which weights come from.
 WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")
@@ -103,12 +104,12 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         protocol: of which, with the data, the name of the file is made.
         content: what was measured; facts about the run are added.
     """
-    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
         return
-    texts = [one.config for one in trainer.callbacks if isinstance(one, Provenance) and one.config]  # type: ignore[attr-defined]
+    texts = [one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance) and one.config]
     config = parse_config(texts[0]) if texts else None
     files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = run_of(trainer).datamodule
     # Cached features are those of the data that they were read from.
     source = getattr(data, "data", data)
     if source is not None:

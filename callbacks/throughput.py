@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 
 # Shares of a window's time above which a cause is named.
 WAITING, ELSEWHERE = 0.25, 0.25
@@ -130,7 +131,7 @@ class Throughput(Callback):
             pl_module.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
-        workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
+        workers = getattr(run_of(trainer).datamodule, "num_workers", 0)
         self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type)
         if not self._told:
             rank_zero_info(self.line)

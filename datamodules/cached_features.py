@@ -21,6 +21,7 @@ from modules.core.contracts import FeatureBatch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.passport import write_whole
+from modules.core.run import run_of
 from modules.layers.normalise import Normalisation
 
 WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
@@ -125,7 +126,7 @@ class CachedFeatures(LightningDataModule):
         self._weights = None
         assert self.trainer is not None
         self._check_model(self.trainer.lightning_module)
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = run_of(self.trainer).callbacks
         if any(isinstance(one, OnlineKNN | ProbeReport | Neighbours) for one in callbacks):
             raise SettingError(WANTS_CLIPS)
         if stage == "fit":

@@ -24,6 +24,7 @@ from modules.core.optim import ScheduleSettings
 from modules.core.origin import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
 from modules.core.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
+from modules.core.run import run_of
 from modules.layers.flips import choose_flip
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
@@ -221,7 +222,7 @@ class Method(LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
-        check_averaging(self.trainer.callbacks, self)  # type: ignore[attr-defined]
+        check_averaging(run_of(self.trainer).callbacks, self)
         self.take_data(getattr(self.trainer, "datamodule", None))
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
         if clip is None:
@@ -275,7 +276,7 @@ class Method(LightningModule, ABC):
                 f"model.optim.warmup_epochs {settings.warmup_epochs:g} is no less than the schedule's {epochs:g} epochs: "
                 f"warm-up takes a tenth of them, {warmup:g}."
             )
-        per_device = self.samples_per_batch(trainer.datamodule)  # type: ignore[attr-defined]
+        per_device = self.samples_per_batch(run_of(trainer).datamodule)
         global_batch = per_device * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = settings.rates(global_batch)
         share = final / peak if peak else 0.0

@@ -30,6 +30,7 @@ from modules.core.explain import check_values, class_of, explain, explain_lightn
 from modules.core.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.core.nonfinite import NonFiniteGuard
 from modules.core.provenance import Provenance
+from modules.core.run import run_of
 from modules.core.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
 from modules.core.saving import WholeCheckpointIO
 from modules.core.trainer_settings import check_trainer
@@ -399,8 +400,8 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where things are, and test if a callback asks for it."""
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not run_of(self.trainer).fast_dev_run:
             root = self.trainer.default_root_dir
             rank_zero_info(f"Checkpoints: {root}/checkpoints. Curves and pictures: tensorboard --logdir {root}")
-        if any(getattr(callback, "after_fit", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if any(getattr(callback, "after_fit", False) for callback in run_of(self.trainer).callbacks):
             self.trainer.test(self.model, self.datamodule)

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 
 LAST = Path("checkpoints") / "last.ckpt"
 ASK_EVERY = 10
@@ -106,7 +107,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         path = Path(trainer.default_root_dir) / LAST
-        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        trial = bool(run_of(trainer).fast_dev_run)
         if not trial:
             trainer.save_checkpoint(path, weights_only=False)
         if not self._agreed:

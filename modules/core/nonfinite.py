@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.core.errors import SettingError, check_positive
 from modules.core.provenance import Provenance
+from modules.core.run import run_of
 from modules.core.saving import replacing
 
 FOLDER = "nonfinite"
@@ -103,7 +104,7 @@ class NonFiniteGuard(Callback):
         first = next(number for number, (bad, _) in enumerate(steps) if bad)
         batches = steps[first][1]
         folder = Path(trainer.default_root_dir) / FOLDER / f"step_{batches[0]['step']:08d}"
-        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        trial = bool(run_of(trainer).fast_dev_run)
         if not trial:
             self._write(folder, trainer, pl_module, batches)
         self._skipped += len(steps) - first
@@ -127,7 +128,7 @@ class NonFiniteGuard(Callback):
         (folder / batches_file(trainer.global_rank)).write_text(json.dumps(told, indent=1))
         if not trainer.is_global_zero:
             return
-        config = next((one.config for one in trainer.callbacks if isinstance(one, Provenance)), "")  # type: ignore[attr-defined]
+        config = next((one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance)), "")
         (folder / CONFIG).write_text(config)
         with replacing(folder / WEIGHTS) as partial:
             torch.save(pl_module.state_dict(), partial)

@@ -22,6 +22,7 @@ from modules.core.contracts import Batch, StepOutput
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.optim import AdamWSettings
+from modules.core.run import run_of
 from modules.layers.probes import nearest, say_bank, vote
 
 NO_LABELS = "NearestNeighbours needs labelled training and test samples; choose data with labels."
@@ -73,7 +74,7 @@ class NearestNeighbours(Method):
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
         from datamodules.once import sample_names  # Data modules import this package: here no circle is left.
 
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(self.trainer).datamodule
         # Cached features are not read yet, but the clips that they come from have names already.
         data = getattr(data, "data", data)
         manifests = (getattr(data, name, None) for name in ("train_manifest", "test_manifest"))
@@ -130,7 +131,7 @@ class NearestNeighbours(Method):
         """Read the training set, compare, log."""
         from datamodules.once import once  # Data modules import this package: here no circle is left.
 
-        bank_loader = once(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        bank_loader = once(run_of(self.trainer).datamodule.train_dataloader())
         queries, label, missed = self._gather()
         with self.trainer.precision_plugin.forward_context():
             for batch in bank_loader:
