@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from modules.core.base import Method
 from modules.core.contracts import VideoBatch
 from modules.core.errors import check_positive
 from modules.core.run import run_of
+from modules.core.undocumented import write_image
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
 VISIBLE_SIDE = 112
@@ -67,9 +67,7 @@ def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: 
         (folder / f"{step:07d}_{name}.{suffix}").write_bytes(content)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=content)
-            summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
-            logger.experiment._get_file_writer().add_summary(summary, step)
+            write_image(logger, f"pictures/{name}", step, content, shape[0], shape[1])
 
 
 def write_film(trainer: Trainer, name: str, step: int, film: Tensor) -> None:

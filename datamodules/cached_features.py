@@ -175,8 +175,7 @@ class CachedFeatures(LightningDataModule):
         raise SettingError(WANTS_CLIPS)
 
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
-        dataset, old = Features(passes, clips.dataset), clips.sampler
-        assert isinstance(old, EpochSampler)
+        dataset, old = Features(passes, clips.dataset), clips.batches.sampler
         sampler = EpochSampler(len(dataset), old.seed, shuffle, old.rank, old.world_size)
         return ResumableLoader(dataset, sampler, self.batch_size or 1, 0, _whole)
 

@@ -14,6 +14,7 @@ from modules.core.errors import SettingError, check_positive
 from modules.core.provenance import Provenance
 from modules.core.run import run_of
 from modules.core.saving import replacing
+from modules.core.undocumented import copy_all, hold_weights
 
 FOLDER = "nonfinite"
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
@@ -60,8 +61,7 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the batch, and the buffers before the first batch of a step."""
         if not self._batches and self._buffers:
-            with torch.no_grad():
-                torch._foreach_copy_(self._before, self._buffers)
+            copy_all(self._before, self._buffers)
         key = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
         self._batches.append(key | {"index": batch["index"]})
 
@@ -72,8 +72,7 @@ class NonFiniteGuard(Callback):
         self._held |= bad
         self._steps.append((bad, self._batches))
         if not self._waits:
-            # What torch's gradient scaler uses: the fused kernels read it on the device.
-            optimizer.found_inf = self._held.float()  # type: ignore[attr-defined]
+            hold_weights(optimizer, self._held)
         elif self._held:
             optimizer.zero_grad(set_to_none=True)
 

@@ -34,6 +34,7 @@ from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.optim import AdamWSettings, ScheduleSettings
 from modules.core.origin import Origin
 from modules.core.passport import class_names_beside
+from modules.core.run import trainer_of
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.clip_augment import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
 from modules.layers.heads import linear_in_float32
@@ -191,7 +192,7 @@ class Classification(Method):
         Raises:
             SettingError: if nobody says how many classes there are, or the data has more than the head.
         """
-        if self._trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
+        if trainer_of(self) is None:  # in load_from_checkpoint: the weights say how many classes there are
             return
         known = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if self.head is None:
@@ -216,7 +217,7 @@ class Classification(Method):
         Raises:
             SettingError: if the same names stand in another order, so that numbers mean other classes.
         """
-        names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
+        names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
         if not names or not known:
             return
         first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None)
@@ -244,7 +245,7 @@ class Classification(Method):
         if self.is_frozen:
             self.backbone.eval()
             for part in self.backbone.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
                     part.train(mode and not self.frozen_batchnorm)
         return self
 
