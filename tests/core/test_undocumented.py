@@ -51,7 +51,7 @@ QUIET: dict[str, Any] = {
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name not in FINE
+    return name.startswith("_") and not name.startswith("__") and name not in {"_", *FINE}
 
 
 def named(node: ast.AST) -> Iterator[str]:
