@@ -265,7 +265,10 @@ class CLI(LightningCLI):
             with _building("settings"):
                 super().instantiate_classes()
             return
-        command, config = self.subcommand, self.config[self.subcommand]
+        self._build(self.subcommand)
+
+    def _build(self, command: str) -> None:
+        config = self.config[command]
         self.config_init = self.config.clone()
         built = self.config_init[command]
         for name, value in vars(config.trainer).items():

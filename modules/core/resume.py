@@ -12,9 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from modules.core import undocumented
 from modules.core.errors import SettingError
-from modules.core.undocumented import FitCounts, loader_state
+from modules.core.undocumented import FitCounts, loader_state, uncount_epoch
 
 
 @runtime_checkable
@@ -45,7 +44,7 @@ def reopen_epoch(checkpoint: dict[str, Any]) -> None:
     state = loader_state(checkpoint)
     # States of other loaders, or of older versions, have other names.
     if {"epoch", "samples", "end"} <= state.keys() and state["samples"] < state["end"]:
-        undocumented.reopen_epoch(checkpoint, state["epoch"])
+        uncount_epoch(checkpoint, state["epoch"])
 
 
 def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:

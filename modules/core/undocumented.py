@@ -127,7 +127,7 @@ def loader_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return dict(states[0]) if states else {}
 
 
-def reopen_epoch(checkpoint: dict[str, Any], epoch: int) -> None:
+def uncount_epoch(checkpoint: dict[str, Any], epoch: int) -> None:
     """Let that epoch count as unfinished in a checkpoint, which is changed in place, if it is the last that counts as done."""
     for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
         if counts["processed"] == epoch + 1:

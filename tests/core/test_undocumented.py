@@ -234,9 +234,9 @@ def test_part_of_a_checkpoint(tmp_path: Path) -> None:
         checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert undocumented.loader_state(checkpoint) == state
     assert undocumented.epochs_done(checkpoint) == 2
-    undocumented.reopen_epoch(checkpoint, 0)
+    undocumented.uncount_epoch(checkpoint, 0)
     assert undocumented.epochs_done(checkpoint) == 2
-    undocumented.reopen_epoch(checkpoint, 1)
+    undocumented.uncount_epoch(checkpoint, 1)
     assert undocumented.epochs_done(checkpoint) == 1
 
 
