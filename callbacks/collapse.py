@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.features import extract
 from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError, check_positive
+from modules.core.run import run_of
 from modules.training.method import Method
 
 
@@ -122,7 +123,7 @@ class CollapseAlarm(Callback):
 
     def _features(self, trainer: Trainer, method: Method) -> Tensor:
         """float32 [N, D], each clip once, in a fixed order, equal in all processes."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         loader = data.val_dataloader() if _has_validation(trainer) else data.probe_dataloader()
         # Processes take turns in the order of samples, so that their shares join to the first clips of all.
         clips = first_clips(loader, -(-self.samples // trainer.world_size))
@@ -139,5 +140,5 @@ class CollapseAlarm(Callback):
 
 def _has_validation(trainer: Trainer) -> bool:
     # Not the length of the loader: a process without a share of a small set must not read another set than the others.
-    loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    loader = run_of(trainer).datamodule.val_dataloader()
     return not isinstance(loader, list) or bool(loader)

@@ -9,6 +9,7 @@ from callbacks.features import extract
 from callbacks.pictures import enlarge, write_film
 from modules.core.batch import Batch
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method
@@ -60,7 +61,7 @@ class Neighbours(Callback):
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         loaders = data.probe_dataloader(), data.val_dataloader()
 
         def numbered(batch: Batch) -> Tensor:

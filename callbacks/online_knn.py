@@ -5,6 +5,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.features import extract
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 from modules.downstream.metrics.probes import knn_accuracy, say_bank
 from modules.training.method import Method
 
@@ -35,7 +36,7 @@ class OnlineKNN(Callback):
         self._validations += 1
         if self._validations % self.every_n_validations:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         bank, bank_labels = extract(trainer, pl_module, data.probe_dataloader(), pl_module.embed)
         queries, labels = extract(trainer, pl_module, data.val_dataloader(), pl_module.embed)
         if not len(bank) or not len(queries):

@@ -12,6 +12,7 @@ from callbacks.features import evaluating, extract, gather_once, usable
 from modules.core.batch import VideoBatch
 from modules.core.errors import check_positive
 from modules.core.precision import full_float32
+from modules.core.run import run_of
 from modules.training.method import Method
 
 
@@ -50,7 +51,7 @@ class OnlineLinear(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
     ) -> None:
         """One step of the probe."""
-        classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        classes = getattr(run_of(trainer).datamodule, "num_classes", None)
         if not isinstance(pl_module, Method) or not classes or batch_idx % self.every_n_steps:
             return
         if batch["label"].ndim != 1:
@@ -76,7 +77,7 @@ class OnlineLinear(Callback):
         """Accuracy on the validation set, each sample once."""
         if trainer.sanity_checking or self.probe is None or not isinstance(pl_module, Method):
             return
-        loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        loader = run_of(trainer).datamodule.val_dataloader()
         features, labels = extract(trainer, pl_module, loader, pl_module.embed)
         if not len(features):
             return

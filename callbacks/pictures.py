@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from modules.core.batch import VideoBatch
 from modules.core.errors import check_positive
+from modules.core.run import run_of
+from modules.core.undocumented import write_image
 from modules.training.method import Method
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
@@ -60,15 +61,13 @@ def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: 
         content: of the file.
         shape: height and width in pixels come first.
     """
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not run_of(trainer).fast_dev_run:
         folder = Path(trainer.default_root_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{step:07d}_{name}.{suffix}").write_bytes(content)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=content)
-            summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
-            logger.experiment._get_file_writer().add_summary(summary, step)
+            write_image(logger, f"pictures/{name}", step, content, shape[0], shape[1])
 
 
 def write_film(trainer: Trainer, name: str, step: int, film: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.features import extract
 from modules.core.batch import SkeletonBatch, VideoBatch
 from modules.core.errors import check_positive
+from modules.core.run import run_of
 from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, say_bank, single_frame
 from modules.training.method import Method
@@ -120,7 +121,7 @@ class ProbeReport(Callback):
         }
         text = render(report)
         print(text, flush=True)
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not run_of(trainer).fast_dev_run:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "probe_report.md").write_text(text + "\n")
@@ -130,7 +131,7 @@ class ProbeReport(Callback):
 
     def _read(self, trainer: Trainer, method: Method, readout: Callable[[VideoBatch], Tensor]) -> list[Tensor]:
         """Training features and labels, validation features and labels."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         sets = (extract(trainer, method, loader, readout) for loader in (data.probe_dataloader(), data.val_dataloader()))
         return [part for pair in sets for part in pair]
 
@@ -151,7 +152,7 @@ class ProbeReport(Callback):
         return scores | self._scores(TOKENS, train, labels, test, truth)
 
     def _raw_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
-        classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        classes = getattr(run_of(trainer).datamodule, "num_classes", None)
         scores = {"chance": 100 / classes} if classes else {}
         for name, readout in RAW[self._kind].items():
             train, labels, test, truth = self._read(trainer, method, readout)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.core.errors import SettingError
 from modules.core.files import sha256, write_json, write_whole
+from modules.core.run import run_of
 from modules.runs.provenance import Provenance, made_with
 from modules.weights.files import weight_file
 from modules.weights.run_config import parse_config
@@ -104,12 +105,12 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         protocol: of which, with the data, the name of the file is made.
         content: what was measured; facts about the run are added.
     """
-    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
         return
-    texts = [one.config for one in trainer.callbacks if isinstance(one, Provenance) and one.config]  # type: ignore[attr-defined]
+    texts = [one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance) and one.config]
     config = parse_config(texts[0]) if texts else None
     files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = run_of(trainer).datamodule
     # Cached features are those of the data that they were read from.
     source = getattr(data, "data", data)
     if source is not None:

@@ -1,18 +1,20 @@
 """How fast the run is, and what holds it back, in one line."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_info
 
 from modules.core.errors import check_positive
+from modules.core.run import run_of
+from modules.core.undocumented import FETCH, STEP
 
 # Shares of a window's time above which a cause is named.
 WAITING, ELSEWHERE = 0.25, 0.25
-# What Lightning calls fetching a batch and a step of the optimiser when it talks to its profiler.
-FETCH, STEP = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
 
 
 def diagnose(
@@ -49,6 +51,31 @@ def diagnose(
     return f"{line}. The network limits this run: {hint}."
 
 
+class Stopwatch(Profiler):
+    """Says what each action took, and hands everything on to the profiler of the run.
+
+    Args:
+        profiler: of the run.
+        ended: is called with an action, and the seconds that it took, when the action ends.
+    """
+
+    def __init__(self, profiler: Profiler, ended: Callable[[str, float], None]) -> None:
+        super().__init__()
+        self.profiler = profiler
+        self._ended = ended
+        self._since: dict[str, float] = {}
+
+    def start(self, action_name: str) -> None:
+        """Begin to take the time."""
+        self.profiler.start(action_name)
+        self._since[action_name] = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        """Say what it was."""
+        self._ended(action_name, time.perf_counter() - self._since[action_name])
+        self.profiler.stop(action_name)
+
+
 class Throughput(Callback):
     """Logs `speed/*` and prints what limits the run after the first window and at the end of each epoch.
 
@@ -64,7 +91,6 @@ class Throughput(Callback):
         check_positive("Throughput", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._told = self._running = False
-        self._since: dict[str, float] = {}
         self._reset(time.perf_counter())
 
     def _reset(self, now: float) -> None:
@@ -78,32 +104,26 @@ class Throughput(Callback):
         # Not hooks: they run before those of some callbacks and after those of others, and so cannot tell waiting for
         # data from what the others do.
         self._running = False
-        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         self.teardown(trainer, pl_module, stage)
-        start, stop = profiler.start, profiler.stop
-
-        def timed_start(action: str) -> None:
-            start(action)
-            self._since[action] = time.perf_counter()
-
-        def timed_stop(action: str) -> None:
-            self._ended(action)
-            stop(action)
-
-        profiler.start, profiler.stop = timed_start, timed_stop
+        run = run_of(trainer)
+        run.profiler = Stopwatch(run.profiler, self._ended)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no more."""
-        for name in ("start", "stop"):
-            vars(trainer.profiler).pop(name, None)  # type: ignore[attr-defined]
+        run = run_of(trainer)
+        if isinstance(run.profiler, Stopwatch):
+            run.profiler = run.profiler.profiler
 
-    def _ended(self, action: str) -> None:
-        now = time.perf_counter()
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Listen no more: Lightning calls no `teardown` then."""
+        self.teardown(trainer, pl_module, "")
+
+    def _ended(self, action: str, seconds: float) -> None:
         if action == FETCH and not self._running:
             self._running = True
-            self._reset(now)
+            self._reset(time.perf_counter())
         elif action in self._spent:
-            self._spent[action] += now - self._since[action]
+            self._spent[action] += seconds
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,7 +150,7 @@ class Throughput(Callback):
             pl_module.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
-        workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
+        workers = getattr(run_of(trainer).datamodule, "num_workers", 0)
         self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type)
         if not self._told:
             rank_zero_info(self.line)

@@ -23,6 +23,7 @@ from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
+from modules.core.run import run_of
 
 
 class VideoDataModule(LightningDataModule, ABC):
@@ -208,7 +209,7 @@ class VideoDataModule(LightningDataModule, ABC):
         """Every trainer has a report of its own, in its folder."""
         trainer = self._reported_to = self.trainer
         self.faults = FaultLog(self.max_bad_fraction)
-        if trainer is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer is not None and not run_of(trainer).fast_dev_run:
             self.faults.write_to(Path(trainer.default_root_dir), self._rank()[0])
 
     def _rank(self) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.files import write_whole
 from modules.core.preprocessing import Normalisation
+from modules.core.run import run_of
 
 WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
 
@@ -125,7 +126,7 @@ class CachedFeatures(LightningDataModule):
         self._weights = None
         assert self.trainer is not None
         self._check_model(self.trainer.lightning_module)
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = run_of(self.trainer).callbacks
         if any(isinstance(one, OnlineKNN | ProbeReport | Neighbours) for one in callbacks):
             raise SettingError(WANTS_CLIPS)
         if stage == "fit":
@@ -174,8 +175,7 @@ class CachedFeatures(LightningDataModule):
         raise SettingError(WANTS_CLIPS)
 
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
-        dataset, old = Features(passes, clips.dataset), clips.sampler
-        assert isinstance(old, EpochSampler)
+        dataset, old = Features(passes, clips.dataset), clips.batches.sampler
         sampler = EpochSampler(len(dataset), old.seed, shuffle, old.rank, old.world_size)
         return ResumableLoader(dataset, sampler, self.batch_size or 1, 0, _whole)
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from datamodules.loading.worker_guard import WorkerGuard
 from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
+from modules.core.undocumented import end_workers, stay_calm, workers
 
 # Deaths while the loader waits for one batch: of any kind, and without a file that is to blame.
 MAX_DEATHS = 10
@@ -93,22 +93,28 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """The keys of one process in batches.
+    """The keys of one process in batches. `len` always is that of a whole epoch, whatever a checkpoint left of it.
 
     Args:
-        keys: of the epoch.
+        sampler: gives the keys.
+        batch_size: keys in a batch.
     """
 
-    def __init__(self, keys: EpochSampler) -> None:
-        self.keys = keys
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        # Lightning tells `sampler` the epoch.
+        self.sampler, self.batch_size = sampler, batch_size
         self.stops: list[int] = []
         """Where batches end, counted in keys."""
         self.skip = 0
         """Batches that were handed out before."""
 
+    def __len__(self) -> int:
+        keys, size = len(self.sampler), self.batch_size
+        return keys // size if self.sampler.shuffle else -(-keys // size)
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
         # Keys are made batch by batch: a million of them take a hundred megabytes, and workers that start later copy them.
-        epoch, rows = self.keys.epoch, self.keys.rows()
+        epoch, rows = self.sampler.epoch, self.sampler.rows()
         for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
             yield [SampleKey(epoch, row) for row in rows[first:stop].tolist()]
 
@@ -159,14 +165,12 @@ class ResumableLoader(DataLoader):
         guard: WorkerGuard | None = None,
     ) -> None:
         self.guard = guard or WorkerGuard(num_workers)
-        self._keys = EpochBatches(sampler)
+        self.batches = EpochBatches(sampler, batch_size)
         super().__init__(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
+            batch_sampler=self.batches,
             num_workers=num_workers,
             collate_fn=collate_fn,
-            drop_last=sampler.shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             worker_init_fn=partial(_prepare_worker, guard=self.guard),
@@ -184,32 +188,21 @@ class ResumableLoader(DataLoader):
         self._pass: Part | None = None
         self._resume: dict[str, Any] | None = None
 
-    @property
-    def _index_sampler(self) -> EpochBatches:
-        """Where torch finds what is in each batch, in the place of batches of one size."""
-        return self._keys
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        assert self.batch_sampler is not None
-        return len(self.batch_sampler)  # type: ignore[arg-type]
-
     # A generator: workers start with the first batch that is asked for. Lightning makes the iterator before it tells the
     # sampler the epoch.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        assert isinstance(self.sampler, EpochSampler)
-        self._pass, self._resume = self._next_pass(self.sampler.epoch), None
+        self._pass, self._resume = self._next_pass(self.batches.sampler.epoch), None
         self._done = 0
         self._deaths = []
-        batches = None
+        rest = None
         while self._done < len(self._pass.stops):
             try:
-                if batches is None:
-                    batches = self._batches()
-                batch = next(batches)
+                if rest is None:
+                    rest = self._rest()
+                batch = next(rest)
             except (RuntimeError, OSError, EOFError) as error:
                 self._bury(error)
-                batches = None
+                rest = None
                 continue
             self._done += 1
             self._deaths = []
@@ -219,9 +212,7 @@ class ResumableLoader(DataLoader):
 
     def _next_pass(self, epoch: int) -> Part:
         """A whole epoch, or what a checkpoint left of it."""
-        sampler, size = self.sampler, self.batch_size
-        assert isinstance(sampler, EpochSampler)
-        assert size is not None
+        sampler, size = self.batches.sampler, self.batches.batch_size
         state, world = self._resume, sampler.world_size
         if state is None or state["epoch"] != epoch or not state["samples"]:
             batches = len(self) if self.limit is None else min(len(self), self.limit)
@@ -244,35 +235,28 @@ class ResumableLoader(DataLoader):
         return Part(epoch, start, start + share * world, stops)
 
     def _handed_out(self, part: Part) -> int:
-        assert isinstance(self.sampler, EpochSampler)
         batches = self._done - self.unfinished
         own = part.stops[batches - 1] if batches > 0 else 0
-        return min(part.end, part.start + own * self.sampler.world_size)
+        return min(part.end, part.start + own * self.batches.sampler.world_size)
 
-    def _batches(self) -> Iterator[Any]:
+    def _rest(self) -> Iterator[Any]:
         """The batches that were not handed out yet."""
-        assert isinstance(self.sampler, EpochSampler)
         assert self._pass is not None
-        self.sampler.start, self.sampler.end = self._pass.start, self._pass.end
-        self._keys.stops, self._keys.skip = self._pass.stops, self._done
-        batches: Any = super().__iter__()
-        # Torch would raise an error at once when a worker dies, wherever the main process is just then, say in the
-        # middle of a step. Without its list of processes it only does so where it waits for a batch.
-        if getattr(batches, "_worker_pids_set", False):
-            _remove_worker_pids(id(batches))
-            batches._worker_pids_set = False
-        return batches
+        self.batches.sampler.start, self.batches.sampler.end = self._pass.start, self._pass.end
+        self.batches.stops, self.batches.skip = self._pass.stops, self._done
+        rest = super().__iter__()
+        stay_calm(rest)
+        return rest
 
     def _bury(self, error: Exception) -> None:
         """After an error, let dead workers go, with all the others; without dead ones the error is raised again."""
-        iterator: Any = self._iterator
-        workers = iterator._workers if iterator is not None else []
-        if workers:
+        started = workers(self)
+        if started:
             # A process closes its pipes a moment before it counts as dead.
-            wait([worker.sentinel for worker in workers], timeout=1)
-        deaths = {number: worker.exitcode for number, worker in enumerate(workers) if worker.exitcode is not None}
+            wait([worker.sentinel for worker in started], timeout=1)
+        deaths = {number: worker.exitcode for number, worker in enumerate(started) if worker.exitcode is not None}
         # Torch's own words for a death while workers are being started.
-        if not deaths and not (iterator is None and "DataLoader worker" in str(error)):
+        if not deaths and (started or "DataLoader worker" not in str(error)):
             raise error
         self._deaths.append(self.guard.blame(deaths))
         codes = ", ".join(str(code) for code in deaths.values()) or "unknown"
@@ -284,9 +268,7 @@ class ResumableLoader(DataLoader):
             ) from error
         if not self._deaths[-1]:
             warnings.warn(f"A worker process died with exit code {codes} and is started again.", stacklevel=2)
-        if iterator is not None:
-            iterator._shutdown_workers()
-        self._iterator = None
+        end_workers(self)
 
     def read(self, epoch: int, rows: list[int]) -> Any:
         """One batch of these rows as they are in that epoch, read by this process; changes no state."""
@@ -301,13 +283,12 @@ class ResumableLoader(DataLoader):
         """
         if self._resume is not None:
             return dict(self._resume)
-        assert isinstance(self.sampler, EpochSampler)
-        part = self._pass or self._next_pass(self.sampler.epoch)
+        part = self._pass or self._next_pass(self.batches.sampler.epoch)
         return {"epoch": part.epoch, "samples": self._handed_out(part), "end": part.end, **self._order()}
 
     def _order(self) -> dict[str, Any]:
-        assert isinstance(self.sampler, EpochSampler)
-        return {"seed": self.sampler.seed, "length": self.sampler.length, "sha256": self.sha256}
+        sampler = self.batches.sampler
+        return {"seed": sampler.seed, "length": sampler.length, "sha256": self.sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next iteration over the same epoch begin behind the samples that were handed out.

@@ -21,16 +21,14 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
         loader: of a training set, as a data module gives it.
         epoch: whose random clips to take; None takes those of evaluation.
     """
-    dataset, sampler = copy.copy(loader.dataset), loader.sampler
-    assert isinstance(sampler, EpochSampler)
+    dataset, sampler = copy.copy(loader.dataset), loader.batches.sampler
     if epoch is None and isinstance(dataset, VideoClipDataset | SkeletonDataset):
         dataset.train = False
     length = len(dataset)  # type: ignore[arg-type]
     ordered = EpochSampler(length, sampler.seed, False, sampler.rank, sampler.world_size)
     ordered.set_epoch(epoch or 0)
-    assert loader.batch_size is not None
     collate, note = loader.collate_fn, loader.on_batch
-    return ResumableLoader(dataset, ordered, loader.batch_size, loader.num_workers, collate, note, loader.guard)
+    return ResumableLoader(dataset, ordered, loader.batches.batch_size, loader.num_workers, collate, note, loader.guard)
 
 
 def sample_names(dataset: Dataset) -> set[str]:

@@ -34,6 +34,7 @@ from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.core.preprocessing import Normalisation, Origin
+from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
 from modules.layers.heads import linear_in_float32
@@ -195,7 +196,7 @@ class Classification(Method):
         Raises:
             SettingError: if nobody says how many classes there are, or the data has more than the head.
         """
-        if self._trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
+        if trainer_of(self) is None:  # in load_from_checkpoint: the weights say how many classes there are
             return
         known = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if self.head is None:
@@ -220,7 +221,7 @@ class Classification(Method):
         Raises:
             SettingError: if the same names stand in another order, so that numbers mean other classes.
         """
-        names = getattr(getattr(self._trainer, "datamodule", None), "class_names", None)
+        names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
         if not names or not known:
             return
         first = next((place for place, pair in enumerate(zip(names, known, strict=False)) if pair[0] != pair[1]), None)
@@ -248,7 +249,7 @@ class Classification(Method):
         if self.is_frozen:
             self.backbone.eval()
             for part in self.backbone.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
                     part.train(mode and not self.frozen_batchnorm)
         return self
 

@@ -29,6 +29,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
+from modules.core.run import run_of
 from modules.downstream.cycles import (
     ANCHORS,
     TRAIN_LIMIT,
@@ -188,7 +189,7 @@ class RepetitionCounting(Method):
         Raises:
             SettingError: if they do not fit.
         """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(self.trainer).datamodule
         self.take_data(data)
         clip, size = getattr(data, "clip", None), getattr(self.backbone, "image_size", None)
         if clip is not None and size not in (None, clip.size):
@@ -294,7 +295,7 @@ class RepetitionCounting(Method):
 
     def on_test_epoch_end(self) -> None:
         """Log the errors as `test/*`, and keep what was counted."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(self.trainer).datamodule
         manifest = getattr(data, "test_manifest", None)
         found, true, number, missed = self._report("test")
         names = manifest.paths if manifest is not None else {row: str(row) for row in number.tolist()}

@@ -28,6 +28,7 @@ from modules.core.batch import Batch, VideoBatch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
+from modules.core.run import run_of
 from modules.downstream.metrics.frame_average_precision import frame_average_precisions
 from modules.layers.heads import linear_in_float32
 from modules.training.method import Method
@@ -170,7 +171,7 @@ class ActionDetection(Method):
 
     def _report(self, stage: str) -> dict[str, Any]:
         """Log the mAP over all processes, of key frames that were read or have no box to score; gives `test_record`."""
-        evaluation = self.trainer.datamodule.evaluation(stage)  # type: ignore[attr-defined]
+        evaluation = run_of(self.trainer).datamodule.evaluation(stage)
         key_frames, scored = evaluation.key_frames, list(evaluation.scored)
         # A process without a box takes part all the same.
         none = (

@@ -21,6 +21,7 @@ from modules.core.batch import Batch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
+from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest, say_bank, vote
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
@@ -74,7 +75,7 @@ class NearestNeighbours(Method):
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
         from datamodules.loading.single_pass import sample_names
 
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(self.trainer).datamodule
         # Cached features are not read yet, but the clips that they come from have names already.
         data = getattr(data, "data", data)
         manifests = (getattr(data, name, None) for name in ("train_manifest", "test_manifest"))
@@ -131,7 +132,7 @@ class NearestNeighbours(Method):
         """Read the training set, compare, log."""
         from datamodules.loading.single_pass import once
 
-        bank_loader = once(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        bank_loader = once(run_of(self.trainer).datamodule.train_dataloader())
         queries, label, missed = self._gather()
         with self.trainer.precision_plugin.forward_context():
             for batch in bank_loader:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -36,4 +37,4 @@ def follow(slow: nn.Module, online: nn.Module, momentum: float) -> None:
         online: the trained network.
         momentum: 1 leaves the copy as it is, 0 makes it equal to the original.
     """
-    torch._foreach_lerp_(list(slow.parameters()), list(online.parameters()), 1 - momentum)
+    get_ema_multi_avg_fn(momentum)(list(slow.parameters()), list(online.parameters()), 0)

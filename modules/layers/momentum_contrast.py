@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows, position, shuffled
 from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.core.run import run_of
 from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
@@ -73,7 +74,7 @@ class MomentumContrast(nn.Module):
         Raises:
             SettingError: where the keys of a batch do not divide the queue, or there is neither a queue nor a second key.
         """
-        batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        batch_size = getattr(run_of(trainer).datamodule, "batch_size", None)
         if batch_size is None:
             return
         global_batch = batch_size * trainer.world_size
@@ -90,7 +91,7 @@ class MomentumContrast(nn.Module):
         own video or recording, which are pushed away like all others."""
         dataset = getattr(trainer.train_dataloader, "dataset", None)
         samples = len(dataset) if hasattr(dataset, "__len__") else 0  # type: ignore[arg-type]
-        batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        batch_size = getattr(run_of(trainer).datamodule, "batch_size", None)
         if self.queue is None or not samples or not trainer.num_training_batches or batch_size is None:
             return
         size, epochs = self.settings.queue_size, trainer.max_epochs or 0

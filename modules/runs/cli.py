@@ -7,23 +7,23 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from modules.core.errors import MAX_SEED, SettingError
 from modules.core.loading import open_run
+from modules.core.run import run_of
+from modules.core.undocumented import add_chosen_optimiser, parser_of, whole_numbers_first
 from modules.runs.config_files import check_config_file, config_files
 from modules.runs.explain import check_values, class_of, explain, explain_lightning
 from modules.runs.last_checkpoint import LAST, LastCheckpoint, was_requeued
@@ -81,16 +81,9 @@ class Parser(LightningArgumentParser):
         raise (cause or SettingError(explain(message))) from None
 
     def add_lightning_class_args(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Let `trainer.limit_val_batches: 1` mean one batch, and 1.0 all of them, whatever else is installed.
-
-        The parser takes the first type of `Optional[Union[int, float]]` that fits. Which one that is depends on the process:
-        typing hands out again what was written as `Optional[Union[float, int]]` anywhere before.
-        """
+        """Let `trainer.limit_val_batches: 1` mean one batch, and 1.0 all of them, whatever else is installed."""
         added = super().add_lightning_class_args(*args, **kwargs)
-        for action in self._actions:
-            kinds = get_args(getattr(action, "_typehint", None))
-            if int in kinds and float in kinds:
-                action._typehint = reduce(or_, sorted(kinds, key=lambda kind: kind is not int))  # type: ignore[attr-defined]
+        whole_numbers_first(self)
         return added
 
 
@@ -152,33 +145,43 @@ class CLI(LightningCLI):
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
         self._lock: RunLock | None = None
-        super().__init__(
-            Method,
-            LightningDataModule,
-            save_config_callback=SaveConfig,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-            trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs={"description": description},
-            parser_class=Parser,
-            args=args,
-            run=run,
-        )
+        self._runs = False
+        try:
+            super().__init__(
+                Method,
+                LightningDataModule,
+                save_config_callback=SaveConfig,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+                trainer_defaults={"use_distributed_sampler": False},
+                parser_kwargs={"description": description},
+                parser_class=Parser,
+                args=args,
+                run=run,
+            )
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            told = isinstance(error, MisconfigurationException) or _raised_by_lightning(error)
+            if not self._runs or self.subcommand is None or not told:
+                raise
+            raise SettingError(explain_lightning(error, self.config[self.subcommand].trainer)) from error
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Look at the YAML files first: the parser knows neither their names nor their lines."""
+        """Look at the YAML files first: the parser knows neither their names nor their lines. Then at the seed, which
+        Lightning sets next, and at the checkpoint, where it looks for settings of the method. (`last` has no path yet.)"""
         words = sys.argv[1:] if args is None else args
         for name in config_files(words) if isinstance(words, list) else ():
             check_config_file(name)
         super().parse_arguments(parser, args)
-
-    def _set_seed(self) -> None:
-        seed = self._get(self.config, "seed_everything")
+        self._check_checkpoint()
+        command = self.config.get("subcommand")
+        seed = (self.config if command is None else self.config[command]).seed_everything
         if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
             raise SettingError(f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one.")
-        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder and the checkpoint to resume from, and check what costs nothing, before anything is built."""
@@ -218,11 +221,6 @@ class CLI(LightningCLI):
             self._keep_config(root)
         elif given is None and checkpoint.is_file() and not any(root.glob(HPC)):
             self._refuse(root)
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning reads the checkpoint for settings of the method; look at it first. (`last` has no path yet.)"""
-        self._check_checkpoint()
-        super()._parse_ckpt_path()
 
     def _check_checkpoint(self) -> None:
         """Refuse a checkpoint that cannot be read, or is of another method, before anything is built.
@@ -267,11 +265,7 @@ class CLI(LightningCLI):
             with _building("settings"):
                 super().instantiate_classes()
             return
-        try:
-            self._build(self.subcommand)
-        except BaseException:
-            self._unlock()
-            raise
+        self._build(self.subcommand)
 
     def _build(self, command: str) -> None:
         config = self.config[command]
@@ -287,7 +281,11 @@ class CLI(LightningCLI):
             # Of folders, lists and sizes: it costs little, where a model may download weights.
             self.datamodule.check(command)
         self.model = built["model"] = self._built(command, "model")
-        self._add_configure_optimizers_method_to_model(command)
+        add_chosen_optimiser(self, command)
+
+    def after_instantiate_classes(self) -> None:
+        """What Lightning refuses from here on, is to be explained."""
+        self._runs = True
 
     def _built(self, command: str, name: str) -> Any:
         """The objects that one setting describes."""
@@ -318,10 +316,6 @@ class CLI(LightningCLI):
                     rank_zero_info(f"{root} held a run without a checkpoint; what it wrote is in {aside} now.")
         return trainer
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
         and checkpoints that keep it from losing anything. (Not part of the saved config, which may be run again with
@@ -335,33 +329,27 @@ class CLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         # Lightning refuses callbacks of the recipe that have nothing to do then.
         idle: tuple[type, ...] = (LearningRateMonitor, DeviceStatsMonitor) if trainer.logger is False else ()
-        saves = trainer.enable_checkpointing is not False
-        idle = idle if saves else (*idle, Checkpoint)
-        kwargs["callbacks"] = [callback for callback in given if not isinstance(callback, idle)]
-        built = super().instantiate_trainer(**kwargs)
-        config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        callbacks = built.callbacks  # type: ignore[attr-defined]
-        kinds = {type(callback) for callback in callbacks}
-        # In front are those whose work must be done when a checkpoint is written.
+        idle = (*idle, Checkpoint) if trainer.enable_checkpointing is False else idle
+        saves = trainer.enable_checkpointing is not False and not trainer.barebones
+        given = [callback for callback in given if not isinstance(callback, idle)]
+        kinds = {type(callback) for callback in given}
+        # In front are those whose work must be done when a checkpoint is written; Lightning puts checkpoints at the end.
+        config = parser_of(self, self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         guard = [NonFiniteGuard()] if NonFiniteGuard not in kinds else []
+        # Lightning adds the same one, but not beside the last checkpoint.
+        best = [ModelCheckpoint()] if saves and not any(isinstance(callback, Checkpoint) for callback in given) else []
         last = [LastCheckpoint()] if LastCheckpoint not in kinds and saves else []
-        callbacks[:] = [Provenance(config), *guard, *callbacks, *last]
-        for callback in callbacks:
+        kwargs["callbacks"] = [Provenance(config), *guard, *given, *best, *last]
+        for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)
-        if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
-            built.strategy.checkpoint_io = WholeCheckpointIO()
-        return built
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        try:
-            super()._run_subcommand(subcommand)
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            if not isinstance(error, MisconfigurationException) and not _raised_by_lightning(error):
-                raise
-            raise SettingError(explain_lightning(error, self.config[subcommand].trainer)) from error
-        finally:
-            self._unlock()
+        plugins = self.config_init[self.subcommand].trainer.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        # Lightning refuses a second one.
+        of_strategy = isinstance(trainer.strategy, Namespace) and trainer.strategy.get("init_args.checkpoint_io") is not None
+        if not of_strategy and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
 
     @staticmethod
     def _existing(checkpoint: Path) -> Path:
@@ -399,8 +387,8 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where things are, and test if a callback asks for it."""
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not run_of(self.trainer).fast_dev_run:
             root = self.trainer.default_root_dir
             rank_zero_info(f"Checkpoints: {root}/checkpoints. Curves and pictures: tensorboard --logdir {root}")
-        if any(getattr(callback, "after_fit", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if any(getattr(callback, "after_fit", False) for callback in run_of(self.trainer).callbacks):
             self.trainer.test(self.model, self.datamodule)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from modules.core.errors import check_positive
+from modules.core.run import run_of
+from modules.core.undocumented import FitCounts, is_fitting
 
 LAST = Path("checkpoints") / "last.ckpt"
 ASK_EVERY = 10
@@ -85,15 +86,15 @@ class LastCheckpoint(Checkpoint):
             self._agreed = self._received
         self._due |= bool(self._agreed) or step % self.every_n_steps == 0
         # Whether a validation follows is decided in the depths of Lightning; where it merely might, a step later will do.
-        interval = trainer.val_check_batch or float("inf")
-        counts = (batch_idx + 1, trainer.fit_loop.total_batch_idx + 1)
-        validates = any(count % interval == 0 for count in counts)
+        counts = FitCounts(trainer)
+        interval = counts.validates_every or float("inf")
+        validates = any(count % interval == 0 for count in (batch_idx + 1, counts.in_all))
         if self._due and not (trainer.is_last_batch or trainer.should_stop or validates):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was put off, in the middle of an epoch."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.is_last_batch:
+        if not is_fitting(trainer) or trainer.sanity_checking or trainer.is_last_batch:
             return
         # Gradients of batches that are not yet a step are in no checkpoint.
         if self._due and not _within_step(trainer):
@@ -106,7 +107,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         path = Path(trainer.default_root_dir) / LAST
-        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        trial = bool(run_of(trainer).fast_dev_run)
         if not trial:
             trainer.save_checkpoint(path, weights_only=False)
         if not self._agreed:
@@ -135,7 +136,7 @@ class LastCheckpoint(Checkpoint):
 
 def _within_step(trainer: Trainer) -> bool:
     """Whether gradients of further batches are added before the optimiser's next step."""
-    return bool((trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches) and not trainer.is_last_batch
+    return bool(FitCounts(trainer).in_epoch % trainer.accumulate_grad_batches) and not trainer.is_last_batch
 
 
 @rank_zero_only

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from modules.core.errors import SettingError, check_positive
 from modules.core.files import replacing
+from modules.core.run import run_of
+from modules.core.undocumented import copy_all, hold_weights
 from modules.runs.provenance import Provenance
 
 FOLDER = "nonfinite"
@@ -59,8 +61,7 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the batch, and the buffers before the first batch of a step."""
         if not self._batches and self._buffers:
-            with torch.no_grad():
-                torch._foreach_copy_(self._before, self._buffers)
+            copy_all(self._before, self._buffers)
         key = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
         self._batches.append(key | {"index": batch["index"]})
 
@@ -71,8 +72,7 @@ class NonFiniteGuard(Callback):
         self._held |= bad
         self._steps.append((bad, self._batches))
         if not self._waits:
-            # What torch's gradient scaler uses: the fused kernels read it on the device.
-            optimizer.found_inf = self._held.float()  # type: ignore[attr-defined]
+            hold_weights(optimizer, self._held)
         elif self._held:
             optimizer.zero_grad(set_to_none=True)
 
@@ -103,7 +103,7 @@ class NonFiniteGuard(Callback):
         first = next(number for number, (bad, _) in enumerate(steps) if bad)
         batches = steps[first][1]
         folder = Path(trainer.default_root_dir) / FOLDER / f"step_{batches[0]['step']:08d}"
-        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        trial = bool(run_of(trainer).fast_dev_run)
         if not trial:
             self._write(folder, trainer, pl_module, batches)
         self._skipped += len(steps) - first
@@ -127,7 +127,7 @@ class NonFiniteGuard(Callback):
         (folder / batches_file(trainer.global_rank)).write_text(json.dumps(told, indent=1))
         if not trainer.is_global_zero:
             return
-        config = next((one.config for one in trainer.callbacks if isinstance(one, Provenance)), "")  # type: ignore[attr-defined]
+        config = next((one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance)), "")
         (folder / CONFIG).write_text(config)
         with replacing(folder / WEIGHTS) as partial:
             torch.save(pl_module.state_dict(), partial)

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.core.files import replacing
+from modules.core.run import run_of
 
 PACKAGES = ("lightning-video-ssl", "lightning", "torchvision", "timm", "torchmetrics", "av", "numpy")
 # Speeds differ from run to run; a checkpoint holds only what a second run would give again.
@@ -64,7 +65,7 @@ class Provenance(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this start to the record."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
             return
         start = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -72,7 +73,7 @@ class Provenance(Callback):
             "command": sys.argv,
             **made_with(),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
-            "data_sha256": getattr(trainer.datamodule, "manifest_hash", None),  # type: ignore[attr-defined]
+            "data_sha256": getattr(run_of(trainer).datamodule, "manifest_hash", None),
             "devices": trainer.world_size,
             "precision": str(trainer.precision),
         }
@@ -88,7 +89,7 @@ class Provenance(Callback):
             if not name.startswith(NOT_REPEATABLE):
                 self._metrics[name] = float(value)
         kind = type(pl_module)
-        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        names = getattr(run_of(trainer).datamodule, "class_names", None)
         checkpoint["record"] = {
             "method": f"{kind.__module__}.{kind.__qualname__}",
             "config": self.config,

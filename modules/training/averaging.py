@@ -7,9 +7,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from modules.core.errors import SettingError
+from modules.core.undocumented import averaged, averages_buffers
+
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+"""Layers with a running mean and variance."""
 
 
 def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -19,7 +30,7 @@ def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     for prefix, part in module.named_modules():
         for name, buffer in part.named_buffers(prefix, recurse=False):
-            if not (isinstance(part, _NormBase) and buffer.is_floating_point()):
+            if not (isinstance(part, NORMS) and buffer.is_floating_point()):
                 yield name, buffer
 
 
@@ -44,11 +55,8 @@ class ModelEMA(EMAWeightAveraging):
 
     @torch.no_grad()
     def _copy_state(self, pl_module: LightningModule) -> None:
-        assert self._average_model is not None, "it is made when training begins"
-        for (_, averaged), (_, current) in zip(
-            state_buffers(self._average_model.module), state_buffers(pl_module), strict=True
-        ):
-            averaged.copy_(current)
+        for (_, kept), (_, current) in zip(state_buffers(averaged(self)), state_buffers(pl_module), strict=True):
+            kept.copy_(current)
 
 
 def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
@@ -65,7 +73,7 @@ def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
     # Nothing depends on the counters of normalisation layers.
     state = [name for name, _ in state_buffers(module) if name in saved and not name.endswith("num_batches_tracked")]
     for callback in callbacks:
-        mixes = isinstance(callback, WeightAveraging) and callback._use_buffers and not isinstance(callback, ModelEMA)
+        mixes = isinstance(callback, WeightAveraging) and averages_buffers(callback) and not isinstance(callback, ModelEMA)
         if mixes and state:
             names = " and ".join(state)
             raise SettingError(

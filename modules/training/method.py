@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -23,6 +22,8 @@ from modules.core.loading import compare, open_run
 from modules.core.output import StepOutput
 from modules.core.preprocessing import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
+from modules.core.run import run_of, trainer_of
+from modules.core.undocumented import FitCounts, epochs_done, is_fitting, make_train_loader, unscale_outside
 from modules.training.averaging import check_averaging
 from modules.training.optim import ScheduleSettings
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
@@ -222,7 +223,7 @@ class Method(LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
-        check_averaging(self.trainer.callbacks, self)  # type: ignore[attr-defined]
+        check_averaging(run_of(self.trainer).callbacks, self)
         self.take_data(getattr(self.trainer, "datamodule", None))
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
         if clip is None:
@@ -260,7 +261,7 @@ class Method(LightningModule, ABC):
             raise SettingError("The schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
         if not math.isfinite(trainer.num_training_batches):
             # With trainer.max_steps alone, Lightning has not looked at the loader yet.
-            trainer.fit_loop.setup_data()
+            make_train_loader(trainer)
         # With trainer.limit_train_batches 0 there are none.
         batches = trainer.num_training_batches if math.isfinite(trainer.num_training_batches) else 1
         # The last step of an epoch takes what is left.
@@ -276,7 +277,7 @@ class Method(LightningModule, ABC):
                 f"model.optim.warmup_epochs {settings.warmup_epochs:g} is no less than the schedule's {epochs:g} epochs: "
                 f"warm-up takes a tenth of them, {warmup:g}."
             )
-        per_device = self.samples_per_batch(trainer.datamodule)  # type: ignore[attr-defined]
+        per_device = self.samples_per_batch(run_of(trainer).datamodule)
         global_batch = per_device * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = settings.rates(global_batch)
         share = final / peak if peak else 0.0
@@ -303,9 +304,7 @@ class Method(LightningModule, ABC):
                 f"{before['optimiser']}; choose the optimiser and the layer decay of the checkpoint, or start a new run "
                 "from its weights."
             )
-        # Lightning refuses to clip gradients for an optimiser that undoes the scaling of float16 itself, as fused ones do, even
-        # in bfloat16, where nothing is scaled. Without that offer it undoes the scaling before it clips.
-        optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        unscale_outside(optimiser)
         factor = settings.factor(warmup, epochs, share)
         # Steps are not counted: with another batch or other devices an epoch has more of them, or fewer.
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -333,10 +332,11 @@ class Method(LightningModule, ABC):
         # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
         kept = kept if isinstance(kept, dict) else {}
         self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or "loops" not in checkpoint:
+        trainer = trainer_of(self)
+        if trainer is None or not is_fitting(trainer) or "loops" not in checkpoint:
             return
         reopen_epoch(checkpoint)
-        done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], self.trainer.max_epochs
+        done, wanted = epochs_done(checkpoint), trainer.max_epochs
         if wanted is not None and 0 <= wanted < done:
             raise SettingError(
                 f"trainer.max_epochs is {wanted}, but the checkpoint already has {done} epochs; set it above that."
@@ -357,7 +357,7 @@ class Method(LightningModule, ABC):
                 f"seed_everything is {self.seed} and was {before['seed']} when the checkpoint was written: from here on, masks "
                 "and augmentations are not those that the run would have drawn."
             )
-        self._resumed, self._usual_batches = True, trainer.fit_loop.max_batches
+        self._resumed, self._usual_batches = True, trainer.num_training_batches
         if isinstance(loader, SampleCounter):
             fit_counts(trainer, loader)
         (optimiser,), (config,) = trainer.optimizers, trainer.lr_scheduler_configs
@@ -366,7 +366,8 @@ class Method(LightningModule, ABC):
     def on_train_epoch_start(self) -> None:
         """Return to whole epochs after the rest of one."""
         if self._usual_batches is not None:
-            self.trainer.fit_loop.max_batches, self._usual_batches = self._usual_batches, None
+            FitCounts(self.trainer).set_length(self._usual_batches)
+            self._usual_batches = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Until the optimiser steps, no checkpoint counts the batch: it would lack its gradients."""
@@ -374,8 +375,7 @@ class Method(LightningModule, ABC):
         if isinstance(loader, SampleCounter):
             loader.unfinished = batch_idx % self.trainer.accumulate_grad_batches + 1
         if self._resumed:
-            # Loggers count what the optimiser counts; Lightning guesses whether the last step was counted.
-            self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+            FitCounts(self.trainer).log_by_steps()
             self._resumed = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from modules.core.errors import SettingError
+from modules.core.undocumented import FitCounts, loader_state, uncount_epoch
 
 
 @runtime_checkable
@@ -40,14 +41,10 @@ def reopen_epoch(checkpoint: dict[str, Any]) -> None:
     Args:
         checkpoint: as read from the file; changed in place.
     """
-    loop = checkpoint["loops"]["fit_loop"]
-    state: dict[str, Any] = next(iter(loop["state_dict"].get("combined_loader", [])), {})
+    state = loader_state(checkpoint)
     # States of other loaders, or of older versions, have other names.
-    if not {"epoch", "samples", "end"} <= state.keys() or state["samples"] >= state["end"]:
-        return
-    for counts in loop["epoch_progress"].values():
-        if counts["processed"] == state["epoch"] + 1:
-            counts["processed"] = counts["completed"] = state["epoch"]
+    if {"epoch", "samples", "end"} <= state.keys() and state["samples"] < state["end"]:
+        uncount_epoch(checkpoint, state["epoch"])
 
 
 def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
@@ -59,47 +56,33 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
         trainer: at the start of training, after a checkpoint was read.
         loader: of training.
     """
-    fit = trainer.fit_loop
-    epochs: Any = fit.epoch_progress
-    epoch, counts, usual = epochs.current.processed, fit.epoch_loop.batch_progress, int(fit.max_batches)
+    counts, usual = FitCounts(trainer), int(trainer.num_training_batches)
+    epoch = counts.epoch
     left = loader.batches_left(epoch)
     if left is None:
-        if fit.restarting:
+        if counts.resumes:
             # With trainer.max_steps, Lightning takes the end of an epoch for a place within the next one.
-            for part in (epochs.current, epochs.total):
-                _set_all(part, epoch)
-            counts.total.completed = counts.total.ready
-            for loop in (fit.epoch_loop.val_loop, fit.epoch_loop, fit):
-                loop.on_iteration_done()
+            counts.begin_epoch()
         return
     if not left:
         # What is left cannot be dealt out: the epoch ends without a batch, after which a rate per epoch would change.
         for config in trainer.lr_scheduler_configs:
             if config.interval == "epoch":
                 config.scheduler.last_epoch += 1
-    if counts.current.ready + left == usual:
+    if counts.in_epoch + left == usual:
         return
     # Counted from the end, so that validations come where they come in every epoch. A rest that is longer than an epoch of
     # the present settings gets further ones in front.
     done = usual - left
     if done < 0:
-        interval = trainer.val_check_batch
+        interval = counts.validates_every
         done %= int(interval) if interval is not None and math.isfinite(interval) else usual
-        fit.max_batches = done + left
-        assert fit._data_fetcher is not None
-        fit._data_fetcher.length = done + left
-    _set_all(counts.current, done)
-    counts.total.completed = counts.total.ready
-    counts.is_last_batch = False
-    fit.epoch_loop.reset_restart_stage()
+        counts.lengthen(done + left)
+    counts.begin_at(done)
     rank_zero_info(
         f"The run resumes within epoch {epoch}, {loader.epochs_done - epoch:.1%} of which were seen before; the rest of it "
         f"comes in {left} batches of each process."
     )
-
-
-def _set_all(counts: Any, number: int) -> None:
-    counts.ready = counts.started = counts.processed = counts.completed = number
 
 
 def check_horizon(epoch_steps: int, before: dict[str, Any]) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import lightning
 import pytest
+from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 from callbacks import Throughput
-from callbacks.throughput import diagnose
+from callbacks.throughput import Stopwatch, diagnose
 from datamodules.synthetic import SyntheticMotion
-from tests.callbacks.runs import STEPS, Oracle, StopAfter, data, fit
+from tests.callbacks.runs import STEPS, Oracle, StopAfter, data, fit, make_trainer
 
 # Long beside a step of this network, however busy the machine is.
 LONG = 0.2
@@ -127,7 +128,21 @@ def test_decode_times_of_the_batch_are_averaged(tmp_path: Path) -> None:
 
 
 def test_the_profiler_is_left_as_it_was(tmp_path: Path) -> None:
-    trainer = fit(Oracle(), tmp_path, [Throughput(every_n_steps=1)], profiler="simple")
-    assert not {"start", "stop"} & set(vars(trainer.profiler))
+    profiler = SimpleProfiler()
+    trainer = fit(Oracle(), tmp_path, [Throughput(every_n_steps=1)], profiler=profiler)
+    assert trainer.profiler is profiler
     # It heard everything all the same.
-    assert len(trainer.profiler.recorded_durations["run_training_batch"]) == 2 * STEPS
+    assert len(profiler.recorded_durations["run_training_batch"]) == 2 * STEPS
+
+
+def test_the_profiler_is_left_as_it_was_when_a_run_breaks_off(tmp_path: Path) -> None:
+    class Breaks(lightning.Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+            assert isinstance(trainer.profiler, Stopwatch)
+            raise ZeroDivisionError
+
+    profiler = SimpleProfiler()
+    trainer = make_trainer(tmp_path, [Throughput(every_n_steps=1), Breaks()], profiler=profiler)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(Oracle(), datamodule=data())
+    assert trainer.profiler is profiler

@@ -137,7 +137,7 @@ def test_order_changes_between_epochs_and_evaluation_keeps_it() -> None:
     loader = data.train_dataloader()
     orders = []
     for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)
+        loader.batches.sampler.set_epoch(epoch)
         orders.append(torch.cat([batch["index"] for batch in loader]))
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])

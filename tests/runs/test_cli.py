@@ -15,6 +15,7 @@ import yaml
 from datamodules.prepare.synthesise import write_video
 from main import main
 from modules.core.errors import SettingError
+from modules.core.run import run_of
 from modules.runs.cli import CLI
 from tests.registry import video_batch
 
@@ -318,3 +319,22 @@ def test_synthesise_writes_a_folder_to_train_on(tmp_path: Path) -> None:
     data = ["--data", "VideoFolder", f"--data.root={out}", "--data.clip.stride=2"]
     main(["fit", *layers, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
+def test_every_run_has_what_keeps_it_safe(tmp_path: Path) -> None:
+    def built(*more: str) -> tuple[list[str], str]:
+        words = ["fit", "--config", QUICK, "--config", str(ROOT / "configs/debug/tiny.yaml"), *SMALL]
+        words += ["--trainer.callbacks=null"]
+        found = main([*words, f"--trainer.default_root_dir={tmp_path}", "--trainer.fast_dev_run=1", *more])
+        assert found is not None
+        trainer = run_of(found.trainer)
+        return [type(one).__name__ for one in trainer.callbacks], type(found.trainer.strategy.checkpoint_io).__name__
+
+    # In front, those whose work must be done when a checkpoint is written; the last checkpoint is the last of all.
+    front, end = ["Provenance", "NonFiniteGuard"], ["ModelCheckpoint", "LastCheckpoint"]
+    callbacks, io = built()
+    assert (callbacks[:2], callbacks[-2:], io) == (front, end, "WholeCheckpointIO")
+    given = "[NonFiniteGuard, LastCheckpoint, Throughput]"
+    callbacks, io = built(f"--trainer.callbacks={given}", "--trainer.plugins=AsyncCheckpointIO")
+    assert (callbacks[:3], callbacks[-1], io) == ([*front, "Throughput"], "LastCheckpoint", "AsyncCheckpointIO")
+    assert not {"LastCheckpoint", "ModelCheckpoint"} & set(built("--trainer.enable_checkpointing=false")[0])

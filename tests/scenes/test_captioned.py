@@ -130,7 +130,7 @@ def test_batches_carry_captions() -> None:
     loader = module.train_dataloader()
     texts: list[dict[int, str]] = []
     for epoch in range(4):
-        loader.sampler.set_epoch(epoch)
+        loader.batches.sampler.set_epoch(epoch)
         texts.append({})
         for batch in loader:
             assert batch["video"].shape == (8, 2, 8, 16, 16, 3)

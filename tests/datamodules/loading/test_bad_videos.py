@@ -116,7 +116,7 @@ def test_broken_validation_videos_are_reported_and_count_for_no_share(tree: Path
     assert [batch["substituted"].tolist() for batch in first] == [[0, -1]]
     # Substitutes of evaluation are the same in every epoch.
     loader = data.val_dataloader()
-    loader.sampler.set_epoch(5)
+    loader.batches.sampler.set_epoch(5)
     assert_equal(first, list(loader))
     lines = (tree / "run/bad_videos.tsv").read_text().splitlines()[1:]
     assert lines == ["class 0/val0.mp4\tval\tempty file"]

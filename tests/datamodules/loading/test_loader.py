@@ -76,22 +76,22 @@ def test_processes_evaluate_every_sample_once() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_new_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
     whole = loader()
-    whole.sampler.set_epoch(3)
+    whole.batches.sampler.set_epoch(3)
     expected = rows(whole)
     first = loader(workers)
-    first.sampler.set_epoch(3)
+    first.batches.sampler.set_epoch(3)
     batches = iter(first)
     taken = rows(next(batches) for _ in range(4))
     second = loader(workers)
     second.load_state_dict(first.state_dict())
-    second.sampler.set_epoch(3)
+    second.batches.sampler.set_epoch(3)
     assert len(second) == len(expected) == LENGTH // BATCH
     assert taken + rows(second) == expected
     # The state is for one pass: loaders of validation go through epoch 0 again and again.
     assert rows(second) == expected
     for epoch in (4, 5):
-        whole.sampler.set_epoch(epoch)
-        second.sampler.set_epoch(epoch)
+        whole.batches.sampler.set_epoch(epoch)
+        second.batches.sampler.set_epoch(epoch)
         assert rows(second) == rows(whole)
 
 
@@ -116,7 +116,7 @@ def test_state_before_the_first_batch_is_the_one_that_was_loaded() -> None:
     assert part.state_dict() == state(0, 0)
     part.load_state_dict(state(3, 6))
     assert part.state_dict() == state(3, 6)
-    part.sampler.set_epoch(3)
+    part.batches.sampler.set_epoch(3)
     next(iter(part))
     assert part.state_dict() == state(3, 9)
 
@@ -148,7 +148,7 @@ def processes(length: int, batch: int, world: int = 1, seed: int = 5, sha256: st
     group = [ResumableLoader(Rows(length), sampler, batch, collate_fn=list) for sampler in samplers]
     for one in group:
         one.sha256 = sha256
-        one.sampler.set_epoch(2)
+        one.batches.sampler.set_epoch(2)
     return group
 
 
@@ -236,7 +236,7 @@ def test_an_epoch_that_is_limited_ends_at_its_limit() -> None:
     take([one], 2)
     other.load_state_dict(one.state_dict())
     assert flat(take([other])) == order[8:20]
-    other.sampler.set_epoch(3)
+    other.batches.sampler.set_epoch(3)
     assert len(flat(take([other]))) == 6
 
 
@@ -248,7 +248,7 @@ def test_progress_is_counted_in_samples() -> None:
         next(batches)
         assert one.epochs_done == 2 + number / 24
     # Between the epochs, whatever Lightning tells the sampler already.
-    one.sampler.set_epoch(3)
+    one.batches.sampler.set_epoch(3)
     assert (one.epochs_done, one.state_dict()["epoch"]) == (3, 2)
 
 
@@ -270,7 +270,7 @@ def test_an_epoch_does_not_go_on_in_another_order(length: int, seed: int, sha256
     take([one])
     with pytest.warns(UserWarning, match=f"The training data changed since the checkpoint was written: {what}"):
         other.load_state_dict(one.state_dict())
-    other.sampler.set_epoch(3)
+    other.batches.sampler.set_epoch(3)
     assert len(flat(take([other]))) == length
 
 
@@ -306,7 +306,7 @@ def test_state_of_another_epoch_is_not_applied() -> None:
     next(iter(stopped))
     fresh = loader()
     fresh.load_state_dict(stopped.state_dict())
-    fresh.sampler.set_epoch(1)
+    fresh.batches.sampler.set_epoch(1)
     assert len(rows(fresh)) == LENGTH // BATCH
 
 

@@ -110,7 +110,7 @@ def test_the_file_that_ends_a_worker_is_not_read_again(way: str, tmp_path: Path)
     faults = {int(row): fault for batch in batches for row, fault in zip(batch["index"], batch["fault"], strict=True) if fault}
     assert faults == loader.guard.condemned == {BAD: reason}
     # Nor in the next epoch.
-    loader.sampler.set_epoch(1)
+    loader.batches.sampler.set_epoch(1)
     assert content(loader) == undisturbed(1)
     assert len(list(tmp_path.iterdir())) == deaths
 

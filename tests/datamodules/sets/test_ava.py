@@ -103,7 +103,7 @@ def test_samples_are_a_function_of_seed_epoch_and_row(films: Path) -> None:
     clips = []
     for epoch in (0, 0, 1):
         loader = ready(small_ava(films)).train_dataloader()
-        loader.sampler.set_epoch(epoch)
+        loader.batches.sampler.set_epoch(epoch)
         clips.append({int(row): video for batch in loader for row, video in zip(batch["index"], batch["video"], strict=True)})
     assert all(torch.equal(clips[0][row], clips[1][row]) for row in range(4))
     assert not any(torch.equal(clips[0][row], clips[2][row]) for row in range(4))

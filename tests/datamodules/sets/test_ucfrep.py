@@ -28,7 +28,7 @@ def ready(root: Path, **more: Any) -> UCFRep:
 
 def batches(data: UCFRep, epoch: int = 0) -> list[dict[str, Any]]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    loader.batches.sampler.set_epoch(epoch)  # type: ignore[union-attr]
     return list(loader)
 
 

@@ -166,7 +166,7 @@ def test_validation_takes_the_middle_of_every_video_once(tree: Path) -> None:
     assert seen == [0, 1, 2]
     loader = data.val_dataloader()
     first = list(loader)
-    loader.sampler.set_epoch(1)
+    loader.batches.sampler.set_epoch(1)
     assert_equal(first, list(loader))
 
 

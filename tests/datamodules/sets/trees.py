@@ -31,7 +31,7 @@ def folder(root: Path, workers: int = 0, **settings: Any) -> VideoDataModule:
 
 def batches(data: VideoDataModule, epoch: int = 0) -> list[dict[str, Any]]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
+    loader.batches.sampler.set_epoch(epoch)
     return list(loader)
 
 

@@ -125,7 +125,7 @@ def test_workers_and_epochs_never_repeat_draws() -> None:
         source = SkeletonDataset(clock(lengths), np.arange(64), SkeletonClipSettings(frames=4, clips=2), 3, True)
         loader = ResumableLoader(source, EpochSampler(64, 3, True), 8, workers, lambda batch: batch)
         for epoch in (0, 1):
-            loader.sampler.set_epoch(epoch)
+            loader.batches.sampler.set_epoch(epoch)
             batches = list(loader)
             order = torch.cat([batch["index"] for batch in batches]).argsort()
             clips = torch.cat([batch["skeleton"] for batch in batches])[order]

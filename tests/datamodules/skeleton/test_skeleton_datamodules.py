@@ -34,7 +34,7 @@ def ready(**settings: Any) -> SyntheticSkeleton:
 
 def batches(data: SyntheticSkeleton, epoch: int = 0) -> list[dict[str, Tensor]]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
+    loader.batches.sampler.set_epoch(epoch)
     return list(loader)
 
 
