@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from modules.augment.flips import choose_flip
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
@@ -28,6 +27,15 @@ from modules.training.optim import ScheduleSettings
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
+
+
+@runtime_checkable
+class TakesData(Protocol):
+    """A part of a method, held as an attribute, that settles something by the data, such as `RandomFlip`."""
+
+    def take_data(self, data: Any) -> None:
+        """Called before the first step with the data module, set up; None where there is none."""
+        ...
 
 
 class Method(LightningModule, ABC):
@@ -45,12 +53,6 @@ class Method(LightningModule, ABC):
     backbone: nn.Module
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
-    flip_setting: float | None = 0.0
-    """Probability of mirroring a training clip, as set; null leaves it to the data. 0 in methods that mirror none."""
-    flip_name: str = "model.flip"
-    """What that setting is called."""
-    flip: float = 0.0
-    """The probability with the data at hand."""
 
     def __init__(self, optim: ScheduleSettings) -> None:
         super().__init__()
@@ -213,12 +215,14 @@ class Method(LightningModule, ABC):
             )
 
     def take_data(self, data: Any) -> None:
-        """Settle, before the first step, what the settings leave to the data: whether clips are mirrored.
+        """Settle, before the first step, what the settings leave to the data: hand them to all parts that ask for them.
 
         Args:
             data: data module, set up; None where there is none.
         """
-        self.flip = choose_flip(self.flip_setting, data, self.flip_name)
+        for part in (*vars(self).values(), *self.children()):
+            if isinstance(part, TakesData):
+                part.take_data(data)
 
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
