@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
@@ -71,6 +72,20 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """
     shape = index.shape + tokens.shape[2:]
     return tokens.gather(1, index.reshape(index.shape + (1,) * (tokens.ndim - 2)).expand(shape))
+
+
+def gather_rounds(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens of the same clips several times.
+
+    Args:
+        tokens: [B, N, ...]
+        index: int64 [R * B, M], all clips of the first round, then those of the next.
+
+    Returns:
+        [R * B, M, ...]
+    """
+    rounds = [gather_tokens(tokens, rows) for rows in index.split(len(tokens))]
+    return rounds[0] if len(rounds) == 1 else torch.cat(rounds)
 
 
 Pooling = Literal["mean", "time"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import position_codes, sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
@@ -39,7 +40,7 @@ def vit(frames: int, size: int, checkpoint: Path | None = None, **settings: Any)
 
 
 def mae(frames: int, size: int, **settings: Any) -> VideoMAE:
-    return VideoMAE(vit(frames, size), PixelTarget(), TubeMask(0.5), 1, decoder_dim=WIDTH, optim=OPTIM, **settings)
+    return VideoMAE(vit(frames, size), PixelTarget(), TubeMask(0.5), DecoderSettings(1, WIDTH), optim=OPTIM, **settings)
 
 
 def motion(frames: int, size: int) -> SyntheticMotion:
@@ -160,7 +161,9 @@ def test_fine_tuned_weights_keep_the_positions_that_they_were_tuned_with(tmp_pat
 
 def test_a_checkpoint_of_before_positions_were_interpolated_is_fed_as_its_run_was(tmp_path: Path) -> None:
     """Its command still names the encoder that it began with, which was pretrained on other clips and pixels."""
-    first = run_of(VideoMAE(vit(4, 32, normalisation=HALF), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), 4, 32, tmp_path)
+    first = run_of(
+        VideoMAE(vit(4, 32, normalisation=HALF), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM), 4, 32, tmp_path
+    )
     method = Classification(vit(8, 48, first), 13, optim=OPTIM)
     assert method.backbone.normalisation == HALF
     method.on_load_checkpoint({"state_dict": {}, "record": {}})

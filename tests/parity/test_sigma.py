@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.core.loading import load_strictly
 from modules.core.tokens import Grid, gather_tokens
 from modules.layers.heads import VideoClassifier
@@ -49,9 +50,7 @@ def build(tensors: dict[str, Tensor], info: dict) -> SIGMA:
         projection,
         num_prototypes=count,
         sinkhorn=sinkhorn_settings(info),
-        decoder_depth=sizes["decoder_depth"],
-        decoder_dim=sizes["decoder_embed_dim"],
-        decoder_heads=sizes["decoder_num_heads"],
+        decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
     load_strictly(method, weights, "case")
     method.normalise = lambda clip: video

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.downstream.classification import Classification
 from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
@@ -45,7 +45,7 @@ def test_no_warmup_starts_at_the_peak() -> None:
 
 def test_decay_spares_biases_norms_and_mask_token() -> None:
     backbone = VideoViT("micro", 32, 4, patch_size=8, depth=1)
-    network = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 5, 1)})
+    network = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 5, DecoderSettings(1))})
     optimiser = AdamWSettings().build(network, 1e-3, {"decoder.mask_token"})
     spared = {id(value) for group in optimiser.param_groups if group["weight_decay"] == 0 for value in group["params"]}
     for name, value in network.named_parameters():

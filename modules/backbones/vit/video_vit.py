@@ -15,7 +15,6 @@ Deviations from the official code, none of which changes an output:
 
 from typing import Any
 
-import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
@@ -25,7 +24,7 @@ from modules.backbones.vit.positions import position_codes
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import IMAGENET, Normalisation, Origin, say, settle_normalisation
-from modules.core.tokens import Grid, Pooling, gather_tokens, patchify, pool_tokens
+from modules.core.tokens import Grid, Pooling, gather_rounds, gather_tokens, patchify, pool_tokens
 from modules.weights.files import read_checkpoint
 from modules.weights.names.videomae import encoder_weights
 from modules.weights.origin import origin_of_encoder
@@ -220,8 +219,7 @@ class VideoViT(nn.Module):
         cubes = patchify(video, self.grid).flatten(2)
         positions = self.positions
         if visible is not None:
-            rounds = visible.split(video.shape[0])
-            cubes = torch.cat([gather_tokens(cubes, rows) for rows in rounds])
+            cubes = gather_rounds(cubes, visible)
             positions = gather_tokens(positions.expand(visible.shape[0], -1, -1), visible)
         tokens = self.patch_embed(cubes) + positions
         for block in self.blocks:
