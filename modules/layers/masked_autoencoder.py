@@ -6,12 +6,13 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.core.tokens import gather_rounds
 from modules.layers.drawing import masked_pictures
 from modules.layers.targets import Target
-from modules.masks.base import MaskGenerator
+from modules.masks.base import Mask, MaskGenerator
 from modules.training.method import Method
 from modules.training.optim import ScheduleSettings
 from modules.weights.files import Checkpoint, read_checkpoint
@@ -53,6 +54,22 @@ class MaskedAutoencoder(Method):
         """
         width = self.target.dim(self.backbone.grid) if out_dim is None else out_dim
         self.decoder = MaskedDecoder(self.backbone, width, settings)
+
+    def draw_mask(self, count: int, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:
+        """Draw a mask for each clip; see `MaskGenerator.draw`. All that is hidden is to be predicted.
+
+        Raises:
+            SettingError: if the mask has other targets, several blocks of them, or rows of unequal lengths.
+        """
+        grid = self.backbone.grid
+        mask = self.mask.draw(count, grid, generator, boxes)
+        whole = mask.targets.ndim == 2 and mask.visible.shape[1] + mask.targets.shape[1] == grid.tokens
+        if not whole or mask.valid is not None or mask.valid_visible is not None:
+            raise SettingError(
+                f"model.mask is {type(self.mask).__name__}, whose targets are not all that it hides, or come in blocks or "
+                f"unequal numbers; choose another mask for {type(self).__name__}."
+            )
+        return mask
 
     def targets(self, video: Tensor, places: Tensor) -> Tensor:
         """What is to be predicted.

@@ -297,12 +297,11 @@ class SIGMA(MaskedAutoencoder):
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Mask, encode, decode, assign, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
-        grid = self.backbone.grid
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
-        mask = self.mask.draw(clip.shape[0], grid, generator)
-        target = self.targets(video, mask.masked)
-        prediction = self.predict(video, mask.visible, mask.masked)
+        mask = self.draw_mask(clip.shape[0], generator)
+        target = self.targets(video, mask.targets)
+        prediction = self.predict(video, mask.visible, mask.targets)
         if self.projection is not None:
             target = self.projection(target)
         normalise_rows(self.prototypes)
@@ -313,10 +312,10 @@ class SIGMA(MaskedAutoencoder):
         return {
             "loss": swapped.target + swapped.prediction,
             "clip": clip,
-            "masked": mask.masked,
+            "masked": mask.targets,
             "prediction": prediction.detach(),
             "target": target.detach(),
-            "assigned": swapped.assigned.unflatten(1, mask.masked.shape).transpose(0, 1),
+            "assigned": swapped.assigned.unflatten(1, mask.targets.shape).transpose(0, 1),
             "log": self.monitor(swapped),
         }
 

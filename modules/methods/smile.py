@@ -132,27 +132,26 @@ class SMILE(MaskedAutoencoder):
         """Add masks: each further round is the first one permuted over the batch (fixed points allowed).
 
         Returns:
-            visible [M * B, Nv] and masked [M * B, Nm], mask-major.
+            visible [M * B, Nv] and targets [M * B, Nt], mask-major.
         """
-        visible, masked = [mask.visible], [mask.masked]
+        visible, targets = [mask.visible], [mask.targets]
         for _ in range(self.views_per_clip - 1):
             order = torch.randperm(len(mask.visible), generator=generator, device=generator.device)
             visible.append(mask.visible[order])
-            masked.append(mask.masked[order])
-        return Mask(torch.cat(visible), torch.cat(masked))
+            targets.append(mask.targets[order])
+        return Mask(torch.cat(visible), torch.cat(targets))
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Paste, mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip is a sample."""
-        grid = self.backbone.grid
         clip, boxes = self.add_motion(batch["video"].flatten(0, 1), generator)
         video = self.normalise(clip)
-        mask = self.repeat_mask(self.mask.draw(clip.shape[0], grid, generator, boxes), generator)
-        target = self.targets(video, mask.masked)
-        prediction = self.predict(video, mask.visible, mask.masked)
+        mask = self.repeat_mask(self.draw_mask(clip.shape[0], generator, boxes), generator)
+        target = self.targets(video, mask.targets)
+        prediction = self.predict(video, mask.visible, mask.targets)
         output: StepOutput = {
             "loss": F.mse_loss(prediction.float(), target),
             "clip": clip,
-            "masked": mask.masked,
+            "masked": mask.targets,
             "prediction": prediction.detach(),
             "target": target,
             "log": {"constant_loss": constant_loss(target)},

@@ -70,17 +70,17 @@ class VideoMAE(MaskedAutoencoder):
         grid = self.backbone.grid
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
-        mask = self.mask.draw(clip.shape[0], grid, generator)
-        decoded, counts = mask.masked, None
+        mask = self.draw_mask(clip.shape[0], generator)
+        decoded, counts = mask.targets, None
         if self.decoder_mask is not None:
             decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
-            counts = is_among(decoded, mask.masked, grid.tokens).float()
+            counts = is_among(decoded, mask.targets, grid.tokens).float()
         target = self.targets(video, decoded)
         prediction = self.predict(video, mask.visible, decoded)
         return {
             "loss": self.loss(prediction.float(), target, counts),
             "clip": clip,
-            "masked": mask.masked,
+            "masked": mask.targets,
             "decoded": decoded,
             "prediction": prediction.detach(),
             "target": target,

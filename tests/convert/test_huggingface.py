@@ -177,7 +177,7 @@ def test_pretraining_outputs(transformers: object, tmp_path: Path) -> None:
     hidden = torch.rand(2, 32).argsort(1) < 24
     mask = mask_from_bool(hidden)
     tokens = ours.backbone.forward_features(video, mask.visible)
-    expected = ours.decoder(tokens, mask.visible, mask.masked)
+    expected = ours.decoder(tokens, mask.visible, mask.targets)
     assert_close(model(video.transpose(1, 2), bool_masked_pos=hidden).logits, expected)
 
 
@@ -202,8 +202,8 @@ def test_pretraining_loss(normalise: bool, transformers: object, tmp_path: Path)
     mask = mask_from_bool(hidden)
     video = normalise_clip(clip)
     tokens = method.backbone.forward_features(video, mask.visible)
-    prediction = method.decoder(tokens, mask.visible, mask.masked)
-    expected = method.loss(prediction, gather_tokens(method.target(video, method.backbone.grid), mask.masked), None)
+    prediction = method.decoder(tokens, mask.visible, mask.targets)
+    expected = method.loss(prediction, gather_tokens(method.target(video, method.backbone.grid), mask.targets), None)
     assert_close(model(video.transpose(1, 2), bool_masked_pos=hidden).loss, expected)
 
 

@@ -204,7 +204,7 @@ def test_exchanged_clips_exchange_outputs_and_keep_the_loss() -> None:
     mask = TubeMask(0.5).draw(2, method.backbone.grid, generator())
     method.mask.draw = lambda *_: mask
     output = method.step(batch, generator())
-    method.mask.draw = lambda *_: Mask(mask.visible.flip(0), mask.masked.flip(0))
+    method.mask.draw = lambda *_: Mask(mask.visible.flip(0), mask.targets.flip(0))
     turned = method.step({name: value.flip(0) for name, value in batch.items()}, generator())
     assert torch.allclose(turned["prediction"], output["prediction"].flip(0), atol=1e-5)
     assert torch.equal(turned["assigned"], output["assigned"].flip(0))

@@ -105,7 +105,7 @@ def test_loss_of_two_masks_is_the_mean_of_single_ones(monkeypatch: pytest.Monkey
     batch = video_batch(4)
     order = torch.tensor([2, 3, 1, 0])
     mask = TubeMask(0.5).draw(4, method.backbone.grid, generator())
-    turned = type(mask)(mask.visible[order], mask.masked[order])
+    turned = type(mask)(mask.visible[order], mask.targets[order])
     losses = []
     for one in (mask, turned):
         method.views_per_clip = 1

@@ -188,6 +188,29 @@ def test_pictures_of_dual_masking_show_what_was_decoded() -> None:
                 assert not torch.equal(after[clip, token], before[clip, token])
 
 
+class Partial(Fixed):
+    """Half of what is hidden is predicted."""
+
+    def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: torch.Tensor | None = None) -> Mask:
+        mask = super().draw(count, grid, generator, boxes)
+        return mask._replace(targets=mask.targets[:, ::2])
+
+
+class Blocks(Fixed):
+    """What is hidden comes in two blocks."""
+
+    def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: torch.Tensor | None = None) -> Mask:
+        mask = super().draw(count, grid, generator, boxes)
+        return mask._replace(targets=mask.targets.unflatten(1, (2, -1)))
+
+
+@pytest.mark.parametrize("kind", [Partial, Blocks])
+def test_masks_that_it_cannot_take_are_refused(kind: type[MaskGenerator]) -> None:
+    method = VideoMAE(tiny_vit(), PixelTarget(), kind(0.5), DecoderSettings(1))
+    with pytest.raises(SettingError, match=rf"model\.mask is {kind.__name__}, whose .* choose another mask for VideoMAE\."):
+        method.step(video_batch(2), torch.Generator().manual_seed(0))
+
+
 def test_wrong_decoder_mask_is_named() -> None:
     with pytest.raises(SettingError, match=r"model\.decoder_mask\.ratio 1\.0 masks 32 of 32"):
         tiny(decoder_mask=TubeMask(1.0))

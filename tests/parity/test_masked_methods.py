@@ -79,7 +79,7 @@ def test_videomae_step(videomae_case: tuple[dict, dict, VideoMAE]) -> None:
     assert_close(output["prediction"], tensors["output.prediction"], "prediction")
     assert_close(output["target"], tensors["output.target_normalised"], "target")
     assert_close(output["loss"].detach(), tensors["output.loss_normalised"].reshape(()), "loss")
-    raw = gather_tokens(PixelTarget(normalise=False)(video, grid), mask.masked)
+    raw = gather_tokens(PixelTarget(normalise=False)(video, grid), mask.targets)
     assert_close(raw, tensors["output.target_raw"], "raw target")
     raw_loss = torch.nn.functional.mse_loss(output["prediction"], raw)
     assert_close(raw_loss, tensors["output.loss_raw"].reshape(()), "raw loss")
