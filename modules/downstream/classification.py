@@ -304,7 +304,7 @@ class Classification(Method):
         return batch[kind]  # type: ignore[literal-required]
 
     @torch.no_grad()
-    def embed(self, batch: Batch) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Features [B, D] that the head is given, of the first clip of each sample."""
         return self.pool(self.encode(batch, 1)[:, 0]).float()
 

@@ -172,7 +172,7 @@ class RepetitionCounting(Method):
         return count_cycles(answer, length)
 
     @torch.no_grad()
-    def embed(self, batch: Any) -> Tensor:
+    def embed(self, batch: Any) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Features [B, D] of frames that are spread over each video."""
         video, length = batch["video"][:, 0], batch["length"]
         places = torch.linspace(0, 1, self.frames, device=video.device)

@@ -94,6 +94,12 @@ class MaskedAutoencoder(Method):
         Returns:
             [R * B, Nt, D]
         """
+        if self.backbone.clip_grid(video) != self.backbone.grid:
+            frames, height, width = video.shape[2:]
+            raise SettingError(
+                f"Masks are for clips of {self.backbone.num_frames} frames of {self.backbone.image_size} px, not {frames} of "
+                f"{height} x {width}; set data.clip.frames and data.clip.size to those of model.backbone."
+            )
         return self.decoder(self.backbone.forward_features(video, visible), visible, places)
 
     @torch.no_grad()

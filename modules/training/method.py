@@ -77,9 +77,41 @@ class Method(LightningModule, ABC):
         """
 
     @torch.no_grad()
-    def embed(self, batch: Any) -> Tensor:
-        """Frozen features [B, D] of the first clip of each sample, for probes and export."""
-        return self.backbone(self.normalise(batch["video"][:, 0])).float()
+    def embed(self, batch: Any, encoder: str = "backbone") -> Tensor:
+        """Frozen features [B, D] of the first clip of each sample, for probes and export.
+
+        Args:
+            batch: as in `step`.
+            encoder: which of `encoders`.
+        """
+        network: Any = self.encoder(encoder)
+        return network(network.preprocess(batch["video"][:, 0])).float()
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """The encoders (`modules.core.encoder.Encoder`) by the names of their attributes, the one that is kept first."""
+        return {"backbone": self.backbone}
+
+    def encoder(self, name: str) -> nn.Module:
+        """One of `encoders`.
+
+        Raises:
+            SettingError: if there is none of that name.
+        """
+        encoders = self.encoders()
+        if name not in encoders:
+            raise SettingError(f"{type(self).__name__} has no encoder {name!r}; choose one of {', '.join(encoders)}.")
+        return encoders[name]
+
+    def copies(self, name: str) -> list[nn.Module]:
+        """Further networks that are fed as an encoder is, such as its slow copy: all of its type that are no encoders
+        themselves. A method that has copies of two encoders of one type says here which are whose.
+
+        Args:
+            name: of the encoder.
+        """
+        encoders = list(self.encoders().values())
+        others = (part for part in self.modules() if part is not self and not any(part is one for one in encoders))
+        return [part for part in others if isinstance(part, type(self.encoder(name)))]
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
@@ -89,23 +121,25 @@ class Method(LightningModule, ABC):
         """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
         return self.backbone.preprocess(clip)  # type: ignore[operator]
 
-    def adopt(self, origin: Origin) -> None:
-        """Feed clips as the network was fed that the weights of the whole method come from, and say so.
+    def adopt(self, origin: Origin, encoder: str = "backbone") -> None:
+        """Feed clips to an encoder, and to its copies, as the network was fed that the weights of the whole method come from,
+        and say so.
 
         Args:
             origin: of the weights.
+            encoder: which of `encoders`.
         """
-        if not hasattr(self.backbone, "adopt"):
+        network: Any = self.encoder(encoder)
+        if not hasattr(network, "adopt"):
             return
-        say(self.backbone.adopt(origin))  # type: ignore[operator]
-        for part in self.modules():
-            if part is self.backbone or part is self:
-                continue
-            # Copies of the backbone, and decoders of its tokens.
-            if isinstance(part, type(self.backbone)):
-                part.adopt(origin)  # type: ignore[operator]
-            elif hasattr(part, "follow"):
-                part.follow(self.backbone)  # type: ignore[operator]
+        say(network.adopt(origin))
+        for copy in self.copies(encoder):
+            copy.adopt(origin)  # type: ignore[operator]
+        if network is self.backbone:
+            # Decoders of its tokens.
+            for part in self.modules():
+                if hasattr(part, "follow"):
+                    part.follow(network)  # type: ignore[operator]
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
@@ -322,21 +356,23 @@ class Method(LightningModule, ABC):
     # --- Resuming from a checkpoint ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the learning rate is made of, and how the backbone is fed, which a later command may not be told again."""
+        """Add what the learning rate is made of, and how the encoders are fed, which a later command may not be told again."""
         checkpoint["schedule"] = dict(self._schedule)
-        if hasattr(self.backbone, "facts"):
-            checkpoint.setdefault("record", {})["backbone"] = self.backbone.facts()  # type: ignore[operator]
+        for name, encoder in self.encoders().items():
+            if hasattr(encoder, "facts"):
+                checkpoint.setdefault("record", {})[name] = encoder.facts()  # type: ignore[operator]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Feed the backbone as it was fed; take over what the learning rate was made of, and where in its epoch the run ended.
+        """Feed encoders as they were fed; take over what the learning rate was made of, and where in its epoch the run ended.
 
         Raises:
             SettingError: if the run already has more epochs than the settings ask for.
         """
-        kept = checkpoint.get("record", {}).get("backbone")
-        # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
-        kept = kept if isinstance(kept, dict) else {}
-        self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
+        for name in self.encoders():
+            kept = checkpoint.get("record", {}).get(name)
+            # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
+            kept = kept if isinstance(kept, dict) else {}
+            self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept), name)
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING or "loops" not in checkpoint:
             return
         reopen_epoch(checkpoint)

@@ -56,7 +56,7 @@ def check_complete(mask: Mask, hidden: int, tokens: int) -> None:
     assert mask.targets.shape == (rows, hidden)
     assert mask.visible.shape == (rows, tokens - hidden)
     assert mask.targets.dtype == mask.visible.dtype == torch.int64
-    for index in mask:
+    for index in (mask.visible, mask.targets):
         assert (index.diff(dim=1) > 0).all()
     together = torch.cat([mask.visible, mask.targets], dim=1).sort(dim=1).values
     assert torch.equal(together, torch.arange(tokens).expand(rows, -1))
