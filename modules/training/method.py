@@ -25,6 +25,7 @@ from modules.core.randomness import derive_seed, device_generator
 from modules.training.averaging import check_averaging
 from modules.training.optim import ScheduleSettings
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
+from modules.training.schedules import Schedule
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 
@@ -282,6 +283,18 @@ class Method(LightningModule, ABC):
         if isinstance(loader, SampleCounter):
             return loader.epochs_done
         return self.trainer.global_step / self._schedule["epoch_steps"]
+
+    def scheduled(self, schedule: Schedule) -> float:
+        """The number that a schedule says at this place of the run, as long as the learning rate's where it has no horizon;
+        that of its beginning outside of training.
+
+        A step asks for it, before the optimiser's. Nothing need be saved: a resumed run is at the same place.
+        """
+        if self._trainer is None or not self._schedule:
+            return schedule.at(0.0, 1.0)
+        if schedule.per == "steps":
+            return schedule.at(self.trainer.global_step)
+        return schedule.at(self.epochs_done, self._schedule["epochs"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The settings' optimiser with its peak rate, and a schedule that is a function of epochs done.

@@ -1,6 +1,5 @@
 """Optimisers and learning-rate schedules of the recipes."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.training.schedules import Schedule
 
 
 @dataclass
@@ -131,13 +131,14 @@ class EpochSettings(ScheduleSettings):
 
     def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
         """The cosine's factor at each epoch, or that of the milestones."""
-        after, milestones, each = super().factor(warmup, total, final), self.milestones, self.milestone_factor
+        milestones, each = self.milestones, self.milestone_factor
+        if milestones is None:
+            return Schedule(1.0, final, warmup=warmup, horizon=total, per="epoch").at
+        ramp = Schedule(1.0, warmup=warmup, per="epoch")
 
         def factor(epoch: float) -> float:
-            if epoch < warmup:
-                # The rate in the middle of the epoch: that at its start is 0 in the first one, which would learn nothing.
-                return min(1.0, (epoch + 0.5) / warmup)
-            return after(epoch) if milestones is None else each ** sum(epoch >= milestone for milestone in milestones)
+            passed = sum(epoch >= milestone for milestone in milestones) if epoch >= warmup else 0
+            return ramp.at(epoch) * each**passed
 
         return factor
 
@@ -215,11 +216,4 @@ def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float]
         total: epochs after which the cosine ends; later ones stay at `final`.
         final: final rate over the peak rate.
     """
-
-    def factor(done: float) -> float:
-        if done < warmup:
-            return done / warmup
-        progress = (done - warmup) / (total - warmup) if done < total else 1.0
-        return final + 0.5 * (1 - final) * (1 + math.cos(math.pi * progress))
-
-    return factor
+    return Schedule(1.0, final, warmup=warmup, horizon=total).at
