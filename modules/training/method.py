@@ -23,7 +23,7 @@ from modules.core.output import StepOutput
 from modules.core.preprocessing import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
 from modules.training.averaging import check_averaging
-from modules.training.optim import ScheduleSettings
+from modules.training.optim import ScheduleSettings, hold_frozen
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 from modules.training.schedules import Schedule
 
@@ -346,12 +346,12 @@ class Method(LightningModule, ABC):
             "epoch_steps": epoch_steps,
             "epochs": epochs,
             "seed": self.seed,
-            "optimiser": f"{type(optimiser).__name__} with {len(optimiser.param_groups)} group(s) of parameters",
+            "optimiser": settings.describe_groups(optimiser),
         }
         if before is not None and before["optimiser"] != self._schedule["optimiser"]:
             raise SettingError(
                 f"model.optim makes {self._schedule['optimiser']}, which cannot resume the checkpoint's "
-                f"{before['optimiser']}; choose the optimiser and the layer decay of the checkpoint, or start a new run "
+                f"{before['optimiser']}; choose the optimiser, layer decay and rules of the checkpoint, or start a new run "
                 "from its weights."
             )
         # Lightning refuses to clip gradients for an optimiser that undoes the scaling of float16 itself, as fused ones do, even
@@ -432,7 +432,9 @@ class Method(LightningModule, ABC):
             self._resumed = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """What was handed out is about to be in the weights."""
+        """Keep parameters as they are that are not trained yet; what was handed out is about to be in the weights."""
+        if self.optim_settings.rules:
+            hold_frozen(optimizer, self.epochs_done)
         loader = self.trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.unfinished = 0
