@@ -110,9 +110,12 @@ class Method(LightningModule, ABC):
         Args:
             name: of the encoder.
         """
-        encoders = list(self.encoders().values())
+        encoders, kind = list(self.encoders().values()), type(self.encoder(name))
         others = (part for part in self.modules() if part is not self and not any(part is one for one in encoders))
-        return [part for part in others if isinstance(part, type(self.encoder(name)))]
+        found = [part for part in others if isinstance(part, kind)]
+        if found and sum(isinstance(one, kind) for one in encoders) > 1:
+            raise NotImplementedError(f"{type(self).__name__}.copies must say which encoder of two each copy is of")
+        return found
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""

@@ -12,7 +12,7 @@ from modules.core.batch import VideoBatch
 from modules.core.encoder import Encoder
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
-from modules.core.preprocessing import HALF, KINETICS, Normalisation
+from modules.core.preprocessing import HALF, KINETICS, Normalisation, Origin
 from modules.layers.momentum import frozen_copy
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.training.method import Method
@@ -84,3 +84,11 @@ def test_skeleton_contrast_names_its_partner() -> None:
     assert list(SkeletonContrast(BiGRU(4, 1), optim=OPTIM).encoders()) == ["backbone"]  # type: ignore[arg-type]
     method = SkeletonContrast(BiGRU(4, 1), BiGRU(4, 1), optim=OPTIM)  # type: ignore[arg-type]
     assert list(method.encoders()) == ["backbone", "partner"]
+
+
+def test_whose_copy_it_is_must_be_said() -> None:
+    class Silent(Pair):
+        copies = Method.copies
+
+    with pytest.raises(NotImplementedError, match=r"Silent\.copies must say"):
+        Silent().adopt(Origin("a file", HALF))
