@@ -77,7 +77,7 @@ def main(out: Path | None = None, draws: int = 500, seed: int = 0, frame_ms: int
     print("| mask | keep t | keep x |\n|---|---|---|")
     for name, kind in generators(0.9).items():
         print("| {} | {:.2f} | {:.2f} |".format(name, *shared_fate(kind, many, generator)))
-        panels[name] = hide_tokens(clip, kind.draw(1, GRID, generator, boxes).masked, GRID)[0]
+        panels[name] = hide_tokens(clip, kind.draw(1, GRID, generator, boxes).targets, GRID)[0]
     if out is not None:
         pages = sheet(panels)
         pages[0].save(out, "GIF", save_all=True, append_images=pages[1:], duration=frame_ms, loop=0)

@@ -72,7 +72,7 @@ def their_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> C
 
     def step() -> None:
         video = IMAGENET.apply(clip).transpose(1, 2)
-        masked = TubeMask(ratio).draw(len(clip), grid, generator).masked
+        masked = TubeMask(ratio).draw(len(clip), grid, generator).targets
         hidden = torch.zeros(len(clip), grid.tokens, dtype=torch.bool, device=device).scatter_(1, masked, True)
         network(video, bool_masked_pos=hidden).loss.backward()
         optimiser.step()

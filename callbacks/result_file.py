@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from modules.augment.flips import RandomFlip
 from modules.core.errors import SettingError
 from modules.core.files import sha256, write_json, write_whole
 from modules.core.run import run_of
@@ -116,6 +117,7 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
     if source is not None:
         prefix = f"{type(source).__name__.lower()}_"
         protocol = prefix + protocol.removeprefix(prefix)
+    flip: RandomFlip | None = getattr(trainer.lightning_module, "flip", None)
     result = {
         "protocol": protocol,
         **content,
@@ -123,7 +125,7 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "data": type(source).__name__,
         "benchmark": getattr(source, "benchmark", None) or None,
-        "flip": getattr(trainer.lightning_module, "flip", None),
+        "flip": flip.probability if flip is not None else 0.0,
         "data_sha256": getattr(data, "manifest_hash", None),
         "weights": {setting: {"file": name, "sha256": sha256(weight_file(name, setting))} for setting, name in files.items()},
         "devices": trainer.world_size,

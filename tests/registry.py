@@ -18,6 +18,7 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, SkeletonBatch, VideoBatch
 from modules.downstream.classification import Classification
@@ -94,10 +95,14 @@ def tiny_locomotion() -> LocoMotion:
 
 
 METHODS = [
-    Case("VideoMAE", lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), "videomae.yaml"),
+    Case(
+        "VideoMAE", lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM), "videomae.yaml"
+    ),
     Case(
         "VideoMAE V2",
-        lambda: VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, decoder_mask=RunningCellMask(), optim=OPTIM),
+        lambda: VideoMAE(
+            tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1), decoder_mask=RunningCellMask(), optim=OPTIM
+        ),
         "videomae_v2.yaml",
         variant=True,
     ),

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.core.output import StepOutput
 from modules.layers.targets import PixelTarget
 from modules.losses.sinkhorn import SinkhornSettings
@@ -86,7 +87,7 @@ def make_data(size: Size, seed: int, device: torch.device) -> Data:
 
 def videomae(size: Size, seed: int, mask: MaskGenerator) -> VideoMAE:
     """Masked pixels."""
-    return VideoMAE(encoder(size, seed), PixelTarget(size.normalise), mask, decoder_depth=1)
+    return VideoMAE(encoder(size, seed), PixelTarget(size.normalise), mask, decoder=DecoderSettings(1))
 
 
 def sigma_mlp(size: Size, seed: int, mask: MaskGenerator) -> SIGMA:
@@ -98,7 +99,7 @@ def sigma_mlp(size: Size, seed: int, mask: MaskGenerator) -> SIGMA:
         projection=list(size.projection),
         num_prototypes=size.prototypes,
         sinkhorn=SinkhornSettings(epsilon=0.05),
-        decoder_depth=1,
+        decoder=DecoderSettings(1),
     )
 
 

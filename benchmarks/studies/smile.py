@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.downstream.metrics.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
@@ -125,7 +126,7 @@ def train_masked(data: Data, size: Size, seed: int, motion: Motion) -> VideoViT:
         objects_per_clip=1,
         motion=motion,
         masks_per_clip=1,
-        decoder_depth=1,
+        decoder=DecoderSettings(1),
     ).to(data.still.device)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:

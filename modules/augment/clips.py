@@ -23,7 +23,7 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from modules.augment.flips import HALF, check_flip, flip_some
+from modules.augment.flips import RandomFlip
 from modules.core.errors import SettingError
 from modules.core.randomness import seeded_libraries, worker_rng
 
@@ -56,7 +56,11 @@ class ClipAugmentation:
             rand_augment(self.rand_augment)
         for name, highest in (("jitter", 1.0), ("hue", 0.5), ("erase", 1.0)):
             _check("augmentation", name, getattr(self, name), highest)
-        check_flip("model.augmentation.flip", self.flip)
+        self.mirror()  # refuses what is no probability
+
+    def mirror(self) -> RandomFlip:
+        """What mirrors clips with the probability that is set."""
+        return RandomFlip("model.augmentation.flip", self.flip)
 
 
 @dataclass
@@ -182,8 +186,8 @@ def augment_pixels(clips: Tensor, settings: ClipAugmentation, generator: torch.G
         rng = host_rng(generator, PIXELS)
         planes = torch.stack([jitter_colours(clip, settings, rng) for clip in planes])
     clips = planes.permute(0, 1, 3, 4, 2).contiguous()
-    flip = HALF if settings.flip is None else settings.flip
-    return flip_some(clips, generator, flip) if flip else clips
+    mirror = settings.mirror()
+    return mirror(clips, generator) if mirror.probability else clips
 
 
 # --- After normalisation ---

@@ -27,16 +27,6 @@ def flip_some(clip: Tensor, generator: torch.Generator, probability: float = HAL
     return torch.where(chosen[:, None, None, None, None], clip.flip(3), clip)
 
 
-def check_flip(setting: str, flip: float | None) -> None:
-    """Refuse what is no probability.
-
-    Raises:
-        SettingError: naming the setting.
-    """
-    if flip is not None and not 0 <= flip <= 1:
-        raise SettingError(f"{setting} is {flip}; it must be at least 0 and at most 1, or null.")
-
-
 def flips_change_labels(data: Any) -> bool:
     """Whether a mirrored clip may belong to another class: the data module says so, or the name of a class would have to be
     mirrored too, as 'Swiping Left' or 'SwipeLeft' (a folder of videos has no other way to say so)."""
@@ -44,23 +34,45 @@ def flips_change_labels(data: Any) -> bool:
     return getattr(data, "flips_change_labels", False) or any(flip_words(name) != name for name in names)
 
 
-def choose_flip(flip: float | None, data: Any, setting: str) -> float:
-    """Probability of mirroring a training clip: as set, or else 0 where that changes labels and one half elsewhere. Says in one
-    line where the data turn it off, or where a setting mirrors such data all the same.
+class RandomFlip:
+    """Mirrors some training clips. A method holds one, and `Method.take_data` hands it the data.
 
     Args:
-        flip: the setting; None leaves it to the data.
-        data: data module, set up; None where there is none.
-        setting: its name on the command line.
+        setting: name of the setting on the command line.
+        asked: probability of mirroring a clip; None takes one half, or 0 where left and right are classes of the data.
+
+    Raises:
+        SettingError: if it is no probability.
     """
-    if not flips_change_labels(data):
-        return HALF if flip is None else flip
-    name = type(data).__name__
-    if flip is None:
-        rank_zero_info(f"Left and right are classes or words of {name}, so no clip is mirrored, unless {setting} says so.")
-    elif flip:
-        rank_zero_warn(
-            f"{setting} is {flip:g}, so clips are mirrored although left and right are classes or words of {name}; set it to "
-            "0, or leave it out, to mirror none."
-        )
-    return flip or 0.0
+
+    def __init__(self, setting: str, asked: float | None) -> None:
+        if asked is not None and not 0 <= asked <= 1:
+            raise SettingError(f"{setting} is {asked}; it must be at least 0 and at most 1, or null.")
+        self.setting, self.asked = setting, asked
+        self.probability = HALF if asked is None else asked
+
+    def take_data(self, data: Any) -> None:
+        """Settle the probability. Says in one line where the data turn it off, or where a setting mirrors such data all the
+        same.
+
+        Args:
+            data: data module, set up; None where there is none.
+        """
+        if not flips_change_labels(data):
+            self.probability = HALF if self.asked is None else self.asked
+            return
+        name = type(data).__name__
+        if self.asked is None:
+            rank_zero_info(
+                f"Left and right are classes or words of {name}, so no clip is mirrored, unless {self.setting} says so."
+            )
+        elif self.asked:
+            rank_zero_warn(
+                f"{self.setting} is {self.asked:g}, so clips are mirrored although left and right are classes or words of "
+                f"{name}; set it to 0, or leave it out, to mirror none."
+            )
+        self.probability = self.asked or 0.0
+
+    def __call__(self, clip: Tensor, generator: torch.Generator) -> Tensor:
+        """Mirror some clips left to right, all frames of a clip alike: [B, T, H, W, C]."""
+        return flip_some(clip, generator, self.probability)

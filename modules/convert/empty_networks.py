@@ -13,7 +13,7 @@ from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import ResNetName, VideoResNet
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.layers.heads import VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
@@ -41,7 +41,9 @@ def empty_network(sizes: Architecture) -> nn.Module:
         network = nn.ModuleDict({"backbone": backbone})
         if sizes.decoder_out is not None and sizes.decoder_depth is not None:
             network["decoder"] = MaskedDecoder(
-                backbone, sizes.decoder_out, sizes.decoder_depth, sizes.decoder_dim, sizes.decoder_heads
+                backbone,
+                sizes.decoder_out,
+                DecoderSettings(sizes.decoder_depth, sizes.decoder_dim, sizes.decoder_heads),
             )
             if sizes.num_prototypes is not None:
                 network.register_parameter("prototypes", nn.Parameter(torch.empty(sizes.num_prototypes, sizes.decoder_out)))

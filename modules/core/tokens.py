@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
@@ -32,6 +33,11 @@ class Grid(NamedTuple):
         return self.t * self.h * self.w
 
     @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of the clips."""
+        return self.t * self.tubelet, self.h * self.patch, self.w * self.patch
+
+    @property
     def token_pixels(self) -> int:
         """Pixels (of one channel) in a token."""
         return self.tubelet * self.patch * self.patch
@@ -46,7 +52,13 @@ def patchify(video: Tensor, grid: Grid) -> Tensor:
 
     Returns:
         [B, N, C, P]: tokens in the order t, h, w; P pixels of each channel in the order time, row, column.
+
+    Raises:
+        SettingError: if the clips have another grid.
     """
+    if tuple(video.shape[2:]) != grid.clip_shape:
+        given, wanted = ("{} frames of {} x {} px".format(*shape) for shape in (video.shape[2:], grid.clip_shape))
+        raise SettingError(f"Clips have {given} where {wanted} are needed; set data.clip.frames and data.clip.size to these.")
     b, c = video.shape[:2]
     cubes = video.reshape(b, c, grid.t, grid.tubelet, grid.h, grid.patch, grid.w, grid.patch)
     return cubes.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, grid.tokens, c, grid.token_pixels)
@@ -71,6 +83,20 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """
     shape = index.shape + tokens.shape[2:]
     return tokens.gather(1, index.reshape(index.shape + (1,) * (tokens.ndim - 2)).expand(shape))
+
+
+def gather_rounds(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens of the same clips several times.
+
+    Args:
+        tokens: [B, N, ...]
+        index: int64 [R * B, M], all clips of the first round, then those of the next.
+
+    Returns:
+        [R * B, M, ...]
+    """
+    rounds = [gather_tokens(tokens, rows) for rows in index.split(len(tokens))]
+    return rounds[0] if len(rounds) == 1 else torch.cat(rounds)
 
 
 Pooling = Literal["mean", "time"]

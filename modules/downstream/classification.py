@@ -112,7 +112,7 @@ class Classification(Method):
         self.merge = merge or self.labels.merge
         self.backbone, self.mode = backbone, mode
         self.augmentation, self.mixing = augmentation, mixing
-        self.flip_name, self.flip_setting = "model.augmentation.flip", augmentation.flip if augmentation is not None else 0.0
+        self.flip = augmentation.mirror() if augmentation is not None else None
         self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
         self.is_skeleton = isinstance(backbone, SkeletonEncoder)
         if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
@@ -305,7 +305,7 @@ class Classification(Method):
         return batch[kind]  # type: ignore[literal-required]
 
     @torch.no_grad()
-    def embed(self, batch: Batch) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Features [B, D] that the head is given, of the first clip of each sample."""
         return self.pool(self.encode(batch, 1)[:, 0]).float()
 
@@ -342,8 +342,8 @@ class Classification(Method):
     def take_data(self, data: Any) -> None:
         """Settle whether training clips are mirrored; see `Method.take_data`."""
         super().take_data(data)
-        if self.augmentation is not None:
-            self.augmentation = replace(self.augmentation, flip=self.flip)
+        if self.augmentation is not None and self.flip is not None:
+            self.augmentation = replace(self.augmentation, flip=self.flip.probability)
 
     def samples_per_batch(self, data: Any) -> int:
         """Videos or recordings; see `Method.samples_per_batch`."""

@@ -23,7 +23,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.augment.flips import HALF, check_flip
+from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.distributed import gather_once
@@ -86,8 +86,7 @@ class RepetitionCounting(Method):
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or AdamSettings(5e-5, weight_decay=1e-3, milestones=[]))
-        check_flip("model.flip", flip)
-        self.flip_setting, self.flip = flip, HALF if flip is None else flip
+        self.flip = RandomFlip("model.flip", flip)
         self.backbone = backbone
         self.steps_per_batch, self.clips_per_forward = steps_per_batch, clips_per_forward
         for name in ("steps_per_batch", "clips_per_forward"):
@@ -174,7 +173,7 @@ class RepetitionCounting(Method):
         return count_cycles(answer, length)
 
     @torch.no_grad()
-    def embed(self, batch: Any) -> Tensor:
+    def embed(self, batch: Any) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Features [B, D] of frames that are spread over each video."""
         video, length = batch["video"][:, 0], batch["length"]
         places = torch.linspace(0, 1, self.frames, device=video.device)
@@ -239,8 +238,7 @@ class RepetitionCounting(Method):
             walk.states = first_states(length, count, label, generator)
         states = walk.states
         clips, outside = self.cut(batch["video"][:, 0], length, states[:, None])
-        mirrored = torch.rand(len(clips), generator=generator, device=clips.device) < self.flip
-        clips = torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(3), clips)
+        clips = self.flip(clips, generator)
         logits, box = self(self.prepare(clips, outside))
         left, middle, right = states.unbind(-1)
         before = cycle_targets(_at(batch["previous"], middle, length), middle - left + 1)

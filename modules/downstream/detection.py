@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import roi_align
 from torchvision.utils import draw_bounding_boxes
 
-from modules.augment.flips import HALF, check_flip
+from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, VideoBatch
@@ -70,10 +70,9 @@ class ActionDetection(Method):
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or SGDSettings(0.1, warmup_epochs=5, weight_decay=1e-7, milestones=[10, 15]))
-        check_flip("model.flip", flip)
+        self.flip = RandomFlip("model.flip", flip)
         if not 0 <= dropout < 1:
             raise SettingError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
-        self.flip_setting, self.flip = flip, HALF if flip is None else flip
         self.backbone, self.official_order = backbone, official_order
         self.stride = backbone.grid.patch if isinstance(backbone, VideoViT) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
@@ -117,8 +116,8 @@ class ActionDetection(Method):
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {actions.shape[1]} actions; make them equal."
             )
-        if self.flip:
-            clip, boxes = flip_with_boxes(clip, boxes, generator, self.flip)
+        if self.flip.probability:
+            clip, boxes = flip_with_boxes(clip, boxes, generator, self.flip.probability)
         logits = self.logits(self.normalise(clip), boxes)
         loss = binary_cross_entropy_with_logits(logits, actions, reduction="sum") / max(1, logits.numel())
         scores = logits.detach().sigmoid()

@@ -115,7 +115,7 @@ class NearestNeighbours(Method):
         return self.backbone(rows if kind == "skeleton" else self.normalise(rows)).unflatten(0, clips.shape[:2])
 
     @torch.no_grad()
-    def embed(self, batch: Batch) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Mean feature [B, D] of the clips of each sample."""
         return self.encode(batch).float().mean(1)
 

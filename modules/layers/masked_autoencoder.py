@@ -1,32 +1,138 @@
-"""What masked autoencoders share."""
+"""What masked autoencoders share: target, mask, decoder, and how a whole method is loaded."""
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor
 
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
+from modules.backbones.vit.video_vit import VideoViT
+from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
-from modules.weights.files import read_checkpoint
+from modules.core.output import StepOutput
+from modules.core.tokens import gather_rounds
+from modules.layers.drawing import masked_pictures
+from modules.layers.targets import Target
+from modules.masks.base import Mask, MaskGenerator
+from modules.training.method import Method
+from modules.training.optim import ScheduleSettings
+from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.videomae import our_names
 from modules.weights.origin import origin_of_encoder
 from modules.weights.passport import check_heads, said_of
 
 
-def start_from(method: nn.Module, path: str) -> None:
-    """Load a whole method (encoder and decoder) strictly, from our .ckpt or .safetensors, an official .pth, or a folder.
+class MaskedAutoencoder(Method):
+    """A method that encodes some tokens of a clip and predicts something for others.
+
+    A subclass calls this constructor, then `build_decoder`, then `start_from` if there is a file to start from.
 
     Args:
-        method: with `backbone`, `decoder` and `target`.
-        path: value of model.init_from.
+        backbone: encoder, kept after pretraining.
+        target: what is predicted.
+        mask: which tokens are hidden.
+        optim: optimiser and schedule.
 
     Raises:
-        SettingError: if it does not fit.
+        SettingError: if target or mask do not fit the encoder's token grid.
     """
-    content = read_checkpoint(path, "model.init_from")
-    load_strictly(method, our_names(content.weights), path)
-    check_heads(path, "model.init_from", method.backbone.num_heads, method.decoder.num_heads)  # type: ignore[union-attr, arg-type]
-    method.adopt(origin_of_encoder(path, content))  # type: ignore[operator]
-    known, own = said_of(path, "model.init_from").get("norm_pix_loss"), getattr(method.target, "normalise", None)
-    if known is not None and own != known:
-        rank_zero_warn(
-            f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to train "
-            f"it further, set model.target.normalise {str(known).lower()}."
-        )
+
+    backbone: VideoViT
+    decoder: MaskedDecoder
+
+    def __init__(self, backbone: VideoViT, target: Target, mask: MaskGenerator, optim: ScheduleSettings) -> None:
+        super().__init__(optim)
+        target.check(backbone)
+        mask.check(backbone.grid)
+        self.backbone, self.target, self.mask = backbone, target, mask
+
+    def build_decoder(self, settings: DecoderSettings, out_dim: int | None = None) -> None:
+        """Add the decoder, last of all parts: the order of parts is that of random weights and of the optimiser.
+
+        Args:
+            settings: its size.
+            out_dim: width of a prediction; the target's if None.
+        """
+        width = self.target.dim(self.backbone.grid) if out_dim is None else out_dim
+        self.decoder = MaskedDecoder(self.backbone, width, settings)
+
+    def draw_mask(self, count: int, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:
+        """Draw a mask for each clip; see `MaskGenerator.draw`. All that is hidden is to be predicted.
+
+        Raises:
+            SettingError: if the mask has other targets, several blocks of them, or rows of unequal lengths.
+        """
+        grid = self.backbone.grid
+        mask = self.mask.draw(count, grid, generator, boxes)
+        whole = mask.targets.ndim == 2 and mask.visible.shape[1] + mask.targets.shape[1] == grid.tokens
+        if not whole or mask.valid is not None or mask.valid_visible is not None:
+            raise SettingError(
+                f"model.mask is {type(self.mask).__name__}, whose targets are not all that it hides, or come in blocks or "
+                f"unequal numbers; choose another mask for {type(self).__name__}."
+            )
+        return mask
+
+    def targets(self, video: Tensor, places: Tensor) -> Tensor:
+        """What is to be predicted.
+
+        Args:
+            video: float [B, 3, T, H, W], normalised.
+            places: int64 [R * B, Nt], token numbers; with several rows per clip (masks), round after round.
+
+        Returns:
+            float32 [R * B, Nt, D]
+        """
+        return gather_rounds(self.target(video, self.backbone.grid, self.backbone.normalisation), places)
+
+    def predict(self, video: Tensor, visible: Tensor, places: Tensor) -> Tensor:
+        """Encode the visible tokens and predict others.
+
+        Args:
+            video: float [B, 3, T, H, W], normalised.
+            visible: int64 [R * B, Nv], token numbers, as in `targets`.
+            places: int64 [R * B, Nt], token numbers to predict.
+
+        Returns:
+            [R * B, Nt, D]
+        """
+        if self.backbone.clip_grid(video) != self.backbone.grid:
+            frames, height, width = video.shape[2:]
+            raise SettingError(
+                f"Masks are for clips of {self.backbone.num_frames} frames of {self.backbone.image_size} px, not {frames} of "
+                f"{height} x {width}; set data.clip.frames and data.clip.size to those of model.backbone."
+            )
+        return self.decoder(self.backbone.forward_features(video, visible), visible, places)
+
+    @torch.no_grad()
+    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
+        """Clip (with boxes of objects), what the encoder saw, and the reconstruction (or its similarity to the target)."""
+        video = self.normalise(output["clip"])
+        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)
+
+    def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
+        """Weights of the whole method under our names.
+
+        Args:
+            content: of the file.
+            path: value of model.init_from, for error messages.
+        """
+        return our_names(content.weights)
+
+    def start_from(self, path: str) -> None:
+        """Load the whole method strictly, from our .ckpt or .safetensors, an official .pth, or a folder.
+
+        Args:
+            path: value of model.init_from.
+
+        Raises:
+            SettingError: if it does not fit.
+        """
+        content = read_checkpoint(path, "model.init_from")
+        load_strictly(self, self.own_weights(content, path), path)
+        check_heads(path, "model.init_from", self.backbone.num_heads, self.decoder.num_heads)
+        self.adopt(origin_of_encoder(path, content))
+        known, own = said_of(path, "model.init_from").get("norm_pix_loss"), getattr(self.target, "normalise", None)
+        if known is not None and own != known:
+            rank_zero_warn(
+                f"model.init_from names {path}, whose decoder predicts {'normalised' if known else 'plain'} pixels; to train "
+                f"it further, set model.target.normalise {str(known).lower()}."
+            )

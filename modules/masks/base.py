@@ -1,8 +1,8 @@
-"""Which tokens the encoder sees: mask generators for masked methods, on the device and exact in number.
+"""Which tokens the encoder sees and which are predicted: mask generators, on the device and exact in number.
 
-A mask is a pair of integer index tensors, both ascending, so that a step needs no boolean indexing (which would wait for
-the device). All rows of a batch have the same counts: in every time slice, floor(ratio * tokens of the slice) are masked
-(trajectory masks have as many over the clip).
+A mask is made of integer index tensors, so that a step needs no boolean indexing (which would wait for the device). In those
+of the generators here, what is not visible is predicted, and all rows of a batch have the same counts: in every time slice,
+floor(ratio * tokens of the slice) are hidden (trajectory masks have as many over the clip).
 
 Generators: `tokens.py` (tubes, random tokens, running cells), `trajectory.py` (what moves), `noise.py` (filtered noise),
 `blue_noise.py` (spectrograms). All serve any masked method, as `model.mask` or as `model.decoder_mask` of VideoMAE.
@@ -19,12 +19,19 @@ from modules.core.tokens import Grid
 
 
 class Mask(NamedTuple):
-    """Visible and masked token numbers of a batch of clips."""
+    """Numbers of the tokens that are visible and of those that are to be predicted, of a batch of clips.
+
+    A token may be neither, or both. Where rows have unequal lengths, the shorter ones are filled up with other tokens.
+    """
 
     visible: Tensor
-    """int64 [B, Nv], ascending"""
-    masked: Tensor
-    """int64 [B, Nm], ascending"""
+    """int64 [B, Nv], ascending up to the filling"""
+    targets: Tensor
+    """int64 [B, Nt], or [B, K, Nt] for K blocks that are predicted one by one; ascending likewise"""
+    valid: Tensor | None = None
+    """bool like `targets`, False for the filling; None where there is none"""
+    valid_visible: Tensor | None = None
+    """bool like `visible`, likewise"""
 
 
 def mask_from_bool(hidden: Tensor, masked_count: int | None = None) -> Mask:
@@ -40,6 +47,22 @@ def mask_from_bool(hidden: Tensor, masked_count: int | None = None) -> Mask:
     order = hidden.byte().argsort(dim=1, stable=True)
     split = hidden.shape[1] - masked_count
     return Mask(order[:, :split], order[:, split:])
+
+
+def mask_from_sets(visible: Tensor, targets: Tensor, visible_count: int, target_count: int) -> Mask:
+    """Index form of sets of tokens, of any number in each row and each block.
+
+    Args:
+        visible: bool [B, N]
+        targets: bool [B, N], or [B, K, N] for K blocks.
+        visible_count: tokens of the longest row of `visible`. Counted by the caller, for it would wait for the device.
+        target_count: likewise of `targets`.
+    """
+    seen, predicted = (
+        (~chosen).byte().argsort(dim=-1, stable=True)[..., :count]
+        for chosen, count in ((visible, visible_count), (targets, target_count))
+    )
+    return Mask(seen, predicted, targets.gather(-1, predicted), visible.gather(-1, seen))
 
 
 def is_among(index: Tensor, chosen: Tensor, tokens: int) -> Tensor:

@@ -58,7 +58,7 @@ class TrajectoryMask(MaskGenerator):
         if boxes is None:
             return tube
         tube_masked = torch.zeros(count, grid.tokens, dtype=torch.bool, device=generator.device)
-        tube_masked.scatter_(1, tube.masked, True)
+        tube_masked.scatter_(1, tube.targets, True)
         return self.balance(footprint(boxes, grid), tube_masked, self.masked_count(grid), generator)
 
     def balance(self, touched: Tensor, tube_masked: Tensor, masked_count: int, generator: torch.Generator) -> Mask:

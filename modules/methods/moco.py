@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modules.augment.colour import ColourJitter
-from modules.augment.flips import HALF, check_flip, flip_some
+from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import VideoBatch
@@ -49,8 +49,7 @@ class MoCo(Method):
         flip: float | None = None,
     ) -> None:
         super().__init__(optim)
-        check_flip("model.flip", flip)
-        self.flip_setting, self.flip = flip, HALF if flip is None else flip
+        self.flip = RandomFlip("model.flip", flip)
         self.backbone = backbone
         self.colour = colour
         self.contrast = MomentumContrast(backbone, contrast)
@@ -67,7 +66,7 @@ class MoCo(Method):
 
     def augment(self, clip: Tensor, generator: torch.Generator) -> Tensor:
         """Mirror some of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
-        return self.colour(flip_some(clip, generator, self.flip).float(), generator)
+        return self.colour(self.flip(clip, generator).float(), generator)
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Augment both clips, encode, compare. `batch["video"]` is [B, 2, T, H, W, 3]."""

@@ -36,24 +36,21 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
-from modules.core.tokens import gather_tokens
 from modules.layers.drawing import hide_tokens, replace_tokens, similarity_map
+from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import Target
 from modules.losses.contrast import unit_rows
 from modules.losses.sinkhorn import SinkhornSettings, balance, chunk_rows, shares
 from modules.masks.base import MaskGenerator
-from modules.training.method import Method
 from modules.training.optim import AdamWSettings
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.videomae import from_official, is_official
-from modules.weights.origin import origin_of_encoder
-from modules.weights.passport import check_heads
 
 
 @torch.no_grad()
@@ -222,7 +219,7 @@ def mlp(in_dim: int, widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class SIGMA(Method):
+class SIGMA(MaskedAutoencoder):
     """Sinkhorn-guided masked video modelling (https://arxiv.org/abs/2407.15447).
 
     Args:
@@ -235,9 +232,7 @@ class SIGMA(Method):
         num_prototypes: number of prototypes, K.
         temperature: divides the cosines in the losses.
         sinkhorn: how tokens are assigned to prototypes.
-        decoder_depth: blocks of the decoder.
-        decoder_dim: width of the decoder; half of the encoder's if None.
-        decoder_heads: heads of the decoder; half of the encoder's if None.
+        decoder: size of the decoder.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
             official .pth. The number of prototypes and the widths of the projection are the file's. Optimiser and schedule
             start afresh.
@@ -254,39 +249,34 @@ class SIGMA(Method):
         num_prototypes: int = 3000,
         temperature: float = 0.1,
         sinkhorn: SinkhornSettings = SinkhornSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
-        decoder_depth: int = 4,
-        decoder_dim: int | None = None,
-        decoder_heads: int | None = None,
+        decoder: DecoderSettings = DecoderSettings(),  # noqa: B008
         init_from: str | None = None,
-        optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
-        super().__init__(optim)
-        target.check(backbone)
-        mask.check(backbone.grid)
+        super().__init__(backbone, target, mask, optim)
         sinkhorn.check("model.sinkhorn")
         check_positive("model", num_prototypes=num_prototypes, temperature=temperature)
-        content = read_checkpoint(init_from, "model.init_from") if init_from is not None else None
-        weights = sigma_weights(content, str(init_from), "model.init_from") if content is not None else None
-        if weights is not None:
+        if init_from is not None:
+            weights = self.own_weights(read_checkpoint(init_from, "model.init_from"), init_from)
             num_prototypes, width, projection = sizes_of(weights)
             if not projection and width != target.dim(backbone.grid):
                 raise SettingError(
                     f"model.init_from names {init_from}, whose features are {width} wide, but those of model.target are "
                     f"{target.dim(backbone.grid)} wide; choose the target that it was trained with."
                 )
-        self.backbone: VideoViT = backbone
-        self.target, self.mask = target, mask
         self.temperature, self.sinkhorn = temperature, sinkhorn
         self.projection = mlp(target.dim(backbone.grid), projection) if projection else None
         width = projection[-1] if projection else target.dim(backbone.grid)
         self.prototypes = nn.Parameter(unit_rows(torch.randn(num_prototypes, width)))
-        self.decoder = MaskedDecoder(backbone, width, decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads)
-        if content is not None and weights is not None:
-            load_strictly(self, weights, str(init_from))
-            check_heads(str(init_from), "model.init_from", backbone.num_heads, self.decoder.num_heads)
-            self.adopt(origin_of_encoder(str(init_from), content))
+        self.build_decoder(decoder, width)
+        if init_from is not None:
+            self.start_from(init_from)
         if projection_from is not None:
             self.freeze_projection(projection_from)
+
+    def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
+        """See `MaskedAutoencoder.own_weights`; there must be prototypes among them."""
+        return sigma_weights(content, path, "model.init_from")
 
     def freeze_projection(self, path: str) -> None:
         """Take the MLP of an earlier SIGMA and train it no more (official code: `--mlp_preloading`).
@@ -307,13 +297,11 @@ class SIGMA(Method):
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Mask, encode, decode, assign, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
-        grid = self.backbone.grid
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
-        mask = self.mask.draw(clip.shape[0], grid, generator)
-        target = gather_tokens(self.target(video, grid, self.backbone.normalisation), mask.masked)
-        tokens = self.backbone.forward_features(video, mask.visible)
-        prediction = self.decoder(tokens, mask.visible, mask.masked)
+        mask = self.draw_mask(clip.shape[0], generator)
+        target = self.targets(video, mask.targets)
+        prediction = self.predict(video, mask.visible, mask.targets)
         if self.projection is not None:
             target = self.projection(target)
         normalise_rows(self.prototypes)
@@ -324,10 +312,10 @@ class SIGMA(Method):
         return {
             "loss": swapped.target + swapped.prediction,
             "clip": clip,
-            "masked": mask.masked,
+            "masked": mask.targets,
             "prediction": prediction.detach(),
             "target": target.detach(),
-            "assigned": swapped.assigned.unflatten(1, mask.masked.shape).transpose(0, 1),
+            "assigned": swapped.assigned.unflatten(1, mask.targets.shape).transpose(0, 1),
             "log": self.monitor(swapped),
         }
 

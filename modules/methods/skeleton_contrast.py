@@ -18,7 +18,7 @@ are accumulated.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones.skeleton.base import SkeletonEncoder
@@ -72,6 +72,10 @@ class SkeletonContrast(Method):
         if init_from is not None:
             load_strictly(self, from_official(read_weights(init_from, "model.init_from")), init_from)
 
+    def encoders(self) -> dict[str, nn.Module]:
+        """`backbone`, and `partner` where there is one."""
+        return super().encoders() | ({"partner": self.partner} if self.partner is not None else {})
+
     def on_fit_start(self) -> None:
         """Compare the batch with the queue before the first step."""
         super().on_fit_start()
@@ -121,9 +125,9 @@ class SkeletonContrast(Method):
         return found
 
     @torch.no_grad()
-    def embed(self, batch: SkeletonBatch) -> Tensor:
-        """Frozen features [B, D] of the first view of each recording, by `backbone`."""
-        return self.backbone(batch["skeleton"][:, 0]).float()
+    def embed(self, batch: SkeletonBatch, encoder: str = "backbone") -> Tensor:
+        """Frozen features [B, D] of the first view of each recording."""
+        return self.encoder(encoder)(batch["skeleton"][:, 0]).float()
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """First views before and after the changes, and second views."""

@@ -26,20 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import VideoBatch
 from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
-from modules.core.tokens import gather_tokens
-from modules.layers.drawing import masked_pictures
-from modules.layers.masked_autoencoder import start_from
+from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import Mask, MaskGenerator
 from modules.motion.appearance import ObjectBank
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion, MotionRecord
-from modules.training.method import Method
 from modules.training.optim import AdamWSettings
 
 Background = Literal["video", "first_frame", "black", "noise"]
@@ -65,7 +62,7 @@ def still_background(clip: Tensor, kind: Background, generator: torch.Generator)
     return noise.expand_as(clip).contiguous()
 
 
-class SMILE(Method):
+class SMILE(MaskedAutoencoder):
     """Masked video modelling with motion and semantics (https://arxiv.org/abs/2504.00527).
 
     Args:
@@ -78,9 +75,7 @@ class SMILE(Method):
         motion: how they move.
         background: what they are pasted on: the video, its first frame repeated, black, or a noise picture.
         masks_per_clip: masks per clip and step; further masks are the first one permuted over the device's batch.
-        decoder_depth: blocks of the decoder.
-        decoder_dim: width of the decoder; half of the encoder's if None.
-        decoder_heads: heads of the decoder; half of the encoder's if None.
+        decoder: size of the decoder.
         init_from: file with the weights of the whole method to start from, loaded strictly (stage 2 starts from stage 1):
             our .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
         optim: optimiser and schedule.
@@ -97,30 +92,22 @@ class SMILE(Method):
         motion: Motion | None = None,
         background: Background = "video",
         masks_per_clip: int = 2,
-        decoder_depth: int = 4,
-        decoder_dim: int | None = None,
-        decoder_heads: int | None = None,
+        decoder: DecoderSettings = DecoderSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         init_from: str | None = None,
-        optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
-        super().__init__(optim)
+        super().__init__(backbone, target, mask, optim)
         check_positive("model", objects_per_clip=objects_per_clip, masks_per_clip=masks_per_clip)
         if paste_objects and (objects is None or motion is None):
             raise SettingError(
                 "model.paste_objects is on but model.objects or model.motion is not set; set both, or turn it off."
             )
-        target.check(backbone)
-        mask.check(backbone.grid)
-        self.backbone: VideoViT = backbone
-        self.target, self.mask = target, mask
         self.paste_objects, self.objects_per_clip, self.background = paste_objects, objects_per_clip, background
         self.objects, self.motion = objects, motion
         self.views_per_clip = masks_per_clip
-        self.decoder = MaskedDecoder(
-            backbone, target.dim(backbone.grid), decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads
-        )
+        self.build_decoder(decoder)
         if init_from is not None:
-            start_from(self, init_from)
+            self.start_from(init_from)
 
     def add_motion(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Put the clip on its background and paste moving objects.
@@ -145,29 +132,26 @@ class SMILE(Method):
         """Add masks: each further round is the first one permuted over the batch (fixed points allowed).
 
         Returns:
-            visible [M * B, Nv] and masked [M * B, Nm], mask-major.
+            visible [M * B, Nv] and targets [M * B, Nt], mask-major.
         """
-        visible, masked = [mask.visible], [mask.masked]
+        visible, targets = [mask.visible], [mask.targets]
         for _ in range(self.views_per_clip - 1):
             order = torch.randperm(len(mask.visible), generator=generator, device=generator.device)
             visible.append(mask.visible[order])
-            masked.append(mask.masked[order])
-        return Mask(torch.cat(visible), torch.cat(masked))
+            targets.append(mask.targets[order])
+        return Mask(torch.cat(visible), torch.cat(targets))
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Paste, mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip is a sample."""
-        grid = self.backbone.grid
         clip, boxes = self.add_motion(batch["video"].flatten(0, 1), generator)
         video = self.normalise(clip)
-        mask = self.repeat_mask(self.mask.draw(clip.shape[0], grid, generator, boxes), generator)
-        features = self.target(video, grid, self.backbone.normalisation)
-        target = torch.cat([gather_tokens(features, rows) for rows in mask.masked.split(clip.shape[0])])
-        tokens = self.backbone.forward_features(video, mask.visible)
-        prediction = self.decoder(tokens, mask.visible, mask.masked)
+        mask = self.repeat_mask(self.draw_mask(clip.shape[0], generator, boxes), generator)
+        target = self.targets(video, mask.targets)
+        prediction = self.predict(video, mask.visible, mask.targets)
         output: StepOutput = {
             "loss": F.mse_loss(prediction.float(), target),
             "clip": clip,
-            "masked": mask.masked,
+            "masked": mask.targets,
             "prediction": prediction.detach(),
             "target": target,
             "log": {"constant_loss": constant_loss(target)},
@@ -175,9 +159,3 @@ class SMILE(Method):
         if boxes is not None:
             output["boxes"] = boxes
         return output
-
-    @torch.no_grad()
-    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Clip with object boxes, what the encoder saw, and the reconstruction (or similarity to the target)."""
-        video = self.normalise(output["clip"])
-        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)

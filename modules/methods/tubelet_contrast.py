@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from modules.augment.colour import ColourJitter
-from modules.augment.flips import HALF, check_flip, flip_some
+from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import VideoBatch
@@ -72,8 +72,7 @@ class TubeletContrast(Method):
         flip: float | None = None,
     ) -> None:
         super().__init__(optim)
-        check_flip("model.flip", flip)
-        self.flip_setting, self.flip = flip, HALF if flip is None else flip
+        self.flip = RandomFlip("model.flip", flip)
         tubelets.check()
         self.backbone = backbone
         self.tubelets, self.colour = tubelets, colour
@@ -103,8 +102,8 @@ class TubeletContrast(Method):
         # The last batch of a validation may hold one video, which then is its own neighbour.
         if count < 2 and self.training:
             raise SettingError("TubeletContrast pairs clips of different videos; set data.batch_size to 2 or more.")
-        query = flip_some(video[:, 0], generator, self.flip)
-        key = flip_some(video[:, 1], generator, self.flip)[neighbours(count, video.device)]
+        query = self.flip(video[:, 0], generator)
+        key = self.flip(video[:, 1], generator)[neighbours(count, video.device)]
         record = draw_tubelets(self.tubelets, count, frames, (height, width), generator)
         pair = torch.cat(paste_tubelets(query, key, record), dim=1).float()
         query, key = self.colour(pair, generator).split(frames, dim=1)

@@ -21,30 +21,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import VideoBatch
 from modules.core.distributed import gather_rows
 from modules.core.output import StepOutput
-from modules.core.tokens import gather_tokens
-from modules.layers.drawing import masked_pictures
-from modules.layers.masked_autoencoder import start_from
+from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import MaskGenerator, is_among
-from modules.training.method import Method
 from modules.training.optim import AdamWSettings
 
 
-class VideoMAE(Method):
+class VideoMAE(MaskedAutoencoder):
     """Masked video autoencoder (https://arxiv.org/abs/2203.12602).
 
     Args:
         backbone: encoder, kept after pretraining.
         target: what is predicted; PixelTarget is the paper's.
         mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
-        decoder_depth: blocks of the decoder (4 in the official scripts, 12 for ViT-L and ViT-H).
-        decoder_dim: width of the decoder; half of the encoder's if None.
-        decoder_heads: heads of the decoder; half of the encoder's if None.
+        decoder: size of the decoder.
         decoder_mask: which tokens the decoder leaves out; RunningCellMask with ratio 0.5 is VideoMAE V2's. Null decodes
             exactly the masked tokens.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
@@ -57,43 +52,35 @@ class VideoMAE(Method):
         backbone: VideoViT,
         target: Target,
         mask: MaskGenerator,
-        decoder_depth: int = 4,
-        decoder_dim: int | None = None,
-        decoder_heads: int | None = None,
+        decoder: DecoderSettings = DecoderSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         decoder_mask: MaskGenerator | None = None,
         init_from: str | None = None,
-        optim: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
-        super().__init__(optim)
-        target.check(backbone)
-        mask.check(backbone.grid)
-        self.backbone: VideoViT = backbone
+        super().__init__(backbone, target, mask, optim)
         if decoder_mask is not None:
             decoder_mask.check(backbone.grid, "model.decoder_mask")
-        self.target, self.mask, self.decoder_mask = target, mask, decoder_mask
-        self.decoder = MaskedDecoder(
-            backbone, target.dim(backbone.grid), decoder_depth, embed_dim=decoder_dim, num_heads=decoder_heads
-        )
+        self.decoder_mask = decoder_mask
+        self.build_decoder(decoder)
         if init_from is not None:
-            start_from(self, init_from)
+            self.start_from(init_from)
 
     def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
         """Mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
         grid = self.backbone.grid
         clip = batch["video"].flatten(0, 1)
         video = self.normalise(clip)
-        mask = self.mask.draw(clip.shape[0], grid, generator)
-        decoded, counts = mask.masked, None
+        mask = self.draw_mask(clip.shape[0], generator)
+        decoded, counts = mask.targets, None
         if self.decoder_mask is not None:
             decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
-            counts = is_among(decoded, mask.masked, grid.tokens).float()
-        target = gather_tokens(self.target(video, grid, self.backbone.normalisation), decoded)
-        tokens = self.backbone.forward_features(video, mask.visible)
-        prediction = self.decoder(tokens, mask.visible, decoded)
+            counts = is_among(decoded, mask.targets, grid.tokens).float()
+        target = self.targets(video, decoded)
+        prediction = self.predict(video, mask.visible, decoded)
         return {
             "loss": self.loss(prediction.float(), target, counts),
             "clip": clip,
-            "masked": mask.masked,
+            "masked": mask.targets,
             "decoded": decoded,
             "prediction": prediction.detach(),
             "target": target,
@@ -114,9 +101,3 @@ class VideoMAE(Method):
         # Processes may count different numbers of tokens; validation, where they take different numbers of steps, cannot ask.
         total = gather_rows(counts.sum()[None]) if self.training else counts.sum()
         return (error * counts).sum() / total.mean().clamp_min(1)
-
-    @torch.no_grad()
-    def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Clip, what the encoder saw, and the reconstruction (or its similarity to the target)."""
-        video = self.normalise(output["clip"])
-        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)

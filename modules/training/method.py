@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from modules.augment.flips import choose_flip
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
@@ -25,10 +24,20 @@ from modules.core.randomness import derive_seed, device_generator
 from modules.core.run import run_of, trainer_of
 from modules.core.undocumented import FitCounts, epochs_done, is_fitting, make_train_loader, unscale_outside
 from modules.training.averaging import check_averaging
-from modules.training.optim import ScheduleSettings
+from modules.training.optim import ScheduleSettings, hold_frozen
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
+from modules.training.schedules import Schedule
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
+
+
+@runtime_checkable
+class TakesData(Protocol):
+    """A part of a method, held as an attribute, that settles something by the data, such as `RandomFlip`."""
+
+    def take_data(self, data: Any) -> None:
+        """Called before the first step with the data module, set up; None where there is none."""
+        ...
 
 
 class Method(LightningModule, ABC):
@@ -46,12 +55,6 @@ class Method(LightningModule, ABC):
     backbone: nn.Module
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
-    flip_setting: float | None = 0.0
-    """Probability of mirroring a training clip, as set; null leaves it to the data. 0 in methods that mirror none."""
-    flip_name: str = "model.flip"
-    """What that setting is called."""
-    flip: float = 0.0
-    """The probability with the data at hand."""
 
     def __init__(self, optim: ScheduleSettings) -> None:
         super().__init__()
@@ -76,9 +79,44 @@ class Method(LightningModule, ABC):
         """
 
     @torch.no_grad()
-    def embed(self, batch: Any) -> Tensor:
-        """Frozen features [B, D] of the first clip of each sample, for probes and export."""
-        return self.backbone(self.normalise(batch["video"][:, 0])).float()
+    def embed(self, batch: Any, encoder: str = "backbone") -> Tensor:
+        """Frozen features [B, D] of the first clip of each sample, for probes and export.
+
+        Args:
+            batch: as in `step`.
+            encoder: which of `encoders`.
+        """
+        network: Any = self.encoder(encoder)
+        return network(network.preprocess(batch["video"][:, 0])).float()
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """The encoders (`modules.core.encoder.Encoder`) by the names of their attributes, the one that is kept first."""
+        return {"backbone": self.backbone}
+
+    def encoder(self, name: str) -> nn.Module:
+        """One of `encoders`.
+
+        Raises:
+            SettingError: if there is none of that name.
+        """
+        encoders = self.encoders()
+        if name not in encoders:
+            raise SettingError(f"{type(self).__name__} has no encoder {name!r}; choose one of {', '.join(encoders)}.")
+        return encoders[name]
+
+    def copies(self, name: str) -> list[nn.Module]:
+        """Further networks that are fed as an encoder is, such as its slow copy: all of its type that are no encoders
+        themselves. A method that has copies of two encoders of one type says here which are whose.
+
+        Args:
+            name: of the encoder.
+        """
+        encoders, kind = list(self.encoders().values()), type(self.encoder(name))
+        others = (part for part in self.modules() if part is not self and not any(part is one for one in encoders))
+        found = [part for part in others if isinstance(part, kind)]
+        if found and sum(isinstance(one, kind) for one in encoders) > 1:
+            raise NotImplementedError(f"{type(self).__name__}.copies must say which encoder of two each copy is of")
+        return found
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
@@ -88,23 +126,25 @@ class Method(LightningModule, ABC):
         """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
         return self.backbone.preprocess(clip)  # type: ignore[operator]
 
-    def adopt(self, origin: Origin) -> None:
-        """Feed clips as the network was fed that the weights of the whole method come from, and say so.
+    def adopt(self, origin: Origin, encoder: str = "backbone") -> None:
+        """Feed clips to an encoder, and to its copies, as the network was fed that the weights of the whole method come from,
+        and say so.
 
         Args:
             origin: of the weights.
+            encoder: which of `encoders`.
         """
-        if not hasattr(self.backbone, "adopt"):
+        network: Any = self.encoder(encoder)
+        if not hasattr(network, "adopt"):
             return
-        say(self.backbone.adopt(origin))  # type: ignore[operator]
-        for part in self.modules():
-            if part is self.backbone or part is self:
-                continue
-            # Copies of the backbone, and decoders of its tokens.
-            if isinstance(part, type(self.backbone)):
-                part.adopt(origin)  # type: ignore[operator]
-            elif hasattr(part, "follow"):
-                part.follow(self.backbone)  # type: ignore[operator]
+        say(network.adopt(origin))
+        for copy in self.copies(encoder):
+            copy.adopt(origin)  # type: ignore[operator]
+        if network is self.backbone:
+            # Decoders of its tokens.
+            for part in self.modules():
+                if hasattr(part, "follow"):
+                    part.follow(network)  # type: ignore[operator]
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
@@ -214,12 +254,14 @@ class Method(LightningModule, ABC):
             )
 
     def take_data(self, data: Any) -> None:
-        """Settle, before the first step, what the settings leave to the data: whether clips are mirrored.
+        """Settle, before the first step, what the settings leave to the data: hand them to all parts that ask for them.
 
         Args:
             data: data module, set up; None where there is none.
         """
-        self.flip = choose_flip(self.flip_setting, data, self.flip_name)
+        for part in (*vars(self).values(), *self.children()):
+            if isinstance(part, TakesData):
+                part.take_data(data)
 
     def on_fit_start(self) -> None:
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
@@ -245,6 +287,18 @@ class Method(LightningModule, ABC):
         if isinstance(loader, SampleCounter):
             return loader.epochs_done
         return self.trainer.global_step / self._schedule["epoch_steps"]
+
+    def scheduled(self, schedule: Schedule) -> float:
+        """The number that a schedule says at this place of the run, as long as the learning rate's where it has no horizon;
+        that of its beginning outside of training.
+
+        A step asks for it, before the optimiser's. Nothing need be saved: a resumed run is at the same place.
+        """
+        if self._trainer is None or not self._schedule:
+            return schedule.at(0.0, 1.0)
+        if schedule.per == "steps":
+            return schedule.at(self.trainer.global_step)
+        return schedule.at(self.epochs_done, self._schedule["epochs"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The settings' optimiser with its peak rate, and a schedule that is a function of epochs done.
@@ -296,12 +350,12 @@ class Method(LightningModule, ABC):
             "epoch_steps": epoch_steps,
             "epochs": epochs,
             "seed": self.seed,
-            "optimiser": f"{type(optimiser).__name__} with {len(optimiser.param_groups)} group(s) of parameters",
+            "optimiser": settings.describe_groups(optimiser),
         }
         if before is not None and before["optimiser"] != self._schedule["optimiser"]:
             raise SettingError(
                 f"model.optim makes {self._schedule['optimiser']}, which cannot resume the checkpoint's "
-                f"{before['optimiser']}; choose the optimiser and the layer decay of the checkpoint, or start a new run "
+                f"{before['optimiser']}; choose the optimiser, layer decay and rules of the checkpoint, or start a new run "
                 "from its weights."
             )
         unscale_outside(optimiser)
@@ -317,21 +371,23 @@ class Method(LightningModule, ABC):
     # --- Resuming from a checkpoint ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the learning rate is made of, and how the backbone is fed, which a later command may not be told again."""
+        """Add what the learning rate is made of, and how the encoders are fed, which a later command may not be told again."""
         checkpoint["schedule"] = dict(self._schedule)
-        if hasattr(self.backbone, "facts"):
-            checkpoint.setdefault("record", {})["backbone"] = self.backbone.facts()  # type: ignore[operator]
+        for name, encoder in self.encoders().items():
+            if hasattr(encoder, "facts"):
+                checkpoint.setdefault("record", {})[name] = encoder.facts()  # type: ignore[operator]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Feed the backbone as it was fed; take over what the learning rate was made of, and where in its epoch the run ended.
+        """Feed encoders as they were fed; take over what the learning rate was made of, and where in its epoch the run ended.
 
         Raises:
             SettingError: if the run already has more epochs than the settings ask for.
         """
-        kept = checkpoint.get("record", {}).get("backbone")
-        # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
-        kept = kept if isinstance(kept, dict) else {}
-        self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept))
+        for name in self.encoders():
+            kept = checkpoint.get("record", {}).get(name)
+            # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
+            kept = kept if isinstance(kept, dict) else {}
+            self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept), name)
         trainer = trainer_of(self)
         if trainer is None or not is_fitting(trainer) or "loops" not in checkpoint:
             return
@@ -379,7 +435,9 @@ class Method(LightningModule, ABC):
             self._resumed = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """What was handed out is about to be in the weights."""
+        """Keep parameters as they are that are not trained yet; what was handed out is about to be in the weights."""
+        if self.optim_settings.rules:
+            hold_frozen(optimizer, self.epochs_done)
         loader = self.trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.unfinished = 0

@@ -1,10 +1,10 @@
 """Optimisers and learning-rate schedules of the recipes."""
 
-import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jsonargparse import set_parsing_settings
@@ -12,6 +12,34 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.training.schedules import Schedule
+
+
+@dataclass
+class GroupRule:
+    """Other settings for the parameters whose names a pattern finds.
+
+    Args:
+        pattern: regular expression, searched for in names such as backbone.blocks.0.norm1.weight.
+        rate: multiple of the learning rate.
+        weight_decay: in place of the optimiser's, for those that have any; null keeps that.
+        frozen_until: epoch from which on they are trained; before, they have no gradient and no state in the optimiser.
+    """
+
+    pattern: str
+    rate: float = 1.0
+    weight_decay: float | None = None
+    frozen_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise SettingError(
+                f"pattern {self.pattern!r} in model.optim.rules is no regular expression ({error}); correct it."
+            ) from None
+        numbers = given(rate=self.rate, weight_decay=self.weight_decay, frozen_until=self.frozen_until)
+        check_range("model.optim.rules", 0, **numbers)
 
 
 @dataclass
@@ -28,6 +56,7 @@ class ScheduleSettings(ABC):
         horizon_epochs: epochs after which the cosine reaches `min_lr`; None takes the length of the run. Longer than
             trainer.max_epochs reproduces runs that were stopped early.
         scale_lr: scale both rates with the global batch; turn off to use them as they stand.
+        rules: other settings for some parameters; the first rule that finds a name counts.
     """
 
     base_lr: float = 1.5e-4
@@ -35,6 +64,7 @@ class ScheduleSettings(ABC):
     warmup_epochs: float = 40
     horizon_epochs: float | None = None
     scale_lr: bool = True
+    rules: list[GroupRule] = field(default_factory=list, kw_only=True)
 
     per_epoch: ClassVar[bool] = False
     """Whether the rate changes once per epoch instead of once per step."""
@@ -55,6 +85,46 @@ class ScheduleSettings(ABC):
     def describe(self, final: float, total: float) -> str:
         """What the rate does after its warm-up, in words."""
         return f"cosine to {final:.3g} after {total:g} epochs"
+
+    def describe_groups(self, optimiser: torch.optim.Optimizer) -> str:
+        """Kind and groups of parameters of an optimiser that `build` made, in words. One that is described otherwise has other
+        groups, and cannot take its state."""
+        rules = f" by the rules {', '.join(rule.pattern for rule in self.rules)}" if self.rules else ""
+        return f"{type(optimiser).__name__} with {len(optimiser.param_groups)} group(s) of parameters{rules}"
+
+    def by_rules(self, groups: list[dict[str, Any]], module: nn.Module, peak_lr: float) -> list[dict[str, Any]]:
+        """Split groups of parameters by `rules`. Without any they stay as they are.
+
+        Args:
+            groups: with `params` and `weight_decay`, and `lr` where it is not the peak.
+            module: that they are of.
+            peak_lr: learning rate before the schedule's factor.
+
+        Raises:
+            SettingError: if a rule finds no parameter.
+        """
+        if not self.rules:
+            return groups
+        rules = [*self.rules, GroupRule("")]
+        names = {id(value): name for name, value in module.named_parameters()}
+        split: dict[tuple[int, int], dict[str, Any]] = {}
+        for number, group in enumerate(groups):
+            for value in group["params"]:
+                place = next(place for place, rule in enumerate(rules) if re.search(rule.pattern, names[id(value)]))
+                split.setdefault((number, place), {"params": []})["params"].append(value)
+        for (number, place), part in split.items():
+            group, rule = groups[number], rules[place]
+            decay = group["weight_decay"]
+            part["weight_decay"] = rule.weight_decay if decay and rule.weight_decay is not None else decay
+            part["lr"] = group.get("lr", peak_lr) * rule.rate
+            part["frozen_until"] = rule.frozen_until
+        for place, rule in enumerate(self.rules):
+            if not any(found == place for _, found in split):
+                raise SettingError(
+                    f"pattern {rule.pattern!r} in model.optim.rules finds no trained parameter that no earlier rule finds; "
+                    f"names are such as {next(iter(names.values()))}."
+                )
+        return [split[key] for key in sorted(split)]
 
     @abstractmethod
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.Optimizer:
@@ -102,7 +172,7 @@ class AdamWSettings(ScheduleSettings):
             groups = param_groups_layer_decay(module, self.weight_decay, no_decay, layer_decay=self.layer_decay)
             for group in groups:
                 group["lr"] = peak_lr * group.pop("lr_scale")
-        return torch.optim.AdamW(groups, lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
+        return torch.optim.AdamW(self.by_rules(groups, module, peak_lr), lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
 
 
 @dataclass
@@ -131,13 +201,14 @@ class EpochSettings(ScheduleSettings):
 
     def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
         """The cosine's factor at each epoch, or that of the milestones."""
-        after, milestones, each = super().factor(warmup, total, final), self.milestones, self.milestone_factor
+        milestones, each = self.milestones, self.milestone_factor
+        if milestones is None:
+            return Schedule(1.0, final, warmup=warmup, horizon=total, per="epoch").at
+        ramp = Schedule(1.0, warmup=warmup, per="epoch")
 
         def factor(epoch: float) -> float:
-            if epoch < warmup:
-                # The rate in the middle of the epoch: that at its start is 0 in the first one, which would learn nothing.
-                return min(1.0, (epoch + 0.5) / warmup)
-            return after(epoch) if milestones is None else each ** sum(epoch >= milestone for milestone in milestones)
+            passed = sum(epoch >= milestone for milestone in milestones) if epoch >= warmup else 0
+            return ramp.at(epoch) * each**passed
 
         return factor
 
@@ -166,7 +237,8 @@ class SGDSettings(EpochSettings):
 
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.SGD:
         """See `ScheduleSettings.build`. All parameters have decay, those of `no_decay` too."""
-        return torch.optim.SGD(_trained(module), lr=peak_lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
+        groups = self.by_rules(_trained(module, self.weight_decay), module, peak_lr)
+        return torch.optim.SGD(groups, lr=peak_lr, momentum=self.momentum, fused=True)
 
 
 @dataclass
@@ -189,9 +261,8 @@ class AdamSettings(EpochSettings):
 
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.Adam:
         """See `ScheduleSettings.build`. All parameters have decay, those of `no_decay` too."""
-        return torch.optim.Adam(
-            _trained(module), lr=peak_lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
-        )
+        groups = self.by_rules(_trained(module, self.weight_decay), module, peak_lr)
+        return torch.optim.Adam(groups, lr=peak_lr, betas=self.betas, eps=self.eps, fused=True)
 
 
 def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -200,8 +271,22 @@ def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> 
     check_range("model.optim", 0, eps=eps, weight_decay=weight_decay)
 
 
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [value for value in module.parameters() if value.requires_grad]
+def _trained(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """One group of all trained parameters."""
+    return [{"params": [value for value in module.parameters() if value.requires_grad], "weight_decay": weight_decay}]
+
+
+def hold_frozen(optimiser: torch.optim.Optimizer, epochs_done: float) -> None:
+    """Take the gradients from groups that are not trained yet, so that the step leaves them and their state alone.
+
+    Args:
+        optimiser: with gradients, before its step.
+        epochs_done: epochs done and the share of the present one.
+    """
+    for group in optimiser.param_groups:
+        if epochs_done < group.get("frozen_until", 0.0):
+            for value in group["params"]:
+                value.grad = None
 
 
 def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float], float]:
@@ -215,11 +300,4 @@ def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float]
         total: epochs after which the cosine ends; later ones stay at `final`.
         final: final rate over the peak rate.
     """
-
-    def factor(done: float) -> float:
-        if done < warmup:
-            return done / warmup
-        progress = (done - warmup) / (total - warmup) if done < total else 1.0
-        return final + 0.5 * (1 - final) * (1 + math.cos(math.pi * progress))
-
-    return factor
+    return Schedule(1.0, final, warmup=warmup, horizon=total).at

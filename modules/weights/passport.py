@@ -76,7 +76,7 @@ def check_heads(path: str, setting: str, heads: int, decoder_heads: int | None =
     said = said_of(path, setting)
     parts = [("num_heads", "model.backbone.num_heads", heads)]
     if decoder_heads is not None:
-        parts.append(("decoder_heads", "model.decoder_heads", decoder_heads))
+        parts.append(("decoder_heads", "model.decoder.heads", decoder_heads))
     for name, own, number in parts:
         if said.get(name) not in (None, number):
             raise SettingError(

@@ -47,7 +47,9 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
         found["num_heads"] = PRESETS[backbone["size"]].num_heads
     if found["num_frames"] is None:  # a CNN takes any number
         found["num_frames"] = clip.get("frames")
-    found |= {"decoder_heads": model.get("decoder_heads"), "stride": clip.get("stride")}
+    # `decoder_heads` of runs before the decoder's settings were one group.
+    heads = inside(model, "decoder").get("heads", model.get("decoder_heads"))
+    found |= {"decoder_heads": heads, "stride": clip.get("stride")}
     return {name: value for name, value in found.items() if type(value) is int}
 
 

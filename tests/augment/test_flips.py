@@ -38,19 +38,26 @@ def test_data_sets_say_whether_left_and_right_are_classes() -> None:
     assert {name for name, module in modules.items() if getattr(module, "flips_change_labels", False)} == SIDES
 
 
+def settled(asked: float | None, data: Any) -> float:
+    """Probability that a `RandomFlip` takes with these data."""
+    flip = flips.RandomFlip("model.flip", asked)
+    flip.take_data(data)
+    return flip.probability
+
+
 def test_the_data_decide_and_a_setting_overrides_them(caplog: pytest.LogCaptureFixture) -> None:
     plain = SimpleNamespace(class_names=["run", "kick"])
     sided = SimpleNamespace(class_names=["Swiping Left", "Swiping Right", "Stop Sign"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert [flips.choose_flip(flip, plain, "model.flip") for flip in (None, 0.0, 0.3)] == [0.5, 0.0, 0.3]
-        assert flips.choose_flip(None, None, "model.flip") == 0.5
-        assert flips.choose_flip(None, SimpleNamespace(class_names=None), "model.flip") == 0.5
-        assert [flips.choose_flip(flip, sided, "model.flip") for flip in (None, 0.0)] == [0.0, 0.0]
+        assert [settled(flip, plain) for flip in (None, 0.0, 0.3)] == [0.5, 0.0, 0.3]
+        assert settled(None, None) == 0.5
+        assert settled(None, SimpleNamespace(class_names=None)) == 0.5
+        assert [settled(flip, sided) for flip in (None, 0.0)] == [0.0, 0.0]
     (line,) = [record.getMessage() for record in caplog.records]
     assert "so no clip is mirrored, unless model.flip says so" in line
     with pytest.warns(UserWarning, match=r"model\.flip is 0\.3, so clips are mirrored although left and right are classes"):
-        assert flips.choose_flip(0.3, sided, "model.flip") == 0.3
+        assert settled(0.3, sided) == 0.3
 
 
 def test_a_folder_of_videos_says_it_by_its_names() -> None:
@@ -68,16 +75,16 @@ def test_contrastive_methods_mirror_no_motion_to_the_left(name: str, tmp_path: P
         return clip
 
     kind = MoCo if name == "MoCo" else TubeletContrast
-    monkeypatch.setattr(f"{kind.__module__}.flip_some", flip_some)
+    monkeypatch.setattr(flips, "flip_some", flip_some)
     data = CONTRASTIVE[name].data(2, 2, 2)
     make_trainer(tmp_path, [], 1, limit_val_batches=0).fit(kind(tiny_cnn(), contrast=CONTRAST, optim=SGD), datamodule=data)
     assert asked == [0.0, 0.0]
     # A setting is kept, and the papers' half where nothing is known of the data.
     for given, expected in (({"flip": 0.3}, 0.3), ({"flip": 0.0}, 0.0), ({}, 0.5)):
         method = kind(tiny_cnn(), contrast=CONTRAST, optim=SGD, **given)
-        assert method.flip == expected
+        assert method.flip.probability == expected
         method.take_data(data if given else None)
-        assert method.flip == expected
+        assert method.flip.probability == expected
 
 
 def test_mirroring_with_probability_0_or_1() -> None:
@@ -121,7 +128,7 @@ def test_a_recipe_of_kinetics_with_other_data_by_name(
         asked.append(probability)
         return clip
 
-    monkeypatch.setattr("modules.augment.clips.flip_some", flip_some)
+    monkeypatch.setattr(flips, "flip_some", flip_some)
     words: list[Any] = ["fit", "--config", str(ROOT / "configs/finetune/kinetics400.yaml")]
     words += ["--config", str(ROOT / "configs/debug/tiny_classifier.yaml"), "--data=SSv2", f"--data.root={something}"]
     sizes = ("image_size=32", "num_frames=4", "embed_dim=32", "depth=1", "num_heads=2")
@@ -148,13 +155,15 @@ def test_classification_keeps_what_is_set_and_asks_every_data_set() -> None:
     method = Classification(tiny_cnn(), 3, augmentation=ClipAugmentation(None))
     for data, expected in ((sided, 0.0), (plain, 0.5), (None, 0.5), (sided, 0.0)):
         method.take_data(data)
+        assert method.flip is not None
         assert method.augmentation is not None
-        assert (method.flip, method.augmentation.flip) == (expected, expected)
+        assert (method.flip.probability, method.augmentation.flip) == (expected, expected)
     method = Classification(tiny_cnn(), 3, augmentation=ClipAugmentation(None, flip=0.2))
     with pytest.warns(UserWarning, match=r"model\.augmentation\.flip is 0\.2, so clips are mirrored although"):
         method.take_data(sided)
-    assert method.flip == 0.2
+    assert method.flip is not None
+    assert method.flip.probability == 0.2
     # Without augmentation nothing is mirrored.
     method = Classification(tiny_cnn(), 3)
     method.take_data(plain)
-    assert method.flip == 0
+    assert method.flip is None

@@ -14,12 +14,13 @@ from torch import Tensor
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import position_codes, sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.preprocessing import HALF, IMAGENET, Normalisation
-from modules.core.tokens import Grid
+from modules.core.tokens import Grid, gather_tokens, patchify
 from modules.downstream.classification import Classification
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
@@ -39,7 +40,7 @@ def vit(frames: int, size: int, checkpoint: Path | None = None, **settings: Any)
 
 
 def mae(frames: int, size: int, **settings: Any) -> VideoMAE:
-    return VideoMAE(vit(frames, size), PixelTarget(), TubeMask(0.5), 1, decoder_dim=WIDTH, optim=OPTIM, **settings)
+    return VideoMAE(vit(frames, size), PixelTarget(), TubeMask(0.5), DecoderSettings(1, WIDTH), optim=OPTIM, **settings)
 
 
 def motion(frames: int, size: int) -> SyntheticMotion:
@@ -160,7 +161,9 @@ def test_fine_tuned_weights_keep_the_positions_that_they_were_tuned_with(tmp_pat
 
 def test_a_checkpoint_of_before_positions_were_interpolated_is_fed_as_its_run_was(tmp_path: Path) -> None:
     """Its command still names the encoder that it began with, which was pretrained on other clips and pixels."""
-    first = run_of(VideoMAE(vit(4, 32, normalisation=HALF), PixelTarget(), TubeMask(0.5), 1, optim=OPTIM), 4, 32, tmp_path)
+    first = run_of(
+        VideoMAE(vit(4, 32, normalisation=HALF), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM), 4, 32, tmp_path
+    )
     method = Classification(vit(8, 48, first), 13, optim=OPTIM)
     assert method.backbone.normalisation == HALF
     method.on_load_checkpoint({"state_dict": {}, "record": {}})
@@ -246,3 +249,48 @@ def test_folders_of_transformers_say_how_their_networks_were_fed(tmp_path: Path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(means | {"do_normalize": False}))
     plain = origin_of(tmp_path, Checkpoint(weights, {}, {})).normalisation
     assert plain == Normalisation((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(8, 32, 32), (4, 16, 48), (2, 40, 24)])
+def test_clips_of_other_frames_and_sides(shape: tuple[int, int, int], caplog: pytest.LogCaptureFixture) -> None:
+    frames, height, width = shape
+    backbone, clips = vit(4, 32).eval(), torch.randn(2, 3, *shape)
+    grid = (frames // 2, height // 8, width // 8)
+    with caplog.at_level("INFO"):
+        with torch.inference_mode():
+            tokens = backbone.forward_features(clips)
+        again = backbone.forward_features(clips)
+    assert torch.equal(tokens, again)
+    assert tokens.shape == (2, grid[0] * grid[1] * grid[2], WIDTH)
+    assert torch.allclose(backbone.positions_of(backbone.clip_grid(clips)), by_hand(grid, (2, 4, 4), WIDTH), atol=1e-5)
+    # Said once, and trained as well after an evaluation that came first.
+    assert len(said(caplog, "interpolated from 2 x 4 x 4 to {} x {} x {} tokens".format(*grid))) == 1
+    again.sum().backward()
+    # The codes are used: the order of the tokens matters.
+    picked = torch.tensor([[0, 3], [3, 0]])
+    some = backbone.forward_features(clips, picked)
+    alone = backbone.patch_embed(patchify(clips, backbone.clip_grid(clips)).flatten(2))
+    hidden = gather_tokens(alone + backbone.positions_of(backbone.clip_grid(clips)), picked)
+    assert torch.allclose(some, backbone.norm(backbone.blocks[0](hidden)), atol=1e-5)
+
+
+def test_pooling_over_time_follows_the_clip() -> None:
+    backbone = vit(4, 32, pooling="time").eval()
+    assert backbone(torch.randn(1, 3, 8, 16, 32)).shape == (1, 4 * WIDTH)
+
+
+def test_clips_of_half_tokens_are_refused() -> None:
+    for shape in ((3, 32, 32), (4, 36, 32), (4, 32, 4)):
+        with pytest.raises(SettingError, match=r"no whole tokens of 2 frames and 8 px; set data\.clip\.frames"):
+            vit(4, 32).forward_features(torch.zeros(1, 3, *shape))
+
+
+def test_masks_are_for_the_clips_of_the_settings() -> None:
+    """Token numbers of one grid are those of other places in another."""
+    method = mae(4, 32)
+    clip = torch.zeros(1, 4, 16, 64, 3, dtype=torch.uint8)
+    mask = method.draw_mask(1, torch.Generator())
+    with pytest.raises(SettingError, match=r"4 frames of 32 px, not 4 of 16 x 64; set data\.clip\.frames"):
+        method.predict(method.normalise(clip), mask.visible, mask.targets)
+    with pytest.raises(SettingError, match=r"Clips have 4 frames of 16 x 64 px where 4 frames of 32 x 32 px are needed"):
+        method.step({"video": clip[:, None]}, torch.Generator())

@@ -21,6 +21,7 @@ from main import main
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.core.errors import SettingError
@@ -244,7 +245,7 @@ def test_pixels_to_predict_and_pictures_do_not_depend_on_how_the_encoder_is_fed(
     for normalisation in (IMAGENET, other):
         torch.manual_seed(0)
         backbone = VideoViT("micro", SIDE, FRAMES, 8, embed_dim=32, depth=2, num_heads=2, normalisation=normalisation)
-        methods.append(VideoMAE(backbone, PixelTarget(False), TubeMask(0.5), 1, optim=OPTIM).eval())
+        methods.append(VideoMAE(backbone, PixelTarget(False), TubeMask(0.5), DecoderSettings(1), optim=OPTIM).eval())
     batch = video_batch(2)
     outputs = [method.step(batch, torch.Generator().manual_seed(0)) for method in methods]
     assert torch.allclose(outputs[0]["target"], outputs[1]["target"], atol=1e-5)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.positions import sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
@@ -43,7 +43,7 @@ def test_parameter_counts(size: str, encoder: int, whole: int, depth: int, out_d
     """Counts of the official networks (to the last one where they are stated exactly)."""
     with torch.device("meta"):
         backbone = VideoViT(size)
-        decoder = MaskedDecoder(backbone, out_dim, depth)
+        decoder = MaskedDecoder(backbone, out_dim, DecoderSettings(depth))
     for count, expected in ((parameters(backbone), encoder), (parameters(backbone) + parameters(decoder), whole)):
         assert count == expected if expected % 1000 else round(count, -3) == expected
 
@@ -51,7 +51,7 @@ def test_parameter_counts(size: str, encoder: int, whole: int, depth: int, out_d
 def test_official_state_dict_has_218_entries_and_no_positions_or_key_bias() -> None:
     with torch.device("meta"):
         backbone = VideoViT("base")
-        method = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 1536)})
+        method = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 1536, DecoderSettings())})
     official = to_official(dict(method.state_dict()), backbone.grid)
     assert len(official) == 218
     assert not any("position" in key or "pos_embed" in key or "qkv.bias" in key for key in official)
@@ -129,7 +129,7 @@ def test_key_bias_has_no_effect() -> None:
 def test_decoder_ignores_order_of_visible_tokens() -> None:
     """Positions go with their tokens, so which row a visible token stands in cannot matter."""
     backbone = tiny()
-    decoder = MaskedDecoder(backbone, 10, depth=2).eval()
+    decoder = MaskedDecoder(backbone, 10, DecoderSettings(2)).eval()
     tokens, visible, masked = torch.randn(1, 4, 96), torch.tensor([[1, 5, 9, 30]]), torch.tensor([[0, 2, 31]])
     order = torch.tensor([2, 0, 3, 1])
     first = decoder(tokens, visible, masked)
@@ -140,7 +140,7 @@ def test_decoder_ignores_order_of_visible_tokens() -> None:
 
 def test_initial_values() -> None:
     backbone = tiny()
-    decoder = MaskedDecoder(backbone, 10)
+    decoder = MaskedDecoder(backbone, 10, DecoderSettings())
     assert decoder.mask_token.abs().max() <= 0.02
     for block in [*backbone.blocks, *decoder.blocks]:
         bound = (6 / (4 * block.attn.qkv.in_features)) ** 0.5
@@ -185,7 +185,7 @@ def test_impossible_sizes_are_named(settings: dict, named: str) -> None:
 @pytest.mark.parametrize("form", ["method", "official", "bare"])
 def test_checkpoint_setting_reads_every_form(form: str, tmp_path: Path) -> None:
     source = tiny()
-    method = torch.nn.ModuleDict({"backbone": source, "decoder": MaskedDecoder(source, 6)})
+    method = torch.nn.ModuleDict({"backbone": source, "decoder": MaskedDecoder(source, 6, DecoderSettings())})
     state = dict(method.state_dict())
     content = {
         "method": {"state_dict": state},
@@ -208,7 +208,7 @@ def test_foreign_checkpoint_is_refused_with_a_report(tmp_path: Path) -> None:
 
 def test_names_round_trip() -> None:
     backbone = tiny()
-    method = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 6)})
+    method = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 6, DecoderSettings())})
     with torch.no_grad():
         for name, value in method.named_parameters():
             value.copy_(torch.randn_like(value))

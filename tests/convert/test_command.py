@@ -17,7 +17,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.layers.heads import VideoClassifier
-from modules.layers.masked_autoencoder import start_from
+from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.weights.files import read_weights
 from modules.weights.names.videomae import encoder_weights, from_official, to_official
 from modules.weights.passport import read_passport
@@ -33,12 +33,19 @@ model:
     backbone:
       class_path: modules.backbones.vit.video_vit.VideoViT
       init_args: {size: micro, embed_dim: 32, num_heads: 2, image_size: 32, num_frames: 4, patch_size: 8, tubelet_size: 2}
-    decoder_heads: 1
+    decoder: {heads: 1}
 data:
   class_path: datamodules.SyntheticMotion
   init_args:
     clip: {frames: 4, size: 32, stride: 3}
 """
+
+
+def start(path: str) -> None:
+    """Build a masked autoencoder from the weights of a whole method."""
+    method = METHODS[0].build()
+    assert isinstance(method, MaskedAutoencoder)
+    method.start_from(path)
 
 
 def without_key_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,7 +185,7 @@ def test_written_files_start_methods(pretraining: dict[str, Tensor], tmp_path: P
     for out, to in (("a.safetensors", "safetensors"), ("b.pth", "official")):
         convert(tmp_path / "last.ckpt", tmp_path / out, to=to, **SIZES)
         method = METHODS[0].build()
-        start_from(method, str(tmp_path / out))
+        method.start_from(str(tmp_path / out))
         assert_equal(dict(method.state_dict()), pretraining)
 
 
@@ -387,7 +394,7 @@ def test_folders_start_encoders_and_methods(form: str, pretraining: dict[str, Te
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, pretraining[f"backbone.{name}"]), name
     method = METHODS[0].build()
-    start_from(method, str(folder))
+    method.start_from(str(folder))
     assert_equal(dict(method.state_dict()), pretraining)
 
 
@@ -400,10 +407,10 @@ def test_other_heads_are_refused(pretraining: dict[str, Tensor], tmp_path: Path)
         with pytest.raises(SettingError, match=message % r"backbone\.checkpoint"):
             VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / name))
         with pytest.raises(SettingError, match=message % "init_from"):
-            start_from(METHODS[0].build(), str(tmp_path / name))
+            start(str(tmp_path / name))
     convert(tmp_path / "last.ckpt", tmp_path / "c.safetensors", heads=2, decoder_heads=2, image_size=32, num_frames=4)
-    with pytest.raises(SettingError, match=r"has 2 heads where model\.decoder_heads is 1"):
-        start_from(METHODS[0].build(), str(tmp_path / "c.safetensors"))
+    with pytest.raises(SettingError, match=r"has 2 heads where model\.decoder\.heads is 1"):
+        start(str(tmp_path / "c.safetensors"))
 
 
 def test_a_folder_of_another_network_is_refused(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
@@ -421,7 +428,7 @@ def test_a_start_from_other_pixels_is_said(
 ) -> None:
     torch.save({"state_dict": pretraining, "record": {"config": plain_pixels(normalise)}}, tmp_path / "last.ckpt")
     convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface")
-    start_from(METHODS[0].build(), str(tmp_path / "hf"))
+    start(str(tmp_path / "hf"))
     said = "whose decoder predicts plain pixels; to train it further, set model.target.normalise false"
     assert any(said in str(one.message) for one in recwarn) is not normalise
 
@@ -438,7 +445,7 @@ def test_half_a_bias_is_refused_wherever_it_is_read(lost: str, pretraining: dict
     with pytest.raises(SettingError, match=message):
         VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / "source.pth"))
     with pytest.raises(SettingError, match=message):
-        start_from(METHODS[0].build(), str(tmp_path / "source.pth"))
+        start(str(tmp_path / "source.pth"))
     with pytest.raises(SettingError, match=message):
         convert(tmp_path / "source.pth", tmp_path / "out.safetensors", **SIZES)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from main import main
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.empty_networks import empty_network
 from modules.weights.run_config import facts_of_run, parse_config
@@ -42,7 +42,7 @@ def test_every_preset_is_known() -> None:
     for preset in PRESETS.values():
         with torch.device("meta"):
             network = nn.ModuleDict({"backbone": VideoViT(embed_dim=preset.embed_dim, depth=1, num_heads=preset.num_heads)})
-            network["decoder"] = MaskedDecoder(network["backbone"], 8, depth=1)
+            network["decoder"] = MaskedDecoder(network["backbone"], 8, DecoderSettings(1))
         found = infer_architecture(dict(network.state_dict()), {}, "test")
         assert found.num_heads == preset.num_heads
         assert found.decoder_heads == network["decoder"].blocks[0].attn.num_heads

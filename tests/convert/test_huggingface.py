@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.convert.huggingface import model_config, preprocessor_config
@@ -34,7 +34,9 @@ def network(kind: str, out_dim: int = 384) -> nn.Module:
     backbone = VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2)
     built = {
         "encoder": lambda: nn.ModuleDict({"backbone": backbone}),
-        "pretraining": lambda: nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, out_dim, 1)}),
+        "pretraining": lambda: nn.ModuleDict(
+            {"backbone": backbone, "decoder": MaskedDecoder(backbone, out_dim, DecoderSettings(1))}
+        ),
         "classifier": lambda: VideoClassifier(backbone, 5),
     }[kind]()
     with torch.no_grad():
@@ -175,7 +177,7 @@ def test_pretraining_outputs(transformers: object, tmp_path: Path) -> None:
     hidden = torch.rand(2, 32).argsort(1) < 24
     mask = mask_from_bool(hidden)
     tokens = ours.backbone.forward_features(video, mask.visible)
-    expected = ours.decoder(tokens, mask.visible, mask.masked)
+    expected = ours.decoder(tokens, mask.visible, mask.targets)
     assert_close(model(video.transpose(1, 2), bool_masked_pos=hidden).logits, expected)
 
 
@@ -183,7 +185,12 @@ def test_pretraining_outputs(transformers: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize("normalise", [True, False])
 def test_pretraining_loss(normalise: bool, transformers: object, tmp_path: Path) -> None:
     """transformers measures the loss that was trained, on pixels normalised cube by cube or plain ones."""
-    method = VideoMAE(VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2), PixelTarget(normalise), TubeMask(0.5), 1)
+    method = VideoMAE(
+        VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2),
+        PixelTarget(normalise),
+        TubeMask(0.5),
+        DecoderSettings(1),
+    )
     method.load_state_dict(network("pretraining").state_dict())
     target = {"class_path": "modules.layers.targets.PixelTarget", "init_args": {"normalise": normalise}}
     config = json.dumps({"model": {"init_args": {"target": target}}})
@@ -195,8 +202,8 @@ def test_pretraining_loss(normalise: bool, transformers: object, tmp_path: Path)
     mask = mask_from_bool(hidden)
     video = normalise_clip(clip)
     tokens = method.backbone.forward_features(video, mask.visible)
-    prediction = method.decoder(tokens, mask.visible, mask.masked)
-    expected = method.loss(prediction, gather_tokens(method.target(video, method.backbone.grid), mask.masked), None)
+    prediction = method.decoder(tokens, mask.visible, mask.targets)
+    expected = method.loss(prediction, gather_tokens(method.target(video, method.backbone.grid), mask.targets), None)
     assert_close(model(video.transpose(1, 2), bool_masked_pos=hidden).loss, expected)
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.convert.empty_networks import empty_network
@@ -137,7 +138,7 @@ def test_strict_into_the_method_and_into_a_classifier(tmp_path: Path) -> None:
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors", **SIZES)
     for name in ("a.pth", "b.safetensors"):
         path = str(tmp_path / name)
-        method = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), decoder_depth=1, init_from=path)
+        method = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), decoder=DecoderSettings(1), init_from=path)
         assert_equal(dict(method.state_dict()), load_file(tmp_path / "b.safetensors"))
     convert(tmp_path / "a.pth", tmp_path / "c.safetensors", part="backbone", **SIZES)
     classifier, encoder = VideoClassifier(tiny_vit(), 5), load_file(tmp_path / "c.safetensors")

@@ -106,7 +106,7 @@ def test_the_search_depends_on_nothing_that_ran_before() -> None:
     second.draw(3, Grid(1, 4, 4, 1, 16), generator())
     with torch.inference_mode():
         first.draw(3, SPECTROGRAM, generator(9))
-    drawn = [kind.draw(3, SPECTROGRAM, generator(1)).masked for kind in (first, second)]
+    drawn = [kind.draw(3, SPECTROGRAM, generator(1)).targets for kind in (first, second)]
     assert torch.equal(*drawn)
     assert not drawn[0].is_inference()
 
@@ -115,4 +115,4 @@ def test_the_search_depends_on_nothing_that_ran_before() -> None:
 def test_small_grids(sides: tuple[int, int]) -> None:
     grid = Grid(2, *sides, 2, 16)
     mask = OptimBlueMask(0.6, swaps=20, bank=3).draw(4, grid, generator())
-    assert mask.masked.shape == (4, 2 * int(0.6 * sides[0] * sides[1]))
+    assert mask.targets.shape == (4, 2 * int(0.6 * sides[0] * sides[1]))

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from modules.core.errors import SettingError
 from modules.core.randomness import device_generator
 from modules.core.tokens import Grid
-from modules.masks.base import Mask, MaskGenerator, hide_smallest, is_among, mask_from_bool
+from modules.masks.base import Mask, MaskGenerator, hide_smallest, is_among, mask_from_bool, mask_from_sets
 from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.noise import Green3D, NoiseMask
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
@@ -25,8 +25,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def as_bool(mask: Mask, tokens: int) -> Tensor:
-    hidden = torch.zeros(len(mask.masked), tokens, dtype=torch.bool)
-    return hidden.scatter_(1, mask.masked, True)
+    hidden = torch.zeros(len(mask.targets), tokens, dtype=torch.bool)
+    return hidden.scatter_(1, mask.targets, True)
 
 
 def random_boxes(count: int, seed: int = 0, side: int = 224, frames: int = 16) -> Tensor:
@@ -52,13 +52,13 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 
 def check_complete(mask: Mask, hidden: int, tokens: int) -> None:
-    rows = len(mask.masked)
-    assert mask.masked.shape == (rows, hidden)
+    rows = len(mask.targets)
+    assert mask.targets.shape == (rows, hidden)
     assert mask.visible.shape == (rows, tokens - hidden)
-    assert mask.masked.dtype == mask.visible.dtype == torch.int64
-    for index in mask:
+    assert mask.targets.dtype == mask.visible.dtype == torch.int64
+    for index in (mask.visible, mask.targets):
         assert (index.diff(dim=1) > 0).all()
-    together = torch.cat([mask.visible, mask.masked], dim=1).sort(dim=1).values
+    together = torch.cat([mask.visible, mask.targets], dim=1).sort(dim=1).values
     assert torch.equal(together, torch.arange(tokens).expand(rows, -1))
 
 
@@ -91,7 +91,7 @@ def test_counts_over_the_clip(name: str) -> None:
 @every_kind
 def test_masks_are_a_function_of_seed_step_and_rank(name: str) -> None:
     def draw(*key: int) -> Tensor:
-        return KINDS[name](0.9).draw(8, FULL, device_generator("cpu", *key)).masked
+        return KINDS[name](0.9).draw(8, FULL, device_generator("cpu", *key)).targets
 
     first = draw(0, 5, 1)
     torch.rand(3)
@@ -108,14 +108,14 @@ def test_making_masks_never_waits_for_the_device(name: str) -> None:
     kind.draw(2, FULL, generator(), boxes)
     with FakeTensorMode(allow_non_fake_inputs=True):
         mask = kind.draw(2, FULL, generator(), boxes)
-    assert mask.masked.shape == (2, 1408)
+    assert mask.targets.shape == (2, 1408)
 
 
 @every_kind
 def test_autocast_does_not_change_masks(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mask = KINDS[name](0.9).draw(4, FULL, generator(), random_boxes(4))
-    assert torch.equal(mask.masked, KINDS[name](0.9).draw(4, FULL, generator(), random_boxes(4)).masked)
+    assert torch.equal(mask.targets, KINDS[name](0.9).draw(4, FULL, generator(), random_boxes(4)).targets)
 
 
 def test_ties_do_not_change_the_count() -> None:
@@ -128,9 +128,28 @@ def test_index_form_of_a_bool_mask() -> None:
     hidden = torch.tensor([[True, False, True, False], [False, False, True, True]])
     mask = mask_from_bool(hidden)
     assert mask.visible.tolist() == [[1, 3], [0, 1]]
-    assert mask.masked.tolist() == [[0, 2], [2, 3]]
-    assert torch.equal(mask_from_bool(hidden, 2).masked, mask.masked)
-    assert is_among(torch.tensor([[0, 1], [1, 3]]), mask.masked, 4).tolist() == [[True, False], [False, True]]
+    assert mask.targets.tolist() == [[0, 2], [2, 3]]
+    assert torch.equal(mask_from_bool(hidden, 2).targets, mask.targets)
+    assert is_among(torch.tensor([[0, 1], [1, 3]]), mask.targets, 4).tolist() == [[True, False], [False, True]]
+
+
+def test_index_form_of_blocks_of_unequal_numbers() -> None:
+    visible = torch.tensor([[True, False, False, False, True], [False, True, False, False, False]])
+    first = torch.tensor([[False, True, True, False, False], [False, False, False, True, False]])
+    # Blocks may overlap, see visible tokens again, and leave tokens out.
+    second = torch.tensor([[False, False, True, False, True], [True, False, False, False, False]])
+    mask = mask_from_sets(visible, torch.stack([first, second], dim=1), 2, 2)
+    assert mask.valid is not None
+    assert mask.valid_visible is not None
+    assert (mask.visible.shape, mask.targets.shape, mask.valid.shape) == ((2, 2), (2, 2, 2), (2, 2, 2))
+    kept = [
+        [[token for token, real in zip(*pair, strict=True) if real] for pair in zip(rows, there, strict=True)]
+        for rows, there in zip(mask.targets.tolist(), mask.valid.tolist(), strict=True)
+    ]
+    assert kept == [[[1, 2], [2, 4]], [[3], [0]]]
+    assert mask.valid_visible.tolist() == [[True, True], [True, False]]
+    assert mask.visible[0].tolist() == [0, 4]
+    assert mask.visible[1, 0] == 1
 
 
 def test_running_cells() -> None:
@@ -174,9 +193,9 @@ def test_tube_mask_is_uniform_over_positions() -> None:
 
 
 def test_masks_come_from_the_generator_alone() -> None:
-    draw = [TubeMask(0.75).draw(2, FULL, generator(7)).masked for _ in range(2)]
+    draw = [TubeMask(0.75).draw(2, FULL, generator(7)).targets for _ in range(2)]
     assert torch.equal(*draw)
-    assert not torch.equal(draw[0], TubeMask(0.75).draw(2, FULL, generator(8)).masked)
+    assert not torch.equal(draw[0], TubeMask(0.75).draw(2, FULL, generator(8)).targets)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 0.004])
@@ -229,14 +248,14 @@ def test_footprint_larger_than_the_mask_shows_footprint_tokens() -> None:
     """An object that covers everything: the count still holds, so hidden footprint tokens must be shown."""
     boxes = torch.tensor([0.0, 0, 224, 224]).expand(2, 1, 16, 4)
     mask = TrajectoryMask(0.8).draw(2, FULL, generator(), boxes)
-    assert mask.masked.shape == (2, 1248)
+    assert mask.targets.shape == (2, 1248)
 
 
 def test_small_footprint_and_low_ratio_hide_visible_tokens() -> None:
     """The other balancing case: too few are masked when the footprint's visible share is large."""
     boxes = torch.tensor([0.0, 0, 224, 224]).expand(1, 1, 16, 4)
     mask = TrajectoryMask(0.8, visible_share=0.9).draw(1, FULL, generator(), boxes)
-    assert mask.masked.shape == (1, 1248)
+    assert mask.targets.shape == (1, 1248)
 
 
 def test_box_inside_one_patch_covers_one_more() -> None:
@@ -257,5 +276,5 @@ def test_footprint_is_the_union_over_a_slice() -> None:
 
 def test_trajectory_mask_without_objects_is_a_tube_mask() -> None:
     follows, tube = (kind(0.8).draw(3, FULL, generator()) for kind in (TrajectoryMask, TubeMask))
-    assert torch.equal(follows.masked, tube.masked)
+    assert torch.equal(follows.targets, tube.targets)
     assert torch.equal(follows.visible, tube.visible)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.tokens import Grid, gather_tokens
@@ -43,13 +44,15 @@ class Tower(torch.nn.Module):
 
 def with_mlp(**settings: object) -> SIGMA:
     torch.manual_seed(0)
-    own = {"projection": [16, 8], "num_prototypes": 12, "decoder_depth": 1} | settings
+    own = {"projection": [16, 8], "num_prototypes": 12, "decoder": DecoderSettings(1)} | settings
     return SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), **own).eval()
 
 
 def with_tower() -> SIGMA:
     torch.manual_seed(0)
-    return SIGMA(tiny_vit(), TowerTarget(Tower(), 8, 32, 8), TubeMask(0.5), num_prototypes=12, decoder_depth=1).eval()
+    return SIGMA(
+        tiny_vit(), TowerTarget(Tower(), 8, 32, 8), TubeMask(0.5), num_prototypes=12, decoder=DecoderSettings(1)
+    ).eval()
 
 
 def random_rows(rows: int = 40, count: int = 12, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +66,7 @@ def test_shapes_of_the_paper() -> None:
     seen: list[Tensor] = []
     backbone.blocks[0].register_forward_hook(lambda _, given, made: seen.append(made))
     projection = [1024, 1024, 512, 256]
-    method = SIGMA(backbone, PixelTarget(), TubeMask(), projection, num_prototypes=20, decoder_depth=1).eval()
+    method = SIGMA(backbone, PixelTarget(), TubeMask(), projection, num_prototypes=20, decoder=DecoderSettings(1)).eval()
     output = method.step({"video": torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)}, generator())
     assert seen[0].shape == (1, 160, 12)
     # 176 of 196 tokens of each slice, the same in all of them.
@@ -110,7 +113,7 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
     shapes = []
     for mask in (TubeMask(0.5), Green3D(0.5)):
         torch.manual_seed(0)
-        method = SIGMA(tiny_vit(), PixelTarget(), mask, projection=[16, 8], num_prototypes=8, decoder_depth=1)
+        method = SIGMA(tiny_vit(), PixelTarget(), mask, projection=[16, 8], num_prototypes=8, decoder=DecoderSettings(1))
         output = method.step(video_batch(2), generator())
         output["loss"].backward()
         assert output["loss"].isfinite()
@@ -201,7 +204,7 @@ def test_exchanged_clips_exchange_outputs_and_keep_the_loss() -> None:
     mask = TubeMask(0.5).draw(2, method.backbone.grid, generator())
     method.mask.draw = lambda *_: mask
     output = method.step(batch, generator())
-    method.mask.draw = lambda *_: Mask(mask.visible.flip(0), mask.masked.flip(0))
+    method.mask.draw = lambda *_: Mask(mask.visible.flip(0), mask.targets.flip(0))
     turned = method.step({name: value.flip(0) for name, value in batch.items()}, generator())
     assert torch.allclose(turned["prediction"], output["prediction"].flip(0), atol=1e-5)
     assert torch.equal(turned["assigned"], output["assigned"].flip(0))
@@ -280,7 +283,9 @@ def test_files_say_how_many_prototypes_and_how_wide(official: bool, tmp_path: Pa
     path = save(first, tmp_path / "first.pth", official)
     torch.manual_seed(3)
     # Neither the number of prototypes nor the projection is right here: the file's are taken.
-    second = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), num_prototypes=5, decoder_depth=1, init_from=path).eval()
+    second = SIGMA(
+        tiny_vit(), PixelTarget(), TubeMask(0.5), num_prototypes=5, decoder=DecoderSettings(1), init_from=path
+    ).eval()
     assert second.prototypes.shape == (12, 8)
     batch = video_batch(3)
     assert torch.equal(first.step(batch, generator())["loss"], second.step(batch, generator())["loss"])
@@ -308,7 +313,7 @@ def test_an_earlier_projection_is_frozen(official: bool, tmp_path: Path) -> None
     first = with_mlp()
     path = save(first, tmp_path / "first.pth", official)
     torch.manual_seed(3)
-    second = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], path, 12, decoder_depth=1)
+    second = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], path, 12, decoder=DecoderSettings(1))
     for name, value in second.projection.named_parameters():
         assert torch.equal(value, first.projection.get_parameter(name))
         assert not value.requires_grad

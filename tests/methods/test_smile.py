@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
@@ -29,7 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def tiny(mask: MaskGenerator | None = None, **settings: object) -> SMILE:
     torch.manual_seed(0)
     parts = {"paste_objects": True, "objects": ObjectBank(), "motion": Motion()} | settings
-    return SMILE(tiny_vit(), PixelTarget(), mask or TrajectoryMask(0.5), decoder_depth=1, **parts).eval()
+    return SMILE(tiny_vit(), PixelTarget(), mask or TrajectoryMask(0.5), decoder=DecoderSettings(1), **parts).eval()
 
 
 class Spy(PixelTarget):
@@ -42,7 +43,7 @@ class Spy(PixelTarget):
 
 def test_shapes_of_the_paper() -> None:
     backbone = VideoViT(embed_dim=12, depth=1, num_heads=2)
-    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, Motion(), decoder_depth=1)
+    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, Motion(), decoder=DecoderSettings(1))
     output = method.step({"video": torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)}, generator())
     # Two masks of a clip: 1248 of 1568 tokens each.
     assert output["masked"].shape == (2, 1248)
@@ -104,7 +105,7 @@ def test_loss_of_two_masks_is_the_mean_of_single_ones(monkeypatch: pytest.Monkey
     batch = video_batch(4)
     order = torch.tensor([2, 3, 1, 0])
     mask = TubeMask(0.5).draw(4, method.backbone.grid, generator())
-    turned = type(mask)(mask.visible[order], mask.masked[order])
+    turned = type(mask)(mask.visible[order], mask.targets[order])
     losses = []
     for one in (mask, turned):
         method.views_per_clip = 1
@@ -119,7 +120,7 @@ def test_loss_of_two_masks_is_the_mean_of_single_ones(monkeypatch: pytest.Monkey
 
 def test_without_objects_it_is_videomae() -> None:
     smile = tiny(TubeMask(0.5), paste_objects=False, masks_per_clip=1)
-    videomae = VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1).eval()
+    videomae = VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1)).eval()
     videomae.load_state_dict(smile.state_dict())
     batch = video_batch(3)
     assert torch.equal(smile.step(batch, generator())["loss"], videomae.step(batch, generator())["loss"])
@@ -130,7 +131,9 @@ def test_stage_two_starts_where_stage_one_ended(tmp_path: Path) -> None:
     path = tmp_path / "stage1.ckpt"
     torch.save({"state_dict": first.state_dict(), "optimizer_states": [{"state": {}}]}, path)
     torch.manual_seed(3)
-    second = SMILE(tiny_vit(), PixelTarget(), TubeMask(0.5), paste_objects=False, decoder_depth=1, init_from=str(path)).eval()
+    second = SMILE(
+        tiny_vit(), PixelTarget(), TubeMask(0.5), paste_objects=False, decoder=DecoderSettings(1), init_from=str(path)
+    ).eval()
     first.paste_objects, first.mask = False, TubeMask(0.5)
     batch = video_batch(3)
     assert torch.equal(first.step(batch, generator())["loss"], second.step(batch, generator())["loss"])

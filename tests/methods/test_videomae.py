@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
@@ -20,11 +21,11 @@ from tests.registry import tiny_vit, video_batch
 
 def tiny(ratio: float = 0.5, **settings: object) -> VideoMAE:
     torch.manual_seed(0)
-    return VideoMAE(tiny_vit(), PixelTarget(), TubeMask(ratio), 1, **settings).eval()
+    return VideoMAE(tiny_vit(), PixelTarget(), TubeMask(ratio), DecoderSettings(1), **settings).eval()
 
 
 def test_shapes_of_the_paper() -> None:
-    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), TubeMask(0.9), 1)
+    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), TubeMask(0.9), DecoderSettings(1))
     clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
     output = method.step({"video": clip}, torch.Generator().manual_seed(0))
     assert method.backbone.grid.tokens == 1568
@@ -33,7 +34,7 @@ def test_shapes_of_the_paper() -> None:
 
 
 def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
-    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), Green3D(), 1)
+    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), Green3D(), DecoderSettings(1))
     order: list[torch.Tensor] = []
     method.backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: order.append(inputs[0]))
     clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
@@ -87,7 +88,7 @@ def test_init_from_restores_the_whole_method(form: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": state} if form == "ours" else {"model": to_official(state, source.backbone.grid)}, path)
     torch.manual_seed(1)
-    loaded = VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), 1, init_from=str(path)).eval()
+    loaded = VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1), init_from=str(path)).eval()
     batch = video_batch(2)
     losses = [method.step(batch, torch.Generator().manual_seed(0))["loss"] for method in (source, loaded)]
     assert torch.allclose(*losses, rtol=1e-6)
@@ -111,7 +112,9 @@ def test_pooling_per_time_slice_keeps_the_order_of_time() -> None:
 
 
 def test_dual_masking_has_the_shapes_of_the_paper() -> None:
-    method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), TubeMask(0.9), 1, decoder_mask=RunningCellMask())
+    method = VideoMAE(
+        VideoViT("micro", depth=1), PixelTarget(), TubeMask(0.9), DecoderSettings(1), decoder_mask=RunningCellMask()
+    )
     clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
     lengths: list[int] = []
     method.decoder.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
@@ -154,7 +157,7 @@ class Fixed(MaskGenerator):
 
 def test_dual_masking_with_nothing_to_count_has_no_loss() -> None:
     torch.manual_seed(0)
-    method = VideoMAE(tiny_vit(), PixelTarget(), Fixed(0.5), 1, decoder_mask=Fixed(0.75))
+    method = VideoMAE(tiny_vit(), PixelTarget(), Fixed(0.5), DecoderSettings(1), decoder_mask=Fixed(0.75))
     loss = method.step(video_batch(2), torch.Generator().manual_seed(0))["loss"]
     loss.backward()
     assert loss == 0
@@ -183,6 +186,29 @@ def test_pictures_of_dual_masking_show_what_was_decoded() -> None:
             else:
                 assert after[clip, token].unique().numel() > 10
                 assert not torch.equal(after[clip, token], before[clip, token])
+
+
+class Partial(Fixed):
+    """Half of what is hidden is predicted."""
+
+    def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: torch.Tensor | None = None) -> Mask:
+        mask = super().draw(count, grid, generator, boxes)
+        return mask._replace(targets=mask.targets[:, ::2])
+
+
+class Blocks(Fixed):
+    """What is hidden comes in two blocks."""
+
+    def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: torch.Tensor | None = None) -> Mask:
+        mask = super().draw(count, grid, generator, boxes)
+        return mask._replace(targets=mask.targets.unflatten(1, (2, -1)))
+
+
+@pytest.mark.parametrize("kind", [Partial, Blocks])
+def test_masks_that_it_cannot_take_are_refused(kind: type[MaskGenerator]) -> None:
+    method = VideoMAE(tiny_vit(), PixelTarget(), kind(0.5), DecoderSettings(1))
+    with pytest.raises(SettingError, match=rf"model\.mask is {kind.__name__}, whose .* choose another mask for VideoMAE\."):
+        method.step(video_batch(2), torch.Generator().manual_seed(0))
 
 
 def test_wrong_decoder_mask_is_named() -> None:

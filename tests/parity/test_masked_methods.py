@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
@@ -63,9 +64,7 @@ def videomae_case() -> tuple[dict, dict, VideoMAE]:
         build_backbone(sizes),
         PixelTarget(),
         FixedMask(mask_from_bool(tensors["input.mask"])),
-        decoder_depth=sizes["decoder_depth"],
-        decoder_dim=sizes["decoder_embed_dim"],
-        decoder_heads=sizes["decoder_num_heads"],
+        decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
     load_strictly(method, from_official(part(tensors, "state.")), "case")
     method.normalise = lambda clip: tensors["input.video"]
@@ -80,7 +79,7 @@ def test_videomae_step(videomae_case: tuple[dict, dict, VideoMAE]) -> None:
     assert_close(output["prediction"], tensors["output.prediction"], "prediction")
     assert_close(output["target"], tensors["output.target_normalised"], "target")
     assert_close(output["loss"].detach(), tensors["output.loss_normalised"].reshape(()), "loss")
-    raw = gather_tokens(PixelTarget(normalise=False)(video, grid), mask.masked)
+    raw = gather_tokens(PixelTarget(normalise=False)(video, grid), mask.targets)
     assert_close(raw, tensors["output.target_raw"], "raw target")
     raw_loss = torch.nn.functional.mse_loss(output["prediction"], raw)
     assert_close(raw_loss, tensors["output.loss_raw"].reshape(()), "raw loss")
@@ -167,9 +166,7 @@ def smile_method(info: dict, target: TowerTarget, mask: Mask) -> SMILE:
         target,
         FixedMask(mask),
         paste_objects=False,
-        decoder_depth=sizes["decoder_depth"],
-        decoder_dim=sizes["decoder_embed_dim"],
-        decoder_heads=sizes["decoder_num_heads"],
+        decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from modules.backbones.vit.decoder import DecoderSettings
 from modules.core.loading import load_strictly
 from modules.core.tokens import Grid, gather_tokens
 from modules.layers.heads import VideoClassifier
@@ -49,9 +50,7 @@ def build(tensors: dict[str, Tensor], info: dict) -> SIGMA:
         projection,
         num_prototypes=count,
         sinkhorn=sinkhorn_settings(info),
-        decoder_depth=sizes["decoder_depth"],
-        decoder_dim=sizes["decoder_embed_dim"],
-        decoder_heads=sizes["decoder_num_heads"],
+        decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
     load_strictly(method, weights, "case")
     method.normalise = lambda clip: video
@@ -67,7 +66,7 @@ def test_step(case: str, side_by_side: bool) -> None:
     mask, grid = method.mask.mask, method.backbone.grid
     encoded = method.backbone.forward_features(tensors["input.video"], mask.visible)
     assert_close(encoded, tensors["output.encoder"], "encoder")
-    labels = gather_tokens(method.target(tensors["input.video"], grid), mask.masked)
+    labels = gather_tokens(method.target(tensors["input.video"], grid), mask.targets)
     assert_close(labels, tensors["output.labels"], "labels")
     output = method.step({"video": torch.zeros(len(encoded), 1, 1)}, None)
     assert_close(output["prediction"], tensors["output.pred"], "prediction")
@@ -165,9 +164,9 @@ def test_tube_masks_have_the_official_counts_and_spread() -> None:
         t, h, w = case["window"]
         grid = Grid(t, h, w, 2, 16)
         mask = TubeMask(case["mask_ratio"]).draw(stats["draws"], grid, torch.Generator().manual_seed(0))
-        assert mask.masked.shape[1] == case["total_masked"]
+        assert mask.targets.shape[1] == case["total_masked"]
         assert mask.visible.shape[1] == case["visible_total"]
-        hidden = torch.zeros(stats["draws"], grid.tokens).scatter_(1, mask.masked, 1.0).unflatten(1, (t, h * w))
+        hidden = torch.zeros(stats["draws"], grid.tokens).scatter_(1, mask.targets, 1.0).unflatten(1, (t, h * w))
         assert (hidden == hidden[:, :1]).all() == case["same_mask_in_every_frame"]
         assert (hidden.sum(2) == case["masked_per_frame"]).all()
         assert hidden.mean().item() == pytest.approx(case["realised_ratio"], abs=1e-6)

@@ -1,14 +1,30 @@
 """Learning rates and parameter groups."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
+import lightning
 import pytest
 import torch
 
-from modules.backbones.vit.decoder import MaskedDecoder
+from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
-from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, warmup_cosine
+from modules.training.optim import (
+    AdamSettings,
+    AdamWSettings,
+    GroupRule,
+    ScheduleSettings,
+    SGDSettings,
+    hold_frozen,
+    warmup_cosine,
+)
+from tests.callbacks.runs import STEPS, data, fit, make_trainer, videomae
+from tests.registry import OPTIM
+
+NAME = "backbone.blocks.0.mlp.fc1.weight"
 
 
 def test_rates_follow_the_global_batch() -> None:
@@ -45,7 +61,7 @@ def test_no_warmup_starts_at_the_peak() -> None:
 
 def test_decay_spares_biases_norms_and_mask_token() -> None:
     backbone = VideoViT("micro", 32, 4, patch_size=8, depth=1)
-    network = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 5, 1)})
+    network = torch.nn.ModuleDict({"backbone": backbone, "decoder": MaskedDecoder(backbone, 5, DecoderSettings(1))})
     optimiser = AdamWSettings().build(network, 1e-3, {"decoder.mask_token"})
     spared = {id(value) for group in optimiser.param_groups if group["weight_decay"] == 0 for value in group["params"]}
     for name, value in network.named_parameters():
@@ -115,3 +131,82 @@ def test_warmup_with_one_rate_per_epoch() -> None:
         factor = SGDSettings(milestones=milestones, warmup_epochs=4).factor(4, 9, 0.0)
         assert [factor(epoch) for epoch in range(5)] == [0.125, 0.375, 0.625, 0.875, 1]
         assert factor(6) < 1
+
+
+def small_network() -> torch.nn.ModuleDict:
+    torch.manual_seed(0)
+    return torch.nn.ModuleDict({"body": torch.nn.Linear(2, 3), "head": torch.nn.Linear(3, 2)})
+
+
+def settings_by_name(optimiser: torch.optim.Optimizer, network: torch.nn.Module) -> dict[str, tuple[float, float]]:
+    """Rate and weight decay of each parameter."""
+    names = {id(value): name for name, value in network.named_parameters()}
+    groups = optimiser.param_groups
+    return {names[id(value)]: (group["lr"], group["weight_decay"]) for group in groups for value in group["params"]}
+
+
+@pytest.mark.parametrize("kind", [AdamWSettings, AdamSettings, SGDSettings])
+def test_rules_for_some_parameters(kind: type[ScheduleSettings]) -> None:
+    network = small_network()
+    plain = settings_by_name(kind(weight_decay=0.1).build(network, 1.0, set()), network)  # type: ignore[call-arg]
+    rules = [GroupRule(r"^body\.weight", weight_decay=0.3), GroupRule("^body", rate=0.5)]
+    optimiser = kind(weight_decay=0.1, rules=rules).build(network, 1.0, set())  # type: ignore[call-arg]
+    # AdamW spares biases, also those that a rule finds.
+    spared = 0.0 if kind is AdamWSettings else 0.1
+    assert settings_by_name(optimiser, network) == {
+        "body.weight": (1.0, 0.3),
+        "body.bias": (0.5, spared),
+        "head.weight": plain["head.weight"],
+        "head.bias": plain["head.bias"],
+    }
+
+
+def test_rules_and_layer_decay_multiply() -> None:
+    backbone = VideoViT("micro", 32, 4, patch_size=8, embed_dim=12, num_heads=2, depth=2)
+    network = Classification(backbone, num_classes=5)
+    plain = settings_by_name(AdamWSettings(layer_decay=0.5).build(network, 1.0, set()), network)
+    ruled = AdamWSettings(layer_decay=0.5, rules=[GroupRule("blocks", rate=0.1)]).build(network, 1.0, set())
+    for name, (rate, decay) in settings_by_name(ruled, network).items():
+        assert (rate, decay) == (pytest.approx(plain[name][0] * (0.1 if "blocks" in name else 1)), plain[name][1])
+
+
+def test_wrong_rules_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"'\(' in model\.optim\.rules is no regular expression"):
+        GroupRule("(")
+    with pytest.raises(SettingError, match=r"model\.optim\.rules\.rate is -1"):
+        GroupRule("body", rate=-1)
+    for rules in ([GroupRule("tail")], [GroupRule("body"), GroupRule("body")]):
+        with pytest.raises(SettingError, match=r"'(tail|body)' in model\.optim\.rules finds no trained parameter"):
+            SGDSettings(rules=rules).build(small_network(), 1.0, set())
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    network = small_network()
+    optimiser = AdamWSettings(rules=[GroupRule("^body", frozen_until=1.5)]).build(network, 0.1, set())
+    for done, still in ((0.0, True), (1.4, True), (1.5, False)):
+        before = [value.detach().clone() for value in network.parameters()]
+        network["head"](network["body"](torch.ones(4, 2))).sum().backward()
+        hold_frozen(optimiser, done)
+        optimiser.step()
+        optimiser.zero_grad()
+        same = [torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)]
+        assert same == [still, still, False, False]
+        assert (network["body"].weight in optimiser.state) is not still
+
+
+def test_a_run_trains_what_was_frozen_from_its_epoch_on(tmp_path: Path) -> None:
+    method = videomae()
+    method.optim_settings = replace(OPTIM, rules=[GroupRule("^backbone", frozen_until=1)])
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    changed: list[bool] = []
+
+    class Look(lightning.Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            changed.append(not torch.equal(before[NAME], method.state_dict()[NAME]))
+
+    trainer = fit(method, tmp_path, [Look()])
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    assert changed == [False] * STEPS + [True] * STEPS
+    # The checkpoint's groups are those of its rules.
+    with pytest.raises(SettingError, match=r"cannot resume the checkpoint's AdamW .* by the rules \^backbone"):
+        make_trainer(tmp_path, [], 3).fit(videomae(), datamodule=data(), ckpt_path=str(tmp_path / "run.ckpt"))

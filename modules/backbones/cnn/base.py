@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.pixels import PixelInput
 from modules.core.errors import SettingError, check_range, given
 from modules.core.loading import LoadReport, load_strictly
-from modules.core.preprocessing import IMAGENET, Normalisation, Origin, say, settle_normalisation
+from modules.core.preprocessing import Normalisation, Origin, say
 from modules.weights.files import read_checkpoint
 from modules.weights.names.video_cnn import backbone_part, from_official, from_published
 from modules.weights.origin import origin_of, published_origin
@@ -29,7 +30,7 @@ from modules.weights.origin import origin_of, published_origin
 INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
-class VideoCNN(nn.Module, ABC):
+class VideoCNN(PixelInput, nn.Module, ABC):
     """What the video CNNs have in common. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
 
     embed_dim: int
@@ -38,7 +39,6 @@ class VideoCNN(nn.Module, ABC):
     """fewest frames (half the stride in time) and smallest side (the stride in space); less leaves mostly padding"""
     default_eps: float
     """of every BatchNorm, where neither the settings nor the weights say"""
-    normalisation: Normalisation
 
     @abstractmethod
     def stages(self) -> list[list[nn.Module]]:
@@ -58,7 +58,8 @@ class VideoCNN(nn.Module, ABC):
             SettingError: if the checkpoint does not fit.
         """
         check_range("model.backbone", 0, 1, bn_momentum=bn_momentum, **given(bn_eps=bn_eps))
-        self.normalisation, self.asked_normalisation, self.asked_eps = normalisation or IMAGENET, normalisation, bn_eps
+        self.feed(normalisation)
+        self.asked_eps = bn_eps
         self.set_eps(self.default_eps if bn_eps is None else bn_eps)
         for part in self.modules():
             if isinstance(part, nn.BatchNorm3d):
@@ -97,21 +98,9 @@ class VideoCNN(nn.Module, ABC):
             if isinstance(part, nn.BatchNorm3d):
                 part.eps = eps
 
-    def preprocess(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
-        return self.normalisation.apply(clip)
-
     def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from, and take its eps. Settings take precedence;
-        what is not known is assumed.
-
-        Args:
-            origin: of the weights.
-
-        Returns:
-            Lines to print.
-        """
-        self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, IMAGENET)
+        """See `PixelInput.adopt`; the eps of BatchNorm is taken likewise."""
+        lines = super().adopt(origin)
         asked, known = self.asked_eps, origin.bn_eps
         if asked is None and known is None:
             lines.append(
@@ -125,7 +114,7 @@ class VideoCNN(nn.Module, ABC):
 
     def facts(self) -> dict[str, Any]:
         """What `adopt` needs again, for checkpoints."""
-        return {"normalisation": self.normalisation.as_record(), "bn_eps": self.bn_eps}
+        return super().facts() | {"bn_eps": self.bn_eps}
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
         """Refuse clips that the strides would use up.

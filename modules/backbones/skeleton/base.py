@@ -4,6 +4,7 @@ An encoder takes clips [B, 3, T, J, M]: coordinates, frames, joints, persons. It
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ class SkeletonEncoder(nn.Module, ABC):
 
     embed_dim: int
     """length of a pooled feature"""
+    kind: Literal["skeleton"] = "skeleton"
+
+    def preprocess(self, clip: Tensor) -> Tensor:
+        """float [B, 3, T, J, M], as it is: each encoder makes its own form of it."""
+        return clip
 
     @abstractmethod
     def forward_features(self, skeleton: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import first_std
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
-from modules.core.preprocessing import HALF, Normalisation, Origin, say, settle_normalisation
+from modules.core.preprocessing import HALF, Normalisation, say
 from modules.core.tokens import Grid, patchify
 from modules.weights.files import read_checkpoint
 from modules.weights.names.beit import TABLE, from_official
@@ -59,7 +60,7 @@ class TemporalAttention(nn.Module):
         return tokens + self.scale * self.drop_path(mixed).view(b, n, t, d).transpose(1, 2)
 
 
-class BEiTVideo(nn.Module):
+class BEiTVideo(PixelInput, nn.Module):
     """BEiT with temporal attention.
 
     Args:
@@ -88,7 +89,7 @@ class BEiTVideo(nn.Module):
         SettingError: if sizes do not divide, or the checkpoint does not fit.
     """
 
-    normalisation: Normalisation
+    usual_normalisation = HALF
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class BEiTVideo(nn.Module):
                     f"model.backbone.embed_dim {self.embed_dim} is not a multiple of {parts}, the number of {name}; change it."
                 )
         self.image_size, self.num_frames, self.recompute_blocks = image_size, num_frames, recompute_blocks
-        self.normalisation, self.asked_normalisation = normalisation or HALF, normalisation
+        self.feed(normalisation)
         side = image_size // patch_size
         self.grid = Grid(num_frames, side, side, 1, patch_size)
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
@@ -156,26 +157,6 @@ class BEiTVideo(nn.Module):
             weights = fit_positions(from_official(content.weights), self, checkpoint)
             load_strictly(self, weights, checkpoint, may_miss=fresh, may_leave=HEADS)
             say(self.adopt(origin_of(checkpoint, content)))
-
-    def preprocess(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
-        return self.normalisation.apply(clip)
-
-    def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from, unless the settings say otherwise.
-
-        Args:
-            origin: of the weights.
-
-        Returns:
-            Lines to print.
-        """
-        self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, HALF)
-        return lines
-
-    def facts(self) -> dict[str, Any]:
-        """What `adopt` needs again, for checkpoints."""
-        return {"normalisation": self.normalisation.as_record()}
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Encode clips.

@@ -1,5 +1,7 @@
 """The narrow decoder that masked methods put behind an encoder."""
 
+from dataclasses import dataclass
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -11,6 +13,24 @@ from modules.core.errors import SettingError, check_positive, given
 from modules.core.tokens import gather_tokens
 
 
+@dataclass
+class DecoderSettings:
+    """Size of the decoder.
+
+    Args:
+        depth: number of blocks (4 in the official scripts, 12 for ViT-L and ViT-H).
+        dim: width; half of the encoder's if None.
+        heads: attention heads; half of the encoder's if None.
+    """
+
+    depth: int = 4
+    dim: int | None = None
+    heads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("model.decoder", depth=self.depth, **given(dim=self.dim, heads=self.heads))
+
+
 class MaskedDecoder(nn.Module):
     """Decoder of VideoMAE: predicts something for every masked token from the encoded visible ones.
 
@@ -20,33 +40,23 @@ class MaskedDecoder(nn.Module):
     Args:
         encoder: encoder whose tokens are decoded; sets the token grid and the MLP ratio.
         out_dim: width of a prediction.
-        depth: number of blocks.
-        embed_dim: width; half of the encoder's if None.
-        num_heads: attention heads; half of the encoder's if None.
+        settings: size of the decoder.
     """
 
-    def __init__(
-        self,
-        encoder: VideoViT,
-        out_dim: int,
-        depth: int = 4,
-        embed_dim: int | None = None,
-        num_heads: int | None = None,
-    ) -> None:
+    def __init__(self, encoder: VideoViT, out_dim: int, settings: DecoderSettings) -> None:
         super().__init__()
-        check_positive("model", decoder_depth=depth, **given(decoder_dim=embed_dim, decoder_heads=num_heads))
-        self.embed_dim = embed_dim or encoder.embed_dim // 2
-        self.num_heads = heads = num_heads or max(1, encoder.num_heads // 2)
+        self.embed_dim = settings.dim or encoder.embed_dim // 2
+        self.num_heads = heads = settings.heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:
             raise SettingError(
-                f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder_dim "
-                "or model.decoder_heads."
+                f"The decoder's width {self.embed_dim} is not a multiple of its {heads} heads; set model.decoder.dim "
+                "or model.decoder.heads."
             )
         # Left at PyTorch's default initialisation, as in the official code.
         self.embed = nn.Linear(encoder.embed_dim, self.embed_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         self.blocks = nn.ModuleList(
-            Block(self.embed_dim, heads, encoder.mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(depth)
+            Block(self.embed_dim, heads, encoder.mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(settings.depth)
         )
         self.norm = layer_norm(self.embed_dim)
         self.head = nn.Linear(self.embed_dim, out_dim)

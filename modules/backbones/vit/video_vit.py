@@ -20,21 +20,28 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import drop_path_rates, init_blocks, layer_norm
 from modules.backbones.vit.positions import position_codes
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
-from modules.core.preprocessing import IMAGENET, Normalisation, Origin, say, settle_normalisation
-from modules.core.tokens import Grid, Pooling, gather_tokens, patchify, pool_tokens
+from modules.core.preprocessing import Normalisation, Origin, say
+from modules.core.tokens import Grid, Pooling, gather_rounds, gather_tokens, patchify, pool_tokens
 from modules.weights.files import read_checkpoint
 from modules.weights.names.videomae import encoder_weights
 from modules.weights.origin import origin_of_encoder
 from modules.weights.passport import check_heads
 from modules.weights.sizes import PRESETS, Size
 
+MOST_GRIDS = 32
+"""Grids of other clips whose position codes are kept."""
 
-class VideoViT(nn.Module):
+
+class VideoViT(PixelInput, nn.Module):
     """Video vision transformer (encoder).
+
+    It takes clips of any number of frames and any size that make whole tokens, also such that are not square; for others than
+    those of the settings, position codes are interpolated.
 
     Args:
         size: preset of width, depth and heads: micro 96/4/3, tiny 192/12/3, small 384/12/6, base 768/12/12,
@@ -61,8 +68,6 @@ class VideoViT(nn.Module):
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
     """
-
-    normalisation: Normalisation
 
     def __init__(
         self,
@@ -117,7 +122,7 @@ class VideoViT(nn.Module):
         side = image_size // patch_size
         self.grid = Grid(num_frames // tubelet_size, side, side, tubelet_size, patch_size)
         self.recompute_blocks, self.pooling = recompute_blocks, pooling
-        self.normalisation, self.asked_normalisation = normalisation or IMAGENET, normalisation
+        self.feed(normalisation)
         self.asked_clip = (pretrained_frames, pretrained_size)
         self.trained_grid = self.grid_of(pretrained_frames or num_frames, pretrained_size or image_size)
 
@@ -131,6 +136,8 @@ class VideoViT(nn.Module):
         codes = position_codes(self.grid, self.trained_grid, self.embed_dim)
         self.register_buffer("positions", codes, persistent=False)
         self.positions: Tensor
+        self._other_positions: dict[tuple[Grid, torch.device], Tensor] = {}
+        """position codes of clips of other frames or sizes, as they came"""
         init_blocks(self.blocks)
         if checkpoint is not None:
             content = read_checkpoint(checkpoint, "model.backbone.checkpoint")
@@ -145,10 +152,6 @@ class VideoViT(nn.Module):
             say(self.adopt(origin_of_encoder(checkpoint, content)))
 
     # --- How clips are fed ---
-
-    def preprocess(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
-        return self.normalisation.apply(clip)
 
     def grid_of(self, frames: int, size: int) -> Grid:
         """Grid of other clips, cut into tokens as here.
@@ -165,15 +168,8 @@ class VideoViT(nn.Module):
         return self.grid._replace(t=frames // self.grid.tubelet, h=side, w=side)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from. Settings take precedence; what is not known is assumed.
-
-        Args:
-            origin: of the weights.
-
-        Returns:
-            Lines to print.
-        """
-        self.normalisation, lines = settle_normalisation(self.asked_normalisation, origin, IMAGENET)
+        """See `PixelInput.adopt`; the grid of the position codes is taken likewise."""
+        lines = super().adopt(origin)
         frames, size = (asked or known for asked, known in zip(self.asked_clip, (origin.frames, origin.size), strict=True))
         settings = "model.backbone.pretrained_frames and pretrained_size"
         if frames is None or size is None:
@@ -185,6 +181,7 @@ class VideoViT(nn.Module):
             )
         self.trained_grid = self.grid_of(frames, size)
         self.positions = position_codes(self.grid, self.trained_grid, self.embed_dim).to(self.positions)
+        self._other_positions.clear()
         if self.trained_grid[:3] != self.grid[:3]:
             old, new = (" x ".join(map(str, grid[:3])) for grid in (self.trained_grid, self.grid))
             lines.append(
@@ -195,13 +192,45 @@ class VideoViT(nn.Module):
 
     def facts(self) -> dict[str, Any]:
         """What `adopt` needs again, and the network's own clips, for checkpoints."""
-        return {
-            "normalisation": self.normalisation.as_record(),
+        return super().facts() | {
             "pretrained_frames": self.trained_grid.t * self.grid.tubelet,
             "pretrained_size": self.trained_grid.h * self.grid.patch,
             "num_frames": self.num_frames,
             "image_size": self.image_size,
         }
+
+    def clip_grid(self, video: Tensor) -> Grid:
+        """Grid of clips [B, 3, T, H, W].
+
+        Raises:
+            SettingError: if they are no whole tokens.
+        """
+        frames, height, width = video.shape[2:]
+        tubelet, patch = self.grid.tubelet, self.grid.patch
+        grid = Grid(frames // tubelet, height // patch, width // patch, tubelet, patch)
+        if not grid.tokens or grid.clip_shape != (frames, height, width):
+            raise SettingError(
+                f"Clips of {frames} frames of {height} x {width} px are no whole tokens of {tubelet} frames and {patch} px; "
+                "set data.clip.frames and data.clip.size to multiples of these."
+            )
+        return grid
+
+    def positions_of(self, grid: Grid) -> Tensor:
+        """Position codes [1, N, D] on the network's device; those of another grid than the settings' are made once."""
+        if grid == self.grid:
+            return self.positions
+        key = (grid, self.positions.device)
+        if key not in self._other_positions:
+            if not self._other_positions:
+                sizes = (" x ".join(map(str, one[:3])) for one in (self.trained_grid, grid))
+                say(["Position codes are interpolated from {} to {} tokens for clips of other frames or size.".format(*sizes)])
+            if len(self._other_positions) >= MOST_GRIDS:
+                self._other_positions.pop(next(iter(self._other_positions)))
+            # Of use in training too, where they are first asked for in validation.
+            with torch.inference_mode(False):
+                codes = position_codes(grid, self.trained_grid, self.embed_dim).to(self.positions)
+            self._other_positions[key] = codes
+        return self._other_positions[key]
 
     # --- Encoding ---
 
@@ -210,18 +239,19 @@ class VideoViT(nn.Module):
 
         Args:
             video: float [B, 3, T, H, W], of `preprocess`.
-            visible: int64 [B, Nv], the tokens to encode; None encodes all. With several rows per clip (masks),
-                [B * M, Nv] in mask-major order: the clips are cut once and all rows go through in one pass.
+            visible: int64 [B, Nv], the tokens to encode, numbered in the grid of these clips; None encodes all. With
+                several rows per clip (masks), [B * M, Nv] in mask-major order: the clips are cut once and all rows go through
+                in one pass.
             norm: apply the final LayerNorm (pretraining does, fine-tuning with mean pooling does not).
 
         Returns:
             tokens [B (* M), Nv or N, D], in the order of `visible`.
         """
-        cubes = patchify(video, self.grid).flatten(2)
-        positions = self.positions
+        grid = self.clip_grid(video)
+        cubes = patchify(video, grid).flatten(2)
+        positions = self.positions_of(grid)
         if visible is not None:
-            rounds = visible.split(video.shape[0])
-            cubes = torch.cat([gather_tokens(cubes, rows) for rows in rounds])
+            cubes = gather_rounds(cubes, visible)
             positions = gather_tokens(positions.expand(visible.shape[0], -1, -1), visible)
         tokens = self.patch_embed(cubes) + positions
         for block in self.blocks:
@@ -231,7 +261,7 @@ class VideoViT(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""
-        return pool_tokens(self.forward_features(video), self.grid[:3], self.pooling)
+        return pool_tokens(self.forward_features(video), self.clip_grid(video)[:3], self.pooling)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones: none here."""

@@ -1,0 +1,37 @@
+"""What every encoder offers to the methods that train or use it."""
+
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+StreamKind = Literal["video", "skeleton"]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A network on clips, of whatever kind. All are `nn.Module`s; there is no common base class beyond that."""
+
+    kind: StreamKind
+    """of the stream that it takes"""
+    embed_dim: int
+    """length of a pooled feature, and channels of `forward_features`"""
+
+    def preprocess(self, clip: Tensor) -> Tensor:
+        """Clips as the data give them -> as the weights want them."""
+        ...
+
+    def forward_features(self, video: Tensor, /) -> Tensor:
+        """Tokens, sequence or map before pooling, of what `preprocess` gives."""
+        ...
+
+    def forward(self, video: Tensor, /) -> Tensor:
+        """Pooled features [B, D], of what `preprocess` gives."""
+        ...
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser must not decay, besides biases and one-dimensional ones."""
+        ...
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters from the input to the output, for layer-wise learning rates."""
+        ...
