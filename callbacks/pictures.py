@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import check_positive
 from modules.training.method import Method
 
@@ -95,7 +95,7 @@ class Pictures(Callback):
         self._drawn_at = -1
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Draw if it is time."""
         step = trainer.global_step

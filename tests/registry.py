@@ -17,7 +17,7 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch, SkeletonBatch, VideoBatch
+from modules.core.batch import Batch, Stream
 from modules.downstream.classification import Classification
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
@@ -158,15 +158,15 @@ DOWNSTREAM = [
 ]
 
 
-def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> VideoBatch:
+def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> Batch:
     """Random clips [B, V, T, H, W, 3] with two labels."""
     g = torch.Generator().manual_seed(seed)
     video = torch.randint(0, 256, (videos, clips, FRAMES, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
-    return {"video": video, "index": torch.arange(videos), "label": torch.arange(videos) % 2}
+    return Batch(torch.arange(videos), torch.arange(videos) % 2, {"video": Stream("video", video)})
 
 
-def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> SkeletonBatch:
+def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> Batch:
     """Random clips [B, V, 3, T, J, M] with two labels."""
     skeleton = torch.randn(recordings, clips, 3, FRAMES, 25, 2, generator=torch.Generator().manual_seed(seed))
     number = torch.arange(recordings)
-    return {"skeleton": skeleton, "length": torch.full((recordings,), FRAMES), "label": number % 2, "index": number}
+    return Batch(number, number % 2, {"skeleton": Stream("skeleton", skeleton)})

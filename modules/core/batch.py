@@ -12,6 +12,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
 
 from modules.core.errors import SettingError
 
@@ -19,6 +20,8 @@ Kind = Literal["video", "flow", "depth", "skeleton", "audio", "signal", "feature
 
 SEQUENCE_AXIS: dict[Kind, int] = {"video": 1, "flow": 1, "depth": 1, "skeleton": 2, "audio": 1, "signal": 2, "feature": 1}
 """Which axis of one sample's data counts time, where it may be longer in one sample than in another."""
+
+ADVICE = "choose another --data, or another --model or --model.backbone"
 
 
 @dataclass
@@ -145,19 +148,26 @@ class Batch:
         return pinned
 
 
-def check_streams(given: Mapping[str, Kind], wanted: Mapping[str, Iterable[Kind]]) -> None:
+def feature_stream(data: object, own: str) -> str | None:
+    """Name of the stream of frozen features that a data module yields in the place of the stream `own`, if it does."""
+    given: Mapping[str, Kind] = getattr(data, "streams", {})
+    return None if own in given else next((name for name, kind in given.items() if kind == "feature"), None)
+
+
+def check_streams(given: Mapping[str, Kind], wanted: Mapping[str, Iterable[Kind]], advice: str = ADVICE) -> None:
     """Compare what a data module yields with what a method reads.
 
     Args:
         given: kind of each stream of the data, by name.
         wanted: kinds that can be used of each stream that is read, by name.
+        advice: what to change.
 
     Raises:
         SettingError: for the first one that is missing or of another kind.
     """
     for name, kinds in wanted.items():
         if given.get(name) not in tuple(kinds):
-            raise _unlike(given, name, tuple(kinds))
+            raise _unlike(given, name, tuple(kinds), advice)
 
 
 def join_streams(samples: list[Stream]) -> Stream:
@@ -184,22 +194,21 @@ def stack_padded(parts: list[Tensor], axis: int = 0, value: float = 0) -> Tensor
 
     Args:
         parts: B tensors.
-        axis: of each part.
+        axis: of each part, counted from its first.
         value: that fills up.
 
     Returns:
         [B, ...]
     """
     if len({part.shape[axis] for part in parts}) == 1:
-        return torch.stack(parts)
+        # In a worker, right into the memory that it shares with the main process.
+        stacked: Tensor = default_collate(parts)
+        return stacked
     padded = pad_sequence([part.movedim(axis, 0) for part in parts], batch_first=True, padding_value=value)
     return padded.movedim(1, axis + 1)
 
 
-def _unlike(given: Mapping[str, Kind], name: str, kinds: tuple[Kind, ...]) -> SettingError:
+def _unlike(given: Mapping[str, Kind], name: str, kinds: tuple[Kind, ...], advice: str = ADVICE) -> SettingError:
     listed = ", ".join(key if key == kind else f"{key} ({kind})" for key, kind in given.items()) or "none"
     wanted = name if not kinds or kinds == (name,) else f"{name} ({' or '.join(kinds)})"
-    return SettingError(
-        f"The model reads the stream {wanted}, but the data have the stream(s) {listed}; choose another --data, or another "
-        "--model or --model.backbone."
-    )
+    return SettingError(f"The model reads the stream {wanted}, but the data have the stream(s) {listed}; {advice}.")

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
 from modules.core.tokens import gather_tokens
@@ -154,30 +154,24 @@ class SMILE(Method):
             masked.append(mask.masked[order])
         return Mask(torch.cat(visible), torch.cat(masked))
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Paste, mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip is a sample."""
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Paste, mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip is a sample."""
         grid = self.backbone.grid
-        clip, boxes = self.add_motion(batch["video"].flatten(0, 1), generator)
+        clip, boxes = self.add_motion(self.inputs(batch).flatten(0, 1), generator)
         video = self.normalise(clip)
         mask = self.repeat_mask(self.mask.draw(clip.shape[0], grid, generator, boxes), generator)
         features = self.target(video, grid, self.backbone.normalisation)
         target = torch.cat([gather_tokens(features, rows) for rows in mask.masked.split(clip.shape[0])])
         tokens = self.backbone.forward_features(video, mask.visible)
         prediction = self.decoder(tokens, mask.visible, mask.masked)
-        output: StepOutput = {
-            "loss": F.mse_loss(prediction.float(), target),
-            "clip": clip,
-            "masked": mask.masked,
-            "prediction": prediction.detach(),
-            "target": target,
-            "log": {"constant_loss": constant_loss(target)},
-        }
+        show = {"clip": clip, "masked": mask.masked, "prediction": prediction.detach(), "target": target}
         if boxes is not None:
-            output["boxes"] = boxes
-        return output
+            show["boxes"] = boxes
+        loss = F.mse_loss(prediction.float(), target)
+        return {"loss": loss, "log": {"constant_loss": constant_loss(target)}, "show": show}
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clip with object boxes, what the encoder saw, and the reconstruction (or similarity to the target)."""
-        video = self.normalise(output["clip"])
-        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)
+        video = self.normalise(output["show"]["clip"])
+        return masked_pictures(output["show"], self.target, video, self.backbone.grid, self.backbone.normalisation)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.distributed import gather_rows
 from modules.core.output import StepOutput
 from modules.core.tokens import gather_tokens
@@ -77,10 +77,10 @@ class VideoMAE(Method):
         if init_from is not None:
             start_from(self, init_from)
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         grid = self.backbone.grid
-        clip = batch["video"].flatten(0, 1)
+        clip = self.inputs(batch).flatten(0, 1)
         video = self.normalise(clip)
         mask = self.mask.draw(clip.shape[0], grid, generator)
         decoded, counts = mask.masked, None
@@ -92,12 +92,14 @@ class VideoMAE(Method):
         prediction = self.decoder(tokens, mask.visible, decoded)
         return {
             "loss": self.loss(prediction.float(), target, counts),
-            "clip": clip,
-            "masked": mask.masked,
-            "decoded": decoded,
-            "prediction": prediction.detach(),
-            "target": target,
             "log": {"constant_loss": constant_loss(target, counts)},
+            "show": {
+                "clip": clip,
+                "masked": mask.masked,
+                "decoded": decoded,
+                "prediction": prediction.detach(),
+                "target": target,
+            },
         }
 
     def loss(self, prediction: Tensor, target: Tensor, counts: Tensor | None) -> Tensor:
@@ -118,5 +120,5 @@ class VideoMAE(Method):
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clip, what the encoder saw, and the reconstruction (or its similarity to the target)."""
-        video = self.normalise(output["clip"])
-        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)
+        video = self.normalise(output["show"]["clip"])
+        return masked_pictures(output["show"], self.target, video, self.backbone.grid, self.backbone.normalisation)
