@@ -59,6 +59,10 @@ RAW: dict[Kind, dict[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
+def _of_first_clips(method: Method, readout: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    return readout(method.inputs(batch)[:, 0])
+
+
 class ProbeReport(Callback):
     """Reads frozen features out before the first step and after the last, and prints both beside simple baselines.
 
@@ -153,7 +157,7 @@ class ProbeReport(Callback):
         scores = {"chance": 100 / classes} if classes else {}
         labels = torch.empty(0, dtype=torch.long)
         for name, readout in RAW.get(self._kind, {}).items():
-            train, labels, test, truth = self._read(trainer, method, lambda batch, read=readout: read(method.inputs(batch)[:, 0]))
+            train, labels, test, truth = self._read(trainer, method, partial(_of_first_clips, method, readout))
             scores |= self._scores(name, train, labels, test, truth)
         if len(labels):
             say_bank("ProbeReport (data.probe_samples)", labels, self.k)

@@ -1,6 +1,7 @@
 """What a test of retrieval has found, as pictures: clips beside a sentence, and sentences beside a clip."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,8 @@ class RetrievedPictures(Callback):
         """Read the clips that are shown, and draw."""
         if not isinstance(pl_module, VideoTextRetrieval) or pl_module.retrieved is None or not trainer.is_global_zero:
             return
-        found, loader = pl_module.retrieved, trainer.test_dataloaders
+        found: Retrieved = pl_module.retrieved
+        loader: Any = trainer.test_dataloaders
 
         def clips(numbers: list[int]) -> Tensor:
             return draw(loader.read(0, numbers).stream(pl_module.stream), self.frames)

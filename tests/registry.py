@@ -1,10 +1,13 @@
 """Every method at tiny size. One line here puts a method under all common tests."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
@@ -17,7 +20,7 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch, Stream
+from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
@@ -156,6 +159,25 @@ DOWNSTREAM = [
         variant=True,
     ),
 ]
+
+
+def rows_of(batch: Batch, rows: Any) -> Batch:
+    """Some samples of a batch: a slice or int64 numbers."""
+    chosen: Batch = apply_to_collection(batch, Tensor, lambda value: value[rows])
+    return chosen
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Batches one after the other; of their streams, the data."""
+    streams: dict[str, Stream | Text] = {
+        name: Stream(kind, torch.cat([one.stream(name).data for one in batches])) for name, kind in batches[0].kinds.items()
+    }
+    return Batch(*(torch.cat([getattr(one, name) for one in batches]) for name in ("index", "label")), streams)
+
+
+def told(batch: Batch, sentences: list[str]) -> Batch:
+    """The batch with a sentence for each sample."""
+    return replace(batch, streams=batch.streams | {"text": Text([[one] for one in sentences])})
 
 
 def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> Batch:

@@ -242,7 +242,7 @@ class RepetitionDataset(VideoClipDataset):
 
 
 def collate_repetitions(samples: list[dict[str, Any]]) -> Batch:
-    """Join samples, filled up to the longest: video [B, 1, T, H, W, 3] with black, and labels and borders with -1 (in `extra`)."""
+    """Join samples, filled up to the longest: video [B, 1, T, H, W, 3] with black; in `extra`, labels and borders with -1."""
     extra = {name: stack_padded([one[name] for one in samples], 0, UNKNOWN) for name in ("borders", "previous", "next")}
     return replace(collate(samples), extra=extra | {"count": torch.stack([one["count"] for one in samples])})
 

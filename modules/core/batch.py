@@ -1,7 +1,7 @@
 """What travels from data modules to methods: one batch with named streams, of whatever kind they are.
 
 Axis letters, used throughout: `B` samples in a batch, `V` clips or views per sample, `T` frames, `H`, `W` rows and columns,
-`C` channels, `L` and `S` steps of a sequence, `N` tokens, `D` width of a feature, `K` objects or classes, `J` joints, `M` persons.
+`C` channels, `L` and `S` steps, `N` tokens, `D` width of a feature, `K` objects or classes, `J` joints, `M` persons.
 """
 
 from collections.abc import Iterable, Mapping
@@ -146,6 +146,17 @@ class Batch:
         """A copy in pinned memory: torch's loader asks for it before a batch goes to a GPU."""
         pinned: Batch = apply_to_collection(self, Tensor, Tensor.pin_memory)
         return pinned
+
+
+def unlabelled(data: Tensor, kind: Kind = "video") -> Batch:
+    """A batch of one stream, named as its kind, with rows from 0 and without labels.
+
+    Args:
+        data: [B, ...]
+        kind: of the stream.
+    """
+    index = torch.arange(len(data), device=data.device)
+    return Batch(index, torch.full_like(index, -1), {kind: Stream(kind, data)})
 
 
 def feature_stream(data: object, own: str) -> str | None:

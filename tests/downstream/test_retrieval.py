@@ -103,7 +103,7 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
         for number in range(4):
             path = tmp_path / split / "ab"[number % 2] / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, video_batch(1, seed=number)["video"][0, 0].repeat(2, 1, 1, 1), fps=8)
+            write_video(path, video_batch(1, seed=number).stream("video").data[0, 0].repeat(2, 1, 1, 1), fps=8)
     clip, views = ClipSettings(FRAMES, 1, SIDE), ViewSettings(2, 1)
     lists = {"train": tmp_path / "train.csv", "both": tmp_path / "both.csv"}
     lists["train"].write_text("".join(f"train/{'ab'[n % 2]}/{n}.mp4 {n % 2}\n" for n in range(4)))

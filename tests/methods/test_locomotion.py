@@ -11,7 +11,7 @@ from modules.core.errors import SettingError
 from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion, caption_band
 from tests.methods.test_common import fit
-from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch
+from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, told, video_batch
 
 CAPTIONS = ["a red arrow moves up", "a red arrow rises", "a red arrow moves up", "a flag falls and then slides to the left"]
 
@@ -35,7 +35,7 @@ def test_positives(positives: str, same: list[tuple[int, int]]) -> None:
     pairs = given(positives=positives).pair(batch, generator())
     assert pairs.texts == CAPTIONS
     assert [(i, j) for i in range(4) for j in range(i + 1, 4) if pairs.ids[i] == pairs.ids[j]] == same
-    assert torch.equal(pairs.clip, batch["video"][:, 0])
+    assert torch.equal(pairs.clip, batch.stream("video").data[:, 0])
 
 
 def test_captions_are_needed_where_nothing_is_pasted() -> None:
@@ -45,10 +45,10 @@ def test_captions_are_needed_where_nothing_is_pasted() -> None:
 
 def test_objects_are_pasted_and_told() -> None:
     output, batch = tiny_locomotion().step(video_batch(4), generator()), video_batch(4)
-    assert all(len(text.split()) > 1 for text in output["texts"])
-    assert not torch.equal(output["clip"], batch["video"][:, 0])
+    assert all(len(text.split()) > 1 for text in output["show"]["texts"])
+    assert not torch.equal(output["show"]["clip"], batch.stream("video").data[:, 0])
     again = tiny_locomotion().step(video_batch(4), generator(1))
-    assert again["texts"] != output["texts"]
+    assert again["show"]["texts"] != output["show"]["texts"]
 
 
 def test_padding_does_not_change_a_sentence() -> None:
@@ -79,7 +79,7 @@ def test_a_new_tower_sees_frame_by_frame() -> None:
 
 def test_temperature_stays_in_its_range() -> None:
     method = given()
-    batch = video_batch(4) | {"caption": CAPTIONS}
+    batch = told(video_batch(4), CAPTIONS)
     for wild, kept in ((-5.0, 0.001), (90.0, 0.5)):
         torch.nn.init.constant_(method.temperature, wild)
         assert float(method.step(batch, generator())["log"]["temperature"]) == pytest.approx(kept)
@@ -92,7 +92,7 @@ def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
         optimiser = torch.optim.SGD([method.temperature], lr=1e9, maximize=uphill)
 
         def loss(method: LocoMotion = method) -> torch.Tensor:
-            value = method.step(video_batch(4) | {"caption": CAPTIONS}, generator())["loss"]
+            value = method.step(told(video_batch(4), CAPTIONS), generator())["loss"]
             value.backward()
             return value
 
@@ -102,7 +102,7 @@ def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
 
 
 def test_half_precision_gives_nearly_the_same_losses() -> None:
-    batch = video_batch(4) | {"caption": CAPTIONS}
+    batch = told(video_batch(4), CAPTIONS)
     full = given().eval().step(batch, generator())
     with torch.autocast("cpu", torch.bfloat16):
         half = given().eval().step(batch, generator())
@@ -123,7 +123,7 @@ def test_gradients_are_clipped_in_half_precision(tmp_path: Path) -> None:
 
 def test_losses_can_be_left_out() -> None:
     method = given(match_weight=0, word_weight=0)
-    output = method.step(video_batch(4) | {"caption": CAPTIONS}, generator())
+    output = method.step(told(video_batch(4), CAPTIONS), generator())
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
     output["loss"].backward()
     assert all(value.grad is not None for value in method.parameters() if value.requires_grad)

@@ -55,8 +55,8 @@ class Listener(lightning.LightningModule):
         self.trainer.should_stop = self.trainer.fit_loop.total_batch_idx + 1 == self.stop_after
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.substituted += list(zip(batch["index"].tolist(), batch["substituted"].tolist(), strict=True))
-        return self.layer(batch["index"].float()[:, None]).mean()
+        self.substituted += list(zip(batch.index.tolist(), batch.substituted.tolist(), strict=True))
+        return self.layer(batch.index.float()[:, None]).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # As schedules do; the loader is made before Lightning restores loaders.
