@@ -103,9 +103,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         ground: The whole picture is a grey texture that moves as the class says, instead of objects over still backgrounds,
             which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
         captions: Clips of captioned motion in the place of the classes, with sentences as the stream `text`; null keeps the
-            classes.
-            Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in their
-            motion alone (see `modules.scenes.captioned.retrieval_clips`).
+            classes. Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in
+            their motion alone (see `modules.scenes.captioned.retrieval_clips`).
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class Pixels(Method):
 
     def embed(self, batch: Batch) -> Tensor:
         # Sums of whole numbers are exact, however many videos share a batch; so Adam's division blows up no rounding.
-        return batch.stream("video").data[:, 0].long().sum((2, 3, 4)).float()
+        return self.inputs(batch)[:, 0].long().sum((2, 3, 4)).float()
 
 
 class Oracle(Pixels):

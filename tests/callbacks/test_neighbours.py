@@ -35,12 +35,13 @@ def still(folder: Path) -> Tensor:
 
 
 def test_clips_are_drawn_and_framed() -> None:
-    videos = draw(video_batch(2), 3)
+    clips = video_batch(2).stream("video")
+    videos = draw(clips, 3)
     assert videos.shape == (2, 3, VISIBLE_SIDE // SIDE * SIDE, VISIBLE_SIDE // SIDE * SIDE, 3)
     assert torch.equal(
         videos[:, 0, :: VISIBLE_SIDE // SIDE, :: VISIBLE_SIDE // SIDE], video_batch(2).stream("video").data[:, 0, 0]
     )
-    figures = draw(skeleton_batch(2), 16)
+    figures = draw(skeleton_batch(2).stream("skeleton"), 16)
     assert figures.shape == (2, FRAMES, VISIBLE_SIDE, VISIBLE_SIDE, 3)
     result = framed(figures, [SAME, OTHER])
     assert torch.equal(result[:, :, FRAME:-FRAME, FRAME:-FRAME], figures)

@@ -398,9 +398,7 @@ def test_wrong_settings(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingError, match=message):
             Classification(**{"backbone": tiny_vit(), "num_classes": 2, "optim": OPTIM} | settings)  # type: ignore[arg-type]
-    with pytest.raises(
-        SettingError, match=r"reads the stream video, but the data have the stream\(s\) skeleton; choose another --data"
-    ):
+    with pytest.raises(SettingError, match=r"stream video, but the data have the stream\(s\) skeleton; choose another"):
         Classification(tiny_vit(), 2, optim=OPTIM).step(skeleton_batch(), generator())
     several = replace(video_batch(), label=torch.ones(4, 3))
     with pytest.raises(SettingError, match=r"one label per sample, .* set model\.labels to several"):
