@@ -1,4 +1,4 @@
-"""The open batch: named streams of every kind, from the samples of a worker to the device, and errors that say what is there."""
+"""The open batch: streams of every kind, from the samples of a worker to the device, and errors that say what is there."""
 
 import copy
 import pickle

@@ -115,9 +115,10 @@ def test_batches_keep_the_contract() -> None:
     for batch in batches:
         assert batch.stream("video").data.shape == (8, 6, 4, 16, 16, 3)
         assert batch.stream("video").data.dtype == torch.uint8
-        for name in ("index", "label", "object_label", "background_label"):
-            assert batch[name].shape == (8,)
-            assert batch[name].dtype == torch.int64
+        assert batch.kinds == data.streams
+        for value in (batch.index, batch.label, batch.extra["object"], batch.extra["background"]):
+            assert value.shape == (8,)
+            assert value.dtype == torch.int64
         # Copies of one clip lie next to each other and are equal; the two clips differ.
         clips = batch.stream("video").data.unflatten(1, (2, 3))
         assert (clips == clips[:, :, :1]).all()
@@ -125,10 +126,9 @@ def test_batches_keep_the_contract() -> None:
     index = torch.cat([batch.index for batch in batches])
     assert len(index.unique()) == 24
     made = make_clips(30, 4, 16, "train", 0, ["black", "texture"])
-    labels = {name: torch.cat([batch[name] for batch in batches]) for name in ("label", "object_label", "background_label")}
-    assert torch.equal(labels["label"], made.motion[index])
-    assert torch.equal(labels["object_label"], made.object[index])
-    assert torch.equal(labels["background_label"], made.background[index])
+    assert torch.equal(torch.cat([batch.label for batch in batches]), made.motion[index])
+    assert torch.equal(torch.cat([batch.extra["object"] for batch in batches]), made.object[index])
+    assert torch.equal(torch.cat([batch.extra["background"] for batch in batches]), made.background[index])
     assert torch.equal(torch.cat([batch.stream("video").data[:, 0] for batch in batches]), made.video[index])
 
 
@@ -170,10 +170,10 @@ def test_bare_backgrounds_for_methods_that_paste() -> None:
     probe = next(iter(data.probe_dataloader()))
     assert probe.stream("video").data.shape == (8, 1, 4, 16, 16, 3)
     made = make_clips(8, 4, 16, "train", 0, ["texture"])
-    assert torch.equal(probe["label"], made.motion)
+    assert torch.equal(probe.label, made.motion)
     assert torch.equal(probe.stream("video").data[:, 0], made.video)
     bare = next(iter(data.train_dataloader()))
-    covered = make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare["index"]]
+    covered = make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare.index]
     # Objects hide about a tenth of it.
     assert (bare.stream("video").data[:, 0] == covered).all(-1).float().mean() > 0.7
     assert (next(iter(data.val_dataloader())).label >= 0).all()

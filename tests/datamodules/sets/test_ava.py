@@ -94,7 +94,7 @@ def test_batches(films: Path) -> None:
     assert [batch.stream("video").data.shape for batch in tested] == [(1, 1, 4, 32, 42, 3)] * 2
     assert torch.allclose(tested[0].regions.box[0, 1:], torch.tensor([0.61 * 42, 0.1 * 32, 0.9 * 42, 0.9 * 32]))
     # Around the second of the key frame: 4 frames, 2 thirtieths apart, of a film with 25 per second.
-    assert tested[1]["time"][0, 0].tolist() == pytest.approx([2 - 4 / 30, 2 + 2 / 30], abs=0.5 / 25)
+    assert tested[1].stream("video").time[0, 0].tolist() == pytest.approx([2 - 4 / 30, 2 + 2 / 30], abs=0.5 / 25)
     square = ready(small_ava(films, square=True, batch_size=2), "test")
     assert [batch.stream("video").data.shape for batch in square.test_dataloader()] == [(2, 1, 4, 32, 32, 3)]
 
