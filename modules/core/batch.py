@@ -24,7 +24,7 @@ SEQUENCE_AXIS: dict[Kind, int] = {"video": 1, "flow": 1, "depth": 1, "skeleton":
 ADVICE = "choose another --data, or another --model or --model.backbone"
 
 
-@dataclass
+@dataclass(eq=False)
 class Stream:
     """One modality of the samples of a batch. Of one sample, all tensors lack their first axis."""
 
@@ -64,7 +64,7 @@ class Text:
         return [own[0] for own in self.sentences]
 
 
-@dataclass
+@dataclass(eq=False)
 class Regions:
     """Boxes of key frames. Axis letters here: `M` boxes of all samples in a row, `K` actions."""
 
@@ -88,7 +88,7 @@ class Reading:
     """Whether nothing readable was found in the place of a sample's file."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """What a data module yields and a method takes."""
 

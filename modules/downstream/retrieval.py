@@ -112,7 +112,7 @@ class NearestNeighbours(Method):
         """
         clips = self.inputs(batch)
         rows = clips.flatten(0, 1)
-        return self.backbone(rows if self.stream == "skeleton" else self.normalise(rows)).unflatten(0, clips.shape[:2])
+        return self.backbone(rows if "skeleton" in self.kinds else self.normalise(rows)).unflatten(0, clips.shape[:2])
 
     def known(self, batch: Batch) -> Tensor:
         """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""

@@ -121,7 +121,7 @@ def test_loss_is_that_of_smoothed_labels() -> None:
 def test_loss_of_several_labels() -> None:
     method = Classification(tiny_cnn(), 5, labels="several", optim=OPTIM).eval()
     label = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
-    batch = {**video_batch(3, clips=2), "label": label}
+    batch = replace(video_batch(3, clips=2), label=label)
     logits = method.logits(method.encode(batch).flatten(0, 1))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, label.repeat_interleave(2, 0))
     assert torch.allclose(method.step(batch, generator())["loss"], expected)

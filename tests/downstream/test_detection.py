@@ -16,10 +16,11 @@ from torchvision.ops import roi_align
 from main import main
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.batch import Batch, Regions
-from modules.core.boxes import TrueBoxes, average_precision, best_overlaps
+from modules.core.boxes import TrueBoxes
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
 from modules.downstream.detection import ActionDetection, flip_with_boxes
+from modules.downstream.metrics.frame_average_precision import average_precision, best_overlaps
 from tests.datamodules.sets.ava_files import FILM_START, small_ava, write_ava
 from tests.registry import FRAMES, SGD, SIDE, tiny_cnn, tiny_vit, video_batch
 

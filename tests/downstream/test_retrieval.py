@@ -131,7 +131,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
             NearestNeighbours(Flat(), **settings)
     with pytest.raises(SettingError, match=r"nothing to train; run python main\.py test"):
         make_trainer(tmp_path, []).fit(NearestNeighbours(Flat()), datamodule=motion())
-    with pytest.raises(SettingError, match="BiGRU takes skeletons, which the data has not"):
+    with pytest.raises(SettingError, match=r"reads the stream skeleton, but the data have the stream\(s\) video; choose"):
         make_trainer(tmp_path, []).test(NearestNeighbours(BiGRU(4, 1)), datamodule=motion(), verbose=False)
 
 
