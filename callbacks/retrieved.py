@@ -48,7 +48,7 @@ class RetrievedPictures(Callback):
         write_film(trainer, "found_sentences", trainer.global_step, self.sentences(found, clips))
 
     def videos(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:
-        """Sentences with their best clips: uint8 [T, H, W, 3]."""
+        """Sentences with their best clips: uint8 [T, H, W, 3]. `clips` draws samples of the test by their numbers."""
         rows = []
         for query, best in zip(*self._best(found.text_to_video), strict=True):
             colours = [SAME if found.right[video, query] else OTHER for video in best]
@@ -58,7 +58,7 @@ class RetrievedPictures(Callback):
         return torch.cat(rows, dim=1)
 
     def sentences(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:
-        """Clips with their best sentences: uint8 [T, H, W, 3]."""
+        """Clips with their best sentences: uint8 [T, H, W, 3]; see `videos`."""
         rows = []
         for query, best in zip(*self._best(found.video_to_text), strict=True):
             tile = framed(clips([found.numbers[query]]), [QUERY])[0]
