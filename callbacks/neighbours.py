@@ -25,9 +25,7 @@ def draw(stream: Stream, frames: int) -> Tensor:
         SettingError: for other kinds.
     """
     if stream.kind not in ("video", "skeleton"):
-        raise SettingError(
-            f"Neighbours draws videos and skeletons, but the model reads the kind {stream.kind}; leave the callback out."
-        )
+        raise SettingError(f"Neighbours draws videos and skeletons, but the model reads a {stream.kind}; leave it out.")
     clips, axis = stream.data[:, 0], SEQUENCE_AXIS[stream.kind]
     shown = torch.linspace(0, clips.shape[axis] - 1, min(frames, clips.shape[axis])).round().long()
     clips = clips.index_select(axis, shown)

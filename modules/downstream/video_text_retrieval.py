@@ -112,6 +112,8 @@ class VideoTextRetrieval(LocoMotion):
         SettingError: if a number makes no sense, or a file does not fit.
     """
 
+    other_streams = "choose --data of videos with captions"
+
     def __init__(
         self,
         backbone: BEiTVideo,

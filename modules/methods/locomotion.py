@@ -147,7 +147,7 @@ class LocoMotion(Method):
         optim: optimiser and schedule.
     """
 
-    other_streams = "choose --data with captions, or leave model.paste_objects true"
+    other_streams = "choose --data of videos with captions, or, for videos alone, leave model.paste_objects true"
 
     def __init__(
         self,

@@ -215,7 +215,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingError, match="the one must be at least 0, the other at least 1"):
             tiny(**wrong)
     wordless = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), 4, train_videos=4, val_videos=4)
-    with pytest.raises(SettingError, match=r"stream text, but the data have the stream\(s\) video; choose --data with"):
+    with pytest.raises(SettingError, match=r"stream text, but the data have the stream\(s\) video; choose --data of"):
         make_trainer(tmp_path, []).test(tiny(), datamodule=wordless, verbose=False)
     with pytest.raises(SettingError, match="reads the stream text"):
         tiny(task="choice").options(video_batch())

@@ -10,6 +10,7 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion, caption_band
+from tests.callbacks.runs import make_trainer
 from tests.methods.test_common import fit
 from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, told, video_batch
 
@@ -31,15 +32,21 @@ def given(**settings: object) -> LocoMotion:
     ("positives", "same"), [("instance", []), ("caption", [(0, 2)]), ("signature", [(0, 1), (0, 2), (1, 2)])]
 )
 def test_positives(positives: str, same: list[tuple[int, int]]) -> None:
-    batch = video_batch(4) | {"caption": CAPTIONS, "signature": torch.tensor([7, 7, 7, 8])}
+    batch = told(video_batch(4), CAPTIONS)
+    batch.extra["signature"] = torch.tensor([7, 7, 7, 8])
     pairs = given(positives=positives).pair(batch, generator())
     assert pairs.texts == CAPTIONS
     assert [(i, j) for i in range(4) for j in range(i + 1, 4) if pairs.ids[i] == pairs.ids[j]] == same
     assert torch.equal(pairs.clip, batch.stream("video").data[:, 0])
 
 
-def test_captions_are_needed_where_nothing_is_pasted() -> None:
-    with pytest.raises(SettingError, match=r"model\.paste_objects is false but the data has no captions"):
+def test_captions_are_needed_where_nothing_is_pasted(tmp_path: Path) -> None:
+    case = next(case for case in METHODS if case.name == "LocoMotion")
+    method = given()
+    method.step = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(SettingError, match=r"stream text, .* stream\(s\) video; .* leave model\.paste_objects true"):
+        make_trainer(tmp_path, []).fit(method, datamodule=case.data(4, 8, 4))
+    with pytest.raises(SettingError, match="reads the stream text"):
         given().step(video_batch(4), generator())
 
 
