@@ -175,7 +175,7 @@ def test_pictures_of_dual_masking_show_what_was_decoded() -> None:
         for video in (output["show"]["clip"], method.pictures(output)["reconstruction"])
     )
     for clip in range(2):
-        masked, decoded = (set(output[name][clip].tolist()) for name in ("masked", "decoded"))
+        masked, decoded = (set(output["show"][name][clip].tolist()) for name in ("masked", "decoded"))
         assert masked & decoded
         assert masked - decoded
         for token in range(grid.tokens):
