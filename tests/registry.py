@@ -175,7 +175,7 @@ def joined(batches: list[Batch]) -> Batch:
     return Batch(*(torch.cat([getattr(one, name) for one in batches]) for name in ("index", "label")), streams)
 
 
-def told(batch: Batch, sentences: list[str]) -> Batch:
+def with_sentences(batch: Batch, sentences: list[str]) -> Batch:
     """The batch with a sentence for each sample."""
     return replace(batch, streams=batch.streams | {"text": Text([[one] for one in sentences])})
 

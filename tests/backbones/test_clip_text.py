@@ -13,7 +13,7 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.methods.locomotion import LocoMotion
-from tests.registry import FRAMES, OPTIM, SIDE, told, video_batch
+from tests.registry import FRAMES, OPTIM, SIDE, video_batch, with_sentences
 
 TEXTS = ["a red arrow moves up", "An arrow, rising!", "it isn't here " * 40]
 
@@ -66,7 +66,7 @@ def test_sentences_of_a_clip(form: str, open_clip: Any, tmp_path: Path) -> None:
 def test_contrast_learns_alone(open_clip: Any) -> None:
     torch.manual_seed(0)
     method = LocoMotion(tower(), clip=tiny(), joint_dim=8, match_weight=0, word_weight=0, paste_objects=False, optim=OPTIM)
-    batch = told(video_batch(3), TEXTS)
+    batch = with_sentences(video_batch(3), TEXTS)
     output = method.step(batch, torch.Generator().manual_seed(0))
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
     output["loss"].backward()

@@ -12,7 +12,7 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion, caption_band
 from tests.callbacks.runs import make_trainer
 from tests.methods.test_common import fit
-from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, told, video_batch
+from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch, with_sentences
 
 CAPTIONS = ["a red arrow moves up", "a red arrow rises", "a red arrow moves up", "a flag falls and then slides to the left"]
 
@@ -32,7 +32,7 @@ def given(**settings: object) -> LocoMotion:
     ("positives", "same"), [("instance", []), ("caption", [(0, 2)]), ("signature", [(0, 1), (0, 2), (1, 2)])]
 )
 def test_positives(positives: str, same: list[tuple[int, int]]) -> None:
-    batch = told(video_batch(4), CAPTIONS)
+    batch = with_sentences(video_batch(4), CAPTIONS)
     batch.extra["signature"] = torch.tensor([7, 7, 7, 8])
     pairs = given(positives=positives).pair(batch, generator())
     assert pairs.texts == CAPTIONS
@@ -86,7 +86,7 @@ def test_a_new_tower_sees_frame_by_frame() -> None:
 
 def test_temperature_stays_in_its_range() -> None:
     method = given()
-    batch = told(video_batch(4), CAPTIONS)
+    batch = with_sentences(video_batch(4), CAPTIONS)
     for wild, kept in ((-5.0, 0.001), (90.0, 0.5)):
         torch.nn.init.constant_(method.temperature, wild)
         assert float(method.step(batch, generator())["log"]["temperature"]) == pytest.approx(kept)
@@ -99,7 +99,7 @@ def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
         optimiser = torch.optim.SGD([method.temperature], lr=1e9, maximize=uphill)
 
         def loss(method: LocoMotion = method) -> torch.Tensor:
-            value = method.step(told(video_batch(4), CAPTIONS), generator())["loss"]
+            value = method.step(with_sentences(video_batch(4), CAPTIONS), generator())["loss"]
             value.backward()
             return value
 
@@ -109,7 +109,7 @@ def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
 
 
 def test_half_precision_gives_nearly_the_same_losses() -> None:
-    batch = told(video_batch(4), CAPTIONS)
+    batch = with_sentences(video_batch(4), CAPTIONS)
     full = given().eval().step(batch, generator())
     with torch.autocast("cpu", torch.bfloat16):
         half = given().eval().step(batch, generator())
@@ -130,7 +130,7 @@ def test_gradients_are_clipped_in_half_precision(tmp_path: Path) -> None:
 
 def test_losses_can_be_left_out() -> None:
     method = given(match_weight=0, word_weight=0)
-    output = method.step(told(video_batch(4), CAPTIONS), generator())
+    output = method.step(with_sentences(video_batch(4), CAPTIONS), generator())
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
     output["loss"].backward()
     assert all(value.grad is not None for value in method.parameters() if value.requires_grad)
