@@ -228,10 +228,10 @@ def read_all(data: VideoFolder, alone: dict[int, torch.Tensor], result: Result) 
     for batch in loader:
         iterator: Any = loader._iterator
         used.append(max((memory_mb(worker.pid) for worker in iterator._workers), default=float("nan")))
-        result.slowest_sample_s = max(result.slowest_sample_s, max(batch["decode_ms"]) / 1000)
-        rows = batch["index"].tolist()
-        replaced |= {row for row in batch["substituted"].tolist() if row >= 0}
-        for row, video in zip(rows, batch["video"], strict=True):
+        result.slowest_sample_s = max(result.slowest_sample_s, max(batch.reading.decode_ms) / 1000)
+        rows = batch.index.tolist()
+        replaced |= {row for row in batch.substituted.tolist() if row >= 0}
+        for row, video in zip(rows, batch.stream("video").data, strict=True):
             if row in alone and not torch.equal(video, alone[row]):
                 result.broken_promises.append(f"row {row} is whole but is not what it is alone")
     result.seconds = time.perf_counter() - begin
@@ -277,7 +277,7 @@ def measure(videos: Path, folder: Path, count: int, workers: int, timeout: float
     data.faults.write_to(folder)
     paths = data.train_manifest.paths
     rows = [row for row, path in enumerate(paths) if not kinds[path]]
-    alone = dict(zip(rows, data.train_dataloader().read(0, rows)["video"], strict=True))
+    alone = dict(zip(rows, data.train_dataloader().read(0, rows).stream("video").data, strict=True))
     replaced = {paths[row] for row in read_all(data, alone, result)}
     report = read_report(folder / REPORT)
     reasons = {file.path: reason for file, reason in report.items()}

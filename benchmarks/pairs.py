@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
+from modules.core.batch import unlabelled
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.backbones import VideoResNet
@@ -52,10 +54,10 @@ def main(pairs: int = 4, frames: int = 16, side: int = 112, width: int = 64, rep
     method = TubeletContrast(VideoResNet(width=width), contrast=contrast).to(device).train()
     optimiser = SGDSettings().build(method, 0.01, set())
     video = torch.randint(0, 256, (pairs, 2, frames, side, side, 3), dtype=torch.uint8, device=device)
-    batch = {"video": video}
+    batch = unlabelled(video)
 
     def step() -> None:
-        loss = method.step(batch, device_generator(device, 0))["loss"]  # type: ignore[arg-type]
+        loss = method.step(batch, device_generator(device, 0))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

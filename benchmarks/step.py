@@ -22,6 +22,8 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
+from modules.core.batch import unlabelled
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modules.backbones.vit.video_vit import VideoViT
@@ -37,10 +39,10 @@ def our_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> tup
     method = VideoMAE(VideoViT(size), PixelTarget(), TubeMask(ratio)).to(device)  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator(device).manual_seed(0)
-    batch = {"video": clip[:, None], "index": torch.arange(len(clip)), "label": torch.zeros(len(clip))}
+    batch = unlabelled(clip[:, None])
 
     def step() -> None:
-        loss = method.step(batch, generator)["loss"]  # type: ignore[arg-type]
+        loss = method.step(batch, generator)["loss"]
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

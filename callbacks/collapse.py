@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.features import extract
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.run import run_of
 from modules.training.method import Method
@@ -49,11 +50,11 @@ def measure(features: Tensor) -> dict[str, float]:
     return {"feature_std": float(feature_std(features)), "rankme": float(rankme(features))}
 
 
-def first_clips(loader: Iterable[VideoBatch], count: int) -> Iterator[VideoBatch]:
+def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
     """As few batches as hold `count` videos, all with the label 0, so that none is left out for having no label."""
     for batch in loader:
-        yield batch | {"label": torch.zeros_like(batch["index"])}
-        count -= len(batch["index"])
+        yield replace(batch, label=torch.zeros_like(batch.index))
+        count -= len(batch.index)
         if count <= 0:
             return
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from callbacks.features import extract
 from callbacks.pictures import enlarge, write_film
-from modules.core.batch import Batch
-from modules.core.errors import check_positive
+from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
+from modules.core.errors import SettingError, check_positive
 from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
@@ -19,13 +19,18 @@ FRAME = 4
 SAME, OTHER, QUERY = (0, 158, 115), (213, 94, 0), (0, 0, 0)
 
 
-def draw(batch: Batch, frames: int) -> Tensor:
-    """First clips of a batch, evenly picked frames: uint8 [B, T', H, W, 3]."""
-    clips = batch["skeleton"][:, 0] if "skeleton" in batch else batch["video"][:, 0]  # type: ignore[typeddict-item]
-    axis = 2 if "skeleton" in batch else 1
+def draw(stream: Stream, frames: int) -> Tensor:
+    """First clips of videos or skeletons, evenly picked frames: uint8 [B, T', H, W, 3].
+
+    Raises:
+        SettingError: for other kinds.
+    """
+    if stream.kind not in ("video", "skeleton"):
+        raise SettingError(f"Neighbours draws videos and skeletons, but the model reads a {stream.kind}; leave it out.")
+    clips, axis = stream.data[:, 0], SEQUENCE_AXIS[stream.kind]
     shown = torch.linspace(0, clips.shape[axis] - 1, min(frames, clips.shape[axis])).round().long()
     clips = clips.index_select(axis, shown)
-    return draw_skeletons(clips) if "skeleton" in batch else enlarge(clips)
+    return draw_skeletons(clips) if stream.kind == "skeleton" else enlarge(clips)
 
 
 def framed(clips: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
@@ -51,6 +56,8 @@ class Neighbours(Callback):
         frames: frames of the moving picture at most.
     """
 
+    reads_clips = True
+
     def __init__(self, every_n_epochs: int = 10, clips: int = 6, k: int = 5, frames: int = 16) -> None:
         check_positive("Neighbours", every_n_epochs=every_n_epochs, clips=clips, k=k, frames=frames)
         self.every_n_epochs, self.clips, self.k, self.frames = every_n_epochs, clips, k, frames
@@ -66,7 +73,7 @@ class Neighbours(Callback):
 
         def numbered(batch: Batch) -> Tensor:
             # What is gathered comes back without the numbers of its samples, by which they are read again.
-            return torch.cat([pl_module.embed(batch), batch["index"][:, None].float()], dim=1)
+            return torch.cat([pl_module.embed(batch), batch.index[:, None].float()], dim=1)
 
         (bank, bank_labels), (queries, labels) = (extract(trainer, pl_module, loader, numbered) for loader in loaders)
         if not len(bank) or not len(queries) or not trainer.is_global_zero:
@@ -77,7 +84,7 @@ class Neighbours(Callback):
         rows = []
         for query, neighbours, right in zip(queries[chosen], bank[found], same, strict=True):
             clips = [
-                draw(loader.read(0, numbers[:, -1].long().tolist()), self.frames)
+                draw(loader.read(0, numbers[:, -1].long().tolist()).stream(pl_module.stream), self.frames)
                 for loader, numbers in ((loaders[1], query[None]), (loaders[0], neighbours))
             ]
             rows.append(framed(torch.cat(clips), [QUERY, *(SAME if one else OTHER for one in right)]))

@@ -23,6 +23,8 @@ class OnlineKNN(Callback):
         every_n_validations: run after every n-th validation.
     """
 
+    reads_clips = True
+
     def __init__(self, k: int = 20, temperature: float = 0.07, every_n_validations: int = 1) -> None:
         check_positive("OnlineKNN", k=k, temperature=temperature, every_n_validations=every_n_validations)
         self.k, self.temperature, self.every_n_validations = k, temperature, every_n_validations

@@ -8,9 +8,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks.features import evaluating, extract, gather_once, usable
-from modules.core.batch import VideoBatch
+from callbacks.features import extract, usable
+from modules.core.batch import Batch
+from modules.core.distributed import gather_once
 from modules.core.errors import check_positive
+from modules.core.evaluation import evaluating
 from modules.core.precision import full_float32
 from modules.core.run import run_of
 from modules.training.method import Method
@@ -48,18 +50,18 @@ class OnlineLinear(Callback):
         return probe, optimiser
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """One step of the probe."""
         classes = getattr(run_of(trainer).datamodule, "num_classes", None)
         if not isinstance(pl_module, Method) or not classes or batch_idx % self.every_n_steps:
             return
-        if batch["label"].ndim != 1:
+        if batch.label.ndim != 1:
             return
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
             features = pl_module.embed(batch).float()
         keep = usable(batch)
-        features, labels = gather_once(trainer, features[keep], batch["label"][keep], batch["index"][keep])
+        features, labels = gather_once(trainer, features[keep], batch.label[keep], batch.index[keep])
         if len(features) < 2:
             return
         # Making a layer draws its first weights, which are overwritten; the global random state must not notice.

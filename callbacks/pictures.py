@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import check_positive
 from modules.core.run import run_of
 from modules.core.undocumented import write_image
@@ -94,7 +94,7 @@ class Pictures(Callback):
         self._drawn_at = -1
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Draw if it is time."""
         step = trainer.global_step

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.features import extract
-from modules.core.batch import SkeletonBatch, VideoBatch
+from modules.core.batch import Batch, Kind
 from modules.core.errors import check_positive
 from modules.core.run import run_of
 from modules.core.tokens import pool_tokens
@@ -27,9 +27,9 @@ MAIN_POOLED = f"{POOLED}, linear"
 RECENT_STEPS = 100
 
 
-def tokens_per_slice(method: Method, batch: VideoBatch) -> Tensor:
+def tokens_per_slice(method: Method, batch: Batch) -> Tensor:
     """Tokens of the encoder, averaged over each time slice: [B, t * D]."""
-    tokens = method.backbone.forward_features(method.normalise(batch["video"][:, 0]))  # type: ignore[operator]
+    tokens = method.backbone.forward_features(method.normalise(method.inputs(batch)[:, 0]))  # type: ignore[operator]
     return pool_tokens(tokens.float(), method.backbone.grid[:3], "time")  # type: ignore[index, arg-type]
 
 
@@ -38,31 +38,30 @@ def has_slices(method: Method) -> bool:
     return hasattr(method.backbone, "grid")
 
 
-def middle_frame(batch: VideoBatch) -> Tensor:
-    """Raw pixels of the middle frame."""
-    return single_frame(batch["video"][:, 0], batch["video"].shape[2] // 2)
+def middle_frame(clips: Tensor) -> Tensor:
+    """Raw pixels of the middle frame of [B, T, H, W, 3]."""
+    return single_frame(clips, clips.shape[1] // 2)
 
 
-def differences(batch: VideoBatch) -> Tensor:
-    """Raw differences of successive frames."""
-    return frame_difference(batch["video"][:, 0])
+def middle_pose(clips: Tensor) -> Tensor:
+    """Raw coordinates of the middle frame of [B, 3, T, J, M]."""
+    return clips[:, :, clips.shape[2] // 2].flatten(1)
 
 
-def middle_pose(batch: SkeletonBatch) -> Tensor:
-    """Raw coordinates of the middle frame."""
-    return batch["skeleton"][:, 0, :, batch["skeleton"].shape[3] // 2].flatten(1)
+def pose_differences(clips: Tensor) -> Tensor:
+    """Raw differences of successive frames of [B, 3, T, J, M]."""
+    return clips.diff(dim=2).flatten(1)
 
 
-def pose_differences(batch: SkeletonBatch) -> Tensor:
-    """Raw differences of successive frames."""
-    return batch["skeleton"][:, 0].diff(dim=2).flatten(1)
-
-
-# What needs no network, by kind of clips.
-RAW: dict[str, dict[str, Callable[[Any], Tensor]]] = {
-    "video": {"one raw frame": middle_frame, "raw frame differences": differences},
+# What needs no network, by kind of the method's stream: readouts of the first clip of each sample.
+RAW: dict[Kind, dict[str, Callable[[Tensor], Tensor]]] = {
+    "video": {"one raw frame": middle_frame, "raw frame differences": frame_difference},
     "skeleton": {"one raw pose": middle_pose, "raw pose differences": pose_differences},
 }
+
+
+def _of_first_clips(method: Method, readout: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    return readout(method.inputs(batch)[:, 0])
 
 
 class ProbeReport(Callback):
@@ -77,11 +76,13 @@ class ProbeReport(Callback):
         k: neighbours of the kNN probe.
     """
 
+    reads_clips = True
+
     def __init__(self, k: int = 20) -> None:
         check_positive("ProbeReport", k=k)
         self.k = k
         self.before: dict[str, float] = {}
-        self._kind = "video"
+        self._kind: Kind = "video"
         self._recent: list[Tensor] = []
         self._constant: list[Tensor] = []
 
@@ -91,10 +92,11 @@ class ProbeReport(Callback):
             self.before = self._network_scores(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Keep the last losses, on the device, and see what clips are made of."""
-        self._kind = "skeleton" if "skeleton" in batch else "video"
+        if isinstance(pl_module, Method):
+            self._kind = batch.stream(pl_module.stream).kind
         self._recent = [*self._recent[1 - RECENT_STEPS :], outputs["loss"].detach()]
         if "constant_loss" in outputs.get("log", {}):
             self._constant = [*self._constant[1 - RECENT_STEPS :], outputs["log"]["constant_loss"]]
@@ -129,7 +131,7 @@ class ProbeReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
 
-    def _read(self, trainer: Trainer, method: Method, readout: Callable[[VideoBatch], Tensor]) -> list[Tensor]:
+    def _read(self, trainer: Trainer, method: Method, readout: Callable[[Batch], Tensor]) -> list[Tensor]:
         """Training features and labels, validation features and labels."""
         data = run_of(trainer).datamodule
         sets = (extract(trainer, method, loader, readout) for loader in (data.probe_dataloader(), data.val_dataloader()))
@@ -154,8 +156,9 @@ class ProbeReport(Callback):
     def _raw_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
         classes = getattr(run_of(trainer).datamodule, "num_classes", None)
         scores = {"chance": 100 / classes} if classes else {}
-        for name, readout in RAW[self._kind].items():
-            train, labels, test, truth = self._read(trainer, method, readout)
+        labels = torch.empty(0, dtype=torch.long)
+        for name, readout in RAW.get(self._kind, {}).items():
+            train, labels, test, truth = self._read(trainer, method, partial(_of_first_clips, method, readout))
             scores |= self._scores(name, train, labels, test, truth)
         if len(labels):
             say_bank("ProbeReport (data.probe_samples)", labels, self.k)

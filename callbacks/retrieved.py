@@ -1,5 +1,6 @@
 """What a test of retrieval has found, as pictures: clips beside a sentence, and sentences beside a clip."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,25 +38,30 @@ class RetrievedPictures(Callback):
         """Read the clips that are shown, and draw."""
         if not isinstance(pl_module, VideoTextRetrieval) or pl_module.retrieved is None or not trainer.is_global_zero:
             return
-        found, loader = pl_module.retrieved, trainer.test_dataloaders
-        write_film(trainer, "found_videos", trainer.global_step, self.videos(found, loader))
-        write_film(trainer, "found_sentences", trainer.global_step, self.sentences(found, loader))
+        found: Retrieved = pl_module.retrieved
+        loader: Any = trainer.test_dataloaders
 
-    def videos(self, found: Retrieved, loader: Any) -> Tensor:
-        """Sentences with their best clips: uint8 [T, H, W, 3]."""
+        def clips(numbers: list[int]) -> Tensor:
+            return draw(loader.read(0, numbers).stream(pl_module.stream), self.frames)
+
+        write_film(trainer, "found_videos", trainer.global_step, self.videos(found, clips))
+        write_film(trainer, "found_sentences", trainer.global_step, self.sentences(found, clips))
+
+    def videos(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:
+        """Sentences with their best clips: uint8 [T, H, W, 3]. `clips` draws samples of the test by their numbers."""
         rows = []
         for query, best in zip(*self._best(found.text_to_video), strict=True):
             colours = [SAME if found.right[video, query] else OTHER for video in best]
-            tiles = framed(draw(loader.read(0, [found.numbers[video] for video in best]), self.frames), colours)
+            tiles = framed(clips([found.numbers[video] for video in best]), colours)
             row = torch.cat(list(tiles), dim=2)
             rows += [_still(caption_band(found.texts[query], row.shape[2]), len(row)), row]
         return torch.cat(rows, dim=1)
 
-    def sentences(self, found: Retrieved, loader: Any) -> Tensor:
-        """Clips with their best sentences: uint8 [T, H, W, 3]."""
+    def sentences(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:
+        """Clips with their best sentences: uint8 [T, H, W, 3]; see `videos`."""
         rows = []
         for query, best in zip(*self._best(found.video_to_text), strict=True):
-            tile = framed(draw(loader.read(0, [found.numbers[query]]), self.frames), [QUERY])[0]
+            tile = framed(clips([found.numbers[query]]), [QUERY])[0]
             lines = [(found.texts[text], SAME if found.right[query, text] else OTHER) for text in best]
             written = _still(write_lines(lines), len(tile))
             height = max(tile.shape[1], written.shape[1])

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_info
 
+from modules.core.batch import Batch, Stream
 from modules.core.errors import check_positive
 from modules.core.run import run_of
 from modules.core.undocumented import FETCH, STEP
@@ -126,13 +127,13 @@ class Throughput(Callback):
             self._spent[action] += seconds
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count; log when the window is full."""
         self._batches += 1
-        clips = batch["skeleton"] if "skeleton" in batch else batch["video"]
-        self._clips += clips.shape[0] * clips.shape[1] * trainer.world_size
-        self._decode += batch.get("decode_ms", [])
+        views = max(one.data.shape[1] for one in batch.streams.values() if isinstance(one, Stream))
+        self._clips += len(batch.index) * views * trainer.world_size
+        self._decode += batch.reading.decode_ms
         if self._batches >= self.every_n_steps:
             self._close(trainer, pl_module)
 

@@ -18,18 +18,20 @@ from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file
 from datamodules.lists.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from datamodules.loading.faults import FaultLog
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
+from datamodules.loading.single_pass import SinglePass
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import Decoder
 from datamodules.video.sampling import ClipSettings, ViewSettings
+from modules.core.batch import Batch, Kind
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 from modules.core.run import run_of
 
 
-class VideoDataModule(LightningDataModule, ABC):
+class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Clips from video files.
 
-    Workers decode, crop and resize; batches are uint8 (see `modules.core.batch.VideoBatch`) and everything else
+    Workers decode, crop and resize; batches hold uint8 (see `modules.core.batch`) and everything else
     happens on the device. Broken files are replaced, counted and named in `bad_videos.tsv` in the run's folder, also those
     that end or block a worker.
 
@@ -139,6 +141,13 @@ class VideoDataModule(LightningDataModule, ABC):
         return self.train_manifest.num_classes
 
     @property
+    def streams(self) -> dict[str, Kind]:
+        """Streams of a batch, once the lists are read."""
+        manifest = self.train_manifest or self.test_manifest
+        has_texts = manifest is not None and manifest.texts is not None
+        return {"video": "video", "text": "text"} if has_texts else {"video": "video"}
+
+    @property
     def class_names(self) -> list[str] | None:
         """Names by label, where known."""
         return (self.train_manifest.class_names or None) if self.train_manifest is not None else None
@@ -225,7 +234,7 @@ class VideoDataModule(LightningDataModule, ABC):
         return ResumableLoader(dataset, sampler, batch_size, self.num_workers, self._collate, note, guard)
 
     @staticmethod
-    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def _collate(samples: list[dict[str, Any]]) -> Batch:
         """Join samples of `_dataset` to a batch."""
         return collate(samples)
 

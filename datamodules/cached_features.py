@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
@@ -11,23 +11,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from callbacks.features import evaluating
-from callbacks.neighbours import Neighbours
-from callbacks.online_knn import OnlineKNN
-from callbacks.probe_report import ProbeReport
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from datamodules.loading.single_pass import fingerprint, once
-from modules.core.batch import FeatureBatch
+from datamodules.loading.single_pass import SinglePass, fingerprint, once
+from modules.core.batch import Batch, Kind, Stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
+from modules.core.evaluation import evaluating
 from modules.core.files import write_whole
 from modules.core.preprocessing import Normalisation
+from modules.core.protocols import ReadsClips, TrainingBank
 from modules.core.run import run_of
 
 WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
 
 
-class Features(Dataset[FeatureBatch]):
+class Features(Dataset[Batch]):
     """Features of all samples of a split, in memory.
 
     Args:
@@ -42,19 +40,18 @@ class Features(Dataset[FeatureBatch]):
     def __len__(self) -> int:
         return len(self.passes[0]["label"])
 
-    def __getitems__(self, keys: list[SampleKey]) -> FeatureBatch:
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
         """A whole batch at once, of the pass that belongs to the epoch."""
         one = self.passes[keys[0].epoch % len(self.passes)]
         rows = torch.tensor([key.row for key in keys])
-        found = {name: value[rows] for name, value in one.items()}
-        return {**found, "index": rows}  # type: ignore[typeddict-item]
+        return Batch(rows, one["label"][rows], {"feature": Stream("feature", one["feature"][rows])}, one["substituted"][rows])
 
 
-def _whole(batch: FeatureBatch) -> FeatureBatch:
+def _whole(batch: Batch) -> Batch:
     return batch
 
 
-class CachedFeatures(LightningDataModule):
+class CachedFeatures(SinglePass, LightningDataModule):
     """What the frozen backbone of the model makes of another data module's clips.
 
     For a linear classifier and for nearest neighbours. Features are read out when a loader is first asked for, by all
@@ -73,6 +70,9 @@ class CachedFeatures(LightningDataModule):
     Raises:
         SettingError: if the backbone is not frozen, or a setting is impossible.
     """
+
+    streams: ClassVar[dict[str, Kind]] = {"feature": "feature"}
+    """Streams of a batch."""
 
     def __init__(
         self, data: LightningDataModule, folder: str = "runs/features", views: int = 0, batch_size: int | None = None
@@ -126,8 +126,7 @@ class CachedFeatures(LightningDataModule):
         self._weights = None
         assert self.trainer is not None
         self._check_model(self.trainer.lightning_module)
-        callbacks = run_of(self.trainer).callbacks
-        if any(isinstance(one, OnlineKNN | ProbeReport | Neighbours) for one in callbacks):
+        if any(isinstance(one, ReadsClips) and one.reads_clips for one in run_of(self.trainer).callbacks):
             raise SettingError(WANTS_CLIPS)
         if stage == "fit":
             samples, world = len(self.data.train_dataloader().dataset), self.trainer.world_size
@@ -174,6 +173,10 @@ class CachedFeatures(LightningDataModule):
         """
         raise SettingError(WANTS_CLIPS)
 
+    def tested_in_training(self) -> int:
+        """As the wrapped data module says, without reading features out; 0 where it does not."""
+        return self.data.tested_in_training() if isinstance(self.data, TrainingBank) else 0
+
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
         dataset, old = Features(passes, clips.dataset), clips.batches.sampler
         sampler = EpochSampler(len(dataset), old.seed, shuffle, old.rank, old.world_size)
@@ -204,9 +207,8 @@ class CachedFeatures(LightningDataModule):
             for batch in loader:
                 batch = self.trainer.strategy.batch_to_device(batch)
                 rows.append(model.encode(batch).float())
-                labels.append(batch["label"])
-                substituted = batch.get("substituted", torch.full_like(batch["index"], -1))
-                facts.append(torch.stack([batch["index"], substituted], dim=1))
+                labels.append(batch.label)
+                facts.append(torch.stack([batch.index, batch.substituted], dim=1))
         feature, known, label = torch.cat(rows), torch.cat(facts), torch.cat(labels)
         flat, together = gather_once(self.trainer, feature.flatten(1), known, known[:, 0])
         label = gather_once(self.trainer, label.view(len(label), -1), known, known[:, 0])[0].view(-1, *label.shape[1:])

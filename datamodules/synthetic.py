@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.loading.single_pass import SinglePass
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch, Kind, Stream, Text
 from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.motion.appearance import SHAPES
 from modules.motion.primitives import PRIMITIVES
@@ -34,19 +35,11 @@ IMAGE_SPARE = 1.25
 """Pictures are kept this much larger than a frame, so that crops differ."""
 
 
-class SyntheticBatch(VideoBatch, total=False):
-    """A `VideoBatch` with the two further labels."""
-
-    object_label: Tensor
-    """int64 [B], index into `SHAPES`, -1 without objects."""
-    background_label: Tensor
-    """int64 [B], index into `data.backgrounds`."""
-    signature: Tensor
-    """int64 [B], with captions only: equal where captions say the same in whatever words."""
-
-
-class ClipPool(Dataset[VideoBatch]):
+class ClipPool(Dataset[Batch]):
     """Finished clips in memory, served in whole batches.
+
+    `extra` of a batch has two further labels: `object`, index into `SHAPES` or -1, and `background`, index into
+    `data.backgrounds`; with captions also `signature`, equal where captions say the same in whatever words.
 
     Args:
         video: uint8 [N, V, T, H, W, 3].
@@ -64,29 +57,25 @@ class ClipPool(Dataset[VideoBatch]):
     def __len__(self) -> int:
         return len(self.video)
 
-    def __getitems__(self, keys: list[SampleKey]) -> SyntheticBatch:
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
         """A whole batch at once."""
         index = torch.tensor([key.row for key in keys])
         video = self.video[index]
-        batch = SyntheticBatch(
-            video=video.repeat_interleave(self.repeat, dim=1) if self.repeat > 1 else video,
-            index=index,
-            label=self.label[index],
-            object_label=self.clips.object[index],
-            background_label=self.clips.background[index],
-        )
+        video = video.repeat_interleave(self.repeat, dim=1) if self.repeat > 1 else video
+        streams: dict[str, Stream | Text] = {"video": Stream("video", video)}
+        extra = {"object": self.clips.object[index], "background": self.clips.background[index]}
         if isinstance(self.clips, CaptionedClips):
             texts = self.clips.texts
-            batch["caption"] = [texts[key.epoch % len(texts)][key.row] for key in keys]
-            batch["signature"] = self.clips.signature[index]
-        return batch
+            streams["text"] = Text([[texts[key.epoch % len(texts)][key.row]] for key in keys])
+            extra["signature"] = self.clips.signature[index]
+        return Batch(index, self.label[index], streams, extra=extra)
 
 
-def _whole(batch: SyntheticBatch) -> SyntheticBatch:
+def _whole(batch: Batch) -> Batch:
     return batch
 
 
-class SyntheticMotion(LightningDataModule):
+class SyntheticMotion(SinglePass, LightningDataModule):
     """Labelled clips of objects moving over still backgrounds; needs no files.
 
     All clips are made once, at set-up, and kept in memory as uint8. No single frame tells the motion class, by
@@ -113,9 +102,9 @@ class SyntheticMotion(LightningDataModule):
         probe_samples: Training videos that `probe_dataloader` serves.
         ground: The whole picture is a grey texture that moves as the class says, instead of objects over still backgrounds,
             which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
-        captions: Clips of captioned motion in the place of the classes, with sentences in `caption`; null keeps the classes.
-            Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in their
-            motion alone (see `modules.scenes.captioned.retrieval_clips`).
+        captions: Clips of captioned motion in the place of the classes, with sentences as the stream `text`; null keeps the
+            classes. Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in
+            their motion alone (see `modules.scenes.captioned.retrieval_clips`).
     """
 
     def __init__(
@@ -166,6 +155,11 @@ class SyntheticMotion(LightningDataModule):
         if self.label == "object":
             return list(SHAPES)
         return [c.name for c in MOTION_CLASSES] if self.captions is None else list(PRIMITIVES)
+
+    @property
+    def streams(self) -> dict[str, Kind]:
+        """Streams of a batch."""
+        return {"video": "video"} if self.captions is None else {"video": "video", "text": "text"}
 
     @property
     def num_classes(self) -> int:

@@ -1,12 +1,14 @@
 """Every method at tiny size. One line here puts a method under all common tests."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from lightning import LightningDataModule
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
@@ -20,7 +22,7 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch, SkeletonBatch, VideoBatch
+from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
@@ -175,15 +177,34 @@ def by_name(*cases: Case) -> list[Any]:
     return [pytest.param(case.name, marks=[] if case.name in REPRESENTATIVE else [pytest.mark.slow]) for case in cases]
 
 
-def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> VideoBatch:
+def rows_of(batch: Batch, rows: Any) -> Batch:
+    """Some samples of a batch: a slice or int64 numbers."""
+    chosen: Batch = apply_to_collection(batch, Tensor, lambda value: value[rows])
+    return chosen
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Batches one after the other; of their streams, the data."""
+    streams: dict[str, Stream | Text] = {
+        name: Stream(kind, torch.cat([one.stream(name).data for one in batches])) for name, kind in batches[0].kinds.items()
+    }
+    return Batch(*(torch.cat([getattr(one, name) for one in batches]) for name in ("index", "label")), streams)
+
+
+def with_sentences(batch: Batch, sentences: list[str]) -> Batch:
+    """The batch with a sentence for each sample."""
+    return replace(batch, streams=batch.streams | {"text": Text([[one] for one in sentences])})
+
+
+def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> Batch:
     """Random clips [B, V, T, H, W, 3] with two labels."""
     g = torch.Generator().manual_seed(seed)
     video = torch.randint(0, 256, (videos, clips, FRAMES, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
-    return {"video": video, "index": torch.arange(videos), "label": torch.arange(videos) % 2}
+    return Batch(torch.arange(videos), torch.arange(videos) % 2, {"video": Stream("video", video)})
 
 
-def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> SkeletonBatch:
+def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> Batch:
     """Random clips [B, V, 3, T, J, M] with two labels."""
     skeleton = torch.randn(recordings, clips, 3, FRAMES, 25, 2, generator=torch.Generator().manual_seed(seed))
     number = torch.arange(recordings)
-    return {"skeleton": skeleton, "length": torch.full((recordings,), FRAMES), "label": number % 2, "index": number}
+    return Batch(number, number % 2, {"skeleton": Stream("skeleton", skeleton)})

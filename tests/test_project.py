@@ -46,7 +46,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(8):
         folder = root / ("train" if number < 4 else "val") / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        clip = video_batch(1, seed=number)["video"][0, 0].repeat(5, 1, 1, 1)
+        clip = video_batch(1, seed=number).stream("video").data[0, 0].repeat(5, 1, 1, 1)
         write_video(folder / f"{number}.mp4", clip, fps=8)
     return root
 

@@ -196,7 +196,8 @@ import torch.nn.functional as F
 from torch import nn
 from modules.backbones.vit.video_vit import VideoViT
 from modules.training.method import Method
-from modules.core.batch import StepOutput, VideoBatch
+from modules.core.batch import Batch
+from modules.core.output import StepOutput
 from modules.training.optim import AdamWSettings
 """
     names: dict[str, type] = {}

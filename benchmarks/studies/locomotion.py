@@ -22,6 +22,8 @@ from torch import Tensor
 from benchmarks.studies.harness import Budget, Row, Study, random_rows, train
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.core.batch import Batch, Stream
+from modules.core.batch import Text as Sentences
 from modules.downstream.metrics.retrieval import ranks
 from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion
@@ -105,13 +107,10 @@ def train_row(name: str, method: LocoMotion, clips: CaptionedClips, size: Size, 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(clips.video), size.batch, generator)
         texts = clips.texts[step % size.wordings]
-        batch = {
-            "video": clips.video[rows][:, None],
-            "caption": [texts[row] for row in rows.tolist()],
-            "signature": clips.signature[rows],
-            "index": rows,
-        }
-        output = method.step(batch, generator)  # type: ignore[arg-type]
+        video, told = Stream("video", clips.video[rows][:, None]), Sentences([[texts[row]] for row in rows.tolist()])
+        signature = {"signature": clips.signature[rows]}
+        batch = Batch(rows, torch.full_like(rows, -1), {"video": video, "text": told}, extra=signature)
+        output = method.step(batch, generator)
         for what, value in output["log"].items():
             logged.setdefault(what, []).append(value)
         return output["loss"]

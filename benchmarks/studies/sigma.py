@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_rows, train
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.core.batch import unlabelled
 from modules.core.output import StepOutput
 from modules.layers.targets import PixelTarget
 from modules.losses.sinkhorn import SinkhornSettings
@@ -109,7 +110,7 @@ def train_masked(name: str, method: VideoMAE | SIGMA, data: Data, size: Size, se
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(data.pool), size.batch, generator)
-        output = method.step({"video": data.pool[rows][:, None]}, generator)
+        output = method.step(unlabelled(data.pool[rows][:, None]), generator)
         last.update(output)
         return output["loss"]
 

@@ -27,7 +27,7 @@ from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
-from modules.core.batch import SkeletonBatch
+from modules.core.batch import Batch, unlabelled
 from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
@@ -65,8 +65,8 @@ class Data:
 
     training: SkeletonDataset
     """of the recordings without labels, two random crops of each"""
-    probe: SkeletonBatch
-    test: SkeletonBatch
+    probe: Batch
+    test: Batch
 
 
 def make_data(size: Size, seed: int) -> Data:
@@ -74,7 +74,7 @@ def make_data(size: Size, seed: int) -> Data:
     made = SyntheticSkeleton(seed=seed, train_clips=size.pool + size.probe_clips, val_clips=size.test_clips).load()
     views, middle = SkeletonClipSettings(size.frames, clips=2), SkeletonClipSettings(size.frames)
 
-    def whole(recordings: Recordings, rows: Tensor) -> SkeletonBatch:
+    def whole(recordings: Recordings, rows: Tensor) -> Batch:
         dataset = SkeletonDataset(recordings, rows.numpy(), middle, seed, train=False)
         return dataset.__getitems__([SampleKey(0, row) for row in range(len(rows))])
 
@@ -107,8 +107,8 @@ def features(encoder: SkeletonEncoder, skeleton: Tensor) -> Tensor:
 
 def scores(readout: Callable[[Tensor], Tensor], data: Data, device: torch.device) -> dict[str, float]:
     """A linear and a kNN probe on the action, in percent."""
-    known, new = (readout(batch["skeleton"][:, 0].to(device)) for batch in (data.probe, data.test))
-    labels, truth = (batch["label"].to(device) for batch in (data.probe, data.test))
+    known, new = (readout(batch.stream("skeleton").data[:, 0].to(device)) for batch in (data.probe, data.test))
+    labels, truth = (batch.label.to(device) for batch in (data.probe, data.test))
     return {
         "action linear": 100 * linear_accuracy(known, labels, new, truth),
         "action kNN": 100 * knn_accuracy(known, labels, new, truth),
@@ -124,8 +124,7 @@ def train_contrast(name: str, method: SkeletonContrast, data: Data, size: Size, 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(data.training), size.batch, generator).tolist()
         batch = data.training.__getitems__([SampleKey(step, row) for row in rows])
-        batch["skeleton"] = batch["skeleton"].to(device)
-        output = method.step(batch, generator)
+        output = method.step(unlabelled(batch.stream("skeleton").data.to(device), "skeleton"), generator)
         losses.append(output["loss"].detach() / directions)
         nearest.append(output["log"]["top1"])
         return output["loss"]
@@ -146,7 +145,7 @@ def train_supervised(data: Data, size: Size, seed: int, device: torch.device) ->
     encoder = sequence(size, seed)
     head = nn.Linear(encoder.embed_dim, len(ACTIONS))
     network = nn.ModuleList([encoder, head]).to(device)
-    clips, labels = data.probe["skeleton"][:, 0].to(device), data.probe["label"].to(device)
+    clips, labels = data.probe.stream("skeleton").data[:, 0].to(device), data.probe.label.to(device)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(clips), size.batch, generator)

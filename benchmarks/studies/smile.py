@@ -24,6 +24,7 @@ from benchmarks.studies.harness import Row, Study, chance, probe_rows, random_ro
 from benchmarks.studies.masked import ViTSize, encoder, features, train_supervised
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import unlabelled
 from modules.downstream.metrics.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
@@ -131,7 +132,7 @@ def train_masked(data: Data, size: Size, seed: int, motion: Motion) -> VideoViT:
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(data.still), size.batch, generator)
-        return method.step({"video": data.still[rows][:, None]}, generator)["loss"]
+        return method.step(unlabelled(data.still[rows][:, None]), generator)["loss"]
 
     final = train(method, loss_of, size.steps, size.lr, seed)[-1]
     print(f"  seed {seed}: masked pixels, {motion.path} objects: loss {final:.5f}", flush=True)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.studies.harness import Row, Study, StudySize, chance, probe_rows, random_rows, train
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.core.batch import unlabelled
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
@@ -110,7 +111,7 @@ def train_contrast(name: str, method: MoCo | TubeletContrast, videos: Tensor, si
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rows = random_rows(len(videos), size.batch, generator)
-        output = method.step({"video": videos[rows]}, generator)
+        output = method.step(unlabelled(videos[rows]), generator)
         losses.append(output["loss"].detach())
         nearest.append(output["log"]["batch_top1"])
         return output["loss"]

@@ -2,12 +2,13 @@
 
 import csv
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.packed import PackedStrings
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 
 # Below that many different files a share says little: one broken file of a dozen must not stop a first try.
@@ -69,11 +70,11 @@ class FaultLog:
         paths = {file.path for file in crashed if file.split == split}
         return {row for row, path in enumerate(manifest.paths) if path in paths} if paths else set()
 
-    def record(self, batch: dict[str, Any], manifest: Manifest, split: str, counts: bool) -> None:
+    def record(self, batch: Batch, manifest: Manifest, split: str, counts: bool) -> None:
         """Take note of a batch.
 
         Args:
-            batch: with `index`, `faults` and `unreplaced`.
+            batch: that was read.
             manifest: that the batch's rows belong to.
             split: 'train' or 'val'.
             counts: whether its files count for the share of bad ones.
@@ -81,16 +82,16 @@ class FaultLog:
         Raises:
             SettingError: when too many files are bad, or when a sample could not be replaced.
         """
-        faults = {manifest.paths[row]: reason for row, reason in reversed(batch["faults"])}
+        faults = {manifest.paths[row]: reason for row, reason in reversed(batch.reading.faults)}
         new = {BadFile(path, split): reason for path, reason in faults.items()}
         new = {file: reason for file, reason in new.items() if file not in self.bad}
         if new:
             self.bad |= new
             self._write()
-        if batch["unreplaced"].any():
+        if any(batch.reading.unreplaced):
             raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}")
         if counts:
-            self._note(manifest.paths, batch["index"].tolist() + [row for row, _ in batch["faults"]])
+            self._note(manifest.paths, batch.index.tolist() + [row for row, _ in batch.reading.faults])
             self._seen_bad |= faults
             self._judge()
 

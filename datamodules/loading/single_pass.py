@@ -2,16 +2,40 @@
 
 import copy
 import hashlib
+from typing import Protocol
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.skeleton.clips import SkeletonDataset
 from datamodules.video.dataset import VideoClipDataset
+from modules.core.batch import Batch, Stream
 
 PROBED = 16
+
+
+class Loaders(Protocol):
+    """The loaders that `SinglePass` takes its samples from."""
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Training samples in random order."""
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Test samples."""
+
+
+class SinglePass:
+    """What data modules with a training and a test set offer besides Lightning's loaders; see `TrainingBank`."""
+
+    def train_once(self: Loaders) -> ResumableLoader:
+        """Every training sample once, in order, with the clips of evaluation."""
+        return once(self.train_dataloader())
+
+    def tested_in_training(self: Loaders) -> int:
+        """Number of test samples that are training samples too; 0 where samples are generated."""
+        theirs, ours = (sample_names(loader.dataset) for loader in (self.test_dataloader(), self.train_dataloader()))
+        return len(ours & theirs)
 
 
 def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
@@ -32,8 +56,7 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
 
 
 def sample_names(dataset: Dataset) -> set[str]:
-    """Files, or rows of a store, that the samples (or the clips of their features) come from; none where they are generated."""
-    dataset = getattr(dataset, "source", dataset)
+    """Files, or rows of a store, that the samples come from; none where they are generated."""
     if isinstance(dataset, VideoClipDataset):
         return {str(dataset.manifest.file(row)) for row in range(len(dataset))}
     if isinstance(dataset, SkeletonDataset):
@@ -53,10 +76,11 @@ def fingerprint(dataset: Dataset) -> str:
     else:
         length = len(dataset)  # type: ignore[arg-type]
         rows = torch.linspace(0, length - 1, min(PROBED, length)).long().tolist()
-        batch = dataset.__getitems__([SampleKey(0, row) for row in rows])  # type: ignore[attr-defined]
+        batch: Batch = dataset.__getitems__([SampleKey(0, row) for row in rows])  # type: ignore[attr-defined]
+        data = {name: stream.data for name, stream in batch.streams.items() if isinstance(stream, Stream)}
         digest = hashlib.sha256(str(length).encode())
-        for name, value in batch.items():
-            digest.update(name.encode() + value.numpy().tobytes() if isinstance(value, Tensor) else b"")
+        for name, value in (data | {"index": batch.index, "label": batch.label} | batch.extra).items():
+            digest.update(name.encode() + value.numpy().tobytes())
         return digest.hexdigest()
     # Clips for evaluation do not depend on the seed.
     chance = dataset.seed if dataset.train else None

@@ -20,8 +20,9 @@ from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import Decoder
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
 from datamodules.video.sampling import ClipSettings, ViewSettings
+from modules.core.batch import Batch
+from modules.core.boxes import TrueBoxes
 from modules.core.errors import SettingError, check_range
-from modules.downstream.metrics.frame_average_precision import TrueBoxes
 
 ACTIONS = 80
 SECONDS = range(902, 1799)
@@ -248,7 +249,7 @@ class AVA(VideoDataModule):
         )
 
     @staticmethod
-    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def _collate(samples: list[dict[str, Any]]) -> Batch:
         return collate_boxes(samples)
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> KeyFrameDataset:

@@ -1,6 +1,6 @@
 """UCFRep: repetitions in 526 videos of UCF101, with official annotations (https://arxiv.org/abs/2005.08465, official code)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ from PIL import Image
 from scipy.io import loadmat
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.base import VideoDataModule
 from datamodules.lists.folders import IMAGE_SUFFIXES, is_hidden, usual_first, video_files
@@ -21,6 +20,7 @@ from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings, ViewSettings
+from modules.core.batch import Batch, stack_padded
 from modules.core.errors import SettingError, check_whole
 
 FOLDERS = ("", "annotations", "ucf526/annotations")
@@ -196,7 +196,7 @@ class RepetitionDataset(VideoClipDataset):
         """One sample.
 
         Returns:
-            video uint8 [T, H, W, 3], its length, count, label, borders [K], previous [T] and next [T] (see `Repetitions`;
+            video uint8 [1, T, H, W, 3], its length, count, label, borders [K], previous [T] and next [T] (see `Repetitions`;
             borders count from its first frame), index, and what `VideoClipDataset` says of broken files.
         """
         return super().__getitem__(key if self.fresh else key._replace(epoch=0))
@@ -207,13 +207,13 @@ class RepetitionDataset(VideoClipDataset):
             segment = draw_segment(known, self.clip.frames, rng)
         else:
             segment = Segment(known.start, known.end, len(known.borders) - 1)
-        return self._cycles(row, segment) | {"video": self._frames(row, segment)}
+        return self._cycles(row, segment) | {"video": self._frames(row, segment)[None]}
 
     def _nothing(self, row: int) -> dict[str, Any]:
         known = self.repetitions[row]
         segment = Segment(known.start, known.end, len(known.borders) - 1)
         black = torch.zeros(known.end - known.start + 1, self.clip.size, self.clip.size, 3, dtype=torch.uint8)
-        return self._cycles(row, segment) | {"video": black}
+        return self._cycles(row, segment) | {"video": black[None]}
 
     def _cycles(self, row: int, segment: Segment) -> dict[str, Tensor]:
         known = self.repetitions[row]
@@ -242,12 +242,10 @@ class RepetitionDataset(VideoClipDataset):
         return letterbox([decoded.frames[place] for place in decoded.position[0]], self.clip.size)
 
 
-def collate_repetitions(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples, filled up to the longest: video [B, 1, T, H, W, 3] with black, labels and borders with -1."""
-    batch: dict[str, Any] = {"video": pad_sequence([sample.pop("video") for sample in samples], batch_first=True)[:, None]}
-    for name in ("borders", "previous", "next"):
-        batch[name] = pad_sequence([sample.pop(name) for sample in samples], batch_first=True, padding_value=UNKNOWN)
-    return batch | collate(samples)
+def collate_repetitions(samples: list[dict[str, Any]]) -> Batch:
+    """Join samples, filled up to the longest: video [B, 1, T, H, W, 3] with black; in `extra`, labels and borders with -1."""
+    extra = {name: stack_padded([one[name] for one in samples], 0, UNKNOWN) for name in ("borders", "previous", "next")}
+    return replace(collate(samples), extra=extra | {"count": torch.stack([one["count"] for one in samples])})
 
 
 class UCFRep(VideoDataModule):
@@ -349,7 +347,7 @@ class UCFRep(VideoDataModule):
             self.train_manifest = self.train_manifest.subset(np.repeat(np.arange(len(self.train_manifest)), self.segments))
 
     @staticmethod
-    def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def _collate(samples: list[dict[str, Any]]) -> Batch:
         return collate_repetitions(samples)
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> RepetitionDataset:

@@ -2,15 +2,17 @@
 
 import os
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from lightning import LightningDataModule
 
 from datamodules.lists.subsets import pick_per_class, spread
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
+from datamodules.loading.single_pass import SinglePass
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
+from modules.core.batch import Batch, Kind
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
 
 
@@ -24,11 +26,11 @@ class Split(NamedTuple):
     """int64 [N], likewise"""
 
 
-def _whole(batch: Any) -> Any:
+def _whole(batch: Batch) -> Batch:
     return batch
 
 
-class SkeletonDataModule(LightningDataModule, ABC):
+class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
     """Clips from recordings of skeletons (see `modules.core.batch.SkeletonBatch`).
 
     Workers read and crop; everything else happens on the device.
@@ -45,6 +47,8 @@ class SkeletonDataModule(LightningDataModule, ABC):
     """
 
     num_classes: int
+    streams: ClassVar[dict[str, Kind]] = {"skeleton": "skeleton"}
+    """Streams of a batch."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from datamodules.loading.loader import SampleKey
 from datamodules.skeleton.normalise import JOINTS, PERSONS
 from datamodules.skeleton.store import Recordings
-from modules.core.batch import SkeletonBatch
+from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
 
@@ -95,7 +95,7 @@ def resize_time(part: np.ndarray, frames: int) -> np.ndarray:
     return part[before] * (1 - weight) + part[after] * weight
 
 
-class SkeletonDataset(Dataset[SkeletonBatch]):
+class SkeletonDataset(Dataset[Batch]):
     """Crops of some recordings, served in whole batches. A sample is a function of (seed, epoch, row).
 
     Args:
@@ -112,8 +112,8 @@ class SkeletonDataset(Dataset[SkeletonBatch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, keys: list[SampleKey]) -> SkeletonBatch:
-        """A whole batch at once."""
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
+        """A whole batch at once. `extra` has the `length` of the whole recordings in frames."""
         found = self.rows[[key.row for key in keys]]
         clips = np.empty((len(keys), self.clip.clips, 3, self.clip.frames, JOINTS, PERSONS), np.float32)
         for key, row, views in zip(keys, found.tolist(), clips, strict=True):
@@ -123,9 +123,9 @@ class SkeletonDataset(Dataset[SkeletonBatch]):
                 part = self.recordings.read(row, start, end)
                 view[..., : part.shape[-1]] = resize_time(part, self.clip.frames).swapaxes(0, 1)
                 view[..., part.shape[-1] :] = 0
-        return SkeletonBatch(
-            skeleton=torch.from_numpy(clips),
-            length=torch.from_numpy(self.recordings.length[found]),
-            label=torch.from_numpy(self.recordings.label[found]),
-            index=torch.tensor([key.row for key in keys]),
+        return Batch(
+            torch.tensor([key.row for key in keys]),
+            torch.from_numpy(self.recordings.label[found]),
+            {"skeleton": Stream("skeleton", torch.from_numpy(clips))},
+            extra={"length": torch.from_numpy(self.recordings.length[found])},
         )

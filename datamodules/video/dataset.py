@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
@@ -14,6 +14,7 @@ from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views
 from datamodules.video.transforms import make_clips
+from modules.core.batch import Batch, Reading, Stream, Text, join_streams
 from modules.core.randomness import worker_rng
 
 ATTEMPTS = 10
@@ -83,7 +84,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             "index": torch.tensor(key.row),
             "decode_ms": 1e3 * (time.perf_counter() - start),
             "substituted": torch.tensor(faults[0][0] if faults else -1),
-            "unreplaced": torch.tensor(len(faults) == ATTEMPTS),
+            "unreplaced": len(faults) == ATTEMPTS,
             "faults": faults,
         }
 
@@ -117,12 +118,16 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         return content if self.manifest.texts is None else content | {"captions": self.manifest.texts[row]}
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples; what only the host reads stays in lists: faults, chained, decode times, and sentences."""
-    faults = [fault for sample in samples for fault in sample.pop("faults")]
-    times = [sample.pop("decode_ms") for sample in samples]
-    batch = {"faults": faults, "decode_ms": times}
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Join samples of `VideoClipDataset` to a batch."""
+    clips = [Stream("video", one["video"], None, one.get("time"), one.get("box"), one.get("length")) for one in samples]
+    streams: dict[str, Stream | Text] = {"video": join_streams(clips)}
     if "captions" in samples[0]:
-        batch["captions"] = [sample.pop("captions") for sample in samples]
-        batch["caption"] = [captions[0] for captions in batch["captions"]]
-    return default_collate(samples) | batch
+        streams["text"] = Text([sample["captions"] for sample in samples])
+    reading = Reading(
+        [sample["decode_ms"] for sample in samples],
+        [fault for sample in samples for fault in sample["faults"]],
+        [sample["unreplaced"] for sample in samples],
+    )
+    index, label, substituted = (torch.stack([one[name] for one in samples]) for name in ("index", "label", "substituted"))
+    return Batch(index, label, streams, substituted, reading=reading)

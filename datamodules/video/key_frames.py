@@ -22,6 +22,7 @@ from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import Box, crop_and_resize, draw_box
+from modules.core.batch import Batch, Regions
 
 RATE = 30
 """Frames per second in which clips are counted, and of films that are folders of pictures."""
@@ -217,17 +218,13 @@ class KeyFrameDataset(VideoClipDataset):
         return {
             "video": video,
             "label": actions.any(0).float(),
-            "boxes": boxes[kept],
-            "actions": actions[kept].float(),
-            "box_number": torch.arange(place.start, place.stop)[kept],
+            "regions": Regions(boxes[kept], actions[kept].float(), torch.arange(place.start, place.stop)[kept]),
         }
 
 
-def collate_boxes(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate_boxes(samples: list[dict[str, Any]]) -> Batch:
     """Join samples; the boxes of all clips stand in a row, each behind the place of its clip in the batch."""
-    tables = [[sample.pop(name) for sample in samples] for name in ("boxes", "actions", "box_number")]
-    boxes, actions, numbers = (torch.cat(parts) for parts in tables)
-    counts = torch.tensor([len(part) for part in tables[0]])
-    clip = torch.repeat_interleave(torch.arange(len(samples)), counts)
-    joined = {"boxes": torch.cat([clip[:, None].float(), boxes], 1), "actions": actions, "box_number": numbers}
-    return collate(samples) | joined
+    regions = [sample["regions"] for sample in samples]
+    clip = torch.repeat_interleave(torch.arange(len(regions)), torch.tensor([len(own.box) for own in regions]))
+    boxes, actions, numbers = (torch.cat([getattr(own, name) for own in regions]) for name in ("box", "action", "number"))
+    return replace(collate(samples), regions=Regions(torch.cat([clip[:, None].float(), boxes], 1), actions, numbers))

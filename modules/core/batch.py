@@ -1,64 +1,225 @@
-"""The batches that data modules yield and methods take.
+"""What travels from data modules to methods: one batch with named streams, of whatever kind they are.
 
-Axis letters, used throughout: `B` videos in a batch, `V` clips or views per video, `T` frames, `H`, `W` rows and columns,
-`C` channels, `N` tokens, `D` width of a feature, `K` objects or classes, `J` joints, `M` persons.
+Axis letters, used throughout: `B` samples in a batch, `V` clips or views per sample, `T` frames, `H`, `W` rows and columns,
+`C` channels, `L` and `S` steps, `N` tokens, `D` width of a feature, `K` objects or classes, `J` joints, `M` persons.
 """
 
-from typing import TypeAlias, TypedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
+
+from modules.core.errors import SettingError
+
+Kind = Literal["video", "flow", "depth", "skeleton", "audio", "signal", "feature", "picture", "text"]
+
+SEQUENCE_AXIS: dict[Kind, int] = {"video": 1, "flow": 1, "depth": 1, "skeleton": 2, "audio": 1, "signal": 2, "feature": 1}
+"""Which axis of one sample's data counts time, where it may be longer in one sample than in another."""
+
+ADVICE = "choose another --data, or another --model or --model.backbone"
 
 
-class VideoBatch(TypedDict, total=False):
-    """What a video datamodule yields. `video`, `index` and `label` are always there."""
+@dataclass(eq=False)
+class Stream:
+    """One modality of the samples of a batch. Of one sample, all tensors lack their first axis."""
 
-    video: Tensor
-    """uint8 [B, V, T, H, W, 3], RGB exactly as decoded, cropped and resized; nothing is normalised."""
-    index: Tensor
-    """int64 [B], row of the manifest that each sample was meant to be (also when a broken video was substituted)."""
-    label: Tensor
-    """int64 [B], or float [B, K] for several labels; -1 where there is none."""
-    time: Tensor
-    """float32 [B, V, 2], first and last moment of each clip in seconds."""
-    substituted: Tensor
-    """int64 [B], row of the broken file that a sample stands in for, or -1."""
-    decode_ms: list[float]
-    """What reading each sample cost a worker, in milliseconds; stays on the host."""
-    caption: list[str]
-    """A sentence for each video, where the data has some."""
-    captions: list[list[str]]
-    """All sentences of each video, where the data has several."""
-    boxes: Tensor
-    """float32 [M, 5], boxes of key frames, of all clips in a row: the clip's place in the batch, and x1 y1 x2 y2 in pixels."""
-    actions: Tensor
+    kind: Kind
+    """What `data` is."""
+    data: Tensor
+    """
+    * video uint8 [B, V, T, H, W, 3], RGB exactly as decoded, cropped and resized; nothing is normalised.
+    * flow float16 [B, V, T, H, W, 2] in pixels; depth uint16 in millimetres or float16 in metres [B, V, T, H, W, 1].
+    * skeleton float32 [B, V, 3, T, J, M], metres: x, y, z of J joints of M persons, centred and aligned once per recording,
+      cropped in time and resized to T frames. A person who is not there is 0 everywhere.
+    * audio float32 [B, V, S]; signal float32 [B, V, C, L].
+    * feature float [B, V, D], or sequences [B, V, S, D] with `length`.
+    * picture uint8 [B, V, H, W, 3].
+    """
+    valid: Tensor | None = None
+    """bool [B, V, ...], which of it is real; None where all is, up to `length`."""
+    time: Tensor | None = None
+    """float32 [B, V, 2], first and last moment of each view in seconds."""
+    box: Tensor | None = None
+    """float32 [B, V, 4], part of the source that each view shows: x1 y1 x2 y2 in pixels of the source."""
+    length: Tensor | None = None
+    """int64 [B] or [B, V], steps that are real; what lies behind them only fills up. None where all are."""
+
+
+@dataclass
+class Text:
+    """Sentences about the samples."""
+
+    sentences: list[list[str]]
+    """All sentences of each sample; the first is the sample's own."""
+    kind: ClassVar[Kind] = "text"
+
+    @property
+    def first(self) -> list[str]:
+        """The own sentence of each sample."""
+        return [own[0] for own in self.sentences]
+
+
+@dataclass(eq=False)
+class Regions:
+    """Boxes of key frames. Axis letters here: `M` boxes of all samples in a row, `K` actions."""
+
+    box: Tensor
+    """float32 [M, 5], the sample's place in the batch, and x1 y1 x2 y2 in pixels of the clip."""
+    action: Tensor
     """float32 [M, K], 1 for the actions of each box, 0 for others."""
-    box_number: Tensor
+    number: Tensor
     """int64 [M], number of each box in its split."""
 
 
-class SkeletonBatch(TypedDict):
-    """What a skeleton datamodule yields."""
+@dataclass
+class Reading:
+    """How reading the samples went. Stays on the host."""
 
-    skeleton: Tensor
-    """float32 [B, V, 3, T, J, M], metres: x, y, z of J joints of M persons, centred and aligned once per recording, cropped in
-    time and resized to T frames. A person who is not there is 0 everywhere."""
-    length: Tensor
-    """int64 [B], frames of the whole recording."""
-    label: Tensor
-    """int64 [B], -1 where there is none."""
+    decode_ms: list[float] = field(default_factory=list)
+    """What each sample cost a worker, in milliseconds."""
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    """Row and reason of every file that could not be read."""
+    unreplaced: list[bool] = field(default_factory=list)
+    """Whether nothing readable was found in the place of a sample's file."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """What a data module yields and a method takes."""
+
     index: Tensor
-    """int64 [B], row of each sample in the split."""
-
-
-class FeatureBatch(TypedDict):
-    """Frozen features in the place of clips, for a linear classifier on them."""
-
-    feature: Tensor
-    """float [B, V, D], what `Classification.encode` gives."""
+    """int64 [B], row of the split that each sample was meant to be (also when a broken file was substituted)."""
     label: Tensor
-    """int64 [B], -1 where there is none."""
-    index: Tensor
-    """int64 [B], row of each sample in the split."""
+    """int64 [B], or float [B, K] for several labels; -1 where there is none."""
+    streams: dict[str, Stream | Text]
+    """The samples' modalities by name. Where there is one of a kind, its name is the kind."""
+    substituted: Tensor = None  # type: ignore[assignment]  # made in __post_init__, so that readers need not ask
+    """int64 [B], row of the broken file that a sample stands in for, or -1, which is the default."""
+    regions: Regions | None = None
+    """Boxes of key frames, for detection."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """What else a data set knows of its samples, by name, [B, ...]: a second label, the cycles of a repetition."""
+    reading: Reading = field(default_factory=Reading)
+    """How reading went."""
+
+    def __post_init__(self) -> None:
+        if self.substituted is None:
+            self.substituted = torch.full_like(self.index, -1)
+
+    def stream(self, name: str, *kinds: Kind) -> Stream:
+        """A stream that is no text.
+
+        Args:
+            name: of the stream.
+            kinds: that the caller can use; any without.
+
+        Raises:
+            SettingError: if the data have no such stream, or one of another kind.
+        """
+        found = self.streams.get(name)
+        if isinstance(found, Stream) and (not kinds or found.kind in kinds):
+            return found
+        raise _unlike(self.kinds, name, kinds)
+
+    def text(self, name: str = "text") -> Text:
+        """A stream of sentences.
+
+        Raises:
+            SettingError: if the data have none of that name.
+        """
+        found = self.streams.get(name)
+        if isinstance(found, Text):
+            return found
+        raise _unlike(self.kinds, name, ("text",))
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Kinds of the streams by name, as data modules tell them in `streams`."""
+        return {name: stream.kind for name, stream in self.streams.items()}
+
+    def pin_memory(self) -> "Batch":
+        """A copy in pinned memory: torch's loader asks for it before a batch goes to a GPU."""
+        pinned: Batch = apply_to_collection(self, Tensor, Tensor.pin_memory)
+        return pinned
 
 
-Batch: TypeAlias = VideoBatch | SkeletonBatch | FeatureBatch
+def unlabelled(data: Tensor, kind: Kind = "video") -> Batch:
+    """A batch of one stream, named as its kind, with rows from 0 and without labels.
+
+    Args:
+        data: [B, ...]
+        kind: of the stream.
+    """
+    index = torch.arange(len(data), device=data.device)
+    return Batch(index, torch.full_like(index, -1), {kind: Stream(kind, data)})
+
+
+def feature_stream(data: object, own: str) -> str | None:
+    """Name of the stream of frozen features that a data module yields in the place of the stream `own`, if it does."""
+    given: Mapping[str, Kind] = getattr(data, "streams", {})
+    return None if own in given else next((name for name, kind in given.items() if kind == "feature"), None)
+
+
+def check_streams(given: Mapping[str, Kind], wanted: Mapping[str, Iterable[Kind]], advice: str = ADVICE) -> None:
+    """Compare what a data module yields with what a method reads.
+
+    Args:
+        given: kind of each stream of the data, by name.
+        wanted: kinds that can be used of each stream that is read, by name.
+        advice: what to change.
+
+    Raises:
+        SettingError: for the first one that is missing or of another kind.
+    """
+    for name, kinds in wanted.items():
+        if given.get(name) not in tuple(kinds):
+            raise _unlike(given, name, tuple(kinds), advice)
+
+
+def join_streams(samples: list[Stream]) -> Stream:
+    """The streams of single samples as one, all of them with the same fields.
+
+    Data of unequal length are filled up with 0 behind their ends; then `length` is theirs, where samples do not tell it.
+
+    Args:
+        samples: B streams, whose tensors lack the first axis.
+    """
+    kind, axis = samples[0].kind, SEQUENCE_AXIS.get(samples[0].kind, 0)
+    fields: dict[str, Any] = {name: [getattr(one, name) for one in samples] for name in ("time", "box", "length")}
+    lengths = [one.data.shape[axis] for one in samples]
+    if len(set(lengths)) > 1 and samples[0].length is None:
+        fields["length"] = [torch.tensor(length) for length in lengths]
+    joined = {name: torch.stack(parts) if parts[0] is not None else None for name, parts in fields.items()}
+    valid = [one.valid for one in samples if one.valid is not None]
+    filled = stack_padded(valid, 1 if valid[0].ndim > 1 else 0) if valid else None
+    return Stream(kind, stack_padded([one.data for one in samples], axis), valid=filled, **joined)
+
+
+def stack_padded(parts: list[Tensor], axis: int = 0, value: float = 0) -> Tensor:
+    """Stack tensors that may differ in the length of one axis, filled up behind their ends to the longest.
+
+    Args:
+        parts: B tensors.
+        axis: of each part, counted from its first.
+        value: that fills up.
+
+    Returns:
+        [B, ...]
+    """
+    if len({part.shape[axis] for part in parts}) == 1:
+        # In a worker, right into the memory that it shares with the main process.
+        stacked: Tensor = default_collate(parts)
+        return stacked
+    padded = pad_sequence([part.movedim(axis, 0) for part in parts], batch_first=True, padding_value=value)
+    return padded.movedim(1, axis + 1)
+
+
+def _unlike(given: Mapping[str, Kind], name: str, kinds: tuple[Kind, ...], advice: str = ADVICE) -> SettingError:
+    listed = ", ".join(key if key == kind else f"{key} ({kind})" for key, kind in given.items()) or "none"
+    wanted = name if not kinds or kinds == (name,) else f"{name} ({' or '.join(kinds)})"
+    return SettingError(f"The model reads the stream {wanted}, but the data have the stream(s) {listed}; {advice}.")

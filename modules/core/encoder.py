@@ -1,17 +1,17 @@
 """What every encoder offers to the methods that train or use it."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-StreamKind = Literal["video", "skeleton"]
+from modules.core.batch import Kind
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """A network on clips, of whatever kind. All are `nn.Module`s; there is no common base class beyond that."""
 
-    kind: StreamKind
+    kind: Kind
     """of the stream that it takes"""
     embed_dim: int
     """length of a pooled feature, and channels of `forward_features`"""

@@ -28,7 +28,7 @@ from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch
+from modules.core.batch import Batch, Kind, feature_stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
@@ -115,6 +115,10 @@ class Classification(Method):
         self.flip = augmentation.mirror() if augmentation is not None else None
         self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
         self.is_skeleton = isinstance(backbone, SkeletonEncoder)
+        kind: Kind = "skeleton" if self.is_skeleton else "video"
+        self.stream, self.kinds = kind, (kind,)
+        self.feature_stream: str | None = None
+        """Stream of frozen features that the data give in the place of clips, where they do."""
         if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
             raise SettingError(
                 "model.mode attentive, model.augmentation and model.mixing are for videos; for skeletons leave them out."
@@ -277,67 +281,72 @@ class Classification(Method):
         """Features of clips as they come, before the part that a linear or attentive classifier trains.
 
         Args:
-            batch: of videos, of skeletons, or of such features, which are given back.
+            batch: of videos or of skeletons.
             clips: how many clips of each sample; None for all.
             every: takes each n-th of them.
 
         Returns:
             [B, V, D], or [B, V, n, D] in mode `attentive`.
         """
-        inputs = self._inputs(batch)[:, :clips:every]
-        if "feature" in batch:
-            return inputs
+        inputs = self.inputs(batch)[:, :clips:every]
         rows = inputs.flatten(0, 1)
         return self.features(rows if self.is_skeleton else self.normalise(rows)).unflatten(0, inputs.shape[:2])
 
-    def _inputs(self, batch: Batch) -> Tensor:
-        """The clips or features [B, V, ...] of a batch."""
-        if "feature" in batch:
-            if self.mode != "linear":
-                raise SettingError(f"Frozen features are for a linear classifier; set model.mode to linear, not {self.mode}.")
-            return batch["feature"]  # type: ignore[typeddict-item]
-        kind = "skeleton" if self.is_skeleton else "video"
-        if kind not in batch:
-            raise SettingError(
-                f"{type(self.backbone).__name__} takes {kind}s, which the data has not; choose another --data or "
-                "another --model.backbone."
-            )
-        return batch[kind]  # type: ignore[literal-required]
+    def known(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
+        """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
+        if self.feature_stream is None:
+            return self.encode(batch, clips, every)
+        return batch.stream(self.feature_stream, "feature").data[:, :clips:every]
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Features [B, D] that the head is given, of the first clip of each sample."""
-        return self.pool(self.encode(batch, 1)[:, 0]).float()
+        return self.pool(self.known(batch, 1)[:, 0]).float()
 
     # --- Training ---
 
+    def setup(self, stage: str) -> None:
+        """See whether the data give clips or their features; see `Method.setup`.
+
+        Raises:
+            SettingError: likewise, or for features where the classifier is not linear.
+        """
+        self.feature_stream = feature_stream(getattr(self.trainer, "datamodule", None), self.stream)
+        if self.feature_stream is not None and self.mode != "linear":
+            raise SettingError(f"Frozen features are for a linear classifier; set model.mode to linear, not {self.mode}.")
+        super().setup(stage)
+
+    def reads(self) -> dict[str, tuple[Kind, ...]]:
+        """Clips, or their features; see `Method.reads`."""
+        return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
+
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Loss of all clips, after augmentation; see `Method.step`."""
-        inputs = self._inputs(batch)
+        inputs = self.inputs(batch) if self.feature_stream is None else self.known(batch)
         classes, views = self.classifier.out_features, inputs.shape[1]
-        targets = self.labels.targets(batch["label"], classes).repeat_interleave(views, 0)
-        labelled = (self.labels.rows(batch["label"], classes) >= 0).all(1).repeat_interleave(views, 0)
+        targets = self.labels.targets(batch.label, classes).repeat_interleave(views, 0)
+        labelled = (self.labels.rows(batch.label, classes) >= 0).all(1).repeat_interleave(views, 0)
         inputs = inputs.flatten(0, 1)
-        output: StepOutput = {}
+        show: dict[str, Tensor] = {}
         features = inputs
-        if "video" in batch:
+        if self.feature_stream is not None:
+            if self.augmentation is not None or self.mixing is not None:
+                raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
+        elif self.is_skeleton:
+            show["skeleton"] = inputs
+            features = self.features(inputs)
+        else:
             video = augment_pixels(inputs, self.augmentation, generator) if self.augmentation is not None else inputs
             video = self.normalise(video)
             if self.augmentation is not None and self.augmentation.erase:
                 video = erase_boxes(video, self.augmentation.erase, generator)
             if self.mixing is not None:
                 video, targets = mix_clips(video, targets, self.mixing, generator, labelled)
-            output["plain_clip"], output["clip"] = inputs, to_pixels(video, self.backbone.normalisation)  # type: ignore[arg-type]
+            show["plain_clip"], show["clip"] = inputs, to_pixels(video, self.backbone.normalisation)  # type: ignore[arg-type]
             features = self.features(video)
-        elif "skeleton" in batch:
-            output["skeleton"] = inputs
-            features = self.features(inputs)
-        elif self.augmentation is not None or self.mixing is not None:
-            raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
         logits = self.logits(features)
-        output["loss"] = self.labels.loss(logits, targets)
-        output["log"] = self.labels.progress(logits.detach(), targets)
-        return output
+        log = self.labels.progress(logits.detach(), targets)
+        return {"loss": self.labels.loss(logits, targets), "log": log, "show": show}
 
     def take_data(self, data: Any) -> None:
         """Settle whether training clips are mirrored; see `Method.take_data`."""
@@ -351,9 +360,10 @@ class Classification(Method):
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clips before and after augmentation and mixing, or skeletons."""
-        if "clip" in output:
-            return {"plain": output["plain_clip"], "augmented": output["clip"]}
-        return {"skeleton": draw_skeletons(output["skeleton"][:SHOWN])} if "skeleton" in output else {}
+        show = output["show"]
+        if "clip" in show:
+            return {"plain": show["plain_clip"], "augmented": show["clip"]}
+        return {"skeleton": draw_skeletons(show["skeleton"][:SHOWN])} if "skeleton" in show else {}
 
     # --- Evaluation ---
 
@@ -365,8 +375,7 @@ class Classification(Method):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the class probabilities of a batch of videos, and how many clips each has."""
-        self._keep(batch)
-        self.test_record["views"] = self._inputs(batch).shape[1]
+        self.test_record["views"] = self._keep(batch)
 
     def on_test_start(self) -> None:
         """Compare the data's clips with the backbone's, as before training, and look for labels.
@@ -396,13 +405,14 @@ class Classification(Method):
         used, missed = self._report("test")
         self.test_record |= {"videos": used, "missed": missed, "classes": self.classifier.out_features}
 
-    def _keep(self, batch: Batch, every: int = 1) -> None:
-        features = self.encode(batch, every=every)
+    def _keep(self, batch: Batch, every: int = 1) -> int:
+        """Keep the class probabilities of a batch; gives how many clips of each sample they are made of."""
+        features = self.known(batch, every=every)
         views = self.labels.probabilities(self.logits(features.flatten(0, 1))).unflatten(0, features.shape[:2])
         merged = views.mean(1) if self.merge == "mean" else views.amax(1)
-        substituted = batch.get("substituted", torch.full_like(batch["index"], -1))
-        facts = torch.stack([batch["index"], substituted], 1)  # type: ignore[list-item]
-        self._seen.append((merged, torch.cat([facts, self.labels.rows(batch["label"], merged.shape[1])], 1)))
+        facts = torch.stack([batch.index, batch.substituted], 1)
+        self._seen.append((merged, torch.cat([facts, self.labels.rows(batch.label, merged.shape[1])], 1)))
+        return features.shape[1]
 
     def _report(self, stage: str) -> tuple[int, list[int]]:
         """Log the scores over all processes; gives the number of videos used, and those that could not be read."""

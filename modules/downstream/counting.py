@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import Batch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
@@ -172,10 +173,17 @@ class RepetitionCounting(Method):
 
         return count_cycles(answer, length)
 
+    def whole(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Videos uint8 [B, T, H, W, 3], and how many frames of each count, int64 [B]."""
+        stream = batch.stream(self.stream, *self.kinds)
+        video = stream.data[:, 0]
+        length = stream.length if stream.length is not None else batch.index.new_full((len(video),), video.shape[1])
+        return video, length
+
     @torch.no_grad()
-    def embed(self, batch: Any) -> Tensor:  # type: ignore[override]  # of the one encoder
+    def embed(self, batch: Batch, encoder: str = "backbone") -> Tensor:
         """Features [B, D] of frames that are spread over each video."""
-        video, length = batch["video"][:, 0], batch["length"]
+        video, length = self.whole(batch)
         places = torch.linspace(0, 1, self.frames, device=video.device)
         numbers = ((length - 1)[:, None] * places).round().long()
         return self.backbone(self.normalise(video[torch.arange(len(video), device=video.device)[:, None], numbers])).float()
@@ -218,45 +226,46 @@ class RepetitionCounting(Method):
         finally:
             self._walk = None
 
-    def seeded_step(self, batch: Any, epoch: int, batch_idx: int, rank: int) -> StepOutput:
+    def seeded_step(self, batch: Batch, epoch: int, batch_idx: int, rank: int) -> StepOutput:
         """A step of the walk; outside of training the first one. See `Method.seeded_step`."""
         number = self._walk.number if self._walk is not None else 0
         return super().seeded_step(batch, epoch * self.steps_per_batch + number, batch_idx, rank)
 
-    def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Loss of one state of each clip; see `Method.step`.
 
         Args:
-            batch: of `UCFRep`: `video` [B, 1, T, H, W, 3], `length`, `count` int64 [B], and `previous` and `next` int64 [B, T],
-                length - 1 of the cycle before and after each frame, or -1.
+            batch: of `UCFRep`: videos [B, 1, T, H, W, 3] with their length, and in `extra` `count` int64 [B], `borders` int64
+                [B, K], and `previous` and `next` int64 [B, T], length - 1 of the cycle before and after each frame, or -1.
             generator: source of randomness.
         """
-        self._check(batch)
+        (video, length), cycles = self.whole(batch), self._cycles(batch)
         walk = self._walk or _Walk()
-        length, count, label = batch["length"], batch["count"], batch["next"][:, 0]
+        count, label = cycles["count"], cycles["next"][:, 0]
         if walk.states is None:
             walk.states = first_states(length, count, label, generator)
         states = walk.states
-        clips, outside = self.cut(batch["video"][:, 0], length, states[:, None])
+        clips, outside = self.cut(video, length, states[:, None])
         clips = self.flip(clips, generator)
         logits, box = self(self.prepare(clips, outside))
         left, middle, right = states.unbind(-1)
-        before = cycle_targets(_at(batch["previous"], middle, length), middle - left + 1)
-        after = cycle_targets(_at(batch["next"], middle + 1, length), right - middle)
+        before = cycle_targets(_at(cycles["previous"], middle, length), middle - left + 1)
+        after = cycle_targets(_at(cycles["next"], middle + 1, length), right - middle)
         cls_loss, box_loss = cycle_loss(logits, box, (before, after))
         ratios = best_ratio(logits.detach().softmax(2)[:, :, 1], box.detach(), TRAIN_LIMIT)
-        self._shown = (length, batch["borders"], states, move(states, ratios)[0])
+        self._shown = (length, cycles["borders"], states, move(states, ratios)[0])
         walk.states = self._move_on(states, ratios, first_states(length, count, label, generator), length, generator)
         return {
             "loss": cls_loss + BOX_WEIGHT * box_loss,
             "log": {"cls_loss": cls_loss.detach(), "box_loss": box_loss.detach()},
-            "clip": clips,
+            "show": {"clip": clips},
         }
 
     @staticmethod
-    def _check(batch: Any) -> None:
-        if missing := [name for name in ("length", "count", "previous", "next", "borders") if name not in batch]:
+    def _cycles(batch: Batch) -> dict[str, Tensor]:
+        if missing := [name for name in ("count", "previous", "next", "borders") if name not in batch.extra]:
             raise SettingError(f"The data says nothing of cycles ({missing[0]}); counting is for --data UCFRep.")
+        return batch.extra
 
     @staticmethod
     def _move_on(states: Tensor, ratios: Tensor, anew: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
@@ -267,15 +276,15 @@ class RepetitionCounting(Method):
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """The clips that the network saw, and where the cycles are: see `draw_cycles`."""
-        return {"clip": output["clip"], "cycles": draw_cycles(*self._shown)}
+        return {"clip": output["show"]["clip"], "cycles": draw_cycles(*self._shown)}
 
     # --- Evaluation ---
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count."""
         self._keep(batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count."""
         self._keep(batch)
 
@@ -301,11 +310,10 @@ class RepetitionCounting(Method):
         counts = {names[row]: {"predicted": predicted, "true": count} for row, predicted, count in rows}
         self.test_record = {"videos": len(true), "missed": missed, "counts": counts}
 
-    def _keep(self, batch: Any) -> None:
-        self._check(batch)
-        found = self.count(batch["video"][:, 0], batch["length"]).counts
-        substituted = batch.get("substituted", torch.full_like(batch["index"], -1))
-        self._seen.append((found[:, None], torch.stack([batch["index"], batch["count"], substituted], 1)))
+    def _keep(self, batch: Batch) -> None:
+        count = self._cycles(batch)["count"]
+        found = self.count(*self.whole(batch)).counts
+        self._seen.append((found[:, None], torch.stack([batch.index, count, batch.substituted], 1)))
 
     def _report(self, stage: str) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         """Log the errors over all processes; gives predictions, true counts, numbers, and those that could not be read."""

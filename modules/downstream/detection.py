@@ -24,7 +24,7 @@ from torchvision.utils import draw_bounding_boxes
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch, VideoBatch
+from modules.core.batch import Batch, Regions
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
@@ -110,8 +110,8 @@ class ActionDetection(Method):
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Binary cross-entropy, mean over boxes and actions; see `Method.step`. A batch without a box has a loss of 0."""
-        batch = _with_boxes(batch)
-        clip, boxes, actions = batch["video"][:, 0], batch["boxes"], batch["actions"]
+        regions = regions_of(batch)
+        clip, boxes, actions = self.inputs(batch)[:, 0], regions.box, regions.action
         if actions.shape[1] != self.head.out_features:
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {actions.shape[1]} actions; make them equal."
@@ -121,11 +121,13 @@ class ActionDetection(Method):
         logits = self.logits(self.normalise(clip), boxes)
         loss = binary_cross_entropy_with_logits(logits, actions, reduction="sum") / max(1, logits.numel())
         scores = logits.detach().sigmoid()
-        return {"loss": loss, "clip": clip, "regions": boxes, "region_actions": actions, "region_scores": scores}
+        return {"loss": loss, "show": {"clip": clip, "boxes": boxes, "actions": actions, "scores": scores}}
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Key frames with boxes: true actions, and the likeliest ones with their probabilities in percent."""
-        return {"key_frame": draw_actions(output), "clip": output["clip"]}
+        show = output["show"]
+        drawn = draw_actions(show["clip"], show["boxes"], show["actions"], show["scores"])
+        return {"key_frame": drawn, "clip": show["clip"]}
 
     # --- Evaluation ---
 
@@ -159,14 +161,13 @@ class ActionDetection(Method):
         self.test_record = self._report("test")
 
     def _keep(self, batch: Batch) -> None:
-        batch = _with_boxes(batch)
-        boxes = batch["boxes"]
-        scores = self.logits(self.normalise(batch["video"][:, 0]), boxes).sigmoid()
+        regions = regions_of(batch)
+        scores = self.logits(self.normalise(self.inputs(batch)[:, 0]), regions.box).sigmoid()
         # No other key frame stands for one that could not be read.
-        used = (batch["substituted"] < 0)[boxes[:, 0].long()]
-        self._seen.append((scores[used], batch["box_number"][used]))
-        self._frames += batch["index"][batch["substituted"] < 0].tolist()
-        self._missed += batch["index"][batch["substituted"] >= 0].tolist()
+        used = (batch.substituted < 0)[regions.box[:, 0].long()]
+        self._seen.append((scores[used], regions.number[used]))
+        self._frames += batch.index[batch.substituted < 0].tolist()
+        self._missed += batch.index[batch.substituted >= 0].tolist()
 
     def _report(self, stage: str) -> dict[str, Any]:
         """Log the mAP over all processes, of key frames that were read or have no box to score; gives `test_record`."""
@@ -198,11 +199,11 @@ class ActionDetection(Method):
         return {"key_frames": len(used), "missed": missed, "boxes": len(number), "average_precision": each}
 
 
-def _with_boxes(batch: Batch) -> VideoBatch:
-    """A batch of key frames. Raises SettingError for others."""
-    if "boxes" not in batch:
+def regions_of(batch: Batch) -> Regions:
+    """The boxes of a batch of key frames. Raises SettingError for others."""
+    if batch.regions is None:
         raise SettingError("ActionDetection takes key frames with boxes, which the data has not; choose --data AVA.")
-    return batch  # type: ignore[return-value]
+    return batch.regions
 
 
 def flip_with_boxes(clip: Tensor, boxes: Tensor, generator: torch.Generator, probability: float) -> tuple[Tensor, Tensor]:
@@ -222,24 +223,27 @@ def flip_with_boxes(clip: Tensor, boxes: Tensor, generator: torch.Generator, pro
     return clip, torch.where(chosen[row.long()][:, None], mirrored, boxes)
 
 
-def draw_actions(output: StepOutput) -> Tensor:
+def draw_actions(clip: Tensor, boxes: Tensor, actions: Tensor, scores: Tensor) -> Tensor:
     """Key frames with boxes. A box says its true actions, counted from 1, then the two likeliest with percent; it is green
     where it has true ones, and white elsewhere.
 
     Args:
-        output: of `ActionDetection.step`.
+        clip: uint8 [B, T, H, W, 3].
+        boxes: float [M, 5], row of the clip, and x1 y1 x2 y2 in pixels.
+        actions: float [M, K], 1 for the true actions of each box.
+        scores: float [M, K], probabilities of the actions of each box.
 
     Returns:
         uint8 [n, 1, H, W, 3], of the first few clips.
     """
-    clip = output["clip"][:SHOWN]
+    clip = clip[:SHOWN]
     middle = clip[:, clip.shape[1] // 2].permute(0, 3, 1, 2).cpu()
     factor = max(1, SHOWN_SIDE // max(middle.shape[2:]))
     drawn = []
     for row, frame in enumerate(middle.repeat_interleave(factor, 2).repeat_interleave(factor, 3)):
-        mine = output["regions"][:, 0] == row
+        mine = boxes[:, 0] == row
         words, colours = [], []
-        for true, score in zip(output["region_actions"][mine].cpu(), output["region_scores"][mine].cpu(), strict=True):
+        for true, score in zip(actions[mine].cpu(), scores[mine].cpu(), strict=True):
             names = [str(action + 1) for action in true.nonzero()[:, 0].tolist()]
             best = score.topk(min(2, len(score)))
             guesses = [
@@ -247,6 +251,6 @@ def draw_actions(output: StepOutput) -> Tensor:
             ]
             words.append(f"{' '.join(names) or '-'} | {', '.join(guesses)}")
             colours.append(TRUE_COLOUR if names else NO_COLOUR)
-        boxes = output["regions"][mine, 1:].cpu() * factor
-        drawn.append(draw_bounding_boxes(frame, boxes, words, colours, width=2) if words else frame)
+        enlarged = boxes[mine, 1:].cpu() * factor
+        drawn.append(draw_bounding_boxes(frame, enlarged, words, colours, width=2) if words else frame)
     return torch.stack(drawn).permute(0, 2, 3, 1)[:, None]

@@ -17,10 +17,11 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch
+from modules.core.batch import Batch, Kind, feature_stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
+from modules.core.protocols import TrainingBank
 from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest, say_bank, vote
 from modules.training.method import Method
@@ -59,6 +60,10 @@ class NearestNeighbours(Method):
                 f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all numbers must be above 0."
             )
         self.backbone, self.k, self.recall, self.temperature = backbone.requires_grad_(False), k, recall, temperature
+        kind: Kind = "skeleton" if isinstance(backbone, SkeletonEncoder) else "video"
+        self.stream, self.kinds = kind, (kind,)
+        self.feature_stream: str | None = None
+        """Stream of frozen features that the data give in the place of clips, where they do."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
         used), `classes`, `views`."""
@@ -70,19 +75,20 @@ class NearestNeighbours(Method):
         Raises:
             SettingError: for other commands than test, for samples without labels, or if a test sample is in the training set.
         """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.feature_stream = feature_stream(data, self.stream)
         super().setup(stage)
         if stage != "test":
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
-        from datamodules.loading.single_pass import sample_names
-
         data = run_of(self.trainer).datamodule
-        # Cached features are not read yet, but the clips that they come from have names already.
-        data = getattr(data, "data", data)
-        manifests = (getattr(data, name, None) for name in ("train_manifest", "test_manifest"))
+        if not isinstance(data, TrainingBank):
+            raise SettingError(f"{type(data).__name__} does not give its training samples once each; choose another --data.")
+        # Cached features are not read yet, but the clips that they come from have labels already.
+        source = getattr(data, "data", data)
+        manifests = (getattr(source, name, None) for name in ("train_manifest", "test_manifest"))
         if any(manifest is not None and not manifest.is_labelled for manifest in manifests):
             raise SettingError(NO_LABELS)
-        theirs, ours = (sample_names(loader.dataset) for loader in (data.test_dataloader(), data.train_dataloader()))
-        if both := len(ours & theirs):
+        if both := data.tested_in_training():
             raise SettingError(
                 f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a test set "
                 "of its own."
@@ -96,28 +102,28 @@ class NearestNeighbours(Method):
         """
         raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
 
+    def reads(self) -> dict[str, tuple[Kind, ...]]:
+        """Clips, or their features; see `Method.reads`."""
+        return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
+
     def encode(self, batch: Batch) -> Tensor:
-        """Pooled features [B, V, D] of all clips of videos or recordings; features are given back as they are.
+        """Pooled features [B, V, D] of all clips of videos or recordings.
 
         Raises:
             SettingError: if the batch has not what the backbone takes.
         """
-        if "feature" in batch:
-            return batch["feature"]  # type: ignore[typeddict-item]
-        kind = "skeleton" if isinstance(self.backbone, SkeletonEncoder) else "video"
-        if kind not in batch:
-            raise SettingError(
-                f"{type(self.backbone).__name__} takes {kind}s, which the data has not; choose another --data or "
-                "another --model.backbone."
-            )
-        clips: Tensor = batch[kind]  # type: ignore[literal-required]
+        clips = self.inputs(batch)
         rows = clips.flatten(0, 1)
-        return self.backbone(rows if kind == "skeleton" else self.normalise(rows)).unflatten(0, clips.shape[:2])
+        return self.backbone(rows if "skeleton" in self.kinds else self.normalise(rows)).unflatten(0, clips.shape[:2])
+
+    def known(self, batch: Batch) -> Tensor:
+        """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
+        return self.encode(batch) if self.feature_stream is None else batch.stream(self.feature_stream, "feature").data
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
         """Mean feature [B, D] of the clips of each sample."""
-        return self.encode(batch).float().mean(1)
+        return self.known(batch).float().mean(1)
 
     def on_test_start(self) -> None:
         """Compare the data's clips with the backbone's."""
@@ -130,12 +136,10 @@ class NearestNeighbours(Method):
 
     def on_test_epoch_end(self) -> None:
         """Read the training set, compare, log."""
-        from datamodules.loading.single_pass import once
-
-        bank_loader = once(run_of(self.trainer).datamodule.train_dataloader())
+        bank_batches = run_of(self.trainer).datamodule.train_once()
         queries, label, missed = self._gather()
         with self.trainer.precision_plugin.forward_context():
-            for batch in bank_loader:
+            for batch in bank_batches:
                 self._keep(self.trainer.strategy.batch_to_device(batch))
         bank, bank_label, _ = self._gather()
         if not len(queries) or not len(bank):
@@ -148,13 +152,12 @@ class NearestNeighbours(Method):
         self.test_record |= {"videos": len(queries), "missed": missed, "bank": len(bank), "classes": classes}
 
     def _keep(self, batch: Batch) -> None:
-        label = batch["label"]
+        label = batch.label
         if label.ndim != 1:
             raise SettingError("NearestNeighbours takes one label per sample, but the data has several; choose other data.")
-        features = self.encode(batch).float()
+        features = self.known(batch).float()
         self.test_record.setdefault("views", features.shape[1])
-        substituted = batch.get("substituted", torch.full_like(label, -1))
-        self._seen.append((features.mean(1), torch.stack([batch["index"], label, substituted], 1)))  # type: ignore[list-item]
+        self._seen.append((features.mean(1), torch.stack([batch.index, label, batch.substituted], 1)))
 
     def _gather(self) -> tuple[Tensor, Tensor, list[int]]:
         """Features and labels of usable samples from all processes, each once, and numbers of those that could not be read."""

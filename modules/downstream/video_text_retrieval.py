@@ -22,7 +22,7 @@ from torch import Tensor
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.text.clip_text import ClipTextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
 from modules.core.precision import full_float32
@@ -112,6 +112,8 @@ class VideoTextRetrieval(LocoMotion):
         SettingError: if a number makes no sense, or a file does not fit.
     """
 
+    other_streams = "choose --data of videos with captions"
+
     def __init__(
         self,
         backbone: BEiTVideo,
@@ -178,7 +180,7 @@ class VideoTextRetrieval(LocoMotion):
             self._keep(batch, rerank=self.best > 0)
 
     @torch.no_grad()
-    def see(self, batch: VideoBatch) -> tuple[Tensor, Tensor]:
+    def see(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Videos as they are compared and fused.
 
         Args:
@@ -187,7 +189,7 @@ class VideoTextRetrieval(LocoMotion):
         Returns:
             projected features of the frames [B, V * T, d] and tokens [B, V * T * (1 + N), D]
         """
-        clips = batch["video"]
+        clips = self.inputs(batch)
         tokens, frames = self.backbone.encode(self.normalise(clips.flatten(0, 1)))
         parts = (
             part.unflatten(0, clips.shape[:2])
@@ -198,31 +200,31 @@ class VideoTextRetrieval(LocoMotion):
         kind = tokens.device.type
         return frames.float(), tokens.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tokens
 
-    def _keep(self, batch: VideoBatch, rerank: bool) -> None:
+    def _keep(self, batch: Batch, rerank: bool) -> None:
         frames, tokens = self.see(batch)
         tokens = tokens.cpu() if rerank else tokens
-        meanings = batch["signature"].tolist() if "signature" in batch else [None] * len(frames)  # type: ignore[typeddict-item]
+        captions, meaning = batch.text().sentences, batch.extra.get("signature")
+        meanings = meaning.tolist() if meaning is not None else [None] * len(frames)
         for row, (number, usable) in enumerate(self._usable(batch)):
             if usable:
                 # A copy, so that the memory of videos that are not kept is free again.
                 own = tokens[row].clone() if rerank else None
-                self._known.append(Known(number, captions_of(batch)[row], meanings[row], frames[row], own))
+                self._known.append(Known(number, captions[row], meanings[row], frames[row], own))
 
-    def _usable(self, batch: VideoBatch) -> list[tuple[int, bool]]:
+    def _usable(self, batch: Batch) -> list[tuple[int, bool]]:
         """Number of each sample, and whether its own video could be read; the others are noted as missed."""
-        numbers = batch["index"].tolist()
-        substituted = batch["substituted"].tolist() if "substituted" in batch else [-1] * len(numbers)
+        numbers, substituted = batch.index.tolist(), batch.substituted.tolist()
         self._missed += [number for number, other in zip(numbers, substituted, strict=True) if other >= 0]
         return [(number, other < 0) for number, other in zip(numbers, substituted, strict=True)]
 
     @torch.no_grad()
-    def options(self, batch: VideoBatch) -> Tensor:
+    def options(self, batch: Batch) -> Tensor:
         """Scores of the sentences of each video in multiple choice: float32 [B, options].
 
         Raises:
             SettingError: if videos have different numbers of sentences.
         """
-        captions = captions_of(batch)
+        captions = batch.text().sentences
         count = len(captions[0])
         if any(len(own) != count for own in captions):
             raise SettingError("model.task is choice, but videos have different numbers of sentences; take data with options.")
@@ -236,9 +238,9 @@ class VideoTextRetrieval(LocoMotion):
         match = torch.cat([self._match(sentences, rows, tokens, which) for which, rows in chunks])
         return MATCH_SHARE * match.softmax(1)[:, 1].view(-1, count) + (1 - MATCH_SHARE) * similarity.softmax(1)
 
-    def _choose(self, batch: VideoBatch) -> None:
+    def _choose(self, batch: Batch) -> None:
         scores = self.options(batch)
-        label = batch["label"]
+        label = batch.label
         if label.ndim != 1 or int(label.min()) < 0 or int(label.max()) >= scores.shape[1]:
             raise SettingError(
                 "model.task is choice, but the data does not say which sentence is right; take data with answers."
@@ -362,17 +364,6 @@ class VideoTextRetrieval(LocoMotion):
         """Logits [P, 2] of pairs of a sentence (its row, on the host) and a video (its row in `videos`, on the device)."""
         tokens, there = sentences.tokens[rows].to(videos.device), sentences.there[rows].to(videos.device)
         return linear_in_float32(self.match_head, self.fusion.fuse(tokens, there, videos, which)[:, 0])
-
-
-def captions_of(batch: VideoBatch) -> list[list[str]]:
-    """The sentences of each video.
-
-    Raises:
-        SettingError: if the data has none.
-    """
-    if "caption" not in batch:
-        raise SettingError("VideoTextRetrieval needs captions, which the data has not; choose another --data.")
-    return batch["captions"] if "captions" in batch else [[text] for text in batch["caption"]]
 
 
 def worth(found: Retrieved) -> dict[str, float]:

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.core.output import StepOutput
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.targets import PixelTarget, Target
@@ -93,7 +92,7 @@ def similarity_map(clip: Tensor, masked: Tensor, prediction: Tensor, target: Ten
 
 
 def masked_pictures(
-    output: StepOutput, target: Target, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET
+    show: dict[str, Tensor], target: Target, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET
 ) -> dict[str, Tensor]:
     """What a masked method shows: the clip (with boxes), what the encoder saw, and what was predicted.
 
@@ -107,12 +106,12 @@ def masked_pictures(
         grid: token grid.
         normalisation: of the video.
     """
-    clip = output["clip"]
+    clip = show["clip"]
     rows = slice(0, clip.shape[0])
-    masked, prediction, truth = output["masked"][rows], output["prediction"][rows], output["target"][rows]
-    decoded = output.get("decoded", output["masked"])[rows]
+    masked, prediction, truth = show["masked"][rows], show["prediction"][rows], show["target"][rows]
+    decoded = show.get("decoded", show["masked"])[rows]
     shown = {
-        "clip": outline(clip, box_corners(output["boxes"])) if "boxes" in output else clip,
+        "clip": outline(clip, box_corners(show["boxes"])) if "boxes" in show else clip,
         "visible": hide_tokens(clip, masked, grid),
     }
     if isinstance(target, PixelTarget):

@@ -105,8 +105,8 @@ class MaskedAutoencoder(Method):
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clip (with boxes of objects), what the encoder saw, and the reconstruction (or its similarity to the target)."""
-        video = self.normalise(output["clip"])
-        return masked_pictures(output, self.target, video, self.backbone.grid, self.backbone.normalisation)
+        video = self.normalise(output["show"]["clip"])
+        return masked_pictures(output["show"], self.target, video, self.backbone.grid, self.backbone.normalisation)
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
         """Weights of the whole method under our names.

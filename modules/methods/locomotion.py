@@ -39,7 +39,7 @@ from torch.optim import Optimizer
 from modules.backbones.text.bert import TextEncoder, TextSettings, check_words
 from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.vit.beit_video import BEiTVideo, fit_positions
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch, Kind
 from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
@@ -73,13 +73,6 @@ from modules.weights.origin import origin_of
 Positives = Literal["instance", "caption", "signature"]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5
 BAND, LINE, MIN_WIDTH = 48, 12, 224
-
-
-class CaptionBatch(VideoBatch, total=False):
-    """A `VideoBatch` whose captions may say what they mean."""
-
-    signature: Tensor
-    """int64 [B], equal where captions say the same in whatever words."""
 
 
 class Pairs(NamedTuple):
@@ -153,6 +146,8 @@ class LocoMotion(Method):
             VindLU's .pth.
         optim: optimiser and schedule.
     """
+
+    other_streams = "choose --data of videos with captions, or, for videos alone, leave model.paste_objects true"
 
     def __init__(
         self,
@@ -265,8 +260,8 @@ class LocoMotion(Method):
         fitted = fit_positions(inner, self.backbone, path)
         return weights | {f"backbone.{key}": value for key, value in fitted.items()}
 
-    def step(self, batch: CaptionBatch, generator: torch.Generator) -> StepOutput:
-        """Paste and tell, encode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Paste and tell, encode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         pairs = self.pair(batch, generator)
         ids = self.tokenizer(pairs.texts).to(pairs.clip.device)
         draws = draw_masks(ids, self.masked_words, len(self.tokenizer), generator)
@@ -274,30 +269,31 @@ class LocoMotion(Method):
         log = {"loss_contrast": losses.contrast, "loss_match": losses.match, "loss_words": losses.words}
         return {
             "loss": losses.contrast + self.match_weight * losses.match + self.word_weight * losses.words,
-            "clip": pairs.clip,
-            "texts": pairs.texts,
             "log": {name: value.detach() for name, value in log.items()} | losses.log,
+            "show": {"clip": pairs.clip, "texts": pairs.texts},
         }
 
-    def pair(self, batch: CaptionBatch, generator: torch.Generator) -> Pairs:
+    def reads(self) -> dict[str, tuple[Kind, ...]]:
+        """Clips, and where nothing is pasted, their sentences; see `Method.reads`."""
+        return super().reads() | ({} if self.paste_objects else {"text": ("text",)})
+
+    def pair(self, batch: Batch, generator: torch.Generator) -> Pairs:
         """The clips of a batch with their sentences.
 
         Raises:
             SettingError: if nothing is pasted and the data has no captions.
         """
-        clip, clips = batch["video"].flatten(0, 1), batch["video"].shape[1]
+        video = self.inputs(batch)
+        clip, clips = video.flatten(0, 1), video.shape[1]
         numbers: Tensor | None
         if self.paste_objects:
             clip, texts, numbers = paste_and_tell(clip, self.captions, self.captioner, generator, self.cut_outs)
         else:
-            if "caption" not in batch:
-                raise SettingError(
-                    "model.paste_objects is false but the data has no captions; set it to true, or take data that has some."
-                )
-            texts = [text for text in batch["caption"] for _ in range(clips)]
-            numbers = batch["signature"].repeat_interleave(clips) if "signature" in batch else None
+            texts = [text for text in batch.text().first for _ in range(clips)]
+            meaning = batch.extra.get("signature")
+            numbers = meaning.repeat_interleave(clips) if meaning is not None else None
         if self.positives == "instance":
-            numbers = batch["index"].repeat_interleave(clips)
+            numbers = batch.index.repeat_interleave(clips)
         elif self.positives == "caption" or numbers is None:
             numbers = torch.tensor([stable_hash(text) for text in texts], device=clip.device)
         return Pairs(clip, texts, numbers)
@@ -388,10 +384,10 @@ class LocoMotion(Method):
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """The clip, and the same enlarged above its caption."""
-        clip = output["clip"]
+        clip = output["show"]["clip"]
         enlarged = clip.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 2)
         enlarged = enlarged.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 3)
-        bands = torch.stack([caption_band(text, enlarged.shape[3]) for text in output["texts"]]).to(clip.device)
+        bands = torch.stack([caption_band(text, enlarged.shape[3]) for text in output["show"]["texts"]]).to(clip.device)
         bands = bands[:, None].expand(-1, clip.shape[1], -1, -1, -1)
         return {"clip": clip, "captioned": torch.cat([enlarged, bands], dim=2)}
 

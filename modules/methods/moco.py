@@ -18,7 +18,7 @@ from modules.augment.colour import ColourJitter
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
@@ -68,9 +68,9 @@ class MoCo(Method):
         """Mirror some of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
         return self.colour(self.flip(clip, generator).float(), generator)
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Augment both clips, encode, compare. `batch["video"]` is [B, 2, T, H, W, 3]."""
-        video = batch["video"]
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Augment both clips, encode, compare. Videos are [B, 2, T, H, W, 3]."""
+        video = self.inputs(batch)
         if video.shape[1] != 2:
             raise SettingError(f"MoCo compares two clips of each video, not {video.shape[1]}; set data.clip.clips to 2.")
         query, key = self.augment(video[:, 0], generator), self.augment(video[:, 1], generator)
@@ -78,11 +78,10 @@ class MoCo(Method):
         found = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
         return {
             "loss": found.loss,
-            "clip": query.round().byte(),
-            "key_clip": key.round().byte(),
             "log": {"top1": found.top1, "top5": found.top5, "batch_top1": found.batch_top1},
+            "show": {"clip": query.round().byte(), "key_clip": key.round().byte()},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Both clips of the pairs."""
-        return {"query": output["clip"], "key": output["key_clip"]}
+        return {"query": output["show"]["clip"], "key": output["show"]["key_clip"]}

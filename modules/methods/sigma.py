@@ -38,7 +38,7 @@ from torch.autograd.function import once_differentiable
 
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
@@ -295,9 +295,9 @@ class SIGMA(MaskedAutoencoder):
         load_strictly(self.projection, inner, path)
         self.projection.requires_grad_(False)
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Mask, encode, decode, assign, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
-        clip = batch["video"].flatten(0, 1)
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Mask, encode, decode, assign, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
+        clip = self.inputs(batch).flatten(0, 1)
         video = self.normalise(clip)
         mask = self.draw_mask(clip.shape[0], generator)
         target = self.targets(video, mask.targets)
@@ -311,12 +311,14 @@ class SIGMA(MaskedAutoencoder):
         )
         return {
             "loss": swapped.target + swapped.prediction,
-            "clip": clip,
-            "masked": mask.targets,
-            "prediction": prediction.detach(),
-            "target": target.detach(),
-            "assigned": swapped.assigned.unflatten(1, mask.targets.shape).transpose(0, 1),
             "log": self.monitor(swapped),
+            "show": {
+                "clip": clip,
+                "masked": mask.targets,
+                "prediction": prediction.detach(),
+                "target": target.detach(),
+                "assigned": swapped.assigned.unflatten(1, mask.targets.shape).transpose(0, 1),
+            },
         }
 
     def optimizer_step(
@@ -346,13 +348,14 @@ class SIGMA(MaskedAutoencoder):
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Clip, what the encoder saw, similarity of prediction and target, and the prototypes of both as colours."""
-        clip, masked, grid = output["clip"], output["masked"], self.backbone.grid
+        found, grid = output["show"], self.backbone.grid
+        clip, masked = found["clip"], found["masked"]
         shown = {
             "clip": clip,
             "visible": hide_tokens(clip, masked, grid),
-            "similarity": similarity_map(clip, masked, output["prediction"], output["target"], grid),
+            "similarity": similarity_map(clip, masked, found["prediction"], found["target"], grid),
         }
-        for branch, assigned in zip(("target", "prediction"), output["assigned"].unbind(1), strict=True):
+        for branch, assigned in zip(("target", "prediction"), found["assigned"].unbind(1), strict=True):
             flat = prototype_colours(assigned)[..., None].expand(-1, -1, -1, grid.token_pixels)
             shown[f"prototypes_{branch}"] = replace_tokens(clip, masked, flat, grid)
         return shown

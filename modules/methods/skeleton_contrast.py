@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones.skeleton.base import SkeletonEncoder
-from modules.core.batch import SkeletonBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
@@ -52,6 +52,8 @@ class SkeletonContrast(Method):
             official .pth.tar. Optimiser and schedule start afresh.
         optim: optimiser and schedule; the paper's has milestones.
     """
+
+    stream, kinds = "skeleton", ("skeleton",)
 
     def __init__(
         self,
@@ -86,9 +88,9 @@ class SkeletonContrast(Method):
         super().on_train_start()
         self.contrast.check_data(self.trainer)
 
-    def step(self, batch: SkeletonBatch, generator: torch.Generator) -> StepOutput:
-        """Change both views, encode, compare. `batch["skeleton"]` is [B, 2, 3, T, J, M]."""
-        views = batch["skeleton"]
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Change both views, encode, compare. Skeletons are [B, 2, 3, T, J, M]."""
+        views = self.inputs(batch)
         if views.shape[1] != 2:
             raise SettingError(
                 f"SkeletonContrast compares two views of each recording, not {views.shape[1]}; set data.clip.clips to 2."
@@ -97,10 +99,8 @@ class SkeletonContrast(Method):
         found = self.compare(query, key)
         return {
             "loss": torch.stack([one.loss for one in found]).sum(),
-            "skeleton": query,
-            "key_skeleton": key,
-            "plain_skeleton": views[:, 0],
             "log": {name: one.top1 for name, one in zip(("top1", "partner_top1"), found, strict=False)},
+            "show": {"skeleton": query, "key_skeleton": key, "plain_skeleton": views[:, 0]},
         }
 
     def compare(self, query: Tensor, key: Tensor) -> list[Contrast]:
@@ -125,18 +125,16 @@ class SkeletonContrast(Method):
         return found
 
     @torch.no_grad()
-    def embed(self, batch: SkeletonBatch, encoder: str = "backbone") -> Tensor:
+    def embed(self, batch: Batch, encoder: str = "backbone") -> Tensor:
         """Frozen features [B, D] of the first view of each recording."""
-        return self.encoder(encoder)(batch["skeleton"][:, 0]).float()
+        return self.encoder(encoder)(self.inputs(batch, encoder)[:, 0]).float()
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """First views before and after the changes, and second views."""
         names = {"plain": "plain_skeleton", "query": "skeleton", "key": "key_skeleton"}
-        every = -(-output["skeleton"].shape[2] // SHOWN_FRAMES)
-        return {
-            name: draw_skeletons(output[field][:SHOWN_CLIPS, :, ::every])  # type: ignore[literal-required]
-            for name, field in names.items()
-        }
+        show = output["show"]
+        every = -(-show["skeleton"].shape[2] // SHOWN_FRAMES)
+        return {name: draw_skeletons(show[field][:SHOWN_CLIPS, :, ::every]) for name, field in names.items()}
 
 
 def _contrast(encoder: SkeletonEncoder, settings: ContrastSettings) -> MomentumContrast:

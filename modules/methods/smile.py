@@ -28,7 +28,7 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
 from modules.layers.masked_autoencoder import MaskedAutoencoder
@@ -141,21 +141,15 @@ class SMILE(MaskedAutoencoder):
             targets.append(mask.targets[order])
         return Mask(torch.cat(visible), torch.cat(targets))
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Paste, mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip is a sample."""
-        clip, boxes = self.add_motion(batch["video"].flatten(0, 1), generator)
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Paste, mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip is a sample."""
+        clip, boxes = self.add_motion(self.inputs(batch).flatten(0, 1), generator)
         video = self.normalise(clip)
         mask = self.repeat_mask(self.draw_mask(clip.shape[0], generator, boxes), generator)
         target = self.targets(video, mask.targets)
         prediction = self.predict(video, mask.visible, mask.targets)
-        output: StepOutput = {
-            "loss": F.mse_loss(prediction.float(), target),
-            "clip": clip,
-            "masked": mask.targets,
-            "prediction": prediction.detach(),
-            "target": target,
-            "log": {"constant_loss": constant_loss(target)},
-        }
+        show = {"clip": clip, "masked": mask.targets, "prediction": prediction.detach(), "target": target}
         if boxes is not None:
-            output["boxes"] = boxes
-        return output
+            show["boxes"] = boxes
+        loss = F.mse_loss(prediction.float(), target)
+        return {"loss": loss, "log": {"constant_loss": constant_loss(target)}, "show": show}

@@ -26,7 +26,7 @@ from modules.augment.colour import ColourJitter
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
@@ -109,20 +109,18 @@ class TubeletContrast(Method):
         query, key = self.colour(pair, generator).split(frames, dim=1)
         return query, key, record
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Pair, paste, encode, compare. `batch["video"]` is [B, 2, T, H, W, 3]."""
-        query, key, record = self.make_pairs(batch["video"], generator)
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Pair, paste, encode, compare. Videos are [B, 2, T, H, W, 3]."""
+        query, key, record = self.make_pairs(self.inputs(batch), generator)
         shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
         found = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)
         return {
             "loss": found.loss,
-            "clip": query.round().byte(),
-            "key_clip": key.round().byte(),
-            "corners": record.corners(),
             "log": {"top1": found.top1, "top5": found.top5, "batch_top1": found.batch_top1},
+            "show": {"clip": query.round().byte(), "key_clip": key.round().byte(), "corners": record.corners()},
         }
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Both clips of the pairs, with the tubelets' outlines."""
-        corners = output["corners"]
-        return {"query": outline(output["clip"], corners), "key": outline(output["key_clip"], corners)}
+        show = output["show"]
+        return {"query": outline(show["clip"], show["corners"]), "key": outline(show["key_clip"], show["corners"])}

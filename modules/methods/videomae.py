@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.distributed import gather_rows
 from modules.core.output import StepOutput
 from modules.layers.masked_autoencoder import MaskedAutoencoder
@@ -65,10 +65,10 @@ class VideoMAE(MaskedAutoencoder):
         if init_from is not None:
             self.start_from(init_from)
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        """Mask, encode, decode, compare. `batch["video"]` is [B, V, T, H, W, 3]; each clip counts as a sample."""
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         grid = self.backbone.grid
-        clip = batch["video"].flatten(0, 1)
+        clip = self.inputs(batch).flatten(0, 1)
         video = self.normalise(clip)
         mask = self.draw_mask(clip.shape[0], generator)
         decoded, counts = mask.targets, None
@@ -79,12 +79,14 @@ class VideoMAE(MaskedAutoencoder):
         prediction = self.predict(video, mask.visible, decoded)
         return {
             "loss": self.loss(prediction.float(), target, counts),
-            "clip": clip,
-            "masked": mask.targets,
-            "decoded": decoded,
-            "prediction": prediction.detach(),
-            "target": target,
             "log": {"constant_loss": constant_loss(target, counts)},
+            "show": {
+                "clip": clip,
+                "masked": mask.targets,
+                "decoded": decoded,
+                "prediction": prediction.detach(),
+                "target": target,
+            },
         }
 
     def loss(self, prediction: Tensor, target: Tensor, counts: Tensor | None) -> Tensor:

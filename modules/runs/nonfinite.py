@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.files import replacing
 from modules.core.run import run_of
@@ -58,12 +59,12 @@ class NonFiniteGuard(Callback):
         fused = all(group.get("fused") for optimiser in trainer.optimizers for group in optimiser.param_groups)
         self._waits = pl_module.device.type == "cpu" or not fused
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Note the batch, and the buffers before the first batch of a step."""
         if not self._batches and self._buffers:
             copy_all(self._before, self._buffers)
         key = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
-        self._batches.append(key | {"index": batch["index"]})
+        self._batches.append(key | {"index": batch.index})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Hold the weights if a gradient is not finite."""

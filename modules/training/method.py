@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from modules.core.batch import Batch
+from modules.core.batch import ADVICE, Batch, Kind, check_streams
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
 from modules.core.output import StepOutput
@@ -53,6 +53,12 @@ class Method(LightningModule, ABC):
     """
 
     backbone: nn.Module
+    stream: str = "video"
+    """Name of the stream of the data that the backbone takes."""
+    kinds: tuple[Kind, ...] = ("video",)
+    """Kinds of that stream that will do."""
+    other_streams: str = ADVICE
+    """What users are told to change where the data lack a stream."""
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
 
@@ -70,16 +76,32 @@ class Method(LightningModule, ABC):
         self._resumed = False
 
     @abstractmethod
-    def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
-        """Loss of a batch, and named tensors for callbacks. Every random number comes from `generator`.
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """Loss of a batch, and what there is to look at. Every random number comes from `generator`.
 
         Args:
-            batch: `VideoBatch` or `SkeletonBatch`; a method names the kind that it takes.
+            batch: has the streams that `reads` names.
             generator: source of randomness, on the device of the batch.
         """
 
+    def reads(self) -> dict[str, tuple[Kind, ...]]:
+        """Streams that `step` needs by name, with the kinds that will do; more than one where a method has several."""
+        return {self.stream: self.kinds}
+
+    def inputs(self, batch: Batch, encoder: str = "backbone") -> Tensor:
+        """The clips [B, V, ...] that an encoder takes: the stream of the backbone's, unless a method says otherwise.
+
+        Args:
+            batch: as in `step`.
+            encoder: which of `encoders`.
+
+        Raises:
+            SettingError: if the data have none of that name and kind.
+        """
+        return batch.stream(self.stream, *self.kinds).data
+
     @torch.no_grad()
-    def embed(self, batch: Any, encoder: str = "backbone") -> Tensor:
+    def embed(self, batch: Batch, encoder: str = "backbone") -> Tensor:
         """Frozen features [B, D] of the first clip of each sample, for probes and export.
 
         Args:
@@ -87,7 +109,7 @@ class Method(LightningModule, ABC):
             encoder: which of `encoders`.
         """
         network: Any = self.encoder(encoder)
-        return network(network.preprocess(batch["video"][:, 0])).float()
+        return network(network.preprocess(self.inputs(batch, encoder)[:, 0])).float()
 
     def encoders(self) -> dict[str, nn.Module]:
         """The encoders (`modules.core.encoder.Encoder`) by the names of their attributes, the one that is kept first."""
@@ -120,7 +142,7 @@ class Method(LightningModule, ABC):
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
-        return {"clip": output["clip"]}
+        return {"clip": output["show"]["clip"]}
 
     def normalise(self, clip: Tensor) -> Tensor:
         """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
@@ -217,7 +239,7 @@ class Method(LightningModule, ABC):
         """Run `step` with randomness from (seed, epoch, batch, rank) and log its scalars as `train/*`."""
         output = self.seeded_step(batch, self.current_epoch, batch_idx, self.global_rank)
         loss = output["loss"]
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["index"]))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index))
         self.log_dict({f"train/{name}": value for name, value in output.get("log", {}).items()})
         # An infinite loss may have finite gradients. Times NaN it has none, in no process, and `NonFiniteGuard` sees it.
         output["loss"] = loss * torch.where(loss.isfinite(), 1.0, math.nan)
@@ -235,17 +257,21 @@ class Method(LightningModule, ABC):
         """The training loss on held-out clips, with the same random numbers in every epoch."""
         output = self.step(batch, device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank))
         # Lightning averages the processes' numbers of samples as integers: 3 and 2 become 2. Multiples stay whole.
-        size = len(batch["index"]) * self.trainer.world_size
+        size = len(batch.index) * self.trainer.world_size
         self.log("val/loss", output["loss"], prog_bar=True, sync_dist=True, batch_size=size)
         scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
         self.log_dict(scalars, sync_dist=True, batch_size=size)
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision in which random numbers would be drawn with as few digits as weights have.
+        """Refuse data without the streams that are read, and a precision in which random numbers would have few digits.
 
         Raises:
-            SettingError: naming one that can be used.
+            SettingError: naming what can be used.
         """
+        # The data modules of others may not say what they yield; then the first batch does.
+        given = getattr(getattr(self.trainer, "datamodule", None), "streams", None)
+        if given is not None:
+            check_streams(given, self.reads(), self.other_streams)
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision != "32-true":
             raise SettingError(

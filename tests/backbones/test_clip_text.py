@@ -13,7 +13,7 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.methods.locomotion import LocoMotion
-from tests.registry import FRAMES, OPTIM, SIDE, video_batch
+from tests.registry import FRAMES, OPTIM, SIDE, video_batch, with_sentences
 
 TEXTS = ["a red arrow moves up", "An arrow, rising!", "it isn't here " * 40]
 
@@ -66,7 +66,7 @@ def test_sentences_of_a_clip(form: str, open_clip: Any, tmp_path: Path) -> None:
 def test_contrast_learns_alone(open_clip: Any) -> None:
     torch.manual_seed(0)
     method = LocoMotion(tower(), clip=tiny(), joint_dim=8, match_weight=0, word_weight=0, paste_objects=False, optim=OPTIM)
-    batch = video_batch(3) | {"caption": TEXTS}
+    batch = with_sentences(video_batch(3), TEXTS)
     output = method.step(batch, torch.Generator().manual_seed(0))
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
     output["loss"].backward()
@@ -76,7 +76,7 @@ def test_contrast_learns_alone(open_clip: Any) -> None:
     assert "text.tower.positional_embedding" in method.no_weight_decay()
     retrieval = VideoTextRetrieval(tower(), clip=tiny(), joint_dim=8, match_weight=0, best=0)
     retrieval.load_state_dict(method.state_dict())
-    scores = method.eval().score(batch["video"][:, 0], TEXTS)
+    scores = method.eval().score(batch.stream("video").data[:, 0], TEXTS)
     sentences = retrieval.eval().read_sentences(TEXTS)
     frames = torch.nn.functional.normalize(retrieval.see(batch)[0], dim=2)
     again = (frames @ torch.nn.functional.normalize(sentences.projected, dim=1).T).mean(dim=1)

@@ -213,12 +213,12 @@ def test_methods_and_tasks_ask_the_backbone(name: str, tmp_path: Path) -> None:
     method = METHODS[name](tclr(tclr_file(tmp_path))).eval()
     assert colour(method.normalise(ORANGE)) == pytest.approx([0, 128 / 255, 1])
     batch: Any = video_batch(2)
-    wanted = batch["video"][:, 0].flip(-1).permute(0, 4, 1, 2, 3) / 255
+    wanted = batch.stream("video").data[:, 0].flip(-1).permute(0, 4, 1, 2, 3) / 255
     if name != "counting":
         assert torch.allclose(method.embed(batch), method.backbone(wanted), atol=1e-6)
     else:
         outside = torch.tensor([[False] * 3 + [True], [False] * 4])
-        prepared = method.prepare(batch["video"][:, 0], outside)  # type: ignore[operator]
+        prepared = method.prepare(batch.stream("video").data[:, 0], outside)  # type: ignore[operator]
         assert torch.allclose(prepared[1], wanted[1], atol=1e-6)
         # The mean of blue, green and red that it was trained with.
         assert not prepared[0, :, 3].any()
@@ -248,11 +248,11 @@ def test_pixels_to_predict_and_pictures_do_not_depend_on_how_the_encoder_is_fed(
         methods.append(VideoMAE(backbone, PixelTarget(False), TubeMask(0.5), DecoderSettings(1), optim=OPTIM).eval())
     batch = video_batch(2)
     outputs = [method.step(batch, torch.Generator().manual_seed(0)) for method in methods]
-    assert torch.allclose(outputs[0]["target"], outputs[1]["target"], atol=1e-5)
-    assert not torch.allclose(outputs[0]["prediction"], outputs[1]["prediction"], atol=1e-3)
-    outputs[1]["prediction"] = outputs[1]["target"]
+    assert torch.allclose(outputs[0]["show"]["target"], outputs[1]["show"]["target"], atol=1e-5)
+    assert not torch.allclose(outputs[0]["show"]["prediction"], outputs[1]["show"]["prediction"], atol=1e-3)
+    outputs[1]["show"]["prediction"] = outputs[1]["show"]["target"]
     shown = methods[1].pictures(outputs[1])["reconstruction"].int()
-    assert (shown - batch["video"][:, 0]).abs().max() <= 1
+    assert (shown - batch.stream("video").data[:, 0]).abs().max() <= 1
 
 
 def test_towers_get_their_own_frames_whatever_the_encoder_gets() -> None:
@@ -268,7 +268,7 @@ def test_towers_get_their_own_frames_whatever_the_encoder_gets() -> None:
     module.register_parameter("held", torch.nn.Parameter(torch.zeros(1)))
     target = TowerTarget(module, 3, SIDE, 8, normalise=False)
     grid = Grid(2, 4, 4, 2, 8)
-    clip = video_batch(2)["video"][:, 0]
+    clip = video_batch(2).stream("video").data[:, 0]
     expected = target(IMAGENET.apply(clip), grid)
     for other in (HALF, BGR_TO_ONE):
         assert torch.allclose(target(other.apply(clip), grid, other), expected, atol=1e-5)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.output import StepOutput
 from modules.core.preprocessing import IMAGENET
 from modules.scenes.classes import MOTION_CLASSES
@@ -65,20 +65,23 @@ class Pixels(Method):
         super().__init__(OPTIM)
         self.backbone: Brightness = Brightness()
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         noise = torch.rand(4, generator=generator)
-        return {"loss": (self.backbone.weight * noise).square().mean(), "clip": batch["video"].flatten(0, 1)}
+        return {
+            "loss": (self.backbone.weight * noise).square().mean(),
+            "show": {"clip": batch.stream("video").data.flatten(0, 1)},
+        }
 
-    def embed(self, batch: VideoBatch) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:
         # Sums of whole numbers are exact, however many videos share a batch; so Adam's division blows up no rounding.
-        return batch["video"][:, 0].long().sum((2, 3, 4)).float()
+        return self.inputs(batch)[:, 0].long().sum((2, 3, 4)).float()
 
 
 class Oracle(Pixels):
     """Features that give the label away."""
 
-    def embed(self, batch: VideoBatch) -> Tensor:
-        return F.one_hot(batch["label"].clamp(min=0), CLASSES).float()
+    def embed(self, batch: Batch) -> Tensor:
+        return F.one_hot(batch.label.clamp(min=0), CLASSES).float()
 
 
 class StopAfter(lightning.Callback):

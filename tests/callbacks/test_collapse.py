@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.collapse import CollapseAlarm, feature_std, first_clips, rankme
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from tests.callbacks.runs import Pixels, Unlabelled, data, fit, make_trainer, videomae
 from tests.registry import FRAMES, SIDE
@@ -43,8 +43,8 @@ class Scripted(Pixels):
         super().__init__()
         self.sick = sick
 
-    def embed(self, batch: VideoBatch) -> Tensor:
-        healthy = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(int(row))) for row in batch["index"]])
+    def embed(self, batch: Batch) -> Tensor:
+        healthy = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(int(row))) for row in batch.index])
         value = self.sick.get(self.current_epoch) if self.trainer.validating else None
         return healthy if value is None else torch.full_like(healthy, value)
 
@@ -101,9 +101,9 @@ def test_needs_no_labels_and_changes_no_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize("empty", [True, False])
 def test_runs_without_validation_are_watched_after_every_epoch(empty: bool, tmp_path: Path) -> None:
     class FromSecondEpoch(Scripted):
-        def embed(self, batch: VideoBatch) -> Tensor:
-            seen.append(len(batch["index"]))
-            return torch.full((len(batch["index"]), 8), 1.0) if self.current_epoch else super().embed(batch)
+        def embed(self, batch: Batch) -> Tensor:
+            seen.append(len(batch.index))
+            return torch.full((len(batch.index), 8), 1.0) if self.current_epoch else super().embed(batch)
 
     class NoValidation(SyntheticMotion):
         def val_dataloader(self) -> Any:
@@ -138,6 +138,6 @@ def test_no_more_clips_are_measured_than_asked_for(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("callbacks.collapse.rankme", lambda features: seen.append(len(features)) or 2.0)
     fit(Scripted({}), tmp_path, [CollapseAlarm(samples=11)], epochs=1)
     assert seen == [11, 11]
-    source = iter([{"index": torch.arange(4), "label": torch.full((4, 2), 0.5)} for _ in range(5)])
-    assert [batch["label"].tolist() for batch in first_clips(source, 8)] == 2 * [[0] * 4]  # type: ignore[arg-type]
+    source = iter([Batch(torch.arange(4), torch.full((4, 2), 0.5), {}) for _ in range(5)])
+    assert [batch.label.tolist() for batch in first_clips(source, 8)] == 2 * [[0] * 4]  # type: ignore[arg-type]
     assert len(list(source)) == 3

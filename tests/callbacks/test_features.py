@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from callbacks import (
     Throughput,
 )
 from callbacks.features import evaluating, extract, gather_once, usable
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch, Stream
 from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import VAL, Oracle, Pixels, data, fit, make_trainer, videomae
+from tests.registry import rows_of
 
 
 class Modes(lightning.Callback):
@@ -88,20 +90,16 @@ def test_evaluating_restores_modes_and_random_state_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def batches() -> list[VideoBatch]:
+def batches() -> list[Batch]:
     """Five samples: one without label, one in the place of a broken file."""
     video = torch.zeros(5, 1, 4, 8, 8, 3, dtype=torch.uint8)
-    whole = {
-        "video": video,
-        "index": torch.tensor([4, 3, 2, 1, 0]),
-        "label": torch.tensor([0, -1, 2, 3, 4]),
-        "substituted": torch.tensor([-1, -1, 7, -1, -1]),
-    }
-    return [{name: value[rows] for name, value in whole.items()} for rows in (slice(0, 3), slice(3, 5))]  # type: ignore[misc]
+    index, label = torch.tensor([4, 3, 2, 1, 0]), torch.tensor([0, -1, 2, 3, 4])
+    whole = Batch(index, label, {"video": Stream("video", video)}, torch.tensor([-1, -1, 7, -1, -1]))
+    return [rows_of(whole, rows) for rows in (slice(0, 3), slice(3, 5))]
 
 
-def numbers(batch: VideoBatch) -> Tensor:
-    return batch["index"][:, None].double()
+def numbers(batch: Batch) -> Tensor:
+    return batch.index[:, None].double()
 
 
 def test_unlabelled_and_substituted_samples_do_not_count(tmp_path: Path) -> None:
@@ -113,7 +111,7 @@ def test_unlabelled_and_substituted_samples_do_not_count(tmp_path: Path) -> None
 
 
 def test_several_labels_per_video_give_no_features(tmp_path: Path) -> None:
-    several = [batch | {"label": torch.zeros(len(batch["index"]), 3)} for batch in batches()]
+    several = [replace(batch, label=torch.zeros(len(batch.index), 3)) for batch in batches()]
     features, labels = extract(make_trainer(tmp_path, []), Oracle(), several, numbers)
     assert len(features) == len(labels) == 0
 

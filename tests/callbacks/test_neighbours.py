@@ -14,7 +14,7 @@ from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw, framed
 from callbacks.pictures import VISIBLE_SIDE
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from tests.callbacks.runs import Pixels, data, fit
 from tests.registry import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
 
@@ -24,8 +24,8 @@ TILE = VISIBLE_SIDE // SIDE * SIDE + 2 * FRAME
 class Halves(Pixels):
     """Features that tell the first half of the classes from the second."""
 
-    def embed(self, batch: VideoBatch) -> Tensor:
-        return torch.stack([batch["label"] < 6, batch["label"] >= 6], dim=1).float()
+    def embed(self, batch: Batch) -> Tensor:
+        return torch.stack([batch.label < 6, batch.label >= 6], dim=1).float()
 
 
 def still(folder: Path) -> Tensor:
@@ -35,10 +35,13 @@ def still(folder: Path) -> Tensor:
 
 
 def test_clips_are_drawn_and_framed() -> None:
-    videos = draw(video_batch(2), 3)
+    clips = video_batch(2).stream("video")
+    videos = draw(clips, 3)
     assert videos.shape == (2, 3, VISIBLE_SIDE // SIDE * SIDE, VISIBLE_SIDE // SIDE * SIDE, 3)
-    assert torch.equal(videos[:, 0, :: VISIBLE_SIDE // SIDE, :: VISIBLE_SIDE // SIDE], video_batch(2)["video"][:, 0, 0])
-    figures = draw(skeleton_batch(2), 16)
+    assert torch.equal(
+        videos[:, 0, :: VISIBLE_SIDE // SIDE, :: VISIBLE_SIDE // SIDE], video_batch(2).stream("video").data[:, 0, 0]
+    )
+    figures = draw(skeleton_batch(2).stream("skeleton"), 16)
     assert figures.shape == (2, FRAMES, VISIBLE_SIDE, VISIBLE_SIDE, 3)
     result = framed(figures, [SAME, OTHER])
     assert torch.equal(result[:, :, FRAME:-FRAME, FRAME:-FRAME], figures)

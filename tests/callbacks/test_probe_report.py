@@ -18,7 +18,7 @@ from callbacks import ProbeReport
 from callbacks.probe_report import MAIN_POOLED, MAIN_READOUT, RECENT_STEPS, render
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.output import StepOutput
 from modules.downstream.metrics.probes import linear_accuracy
 from tests.callbacks.runs import BATCH, CLASSES, STEPS, TRAIN, VAL, Oracle, Unlabelled, data, fit, make_trainer, videomae
@@ -45,7 +45,7 @@ class Counted(Oracle):
         super().__init__()
         self.losses: list[float] = []
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         output = super().step(batch, generator)
         if self.training:
             self.losses.append(output["loss"].item())
@@ -80,9 +80,9 @@ def test_before_is_the_untrained_network_and_after_the_trained_one(tmp_path: Pat
     start = {name: value.clone() for name, value in method.state_dict().items()}
     seen: list[bool] = []
 
-    def readout(method: lightning.LightningModule, batch: VideoBatch) -> Tensor:
+    def readout(method: lightning.LightningModule, batch: Batch) -> Tensor:
         seen.append(all(torch.equal(value, start[name]) for name, value in method.state_dict().items()))
-        return torch.rand(len(batch["index"]), 2 * 32)
+        return torch.rand(len(batch.index), 2 * 32)
 
     monkeypatch.setattr("callbacks.probe_report.tokens_per_slice", readout)
     fit(method, tmp_path, [ProbeReport(k=3)])

@@ -87,7 +87,7 @@ def test_linear_accuracy_is_that_of_the_probe_on_all_validation_clips(tmp_path: 
     linear, method, module = OnlineLinear(lr=0.05), Pixels(), data()
     trainer = fit(method, tmp_path, [linear], module)
     batches = list(module.val_dataloader())
-    features, labels = torch.cat([method.embed(batch) for batch in batches]), torch.cat([batch["label"] for batch in batches])
+    features, labels = torch.cat([method.embed(batch) for batch in batches]), torch.cat([batch.label for batch in batches])
     assert linear.probe is not None
     right = (linear.probe.eval()(features).argmax(1) == labels).float().mean()
     assert trainer.callback_metrics["linear/acc1"] == pytest.approx(100 * right.item())

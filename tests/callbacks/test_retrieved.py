@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
+from torch import Tensor
 
 from callbacks import RetrievedPictures
-from callbacks.neighbours import FRAME, OTHER, QUERY, SAME
+from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw
 from modules.downstream.video_text_retrieval import Retrieved
 from tests.callbacks.runs import make_trainer
 from tests.downstream.test_video_text_retrieval import motion, tiny
@@ -38,8 +39,12 @@ def test_best_answers_come_first_and_have_their_colour() -> None:
     scores[0], scores[0, 4], scores[0, 2] = torch.zeros(6), 2, 1
     texts = [f"sentence {number}" for number in range(6)]
     found = Retrieved(scores, scores, torch.eye(6, dtype=torch.bool), texts, list(range(6)))
-    drawn = RetrievedPictures(queries=2, k=2)
-    film = drawn.videos(found, data.test_dataloader()).numpy()
+    drawn, loader = RetrievedPictures(queries=2, k=2), data.test_dataloader()
+
+    def clips(numbers: list[int]) -> Tensor:
+        return draw(loader.read(0, numbers).stream("video"), drawn.frames)
+
+    film = drawn.videos(found, clips).numpy()
     picture = film[len(film) // 2]
     # Sentence 0 finds clips 4 and 2, sentence 5 finds itself first.
     corners = [tuple(picture[BAND, 0]), tuple(picture[BAND, TILE]), tuple(picture[2 * BAND + TILE, 0])]
@@ -49,7 +54,7 @@ def test_best_answers_come_first_and_have_their_colour() -> None:
         inside = picture[BAND + FRAME : BAND + TILE - FRAME, column * TILE + FRAME : (column + 1) * TILE - FRAME]
         middle = clip[number, 0, clip.shape[2] // 2].numpy()
         assert np.array_equal(inside, middle.repeat(112 // SIDE, 0).repeat(112 // SIDE, 1))
-    beside = drawn.sentences(found, data.test_dataloader()).numpy()[0]
+    beside = drawn.sentences(found, clips).numpy()[0]
     assert tuple(beside[0, 0]) == QUERY
     right = np.abs(beside[TILE : TILE + 20, TILE:].astype(int) - SAME).sum(-1).min()
     wrong = np.abs(beside[:40, TILE:].astype(int) - SAME).sum(-1).min()

@@ -1,6 +1,7 @@
 """What the speed report says, and whether it tells waiting for data from what other callbacks do."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks import Throughput
 from callbacks.throughput import Stopwatch, diagnose
 from datamodules.synthetic import SyntheticMotion
+from modules.core.batch import Batch, Reading
 from tests.callbacks.runs import STEPS, Oracle, StopAfter, data, fit, make_trainer
 
 # Long beside a step of this network, however busy the machine is.
@@ -120,8 +122,8 @@ def test_metrics_are_logged_and_the_line_is_told_once(tmp_path: Path, caplog: py
 
 def test_decode_times_of_the_batch_are_averaged(tmp_path: Path) -> None:
     class Timed(SyntheticMotion):
-        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-            return batch | {"decode_ms": [1.0, 3.0]}
+        def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+            return replace(batch, reading=Reading([1.0, 3.0]))
 
     module = Timed(data().clip, 8, train_videos=24, val_videos=8)
     assert speeds(tmp_path, [Throughput(every_n_steps=2)], module)["speed/decode_ms_per_sample"] == pytest.approx(2)

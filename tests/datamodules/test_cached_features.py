@@ -119,13 +119,14 @@ def test_order_and_batches_are_those_of_the_project(tmp_path: Path) -> None:
     loader = data.train_dataloader()
     found = list(loader)
     expected = list(inner.train_dataloader())
-    assert [batch["index"].tolist() for batch in found] == [batch["index"].tolist() for batch in expected]
-    assert all(torch.equal(one["label"], other["label"]) for one, other in zip(found, expected, strict=True))
-    assert found[0]["feature"].shape == (BATCH, 1, 16)
+    assert [batch.index.tolist() for batch in found] == [batch.index.tolist() for batch in expected]
+    assert all(torch.equal(one.label, other.label) for one, other in zip(found, expected, strict=True))
+    assert found[0].stream("feature").data.shape == (BATCH, 1, 16)
     # Behind the batches that were handed out before.
     loader.load_state_dict(loader.state_dict() | {"samples": BATCH})
-    assert [batch["index"].tolist() for batch in loader] == [batch["index"].tolist() for batch in found[1:]]
-    assert sample_names(loader.dataset) == sample_names(inner.train_dataloader().dataset)
+    assert [batch.index.tolist() for batch in loader] == [batch.index.tolist() for batch in found[1:]]
+    assert len(sample_names(inner.train_dataloader().dataset)) == TRAIN
+    assert data.tested_in_training() == inner.tested_in_training() == 0
     assert (data.num_classes, data.batch_size, data.clip) == (12, BATCH, WHOLE)
 
 
@@ -135,13 +136,13 @@ def test_once_gives_every_sample_in_order() -> None:
     loader = data.train_dataloader()
     for epoch in (None, 0, 2):
         batches = list(once(loader, epoch))
-        assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(TRAIN))
-        clips = torch.cat([batch["skeleton"] for batch in batches])
+        assert torch.cat([batch.index for batch in batches]).tolist() == list(range(TRAIN))
+        clips = torch.cat([batch.stream("skeleton").data for batch in batches])
         if epoch is not None:
-            assert torch.equal(clips[[3, 5]], loader.read(epoch, [3, 5])["skeleton"])
+            assert torch.equal(clips[[3, 5]], loader.read(epoch, [3, 5]).stream("skeleton").data)
     assert loader.dataset.train
-    centre = torch.cat([batch["skeleton"] for batch in once(loader)])
-    assert torch.equal(centre, torch.cat([batch["skeleton"] for batch in data.probe_dataloader()]))
+    centre = torch.cat([batch.stream("skeleton").data for batch in once(loader)])
+    assert torch.equal(centre, torch.cat([batch.stream("skeleton").data for batch in data.probe_dataloader()]))
 
 
 def test_neighbours_from_the_same_files(tmp_path: Path) -> None:

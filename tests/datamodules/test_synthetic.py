@@ -101,11 +101,11 @@ def test_a_ground_that_moves() -> None:
     data = small(clips=2, ground=True)
     for loader in (data.train_dataloader(), data.probe_dataloader(), data.val_dataloader()):
         batch = next(iter(loader))
-        video = batch["video"]
+        video = batch.stream("video").data
         assert (video[:, :, 1:] != video[:, :, :-1]).flatten(3).any(-1).any(2).all()
         assert (video == video[..., :1]).all()
-        assert torch.equal(batch["label"], batch["index"] % len(MOTION_CLASSES))
-        assert (batch["object_label"] == -1).all()
+        assert torch.equal(batch.label, batch.index % len(MOTION_CLASSES))
+        assert (batch.extra["object"] == -1).all()
 
 
 def test_batches_keep_the_contract() -> None:
@@ -113,23 +113,23 @@ def test_batches_keep_the_contract() -> None:
     batches = list(data.train_dataloader())
     assert len(batches) == 3
     for batch in batches:
-        assert batch["video"].shape == (8, 6, 4, 16, 16, 3)
-        assert batch["video"].dtype == torch.uint8
-        for name in ("index", "label", "object_label", "background_label"):
-            assert batch[name].shape == (8,)
-            assert batch[name].dtype == torch.int64
+        assert batch.stream("video").data.shape == (8, 6, 4, 16, 16, 3)
+        assert batch.stream("video").data.dtype == torch.uint8
+        assert batch.kinds == data.streams
+        for value in (batch.index, batch.label, batch.extra["object"], batch.extra["background"]):
+            assert value.shape == (8,)
+            assert value.dtype == torch.int64
         # Copies of one clip lie next to each other and are equal; the two clips differ.
-        clips = batch["video"].unflatten(1, (2, 3))
+        clips = batch.stream("video").data.unflatten(1, (2, 3))
         assert (clips == clips[:, :, :1]).all()
         assert (clips[:, 0] != clips[:, 1]).flatten(1).any(1).all()
-    index = torch.cat([batch["index"] for batch in batches])
+    index = torch.cat([batch.index for batch in batches])
     assert len(index.unique()) == 24
     made = make_clips(30, 4, 16, "train", 0, ["black", "texture"])
-    labels = {name: torch.cat([batch[name] for batch in batches]) for name in ("label", "object_label", "background_label")}
-    assert torch.equal(labels["label"], made.motion[index])
-    assert torch.equal(labels["object_label"], made.object[index])
-    assert torch.equal(labels["background_label"], made.background[index])
-    assert torch.equal(torch.cat([batch["video"][:, 0] for batch in batches]), made.video[index])
+    assert torch.equal(torch.cat([batch.label for batch in batches]), made.motion[index])
+    assert torch.equal(torch.cat([batch.extra["object"] for batch in batches]), made.object[index])
+    assert torch.equal(torch.cat([batch.extra["background"] for batch in batches]), made.background[index])
+    assert torch.equal(torch.cat([batch.stream("video").data[:, 0] for batch in batches]), made.video[index])
 
 
 def test_order_changes_between_epochs_and_evaluation_keeps_it() -> None:
@@ -138,22 +138,22 @@ def test_order_changes_between_epochs_and_evaluation_keeps_it() -> None:
     orders = []
     for epoch in (0, 1, 0):
         loader.batches.sampler.set_epoch(epoch)
-        orders.append(torch.cat([batch["index"] for batch in loader]))
+        orders.append(torch.cat([batch.index for batch in loader]))
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])
     # Evaluation serves the incomplete batch too.
-    assert torch.cat([batch["index"] for batch in data.val_dataloader()]).tolist() == list(range(13))
+    assert torch.cat([batch.index for batch in data.val_dataloader()]).tolist() == list(range(13))
     probe = list(data.probe_dataloader())
-    assert torch.cat([batch["index"] for batch in probe]).tolist() == list(range(10))
+    assert torch.cat([batch.index for batch in probe]).tolist() == list(range(10))
     made = make_clips(10, 4, 16, "train", 0)
-    assert torch.equal(torch.cat([batch["video"] for batch in probe])[:, 0], made.video)
+    assert torch.equal(torch.cat([batch.stream("video").data for batch in probe])[:, 0], made.video)
 
 
 def test_labels_of_objects() -> None:
     data = small(label="object")
     assert data.class_names == list(SHAPES)
     for batch in data.val_dataloader():
-        assert torch.equal(batch["label"], batch["object_label"])
+        assert torch.equal(batch.label, batch.extra["object"])
     assert small().class_names == [c.name for c in MOTION_CLASSES]
     assert small().num_classes == 13
 
@@ -161,19 +161,19 @@ def test_labels_of_objects() -> None:
 def test_bare_backgrounds_for_methods_that_paste() -> None:
     data = small(objects=False, backgrounds=["texture"], clips=2, repeat=2)
     for batch in data.train_dataloader():
-        assert (batch["label"] == -1).all()
-        assert (batch["object_label"] == -1).all()
+        assert (batch.label == -1).all()
+        assert (batch.extra["object"] == -1).all()
         # Still in time, and equal in all clips of a video: there is nothing but the background.
-        assert (batch["video"] == batch["video"][:, :1, :1]).all()
-        assert batch["video"].max() < 160
+        assert (batch.stream("video").data == batch.stream("video").data[:, :1, :1]).all()
+        assert batch.stream("video").data.max() < 160
     # What is measured are moving objects all the same, on the same backgrounds.
     probe = next(iter(data.probe_dataloader()))
-    assert probe["video"].shape == (8, 1, 4, 16, 16, 3)
+    assert probe.stream("video").data.shape == (8, 1, 4, 16, 16, 3)
     made = make_clips(8, 4, 16, "train", 0, ["texture"])
-    assert torch.equal(probe["label"], made.motion)
-    assert torch.equal(probe["video"][:, 0], made.video)
+    assert torch.equal(probe.label, made.motion)
+    assert torch.equal(probe.stream("video").data[:, 0], made.video)
     bare = next(iter(data.train_dataloader()))
-    covered = make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare["index"]]
+    covered = make_clips(30, 4, 16, "train", 0, ["texture"]).video[bare.index]
     # Objects hide about a tenth of it.
-    assert (bare["video"][:, 0] == covered).all(-1).float().mean() > 0.7
-    assert (next(iter(data.val_dataloader()))["label"] >= 0).all()
+    assert (bare.stream("video").data[:, 0] == covered).all(-1).float().mean() > 0.7
+    assert (next(iter(data.val_dataloader())).label >= 0).all()

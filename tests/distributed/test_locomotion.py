@@ -14,7 +14,7 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.language.tokenizers import TokenizerSettings
 from modules.losses.video_text import GatherGradient
 from modules.methods.locomotion import LocoMotion
-from tests.registry import FRAMES, SIDE, video_batch
+from tests.registry import FRAMES, SIDE, rows_of, video_batch, with_sentences
 from tests.resume.runs import as_torchrun_does, together
 
 WORLD, BATCH = 2, 3
@@ -36,8 +36,8 @@ class Contrasting(nn.Module):
         self.method = LocoMotion(backbone, text, tokenizer, joint_dim=8, gather_gradient=gradient, **alone)
 
     def forward(self, rows: slice) -> Tensor:
-        batch = {name: value[rows] for name, value in video_batch(JOINED).items()}
-        batch |= {"caption": CAPTIONS[rows], "signature": SIGNATURES[rows]}
+        batch = with_sentences(rows_of(video_batch(JOINED), rows), CAPTIONS[rows])
+        batch.extra["signature"] = SIGNATURES[rows]
         return self.method.step(batch, torch.Generator().manual_seed(1))["loss"]
 
 

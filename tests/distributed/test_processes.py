@@ -15,6 +15,7 @@ import pytest
 import torch
 from timm.layers import DropPath
 
+from modules.core.batch import Batch, Kind, Stream
 from modules.core.randomness import device_generator
 from modules.runs import last_checkpoint
 from modules.runs.last_checkpoint import LAST
@@ -56,15 +57,19 @@ class Notes(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.told |= {"loss": outputs["loss"].detach(), "batch": dict(batch)}
+        assert isinstance(method, Method)
+        self.told |= {
+            "loss": outputs["loss"].detach(),
+            "batch": {"index": batch.index, "label": batch.label, "data": method.inputs(batch)},
+        }
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         generator = device_generator("cpu", 2, 0, batch_idx, trainer.global_rank)
         assert isinstance(method, Method)
-        self.told["validated"] += batch["index"].tolist()
-        self.told["val_losses"].append((len(batch["index"]), float(method.step(batch, generator)["loss"])))
+        self.told["validated"] += batch.index.tolist()
+        self.told["val_losses"].append((len(batch.index), float(method.step(batch, generator)["loss"])))
 
     def on_train_end(self, trainer: lightning.Trainer, method: lightning.LightningModule) -> None:
         self.told["val_loss"] = float(trainer.callback_metrics["val/loss"])
@@ -119,11 +124,13 @@ JOINED = by_name(*(case for case in METHODS if case.name != "LocoMotion"))
 def test_two_processes_equal_one_with_the_joined_batch(name: str, told: Any) -> None:
     one, other = told(name)
     assert not set(one["batch"]["index"].tolist()) & set(other["batch"]["index"].tolist())
-    batch = {key: torch.cat([value, other["batch"][key]]) for key, value in one["batch"].items()}
+    index, label, data = (torch.cat([one["batch"][key], other["batch"][key]]) for key in ("index", "label", "data"))
+    kind: Kind = "skeleton" if name.startswith("Skeleton") else "video"
+    batch = Batch(index, label, {kind: Stream(kind, data)})
     draws = JoinedDraws([device_generator("cpu", TRAIN_STREAM, 0, 0, 0, rank) for rank in range(WORLD)])
     method = build(name)
     with draws:
-        loss = method.step(batch, draws.joint)["loss"]  # type: ignore[arg-type]
+        loss = method.step(batch, draws.joint)["loss"]
     loss.backward()
     assert float(loss.detach()) == pytest.approx((float(one["loss"]) + float(other["loss"])) / 2, rel=1e-5)
     trained = {name: value for name, value in method.named_parameters() if value.requires_grad}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules.synthetic import SyntheticMotion
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from tests.distributed.evaluation import by_two, trainer_for
 from tests.downstream.test_video_text_retrieval import motion, tiny
@@ -30,8 +30,8 @@ def measure(folder: Path, world: int) -> dict[str, Any]:
     encoded: list[int] = []
     see = VideoTextRetrieval.see
 
-    def note(batch: VideoBatch) -> Any:
-        encoded.extend(batch["index"].tolist())
+    def note(batch: Batch) -> Any:
+        encoded.extend(batch.index.tolist())
         return see(method, batch)
 
     method.see = note  # type: ignore[method-assign]

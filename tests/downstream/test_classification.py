@@ -1,5 +1,6 @@
 """Classification: what is trained and what stays, labels, test views, files, and each video counted once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from modules.augment.clips import Mixing
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.skeleton.gru import BiGRU
 from modules.convert.command import convert
+from modules.core.batch import Stream, unlabelled
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
 from modules.downstream.labels import OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
@@ -33,6 +35,7 @@ from tests.registry import (
     OPTIM,
     SIDE,
     Case,
+    rows_of,
     skeleton_batch,
     tiny_cnn,
     tiny_vit,
@@ -110,7 +113,7 @@ def test_loss_is_that_of_smoothed_labels() -> None:
     method = Classification(tiny_cnn(), 5, label_smoothing=0.1, optim=OPTIM).eval()
     batch = video_batch(4, clips=2)
     expected = torch.nn.functional.cross_entropy(
-        method.logits(method.encode(batch).flatten(0, 1)), batch["label"].repeat_interleave(2), label_smoothing=0.1
+        method.logits(method.encode(batch).flatten(0, 1)), batch.label.repeat_interleave(2), label_smoothing=0.1
     )
     assert torch.allclose(method.step(batch, generator())["loss"], expected)
 
@@ -118,7 +121,7 @@ def test_loss_is_that_of_smoothed_labels() -> None:
 def test_loss_of_several_labels() -> None:
     method = Classification(tiny_cnn(), 5, labels="several", optim=OPTIM).eval()
     label = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
-    batch = {**video_batch(3, clips=2), "label": label}
+    batch = replace(video_batch(3, clips=2), label=label)
     logits = method.logits(method.encode(batch).flatten(0, 1))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, label.repeat_interleave(2, 0))
     assert torch.allclose(method.step(batch, generator())["loss"], expected)
@@ -141,7 +144,7 @@ def test_views_of_several_labels_are_joined(tmp_path: Path) -> None:
     data = motion(clip=ClipSettings(frames=FRAMES, size=SIDE, clips=2))
     data.setup()
     with torch.no_grad():
-        parts = [(method.logits(method.encode(batch).flatten(0, 1)), batch["label"]) for batch in data.test_dataloader()]
+        parts = [(method.logits(method.encode(batch).flatten(0, 1)), batch.label) for batch in data.test_dataloader()]
     logits, label = (torch.cat(part) for part in zip(*parts, strict=True))
     views = logits.sigmoid().unflatten(0, (-1, 2))
     rows = SeveralLabels().rows(label, 13)
@@ -181,13 +184,12 @@ def test_unlabelled_samples_change_nothing_of_others(labels: Literal["one", "sev
         tiny_cnn(), 3, "linear", mixing=Mixing(cutmix=0), labels=labels, merge="mean", optim=OPTIM, head_std=20.0
     ).eval()
     batch = video_batch(2)
-    batch["video"][1] = 255
-    batch["label"] = torch.tensor([2, -1]) if labels == "one" else torch.tensor([[1, 0, 0], [-1, -1, -1]])
+    batch.stream("video").data[1] = 255
+    batch.label = torch.tensor([2, -1]) if labels == "one" else torch.tensor([[1, 0, 0], [-1, -1, -1]])
     output = method.step(batch, generator())
     plain = Classification(tiny_cnn(), 3, "linear", labels=labels, merge="mean", optim=OPTIM).eval()
     plain.load_state_dict(method.state_dict())
-    alone = {"video": batch["video"][:1], "index": torch.arange(1), "label": batch["label"][:1]}
-    expected = plain.step(alone, generator())  # type: ignore[arg-type]
+    expected = plain.step(rows_of(batch, slice(1)), generator())
     # A sample without label has a loss of 0, which counts in the mean.
     assert output["loss"].item() == pytest.approx(expected["loss"].item() / 2, rel=1e-5)
     assert output["log"] == expected["log"]
@@ -215,15 +217,21 @@ def test_a_test_without_labels_ends_before_any_video_is_read(tmp_path: Path) -> 
 def test_cached_features_train_the_same_head() -> None:
     method = Classification(tiny_cnn(), 3, "linear", optim=OPTIM)
     batch = video_batch(3, clips=2)
-    cached = {"feature": method.encode(batch), "label": batch["label"], "index": batch["index"]}
+    cached = replace(batch, streams={"frozen": Stream("feature", method.encode(batch))})
     calls = []
+    expected = method.step(batch, generator())["loss"]
     method.backbone.register_forward_hook(lambda *_: calls.append(1))
+    method.feature_stream = "frozen"
     loss = method.step(cached, generator())["loss"]
     assert calls == []
-    assert torch.equal(loss, method.step(batch, generator())["loss"])
-    method.mode = "attentive"
+    assert torch.equal(loss, expected)
+
+
+def test_features_in_the_place_of_clips_are_for_a_linear_classifier(tmp_path: Path) -> None:
+    data = motion()
+    data.__class__ = type("Frozen", (SyntheticMotion,), {"streams": {"frozen": "feature"}})
     with pytest.raises(SettingError, match=r"set model\.mode to linear"):
-        method.step(cached, generator())
+        trainer(tmp_path).test(Classification(tiny_vit(), 13, "attentive", optim=OPTIM), datamodule=data, verbose=False)
 
 
 def test_classes_come_from_the_data_or_the_checkpoint(tmp_path: Path) -> None:
@@ -247,9 +255,9 @@ def test_test_counts_each_video_once_and_names_missed_ones(tmp_path: Path) -> No
     data = motion(clip=ClipSettings(frames=FRAMES, size=SIDE, clips=3))
     data.setup()
     rows = list(data.test_dataloader())
-    video, label = (torch.cat([batch[name] for batch in rows]) for name in ("video", "label"))
+    video, label = torch.cat([batch.stream("video").data for batch in rows]), torch.cat([batch.label for batch in rows])
     with torch.no_grad():
-        merged = torch.stack([method.logits(method.encode({"video": video[:, [v]]})[:, 0]).softmax(1) for v in range(3)]).mean(
+        merged = torch.stack([method.logits(method.encode(unlabelled(video[:, [v]]))[:, 0]).softmax(1) for v in range(3)]).mean(
             0
         )
     expected = accuracies(merged, label)
@@ -260,11 +268,11 @@ def test_test_counts_each_video_once_and_names_missed_ones(tmp_path: Path) -> No
 
     def spoil(loader: Any) -> DataLoader:
         # One file could not be read, one video has no label, and one comes twice.
-        batches = [dict(batch) for batch in loader]
+        batches = list(loader)
         for batch in batches:
-            batch["substituted"] = torch.where(batch["index"] == 2, 5, -1)
-            batch["label"] = torch.where(batch["index"] == 4, -1, batch["label"])
-        return DataLoader([*batches, {**batches[0], "label": batches[0]["label"] + 1}], batch_size=None)
+            batch.substituted = torch.where(batch.index == 2, 5, -1)
+            batch.label = torch.where(batch.index == 4, -1, batch.label)
+        return DataLoader([*batches, replace(batches[0], label=batches[0].label + 1)], batch_size=None)
 
     data.test_dataloader = lambda: spoil(SyntheticMotion.test_dataloader(data))  # type: ignore[method-assign]
     (found,) = trainer(tmp_path).test(method, datamodule=data, verbose=False)
@@ -390,9 +398,9 @@ def test_wrong_settings(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingError, match=message):
             Classification(**{"backbone": tiny_vit(), "num_classes": 2, "optim": OPTIM} | settings)  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match=r"VideoViT takes videos, which the data has not"):
+    with pytest.raises(SettingError, match=r"stream video, but the data have the stream\(s\) skeleton; choose another"):
         Classification(tiny_vit(), 2, optim=OPTIM).step(skeleton_batch(), generator())
-    several = {**video_batch(), "label": torch.ones(4, 3)}
+    several = replace(video_batch(), label=torch.ones(4, 3))
     with pytest.raises(SettingError, match=r"one label per sample, .* set model\.labels to several"):
         Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
     with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):

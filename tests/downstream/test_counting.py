@@ -279,7 +279,7 @@ def test_a_step_is_a_function_of_weights_batch_and_generator(root: Path) -> None
     output = method.step(batch, torch.Generator().manual_seed(0))
     output["loss"].backward()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in method.parameters())
-    assert output["clip"].shape == (4, 4, 32, 32, 3)
+    assert output["show"]["clip"].shape == (4, 4, 32, 32, 3)
     assert method.embed(batch).shape == (4, 32)
 
 

@@ -1,6 +1,8 @@
 """Action detection: what is seen of a box, its loss, and a run from the official lists to the result file."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from torchvision.ops import roi_align
 
 from main import main
 from modules.backbones.cnn.resnet import VideoResNet
-from modules.core.batch import Batch, VideoBatch
+from modules.core.batch import Batch, Regions
+from modules.core.boxes import TrueBoxes
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
-from modules.downstream.detection import ActionDetection, draw_actions, flip_with_boxes
-from modules.downstream.metrics.frame_average_precision import TrueBoxes, average_precision, best_overlaps
+from modules.downstream.detection import ActionDetection, flip_with_boxes
+from modules.downstream.metrics.frame_average_precision import average_precision, best_overlaps
 from tests.datamodules.sets.ava_files import FILM_START, small_ava, write_ava
 from tests.registry import FRAMES, SGD, SIDE, tiny_cnn, tiny_vit, video_batch
 
@@ -34,12 +37,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def batch_with_boxes(clips: int = 3) -> VideoBatch:
+def batch_with_boxes(clips: int = 3) -> Batch:
     """Two boxes in the first clip, one in the last."""
     rows = torch.tensor([[0, 2.0, 3, 20, 30], [0, 10, 0, 32, 32], [clips - 1, 4, 4, 9, 30]])
     actions = (torch.rand(3, ACTIONS, generator=generator(1)) < 0.4).float()
-    boxes = {"boxes": rows, "actions": actions, "box_number": torch.arange(3)}
-    return {**video_batch(clips), **boxes, "substituted": torch.full((clips,), -1)}  # type: ignore[typeddict-item]
+    return replace(video_batch(clips), regions=Regions(rows, actions, torch.arange(3)))
 
 
 @pytest.mark.parametrize("backbone", [tiny_cnn, tiny_vit])
@@ -47,24 +49,24 @@ def test_every_parameter_learns_and_only_boxes_are_seen(backbone: Any) -> None:
     method = ActionDetection(backbone(), ACTIONS, flip=0, optim=SGD).eval()
     batch = batch_with_boxes()
     output = method.step(batch, generator())
-    logits = method.logits(method.normalise(batch["video"][:, 0]), batch["boxes"])
-    expected = nn.functional.binary_cross_entropy(logits.sigmoid(), batch["actions"])
+    logits = method.logits(method.normalise(batch.stream("video").data[:, 0]), batch.regions.box)
+    expected = nn.functional.binary_cross_entropy(logits.sigmoid(), batch.regions.action)
     assert output["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     output["loss"].backward()
     assert [name for name, value in method.named_parameters() if value.grad is None or not value.grad.any()] == []
-    assert not output["region_scores"].requires_grad
+    assert not output["show"]["scores"].requires_grad
     # The clip in the middle has no box: what is in it does not matter, what is in the last one does.
     for clip, changes in ((1, False), (2, True)):
-        other = {**batch, "video": batch["video"].clone()}
-        other["video"][clip] = 0
+        other = copy.deepcopy(batch)
+        other.stream("video").data[clip] = 0
         assert (method.step(other, generator())["loss"] != output["loss"]).item() == changes
 
 
 def test_a_batch_without_boxes_has_no_loss_and_no_gradient() -> None:
     method = ActionDetection(tiny_cnn(), ACTIONS, optim=SGD)
     batch = batch_with_boxes()
-    none = {"boxes": torch.zeros(0, 5), "actions": torch.zeros(0, ACTIONS), "box_number": torch.zeros(0, dtype=torch.long)}
-    output = method.step({**batch, **none}, generator())
+    none = Regions(torch.zeros(0, 5), torch.zeros(0, ACTIONS), torch.zeros(0, dtype=torch.long))
+    output = method.step(replace(batch, regions=none), generator())
     output["loss"].backward()
     assert output["loss"] == 0
     # Every parameter takes part, as several processes need.
@@ -168,7 +170,8 @@ class Oracle(ActionDetection):
         super().test_step(batch, batch_idx)
 
     def logits(self, video: Tensor, boxes: Tensor) -> Tensor:
-        return 9 * self.now["actions"] - 5  # type: ignore[typeddict-item]
+        assert self.now.regions is not None
+        return 9 * self.now.regions.action - 5
 
 
 def test_right_answers_are_worth_100(films: Path, tmp_path: Path) -> None:
@@ -212,8 +215,8 @@ def test_from_the_official_lists_to_the_result_file(films: Path, tmp_path: Path)
 def test_pictures_show_the_boxes() -> None:
     method = ActionDetection(tiny_cnn(), ACTIONS, flip=0, optim=SGD)
     output = method.step(batch_with_boxes(), generator())
-    drawn = draw_actions(output)
-    plain = output["clip"][:, FRAMES // 2].repeat_interleave(10, 1).repeat_interleave(10, 2)
+    drawn = method.pictures(output)["key_frame"]
+    plain = output["show"]["clip"][:, FRAMES // 2].repeat_interleave(10, 1).repeat_interleave(10, 2)
     changed = (drawn[:, 0] != plain).flatten(1).any(1)
     assert changed.tolist() == [True, False, True]
 

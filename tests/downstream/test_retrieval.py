@@ -103,7 +103,7 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
         for number in range(4):
             path = tmp_path / split / "ab"[number % 2] / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, video_batch(1, seed=number)["video"][0, 0].repeat(2, 1, 1, 1), fps=8)
+            write_video(path, video_batch(1, seed=number).stream("video").data[0, 0].repeat(2, 1, 1, 1), fps=8)
     clip, views = ClipSettings(FRAMES, 1, SIDE), ViewSettings(2, 1)
     lists = {"train": tmp_path / "train.csv", "both": tmp_path / "both.csv"}
     lists["train"].write_text("".join(f"train/{'ab'[n % 2]}/{n}.mp4 {n % 2}\n" for n in range(4)))
@@ -131,7 +131,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
             NearestNeighbours(Flat(), **settings)
     with pytest.raises(SettingError, match=r"nothing to train; run python main\.py test"):
         make_trainer(tmp_path, []).fit(NearestNeighbours(Flat()), datamodule=motion())
-    with pytest.raises(SettingError, match="BiGRU takes skeletons, which the data has not"):
+    with pytest.raises(SettingError, match=r"reads the stream skeleton, but the data have the stream\(s\) video; choose"):
         make_trainer(tmp_path, []).test(NearestNeighbours(BiGRU(4, 1)), datamodule=motion(), verbose=False)
 
 

@@ -1,6 +1,7 @@
 """Retrieval of videos and sentences: scores of a plain loop, right answers, multiple choice, and what is kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.core.batch import Batch, Text, unlabelled
 from modules.core.errors import SettingError
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, ranks, right_answers
-from modules.downstream.video_text_retrieval import VideoTextRetrieval, captions_of
+from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.language.tokenizers import TokenizerSettings
 from modules.scenes.captioned import CaptionSettings
 from tests.callbacks.runs import make_trainer
@@ -121,7 +123,11 @@ def test_substitutes_do_not_count(tmp_path: Path) -> None:
     class Broken(SyntheticMotion):
         def test_dataloader(self) -> Any:
             loader = super().test_dataloader()
-            loader.on_batch = lambda batch: batch.update(substituted=torch.where(batch["index"] == 2, 2, -1))
+
+            def spoil(batch: Batch) -> None:
+                batch.substituted = torch.where(batch.index == 2, 2, -1)
+
+            loader.on_batch = spoil
             return loader
 
     data = motion()
@@ -132,19 +138,19 @@ def test_substitutes_do_not_count(tmp_path: Path) -> None:
     assert method.test_record["sentences"] == 2 * PAIRS - 1
 
 
-def choice_batch(answers: list[int]) -> dict[str, Any]:
+def choice_batch(answers: list[int]) -> Batch:
     options = ["a red arrow moves up", "a flag falls", "a blue ring grows", "a cross rolls to the left", "a star spins"]
     turned = [options[number:] + options[:number] for number in range(len(answers))]
-    batch: dict[str, Any] = {**video_batch(len(answers)), "label": torch.tensor(answers)}
-    return batch | {"captions": turned, "caption": [own[0] for own in turned]}
+    batch = video_batch(len(answers))
+    return replace(batch, label=torch.tensor(answers), streams=batch.streams | {"text": Text(turned)})
 
 
 @torch.no_grad()
 def test_multiple_choice_mixes_matching_and_similarity() -> None:
     method, batch = tiny(task="choice", pairs_at_once=4), choice_batch([0, 1, 2, 3])
     scores = method.options(batch)
-    for row, own in enumerate(batch["captions"]):
-        clip = batch["video"][row]
+    for row, own in enumerate(batch.text().sentences):
+        clip = batch.stream("video").data[row]
         similarity = method.score(clip, own)[0] / method.temperature
         words = method.tokenizer(own)
         tokens = method.backbone.encode(method.normalise(clip))[0].flatten(1, 2)
@@ -157,10 +163,10 @@ def test_multiple_choice_mixes_matching_and_similarity() -> None:
 def test_accuracy_of_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = tiny(task="choice")
 
-    def scores(batch: dict[str, Any]) -> Tensor:
+    def scores(batch: Batch) -> Tensor:
         # The first option, but for number 0, where all are equal and nothing is known.
-        chosen = torch.tensor([[1.0, 0, 0]]).repeat(len(batch["index"]), 1)
-        return chosen.masked_fill((batch["index"] == 0)[:, None], 0.5)
+        chosen = torch.tensor([[1.0, 0, 0]]).repeat(len(batch.index), 1)
+        return chosen.masked_fill((batch.index == 0)[:, None], 0.5)
 
     monkeypatch.setattr(method, "options", scores)
     data = motion()
@@ -174,7 +180,7 @@ def test_accuracy_of_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_several_clips_of_a_video_are_one_long_clip() -> None:
     method, batch = tiny(), video_batch(2, clips=3)
     frames, tokens = method.see(batch)
-    alone = [method.see({**batch, "video": batch["video"][:, clip : clip + 1]}) for clip in range(3)]
+    alone = [method.see(unlabelled(batch.stream("video").data[:, clip : clip + 1])) for clip in range(3)]
     assert torch.allclose(frames, torch.cat([one[0] for one in alone], dim=1), atol=1e-5)
     assert torch.allclose(tokens, torch.cat([one[1] for one in alone], dim=1), atol=1e-5)
 
@@ -208,10 +214,13 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for wrong in ({"best": -1}, {"pairs_at_once": 0}):
         with pytest.raises(SettingError, match="the one must be at least 0, the other at least 1"):
             tiny(**wrong)
-    with pytest.raises(SettingError, match="needs captions, which the data has not"):
-        captions_of(video_batch())
+    wordless = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), 4, train_videos=4, val_videos=4)
+    with pytest.raises(SettingError, match=r"stream text, but the data have the stream\(s\) video; choose --data of"):
+        make_trainer(tmp_path, []).test(tiny(), datamodule=wordless, verbose=False)
+    with pytest.raises(SettingError, match="reads the stream text"):
+        tiny(task="choice").options(video_batch())
     uneven = choice_batch([0, 1])
-    uneven["captions"][1] = uneven["captions"][1][:3]
+    uneven.text().sentences[1] = uneven.text().sentences[1][:3]
     with pytest.raises(SettingError, match="different numbers of sentences"):
         tiny(task="choice").options(uneven)
     with pytest.raises(SettingError, match="does not say which sentence is right"):

@@ -1,8 +1,10 @@
 """What must hold for every method of the registry (tests/registry.py)."""
 
 import ast
+import copy
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -22,7 +24,7 @@ from modules.training.averaging import check_averaging
 from modules.training.method import Method
 from modules.weights.files import read_weights
 from modules.weights.passport import read_passport
-from tests.registry import CONTRAST, FRAMES, METHODS, SIDE, Case, tiny_cnn
+from tests.registry import CONTRAST, FRAMES, METHODS, SIDE, Case, joined, rows_of, tiny_cnn
 
 ROOT = Path(__file__).parents[2]
 everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
@@ -47,8 +49,7 @@ class Clips(Dataset):
         return 12
 
     def __getitem__(self, index: int) -> Batch:
-        one = {name: value[0] for name, value in self.case.batch(1, seed=index).items()}
-        return one | {"index": torch.tensor(index), "label": torch.tensor(index % 2)}
+        return replace(self.case.batch(1, seed=index), index=torch.tensor([index]), label=torch.tensor([index % 2]))
 
 
 class Data(lightning.LightningDataModule):
@@ -61,10 +62,10 @@ class Data(lightning.LightningDataModule):
         self.case = case
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(Clips(self.case), 4)
+        return DataLoader(Clips(self.case), 4, collate_fn=joined)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Clips(self.case), 4)
+        return DataLoader(Clips(self.case), 4, collate_fn=joined)
 
 
 def fit(case: Case, method: Method, folder: Path, epochs: int = 2, **settings: object) -> lightning.Trainer:
@@ -95,10 +96,11 @@ def test_loss_is_finite_and_every_trained_parameter_receives_gradient(case: Case
 @everywhere
 def test_outputs_for_callbacks_carry_no_gradient(case: Case) -> None:
     output = build(case).step(case.batch(), generator())
-    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor) and name != "loss"}
+    tensors = [value for value in (*output["show"].values(), *output["log"].values()) if isinstance(value, Tensor)]
     assert tensors
-    assert not any(value.requires_grad for value in tensors.values())
-    shown = output["skeleton" if case.skeletons else "clip"]
+    assert not any(value.requires_grad for value in tensors)
+    assert output.keys() == {"loss", "log", "show"}
+    shown = output["show"]["skeleton" if case.skeletons else "clip"]
     assert shown.dtype == (torch.float32 if case.skeletons else torch.uint8)
 
 
@@ -106,12 +108,13 @@ def test_outputs_for_callbacks_carry_no_gradient(case: Case) -> None:
 def test_step_is_a_function_of_weights_batch_and_generator(case: Case) -> None:
     method = build(case).eval()
     batch = case.batch()
-    before = {name: value.clone() for name, value in batch.items()}
+    before = copy.deepcopy(batch)
     first = method.step(batch, generator(3))["loss"]
     torch.rand(7)
     assert torch.equal(first, method.step(batch, generator(3))["loss"])
     assert not torch.equal(first, method.step(batch, generator(4))["loss"])
-    assert all(torch.equal(batch[name], value) for name, value in before.items())
+    assert torch.equal(method.inputs(batch), method.inputs(before))
+    assert torch.equal(batch.index, before.index)
 
 
 @everywhere
@@ -123,7 +126,7 @@ def test_several_clips_per_video_are_several_samples(case: Case) -> None:
     method = build(case).eval()
     batch = case.batch(2, clips=3)
     output = method.step(batch, generator())
-    assert output["clip"].shape == (6, FRAMES, SIDE, SIDE, 3)
+    assert output["show"]["clip"].shape == (6, FRAMES, SIDE, SIDE, 3)
     assert output["loss"].isfinite()
 
 
@@ -146,7 +149,7 @@ def test_embed_is_frozen_and_per_video(case: Case) -> None:
     assert features.ndim == 2
     assert not features.requires_grad
     order = torch.tensor([2, 0, 1])
-    turned = method.embed({name: value[order] for name, value in batch.items()})
+    turned = method.embed(rows_of(batch, order))
     assert torch.allclose(features[order], turned, atol=1e-5)
 
 

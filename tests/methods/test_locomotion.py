@@ -10,8 +10,9 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.language.tokenizers import TokenizerSettings
 from modules.methods.locomotion import LocoMotion, caption_band
+from tests.callbacks.runs import make_trainer
 from tests.methods.test_common import fit
-from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch
+from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch, with_sentences
 
 CAPTIONS = ["a red arrow moves up", "a red arrow rises", "a red arrow moves up", "a flag falls and then slides to the left"]
 
@@ -31,24 +32,30 @@ def given(**settings: object) -> LocoMotion:
     ("positives", "same"), [("instance", []), ("caption", [(0, 2)]), ("signature", [(0, 1), (0, 2), (1, 2)])]
 )
 def test_positives(positives: str, same: list[tuple[int, int]]) -> None:
-    batch = video_batch(4) | {"caption": CAPTIONS, "signature": torch.tensor([7, 7, 7, 8])}
+    batch = with_sentences(video_batch(4), CAPTIONS)
+    batch.extra["signature"] = torch.tensor([7, 7, 7, 8])
     pairs = given(positives=positives).pair(batch, generator())
     assert pairs.texts == CAPTIONS
     assert [(i, j) for i in range(4) for j in range(i + 1, 4) if pairs.ids[i] == pairs.ids[j]] == same
-    assert torch.equal(pairs.clip, batch["video"][:, 0])
+    assert torch.equal(pairs.clip, batch.stream("video").data[:, 0])
 
 
-def test_captions_are_needed_where_nothing_is_pasted() -> None:
-    with pytest.raises(SettingError, match=r"model\.paste_objects is false but the data has no captions"):
+def test_captions_are_needed_where_nothing_is_pasted(tmp_path: Path) -> None:
+    case = next(case for case in METHODS if case.name == "LocoMotion")
+    method = given()
+    method.step = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(SettingError, match=r"stream text, .* stream\(s\) video; .* leave model\.paste_objects true"):
+        make_trainer(tmp_path, []).fit(method, datamodule=case.data(4, 8, 4))
+    with pytest.raises(SettingError, match="reads the stream text"):
         given().step(video_batch(4), generator())
 
 
 def test_objects_are_pasted_and_told() -> None:
     output, batch = tiny_locomotion().step(video_batch(4), generator()), video_batch(4)
-    assert all(len(text.split()) > 1 for text in output["texts"])
-    assert not torch.equal(output["clip"], batch["video"][:, 0])
+    assert all(len(text.split()) > 1 for text in output["show"]["texts"])
+    assert not torch.equal(output["show"]["clip"], batch.stream("video").data[:, 0])
     again = tiny_locomotion().step(video_batch(4), generator(1))
-    assert again["texts"] != output["texts"]
+    assert again["show"]["texts"] != output["show"]["texts"]
 
 
 def test_padding_does_not_change_a_sentence() -> None:
@@ -79,7 +86,7 @@ def test_a_new_tower_sees_frame_by_frame() -> None:
 
 def test_temperature_stays_in_its_range() -> None:
     method = given()
-    batch = video_batch(4) | {"caption": CAPTIONS}
+    batch = with_sentences(video_batch(4), CAPTIONS)
     for wild, kept in ((-5.0, 0.001), (90.0, 0.5)):
         torch.nn.init.constant_(method.temperature, wild)
         assert float(method.step(batch, generator())["log"]["temperature"]) == pytest.approx(kept)
@@ -92,7 +99,7 @@ def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
         optimiser = torch.optim.SGD([method.temperature], lr=1e9, maximize=uphill)
 
         def loss(method: LocoMotion = method) -> torch.Tensor:
-            value = method.step(video_batch(4) | {"caption": CAPTIONS}, generator())["loss"]
+            value = method.step(with_sentences(video_batch(4), CAPTIONS), generator())["loss"]
             value.backward()
             return value
 
@@ -102,7 +109,7 @@ def test_temperature_stays_in_its_range_after_a_wild_step() -> None:
 
 
 def test_half_precision_gives_nearly_the_same_losses() -> None:
-    batch = video_batch(4) | {"caption": CAPTIONS}
+    batch = with_sentences(video_batch(4), CAPTIONS)
     full = given().eval().step(batch, generator())
     with torch.autocast("cpu", torch.bfloat16):
         half = given().eval().step(batch, generator())
@@ -123,7 +130,7 @@ def test_gradients_are_clipped_in_half_precision(tmp_path: Path) -> None:
 
 def test_losses_can_be_left_out() -> None:
     method = given(match_weight=0, word_weight=0)
-    output = method.step(video_batch(4) | {"caption": CAPTIONS}, generator())
+    output = method.step(with_sentences(video_batch(4), CAPTIONS), generator())
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
     output["loss"].backward()
     assert all(value.grad is not None for value in method.parameters() if value.requires_grad)

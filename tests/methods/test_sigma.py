@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.core.tokens import Grid, gather_tokens
 from modules.layers.targets import PixelTarget, TowerTarget, normalise_over_tokens
@@ -22,7 +23,7 @@ from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
 from modules.training.optim import AdamWSettings, warmup_cosine
 from modules.weights.names.videomae import to_official
-from tests.registry import tiny_vit, video_batch
+from tests.registry import rows_of, tiny_vit, video_batch
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,13 +68,13 @@ def test_shapes_of_the_paper() -> None:
     backbone.blocks[0].register_forward_hook(lambda _, given, made: seen.append(made))
     projection = [1024, 1024, 512, 256]
     method = SIGMA(backbone, PixelTarget(), TubeMask(), projection, num_prototypes=20, decoder=DecoderSettings(1)).eval()
-    output = method.step({"video": torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)}, generator())
+    output = method.step(unlabelled(torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)), generator())
     assert seen[0].shape == (1, 160, 12)
     # 176 of 196 tokens of each slice, the same in all of them.
-    slices = output["masked"].reshape(8, 176) - 196 * torch.arange(8)[:, None]
+    slices = output["show"]["masked"].reshape(8, 176) - 196 * torch.arange(8)[:, None]
     assert (slices == slices[0]).all()
-    assert output["prediction"].shape == output["target"].shape == (1, 1408, 256)
-    assert output["assigned"].shape == (1, 2, 1408)
+    assert output["show"]["prediction"].shape == output["show"]["target"].shape == (1, 1408, 256)
+    assert output["show"]["assigned"].shape == (1, 2, 1408)
     assert {name: tuple(value.shape) for name, value in method.named_parameters() if name.startswith(("proj", "proto"))} == {
         "projection.0.weight": (1024, 1536),
         "projection.0.bias": (1024,),
@@ -102,11 +103,11 @@ def test_features_of_a_tower_are_normalised_before_masking() -> None:
     method = with_tower()
     batch = video_batch(2)
     output = method.step(batch, generator())
-    features = method.target(method.normalise(batch["video"][:, 0]), method.backbone.grid)
+    features = method.target(method.normalise(batch.stream("video").data[:, 0]), method.backbone.grid)
     assert features.mean(1).abs().max() < 1e-5
     assert (features.std(1) - 1).abs().max() < 1e-4
-    assert torch.equal(output["target"], gather_tokens(features, output["masked"]))
-    assert not torch.allclose(output["target"], normalise_over_tokens(output["target"]), atol=0.01)
+    assert torch.equal(output["show"]["target"], gather_tokens(features, output["show"]["masked"]))
+    assert not torch.allclose(output["show"]["target"], normalise_over_tokens(output["show"]["target"]), atol=0.01)
 
 
 def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
@@ -117,7 +118,7 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
         output = method.step(video_batch(2), generator())
         output["loss"].backward()
         assert output["loss"].isfinite()
-        shapes.append({name: value.shape for name, value in output.items() if isinstance(value, torch.Tensor)})
+        shapes.append({name: value.shape for name, value in output["show"].items()})
     assert shapes[0] == shapes[1]
 
 
@@ -205,9 +206,9 @@ def test_exchanged_clips_exchange_outputs_and_keep_the_loss() -> None:
     method.mask.draw = lambda *_: mask
     output = method.step(batch, generator())
     method.mask.draw = lambda *_: Mask(mask.visible.flip(0), mask.targets.flip(0))
-    turned = method.step({name: value.flip(0) for name, value in batch.items()}, generator())
-    assert torch.allclose(turned["prediction"], output["prediction"].flip(0), atol=1e-5)
-    assert torch.equal(turned["assigned"], output["assigned"].flip(0))
+    turned = method.step(rows_of(batch, [1, 0]), generator())
+    assert torch.allclose(turned["show"]["prediction"], output["show"]["prediction"].flip(0), atol=1e-5)
+    assert torch.equal(turned["show"]["assigned"], output["show"]["assigned"].flip(0))
     assert torch.allclose(turned["loss"], output["loss"], rtol=1e-5)
 
 
@@ -244,7 +245,7 @@ def test_use_of_prototypes() -> None:
 def test_log_tells_collapse() -> None:
     method = with_mlp()
     output = method.step(video_batch(4), generator())
-    log, assigned = output["log"], output["assigned"]
+    log, assigned = output["log"], output["show"]["assigned"]
     assert log["agreement"] == (assigned[:, 0] == assigned[:, 1]).float().mean()
     for branch, name in enumerate(("target", "prediction")):
         assert log[f"used_{name}"] == assigned[:, branch].unique().numel() / 12
@@ -257,8 +258,8 @@ def test_pictures_colour_tokens_by_their_prototypes() -> None:
     method, batch = with_mlp(), video_batch(3)
     output = method.step(batch, generator())
     pictures = method.pictures(output)
-    colour = (prototype_colours(output["assigned"]) * 255).round().byte()
-    masked = output["masked"]
+    colour = (prototype_colours(output["show"]["assigned"]) * 255).round().byte()
+    masked = output["show"]["masked"]
     for branch, name in enumerate(("prototypes_target", "prototypes_prediction")):
         video = pictures[name]
         for token, wanted in zip(masked[1].tolist(), colour[1, branch], strict=True):
@@ -266,7 +267,7 @@ def test_pictures_colour_tokens_by_their_prototypes() -> None:
             tube = video[1, 2 * t : 2 * t + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
             assert (tube == wanted).all()
         # Visible tokens show the clip.
-        assert (video == batch["video"][:, 0]).float().mean() > 0.45
+        assert (video == batch.stream("video").data[:, 0]).float().mean() > 0.45
     assert len(prototype_colours(torch.arange(50)).unique(dim=0)) == 50
 
 

@@ -11,6 +11,7 @@ from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.losses.contrast import Contrast, contrast_logits
@@ -48,13 +49,13 @@ def losses(found: list[Contrast]) -> list[float]:
 def test_step_of_every_pair(pair: str) -> None:
     method = build(pair)
     skeleton = torch.stack(views(), dim=1)
-    output = method.step({"skeleton": skeleton}, torch.Generator().manual_seed(0))  # type: ignore[typeddict-item]
+    output = method.step(unlabelled(skeleton, "skeleton"), torch.Generator().manual_seed(0))
     output["loss"].backward()
     assert output["loss"].isfinite()
     assert set(output["log"]) == ({"top1"} if pair == "sequence alone" else {"top1", "partner_top1"})
-    assert torch.equal(output["plain_skeleton"], skeleton[:, 0])
-    assert not torch.equal(output["skeleton"], skeleton[:, 0])
-    assert not torch.equal(output["key_skeleton"], skeleton[:, 1])
+    assert torch.equal(output["show"]["plain_skeleton"], skeleton[:, 0])
+    assert not torch.equal(output["show"]["skeleton"], skeleton[:, 0])
+    assert not torch.equal(output["show"]["key_skeleton"], skeleton[:, 1])
 
 
 def test_queries_are_compared_with_keys_and_queue_of_the_other_encoder() -> None:
@@ -173,13 +174,13 @@ def test_a_file_of_another_pair_is_an_error(tmp_path: Path) -> None:
 def test_features_are_those_of_the_first_encoder_and_first_view() -> None:
     method = build().eval()
     one, other = views()
-    batch = {"skeleton": torch.stack([one, other], dim=1)}
+    batch = unlabelled(torch.stack([one, other], dim=1), "skeleton")
     assert torch.equal(method.embed(batch), method.backbone(one))  # type: ignore[arg-type]
 
 
 def test_pictures_show_a_few_clips_and_frames() -> None:
     skeleton = torch.randn(SHOWN_CLIPS + 2, 3, 50, 25, 2)
-    pictures = build().pictures({"skeleton": skeleton, "key_skeleton": skeleton, "plain_skeleton": skeleton})
+    pictures = build().pictures({"show": dict.fromkeys(("skeleton", "key_skeleton", "plain_skeleton"), skeleton)})
     assert set(pictures) == {"plain", "query", "key"}
     assert all(len(video) == SHOWN_CLIPS and SHOWN_FRAMES / 2 < video.shape[1] <= SHOWN_FRAMES for video in pictures.values())
 

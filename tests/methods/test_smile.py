@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid
@@ -44,18 +45,18 @@ class Spy(PixelTarget):
 def test_shapes_of_the_paper() -> None:
     backbone = VideoViT(embed_dim=12, depth=1, num_heads=2)
     method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, Motion(), decoder=DecoderSettings(1))
-    output = method.step({"video": torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)}, generator())
+    output = method.step(unlabelled(torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)), generator())
     # Two masks of a clip: 1248 of 1568 tokens each.
-    assert output["masked"].shape == (2, 1248)
-    assert output["prediction"].shape == output["target"].shape == (2, 1248, 3 * 512)
+    assert output["show"]["masked"].shape == (2, 1248)
+    assert output["show"]["prediction"].shape == output["show"]["target"].shape == (2, 1248, 3 * 512)
 
 
 def test_green3d_in_place_of_trajectories_changes_no_shape() -> None:
     outputs = [tiny(mask).step(video_batch(2), generator()) for mask in (None, Green3D(0.5))]
     assert all(output["loss"].isfinite() for output in outputs)
-    shapes = [{name: value.shape for name, value in output.items() if isinstance(value, Tensor)} for output in outputs]
+    shapes = [{name: value.shape for name, value in output["show"].items()} for output in outputs]
     assert shapes[0] == shapes[1]
-    assert not torch.equal(outputs[0]["masked"], outputs[1]["masked"])
+    assert not torch.equal(outputs[0]["show"]["masked"], outputs[1]["show"]["masked"])
 
 
 def test_student_and_target_see_the_same_pasted_clip() -> None:
@@ -68,21 +69,21 @@ def test_student_and_target_see_the_same_pasted_clip() -> None:
     batch = video_batch(2)
     output = method.step(batch, generator())
     assert seen[0] is method.target.video
-    assert torch.equal(method.target.video, method.normalise(output["clip"]))
-    assert not torch.equal(output["clip"], batch["video"][:, 0])
+    assert torch.equal(method.target.video, method.normalise(output["show"]["clip"]))
+    assert not torch.equal(output["show"]["clip"], batch.stream("video").data[:, 0])
 
 
 def test_two_objects_always_and_their_boxes_follow_the_paste() -> None:
     batch = video_batch(4)
-    batch["video"] = torch.zeros_like(batch["video"])
+    batch.stream("video").data = torch.zeros_like(batch.stream("video").data)
     output = tiny().step(batch, generator())
-    boxes = output["boxes"]
+    boxes = output["show"]["boxes"]
     assert boxes.shape == (4, 2, FRAMES, 4)
     # Larger objects lie below smaller ones.
     area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).mean(-1)
     assert (area[:, 0] >= area[:, 1] - 1).all()
     # Whatever is not black lies within reach of a box (half a diagonal around its centre, for rotation).
-    drawn = output["clip"].sum(-1) > 0
+    drawn = output["show"]["clip"].sum(-1) > 0
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     reach = (boxes[..., 2:] - boxes[..., :2]).norm(dim=-1) / 2 + 1.5
     axis = torch.arange(SIDE) + 0.5
@@ -96,7 +97,7 @@ def test_two_objects_always_and_their_boxes_follow_the_paste() -> None:
 
 def test_second_mask_is_a_permutation_of_the_first() -> None:
     output = tiny().step(video_batch(4), generator())
-    first, second = output["masked"].chunk(2)
+    first, second = output["show"]["masked"].chunk(2)
     assert sorted(map(tuple, first.tolist())) == sorted(map(tuple, second.tolist()))
 
 
@@ -150,7 +151,7 @@ def test_stage_one_weights_must_be_complete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["first_frame", "black", "noise"])
 def test_still_backgrounds_do_not_move(kind: str) -> None:
-    clip = video_batch(3)["video"][:, 0]
+    clip = video_batch(3).stream("video").data[:, 0]
     still = still_background(clip, kind, generator())
     assert still.shape == clip.shape
     assert still.dtype == torch.uint8
@@ -167,8 +168,8 @@ def test_invisible_objects_on_black_leave_nothing_to_predict() -> None:
     motion = method.motion.draw
     method.motion.draw = lambda *args: invisible(motion(*args))
     output = method.step(video_batch(2), generator())
-    assert not output["clip"].any()
-    assert PixelTarget(normalise=False)(method.normalise(output["clip"]), method.backbone.grid).abs().max() < 1e-6
+    assert not output["show"]["clip"].any()
+    assert PixelTarget(normalise=False)(method.normalise(output["show"]["clip"]), method.backbone.grid).abs().max() < 1e-6
 
 
 def invisible(record):

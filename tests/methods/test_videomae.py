@@ -7,6 +7,7 @@ import torch
 
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.drawing import HIDDEN_GREY
@@ -27,10 +28,10 @@ def tiny(ratio: float = 0.5, **settings: object) -> VideoMAE:
 def test_shapes_of_the_paper() -> None:
     method = VideoMAE(VideoViT("micro", depth=1), PixelTarget(), TubeMask(0.9), DecoderSettings(1))
     clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
-    output = method.step({"video": clip}, torch.Generator().manual_seed(0))
+    output = method.step(unlabelled(clip), torch.Generator().manual_seed(0))
     assert method.backbone.grid.tokens == 1568
-    assert output["masked"].shape == (1, 1408)
-    assert output["prediction"].shape == (1, 1408, 1536)
+    assert output["show"]["masked"].shape == (1, 1408)
+    assert output["show"]["prediction"].shape == (1, 1408, 1536)
 
 
 def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
@@ -38,10 +39,10 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
     order: list[torch.Tensor] = []
     method.backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: order.append(inputs[0]))
     clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
-    output = method.step({"video": clip}, torch.Generator().manual_seed(0))
+    output = method.step(unlabelled(clip), torch.Generator().manual_seed(0))
     assert output["loss"].isfinite()
-    assert output["masked"].shape == (1, 1408)
-    assert output["prediction"].shape == (1, 1408, 1536)
+    assert output["show"]["masked"].shape == (1, 1408)
+    assert output["show"]["prediction"].shape == (1, 1408, 1536)
     assert order[0].shape == (1, 160, 96)
     # The encoder still sees tokens in raster order.
     visible = method.mask.draw(1, method.backbone.grid, torch.Generator().manual_seed(0)).visible
@@ -56,21 +57,23 @@ def test_prediction_does_not_know_hidden_pixels(decoder_mask: MaskGenerator | No
     batch = video_batch(2)
     output = method.step(batch, torch.Generator().manual_seed(0))
     grid = method.backbone.grid
-    cubes = patchify(batch["video"][:, 0].permute(0, 4, 1, 2, 3), grid)
-    index = output["masked"][..., None, None].expand(-1, -1, *cubes.shape[2:])
+    cubes = patchify(batch.stream("video").data[:, 0].permute(0, 4, 1, 2, 3), grid)
+    index = output["show"]["masked"][..., None, None].expand(-1, -1, *cubes.shape[2:])
     noise = torch.randint(0, 256, index.shape, dtype=torch.uint8)
     changed = unpatchify(cubes.scatter(1, index, noise), grid).permute(0, 2, 3, 4, 1)[:, None]
-    other = method.step(batch | {"video": changed}, torch.Generator().manual_seed(0))
-    assert torch.equal(other["prediction"], output["prediction"])
-    assert not torch.allclose(other["target"], output["target"])
+    other = method.step(unlabelled(changed), torch.Generator().manual_seed(0))
+    assert torch.equal(other["show"]["prediction"], output["show"]["prediction"])
+    assert not torch.allclose(other["show"]["target"], output["show"]["target"])
 
 
 def test_loss_is_the_mean_over_masked_values_alone() -> None:
     method = tiny()
     batch = video_batch(3)
     output = method.step(batch, torch.Generator().manual_seed(0))
-    target = gather_tokens(method.target(method.normalise(batch["video"][:, 0]), method.backbone.grid), output["masked"])
-    expected = (output["prediction"].double() - target.double()).square().mean()
+    target = gather_tokens(
+        method.target(method.normalise(batch.stream("video").data[:, 0]), method.backbone.grid), output["show"]["masked"]
+    )
+    expected = (output["show"]["prediction"].double() - target.double()).square().mean()
     assert output["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -78,7 +81,7 @@ def test_loss_stays_in_float32_under_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output = tiny().step(video_batch(2), torch.Generator().manual_seed(0))
     assert output["loss"].dtype == torch.float32
-    assert output["target"].dtype == torch.float32
+    assert output["show"]["target"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("form", ["ours", "official"])
@@ -118,26 +121,26 @@ def test_dual_masking_has_the_shapes_of_the_paper() -> None:
     clip = torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)
     lengths: list[int] = []
     method.decoder.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
-    output = method.step({"video": clip}, torch.Generator().manual_seed(0))
-    assert output["masked"].shape == (1, 1408)
-    assert output["prediction"].shape == output["target"].shape == (1, 784, 1536)
+    output = method.step(unlabelled(clip), torch.Generator().manual_seed(0))
+    assert output["show"]["masked"].shape == (1, 1408)
+    assert output["show"]["prediction"].shape == output["show"]["target"].shape == (1, 784, 1536)
     assert lengths == [160 + 784]
-    assert torch.isin(output["decoded"][0], output["masked"][0]).sum() == 704
+    assert torch.isin(output["show"]["decoded"][0], output["show"]["masked"][0]).sum() == 704
 
 
 def test_dual_masking_counts_what_is_masked_and_decoded() -> None:
     method = tiny(0.75, decoder_mask=RandomMask(0.5))
     batch = video_batch(3)
     output = method.step(batch, torch.Generator().manual_seed(0))
-    target = method.target(method.normalise(batch["video"][:, 0]), method.backbone.grid)
+    target = method.target(method.normalise(batch.stream("video").data[:, 0]), method.backbone.grid)
     errors, counted = [], []
     for clip in range(3):
-        for place, token in enumerate(output["decoded"][clip].tolist()):
-            assert torch.equal(output["target"][clip, place], target[clip, token])
-            if token in output["masked"][clip]:
+        for place, token in enumerate(output["show"]["decoded"][clip].tolist()):
+            assert torch.equal(output["show"]["target"][clip, place], target[clip, token])
+            if token in output["show"]["masked"][clip]:
                 counted.append(target[clip, token].double())
-                errors.append((output["prediction"][clip, place].double() - counted[-1]).square().mean())
-    assert 0 < len(errors) < output["decoded"].numel()
+                errors.append((output["show"]["prediction"][clip, place].double() - counted[-1]).square().mean())
+    assert 0 < len(errors) < output["show"]["decoded"].numel()
     assert output["loss"].item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
     # What it is compared with is of the same tokens.
     variance = torch.stack(counted).var(dim=0, correction=0).mean()
@@ -172,10 +175,10 @@ def test_pictures_of_dual_masking_show_what_was_decoded() -> None:
     grid = method.backbone.grid
     before, after = (
         patchify(video.permute(0, 4, 1, 2, 3), grid).flatten(2)
-        for video in (output["clip"], method.pictures(output)["reconstruction"])
+        for video in (output["show"]["clip"], method.pictures(output)["reconstruction"])
     )
     for clip in range(2):
-        masked, decoded = (set(output[name][clip].tolist()) for name in ("masked", "decoded"))
+        masked, decoded = (set(output["show"][name][clip].tolist()) for name in ("masked", "decoded"))
         assert masked & decoded
         assert masked - decoded
         for token in range(grid.tokens):

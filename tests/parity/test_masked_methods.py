@@ -7,6 +7,7 @@ from torch import Tensor
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.tokens import gather_tokens
@@ -75,13 +76,13 @@ def test_videomae_step(videomae_case: tuple[dict, dict, VideoMAE]) -> None:
     tensors, _, method = videomae_case
     video, mask, grid = tensors["input.video"], method.mask.mask, method.backbone.grid
     assert_close(method.backbone.forward_features(video, mask.visible), tensors["output.encoder_tokens"], "encoder")
-    output = method.step({"video": torch.zeros(len(video), 1, 1)}, None)
-    assert_close(output["prediction"], tensors["output.prediction"], "prediction")
-    assert_close(output["target"], tensors["output.target_normalised"], "target")
+    output = method.step(unlabelled(torch.zeros(len(video), 1, 1)), None)
+    assert_close(output["show"]["prediction"], tensors["output.prediction"], "prediction")
+    assert_close(output["show"]["target"], tensors["output.target_normalised"], "target")
     assert_close(output["loss"].detach(), tensors["output.loss_normalised"].reshape(()), "loss")
     raw = gather_tokens(PixelTarget(normalise=False)(video, grid), mask.targets)
     assert_close(raw, tensors["output.target_raw"], "raw target")
-    raw_loss = torch.nn.functional.mse_loss(output["prediction"], raw)
+    raw_loss = torch.nn.functional.mse_loss(output["show"]["prediction"], raw)
     assert_close(raw_loss, tensors["output.loss_raw"].reshape(()), "raw loss")
     check_gradients(method, output["loss"], part(tensors, "output.grad."), grid)
 
@@ -204,7 +205,7 @@ def test_smile_step(case: str, two_masks: bool, tmp_path, monkeypatch: pytest.Mo
     method.normalise = lambda clip: video
     permutation = tensors["input.mask_permutation"].long()
     monkeypatch.setattr(torch, "randperm", lambda *_, **__: permutation)
-    output = method.step({"video": torch.zeros(len(video), 1, 1, 1, 1, 3)}, torch.Generator().manual_seed(0))
+    output = method.step(unlabelled(torch.zeros(len(video), 1, 1, 1, 1, 3)), torch.Generator().manual_seed(0))
     if "output.teacher_input" in tensors:
         assert_close(target.frames(video, grid), tensors["output.teacher_input"], "frames for the tower")
     if "output.teacher_features" in tensors:
@@ -216,7 +217,11 @@ def test_smile_step(case: str, two_masks: bool, tmp_path, monkeypatch: pytest.Mo
     for name in ("prediction", "target", "loss"):
         key = f"output.{name}{suffix}"
         if key in tensors:
-            assert_close(output[name].detach().reshape(tensors[key].shape), tensors[key], name)
+            assert_close(
+                (output["loss"] if name == "loss" else output["show"][name]).detach().reshape(tensors[key].shape),
+                tensors[key],
+                name,
+            )
             compared.add(name)
     assert "loss" in compared, sorted(tensors)
     if not two_masks:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from modules.backbones.vit.decoder import DecoderSettings
+from modules.core.batch import unlabelled
 from modules.core.loading import load_strictly
 from modules.core.tokens import Grid, gather_tokens
 from modules.layers.heads import VideoClassifier
@@ -68,15 +69,15 @@ def test_step(case: str, side_by_side: bool) -> None:
     assert_close(encoded, tensors["output.encoder"], "encoder")
     labels = gather_tokens(method.target(tensors["input.video"], grid), mask.targets)
     assert_close(labels, tensors["output.labels"], "labels")
-    output = method.step({"video": torch.zeros(len(encoded), 1, 1)}, None)
-    assert_close(output["prediction"], tensors["output.pred"], "prediction")
+    output = method.step(unlabelled(torch.zeros(len(encoded), 1, 1)), None)
+    assert_close(output["show"]["prediction"], tensors["output.pred"], "prediction")
     assert_close(method.prototypes.detach(), tensors["output.prototypes_after_forward"], "prototypes")
-    for branch, name, features in ((0, "target", output["target"]), (1, "pred", output["prediction"])):
+    for branch, name, features in ((0, "target", output["show"]["target"]), (1, "pred", output["show"]["prediction"])):
         scores = torch.nn.functional.normalize(features, dim=-1) @ method.prototypes.detach().T
         assert_close(scores, tensors[f"output.scores_{name}"], f"scores of {name}")
         q = assignments(scores.flatten(0, 1), method.sinkhorn).unflatten(0, features.shape[:2])
         assert_close(q, tensors[f"output.q_{name}"], f"Q of {name}")
-        assert torch.equal(output["assigned"][:, branch], tensors[f"output.assign_{name}"])
+        assert torch.equal(output["show"]["assigned"][:, branch], tensors[f"output.assign_{name}"])
         loss = output["log"]["loss_target" if branch == 0 else "loss_prediction"]
         assert_close(loss, tensors[f"output.loss_{name}"].reshape(()), f"loss of {name}")
     assert_close(output["loss"].detach(), tensors["output.loss"].reshape(()), "loss")

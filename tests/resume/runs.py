@@ -63,7 +63,7 @@ def write_videos(folder: Path) -> Path:
         for number in range(count):
             path = folder / split / f"class {number % 2}" / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, video_batch(1, seed=number)["video"][0, 0].repeat(3, 1, 1, 1), fps=8)
+            write_video(path, video_batch(1, seed=number).stream("video").data[0, 0].repeat(3, 1, 1, 1), fps=8)
     (folder / "train" / "class 1" / "7.mp4").write_bytes(b"no video")
     return folder
 
@@ -111,11 +111,11 @@ class Witness(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        shown = [value for name, value in sorted(outputs.items()) if isinstance(value, Tensor)]
+        shown = [value for name, value in sorted(outputs["show"].items()) if isinstance(value, Tensor)]
         content = [
-            batch["index"].tolist(),
-            digest(batch["skeleton" if "skeleton" in batch else "video"]),
-            digest(*shown),
+            batch.index.tolist(),
+            digest(*(batch.stream(name).data for name, kind in batch.kinds.items() if kind != "text")),
+            digest(outputs["loss"], *shown),
             outputs["loss"].item(),
             trainer.current_epoch,
         ]
@@ -124,7 +124,7 @@ class Witness(lightning.Callback):
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        trainer.logger.write(f"validation {batch_idx}", trainer.global_step, batch["index"].tolist())
+        trainer.logger.write(f"validation {batch_idx}", trainer.global_step, batch.index.tolist())
 
 
 class Death(lightning.Callback):

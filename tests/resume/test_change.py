@@ -10,12 +10,13 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from datamodules import VideoFolder
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.video.sampling import ClipSettings
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
@@ -31,15 +32,20 @@ OPTIM = AdamWSettings(base_lr=1e-2, min_lr=1e-4, warmup_epochs=WARMUP, scale_lr=
 pytestmark = pytest.mark.filterwarnings("ignore:.*log_every_n_steps.*", "ignore:.*eval mode.*", "ignore:You defined a .valid.*")
 
 
-class Rows(Dataset[dict[str, Tensor]]):
+class Rows(Dataset[Batch]):
     def __init__(self, length: int) -> None:
         self.length = length
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
-        return {"index": torch.tensor(key.row)}
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
+        rows = torch.tensor([key.row for key in keys])
+        return Batch(rows, torch.full_like(rows, -1), {})
+
+
+def whole(batch: Batch) -> Batch:
+    return batch
 
 
 class Data(lightning.LightningDataModule):
@@ -52,10 +58,10 @@ class Data(lightning.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         sampler = EpochSampler(self.samples, self.seed, True)
-        return self.memory.keep(ResumableLoader(Rows(self.samples), sampler, self.batch_size), self.sha256)
+        return self.memory.keep(ResumableLoader(Rows(self.samples), sampler, self.batch_size, collate_fn=whole), self.sha256)
 
     def val_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Rows(3), EpochSampler(3, self.seed, False), 2)
+        return ResumableLoader(Rows(3), EpochSampler(3, self.seed, False), 2, collate_fn=whole)
 
     def state_dict(self) -> dict[str, Any]:
         return {"loader": self.memory.state_dict()}
@@ -74,7 +80,7 @@ class Line(Method):
 
     def step(self, batch: Any, generator: torch.Generator) -> StepOutput:
         noise = torch.rand((), generator=generator)
-        return {"loss": (self.backbone(batch["index"].float()[:, None] / SAMPLES) - noise).square().mean()}
+        return {"loss": (self.backbone(batch.index.float()[:, None] / SAMPLES) - noise).square().mean()}
 
 
 @dataclass
@@ -115,7 +121,7 @@ class Witness(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, method: Any, batch: Any, batch_idx: int) -> None:
         if self.count == self.die_after:
             raise RuntimeError("power cut")
-        self.seen.batches.append((trainer.current_epoch, batch["index"].tolist()))
+        self.seen.batches.append((trainer.current_epoch, batch.index.tolist()))
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, method: Any, optimiser: torch.optim.Optimizer) -> None:
         # The step learns from the batches of its window, the last of which has begun.

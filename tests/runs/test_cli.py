@@ -44,7 +44,7 @@ def videos(tmp_path: Path) -> Path:
     folder = tmp_path / "videos"
     folder.mkdir()
     for number in range(3):
-        write_video(folder / f"{number}.mp4", video_batch(1, seed=number)["video"][0, 0].repeat(3, 1, 1, 1), fps=8)
+        write_video(folder / f"{number}.mp4", video_batch(1, seed=number).stream("video").data[0, 0].repeat(3, 1, 1, 1), fps=8)
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from main import main
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.runs.nonfinite import NonFiniteGuard
@@ -137,11 +137,11 @@ class Remembering(Method):
         self.backbone = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
         self.bad_row = bad_row
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
-        clip = batch["video"][:, 0]
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        clip = batch.stream("video").data[:, 0]
         loss = self.backbone(clip.float().mean((1, 2, 3)) / 255).square().mean()
-        bad = (batch["index"] == self.bad_row).any()
-        return {"loss": loss + torch.where(bad, math.inf, 0.0), "clip": clip}
+        bad = (batch.index == self.bad_row).any()
+        return {"loss": loss + torch.where(bad, math.inf, 0.0), "show": {"clip": clip}}
 
 
 def test_buffers_are_restored_and_a_bad_loss_counts_without_a_bad_gradient(tmp_path: Path) -> None:

@@ -133,10 +133,10 @@ def test_batches_carry_captions() -> None:
         loader.batches.sampler.set_epoch(epoch)
         texts.append({})
         for batch in loader:
-            assert batch["video"].shape == (8, 2, 8, 16, 16, 3)
-            assert len(batch["caption"]) == 8
-            assert batch["signature"].dtype == torch.int64
-            texts[-1].update(zip(batch["index"].tolist(), batch["caption"], strict=True))
+            assert batch.stream("video").data.shape == (8, 2, 8, 16, 16, 3)
+            assert len(batch.text().first) == 8
+            assert batch.extra["signature"].dtype == torch.int64
+            texts[-1].update(zip(batch.index.tolist(), batch.text().first, strict=True))
     # Wordings take turns from epoch to epoch.
     both = texts[0].keys() & texts[3].keys()
     assert {texts[0][k] == texts[3][k] for k in both} == {True}
@@ -146,26 +146,22 @@ def test_batches_carry_captions() -> None:
     assert all(made.captions[k].text == text for k, text in texts[0].items())
     assert module.class_names == list(PRIMITIVES)
     tested = list(module.test_dataloader())
-    assert sum(len(batch["caption"]) for batch in tested) == 10
-    assert len(torch.cat([batch["signature"] for batch in tested]).unique()) == 10
-    assert sum(len(batch["caption"]) for batch in module.val_dataloader()) == 13
-    assert sum(len(batch["caption"]) for batch in module.probe_dataloader()) == 10
+    assert sum(len(batch.text().first) for batch in tested) == 10
+    assert len(torch.cat([batch.extra["signature"] for batch in tested]).unique()) == 10
+    assert sum(len(batch.text().first) for batch in module.val_dataloader()) == 13
+    assert sum(len(batch.text().first) for batch in module.probe_dataloader()) == 10
 
 
 def test_captions_of_objects_only_and_none_at_all() -> None:
     objects = data(captions=CaptionSettings(text="object", test_pairs=5))
     batch = next(iter(objects.train_dataloader()))
-    for text in batch["caption"]:
+    for text in batch.text().first:
         assert re.fullmatch(r"an? \w+ \w+( and an? \w+ \w+)?", text), text
     # What is tested tells the motion all the same.
-    assert any("moves" in text or "ing" in text for text in next(iter(objects.test_dataloader()))["caption"])
-    assert set(next(iter(data(captions=None).train_dataloader()))) == {
-        "video",
-        "index",
-        "label",
-        "object_label",
-        "background_label",
-    }
+    assert any("moves" in text or "ing" in text for text in next(iter(objects.test_dataloader())).text().first)
+    silent = next(iter(data(captions=None).train_dataloader()))
+    assert silent.kinds == {"video": "video"}
+    assert silent.extra.keys() == {"object", "background"}
 
 
 @pytest.mark.slow
@@ -173,8 +169,10 @@ def test_batches_do_not_depend_on_workers() -> None:
     alone = list(data().train_dataloader())
     for workers in (1, 4):
         for one, other in zip(alone, data(num_workers=workers).train_dataloader(), strict=True):
-            assert one["caption"] == other["caption"]
-            assert all(torch.equal(one[name], other[name]) for name in ("video", "index", "signature"))
+            assert one.text().first == other.text().first
+            assert torch.equal(one.stream("video").data, other.stream("video").data)
+            assert torch.equal(one.index, other.index)
+            assert torch.equal(one.extra["signature"], other.extra["signature"])
 
 
 @pytest.mark.parametrize(

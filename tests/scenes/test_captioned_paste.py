@@ -160,10 +160,10 @@ def test_the_method_pastes_cut_outs(tmp_path: Path) -> None:
     root = write_objects(tmp_path / "objects", "aerosol_can")
     made = method(root, vocabulary(tmp_path / "vocab.txt", "aero", "##sol", "can"))
     batch = video_batch(4)
-    batch["video"] = torch.zeros_like(batch["video"])
+    batch.stream("video").data = torch.zeros_like(batch.stream("video").data)
     output = made.step(batch, generator())
-    assert colours_in(output["clip"]) == [{0}] * 4
-    assert any("aerosol can moves to the right" in text for text in output["texts"])
+    assert colours_in(output["show"]["clip"]) == [{0}] * 4
+    assert any("aerosol can moves to the right" in text for text in output["show"]["texts"])
 
 
 def test_words_that_the_tokenizer_does_not_know_are_refused(tmp_path: Path) -> None:

@@ -1,25 +1,10 @@
 """Frame mAP of action detection: mean average precision of boxes in key frames at an overlap of one half (AVA,
 https://arxiv.org/abs/1705.08421; official code of SEVERE, from SlowFast's)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class TrueBoxes(NamedTuple):
-    """What is to be found. Axis letter: `M` pairs of a box and an action."""
-
-    frame: Tensor
-    """int64 [M], number of the key frame."""
-    box: Tensor
-    """float [M, 4], corners x1 y1 x2 y2, in the same unit as those that are found."""
-    action: Tensor
-    """int64 [M]"""
-
-    def only(self, keep: Tensor) -> "TrueBoxes":
-        """Some of the pairs: bool [M]."""
-        return TrueBoxes(*(part[keep] for part in self))
+from modules.core.boxes import TrueBoxes
 
 
 def frame_average_precisions(

@@ -187,8 +187,8 @@ def test_rare_containers_are_read(suffix: str, codec: str, form: str, tmp_path: 
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=stream.pix_fmt)))
         file.mux(stream.encode())
     (batch,) = folder(tmp_path, batch_size=1, clip=ClipSettings(frames=4, stride=3, size=32)).probe_dataloader()
-    assert (batch["substituted"].tolist(), batch["label"].tolist()) == ([-1], [0])
-    assert (batch["video"].float().mean((0, 1, 3, 4, 5)).diff() > 30).all()
+    assert (batch.substituted.tolist(), batch.label.tolist()) == ([-1], [0])
+    assert (batch.stream("video").data.float().mean((0, 1, 3, 4, 5)).diff() > 30).all()
 
 
 def test_other_suffixes_of_videos(tmp_path: Path) -> None:

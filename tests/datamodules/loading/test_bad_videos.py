@@ -33,8 +33,8 @@ def test_broken_files_are_replaced_alike_and_reported_once(tree: Path) -> None:
         lines = (tree / f"run{workers}/bad_videos.tsv").read_text().splitlines()
         assert lines == ["path\tsplit\treason", "class 1/train1.mp4\ttrain\tcannot open"]
     assert_equal(*runs)
-    substituted = torch.cat([batch["substituted"] for batch in runs[0]])
-    index = torch.cat([batch["index"] for batch in runs[0]])
+    substituted = torch.cat([batch.substituted for batch in runs[0]])
+    index = torch.cat([batch.index for batch in runs[0]])
     # The broken file is row 2 of the sorted paths; its place is taken, and says so, once in each epoch.
     assert index[substituted >= 0].tolist() == [2, 2]
 
@@ -47,8 +47,8 @@ def test_a_substitute_has_its_own_label(tmp_path: Path) -> None:
     substitutes = []
     for epoch in range(8):
         (batch,) = batches(folder(tmp_path), epoch)
-        assert (batch["video"].flatten(1).float().mean(1) / 255).tolist() == batch["label"].tolist()
-        substitutes += batch["label"][batch["substituted"] >= 0].tolist()
+        assert (batch.stream("video").data.flatten(1).float().mean(1) / 255).tolist() == batch.label.tolist()
+        substitutes += batch.label[batch.substituted >= 0].tolist()
     # The draw depends on the epoch and reaches both; the label is not that of the broken file.
     assert len(substitutes) == 8
     assert set(substitutes) == {0, 1}
@@ -113,7 +113,7 @@ def test_broken_validation_videos_are_reported_and_count_for_no_share(tree: Path
     assert data.faults is not None
     data.faults.write_to(tree / "run")
     first = list(data.val_dataloader())
-    assert [batch["substituted"].tolist() for batch in first] == [[0, -1]]
+    assert [batch.substituted.tolist() for batch in first] == [[0, -1]]
     # Substitutes of evaluation are the same in every epoch.
     loader = data.val_dataloader()
     loader.batches.sampler.set_epoch(5)

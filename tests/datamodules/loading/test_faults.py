@@ -8,6 +8,7 @@ import torch
 
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.faults import FaultLog, read_report
+from modules.core.batch import Batch, Reading
 from modules.core.errors import SettingError
 
 NAMES = ["a b/ü.mp4", "tab\tin.mp4", 'quote".mp4', "line\nend.mp4", "latin \udce4.mp4", "good.mp4"]
@@ -18,7 +19,7 @@ def manifest(paths: list[str]) -> Manifest:
 
 
 def record(log: FaultLog, paths: list[str], rows: list[int], faults: list[tuple[int, str]], counts: bool = True) -> None:
-    batch = {"index": torch.tensor(rows), "faults": faults, "unreplaced": torch.zeros(len(rows), dtype=torch.bool)}
+    batch = Batch(torch.tensor(rows), torch.zeros(len(rows)), {}, reading=Reading(faults=faults))
     log.record(batch, manifest(paths), "train", counts)
 
 

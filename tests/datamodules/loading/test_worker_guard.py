@@ -21,6 +21,7 @@ from datamodules.loading.worker_guard import NOTHING, WorkerGuard
 from datamodules.video import dataset as video_dataset
 from datamodules.video.decode import DecodeError, read_clips
 from datamodules.video.sampling import ClipSettings
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from tests.datamodules.video_files import write_video
 
@@ -208,7 +209,7 @@ def test_a_crash_is_reported_and_not_repeated_when_the_run_goes_on(tmp_path: Pat
             die("segfault")
         return read_clips(path, *args, **settings)
 
-    def batches(workers: int) -> list[dict[str, Any]]:
+    def batches(workers: int) -> list[Batch]:
         clip = ClipSettings(frames=4, stride=2, size=32)
         data = VideoFolder(str(videos), clip=clip, batch_size=2, num_workers=workers, seed=1)
         data.setup("fit")
@@ -222,12 +223,12 @@ def test_a_crash_is_reported_and_not_repeated_when_the_run_goes_on(tmp_path: Pat
     assert (tmp_path / "run/bad_videos.tsv").read_text().splitlines()[1:] == ["3.mp4\ttrain\tdecoder crashed"]
     assert len(list(deaths.iterdir())) == 1
     for one, other in zip(whole, crashed, strict=True):
-        same = other["substituted"] < 0
-        assert torch.equal(one["video"][same], other["video"][same])
-        assert torch.equal(one["index"], other["index"])
-        assert other["index"][~same].tolist() in ([], [3])
+        same = other.substituted < 0
+        assert torch.equal(one.stream("video").data[same], other.stream("video").data[same])
+        assert torch.equal(one.index, other.index)
+        assert other.index[~same].tolist() in ([], [3])
     for workers in (2, 0):
         for one, other in zip(crashed, batches(workers), strict=True):
-            assert torch.equal(one["video"], other["video"])
-            assert torch.equal(one["substituted"], other["substituted"])
+            assert torch.equal(one.stream("video").data, other.stream("video").data)
+            assert torch.equal(one.substituted, other.substituted)
     assert len(list(deaths.iterdir())) == 1

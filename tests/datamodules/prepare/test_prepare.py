@@ -305,8 +305,8 @@ def test_pku(tmp_path: Path) -> None:
     # Long intervals are stored, counted and loaded with 300 frames.
     assert data.split.recordings.length.tolist() == [6, 300] * 3
     batch = next(iter(data.val_dataloader()))
-    assert batch["length"].tolist() == [6, 300]
-    assert batch["label"].tolist() == [2, 50]
+    assert batch.extra["length"].tolist() == [6, 300]
+    assert batch.label.tolist() == [2, 50]
     view = PKUMMD(str(tmp_path / "out"), benchmark="xview", batch_size=2)
     view.setup("fit")
     assert names[view.split.val].tolist() == ["0002-M_0", "0002-M_1"]

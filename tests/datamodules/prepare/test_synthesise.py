@@ -24,13 +24,13 @@ def test_written_videos_read_back(tmp_path: Path) -> None:
         batch = next(iter(loader))
         # Every class has one video, so the name of the class finds the clip.
         names = [MOTION_CLASSES[int(number)].name for number in made.motion]
-        order = [names.index(data.class_names[int(label)]) for label in batch["label"]]
+        order = [names.index(data.class_names[int(label)]) for label in batch.label]
         assert sorted(order) == list(range(13))
-        error = (batch["video"][:, 0].float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
+        error = (batch.stream("video").data[:, 0].float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
         # Colours are stored at half the resolution, so edges differ.
         assert error.max() < 6, f"{split}: {error}"
         # Neighbouring frames differ more from each other than from what was written, or order could be lost unseen.
-        other = (batch["video"][:, 0].roll(1, 1).float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
+        other = (batch.stream("video").data[:, 0].roll(1, 1).float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
         assert (error < other).all()
 
 

@@ -81,22 +81,22 @@ def test_lists(films: Path) -> None:
 def test_batches(films: Path) -> None:
     data = ready(small_ava(films, batch_size=4), "test")
     (batch,) = data.train_dataloader()
-    assert batch["video"].shape == (4, 1, 4, 32, 32, 3)
-    assert batch["label"].shape == (4, 80)
-    assert batch["boxes"].shape[1:] == (5,)
-    assert batch["boxes"].shape[0] == batch["actions"].shape[0] == len(batch["box_number"])
-    for place, number, actions in zip(batch["boxes"][:, 0].int(), batch["box_number"], batch["actions"], strict=True):
-        row = int(batch["index"][place])
+    assert batch.stream("video").data.shape == (4, 1, 4, 32, 32, 3)
+    assert batch.label.shape == (4, 80)
+    assert batch.regions.box.shape[1:] == (5,)
+    assert batch.regions.box.shape[0] == batch.regions.action.shape[0] == len(batch.regions.number)
+    for place, number, actions in zip(batch.regions.box[:, 0].int(), batch.regions.number, batch.regions.action, strict=True):
+        row = int(batch.index[place])
         assert data.train_manifest.first[row] <= number < data.train_manifest.first[row + 1]
         assert actions.tolist() == data.train_manifest.actions[number].tolist()
     # Films are 64 x 48: the test shows all of them, one at a time, with all boxes where the lists say.
     tested = list(data.test_dataloader())
-    assert [batch["video"].shape for batch in tested] == [(1, 1, 4, 32, 42, 3)] * 2
-    assert torch.allclose(tested[0]["boxes"][0, 1:], torch.tensor([0.61 * 42, 0.1 * 32, 0.9 * 42, 0.9 * 32]))
+    assert [batch.stream("video").data.shape for batch in tested] == [(1, 1, 4, 32, 42, 3)] * 2
+    assert torch.allclose(tested[0].regions.box[0, 1:], torch.tensor([0.61 * 42, 0.1 * 32, 0.9 * 42, 0.9 * 32]))
     # Around the second of the key frame: 4 frames, 2 thirtieths apart, of a film with 25 per second.
-    assert tested[1]["time"][0, 0].tolist() == pytest.approx([2 - 4 / 30, 2 + 2 / 30], abs=0.5 / 25)
+    assert tested[1].stream("video").time[0, 0].tolist() == pytest.approx([2 - 4 / 30, 2 + 2 / 30], abs=0.5 / 25)
     square = ready(small_ava(films, square=True, batch_size=2), "test")
-    assert [batch["video"].shape for batch in square.test_dataloader()] == [(2, 1, 4, 32, 32, 3)]
+    assert [batch.stream("video").data.shape for batch in square.test_dataloader()] == [(2, 1, 4, 32, 32, 3)]
 
 
 def test_samples_are_a_function_of_seed_epoch_and_row(films: Path) -> None:
@@ -104,7 +104,9 @@ def test_samples_are_a_function_of_seed_epoch_and_row(films: Path) -> None:
     for epoch in (0, 0, 1):
         loader = ready(small_ava(films)).train_dataloader()
         loader.batches.sampler.set_epoch(epoch)
-        clips.append({int(row): video for batch in loader for row, video in zip(batch["index"], batch["video"], strict=True)})
+        clips.append(
+            {int(row): video for batch in loader for row, video in zip(batch.index, batch.stream("video").data, strict=True)}
+        )
     assert all(torch.equal(clips[0][row], clips[1][row]) for row in range(4))
     assert not any(torch.equal(clips[0][row], clips[2][row]) for row in range(4))
 
@@ -142,7 +144,7 @@ def test_folder_of_pictures(tmp_path: Path) -> None:
     sample = data[SampleKey(0, 0)]
     # Second 1 is the 31st picture.
     assert (sample["video"][0, :, 0, 0, 0].float() / 4).round().tolist() == [26, 28, 30, 32]
-    assert sample["boxes"].tolist() == [[0, 0, 20, 30]]
+    assert sample["regions"].box.tolist() == [[0, 0, 20, 30]]
     (folder / "a.b_000031.jpg").write_text("no picture")
     assert data[SampleKey(0, 0)]["faults"][0] == (0, "failed while decoding")
     (folder / "a.b_000031.jpg").unlink()
@@ -209,7 +211,7 @@ def test_missing_films_and_detections_are_told(root: Path) -> None:
     ):
         data = ready(small_ava(root), "test")
     batches = list(data.test_dataloader())
-    assert [batch["substituted"].item() for batch in batches] == [-1, 1]
+    assert [batch.substituted.item() for batch in batches] == [-1, 1]
 
 
 def test_clips_of_another_kind_are_refused(films: Path) -> None:
@@ -223,7 +225,7 @@ def test_films_are_read_by_number(films: Path) -> None:
     (batch,) = list(data.test_dataloader())[1:]
     expected = read_clips(films / "val1.mkv", lambda info, rng: np.array([[47, 48, 50, 52]]), None).frames
     whole = crop_and_resize(expected, Box(0, 0, 64, 48), (32, 42))
-    assert torch.equal(batch["video"][0, 0], whole)
+    assert torch.equal(batch.stream("video").data[0, 0], whole)
 
 
 def test_names_of_actions_in_both_spellings(tmp_path: Path) -> None:

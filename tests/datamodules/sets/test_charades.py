@@ -68,18 +68,20 @@ def test_labels_of_clips_and_videos(charades: Path) -> None:
     seen = set()
     for epoch in range(6):
         for batch in batches(data, epoch):
-            for index, label, (first, last) in zip(batch["index"], batch["label"], batch["time"][:, 0].tolist(), strict=True):
+            for index, label, (first, last) in zip(
+                batch.index, batch.label, batch.stream("video").time[:, 0].tolist(), strict=True
+            ):
                 active = {2} if first <= 0.4 or (first <= 1.5 and last >= 1.4) else set()
                 active |= {4} if last >= 0.9 else set()
                 assert set(label.nonzero()[:, 0].tolist()) == (active if index == 0 else set())
                 seen.add(tuple(label.tolist()))
     assert len(seen) >= 3
     (batch,) = data.val_dataloader()
-    assert batch["label"].dtype == torch.float32
-    assert batch["label"].tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
+    assert batch.label.dtype == torch.float32
+    assert batch.label.tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
     # In evaluation, clips of training videos have the labels of the whole video.
     (batch,) = data.probe_dataloader()
-    assert batch["label"].tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 0, 0]]
+    assert batch.label.tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 0, 0]]
 
 
 def test_several_clips_show_what_any_of_them_shows(charades: Path) -> None:

@@ -35,10 +35,10 @@ def put_all(video: Path, root: Path, *names: str) -> None:
 def check_reads(data: VideoDataModule) -> None:
     """Every training and test video of a small tree is read, with its label."""
     rows = listing(data.train_manifest)
-    seen = {(batch["index"].item(), batch["label"].item()) for batch in batches(data)}
+    seen = {(batch.index.item(), batch.label.item()) for batch in batches(data)}
     assert seen == {(row, label) for row, (_, label) in enumerate(rows)}
     data.setup("test")
-    labels = [batch["label"].item() for batch in data.test_dataloader()]
+    labels = [batch.label.item() for batch in data.test_dataloader()]
     assert labels == [label for _, label in listing(data.val_manifest)]
 
 

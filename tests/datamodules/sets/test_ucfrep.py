@@ -42,7 +42,7 @@ def by_index(data: UCFRep, epoch: int) -> dict[int, tuple[int, int]]:
     return {
         int(row): (int(length), int(video.sum()))
         for batch in batches(data, epoch)
-        for row, length, video in zip(batch["index"], batch["length"], batch["video"], strict=True)
+        for row, length, video in zip(batch.index, batch.stream("video").length, batch.stream("video").data, strict=True)
     }
 
 
@@ -102,18 +102,18 @@ def test_training_batches(root: Path) -> None:
     first = batches(data)
     assert len(first) == 6
     for batch in first:
-        longest = int(batch["length"].max())
+        longest = int(batch.stream("video").length.max())
         assert longest <= 20
-        assert batch["video"].shape == (4, 1, longest, 16, 16, 3)
-        assert batch["next"].shape == batch["previous"].shape == (4, longest)
+        assert batch.stream("video").data.shape == (4, 1, longest, 16, 16, 3)
+        assert batch.extra["next"].shape == batch.extra["previous"].shape == (4, longest)
         for row in range(4):
-            length = int(batch["length"][row])
-            period = 6 + number_of(data.train_manifest.paths[batch["index"][row]]) % 3
-            assert batch["next"][row, :length].eq(period).all()
-            assert batch["next"][row, length:].eq(-1).all()
-            assert not batch["video"][row, :, length:].any()
-            assert batch["video"][row, :, :length].amax((2, 3, 4)).gt(150).all()
-            borders = batch["borders"][row]
+            length = int(batch.stream("video").length[row])
+            period = 6 + number_of(data.train_manifest.paths[batch.index[row]]) % 3
+            assert batch.extra["next"][row, :length].eq(period).all()
+            assert batch.extra["next"][row, length:].eq(-1).all()
+            assert not batch.stream("video").data[row, :, length:].any()
+            assert batch.stream("video").data[row, :, :length].amax((2, 3, 4)).gt(150).all()
+            borders = batch.extra["borders"][row]
             inside = borders[borders >= 0]
             assert (inside[1:] - inside[:-1]).eq(period).all()
             assert (inside < length).all()
@@ -129,18 +129,18 @@ def test_test_videos_run_from_the_first_border_to_the_last_once(root: Path) -> N
     data.batch_size = 24
     data.test_manifest = data.val_manifest
     (batch,) = data.test_dataloader()
-    assert batch["index"].tolist() == [0, 1, 2]
+    assert batch.index.tolist() == [0, 1, 2]
     assert len(ready(root).val_dataloader()) == 3
     assert data.test_manifest is not None
     for row, path in enumerate(data.test_manifest.paths):
         number = number_of(path)
         period, cycles = 6 + number % 3, 3 + number % 2
-        assert batch["count"][row] == cycles
-        assert batch["length"][row] == period * cycles + 1
-        assert batch["borders"][row, : cycles + 1].tolist() == [period * k for k in range(cycles + 1)]
+        assert batch.extra["count"][row] == cycles
+        assert batch.stream("video").length[row] == period * cycles + 1
+        assert batch.extra["borders"][row, : cycles + 1].tolist() == [period * k for k in range(cycles + 1)]
     # The first border is frame 3, counted from 1: the picture two frames after the video's first.
     expected = letterbox(list(swinging(60, 6 + number_of(data.test_manifest.paths[0]) % 3)[2:4].numpy()), 16)
-    assert (batch["video"][0, 0, :2].int() - expected.int()).abs().float().mean() < 5
+    assert (batch.stream("video").data[0, 0, :2].int() - expected.int()).abs().float().mean() < 5
 
 
 def test_folders_of_pictures_equal_videos(root: Path, tmp_path: Path) -> None:
@@ -149,15 +149,15 @@ def test_folders_of_pictures_equal_videos(root: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "imgs/train/YoYo/v_YoYo_g01_c01").glob("image_0001*.jpg"):
         path.unlink()
     data = ready(pictures, segments=1, batch_size=1)
-    seen = {int(batch["index"]): batch for batch in batches(data)}
-    other = {int(batch["index"]): batch for batch in batches(ready(root, segments=1, batch_size=1))}
+    seen = {int(batch.index): batch for batch in batches(data)}
+    other = {int(batch.index): batch for batch in batches(ready(root, segments=1, batch_size=1))}
     # By name: HandStandPushups 2 and 4, then YoYo 1, 3 and 5.
-    assert [int(seen[row]["substituted"]) for row in range(5)] == [-1, -1, 2, 3, -1]
+    assert [int(seen[row].substituted) for row in range(5)] == [-1, -1, 2, 3, -1]
     assert len(data.faults.bad) == 2  # type: ignore[union-attr]
     assert data.train_manifest is not None
     assert data.train_manifest.paths[0] == "imgs/train/HandStandPushups/v_HandStandPushups_g02_c01/image_00001.jpg"
-    assert seen[0]["length"] == other[0]["length"]
-    assert (seen[0]["video"].int() - other[0]["video"].int()).abs().float().mean() < 5
+    assert seen[0].stream("video").length == other[0].stream("video").length
+    assert (seen[0].stream("video").data.int() - other[0].stream("video").data.int()).abs().float().mean() < 5
 
 
 def test_videos_with_one_cycle_are_left_out_and_short_files_are_bad(root: Path, tmp_path: Path) -> None:
@@ -167,5 +167,5 @@ def test_videos_with_one_cycle_are_left_out_and_short_files_are_bad(root: Path, 
     data = ready(folder, segments=1, batch_size=1)
     assert data.train_manifest is not None
     assert [Path(path).stem[-7:-4] for path in data.train_manifest.paths] == ["g02", "g04", "g03"]
-    seen = {int(batch["index"]): int(batch["substituted"]) for batch in batches(data)}
+    seen = {int(batch.index): int(batch.substituted) for batch in batches(data)}
     assert seen == {0: -1, 1: -1, 2: 2}

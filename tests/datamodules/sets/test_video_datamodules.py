@@ -33,25 +33,25 @@ def test_batches_do_not_depend_on_the_number_of_workers(tree: Path) -> None:
 
 def test_epochs_differ_in_order_and_in_each_clip(tree: Path) -> None:
     epochs = [batches(folder(tree, batch_size=1), epoch) for epoch in range(2)]
-    orders = [[batch["index"].item() for batch in epoch] for epoch in epochs]
+    orders = [[batch.index.item() for batch in epoch] for epoch in epochs]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(6))
     assert orders[0] != orders[1]
-    clips = [{batch["index"].item(): batch["video"] for batch in epoch} for epoch in epochs]
+    clips = [{batch.index.item(): batch.stream("video").data for batch in epoch} for epoch in epochs]
     assert not any(torch.equal(clips[0][row], clips[1][row]) for row in range(6))
 
 
 def test_batch_contract(tree: Path) -> None:
     data = folder(tree, clip=ClipSettings(frames=4, stride=2, size=32, clips=2, repeat=3))
     batch = batches(data)[0]
-    assert batch["video"].dtype == torch.uint8
-    assert batch["video"].shape == (3, 6, 4, 32, 32, 3)
-    assert batch["time"].shape == (3, 6, 2)
-    assert batch["label"].tolist() == [index // 2 for index in batch["index"].tolist()]
-    assert len(batch["decode_ms"]) == 3
+    assert batch.stream("video").data.dtype == torch.uint8
+    assert batch.stream("video").data.shape == (3, 6, 4, 32, 32, 3)
+    assert batch.stream("video").time.shape == (3, 6, 2)
+    assert batch.label.tolist() == [index // 2 for index in batch.index.tolist()]
+    assert len(batch.reading.decode_ms) == 3
     assert data.class_names == ["class 0", "class 1", "class 2"]
     # Copies of a clip share frames, not the crop.
-    first, again = batch["video"][0, 0], batch["video"][0, 1]
-    assert torch.equal(batch["time"][0, 0], batch["time"][0, 1])
+    first, again = batch.stream("video").data[0, 0], batch.stream("video").data[0, 1]
+    assert torch.equal(batch.stream("video").time[0, 0], batch.stream("video").time[0, 1])
     assert not torch.equal(first, again)
 
 
@@ -72,15 +72,17 @@ def test_order_and_clips_follow_the_seed_of_the_run(tree: Path, monkeypatch: pyt
     monkeypatch.setenv("PL_GLOBAL_SEED", "8")
     assert_equal(reference, batches(folder(tree, seed=None)))
     other = batches(folder(tree, seed=9))
-    assert any(not torch.equal(one["video"], two["video"]) for one, two in zip(reference, other, strict=True))
+    assert any(
+        not torch.equal(one.stream("video").data, two.stream("video").data) for one, two in zip(reference, other, strict=True)
+    )
 
 
 def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), (250, 10, 10)).save(tmp_path / "red.png")
     (batch,) = batches(folder(tmp_path, batch_size=1))
-    assert batch["substituted"].tolist() == [-1]
-    assert batch["video"].shape == (1, 1, 4, 32, 32, 3)
-    assert batch["video"].unique(dim=4).flatten(0, 4).unique(dim=0).tolist() == [[250, 10, 10]]
+    assert batch.substituted.tolist() == [-1]
+    assert batch.stream("video").data.shape == (1, 1, 4, 32, 32, 3)
+    assert batch.stream("video").data.unique(dim=4).flatten(0, 4).unique(dim=0).tolist() == [[250, 10, 10]]
 
 
 @pytest.mark.parametrize("size", [(512, 64), (64, 512)])
@@ -93,10 +95,10 @@ def test_long_and_narrow_pictures(size: tuple[int, int], crop: Any, tmp_path: Pa
         folder(tmp_path, batch_size=1, clip=clip).probe_dataloader(),
     ):
         (batch,) = list(loader)
-        assert batch["video"].shape == (1, 4, 4, 32, 32, 3)
-        assert batch["substituted"].tolist() == [-1]
+        assert batch.stream("video").data.shape == (1, 4, 4, 32, 32, 3)
+        assert batch.substituted.tolist() == [-1]
         # Part of the texture, neither a border nor one stretched line.
-        assert (batch["video"].float().std((3, 4)) > 10).all()
+        assert (batch.stream("video").data.float().std((3, 4)) > 10).all()
 
 
 def test_skewed_labels_with_gaps(tree: Path) -> None:
@@ -106,7 +108,7 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
     data = folder(tree, train_list=str(tree / "list"), val_list=str(tree / "val list"), batch_size=6)
     assert data.num_classes == 10
     (batch,) = batches(data)
-    assert [label for _, label in sorted(zip(batch["index"].tolist(), batch["label"].tolist(), strict=True))] == [
+    assert [label for _, label in sorted(zip(batch.index.tolist(), batch.label.tolist(), strict=True))] == [
         9,
         9,
         2,
@@ -115,14 +117,14 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
         9,
     ]
     # A label that training never shows stays what it is.
-    assert [label for batch in data.val_dataloader() for label in batch["label"].tolist()] == [2, 5]
+    assert [label for batch in data.val_dataloader() for label in batch.label.tolist()] == [2, 5]
     shutil.rmtree(tree / "train")
     for name in ("alone/1.mp4", "many/1.mp4", "many/2.mp4", "many/3.mp4"):
         put(tree / "val/class 0/val0.mp4", tree / "train" / name)
     shutil.rmtree(tree / "val")
     data = folder(tree, batch_size=4)
     assert data.class_names == ["alone", "many"]
-    assert sorted(batches(data)[0]["label"].tolist()) == [0, 1, 1, 1]
+    assert sorted(batches(data)[0].label.tolist()) == [0, 1, 1, 1]
 
 
 def test_lists_decide_instead_of_folders(tree: Path) -> None:
@@ -131,7 +133,7 @@ def test_lists_decide_instead_of_folders(tree: Path) -> None:
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [4, -1]
     assert (data.num_classes, data.class_names) == (5, None)
-    assert [batch["label"].item() for batch in data.val_dataloader()] == [4, -1]
+    assert [batch.label.item() for batch in data.val_dataloader()] == [4, -1]
 
 
 def test_validation_videos_are_never_trained_on(tree: Path) -> None:
@@ -143,7 +145,7 @@ def test_validation_videos_are_never_trained_on(tree: Path) -> None:
 def test_without_classes_there_are_no_labels(tree: Path) -> None:
     data = folder(tree / "train/class 0", batch_size=2)
     assert (data.num_classes, data.class_names, data.val_dataloader()) == (None, None, [])
-    assert batches(data)[0]["label"].tolist() == [-1, -1]
+    assert batches(data)[0].label.tolist() == [-1, -1]
     assert data.manifest_hash != folder(tree / "train/class 1", batch_size=2).manifest_hash
 
 
@@ -162,7 +164,7 @@ def test_validation_labels_count_as_those_of_training(tree: Path, one_video: Pat
 
 def test_validation_takes_the_middle_of_every_video_once(tree: Path) -> None:
     data = folder(tree, batch_size=2)
-    seen = [index for batch in data.val_dataloader() for index in batch["index"].tolist()]
+    seen = [index for batch in data.val_dataloader() for index in batch.index.tolist()]
     assert seen == [0, 1, 2]
     loader = data.val_dataloader()
     first = list(loader)
@@ -178,7 +180,7 @@ def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
     def probe_labels(labels: list[int], count: int) -> list[int]:
         (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)))
         loader = folder(tree, train_list=str(tree / "list"), probe_samples=count).probe_dataloader()
-        return [label for batch in loader for label in batch["label"].tolist()]
+        return [label for batch in loader for label in batch.label.tolist()]
 
     assert probe_labels([-1, 2, -1, -1, 1, -1], 100) == [2, 1]
     assert probe_labels([-1] * 6, 3) == [-1, -1, -1]
@@ -191,10 +193,10 @@ def test_no_probe_sample_at_all_is_refused(tree: Path) -> None:
 
 def test_probe_loader_picks_videos_evenly(tree: Path) -> None:
     data = folder(tree, probe_samples=3)
-    labels = [label for batch in data.probe_dataloader() for label in batch["label"].tolist()]
+    labels = [label for batch in data.probe_dataloader() for label in batch.label.tolist()]
     assert labels == [0, 1, 2]
     everything = folder(tree, probe_samples=100).probe_dataloader()
-    assert [label for batch in everything for label in batch["label"].tolist()] == [0, 0, 1, 1, 2, 2]
+    assert [label for batch in everything for label in batch.label.tolist()] == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.filterwarnings("ignore:Kinetics400 has")
@@ -212,7 +214,7 @@ def test_official_kinetics_tree(tmp_path: Path, one_video: Path) -> None:
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1]
     (batch,) = batches(data)
-    assert sorted(batch["substituted"].tolist()) == [-1, -1, 2]
+    assert sorted(batch.substituted.tolist()) == [-1, -1, 2]
     assert data.faults is not None
     assert data.faults.bad == {("zumba/gone_000005_000015.mp4", "train"): "file not found"}
 
@@ -229,7 +231,7 @@ def test_kinetics_from_folders_and_from_lists(tree: Path) -> None:
     data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2, num_workers=0))
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [7, 399]
-    assert next(iter(data.train_dataloader()))["video"].shape == (2, 1, 4, 32, 32, 3)
+    assert next(iter(data.train_dataloader())).stream("video").data.shape == (2, 1, 4, 32, 32, 3)
 
 
 def test_mini_kinetics(tree: Path) -> None:
@@ -250,7 +252,7 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
         '[{"id": "1", "template": "Moving [something]"}, {"id": "2", "template": "Moving [something]"}]'
     )
     data = ready(SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampling="segment"), batch_size=2, num_workers=0))
-    assert next(iter(data.train_dataloader()))["label"].tolist() == [5, 5]
+    assert next(iter(data.train_dataloader())).label.tolist() == [5, 5]
     # The official names win over short ones, and lie in the root or a folder of lists.
     entries = [{"id": "2", "template": "Moving [something]", "placeholders": ["a cup"]}]
     (tmp_path / "something-something-v2-labels.json").write_text('{"Moving something": "3"}')
@@ -309,7 +311,7 @@ def test_real_files(tmp_path: Path) -> None:
         assert_equal(reference, read(workers))
     report = (tmp_path / "4/bad_videos.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[:2] for line in report] == [["corrupted.mp4", "train"]]
-    moving: Tensor = torch.cat([batch["video"].float().std(2).mean((1, 2, 3, 4)) for batch in reference])
+    moving: Tensor = torch.cat([batch.stream("video").data.float().std(2).mean((1, 2, 3, 4)) for batch in reference])
     # Some begin with seconds of a still picture.
     assert (moving > 0).sum() >= 8
 

@@ -57,13 +57,13 @@ def test_training_has_pairs_and_evaluation_videos(retrieval: Path) -> None:
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [0, 1, 2, 0]
     assert texts_of(data.val_manifest) == [("d.mp4", ["a bird", "it flies"]), ("e.mp4", ["a bird"])]
-    seen = {(int(batch["index"][row]), batch["caption"][row]) for batch in batches(data) for row in range(2)}
+    seen = {(int(batch.index[row]), batch.text().first[row]) for batch in batches(data) for row in range(2)}
     assert seen == {(0, "A cat, running."), (1, "a cat sleeps"), (2, "a dog"), (3, "a cat running")}
     data.setup("test")
     (batch,) = data.test_dataloader()
-    assert batch["captions"] == [["a bird", "it flies"], ["a bird"]]
-    assert batch["caption"] == ["a bird", "a bird"]
-    assert batch["video"].shape == (2, 1, CLIP.frames, CLIP.size, CLIP.size, 3)
+    assert batch.text().sentences == [["a bird", "it flies"], ["a bird"]]
+    assert batch.text().first == ["a bird", "a bird"]
+    assert batch.stream("video").data.shape == (2, 1, CLIP.frames, CLIP.size, CLIP.size, 3)
     other = texts_of(data.train_manifest.subset(np.array([2, 0])))
     assert other == [("b.webm", ["a dog"]), ("a.mp4", ["A cat, running."])]
     assert data.manifest_hash != data.val_manifest.sha256()
@@ -73,7 +73,7 @@ def test_a_test_needs_no_training_list(retrieval: Path) -> None:
     (retrieval / "train.json").unlink()
     data = VideoText(str(retrieval / "videos"), lists=str(retrieval), **SMALL)
     data.setup("test")
-    assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1]]
+    assert [batch.index.tolist() for batch in data.test_dataloader()] == [[0, 1]]
     with pytest.raises(SettingError, match=r"holds no train\.json; set data\.train_list, or data\.lists to its folder"):
         data.setup("fit")
     (retrieval / "val.json").unlink()
@@ -116,7 +116,7 @@ def test_official_names_of_lists(retrieval: Path) -> None:
     assert data.test_manifest is not None
     assert data.test_manifest.labels.tolist() == [3, 0]
     (batch,) = data.test_dataloader()
-    assert batch["captions"] == [list("vwxyz")] * 2
+    assert batch.text().sentences == [list("vwxyz")] * 2
     template = ready(SSv2Text(videos, lists=str(retrieval), **SMALL))
     assert template.val_manifest is None
     with pytest.raises(SettingError, match=r"holds no ssv2_ret_label_train\.json"):
@@ -141,9 +141,9 @@ def test_missing_videos_are_counted(retrieval: Path) -> None:
         data = ready(VideoText(str(videos), lists=str(retrieval), **SMALL))
     data.setup("test")
     (batch,) = data.test_dataloader()
-    assert batch["substituted"].tolist() == [-1, 1]
+    assert batch.substituted.tolist() == [-1, 1]
     # A sample in the place of another has its own sentences.
-    assert batch["captions"][1] == ["a bird", "it flies"]
+    assert batch.text().sentences[1] == ["a bird", "it flies"]
     (videos / "d.mp4").unlink()
     with pytest.raises(
         SettingError, match=r"2 of the 2 videos of .*val\.json are not below .* \(the first: d\.mp4\); set data\.root"

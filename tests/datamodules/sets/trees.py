@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
 from datamodules.video.sampling import ClipSettings
+from modules.core.batch import Batch
 
 CLIP = ClipSettings(frames=4, stride=2, size=32)
 
@@ -35,11 +36,13 @@ def batches(data: VideoDataModule, epoch: int = 0) -> list[dict[str, Any]]:
     return list(loader)
 
 
-def assert_equal(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
+def assert_equal(first: list[Batch], second: list[Batch]) -> None:
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
-        for name in ("video", "index", "label", "time", "substituted"):
-            assert torch.equal(one[name], other[name]), name
+        for name in ("index", "label", "substituted"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        for name in ("data", "time"):
+            assert torch.equal(*(getattr(batch.stream("video"), name) for batch in (one, other))), name
 
 
 class Listener(lightning.LightningModule):
@@ -55,8 +58,8 @@ class Listener(lightning.LightningModule):
         self.trainer.should_stop = self.trainer.fit_loop.total_batch_idx + 1 == self.stop_after
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.substituted += list(zip(batch["index"].tolist(), batch["substituted"].tolist(), strict=True))
-        return self.layer(batch["index"].float()[:, None]).mean()
+        self.substituted += list(zip(batch.index.tolist(), batch.substituted.tolist(), strict=True))
+        return self.layer(batch.index.float()[:, None]).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # As schedules do; the loader is made before Lightning restores loaders.

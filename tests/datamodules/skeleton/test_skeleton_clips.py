@@ -89,29 +89,29 @@ def test_impossible_settings(setting: str, value: object) -> None:
 
 def test_a_batch() -> None:
     batch = dataset(SkeletonClipSettings(frames=16, clips=2)).__getitems__([SampleKey(0, 3), SampleKey(0, 0)])
-    assert batch["skeleton"].shape == (2, 2, 3, 16, 25, 2)
-    assert batch["skeleton"].dtype == torch.float32
-    assert batch["length"].tolist() == [150, 30]
-    assert batch["label"].tolist() == [3, 0]
-    assert batch["index"].tolist() == [3, 0]
-    assert {batch[name].dtype for name in ("length", "label", "index")} == {torch.int64}
+    assert batch.stream("skeleton").data.shape == (2, 2, 3, 16, 25, 2)
+    assert batch.stream("skeleton").data.dtype == torch.float32
+    assert batch.extra["length"].tolist() == [150, 30]
+    assert batch.label.tolist() == [3, 0]
+    assert batch.index.tolist() == [3, 0]
+    assert {part.dtype for part in (batch.extra["length"], batch.label, batch.index)} == {torch.int64}
     # The person who is not stored is 0; frames of the other one rise, and views differ.
-    assert not batch["skeleton"][..., 1].any()
-    assert (batch["skeleton"][..., 0].diff(dim=3) > 0).all()
-    assert not torch.equal(batch["skeleton"][0, 0], batch["skeleton"][0, 1])
-    assert batch["skeleton"].max() <= 149
+    assert not batch.stream("skeleton").data[..., 1].any()
+    assert (batch.stream("skeleton").data[..., 0].diff(dim=3) > 0).all()
+    assert not torch.equal(batch.stream("skeleton").data[0, 0], batch.stream("skeleton").data[0, 1])
+    assert batch.stream("skeleton").data.max() <= 149
 
 
 def test_joints_and_persons_keep_their_places() -> None:
     stored = np.random.default_rng(0).normal(size=(64, 3, 25, 2)).astype(np.float32)
     recordings = Recordings(stored.ravel(), np.array([64]), np.array([2]), np.array([5]), np.array(["a"]))
-    found = dataset(SkeletonClipSettings(), recordings=recordings).__getitems__([SampleKey(0, 0)])["skeleton"][0, 0]
+    found = dataset(SkeletonClipSettings(), recordings=recordings).__getitems__([SampleKey(0, 0)]).stream("skeleton").data[0, 0]
     np.testing.assert_array_equal(found.numpy(), stored.swapaxes(0, 1))
 
 
 def test_evaluation_takes_the_middle_in_every_epoch() -> None:
     source = dataset(SkeletonClipSettings(frames=8, clips=2), train=False)
-    first, later = (source.__getitems__([SampleKey(epoch, 2)])["skeleton"] for epoch in (0, 7))
+    first, later = (source.__getitems__([SampleKey(epoch, 2)]).stream("skeleton").data for epoch in (0, 7))
     assert torch.equal(first, later)
     assert torch.equal(first[:, 0], first[:, 1])
     expected = resize_time(np.arange(2, 98, dtype=np.float32), 8)
@@ -127,8 +127,8 @@ def test_workers_and_epochs_never_repeat_draws() -> None:
         for epoch in (0, 1):
             loader.batches.sampler.set_epoch(epoch)
             batches = list(loader)
-            order = torch.cat([batch["index"] for batch in batches]).argsort()
-            clips = torch.cat([batch["skeleton"] for batch in batches])[order]
+            order = torch.cat([batch.index for batch in batches]).argsort()
+            clips = torch.cat([batch.stream("skeleton").data for batch in batches])[order]
             runs[workers, epoch] = clips[:, :, 0, ::3, 0, 0].double()
     for epoch in (0, 1):
         assert torch.equal(runs[0, epoch], runs[2, epoch])
@@ -147,8 +147,8 @@ def test_workers_and_epochs_never_repeat_draws() -> None:
 
 def test_draws_do_not_depend_on_the_batch() -> None:
     source = dataset(SkeletonClipSettings(frames=8))
-    together = source.__getitems__([SampleKey(2, row) for row in (4, 1, 3)])["skeleton"]
-    alone = source.__getitems__([SampleKey(2, 1)])["skeleton"]
+    together = source.__getitems__([SampleKey(2, row) for row in (4, 1, 3)]).stream("skeleton").data
+    alone = source.__getitems__([SampleKey(2, 1)]).stream("skeleton").data
     assert torch.equal(together[1], alone[0])
     rng = worker_rng(0, 2, 1)
     start, end = choose_part(source.clip, 70, rng)

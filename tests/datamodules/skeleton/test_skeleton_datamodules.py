@@ -109,13 +109,13 @@ def test_batches_follow_the_contract(tmp_path: Path) -> None:
     loader = data.train_dataloader()
     batch = next(iter(loader))
     assert len(loader) == 25 // 4
-    assert batch.keys() == {"skeleton", "length", "label", "index"}
-    assert batch["skeleton"].shape == (4, 2, 3, 8, 25, 2)
+    assert batch.kinds == data.streams == {"skeleton": "skeleton"}
+    assert batch.stream("skeleton").data.shape == (4, 2, 3, 8, 25, 2)
     # The index counts in the split, not in the store.
-    rows = data.split.train[batch["index"].numpy()]
-    assert batch["skeleton"][:, 0, 0, 0, 0, 0].tolist() == rows.tolist()
-    assert batch["label"].tolist() == (rows % 10).tolist()
-    val = torch.cat([batch["index"] for batch in data.val_dataloader()])
+    rows = data.split.train[batch.index.numpy()]
+    assert batch.stream("skeleton").data[:, 0, 0, 0, 0, 0].tolist() == rows.tolist()
+    assert batch.label.tolist() == (rows % 10).tolist()
+    val = torch.cat([batch.index for batch in data.val_dataloader()])
     assert val.tolist() == list(range(15))
     assert data.num_classes == 60
     other = NTU60(data.root, "xview", clip=CLIP, batch_size=1)
@@ -128,22 +128,25 @@ def test_generated_recordings_are_what_their_settings_say() -> None:
     assert (data.num_classes, data.class_names) == (12, list(ACTIONS))
     found = batches(data)
     assert len(found) == 44 // 8
-    assert found[0]["skeleton"].shape == (8, 2, 3, 8, 25, 2)
-    assert all(batch["skeleton"].isfinite().all() for batch in found)
+    assert found[0].stream("skeleton").data.shape == (8, 2, 3, 8, 25, 2)
+    assert all(batch.stream("skeleton").data.isfinite().all() for batch in found)
     length = data.split.recordings.length
     assert length.min() >= 45
     assert length.max() <= 150
     # Joint 1 of the first person is the origin, as in real recordings.
-    assert not found[0]["skeleton"][:, :, :, :, 1, 0].any()
-    assert sum(len(batch["index"]) for batch in data.val_dataloader()) == 13
-    assert sum(len(batch["index"]) for batch in data.probe_dataloader()) == 10
+    assert not found[0].stream("skeleton").data[:, :, :, :, 1, 0].any()
+    assert sum(len(batch.index) for batch in data.val_dataloader()) == 13
+    assert sum(len(batch.index) for batch in data.probe_dataloader()) == 10
 
 
 def test_generated_recordings_are_a_function_of_the_seed_and_their_number() -> None:
     first, again, other = ready(), ready(), ready(seed=1)
-    assert all(torch.equal(one["skeleton"], two["skeleton"]) for one, two in zip(batches(first), batches(again), strict=True))
-    assert not torch.equal(batches(first)[0]["skeleton"], batches(other)[0]["skeleton"])
-    assert not torch.equal(batches(first)[0]["skeleton"], batches(first, epoch=1)[0]["skeleton"])
+    assert all(
+        torch.equal(one.stream("skeleton").data, two.stream("skeleton").data)
+        for one, two in zip(batches(first), batches(again), strict=True)
+    )
+    assert not torch.equal(batches(first)[0].stream("skeleton").data, batches(other)[0].stream("skeleton").data)
+    assert not torch.equal(batches(first)[0].stream("skeleton").data, batches(first, epoch=1)[0].stream("skeleton").data)
     alone = make_skeletons(2, "train", 0, first=5)
     many = make_skeletons(8, "train", 0)
     assert torch.equal(alone.joints, many.joints[5:7])
@@ -221,8 +224,8 @@ class Listener(lightning.LightningModule):
         self.seen: list[Tensor] = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        self.seen.append(batch["skeleton"])
-        return self.layer(batch["skeleton"].mean().reshape(1, 1)).mean()
+        self.seen.append(batch.stream("skeleton").data)
+        return self.layer(batch.stream("skeleton").data.mean().reshape(1, 1)).mean()
 
     def on_train_batch_end(self, *_: object) -> None:
         self.trainer.should_stop = self.trainer.fit_loop.total_batch_idx + 1 == self.stop_after
@@ -265,7 +268,7 @@ def test_videos_are_split_as_skeletons(tmp_path: Path, one_video: Path) -> None:
         data.setup("fit")
         assert (data.train_manifest.labels.tolist(), data.val_manifest.labels.tolist()) == (train, val)
     batch = next(iter(data.train_dataloader()))
-    assert batch["video"].shape == (1, 1, 4, 32, 32, 3)
+    assert batch.stream("video").data.shape == (1, 1, 4, 32, 32, 3)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingError, match=r"data\.root"):
         NTUVideos(str(tmp_path / "empty"), **size).setup("fit")

@@ -124,15 +124,15 @@ def test_each_test_video_is_decoded_once_for_all_views(tree: Path, monkeypatch: 
     batches = list(data.test_dataloader())
     assert len(reads) == len(set(reads)) == len(data.test_manifest)
     # As many clips in a batch as in training.
-    assert {len(batch["video"]) for batch in batches} == {1}
-    video, time = batches[0]["video"][0], batches[0]["time"][0]
+    assert {len(batch.stream("video").data) for batch in batches} == {1}
+    video, time = batches[0].stream("video").data[0], batches[0].stream("video").time[0]
     assert video.shape == (6, CLIP.frames, CLIP.size, CLIP.size, 3)
     assert torch.equal(time[0], time[2])
     assert not torch.equal(time[0], time[3])
     assert not torch.equal(video[0], video[1])
     one = folder(tree, views=ViewSettings(1, 1), clip=ClipSettings(frames=4, stride=2, size=32, centre=0.5))
     one.setup("test")
-    assert next(iter(one.test_dataloader()))["video"].shape[1] == 1
+    assert next(iter(one.test_dataloader())).stream("video").data.shape[1] == 1
 
 
 def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_skeletons_are_tested_on_the_middle_of_the_validation_recordings() -> No
     data = SyntheticSkeleton(SkeletonClipSettings(4), 4, train_clips=4, val_clips=6)
     data.setup("test")
     batches = list(data.test_dataloader())
-    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(6))
-    assert torch.equal(batches[0]["skeleton"], next(iter(data.val_dataloader()))["skeleton"])
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(6))
+    assert torch.equal(batches[0].stream("skeleton").data, next(iter(data.val_dataloader())).stream("skeleton").data)
 
 
 def test_wrong_settings() -> None:
