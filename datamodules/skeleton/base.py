@@ -31,7 +31,7 @@ def _whole(batch: Batch) -> Batch:
 
 
 class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
-    """Clips from recordings of skeletons (see `modules.core.batch.SkeletonBatch`).
+    """Clips from recordings of skeletons (see `modules.core.batch.Stream`).
 
     Workers read and crop; everything else happens on the device.
 

@@ -18,6 +18,7 @@ from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.positions import position_codes, sincos_positions
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
 from modules.core.preprocessing import HALF, IMAGENET, Normalisation
 from modules.core.tokens import Grid, gather_tokens, patchify
@@ -293,4 +294,4 @@ def test_masks_are_for_the_clips_of_the_settings() -> None:
     with pytest.raises(SettingError, match=r"4 frames of 32 px, not 4 of 16 x 64; set data\.clip\.frames"):
         method.predict(method.normalise(clip), mask.visible, mask.targets)
     with pytest.raises(SettingError, match=r"Clips have 4 frames of 16 x 64 px where 4 frames of 32 x 32 px are needed"):
-        method.step({"video": clip[:, None]}, torch.Generator())
+        method.step(unlabelled(clip[:, None]), torch.Generator())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.vit.beit_video import BEiTVideo
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.encoder import Encoder
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
@@ -36,13 +36,13 @@ class Pair(Method):
     def copies(self, name: str) -> list[nn.Module]:
         return [self.slow] if name == "second" else []
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         one, two = (self.embed_with_gradient(batch, name) for name in self.encoders())
-        return {"loss": (one - two).square().mean(), "clip": batch["video"][:, 0]}
+        return {"loss": (one - two).square().mean(), "show": {"clip": self.inputs(batch)[:, 0]}}
 
-    def embed_with_gradient(self, batch: VideoBatch, name: str) -> Tensor:
+    def embed_with_gradient(self, batch: Batch, name: str) -> Tensor:
         network = self.encoder(name)
-        return network(network.preprocess(batch["video"][:, 0]))  # type: ignore[operator]
+        return network(network.preprocess(self.inputs(batch, name)[:, 0]))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_each_encoder_keeps_how_it_is_fed(tmp_path: Path) -> None:
 def test_features_of_either_encoder() -> None:
     method, batch = Pair(HALF, KINETICS).eval(), video_batch(2)
     assert not torch.equal(method.embed(batch), method.embed(batch, "second"))
-    expected = method.second(method.second.preprocess(batch["video"][:, 0]))
+    expected = method.second(method.second.preprocess(method.inputs(batch)[:, 0]))
     assert torch.equal(method.embed(batch, encoder="second"), expected)
     with pytest.raises(SettingError, match="Pair has no encoder 'third'; choose one of backbone, second"):
         method.embed(batch, "third")

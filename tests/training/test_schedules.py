@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules.core.batch import VideoBatch
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.training.schedules import Schedule
@@ -51,7 +51,7 @@ class Paced(Pixels):
         super().__init__()
         self.said: list[tuple[float, ...]] = []
 
-    def step(self, batch: VideoBatch, generator: torch.Generator) -> StepOutput:
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         if self.training:
             self.said.append(tuple(self.scheduled(one) for one in (MOMENTUM, TEMPERATURE, DECAY)))
         return super().step(batch, generator)
