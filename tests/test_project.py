@@ -96,7 +96,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teacher: Path, tmp_path: Path) -> None:
     more = []
     if "init_from" in (ROOT / "configs" / recipe).read_text():
-        tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.stride=1")
+        tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.sampler.stride=1")
         more = [f"--model.init_from={tmp_path / 'first/checkpoints/last.ckpt'}"]
     tiny_run(recipe, videos, teacher, tmp_path / "run", "--trainer.max_epochs=2", *more)
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

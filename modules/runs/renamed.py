@@ -1,4 +1,12 @@
 """Settings that had another name before: what a configuration of then is told."""
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "data.clip.sampling": "data.clip.sampler",
+    "data.clip.stride": "data.clip.sampler.stride",
+    "data.clip.fps": "data.clip.sampler.fps",
+    "data.clip.short": "data.clip.sampler.short",
+    "data.clip.centre": "data.clip.crop.centre",
+    "data.clip.scale": "data.clip.crop.scale",
+    "data.clip.ratio": "data.clip.crop.ratio",
+}
 """Old name -> new name, as on the command line, without the dashes."""

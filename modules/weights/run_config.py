@@ -47,7 +47,9 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
         found["num_heads"] = PRESETS[backbone["size"]].num_heads
     if found["num_frames"] is None:  # a CNN takes any number
         found["num_frames"] = clip.get("frames")
-    found |= {"decoder_heads": model.get("decoder_heads"), "stride": clip.get("stride")}
+    # Until samplers had settings of their own, the stride stood beside the frames.
+    stride = inside(clip, "sampler", "init_args").get("stride", clip.get("stride"))
+    found |= {"decoder_heads": model.get("decoder_heads"), "stride": stride}
     return {name: value for name, value in found.items() if type(value) is int}
 
 
