@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from datamodules.decoding.decode import VideoInfo, read_clips
+from datamodules.loading.loader import SampleKey
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from datamodules.video.crops import Box, MultiScale, centre_box, view_boxes
+from datamodules.video.crops import Box, MultiScale, Shared, centre_box, view_boxes
+from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.samplers import Dense, Jittered, OrderedClips, Sampler, Segments, Spanning, Timed, spanning_indices
-from datamodules.video.sampling import ClipSettings, ViewSettings
+from datamodules.video.sampling import ClipSettings, Plan, ViewSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, folder
 
@@ -134,6 +137,39 @@ def test_each_test_video_is_decoded_once_for_all_views(tree: Path, monkeypatch: 
     one = folder(tree, views=ViewSettings(1, 1), clip=ClipSettings(frames=4, sampler=Dense(2), size=32, crop=MultiScale(0.5)))
     one.setup("test")
     assert next(iter(one.test_dataloader()))["video"].shape[1] == 1
+
+
+class WithSignal(VideoClipDataset):
+    """Videos with a second stream, a signal of 50 values per second that counts them."""
+
+    def _content(self, row: int, video: Tensor, plan: Plan) -> dict[str, Any]:
+        signal = torch.arange(1000)
+        return super()._content(row, video, plan) | {"signal": signal[torch.from_numpy(plan.frames_at(50.0, len(signal)))]}
+
+
+def test_a_second_stream_follows_the_plan_of_the_first(tree: Path) -> None:
+    data = folder(tree)
+    data.setup("fit")
+    assert data.train_manifest is not None
+    clip = ClipSettings(frames=4, size=16, clips=2, repeat=2, sampler=Dense(2), crop=Shared())
+    sample = WithSignal(data.train_manifest, clip, seed=0, train=True)[SampleKey(0, 1)]
+    assert sample["signal"].shape == (4, 4)
+    # Copies of a clip show the same moments, and clips share their boxes.
+    assert torch.equal(sample["signal"][0], sample["signal"][1])
+    assert not torch.equal(sample["signal"][0], sample["signal"][2])
+    assert torch.equal(sample["box"][0], sample["box"][2])
+    assert sample["box"].dtype == torch.float32
+    assert ((sample["time"] * 50).round().long() == sample["signal"][:, [0, -1]]).all()
+    x1, y1, x2, y2 = sample["box"].unbind(1)
+    assert (x1 >= 0).all()
+    assert (x1 < x2).all()
+    assert (y1 >= 0).all()
+    assert (y1 < y2).all()
+    data.train_manifest.file(1).write_bytes(b"")
+    broken = WithSignal(data.train_manifest.subset(np.array([1])), clip, seed=0, train=True)[SampleKey(0, 0)]
+    assert broken["unreplaced"]
+    assert broken["box"].tolist() == [[0] * 4] * 4
+    assert broken["signal"].shape == (4, 4)
 
 
 def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_path: Path) -> None:
