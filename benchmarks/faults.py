@@ -264,7 +264,7 @@ def measure(videos: Path, folder: Path, count: int, workers: int, timeout: float
     result = Result(count, whole=whole)
     data = VideoFolder(
         str(folder / "videos"),
-        clip=ClipSettings(frames=4, stride=4, size=64),
+        clip=ClipSettings(frames=4, size=64),
         batch_size=batch,
         num_workers=workers,
         seed=seed,

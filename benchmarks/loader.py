@@ -36,9 +36,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from datamodules.video.crops import Box, multi_scale_box
 from datamodules.video.decode import DecodeError, VideoInfo, probe, read_clips
-from datamodules.video.sampling import dense_indices
-from datamodules.video.transforms import Box, crop_and_resize, multi_scale_box
+from datamodules.video.samplers import dense_indices
+from datamodules.video.transforms import crop_and_resize
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

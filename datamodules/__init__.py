@@ -1,4 +1,7 @@
-"""Data sets, one small file each. A data module knows files and labels; it never normalises, masks or pastes."""
+"""Data sets, one small file each, and the samplers and crops that they choose from.
+
+A data module knows files and labels; it never normalises, masks or pastes.
+"""
 
 from datamodules.cached_features import CachedFeatures
 from datamodules.folder import VideoFolder
@@ -19,6 +22,17 @@ from datamodules.sets.ucfrep import UCFRep
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
+from datamodules.video.samplers import (
+    DecreasingGap,
+    Dense,
+    FramePair,
+    Jittered,
+    OrderedClips,
+    Segments,
+    Spanning,
+    Timed,
+)
 
 __all__ = [
     "AVA",
@@ -30,22 +44,37 @@ __all__ = [
     "UCF101",
     "ActivityNet",
     "CachedFeatures",
+    "Centre",
     "Charades",
+    "DecreasingGap",
+    "Dense",
     "DiDeMo",
     "Diving48",
     "EpicKitchens100",
     "FineGym",
+    "FramePair",
     "Jester",
+    "Jittered",
     "Kinetics400",
     "Kinetics600",
     "Kinetics700",
     "MiniKinetics",
+    "MultiScale",
     "NTUVideos",
+    "Nested",
+    "OrderedClips",
+    "RandomResized",
     "SSv1",
     "SSv2",
     "SSv2Text",
+    "Segments",
+    "Shared",
+    "Spanning",
+    "Square",
+    "Stretched",
     "SyntheticMotion",
     "SyntheticSkeleton",
+    "Timed",
     "UCFRep",
     "VideoFolder",
     "VideoText",

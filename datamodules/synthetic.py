@@ -190,6 +190,13 @@ class SyntheticMotion(SinglePass, LightningDataModule):
                     "data.captions: captioned videos have one clip and moving objects; set data.clip.clips to 1 and "
                     "data.objects to true, or data.captions to null."
                 )
+        for name in ("sampler", "crop"):
+            rule = getattr(self.clip, name)
+            if rule.related:
+                raise SettingError(
+                    f"data.clip.{name} is {type(rule).__name__}, but generated clips are no parts of one video; leave it "
+                    "out, or take videos from files."
+                )
         videos = (self.train_videos + self.val_videos) * self.clip.clips
         needed = videos * self.clip.frames * self.clip.size**2 * 3
         if needed > MAX_POOL_BYTES:

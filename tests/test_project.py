@@ -96,7 +96,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teacher: Path, tmp_path: Path) -> None:
     more = []
     if "init_from" in (ROOT / "configs" / recipe).read_text():
-        tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.stride=1")
+        tiny_run("smile.yaml", videos, teacher, tmp_path / "first", "--data.clip.sampler.stride=1")
         more = [f"--model.init_from={tmp_path / 'first/checkpoints/last.ckpt'}"]
     tiny_run(recipe, videos, teacher, tmp_path / "run", "--trainer.max_epochs=2", *more)
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
@@ -105,6 +105,16 @@ def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teach
     if recipe == "locomotion.yaml":
         # What was told of the clips is in the pictures of the first step.
         assert (tmp_path / "run/pictures/0000001_captioned.png").is_file()
+
+
+def test_frames_and_boxes_are_chosen_by_name(videos: Path, teacher: Path, tmp_path: Path) -> None:
+    chosen = ["--data.clip.sampler=DecreasingGap", "--data.clip.sampler.stride=3"]
+    chosen += ["--data.clip.crop=Shared", "--data.clip.crop.crop=Square", "--data.clip.crop.crop.scale=[0.5,0.9]"]
+    tiny_run("moco.yaml", videos, teacher, tmp_path / "run", *chosen)
+    clip = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["init_args"]["clip"]
+    assert clip["sampler"] == {"class_path": "datamodules.DecreasingGap", "init_args": {"stride": 3}}
+    assert clip["crop"]["class_path"] == "datamodules.Shared"
+    assert clip["crop"]["init_args"]["crop"]["init_args"]["scale"] == [0.5, 0.9]
 
 
 def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(

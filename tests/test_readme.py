@@ -64,7 +64,7 @@ def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     main([*words("python main.py synthesise")[0], "--train_videos=6", "--val_videos=2", "--frames=8", "--size=32"])
     command = words("python main.py fit --config configs/videomae.yaml")[0]
     sizes = ["--model.backbone.image_size=32", "--model.backbone.num_frames=4", "--model.backbone.depth=1"]
-    clip = ["--data.clip.size=32", "--data.clip.frames=4", "--data.clip.stride=2", "--data.batch_size=3"]
+    clip = ["--data.clip.size=32", "--data.clip.frames=4", "--data.clip.sampler.stride=2", "--data.batch_size=3"]
     main([*command, *SHORT, *sizes, *clip])
     assert (tmp_path / "runs/videomae/checkpoints/last.ckpt").is_file()
     main([*words("python main.py prepare videos")[0], "--short_side=32", "--workers=1"])

@@ -17,8 +17,10 @@ from datamodules.lists.manifest import Manifest, is_file
 from datamodules.lists.official import class_label, find_file
 from datamodules.lists.packed import PackedStrings
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.video.crops import Square
 from datamodules.video.decode import Decoder
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch
 from modules.core.boxes import TrueBoxes
@@ -80,8 +82,8 @@ class AVA(VideoDataModule):
 
     Args:
         root: folder of the films.
-        clip: frames, stride (in thirtieths of a second), size, and crop of training clips. `sampling`, `clips` and `repeat`
-            must be left as they are.
+        clip: frames, size, and crop of training clips. The sampler is `Dense`, its stride in thirtieths of a second; `clips`
+            and `repeat` must be left as they are.
         batch_size: key frames per batch and device in training.
         num_workers: worker processes per device that decode.
         lists: folder of the official lists; null looks in `root`.
@@ -112,7 +114,12 @@ class AVA(VideoDataModule):
     def __init__(
         self,
         root: str,
-        clip: ClipSettings = ClipSettings(32, 2, 112, crop="square", scale=(112 / 320, 112 / 256)),  # noqa: B008
+        clip: ClipSettings = ClipSettings(  # noqa: B008
+            frames=32,
+            size=112,
+            sampler=Dense(2),  # noqa: B008
+            crop=Square((112 / 320, 112 / 256)),  # noqa: B008
+        ),
         batch_size: int = 16,
         num_workers: int = 4,
         lists: str | None = None,
@@ -132,9 +139,10 @@ class AVA(VideoDataModule):
         decode_timeout: float | None = 60.0,
         decoder: Decoder = "pyav",
     ) -> None:
-        if clip.clips * clip.repeat > 1 or clip.sampling != "dense":
+        if clip.views > 1 or not isinstance(clip.sampler, Dense):
             raise SettingError(
-                "AVA reads one clip around each key frame; leave out data.clip.clips, data.clip.repeat and data.clip.sampling."
+                "AVA reads one clip around each key frame; leave out data.clip.clips and data.clip.repeat, and let "
+                "data.clip.sampler be Dense."
             )
         super().__init__(
             root, train_list, val_list, clip, batch_size, num_workers, seed, probe_samples, fraction, subset_seed,

@@ -283,7 +283,7 @@ class UCFRep(VideoDataModule):
         self,
         root: str,
         lists: str | None = None,
-        clip: ClipSettings = ClipSettings(frames=300, stride=1, size=112, crop="centre"),  # noqa: B008
+        clip: ClipSettings = ClipSettings(frames=300, size=112),  # noqa: B008
         segments: int = 10,
         fresh_segments: bool = False,
         batch_size: int = 32,
@@ -313,6 +313,8 @@ class UCFRep(VideoDataModule):
         )
         if clip.clips != 1 or clip.repeat != 1:
             raise SettingError("data.clip.clips and data.clip.repeat must be 1 for UCFRep; set data.segments instead.")
+        if clip != ClipSettings(frames=clip.frames, size=clip.size):
+            raise SettingError("UCFRep reads whole cycles of whole pictures; leave out data.clip.sampler and data.clip.crop.")
         self.segments, self.fresh_segments = segments, fresh_segments
         self._repetitions: dict[str, Repetitions] = {}
         self._recordings: dict[str, str] | None = None

@@ -12,8 +12,8 @@ from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
-from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views
-from datamodules.video.transforms import make_clips
+from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan
+from datamodules.video.transforms import cut_views
 from modules.core.batch import Batch, Reading, Stream, Text, join_streams
 from modules.core.randomness import worker_rng
 
@@ -61,9 +61,10 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
 
         Returns:
             video uint8 [V, T, H, W, 3], index, label (with intervals float32 [K]: 1 for what any of the clips shows from its
-            first frame to its last, in evaluation for what the video shows), time float32 [V, 2], decode_ms, substituted
-            (row of the broken file that was wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool), and
-            captions (list of sentences) where the manifest has some.
+            first frame to its last, in evaluation for what the video shows), time float32 [V, 2], box float32 [V, 4] (x1, y1,
+            x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was wanted, or -1),
+            faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where the manifest
+            has some.
         """
         start = time.perf_counter()
         # Evaluation is the same in every epoch, its substitutes too.
@@ -89,32 +90,30 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """What the file of a row gives: `video`, `label` and `time`. Raises DecodeError."""
+        """What the file of a row gives: `video`, `label`, `time` and `box`. Raises DecodeError."""
 
         def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
             if self.views is not None:
-                return choose_views(self.clip, self.views.segments, info)
-            return choose_frames(self.clip, info, generator)
+                return self.clip.sampler.views(info, self.views.segments, self.clip.frames)
+            return self.clip.choose(info, generator)
 
-        crops = self.views.crops if self.views is not None else None
         decoded = read_clips(self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
-        # A clip that goes on with the beginning of a short video has seen all of it.
-        decoded.time[decoded.position[:, -1] < decoded.position.max(1), 1] = decoded.info.num_frames / decoded.info.fps
-        moments = np.repeat(decoded.time, crops or self.clip.repeat, axis=0)
-        return self._content(row, make_clips(decoded, self.clip, rng, crops), moments)
+        plan = make_plan(decoded, self.clip, rng, self.views)
+        return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan)
 
     def _nothing(self, row: int) -> dict[str, Any]:
         """Black clips in the place of files that nothing could replace; the run ends there."""
         clip, views = self.clip, (self.views or self.clip).views
         video = torch.zeros(views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
-        return self._content(row, video, np.zeros((views, 2), np.float32))
+        return self._content(row, video, Plan.empty(views, clip.frames))
 
-    def _content(self, row: int, video: Tensor, moments: np.ndarray) -> dict[str, Any]:
+    def _content(self, row: int, video: Tensor, plan: Plan) -> dict[str, Any]:
+        """A sample; data sets with further streams cut them out by the same plan, and add them by name as `streams`."""
         if self.manifest.intervals is None:
             label = torch.tensor(self.manifest.labels[row])
         else:
-            label = torch.from_numpy(self.manifest.shown(row, moments if self.train else None))
-        content = {"video": video, "label": label, "time": torch.from_numpy(moments)}
+            label = torch.from_numpy(self.manifest.shown(row, plan.time if self.train else None))
+        content = {"video": video, "label": label, "time": torch.from_numpy(plan.time), "box": torch.from_numpy(plan.corners)}
         return content if self.manifest.texts is None else content | {"captions": self.manifest.texts[row]}
 
 
@@ -122,6 +121,8 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
     """Join samples of `VideoClipDataset` to a batch."""
     clips = [Stream("video", one["video"], None, one.get("time"), one.get("box"), one.get("length")) for one in samples]
     streams: dict[str, Stream | Text] = {"video": join_streams(clips)}
+    for name in samples[0].get("streams", {}):
+        streams[name] = join_streams([sample["streams"][name] for sample in samples])
     if "captions" in samples[0]:
         streams["text"] = Text([sample["captions"] for sample in samples])
     reading = Reading(

@@ -40,13 +40,20 @@ class DecodedClips:
         frames: The different frames, uint8 [h, w, 3], RGB, upright, all of one size.
         position: int64 [V, T], index into `frames`.
         info: The video.
-        time: float32 [V, 2], moment of the first and the last frame of each clip, in seconds from the video's start.
+        numbers: int64 [V, T], the frames' numbers in the video.
+        moments: float32 [V, T], when they are shown, in seconds from the video's start.
     """
 
     frames: list[np.ndarray]
     position: np.ndarray
     info: VideoInfo
-    time: np.ndarray
+    numbers: np.ndarray
+    moments: np.ndarray
+
+    @property
+    def time(self) -> np.ndarray:
+        """float32 [V, 2], moment of the first and the last frame of each clip."""
+        return self.moments[:, [0, -1]]
 
 
 def read_clips(
@@ -105,7 +112,8 @@ def read_clips(
         frames=[picture.frame for picture in pictures],
         position=position,
         info=replace(info, width=width, height=height),
-        time=seconds[position[:, [0, -1]]],
+        numbers=numbers,
+        moments=seconds[position],
     )
 
 

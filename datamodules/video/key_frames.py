@@ -18,10 +18,12 @@ from torch import Tensor
 from datamodules.lists.folders import is_hidden
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.video.crops import Box
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodedClips, DecodeError, Decoder, VideoInfo, read_clips
-from datamodules.video.sampling import ClipSettings
-from datamodules.video.transforms import Box, crop_and_resize, draw_box
+from datamodules.video.samplers import Dense
+from datamodules.video.sampling import ClipSettings, Plan
+from datamodules.video.transforms import crop_and_resize
 from modules.core.batch import Batch, Regions
 
 RATE = 30
@@ -102,34 +104,34 @@ def _pictures_in(folder: Path) -> int:
     return sum(not is_hidden(path.name) for path in folder.glob("*.jpg"))
 
 
-def read_pictures(folder: Path, seconds: float, clip: ClipSettings) -> DecodedClips:
+def read_pictures(folder: Path, seconds: float, frames: int, stride: int) -> DecodedClips:
     """A clip of a film that is a folder of pictures, 30 per second, `<folder>_000001.jpg` the first.
 
     Args:
         folder: named as the film.
         seconds: of the key frame.
-        clip: frames and stride.
+        frames: T.
+        stride: in thirtieths of a second.
 
     Raises:
         DecodeError: if a picture is missing or broken.
     """
     info = VideoInfo(_pictures_in(folder), float(RATE), 0, 0)
-    numbers = key_frame_indices(seconds, clip.frames, clip.stride, info)
+    numbers = key_frame_indices(seconds, frames, stride, info)
     unique, position = np.unique(numbers, return_inverse=True)
-    frames = []
+    pictures = []
     for number in unique.tolist():
         file = folder / f"{folder.name}_{number + 1:06d}.jpg"
         try:
             with Image.open(file) as picture:
-                frames.append(np.asarray(picture.convert("RGB")))
+                pictures.append(np.asarray(picture.convert("RGB")))
         except FileNotFoundError as error:
             raise DecodeError("file not found", file.name) from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DecodeError("failed while decoding", f"{file.name}: {error}") from error
-    if len({frame.shape for frame in frames}) > 1:
+    if len({picture.shape for picture in pictures}) > 1:
         raise DecodeError("frame size changes")
-    ends = numbers[:, [0, -1]] / RATE
-    return DecodedClips(frames, position.reshape(numbers.shape), info, ends.astype(np.float32))
+    return DecodedClips(pictures, position.reshape(numbers.shape), info, numbers, (numbers / RATE).astype(np.float32))
 
 
 def move_boxes(boxes: np.ndarray, frame: tuple[int, int], crop: Box, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -158,7 +160,7 @@ class KeyFrameDataset(VideoClipDataset):
 
     Args:
         manifest: films, key frames and boxes.
-        clip: frames, stride, size and crop.
+        clip: frames, size and crop; its sampler is `Dense`, with the stride in thirtieths of a second.
         seed: of the run.
         train: whether squares are drawn.
         square: whether evaluation squeezes the whole frame to a square; else its shorter side becomes `clip.size`.
@@ -181,16 +183,17 @@ class KeyFrameDataset(VideoClipDataset):
         guard: WorkerGuard | None = None,
     ) -> None:
         super().__init__(manifest, clip, seed, train, decoder, decode_timeout, guard)
-        self.square = square
+        assert isinstance(clip.sampler, Dense)
+        self.square, self.stride = square, clip.sampler.stride
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
         path, seconds, clip = self.manifest.file(row), float(self.manifest.seconds[row]), self.clip
         if path.is_dir():
-            decoded = read_pictures(path, seconds, clip)
+            decoded = read_pictures(path, seconds, clip.frames, self.stride)
         else:
             decoded = read_clips(
                 path,
-                lambda info, _: key_frame_indices(seconds, clip.frames, clip.stride, info),
+                lambda info, _: key_frame_indices(seconds, clip.frames, self.stride, info),
                 rng,
                 decode_timeout=self.decode_timeout,
                 decoder=self.decoder,
@@ -198,27 +201,29 @@ class KeyFrameDataset(VideoClipDataset):
         height, width = decoded.frames[0].shape[:2]
         size, crop = (clip.size, clip.size), Box(0, 0, width, height)
         if rng is not None:
-            crop = draw_box(clip, width, height, rng)
+            crop = clip.crop.draw(width, height, clip.size, rng)
         elif not self.square:
             size = tuple(max(clip.size, side * clip.size // min(width, height)) for side in (width, height))
         video = crop_and_resize(decoded.frames, crop, size[::-1])[torch.from_numpy(decoded.position)]
         boxes, inside = move_boxes(self.manifest.boxes[self.manifest.of(row)], (width, height), crop, size)
         # Each box that a detector found has a score in the end, wherever it is.
         kept = inside if rng is not None else torch.ones_like(inside)
-        return self._sample(row, video, boxes, kept) | {"time": torch.from_numpy(decoded.time)}
+        return self._sample(row, video, boxes, kept, Plan(decoded.numbers, decoded.moments, decoded.time, [crop]))
 
     def _nothing(self, row: int) -> dict[str, Any]:
         video = torch.zeros(1, self.clip.frames, self.clip.size, self.clip.size, 3, dtype=torch.uint8)
         boxes = torch.zeros(self.manifest.of(row).stop - self.manifest.of(row).start, 4)
-        return self._sample(row, video, boxes, torch.zeros(len(boxes), dtype=torch.bool)) | {"time": torch.zeros(1, 2)}
+        return self._sample(row, video, boxes, torch.zeros(len(boxes), dtype=torch.bool), Plan.empty(1, self.clip.frames))
 
-    def _sample(self, row: int, video: Tensor, boxes: Tensor, kept: Tensor) -> dict[str, Any]:
+    def _sample(self, row: int, video: Tensor, boxes: Tensor, kept: Tensor, plan: Plan) -> dict[str, Any]:
         place = self.manifest.of(row)
         actions = torch.from_numpy(self.manifest.actions[place])
         return {
             "video": video,
             "label": actions.any(0).float(),
             "regions": Regions(boxes[kept], actions[kept].float(), torch.arange(place.start, place.stop)[kept]),
+            "time": torch.from_numpy(plan.time),
+            "box": torch.from_numpy(plan.corners),
         }
 
 

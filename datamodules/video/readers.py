@@ -25,6 +25,7 @@ Reason = Literal[
     "no frame decoded",
     "failed while decoding",
     "frame size changes",
+    "too short",
     "too large",
     "timed out",
     "decoder crashed",

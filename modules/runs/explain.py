@@ -142,7 +142,10 @@ def _base(holder: Any, where: list[str]) -> Any:
     if holder is None:
         head, _, rest = where[0].partition(".")
         return _types(Trainer).get(rest) if head == "trainer" else TOP_CLASSES.get(head)
-    return _types(holder).get(where[-1].rpartition(".")[2])
+    kind = holder
+    for name in where[-1].split("."):
+        kind = next((types[name] for types in map(_types, _classes(kind)) if name in types), kind)
+    return kind if kind is not holder else None
 
 
 def _is_settings(kind: Any) -> bool:

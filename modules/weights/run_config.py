@@ -47,9 +47,10 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
         found["num_heads"] = PRESETS[backbone["size"]].num_heads
     if found["num_frames"] is None:  # a CNN takes any number
         found["num_frames"] = clip.get("frames")
-    # `decoder_heads` of runs before the decoder's settings were one group.
+    # Runs of before had the decoder's heads beside its other settings, and the stride beside the frames.
     heads = inside(model, "decoder").get("heads", model.get("decoder_heads"))
-    found |= {"decoder_heads": heads, "stride": clip.get("stride")}
+    stride = inside(clip, "sampler", "init_args").get("stride", clip.get("stride"))
+    found |= {"decoder_heads": heads, "stride": stride}
     return {name: value for name, value in found.items() if type(value) is int}
 
 

@@ -347,9 +347,10 @@ def test_nothing_known_is_lost_on_a_long_way(pretraining: dict[str, Tensor], tmp
     assert_equal(load_file(tmp_path / "d.safetensors"), pretraining)
 
 
-def test_frames_of_a_network_that_takes_any_number(tmp_path: Path) -> None:
-    """Those of the run, also in a second conversion."""
-    config = "data:\n  init_args:\n    clip: {frames: 8, size: 32, stride: 3}\n"
+@pytest.mark.parametrize("clip", ["stride: 3", "sampler: {class_path: Dense, init_args: {stride: 3}}"])
+def test_frames_of_a_network_that_takes_any_number(clip: str, tmp_path: Path) -> None:
+    """Those of the run, also in a second conversion; runs of earlier versions had the stride beside the frames."""
+    config = f"data:\n  init_args:\n    clip: {{frames: 8, size: 32, {clip}}}\n"
     torch.save({"state_dict": tiny_cnn_weights(), "record": {"config": config}}, tmp_path / "last.ckpt")
     convert(tmp_path / "last.ckpt", tmp_path / "a.safetensors")
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")

@@ -51,7 +51,7 @@ def counting() -> RepetitionCounting:
 
 
 def data(root: Path) -> UCFRep:
-    clip = ClipSettings(frames=20, stride=1, size=32)
+    clip = ClipSettings(frames=20, size=32)
     return UCFRep(str(root), clip=clip, segments=2, batch_size=4, num_workers=0, seed=1)
 
 

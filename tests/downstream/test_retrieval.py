@@ -15,6 +15,7 @@ from datamodules.prepare.synthesise import write_video
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
@@ -104,7 +105,7 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
             path = tmp_path / split / "ab"[number % 2] / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, video_batch(1, seed=number).stream("video").data[0, 0].repeat(2, 1, 1, 1), fps=8)
-    clip, views = ClipSettings(FRAMES, 1, SIDE), ViewSettings(2, 1)
+    clip, views = ClipSettings(frames=FRAMES, sampler=Dense(1), size=SIDE), ViewSettings(2, 1)
     lists = {"train": tmp_path / "train.csv", "both": tmp_path / "both.csv"}
     lists["train"].write_text("".join(f"train/{'ab'[n % 2]}/{n}.mp4 {n % 2}\n" for n in range(4)))
     lists["both"].write_text("val/a/0.mp4 0\ntrain/b/1.mp4 1\n")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datamodules.video.sampling import jittered_indices
+from datamodules.video.samplers import jittered_indices
 from tests.parity.cases import load_case
 
 

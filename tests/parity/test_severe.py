@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.video.decode import VideoInfo
-from datamodules.video.sampling import ClipSettings, choose_views, resample
+from datamodules.video.samplers import Timed, resample
 from modules.downstream.classification import Classification
 from modules.downstream.labels import SeveralLabels, accuracies, average_precisions
 from modules.training.optim import AdamWSettings
@@ -75,8 +75,7 @@ def test_windows_over_a_video() -> None:
     cases = load("temporal_sampling")["dense_windows"]
     for case in cases:
         # At the wanted rate already, so that a frame's number tells its place.
-        settings = ClipSettings(frames=case["window"], sampling="timed", fps=16)
-        found = choose_views(settings, case["clips"], VideoInfo(case["nf"], 16.0, 2, 2))
+        found = Timed(16).views(VideoInfo(case["nf"], 16.0, 2, 2), case["clips"], case["window"])
         assert found[:, 0].tolist() == case["expected"]["starts"]
         assert len(np.unique(found[0])) == case["expected"]["frames_per_clip"]
     assert cases
@@ -85,8 +84,7 @@ def test_windows_over_a_video() -> None:
 def test_padding_repeats_the_beginning() -> None:
     cases = load("temporal_sampling")["repeat_pad"]
     for case in cases:
-        settings = ClipSettings(frames=case["num_frames"], sampling="timed", fps=16)
-        found = choose_views(settings, 1, VideoInfo(case["n"], 16.0, 2, 2))
+        found = Timed(16).views(VideoInfo(case["n"], 16.0, 2, 2), 1, case["num_frames"])
         assert found[0].tolist() == case["expected"]
     assert cases
 

@@ -25,6 +25,7 @@ from callbacks import ModelEMA, OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.prepare.synthesise import write_video
 from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
@@ -214,7 +215,9 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
         parts = SkeletonClipSettings(FRAMES, case.clips)
         return SyntheticSkeleton(parts, batch_size, run.workers, train_clips=TRAIN, val_clips=VAL)
     # Methods that take two clips of each video leave no room for copies of them.
-    clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1)
+    clip = ClipSettings(
+        frames=FRAMES, sampler=Dense(1), size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1
+    )
     return VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
 
 

@@ -130,7 +130,7 @@ def test_method_and_data_are_swapped_by_short_names(tmp_path: Path, videos: Path
     assert config["data"]["class_path"] == "datamodules.VideoFolder"
     # The size comes from the last layer, the number of frames per second from the first.
     assert config["data"]["init_args"]["clip"]["size"] == 32
-    assert config["data"]["init_args"]["clip"]["stride"] == 4
+    assert config["data"]["init_args"]["clip"]["sampler"]["init_args"]["stride"] == 4
 
 
 WRONG = {
@@ -316,7 +316,7 @@ def test_synthesise_writes_a_folder_to_train_on(tmp_path: Path) -> None:
     main(["synthesise", f"--out={out}", "--train_videos=14", "--val_videos=13", "--frames=8", "--size=32"])
     assert len(list(out.glob("train/*/*.mp4"))) == 14
     layers = ["--config", str(ROOT / "configs/videomae.yaml"), "--config", str(ROOT / "configs/debug/tiny.yaml")]
-    data = ["--data", "VideoFolder", f"--data.root={out}", "--data.clip.stride=2"]
+    data = ["--data", "VideoFolder", f"--data.root={out}", "--data.clip.sampler.stride=2"]
     main(["fit", *layers, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 

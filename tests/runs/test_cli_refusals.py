@@ -91,7 +91,12 @@ REFUSED = {
         ["--trainer.callbacks+=Pictures", "--trainer.callbacks.every_n_steps=0"],
         r"Pictures\.every_n_steps is 0",
     ),
-    "short nested name": ("fit", ["--data.clip.strid=9"], r"no setting data\.clip\.strid; did you mean data\.clip\.stride\?"),
+    "short nested name": ("fit", ["--data.clip.siz=9"], r"no setting data\.clip\.siz; did you mean data\.clip\.size\?"),
+    "class under its earlier name": (
+        "fit",
+        ["--data.clip.sampler=segment"],
+        r"data\.clip\.sampler: there is no class segment; did you mean Segments\?",
+    ),
     "short name": ("fit", ["--trainer.max_e=2"], r"no setting trainer\.max_e; did you mean trainer\.max_epochs\?"),
     "short name at the top": ("fit", ["--seed=3"], r"no setting seed; did you mean seed_everything\?"),
     "checkpoint is a folder": ("fit", [f"--ckpt_path={ROOT}"], r"--ckpt_path names .*, which is a folder; pass a file of"),
@@ -222,8 +227,16 @@ FILES = {
     "unknown": ("foo: 1\n", r"no setting foo"),
     "unknown inside": ("trainer:\n  max_epoch: 1\n", r"no setting trainer\.max_epoch; did you mean trainer\.max_epochs\?"),
     "unknown deep inside": (
-        "data: {init_args: {clip: {strid: 3}}}\n",
-        r"no setting data\.clip\.strid; did you mean data\.clip\.stride\?",
+        "data: {init_args: {clip: {siz: 3}}}\n",
+        r"no setting data\.clip\.siz; did you mean data\.clip\.size\?",
+    ),
+    "class under its earlier name": (
+        "data: {init_args: {clip: {crop: multi_scale}}}\n",
+        r"data\.clip\.crop: there is no class multi_scale; did you mean MultiScale\?",
+    ),
+    "rule that is not for these data": (
+        "data: {init_args: {clip: {clips: 2, crop: Shared}}}\n",
+        r"data\.clip\.crop is Shared, but generated clips are no parts of one video",
     ),
     "wrong type": ("data: {init_args: {batch_size: many}}\n", r"data\.batch_size must be of type int, not 'many'"),
 }

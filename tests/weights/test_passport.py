@@ -32,7 +32,7 @@ def test_checkpoint_of_a_real_run(tmp_path: Path) -> None:
     assert "train/loss" in passport["metrics"]
     settings = parse_config(passport["config"])
     assert passport["frames"] == settings["data"]["init_args"]["clip"]["frames"]
-    assert passport["stride"] == settings["data"]["init_args"]["clip"]["stride"]
+    assert passport["stride"] == settings["data"]["init_args"]["clip"]["sampler"]["init_args"]["stride"]
     names = SyntheticMotion().class_names
     assert torch.load(checkpoint, weights_only=True)["record"]["class_names"] == names
     assert passport["class_names"] is None

@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, assert_equal, batches, fit, folder, put
@@ -60,13 +61,14 @@ def test_too_many_broken_files_stop_the_run_with_their_list(tmp_path: Path, one_
     for number in range(0, 110, 10):
         (tmp_path / "videos" / f"{number:03d}.mp4").unlink()
         (tmp_path / "videos" / f"{number:03d}.mp4").write_bytes(b"")
-    data = folder(tmp_path / "videos", batch_size=10, clip=ClipSettings(frames=2, stride=1, size=32))
+    clip = ClipSettings(frames=2, sampler=Dense(1), size=32)
+    data = folder(tmp_path / "videos", batch_size=10, clip=clip)
     with pytest.raises(SettingError, match=r"more than data\.max_bad_fraction 0\.05 allows.*\.mp4 \(empty file\)"):
         batches(data)
-    tolerant = folder(tmp_path / "videos", batch_size=10, clip=ClipSettings(frames=2, stride=1, size=32), max_bad_fraction=0.2)
+    tolerant = folder(tmp_path / "videos", batch_size=10, clip=clip, max_bad_fraction=0.2)
     assert len(batches(tolerant)) == 11
     # Through a trainer and workers the same error comes out, and the report names what was met.
-    data = VideoFolder(str(tmp_path / "videos"), clip=ClipSettings(frames=2, stride=1, size=32), batch_size=10, num_workers=2)
+    data = VideoFolder(str(tmp_path / "videos"), clip=clip, batch_size=10, num_workers=2)
     with pytest.raises(SettingError, match=r"more than data\.max_bad_fraction .*All are listed in .*bad_videos\.tsv"):
         fit(data, tmp_path / "run")
     assert len((tmp_path / "run/bad_videos.tsv").read_text().splitlines()) > 6

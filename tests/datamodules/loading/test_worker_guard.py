@@ -20,6 +20,7 @@ from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.loading.worker_guard import NOTHING, WorkerGuard
 from datamodules.video import dataset as video_dataset
 from datamodules.video.decode import DecodeError, read_clips
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
@@ -210,7 +211,7 @@ def test_a_crash_is_reported_and_not_repeated_when_the_run_goes_on(tmp_path: Pat
         return read_clips(path, *args, **settings)
 
     def batches(workers: int) -> list[Batch]:
-        clip = ClipSettings(frames=4, stride=2, size=32)
+        clip = ClipSettings(frames=4, sampler=Dense(2), size=32)
         data = VideoFolder(str(videos), clip=clip, batch_size=2, num_workers=workers, seed=1)
         data.setup("fit")
         assert data.faults is not None

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from datamodules import AVA
+from datamodules.video.crops import Square
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from tests.datamodules.video_files import write_video
 
 FILM_START = 903.0
 """The files begin here, so that second 904 is one second after their beginning."""
-CLIP = ClipSettings(4, 2, 32, crop="square", scale=(0.7, 0.9))
+CLIP = ClipSettings(frames=4, sampler=Dense(2), size=32, crop=Square((0.7, 0.9)))
 TRAIN = """\
 Ab.C-1,0904,0.077,0.151,0.283,0.811,80,1
 Ab.C-1,0904,0.5,0.1,0.9,0.9,1,2

@@ -9,10 +9,12 @@ from PIL import Image
 
 from datamodules.loading.loader import SampleKey
 from datamodules.sets.ava import AVA, read_actions
+from datamodules.video.crops import Box, Square
 from datamodules.video.decode import DecodeError, VideoInfo, read_clips
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, key_frame_indices, move_boxes
+from datamodules.video.samplers import Dense, Segments
 from datamodules.video.sampling import ClipSettings
-from datamodules.video.transforms import Box, crop_and_resize, draw_box
+from datamodules.video.transforms import crop_and_resize
 from modules.core.errors import SettingError
 from tests.datamodules.sets.ava_files import small_ava, write_ava
 from tests.datamodules.sets.trees import fit
@@ -140,7 +142,7 @@ def test_folder_of_pictures(tmp_path: Path) -> None:
         tmp_path, ["frames/a.b"], np.array([0]),
         seconds=np.array([1.0]), boxes=np.array([[0, 0, 0.5, 1.0]]), actions=np.ones((1, 80), bool), first=np.array([0, 1]),
     )  # fmt: skip
-    data = KeyFrameDataset(one, ClipSettings(4, 2, 30), 0, train=False)
+    data = KeyFrameDataset(one, ClipSettings(frames=4, sampler=Dense(2), size=30), 0, train=False)
     sample = data[SampleKey(0, 0)]
     # Second 1 is the 31st picture.
     assert (sample["video"][0, :, 0, 0, 0].float() / 4).round().tolist() == [26, 28, 30, 32]
@@ -155,10 +157,10 @@ def test_boxes_follow_the_crop() -> None:
     frame = np.zeros((90, 160, 3), np.uint8)
     frame[30:60, 40:100] = 255
     share = np.array([[40 / 160, 30 / 90, 100 / 160, 60 / 90], [0, 0, 0.02, 0.02]])
-    clip = ClipSettings(4, 2, 64, crop="square", scale=(0.35, 0.6))
+    square = Square((0.35, 0.6))
     outside = 0
     for seed in range(20):
-        crop = draw_box(clip, 160, 90, np.random.default_rng(seed))
+        crop = square.draw(160, 90, 64, np.random.default_rng(seed))
         (box, _), inside = move_boxes(share, (160, 90), crop, (64, 64))
         shown = crop_and_resize([frame], crop, 64)[0, :, :, 0] > 127
         assert bool(shown.any()) == bool(inside[0])
@@ -215,8 +217,10 @@ def test_missing_films_and_detections_are_told(root: Path) -> None:
 
 
 def test_clips_of_another_kind_are_refused(films: Path) -> None:
-    for clip in (ClipSettings(4, 2, 32, clips=2), ClipSettings(4, 2, 32, sampling="segment")):
-        with pytest.raises(SettingError, match=r"leave out data\.clip\.clips, data\.clip\.repeat and data\.clip\.sampling"):
+    for clip in (ClipSettings(frames=4, size=32, clips=2), ClipSettings(frames=4, size=32, sampler=Segments())):
+        with pytest.raises(
+            SettingError, match=r"leave out data\.clip\.clips and data\.clip\.repeat, and let data\.clip\.sampler be Dense"
+        ):
             small_ava(films, clip=clip)
 
 

@@ -13,6 +13,7 @@ from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.sets.charades import Intervals, read_actions, read_class_names, read_frame_list
 from datamodules.video.dataset import VideoClipDataset
+from datamodules.video.samplers import Timed
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from main import main
 from modules.core.errors import SettingError
@@ -25,7 +26,7 @@ HEADER = "id,subject,scene,quality,relevance,verified,script,objects,description
 FRAME_HEADER = "original_vido_id video_id frame_id path labels"
 CLASSES = 5
 LENGTH = 40 / 25
-CLIP = ClipSettings(frames=FRAMES, size=SIDE, sampling="timed", fps=8)
+CLIP = ClipSettings(frames=FRAMES, size=SIDE, sampler=Timed(8))
 SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 2, "num_workers": 0, "seed": 1}
 
 
@@ -94,7 +95,7 @@ def test_several_clips_show_what_any_of_them_shows(charades: Path) -> None:
 def test_a_short_video_that_is_repeated_is_seen_as_a_whole(charades: Path) -> None:
     train = ready(Charades(str(charades), **SMALL)).train_manifest
     assert train is not None
-    longer = VideoClipDataset(train, ClipSettings(frames=16, size=SIDE, sampling="timed", fps=8), 0, train=True)
+    longer = VideoClipDataset(train, ClipSettings(frames=16, size=SIDE, sampler=Timed(8)), 0, train=True)
     # 16 frames take 2 s; the 13 that there are go on with the first 3.
     sample = longer[SampleKey(0, 0)]
     assert sample["time"].tolist() == [[0.0, pytest.approx(LENGTH)]]

@@ -8,11 +8,12 @@ import pytest
 
 from datamodules import UCFRep
 from datamodules.sets.ucfrep import Repetitions, draw_segment, letterbox, read_repetitions
+from datamodules.video.samplers import Segments
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.repetitions import swinging, write_annotation, write_ucfrep
 
-SMALL: dict[str, Any] = {"clip": ClipSettings(frames=20, stride=1, size=16), "batch_size": 4, "num_workers": 0, "seed": 1}
+SMALL: dict[str, Any] = {"clip": ClipSettings(frames=20, size=16), "batch_size": 4, "num_workers": 0, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,8 @@ def test_wrong_annotations_are_named(tmp_path: Path) -> None:
         ready(tmp_path)
     with pytest.raises(SettingError, match=r"set data\.segments instead"):
         UCFRep(str(tmp_path), clip=ClipSettings(clips=2))
+    with pytest.raises(SettingError, match=r"leave out data\.clip\.sampler and data\.clip\.crop"):
+        UCFRep(str(tmp_path), clip=ClipSettings(sampler=Segments()))
 
 
 def test_segments_have_two_cycles_or_more_and_ends_within_border_cycles() -> None:

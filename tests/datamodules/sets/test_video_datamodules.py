@@ -15,7 +15,9 @@ from torch import Tensor
 from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.subsets import pick_for_probes
+from datamodules.video.crops import Centre, Crop, MultiScale, RandomResized
 from datamodules.video.decode import read_clips
+from datamodules.video.samplers import Dense, Segments
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, assert_equal, batches, folder, put, ready
@@ -41,7 +43,7 @@ def test_epochs_differ_in_order_and_in_each_clip(tree: Path) -> None:
 
 
 def test_batch_contract(tree: Path) -> None:
-    data = folder(tree, clip=ClipSettings(frames=4, stride=2, size=32, clips=2, repeat=3))
+    data = folder(tree, clip=ClipSettings(frames=4, sampler=Dense(2), size=32, clips=2, repeat=3))
     batch = batches(data)[0]
     assert batch.stream("video").data.dtype == torch.uint8
     assert batch.stream("video").data.shape == (3, 6, 4, 32, 32, 3)
@@ -63,7 +65,7 @@ def test_all_clips_of_a_video_come_from_one_reading(tree: Path, monkeypatch: pyt
         return read_clips(path, *args, **settings)
 
     monkeypatch.setattr("datamodules.video.dataset.read_clips", counted)
-    batches(folder(tree, clip=ClipSettings(frames=4, stride=2, size=32, clips=2, repeat=3)))
+    batches(folder(tree, clip=ClipSettings(frames=4, sampler=Dense(2), size=32, clips=2, repeat=3)))
     assert sorted(reads) == [f"train{number}.mp4" for number in range(6)]
 
 
@@ -86,10 +88,10 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(512, 64), (64, 512)])
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "centre"])
-def test_long_and_narrow_pictures(size: tuple[int, int], crop: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crop", [MultiScale(), RandomResized(), Centre()], ids=str)
+def test_long_and_narrow_pictures(size: tuple[int, int], crop: Crop, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", "mpeg4", frames=8, size=size)
-    clip = ClipSettings(frames=4, stride=2, size=32, clips=4, crop=crop)
+    clip = ClipSettings(frames=4, sampler=Dense(2), size=32, clips=4, crop=crop)
     for loader in (
         folder(tmp_path, batch_size=1, clip=clip).train_dataloader(),
         folder(tmp_path, batch_size=1, clip=clip).probe_dataloader(),
@@ -251,7 +253,7 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
     (tmp_path / "labels/train.json").write_text(
         '[{"id": "1", "template": "Moving [something]"}, {"id": "2", "template": "Moving [something]"}]'
     )
-    data = ready(SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampling="segment"), batch_size=2, num_workers=0))
+    data = ready(SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampler=Segments()), batch_size=2, num_workers=0))
     assert next(iter(data.train_dataloader())).label.tolist() == [5, 5]
     # The official names win over short ones, and lie in the root or a folder of lists.
     entries = [{"id": "2", "template": "Moving [something]", "placeholders": ["a cup"]}]
@@ -301,7 +303,7 @@ def test_real_files(tmp_path: Path) -> None:
         pytest.skip(f"no videos at {VIDEOS_DIR}; set VIDEOS_DIR to a folder of real video files")
 
     def read(workers: int) -> list[dict[str, Any]]:
-        data = folder(VIDEOS_DIR, workers, clip=ClipSettings(frames=8, stride=4, size=64), batch_size=4)
+        data = folder(VIDEOS_DIR, workers, clip=ClipSettings(frames=8, sampler=Dense(4), size=64), batch_size=4)
         assert data.faults is not None
         data.faults.write_to(tmp_path / str(workers))
         return batches(data)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
+from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
 
-CLIP = ClipSettings(frames=4, stride=2, size=32)
+CLIP = ClipSettings(frames=4, sampler=Dense(2), size=32)
 
 
 def put(video: Path, where: Path) -> None:

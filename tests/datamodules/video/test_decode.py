@@ -7,7 +7,7 @@ named by VIDEOS_DIR exists.
 import os
 import struct
 import sys
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -18,7 +18,8 @@ from PIL import Image
 from datamodules.video import pyav_reader
 from datamodules.video.decode import DecodedClips, DecodeError, VideoInfo, probe, read_clips
 from datamodules.video.pyav_reader import PyAVReader
-from datamodules.video.sampling import ClipSettings, choose_frames
+from datamodules.video.samplers import Dense, Segments
+from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.video_files import (
     DAMAGE,
@@ -35,9 +36,9 @@ from tests.datamodules.video_files import (
 VIDEOS = Path(os.environ.get("VIDEOS_DIR", Path(__file__).parents[4] / "shared" / "videos"))
 REAL_FILES = sorted(path for path in VIDEOS.glob("*") if path.suffix in (".mp4", ".mkv", ".mov", ".avi"))
 SETTINGS = (
-    ClipSettings(frames=6, stride=3),
-    ClipSettings(frames=5, clips=2, sampling="segment"),
-    ClipSettings(frames=2, stride=1, clips=3),
+    ClipSettings(frames=6, sampler=Dense(3)),
+    ClipSettings(frames=5, clips=2, sampler=Segments()),
+    ClipSettings(frames=2, sampler=Dense(1), clips=3),
 )
 # What is read by presentation time, with a codec name, encoder options, container options.
 TIMED = {
@@ -71,9 +72,9 @@ def assert_equal_to_reference(path: Path, clips: int, threads: int = 1) -> None:
     for seed in range(clips):
         for settings in SETTINGS:
             rng = np.random.default_rng(seed)
-            decoded = read_clips(path, partial(choose_frames, settings), rng, threads=threads)
+            decoded = read_clips(path, settings.choose, rng, threads=threads)
             assert decoded.info.num_frames == len(reference)
-            chosen = choose_frames(settings, decoded.info, np.random.default_rng(seed))
+            chosen = settings.choose(decoded.info, np.random.default_rng(seed))
             for number, position in zip(chosen.ravel(), decoded.position.ravel(), strict=True):
                 np.testing.assert_array_equal(decoded.frames[position], reference[number], f"frame {number}")
 
@@ -162,11 +163,11 @@ def test_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     opened, av_open = [], av.open
     monkeypatch.setattr(av, "open", lambda *args, **kwargs: opened.append(args[0]) or av_open(*args, **kwargs))
     for path in paths:
-        read_clips(path, partial(choose_frames, SETTINGS[1]), np.random.default_rng(0))
+        read_clips(path, SETTINGS[1].choose, np.random.default_rng(0))
     # What had to be decoded to be counted is opened again to be read, and not any more when it was looked at.
     assert opened == [str(path) for path in (*paths[:3], paths[2], paths[3])]
     opened.clear()
-    read_clips(paths[2], partial(choose_frames, SETTINGS[1]), np.random.default_rng(0))
+    read_clips(paths[2], SETTINGS[1].choose, np.random.default_rng(0))
     assert opened == [str(paths[2])]
 
 
@@ -281,7 +282,7 @@ def test_display_matrix_is_honoured(matrix: tuple[int, int, int, int], tmp_path:
 def test_image_is_a_video_of_one_frame(name: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / name)
-    decoded = read_clips(tmp_path / name, partial(choose_frames, ClipSettings(frames=4)), np.random.default_rng(0))
+    decoded = read_clips(tmp_path / name, ClipSettings(frames=4).choose, np.random.default_rng(0))
     assert decoded.position.tolist() == [[0, 0, 0, 0]]
     assert decoded.info.num_frames == 1
     if name.endswith("png"):
@@ -365,8 +366,8 @@ def check_real_file(path: Path, clips: int) -> None:
     """Random clips against plain decoding, or the right error where plain decoding fails."""
     reference = reference_of(path)
     for seed in range(clips):
-        settings = (ClipSettings(), ClipSettings(frames=8, clips=2, sampling="segment"))[seed % 2]
-        choose = partial(choose_frames, settings)
+        settings = (ClipSettings(), ClipSettings(frames=8, clips=2, sampler=Segments()))[seed % 2]
+        choose = settings.choose
         if plain_decoding_fails(path):
             with pytest.raises(DecodeError, match=f"failed while decoding .* after {len(reference)} frames"):
                 read_clips(path, choose, np.random.default_rng(seed))

@@ -5,9 +5,7 @@ import pickle
 import struct
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,8 @@ import pytest
 from datamodules.video import pyav_reader, readers
 from datamodules.video.decode import DecodeError, VideoInfo, probe, read_clips
 from datamodules.video.pyav_reader import PyAVReader
-from datamodules.video.sampling import ClipSettings, choose_frames
+from datamodules.video.samplers import Dense, Sampler, Segments
+from datamodules.video.sampling import ClipSettings
 from tests.datamodules.video_files import DAMAGE, X264, decode_all, fixed, write_still, write_video
 
 
@@ -23,7 +22,7 @@ from tests.datamodules.video_files import DAMAGE, X264, decode_all, fixed, write
 def test_broken_files_say_what_is_wrong(kind: str, tmp_path: Path) -> None:
     make, reason = DAMAGE[kind]
     path = make(tmp_path)
-    choose = partial(choose_frames, ClipSettings(frames=8, sampling="segment"))
+    choose = ClipSettings(frames=8, sampler=Segments()).choose
     with pytest.raises(DecodeError) as caught:
         read_clips(path, choose, None)
     assert caught.value.reason == reason
@@ -98,22 +97,22 @@ def test_ten_hours(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-@pytest.mark.parametrize("sampling", ["dense", "segment"])
-def test_hours_between_frames(name: str, sampling: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", [Dense(3), Segments()], ids=str)
+def test_hours_between_frames(name: str, sampler: Sampler, tmp_path: Path) -> None:
     path = write_still(tmp_path / name, 10, gap=3600)
-    settings = ClipSettings(frames=3, stride=3, sampling=sampling)
-    decoded = read_clips(path, partial(choose_frames, settings), None, decode_timeout=30.0)
+    settings = ClipSettings(frames=3, sampler=sampler)
+    decoded = read_clips(path, settings.choose, None, decode_timeout=30.0)
     assert decoded.info.num_frames == 10
-    numbers = choose_frames(settings, decoded.info, None)
+    numbers = settings.choose(decoded.info, None)
     assert decoded.time.tolist() == [[numbers[0, 0] * 3600.0, numbers[0, -1] * 3600.0]]
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
 def test_a_video_of_one_frame(name: str, tmp_path: Path) -> None:
     path = write_still(tmp_path / name, 1)
-    for settings in (ClipSettings(), ClipSettings(sampling="segment"), ClipSettings(sampling="segment", short="spread")):
+    for settings in (ClipSettings(), ClipSettings(sampler=Segments()), ClipSettings(sampler=Segments("spread"))):
         for rng in (None, np.random.default_rng(0)):
-            decoded = read_clips(path, partial(choose_frames, settings), rng)
+            decoded = read_clips(path, settings.choose, rng)
             assert (decoded.info.num_frames, decoded.position.tolist()) == (1, [[0] * 16])
 
 

@@ -1,10 +1,29 @@
 """Which frames make a clip: against slow re-statements of the official rules."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
-from datamodules.video.decode import VideoInfo
-from datamodules.video.sampling import ClipSettings, choose_frames, dense_indices, draw_jittered, segment_indices
+from datamodules.video.crops import Centre, Crop, MultiScale, Nested, RandomResized, Shared, Square
+from datamodules.video.readers import DecodeError, VideoInfo
+from datamodules.video.samplers import (
+    DecreasingGap,
+    Dense,
+    FramePair,
+    Jittered,
+    OrderedClips,
+    Sampler,
+    Segments,
+    Short,
+    Spanning,
+    decreasing_gap,
+    dense_indices,
+    draw_jittered,
+    segment_indices,
+)
+from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 
 
@@ -74,9 +93,8 @@ def test_segment_centres() -> None:
 @pytest.mark.parametrize("num_frames", [1, 3, 7, 15])
 @pytest.mark.parametrize("training", [True, False])
 def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
-    def chosen(short: str) -> list[int]:
-        settings = ClipSettings(sampling="segment", short=short)
-        return choose_frames(settings, info(num_frames), np.random.default_rng(0) if training else None)[0].tolist()
+    def chosen(short: Short) -> list[int]:
+        return Segments(short).draw(info(num_frames), 1, 16, np.random.default_rng(0) if training else None)[0].tolist()
 
     assert chosen("first_frame") == [0] * 16
     assert segment_indices(num_frames, 16, None).tolist() == [0] * 16
@@ -87,12 +105,11 @@ def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
     assert segment_indices(16, 16, np.random.default_rng(0)).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("sampling", ["dense", "jittered", "segment"])
+@pytest.mark.parametrize("sampler", [Dense(3), Jittered(3), Segments(), Spanning(3)], ids=str)
 @pytest.mark.parametrize("num_frames", [1, 9, 40, 200])
 @pytest.mark.parametrize("training", [True, False])
-def test_chosen_frames_are_ascending_and_inside(sampling: str, num_frames: int, training: bool) -> None:
-    settings = ClipSettings(frames=8, stride=3, clips=3, sampling=sampling)
-    chosen = choose_frames(settings, info(num_frames), np.random.default_rng(1) if training else None)
+def test_chosen_frames_are_ascending_and_inside(sampler: Sampler, num_frames: int, training: bool) -> None:
+    chosen = sampler.draw(info(num_frames), 3, 8, np.random.default_rng(1) if training else None)
     assert chosen.shape == (3, 8)
     assert chosen.dtype == np.int64
     assert chosen.min() >= 0
@@ -102,31 +119,48 @@ def test_chosen_frames_are_ascending_and_inside(sampling: str, num_frames: int, 
 
 def test_training_clips_differ_and_follow_the_generator() -> None:
     settings = ClipSettings(clips=4)
-    first = choose_frames(settings, info(300), np.random.default_rng(5))
+    first = settings.choose(info(300), np.random.default_rng(5))
     assert len({int(row[0]) for row in first}) == 4
-    assert np.array_equal(first, choose_frames(settings, info(300), np.random.default_rng(5)))
-    assert not np.array_equal(first, choose_frames(settings, info(300), np.random.default_rng(6)))
+    assert np.array_equal(first, settings.choose(info(300), np.random.default_rng(5)))
+    assert not np.array_equal(first, settings.choose(info(300), np.random.default_rng(6)))
 
 
 def test_evaluation_clips_are_spread_over_the_video() -> None:
-    assert choose_frames(ClipSettings(), info(300), None)[0, 0] == 118
-    starts = choose_frames(ClipSettings(clips=5), info(300), None)[:, 0]
+    assert ClipSettings().choose(info(300), None)[0, 0] == 118
+    starts = ClipSettings(clips=5).choose(info(300), None)[:, 0]
     assert starts.tolist() == [0, 59, 118, 177, 236]
-    halves = choose_frames(ClipSettings(clips=2, frames=4, sampling="segment"), info(16), None)
+    halves = Segments().draw(info(16), 2, 4, None)
     assert halves.tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
 
 
-@pytest.mark.parametrize("name", ["frames", "stride", "size", "clips", "repeat"])
+@pytest.mark.parametrize("kind", [Dense, Jittered, Spanning, OrderedClips, DecreasingGap])
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_impossible_strides_are_named(kind: Any, value: float) -> None:
+    with pytest.raises(SettingError, match=rf"data\.clip\.sampler\.stride is {value}"):
+        kind(stride=value)
+
+
+@pytest.mark.parametrize("name", ["frames", "size", "clips", "repeat"])
 @pytest.mark.parametrize("value", [0, -1, 2.5])
 def test_impossible_settings_are_named(name: str, value: float) -> None:
     with pytest.raises(SettingError, match=rf"data\.clip\.{name} is {value}"):
-        ClipSettings(**{name: value})
+        ClipSettings(**{name: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", (0.5, 1.5)), ("scale", (0.0, 1.0)), ("ratio", (2.0, 1.0))])
-def test_impossible_ranges_are_named(name: str, value: tuple[float, float]) -> None:
-    with pytest.raises(SettingError, match=rf"data\.clip\.{name}"):
-        ClipSettings(**{name: value})
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: RandomResized(scale=(0.5, 1.5)), "scale"),
+        (lambda: RandomResized(scale=(0.0, 1.0)), "scale"),
+        (lambda: RandomResized(ratio=(2.0, 1.0)), "ratio"),
+        (lambda: Square(scale=(0.5, 1.5)), "scale"),
+        (lambda: Centre(0.0), "centre"),
+        (lambda: MultiScale(1.5), "centre"),
+    ],
+)
+def test_impossible_ranges_are_named(make: Callable[[], Crop], name: str) -> None:
+    with pytest.raises(SettingError, match=rf"data\.clip\.crop\.{name} is "):
+        make()
 
 
 def test_views_count_clips_and_repeats() -> None:
@@ -146,3 +180,114 @@ def test_jittered_clips_follow_the_official_rule() -> None:
     short = draw_jittered(9, 16, 4, rng)
     assert short.max() == 8
     assert (np.diff(short) >= 0).all()
+
+
+def test_ordered_clips_keep_their_gap_and_start_anywhere() -> None:
+    """VCOP: three clips of 16 frames with 8 frames between them, 64 in all; the last start is the last that leaves room."""
+    rng, starts = np.random.default_rng(0), []
+    for _ in range(700):
+        clips = OrderedClips().draw(info(70), 3, 16, rng)
+        assert (clips == clips[0, 0] + np.arange(3)[:, None] * 24 + np.arange(16)).all()
+        starts.append(int(clips[0, 0]))
+    counts = np.bincount(starts, minlength=7)
+    assert len(counts) == 7
+    assert abs(counts - 100).max() < 5 * np.sqrt(100)
+    assert OrderedClips().draw(info(70), 3, 16, None)[:, 0].tolist() == [3, 27, 51]
+    assert OrderedClips(gap=3, stride=2).draw(info(100), 2, 4, None).tolist() == [[41, 43, 45, 47], [51, 53, 55, 57]]
+    assert OrderedClips(gap=3, stride=2).draw(info(17), 2, 4, rng).tolist() == [[0, 2, 4, 6], [10, 12, 14, 16]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_video_too_short_for_ordered_clips_is_replaced(training: bool) -> None:
+    rng = np.random.default_rng(0) if training else None
+    assert OrderedClips().draw(info(64), 3, 16, rng)[-1, -1] == 63
+    with pytest.raises(DecodeError, match=r"too short \(63 frames, 64 needed\)"):
+        OrderedClips().draw(info(63), 3, 16, rng)
+
+
+def test_gaps_have_linearly_decreasing_density() -> None:
+    """CVRL: the distribution of gaps is 2 d / T - (d / T)^2, that of the first start uniform on what is left."""
+    rng, places = np.random.default_rng(0), []
+    for _ in range(6000):
+        clips = DecreasingGap().draw(info(130), 2, 16, rng)
+        assert (np.diff(clips) == 2).all()
+        assert clips.max() <= 129
+        places.append(clips[:, 0])
+    starts = np.stack(places)
+    gap, room = abs(starts[:, 0] - starts[:, 1]), 100
+    for part in (0.1, 0.25, 0.5, 0.75):
+        assert (gap < part * room).mean() == pytest.approx(2 * part - part**2, abs=0.02)
+    assert (starts[:, 0] < starts[:, 1]).mean() == pytest.approx(0.5, abs=0.03)
+    near = gap < 10
+    assert starts.min(1)[near].mean() == pytest.approx((room - gap[near].mean()) / 2, abs=2)
+    assert starts.max() < room
+    assert decreasing_gap(100, 0.0) == 0
+    assert decreasing_gap(100, np.nextafter(1.0, 0.0)) == 99
+
+
+def test_gaps_in_short_videos() -> None:
+    """Both clips start anywhere and go on with the beginning of the video."""
+    rng = np.random.default_rng(0)
+    starts = set()
+    for _ in range(300):
+        clips = DecreasingGap().draw(info(20), 2, 16, rng)
+        assert (clips == (clips[:, :1] + 2 * np.arange(16)) % 20).all()
+        starts.add(tuple(clips[:, 0].tolist()))
+    assert {one for pair in starts for one in pair} == set(range(20))
+    assert len(starts) > 150
+    assert DecreasingGap().draw(info(1), 2, 16, rng).tolist() == [[0] * 16] * 2
+    assert DecreasingGap().draw(info(31), 2, 16, rng).tolist() == [list(range(0, 31, 2))] * 2
+
+
+def test_fixed_clips_of_evaluation_for_decreasing_gaps() -> None:
+    clips = DecreasingGap().draw(info(132), 2, 16, None)
+    assert clips[:, 0].tolist() == [0, 100]
+    assert (np.diff(clips) == 2).all()
+
+
+def test_frame_pairs_are_apart_as_far_as_they_may() -> None:
+    """SiamMAE: distances from 4 to 47, all equally likely, as is the place of the first frame."""
+    rng = np.random.default_rng(0)
+    pairs = np.stack([FramePair().draw(info(300), 2, 1, rng) for _ in range(8800)])
+    assert pairs.shape == (8800, 2, 1)
+    gap = pairs[:, 1, 0] - pairs[:, 0, 0]
+    counts = np.bincount(gap, minlength=48)
+    assert counts[:4].sum() == 0
+    assert len(counts) == 48
+    assert abs(counts[4:] - 200).max() < 5 * np.sqrt(200)
+    assert pairs.min() == 0
+    assert pairs.max() == 299
+    assert (pairs[:, 0, 0] / (299 - gap)).mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("length", "low", "high"), [(1, 0, 0), (2, 1, 1), (3, 2, 2), (5, 4, 4), (40, 4, 39)])
+def test_frame_pairs_of_short_videos(length: int, low: int, high: int) -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.stack([FramePair().draw(info(length), 2, 1, rng)[:, 0] for _ in range(1000)])
+    gap = pairs[:, 1] - pairs[:, 0]
+    assert (gap.min(), gap.max(), pairs.min(), pairs.max()) == (low, high, 0, length - 1)
+    fixed = FramePair().draw(info(length), 2, 1, None)[:, 0]
+    assert fixed[1] - fixed[0] == (low + high) // 2
+    assert fixed.max() < length
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": DecreasingGap()}, r"data\.clip\.clips is 1, but DecreasingGap takes two clips of each video; set it to 2"),
+        ({"sampler": FramePair(), "frames": 1, "clips": 3}, r"data\.clip\.clips is 3, but FramePair"),
+        ({"sampler": FramePair(), "clips": 2}, r"data\.clip\.frames is 16, but FramePair makes clips of a single frame"),
+        ({"crop": Shared()}, r"data\.clip\.clips is 1, but Shared gives several clips one box"),
+        ({"crop": Nested()}, r"data\.clip\.clips and data\.clip\.repeat are 1, but Nested needs two views"),
+    ],
+)
+def test_rules_and_numbers_of_clips_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        ClipSettings(**settings)
+
+
+def test_impossible_gaps_are_named() -> None:
+    with pytest.raises(SettingError, match=r"data\.clip\.sampler\.gap is \[5, 4\]"):
+        FramePair((5, 4))
+    with pytest.raises(SettingError, match=r"data\.clip\.sampler\.gap is -1"):
+        OrderedClips(gap=-1)

@@ -9,25 +9,39 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from datamodules.video.decode import DecodedClips, VideoInfo
-from datamodules.video.sampling import ClipSettings
-from datamodules.video.transforms import (
+from datamodules.video.crops import (
     Box,
+    Centre,
+    Crop,
+    MultiScale,
+    Nested,
+    RandomResized,
+    Shared,
+    Square,
+    Stretched,
+    box_within,
     centre_box,
-    crop_and_resize,
-    draw_box,
-    make_clips,
     multi_scale_box,
     random_resized_box,
 )
+from datamodules.video.decode import DecodedClips
+from datamodules.video.readers import VideoInfo
+from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan
+from datamodules.video.transforms import crop_and_resize, cut_views
 
+CROPS = [MultiScale(), RandomResized(), Stretched(), Square(), Centre(), Shared(), Nested()]
 SIZES = [(340, 256), (256, 340), (320, 240), (80, 640), (640, 80), (223, 301), (225, 225), (31, 17), (3, 2), (1, 1)]
 
 
 def decoded(frames: list[np.ndarray], position: list[list[int]]) -> DecodedClips:
     height, width = frames[0].shape[:2]
     info = VideoInfo(num_frames=len(frames), fps=25.0, width=width, height=height)
-    return DecodedClips(frames, np.array(position), info, np.zeros((len(position), 2), dtype=np.float32))
+    numbers = np.array(position)
+    return DecodedClips(frames, numbers, info, numbers, (numbers / info.fps).astype(np.float32))
+
+
+def make_clips(video: DecodedClips, clip: ClipSettings, rng: np.random.Generator | None) -> torch.Tensor:
+    return cut_views(video, make_plan(video, clip, rng).boxes, clip.size)
 
 
 def natural(width: int, height: int, count: int = 2) -> list[np.ndarray]:
@@ -81,13 +95,11 @@ def test_multi_scale_takes_the_wanted_size_where_it_nearly_fits() -> None:
         assert len(widths) == 4
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "square", "centre"])
+@pytest.mark.parametrize("crop", CROPS, ids=str)
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_boxes_lie_inside_the_frame(crop: str, width: int, height: int) -> None:
-    settings = ClipSettings(size=224, crop=crop)
+def test_boxes_lie_inside_the_frame(crop: Crop, width: int, height: int) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        box = draw_box(settings, width, height, rng)
+    for box in (box for _ in range(100) for box in crop.boxes(width, height, 224, 2, 1, rng)):
         assert box.width >= 1
         assert box.height >= 1
         assert 0 <= box.x <= width - box.width
@@ -123,16 +135,14 @@ def test_random_resized_falls_back_as_torchvision_does(width: int, height: int) 
 
 
 def test_random_resized_uses_the_settings() -> None:
-    settings = ClipSettings(crop="random_resized", scale=(0.5, 0.5), ratio=(1.0, 1.0))
-    rng = np.random.default_rng(0)
-    boxes = [draw_box(settings, 200, 100, rng) for _ in range(20)]
+    boxes = RandomResized((0.5, 0.5), (1.0, 1.0)).boxes(200, 100, 224, 20, 1, np.random.default_rng(0))
     assert {(box.width, box.height) for box in boxes} == {(100, 100)}
     assert len({box.x for box in boxes}) > 5
 
 
 def test_stretched_boxes_are_squares_of_the_stretched_picture() -> None:
     rng = np.random.default_rng(0)
-    boxes = [draw_box(ClipSettings(size=112, crop="stretched"), 298, 224, rng) for _ in range(600)]
+    boxes = Stretched().boxes(298, 224, 112, 600, 1, rng)
     # Twice the smallest of the three sizes: squares cover all of its height, or 7/8 or 7/9 of it.
     heights = Counter(box.height for box in boxes)
     assert set(heights) <= {224, 195, 196, 197, 173, 174, 175}
@@ -141,15 +151,13 @@ def test_stretched_boxes_are_squares_of_the_stretched_picture() -> None:
     assert min(box.x for box in boxes) == 0
     assert max(box.x + box.width for box in boxes) == 298
     # A tall picture is stretched to 3:4, any other shape too.
-    tall = draw_box(ClipSettings(size=112, crop="stretched"), 100, 400, rng)
+    tall = Stretched().draw(100, 400, 112, rng)
     assert tall.width / tall.height == pytest.approx(100 / 400 * 4 / 3, rel=0.1)
 
 
 def test_squares_have_a_share_of_the_shorter_side() -> None:
     """SlowFast cuts 112 pixels of a picture whose shorter side has 256 to 340, its inverse uniform."""
-    rng = np.random.default_rng(0)
-    settings = ClipSettings(size=112, crop="square", scale=(112 / 340, 112 / 256))
-    boxes = [draw_box(settings, 640, 480, rng) for _ in range(400)]
+    boxes = Square((112 / 340, 112 / 256)).boxes(640, 480, 112, 400, 1, np.random.default_rng(0))
     assert all(box.width == box.height for box in boxes)
     sides = [box.width for box in boxes]
     assert (min(sides), max(sides)) == (pytest.approx(480 * 112 / 340, abs=2), pytest.approx(480 * 112 / 256, abs=2))
@@ -201,9 +209,9 @@ def test_box_of_the_wanted_size_is_not_resampled() -> None:
     assert np.array_equal(crop_and_resize(frames, Box(3, 5, 32, 32), 32)[1], frames[1][5:37, 3:35])
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "stretched", "square", "centre"])
+@pytest.mark.parametrize("crop", CROPS, ids=str)
 @pytest.mark.parametrize(("width", "height"), [(96, 72), (20, 160), (160, 20), (5, 3), (1, 1)])
-def test_clips_have_one_shape_for_any_frame_size(crop: str, width: int, height: int) -> None:
+def test_clips_have_one_shape_for_any_frame_size(crop: Crop, width: int, height: int) -> None:
     settings = ClipSettings(frames=3, size=32, clips=2, repeat=2, crop=crop)
     clips = make_clips(decoded(natural(width, height, 4), [[0, 1, 2], [3, 3, 3]]), settings, np.random.default_rng(0))
     assert clips.shape == (4, 3, 32, 32, 3)
@@ -213,7 +221,7 @@ def test_clips_have_one_shape_for_any_frame_size(crop: str, width: int, height: 
 
 def test_one_box_per_clip_shared_by_its_frames() -> None:
     frame = natural(96, 72, 1)[0]
-    settings = ClipSettings(frames=4, size=32, clips=2, repeat=3, crop="random_resized")
+    settings = ClipSettings(frames=4, size=32, clips=2, repeat=3, crop=RandomResized())
     clips = make_clips(decoded([frame] * 8, [[0, 1, 2, 3], [4, 5, 6, 7]]), settings, np.random.default_rng(0))
     assert all(torch.equal(clip[0], other) for clip in clips for other in clip[1:])
     # Of equal frames, differing pictures show that each of the six views drew its own box.
@@ -236,3 +244,82 @@ def test_crops_follow_the_generator_and_evaluation_is_fixed() -> None:
     assert not torch.equal(first, other)
     expected = crop_and_resize(video.frames, centre_box(96, 72), 32)
     assert torch.equal(make_clips(video, settings, None)[0], expected)
+
+
+def test_shared_boxes_differ_between_copies_alone() -> None:
+    rng = np.random.default_rng(0)
+    differ = 0
+    for _ in range(50):
+        boxes = Shared(RandomResized((0.5, 1.0))).boxes(340, 256, 224, 3, 2, rng)
+        assert boxes[:2] == boxes[2:4] == boxes[4:]
+        differ += boxes[0] != boxes[1]
+    assert differ > 45
+    # The clips show the same part of the picture: of two equal frames, two equal views.
+    frame = natural(96, 72, 1)[0]
+    settings = ClipSettings(frames=1, size=32, clips=2, crop=Shared())
+    first, second = make_clips(decoded([frame, frame], [[0], [1]]), settings, rng)
+    assert torch.equal(first, second)
+
+
+def test_nested_boxes_lie_in_the_first_one() -> None:
+    rng = np.random.default_rng(0)
+    shares, ratios = [], []
+    for _ in range(400):
+        outer, *others = Nested().boxes(340, 256, 224, 1, 3, rng)
+        assert len(set(others)) > 1
+        for box in others:
+            assert outer.x <= box.x
+            assert box.x + box.width <= outer.x + outer.width
+            assert outer.y <= box.y
+            assert box.y + box.height <= outer.y + outer.height
+            shares.append(box.width * box.height / (outer.width * outer.height))
+            # Their aspect is that within the square which the first view is after resizing.
+            ratios.append(box.width * outer.height / (box.height * outer.width))
+    assert 0.29 < min(shares) < 0.32
+    assert 0.58 < max(shares) < 0.61
+    assert 0.73 < min(ratios) < 0.77
+    assert 1.3 < max(ratios) < 1.37
+
+
+def test_a_nested_view_is_what_resizing_twice_gives() -> None:
+    """A part of the resized picture against the same part of the file's picture, resized once."""
+    y, x = np.mgrid[:192, :256]
+    frame = np.stack([x, y, (x + y) // 2], axis=2).astype(np.uint8)
+    outer, part = Box(20, 10, 200, 150), Box(16, 24, 64, 48)
+    twice = crop_and_resize([crop_and_resize([frame], outer, 128)[0].numpy()], part, 32)[0]
+    once = crop_and_resize([frame], box_within(outer, part, 128, 128), 32)[0]
+    # Whole pixels shift it by up to half a pixel, rounding of the picture between by one grey level more.
+    assert (twice.int() - once.int()).abs().max() <= 3
+
+
+def test_evaluation_takes_centres_for_joined_boxes_too() -> None:
+    video = decoded(natural(96, 72, 2), [[0], [1]])
+    for crop in (Shared(RandomResized(centre=0.5)), Nested(RandomResized(centre=0.5))):
+        clip = ClipSettings(frames=1, size=16, clips=2, crop=crop)
+        assert make_plan(video, clip, None).boxes == [centre_box(96, 72, 0.5)] * 2
+        assert make_plan(video, clip, None, ViewSettings(2, 3)).boxes[1] == Box(30, 18, 36, 36)
+
+
+def test_plans_say_when_and_where() -> None:
+    video = decoded(natural(96, 72, 6), [[0, 2, 4], [1, 3, 5]])
+    clip = ClipSettings(frames=3, size=32, clips=2, repeat=2, crop=RandomResized())
+    plan = make_plan(video, clip, np.random.default_rng(0))
+    assert plan.frames.tolist() == [[0, 2, 4], [0, 2, 4], [1, 3, 5], [1, 3, 5]]
+    np.testing.assert_allclose(plan.moments, plan.frames / 25.0, rtol=1e-6)
+    np.testing.assert_allclose(plan.time[:, 0], [0, 0, 1 / 25, 1 / 25], rtol=1e-6)
+    np.testing.assert_allclose(plan.time[:, 1], [4 / 25, 4 / 25, 5 / 25, 5 / 25], rtol=1e-6)
+    for box, corners in zip(plan.boxes, plan.corners.tolist(), strict=True):
+        assert corners == [box.x, box.y, box.x + box.width, box.y + box.height]
+    # A stream of its own rate, of another rate, and one that ends earlier.
+    assert (plan.frames_at(25.0, 6) == plan.frames).all()
+    assert plan.frames_at(50.0, 12).tolist() == (2 * plan.frames).tolist()
+    assert plan.frames_at(12.5, 2).max() == 1
+    assert Plan.empty(4, 3).corners.tolist() == [[0] * 4] * 4
+
+
+def test_a_clip_that_begins_anew_has_seen_the_whole_video() -> None:
+    video = decoded(natural(20, 20, 5), [[3, 4, 0, 1], [0, 1, 2, 3]])
+    plan = make_plan(video, ClipSettings(frames=4, size=8, clips=2), None)
+    np.testing.assert_allclose(plan.time, [[0, 5 / 25], [0, 3 / 25]], rtol=1e-6)
+    clips = cut_views(video, plan.boxes, 8)
+    assert torch.equal(clips[0], crop_and_resize([video.frames[place] for place in (3, 4, 0, 1)], centre_box(20, 20), 8))

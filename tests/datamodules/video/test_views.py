@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from datamodules.loading.loader import SampleKey
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.crops import Box, MultiScale, Shared, centre_box, view_boxes
+from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.decode import VideoInfo, read_clips
-from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views, spanning_indices
-from datamodules.video.transforms import Box, centre_box, view_boxes
+from datamodules.video.samplers import Dense, Jittered, OrderedClips, Sampler, Segments, Spanning, Timed, spanning_indices
+from datamodules.video.sampling import ClipSettings, Plan, ViewSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, folder
 
@@ -48,9 +52,9 @@ def test_spanning_indices_follow_the_official_rule(length: int) -> None:
 
 
 def test_spanning_clip_of_a_long_video_covers_64_frames() -> None:
-    clip = choose_frames(ClipSettings(sampling="spanning"), info(300), np.random.default_rng(0))[0]
+    clip = ClipSettings(sampler=Spanning()).choose(info(300), np.random.default_rng(0))[0]
     assert clip[-1] - clip[0] == 63
-    assert choose_frames(ClipSettings(sampling="spanning"), info(10), np.random.default_rng(0))[0, -1] == 9
+    assert ClipSettings(sampler=Spanning()).choose(info(10), np.random.default_rng(0))[0, -1] == 9
 
 
 def slow_dense_views(length: int, segments: int) -> list[list[int]]:
@@ -62,12 +66,12 @@ def slow_dense_views(length: int, segments: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("sampling", ["dense", "spanning"])
-def test_dense_views_follow_the_official_rule(length: int, sampling: Any) -> None:
+@pytest.mark.parametrize("sampler", [Dense(), Spanning(), Jittered(), OrderedClips(stride=4)], ids=str)
+def test_dense_views_follow_the_official_rule(length: int, sampler: Sampler) -> None:
     for segments in (2, 5, 7):
-        found = choose_views(ClipSettings(sampling=sampling), segments, info(length))
+        found = sampler.views(info(length), segments, 16)
         assert found.tolist() == slow_dense_views(length, segments)
-    alone = choose_views(ClipSettings(sampling=sampling), 1, info(length))
+    alone = sampler.views(info(length), 1, 16)
     assert alone.shape == (1, 16)
 
 
@@ -75,33 +79,33 @@ def test_dense_views_follow_the_official_rule(length: int, sampling: Any) -> Non
 def test_segment_views_follow_the_official_rule(length: int) -> None:
     tick = length / 16
     both = sorted([int(tick * k) for k in range(16)] + [int(tick / 2 + tick * k) for k in range(16)])
-    found = choose_views(ClipSettings(sampling="segment"), 2, info(length))
+    found = Segments().views(info(length), 2, 16)
     assert found.tolist() == [both[0::2], both[1::2]]
 
 
 def test_segment_views_of_32_frames_are_the_even_and_the_odd_ones() -> None:
-    found = choose_views(ClipSettings(sampling="segment"), 2, info(32))
+    found = Segments().views(info(32), 2, 16)
     assert found.tolist() == [list(range(0, 32, 2)), list(range(1, 32, 2))]
 
 
 def test_timed_clips_last_as_long_at_any_rate() -> None:
-    settings = ClipSettings(frames=32, sampling="timed", fps=16)
+    settings = ClipSettings(frames=32, sampler=Timed(16))
     for fps in (12.0, 25.0, 29.97, 50.0):
         for seed in range(20):
-            (clip,) = choose_frames(settings, info(400, fps), np.random.default_rng(seed))
+            (clip,) = settings.choose(info(400, fps), np.random.default_rng(seed))
             assert clip.shape == (32,)
             assert abs((clip[-1] - clip[0]) / fps - 31 / 16) <= 1.01 / fps
-    starts = {int(choose_frames(settings, info(60, 25.0), np.random.default_rng(seed))[0, 0]) for seed in range(300)}
+    starts = {int(settings.choose(info(60, 25.0), np.random.default_rng(seed))[0, 0]) for seed in range(300)}
     # 2.4 s leave room for starts from 0 to 0.4 s.
     assert starts == set(range(10))
 
 
 def test_short_video_is_repeated_from_its_beginning() -> None:
-    settings = ClipSettings(frames=32, sampling="timed", fps=16)
-    (clip,) = choose_frames(settings, info(20, 16.0), np.random.default_rng(0))
+    settings = ClipSettings(frames=32, sampler=Timed(16))
+    (clip,) = settings.choose(info(20, 16.0), np.random.default_rng(0))
     assert clip.tolist() == [*range(20), *range(12)]
-    assert choose_views(settings, 3, info(20, 16.0)).tolist() == [clip.tolist()] * 3
-    (picture,) = choose_frames(settings, info(1, 25.0), None)
+    assert settings.sampler.views(info(20, 16.0), 3, 32).tolist() == [clip.tolist()] * 3
+    (picture,) = settings.choose(info(1, 25.0), None)
     assert picture.tolist() == [0] * 32
 
 
@@ -130,9 +134,42 @@ def test_each_test_video_is_decoded_once_for_all_views(tree: Path, monkeypatch: 
     assert torch.equal(time[0], time[2])
     assert not torch.equal(time[0], time[3])
     assert not torch.equal(video[0], video[1])
-    one = folder(tree, views=ViewSettings(1, 1), clip=ClipSettings(frames=4, stride=2, size=32, centre=0.5))
+    one = folder(tree, views=ViewSettings(1, 1), clip=ClipSettings(frames=4, sampler=Dense(2), size=32, crop=MultiScale(0.5)))
     one.setup("test")
     assert next(iter(one.test_dataloader())).stream("video").data.shape[1] == 1
+
+
+class WithSignal(VideoClipDataset):
+    """Videos with a second stream, a signal of 50 values per second that counts them."""
+
+    def _content(self, row: int, video: Tensor, plan: Plan) -> dict[str, Any]:
+        signal = torch.arange(1000)
+        return super()._content(row, video, plan) | {"signal": signal[torch.from_numpy(plan.frames_at(50.0, len(signal)))]}
+
+
+def test_a_second_stream_follows_the_plan_of_the_first(tree: Path) -> None:
+    data = folder(tree)
+    data.setup("fit")
+    assert data.train_manifest is not None
+    clip = ClipSettings(frames=4, size=16, clips=2, repeat=2, sampler=Dense(2), crop=Shared())
+    sample = WithSignal(data.train_manifest, clip, seed=0, train=True)[SampleKey(0, 1)]
+    assert sample["signal"].shape == (4, 4)
+    # Copies of a clip show the same moments, and clips share their boxes.
+    assert torch.equal(sample["signal"][0], sample["signal"][1])
+    assert not torch.equal(sample["signal"][0], sample["signal"][2])
+    assert torch.equal(sample["box"][0], sample["box"][2])
+    assert sample["box"].dtype == torch.float32
+    assert ((sample["time"] * 50).round().long() == sample["signal"][:, [0, -1]]).all()
+    x1, y1, x2, y2 = sample["box"].unbind(1)
+    assert (x1 >= 0).all()
+    assert (x1 < x2).all()
+    assert (y1 >= 0).all()
+    assert (y1 < y2).all()
+    data.train_manifest.file(1).write_bytes(b"")
+    broken = WithSignal(data.train_manifest.subset(np.array([1])), clip, seed=0, train=True)[SampleKey(0, 0)]
+    assert broken["unreplaced"]
+    assert broken["box"].tolist() == [[0] * 4] * 4
+    assert broken["signal"].shape == (4, 4)
 
 
 def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_path: Path) -> None:
@@ -158,5 +195,5 @@ def test_skeletons_are_tested_on_the_middle_of_the_validation_recordings() -> No
 def test_wrong_settings() -> None:
     with pytest.raises(SettingError, match=r"data\.views\.crops is 0"):
         ViewSettings(crops=0)
-    with pytest.raises(SettingError, match=r"data\.clip\.fps is 0"):
-        ClipSettings(fps=0)
+    with pytest.raises(SettingError, match=r"data\.clip\.sampler\.fps is 0"):
+        Timed(0)

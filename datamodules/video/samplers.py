@@ -1,0 +1,510 @@
+"""Which frames of a video its clips show: one class for each rule, named in `data.clip.sampler`.
+
+With a generator the clips are those of training; with `None` they are fixed, for evaluation. Numbers count the frames
+of the video in display order, from 0. Axis letters: `V` clips, `T` frames.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from datamodules.video.readers import DecodeError, VideoInfo
+from modules.core.errors import SettingError, check_positive, check_whole
+
+Short = Literal["first_frame", "spread"]
+OWNER = "data.clip.sampler"
+
+
+class Sampler(ABC):
+    """Chooses the frames of all clips of a video at once."""
+
+    related: ClassVar[bool] = False
+    """Whether the places of a video's clips belong together."""
+
+    def check(self, clips: int, frames: int) -> None:  # noqa: B027  (most rules serve any)
+        """Refuse a number of clips per video, or of frames per clip, that the rule does not serve.
+
+        Raises:
+            SettingError: naming the number that it takes.
+        """
+
+    @abstractmethod
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """The clips of training, or with `None` those of validation and probes.
+
+        Args:
+            info: Of the video; its length is used, and its rate where a rule counts seconds.
+            clips: V.
+            frames: T.
+            rng: Each clip draws from it in turn; without it one clip lies in the centre, several are spread evenly.
+
+        Returns:
+            int64 [V, T], all in 0 .. num_frames - 1.
+
+        Raises:
+            DecodeError: If the video is too short for the rule.
+        """
+
+    @abstractmethod
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """The clips of a test, spread over the whole video.
+
+        Args:
+            info: Of the video.
+            segments: How many.
+            frames: T.
+
+        Returns:
+            int64 [segments, T], all in 0 .. num_frames - 1.
+        """
+
+
+@dataclass(frozen=True)
+class Dense(Sampler):
+    """Every `stride`-th frame from a random start (VideoMAE).
+
+    A test takes windows of T frames, spread evenly over every stride-th frame of the whole video (VideoMAE: 5).
+
+    Args:
+        stride: Frames of the video from one sampled frame to the next.
+    """
+
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`; evenly spread clips lie from the first possible start to the last."""
+        return np.stack([dense_indices(info.num_frames, frames, self.stride, rng, place) for place in evenly(clips)])
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        return strided_views(info.num_frames, segments, frames, self.stride)
+
+
+@dataclass(frozen=True)
+class Jittered(Sampler):
+    """Frames at a random stride, each moved by less than it (TubeletContrast); evaluation and test as `Dense`.
+
+    Args:
+        stride: Largest stride; each training clip draws its own from 1 on. That of evaluation and test.
+    """
+
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        if rng is None:
+            return Dense(self.stride).draw(info, clips, frames, None)
+        return np.stack([draw_jittered(info.num_frames, frames, self.stride, rng) for _ in range(clips)])
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        return strided_views(info.num_frames, segments, frames, self.stride)
+
+
+@dataclass(frozen=True)
+class Segments(Sampler):
+    """One frame of each of T equal parts of the video (TSN; usual for Something-Something).
+
+    A test takes T frames spread over the whole video, each view shifted by an equal part of the way to the next frame
+    (VideoMAE: 2).
+
+    Args:
+        short: What is made of a video with fewer than T frames. `first_frame` repeats its first frame T times, as VideoMAE's
+            official code does in training and validation; `spread` spreads its frames evenly over the clip, as that code does
+            when testing.
+    """
+
+    short: Short = "first_frame"
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`; evenly spread clips lie over the length of a part."""
+        places = (np.arange(clips) + 0.5) / clips
+        return np.stack([segment_indices(info.num_frames, frames, rng, float(place), self.short) for place in places])
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        tick = info.num_frames / frames
+        return (tick / segments * np.arange(segments)[:, None] + tick * np.arange(frames)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Spanning(Sampler):
+    """T frames spread over T * `stride` of them, the last included (VideoMAE's fine-tuning); test as `Dense`.
+
+    Args:
+        stride: Frames of the video for each frame of the clip.
+    """
+
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        return np.stack([spanning_indices(info.num_frames, frames, self.stride, rng, place) for place in evenly(clips)])
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        return strided_views(info.num_frames, segments, frames, self.stride)
+
+
+@dataclass(frozen=True)
+class Timed(Sampler):
+    """Frames at a rate, whatever the video's own (SEVERE). A test takes windows at that rate, spread evenly (SEVERE: 10).
+
+    Args:
+        fps: Frames per second.
+    """
+
+    fps: float = 16.0
+
+    def __post_init__(self) -> None:
+        check_positive(OWNER, fps=self.fps)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`; a video that is too short begins anew within a clip."""
+        return np.stack([timed_indices(info, frames, self.fps, rng, place) for place in evenly(clips)])
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        whole = resample(info.num_frames, info.fps, self.fps, 0.0, info.num_frames / info.fps)
+        starts = np.linspace(0, max(len(whole) - frames, 1), segments) if len(whole) > frames else np.zeros(segments)
+        return np.stack([np.resize(whole[int(start) : int(start) + frames], frames) for start in starts])
+
+
+@dataclass(frozen=True)
+class OrderedClips(Sampler):
+    """Clips one after the other with a gap between them, in the video's order (clip order prediction, VCOP; official code).
+
+    The first start is uniform over all that leave room for the last clip. A video that is too short counts as broken, because
+    clips that overlap or stand still have no order. Test as `Dense`.
+
+    Args:
+        gap: Frames of the video between the last frame of a clip and the first of the next.
+        stride: Frames of the video from one frame of a clip to the next.
+    """
+
+    gap: int = 8
+    stride: int = 1
+    related: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 0, gap=self.gap)
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`; in evaluation the clips lie in the middle of the video."""
+        step = (frames - 1) * self.stride + 1 + self.gap
+        room = info.num_frames - (clips * step - self.gap)
+        if room < 0:
+            raise DecodeError("too short", f"{info.num_frames} frames, {clips * step - self.gap} needed")
+        start = room // 2 if rng is None else int(rng.integers(room + 1))
+        return start + step * np.arange(clips)[:, None] + self.stride * np.arange(frames)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        return strided_views(info.num_frames, segments, frames, self.stride)
+
+
+@dataclass(frozen=True)
+class DecreasingGap(Sampler):
+    """Two clips that are rather near to each other than far (CVRL, official code).
+
+    The density of the distance between their starts falls linearly from 0 on to the longest possible one, at which it is 0;
+    which of them comes first is drawn. In a video that is too short for a clip both start anywhere, and its end
+    is followed by its beginning.
+
+    Args:
+        stride: Frames of the video from one sampled frame to the next.
+    """
+
+    stride: int = 2
+    related: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def check(self, clips: int, frames: int) -> None:
+        """See `Sampler.check`."""
+        _check_two("DecreasingGap", clips)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        if rng is None:
+            return self.views(info, clips, frames)
+        room = info.num_frames - (frames - 1) * self.stride
+        if room > 0:
+            gap = decreasing_gap(room, rng.random())
+            first = int(rng.integers(room - gap))
+            starts = [first, first + gap]
+        else:
+            starts = rng.integers(info.num_frames, size=2).tolist()
+        if rng.random() < 0.5:
+            starts.reverse()
+        return wrapped(np.array(starts), info.num_frames, frames, self.stride)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`; a single clip lies in the middle."""
+        room = max(0, info.num_frames - frames * self.stride)
+        starts = np.linspace(0, room, segments).astype(np.int64) if segments > 1 else np.array([room // 2])
+        return wrapped(starts, info.num_frames, frames, self.stride)
+
+
+@dataclass(frozen=True)
+class FramePair(Sampler):
+    """Two frames, the earlier one first, a random distance apart (SiamMAE, as in the official code of CropMAE).
+
+    Distance and place are uniform; both bounds of the distance end with the video. Each frame is a clip: data.clip.clips is 2
+    and data.clip.frames 1. A test takes single frames spread evenly over the video.
+
+    Args:
+        gap: Smallest and largest distance in frames, both included.
+    """
+
+    gap: tuple[int, int] = (4, 47)
+    related: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        low, high = self.gap
+        if not 0 <= low <= high:
+            raise SettingError(
+                f"{OWNER}.gap is {list(self.gap)}; it must be two whole numbers of at least 0, the smaller first."
+            )
+
+    def check(self, clips: int, frames: int) -> None:
+        """See `Sampler.check`."""
+        _check_two("FramePair", clips)
+        if frames != 1:
+            raise SettingError(f"data.clip.frames is {frames}, but FramePair makes clips of a single frame; set it to 1.")
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`; evaluation takes the middle of the possible distances and places."""
+        low, high = np.minimum(self.gap, info.num_frames - 1).tolist()
+        if rng is None:
+            gap = (low + high) // 2
+            first = (info.num_frames - 1 - gap) // 2
+        else:
+            gap = int(rng.integers(low, high, endpoint=True))
+            first = int(rng.integers(info.num_frames - gap))
+        return np.array([[first], [first + gap]], np.int64)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        return strided_views(info.num_frames, segments, frames, 1)
+
+
+def _check_two(name: str, clips: int) -> None:
+    if clips != 2:
+        raise SettingError(f"data.clip.clips is {clips}, but {name} takes two clips of each video; set it to 2.")
+
+
+# --- Rules ---
+
+
+def evenly(count: int) -> list[float]:
+    """Places of several clips, from 0 for the first possible to 1 for the last; a single one lies in the centre."""
+    return [place / (count - 1) for place in range(count)] if count > 1 else [0.5]
+
+
+def dense_indices(
+    num_frames: int, frames: int, stride: int, rng: np.random.Generator | None, position: float = 0.5
+) -> np.ndarray:
+    """Every `stride`-th frame from one start: the pretraining rule of VideoMAE, official code.
+
+    A video of at least `frames * stride` frames gives a start drawn uniformly from all that leave room for that span.
+    A shorter one is read from its beginning, and the last frame reached is repeated.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Length of the clip, T.
+        stride: Distance between sampled frames.
+        rng: Draws the start; `None` takes it at `position`.
+        position: Where the clip lies without a generator, from 0 (first possible start) to 1 (last); 0.5 is the centre.
+
+    Returns:
+        int64 [T], ascending.
+    """
+    room = num_frames - frames * stride
+    if room < 0:
+        last = (num_frames - 1) // stride * stride
+        return np.minimum(np.arange(frames) * stride, last)
+    start = int(position * room) if rng is None else int(rng.integers(0, room + 1))
+    return start + np.arange(frames) * stride
+
+
+def jittered_indices(num_frames: int, stride: int, jitter: np.ndarray, start: int) -> np.ndarray:
+    """Frames of TubeletContrast (official code): start + i * stride + jitter[i], the last frame repeated beyond the end.
+
+    Args:
+        num_frames: Length of the video.
+        stride: Distance between frames before jitter.
+        jitter: int64 [T], from 0 to stride - 1.
+        start: First frame, before jitter.
+
+    Returns:
+        int64 [T], ascending.
+    """
+    return np.minimum(start + np.arange(len(jitter)) * stride + jitter, num_frames - 1)
+
+
+def draw_jittered(num_frames: int, frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw stride, jitter and start of `jittered_indices`; a start is drawn where the frames before jitter leave room.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Length of the clip, T.
+        stride: Largest stride; all from 1 on are equally likely.
+        rng: Source of randomness.
+    """
+    chosen = int(rng.integers(1, stride + 1))
+    jitter = rng.integers(0, chosen, size=frames)
+    room = num_frames - (chosen * (frames - 1) + 1)
+    return jittered_indices(num_frames, chosen, jitter, int(rng.integers(0, room + 1)) if room > 0 else 0)
+
+
+def segment_indices(
+    num_frames: int, frames: int, rng: np.random.Generator | None, position: float = 0.5, short: Short = "first_frame"
+) -> np.ndarray:
+    """One frame of each of T equal segments: the fine-tuning rule of VideoMAE for SSv2, official code (TSN).
+
+    Training segments are `num_frames // frames` long, so up to T - 1 last frames are never drawn, as in the official
+    code.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Number of segments, T.
+        rng: Draws one frame per segment; `None` takes the one at `position` of each segment.
+        position: From 0 (beginning of the segment) to 1 (its end, exclusive); 0.5 is the centre.
+        short: Where the video has fewer than T frames, `first_frame` gives T times frame 0, and `spread` all frames in
+            order, each repeated as often as needed.
+
+    Returns:
+        int64 [T], ascending.
+    """
+    if num_frames < frames and short == "first_frame":
+        return np.zeros(frames, np.int64)
+    if rng is None or num_frames < frames:
+        offset = position if rng is None else 0.0
+        return ((np.arange(frames) + offset) * (num_frames / frames)).astype(np.int64)
+    length = num_frames // frames
+    return np.arange(frames) * length + rng.integers(0, length, size=frames)
+
+
+def spanning_indices(
+    num_frames: int, frames: int, stride: int, rng: np.random.Generator | None, position: float = 0.5
+) -> np.ndarray:
+    """T frames spread evenly over a span of T * stride, its last one included: fine-tuning of VideoMAE on Kinetics, official
+    code. So frames are a little more than `stride` apart.
+
+    Args:
+        num_frames: Length of the video.
+        frames: Length of the clip, T.
+        stride: Span over the length of the clip.
+        rng: Draws the end of the span; `None` takes it at `position`.
+        position: Where the span lies without a generator, from 0 to 1; 0.5 is the centre.
+
+    Returns:
+        int64 [T], ascending. A video that is not longer than the span is read as a whole, every stride-th frame, and its last
+        frame repeated.
+    """
+    span = frames * stride
+    if num_frames <= span:
+        spread = np.linspace(0, num_frames, num_frames // stride)
+        spread = np.concatenate([spread, np.full(frames - len(spread), num_frames)])
+        return spread.clip(0, num_frames - 1).astype(np.int64)
+    room = num_frames - 1 - span
+    end = span + (int(position * room) if rng is None else int(rng.integers(0, room + 1)))
+    return np.linspace(end - span, end, frames).clip(end - span, end - 1).astype(np.int64)
+
+
+def resample(num_frames: int, source_fps: float, fps: float, start: float, duration: float) -> np.ndarray:
+    """Frames of a stretch of time at another rate: SEVERE, official code.
+
+    Args:
+        num_frames: Length of the video.
+        source_fps: Of the video.
+        fps: Wanted rate; a slower video repeats frames.
+        start: In seconds.
+        duration: In seconds.
+
+    Returns:
+        int64 [n], ascending, at least one frame and at most duration * fps.
+    """
+    end = min(start + duration - 0.5 / source_fps, num_frames / source_fps)
+    moments = np.arange(start, end, 1 / fps)[: max(1, int(duration * fps))]
+    return (moments * source_fps).astype(np.int64).clip(0, num_frames - 1)
+
+
+def timed_indices(
+    info: VideoInfo, frames: int, fps: float, rng: np.random.Generator | None, position: float = 0.5
+) -> np.ndarray:
+    """T frames at a rate: SEVERE, official code. A video that is too short is read from its beginning and then repeated.
+
+    Args:
+        info: The video; its length and rate are used.
+        frames: Length of the clip, T.
+        fps: Wanted frames per second.
+        rng: Draws the start; `None` takes it at `position`.
+        position: Where the clip lies without a generator, from 0 to 1; 0.5 is the centre.
+
+    Returns:
+        int64 [T]
+    """
+    duration = frames / fps
+    room = max(0.0, info.num_frames / info.fps - duration)
+    start = position * room if rng is None else rng.uniform(0, room)
+    return np.resize(resample(info.num_frames, info.fps, fps, start, duration), frames)
+
+
+def decreasing_gap(room: int, u: float) -> int:
+    """The distance of two starts out of `room`, by inversion: its density falls linearly to 0 at `room` (CVRL).
+
+    Args:
+        room: Possible starts.
+        u: Uniform, from 0 to 1 exclusive.
+    """
+    return int(room * (1 - math.sqrt(1 - u)))
+
+
+def wrapped(starts: np.ndarray, num_frames: int, frames: int, stride: int) -> np.ndarray:
+    """Every `stride`-th frame from each start; behind its end, the video begins anew.
+
+    Args:
+        starts: int64 [V].
+        num_frames: Length of the video.
+        frames: T.
+        stride: Distance between sampled frames.
+
+    Returns:
+        int64 [V, T]
+    """
+    return (starts[:, None] + stride * np.arange(frames)) % num_frames
+
+
+def strided_views(num_frames: int, segments: int, frames: int, stride: int) -> np.ndarray:
+    """Windows spread evenly over every `stride`-th frame of a video; a single one lies in the middle. VideoMAE, official code.
+
+    Args:
+        num_frames: Length of the video; of a short one the last frame is repeated.
+        segments: Windows.
+        frames: Length of a window, T.
+        stride: Distance between sampled frames.
+
+    Returns:
+        int64 [segments, T], rows ascending.
+    """
+    whole = np.arange(0, num_frames, stride)
+    room = max(len(whole) - frames, 0)
+    starts = np.arange(segments) * (room / (segments - 1)) if segments > 1 else np.array([room / 2])
+    whole = np.concatenate([whole, np.full(max(0, frames - len(whole)), whole[-1])])
+    return np.stack([whole[int(start) : int(start) + frames] for start in starts])
