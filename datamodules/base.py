@@ -306,8 +306,8 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
             named, numbered = ("training", kind) if train.class_names else (kind, "training")
             raise SettingError(
                 f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, "
-                "whose paths do not confirm that both count alike; set data.lists.train, data.lists.val and data.lists.test all "
-                "to lists of one kind, or to none."
+                "whose paths do not confirm that both count alike; set data.lists.train, data.lists.val and data.lists.test "
+                "all to lists of one kind, or to none."
             )
         highest, most = int(other.labels.max()), train.num_classes - 1
         if highest > most:

@@ -50,7 +50,8 @@ class ReadSettings:
             raise SettingError(f"data.reading.decoder is {self.decoder}; it must be one of {', '.join(get_args(Decoder))}.")
         if self.decoder != "pyav" and find_spec(self.decoder) is None:
             raise SettingError(
-                f"data.reading.decoder is {self.decoder}, which is not installed; run pip install {self.decoder}, or choose pyav."
+                f"data.reading.decoder is {self.decoder}, which is not installed; run pip install {self.decoder}, or choose "
+                "pyav."
             )
 
 

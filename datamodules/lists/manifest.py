@@ -137,15 +137,16 @@ class Manifest:
         """
         if self.texts is not None or self.intervals is not None:
             raise SettingError(
-                f"data.low_shot is {wanted}, but the videos in {self.root} have several labels or sentences each, so that it "
-                "cannot take equally many of every class; set data.fraction instead."
+                f"data.subset.low_shot is {wanted}, but the videos in {self.root} have several labels or sentences each, so "
+                "that it cannot take equally many of every class; set data.subset.fraction instead."
             )
         labelled = np.flatnonzero(self.labels != UNLABELLED)
         rows = labelled if len(labelled) else np.arange(len(self))
         per_class = math.ceil(wanted / len(np.unique(self.labels[rows])))
         picked = np.sort(rows[pick_per_class(self.labels[rows], lambda count: per_class, seed)])
         if len(picked) < wanted:
-            rank_zero_warn(f"data.low_shot is {wanted}, but there are only {len(picked)} videos: some classes have too few.")
+            few = f"there are only {len(picked)} videos: some classes have too few."
+            rank_zero_warn(f"data.subset.low_shot is {wanted}, but {few}")
         return self.subset(picked)
 
     def with_classes(self, class_names: list[str]) -> "Manifest":
@@ -374,8 +375,8 @@ def _check_layout(folder: Path, within: list[str], classes: list[str], setting: 
     if within and all(split_of(name) for name in second):
         raise SettingError(
             f"{setting} is {folder}, in whose folder {classes[0]} are folders of splits ({shorten(sorted(second))}); set "
-            f"data.root to {folder / classes[0]}, or, if that is one of several classes, data.train_list and data.val_list to "
-            "lists of the videos."
+            f"data.root to {folder / classes[0]}, or, if that is one of several classes, data.lists.train and data.lists.val "
+            "to lists of the videos."
         )
     words = "|".join(name for names in SPLITS.values() for name in names)
     if len(classes) > 1 and all(re.match(rf"({words})(?![a-z])", name, re.IGNORECASE) for name in classes):
@@ -437,7 +438,7 @@ def _label_of(text: str) -> int:
 def read_lines(path: Path) -> dict[int, str]:
     """Lines of a text file by number from 1, without line ends (of any system) and blank lines."""
     if not is_file(path):
-        raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
+        raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     # Tabs at the end stay: behind them an unlabelled row has its empty cell.
     lines = {number: line.strip(" ") for number, line in enumerate(text.split("\n"), 1) if line.strip()}
@@ -557,7 +558,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
         SettingError: if a file is missing or not of that form; names the entry.
     """
     if not is_file(path):
-        raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
+        raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
     templates = _template_numbers(labels)
     entries = read_json(path)
     if not isinstance(entries, list):

@@ -27,8 +27,8 @@ class ActivityNet(VideoDataModule):
     """ActivityNet 1.3 for classification: one clip per annotated interval, `v_<id>_<number of the interval>.mp4`.
 
     The videos are long; `python main.py prepare videos --list activity_net.v1-3.min.json` cuts them. Takes that file
-    from the folder of the lists, or from lists.train and lists.val. Labels are places in the sorted list of names. Intervals without
-    length are left out.
+    from the folder of the lists, or what lists.train and lists.val name. Labels are places in the sorted list of names.
+    Intervals without length are left out.
     """
 
     splits = needed = ("train", "val")

@@ -13,9 +13,10 @@ CLASSES = 48
 class Diving48(VideoDataModule):
     """Diving48, version 2. The test videos are those that validate; class 30 has none in either list.
 
-    Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from the folder of the lists or its
-    folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not looked for. A mirrored
-    dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and position know no left or right.
+    Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from the folder of
+    the lists or its folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not
+    looked for. A mirrored dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and
+    position know no left or right.
     """
 
     splits = needed = ("train", "val")

@@ -25,8 +25,8 @@ class PKUMMD(PreparedSkeletons):
         held = recordings.header["part"]
         if held != part:
             raise SettingError(
-                f"data.root {self.root} holds part {held} of PKU-MMD; set data.benchmark to part{held}_{benchmark}, or data.root "
-                f"to the folder of part {part}."
+                f"data.root {self.root} holds part {held} of PKU-MMD; set data.benchmark to part{held}_{benchmark}, or "
+                f"data.root to the folder of part {part}."
             )
         split = recordings.header["splits"][benchmark]
         videos = np.array([name.rpartition("_")[0] for name in recordings.name.tolist()])

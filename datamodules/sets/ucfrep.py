@@ -253,8 +253,8 @@ class UCFRep(VideoDataModule):
     """Videos with repetitions, for `RepetitionCounting`; the validation videos are those that results are reported for.
 
     Below `root` are the videos of UCF101 at any depth, or folders of their pictures, imgs/train/<Class>/<video>/image_00001.jpg
-    and so on; below `lists.folder` the official files annotations/train/<video>.mat and annotations/val/<video>.mat. Pictures count
-    from 1 in the order of their names. Videos with fewer than two cycles are left out, as in the official code.
+    and so on; below the folder of the lists the official files annotations/train/<video>.mat and annotations/val/<video>.mat.
+    Pictures count from 1 in the order of their names. Videos with fewer than two cycles are left out, as in the official code.
 
     Training samples are random parts of the videos with two cycles or more. The official code draws them once at its start;
     here they are a function of seed and sample, and with `fresh_segments` also of the epoch. A batch is filled up to the

@@ -25,9 +25,9 @@ class VideoText(VideoDataModule):
 
     In training every pair of a video and a sentence is a sample; in evaluation every video is one, with all its sentences.
     Videos are found at their path below `root`, or by their name in any layout and with any suffix; missing ones are counted.
-    A part of the training set (`subset.fraction`) has its share of every sentence; with the same `subset.seed` a smaller part lies
-    within a larger one. A test takes the clip of evaluation (with `segment` the middle frame of each part), needs no training
-    list, and has no `views`. The label of a sample is the number of its sentence in the list, or the right answer.
+    A part of the training set (`subset.fraction`) has its share of every sentence; with the same `subset.seed` a smaller part
+    lies within a larger one. A test takes the clip of evaluation (with `segment` the middle frame of each part), needs no
+    training list, and has no `views`. The label of a sample is the number of its sentence in the list, or the right answer.
 
     Benchmarks: `sentences` takes each sentence by itself, `paragraphs` joins those of a video to one text.
     """
