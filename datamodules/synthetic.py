@@ -88,6 +88,18 @@ def _whole(batch: SyntheticBatch) -> SyntheticBatch:
     return batch
 
 
+def check_frames(setting: str, frames: int) -> None:
+    """Raises a `SettingError` that names the setting for clips too short for motion."""
+    if frames < MIN_FRAMES:
+        raise SettingError(f"{setting} is {frames}; motion in two phases needs at least {MIN_FRAMES}.")
+
+
+def check_backgrounds(setting: str, backgrounds: Sequence[str]) -> None:
+    """Raises a `SettingError` that names the setting if there is no kind of background, or one twice."""
+    if not backgrounds or len(set(backgrounds)) < len(backgrounds):
+        raise SettingError(f"{setting} is {list(backgrounds)}; name at least one kind and none twice.")
+
+
 @dataclass
 class SceneSettings:
     """What generated clips show besides their motion.
@@ -328,15 +340,3 @@ class SyntheticMotion(LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore where in the epoch the training was."""
         self._train_loader.load_state_dict(state["loader"])
-
-
-def check_frames(setting: str, frames: int) -> None:
-    """Raises a `SettingError` that names the setting for clips too short for motion."""
-    if frames < MIN_FRAMES:
-        raise SettingError(f"{setting} is {frames}; motion in two phases needs at least {MIN_FRAMES}.")
-
-
-def check_backgrounds(setting: str, backgrounds: Sequence[str]) -> None:
-    """Raises a `SettingError` that names the setting if there is no kind of background, or one twice."""
-    if not backgrounds or len(set(backgrounds)) < len(backgrounds):
-        raise SettingError(f"{setting} is {list(backgrounds)}; name at least one kind and none twice.")
