@@ -24,6 +24,7 @@ from torch import Tensor
 from callbacks import ModelEMA, OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.prepare.synthesise import write_video
+from datamodules.settings import ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.sampling import ClipSettings
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
@@ -215,7 +216,9 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
         return SyntheticSkeleton(parts, batch_size, run.workers, train_clips=TRAIN, val_clips=VAL)
     # Methods that take two clips of each video leave no room for copies of them.
     clip = ClipSettings(frames=FRAMES, stride=1, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1)
-    return VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
+    return VideoFolder(
+        str(run.videos), clip=clip, batch_size=batch_size, reading=ReadSettings(run.workers, max_bad_fraction=1.0)
+    )
 
 
 def train(run: Run, rank: int = 0, port: int = 0) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules import VideoFolder
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.settings import ReadSettings
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
@@ -422,7 +423,7 @@ def test_a_run_goes_on_after_the_videos_moved_and_not_after_the_list_changed(tmp
     videos = write_videos(tmp_path / "videos")
 
     def data(root: Path) -> VideoFolder:
-        return VideoFolder(str(root), clip=ClipSettings(2, 1, 16), batch_size=4, num_workers=0, max_bad_fraction=1.0)
+        return VideoFolder(str(root), clip=ClipSettings(2, 1, 16), batch_size=4, reading=ReadSettings(0, max_bad_fraction=1.0))
 
     seen = Seen()
     run(tmp_path / "run", seen, stop_after=7, data=data(videos), limit_val_batches=0)

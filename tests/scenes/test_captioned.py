@@ -10,6 +10,7 @@ import av
 import pytest
 import torch
 
+from datamodules.settings import LoadSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
@@ -172,7 +173,7 @@ def test_captions_of_objects_only_and_none_at_all() -> None:
 def test_batches_do_not_depend_on_workers() -> None:
     alone = list(data().train_dataloader())
     for workers in (1, 4):
-        for one, other in zip(alone, data(num_workers=workers).train_dataloader(), strict=True):
+        for one, other in zip(alone, data(reading=LoadSettings(workers)).train_dataloader(), strict=True):
             assert one["caption"] == other["caption"]
             assert all(torch.equal(one[name], other[name]) for name in ("video", "index", "signature"))
 

@@ -272,10 +272,10 @@ def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> No
         ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
     # A list of test videos is looked at before the training, too.
     with pytest.raises(
-        SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.test_list"
+        SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.lists\.test"
     ):
         ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1", test="4.mp4 7"))
-    with pytest.raises(SettingError, match=r"gone\.list does not exist; set data\.test_list"):
+    with pytest.raises(SettingError, match=r"gone\.list does not exist; set data\.lists\.test"):
         ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1") | {"test_list": str(tmp_path / "gone.list")})
     with pytest.warns(
         UserWarning, match="1 validation videos in .* are of 1 classes of which there is no training video.* is 1"
@@ -327,12 +327,14 @@ def test_low_shot_counts_classes_and_not_what_has_none(tmp_path: Path) -> None:
     assert set(manifest.few(10, 1).labels) == {0, 1}
     # With fraction, of those without a class there is the same share.
     assert np.unique(manifest.share(0.1, 1).labels, return_counts=True)[1].tolist() == [5, 2, 2]
-    with pytest.warns(UserWarning, match=r"data\.low_shot is 60, but there are only 40 videos"):
+    with pytest.warns(UserWarning, match=r"data\.subset\.low_shot is 60, but there are only 40 videos"):
         assert len(manifest.few(60, 1)) == 40
     bare = Manifest(tmp_path, manifest.paths, np.full(90, UNLABELLED))
     assert len(bare.few(10, 1)) == 10
     for several in ({"texts": [["a"]] * 90}, {"intervals": [[(0.0, 1.0, 0)]] * 90}):
-        with pytest.raises(SettingError, match=r"data\.low_shot is 10, but the videos in .* have several labels or sentences"):
+        with pytest.raises(
+            SettingError, match=r"data\.subset\.low_shot is 10, but the videos in .* have several labels or sentences"
+        ):
             dataclasses.replace(bare, **several).few(10, 1)
 
 
@@ -444,7 +446,9 @@ def test_numbers_out_of_range_are_refused_in_a_sentence(kind: type, name: str, v
 
 def test_a_decoder_that_is_not_installed_is_found_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.base.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"data\.decoder is torchcodec, which is not installed; run pip install torchcodec"):
+    with pytest.raises(
+        SettingError, match=r"data\.reading\.decoder is torchcodec, which is not installed; run pip install torchcodec"
+    ):
         VideoFolder(str(tmp_path), decoder="torchcodec")
 
 
@@ -455,13 +459,19 @@ SMILE = ["fit", f"--config={ROOT / 'configs/smile.yaml'}", "--data=VideoFolder",
     ("settings", "message"),
     [
         (["--data.root=/nowhere"], r"data\.root is /nowhere, which is not a folder"),
-        (["--data.root={}", "--data.train_list={}/gone.csv"], r"The list \S+gone\.csv does not exist; set data\.train_list"),
+        (["--data.root={}", "--data.lists.train={}/gone.csv"], r"The list \S+gone\.csv does not exist; set data\.lists\.train"),
         (["--data.root={}", "--data.batch_size=3"], r"data\.batch_size 3 on 1 device\(s\) is more than the 2 training videos"),
-        (["--data.root={}", "--data.val_list={}/val.csv"], "have labels from a list without names"),
+        (["--data.root={}", "--data.lists.val={}/val.csv"], "have labels from a list without names"),
         (["--data.root={}", "--data.clip=null"], r"data\.clip is null, but VideoFolder needs a value; leave it out"),
         (["--data.root={}", "--data.views=null"], r"data\.views is null, but VideoFolder needs a value; leave it out"),
-        (["--data.root={}", "--data.fraction=null"], r"data\.fraction is null, but VideoFolder needs a value; leave it out"),
-        (["--data.root={}", "--data.decoder=null"], r"data\.decoder is null, but VideoFolder needs a value; leave it out"),
+        (
+            ["--data.root={}", "--data.subset.fraction=null"],
+            r"data\.subset\.fraction is null, but VideoFolder needs a value; leave it out",
+        ),
+        (
+            ["--data.root={}", "--data.reading.decoder=null"],
+            r"data\.reading\.decoder is null, but VideoFolder needs a value; leave it out",
+        ),
     ],
 )
 def test_data_is_checked_before_anything_is_downloaded(

@@ -19,6 +19,7 @@ from datamodules import VideoFolder
 from datamodules.decoding.decode import DecodeError, read_clips
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.loading.worker_guard import NOTHING, WorkerGuard
+from datamodules.settings import ReadSettings
 from datamodules.video import dataset as video_dataset
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
@@ -160,7 +161,7 @@ def fall(samples: list[Any]) -> None:
 @pytest.mark.filterwarnings("ignore:A worker process died")
 def test_workers_that_die_for_no_known_reason_stop_the_run(tmp_path: Path) -> None:
     loader = ResumableLoader(Deadly(WorkerGuard(1), "none", tmp_path, 0), EpochSampler(LENGTH, 5, True), BATCH, 1, fall)
-    with pytest.raises(SettingError, match=r"died 4 times .*with exit code 1 .*lower data\.num_workers"):
+    with pytest.raises(SettingError, match=r"died 4 times .*with exit code 1 .*lower data\.reading\.num_workers"):
         next(iter(loader))
 
 
@@ -210,7 +211,7 @@ def test_a_crash_is_reported_and_not_repeated_when_the_run_goes_on(tmp_path: Pat
 
     def batches(workers: int) -> list[dict[str, Any]]:
         clip = ClipSettings(frames=4, stride=2, size=32)
-        data = VideoFolder(str(videos), clip=clip, batch_size=2, num_workers=workers, seed=1)
+        data = VideoFolder(str(videos), clip=clip, batch_size=2, reading=ReadSettings(workers), seed=1)
         data.setup("fit")
         assert data.faults is not None
         data.faults.write_to(tmp_path / "run")

@@ -174,11 +174,11 @@ def test_boxes_follow_the_crop() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.train_list, or data.lists"),
-        ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.val_list"),
+        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.lists.train, or data.lists"),
+        ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.lists.val"),
         ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists"),
         (NAMES, None, "holds no ava_action_list_v2.2_for_activitynet_2019"),
-        (DETECTED, None, "set data.val_boxes .* or data.benchmark"),
+        (DETECTED, None, "set data.boxes.val .* or data.benchmark"),
         ("ava_train_v2.2.csv", f"{LINE},7\n", "Line 1 of .* expected 8 cells"),
         ("ava_train_v2.2.csv", "Ab.C-1,soon,0.1,0.1,0.5,0.5,7,1\n", "Line 1 of .* film, second"),
         ("ava_train_v2.2.csv", "Ab.C-1,0904,0.1,0.1,0.5,x,7,1\n", "expected numbers"),
@@ -188,7 +188,7 @@ def test_boxes_follow_the_crop() -> None:
         ("ava_train_v2.2.csv", f"{LINE},,1\n", "no action; lists of detected boxes belong to"),
         ("ava_train_v2.2.csv", f"{LINE},7,1\nno,0904,0,0,1,1,7,1\nno2,0904,0,0,1,1,7,1\n", "2 of the 3 films"),
         (NAMES, "sit, stand", "names no action from 1 to 80"),
-        (DETECTED, "val1,0904,0,0,1,1,,0.2\n", "lower data.min_score"),
+        (DETECTED, "val1,0904,0,0,1,1,,0.2\n", "lower data.boxes.min_score"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")

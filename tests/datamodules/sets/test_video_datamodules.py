@@ -16,6 +16,7 @@ from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
 from datamodules.decoding.decode import read_clips
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.subsets import pick_for_probes
+from datamodules.settings import ListSettings, ReadSettings
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, assert_equal, batches, folder, put, ready
@@ -103,7 +104,7 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
     paths = [f"train/class {number % 3}/train{number}.mp4" for number in range(6)]
     (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, [9, 9, 2, 9, 9, 9], strict=True)))
     (tree / "val list").write_text("val/class 0/val0.mp4 2\nval/class 1/val1.mp4 5\n")
-    data = folder(tree, train_list=str(tree / "list"), val_list=str(tree / "val list"), batch_size=6)
+    data = folder(tree, lists=ListSettings(str(tree / "list"), str(tree / "val list")), batch_size=6)
     assert data.num_classes == 10
     (batch,) = batches(data)
     assert [label for _, label in sorted(zip(batch["index"].tolist(), batch["label"].tolist(), strict=True))] == [
@@ -127,7 +128,7 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
 
 def test_lists_decide_instead_of_folders(tree: Path) -> None:
     (tree / "few.csv").write_text("train/class 0/train0.mp4,4\nval/class 1/val1.mp4,\n")
-    data = folder(tree, batch_size=1, train_list=str(tree / "few.csv"), val_list=str(tree / "few.csv"))
+    data = folder(tree, batch_size=1, lists=ListSettings(str(tree / "few.csv"), str(tree / "few.csv")))
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [4, -1]
     assert (data.num_classes, data.class_names) == (5, None)
@@ -177,7 +178,7 @@ def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
 
     def probe_labels(labels: list[int], count: int) -> list[int]:
         (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)))
-        loader = folder(tree, train_list=str(tree / "list"), probe_samples=count).probe_dataloader()
+        loader = folder(tree, lists=ListSettings(str(tree / "list")), probe_samples=count).probe_dataloader()
         return [label for batch in loader for label in batch["label"].tolist()]
 
     assert probe_labels([-1, 2, -1, -1, 1, -1], 100) == [2, 1]
@@ -207,7 +208,7 @@ def test_official_kinetics_tree(tmp_path: Path, one_video: Path) -> None:
     rows = "zumba,a,1,11,train,0\nair drumming,b,2,12,train,0\nzumba,gone,5,15,train,0\n"
     (tmp_path / "annotations/train.csv").write_text(head + rows)
     (tmp_path / "annotations/val.csv").write_text(head + "zumba,c,3,13,val,0\n")
-    data = ready(Kinetics400(str(tmp_path), clip=CLIP, batch_size=3, num_workers=0, seed=0))
+    data = ready(Kinetics400(str(tmp_path), clip=CLIP, batch_size=3, reading=ReadSettings(0), seed=0))
     assert data.class_names == ["air drumming", "zumba"]
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1]
@@ -226,7 +227,7 @@ def test_kinetics_from_folders_and_from_lists(tree: Path) -> None:
     # Folders of validation videos have names, which do not fit these numbers.
     shutil.rmtree(tree / "val")
     (tree / "train.csv").write_text("train/class 0/train0 7\ntrain/class 1/train1 399\n")
-    data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2, num_workers=0))
+    data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2, reading=ReadSettings(0)))
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [7, 399]
     assert next(iter(data.train_dataloader()))["video"].shape == (2, 1, 4, 32, 32, 3)
@@ -249,7 +250,9 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
     (tmp_path / "labels/train.json").write_text(
         '[{"id": "1", "template": "Moving [something]"}, {"id": "2", "template": "Moving [something]"}]'
     )
-    data = ready(SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampling="segment"), batch_size=2, num_workers=0))
+    data = ready(
+        SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampling="segment"), batch_size=2, reading=ReadSettings(0))
+    )
     assert next(iter(data.train_dataloader()))["label"].tolist() == [5, 5]
     # The official names win over short ones, and lie in the root or a folder of lists.
     entries = [{"id": "2", "template": "Moving [something]", "placeholders": ["a cup"]}]
@@ -283,9 +286,9 @@ def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pyt
         (lambda root: VideoFolder(str(root / "gone")), r"data\.root is .*gone, which is not a folder"),
         (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which holds no video"),
         (lambda root: VideoFolder(str(root), batch_size=7), r"data\.batch_size 7 on 1 device\(s\) is more than the 6"),
-        (lambda root: SSv2(str(root)), r"No list of training videos was found in .*; set data\.train_list"),
+        (lambda root: SSv2(str(root)), r"No list of training videos was found in .*; set data\.lists\.train"),
         (lambda root: MiniKinetics(str(root)), r"No list of training videos"),
-        (lambda root: VideoFolder(str(root), train_list=str(root / "no.csv")), r"no\.csv does not exist"),
+        (lambda root: VideoFolder(str(root), lists=ListSettings(str(root / "no.csv"))), r"no\.csv does not exist"),
     ],
 )
 def test_wrong_settings(make: Any, message: str, tree: Path) -> None:
@@ -329,7 +332,7 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
     whole = VideoFolder(str(tmp_path), batch_size=2)
     whole.setup("fit")
     assert data.manifest_hash != whole.manifest_hash
-    with pytest.raises(SettingError, match=r"data\.fraction is 0"):
+    with pytest.raises(SettingError, match=r"data\.subset\.fraction is 0"):
         VideoFolder(str(tmp_path), fraction=0)
     # Of 16 videos 5, of 2 classes: 3 of each.
     few = VideoFolder(str(tmp_path), low_shot=5, subset_seed=99999, batch_size=2)
@@ -338,7 +341,7 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
     assert sorted(few.train_manifest.labels.tolist()) == [0, 0, 0, 1, 1, 1]
     assert few.train_manifest.paths == sorted(few.train_manifest.paths)
     for settings in ({"low_shot": 0}, {"low_shot": 5, "fraction": 0.5}):
-        with pytest.raises(SettingError, match=r"data\.low_shot is"):
+        with pytest.raises(SettingError, match=r"data\.subset\.low_shot is"):
             VideoFolder(str(tmp_path), **settings)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
+from datamodules.settings import ReadSettings
 from datamodules.video.sampling import ClipSettings
 
 CLIP = ClipSettings(frames=4, stride=2, size=32)
@@ -26,7 +27,9 @@ def ready(data: VideoDataModule) -> VideoDataModule:
 
 
 def folder(root: Path, workers: int = 0, **settings: Any) -> VideoDataModule:
-    return ready(VideoFolder(str(root), **({"clip": CLIP, "batch_size": 3, "num_workers": workers, "seed": 1} | settings)))
+    return ready(
+        VideoFolder(str(root), **({"clip": CLIP, "batch_size": 3, "reading": ReadSettings(workers), "seed": 1} | settings))
+    )
 
 
 def batches(data: VideoDataModule, epoch: int = 0) -> list[dict[str, Any]]:

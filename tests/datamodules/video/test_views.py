@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.decoding.decode import VideoInfo, read_clips
+from datamodules.settings import ListSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings, ViewSettings, choose_frames, choose_views, spanning_indices
@@ -142,7 +143,7 @@ def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_
     names = [path for path in data.train_manifest.paths if path.endswith(("1.mp4", "2.mp4"))]
     # The numbers are those of the folders' names, which their paths confirm.
     (tmp_path / "test.csv").write_text("".join(f"train/{name} {label}\n" for label, name in enumerate(names, 1)))
-    listed = folder(tree, test_list=str(tmp_path / "test.csv"))
+    listed = folder(tree, lists=ListSettings(test=str(tmp_path / "test.csv")))
     listed.setup("test")
     assert listed.test_manifest.labels.tolist() == [1, 2]
 
