@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
@@ -182,7 +182,7 @@ def test_batches_do_not_depend_on_workers() -> None:
     ("settings", "message"),
     [
         ({"clip": ClipSettings(frames=8, size=16, clips=2)}, "data.clip.clips"),
-        ({"objects": False}, "data.objects"),
+        ({"scene": SceneSettings(objects=False)}, "data.scene.objects"),
         ({"captions": CaptionSettings(primitives=("C.zigzag",)), "clip": ClipSettings(frames=4, size=16)}, "4 frames"),
         ({"captions": CaptionSettings(primitives=("P.still",))}, "backwards"),
         ({"captions": CaptionSettings(wordings=0)}, "wordings"),

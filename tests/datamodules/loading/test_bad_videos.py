@@ -64,7 +64,8 @@ def test_too_many_broken_files_stop_the_run_with_their_list(tmp_path: Path, one_
     data = folder(tmp_path / "videos", batch_size=10, clip=ClipSettings(frames=2, stride=1, size=32))
     with pytest.raises(SettingError, match=r"more than data\.reading\.max_bad_fraction 0\.05 allows.*\.mp4 \(empty file\)"):
         batches(data)
-    tolerant = folder(tmp_path / "videos", batch_size=10, clip=ClipSettings(frames=2, stride=1, size=32), max_bad_fraction=0.2)
+    clip, tolerance = ClipSettings(frames=2, stride=1, size=32), ReadSettings(0, max_bad_fraction=0.2)
+    tolerant = folder(tmp_path / "videos", batch_size=10, clip=clip, reading=tolerance)
     assert len(batches(tolerant)) == 11
     # Through a trainer and workers the same error comes out, and the report names what was met.
     data = VideoFolder(

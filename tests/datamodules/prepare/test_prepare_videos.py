@@ -312,8 +312,8 @@ def test_finegym_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
     assert abs(part[0].mean() - whole[30].mean()) < 3
     write(tmp_path, "gym99_train.txt", f"{first} 3")
     write(tmp_path, "gym99_val.txt", f"{second} 5")
-    lists = (str(tmp_path / "gym99_train.txt"), str(tmp_path / "gym99_val.txt"))
-    check_reads(ready(FineGym(str(tmp_path / "out"), *lists, benchmark="vault", **SMALL)))
+    lists = ListSettings(str(tmp_path / "gym99_train.txt"), str(tmp_path / "gym99_val.txt"))
+    check_reads(ready(FineGym(str(tmp_path / "out"), lists, benchmark="vault", **SMALL)))
     (tmp_path / "annotation.json").write_text('{"a": 1}')
     with pytest.raises(SettingError, match="is not of the form of FineGym's annotation"):
         prepare(recordings, tmp_path / "out", f"--list={tmp_path / 'annotation.json'}")

@@ -10,6 +10,7 @@ from PIL import Image
 from datamodules.decoding.decode import DecodeError, VideoInfo, read_clips
 from datamodules.loading.loader import SampleKey
 from datamodules.sets.ava import AVA, read_actions
+from datamodules.settings import SubsetSettings
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, key_frame_indices, move_boxes
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import Box, crop_and_resize, draw_box
@@ -69,7 +70,7 @@ def test_lists(films: Path) -> None:
     assert pairs == {(0, 6), (0, 79), (0, 1), (1, 6), (2, 6)}
     assert scored.scored == {0: "bend/bow (at the waist)", 1: 'crouch \\"low\\"', 6: "jump"}
     assert (data.num_classes, data.class_names) == (80, None)
-    half = ready(small_ava(films, fraction=0.5)).train_manifest
+    half = ready(small_ava(films, subset=SubsetSettings(0.5))).train_manifest
     assert isinstance(half, KeyFrames)
     rows = [list(data.train_manifest.paths).index(path) + (second == 2) for path, second, _ in table(half)]
     assert table(half) == [table(data.train_manifest)[row] for row in rows]
@@ -174,9 +175,9 @@ def test_boxes_follow_the_crop() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.lists.train, or data.lists"),
+        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
         ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.lists.val"),
-        ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists"),
+        ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists.folder"),
         (NAMES, None, "holds no ava_action_list_v2.2_for_activitynet_2019"),
         (DETECTED, None, "set data.boxes.val .* or data.benchmark"),
         ("ava_train_v2.2.csv", f"{LINE},7\n", "Line 1 of .* expected 8 cells"),

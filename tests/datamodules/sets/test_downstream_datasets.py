@@ -179,7 +179,7 @@ def test_wrong_lists_of_finegym(gym: Path) -> None:
     few = write(gym, "few.txt", f"{GYM[0]} 0")
     with pytest.raises(SettingError, match=r"few.txt lists no videos"):
         ready(FineGym(str(gym), benchmark="ub_s1", lists=ListSettings(str(few)), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no gym99_train_element.txt; set data.lists.train"):
+    with pytest.raises(SettingError, match=r"holds no gym99_train_element_v1.1.txt; set data.lists.train"):
         ready(FineGym(str(gym / "clips"), **SMALL))
 
 
@@ -333,5 +333,5 @@ def test_a_benchmark_that_a_data_set_does_not_have(tmp_path: Path) -> None:
 def test_own_lists_in_the_place_of_official_ones(ucf: Path, tmp_path: Path) -> None:
     video = next(path for path in (ucf / "UCF-101").rglob("*.avi"))
     (tmp_path / "mine.txt").write_text(f"{video.relative_to(ucf / 'UCF-101')} 3\n")
-    data = UCF101(str(ucf / "UCF-101"), str(tmp_path / "mine.txt"), lists=ListSettings(folder=str(ucf)), **SMALL)
+    data = UCF101(str(ucf / "UCF-101"), ListSettings(str(tmp_path / "mine.txt"), folder=str(ucf)), **SMALL)
     assert data.read_split("train").labels.tolist() == [3]

@@ -16,7 +16,7 @@ from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
 from datamodules.decoding.decode import read_clips
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.subsets import pick_for_probes
-from datamodules.settings import ListSettings, ReadSettings
+from datamodules.settings import ListSettings, ReadSettings, SubsetSettings
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, assert_equal, batches, folder, put, ready
@@ -286,7 +286,7 @@ def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pyt
         (lambda root: VideoFolder(str(root / "gone")), r"data\.root is .*gone, which is not a folder"),
         (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which holds no video"),
         (lambda root: VideoFolder(str(root), batch_size=7), r"data\.batch_size 7 on 1 device\(s\) is more than the 6"),
-        (lambda root: SSv2(str(root)), r"No list of training videos was found in .*; set data\.lists\.train"),
+        (lambda root: SSv2(str(root)), r"holds no something-something-v2-train\.json; set data\.lists\.train"),
         (lambda root: MiniKinetics(str(root)), r"No list of training videos"),
         (lambda root: VideoFolder(str(root), lists=ListSettings(str(root / "no.csv"))), r"no\.csv does not exist"),
     ],
@@ -323,7 +323,7 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
             path = tmp_path / split / f"class{number % 2}" / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    data = VideoFolder(str(tmp_path), fraction=0.25, batch_size=2)
+    data = VideoFolder(str(tmp_path), subset=SubsetSettings(0.25), batch_size=2)
     data.setup("fit")
     assert data.train_manifest is not None
     assert sorted(data.train_manifest.labels.tolist()) == [0, 0, 1, 1]
@@ -333,16 +333,16 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
     whole.setup("fit")
     assert data.manifest_hash != whole.manifest_hash
     with pytest.raises(SettingError, match=r"data\.subset\.fraction is 0"):
-        VideoFolder(str(tmp_path), fraction=0)
+        VideoFolder(str(tmp_path), subset=SubsetSettings(0))
     # Of 16 videos 5, of 2 classes: 3 of each.
-    few = VideoFolder(str(tmp_path), low_shot=5, subset_seed=99999, batch_size=2)
+    few = VideoFolder(str(tmp_path), subset=SubsetSettings(low_shot=5, seed=99999), batch_size=2)
     few.setup("fit")
     assert few.train_manifest is not None
     assert sorted(few.train_manifest.labels.tolist()) == [0, 0, 0, 1, 1, 1]
     assert few.train_manifest.paths == sorted(few.train_manifest.paths)
     for settings in ({"low_shot": 0}, {"low_shot": 5, "fraction": 0.5}):
         with pytest.raises(SettingError, match=r"data\.subset\.low_shot is"):
-            VideoFolder(str(tmp_path), **settings)
+            VideoFolder(str(tmp_path), subset=SubsetSettings(**settings))
 
 
 def test_probe_bank_has_fifty_of_each_class_as_far_as_there_are() -> None:

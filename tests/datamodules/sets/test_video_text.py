@@ -75,10 +75,14 @@ def test_a_test_needs_no_training_list(retrieval: Path) -> None:
     data = VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL)
     data.setup("test")
     assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1]]
-    with pytest.raises(SettingError, match=r"holds no train\.json; set data\.lists\.train, or data\.lists to its folder"):
+    with pytest.raises(
+        SettingError, match=r"holds no train\.json; set data\.lists\.train to it, or data\.lists\.folder to the folder"
+    ):
         data.setup("fit")
     (retrieval / "val.json").unlink()
-    with pytest.raises(SettingError, match=r"holds no val\.json; set data\.lists\.test, or data\.lists to its folder"):
+    with pytest.raises(
+        SettingError, match=r"holds no val\.json; set data\.lists\.test to it, or data\.lists\.folder to the folder"
+    ):
         VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL).setup("test")
 
 
@@ -127,18 +131,15 @@ def test_official_names_of_lists(retrieval: Path) -> None:
 
 
 def test_few_data_is_a_part_of_the_pairs(retrieval: Path) -> None:
-    def part(**settings: Any) -> list[tuple[str, list[str]]]:
-        return texts_of(
-            ready(
-                VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **settings, **SMALL)
-            ).train_manifest
-        )
+    def part(subset: SubsetSettings = SubsetSettings()) -> list[tuple[str, list[str]]]:  # noqa: B008
+        lists = ListSettings(folder=str(retrieval))
+        return texts_of(ready(VideoText(str(retrieval / "videos"), lists, subset=subset, **SMALL)).train_manifest)
 
-    half, more = part(fraction=0.5), part(fraction=0.75)
+    half, more = part(SubsetSettings(0.5)), part(SubsetSettings(0.75))
     assert [len(half), len(more)] == [2, 3]
     assert all(pair in more for pair in half)
     assert all(pair in part() for pair in more)
-    assert len({str(part(subset=SubsetSettings(0.5, seed=seed))) for seed in range(6)}) > 1
+    assert len({str(part(SubsetSettings(0.5, seed=seed))) for seed in range(6)}) > 1
 
 
 def test_missing_videos_are_counted(retrieval: Path) -> None:
@@ -180,7 +181,7 @@ def test_lists_of_another_form(content: str, expected: str, tmp_path: Path) -> N
 
 def test_wrong_settings(retrieval: Path) -> None:
     with pytest.raises(SettingError, match=r"no\.json does not exist; set data\.lists\.train"):
-        ready(VideoText(str(retrieval / "videos"), str(retrieval / "no.json"), **SMALL))
+        ready(VideoText(str(retrieval / "videos"), ListSettings(str(retrieval / "no.json")), **SMALL))
     with pytest.raises(SettingError, match=r"data\.views is not for VideoText"):
         ready(
             VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), views=ViewSettings(1, 1), **SMALL)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from datamodules import NTU60, NTUVideos, SyntheticSkeleton
-from datamodules.settings import LoadSettings
+from datamodules.settings import LoadSettings, RecordingSubset
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.raw import NTU_NAME, NTUName, parse_ntu_name
 from datamodules.skeleton.splits import NTU60_SUBJECTS, NTU120_SUBJECTS, TRAINS, is_ntu60, missing_samples
@@ -79,8 +79,8 @@ def write_store(root: Path, count: int = 40) -> Path:
     return root
 
 
-def chosen(root: Path, **settings: Any) -> list[int]:
-    data = NTU60(str(root), clip=CLIP, batch_size=1, reading=LoadSettings(0), **settings)
+def chosen(root: Path, subset: RecordingSubset = RecordingSubset()) -> list[int]:  # noqa: B008
+    data = NTU60(str(root), clip=CLIP, batch_size=1, reading=LoadSettings(0), subset=subset)
     data.setup("fit")
     assert data.split is not None
     return data.split.train.tolist()
@@ -91,17 +91,17 @@ def test_shares_of_the_training_set(tmp_path: Path) -> None:
     # People 1, 2, 4, 5 and 8 train.
     everything = chosen(root)
     assert everything == [number for number in range(40) if number % 8 + 1 in (1, 2, 4, 5, 8)]
-    some = chosen(root, fraction=0.21)
+    some = chosen(root, RecordingSubset(0.21))
     assert len(some) == int(25 * 0.21) == 5
     assert set(some) < set(everything)
-    assert some == chosen(root, fraction=0.21) != chosen(root, fraction=0.21, subset_seed=1)
+    assert some == chosen(root, RecordingSubset(0.21)) != chosen(root, RecordingSubset(0.21, seed=1))
     # Of every class, rounded up.
-    each = chosen(root, fraction=0.21, per_class=True)
+    each = chosen(root, RecordingSubset(0.21, per_class=True))
     assert sorted(number % 10 for number in each) == list(range(10))
     with pytest.raises(SettingError, match=r"data\.subset\.fraction"):
-        chosen(root, fraction=0)
+        chosen(root, RecordingSubset(0))
     with pytest.raises(SettingError, match=r"data.batch_size 1 .* 0 training recordings"):
-        chosen(root, fraction=0.01)
+        chosen(root, RecordingSubset(0.01))
 
 
 def test_batches_follow_the_contract(tmp_path: Path) -> None:
