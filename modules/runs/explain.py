@@ -75,6 +75,7 @@ def explain(message: str) -> str:
     value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
     nested = re.match(r"NestedArg\(key='[\w.]+', val=(.*)\)", value[1], re.DOTALL) if value is not None else None
     given = "" if value is None else (nested[1] if nested is not None else value[1]).strip().partition("\n")[0].strip("'\"")
+    given = "null" if given == "None" else given
     choices = list(dict.fromkeys(re.findall(r"typing\.Literal\[(.*?)\]", message)))
     if choices and name:
         # Beside a list of words, a setting may take true and false, or null.

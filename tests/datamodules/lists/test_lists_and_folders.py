@@ -268,7 +268,7 @@ def lists(root: Path, train: str, val: str, **more: str) -> ListSettings:
 
 def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.v"
+        SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.lists\.v"
     ):
         ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
     # A list of test videos is looked at before the training, too.
@@ -482,11 +482,11 @@ SMILE = ["fit", f"--config={ROOT / 'configs/smile.yaml'}", "--data=VideoFolder",
         (["--data.root={}", "--data.views=null"], r"data\.views is null, but VideoFolder needs a value; leave it out"),
         (
             ["--data.root={}", "--data.subset.fraction=null"],
-            r"data\.subset\.fraction is null, but SubsetSettings needs a value; leave it out",
+            r"data\.subset\.fraction must be of type float, not 'null'",
         ),
         (
             ["--data.root={}", "--data.reading.decoder=null"],
-            r"data\.reading\.decoder is null, but ReadSettings needs a value; leave it out",
+            r"data\.reading\.decoder is 'null'; it must be one of 'pyav', 'decord', 'torchcodec'",
         ),
     ],
 )

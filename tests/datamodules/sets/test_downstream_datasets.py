@@ -96,9 +96,9 @@ def test_wrong_files_of_ucf101(name: str, line: str, message: str, ucf: Path) ->
 
 
 def test_lists_of_ucf101_are_missing(ucf: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists"):
+    with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists.folder"):
         ready(UCF101(str(ucf / "UCF-101"), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no list of split3 \(train\)"):
+    with pytest.raises(SettingError, match=r"holds no trainlist03\.txt; set data\.lists\.folder"):
         ready(UCF101(str(ucf), benchmark="split3", **SMALL))
 
 
