@@ -16,9 +16,9 @@ COMMAND = "python main.py prepare ntu --raw DIR --out DIR"
 
 
 class NTU60(PreparedSkeletons):
-    """NTU RGB+D 60: 56,578 recordings of 60 actions by 40 people, 3 cameras; a folder of NTU RGB+D 120 will do.
+    """NTU RGB+D 60 (benchmarks xsub, xview): 56,578 recordings of 60 actions by 40 people, 3 cameras.
 
-    Benchmarks: xsub trains on 20 of the people, xview on cameras 2 and 3.
+    xsub trains on 20 of the people, xview on cameras 2 and 3. A folder of NTU RGB+D 120 will do.
     """
 
     num_classes = NTU60_CLASSES
@@ -30,9 +30,9 @@ class NTU60(PreparedSkeletons):
 
 
 class NTU120(PreparedSkeletons):
-    """NTU RGB+D 120: 113,945 recordings of 120 actions by 106 people, 32 setups.
+    """NTU RGB+D 120 (benchmarks xsub, xset): 113,945 recordings of 120 actions by 106 people, 32 setups.
 
-    Benchmarks: xsub trains on 53 of the people, xset on the setups with even numbers.
+    xsub trains on 53 of the people, xset on the setups with even numbers.
     """
 
     num_classes = NTU_CLASSES

@@ -9,9 +9,10 @@ from modules.core.errors import SettingError
 
 
 class PKUMMD(PreparedSkeletons):
-    """PKU-MMD: part 1 has some 21,500 intervals of 51 actions; part 2 is smaller and harder, 41 of the same actions.
+    """PKU-MMD (benchmarks part1_xsub, part1_xview, part2_xsub, part2_xview): labelled intervals of 51 actions.
 
-    Benchmarks: part1_xsub, part1_xview, part2_xsub, part2_xview. xsub holds people out for validation, xview a camera.
+    Part 1 has some 21,500 of them; part 2 is smaller and harder, 41 of the same actions. xsub holds people out for validation,
+    xview a camera.
     """
 
     num_classes = PKU_CLASSES

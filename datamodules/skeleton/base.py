@@ -170,7 +170,7 @@ class PreparedSkeletons(SkeletonDataModule):
 
     Args:
         root: folder that it wrote.
-        benchmark: official split; null takes the first that the description of the data set names.
+        benchmark: official split; null takes the first of those that the data set has.
         clip: clips per recording, frames, and how training crops are drawn.
         batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
         reading: worker processes.

@@ -147,7 +147,8 @@ def new_name(name: str, holder: Any) -> str | None:
     if new is None or holder is None:
         return new
     parts = new.split(".")
-    return new if any(_takes(holder, parts[start:]) for start in range(1, len(parts))) else None
+    # The class may be one within the method or the data; a last part alone would fit by chance.
+    return new if any(_takes(holder, parts[start:]) for start in range(1, max(2, len(parts) - 1))) else None
 
 
 def _takes(kind: Any, parts: list[str]) -> bool:
