@@ -169,7 +169,7 @@ class PreparedSkeletons(SkeletonDataModule):
     """Recordings that `python main.py prepare` has put into a folder.
 
     Args:
-        root: folder that it wrote.
+        root: folder that the command wrote.
         benchmark: official split; null takes the first of those that the data set has.
         clip: clips per recording, frames, and how training crops are drawn.
         batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.

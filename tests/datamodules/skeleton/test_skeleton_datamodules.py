@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from datamodules import NTU60, NTUVideos, SyntheticSkeleton
-from datamodules.settings import LoadSettings, RecordingSubset
+from datamodules.settings import LoadSettings, ReadSettings, RecordingSubset
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.raw import NTU_NAME, NTUName, parse_ntu_name
 from datamodules.skeleton.splits import NTU60_SUBJECTS, NTU120_SUBJECTS, TRAINS, is_ntu60, missing_samples
@@ -254,7 +254,7 @@ def test_videos_are_split_as_skeletons(tmp_path: Path, one_video: Path) -> None:
     for name in ("S001C001P001R001A005", "S001C002P003R001A060", "S018C003P003R001A061"):
         put(one_video, tmp_path / f"nturgb+d_rgb_{name[:4]}" / f"{name}_rgb.avi")
     put(one_video, tmp_path / "other.avi")
-    size: dict[str, Any] = {"clip": ClipSettings(frames=4, size=32), "batch_size": 1, "reading": LoadSettings(0)}
+    size: dict[str, Any] = {"clip": ClipSettings(frames=4, size=32), "batch_size": 1, "reading": ReadSettings(0)}
     expected = {
         "ntu60_xsub": ([4], [59]),
         "ntu60_xview": ([59], [4]),
