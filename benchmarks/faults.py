@@ -30,6 +30,7 @@ from datamodules import VideoFolder
 from datamodules.lists.folders import VIDEO_SUFFIXES
 from datamodules.loading.faults import REPORT, read_report
 from datamodules.loading.worker_guard import GRACE
+from datamodules.settings import ReadSettings
 from datamodules.video.decode import DecodeError, read_clips
 from datamodules.video.sampling import ClipSettings
 
@@ -266,10 +267,8 @@ def measure(videos: Path, folder: Path, count: int, workers: int, timeout: float
         str(folder / "videos"),
         clip=ClipSettings(frames=4, size=64),
         batch_size=batch,
-        num_workers=workers,
+        reading=ReadSettings(workers, decode_timeout=timeout, max_bad_fraction=1.0),
         seed=seed,
-        max_bad_fraction=1.0,
-        decode_timeout=timeout,
     )
     data.setup("fit")
     assert data.train_manifest is not None

@@ -28,13 +28,13 @@ def diagnose(
         wait_share: share of the time in which the step waited for a batch.
         other_share: share of the time outside steps and waiting (callbacks, validation, checkpoints).
         decode_ms: what a sample cost a worker, in milliseconds; None if the data module does not say.
-        workers: data.num_workers.
+        workers: data.reading.num_workers.
         device: 'cpu', 'cuda', ...
     """
     line = f"{clips_per_second:.1f} clips/s; {100 * wait_share:.0f} % of the time waits for data"
     decoding = f"; reading a sample takes {decode_ms:.0f} ms of a worker" if decode_ms is not None else ""
     if wait_share > WAITING and wait_share >= other_share:
-        more = "set data.num_workers above 0" if workers == 0 else f"raise data.num_workers (now {workers})"
+        more = "set data.reading.num_workers above 0" if workers == 0 else f"raise data.reading.num_workers (now {workers})"
         return (
             f"{line}{decoding}. Data limits this run: {more}, prepare videos at 256 px with a key frame every 16 frames, "
             "or use each decoded clip twice with data.clip.repeat 2."
@@ -151,7 +151,8 @@ class Throughput(Callback):
             pl_module.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
-        workers = getattr(run_of(trainer).datamodule, "num_workers", 0)
+        reading = getattr(run_of(trainer).datamodule, "reading", None)
+        workers = reading.num_workers if reading is not None else 0
         self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type)
         if not self._told:
             rank_zero_info(self.line)

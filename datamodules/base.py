@@ -4,27 +4,28 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
 from itertools import compress
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from datamodules.lists.files import read_list
 from datamodules.lists.folders import shorten
 from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file
+from datamodules.lists.official import find_file
 from datamodules.lists.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from datamodules.loading.faults import FaultLog
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.loading.single_pass import SinglePass
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
+from datamodules.settings import ListSettings, ReadSettings, SubsetSettings, choose_benchmark
 from datamodules.video.dataset import VideoClipDataset, collate
-from datamodules.video.decode import Decoder
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch, Kind
-from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
+from modules.core.errors import MAX_SEED, SettingError, check_whole, given
 from modules.core.run import run_of
 
 
@@ -37,87 +38,60 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     Args:
         root: folder of the videos; relative paths in lists start here.
-        train_list: list of training videos; null looks for the data set's usual files in `lists`.
-        val_list: list of validation videos; null looks for the data set's usual files in `lists`.
-        test_list: list of test videos; null takes the data set's test split if it has one with labels, else the validation
-            videos.
+        lists: lists of videos, where they are not the data set's usual files in `root`.
         clip: frames, stride, size, crop and number of clips.
         batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        num_workers: worker processes per device that decode.
-        seed: order, frames and crops are functions of it; null takes the run's seed.
-        probe_samples: labelled training videos that online probes read, with centre crops, evenly picked; null takes 50 of each
-            class or more, where there are so many, and at most 20,000 (see `pick_for_probes`).
-        fraction: share of the training videos to train on, the same of every class.
-        subset_seed: which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
-        max_bad_fraction: share of broken files among the training files read since the start of the process, above which
-            the run stops with their list; judged once 100 different files were read.
-        decode_timeout: seconds after which a file counts as broken; null waits for ever. Checked between frames. A worker
-            that a file still blocks 10 s later is ended and the file not read again; with num_workers 0 nothing protects
-            the run from files that block or crash the decoder.
-        decoder: library that decodes; decord and torchcodec are optional extras.
+        reading: worker processes, decoder, and how much broken files are put up with.
+        subset: part of the training videos to train on.
         views: clips and crops of each test video. A batch holds as many clips as in training, so fewer videos.
-        lists: folder of the data set's official lists; null looks in `root`.
         benchmark: which of the data set's official splits, subsets or kinds of labels, where it has several; null takes the
             first that its description names.
-        low_shot: train on about so many videos, the same number of every class, rounded up (SEVERE, official code: 1000, with
-            subset_seed 99999); null takes the share that `fraction` names.
+        probe_samples: labelled training videos that online probes read, with centre crops, evenly picked; null takes 50 of each
+            class or more, where there are so many, and at most 20,000 (see `pick_for_probes`).
+        seed: order, frames and crops are functions of it; null takes the run's seed.
 
     Raises:
-        SettingError: if a number is out of its range, `low_shot` and `fraction` are both set, or the data set has no such
-            benchmark.
+        SettingError: if a number is out of its range, or the data set has no such benchmark or list.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
     """Values of `benchmark`, the default first; none where there is nothing to choose."""
     flips_change_labels: ClassVar[bool] = False
     """Whether left and right are classes or words of the captions, so that a mirrored clip may have another label."""
+    lists_taken: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    """Splits of which `lists` may name a list."""
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    """Official splits; any other is read only where `lists` names a list of it."""
+    needed: ClassVar[tuple[str, ...]] = ("train",)
+    """Splits whose official lists must be there."""
+    places: ClassVar[tuple[str, ...]] = ("", "annotations", "labels")
+    """Where official lists may lie below their folder; '' is the folder itself."""
 
     def __init__(
         self,
         root: str,
-        train_list: str | None = None,
-        val_list: str | None = None,
-        clip: ClipSettings = ClipSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        lists: ListSettings = ListSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        clip: ClipSettings = ClipSettings(),  # noqa: B008
         batch_size: int = 16,
-        num_workers: int = 4,
-        seed: int | None = None,
-        probe_samples: int | None = None,
-        fraction: float = 1.0,
-        subset_seed: int = 12345,
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decoder: Decoder = "pyav",
-        test_list: str | None = None,
+        reading: ReadSettings = ReadSettings(),  # noqa: B008
+        subset: SubsetSettings = SubsetSettings(),  # noqa: B008
         views: ViewSettings = ViewSettings(),  # noqa: B008
-        lists: str | None = None,
         benchmark: str | None = None,
-        low_shot: int | None = None,
+        probe_samples: int | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        if benchmark is not None and benchmark not in self.benchmarks:
-            choice = f"choose {', '.join(self.benchmarks)}" if self.benchmarks else "leave it out"
-            raise SettingError(f"data.benchmark is {benchmark}, which {type(self).__name__} does not have; {choice}.")
-        self.benchmark = benchmark or next(iter(self.benchmarks), "")
-        check_positive("data", fraction=fraction, **given(decode_timeout=decode_timeout))
-        check_range("data", 0, 1, fraction=fraction, max_bad_fraction=max_bad_fraction)
-        check_whole("data", 1, batch_size=batch_size, **given(low_shot=low_shot, probe_samples=probe_samples))
-        check_whole("data", 0, num_workers=num_workers)
-        check_whole("data", 0, MAX_SEED, subset_seed=subset_seed, **given(seed=seed))
-        if low_shot is not None and fraction < 1:
-            raise SettingError(f"data.low_shot is {low_shot} and data.fraction {fraction}; set only one of them.")
-        if decoder not in get_args(Decoder):
-            raise SettingError(f"data.decoder is {decoder}; it must be one of {', '.join(get_args(Decoder))}.")
-        if decoder != "pyav" and find_spec(decoder) is None:
-            raise SettingError(f"data.decoder is {decoder}, which is not installed; run pip install {decoder}, or choose pyav.")
-        self.test_list, self.views = Path(test_list) if test_list else None, views
-        self.fraction, self.low_shot, self.subset_seed = fraction, low_shot, subset_seed
-        self.root, self.lists = Path(root), Path(lists or root)
-        self.train_list = Path(train_list) if train_list else None
-        self.val_list = Path(val_list) if val_list else None
-        self.clip, self.batch_size, self.num_workers = clip, batch_size, num_workers
+        self.benchmark = choose_benchmark(type(self), self.benchmarks, benchmark)
+        check_whole("data", 1, batch_size=batch_size, **given(probe_samples=probe_samples))
+        check_whole("data", 0, MAX_SEED, **given(seed=seed))
+        for split in ("train", "val", "test"):
+            if lists.of(split) is not None and split not in self.lists_taken:
+                raise SettingError(f"data.lists.{split} is set, which {type(self).__name__} does not take; leave it out.")
+        self.root, self.lists, self.list_folder = Path(root), lists, Path(lists.folder or root)
+        self.clip, self.views, self.batch_size = clip, views, batch_size
+        self.reading, self.subset = reading, subset
+        self.probe_samples = probe_samples
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.probe_samples, self.max_bad_fraction = probe_samples, max_bad_fraction
-        self.decode_timeout, self.decoder = decode_timeout, decoder
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
         self.test_manifest: Manifest | None = None
@@ -126,12 +100,48 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         self._train_loader = LoaderMemory()
 
     @abstractmethod
+    def read_official(self, split: str) -> Manifest | None:
+        """Manifest of one of `splits` from the data set's own files; None if it is not there."""
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """Manifest from a list that exists: rows 'path label', unless the lists of the data set have another form."""
+        return read_list(path, self.root)
+
     def read_split(self, split: str) -> Manifest | None:
         """Manifest of 'train', 'val' or 'test'; None if the data set has no such split."""
+        named = self.lists.of(split)
+        if named is not None:
+            return self.read_listed(named, split)
+        return self.read_official(split) if split in self.splits else None
 
-    def given_list(self, split: str) -> Path | None:
-        """The list that the settings name for a split, if any."""
-        return {"train": self.train_list, "val": self.val_list, "test": self.test_list}[split]
+    def find_list(self, *names: str) -> Path | None:
+        """The first of some official files that is at one of `places`."""
+        return find_file(self.list_folder, self.places, names)
+
+    def read_first(self, split: str, *names: str) -> Manifest | None:
+        """Manifest from the first official list that is there.
+
+        Args:
+            split: 'train', 'val' or 'test'.
+            names: of its list, the most official first.
+
+        Raises:
+            SettingError: if a list is `needed` and there is none.
+        """
+        found = self.find_list(*names)
+        if found is None and split in self.needed:
+            raise self.lacks(names[0], f"data.lists.{split}")
+        return self.read_listed(found, split) if found is not None else None
+
+    def lacks(self, name: str, setting: str | None = None) -> SettingError:
+        """That an official file is missing.
+
+        Args:
+            name: of the file.
+            setting: that may name the file itself.
+        """
+        instead = f"{setting} to it, or data.lists.folder" if setting is not None else "data.lists.folder"
+        return SettingError(f"{self.list_folder} holds no {name}; set {instead} to the folder of the official files.")
 
     @property
     def num_classes(self) -> int | None:
@@ -171,32 +181,32 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         if self.train_manifest is None:
             check_root(self.root)
             for split in ("train", "val", "test"):
-                listed = self.given_list(split)
+                listed = self.lists.of(split)
                 if listed is not None and not is_file(listed):
-                    raise SettingError(f"The list {listed} does not exist; set data.{split}_list to an existing file.")
+                    raise SettingError(f"The list {listed} does not exist; set data.lists.{split} to an existing file.")
             train = self.read_split("train")
             if train is None:
                 raise SettingError(
-                    f"No list of training videos was found in {self.root}; set data.train_list, or data.root to the "
+                    f"No list of training videos was found in {self.root}; set data.lists.train, or data.root to the "
                     "folder that holds it."
                 )
             val = _same_classes(train, self.read_split("val"), "validation")
-            if self.fraction < 1:
-                train = train.share(self.fraction, self.subset_seed)
-            if self.low_shot is not None:
-                train = train.few(self.low_shot, self.subset_seed)
+            if self.subset.fraction < 1:
+                train = train.share(self.subset.fraction, self.subset.seed)
+            if self.subset.low_shot is not None:
+                train = train.few(self.subset.low_shot, self.subset.seed)
             rank_zero_info(
                 f"{type(self).__name__}: {len(train)} training samples{_classes_of(train)}, "
                 f"{'no' if val is None else len(val)} validation samples."
             )
             self.train_manifest, self.val_manifest = train, val
         # A list of test videos that the settings name is read with the others, and not after hours of training.
-        if (stage == "test" or self.test_list is not None) and self.test_manifest is None:
+        if (stage == "test" or self.lists.test is not None) and self.test_manifest is None:
             test = _same_classes(self.train_manifest, self.read_split("test"), "test")
             usable = test is not None and test.is_labelled
-            self.test_manifest = test if usable or self.test_list is not None else self.val_manifest
+            self.test_manifest = test if usable or self.lists.test is not None else self.val_manifest
             if self.test_manifest is None:
-                raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.test_list.")
+                raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.lists.test.")
         self._check_sizes(self.train_manifest, self.val_manifest)
         if self.faults is None or self.trainer is not self._reported_to:
             self._start_report()
@@ -217,7 +227,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     def _start_report(self) -> None:
         """Every trainer has a report of its own, in its folder."""
         trainer = self._reported_to = self.trainer
-        self.faults = FaultLog(self.max_bad_fraction)
+        self.faults = FaultLog(self.reading.max_bad_fraction)
         if trainer is not None and not run_of(trainer).fast_dev_run:
             self.faults.write_to(Path(trainer.default_root_dir), self._rank()[0])
 
@@ -226,12 +236,13 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     def _loader(self, manifest: Manifest, split: str, train: bool, views: ViewSettings | None = None) -> ResumableLoader:
         assert self.faults is not None
-        limit = None if self.decode_timeout is None else self.decode_timeout + GRACE
-        guard = WorkerGuard(self.num_workers, limit, self.faults.crashes(manifest, split))
+        workers, timeout = self.reading.num_workers, self.reading.decode_timeout
+        limit = None if timeout is None else timeout + GRACE
+        guard = WorkerGuard(workers, limit, self.faults.crashes(manifest, split))
         sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
         note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
         dataset, batch_size = self._dataset(manifest, train, views, guard), self._samples_at_once(train, views)
-        return ResumableLoader(dataset, sampler, batch_size, self.num_workers, self._collate, note, guard)
+        return ResumableLoader(dataset, sampler, batch_size, workers, self._collate, note, guard)
 
     @staticmethod
     def _collate(samples: list[dict[str, Any]]) -> Batch:
@@ -240,7 +251,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:
         """What reads the samples of a manifest."""
-        return VideoClipDataset(manifest, self.clip, self.seed, train, self.decoder, self.decode_timeout, guard, views)
+        decoder, timeout = self.reading.decoder, self.reading.decode_timeout
+        return VideoClipDataset(manifest, self.clip, self.seed, train, decoder, timeout, guard, views)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
         """Samples in a batch of one device; with `views` so many that a batch holds as many clips as in training."""
@@ -308,14 +320,14 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
             named, numbered = ("training", kind) if train.class_names else (kind, "training")
             raise SettingError(
                 f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, "
-                "whose paths do not confirm that both count alike; set data.train_list, data.val_list and data.test_list all "
-                "to lists of one kind, or to none."
+                "whose paths do not confirm that both count alike; set data.lists.train, data.lists.val and data.lists.test "
+                "all to lists of one kind, or to none."
             )
         highest, most = int(other.labels.max()), train.num_classes - 1
         if highest > most:
             raise SettingError(
                 f"A {kind} video in {other.root} has the label {highest}, but those of training end at {most}; correct "
-                f"data.{'val' if kind == 'validation' else 'test'}_list, or data.train_list."
+                f"data.lists.{'val' if kind == 'validation' else 'test'}, or data.lists.train."
             )
     elif other.class_names != train.class_names:
         known = {name.lower(): name for name in train.class_names}

@@ -5,7 +5,6 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.files import read_list
 from datamodules.lists.folders import is_hidden, read_folder, shorten, split_folders, video_files
 from datamodules.lists.manifest import Manifest
 from modules.core.errors import SettingError
@@ -16,14 +15,11 @@ class VideoFolder(VideoDataModule):
 
     If it has sub-folders `train`, `val` and perhaps `test`, these are the splits, also with other usual names (`training`,
     `validation`, `Val`); otherwise all videos train. Sub-folders are classes; a few videos beside them are left out, and so is
-    what is hidden. With `train_list`, `val_list` and `test_list`, the lists decide instead.
+    what is hidden. With `lists.train`, `lists.val` and `lists.test`, the lists decide instead.
     """
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        listed = self.given_list(split)
-        if listed is not None:
-            return read_list(listed, self.root)
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
         folders = split_folders(self.root)
         if split in folders:
             if split == "train":
@@ -35,7 +31,7 @@ class VideoFolder(VideoDataModule):
             named = next(iter(folders.values())).name
             raise SettingError(
                 f"data.root {self.root} holds {named} but no train; put the training videos into a folder train, or set "
-                "data.train_list."
+                "data.lists.train."
             )
         return read_folder(self.root)
 

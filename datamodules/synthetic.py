@@ -6,6 +6,7 @@ that costs. The other labels are the object's shape and the kind of background, 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.loading.single_pass import SinglePass
+from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch, Kind, Stream, Text
 from modules.core.errors import MAX_SEED, SettingError, check_whole
@@ -75,6 +77,55 @@ def _whole(batch: Batch) -> Batch:
     return batch
 
 
+def check_frames(setting: str, frames: int) -> None:
+    """Raises a `SettingError` that names the setting for clips too short for motion."""
+    if frames < MIN_FRAMES:
+        raise SettingError(f"{setting} is {frames}; motion in two phases needs at least {MIN_FRAMES}.")
+
+
+def check_backgrounds(setting: str, backgrounds: Sequence[str]) -> None:
+    """Raises a `SettingError` that names the setting if there is no kind of background, or one twice."""
+    if not backgrounds or len(set(backgrounds)) < len(backgrounds):
+        raise SettingError(f"{setting} is {list(backgrounds)}; name at least one kind and none twice.")
+
+
+@dataclass
+class SceneSettings:
+    """What generated clips show besides their motion.
+
+    Args:
+        backgrounds: Kinds of background, equally frequent.
+        background_folder: Folder of pictures for the background "images"; every fifth file is for validation.
+        objects: False trains on bare backgrounds (label -1), for methods that paste objects of their own. Validation and
+            probes have moving objects all the same.
+        object_size: Smallest and largest side of an object, in sides of the frame.
+        distractors: Adds small random drifts of position, angle and size where the class does not concern them.
+        ground: The whole picture is a grey texture that moves as the class says, instead of objects over still backgrounds,
+            which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
+    """
+
+    backgrounds: list[Background] = field(default_factory=lambda: ["black"])
+    background_folder: str | None = None
+    objects: bool = True
+    object_size: tuple[float, float] = (0.22, 0.55)
+    distractors: bool = False
+    ground: bool = False
+
+    def __post_init__(self) -> None:
+        check_backgrounds("data.scene.backgrounds", self.backgrounds)
+        if "images" in self.backgrounds and self.background_folder is None:
+            raise SettingError(
+                "data.scene.backgrounds has 'images' but data.scene.background_folder is not set; name a folder of pictures or "
+                "drop 'images'."
+            )
+        low, high = self.object_size
+        if not 0 < low <= high <= MAX_OBJECT_SIZE or (low < high < GROWTH[1] ** 0.5 * low):
+            raise SettingError(
+                f"data.scene.object_size is {list(self.object_size)}; give the smallest and the largest side as shares of the "
+                f"frame's side, above 0 and at most {MAX_OBJECT_SIZE}."
+            )
+
+
 class SyntheticMotion(SinglePass, LightningDataModule):
     """Labelled clips of objects moving over still backgrounds; needs no files.
 
@@ -88,63 +139,45 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         clip: Frames, size, clips and repeat; the other fields concern files. Clips of one video show the same object and
             class with their own start, speed and heading; repeated copies are equal.
         batch_size: Videos per batch and process.
-        num_workers: Worker processes. The clips lie in memory, so 0 is best.
-        seed: Seed of the clips and of their order.
+        reading: Worker processes. The clips lie in memory, so 0 is best.
         train_videos: Videos to train on.
         val_videos: Videos to validate on, with other objects and backgrounds.
-        backgrounds: Kinds of background, equally frequent.
-        background_folder: Folder of pictures for the background "images"; every fifth file is for validation.
         label: What `label` holds: the class of motion or the shape of the object.
-        objects: False trains on bare backgrounds (label -1), for methods that paste objects of their own. Validation and
-            probes have moving objects all the same.
-        object_size: Smallest and largest side of an object, in sides of the frame.
-        distractors: Adds small random drifts of position, angle and size where the class does not concern them.
-        probe_samples: Training videos that `probe_dataloader` serves.
-        ground: The whole picture is a grey texture that moves as the class says, instead of objects over still backgrounds,
-            which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
+        scene: What the clips show.
         captions: Clips of captioned motion in the place of the classes, with sentences as the stream `text`; null keeps the
             classes. Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in
             their motion alone (see `modules.scenes.captioned.retrieval_clips`).
+        probe_samples: Training videos that `probe_dataloader` serves.
+        seed: Seed of the clips and of their order.
     """
 
     def __init__(
         self,
         clip: ClipSettings = ClipSettings(frames=8, size=32),  # noqa: B008  (never mutated; shows the defaults in --help)
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        reading: LoadSettings = LoadSettings(num_workers=0),  # noqa: B008
         train_videos: int = 8192,
         val_videos: int = 1024,
-        backgrounds: list[Background] = ["black"],  # noqa: B006
-        background_folder: str | None = None,
         label: Literal["motion", "object"] = "motion",
-        objects: bool = True,
-        object_size: tuple[float, float] = (0.22, 0.55),
-        distractors: bool = False,
-        probe_samples: int = 2048,
-        ground: bool = False,
+        scene: SceneSettings = SceneSettings(),  # noqa: B008
         captions: CaptionSettings | None = None,
+        probe_samples: int = 2048,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         check_whole("data", 1, batch_size=batch_size, train_videos=train_videos, val_videos=val_videos)
         check_whole("data", 1, probe_samples=probe_samples)
-        check_whole("data", 0, num_workers=num_workers)
         check_whole("data", 0, MAX_SEED, seed=seed)
         self.clip = clip
         self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.reading = reading
         self.train_videos = train_videos
         self.val_videos = val_videos
-        self.backgrounds = list(backgrounds)
-        self.background_folder = None if background_folder is None else Path(background_folder)
         self.label = label
-        self.objects = objects
-        self.object_size = (object_size[0], object_size[1])
-        self.distractors = distractors
-        self.probe_samples = min(probe_samples, train_videos)
-        self.ground = ground
+        self.scene = scene
         self.captions = captions
+        self.probe_samples = min(probe_samples, train_videos)
+        self.seed = seed
         self._pools: dict[str, ClipPool] = {}
         self._train_loader = LoaderMemory()
         self._check()
@@ -172,23 +205,23 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         return self.label == "motion" or self.captions is not None
 
     def _check(self) -> None:
-        check_scene(self.clip.frames, self.backgrounds, self.background_folder, self.object_size)
+        check_frames("data.clip.frames", self.clip.frames)
         if self.batch_size > self.train_videos:
             raise SettingError(
                 f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
                 "no full batch; lower the one or raise the other."
             )
-        if self.ground and (self.captions is not None or self.label == "object" or not self.objects):
+        if self.scene.ground and (self.captions is not None or self.label == "object" or not self.scene.objects):
             raise SettingError(
-                "data.ground: a ground that moves has no objects to paste, label or tell of; set data.ground to false, or "
-                "data.captions to null, data.label to motion and data.objects to true."
+                "data.scene.ground: a ground that moves has no objects to paste, label or tell of; set data.scene.ground to "
+                "false, or data.captions to null, data.label to motion and data.scene.objects to true."
             )
         if self.captions is not None:
             self.captions.check(self.clip.frames)
-            if self.clip.clips > 1 or not self.objects:
+            if self.clip.clips > 1 or not self.scene.objects:
                 raise SettingError(
                     "data.captions: captioned videos have one clip and moving objects; set data.clip.clips to 1 and "
-                    "data.objects to true, or data.captions to null."
+                    "data.scene.objects to true, or data.captions to null."
                 )
         for name in ("sampler", "crop"):
             rule = getattr(self.clip, name)
@@ -217,8 +250,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         if self.captions is not None:
             self._pools = self._captioned(self.captions)
             return
-        train = self._make("train", self.train_videos, self.objects, self.clip.clips)
-        if self.objects:
+        train = self._make("train", self.train_videos, self.scene.objects, self.clip.clips)
+        if self.scene.objects:
             rows = slice(0, self.probe_samples)
             probe = ClipPool(train.video[rows, :1], train.clips, train.label[rows], repeat=1)
         else:
@@ -227,13 +260,14 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         self._pools = {"train": train, "probe": probe, "val": self._make("val", self.val_videos, True, self.clip.clips)}
 
     def _images(self, split: Split) -> Tensor | None:
-        if self.background_folder is None or "images" not in self.backgrounds:
+        folder = self.scene.background_folder
+        if folder is None or "images" not in self.scene.backgrounds:
             return None
-        return load_images(self.background_folder, split, round(self.clip.size * IMAGE_SPARE))
+        return load_images(Path(folder), split, round(self.clip.size * IMAGE_SPARE))
 
     def _captioned(self, captions: CaptionSettings) -> dict[str, ClipPool]:
         stages = {
-            split: Stage(self.clip.frames, self.clip.size, split, self.seed, self.backgrounds, self._images(split))
+            split: Stage(self.clip.frames, self.clip.size, split, self.seed, self.scene.backgrounds, self._images(split))
             for split in ("train", "val")
         }
         made = {
@@ -259,19 +293,20 @@ class SyntheticMotion(SinglePass, LightningDataModule):
 
     def _clips(self, split: Split, count: int, objects: bool, images: Tensor | None, view: int) -> SyntheticClips:
         frames, size = self.clip.frames, self.clip.size
-        if self.ground:
-            return make_grounds(count, frames, size, split, self.seed, self.distractors, view)
+        scene = self.scene
+        if scene.ground:
+            return make_grounds(count, frames, size, split, self.seed, scene.distractors, view)
         return make_clips(
             count,
             frames,
             size,
             split,
             self.seed,
-            self.backgrounds,
+            scene.backgrounds,
             images,
-            self.object_size,
+            scene.object_size,
             objects=objects,
-            distractors=self.distractors,
+            distractors=scene.distractors,
             view=view,
         )
 
@@ -281,7 +316,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = EpochSampler(len(pool), self.seed, name == "train", *ranks)
-        return ResumableLoader(pool, sampler, self.batch_size, self.num_workers, _whole)
+        return ResumableLoader(pool, sampler, self.batch_size, self.reading.num_workers, _whole)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training clips in a random order; the last, incomplete batch is dropped."""
@@ -306,21 +341,3 @@ class SyntheticMotion(SinglePass, LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore where in the epoch the training was."""
         self._train_loader.load_state_dict(state["loader"])
-
-
-def check_scene(frames: int, backgrounds: Sequence[str], folder: Path | None, object_size: tuple[float, float]) -> None:
-    """Raises a `SettingError` for what no clip can be made of."""
-    if frames < MIN_FRAMES:
-        raise SettingError(f"data.clip.frames is {frames}; motion in two phases needs at least {MIN_FRAMES}.")
-    if not backgrounds or len(set(backgrounds)) < len(backgrounds):
-        raise SettingError(f"data.backgrounds is {list(backgrounds)}; name at least one kind and none twice.")
-    if "images" in backgrounds and folder is None:
-        raise SettingError(
-            "data.backgrounds has 'images' but data.background_folder is not set; name a folder of pictures or drop 'images'."
-        )
-    low, high = object_size
-    if not 0 < low <= high <= MAX_OBJECT_SIZE or (low < high < GROWTH[1] ** 0.5 * low):
-        raise SettingError(
-            f"data.object_size is {list(object_size)}; give the smallest and the largest side as shares of the frame's side, "
-            f"above 0 and at most {MAX_OBJECT_SIZE}."
-        )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from datamodules.settings import LoadSettings, RecordingSubset
 from datamodules.skeleton.base import SkeletonDataModule, Split
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.normalise import normalise
@@ -22,16 +23,14 @@ class SyntheticSkeleton(SkeletonDataModule):
     Args:
         clip: clips per recording, frames, and how training crops are drawn.
         batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
-        num_workers: worker processes per device. The recordings lie in memory, so 0 is best.
-        seed: of the recordings, and of their order and crops.
+        reading: worker processes. The recordings lie in memory, so 0 is best.
+        subset: part of the training recordings to train on.
         train_clips: recordings to train on.
         val_clips: recordings to validate on, of other bodies.
         second_person: share of recordings in which another person stands still beside the one who acts.
         noise: largest error of a coordinate, in metres.
         probe_samples: training recordings that probes read, with centre crops.
-        fraction: share of the training recordings to train on.
-        per_class: take that share of every class, rounded up; false takes it of all, rounded down.
-        subset_seed: which recordings these are.
+        seed: of the recordings, and of their order and crops.
     """
 
     num_classes = len(ACTIONS)
@@ -40,18 +39,16 @@ class SyntheticSkeleton(SkeletonDataModule):
         self,
         clip: SkeletonClipSettings = SkeletonClipSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        reading: LoadSettings = LoadSettings(num_workers=0),  # noqa: B008
+        subset: RecordingSubset = RecordingSubset(),  # noqa: B008
         train_clips: int = 2048,
         val_clips: int = 512,
         second_person: float = 0.2,
         noise: float = 0.01,
         probe_samples: int = 2048,
-        fraction: float = 1.0,
-        per_class: bool = False,
-        subset_seed: int = 0,
+        seed: int = 0,
     ) -> None:
-        super().__init__(clip, batch_size, num_workers, seed, probe_samples, fraction, per_class, subset_seed)
+        super().__init__(clip, batch_size, reading, subset, probe_samples, seed)
         self.train_clips, self.val_clips, self.second_person, self.noise = train_clips, val_clips, second_person, noise
         check_whole("data", 1, train_clips=train_clips, val_clips=val_clips)
         check_whole("data", 0, MAX_SEED, seed=seed)

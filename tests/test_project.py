@@ -179,7 +179,7 @@ def test_every_recipe_of_retrieval_trains_and_tests(recipe: str, videos: Path, t
             (tmp_path / f"{name}.json").write_text(json.dumps(entries))
     layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_text.yaml")]
     layers += ["--model.text.positions=64", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]
-    main(["fit", *layers, f"--data.root={videos}", f"--data.lists={tmp_path}", "--trainer.max_epochs=1"])
+    main(["fit", *layers, f"--data.root={videos}", f"--data.lists.folder={tmp_path}", "--trainer.max_epochs=1"])
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
     (result,) = (tmp_path / "results").iterdir()
     content = json.loads(result.read_text())

@@ -24,7 +24,13 @@ TINY = ["--config", str(ROOT / "configs/debug/tiny.yaml")]
 # No process group in the process that runs the tests; tests/test_project.py runs the layers as they are.
 ON_CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
 SHORT = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false"]
-SKELETON = [*ON_CPU, "--model.backbone.hidden=8", "--model.backbone.layers=1", "--data.batch_size=4", "--data.num_workers=0"]
+SKELETON = [
+    *ON_CPU,
+    "--model.backbone.hidden=8",
+    "--model.backbone.layers=1",
+    "--data.batch_size=4",
+    "--data.reading.num_workers=0",
+]
 SMALL = [*SHORT, "--data.batch_size=4", "--data.train_videos=16", "--data.val_videos=8", "--data.probe_samples=16"]
 
 

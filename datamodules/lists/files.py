@@ -98,7 +98,7 @@ def number_lines(path: Path) -> Iterator[tuple[int, str]]:
         SettingError: if there is no such file, or no line in it.
     """
     if not is_file(path):
-        raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
+        raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
     is_empty = True
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
@@ -215,7 +215,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
         SettingError: if a file is missing or not of that form; names the entry.
     """
     if not is_file(path):
-        raise SettingError(f"The list {path} does not exist; set data.train_list and data.val_list to existing files.")
+        raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
     templates = _template_numbers(labels)
     entries = read_json(path)
     if not isinstance(entries, list):

@@ -239,8 +239,8 @@ def _check_layout(folder: Path, files: PackedStrings, classes: list[str], settin
     if second and all(split_of(name) for name in second):
         raise SettingError(
             f"{setting} is {folder}, in whose folder {classes[0]} are folders of splits ({shorten(sorted(second))}); set "
-            f"data.root to {folder / classes[0]}, or, if that is one of several classes, data.train_list and data.val_list to "
-            "lists of the videos."
+            f"data.root to {folder / classes[0]}, or, if that is one of several classes, data.lists.train and data.lists.val "
+            "to lists of the videos."
         )
     words = "|".join(name for names in SPLITS.values() for name in names)
     if len(classes) > 1 and all(re.match(rf"({words})(?![a-z])", name, re.IGNORECASE) for name in classes):

@@ -118,15 +118,16 @@ class Manifest:
         """
         if self.texts is not None or self.intervals is not None:
             raise SettingError(
-                f"data.low_shot is {wanted}, but the videos in {self.root} have several labels or sentences each, so that it "
-                "cannot take equally many of every class; set data.fraction instead."
+                f"data.subset.low_shot is {wanted}, but the videos in {self.root} have several labels or sentences each, so "
+                "that it cannot take equally many of every class; set data.subset.fraction instead."
             )
         labelled = np.flatnonzero(self.labels != UNLABELLED)
         rows = labelled if len(labelled) else np.arange(len(self))
         per_class = math.ceil(wanted / len(np.unique(self.labels[rows])))
         picked = np.sort(rows[pick_per_class(self.labels[rows], lambda count: per_class, seed)])
         if len(picked) < wanted:
-            rank_zero_warn(f"data.low_shot is {wanted}, but there are only {len(picked)} videos: some classes have too few.")
+            few = f"there are only {len(picked)} videos: some classes have too few."
+            rank_zero_warn(f"data.subset.low_shot is {wanted}, but {few}")
         return self.subset(picked)
 
     def with_classes(self, class_names: list[str]) -> "Manifest":

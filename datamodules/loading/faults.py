@@ -107,7 +107,7 @@ class FaultLog:
         bad, seen = len(self._seen_bad), int(np.count_nonzero(self._seen))
         if seen >= MIN_FILES and bad > self.max_bad_fraction * seen:
             raise SettingError(
-                f"{bad} of the {seen} training videos read so far are bad, more than data.max_bad_fraction "
+                f"{bad} of the {seen} training videos read so far are bad, more than data.reading.max_bad_fraction "
                 f"{self.max_bad_fraction:g} allows; repair or remove them, or raise it: {self._summary(self._seen_bad)}"
             )
 

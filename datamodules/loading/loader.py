@@ -263,8 +263,8 @@ class ResumableLoader(DataLoader):
         if len(self._deaths) > MAX_DEATHS or self._deaths.count(False) > MAX_UNEXPLAINED:
             raise SettingError(
                 f"Worker processes that read videos died {len(self._deaths)} times before the next batch was there, the last "
-                f"with exit code {codes} (-9 mostly means that memory ran out); lower data.num_workers, or set it to 0 to see "
-                "the error itself."
+                f"with exit code {codes} (-9 mostly means that memory ran out); lower data.reading.num_workers, or set it to 0 "
+                "to see the error itself."
             ) from error
         if not self._deaths[-1]:
             warnings.warn(f"A worker process died with exit code {codes} and is started again.", stacklevel=2)

@@ -8,7 +8,7 @@ import av
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.synthetic import check_scene
+from datamodules.synthetic import check_backgrounds, check_frames
 from modules.core.errors import MAX_SEED, SettingError, check_whole, check_writable
 from modules.scenes.backgrounds import Background
 from modules.scenes.captioned import CaptionSettings, Stage, captioned_clips
@@ -49,7 +49,10 @@ def write_videos(
     check_whole("--", 0, MAX_SEED, seed=seed)
     if size % 2 or size < 16:
         raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
-    check_scene(frames, backgrounds, None, (0.22, 0.55))
+    check_frames("--frames", frames)
+    check_backgrounds("--backgrounds", backgrounds)
+    if "images" in backgrounds:
+        raise SettingError("--backgrounds has 'images', of which this command knows none; drop it.")
     stages = [
         (Stage(frames, size, "train", seed, backgrounds), train_videos),
         (Stage(frames, size, "val", seed, backgrounds), val_videos),

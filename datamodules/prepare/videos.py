@@ -68,7 +68,7 @@ def prepare_videos(
     """Make small mp4 files of videos, of parts of them, or of folders of pictures.
 
     Run again after a kill, it goes on; files that failed are tried again. Writes manifest.tsv (path, frames and label, for
-    --data.train_list of VideoFolder) and malformed.tsv (missing and broken files with reasons) once all shards are done.
+    --data.lists.train of VideoFolder) and malformed.tsv (missing and broken files with reasons) once all shards are done.
 
     Args:
         source: folder of the videos.

@@ -7,7 +7,7 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_json
 from datamodules.lists.folders import by_stem
 from datamodules.lists.manifest import Manifest
-from datamodules.lists.official import find_file, found_manifest
+from datamodules.lists.official import found_manifest
 from modules.core.errors import SettingError
 
 NAMES = ("activity_net.v1-3.min.json", "activity_net.v1-3.json")
@@ -29,22 +29,24 @@ class ActivityNet(VideoDataModule):
     """ActivityNet 1.3 for classification: one clip per annotated interval, `v_<id>_<number of the interval>.mp4`.
 
     The videos are long; `python main.py prepare videos --list activity_net.v1-3.min.json` cuts them. Takes that file
-    from `root`, or from train_list and val_list. Labels are places in the sorted list of names. Intervals without
-    length are left out.
+    from the folder of the lists, or what lists.train and lists.val name. Labels are places in the sorted list of names.
+    Intervals without length are left out.
     """
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        if split == "test" and self.test_list is None:
-            return None
-        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), NAMES)
-        if listed is None:
-            raise SettingError(f"{self.lists} holds no {NAMES[0]}; set data.{split}_list to the official file.")
-        intervals = read_intervals(listed)
+    splits = needed = ("train", "val")
+    places = ("", "annotations")
+
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, *NAMES)
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        intervals = read_intervals(path)
         names = sorted({interval.label for interval in intervals})
         number = {name: label for label, name in enumerate(names)}
         rows = [(interval.name, number[interval.label]) for interval in intervals if interval.subset == SUBSETS[split]]
-        return found_manifest(self.root, rows, by_stem(self.root), listed, names)
+        return found_manifest(self.root, rows, by_stem(self.root), path, names)
 
 
 def read_intervals(path: Path) -> list[Interval]:

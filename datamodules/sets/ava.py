@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,11 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_lines
 from datamodules.lists.folders import by_stem, is_hidden
 from datamodules.lists.manifest import Manifest, is_file
-from datamodules.lists.official import class_label, find_file
+from datamodules.lists.official import class_label
 from datamodules.lists.packed import PackedStrings
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.settings import ListSettings, ReadSettings, SubsetSettings
 from datamodules.video.crops import Square
-from datamodules.video.decode import Decoder
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
@@ -31,7 +32,6 @@ SECONDS = range(902, 1799)
 """Key frames of a film."""
 VALIDATED = 4
 """Validation during training reads the key frames whose second is a multiple of this (SEVERE, official code)."""
-FOLDERS = ("", "annotations", "ava_annotations", "person_box_67091280_iou90", "annotations/person_box_67091280_iou90")
 TRUE = {"train": ["ava_train_v2.2.csv"], "val": ["ava_val_v2.2.csv"]}
 DETECTED = {
     "train": [
@@ -66,6 +66,27 @@ class Evaluation(NamedTuple):
     """Scored actions, counted from 0, and their names."""
 
 
+@dataclass
+class BoxSettings:
+    """Detected boxes of people, which join or replace the true ones.
+
+    Args:
+        train: List of detected boxes of training; null looks for the usual name.
+        val: List of detected boxes of validation and test; null looks for ava_detection_val_boxes_and_labels.csv.
+        min_score: Lowest score of detected boxes.
+    """
+
+    train: str | None = None
+    val: str | None = None
+    min_score: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_range("data.boxes", 0, 1, min_score=self.min_score)
+        for part, named in (("train", self.train), ("val", self.val)):
+            if named and not is_file(Path(named)):
+                raise SettingError(f"data.boxes.{part} is {named}, which does not exist; set it to a list of detected boxes.")
+
+
 class AVA(VideoDataModule):
     """AVA v2.2 for action detection: a clip around each key frame, with the boxes of its people and their actions.
 
@@ -82,38 +103,35 @@ class AVA(VideoDataModule):
 
     Args:
         root: folder of the films.
+        lists: lists of true boxes: `train`, null looks for ava_train_v2.2.csv, and `val`, also for the test, null looks for
+            ava_val_v2.2.csv; and the folder of the official lists.
+        boxes: lists of detected boxes.
         clip: frames, size, and crop of training clips. The sampler is `Dense`, its stride in thirtieths of a second; `clips`
             and `repeat` must be left as they are.
         batch_size: key frames per batch and device in training.
-        num_workers: worker processes per device that decode.
-        lists: folder of the official lists; null looks in `root`.
-        train_list: true boxes of training; null looks for ava_train_v2.2.csv.
-        val_list: true boxes of validation and test; null looks for ava_val_v2.2.csv.
-        train_boxes: detected boxes of training; null looks for the usual name.
-        val_boxes: detected boxes of validation and test; null looks for ava_detection_val_boxes_and_labels.csv.
-        min_score: lowest score of detected boxes.
+        reading: worker processes, decoder, and how much broken films are put up with; `decode_timeout` is for one clip.
+        subset: part of the key frames of training, with films in the place of classes.
         film_start: second of the film with which its file begins: 900 where films were cut as the official scripts do, 0 for
             whole films.
         square: whether evaluation squeezes the whole frame to a square, as transformers need; else its shorter side becomes
             `clip.size`.
         benchmark: which boxes are scored: detected, or the true ones.
-        seed: see `VideoDataModule`, as for all that follow.
         probe_samples: key frames for probes.
-        fraction: share of the key frames of each training film.
-        subset_seed: which of them.
-        max_bad_fraction: share of broken films that stops the run.
-        decode_timeout: seconds for one clip.
-        decoder: library that decodes.
+        seed: order, clips and crops are functions of it; null takes the run's seed.
 
     Raises:
         SettingError: for settings that do not go together.
     """
 
     benchmarks = ("detected_boxes", "true_boxes")
+    lists_taken = ("train", "val")
+    places = ("", "annotations", "ava_annotations", "person_box_67091280_iou90", "annotations/person_box_67091280_iou90")
 
     def __init__(
         self,
         root: str,
+        lists: ListSettings = ListSettings(),  # noqa: B008
+        boxes: BoxSettings = BoxSettings(),  # noqa: B008
         clip: ClipSettings = ClipSettings(  # noqa: B008
             frames=32,
             size=112,
@@ -121,23 +139,13 @@ class AVA(VideoDataModule):
             crop=Square((112 / 320, 112 / 256)),  # noqa: B008
         ),
         batch_size: int = 16,
-        num_workers: int = 4,
-        lists: str | None = None,
-        train_list: str | None = None,
-        val_list: str | None = None,
-        train_boxes: str | None = None,
-        val_boxes: str | None = None,
-        min_score: float = 0.9,
+        reading: ReadSettings = ReadSettings(),  # noqa: B008
+        subset: SubsetSettings = SubsetSettings(),  # noqa: B008
         film_start: float = 900.0,
         square: bool = False,
         benchmark: str | None = None,
-        seed: int | None = None,
         probe_samples: int = 2048,
-        fraction: float = 1.0,
-        subset_seed: int = 12345,
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decoder: Decoder = "pyav",
+        seed: int | None = None,
     ) -> None:
         if clip.views > 1 or not isinstance(clip.sampler, Dense):
             raise SettingError(
@@ -145,16 +153,10 @@ class AVA(VideoDataModule):
                 "data.clip.sampler be Dense."
             )
         super().__init__(
-            root, train_list, val_list, clip, batch_size, num_workers, seed, probe_samples, fraction, subset_seed,
-            max_bad_fraction, decode_timeout, decoder, lists=lists, benchmark=benchmark,
-        )  # fmt: skip
-        check_range("data", 0, 1, min_score=min_score)
+            root, lists, clip, batch_size, reading, subset, benchmark=benchmark, probe_samples=probe_samples, seed=seed
+        )
         check_range("data", 0, film_start=film_start)
-        for part, given in (("train", train_boxes), ("val", val_boxes)):
-            if given and not is_file(Path(given)):
-                raise SettingError(f"data.{part}_boxes is {given}, which does not exist; set it to a list of detected boxes.")
-        self.given_boxes = {"train": train_boxes, "val": val_boxes}
-        self.min_score, self.film_start, self.square = min_score, film_start, square
+        self.boxes, self.film_start, self.square = boxes, film_start, square
         self._evaluations: dict[str, Evaluation] = {}
 
     @property
@@ -162,34 +164,38 @@ class AVA(VideoDataModule):
         """All actions, also those that are not scored."""
         return ACTIONS
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
         part = "train" if split == "train" else "val"
-        listed = self.given_list(part) or find_file(self.lists, FOLDERS, TRUE[part])
+        listed = self.lists.of(part) or self.find_list(*TRUE[part])
         if listed is None:
-            raise SettingError(f"{self.lists} holds no {TRUE[part][0]}; set data.{part}_list, or data.lists to its folder.")
-        true = read_boxes(listed)
-        if split == "train":
-            boxes: Boxes = {moment: {box: set(actions) for box, actions in found.items()} for moment, found in true.items()}
-            detected = self._detected("train")
-            if detected is None:
-                rank_zero_warn(f"{self.lists} holds no {DETECTED['train'][0]}: training takes true boxes only.")
-            for moment, found in (read_boxes(detected, self.min_score) if detected is not None else {}).items():
-                for box, actions in found.items():
-                    boxes.setdefault(moment, {}).setdefault(box, set()).update(actions)
-            return self._key_frames(boxes, listed)
-        return self._evaluated(split, true, listed).key_frames
+            raise self.lacks(TRUE[part][0], f"data.lists.{part}")
+        return self.read_listed(listed, split)
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        true = read_boxes(path)
+        if split != "train":
+            return self._evaluated(split, true, path).key_frames
+        boxes: Boxes = {moment: {box: set(actions) for box, actions in found.items()} for moment, found in true.items()}
+        detected = self._detected("train")
+        if detected is None:
+            rank_zero_warn(f"{self.list_folder} holds no {DETECTED['train'][0]}: training takes true boxes only.")
+        for moment, found in (read_boxes(detected, self.boxes.min_score) if detected is not None else {}).items():
+            for box, actions in found.items():
+                boxes.setdefault(moment, {}).setdefault(box, set()).update(actions)
+        return self._key_frames(boxes, path)
 
     def _detected(self, part: str) -> Path | None:
-        given = self.given_boxes[part]
-        return Path(given) if given else find_file(self.lists, FOLDERS, DETECTED[part])
+        named = self.boxes.train if part == "train" else self.boxes.val
+        return Path(named) if named else self.find_list(*DETECTED[part])
 
     def _evaluated(self, split: str, true: Boxes, listed: Path) -> Evaluation:
         """Key frames of validation or test, without excluded ones, and what is to be found in them."""
-        excluded, names = (find_file(self.lists, FOLDERS, one) for one in (EXCLUDED, SCORED))
+        excluded, names = self.find_list(*EXCLUDED), self.find_list(*SCORED)
         for found, wanted in ((excluded, EXCLUDED[0]), (names, SCORED[0])):
             if found is None:
-                raise SettingError(f"{self.lists} holds no {wanted}; set data.lists to the folder of the official lists.")
+                raise self.lacks(wanted)
         assert excluded is not None
         assert names is not None
         boxes = true
@@ -197,10 +203,10 @@ class AVA(VideoDataModule):
             detected = self._detected("val")
             if detected is None:
                 raise SettingError(
-                    f"{self.lists} holds no {DETECTED['val'][0]}; set data.val_boxes to a list of detected boxes, or "
+                    f"{self.list_folder} holds no {DETECTED['val'][0]}; set data.boxes.val to a list of detected boxes, or "
                     "data.benchmark to true_boxes."
                 )
-            boxes = read_boxes(detected, self.min_score)
+            boxes = read_boxes(detected, self.boxes.min_score)
         left_out = read_moments(excluded)
         every = VALIDATED if split == "val" else 1
         true, boxes = (
@@ -227,7 +233,7 @@ class AVA(VideoDataModule):
         moments = sorted(boxes)
         films = sorted({moment.film for moment in moments})
         if not films:
-            raise SettingError(f"{source} gives no key frame with a box; pass another list, or lower data.min_score.")
+            raise SettingError(f"{source} gives no key frame with a box; pass another list, or lower data.boxes.min_score.")
         existing = film_files(self.root)
         missing = [film for film in films if film not in existing]
         if len(missing) > len(films) / 2:
@@ -262,7 +268,8 @@ class AVA(VideoDataModule):
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> KeyFrameDataset:
         assert isinstance(manifest, KeyFrames)
-        return KeyFrameDataset(manifest, self.clip, self.seed, train, self.square, self.decoder, self.decode_timeout, guard)
+        decoder, timeout = self.reading.decoder, self.reading.decode_timeout
+        return KeyFrameDataset(manifest, self.clip, self.seed, train, self.square, decoder, timeout, guard)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
         # Films differ in shape.
@@ -325,7 +332,7 @@ def read_boxes(path: Path, min_score: float | None = None) -> Boxes:
             )
         action = row[6].strip()
         if not action and min_score is None:
-            raise SettingError(f"{where} has no action; lists of detected boxes belong to data.train_boxes and data.val_boxes.")
+            raise SettingError(f"{where} has no action; lists of detected boxes belong to data.boxes.train and data.boxes.val.")
         if moment.second not in SECONDS or (min_score is not None and score < min_score):
             continue
         found = boxes.setdefault(moment, {}).setdefault((x1, y1, x2, y2), set())

@@ -9,10 +9,9 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_lines
 from datamodules.lists.folders import by_stem
 from datamodules.lists.manifest import UNLABELLED, Manifest, is_file
-from datamodules.lists.official import find_file, found_manifest, read_table
+from datamodules.lists.official import found_manifest, read_table
 from modules.core.errors import SettingError
 
-FOLDERS = ("", "Charades", "annotations")
 CLASSES_FILE = "Charades_v1_classes.txt"
 LISTS = {"train": ("Charades_v1_train.csv", "train.csv"), "val": ("Charades_v1_test.csv", "val.csv")}
 COLUMNS = ("id", "actions", "length")
@@ -31,22 +30,25 @@ class Charades(VideoDataModule):
 
     Videos are `<id>.mp4` at any depth below `root`, or have another suffix; times are in seconds, so that they may have any
     frame rate. Takes Charades_v1_train.csv and Charades_v1_test.csv, or SlowFast's lists of frames (train.csv, val.csv; reading
-    their millions of lines takes a while), and always Charades_v1_classes.txt, from `lists`.
+    their millions of lines takes a while), and always Charades_v1_classes.txt, from the folder of the lists.
     """
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        if split == "test" and self.test_list is None:
-            return None
-        listed, named = self.given_list(split), find_file(self.lists, FOLDERS, [CLASSES_FILE])
-        listed = listed or find_file(self.lists, FOLDERS, LISTS[split])
-        if listed is None or named is None:
-            missing = LISTS[split][0] if listed is None else CLASSES_FILE
-            raise SettingError(f"{self.lists} holds no {missing}; set data.lists to the folder of the official files.")
+    splits = needed = ("train", "val")
+    places = ("", "Charades", "annotations")
+
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, *LISTS[split])
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        named = self.find_list(CLASSES_FILE)
+        if named is None:
+            raise self.lacks(CLASSES_FILE)
         names = read_class_names(named)
-        videos = (read_frame_list if _is_frame_list(listed) else read_actions)(listed, len(names))
+        videos = (read_frame_list if _is_frame_list(path) else read_actions)(path, len(names))
         rows = [(name, UNLABELLED) for name in videos]
-        manifest = found_manifest(self.root, rows, by_stem(self.root), listed, names)
+        manifest = found_manifest(self.root, rows, by_stem(self.root), path, names)
         return replace(manifest, intervals=list(videos.values()))
 
 

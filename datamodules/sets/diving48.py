@@ -9,29 +9,29 @@ from datamodules.lists.manifest import Manifest
 from datamodules.lists.official import class_label, find_file, found_manifest
 from modules.core.errors import SettingError
 
-FOLDERS = ("", "annotations", "labels")
 CLASSES = 48
 
 
 class Diving48(VideoDataModule):
     """Diving48, version 2. The test videos are those that validate; class 30 has none in either list.
 
-    Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from `root` or its
-    folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not looked for. A mirrored
-    dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and position know no left or right.
+    Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from the folder of
+    the lists or its folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not
+    looked for. A mirrored dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and
+    position know no left or right.
     """
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        if split == "test" and self.test_list is None:
-            return None
-        name = f"Diving48_V2_{'train' if split == 'train' else 'test'}.json"
-        listed = self.given_list(split) or find_file(self.lists, FOLDERS, [name])
-        if listed is None:
-            raise SettingError(f"{self.lists} holds no {name}; set data.{split}_list to that file of version 2.")
-        vocabulary = find_file(listed.parent, ("",), ["Diving48_vocab.json"])
+    splits = needed = ("train", "val")
+
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, f"Diving48_V2_{'train' if split == 'train' else 'test'}.json")
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        vocabulary = find_file(path.parent, ("",), ["Diving48_vocab.json"])
         names = [f"dive {label}" for label in range(CLASSES)] if vocabulary is None else read_vocabulary(vocabulary)
-        return read_diving_list(listed, names, self.root)
+        return read_diving_list(path, names, self.root)
 
 
 def read_vocabulary(path: Path) -> list[str]:

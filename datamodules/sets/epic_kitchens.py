@@ -9,10 +9,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import VideoDataModule
 from datamodules.lists.folders import by_stem
 from datamodules.lists.manifest import Manifest
-from datamodules.lists.official import class_label, find_file, found_manifest, read_table
+from datamodules.lists.official import class_label, found_manifest, read_table
 from modules.core.errors import SettingError
 
-FOLDERS = ("", "epic-kitchens-100-annotations", "annotations")
+LISTS = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
 VERBS, NOUNS = 97, 300
 COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class")
 
@@ -38,29 +38,26 @@ class EpicKitchens100(VideoDataModule):
     """
 
     benchmarks = ("verb", "noun", "action")
+    splits = ("train", "val")
+    places = ("", "epic-kitchens-100-annotations", "annotations")
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        listed = self._list(split)
-        if split != "train" and (listed is None or (split == "test" and self.test_list is None)):
-            return None
-        if listed is None:
-            raise SettingError(f"{self.lists} holds no EPIC_100_train.csv; set data.train_list to the official list.")
-        segments = read_segments(listed)
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, LISTS[split])
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        segments = read_segments(path)
         if self.benchmark == "action":
-            others = [read_segments(other) for part in ("train", "val") if (other := self._list(part)) is not None]
-            pairs = sorted({(row.verb, row.noun) for rows in others for row in rows})
+            both = [self.lists.of(part) or self.find_list(name) for part, name in LISTS.items()]
+            pairs = sorted({(row.verb, row.noun) for other in both if other is not None for row in read_segments(other)})
             number = {pair: label for label, pair in enumerate(pairs)}
             rows = [(row.name, number[row.verb, row.noun]) for row in segments]
             names = [f"verb {verb}, noun {noun}" for verb, noun in pairs]
         else:
             rows = [(row.name, row.verb if self.benchmark == "verb" else row.noun) for row in segments]
             names = [f"{self.benchmark} {label}" for label in range(VERBS if self.benchmark == "verb" else NOUNS)]
-        return found_manifest(self.root, rows, by_stem(self.root), listed, names)
-
-    def _list(self, split: str) -> Path | None:
-        official = "train" if split == "train" else "validation"
-        return self.given_list(split) or find_file(self.lists, FOLDERS, [f"EPIC_100_{official}.csv"])
+        return found_manifest(self.root, rows, by_stem(self.root), path, names)
 
 
 def read_segments(path: Path) -> list[Segment]:

@@ -7,7 +7,7 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_json, read_lines
 from datamodules.lists.folders import by_stem
 from datamodules.lists.manifest import Manifest
-from datamodules.lists.official import class_label, find_file, found_manifest
+from datamodules.lists.official import class_label, found_manifest
 from modules.core.errors import SettingError
 
 # First label and number of classes in the list; all but gym288 are parts of Gym99 (SEVERE).
@@ -32,17 +32,17 @@ class FineGym(VideoDataModule):
     """
 
     benchmarks = tuple(SUBSETS)
+    needed = ("train", "val")
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
         base = "gym288" if self.benchmark == "gym288" else "gym99"
         names = [f"{base}_{split}{end}.txt" for end in ("_element_v1.1", "_element_v1.0", "_element", "", "_org")]
-        listed = self.given_list(split) or find_file(self.lists, ("", "annotations", "labels"), names)
-        if listed is None:
-            if split == "test":
-                return None
-            raise SettingError(f"{self.lists} holds no {names[2]}; set data.{split}_list to the official list.")
-        return read_gym_list(listed, self.benchmark, self.root)
+        return self.read_first(split, *names)
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        return read_gym_list(path, self.benchmark, self.root)
 
 
 def read_gym_list(path: Path, subset: str, root: Path) -> Manifest:

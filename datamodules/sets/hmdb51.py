@@ -6,12 +6,11 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.files import read_lines, read_list
+from datamodules.lists.files import read_lines
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.official import by_place, found_manifest
 from modules.core.errors import SettingError
 
-FOLDERS = ("", "testTrainMulti_7030_splits", "test_train_splits", "annotations", "labels")
 CLASSES = 51
 FLAGS = {"0": "unused", "1": "train", "2": "val"}
 
@@ -20,22 +19,19 @@ class HMDB51(VideoDataModule):
     """HMDB51. Results are usually the mean over the three splits; the test videos are those that validate.
 
     Videos are `<class>/<name>.avi` at any depth below `root`, or have another suffix. Lists are brush_hair_test_split1.txt and
-    so on, or rows 'path label' in train_list and val_list. Benchmarks are the official splits: split1, split2, split3.
+    so on, or rows 'path label' in lists.train and lists.val. Benchmarks are the official splits: split1, split2, split3.
     """
 
     benchmarks = ("split1", "split2", "split3")
+    splits = ("train", "val")
+    places = ("", "testTrainMulti_7030_splits", "test_train_splits", "annotations", "labels")
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        if (given := self.given_list(split)) is not None:
-            return read_list(given, self.root)
-        if split == "test":
-            return None
-        found = next((files for folder in FOLDERS if (files := split_files(self.lists / folder, self.benchmark))), None)
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        folders = (self.list_folder / place for place in self.places)
+        found = next((files for folder in folders if (files := split_files(folder, self.benchmark))), None)
         if found is None:
-            raise SettingError(
-                f"{self.lists} holds no <class>_test_{self.benchmark}.txt; set data.lists to the folder of the official files."
-            )
+            raise self.lacks(f"<class>_test_{self.benchmark}.txt")
         if len(found) != CLASSES:
             folder = next(iter(found.values())).parent
             rank_zero_warn(f"HMDB51 has {CLASSES} classes, but {folder} holds files of {len(found)}, which labels count.")

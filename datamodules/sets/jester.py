@@ -6,10 +6,10 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_lines
 from datamodules.lists.folders import by_stem
 from datamodules.lists.manifest import UNLABELLED, Manifest
-from datamodules.lists.official import find_file, found_manifest
+from datamodules.lists.official import found_manifest
 from modules.core.errors import SettingError
 
-FOLDERS = ("", "annotations", "labels")
+NAMES = {"train": "train", "val": "validation", "test": "test"}
 
 
 class Jester(VideoDataModule):
@@ -22,16 +22,16 @@ class Jester(VideoDataModule):
     flips_change_labels = True
     prefix = "jester-v1-"
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        name = {"train": "train", "val": "validation", "test": "test"}[split]
-        listed = self.given_list(split) or find_file(self.lists, FOLDERS, [f"{self.prefix}{name}.csv"])
-        if listed is None:
-            return None
-        labels = listed.parent / f"{self.prefix}labels.csv"
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, f"{self.prefix}{NAMES[split]}.csv")
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        labels = path.parent / f"{self.prefix}labels.csv"
         if not labels.is_file():
-            raise SettingError(f"The list of classes {labels.name} is missing beside {listed}; copy it there.")
-        return read_numbered_list(listed, labels, self.root)
+            raise SettingError(f"The list of classes {labels.name} is missing beside {path}; copy it there.")
+        return read_numbered_list(path, labels, self.root)
 
 
 def read_numbered_list(path: Path, labels: Path, root: Path) -> Manifest:

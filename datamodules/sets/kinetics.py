@@ -6,38 +6,38 @@ the folders `<root>/<split>/<class>/`; splits may have other usual names (`valid
 tables with tabs or commas are safer than spaces.
 """
 
+from pathlib import Path
+
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import VideoDataModule
 from datamodules.lists.files import is_kinetics_csv, read_kinetics_csv, read_list, read_mini_kinetics
 from datamodules.lists.folders import SPLITS, read_folder, split_folders
 from datamodules.lists.manifest import Manifest
-from datamodules.lists.official import find_file
 
 
 class Kinetics400(VideoDataModule):
     """Kinetics-400: 400 actions, clips of 10 s."""
 
     classes = 400
+    needed = ()
+    places = ("", "annotations")
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        names = [f"{name}.csv" for name in SPLITS[split]]
-        listed = self.given_list(split) or find_file(self.lists, ("", "annotations"), names)
-        folder = split_folders(self.root).get(split) if listed is None else None
-        if listed is None and folder is None:
-            return None
-        if listed is None:
-            assert folder is not None
-            manifest = read_folder(folder)
-        elif is_kinetics_csv(listed):
-            manifest = read_kinetics_csv(listed, self.root)
-        else:
-            manifest = read_list(listed, self.root)
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        found = self.read_first(split, *(f"{name}.csv" for name in SPLITS[split]))
+        folder = split_folders(self.root).get(split) if found is None else None
+        return self._checked(read_folder(folder), folder, split) if folder is not None else found
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        read = read_kinetics_csv if is_kinetics_csv(path) else read_list
+        return self._checked(read(path, self.root), path, split)
+
+    def _checked(self, manifest: Manifest, source: Path, split: str) -> Manifest:
         if manifest.num_classes != self.classes:
             rank_zero_warn(
-                f"{type(self).__name__} has {self.classes} classes, the {split} split in {listed or folder} "
-                f"has {manifest.num_classes}."
+                f"{type(self).__name__} has {self.classes} classes, the {split} split in {source} has {manifest.num_classes}."
             )
         return manifest
 
@@ -60,12 +60,13 @@ class MiniKinetics(VideoDataModule):
     Text lists (`name label`) count labels from 1, csv lists ('path label') from 0; both give labels from 0.
     """
 
-    classes = 200
+    places = ("",)
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        usual = (
-            ("train_mini1.txt", "train_mini_kinetics.csv") if split == "train" else ("val_split_1.txt", "val_mini_kinetics.csv")
-        )
-        listed = self.given_list(split) or find_file(self.lists, ("",), [*usual, f"mini_kinetics/{split}.csv"])
-        return read_mini_kinetics(listed, self.root) if listed is not None else None
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        text, table = ("train_mini1.txt", "train") if split == "train" else ("val_split_1.txt", "val")
+        return self.read_first(split, text, f"{table}_mini_kinetics.csv", f"mini_kinetics/{split}.csv")
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        return read_mini_kinetics(path, self.root)

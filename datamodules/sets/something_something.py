@@ -1,5 +1,7 @@
 """Something-Something v1 and v2: 174 templates of hand-object interactions, where only motion tells most classes apart."""
 
+from pathlib import Path
+
 from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_list, read_something_json
 from datamodules.lists.manifest import Manifest
@@ -18,20 +20,21 @@ class SSv2(VideoDataModule):
     """
 
     flips_change_labels = True
-    classes = 174
+    places = ("", "labels", "annotations")
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
         official = "train" if split == "train" else "validation"
-        listed = self.given_list(split) or find_file(self.lists, ("", "labels", "annotations"), _names(official, split))
-        if listed is None:
-            return None
-        if listed.suffix != ".json":
-            return read_list(listed, self.root)
-        labels = next((listed.parent / name for name in _names("labels") if (listed.parent / name).is_file()), None)
+        return self.read_first(split, f"{PREFIX}{official}.json", f"{official}.json", f"{split}.csv")
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        if path.suffix != ".json":
+            return read_list(path, self.root)
+        labels = find_file(path.parent, ("",), [f"{PREFIX}labels.json", "labels.json"])
         if labels is None:
-            raise SettingError(f"The table of labels ({PREFIX}labels.json or labels.json) is missing beside {listed}.")
-        return read_something_json(listed, labels, self.root)
+            raise SettingError(f"The table of labels ({PREFIX}labels.json or labels.json) is missing beside {path}.")
+        return read_something_json(path, labels, self.root)
 
 
 class SSv1(Jester):
@@ -42,7 +45,3 @@ class SSv1(Jester):
     """
 
     prefix = "something-something-v1-"
-
-
-def _names(official: str, split: str | None = None) -> list[str]:
-    return [f"{PREFIX}{official}.json", f"{official}.json"] + ([f"{split}.csv"] if split else [])

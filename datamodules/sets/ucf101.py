@@ -3,39 +3,31 @@
 from pathlib import Path
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.files import read_lines, read_list
+from datamodules.lists.files import read_lines
 from datamodules.lists.manifest import Manifest
-from datamodules.lists.official import by_place, find_file, found_manifest
+from datamodules.lists.official import by_place, found_manifest
 from modules.core.errors import SettingError
-
-FOLDERS = ("", "ucfTrainTestlist", "annotations", "labels")
 
 
 class UCF101(VideoDataModule):
     """UCF101. Results are usually the mean over the three splits; the test videos are those that validate.
 
     Videos are `<Class>/v_<Class>_g01_c01.avi` at any depth below `root`, or have another suffix. Lists are classInd.txt,
-    trainlist01.txt, testlist01.txt and so on, or rows 'path label' in train_list and val_list. Benchmarks are the official
+    trainlist01.txt, testlist01.txt and so on, or rows 'path label' in lists.train and lists.val. Benchmarks are the official
     splits: split1, split2, split3.
     """
 
     benchmarks = ("split1", "split2", "split3")
+    splits = ("train", "val")
+    places = ("", "ucfTrainTestlist", "annotations", "labels")
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        if (given := self.given_list(split)) is not None:
-            return read_list(given, self.root)
-        if split == "test":
-            return None
-        classes = find_file(self.lists, FOLDERS, ["classInd.txt"])
-        listed = find_file(self.lists, FOLDERS, [f"{'train' if split == 'train' else 'test'}list0{self.benchmark[-1]}.txt"])
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        name = f"{'train' if split == 'train' else 'test'}list0{self.benchmark[-1]}.txt"
+        classes, listed = self.find_list("classInd.txt"), self.find_list(name)
         if classes is None or listed is None:
-            raise SettingError(
-                f"{self.lists} holds no {'classInd.txt' if classes is None else f'list of {self.benchmark} ({split})'}; set "
-                "data.lists to the folder of the official lists."
-            )
-        names = read_classes(classes)
-        return read_ucf_list(listed, names, self.root)
+            raise self.lacks("classInd.txt" if classes is None else name)
+        return read_ucf_list(listed, read_classes(classes), self.root)
 
 
 def read_classes(path: Path) -> list[str]:

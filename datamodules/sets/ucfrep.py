@@ -17,13 +17,13 @@ from datamodules.lists.manifest import Manifest
 from datamodules.lists.official import found_manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.settings import ListSettings, ReadSettings, SubsetSettings
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch, stack_padded
 from modules.core.errors import SettingError, check_whole
 
-FOLDERS = ("", "annotations", "ucf526/annotations")
 FEWEST_BORDERS = 3
 # Containers may state a few frames more than there are.
 MISSING_FRAMES = 2
@@ -252,8 +252,8 @@ class UCFRep(VideoDataModule):
     """Videos with repetitions, for `RepetitionCounting`; the validation videos are those that results are reported for.
 
     Below `root` are the videos of UCF101 at any depth, or folders of their pictures, imgs/train/<Class>/<video>/image_00001.jpg
-    and so on; below `lists` the official files annotations/train/<video>.mat and annotations/val/<video>.mat. Pictures count
-    from 1 in the order of their names. Videos with fewer than two cycles are left out, as in the official code.
+    and so on; below the folder of the lists the official files annotations/train/<video>.mat and annotations/val/<video>.mat.
+    Pictures count from 1 in the order of their names. Videos with fewer than two cycles are left out, as in the official code.
 
     Training samples are random parts of the videos with two cycles or more. The official code draws them once at its start;
     here they are a function of seed and sample, and with `fresh_segments` also of the epoch. A batch is filled up to the
@@ -261,56 +261,39 @@ class UCFRep(VideoDataModule):
 
     Args:
         root: folder of the videos or pictures.
-        lists: folder of the official annotations; null looks in `root`.
+        lists: of it `folder`, that of the official annotations.
         clip: of it `frames`, the longest part in training, and `size`, the side of the square that holds the picture.
         segments: training samples of each video.
         fresh_segments: draw other parts in every epoch.
         batch_size: samples per batch and device in training; an eighth of it in evaluation, where videos are whole.
-        num_workers: worker processes per device that decode.
-        seed: order and parts are functions of it; null takes the run's seed.
+        reading: worker processes, decoder, and how much broken files are put up with.
+        subset: part of the training videos, by classes of actions.
         probe_samples: training samples of which online probes read the whole videos.
-        fraction: share of the training videos to train on, the same of every class of actions.
-        subset_seed: which videos these are.
-        max_bad_fraction: see `VideoDataModule`.
-        decode_timeout: see `VideoDataModule`.
-        decoder: library that decodes videos.
+        seed: order and parts are functions of it; null takes the run's seed.
 
     Raises:
         SettingError: if settings or annotations are not usable.
     """
 
+    lists_taken = ()
+    splits = ("train", "val")
+    places = ("", "annotations", "ucf526/annotations")
+
     def __init__(
         self,
         root: str,
-        lists: str | None = None,
+        lists: ListSettings = ListSettings(),  # noqa: B008
         clip: ClipSettings = ClipSettings(frames=300, size=112),  # noqa: B008
         segments: int = 10,
         fresh_segments: bool = False,
         batch_size: int = 32,
-        num_workers: int = 4,
-        seed: int | None = None,
+        reading: ReadSettings = ReadSettings(),  # noqa: B008
+        subset: SubsetSettings = SubsetSettings(),  # noqa: B008
         probe_samples: int = 421,
-        fraction: float = 1.0,
-        subset_seed: int = 12345,
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decoder: Decoder = "pyav",
+        seed: int | None = None,
     ) -> None:
         check_whole("data", 1, segments=segments)
-        super().__init__(
-            root,
-            clip=clip,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            probe_samples=probe_samples,
-            fraction=fraction,
-            subset_seed=subset_seed,
-            max_bad_fraction=max_bad_fraction,
-            decode_timeout=decode_timeout,
-            decoder=decoder,
-            lists=lists,
-        )
+        super().__init__(root, lists, clip, batch_size, reading, subset, probe_samples=probe_samples, seed=seed)
         if clip.clips != 1 or clip.repeat != 1:
             raise SettingError("data.clip.clips and data.clip.repeat must be 1 for UCFRep; set data.segments instead.")
         if clip != ClipSettings(frames=clip.frames, size=clip.size):
@@ -319,15 +302,12 @@ class UCFRep(VideoDataModule):
         self._repetitions: dict[str, Repetitions] = {}
         self._recordings: dict[str, str] | None = None
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        if split == "test":
-            return None
-        folder = next((self.lists / name / split for name in FOLDERS if annotations(self.lists / name / split)), None)
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        folders = (self.list_folder / place / split for place in self.places)
+        folder = next((folder for folder in folders if annotations(folder)), None)
         if folder is None:
-            raise SettingError(
-                f"{self.lists} holds no annotations/{split} with .mat files; set data.lists to the folder of the official ones."
-            )
+            raise self.lacks(f"annotations/{split} with .mat files")
         known = {path.stem: read_repetitions(path) for path in annotations(folder)}
         known = {name: found for name, found in known.items() if len(found.borders) >= FEWEST_BORDERS}
         # Files are called v_<Class>_g01_c01, where classInd.txt of UCF101 has HandstandPushups, these have HandStandPushups.
@@ -353,9 +333,9 @@ class UCFRep(VideoDataModule):
         return collate_repetitions(samples)
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> RepetitionDataset:
-        known = [self._repetitions[path] for path in manifest.paths]
+        known, reading = [self._repetitions[path] for path in manifest.paths], self.reading
         return RepetitionDataset(
-            manifest, known, self.clip, self.seed, train, self.fresh_segments, self.decoder, self.decode_timeout, guard
+            manifest, known, self.clip, self.seed, train, self.fresh_segments, reading.decoder, reading.decode_timeout, guard
         )
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:

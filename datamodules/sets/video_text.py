@@ -16,30 +16,28 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_json
 from datamodules.lists.folders import usual_first, video_files
 from datamodules.lists.manifest import Manifest, check_root, is_file
-from datamodules.lists.official import find_file
 from datamodules.lists.packed import PackedLists, PackedStrings
 from datamodules.loading.loader import ResumableLoader
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
 from modules.language.tokenizers import clean
 
-FOLDERS = ("", "annotations", "anno", "labels")
-
 
 class VideoText(VideoDataModule):
-    """Videos with sentences, from train.json, val.json and test.json in `lists`, or from the lists that the settings name.
+    """Videos with sentences, from train.json, val.json and test.json, or from the lists that the settings name.
 
     In training every pair of a video and a sentence is a sample; in evaluation every video is one, with all its sentences.
     Videos are found at their path below `root`, or by their name in any layout and with any suffix; missing ones are counted.
-    A part of the training set (`fraction`) has its share of every sentence; with the same `subset_seed` a smaller part lies
-    within a larger one. A test takes the clip of evaluation (with `segment` the middle frame of each part), needs no training
-    list, and has no `views`. The label of a sample is the number of its sentence in the list, or the right answer.
+    A part of the training set (`subset.fraction`) has its share of every sentence; with the same `subset.seed` a smaller part
+    lies within a larger one. A test takes the clip of evaluation (with `segment` the middle frame of each part), needs no
+    training list, and has no `views`. The label of a sample is the number of its sentence in the list, or the right answer.
 
     Benchmarks: `sentences` takes each sentence by itself, `paragraphs` joins those of a video to one text.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ("sentences", "paragraphs")
     flips_change_labels = True
+    places = ("", "annotations", "anno", "labels")
 
     @property
     def official(self) -> dict[str, str]:
@@ -51,23 +49,13 @@ class VideoText(VideoDataModule):
         """Whether the sentences of a video are one text."""
         return self.benchmark == "paragraphs"
 
-    def find(self, split: str) -> Path | None:
-        """The list of a split, if there is one."""
-        name = self.official.get(split)
-        return self.given_list(split) or (find_file(self.lists, FOLDERS, [name]) if name is not None else None)
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, self.official[split]) if split in self.official else None
 
-    def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`."""
-        path = self.find(split)
-        if path is None and split == "train":
-            raise SettingError(
-                f"{self.lists} holds no {self.official['train']}; set data.train_list, or data.lists to its folder."
-            )
-        return (
-            text_manifest(self.root, read_text_rows(path, self.paragraphs, split == "train"), path)
-            if path is not None
-            else None
-        )
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        return text_manifest(self.root, read_text_rows(path, self.paragraphs, split == "train"), path)
 
     def setup(self, stage: str) -> None:
         """See `VideoDataModule.setup`. A test can do without a training list.
@@ -77,15 +65,14 @@ class VideoText(VideoDataModule):
         """
         if self.views != ViewSettings():
             raise SettingError(f"data.views is not for {type(self).__name__}, whose tests take data.clip; leave it out.")
-        if stage != "test" or self.train_manifest is not None or self.find("train") is not None:
+        trains = self.lists.of("train") is not None or self.find_list(self.official["train"]) is not None
+        if stage != "test" or self.train_manifest is not None or trains:
             super().setup(stage)
             return
         check_root(self.root)
         self.test_manifest = self.read_split("test") or self.read_split("val")
         if self.test_manifest is None:
-            raise SettingError(
-                f"{self.lists} holds no {self.official['val']}; set data.test_list, or data.lists to its folder."
-            )
+            raise self.lacks(self.official["val"], "data.lists.test")
         if self.faults is None or self.trainer is not self._reported_to:
             self._start_report()
 
@@ -160,7 +147,7 @@ def read_text_rows(path: Path, paragraphs: bool = False, pairs: bool = False) ->
     """
     if not is_file(path):
         raise SettingError(
-            f"The list {path} does not exist; set data.train_list, data.val_list and data.test_list to json lists."
+            f"The list {path} does not exist; set data.lists.train, data.lists.val and data.lists.test to json lists."
         )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:

@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -10,10 +11,11 @@ from lightning import LightningDataModule
 from datamodules.lists.subsets import pick_per_class, spread
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
 from datamodules.loading.single_pass import SinglePass
+from datamodules.settings import LoadSettings, RecordingSubset, choose_benchmark
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
 from modules.core.batch import Batch, Kind
-from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
+from modules.core.errors import MAX_SEED, SettingError, check_whole, given
 
 
 class Split(NamedTuple):
@@ -38,12 +40,10 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
     Args:
         clip: clips per recording, frames, and how training crops are drawn.
         batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
-        num_workers: worker processes per device.
-        seed: order and crops are functions of it; null takes the run's seed.
+        reading: worker processes.
+        subset: part of the training recordings to train on.
         probe_samples: training recordings that probes read, with centre crops.
-        fraction: share of the training recordings to train on.
-        per_class: take that share of every class, rounded up; false takes it of all, rounded down.
-        subset_seed: which recordings these are.
+        seed: order and crops are functions of it; null takes the run's seed.
     """
 
     num_classes: int
@@ -54,23 +54,17 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         self,
         clip: SkeletonClipSettings,
         batch_size: int,
-        num_workers: int,
-        seed: int | None,
+        reading: LoadSettings,
+        subset: RecordingSubset,
         probe_samples: int,
-        fraction: float,
-        per_class: bool,
-        subset_seed: int,
+        seed: int | None,
     ) -> None:
         super().__init__()
-        check_positive("data", fraction=fraction)
-        check_range("data", 0, 1, fraction=fraction)
         check_whole("data", 1, batch_size=batch_size, probe_samples=probe_samples)
-        check_whole("data", 0, num_workers=num_workers)
-        check_whole("data", 0, MAX_SEED, subset_seed=subset_seed, **given(seed=seed))
-        self.clip, self.batch_size, self.num_workers = clip, batch_size, num_workers
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        check_whole("data", 0, MAX_SEED, **given(seed=seed))
+        self.clip, self.batch_size, self.reading, self.subset = clip, batch_size, reading, subset
         self.probe_samples = probe_samples
-        self.fraction, self.per_class, self.subset_seed = fraction, per_class, subset_seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.split: Split | None = None
         self._train_loader = LoaderMemory()
 
@@ -120,14 +114,14 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
             )
 
     def _some_of(self, found: Split) -> np.ndarray:
-        if self.fraction == 1:
+        fraction, seed = self.subset.fraction, self.subset.seed
+        if fraction == 1:
             return found.train
-        if self.per_class:
+        if self.subset.per_class:
             labels = found.recordings.label[found.train]
-            picked = pick_per_class(labels, lambda count: int(np.ceil(count * self.fraction)), self.subset_seed)
+            picked = pick_per_class(labels, lambda count: int(np.ceil(count * fraction)), seed)
         else:
-            count = int(len(found.train) * self.fraction)
-            picked = np.random.default_rng(self.subset_seed).permutation(len(found.train))[:count]
+            picked = np.random.default_rng(seed).permutation(len(found.train))[: int(len(found.train) * fraction)]
         return found.train[np.sort(picked)]
 
     def _rank(self) -> tuple[int, int]:
@@ -137,7 +131,7 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         assert self.split is not None
         dataset = SkeletonDataset(self.split.recordings, rows, self.clip, self.seed, train)
         sampler = EpochSampler(len(rows), self.seed, train, *self._rank())
-        return ResumableLoader(dataset, sampler, self.batch_size, self.num_workers, _whole)
+        return ResumableLoader(dataset, sampler, self.batch_size, self.reading.num_workers, _whole)
 
     def train_dataloader(self) -> ResumableLoader:
         """Random crops in random order; the last, incomplete batch is dropped."""
@@ -173,3 +167,38 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore where in the epoch the training was."""
         self._train_loader.load_state_dict(state["loader"])
+
+
+class PreparedSkeletons(SkeletonDataModule):
+    """Recordings that `python main.py prepare` has put into a folder.
+
+    Args:
+        root: folder that the command wrote.
+        benchmark: official split; null takes the first of those that the data set has.
+        clip: clips per recording, frames, and how training crops are drawn.
+        batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
+        reading: worker processes.
+        subset: part of the training recordings to train on.
+        probe_samples: training recordings that probes read, with centre crops; null takes 4,096, or 6,144 of
+            NTU RGB+D 120.
+        seed: order and crops are functions of it; null takes the run's seed.
+    """
+
+    benchmarks: ClassVar[tuple[str, ...]]
+    """Values of `benchmark`, the default first."""
+    probes: ClassVar[int] = 4096
+    """Default of `probe_samples`."""
+
+    def __init__(
+        self,
+        root: str,
+        benchmark: str | None = None,
+        clip: SkeletonClipSettings = SkeletonClipSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        batch_size: int = 64,
+        reading: LoadSettings = LoadSettings(),  # noqa: B008
+        subset: RecordingSubset = RecordingSubset(),  # noqa: B008
+        probe_samples: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(clip, batch_size, reading, subset, self.probes if probe_samples is None else probe_samples, seed)
+        self.root, self.benchmark = Path(root), choose_benchmark(type(self), self.benchmarks, benchmark)

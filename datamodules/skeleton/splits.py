@@ -3,12 +3,8 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from datamodules.skeleton.raw import NTU_NAME, NTUName
-
-NTU60Benchmark = Literal["xsub", "xview"]
-NTU120Benchmark = Literal["xsub", "xset"]
 
 NTU60_SETUPS = 17
 NTU60_CLASSES = 60

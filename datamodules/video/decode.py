@@ -161,7 +161,8 @@ def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decod
         differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
         if differs or (decoder == "decord" and reader.has_open_groups):
             other.close()
-            raise DecodeError("cannot open", f"{decoder} would give wrong frames of this file; set data.decoder to pyav")
+            detail = f"{decoder} would give wrong frames of this file; set data.reading.decoder to pyav"
+            raise DecodeError("cannot open", detail)
     other.info = replace(other.info, fps=reader.info.fps)
     return other
 

@@ -50,7 +50,7 @@ HEAD_CHANNELS = 64
 """Width of one attention head of the attentive classifier."""
 VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
 SHOWN = 8
-NO_LABELS = "No test video has a label; set data.test_list or data.val_list to a list with labels."
+NO_LABELS = "No test video has a label; set data.lists.test or data.lists.val to a list with labels."
 
 
 class Classification(Method):

@@ -288,7 +288,7 @@ class VideoTextRetrieval(LocoMotion):
             if self.retrieved is not None:
                 self.test_record |= {"sentences": len(self.retrieved.texts), "best": self.best}
         if not used:
-            raise SettingError("No test video could be read; check data.root and data.test_list.")
+            raise SettingError("No test video could be read; check data.root and data.lists.test.")
         self.test_record["videos"] = used
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=True)
         self._known = []

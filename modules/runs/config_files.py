@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from modules.core.errors import SettingError
+from modules.runs.explain import class_named, new_name
 
 OPTIONS = ("--config", "-c")
 
@@ -28,7 +30,8 @@ def check_config_file(name: str) -> None:
         name: path of a YAML file.
 
     Raises:
-        SettingError: if the file is missing, no text, no YAML, empty, or has a value twice or a part that is no group.
+        SettingError: if the file is missing, no text, no YAML, empty, or has a value twice, a part that is no group, or
+            settings that have another name now, of which it names all.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -49,6 +52,7 @@ def check_config_file(name: str) -> None:
     if not isinstance(root, yaml.MappingNode):
         raise SettingError(f"--config names {name}, which holds no settings of the form 'name: value'.")
     _check_twice(name, root, "")
+    _check_names(name, root)
     for key, value in root.value:
         if key.value == "trainer" and not isinstance(value, yaml.MappingNode):
             line = value.start_mark.line + 1
@@ -68,3 +72,38 @@ def _check_twice(name: str, node: yaml.Node, where: str) -> None:
             raise SettingError(f"{name}, line {line}: {where}{key.value} was given in line {lines[key.value]} already.")
         lines[str(key.value)] = line
         _check_twice(name, value, f"{where}{key.value}.")
+
+
+def _check_names(name: str, root: yaml.Node) -> None:
+    old = [f"{told} (line {line}) is {new}" for line, told, new in _renamed(root, "", None)]
+    if old:
+        raise SettingError(f"{name} has old names of settings: {', '.join(old)}; write the new ones.")
+
+
+def _renamed(node: yaml.Node, path: str, holder: Any) -> Iterator[tuple[int, str, str]]:
+    """Settings that have another name now: line, old name and new name.
+
+    Args:
+        node: of the file.
+        path: name of the setting that it is the value of.
+        holder: class whose settings it holds, if known.
+    """
+    if not isinstance(node, yaml.MappingNode):
+        return
+    chosen = next((value.value for key, value in node.value if key.value == "class_path"), None)
+    for key, value in node.value:
+        if key.value == "init_args":
+            yield from _renamed(value, path, class_named(chosen) if isinstance(chosen, str) else None)
+            continue
+        told = f"{path}.{key.value}" if path else str(key.value)
+        # Of a class that nobody knows, only the parser knows which settings it takes.
+        new = new_name(told, holder) if holder is not None else None
+        # What was one value may be a group of its name now.
+        if new is not None and not (new.startswith(f"{told}.") and _is_group(value)):
+            yield key.start_mark.line + 1, told, new
+        else:
+            yield from _renamed(value, told, holder)
+
+
+def _is_group(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.MappingNode)

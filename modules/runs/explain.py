@@ -17,6 +17,7 @@ from lightning import Trainer
 from lightning.pytorch import LightningDataModule
 
 from modules.core.errors import SettingError
+from modules.runs.renamed import RENAMED
 from modules.training.method import Method
 
 OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
@@ -45,15 +46,20 @@ def explain(message: str) -> str:
     )
     if unknown is not None:
         wrong = next(group for group in unknown.groups() if group)
+        told = ".".join([*where, wrong])
+        if (new := new_name(told, holder)) is not None:
+            return f"{told} is called {new} now; use that name."
         inside = message.find("Group ") >= 0
         known = settings_of(holder, f"{where[-1]}.{wrong}" if inside else wrong)
         owner = f" in {holder.__name__}" if holder is not None else ""
-        return f"There is no setting {'.'.join([*where, wrong])}{_hint(wrong, known, where, owner)}"
+        return f"There is no setting {told}{_hint(wrong, known, where, owner)}"
     stray = re.search(r"unrecognized arguments: (.*)", message)
     if stray is not None:
         return f"{stray[1]} is no setting: write --name value, and --config FILE for a file."
     whole = re.search(r"Unable to load config ['\"](.*?)['\"]", message)
     if whole is not None:
+        if (new := new_name(name, holder)) is not None:
+            return f"{name} is {whole[1]!r}, but what it held is called {new} now; use that name."
         return f"{name} is {whole[1]!r}; give its settings one by one (--{name}.NAME VALUE), or a YAML file that holds them."
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing is not None:
@@ -71,6 +77,7 @@ def explain(message: str) -> str:
     value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
     nested = re.match(r"NestedArg\(key='[\w.]+', val=(.*)\)", value[1], re.DOTALL) if value is not None else None
     given = "" if value is None else (nested[1] if nested is not None else value[1]).strip().partition("\n")[0].strip("'\"")
+    given = "null" if given == "None" else given
     choices = list(dict.fromkeys(re.findall(r"typing\.Literal\[(.*?)\]", message)))
     if choices and name:
         # Beside a list of words, a setting may take true and false, or null.
@@ -87,7 +94,11 @@ def explain(message: str) -> str:
     if mistyped is not None:
         return f"{name} must be of type {mistyped[1]}, not {given!r}."
     kinds = re.findall(r"- Expected a <class '([\w.]+)'>", message)
-    if kinds and name and not classes:
+    if classes:
+        # The others are those of the setting that holds the class.
+        plain = re.findall(r"Subtypes: \[((?:<class '\w+'>(?:, )?)+)\]", message)
+        kinds = re.findall(r"'(\w+)'", plain[-1]) if plain else []
+    if kinds and name:
         if set(kinds) == {"NoneType"}:
             return f"{name} does not say which class it is of; name one with --{name}, or pass a recipe first with --config."
         names = list(dict.fromkeys("null" if kind == "NoneType" else kind.rpartition(".")[2] for kind in kinds))
@@ -126,12 +137,46 @@ def _hint(name: str, known: list[str], where: list[str], owner: str = "") -> str
     return f"; did you mean {'.'.join([*where, head, near[0]] if head else [*where, near[0]])}?"
 
 
+def new_name(name: str, holder: Any) -> str | None:
+    """What a setting of before is called now.
+
+    Args:
+        name: as on the command line, without the dashes.
+        holder: class that it was given to; None if unknown.
+
+    Returns:
+        None where the name was not changed, or the class has no setting of the new name.
+    """
+    new = RENAMED.get(name)
+    if new is None or holder is None:
+        return new
+    parts = new.split(".")
+    # The class may be one within the method or the data; a last part alone would fit by chance.
+    return new if any(_takes(holder, parts[start:]) for start in range(1, max(2, len(parts) - 1))) else None
+
+
+def _takes(kind: Any, parts: list[str]) -> bool:
+    """Whether a class has a setting of this dotted name, as far as its types tell."""
+    if parts[0] not in inspect.signature(kind).parameters:
+        return False
+    inner = next((one for one in _classes(_types(kind).get(parts[0])) if _is_settings(one)), None)
+    return len(parts) == 1 or inner is None or inspect.isabstract(inner) or _takes(inner, parts[1:])
+
+
 def class_of(path: str) -> Any:
     """The class of a class_path; None if there is none, as where it was written before its module was moved."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None) if module else None
     except ModuleNotFoundError:
+        return None
+
+
+def class_named(path: str) -> Any:
+    """The class that a class_path or a short name means; None if there is none."""
+    try:
+        return class_of(path) if "." in path else _known().get(path)
+    except ImportError:
         return None
 
 

@@ -32,7 +32,8 @@ def check_trainer(trainer: Namespace, command: str) -> None:
     if trainer.overfit_batches:
         raise SettingError(
             f"trainer.overfit_batches is {trainer.overfit_batches}, which cannot be used here, because every epoch draws other "
-            "batches; train on few samples instead (data.fraction, data.low_shot, or data.train_videos of generated clips)."
+            "batches; train on few samples instead (data.subset.fraction, data.subset.low_shot, or data.train_videos of "
+            "generated clips)."
         )
     if command == "fit":
         for name in ("max_epochs", "max_steps"):

@@ -88,7 +88,7 @@ def load_images(folder: Path, split: Split, side: int) -> Tensor:
     files = sorted(p for p in found if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts))
     if len(files) < 2:
         raise SettingError(
-            f"data.background_folder: {folder} holds {len(files)} pictures, but training and validation need at least "
+            f"data.scene.background_folder: {folder} holds {len(files)} pictures, but training and validation need at least "
             f"one each; name a folder with two or more of {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     own = [f for i, f in enumerate(files) if (i % 5 == 1) == (split == "val")]

@@ -23,8 +23,8 @@ LONG = 0.2
 @pytest.mark.parametrize(
     ("wait", "other", "workers", "device", "words"),
     [
-        (0.8, 0.1, 0, "cuda", ["80 % of the time waits", "Data limits this run: set data.num_workers above 0"]),
-        (0.8, 0.1, 6, "cuda", ["Data limits this run: raise data.num_workers (now 6)", "12 ms of a worker"]),
+        (0.8, 0.1, 0, "cuda", ["80 % of the time waits", "Data limits this run: set data.reading.num_workers above 0"]),
+        (0.8, 0.1, 6, "cuda", ["Data limits this run: raise data.reading.num_workers (now 6)", "12 ms of a worker"]),
         (0.3, 0.5, 6, "cuda", ["50 % goes to callbacks", "They limit this run: call them less often"]),
         (0.1, 0.1, 0, "cpu", ["The network limits this run: a GPU, a smaller model.backbone.size"]),
         (0.1, 0.1, 0, "cuda", ["The network limits this run: trainer.precision bf16-mixed"]),
@@ -75,7 +75,7 @@ def test_slow_loader_is_found(tmp_path: Path) -> None:
     assert logged["speed/data_wait_share"] > 0.5
     assert logged["speed/clips_per_second"] > 0
     assert logged["speed/data_wait_share"] + logged["speed/other_share"] <= 1
-    assert "Data limits this run: set data.num_workers above 0" in throughput.line
+    assert "Data limits this run: set data.reading.num_workers above 0" in throughput.line
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end", "on_validation_epoch_end"])

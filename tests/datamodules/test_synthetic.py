@@ -1,5 +1,6 @@
 """Synthetic clips: no frame tells the motion, and the batches keep their contract."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
@@ -69,21 +70,21 @@ def test_small_drifts_give_no_frame_away_either() -> None:
     [
         ({"batch_size": 65, "train_videos": 64}, "data.batch_size"),
         ({"clip": ClipSettings(frames=3, size=16)}, "data.clip.frames"),
-        ({"backgrounds": ["black", "images"]}, "data.background_folder"),
-        ({"backgrounds": ["noise", "noise"]}, "data.backgrounds"),
-        ({"backgrounds": []}, "data.backgrounds"),
-        ({"object_size": (0.3, 0.9)}, "data.object_size"),
-        ({"object_size": (0.3, 0.31)}, "data.object_size"),
+        ({"backgrounds": ["black", "images"]}, "data.scene.background_folder"),
+        ({"backgrounds": ["noise", "noise"]}, "data.scene.backgrounds"),
+        ({"backgrounds": []}, "data.scene.backgrounds"),
+        ({"object_size": (0.3, 0.9)}, "data.scene.object_size"),
+        ({"object_size": (0.3, 0.31)}, "data.scene.object_size"),
         ({"val_videos": 0}, "data.val_videos"),
-        ({"ground": True, "label": "object"}, "data.ground"),
-        ({"ground": True, "objects": False}, "data.ground"),
-        ({"ground": True, "captions": CaptionSettings()}, "data.ground"),
+        ({"ground": True, "label": "object"}, "data.scene.ground"),
+        ({"ground": True, "objects": False}, "data.scene.ground"),
+        ({"ground": True, "captions": CaptionSettings()}, "data.scene.ground"),
         ({"clip": ClipSettings(frames=64, size=224), "train_videos": 100_000}, "data.train_videos"),
     ],
 )
 def test_impossible_settings_name_what_to_change(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message.replace(".", r"\.")):
-        SyntheticMotion(**settings)
+        SyntheticMotion(**in_groups(settings))
 
 
 def test_a_missing_folder_of_backgrounds_fails_at_setup(tmp_path: Path) -> None:
@@ -92,9 +93,16 @@ def test_a_missing_folder_of_backgrounds_fails_at_setup(tmp_path: Path) -> None:
         data.setup()
 
 
+def in_groups(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of which those of the scene are one object."""
+    scene = {field.name: settings[field.name] for field in fields(SceneSettings) if field.name in settings}
+    return {name: value for name, value in settings.items() if name not in scene} | {"scene": SceneSettings(**scene)}
+
+
 def small(clips: int = 1, repeat: int = 1, **settings: Any) -> SyntheticMotion:
     clip = ClipSettings(frames=4, size=16, clips=clips, repeat=repeat)
-    return SyntheticMotion(clip, **{"batch_size": 8, "train_videos": 30, "val_videos": 13, "probe_samples": 10, **settings})
+    sizes = {"batch_size": 8, "train_videos": 30, "val_videos": 13, "probe_samples": 10}
+    return SyntheticMotion(clip, **sizes | in_groups(settings))
 
 
 def test_a_ground_that_moves() -> None:

@@ -224,7 +224,11 @@ def test_from_official_files_to_a_result(layout: Layout, one_video: Path, tmp_pa
     write_layout(layout, one_video, tmp_path)
     for cut in layout.cut.split() if layout.cut is not None else [None]:
         prepare(tmp_path / "source", tmp_path / "small", *([f"--list={tmp_path / 'lists' / cut}"] if cut else []))
-    words = [f"--data.root={tmp_path / 'small'}", f"--data.lists={tmp_path / 'lists'}", f"--data.benchmark={layout.benchmark}"]
+    words = [
+        f"--data.root={tmp_path / 'small'}",
+        f"--data.lists.folder={tmp_path / 'lists'}",
+        f"--data.benchmark={layout.benchmark}",
+    ]
     result = fit_and_test(layout.recipe, tmp_path / "run", layout.data, *words)
     assert (result["data"], result["classes"], result["trained_steps"]) == (layout.data, layout.classes, 2)
     assert (result["videos"], result["missed"]) == (2, [])
@@ -237,7 +241,12 @@ def test_from_official_files_to_a_result(layout: Layout, one_video: Path, tmp_pa
 def test_repetitions_and_boxes_on_prepared_videos(tmp_path: Path) -> None:
     folder = write_ucfrep(tmp_path / "ucfrep", train=4)
     prepare(folder, tmp_path / "small")
-    words = [f"--data.root={tmp_path / 'small'}", f"--data.lists={folder}", "--data.num_workers=0", "--data.batch_size=4"]
+    words = [
+        f"--data.root={tmp_path / 'small'}",
+        f"--data.lists.folder={folder}",
+        "--data.reading.num_workers=0",
+        "--data.batch_size=4",
+    ]
     words += ["--data.segments=1", "--data.clip.size=16", "--model.backbone.width=2", "--model.steps_per_batch=2"]
     words += ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1", *QUIET]
     run = tmp_path / "counting"
@@ -245,7 +254,7 @@ def test_repetitions_and_boxes_on_prepared_videos(tmp_path: Path) -> None:
     assert json.loads((run / "results/ucfrep_counting-000.json").read_text())["videos"] == 3
     films = write_ava(tmp_path / "ava")
     prepare(films, tmp_path / "small films")
-    words = [f"--data.root={tmp_path / 'small films'}", f"--data.lists={films}", f"--data.film_start={FILM_START}"]
+    words = [f"--data.root={tmp_path / 'small films'}", f"--data.lists.folder={films}", f"--data.film_start={FILM_START}"]
     result = fit_and_test("detection/ava.yaml", tmp_path / "detection", "AVA", *words)
     assert (result["key_frames"], result["missed"]) == (2, [])
 
@@ -289,7 +298,7 @@ def test_real_files_in_the_layout_of_ucf101(tmp_path: Path) -> None:
     assert "UCF-101/YoYo/v_YoYo_g02_c01.avi" in (tmp_path / "small/malformed.tsv").read_text()
     with (tmp_path / "lists/testlist01.txt").open("a") as file:
         file.write("YoYo/v_YoYo_g02_c01.avi\r\n")
-    words = [f"--data.root={tmp_path / 'small'}", f"--data.lists={tmp_path / 'lists'}", "--data.views.segments=3"]
+    words = [f"--data.root={tmp_path / 'small'}", f"--data.lists.folder={tmp_path / 'lists'}", "--data.views.segments=3"]
     with pytest.warns(UserWarning, match=r"2 of the 3 videos of .*testlist01.txt"):
         result = fit_and_test(CNN, tmp_path / "run", "UCF101", *words)
     # What could not be prepared is in no number, and named.

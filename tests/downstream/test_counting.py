@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks import Pictures
 from datamodules import UCFRep, VideoFolder
+from datamodules.settings import ReadSettings
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
@@ -52,7 +53,7 @@ def counting() -> RepetitionCounting:
 
 def data(root: Path) -> UCFRep:
     clip = ClipSettings(frames=20, size=32)
-    return UCFRep(str(root), clip=clip, segments=2, batch_size=4, num_workers=0, seed=1)
+    return UCFRep(str(root), clip=clip, segments=2, batch_size=4, reading=ReadSettings(0), seed=1)
 
 
 def one_batch(root: Path) -> dict[str, Any]:
@@ -315,7 +316,7 @@ def test_pictures_show_borders_and_cycles() -> None:
 
 
 def test_the_recipe_goes_from_official_files_to_a_file_of_results(root: Path, tmp_path: Path) -> None:
-    words = ["--config", str(ROOT / "configs/counting/ucfrep.yaml"), f"--data.root={root}", "--data.num_workers=0"]
+    words = ["--config", str(ROOT / "configs/counting/ucfrep.yaml"), f"--data.root={root}", "--data.reading.num_workers=0"]
     words += ["--data.batch_size=4", "--data.segments=1", "--data.clip.size=16", "--model.backbone.width=2"]
     words += ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1", "--model.steps_per_batch=2"]
     words += ["--trainer.num_sanity_val_steps=0"]
@@ -351,7 +352,7 @@ def test_wrong_settings_give_one_sentence(root: Path, tmp_path: Path) -> None:
         trainer(tmp_path, accumulate_grad_batches=2).fit(counting(), datamodule=data(root))
     with pytest.raises(SettingError, match=r"data\.clip\.size is 16 but model\.backbone\.image_size is 32"):
         trainer(tmp_path).fit(counting(), datamodule=UCFRep(str(root), clip=ClipSettings(size=16), batch_size=4))
-    plain = VideoFolder(str(root / "YoYo"), clip=ClipSettings(frames=4, size=32), batch_size=2, num_workers=0)
+    plain = VideoFolder(str(root / "YoYo"), clip=ClipSettings(frames=4, size=32), batch_size=2, reading=ReadSettings(0))
     with pytest.raises(SettingError, match=r"says nothing of cycles .*counting is for --data UCFRep"):
         trainer(tmp_path).fit(counting(), datamodule=plain)
 

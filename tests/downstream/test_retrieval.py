@@ -12,6 +12,7 @@ from callbacks import ResultFile
 from datamodules.folder import VideoFolder
 from datamodules.loading.loader import ResumableLoader
 from datamodules.prepare.synthesise import write_video
+from datamodules.settings import ListSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
@@ -109,19 +110,19 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
     lists = {"train": tmp_path / "train.csv", "both": tmp_path / "both.csv"}
     lists["train"].write_text("".join(f"train/{'ab'[n % 2]}/{n}.mp4 {n % 2}\n" for n in range(4)))
     lists["both"].write_text("val/a/0.mp4 0\ntrain/b/1.mp4 1\n")
-    data = VideoFolder(str(tmp_path), clip=clip, batch_size=2, num_workers=0, views=views)
+    data = VideoFolder(str(tmp_path), clip=clip, batch_size=2, reading=ReadSettings(0), views=views)
     method = NearestNeighbours(Flat(), recall=[1])
     make_trainer(tmp_path, []).test(method, datamodule=data, verbose=False)
     assert (method.test_record["bank"], method.test_record["videos"]) == (4, 4)
-    both = VideoFolder(
-        str(tmp_path), str(lists["train"]), str(lists["both"]), clip=clip, batch_size=2, num_workers=0, views=views
-    )
+    named = ListSettings(str(lists["train"]), str(lists["both"]))
+    both = VideoFolder(str(tmp_path), named, clip, batch_size=2, reading=ReadSettings(0), views=views)
     # Before any clip is read.
     method.encode = None  # type: ignore[assignment, method-assign]
     with pytest.raises(SettingError, match=r"1 test sample\(s\) are in the training set too"):
         make_trainer(tmp_path, []).test(method, datamodule=both, verbose=False)
     lists["both"].write_text("val/a/0.mp4 -1\nval/b/1.mp4 -1\n")
-    none = VideoFolder(str(tmp_path), test_list=str(lists["both"]), clip=clip, batch_size=2, num_workers=0, views=views)
+    unlabelled = ListSettings(test=str(lists["both"]))
+    none = VideoFolder(str(tmp_path), unlabelled, clip, batch_size=2, reading=ReadSettings(0), views=views)
     with pytest.raises(SettingError, match="NearestNeighbours needs labelled training and test samples"):
         make_trainer(tmp_path, []).test(method, datamodule=none, verbose=False)
 

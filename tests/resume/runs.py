@@ -24,6 +24,7 @@ from torch import Tensor
 from callbacks import ModelEMA, OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.prepare.synthesise import write_video
+from datamodules.settings import ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
@@ -218,7 +219,9 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
     clip = ClipSettings(
         frames=FRAMES, sampler=Dense(1), size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1
     )
-    return VideoFolder(str(run.videos), clip=clip, batch_size=batch_size, num_workers=run.workers, max_bad_fraction=1.0)
+    return VideoFolder(
+        str(run.videos), clip=clip, batch_size=batch_size, reading=ReadSettings(run.workers, max_bad_fraction=1.0)
+    )
 
 
 def train(run: Run, rank: int = 0, port: int = 0) -> None:

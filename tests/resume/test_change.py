@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules import VideoFolder
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.settings import ReadSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
@@ -430,7 +431,10 @@ def test_a_run_goes_on_after_the_videos_moved_and_not_after_the_list_changed(tmp
 
     def data(root: Path) -> VideoFolder:
         return VideoFolder(
-            str(root), clip=ClipSettings(frames=2, sampler=Dense(1), size=16), batch_size=4, num_workers=0, max_bad_fraction=1.0
+            str(root),
+            clip=ClipSettings(frames=2, sampler=Dense(1), size=16),
+            batch_size=4,
+            reading=ReadSettings(0, max_bad_fraction=1.0),
         )
 
     seen = Seen()

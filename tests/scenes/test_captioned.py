@@ -10,7 +10,8 @@ import av
 import pytest
 import torch
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.settings import LoadSettings
+from datamodules.synthetic import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
@@ -168,7 +169,7 @@ def test_captions_of_objects_only_and_none_at_all() -> None:
 def test_batches_do_not_depend_on_workers() -> None:
     alone = list(data().train_dataloader())
     for workers in (1, 4):
-        for one, other in zip(alone, data(num_workers=workers).train_dataloader(), strict=True):
+        for one, other in zip(alone, data(reading=LoadSettings(workers)).train_dataloader(), strict=True):
             assert one.text().first == other.text().first
             assert torch.equal(one.stream("video").data, other.stream("video").data)
             assert torch.equal(one.index, other.index)
@@ -179,7 +180,7 @@ def test_batches_do_not_depend_on_workers() -> None:
     ("settings", "message"),
     [
         ({"clip": ClipSettings(frames=8, size=16, clips=2)}, "data.clip.clips"),
-        ({"objects": False}, "data.objects"),
+        ({"scene": SceneSettings(objects=False)}, "data.scene.objects"),
         ({"captions": CaptionSettings(primitives=("C.zigzag",)), "clip": ClipSettings(frames=4, size=16)}, "4 frames"),
         ({"captions": CaptionSettings(primitives=("P.still",))}, "backwards"),
         ({"captions": CaptionSettings(wordings=0)}, "wordings"),

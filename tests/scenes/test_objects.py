@@ -258,5 +258,5 @@ def test_pictures_of_a_folder_are_shared_out(tmp_path: Path) -> None:
     assert train == {20 * n for n in range(10)} - val
     made = make_clips(30, 4, 16, "val", 0, ("images",), load_images(tmp_path, "val", 20), objects=False)
     assert set(made.video.flatten().tolist()) == {20, 120}
-    with pytest.raises(SettingError, match=r"data\.background_folder"):
+    with pytest.raises(SettingError, match=r"data\.scene\.background_folder"):
         load_images(tmp_path / "nowhere", "train", 24)

@@ -21,9 +21,10 @@ from datamodules.lists.folders import by_stem, read_folder
 from datamodules.lists.manifest import UNLABELLED, Manifest
 from datamodules.lists.official import by_place
 from datamodules.prepare.command import find_files
-from datamodules.sets.ava import film_files
+from datamodules.sets.ava import BoxSettings, film_files
 from datamodules.sets.ucfrep import annotations, find_recordings, read_pictures
 from datamodules.sets.video_text import TextRow, text_manifest
+from datamodules.settings import ListSettings, LoadSettings, ReadSettings, RecordingSubset, SubsetSettings
 from datamodules.skeleton.base import Split
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.key_frames import KeyFrames
@@ -45,7 +46,7 @@ def _hear(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def ready(root: Path, kind: type[VideoDataModule] = VideoFolder, **settings: Any) -> VideoDataModule:
-    data = kind(str(root), **({"batch_size": 1, "num_workers": 0} | settings))
+    data = kind(str(root), **({"batch_size": 1, "reading": ReadSettings(0)} | settings))
     data.setup("fit")
     return data
 
@@ -258,39 +259,40 @@ def test_missing_and_contradicting_rows_are_told(tmp_path: Path) -> None:
         read_list(tmp_path / "list", tmp_path)
 
 
-def lists(root: Path, train: str, val: str, **more: str) -> dict[str, Any]:
-    """Settings that name lists of these rows, whose videos exist."""
+def lists(root: Path, train: str, val: str, **more: str) -> ListSettings:
+    """Lists of these rows, whose videos exist."""
     settings = {}
     for name, rows in ({"train": train, "val": val} | more).items():
         touch(root, *(row.rpartition(" ")[0] for row in rows.split("\n")))
         (root / f"{name}.list").write_text(f"{rows}\n")
-        settings[f"{name}_list"] = str(root / f"{name}.list")
-    return settings
+        settings[name] = str(root / f"{name}.list")
+    return ListSettings(**settings)
 
 
 def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.v"
+        SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.lists\.v"
     ):
-        ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
+        ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
     # A list of test videos is looked at before the training, too.
     with pytest.raises(
-        SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.test_list"
+        SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.lists\.test"
     ):
-        ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1", test="4.mp4 7"))
-    with pytest.raises(SettingError, match=r"gone\.list does not exist; set data\.test_list"):
-        ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1") | {"test_list": str(tmp_path / "gone.list")})
+        ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1", test="4.mp4 7"))
+    gone = dataclasses.replace(lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1"), test=str(tmp_path / "gone.list"))
+    with pytest.raises(SettingError, match=r"gone\.list does not exist; set data\.lists\.test"):
+        ready(tmp_path, lists=gone)
     with pytest.warns(
         UserWarning, match="1 validation videos in .* are of 1 classes of which there is no training video.* is 1"
     ):
-        data = ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 2", "3.mp4 1\n4.mp4 2"))
+        data = ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 2", "3.mp4 1\n4.mp4 2"))
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1, 2]
     # Nobody learns from labels where training has none; parts of a training set keep its classes.
-    ready(tmp_path, **lists(tmp_path, "1.mp4 -1\n2.mp4 -1", "3.mp4 2"))
+    ready(tmp_path, lists=lists(tmp_path, "1.mp4 -1\n2.mp4 -1", "3.mp4 2"))
     rows = "\n".join(f"{number}.mp4 {number % 5}" for number in range(20))
-    for part in ({"low_shot": 5}, {"fraction": 0.1}):
-        assert ready(tmp_path, **lists(tmp_path, rows, "val/3.mp4 4"), **part).num_classes == 5
+    for part in (SubsetSettings(low_shot=5), SubsetSettings(fraction=0.1)):
+        assert ready(tmp_path, lists=lists(tmp_path, rows, "val/3.mp4 4"), subset=part).num_classes == 5
 
 
 @pytest.mark.parametrize("numbered", ["train", "val"])
@@ -300,10 +302,10 @@ def test_numbers_beside_names_of_classes(numbered: str, tmp_path: Path) -> None:
     for rows in (f"{numbered}/a/{{}}.mp4 1\n{numbered}/b/{{}}.mp4 0\n", "flat/5.mp4 0\n"):
         listed.write_text(rows.format(*((1, 2) if numbered == "train" else (3, 4))))
         with pytest.raises(SettingError, match=r"have names of classes, and those of .* have labels from a list without names"):
-            ready(tmp_path, **{f"{numbered}_list": str(listed)})
+            ready(tmp_path, lists=ListSettings(**{numbered: str(listed)}))
     # Paths that hold the names confirm that both count alike.
     listed.write_text(f"{numbered}/b/{2 if numbered == 'train' else 4}.mp4 1\n")
-    data = ready(tmp_path, **{f"{numbered}_list": str(listed)})
+    data = ready(tmp_path, lists=ListSettings(**{numbered: str(listed)}))
     assert data.num_classes == 2
 
 
@@ -317,7 +319,7 @@ def test_classes_that_differ_only_in_capitals_between_splits_are_refused(tmp_pat
 
 def test_videos_of_training_among_those_of_validation_are_counted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"2 of the 3 validation videos are training videos too, the first is 2\.mp4"):
-        ready(tmp_path, **lists(tmp_path, "1.mp4 0\n2.mp4 0\n3.mp4 1", "2.mp4 0\n3.mp4 1\n4.mp4 1"))
+        ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 0\n3.mp4 1", "2.mp4 0\n3.mp4 1\n4.mp4 1"))
 
 
 # --- Parts of manifests ---
@@ -330,12 +332,14 @@ def test_low_shot_counts_classes_and_not_what_has_none(tmp_path: Path) -> None:
     assert set(manifest.few(10, 1).labels) == {0, 1}
     # With fraction, of those without a class there is the same share.
     assert np.unique(manifest.share(0.1, 1).labels, return_counts=True)[1].tolist() == [5, 2, 2]
-    with pytest.warns(UserWarning, match=r"data\.low_shot is 60, but there are only 40 videos"):
+    with pytest.warns(UserWarning, match=r"data\.subset\.low_shot is 60, but there are only 40 videos"):
         assert len(manifest.few(60, 1)) == 40
     bare = Manifest(tmp_path, manifest.paths, np.full(90, UNLABELLED))
     assert len(bare.few(10, 1)) == 10
     for several in ({"texts": [["a"]] * 90}, {"intervals": [[(0.0, 1.0, 0)]] * 90}):
-        with pytest.raises(SettingError, match=r"data\.low_shot is 10, but the videos in .* have several labels or sentences"):
+        with pytest.raises(
+            SettingError, match=r"data\.subset\.low_shot is 10, but the videos in .* have several labels or sentences"
+        ):
             dataclasses.replace(bare, **several).few(10, 1)
 
 
@@ -397,21 +401,25 @@ def test_intervals_count_in_the_other_names_too() -> None:
 # --- Settings ---
 
 WRONG_NUMBERS: list[tuple[str, Any]] = [
-    ("batch_size", 0), ("batch_size", -1), ("batch_size", None), ("num_workers", -1), ("num_workers", None),
-    ("probe_samples", 0), ("probe_samples", None), ("subset_seed", -1), ("subset_seed", None), ("seed", -1),
-    ("fraction", None), ("fraction", float("nan")),
-]  # fmt: skip
-VIDEO_NUMBERS: list[tuple[str, Any]] = [
-    ("max_bad_fraction", None), ("max_bad_fraction", -0.1), ("max_bad_fraction", 1.5), ("decode_timeout", 0.0),
-    ("decode_timeout", float("inf")), ("decoder", None),
+    ("batch_size", 0), ("batch_size", -1), ("batch_size", None), ("probe_samples", 0), ("probe_samples", None), ("seed", -1),
 ]  # fmt: skip
 OWN_NUMBERS: list[tuple[type, str, Any]] = [
-    (VideoFolder, "low_shot", 1.5), (UCFRep, "segments", None), (UCFRep, "segments", 0), (AVA, "min_score", 2.0),
-    (AVA, "film_start", -1.0), (SyntheticMotion, "batch_size", None), (SyntheticMotion, "num_workers", -1),
+    (UCFRep, "segments", None), (UCFRep, "segments", 0), (AVA, "film_start", -1.0), (SyntheticMotion, "batch_size", None),
     (SyntheticMotion, "seed", -1), (SyntheticMotion, "seed", None), (SyntheticMotion, "val_videos", None),
     (SyntheticSkeleton, "seed", None), (SyntheticSkeleton, "noise", float("nan")), (SyntheticSkeleton, "noise", None),
     (SyntheticSkeleton, "second_person", None), (SyntheticSkeleton, "train_clips", 0), (CachedFeatures, "views", None),
     (CachedFeatures, "views", -1), (CachedFeatures, "batch_size", 0),
+]  # fmt: skip
+GROUPED_NUMBERS: list[tuple[type, str, Any]] = [
+    (LoadSettings, "reading.num_workers", -1), (LoadSettings, "reading.num_workers", None),
+    (ReadSettings, "reading.num_workers", -1), (ReadSettings, "reading.num_workers", None),
+    (ReadSettings, "reading.max_bad_fraction", None), (ReadSettings, "reading.max_bad_fraction", -0.1),
+    (ReadSettings, "reading.max_bad_fraction", 1.5), (ReadSettings, "reading.decode_timeout", 0.0),
+    (ReadSettings, "reading.decode_timeout", float("inf")), (ReadSettings, "reading.decoder", None),
+    (SubsetSettings, "subset.seed", -1), (SubsetSettings, "subset.seed", None), (SubsetSettings, "subset.fraction", None),
+    (SubsetSettings, "subset.fraction", float("nan")), (SubsetSettings, "subset.low_shot", 1.5),
+    (RecordingSubset, "subset.seed", -1), (RecordingSubset, "subset.seed", None), (RecordingSubset, "subset.fraction", None),
+    (RecordingSubset, "subset.fraction", float("nan")), (BoxSettings, "boxes.min_score", 2.0),
 ]  # fmt: skip
 
 
@@ -431,9 +439,7 @@ def test_where_nothing_can_be_written_is_found_before_the_work(part: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
-    [(kind, *one) for kind in (VideoFolder, UCFRep, AVA, SyntheticSkeleton) for one in WRONG_NUMBERS]
-    + [(kind, *one) for kind in (VideoFolder, UCFRep, AVA) for one in VIDEO_NUMBERS]
-    + OWN_NUMBERS,
+    [(kind, *one) for kind in (VideoFolder, UCFRep, AVA, SyntheticSkeleton) for one in WRONG_NUMBERS] + OWN_NUMBERS,
 )
 def test_numbers_out_of_range_are_refused_in_a_sentence(kind: type, name: str, value: Any, tmp_path: Path) -> None:
     first = {SyntheticMotion: {}, SyntheticSkeleton: {}, CachedFeatures: {"data": SyntheticMotion(train_videos=64)}}
@@ -445,10 +451,24 @@ def test_numbers_out_of_range_are_refused_in_a_sentence(kind: type, name: str, v
         kind(**first.get(kind, {"root": str(tmp_path)}) | {name: value})
 
 
-def test_a_decoder_that_is_not_installed_is_found_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.base.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"data\.decoder is torchcodec, which is not installed; run pip install torchcodec"):
-        VideoFolder(str(tmp_path), decoder="torchcodec")
+@pytest.mark.parametrize(("kind", "name", "value"), GROUPED_NUMBERS)
+def test_groups_of_settings_refuse_numbers_likewise(kind: type, name: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=rf"data\.{name} is "):
+        kind(**{name.partition(".")[2]: value})
+
+
+def test_lists_that_a_data_set_does_not_read_are_refused(tmp_path: Path) -> None:
+    for kind, split in ((UCFRep, "train"), (AVA, "test")):
+        with pytest.raises(SettingError, match=rf"data\.lists\.{split} is set, which {kind.__name__} does not take"):
+            kind(str(tmp_path), ListSettings(**{split: "list.csv"}))
+
+
+def test_a_decoder_that_is_not_installed_is_found_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.settings.find_spec", lambda name: None)
+    with pytest.raises(
+        SettingError, match=r"data\.reading\.decoder is torchcodec, which is not installed; run pip install torchcodec"
+    ):
+        ReadSettings(decoder="torchcodec")
 
 
 SMILE = ["fit", f"--config={ROOT / 'configs/smile.yaml'}", "--data=VideoFolder", "--model.target=TimmTarget"]
@@ -458,13 +478,19 @@ SMILE = ["fit", f"--config={ROOT / 'configs/smile.yaml'}", "--data=VideoFolder",
     ("settings", "message"),
     [
         (["--data.root=/nowhere"], r"data\.root is /nowhere, which is not a folder"),
-        (["--data.root={}", "--data.train_list={}/gone.csv"], r"The list \S+gone\.csv does not exist; set data\.train_list"),
+        (["--data.root={}", "--data.lists.train={}/gone.csv"], r"The list \S+gone\.csv does not exist; set data\.lists\.train"),
         (["--data.root={}", "--data.batch_size=3"], r"data\.batch_size 3 on 1 device\(s\) is more than the 2 training videos"),
-        (["--data.root={}", "--data.val_list={}/val.csv"], "have labels from a list without names"),
+        (["--data.root={}", "--data.lists.val={}/val.csv"], "have labels from a list without names"),
         (["--data.root={}", "--data.clip=null"], r"data\.clip is null, but VideoFolder needs a value; leave it out"),
         (["--data.root={}", "--data.views=null"], r"data\.views is null, but VideoFolder needs a value; leave it out"),
-        (["--data.root={}", "--data.fraction=null"], r"data\.fraction is null, but VideoFolder needs a value; leave it out"),
-        (["--data.root={}", "--data.decoder=null"], r"data\.decoder is null, but VideoFolder needs a value; leave it out"),
+        (
+            ["--data.root={}", "--data.subset.fraction=null"],
+            r"data\.subset\.fraction must be of type float, not 'null'",
+        ),
+        (
+            ["--data.root={}", "--data.reading.decoder=null"],
+            r"data\.reading\.decoder is 'null'; it must be one of 'pyav', 'decord', 'torchcodec'",
+        ),
     ],
 )
 def test_data_is_checked_before_anything_is_downloaded(
@@ -486,12 +512,12 @@ def test_an_early_check_reads_lists_once_and_draws_nothing(tmp_path: Path, monke
     reads = []
     plain = datamodules.lists.folders.scan
     monkeypatch.setattr("datamodules.lists.folders.scan", lambda root: reads.append(root.name) or plain(root))
-    small: dict[str, Any] = {"batch_size": 2, "num_workers": 0}
+    small: dict[str, Any] = {"batch_size": 2}
     modules = [
-        VideoFolder(str(tmp_path), clip=CLIP, **small),
+        VideoFolder(str(tmp_path), clip=CLIP, reading=ReadSettings(0), **small),
         SyntheticMotion(ClipSettings(frames=4, size=32), train_videos=4, val_videos=2, **small),
         SyntheticSkeleton(SkeletonClipSettings(4), train_clips=4, val_clips=2, **small),
-        CachedFeatures(VideoFolder(str(tmp_path), clip=CLIP, **small)),
+        CachedFeatures(VideoFolder(str(tmp_path), clip=CLIP, reading=ReadSettings(0), **small)),
     ]
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     for data in modules:

@@ -143,7 +143,7 @@ def test_wrong_lists(content: str, message: str, tmp_path: Path) -> None:
 
 
 def test_missing_list(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"does not exist; set data\.train_list"):
+    with pytest.raises(SettingError, match=r"does not exist; set data\.lists\.train"):
         read_list(tmp_path / "list", tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_something_labels_may_leave_numbers_out(tmp_path: Path) -> None:
 
 def test_missing_something_list(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("{}")
-    with pytest.raises(SettingError, match=r"gone\.json does not exist; set data\.train_list"):
+    with pytest.raises(SettingError, match=r"gone\.json does not exist; set data\.lists\.train"):
         read_something_json(tmp_path / "gone.json", tmp_path / "labels.json", tmp_path)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
+from datamodules.settings import ReadSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
@@ -61,15 +62,17 @@ def test_too_many_broken_files_stop_the_run_with_their_list(tmp_path: Path, one_
     for number in range(0, 110, 10):
         (tmp_path / "videos" / f"{number:03d}.mp4").unlink()
         (tmp_path / "videos" / f"{number:03d}.mp4").write_bytes(b"")
-    clip = ClipSettings(frames=2, sampler=Dense(1), size=32)
-    data = folder(tmp_path / "videos", batch_size=10, clip=clip)
-    with pytest.raises(SettingError, match=r"more than data\.max_bad_fraction 0\.05 allows.*\.mp4 \(empty file\)"):
+    data = folder(tmp_path / "videos", batch_size=10, clip=ClipSettings(frames=2, sampler=Dense(1), size=32))
+    with pytest.raises(SettingError, match=r"more than data\.reading\.max_bad_fraction 0\.05 allows.*\.mp4 \(empty file\)"):
         batches(data)
-    tolerant = folder(tmp_path / "videos", batch_size=10, clip=clip, max_bad_fraction=0.2)
+    clip, tolerance = ClipSettings(frames=2, sampler=Dense(1), size=32), ReadSettings(0, max_bad_fraction=0.2)
+    tolerant = folder(tmp_path / "videos", batch_size=10, clip=clip, reading=tolerance)
     assert len(batches(tolerant)) == 11
     # Through a trainer and workers the same error comes out, and the report names what was met.
-    data = VideoFolder(str(tmp_path / "videos"), clip=clip, batch_size=10, num_workers=2)
-    with pytest.raises(SettingError, match=r"more than data\.max_bad_fraction .*All are listed in .*bad_videos\.tsv"):
+    data = VideoFolder(
+        str(tmp_path / "videos"), clip=ClipSettings(frames=2, sampler=Dense(1), size=32), batch_size=10, reading=ReadSettings(2)
+    )
+    with pytest.raises(SettingError, match=r"more than data\.reading\.max_bad_fraction .*All are listed in .*bad_videos\.tsv"):
         fit(data, tmp_path / "run")
     assert len((tmp_path / "run/bad_videos.tsv").read_text().splitlines()) > 6
 
@@ -78,7 +81,7 @@ def test_too_many_broken_files_stop_the_run_with_their_list(tmp_path: Path, one_
 def test_report_lies_in_the_folder_of_the_run(workers: int, tree: Path) -> None:
     broken = tree / "train/class 0/empty.mp4"
     broken.write_bytes(b"")
-    settings: dict[str, Any] = {"clip": CLIP, "batch_size": 7, "num_workers": workers}
+    settings: dict[str, Any] = {"clip": CLIP, "batch_size": 7, "reading": ReadSettings(workers)}
     module = fit(VideoFolder(str(tree), **settings), tree / "run")
     expected = ["path\tsplit\treason", "class 0/empty.mp4\ttrain\tempty file"]
     assert (tree / "run/bad_videos.tsv").read_text().splitlines() == expected
@@ -94,7 +97,7 @@ def test_report_lies_in_the_folder_of_the_run(workers: int, tree: Path) -> None:
 def test_every_run_has_its_own_report(tree: Path) -> None:
     broken = tree / "train/class 0/empty.mp4"
     broken.write_bytes(b"")
-    data = VideoFolder(str(tree), clip=CLIP, batch_size=7, num_workers=0)
+    data = VideoFolder(str(tree), clip=CLIP, batch_size=7, reading=ReadSettings(0))
     fit(data, tree / "first")
     broken.unlink()
     put(tree / "train/class 0/train0.mp4", broken)
@@ -154,7 +157,7 @@ def test_states_of_earlier_versions_are_not_misread(tree: Path) -> None:
 @pytest.mark.parametrize("stop_after", [1, 4])
 def test_a_run_goes_on_in_the_middle_of_an_epoch(before: int, after: int, stop_after: int, tree: Path) -> None:
     def data(workers: int) -> VideoDataModule:
-        return VideoFolder(str(tree), clip=CLIP, batch_size=2, num_workers=workers)
+        return VideoFolder(str(tree), clip=CLIP, batch_size=2, reading=ReadSettings(workers))
 
     whole = fit(data(before), tree / "whole")
     first = fit(data(before), tree / "part", stop_after=stop_after)
@@ -169,7 +172,7 @@ def test_run_stops_when_nothing_can_be_read(tree: Path) -> None:
     for file in (tree / "train").rglob("*.mp4"):
         file.unlink()
         file.write_bytes(b"")
-    data = VideoFolder(str(tree), clip=CLIP, batch_size=3, num_workers=2)
+    data = VideoFolder(str(tree), clip=CLIP, batch_size=3, reading=ReadSettings(2))
     with pytest.raises(SettingError, match=r"Not one of several videos .*\(empty file\).*run/bad_videos\.tsv"):
         fit(data, tree / "run")
     assert "empty file" in (tree / "run/bad_videos.tsv").read_text()

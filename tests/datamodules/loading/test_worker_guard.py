@@ -18,6 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from datamodules import VideoFolder
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.loading.worker_guard import NOTHING, WorkerGuard
+from datamodules.settings import ReadSettings
 from datamodules.video import dataset as video_dataset
 from datamodules.video.decode import DecodeError, read_clips
 from datamodules.video.samplers import Dense
@@ -162,7 +163,7 @@ def fall(samples: list[Any]) -> None:
 @pytest.mark.filterwarnings("ignore:A worker process died")
 def test_workers_that_die_for_no_known_reason_stop_the_run(tmp_path: Path) -> None:
     loader = ResumableLoader(Deadly(WorkerGuard(1), "none", tmp_path, 0), EpochSampler(LENGTH, 5, True), BATCH, 1, fall)
-    with pytest.raises(SettingError, match=r"died 4 times .*with exit code 1 .*lower data\.num_workers"):
+    with pytest.raises(SettingError, match=r"died 4 times .*with exit code 1 .*lower data\.reading\.num_workers"):
         next(iter(loader))
 
 
@@ -212,7 +213,7 @@ def test_a_crash_is_reported_and_not_repeated_when_the_run_goes_on(tmp_path: Pat
 
     def batches(workers: int) -> list[Batch]:
         clip = ClipSettings(frames=4, sampler=Dense(2), size=32)
-        data = VideoFolder(str(videos), clip=clip, batch_size=2, num_workers=workers, seed=1)
+        data = VideoFolder(str(videos), clip=clip, batch_size=2, reading=ReadSettings(workers), seed=1)
         data.setup("fit")
         assert data.faults is not None
         data.faults.write_to(tmp_path / "run")

@@ -14,6 +14,7 @@ import pytest
 import datamodules.prepare.command
 from benchmarks.prepare import write_skeleton
 from datamodules import NTU60, NTU120, PKUMMD
+from datamodules.settings import LoadSettings
 from datamodules.skeleton.raw import Reading, read_ntu
 from datamodules.skeleton.store import Recordings, open_store
 from main import main
@@ -259,7 +260,7 @@ def test_both_parts_of_ntu_come_from_one_folder(tmp_path: Path) -> None:
         return set(names[data.split.train].tolist()), set(names[data.split.val].tolist())
 
     first = {name for name in NAMES if name[:4] != "S018"}
-    size = {"batch_size": 1, "num_workers": 0}
+    size = {"batch_size": 1, "reading": LoadSettings(0)}
     root = str(tmp_path / "out")
     assert samples(NTU60(root, "xsub", **size)) == ({n for n in first if "P001" in n}, {n for n in first if "P003" in n})
     assert samples(NTU60(root, "xview", **size)) == ({n for n in first if "C002" in n}, {n for n in first if "C001" in n})
@@ -296,7 +297,7 @@ def write_pku_set(folder: Path, part: int) -> list[str]:
 def test_pku(tmp_path: Path) -> None:
     words = write_pku_set(tmp_path / "pku", part=1)
     main([*words, f"--out={tmp_path / 'out'}"])
-    data = PKUMMD(str(tmp_path / "out"), part=1, batch_size=2, num_workers=0)
+    data = PKUMMD(str(tmp_path / "out"), batch_size=2, reading=LoadSettings(0))
     data.setup("fit")
     assert data.split is not None
     names = data.split.recordings.name
@@ -307,7 +308,7 @@ def test_pku(tmp_path: Path) -> None:
     batch = next(iter(data.val_dataloader()))
     assert batch.extra["length"].tolist() == [6, 300]
     assert batch.label.tolist() == [2, 50]
-    view = PKUMMD(str(tmp_path / "out"), benchmark="xview", batch_size=2)
+    view = PKUMMD(str(tmp_path / "out"), benchmark="part1_xview", batch_size=2)
     view.setup("fit")
     assert names[view.split.val].tolist() == ["0002-M_0", "0002-M_1"]
 
@@ -317,9 +318,9 @@ def test_the_parts_of_pku_are_not_mixed_up(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"no cross_subject\.txt.*part 1"):
         main([*words, f"--out={tmp_path / 'out'}"])
     main([*words, "--part=2", f"--out={tmp_path / 'out'}"])
-    with pytest.raises(SettingError, match=r"holds part 2.*data\.part"):
-        PKUMMD(str(tmp_path / "out"), part=1).setup("fit")
-    data = PKUMMD(str(tmp_path / "out"), part=2, batch_size=2)
+    with pytest.raises(SettingError, match=r"holds part 2.*data\.benchmark to part2_xsub"):
+        PKUMMD(str(tmp_path / "out")).setup("fit")
+    data = PKUMMD(str(tmp_path / "out"), "part2_xsub", batch_size=2)
     data.setup("fit")
     assert data.num_classes == 51
     # Labels that have changed are not taken from an earlier result.

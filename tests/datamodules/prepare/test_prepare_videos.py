@@ -19,6 +19,7 @@ import datamodules.prepare.reencode
 import datamodules.prepare.videos
 from datamodules import ActivityNet, EpicKitchens100, FineGym, SSv1, VideoFolder
 from datamodules.prepare.reencode import Encoding, reencode
+from datamodules.settings import ListSettings
 from datamodules.video.decode import probe
 from main import main
 from modules.core.errors import SettingError
@@ -277,7 +278,7 @@ def test_epic_kitchens_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "out/manifest.tsv") == [["P01/P01_01_12.mp4", "30", ""]]
     assert rows_of(tmp_path / "out/malformed.tsv") == [["P01_02.MP4", "P01/P01_02_0.mp4", "file not found"]]
     with pytest.warns(UserWarning, match="1 of the 2 videos of"):
-        data = ready(EpicKitchens100(str(tmp_path / "out"), train_list=str(listed), benchmark="noun", **SMALL))
+        data = ready(EpicKitchens100(str(tmp_path / "out"), lists=ListSettings(str(listed)), benchmark="noun", **SMALL))
     assert listing(data.train_manifest) == [("P01/P01_01_12.mp4", 8), ("P01_02_0.mp4", 8)]
 
 
@@ -288,7 +289,7 @@ def test_activitynet_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "out/manifest.tsv") == [
         ["v_AbC-EfG_IjK_0.mp4", "18", ""], ["v_AbC-EfG_IjK_2.mp4", "13", ""], ["v_-bCdEfGhIjK_0.mp4", "25", ""],
     ]  # fmt: skip
-    check_reads(ready(ActivityNet(str(tmp_path / "out"), train_list=str(listed), val_list=str(listed), **SMALL)))
+    check_reads(ready(ActivityNet(str(tmp_path / "out"), lists=ListSettings(str(listed), str(listed)), **SMALL)))
 
 
 def test_finegym_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
@@ -311,8 +312,8 @@ def test_finegym_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
     assert abs(part[0].mean() - whole[30].mean()) < 3
     write(tmp_path, "gym99_train.txt", f"{first} 3")
     write(tmp_path, "gym99_val.txt", f"{second} 5")
-    lists = (str(tmp_path / "gym99_train.txt"), str(tmp_path / "gym99_val.txt"))
-    check_reads(ready(FineGym(str(tmp_path / "out"), *lists, benchmark="vault", **SMALL)))
+    lists = ListSettings(str(tmp_path / "gym99_train.txt"), str(tmp_path / "gym99_val.txt"))
+    check_reads(ready(FineGym(str(tmp_path / "out"), lists, benchmark="vault", **SMALL)))
     (tmp_path / "annotation.json").write_text('{"a": 1}')
     with pytest.raises(SettingError, match="is not of the form of FineGym's annotation"):
         prepare(recordings, tmp_path / "out", f"--list={tmp_path / 'annotation.json'}")

@@ -6,6 +6,7 @@ import pytest
 
 from datamodules.folder import VideoFolder
 from datamodules.prepare.synthesise import write_videos
+from datamodules.settings import ReadSettings
 from datamodules.video.crops import Centre
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
@@ -18,7 +19,7 @@ def test_written_videos_read_back(tmp_path: Path) -> None:
     frames, size, counts = 8, 64, {"train": 13, "val": 13}
     write_videos(tmp_path, 13, 13, frames, size, backgrounds=["gradient"], seed=3)
     clip = ClipSettings(frames=frames, sampler=Dense(1), size=size, crop=Centre())
-    data = VideoFolder(str(tmp_path), clip=clip, batch_size=13, num_workers=0, seed=0)
+    data = VideoFolder(str(tmp_path), clip=clip, batch_size=13, reading=ReadSettings(0), seed=0)
     data.setup("fit")
     assert data.class_names == sorted(c.name for c in MOTION_CLASSES)
     for split, loader in (("train", data.probe_dataloader()), ("val", data.val_dataloader())):

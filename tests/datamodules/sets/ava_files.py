@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datamodules import AVA
+from datamodules.settings import ReadSettings
 from datamodules.video.crops import Square
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
@@ -75,5 +76,5 @@ def write_ava(root: Path) -> Path:
 
 def small_ava(root: Path, **settings: object) -> AVA:
     """That data at the size of tests."""
-    small = {"clip": CLIP, "batch_size": 2, "num_workers": 0, "film_start": FILM_START, "seed": 1}
+    small = {"clip": CLIP, "batch_size": 2, "reading": ReadSettings(0), "film_start": FILM_START, "seed": 1}
     return AVA(str(root), **(small | settings))  # type: ignore[arg-type]

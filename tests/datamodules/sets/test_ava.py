@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules.loading.loader import SampleKey
 from datamodules.sets.ava import AVA, read_actions
+from datamodules.settings import SubsetSettings
 from datamodules.video.crops import Box, Square
 from datamodules.video.decode import DecodeError, VideoInfo, read_clips
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, key_frame_indices, move_boxes
@@ -71,7 +72,7 @@ def test_lists(films: Path) -> None:
     assert pairs == {(0, 6), (0, 79), (0, 1), (1, 6), (2, 6)}
     assert scored.scored == {0: "bend/bow (at the waist)", 1: 'crouch \\"low\\"', 6: "jump"}
     assert (data.num_classes, data.class_names) == (80, None)
-    half = ready(small_ava(films, fraction=0.5)).train_manifest
+    half = ready(small_ava(films, subset=SubsetSettings(0.5))).train_manifest
     assert isinstance(half, KeyFrames)
     rows = [list(data.train_manifest.paths).index(path) + (second == 2) for path, second, _ in table(half)]
     assert table(half) == [table(data.train_manifest)[row] for row in rows]
@@ -178,11 +179,11 @@ def test_boxes_follow_the_crop() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.train_list, or data.lists"),
-        ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.val_list"),
-        ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists"),
+        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
+        ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.lists.val"),
+        ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists.folder"),
         (NAMES, None, "holds no ava_action_list_v2.2_for_activitynet_2019"),
-        (DETECTED, None, "set data.val_boxes .* or data.benchmark"),
+        (DETECTED, None, "set data.boxes.val .* or data.benchmark"),
         ("ava_train_v2.2.csv", f"{LINE},7\n", "Line 1 of .* expected 8 cells"),
         ("ava_train_v2.2.csv", "Ab.C-1,soon,0.1,0.1,0.5,0.5,7,1\n", "Line 1 of .* film, second"),
         ("ava_train_v2.2.csv", "Ab.C-1,0904,0.1,0.1,0.5,x,7,1\n", "expected numbers"),
@@ -192,7 +193,7 @@ def test_boxes_follow_the_crop() -> None:
         ("ava_train_v2.2.csv", f"{LINE},,1\n", "no action; lists of detected boxes belong to"),
         ("ava_train_v2.2.csv", f"{LINE},7,1\nno,0904,0,0,1,1,7,1\nno2,0904,0,0,1,1,7,1\n", "2 of the 3 films"),
         (NAMES, "sit, stand", "names no action from 1 to 80"),
-        (DETECTED, "val1,0904,0,0,1,1,,0.2\n", "lower data.min_score"),
+        (DETECTED, "val1,0904,0,0,1,1,,0.2\n", "lower data.boxes.min_score"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")

@@ -12,6 +12,7 @@ from datamodules import Charades
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.sets.charades import Intervals, read_actions, read_class_names, read_frame_list
+from datamodules.settings import ListSettings, ReadSettings
 from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.samplers import Timed
 from datamodules.video.sampling import ClipSettings, ViewSettings
@@ -27,7 +28,7 @@ FRAME_HEADER = "original_vido_id video_id frame_id path labels"
 CLASSES = 5
 LENGTH = 40 / 25
 CLIP = ClipSettings(frames=FRAMES, size=SIDE, sampler=Timed(8))
-SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 2, "num_workers": 0, "seed": 1}
+SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 2, "reading": ReadSettings(0), "seed": 1}
 
 
 def row(name: str, actions: str, length: float = LENGTH) -> str:
@@ -133,7 +134,7 @@ def test_list_of_frames_gives_the_same_actions(tmp_path: Path) -> None:
 
 def test_list_of_frames_in_the_place_of_the_table(charades: Path) -> None:
     listed = write(charades, "train.csv", FRAME_HEADER, *frame_lines("AB1CD", 0, 38, [(0.5, 1.0, 3)]))
-    data = ready(Charades(str(charades), train_list=str(listed), **(SMALL | {"batch_size": 1})))
+    data = ready(Charades(str(charades), lists=ListSettings(str(listed)), **(SMALL | {"batch_size": 1})))
     assert data.train_manifest is not None
     assert data.train_manifest.intervals == [[(0.5, 1.0, 3)]]
 
@@ -185,7 +186,7 @@ def test_from_official_files_to_a_result(charades: Path) -> None:
     prepared = charades / "small"
     videos = charades / "Charades_v1_480"
     main(["prepare", "videos", f"--source={videos}", f"--out={prepared}", "--short_side=32", "--workers=0"])
-    data = Charades(str(prepared), lists=str(charades), views=ViewSettings(2, 3), **SMALL)
+    data = Charades(str(prepared), lists=ListSettings(folder=str(charades)), views=ViewSettings(2, 3), **SMALL)
     torch.manual_seed(0)
     method = Classification(tiny_cnn(), labels="several", optim=OPTIM)
     trainer = lightning.Trainer(

@@ -10,10 +10,11 @@ from datamodules import HMDB51, UCF101, ActivityNet, Diving48, EpicKitchens100, 
 from datamodules.base import VideoDataModule
 from datamodules.lists.manifest import Manifest
 from datamodules.sets.epic_kitchens import seconds
+from datamodules.settings import ListSettings, ReadSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, batches, put, ready
 
-SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 1, "num_workers": 0, "seed": 1}
+SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 1, "reading": ReadSettings(0), "seed": 1}
 
 
 def listing(manifest: Manifest | None) -> list[tuple[str, int]]:
@@ -73,7 +74,7 @@ def test_ucf101(ucf: Path) -> None:
     assert [label for _, label in listing(data.val_manifest)] == [0, 1]
     assert (data.num_classes, data.class_names) == (3, ["Archery", "HandstandPushups", "YoYo"])
     check_reads(data)
-    other = ready(UCF101(str(ucf / "UCF-101"), benchmark="split2", lists=str(ucf), **SMALL))
+    other = ready(UCF101(str(ucf / "UCF-101"), benchmark="split2", lists=ListSettings(folder=str(ucf)), **SMALL))
     assert listing(other.train_manifest) == [("YoYo/v_YoYo_g01_c01.avi", 2)]
 
 
@@ -95,9 +96,9 @@ def test_wrong_files_of_ucf101(name: str, line: str, message: str, ucf: Path) ->
 
 
 def test_lists_of_ucf101_are_missing(ucf: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists"):
+    with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists.folder"):
         ready(UCF101(str(ucf / "UCF-101"), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no list of split3 \(train\)"):
+    with pytest.raises(SettingError, match=r"holds no trainlist03\.txt; set data\.lists\.folder"):
         ready(UCF101(str(ucf), benchmark="split3", **SMALL))
 
 
@@ -132,7 +133,9 @@ def test_hmdb51(hmdb: Path) -> None:
     assert listing(data.val_manifest) == [("videos/brush_hair/b.avi", 0), ("videos/wave/b.avi", 1)]
     assert data.class_names == ["brush_hair", "wave"]
     check_reads(data)
-    all_of_them = HMDB51(str(hmdb / "videos"), benchmark="split3", lists=str(hmdb), **SMALL).read_split("train")
+    all_of_them = HMDB51(str(hmdb / "videos"), benchmark="split3", lists=ListSettings(folder=str(hmdb)), **SMALL).read_split(
+        "train"
+    )
     assert len(listing(all_of_them)) == 6
     with pytest.raises(SettingError, match=r"no <class>_test_split2.txt; set data.lists"):
         ready(HMDB51(str(hmdb), benchmark="split2", **SMALL))
@@ -172,11 +175,11 @@ def test_finegym(subset: Any, gym: Path) -> None:
 def test_wrong_lists_of_finegym(gym: Path) -> None:
     bad = write(gym, "bad.txt", f"{GYM[0]} 0", f"{GYM[5]} 99")
     with pytest.raises(SettingError, match=r"Line 2 of .*bad.txt has the label '99'; expected a whole number from 0 to 98\."):
-        ready(FineGym(str(gym), train_list=str(bad), **SMALL))
+        ready(FineGym(str(gym), lists=ListSettings(str(bad)), **SMALL))
     few = write(gym, "few.txt", f"{GYM[0]} 0")
     with pytest.raises(SettingError, match=r"few.txt lists no videos"):
-        ready(FineGym(str(gym), benchmark="ub_s1", train_list=str(few), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no gym99_train_element.txt; set data.train_list"):
+        ready(FineGym(str(gym), benchmark="ub_s1", lists=ListSettings(str(few)), **SMALL))
+    with pytest.raises(SettingError, match=r"holds no gym99_train_element_v1.1.txt; set data.lists.train"):
         ready(FineGym(str(gym / "clips"), **SMALL))
 
 
@@ -330,5 +333,5 @@ def test_a_benchmark_that_a_data_set_does_not_have(tmp_path: Path) -> None:
 def test_own_lists_in_the_place_of_official_ones(ucf: Path, tmp_path: Path) -> None:
     video = next(path for path in (ucf / "UCF-101").rglob("*.avi"))
     (tmp_path / "mine.txt").write_text(f"{video.relative_to(ucf / 'UCF-101')} 3\n")
-    data = UCF101(str(ucf / "UCF-101"), str(tmp_path / "mine.txt"), lists=str(ucf), **SMALL)
+    data = UCF101(str(ucf / "UCF-101"), ListSettings(str(tmp_path / "mine.txt"), folder=str(ucf)), **SMALL)
     assert data.read_split("train").labels.tolist() == [3]

@@ -8,12 +8,13 @@ import pytest
 
 from datamodules import UCFRep
 from datamodules.sets.ucfrep import Repetitions, draw_segment, letterbox, read_repetitions
+from datamodules.settings import ReadSettings
 from datamodules.video.samplers import Segments
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.repetitions import swinging, write_annotation, write_ucfrep
 
-SMALL: dict[str, Any] = {"clip": ClipSettings(frames=20, size=16), "batch_size": 4, "num_workers": 0, "seed": 1}
+SMALL: dict[str, Any] = {"clip": ClipSettings(frames=20, size=16), "batch_size": 4, "reading": ReadSettings(0), "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_training_batches(root: Path) -> None:
     assert by_index(data, 0) == by_index(data, 1) == by_index(ready(root, segments=4), 0)
     fresh = ready(root, segments=4, fresh_segments=True)
     assert by_index(fresh, 0) != by_index(fresh, 1)
-    assert by_index(fresh, 1) == by_index(ready(root, segments=4, fresh_segments=True, num_workers=1), 1)
+    assert by_index(fresh, 1) == by_index(ready(root, segments=4, fresh_segments=True, reading=ReadSettings(1)), 1)
 
 
 def test_test_videos_run_from_the_first_border_to_the_last_once(root: Path) -> None:

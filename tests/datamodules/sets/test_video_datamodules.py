@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules import Kinetics400, MiniKinetics, SSv2, VideoFolder
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.subsets import pick_for_probes
+from datamodules.settings import ListSettings, ReadSettings, SubsetSettings
 from datamodules.video.crops import Centre, Crop, MultiScale, RandomResized
 from datamodules.video.decode import read_clips
 from datamodules.video.samplers import Dense, Segments
@@ -107,7 +108,7 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
     paths = [f"train/class {number % 3}/train{number}.mp4" for number in range(6)]
     (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, [9, 9, 2, 9, 9, 9], strict=True)))
     (tree / "val list").write_text("val/class 0/val0.mp4 2\nval/class 1/val1.mp4 5\n")
-    data = folder(tree, train_list=str(tree / "list"), val_list=str(tree / "val list"), batch_size=6)
+    data = folder(tree, lists=ListSettings(str(tree / "list"), str(tree / "val list")), batch_size=6)
     assert data.num_classes == 10
     (batch,) = batches(data)
     assert [label for _, label in sorted(zip(batch.index.tolist(), batch.label.tolist(), strict=True))] == [
@@ -131,7 +132,7 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
 
 def test_lists_decide_instead_of_folders(tree: Path) -> None:
     (tree / "few.csv").write_text("train/class 0/train0.mp4,4\nval/class 1/val1.mp4,\n")
-    data = folder(tree, batch_size=1, train_list=str(tree / "few.csv"), val_list=str(tree / "few.csv"))
+    data = folder(tree, batch_size=1, lists=ListSettings(str(tree / "few.csv"), str(tree / "few.csv")))
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [4, -1]
     assert (data.num_classes, data.class_names) == (5, None)
@@ -181,7 +182,7 @@ def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
 
     def probe_labels(labels: list[int], count: int) -> list[int]:
         (tree / "list").write_text("".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)))
-        loader = folder(tree, train_list=str(tree / "list"), probe_samples=count).probe_dataloader()
+        loader = folder(tree, lists=ListSettings(str(tree / "list")), probe_samples=count).probe_dataloader()
         return [label for batch in loader for label in batch.label.tolist()]
 
     assert probe_labels([-1, 2, -1, -1, 1, -1], 100) == [2, 1]
@@ -211,7 +212,7 @@ def test_official_kinetics_tree(tmp_path: Path, one_video: Path) -> None:
     rows = "zumba,a,1,11,train,0\nair drumming,b,2,12,train,0\nzumba,gone,5,15,train,0\n"
     (tmp_path / "annotations/train.csv").write_text(head + rows)
     (tmp_path / "annotations/val.csv").write_text(head + "zumba,c,3,13,val,0\n")
-    data = ready(Kinetics400(str(tmp_path), clip=CLIP, batch_size=3, num_workers=0, seed=0))
+    data = ready(Kinetics400(str(tmp_path), clip=CLIP, batch_size=3, reading=ReadSettings(0), seed=0))
     assert data.class_names == ["air drumming", "zumba"]
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1]
@@ -230,7 +231,7 @@ def test_kinetics_from_folders_and_from_lists(tree: Path) -> None:
     # Folders of validation videos have names, which do not fit these numbers.
     shutil.rmtree(tree / "val")
     (tree / "train.csv").write_text("train/class 0/train0 7\ntrain/class 1/train1 399\n")
-    data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2, num_workers=0))
+    data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2, reading=ReadSettings(0)))
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [7, 399]
     assert next(iter(data.train_dataloader())).stream("video").data.shape == (2, 1, 4, 32, 32, 3)
@@ -253,7 +254,9 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
     (tmp_path / "labels/train.json").write_text(
         '[{"id": "1", "template": "Moving [something]"}, {"id": "2", "template": "Moving [something]"}]'
     )
-    data = ready(SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampler=Segments()), batch_size=2, num_workers=0))
+    data = ready(
+        SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampler=Segments()), batch_size=2, reading=ReadSettings(0))
+    )
     assert next(iter(data.train_dataloader())).label.tolist() == [5, 5]
     # The official names win over short ones, and lie in the root or a folder of lists.
     entries = [{"id": "2", "template": "Moving [something]", "placeholders": ["a cup"]}]
@@ -287,9 +290,10 @@ def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pyt
         (lambda root: VideoFolder(str(root / "gone")), r"data\.root is .*gone, which is not a folder"),
         (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which holds no video"),
         (lambda root: VideoFolder(str(root), batch_size=7), r"data\.batch_size 7 on 1 device\(s\) is more than the 6"),
-        (lambda root: SSv2(str(root)), r"No list of training videos was found in .*; set data\.train_list"),
-        (lambda root: MiniKinetics(str(root)), r"No list of training videos"),
-        (lambda root: VideoFolder(str(root), train_list=str(root / "no.csv")), r"no\.csv does not exist"),
+        (lambda root: SSv2(str(root)), r"holds no something-something-v2-train\.json; set data\.lists\.train"),
+        (lambda root: MiniKinetics(str(root)), r"holds no train_mini1\.txt; set data\.lists\.train"),
+        (lambda root: Kinetics400(str(root / "train")), r"No list of training videos was found in .*; set data\.lists\.train"),
+        (lambda root: VideoFolder(str(root), lists=ListSettings(str(root / "no.csv"))), r"no\.csv does not exist"),
     ],
 )
 def test_wrong_settings(make: Any, message: str, tree: Path) -> None:
@@ -324,7 +328,7 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
             path = tmp_path / split / f"class{number % 2}" / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    data = VideoFolder(str(tmp_path), fraction=0.25, batch_size=2)
+    data = VideoFolder(str(tmp_path), subset=SubsetSettings(0.25), batch_size=2)
     data.setup("fit")
     assert data.train_manifest is not None
     assert sorted(data.train_manifest.labels.tolist()) == [0, 0, 1, 1]
@@ -333,17 +337,17 @@ def test_a_share_of_the_training_videos(tmp_path: Path) -> None:
     whole = VideoFolder(str(tmp_path), batch_size=2)
     whole.setup("fit")
     assert data.manifest_hash != whole.manifest_hash
-    with pytest.raises(SettingError, match=r"data\.fraction is 0"):
-        VideoFolder(str(tmp_path), fraction=0)
+    with pytest.raises(SettingError, match=r"data\.subset\.fraction is 0"):
+        VideoFolder(str(tmp_path), subset=SubsetSettings(0))
     # Of 16 videos 5, of 2 classes: 3 of each.
-    few = VideoFolder(str(tmp_path), low_shot=5, subset_seed=99999, batch_size=2)
+    few = VideoFolder(str(tmp_path), subset=SubsetSettings(low_shot=5, seed=99999), batch_size=2)
     few.setup("fit")
     assert few.train_manifest is not None
     assert sorted(few.train_manifest.labels.tolist()) == [0, 0, 0, 1, 1, 1]
     assert few.train_manifest.paths == sorted(few.train_manifest.paths)
     for settings in ({"low_shot": 0}, {"low_shot": 5, "fraction": 0.5}):
-        with pytest.raises(SettingError, match=r"data\.low_shot is"):
-            VideoFolder(str(tmp_path), **settings)
+        with pytest.raises(SettingError, match=r"data\.subset\.low_shot is"):
+            VideoFolder(str(tmp_path), subset=SubsetSettings(**settings))
 
 
 def test_probe_bank_has_fifty_of_each_class_as_far_as_there_are() -> None:

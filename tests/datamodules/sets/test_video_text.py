@@ -11,12 +11,13 @@ import pytest
 from datamodules import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.lists.manifest import Manifest
 from datamodules.sets.video_text import read_text_rows
+from datamodules.settings import ListSettings, ReadSettings, SubsetSettings
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
 from modules.language.tokenizers import clean
 from tests.datamodules.sets.trees import CLIP, batches, put, ready
 
-SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 2, "num_workers": 0, "seed": 1}
+SMALL: dict[str, Any] = {"clip": CLIP, "batch_size": 2, "reading": ReadSettings(0), "seed": 1}
 
 
 def write(path: Path, *entries: Any) -> Path:
@@ -46,7 +47,7 @@ def texts_of(manifest: Manifest | None) -> list[tuple[str, list[str]]]:
 
 
 def test_training_has_pairs_and_evaluation_videos(retrieval: Path) -> None:
-    data = ready(VideoText(str(retrieval / "videos"), lists=str(retrieval), **SMALL))
+    data = ready(VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL))
     assert texts_of(data.train_manifest) == [
         ("a.mp4", ["A cat, running."]),
         ("a.mp4", ["a cat sleeps"]),
@@ -71,18 +72,20 @@ def test_training_has_pairs_and_evaluation_videos(retrieval: Path) -> None:
 
 def test_a_test_needs_no_training_list(retrieval: Path) -> None:
     (retrieval / "train.json").unlink()
-    data = VideoText(str(retrieval / "videos"), lists=str(retrieval), **SMALL)
+    data = VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL)
     data.setup("test")
     assert [batch.index.tolist() for batch in data.test_dataloader()] == [[0, 1]]
-    with pytest.raises(SettingError, match=r"holds no train\.json; set data\.train_list, or data\.lists to its folder"):
+    with pytest.raises(SettingError, match=r"holds no train\.json; set data\.lists\.train to it, or data\.lists\.folder"):
         data.setup("fit")
     (retrieval / "val.json").unlink()
-    with pytest.raises(SettingError, match=r"holds no val\.json; set data\.test_list, or data\.lists to its folder"):
-        VideoText(str(retrieval / "videos"), lists=str(retrieval), **SMALL).setup("test")
+    with pytest.raises(SettingError, match=r"holds no val\.json; set data\.lists\.test to it, or data\.lists\.folder"):
+        VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL).setup("test")
 
 
 def test_paragraphs_are_one_text(retrieval: Path) -> None:
-    data = ready(VideoText(str(retrieval / "videos"), lists=str(retrieval), benchmark="paragraphs", **SMALL))
+    data = ready(
+        VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), benchmark="paragraphs", **SMALL)
+    )
     assert texts_of(data.train_manifest)[0] == ("a.mp4", ["A cat, running. a cat sleeps"])
     for split in ("train", "val", "test"):
         write(
@@ -90,7 +93,7 @@ def test_paragraphs_are_one_text(retrieval: Path) -> None:
             {"video": "a.mp4", "caption": [split, "ends"]},
             {"video": "d.mp4", "caption": "x"},
         )
-    didemo = ready(DiDeMo(str(retrieval / "videos"), lists=str(retrieval), **SMALL))
+    didemo = ready(DiDeMo(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL))
     didemo.setup("test")
     for manifest, split in ((didemo.train_manifest, "train"), (didemo.val_manifest, "val"), (didemo.test_manifest, "test")):
         assert texts_of(manifest) == [("a.mp4", [f"{split} ends"]), ("d.mp4", ["x"])]
@@ -108,7 +111,7 @@ def test_official_names_of_lists(retrieval: Path) -> None:
     ]
     write(folder / "msrvtt_mc_test.json", *choices)
     for benchmark, rows in (("9k", 8), ("7k", 6), ("choice", 8)):
-        data = ready(MSRVTT(videos, lists=str(retrieval), benchmark=benchmark, **SMALL))
+        data = ready(MSRVTT(videos, lists=ListSettings(folder=str(retrieval)), benchmark=benchmark, **SMALL))
         assert data.train_manifest is not None
         assert data.val_manifest is not None
         assert (len(data.train_manifest), len(data.val_manifest)) == (rows, 4)
@@ -117,28 +120,29 @@ def test_official_names_of_lists(retrieval: Path) -> None:
     assert data.test_manifest.labels.tolist() == [3, 0]
     (batch,) = data.test_dataloader()
     assert batch.text().sentences == [list("vwxyz")] * 2
-    template = ready(SSv2Text(videos, lists=str(retrieval), **SMALL))
+    template = ready(SSv2Text(videos, lists=ListSettings(folder=str(retrieval)), **SMALL))
     assert template.val_manifest is None
     with pytest.raises(SettingError, match=r"holds no ssv2_ret_label_train\.json"):
-        ready(SSv2Text(videos, lists=str(retrieval), benchmark="label", **SMALL))
+        ready(SSv2Text(videos, lists=ListSettings(folder=str(retrieval)), benchmark="label", **SMALL))
 
 
 def test_few_data_is_a_part_of_the_pairs(retrieval: Path) -> None:
-    def part(**settings: Any) -> list[tuple[str, list[str]]]:
-        return texts_of(ready(VideoText(str(retrieval / "videos"), lists=str(retrieval), **settings, **SMALL)).train_manifest)
+    def part(subset: SubsetSettings = SubsetSettings()) -> list[tuple[str, list[str]]]:  # noqa: B008
+        lists = ListSettings(folder=str(retrieval))
+        return texts_of(ready(VideoText(str(retrieval / "videos"), lists, subset=subset, **SMALL)).train_manifest)
 
-    half, more = part(fraction=0.5), part(fraction=0.75)
+    half, more = part(SubsetSettings(0.5)), part(SubsetSettings(0.75))
     assert [len(half), len(more)] == [2, 3]
     assert all(pair in more for pair in half)
     assert all(pair in part() for pair in more)
-    assert len({str(part(fraction=0.5, subset_seed=seed)) for seed in range(6)}) > 1
+    assert len({str(part(SubsetSettings(0.5, seed=seed))) for seed in range(6)}) > 1
 
 
 def test_missing_videos_are_counted(retrieval: Path) -> None:
     videos = retrieval / "videos"
     (videos / "e.mp4").unlink()
     with pytest.warns(UserWarning, match=r"1 of the 2 videos of .*val\.json are below .*; 1 are missing, the first is e\.mp4"):
-        data = ready(VideoText(str(videos), lists=str(retrieval), **SMALL))
+        data = ready(VideoText(str(videos), lists=ListSettings(folder=str(retrieval)), **SMALL))
     data.setup("test")
     (batch,) = data.test_dataloader()
     assert batch.substituted.tolist() == [-1, 1]
@@ -148,7 +152,7 @@ def test_missing_videos_are_counted(retrieval: Path) -> None:
     with pytest.raises(
         SettingError, match=r"2 of the 2 videos of .*val\.json are not below .* \(the first: d\.mp4\); set data\.root"
     ):
-        ready(VideoText(str(videos), lists=str(retrieval), **SMALL))
+        ready(VideoText(str(videos), lists=ListSettings(folder=str(retrieval)), **SMALL))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +176,12 @@ def test_lists_of_another_form(content: str, expected: str, tmp_path: Path) -> N
 
 
 def test_wrong_settings(retrieval: Path) -> None:
-    with pytest.raises(SettingError, match=r"no\.json does not exist; set data\.train_list"):
-        ready(VideoText(str(retrieval / "videos"), str(retrieval / "no.json"), **SMALL))
+    with pytest.raises(SettingError, match=r"no\.json does not exist; set data\.lists\.train"):
+        ready(VideoText(str(retrieval / "videos"), ListSettings(str(retrieval / "no.json")), **SMALL))
     with pytest.raises(SettingError, match=r"data\.views is not for VideoText"):
-        ready(VideoText(str(retrieval / "videos"), lists=str(retrieval), views=ViewSettings(1, 1), **SMALL))
+        ready(
+            VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), views=ViewSettings(1, 1), **SMALL)
+        )
 
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
+from datamodules.settings import ReadSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
@@ -28,7 +29,9 @@ def ready(data: VideoDataModule) -> VideoDataModule:
 
 
 def folder(root: Path, workers: int = 0, **settings: Any) -> VideoDataModule:
-    return ready(VideoFolder(str(root), **({"clip": CLIP, "batch_size": 3, "num_workers": workers, "seed": 1} | settings)))
+    return ready(
+        VideoFolder(str(root), **({"clip": CLIP, "batch_size": 3, "reading": ReadSettings(workers), "seed": 1} | settings))
+    )
 
 
 def batches(data: VideoDataModule, epoch: int = 0) -> list[dict[str, Any]]:

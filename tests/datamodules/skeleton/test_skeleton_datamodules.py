@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from datamodules import NTU60, NTUVideos, SyntheticSkeleton
+from datamodules.settings import LoadSettings, ReadSettings, RecordingSubset
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.skeleton.raw import NTU_NAME, NTUName, parse_ntu_name
 from datamodules.skeleton.splits import NTU60_SUBJECTS, NTU120_SUBJECTS, TRAINS, is_ntu60, missing_samples
@@ -78,8 +79,8 @@ def write_store(root: Path, count: int = 40) -> Path:
     return root
 
 
-def chosen(root: Path, **settings: Any) -> list[int]:
-    data = NTU60(str(root), clip=CLIP, batch_size=1, num_workers=0, **settings)
+def chosen(root: Path, subset: RecordingSubset = RecordingSubset()) -> list[int]:  # noqa: B008
+    data = NTU60(str(root), clip=CLIP, batch_size=1, reading=LoadSettings(0), subset=subset)
     data.setup("fit")
     assert data.split is not None
     return data.split.train.tolist()
@@ -90,21 +91,21 @@ def test_shares_of_the_training_set(tmp_path: Path) -> None:
     # People 1, 2, 4, 5 and 8 train.
     everything = chosen(root)
     assert everything == [number for number in range(40) if number % 8 + 1 in (1, 2, 4, 5, 8)]
-    some = chosen(root, fraction=0.21)
+    some = chosen(root, RecordingSubset(0.21))
     assert len(some) == int(25 * 0.21) == 5
     assert set(some) < set(everything)
-    assert some == chosen(root, fraction=0.21) != chosen(root, fraction=0.21, subset_seed=1)
+    assert some == chosen(root, RecordingSubset(0.21)) != chosen(root, RecordingSubset(0.21, seed=1))
     # Of every class, rounded up.
-    each = chosen(root, fraction=0.21, per_class=True)
+    each = chosen(root, RecordingSubset(0.21, per_class=True))
     assert sorted(number % 10 for number in each) == list(range(10))
-    with pytest.raises(SettingError, match=r"data\.fraction"):
-        chosen(root, fraction=0)
+    with pytest.raises(SettingError, match=r"data\.subset\.fraction"):
+        chosen(root, RecordingSubset(0))
     with pytest.raises(SettingError, match=r"data.batch_size 1 .* 0 training recordings"):
-        chosen(root, fraction=0.01)
+        chosen(root, RecordingSubset(0.01))
 
 
 def test_batches_follow_the_contract(tmp_path: Path) -> None:
-    data = NTU60(str(write_store(tmp_path / "store")), clip=CLIP, batch_size=4, num_workers=2, seed=1)
+    data = NTU60(str(write_store(tmp_path / "store")), clip=CLIP, batch_size=4, reading=LoadSettings(2), seed=1)
     data.setup("fit")
     loader = data.train_dataloader()
     batch = next(iter(loader))
@@ -239,7 +240,7 @@ def fit(module: Listener, folder: Path, workers: int, ckpt_path: Path | None = N
         accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, default_root_dir=folder, limit_val_batches=0,
         callbacks=[ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)],
-    ).fit(module, datamodule=ready(num_workers=workers), ckpt_path=ckpt_path, weights_only=True)  # fmt: skip
+    ).fit(module, datamodule=ready(reading=LoadSettings(workers)), ckpt_path=ckpt_path, weights_only=True)  # fmt: skip
 
 
 def test_a_run_goes_on_with_the_next_crops(tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_videos_are_split_as_skeletons(tmp_path: Path, one_video: Path) -> None:
     for name in ("S001C001P001R001A005", "S001C002P003R001A060", "S018C003P003R001A061"):
         put(one_video, tmp_path / f"nturgb+d_rgb_{name[:4]}" / f"{name}_rgb.avi")
     put(one_video, tmp_path / "other.avi")
-    size: dict[str, Any] = {"clip": ClipSettings(frames=4, size=32), "batch_size": 1, "num_workers": 0}
+    size: dict[str, Any] = {"clip": ClipSettings(frames=4, size=32), "batch_size": 1, "reading": ReadSettings(0)}
     expected = {
         "ntu60_xsub": ([4], [59]),
         "ntu60_xview": ([59], [4]),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.loading.loader import SampleKey
+from datamodules.settings import ListSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.crops import Box, MultiScale, Shared, centre_box, view_boxes
@@ -179,7 +180,7 @@ def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_
     names = [path for path in data.train_manifest.paths if path.endswith(("1.mp4", "2.mp4"))]
     # The numbers are those of the folders' names, which their paths confirm.
     (tmp_path / "test.csv").write_text("".join(f"train/{name} {label}\n" for label, name in enumerate(names, 1)))
-    listed = folder(tree, test_list=str(tmp_path / "test.csv"))
+    listed = folder(tree, lists=ListSettings(test=str(tmp_path / "test.csv")))
     listed.setup("test")
     assert listed.test_manifest.labels.tolist() == [1, 2]
 

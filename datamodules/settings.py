@@ -1,0 +1,147 @@
+"""Settings that belong together, and that several data modules take."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+from datamodules.video.decode import Decoder
+from modules.core.errors import MAX_SEED, SettingError, check_positive, check_range, check_whole, given
+
+
+@dataclass
+class LoadSettings:
+    """How samples are read.
+
+    Args:
+        num_workers: Worker processes per device.
+    """
+
+    num_workers: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("data.reading", 0, num_workers=self.num_workers)
+
+
+@dataclass
+class ReadSettings:
+    """How videos are read, and what is done about broken ones.
+
+    Args:
+        num_workers: Worker processes per device that decode.
+        decoder: Library that decodes; decord and torchcodec are optional extras.
+        decode_timeout: Seconds after which a file counts as broken; null waits for ever. Checked between frames. A worker
+            that a file still blocks 10 s later is ended and the file not read again; with num_workers 0 nothing protects
+            the run from files that block or crash the decoder.
+        max_bad_fraction: Share of broken files among the training files read since the start of the process, above which
+            the run stops with their list; judged once 100 different files were read.
+    """
+
+    num_workers: int = 4
+    decoder: Decoder = "pyav"
+    decode_timeout: float | None = 60.0
+    max_bad_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_whole("data.reading", 0, num_workers=self.num_workers)
+        check_positive("data.reading", **given(decode_timeout=self.decode_timeout))
+        check_range("data.reading", 0, 1, max_bad_fraction=self.max_bad_fraction)
+        if self.decoder not in get_args(Decoder):
+            raise SettingError(f"data.reading.decoder is {self.decoder}; it must be one of {', '.join(get_args(Decoder))}.")
+        if self.decoder != "pyav" and find_spec(self.decoder) is None:
+            raise SettingError(
+                f"data.reading.decoder is {self.decoder}, which is not installed; run pip install {self.decoder}, or choose "
+                "pyav."
+            )
+
+
+@dataclass
+class ListSettings:
+    """The lists of videos, where they are not the usual files of the data set in its root.
+
+    Args:
+        train: List of training videos; null looks for the data set's usual files in `folder`.
+        val: List of validation videos; null looks for the data set's usual files in `folder`.
+        test: List of test videos; null takes the data set's test split if it has one with labels, else the validation videos.
+        folder: Folder of the data set's official lists; null looks in the root.
+    """
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    folder: str | None = None
+
+    def of(self, split: str) -> Path | None:
+        """The list that is named for 'train', 'val' or 'test', if any."""
+        named = {"train": self.train, "val": self.val, "test": self.test}[split]
+        return Path(named) if named else None
+
+
+@dataclass
+class SubsetSettings:
+    """Which part of the training videos to train on.
+
+    Args:
+        fraction: Share of the videos, the same of every class.
+        low_shot: About so many videos, the same number of every class, rounded up (SEVERE, official code: 1000, with seed
+            99999); null takes the share that `fraction` names.
+        seed: Which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
+    """
+
+    fraction: float = 1.0
+    low_shot: int | None = None
+    seed: int = 12345
+
+    def __post_init__(self) -> None:
+        check_share(self.fraction)
+        check_whole("data.subset", 1, **given(low_shot=self.low_shot))
+        check_whole("data.subset", 0, MAX_SEED, seed=self.seed)
+        if self.low_shot is not None and self.fraction < 1:
+            raise SettingError(
+                f"data.subset.low_shot is {self.low_shot} and data.subset.fraction {self.fraction}; set only one of them."
+            )
+
+
+@dataclass
+class RecordingSubset:
+    """Which part of the training recordings of skeletons to train on.
+
+    Args:
+        fraction: Share of the recordings.
+        per_class: Take that share of every class, rounded up; false takes it of all, rounded down.
+        seed: Which recordings these are.
+    """
+
+    fraction: float = 1.0
+    per_class: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share(self.fraction)
+        check_whole("data.subset", 0, MAX_SEED, seed=self.seed)
+
+
+def check_share(fraction: float) -> None:
+    """Refuse a share that is not above 0 and at most 1."""
+    check_positive("data.subset", fraction=fraction)
+    check_range("data.subset", 0, 1, fraction=fraction)
+
+
+def choose_benchmark(kind: type, benchmarks: tuple[str, ...], wanted: str | None) -> str:
+    """The benchmark that the settings name, else the first of the data set.
+
+    Args:
+        kind: class of the data module.
+        benchmarks: those that the data set has; may be none.
+        wanted: `data.benchmark`.
+
+    Returns:
+        Its name, empty where the data set has none.
+
+    Raises:
+        SettingError: if the data set has no such benchmark.
+    """
+    if wanted is not None and wanted not in benchmarks:
+        choice = f"choose {', '.join(benchmarks)}" if benchmarks else "leave it out"
+        raise SettingError(f"data.benchmark is {wanted}, which {kind.__name__} does not have; {choice}.")
+    return wanted or next(iter(benchmarks), "")
