@@ -41,7 +41,7 @@ class ClipPool(Dataset[Batch]):
     """Finished clips in memory, served in whole batches.
 
     `extra` of a batch has two further labels: `object`, index into `SHAPES` or -1, and `background`, index into
-    `data.backgrounds`; with captions also `signature`, equal where captions say the same in whatever words.
+    `data.scene.backgrounds`; with captions also `signature`, equal where captions say the same in whatever words.
 
     Args:
         video: uint8 [N, V, T, H, W, 3].

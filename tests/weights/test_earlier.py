@@ -75,8 +75,8 @@ RUN = [
     *("--data=SyntheticMotion", "--data.train_videos=16", "--data.val_videos=4", "--model.backbone.patch_size=8"),
     *(
         "--model.backbone.embed_dim=16",
-        "--model.decoder_dim=8",
-        "--model.decoder_heads=1",
+        "--model.decoder.dim=8",
+        "--model.decoder.heads=1",
         "--trainer.callbacks=LastCheckpoint",
     ),
     *("--trainer.limit_train_batches=4", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
