@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from datamodules.settings import LoadSettings
 from main import main
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
@@ -36,7 +35,7 @@ def run(command: str, recipe: str, pretrained: Path, folder: Path, *more: str) -
     """The last file of results."""
     inner = "data.data" if "cached" in recipe else "data"
     data = ["--data.data=SyntheticSkeleton"] if "cached" in recipe else ["--data=SyntheticSkeleton"]
-    sizes = {"train_clips": 40, "val_clips": 9, "batch_size": 4, "reading": LoadSettings(0)}
+    sizes = {"train_clips": 40, "val_clips": 9, "batch_size": 4, "reading.num_workers": 0}
     data += [f"--{inner}.{name}={value}" for name, value in sizes.items()]
     words = [command, "--config", str(FOLDER / recipe), *data, *QUICK, *(SHORT if command == "fit" else [])]
     main([*words, f"--model.backbone.checkpoint={pretrained}", f"--trainer.default_root_dir={folder}", *more])

@@ -143,7 +143,7 @@ def test_videos_keep_their_paths_and_labels(many: Path, tmp_path: Path, capsys: 
     assert "8 videos are in" in (said := capsys.readouterr().out)
     assert "2 are missing or broken" in said
     manifest = str(tmp_path / "out/manifest.tsv")
-    data = ready(VideoFolder(str(tmp_path / "out"), manifest, manifest, **SMALL))
+    data = ready(VideoFolder(str(tmp_path / "out"), ListSettings(manifest, manifest), **SMALL))
     assert data.num_classes == 5
     check_reads(data)
 
