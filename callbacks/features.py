@@ -7,8 +7,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from modules.core.batch import Batch
+from modules.core.contexts import evaluating
 from modules.core.distributed import gather_once
-from modules.core.evaluation import evaluating
 from modules.training.method import Method
 
 

@@ -10,10 +10,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.features import extract, usable
 from modules.core.batch import Batch
+from modules.core.contexts import evaluating, full_float32
 from modules.core.distributed import gather_once
 from modules.core.errors import check_positive
-from modules.core.evaluation import evaluating
-from modules.core.precision import full_float32
 from modules.core.run import run_of
 from modules.training.method import Method
 

@@ -14,13 +14,12 @@ from torch.utils.data import Dataset
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.loading.single_pass import SinglePass, fingerprint, once
 from modules.core.batch import Batch, Kind, Stream
+from modules.core.contexts import evaluating
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
-from modules.core.evaluation import evaluating
 from modules.core.files import write_whole
 from modules.core.preprocessing import Normalisation
-from modules.core.protocols import ReadsClips, TrainingBank
-from modules.core.run import run_of
+from modules.core.run import ReadsClips, TrainingBank, run_of
 
 WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
 

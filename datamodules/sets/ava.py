@@ -23,8 +23,7 @@ from datamodules.video.crops import Square
 from datamodules.video.key_frames import KeyFrameDataset, KeyFrames, collate_boxes
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
-from modules.core.batch import Batch
-from modules.core.boxes import TrueBoxes
+from modules.core.batch import Batch, TrueBoxes
 from modules.core.errors import SettingError, check_range
 
 ACTIONS = 80

@@ -6,7 +6,7 @@ Axis letters, used throughout: `B` samples in a batch, `V` clips or views per sa
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -223,3 +223,18 @@ def _unlike(given: Mapping[str, Kind], name: str, kinds: tuple[Kind, ...], advic
     listed = ", ".join(key if key == kind else f"{key} ({kind})" for key, kind in given.items()) or "none"
     wanted = name if not kinds or kinds == (name,) else f"{name} ({' or '.join(kinds)})"
     return SettingError(f"The model reads the stream {wanted}, but the data have the stream(s) {listed}; {advice}.")
+
+
+class TrueBoxes(NamedTuple):
+    """What is to be found. Axis letter: `M` pairs of a box and an action."""
+
+    frame: Tensor
+    """int64 [M], number of the key frame."""
+    box: Tensor
+    """float [M, 4], corners x1 y1 x2 y2, in the same unit as those that are found."""
+    action: Tensor
+    """int64 [M]"""
+
+    def only(self, keep: Tensor) -> "TrueBoxes":
+        """Some of the pairs: bool [M]."""
+        return TrueBoxes(*(part[keep] for part in self))

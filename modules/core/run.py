@@ -1,9 +1,12 @@
-"""What a trainer holds, with types."""
+"""What a trainer holds, with types, and what its parts ask of one another."""
 
-from typing import Any, Protocol, cast
+from collections.abc import Iterable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
+
+from modules.core.batch import Batch
 
 
 class Run(Protocol):
@@ -28,3 +31,21 @@ def trainer_of(module: LightningModule) -> Trainer | None:
         return module.trainer
     except RuntimeError:
         return None
+
+
+@runtime_checkable
+class TrainingBank(Protocol):
+    """A data module whose training samples can be a bank for the nearest neighbours of test samples."""
+
+    def train_once(self) -> Iterable[Batch]:
+        """Every training sample once over all processes, in order, with the clips of evaluation."""
+
+    def tested_in_training(self) -> int:
+        """Number of test samples that are training samples too."""
+
+
+@runtime_checkable
+class ReadsClips(Protocol):
+    """A callback that reads clips from the data module's loaders, and so cannot do with their features."""
+
+    reads_clips: bool

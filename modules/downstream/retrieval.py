@@ -21,8 +21,7 @@ from modules.core.batch import Batch, Kind, feature_stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
-from modules.core.protocols import TrainingBank
-from modules.core.run import run_of
+from modules.core.run import TrainingBank, run_of
 from modules.downstream.metrics.probes import nearest, say_bank, vote
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings

@@ -23,9 +23,9 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.text.clip_text import ClipTextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.batch import Batch
+from modules.core.contexts import full_float32
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
-from modules.core.precision import full_float32
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.heads import linear_in_float32

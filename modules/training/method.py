@@ -112,7 +112,7 @@ class Method(LightningModule, ABC):
         return network(network.preprocess(self.inputs(batch, encoder)[:, 0])).float()
 
     def encoders(self) -> dict[str, nn.Module]:
-        """The encoders (`modules.core.encoder.Encoder`) by the names of their attributes, the one that is kept first."""
+        """The encoders (`modules.backbones.encoder.Encoder`) by the names of their attributes, the one that is kept first."""
         return {"backbone": self.backbone}
 
     def encoder(self, name: str) -> nn.Module:

@@ -165,6 +165,7 @@ def mlp_ratio(hidden: int, width: int) -> float:
 
 
 def shape_of(weights: dict[str, Tensor], key: str, ndim: int, source: str) -> tuple[int, ...]:
+    """Shape of a tensor. Raises a SettingError if it is missing or has another number of axes."""
     if key not in weights or weights[key].ndim != ndim:
         found = f"has the shape {list(weights[key].shape)}" if key in weights else "is missing"
         raise SettingError(f"{source} holds no whole network that we know: {key} {found}; pass another file.")

@@ -15,8 +15,7 @@ from torchvision.ops import roi_align
 
 from main import main
 from modules.backbones.cnn.resnet import VideoResNet
-from modules.core.batch import Batch, Regions
-from modules.core.boxes import TrueBoxes
+from modules.core.batch import Batch, Regions, TrueBoxes
 from modules.core.errors import SettingError
 from modules.core.preprocessing import Normalisation
 from modules.downstream.detection import ActionDetection, flip_with_boxes

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.encoder import Encoder
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.batch import Batch
-from modules.core.encoder import Encoder
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.preprocessing import HALF, KINETICS, Normalisation, Origin

@@ -4,7 +4,7 @@ https://arxiv.org/abs/1705.08421; official code of SEVERE, from SlowFast's)."""
 import torch
 from torch import Tensor
 
-from modules.core.boxes import TrueBoxes
+from modules.core.batch import TrueBoxes
 
 
 def frame_average_precisions(

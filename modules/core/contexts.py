@@ -1,9 +1,10 @@
-"""Products with all digits of float32, for numbers that are compared and reported."""
+"""States that are held for a while: all digits of float32, and looking at a network without touching it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 # PyTorch 2.9 has a setting for each backend, and refuses to read the common one of old where they differ.
 PARTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
@@ -38,3 +39,18 @@ def _set_precision(values: Sequence[str]) -> None:
         torch.set_float32_matmul_precision(values[0])
     for part, value in zip(PARTS, values, strict=False):
         part.fp32_precision = value
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradient; afterwards each part has its own mode again, and the random state its value."""
+    training = [part for part in module.modules() if part.training]
+    state = torch.get_rng_state()
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+        torch.set_rng_state(state)
