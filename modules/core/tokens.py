@@ -118,4 +118,5 @@ def pool_tokens(tokens: Tensor, grid: tuple[int, int, int], pooling: Pooling) ->
         raise SettingError(f"{tokens.shape[1]} tokens do not make a grid of {t} x {h} x {w}.")
     if pooling == "mean":
         return tokens.mean(dim=1)
-    return tokens.unflatten(1, (t, h * w)).mean(dim=2).flatten(1)
+    result: Tensor = tokens.unflatten(1, (t, h * w)).mean(dim=2).flatten(1)
+    return result

@@ -42,7 +42,8 @@ def outline(clip: Tensor, corners: Tensor) -> Tensor:
 
 def box_corners(boxes: Tensor) -> Tensor:
     """Corners of upright boxes, clockwise from the upper left: [..., 4] as x1 y1 x2 y2 -> [..., 4, 2]."""
-    return boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
+    result: Tensor = boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
+    return result
 
 
 def to_uint8(video: Tensor) -> Tensor:

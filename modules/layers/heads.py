@@ -18,7 +18,8 @@ def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
         float32 [..., K]
     """
     with full_float32(features.device):
-        return layer(features.to(layer.weight.dtype)).float()
+        result: Tensor = layer(features.to(layer.weight.dtype)).float()
+        return result
 
 
 class VideoClassifier(nn.Module):
@@ -45,7 +46,8 @@ class VideoClassifier(nn.Module):
 
     def pool(self, video: Tensor) -> Tensor:
         """float [B, 3, T, H, W], normalised -> features [B, D]."""
-        return self.fc_norm(self.backbone.forward_features(video, norm=False).mean(1))
+        result: Tensor = self.fc_norm(self.backbone.forward_features(video, norm=False).mean(1))
+        return result
 
     def forward(self, video: Tensor) -> Tensor:
         """float [B, 3, T, H, W], normalised -> float32 logits [B, num_classes]."""

@@ -100,7 +100,8 @@ class MaskedAutoencoder(Method):
                 f"Masks are for clips of {self.backbone.num_frames} frames of {self.backbone.image_size} px, not {frames} of "
                 f"{height} x {width}; set data.clip.frames and data.clip.size to those of model.backbone."
             )
-        return self.decoder(self.backbone.forward_features(video, visible), visible, places)
+        result: Tensor = self.decoder(self.backbone.forward_features(video, visible), visible, places)
+        return result
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -47,4 +47,5 @@ def draw_skeletons(skeleton: Tensor, size: int = 112) -> Tensor:
     colours = bone_colours(persons).to(skeleton.device)[None, None, :, :, None].expand(*shape, 3).flatten(2, 4)
     canvas = torch.full((clips, frames, size * size + 1, 3), BACKGROUND, dtype=torch.uint8, device=skeleton.device)
     canvas.scatter_(2, place[..., None].expand(-1, -1, -1, 3), colours)
-    return canvas[:, :, :-1].unflatten(2, (size, size))
+    result: Tensor = canvas[:, :, :-1].unflatten(2, (size, size))
+    return result

@@ -91,7 +91,8 @@ class PixelTarget(Target):
         if self.normalise:
             mean, std = self.statistics(patchify(normalisation.restore(video.float()), grid))
             cubes = cubes * std + mean
-        return cubes.clamp(0, 1)
+        result: Tensor = cubes.clamp(0, 1)
+        return result
 
 
 def constant_loss(target: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -197,7 +198,8 @@ class TowerTarget(Target):
             patches = self.tower(frames if low else frames.float())
         if self.patch != grid.patch:
             patches = resize_patches(patches, self.side // self.patch, (grid.h, grid.w))
-        return patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
+        result: Tensor = patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
+        return result
 
     @torch.no_grad()
     def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:

@@ -60,7 +60,8 @@ def filter_noise(white: Tensor, colour: Colour, narrow: Tensor, wide: Tensor) ->
     if colour in ("blue", "purple"):
         response = 1 - response
     axes = (-3, -2, -1)
-    return torch.fft.irfftn(torch.fft.rfftn(white, dim=axes) * response[:, None], s=white.shape[-3:], dim=axes)
+    result: Tensor = torch.fft.irfftn(torch.fft.rfftn(white, dim=axes) * response[:, None], s=white.shape[-3:], dim=axes)
+    return result
 
 
 def _range(sigma: Sigma) -> tuple[float, float]:

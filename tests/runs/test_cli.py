@@ -270,7 +270,7 @@ def test_errors_are_printed_without_traceback(tmp_path: Path) -> None:
 def test_help_explains_the_settings_of_methods_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in (
         (["fit", "--model.help", "SMILE"], "masks per clip and step; further masks are the first one permuted"),
-        (["fit", "--data.help", "Kinetics400"], "worker processes per device that decode"),
+        (["fit", "--data.help", "Kinetics400"], "Worker processes per device that decode"),
         (["synthesise", "--help"], "number of training videos"),
     ):
         with pytest.raises(SystemExit) as stopped:

@@ -73,7 +73,8 @@ class HalvingPool(nn.MaxPool3d):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, C, T, H, W], not negative -> half the size, rounded up."""
-        return super().forward(F.pad(hidden, self.after) if any(self.after) else hidden)
+        result: Tensor = super().forward(F.pad(hidden, self.after) if any(self.after) else hidden)
+        return result
 
 
 class Mixed(nn.Module):

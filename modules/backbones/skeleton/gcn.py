@@ -58,7 +58,8 @@ class GraphConv(nn.Module):
         convs = [*self.conv_a, *self.conv_b]
         weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
         ours, theirs = F.conv2d(hidden, weight, bias).unflatten(1, (2, SUBSETS, self.inner)).flatten(3, 4).unbind(1)
-        return (ours.transpose(-1, -2) @ theirs / ours.shape[2]).softmax(dim=-2)
+        result: Tensor = (ours.transpose(-1, -2) @ theirs / ours.shape[2]).softmax(dim=-2)
+        return result
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[N, C, T, J] -> [N, C', T, J]"""
@@ -87,7 +88,8 @@ class TimeConv(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[N, C, T, J] -> [N, C', t, J]"""
-        return self.bn(self.conv(hidden))
+        result: Tensor = self.bn(self.conv(hidden))
+        return result
 
 
 class Block(nn.Module):
@@ -152,7 +154,8 @@ class AGCN(SkeletonEncoder):
         for name, block in self.named_children():
             if name != "data_bn":
                 hidden = block(hidden)
-        return hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1)
+        result: Tensor = hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1)
+        return result
 
     def forward(self, skeleton: Tensor) -> Tensor:
         """Mean over frames, joints and persons: [B, 3, T, J, M] -> float32 [B, D], also of a map in bfloat16."""

@@ -101,7 +101,8 @@ class Attention(nn.Module):
         visible = None if mask is None else mask[:, None, None, :]
         dropped = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, visible, dropped).transpose(1, 2).flatten(2)
-        return self.norm(tokens + F.dropout(self.out(mixed), self.dropout, self.training))
+        result: Tensor = self.norm(tokens + F.dropout(self.out(mixed), self.dropout, self.training))
+        return result
 
 
 class TextLayer(nn.Module):
@@ -127,7 +128,8 @@ class TextLayer(nn.Module):
         tokens = self.attention(tokens, tokens, mask)
         if self.cross is not None:
             tokens = self.cross(tokens, video, which=which)
-        return self.norm(tokens + F.dropout(self.down(F.gelu(self.up(tokens))), self.dropout, self.training))
+        result: Tensor = self.norm(tokens + F.dropout(self.down(F.gelu(self.up(tokens))), self.dropout, self.training))
+        return result
 
 
 class WordHead(nn.Module):
@@ -242,7 +244,8 @@ class TextEncoder(nn.Module):
 
     def name_words(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, words] of fused tokens."""
-        return self.head(tokens, self.words.weight)
+        result: Tensor = self.head(tokens, self.words.weight)
+        return result
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""

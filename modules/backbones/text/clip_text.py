@@ -60,11 +60,13 @@ class ClipTokenizer:
         self._cut = _open_clip().SimpleTokenizer()
 
     def __len__(self) -> int:
-        return self._cut.vocab_size
+        result: int = self._cut.vocab_size
+        return result
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Numbers of B sentences, int64 [B, 77]; what is longer is cut."""
-        return self._cut(texts, TOKENS)
+        result: Tensor = self._cut(texts, TOKENS)
+        return result
 
 
 class ClipText(nn.Module):
@@ -108,7 +110,8 @@ class ClipText(nn.Module):
         Returns:
             [B, 1, D]
         """
-        return self.tower(ids)[:, None]
+        result: Tensor = self.tower(ids)[:, None]
+        return result
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""

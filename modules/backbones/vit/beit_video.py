@@ -57,7 +57,8 @@ class TemporalAttention(nn.Module):
             return tokens
         rows = self.norm(tokens).transpose(1, 2).reshape(b * n, t, d)
         mixed = self.attn(rows, rows, rows, need_weights=False)[0]
-        return tokens + self.scale * self.drop_path(mixed).view(b, n, t, d).transpose(1, 2)
+        result: Tensor = tokens + self.scale * self.drop_path(mixed).view(b, n, t, d).transpose(1, 2)
+        return result
 
 
 class BEiTVideo(PixelInput, nn.Module):
@@ -205,7 +206,8 @@ class BEiTVideo(PixelInput, nn.Module):
 
 def _space_time(block: nn.Module, temporal: nn.Module, tokens: Tensor) -> Tensor:
     """A block on each frame, then attention over time: [B, T, N, D]."""
-    return temporal(block(tokens.flatten(0, 1)).view_as(tokens))
+    result: Tensor = temporal(block(tokens.flatten(0, 1)).view_as(tokens))
+    return result
 
 
 def _init(part: nn.Module, std: float) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 def first_std(width: int) -> float:
     """Deviation of the first weights of BERT and BEiT: 0.02 as published, and more for a width below the smallest published one
     of 768, at which a network with 0.02 hardly begins to learn."""
-    return 0.02 * max(1.0, 768 / width) ** 0.5
+    result: float = 0.02 * max(1.0, 768 / width) ** 0.5
+    return result
 
 
 def init_blocks(module: nn.Module) -> None:

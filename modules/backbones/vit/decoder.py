@@ -92,4 +92,5 @@ class MaskedDecoder(nn.Module):
         sequence = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
         for block in self.blocks:
             sequence = block(sequence)
-        return self.head(self.norm(sequence[:, visible.shape[1] :]))
+        result: Tensor = self.head(self.norm(sequence[:, visible.shape[1] :]))
+        return result

@@ -257,7 +257,8 @@ class VideoViT(PixelInput, nn.Module):
         for block in self.blocks:
             again = self.recompute_blocks and self.training
             tokens = recompute(block, tokens, use_reentrant=False) if again else block(tokens)
-        return self.norm(tokens) if norm else tokens
+        result: Tensor = self.norm(tokens) if norm else tokens
+        return result
 
     def forward(self, video: Tensor) -> Tensor:
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""

@@ -137,8 +137,8 @@ def prepare_slowly(raw: Path, out: Path, worker: Path) -> None:
 
     # Functions are sent to workers by name.
     globals()["slow"], slow.__qualname__ = slow, "slow"
-    datamodules.prepare.command.CHUNK_FILES, datamodules.prepare.read_ntu = 3, slow
-    datamodules.prepare.prepare_ntu(raw, out, workers=1)
+    datamodules.prepare.command.CHUNK_FILES, datamodules.prepare.command.read_ntu = 3, slow
+    datamodules.prepare.command.prepare_ntu(raw, out, workers=1)
 
 
 def running(process: int) -> bool:
