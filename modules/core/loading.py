@@ -38,7 +38,8 @@ def open_run(path: str | Path, setting: str) -> dict[str, Any]:
     lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
     if lacking:
         raise SettingError(f"{setting} names {path}, which is no checkpoint of a run: it has no {lacking[0]}; {advice}.")
-    return content
+    run: dict[str, Any] = content
+    return run
 
 
 def reason(path: str | Path, error: Exception) -> str:

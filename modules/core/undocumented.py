@@ -18,9 +18,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
+from torch._C import _remove_worker_pids
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 # --- Lightning: how far a run is ---
 
@@ -221,13 +221,13 @@ def stay_calm(batches: Iterator[Any]) -> None:
         iterator._worker_pids_set = False
 
 
-def workers(loader: DataLoader) -> list[BaseProcess]:
+def workers(loader: DataLoader[Any]) -> list[BaseProcess]:
     """The worker processes that a loader keeps (`persistent_workers`), by number; none before they are started."""
     iterator: Any = loader._iterator
     return list(iterator._workers) if iterator is not None else []
 
 
-def end_workers(loader: DataLoader) -> None:
+def end_workers(loader: DataLoader[Any]) -> None:
     """End the workers that a loader keeps; the next iteration starts others."""
     iterator: Any = loader._iterator
     if iterator is not None:

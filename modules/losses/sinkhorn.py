@@ -110,7 +110,7 @@ def _balance(branches: list[Tensor], prototypes: Tensor, settings: SinkhornSetti
 
 def _kernel(features: Tensor, prototypes: Tensor, epsilon: float, rows: int) -> tuple[Tensor, ...]:
     """exp(scores / epsilon), [n, K], in chunks of rows."""
-    chunks = features.new_empty(len(features), len(prototypes)).split(rows)
+    chunks: tuple[Tensor, ...] = features.new_empty(len(features), len(prototypes)).split(rows)
     for part, out in zip(features.split(rows), chunks, strict=True):
         torch.mm(part, prototypes.T, out=out).div_(epsilon).exp_()
     return chunks

@@ -220,7 +220,7 @@ class TextEncoder(nn.Module):
                 f"A sentence has {ids.shape[1]} tokens, but model.text.positions is {len(self.positions)}; lower "
                 "model.tokenizer.max_tokens or raise it."
             )
-        tokens = self.norm(self.words(ids) + self.positions[: ids.shape[1]] + self.kind)
+        tokens: Tensor = self.norm(self.words(ids) + self.positions[: ids.shape[1]] + self.kind)
         tokens = F.dropout(tokens, self.dropout, self.training)
         for layer in self.layers[: self.alone]:
             tokens = layer(tokens, mask)

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, resize_rel_pos_bias_table
+from timm.layers.drop import DropPath
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
