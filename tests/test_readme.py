@@ -185,9 +185,9 @@ def test_no_command_is_left_out() -> None:
 
 
 def test_table_of_methods_names_what_exists() -> None:
-    rows = re.findall(r"^\| .*`(modules/\w+\.py)` \| (.*) \|$", README, re.MULTILINE)
-    assert {row[0] for row in rows} == {f"modules/{path.name}" for path in (ROOT / "modules").glob("*.py")} - {
-        "modules/__init__.py"
+    rows = re.findall(r"^\| .*`(modules/methods/\w+\.py)` \| (.*) \|$", README, re.MULTILINE)
+    assert {row[0] for row in rows} == {f"modules/methods/{path.name}" for path in (ROOT / "modules/methods").glob("*.py")} - {
+        "modules/methods/__init__.py"
     }
     recipes = {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row[1])}
     assert recipes == {path.name for path in (ROOT / "configs").glob("*.yaml")}

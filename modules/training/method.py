@@ -320,7 +320,7 @@ class Method(LightningModule, ABC):
 
         A step asks for it, before the optimiser's. Nothing need be saved: a resumed run is at the same place.
         """
-        if self._trainer is None or not self._schedule:
+        if trainer_of(self) is None or not self._schedule:
             return schedule.at(0.0, 1.0)
         if schedule.per == "steps":
             return schedule.at(self.trainer.global_step)

@@ -272,12 +272,12 @@ def test_method_file_can_be_read_alone(case: Case) -> None:
     source = path.read_text()
     assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", ast.get_docstring(ast.parse(source)) or "")
     methods = {entry.stem for entry in path.parent.glob("*.py")} - {"__init__"}
-    imported = set(re.findall(r"^from modules\.(\w+) import", source, re.MULTILINE))
+    imported = set(re.findall(r"^from modules\.methods\.(\w+) import", source, re.MULTILINE))
     assert not imported & methods, f"{path.name} imports another method"
     assert (ROOT / "configs" / case.yaml).is_file()
 
 
 def test_every_method_file_is_registered() -> None:
-    files = {entry.stem for entry in (ROOT / "modules").glob("*.py")} - {"__init__"}
+    files = {entry.stem for entry in (ROOT / "modules/methods").glob("*.py")} - {"__init__"}
     registered = {Path(inspect.getfile(type(build(case)))).stem for case in METHODS}
     assert files == registered

@@ -24,7 +24,7 @@ from torch import Tensor
 from callbacks import ModelEMA, OnlineKNN, OnlineLinear
 from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.prepare.synthesise import write_video
-from datamodules.settings import ReadSettings
+from datamodules.settings import LoadSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
@@ -214,7 +214,7 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
     batch_size = run.batch // run.world
     if case.skeletons:
         parts = SkeletonClipSettings(FRAMES, case.clips)
-        return SyntheticSkeleton(parts, batch_size, run.workers, train_clips=TRAIN, val_clips=VAL)
+        return SyntheticSkeleton(parts, batch_size, LoadSettings(run.workers), train_clips=TRAIN, val_clips=VAL)
     # Methods that take two clips of each video leave no room for copies of them.
     clip = ClipSettings(
         frames=FRAMES, sampler=Dense(1), size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1

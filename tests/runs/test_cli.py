@@ -196,8 +196,8 @@ OF_A_RUN: dict[str, Any] = {"state_dict": {}, "pytorch-lightning_version": "2.6.
 CHECKPOINTS = {
     "another method": (
         {**OF_A_RUN, "record": {"method": "modules.methods.moco.MoCo"}},
-        r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.moco\.MoCo, but --model is SMILE; pass another, or start "
-        r"from its encoder with --model\.backbone\.checkpoint",
+        r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.methods\.moco\.MoCo, but --model is SMILE; pass another, or "
+        r"start from its encoder with --model\.backbone\.checkpoint",
     ),
     "weights alone": ({"model": {}}, r"\.ckpt, which is no checkpoint of a run: it has no state_dict"),
     "text": (b"no checkpoint", r"\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"),

@@ -76,7 +76,7 @@ REFUSED = {
         r"trainer\.accumulate_grad_batches is 0; it must be a number above",
     ),
     "strategy": ("fit", ["--trainer.strategy=dpp"], r"trainer\.strategy is dpp: "),
-    "null depth": ("fit", ["--model.decoder.depth=null"], r"model\.decoder\.depth must be of type int, not 'None'"),
+    "null depth": ("fit", ["--model.decoder.depth=null"], r"model\.decoder\.depth must be of type int, not 'null'"),
     "null masks": ("fit", ["--model.masks_per_clip=null"], r"model\.masks_per_clip is null, but SMILE needs a value"),
     "null optimiser": ("fit", ["--model.optim=null"], r"model\.optim is null, but SMILE needs a value"),
     "null backbone": ("fit", ["--model.backbone=null"], r"model\.backbone is not set; SMILE needs it"),

@@ -5,6 +5,7 @@ our names and under official ones, the backbones of MoCo and of skeleton contras
 an epoch. The numbers are what that version made of them.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_the_settings_of_the_run_are_refused_in_one_sentence(tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text(content["record"]["config"])
     with pytest.raises(SettingError) as refused:
         main(["fit", "--config", str(tmp_path / "config.yaml"), f"--trainer.default_root_dir={tmp_path / 'run'}"])
+    assert len(str(refused.value).splitlines()) == 1
+    for old, new in (("model.decoder_depth", "model.decoder.depth"), ("data.clip.stride", "data.clip.sampler.stride")):
+        assert re.search(rf"{old} \(line \d+\) is {new}", str(refused.value))
+
+
+def test_a_class_of_before_is_refused_by_its_new_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as refused:
+        main([*RUN, "--trainer.callbacks=modules.core.last_checkpoint.LastCheckpoint"])
     assert str(refused.value) == (
         "trainer.callbacks: there is no class modules.core.last_checkpoint.LastCheckpoint; did you mean LastCheckpoint?"
     )

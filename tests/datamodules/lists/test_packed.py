@@ -19,6 +19,7 @@ from datamodules.lists.manifest import Manifest
 from datamodules.lists.packed import PackedLists, PackedStrings
 from datamodules.loading.faults import FaultLog
 from datamodules.loading.loader import EpochBatches, EpochSampler
+from modules.core.batch import Batch, Reading
 
 NAMES = ["a/1.mp4", "", "grün/日本 語.mp4", "latin \udce4.mp4", "😀", "\ud800 alone", "a/1.mp4", "tab\tline\n\x00"]
 TEXTS = [["it moves", "es bewegt sich"], [], ["ü \udce4 \ud800"], [""]]
@@ -101,7 +102,7 @@ def test_first_rows(collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hashes_of_manifests_are_those_of_earlier_versions() -> None:
     """They are in checkpoints and records; these were written by the version that held lists of strings."""
-    paths = ["a/1.mp4", "grün/日本 語.mp4", "latin \udce4.mp4", "/root/b 2.avi", "/other/c.mkv", "", "😀.mp4"]
+    paths = ["a/1.mp4", "grün/日本 語.mp4", "latin \udce4.mp4", "/videos/b 2.avi", "/other/c.mkv", "", "😀.mp4"]
     labels = np.array([0, 3, -1, 2, 2**31 - 1, 7, 0])
     texts = [[f'it\'s "{row}"', "ü \udce4 \ud800"][: row % 3] for row in range(7)]
     intervals = [[(0.5 * row, 1.25, row)] * (row % 3) for row in range(7)]
@@ -152,7 +153,7 @@ def test_memory_of_a_list(tmp_path: Path) -> None:
 def test_memory_of_an_epoch() -> None:
     """Batches of keys are made one by one, and files that were read are marked, not named."""
     rows = 20_000
-    batches = EpochBatches(EpochSampler(rows, 1, True))
+    batches = EpochBatches(EpochSampler(rows, 1, True), 1000)
     batches.stops = list(range(1000, rows + 1, 1000))
     held, peak = traced(lambda: sum(len(batch) for batch in batches))
     assert peak / rows < 30
@@ -162,7 +163,7 @@ def test_memory_of_an_epoch() -> None:
         log = FaultLog(1.0)
         for keys in batches:
             index = torch.tensor([key.row for key in keys])
-            log.record({"index": index, "faults": [], "unreplaced": index < 0}, manifest, "train", True)
+            log.record(Batch(index, index, {}), manifest, "train", True)
         return log
 
     held, _ = traced(epoch)
@@ -172,7 +173,8 @@ def test_memory_of_an_epoch() -> None:
 def test_a_file_in_several_rows_is_seen_once() -> None:
     log = FaultLog(0.5)
     manifest = Manifest(Path("x"), ["a", "b", "a", "c"], np.zeros(4, np.int64))
-    batch = {"index": torch.tensor([0, 2, 3]), "faults": [(2, "empty file")], "unreplaced": torch.zeros(3, dtype=torch.bool)}
+    index = torch.tensor([0, 2, 3])
+    batch = Batch(index, index, {}, reading=Reading(faults=[(2, "empty file")], unreplaced=[False] * 3))
     log.record(batch, manifest, "train", True)
     assert (np.count_nonzero(log._seen), log._seen_bad) == (2, {"a": "empty file"})
 
