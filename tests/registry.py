@@ -31,7 +31,7 @@ from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
-from modules.methods.sigma import SIGMA
+from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
 from modules.methods.tubelet_contrast import TubeletContrast
@@ -113,7 +113,11 @@ METHODS = [
         lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, Motion(), optim=OPTIM),
         "smile.yaml",
     ),
-    Case("SIGMA", lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], None, 12, optim=OPTIM), "sigma_mlp.yaml"),
+    Case(
+        "SIGMA",
+        lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), MLPSettings([16, 8]), 12, optim=OPTIM),
+        "sigma_mlp.yaml",
+    ),
     # The classes of the generated motion have sides, so that clips would not be mirrored without being told so.
     Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD, flip=0.5), "moco.yaml", clips=2),
     Case(

@@ -4,6 +4,8 @@ RENAMED: dict[str, str] = {
     "model.decoder_depth": "model.decoder.depth",
     "model.decoder_dim": "model.decoder.dim",
     "model.decoder_heads": "model.decoder.heads",
+    "model.projection": "model.mlp.widths",
+    "model.projection_from": "model.mlp.checkpoint",
     "data.clip.sampling": "data.clip.sampler",
     "data.clip.stride": "data.clip.sampler.stride",
     "data.clip.fps": "data.clip.sampler.fps",
