@@ -23,7 +23,8 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Stream, Text
-from modules.downstream.classification import Classification
+from modules.downstream.classification import Classification, HeadSettings
+from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
@@ -144,7 +145,14 @@ DOWNSTREAM = [
     Case(
         "fine-tuning",
         lambda: Classification(
-            tiny_vit(), CLASSES, "finetune", ClipAugmentation(), Mixing(), label_smoothing=0.1, dropout=0.1, optim=FINETUNE
+            tiny_vit(),
+            CLASSES,
+            "finetune",
+            ClipAugmentation(),
+            Mixing(),
+            labels=LabelSettings(smoothing=0.1),
+            head=HeadSettings(dropout=0.1),
+            optim=FINETUNE,
         ),
         "finetune/kinetics400.yaml",
         variant=True,
@@ -163,7 +171,7 @@ DOWNSTREAM = [
     ),
     Case(
         "linear on skeletons",
-        lambda: Classification(BiGRU(8, 2), CLASSES, "linear", head_std=0.01, optim=SGD),
+        lambda: Classification(BiGRU(8, 2), CLASSES, "linear", head=HeadSettings(std=0.01), optim=SGD),
         "skeleton_downstream/linear.yaml",
         skeletons=True,
         variant=True,

@@ -19,6 +19,7 @@ from datamodules.video.sampling import ClipSettings, ViewSettings
 from main import main
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
+from modules.downstream.labels import LabelSettings
 from tests.datamodules.sets.test_downstream_datasets import write
 from tests.datamodules.sets.trees import batches, put, ready
 from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn
@@ -188,7 +189,7 @@ def test_from_official_files_to_a_result(charades: Path) -> None:
     main(["prepare", "videos", f"--source={videos}", f"--out={prepared}", "--short_side=32", "--workers=0"])
     data = Charades(str(prepared), lists=ListSettings(folder=str(charades)), views=ViewSettings(2, 3), **SMALL)
     torch.manual_seed(0)
-    method = Classification(tiny_cnn(), labels="several", optim=OPTIM)
+    method = Classification(tiny_cnn(), labels=LabelSettings("several"), optim=OPTIM)
     trainer = lightning.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, use_distributed_sampler=False, default_root_dir=charades, num_sanity_val_steps=0,
