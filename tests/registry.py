@@ -34,7 +34,7 @@ from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
-from modules.methods.smile import SMILE
+from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
@@ -111,7 +111,7 @@ METHODS = [
     ),
     Case(
         "SMILE",
-        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, Motion(), optim=OPTIM),
+        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), PasteSettings(ObjectBank()), optim=OPTIM),
         "smile.yaml",
     ),
     Case(
