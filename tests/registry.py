@@ -28,6 +28,7 @@ from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
+from modules.losses.video_text import TextContrastSettings
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
@@ -38,7 +39,6 @@ from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
-from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
 from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
@@ -94,7 +94,7 @@ def tiny_locomotion() -> LocoMotion:
         # At 0, where it starts in training, the attention that it scales has no gradient yet.
         torch.nn.init.constant_(temporal.scale, 0.5)
     text = TextSettings(32, 3, 1, 2, mlp_ratio=2, positions=40, dropout=0)
-    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=40), joint_dim=16, optim=OPTIM)
+    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=40), contrast=TextContrastSettings(16), optim=OPTIM)
 
 
 METHODS = [

@@ -20,7 +20,6 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.smile import SMILE, PasteSettings, still_background
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
-from modules.motion.trajectory import Motion
 from tests.registry import FRAMES, SIDE, tiny_vit, video_batch
 
 
@@ -163,8 +162,8 @@ def test_still_backgrounds_do_not_move(kind: str) -> None:
 
 def test_invisible_objects_on_black_leave_nothing_to_predict() -> None:
     method = tiny(background="black")
-    motion = method.motion.draw
-    method.motion.draw = lambda *args: invisible(motion(*args))
+    motion = method.paste.motion.draw
+    method.paste.motion.draw = lambda *args: invisible(motion(*args))
     output = method.step(video_batch(2), generator())
     assert not output["show"]["clip"].any()
     assert PixelTarget(normalise=False)(method.normalise(output["show"]["clip"]), method.backbone.grid).abs().max() < 1e-6
@@ -176,7 +175,7 @@ def invisible(record):
 
 
 def test_missing_objects_say_what_to_set() -> None:
-    with pytest.raises(SettingError, match=r"model\.objects"):
+    with pytest.raises(SettingError, match=r"model\.paste\.objects is not set"):
         SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5))
 
 

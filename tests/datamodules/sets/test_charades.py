@@ -200,5 +200,5 @@ def test_from_official_files_to_a_result(charades: Path) -> None:
     assert method.test_record == {"videos": 2, "missed": [], "classes": CLASSES, "views": 6}
     # Of two videos, each is the only one of its class: first or second.
     assert found["test/map"] in (50, 75, 100)
-    with pytest.raises(SettingError, match=r"set model\.labels to several"):
+    with pytest.raises(SettingError, match=r"set model\.labels\.per_sample to several"):
         trainer.test(Classification(tiny_cnn(), optim=OPTIM), datamodule=data)
