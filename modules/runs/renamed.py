@@ -47,6 +47,8 @@ RENAMED: dict[str, str] = {
     "data.train_boxes": "data.boxes.train",
     "data.val_boxes": "data.boxes.val",
     "data.min_score": "data.boxes.min_score",
+    "data.film_start": "data.films.start",
+    "data.square": "data.films.square",
     "data.part": "data.benchmark",
     "data.backgrounds": "data.scene.backgrounds",
     "data.background_folder": "data.scene.background_folder",

@@ -178,14 +178,14 @@ def test_words_that_the_tokenizer_does_not_know_are_refused(tmp_path: Path) -> N
 
 
 def test_a_bank_without_a_folder_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"model\.objects\.root is null"):
+    with pytest.raises(SettingError, match=r"model\.paste\.objects\.root is null"):
         CutOuts(ObjectBank(shapes=8, side=16))
 
 
 def test_the_command_line_takes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--data.batch_size=4"]
     objects = [*data, "--model.paste.objects", "ObjectBank", "--model.paste.objects.root"]
-    with pytest.raises(SettingError, match=r"model\.objects\.root \S+nowhere holds no <category>/<file>\.png"):
+    with pytest.raises(SettingError, match=r"model\.paste\.objects\.root \S+nowhere holds no <category>/<file>\.png"):
         main([*RECIPE, *objects, str(tmp_path / "nowhere")])
     root = write_objects(tmp_path / "objects", "aerosol_can")
     with pytest.raises(SettingError, match="does not know the word 'aerosol'"):
