@@ -284,7 +284,9 @@ def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str
 
 
 def test_null_within_settings_that_take_none(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"model\.paste\.motion\.path is null, but Motion needs a value"):
+    with pytest.raises(SettingError, match=r"model\.paste\.count is null, but PasteSettings needs a value"):
+        run(tmp_path, "--model.paste.count=null")
+    with pytest.raises(SettingError, match=r"model\.paste\.motion\.path is 'null'; it must be one of 'smooth'"):
         run(tmp_path, "--model.paste.motion.path=null")
 
 
