@@ -23,21 +23,22 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Stream, Text
-from modules.downstream.classification import Classification
+from modules.downstream.classification import Classification, HeadSettings
+from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
+from modules.losses.video_text import TextContrastSettings
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
-from modules.methods.sigma import SIGMA
+from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
-from modules.methods.smile import SMILE
+from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
-from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
 from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
@@ -93,7 +94,7 @@ def tiny_locomotion() -> LocoMotion:
         # At 0, where it starts in training, the attention that it scales has no gradient yet.
         torch.nn.init.constant_(temporal.scale, 0.5)
     text = TextSettings(32, 3, 1, 2, mlp_ratio=2, positions=40, dropout=0)
-    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=40), joint_dim=16, optim=OPTIM)
+    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=40), contrast=TextContrastSettings(16), optim=OPTIM)
 
 
 METHODS = [
@@ -110,10 +111,14 @@ METHODS = [
     ),
     Case(
         "SMILE",
-        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), True, ObjectBank(), 2, Motion(), optim=OPTIM),
+        lambda: SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5), PasteSettings(ObjectBank()), optim=OPTIM),
         "smile.yaml",
     ),
-    Case("SIGMA", lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], None, 12, optim=OPTIM), "sigma_mlp.yaml"),
+    Case(
+        "SIGMA",
+        lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), MLPSettings([16, 8]), 12, optim=OPTIM),
+        "sigma_mlp.yaml",
+    ),
     # The classes of the generated motion have sides, so that clips would not be mirrored without being told so.
     Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD, flip=0.5), "moco.yaml", clips=2),
     Case(
@@ -140,7 +145,14 @@ DOWNSTREAM = [
     Case(
         "fine-tuning",
         lambda: Classification(
-            tiny_vit(), CLASSES, "finetune", ClipAugmentation(), Mixing(), label_smoothing=0.1, dropout=0.1, optim=FINETUNE
+            tiny_vit(),
+            CLASSES,
+            "finetune",
+            ClipAugmentation(),
+            Mixing(),
+            labels=LabelSettings(smoothing=0.1),
+            head=HeadSettings(dropout=0.1),
+            optim=FINETUNE,
         ),
         "finetune/kinetics400.yaml",
         variant=True,
@@ -159,7 +171,7 @@ DOWNSTREAM = [
     ),
     Case(
         "linear on skeletons",
-        lambda: Classification(BiGRU(8, 2), CLASSES, "linear", head_std=0.01, optim=SGD),
+        lambda: Classification(BiGRU(8, 2), CLASSES, "linear", head=HeadSettings(std=0.01), optim=SGD),
         "skeleton_downstream/linear.yaml",
         skeletons=True,
         variant=True,

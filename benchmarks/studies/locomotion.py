@@ -26,7 +26,8 @@ from modules.core.batch import Batch, Stream
 from modules.core.batch import Text as Sentences
 from modules.downstream.metrics.retrieval import ranks
 from modules.language.tokenizers import TokenizerSettings
-from modules.methods.locomotion import LocoMotion
+from modules.losses.video_text import TextContrastSettings
+from modules.methods.locomotion import LocoMotion, LossSettings
 from modules.scenes.captioned import CaptionedClips, CaptionSettings, HeldOut, Stage, captioned_clips, retrieval_clips
 from modules.scenes.classes import Split
 
@@ -95,9 +96,13 @@ def network(size: Size, seed: int) -> LocoMotion:
     )  # fmt: skip
     text = TextSettings(size.embed_dim, size.depth, fusion_depth=1, num_heads=4, positions=MAX_TOKENS, dropout=0.0)
     return LocoMotion(
-        video, text, TokenizerSettings(max_tokens=MAX_TOKENS), paste_objects=False, joint_dim=size.joint_dim,
-        match_weight=size.match_weight, word_weight=size.word_weight,
-    )  # fmt: skip
+        video,
+        text,
+        TokenizerSettings(max_tokens=MAX_TOKENS),
+        paste=None,
+        contrast=TextContrastSettings(size.joint_dim),
+        losses=LossSettings(size.match_weight, size.word_weight),
+    )
 
 
 def train_row(name: str, method: LocoMotion, clips: CaptionedClips, size: Size, seed: int) -> dict[str, float]:

@@ -29,7 +29,7 @@ from modules.losses.sinkhorn import SinkhornSettings
 from modules.masks.base import MaskGenerator
 from modules.masks.noise import Green3D
 from modules.masks.tokens import TubeMask
-from modules.methods.sigma import SIGMA
+from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.videomae import VideoMAE
 from modules.scenes.backgrounds import Background
 from modules.scenes.classes import Split
@@ -97,7 +97,7 @@ def sigma_mlp(size: Size, seed: int, mask: MaskGenerator) -> SIGMA:
         encoder(size, seed),
         PixelTarget(size.normalise),
         mask,
-        projection=list(size.projection),
+        mlp=MLPSettings(list(size.projection)),
         num_prototypes=size.prototypes,
         sinkhorn=SinkhornSettings(epsilon=0.05),
         decoder=DecoderSettings(1),

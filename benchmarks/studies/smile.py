@@ -28,7 +28,7 @@ from modules.core.batch import unlabelled
 from modules.downstream.metrics.probes import knn_accuracy
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
-from modules.methods.smile import SMILE
+from modules.methods.smile import SMILE, PasteSettings
 from modules.motion.appearance import SHAPES, ObjectBank
 from modules.motion.trajectory import Motion
 from modules.scenes.backgrounds import Background
@@ -122,10 +122,7 @@ def train_masked(data: Data, size: Size, seed: int, motion: Motion) -> VideoViT:
         encoder(size, seed),
         PixelTarget(normalise=False),
         TubeMask(size.mask_ratio),
-        paste_objects=True,
-        objects=ObjectBank(side=size.side),
-        objects_per_clip=1,
-        motion=motion,
+        PasteSettings(ObjectBank(side=size.side), 1, motion),
         masks_per_clip=1,
         decoder=DecoderSettings(1),
     ).to(data.still.device)

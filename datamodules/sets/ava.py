@@ -86,6 +86,24 @@ class BoxSettings:
                 raise SettingError(f"data.boxes.{part} is {named}, which does not exist; set it to a list of detected boxes.")
 
 
+@dataclass
+class FilmSettings:
+    """How films are read.
+
+    Args:
+        start: Second of the film with which its file begins: 900 where films were cut as the official scripts do, 0 for whole
+            films.
+        square: Whether evaluation squeezes the whole frame to a square, as transformers need; else its shorter side becomes
+            `data.clip.size`.
+    """
+
+    start: float = 900.0
+    square: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("data.films", 0, start=self.start)
+
+
 class AVA(VideoDataModule):
     """AVA v2.2 for action detection: a clip around each key frame, with the boxes of its people and their actions.
 
@@ -95,7 +113,7 @@ class AVA(VideoDataModule):
 
     Training takes true boxes, and detected ones where there is a list of them (with the actions that it gives, or none). Random
     squares cut off boxes, and leave out those that are outside; the official code keeps them as boxes without area.
-    Validation takes every fourth second, the test all; both read whole frames, one key frame per batch unless `square`.
+    Validation takes every fourth second, the test all; both read whole frames, one key frame per batch unless `films.square`.
 
     mp4 files are read from the keyframe before the clip on; the index of other files is made anew for every clip, which reads
     through the file. `python main.py prepare videos` makes small mp4 files of films.
@@ -110,10 +128,7 @@ class AVA(VideoDataModule):
         batch_size: key frames per batch and device in training.
         reading: worker processes, decoder, and how much broken films are put up with; `decode_timeout` is for one clip.
         subset: part of the key frames of training, with films in the place of classes.
-        film_start: second of the film with which its file begins: 900 where films were cut as the official scripts do, 0 for
-            whole films.
-        square: whether evaluation squeezes the whole frame to a square, as transformers need; else its shorter side becomes
-            `clip.size`.
+        films: at which second files begin, and whether evaluation reads squares.
         benchmark: which boxes are scored: detected, or the true ones.
         probe_samples: key frames for probes.
         seed: order, clips and crops are functions of it; null takes the run's seed.
@@ -140,8 +155,7 @@ class AVA(VideoDataModule):
         batch_size: int = 16,
         reading: ReadSettings = ReadSettings(),  # noqa: B008
         subset: SubsetSettings = SubsetSettings(),  # noqa: B008
-        film_start: float = 900.0,
-        square: bool = False,
+        films: FilmSettings = FilmSettings(),  # noqa: B008
         benchmark: str | None = None,
         probe_samples: int = 2048,
         seed: int | None = None,
@@ -154,8 +168,7 @@ class AVA(VideoDataModule):
         super().__init__(
             root, lists, clip, batch_size, reading, subset, benchmark=benchmark, probe_samples=probe_samples, seed=seed
         )
-        check_range("data", 0, film_start=film_start)
-        self.boxes, self.film_start, self.square = boxes, film_start, square
+        self.boxes, self.films = boxes, films
         self._evaluations: dict[str, Evaluation] = {}
 
     @property
@@ -255,7 +268,7 @@ class AVA(VideoDataModule):
             self.root,
             PackedStrings(existing.get(moment.film, f"{moment.film}.mp4") for moment in moments),
             np.array([number[moment.film] for moment in moments], np.int64),
-            seconds=np.array([moment.second - self.film_start for moment in moments], np.float64),
+            seconds=np.array([moment.second - self.films.start for moment in moments], np.float64),
             boxes=np.array(corners, np.float64).reshape(-1, 4),
             actions=actions,
             first=np.cumsum([0, *(len(boxes[moment]) for moment in moments)]),
@@ -268,11 +281,11 @@ class AVA(VideoDataModule):
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> KeyFrameDataset:
         assert isinstance(manifest, KeyFrames)
         decoder, timeout = self.reading.decoder, self.reading.decode_timeout
-        return KeyFrameDataset(manifest, self.clip, self.seed, train, self.square, decoder, timeout, guard)
+        return KeyFrameDataset(manifest, self.clip, self.seed, train, self.films.square, decoder, timeout, guard)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
         # Films differ in shape.
-        return self.batch_size if train or self.square else 1
+        return self.batch_size if train or self.films.square else 1
 
 
 def film_files(root: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ Deviations from the official code:
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -36,7 +36,7 @@ from modules.core.output import StepOutput
 from modules.core.preprocessing import Normalisation, Origin
 from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
-from modules.downstream.labels import Labels, Merge, OneLabel, SeveralLabels
+from modules.downstream.labels import Labels, LabelSettings
 from modules.layers.heads import linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method, batch_size_of
@@ -53,6 +53,27 @@ SHOWN = 8
 NO_LABELS = "No test video has a label; set data.lists.test or data.lists.val to a list with labels."
 
 
+@dataclass
+class HeadSettings:
+    """How the head of a classifier is trained.
+
+    Args:
+        dropout: on the pooled feature, before the head.
+        std: deviation of the head's first weights, which are normal, with biases of 0; null starts the head of a video
+            transformer at nearly nothing, and others at PyTorch's defaults.
+
+    Raises:
+        SettingError: if a number makes no sense.
+    """
+
+    dropout: float = 0.0
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range("model.head", 0, 1, dropout=self.dropout)
+        check_positive("model.head", **given(std=self.std))
+
+
 class Classification(Method):
     """Learns the classes of videos or recordings of skeletons, from a pretrained backbone (`model.backbone.checkpoint`).
 
@@ -67,13 +88,8 @@ class Classification(Method):
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
         augmentation: of training clips of videos; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
-        label_smoothing: share of the target that all classes get alike; for one label per sample.
-        labels: `one` per sample, with softmax, or `several` (Charades), with a sigmoid for every class.
-        merge: what the class probabilities of a video's clips become; null takes the mean for one label, and the maximum for
-            several (SEVERE, official code).
-        dropout: on the pooled feature, before the head.
-        head_std: deviation of the head's first weights, which are normal, with biases of 0; null starts the head of a video
-            transformer at nearly nothing, and others at PyTorch's defaults.
+        labels: one or several per sample, and what is made of them.
+        head: dropout before the linear classifier, and its first weights.
         frozen_batchnorm: whether BatchNorm of a frozen backbone stays as it is.
         init_from: file with a whole classifier to start from or to test: ours, an official fine-tuned file of VideoMAE, SMILE
             or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves.
@@ -91,29 +107,21 @@ class Classification(Method):
         mode: Literal["finetune", "linear", "attentive"] = "finetune",
         augmentation: ClipAugmentation | None = None,
         mixing: Mixing | None = None,
-        label_smoothing: float = 0.0,
-        dropout: float = 0.0,
-        head_std: float | None = None,
+        labels: LabelSettings = LabelSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        head: HeadSettings = HeadSettings(),  # noqa: B008
         frozen_batchnorm: bool = True,
         init_from: str | None = None,
         optim: ScheduleSettings | None = None,
-        labels: Literal["one", "several"] = "one",
-        merge: Merge | None = None,
     ) -> None:
         # As a default value, its numbers would also become those of another optimiser that is chosen by name.
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
-        check_positive("model", **given(num_classes=num_classes, head_std=head_std))
-        check_range("model", 0, 1, dropout=dropout)
-        if not 0 <= label_smoothing < 1:
-            raise SettingError(f"model.label_smoothing is {label_smoothing}; it must be at least 0 and below 1.")
-        if label_smoothing and labels == "several":
-            raise SettingError(f"model.label_smoothing is {label_smoothing}, but for model.labels several it must be 0.")
-        self.labels: Labels = OneLabel(label_smoothing) if labels == "one" else SeveralLabels()
-        self.merge = merge or self.labels.merge
+        check_positive("model", **given(num_classes=num_classes))
+        self.labels: Labels = labels.make()
+        self.merge = labels.merge or self.labels.merge
         self.backbone, self.mode = backbone, mode
         self.augmentation, self.mixing = augmentation, mixing
         self.flip = augmentation.mirror() if augmentation is not None else None
-        self.head_std, self.frozen_batchnorm, self.init_from = head_std, frozen_batchnorm, init_from
+        self.head_std, self.frozen_batchnorm, self.init_from = head.std, frozen_batchnorm, init_from
         self.is_skeleton = isinstance(backbone, SkeletonEncoder)
         kind: Kind = "skeleton" if self.is_skeleton else "video"
         self.stream, self.kinds = kind, (kind,)
@@ -137,7 +145,7 @@ class Classification(Method):
             # It pools before this norm, so nothing would give it a gradient.
             backbone.norm.requires_grad_(False)
         self.width = width
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(head.dropout)
         self.head: nn.Linear | None = None
         self.is_frozen = mode != "finetune"
         if self.is_frozen:

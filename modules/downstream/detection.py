@@ -46,8 +46,8 @@ class ActionDetection(Method):
     `val/map` and `test/map` are the frame mAP in percent, at an overlap of one half, over the actions that the data scores.
 
     Args:
-        backbone: encoder. A video transformer needs square frames (`data.square`); its tokens are a map after the final norm.
-            The official code feeds all encoders pixels of mean 0.45 and standard deviation 0.225
+        backbone: encoder. A video transformer needs square frames (`data.films.square`); its tokens are a map after the final
+            norm. The official code feeds all encoders pixels of mean 0.45 and standard deviation 0.225
             (`model.backbone.normalisation`).
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
@@ -99,7 +99,7 @@ class ActionDetection(Method):
         if isinstance(self.backbone, VideoViT):
             side = self.backbone.image_size
             if tuple(video.shape[-2:]) != (side, side):
-                raise SettingError(f"VideoViT takes frames of {side} x {side} pixels; set data.square to true.")
+                raise SettingError(f"VideoViT takes frames of {side} x {side} pixels; set data.films.square to true.")
             maps = self.backbone.forward_features(video).transpose(1, 2).unflatten(2, self.backbone.grid[:3])
         else:
             maps = self.backbone.forward_features(video)  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """What a classifier makes of labels: targets, loss, probabilities and reported numbers, for one label per sample or several."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -73,8 +74,8 @@ class OneLabel(Labels):
         """See `Labels.rows`."""
         if label.ndim != 1:
             raise SettingError(
-                "Classification takes one label per sample, but the data has several; set model.labels to several, or choose "
-                "other data."
+                "Classification takes one label per sample, but the data has several; set model.labels.per_sample to "
+                "several, or choose other data."
             )
         return label[:, None]
 
@@ -148,6 +149,37 @@ class SeveralLabels(Labels):
             "loss": -torch.where(positive, found, 1 - found).log().mean(),
             "map": 100 * each.nanmean().to(probabilities),
         }
+
+
+@dataclass
+class LabelSettings:
+    """What the labels of samples are, and what is made of them.
+
+    Args:
+        per_sample: `one`, with softmax, or `several` (Charades), with a sigmoid for every class.
+        smoothing: share of the target that all classes get alike; for one label per sample.
+        merge: what the class probabilities of a video's clips become; null takes the mean for one label, and the maximum for
+            several (SEVERE, official code).
+
+    Raises:
+        SettingError: if the smoothing is no share, or does not go with several labels.
+    """
+
+    per_sample: Literal["one", "several"] = "one"
+    smoothing: float = 0.0
+    merge: Merge | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise SettingError(f"model.labels.smoothing is {self.smoothing}; it must be at least 0 and below 1.")
+        if self.smoothing and self.per_sample == "several":
+            raise SettingError(
+                f"model.labels.smoothing is {self.smoothing}, but for model.labels.per_sample several it must be 0."
+            )
+
+    def make(self) -> Labels:
+        """What becomes of labels of this kind."""
+        return OneLabel(self.smoothing) if self.per_sample == "one" else SeveralLabels()
 
 
 def smooth_targets(label: Tensor, classes: int, smoothing: float) -> Tensor:

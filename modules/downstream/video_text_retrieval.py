@@ -25,12 +25,12 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.batch import Batch
 from modules.core.contexts import full_float32
 from modules.core.distributed import gather_lists, gather_once
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_range, check_whole
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.heads import linear_in_float32
-from modules.losses.video_text import FrameVote, GatherGradient, cosines
-from modules.methods.locomotion import LocoMotion
+from modules.losses.video_text import TextContrastSettings, cosines
+from modules.methods.locomotion import LocoMotion, LossSettings
 from modules.training.optim import AdamWSettings
 
 MATCH_SHARE = 0.7
@@ -83,6 +83,26 @@ class Retrieved:
     numbers: list[int]
 
 
+@dataclass
+class RerankSettings:
+    """How the fusion network is asked in evaluation.
+
+    Args:
+        best: candidates of each query that are re-ranked; 0 leaves re-ranking out.
+        pairs_at_once: pairs per pass.
+
+    Raises:
+        SettingError: if a number makes no sense.
+    """
+
+    best: int = 128
+    pairs_at_once: int = 64
+
+    def __post_init__(self) -> None:
+        check_whole("model.rerank", 0, best=self.best)
+        check_whole("model.rerank", 1, pairs_at_once=self.pairs_at_once)
+
+
 class VideoTextRetrieval(LocoMotion):
     """Finds videos by sentences and sentences by videos, with the networks of `LocoMotion` and the captions of the data.
 
@@ -95,16 +115,12 @@ class VideoTextRetrieval(LocoMotion):
         backbone: video tower.
         text: sizes of the text encoder, and weights to start from.
         tokenizer: how sentences become numbers; must be that of the text encoder's weights.
-        clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and `best`
-            must be 0, and the task retrieval.
-        joint_dim: width of the features that are compared.
-        temperature: start of the learned temperature.
-        vote: how the frames' cosines are joined.
+        clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and
+            `rerank.best` must be 0, and the task retrieval.
+        contrast: how clips and sentences are compared.
         match_weight: weight of matching in fine-tuning.
-        gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
         task: `retrieval`; or `choice`, the test of which sentence of several fits a video: `test/accuracy` in percent.
-        best: candidates of each query that are re-ranked; 0 leaves re-ranking out.
-        pairs_at_once: pairs per pass of the fusion network in evaluation.
+        rerank: how the fusion network is asked in evaluation.
         init_from: file with the weights of the whole method: ours, or VindLU's .pth.
         optim: optimiser and schedule of fine-tuning.
 
@@ -120,43 +136,31 @@ class VideoTextRetrieval(LocoMotion):
         text: TextSettings = TextSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
         clip: ClipTextSettings | None = None,
-        joint_dim: int = 256,
-        temperature: float = 0.07,
-        vote: FrameVote = "mean",
+        contrast: TextContrastSettings = TextContrastSettings(),  # noqa: B008
         match_weight: float = 1.0,
-        gather_gradient: GatherGradient = "true",
         task: Literal["retrieval", "choice"] = "retrieval",
-        best: int = 128,
-        pairs_at_once: int = 64,
+        rerank: RerankSettings = RerankSettings(),  # noqa: B008
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
-        if best < 0 or pairs_at_once < 1:
+        check_range("model", 0, match_weight=match_weight)
+        if clip is not None and (match_weight or rerank.best or task == "choice"):
             raise SettingError(
-                f"model.best is {best} and model.pairs_at_once {pairs_at_once}; the one must be at least 0, the other at least "
-                "1."
-            )
-        if clip is not None and (best or task == "choice"):
-            raise SettingError(
-                "model.clip is a text tower without fusion layers; set model.best to 0 and model.task to retrieval, or "
-                "model.clip to null."
+                "model.clip is a text tower without fusion layers; set model.match_weight and model.rerank.best to 0 and "
+                "model.task to retrieval, or model.clip to null."
             )
         super().__init__(
             backbone,
             text,
             tokenizer,
             clip,
-            paste_objects=False,
-            joint_dim=joint_dim,
-            temperature=temperature,
-            vote=vote,
-            match_weight=match_weight,
-            word_weight=0.0,
-            gather_gradient=gather_gradient,
+            paste=None,
+            contrast=contrast,
+            losses=LossSettings(match_weight, word_weight=0.0),
             init_from=init_from,
             optim=optim,
         )
-        self.task, self.best, self.pairs_at_once = task, best, pairs_at_once
+        self.task, self.best, self.pairs_at_once = task, rerank.best, rerank.pairs_at_once
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `frames`,
         and of retrieval `sentences` and `best`."""

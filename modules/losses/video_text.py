@@ -11,6 +11,7 @@ Deviations from the official code:
   code), and a row without any negative is left out instead of failing.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,11 +19,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.core.distributed import gather_rows, position
+from modules.core.errors import check_positive
 
 GatherGradient = Literal["true", "vindlu"]
 FrameVote = Literal["mean", "max"]
 IGNORED = -100
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.5
+
+
+@dataclass
+class TextContrastSettings:
+    """How clips and sentences are compared.
+
+    Args:
+        joint_dim: width of the features that are compared.
+        temperature: start of the learned temperature, which stays between 0.001 and 0.5.
+        vote: how the frames' cosines are joined.
+        gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
+
+    Raises:
+        SettingError: if a number is not positive.
+    """
+
+    joint_dim: int = 256
+    temperature: float = 0.07
+    vote: FrameVote = "mean"
+    gather_gradient: GatherGradient = "true"
+
+    def __post_init__(self) -> None:
+        check_positive("model.contrast", joint_dim=self.joint_dim, temperature=self.temperature)
 
 
 class _Gather(torch.autograd.Function):

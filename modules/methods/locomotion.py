@@ -28,6 +28,7 @@ Deviations from the official code of VindLU:
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -41,17 +42,17 @@ from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTok
 from modules.backbones.vit.beit_video import BEiTVideo, fit_positions
 from modules.core.batch import Batch, Kind
 from modules.core.distributed import gather_rows
-from modules.core.errors import SettingError, check_positive
+from modules.core.errors import SettingError, check_range
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.heads import linear_in_float32
 from modules.losses.video_text import (
-    FrameVote,
     GatherGradient,
     MaskDraws,
     Negatives,
+    TextContrastSettings,
     contrast_loss,
     cosines,
     draw_masks,
@@ -61,9 +62,7 @@ from modules.losses.video_text import (
     match_loss,
     word_loss,
 )
-from modules.motion.appearance import ObjectBank
-from modules.scenes.captioned import CaptionSettings
-from modules.scenes.captioned_paste import CutOuts, paste_and_tell
+from modules.scenes.captioned_paste import CaptionedPasteSettings, CutOuts, paste_and_tell
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
 from modules.weights.files import Checkpoint, read_checkpoint
@@ -115,9 +114,32 @@ def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
         known = word in tokenizer.numbers if lexicon else not bool((tokenizer([word]) == tokenizer.unknown).any())
         if not known:
             raise SettingError(
-                f"The tokenizer does not know the word {word!r} of a category in model.objects.root; pass the vocab.txt of "
-                "bert-base-uncased as model.tokenizer.vocabulary."
+                f"The tokenizer does not know the word {word!r} of a category in model.paste.objects.root; pass the vocab.txt "
+                "of bert-base-uncased as model.tokenizer.vocabulary."
             )
+
+
+@dataclass
+class LossSettings:
+    """The losses of the fusion network, beside the contrast.
+
+    Args:
+        match_weight: weight of matching; 0 leaves it out.
+        word_weight: weight of naming words; 0 leaves it out.
+        masked_words: probability that a word is to be named.
+
+    Raises:
+        SettingError: if a number makes no sense.
+    """
+
+    match_weight: float = 1.0
+    word_weight: float = 1.0
+    masked_words: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range("model.losses", 0, match_weight=self.match_weight, word_weight=self.word_weight)
+        if not 0 < self.masked_words < 1:
+            raise SettingError(f"model.losses.masked_words is {self.masked_words}; it must lie between 0 and 1.")
 
 
 class LocoMotion(Method):
@@ -128,26 +150,18 @@ class LocoMotion(Method):
         text: sizes of the text encoder, and weights to start from.
         tokenizer: how sentences become numbers; must be that of the text encoder's weights.
         clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and
-            `word_weight` must be 0.
-        paste_objects: paste moving objects into the clips and take their captions; off takes the captions of the data.
-        objects: cut-outs to paste, named by their category; null pastes shapes of one plain colour.
-        captions: what is pasted and how it is told; the settings of a data set (wordings, test_pairs, held_out) say nothing
-            here.
+            `word_weight` of the losses must be 0.
+        paste: moving objects that are pasted into the clips, and their captions; null takes the captions of the data.
         positives: which pairs are no negatives of each other: none (`instance`), those with the same caption, or those whose
             captions say the same (`signature`; as `caption` where the data does not tell).
-        joint_dim: width of the features that are compared.
-        temperature: start of the learned temperature, which stays between 0.001 and 0.5.
-        vote: how the frames' cosines are joined.
-        match_weight: weight of matching; 0 leaves it out.
-        word_weight: weight of naming words; 0 leaves it out.
-        masked_words: probability that a word is to be named.
-        gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
+        contrast: how clips and sentences are compared.
+        losses: weights of matching and of naming words.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or
             VindLU's .pth.
         optim: optimiser and schedule.
     """
 
-    other_streams = "choose --data of videos with captions, or, for videos alone, leave model.paste_objects true"
+    other_streams = "choose --data of videos with captions, or, for videos alone, do not set model.paste to null"
 
     def __init__(
         self,
@@ -155,39 +169,26 @@ class LocoMotion(Method):
         text: TextSettings = TextSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         tokenizer: TokenizerSettings = TokenizerSettings(),  # noqa: B008
         clip: ClipTextSettings | None = None,
-        paste_objects: bool = True,
-        objects: ObjectBank | None = None,
-        captions: CaptionSettings = CaptionSettings(),  # noqa: B008
+        paste: CaptionedPasteSettings | None = CaptionedPasteSettings(),  # noqa: B008
         positives: Positives = "signature",
-        joint_dim: int = 256,
-        temperature: float = 0.07,
-        vote: FrameVote = "mean",
-        match_weight: float = 1.0,
-        word_weight: float = 1.0,
-        masked_words: float = 0.5,
-        gather_gradient: GatherGradient = "true",
+        contrast: TextContrastSettings = TextContrastSettings(),  # noqa: B008
+        losses: LossSettings = LossSettings(),  # noqa: B008
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
         super().__init__(optim)
-        check_positive("model", joint_dim=joint_dim, temperature=temperature)
-        if match_weight < 0 or word_weight < 0 or not 0 < masked_words < 1:
+        if clip is not None and (losses.match_weight or losses.word_weight):
             raise SettingError(
-                "model.match_weight and model.word_weight must not be negative, and model.masked_words must lie between 0 "
-                "and 1; set them so."
-            )
-        if clip is not None and (match_weight or word_weight):
-            raise SettingError(
-                "model.clip is a text tower without fusion layers; set model.match_weight and model.word_weight to 0, or "
-                "model.clip to null."
+                "model.clip is a text tower without fusion layers; set model.losses.match_weight and "
+                "model.losses.word_weight to 0, or model.clip to null."
             )
         if text.positions < tokenizer.max_tokens:
             raise SettingError(
                 f"model.tokenizer.max_tokens {tokenizer.max_tokens} is more than model.text.positions {text.positions}; lower "
                 "the one or raise the other."
             )
-        if paste_objects:
-            captions.check(backbone.num_frames)
+        if paste is not None:
+            paste.captions.check(backbone.num_frames)
         self.backbone: BEiTVideo = backbone
         self.tokenizer: Tokenizer | ClipTokenizer
         self.text: TextEncoder | ClipText
@@ -197,17 +198,18 @@ class LocoMotion(Method):
         else:
             self.tokenizer = Tokenizer(tokenizer)
             self.text = TextEncoder(text, len(self.tokenizer), backbone.embed_dim)
-        self.cut_outs = CutOuts(objects) if paste_objects and objects is not None else None
+        self.cut_outs = CutOuts(paste.objects) if paste is not None and paste.objects is not None else None
         if self.cut_outs is not None and isinstance(self.tokenizer, Tokenizer):
             check_nouns(self.cut_outs.nouns, self.tokenizer)
-        self.video_projection = nn.Linear(backbone.embed_dim, joint_dim)
-        self.text_projection = nn.Linear(self.text.embed_dim, joint_dim)
+        self.video_projection = nn.Linear(backbone.embed_dim, contrast.joint_dim)
+        self.text_projection = nn.Linear(self.text.embed_dim, contrast.joint_dim)
         self.match_head = nn.Linear(self.text.embed_dim, 2)
-        self.temperature = nn.Parameter(torch.tensor(temperature))
-        self.captions, self.captioner = captions, Captioner(captions.verbs, captions.paraphrases)
-        self.paste_objects, self.positives, self.vote = paste_objects, positives, vote
-        self.match_weight, self.word_weight, self.masked_words = match_weight, word_weight, masked_words
-        self.gather_gradient: GatherGradient = gather_gradient
+        self.temperature = nn.Parameter(torch.tensor(contrast.temperature))
+        self.captions = paste.captions if paste is not None else None
+        self.captioner = Captioner(self.captions.verbs, self.captions.paraphrases) if self.captions is not None else None
+        self.positives, self.vote = positives, contrast.vote
+        self.match_weight, self.word_weight, self.masked_words = losses.match_weight, losses.word_weight, losses.masked_words
+        self.gather_gradient: GatherGradient = contrast.gather_gradient
         self.freeze_unused()
         if init_from is not None:
             content = read_checkpoint(init_from, "model.init_from")
@@ -275,7 +277,7 @@ class LocoMotion(Method):
 
     def reads(self) -> dict[str, tuple[Kind, ...]]:
         """Clips, and where nothing is pasted, their sentences; see `Method.reads`."""
-        return super().reads() | ({} if self.paste_objects else {"text": ("text",)})
+        return super().reads() | ({} if self.captions is not None else {"text": ("text",)})
 
     def pair(self, batch: Batch, generator: torch.Generator) -> Pairs:
         """The clips of a batch with their sentences.
@@ -286,7 +288,7 @@ class LocoMotion(Method):
         video = self.inputs(batch)
         clip, clips = video.flatten(0, 1), video.shape[1]
         numbers: Tensor | None
-        if self.paste_objects:
+        if self.captions is not None and self.captioner is not None:
             clip, texts, numbers = paste_and_tell(clip, self.captions, self.captioner, generator, self.cut_outs)
         else:
             texts = [text for text in batch.text().first for _ in range(clips)]

@@ -27,6 +27,7 @@ Deviations from the official code:
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -205,14 +206,30 @@ def sizes_of(weights: dict[str, Tensor]) -> tuple[int, int, list[int] | None]:
     return count, width, widths or None
 
 
-def mlp(in_dim: int, widths: list[int]) -> nn.Sequential:
-    """Linear layers of these widths with GELU between them; parameters are named `0.*`, `2.*` and so on.
+@dataclass
+class MLPSettings:
+    """The MLP that is trained on the target. The defaults are the paper's.
+
+    Args:
+        widths: of its linear layers, between which there is GELU.
+        checkpoint: file of an earlier SIGMA, whose MLP is used and not trained any more; null trains a new one.
 
     Raises:
-        SettingError: if a width is not positive.
+        SettingError: if there is no layer, or a width is not positive.
     """
-    if min(widths) < 1:
-        raise SettingError(f"model.projection {widths} has a width below 1; set positive ones.")
+
+    widths: list[int] = field(default_factory=lambda: [1024, 1024, 512, 256])
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise SettingError(
+                f"model.mlp.widths is {self.widths}; set one positive width or more, or model.mlp to null for no MLP."
+            )
+
+
+def make_mlp(in_dim: int, widths: list[int]) -> nn.Sequential:
+    """Linear layers of these widths with GELU between them; parameters are named `0.*`, `2.*` and so on."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise([in_dim, *widths]):
         layers += [nn.Linear(before, after), nn.GELU()]
@@ -224,17 +241,15 @@ class SIGMA(MaskedAutoencoder):
 
     Args:
         backbone: encoder, kept after pretraining.
-        target: what features are made of; PixelTarget with a `projection` (SIGMA-MLP) or a TimmTarget without (SIGMA-DINO).
+        target: what features are made of; PixelTarget with an `mlp` (SIGMA-MLP) or a TimmTarget without (SIGMA-DINO).
         mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
-        projection: widths of the linear layers, with GELU between them, of the MLP that is trained on the target;
-            [1024, 1024, 512, 256] is the paper's. None takes the target as it is.
-        projection_from: file of an earlier SIGMA, whose MLP is used and not trained any more.
+        mlp: the MLP that is trained on the target; null takes the target as it is.
         num_prototypes: number of prototypes, K.
         temperature: divides the cosines in the losses.
         sinkhorn: how tokens are assigned to prototypes.
         decoder: size of the decoder.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
-            official .pth. The number of prototypes and the widths of the projection are the file's. Optimiser and schedule
+            official .pth. The number of prototypes and the widths of the MLP are the file's. Optimiser and schedule
             start afresh.
         optim: optimiser and schedule.
     """
@@ -244,8 +259,7 @@ class SIGMA(MaskedAutoencoder):
         backbone: VideoViT,
         target: Target,
         mask: MaskGenerator,
-        projection: list[int] | None = None,
-        projection_from: str | None = None,
+        mlp: MLPSettings | None = None,
         num_prototypes: int = 3000,
         temperature: float = 0.1,
         sinkhorn: SinkhornSettings = SinkhornSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
@@ -256,23 +270,24 @@ class SIGMA(MaskedAutoencoder):
         super().__init__(backbone, target, mask, optim)
         sinkhorn.check("model.sinkhorn")
         check_positive("model", num_prototypes=num_prototypes, temperature=temperature)
+        widths = mlp.widths if mlp is not None else None
         if init_from is not None:
             weights = self.own_weights(read_checkpoint(init_from, "model.init_from"), init_from)
-            num_prototypes, width, projection = sizes_of(weights)
-            if not projection and width != target.dim(backbone.grid):
+            num_prototypes, width, widths = sizes_of(weights)
+            if not widths and width != target.dim(backbone.grid):
                 raise SettingError(
                     f"model.init_from names {init_from}, whose features are {width} wide, but those of model.target are "
                     f"{target.dim(backbone.grid)} wide; choose the target that it was trained with."
                 )
         self.temperature, self.sinkhorn = temperature, sinkhorn
-        self.projection = mlp(target.dim(backbone.grid), projection) if projection else None
-        width = projection[-1] if projection else target.dim(backbone.grid)
+        self.projection = make_mlp(target.dim(backbone.grid), widths) if widths else None
+        width = widths[-1] if widths else target.dim(backbone.grid)
         self.prototypes = nn.Parameter(unit_rows(torch.randn(num_prototypes, width)))
         self.build_decoder(decoder, width)
         if init_from is not None:
             self.start_from(init_from)
-        if projection_from is not None:
-            self.freeze_projection(projection_from)
+        if mlp is not None and mlp.checkpoint is not None:
+            self.freeze_projection(mlp.checkpoint)
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
         """See `MaskedAutoencoder.own_weights`; there must be prototypes among them."""
@@ -282,16 +297,16 @@ class SIGMA(MaskedAutoencoder):
         """Take the MLP of an earlier SIGMA and train it no more (official code: `--mlp_preloading`).
 
         Args:
-            path: value of model.projection_from.
+            path: value of model.mlp.checkpoint.
 
         Raises:
             SettingError: if this method or the file has no MLP, or theirs differ.
         """
-        weights = sigma_weights(read_checkpoint(path, "model.projection_from"), path, "model.projection_from")
+        weights = sigma_weights(read_checkpoint(path, "model.mlp.checkpoint"), path, "model.mlp.checkpoint")
         inner = {key.removeprefix("projection."): value for key, value in weights.items() if key.startswith("projection.")}
         if self.projection is None or not inner:
-            lacking = f"{path} holds no MLP" if self.projection is not None else "model.projection is not set"
-            raise SettingError(f"model.projection_from is set but {lacking}; set model.projection and pass a SIGMA-MLP.")
+            lacking = path if self.projection is not None else "the file of model.init_from"
+            raise SettingError(f"model.mlp.checkpoint is {path}, but {lacking} holds no MLP; pass a SIGMA-MLP.")
         load_strictly(self.projection, inner, path)
         self.projection.requires_grad_(False)
 

@@ -3,7 +3,7 @@
 Paper: SMILE, https://arxiv.org/abs/2504.00527. VideoMAE with three changes. The target is the patch feature of a frozen
 CLIP image tower, normalised per channel over the clip's tokens. In stage 1, two objects that move along smooth paths are
 pasted into the clip before student and teacher see it, and the mask follows their trajectories. Stage 2 starts from the
-weights of stage 1 and sees natural video only, under tube masks (`paste_objects: false`, `mask: TubeMask`, `init_from`).
+weights of stage 1 and sees natural video only, under tube masks (`paste: null`, `mask: TubeMask`, `init_from`).
 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 320 visible, prediction [M * B, 1248, 768] with M masks per clip.
 
@@ -20,6 +20,7 @@ Deviations from the official code:
 * the learning rate follows one smooth cosine; the official step counter makes it saw-toothed with two masks.
 """
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -62,6 +63,27 @@ def still_background(clip: Tensor, kind: Background, generator: torch.Generator)
     return noise.expand_as(clip).contiguous()
 
 
+@dataclass
+class PasteSettings:
+    """What is pasted into each clip.
+
+    Args:
+        objects: the objects to choose from.
+        count: how many are pasted into each clip.
+        motion: how they move.
+
+    Raises:
+        SettingError: if the count is not positive.
+    """
+
+    objects: ObjectBank | None = None
+    count: int = 2
+    motion: Motion = field(default_factory=Motion)
+
+    def __post_init__(self) -> None:
+        check_positive("model.paste", count=self.count)
+
+
 class SMILE(MaskedAutoencoder):
     """Masked video modelling with motion and semantics (https://arxiv.org/abs/2504.00527).
 
@@ -69,10 +91,7 @@ class SMILE(MaskedAutoencoder):
         backbone: encoder, kept after pretraining.
         target: what is predicted; ClipTarget is the paper's, PixelTarget for learning without natural video.
         mask: which tokens are hidden; TrajectoryMask in stage 1, TubeMask in stage 2, both with ratio 0.8.
-        paste_objects: paste moving objects into the clips (stage 1).
-        objects: the objects to paste.
-        objects_per_clip: how many are pasted into each clip.
-        motion: how they move.
+        paste: moving objects that are pasted into the clips (stage 1), whose `objects` must be named; null pastes nothing.
         background: what they are pasted on: the video, its first frame repeated, black, or a noise picture.
         masks_per_clip: masks per clip and step; further masks are the first one permuted over the device's batch.
         decoder: size of the decoder.
@@ -86,24 +105,18 @@ class SMILE(MaskedAutoencoder):
         backbone: VideoViT,
         target: Target,
         mask: MaskGenerator,
-        paste_objects: bool = True,
-        objects: ObjectBank | None = None,
-        objects_per_clip: int = 2,
-        motion: Motion | None = None,
+        paste: PasteSettings | None = PasteSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         background: Background = "video",
         masks_per_clip: int = 2,
-        decoder: DecoderSettings = DecoderSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
+        decoder: DecoderSettings = DecoderSettings(),  # noqa: B008
         init_from: str | None = None,
         optim: AdamWSettings = AdamWSettings(),  # noqa: B008
     ) -> None:
         super().__init__(backbone, target, mask, optim)
-        check_positive("model", objects_per_clip=objects_per_clip, masks_per_clip=masks_per_clip)
-        if paste_objects and (objects is None or motion is None):
-            raise SettingError(
-                "model.paste_objects is on but model.objects or model.motion is not set; set both, or turn it off."
-            )
-        self.paste_objects, self.objects_per_clip, self.background = paste_objects, objects_per_clip, background
-        self.objects, self.motion = objects, motion
+        check_positive("model", masks_per_clip=masks_per_clip)
+        if paste is not None and paste.objects is None:
+            raise SettingError("model.paste.objects is not set; name ObjectBank, or set model.paste to null to paste nothing.")
+        self.paste, self.background = paste, background
         self.views_per_clip = masks_per_clip
         self.build_decoder(decoder)
         if init_from is not None:
@@ -120,12 +133,12 @@ class SMILE(MaskedAutoencoder):
             uint8 clip of the same shape, and float boxes [B, K, T, 4] in pixels (None without objects).
         """
         clip = still_background(clip, self.background, generator)
-        if not self.paste_objects or self.objects is None or self.motion is None:
+        if self.paste is None or self.paste.objects is None:
             return clip, None
         count, frames, height, width = clip.shape[:4]
-        record: MotionRecord = self.motion.draw(count, self.objects_per_clip, frames, (height, width), generator)
+        record: MotionRecord = self.paste.motion.draw(count, self.paste.count, frames, (height, width), generator)
         record, _ = record.sorted_by_area()
-        textures = self.objects.draw(record.size.mean(2), generator)
+        textures = self.paste.objects.draw(record.size.mean(2), generator)
         return paste(clip, record, textures), record.boxes()
 
     def repeat_mask(self, mask: Mask, generator: torch.Generator) -> Mask:

@@ -156,7 +156,7 @@ class ObjectBank:
     """
 
     def __init__(self, root: str | None = None, side: int = 96, shapes: int = 512, seed: int = 0) -> None:
-        check_positive("model.objects", side=side, shapes=shapes)
+        check_positive("model.paste.objects", side=side, shapes=shapes)
         self.root, self.side = root, side
         if root is None:
             self.names = [SHAPES[number % len(SHAPES)] for number in range(shapes)]
@@ -168,7 +168,7 @@ class ObjectBank:
         files = sorted(path for path in found if not path.parent.name.startswith((".", "__MACOSX")))
         if not files:
             raise SettingError(
-                f"model.objects.root {root} holds no <category>/<file>.png; pass the folder of cut-out objects, or null "
+                f"model.paste.objects.root {root} holds no <category>/<file>.png; pass the folder of cut-out objects, or null "
                 "for procedural shapes."
             )
         self.names = [file.parent.name for file in files]

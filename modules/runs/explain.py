@@ -148,6 +148,10 @@ def new_name(name: str, holder: Any) -> str | None:
         None where the name was not changed, or the class has no setting of the new name.
     """
     new = RENAMED.get(name)
+    whole, _, inner = name.rpartition(".")
+    if new is None and whole in RENAMED and not RENAMED[whole].startswith(f"{whole}."):
+        # A setting of a part that stands elsewhere now.
+        new = f"{RENAMED[whole]}.{inner}"
     if new is None or holder is None:
         return new
     parts = new.split(".")

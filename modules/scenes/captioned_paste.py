@@ -10,7 +10,7 @@ Axis letters: `B` clips, `K` = 2 objects, `M` moments, `s` texels per side.
 """
 
 import re
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,20 @@ from modules.scenes.captioned import TEXTURE, CaptionSettings, Cast, Stage, trai
 from modules.scenes.classes import Draws
 
 STROKE = 0.32
+
+
+@dataclass
+class CaptionedPasteSettings:
+    """What is pasted into clips and told of.
+
+    Args:
+        objects: cut-outs to paste, named by their category; null pastes shapes of one plain colour.
+        captions: how the objects move and how it is told; the settings of a data set (wordings, test_pairs, held_out) say
+            nothing here.
+    """
+
+    objects: ObjectBank | None = None
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
 
 
 class Told(NamedTuple):
@@ -70,7 +84,7 @@ class CutOuts:
     def __init__(self, bank: ObjectBank) -> None:
         if bank.root is None:
             raise SettingError(
-                "model.objects.root is null; name the folder of cut-outs, or set model.objects to null for shapes."
+                "model.paste.objects.root is null; name the folder of cut-outs, or set model.paste.objects to null for shapes."
             )
         self.bank = bank
         self.nouns = [noun_of(category) for category in bank.names]

@@ -11,8 +11,9 @@ from torch import Tensor
 from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
-from modules.downstream.video_text_retrieval import VideoTextRetrieval
-from modules.methods.locomotion import LocoMotion
+from modules.downstream.video_text_retrieval import RerankSettings, VideoTextRetrieval
+from modules.losses.video_text import TextContrastSettings
+from modules.methods.locomotion import LocoMotion, LossSettings
 from tests.registry import FRAMES, OPTIM, SIDE, video_batch, with_sentences
 
 TEXTS = ["a red arrow moves up", "An arrow, rising!", "it isn't here " * 40]
@@ -65,7 +66,9 @@ def test_sentences_of_a_clip(form: str, open_clip: Any, tmp_path: Path) -> None:
 
 def test_contrast_learns_alone(open_clip: Any) -> None:
     torch.manual_seed(0)
-    method = LocoMotion(tower(), clip=tiny(), joint_dim=8, match_weight=0, word_weight=0, paste_objects=False, optim=OPTIM)
+    method = LocoMotion(
+        tower(), clip=tiny(), contrast=TextContrastSettings(8), losses=LossSettings(0, 0), paste=None, optim=OPTIM
+    )
     batch = with_sentences(video_batch(3), TEXTS)
     output = method.step(batch, torch.Generator().manual_seed(0))
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
@@ -74,7 +77,9 @@ def test_contrast_learns_alone(open_clip: Any) -> None:
     assert not lacking
     assert method.text.tower.token_embedding.weight.grad.abs().sum() > 0
     assert "text.tower.positional_embedding" in method.no_weight_decay()
-    retrieval = VideoTextRetrieval(tower(), clip=tiny(), joint_dim=8, match_weight=0, best=0)
+    retrieval = VideoTextRetrieval(
+        tower(), clip=tiny(), contrast=TextContrastSettings(8), match_weight=0, rerank=RerankSettings(0)
+    )
     retrieval.load_state_dict(method.state_dict())
     scores = method.eval().score(batch.stream("video").data[:, 0], TEXTS)
     sentences = retrieval.eval().read_sentences(TEXTS)
@@ -84,10 +89,12 @@ def test_contrast_learns_alone(open_clip: Any) -> None:
 
 
 def test_what_needs_fusion_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"set model\.match_weight and model\.word_weight to 0"):
-        LocoMotion(tower(), clip=tiny(), word_weight=0)
-    for settings in ({}, {"best": 0, "task": "choice"}):
-        with pytest.raises(SettingError, match=r"set model\.best to 0 and model\.task to retrieval"):
+    with pytest.raises(SettingError, match=r"set model\.losses\.match_weight and model\.losses\.word_weight to 0"):
+        LocoMotion(tower(), clip=tiny(), losses=LossSettings(word_weight=0))
+    for settings in ({}, {"rerank": RerankSettings(0), "task": "choice"}):
+        with pytest.raises(
+            SettingError, match=r"set model\.match_weight and model\.rerank\.best to 0 and model\.task to retrieval"
+        ):
             VideoTextRetrieval(tower(), clip=tiny(), match_weight=0, **settings)
     with pytest.raises(SettingError, match=r"model\.clip\.width 30 is not a multiple of model\.clip\.num_heads 8"):
         ClipText(ClipTextSettings(width=30), 10)
@@ -96,4 +103,4 @@ def test_what_needs_fusion_is_refused() -> None:
 def test_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(SettingError, match=r"needs the package open_clip_torch; install it \(pip install open_clip_torch\)"):
-        LocoMotion(tower(), clip=tiny(), match_weight=0, word_weight=0)
+        LocoMotion(tower(), clip=tiny(), losses=LossSettings(0, 0))

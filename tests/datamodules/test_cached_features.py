@@ -20,7 +20,7 @@ from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
-from modules.downstream.classification import Classification
+from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.retrieval import NearestNeighbours
 from modules.training.optim import SGDSettings
 from tests.callbacks.runs import make_trainer
@@ -38,7 +38,9 @@ def skeletons(clip: SkeletonClipSettings = WHOLE, **settings: Any) -> SyntheticS
 
 def linear(mode: str = "linear", seed: int = 0, **settings: Any) -> Classification:
     torch.manual_seed(seed)
-    return Classification(BiGRU(8, 1), 12, mode, head_std=0.01, optim=SGDSettings(0.1, weight_decay=0), **settings)
+    return Classification(
+        BiGRU(8, 1), 12, mode, head=HeadSettings(std=0.01), optim=SGDSettings(0.1, weight_decay=0), **settings
+    )
 
 
 class Counting(BiGRU):

@@ -254,7 +254,7 @@ def test_repetitions_and_boxes_on_prepared_videos(tmp_path: Path) -> None:
     assert json.loads((run / "results/ucfrep_counting-000.json").read_text())["videos"] == 3
     films = write_ava(tmp_path / "ava")
     prepare(films, tmp_path / "small films")
-    words = [f"--data.root={tmp_path / 'small films'}", f"--data.lists.folder={films}", f"--data.film_start={FILM_START}"]
+    words = [f"--data.root={tmp_path / 'small films'}", f"--data.lists.folder={films}", f"--data.films.start={FILM_START}"]
     result = fit_and_test("detection/ava.yaml", tmp_path / "detection", "AVA", *words)
     assert (result["key_frames"], result["missed"]) == (2, [])
 

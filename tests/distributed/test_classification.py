@@ -8,7 +8,7 @@ import torch
 
 from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
-from modules.downstream.classification import Classification
+from modules.downstream.classification import Classification, HeadSettings
 from tests.distributed.evaluation import by_two, trainer_for
 from tests.registry import FRAMES, OPTIM, SIDE, tiny_vit
 
@@ -17,7 +17,7 @@ VIDEOS = 7
 
 def measure(folder: Path, world: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    method = Classification(tiny_vit(), head_std=1.0, optim=OPTIM)
+    method = Classification(tiny_vit(), head=HeadSettings(std=1.0), optim=OPTIM)
     data = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE, clips=2), 4, train_videos=8, val_videos=VIDEOS)
     (found,) = trainer_for(folder, world).test(method, datamodule=data, verbose=False)
     return {**found, **method.test_record}

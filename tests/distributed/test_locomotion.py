@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.language.tokenizers import TokenizerSettings
-from modules.losses.video_text import GatherGradient
-from modules.methods.locomotion import LocoMotion
+from modules.losses.video_text import GatherGradient, TextContrastSettings
+from modules.methods.locomotion import LocoMotion, LossSettings
 from tests.registry import FRAMES, SIDE, rows_of, video_batch, with_sentences
 from tests.resume.runs import as_torchrun_does, together
 
@@ -32,8 +32,8 @@ class Contrasting(nn.Module):
         torch.manual_seed(0)
         backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=1, num_heads=2, drop_path=0)
         text = TextSettings(32, 2, 1, 2, mlp_ratio=2, positions=16, dropout=0)
-        tokenizer, alone = TokenizerSettings(max_tokens=16), {"match_weight": 0, "word_weight": 0, "paste_objects": False}
-        self.method = LocoMotion(backbone, text, tokenizer, joint_dim=8, gather_gradient=gradient, **alone)
+        tokenizer, alone = TokenizerSettings(max_tokens=16), {"losses": LossSettings(0, 0), "paste": None}
+        self.method = LocoMotion(backbone, text, tokenizer, contrast=TextContrastSettings(8, gather_gradient=gradient), **alone)
 
     def forward(self, rows: slice) -> Tensor:
         batch = with_sentences(rows_of(video_batch(JOINED), rows), CAPTIONS[rows])

@@ -22,8 +22,8 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.convert.command import convert
 from modules.core.batch import Stream, unlabelled
 from modules.core.errors import SettingError
-from modules.downstream.classification import Classification
-from modules.downstream.labels import OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
+from modules.downstream.classification import Classification, HeadSettings
+from modules.downstream.labels import LabelSettings, OneLabel, SeveralLabels, accuracies, average_precisions, smooth_targets
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings, SGDSettings
 from tests.methods import test_common as common
@@ -104,13 +104,13 @@ def test_fresh_head_of_a_video_transformer_says_nothing() -> None:
     assert logits.abs().max() < 0.05
     loss = method.step(video_batch(), generator())["loss"]
     assert loss.item() == pytest.approx(torch.tensor(400.0).log().item(), abs=0.05)
-    wide = Classification(BiGRU(8, 2), 500, "linear", head_std=0.01, optim=OPTIM)
+    wide = Classification(BiGRU(8, 2), 500, "linear", head=HeadSettings(std=0.01), optim=OPTIM)
     assert wide.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert not wide.classifier.bias.any()
 
 
 def test_loss_is_that_of_smoothed_labels() -> None:
-    method = Classification(tiny_cnn(), 5, label_smoothing=0.1, optim=OPTIM).eval()
+    method = Classification(tiny_cnn(), 5, labels=LabelSettings(smoothing=0.1), optim=OPTIM).eval()
     batch = video_batch(4, clips=2)
     expected = torch.nn.functional.cross_entropy(
         method.logits(method.encode(batch).flatten(0, 1)), batch.label.repeat_interleave(2), label_smoothing=0.1
@@ -119,7 +119,7 @@ def test_loss_is_that_of_smoothed_labels() -> None:
 
 
 def test_loss_of_several_labels() -> None:
-    method = Classification(tiny_cnn(), 5, labels="several", optim=OPTIM).eval()
+    method = Classification(tiny_cnn(), 5, labels=LabelSettings("several"), optim=OPTIM).eval()
     label = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
     batch = replace(video_batch(3, clips=2), label=label)
     logits = method.logits(method.encode(batch).flatten(0, 1))
@@ -139,7 +139,7 @@ def test_loss_of_several_labels() -> None:
 
 
 def test_views_of_several_labels_are_joined(tmp_path: Path) -> None:
-    method = Classification(tiny_vit(), 13, head_std=1.0, labels="several", optim=OPTIM).eval()
+    method = Classification(tiny_vit(), 13, head=HeadSettings(std=1.0), labels=LabelSettings("several"), optim=OPTIM).eval()
     assert (method.merge, Classification(tiny_vit(), 13, optim=OPTIM).merge) == ("max", "mean")
     data = motion(clip=ClipSettings(frames=FRAMES, size=SIDE, clips=2))
     data.setup()
@@ -181,13 +181,19 @@ def test_unlabelled_samples_have_no_loss() -> None:
 def test_unlabelled_samples_change_nothing_of_others(labels: Literal["one", "several"]) -> None:
     """A labelled clip whose partner in mixing has no label is learned as it is, and progress counts labelled clips alone."""
     method = Classification(
-        tiny_cnn(), 3, "linear", mixing=Mixing(cutmix=0), labels=labels, merge="mean", optim=OPTIM, head_std=20.0
+        tiny_cnn(),
+        3,
+        "linear",
+        mixing=Mixing(cutmix=0),
+        labels=LabelSettings(labels, merge="mean"),
+        optim=OPTIM,
+        head=HeadSettings(std=20.0),
     ).eval()
     batch = video_batch(2)
     batch.stream("video").data[1] = 255
     batch.label = torch.tensor([2, -1]) if labels == "one" else torch.tensor([[1, 0, 0], [-1, -1, -1]])
     output = method.step(batch, generator())
-    plain = Classification(tiny_cnn(), 3, "linear", labels=labels, merge="mean", optim=OPTIM).eval()
+    plain = Classification(tiny_cnn(), 3, "linear", labels=LabelSettings(labels, merge="mean"), optim=OPTIM).eval()
     plain.load_state_dict(method.state_dict())
     expected = plain.step(rows_of(batch, slice(1)), generator())
     # A sample without label has a loss of 0, which counts in the mean.
@@ -251,7 +257,7 @@ def test_classes_come_from_the_data_or_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_test_counts_each_video_once_and_names_missed_ones(tmp_path: Path) -> None:
-    method = Classification(tiny_vit(), 13, head_std=1.0, optim=OPTIM).eval()
+    method = Classification(tiny_vit(), 13, head=HeadSettings(std=1.0), optim=OPTIM).eval()
     data = motion(clip=ClipSettings(frames=FRAMES, size=SIDE, clips=3))
     data.setup()
     rows = list(data.test_dataloader())
@@ -305,7 +311,7 @@ def save(path: Path, method: Method) -> str:
 
 def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    first = Classification(tiny_vit(), 5, head_std=1.0, optim=OPTIM).eval()
+    first = Classification(tiny_vit(), 5, head=HeadSettings(std=1.0), optim=OPTIM).eval()
     ours = save(tmp_path / "ours.pth", first)
     convert(Path(ours), tmp_path / "official.pth", to="official", heads=2, image_size=SIDE, num_frames=FRAMES)
     batch = video_batch()
@@ -324,7 +330,7 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
 
 def test_init_from_a_folder_of_transformers(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    first = Classification(tiny_vit(), 5, head_std=1.0, optim=OPTIM).eval()
+    first = Classification(tiny_vit(), 5, head=HeadSettings(std=1.0), optim=OPTIM).eval()
     convert(
         Path(save(tmp_path / "a.pth", first)), tmp_path / "hf", to="huggingface", heads=2, image_size=SIDE, num_frames=FRAMES
     )
@@ -391,17 +397,27 @@ class Unlabelled(SyntheticMotion):
 
 def test_wrong_settings(tmp_path: Path) -> None:
     for settings, message in (
-        ({"label_smoothing": 1.0}, r"model\.label_smoothing is 1\.0"),
         ({"backbone": BiGRU(8, 2), "mode": "attentive"}, r"are for videos; for skeletons leave them out"),
         ({"backbone": BiGRU(8, 2), "mixing": Mixing()}, r"are for videos"),
-        ({"label_smoothing": 0.1, "labels": "several"}, r"label_smoothing is 0\.1, but for model\.labels several it must be 0"),
     ):
         with pytest.raises(SettingError, match=message):
             Classification(**{"backbone": tiny_vit(), "num_classes": 2, "optim": OPTIM} | settings)  # type: ignore[arg-type]
+    for kind, settings, message in (
+        (LabelSettings, {"smoothing": 1.0}, r"model\.labels\.smoothing is 1\.0"),
+        (
+            LabelSettings,
+            {"per_sample": "several", "smoothing": 0.1},
+            r"0\.1, but for model\.labels\.per_sample several it must",
+        ),
+        (HeadSettings, {"dropout": 1.5}, r"model\.head\.dropout is 1\.5"),
+        (HeadSettings, {"std": 0.0}, r"model\.head\.std is 0\.0"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            kind(**settings)
     with pytest.raises(SettingError, match=r"stream video, but the data have the stream\(s\) skeleton; choose another"):
         Classification(tiny_vit(), 2, optim=OPTIM).step(skeleton_batch(), generator())
     several = replace(video_batch(), label=torch.ones(4, 3))
-    with pytest.raises(SettingError, match=r"one label per sample, .* set model\.labels to several"):
+    with pytest.raises(SettingError, match=r"one label per sample, .* set model\.labels\.per_sample to several"):
         Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
     with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):
         trainer(tmp_path).test(Classification(tiny_vit(), 4, optim=OPTIM), datamodule=motion())

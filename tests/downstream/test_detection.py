@@ -195,7 +195,7 @@ def test_a_key_frame_that_cannot_be_read_is_told_and_does_not_count(films: Path,
 
 def test_from_the_official_lists_to_the_result_file(films: Path, tmp_path: Path) -> None:
     layers = [f"--config={ROOT / name}" for name in ("configs/detection/ava.yaml", "configs/debug/tiny_classifier.yaml")]
-    data = [f"--data.root={films}", f"--data.film_start={FILM_START}", "--data.batch_size=2"]
+    data = [f"--data.root={films}", f"--data.films.start={FILM_START}", "--data.batch_size=2"]
     small = ["--model.backbone.width=2", "--trainer.enable_progress_bar=false", "--trainer.limit_test_batches=2"]
     small += ["--trainer.num_sanity_val_steps=0", "--trainer.limit_train_batches=1"]
     main(["fit", *layers, *data, *small, f"--trainer.default_root_dir={tmp_path}"])
@@ -229,5 +229,5 @@ def test_wrong_settings(films: Path, tmp_path: Path) -> None:
         method.step(batch_with_boxes(), generator())
     with pytest.raises(SettingError, match="choose --data AVA"):
         method.step(video_batch(), generator())
-    with pytest.raises(SettingError, match=r"frames of 32 x 32 pixels; set data\.square to true"):
+    with pytest.raises(SettingError, match=r"frames of 32 x 32 pixels; set data\.films\.square to true"):
         ActionDetection(tiny_vit(), ACTIONS, optim=SGD).logits(torch.zeros(1, 3, FRAMES, 32, 42), torch.zeros(1, 5))

@@ -120,7 +120,7 @@ def test_recipes_hold_the_numbers_of_their_sources() -> None:
             continue
         assert clip["share"] == [0.5, 1.0]
         model = settings["model"]["init_args"]
-        assert (settings["trainer"]["max_epochs"], model["head_std"]) == (80, 0.01), recipe
+        assert (settings["trainer"]["max_epochs"], model["head"]["std"]) == (80, 0.01), recipe
         rate = 0.1 if "linear" in recipe else 0.01
         expected = {"base_lr": rate, "momentum": 0.9, "weight_decay": 0, "milestones": [50, 70], "scale_lr": False}
         assert model["optim"]["init_args"] == expected | {"warmup_epochs": 0}, recipe

@@ -17,8 +17,9 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.batch import Batch, Text, unlabelled
 from modules.core.errors import SettingError
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, ranks, right_answers
-from modules.downstream.video_text_retrieval import VideoTextRetrieval
+from modules.downstream.video_text_retrieval import RerankSettings, VideoTextRetrieval
 from modules.language.tokenizers import TokenizerSettings
+from modules.losses.video_text import TextContrastSettings
 from modules.scenes.captioned import CaptionSettings
 from tests.callbacks.runs import make_trainer
 from tests.registry import FRAMES, OPTIM, SIDE, tiny_locomotion, video_batch
@@ -31,7 +32,9 @@ def tiny(**settings: Any) -> VideoTextRetrieval:
     torch.manual_seed(0)
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0)
     text = TextSettings(32, 3, 1, 2, mlp_ratio=2, positions=40, dropout=0)
-    method = VideoTextRetrieval(backbone, text, TokenizerSettings(max_tokens=40), joint_dim=16, optim=OPTIM, **settings)
+    method = VideoTextRetrieval(
+        backbone, text, TokenizerSettings(max_tokens=40), contrast=TextContrastSettings(16), optim=OPTIM, **settings
+    )
     for value in method.parameters():
         torch.nn.init.normal_(value, std=0.3) if value.ndim > 1 else None
     return method.eval()
@@ -44,7 +47,7 @@ def motion(pairs: int = PAIRS, **settings: Any) -> SyntheticMotion:
 
 @torch.no_grad()
 def test_scores_are_those_of_a_loop(tmp_path: Path) -> None:
-    method, data, best = tiny(best=3, pairs_at_once=7), motion(), 3
+    method, data, best = tiny(rerank=RerankSettings(3, 7)), motion(), 3
     (found,) = make_trainer(tmp_path, [ResultFile("retrieval")]).test(method, datamodule=data, verbose=False)
     pool = data._pools["test"]
     texts = pool.clips.texts[0]
@@ -80,7 +83,7 @@ def test_scores_are_those_of_a_loop(tmp_path: Path) -> None:
 
 
 def test_all_candidates_are_ranked_again_where_there_are_few(tmp_path: Path) -> None:
-    method = tiny(best=100)
+    method = tiny(rerank=RerankSettings(100))
     make_trainer(tmp_path, []).test(method, datamodule=motion(3), verbose=False)
     assert method.retrieved is not None
     assert (method.retrieved.video_to_text != NOT_RANKED).all()
@@ -91,7 +94,7 @@ def test_all_candidates_are_ranked_again_where_there_are_few(tmp_path: Path) -> 
 def test_half_precision_scores_nearly_the_same(tmp_path: Path) -> None:
     scores = []
     for precision in ("32-true", "bf16-mixed"):
-        method = tiny(best=100)
+        method = tiny(rerank=RerankSettings(100))
         make_trainer(tmp_path, [], precision=precision).test(method, datamodule=motion(3), verbose=False)
         assert method.retrieved is not None
         assert method.retrieved.text_to_video.dtype == torch.float32
@@ -102,7 +105,7 @@ def test_half_precision_scores_nearly_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held_out", ["verbs", "objects"])
 def test_held_out_words_and_objects(held_out: Any, tmp_path: Path) -> None:
-    method = tiny(best=0)
+    method = tiny(rerank=RerankSettings(0))
     (found,) = make_trainer(tmp_path, []).test(method, datamodule=motion(held_out=held_out), verbose=False)
     assert set(found) == {f"test/dual_{way}_{name}" for way in ("t2v", "v2t") for name in ("r1", "r5", "r10", "median")} | {
         "test/dual_mean"
@@ -132,7 +135,7 @@ def test_substitutes_do_not_count(tmp_path: Path) -> None:
 
     data = motion()
     data.__class__ = Broken
-    method = tiny(best=2)
+    method = tiny(rerank=RerankSettings(2))
     make_trainer(tmp_path, []).test(method, datamodule=data, verbose=False)
     assert (method.test_record["videos"], method.test_record["missed"]) == (2 * PAIRS - 1, [2])
     assert method.test_record["sentences"] == 2 * PAIRS - 1
@@ -147,7 +150,7 @@ def choice_batch(answers: list[int]) -> Batch:
 
 @torch.no_grad()
 def test_multiple_choice_mixes_matching_and_similarity() -> None:
-    method, batch = tiny(task="choice", pairs_at_once=4), choice_batch([0, 1, 2, 3])
+    method, batch = tiny(task="choice", rerank=RerankSettings(pairs_at_once=4)), choice_batch([0, 1, 2, 3])
     scores = method.options(batch)
     for row, own in enumerate(batch.text().sentences):
         clip = batch.stream("video").data[row]
@@ -211,9 +214,11 @@ def test_weights_of_another_vocabulary_ask_for_it(tmp_path: Path) -> None:
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    for wrong in ({"best": -1}, {"pairs_at_once": 0}):
-        with pytest.raises(SettingError, match="the one must be at least 0, the other at least 1"):
-            tiny(**wrong)
+    for wrong, least in (({"best": -1}, 0), ({"pairs_at_once": 0}, 1)):
+        with pytest.raises(SettingError, match=rf"model\.rerank\.{next(iter(wrong))} is .* whole number of at least {least}"):
+            RerankSettings(**wrong)
+    with pytest.raises(SettingError, match=r"model\.match_weight is -1"):
+        tiny(match_weight=-1.0)
     wordless = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), 4, train_videos=4, val_videos=4)
     with pytest.raises(SettingError, match=r"stream text, but the data have the stream\(s\) video; choose --data of"):
         make_trainer(tmp_path, []).test(tiny(), datamodule=wordless, verbose=False)

@@ -13,7 +13,7 @@ from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.skeleton.gcn import AGCN
 from modules.core.errors import SettingError
-from modules.downstream.classification import Classification
+from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
 from modules.downstream.retrieval import NearestNeighbours
@@ -44,7 +44,7 @@ BACKBONES = {"cnn": tiny_cnn, "vit": tiny_vit, "beit": lambda: tiny_locomotion()
 @torch.no_grad()
 def test_logits_of_a_classifier(name: str, mode: Any) -> None:
     torch.manual_seed(0)
-    method = Classification(BACKBONES[name](), 400, mode, head_std=0.1, optim=OPTIM).eval()
+    method = Classification(BACKBONES[name](), 400, mode, head=HeadSettings(std=0.1), optim=OPTIM).eval()
     with low():
         features = method.features(video())
         logits = method.logits(features)

@@ -9,7 +9,8 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.errors import SettingError
 from modules.language.tokenizers import TokenizerSettings
-from modules.methods.locomotion import LocoMotion, caption_band
+from modules.losses.video_text import TextContrastSettings
+from modules.methods.locomotion import LocoMotion, LossSettings, caption_band
 from tests.callbacks.runs import make_trainer
 from tests.methods.test_common import fit
 from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch, with_sentences
@@ -25,7 +26,9 @@ def given(**settings: object) -> LocoMotion:
     torch.manual_seed(0)
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=1, num_heads=2, drop_path=0)
     text = TextSettings(32, 2, 1, 2, mlp_ratio=2, positions=16, dropout=0)
-    return LocoMotion(backbone, text, TokenizerSettings(max_tokens=16), paste_objects=False, joint_dim=8, **settings)
+    return LocoMotion(
+        backbone, text, TokenizerSettings(max_tokens=16), paste=None, contrast=TextContrastSettings(8), **settings
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,7 @@ def test_captions_are_needed_where_nothing_is_pasted(tmp_path: Path) -> None:
     case = next(case for case in METHODS if case.name == "LocoMotion")
     method = given()
     method.step = None  # type: ignore[assignment, method-assign]
-    with pytest.raises(SettingError, match=r"stream text, .* stream\(s\) video; .* leave model\.paste_objects true"):
+    with pytest.raises(SettingError, match=r"stream text, .* stream\(s\) video; .* do not set model\.paste to null"):
         make_trainer(tmp_path, []).fit(method, datamodule=case.data(4, 8, 4))
     with pytest.raises(SettingError, match="reads the stream text"):
         given().step(video_batch(4), generator())
@@ -129,7 +132,7 @@ def test_gradients_are_clipped_in_half_precision(tmp_path: Path) -> None:
 
 
 def test_losses_can_be_left_out() -> None:
-    method = given(match_weight=0, word_weight=0)
+    method = given(losses=LossSettings(0, 0))
     output = method.step(with_sentences(video_batch(4), CAPTIONS), generator())
     assert torch.equal(output["loss"].detach(), output["log"]["loss_contrast"])
     output["loss"].backward()
@@ -148,5 +151,5 @@ def test_wrong_settings_are_told() -> None:
         LocoMotion(given().backbone, TextSettings(32, 2, 1, 2, positions=16))
     with pytest.raises(SettingError, match=r"fusion_depth 2 must be at least 1 and below model\.text\.depth 2"):
         LocoMotion(given().backbone, TextSettings(32, 2, 2, 2))
-    with pytest.raises(SettingError, match=r"masked_words must lie between 0 and 1"):
-        given(masked_words=1.5)
+    with pytest.raises(SettingError, match=r"model\.losses\.masked_words is 1\.5; it must lie between 0 and 1"):
+        LossSettings(masked_words=1.5)

@@ -20,7 +20,7 @@ from modules.losses.sinkhorn import SinkhornSettings, balance
 from modules.masks.base import Mask
 from modules.masks.noise import Green3D
 from modules.masks.tokens import TubeMask
-from modules.methods.sigma import SIGMA, normalise_rows, prototype_colours, swapped_loss, usage
+from modules.methods.sigma import SIGMA, MLPSettings, normalise_rows, prototype_colours, swapped_loss, usage
 from modules.training.optim import AdamWSettings, warmup_cosine
 from modules.weights.names.videomae import to_official
 from tests.registry import rows_of, tiny_vit, video_batch
@@ -45,7 +45,7 @@ class Tower(torch.nn.Module):
 
 def with_mlp(**settings: object) -> SIGMA:
     torch.manual_seed(0)
-    own = {"projection": [16, 8], "num_prototypes": 12, "decoder": DecoderSettings(1)} | settings
+    own = {"mlp": MLPSettings([16, 8]), "num_prototypes": 12, "decoder": DecoderSettings(1)} | settings
     return SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), **own).eval()
 
 
@@ -66,8 +66,7 @@ def test_shapes_of_the_paper() -> None:
     backbone = VideoViT(embed_dim=12, depth=1, num_heads=2)
     seen: list[Tensor] = []
     backbone.blocks[0].register_forward_hook(lambda _, given, made: seen.append(made))
-    projection = [1024, 1024, 512, 256]
-    method = SIGMA(backbone, PixelTarget(), TubeMask(), projection, num_prototypes=20, decoder=DecoderSettings(1)).eval()
+    method = SIGMA(backbone, PixelTarget(), TubeMask(), MLPSettings(), num_prototypes=20, decoder=DecoderSettings(1)).eval()
     output = method.step(unlabelled(torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)), generator())
     assert seen[0].shape == (1, 160, 12)
     # 176 of 196 tokens of each slice, the same in all of them.
@@ -114,7 +113,7 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
     shapes = []
     for mask in (TubeMask(0.5), Green3D(0.5)):
         torch.manual_seed(0)
-        method = SIGMA(tiny_vit(), PixelTarget(), mask, projection=[16, 8], num_prototypes=8, decoder=DecoderSettings(1))
+        method = SIGMA(tiny_vit(), PixelTarget(), mask, mlp=MLPSettings([16, 8]), num_prototypes=8, decoder=DecoderSettings(1))
         output = method.step(video_batch(2), generator())
         output["loss"].backward()
         assert output["loss"].isfinite()
@@ -283,7 +282,7 @@ def test_files_say_how_many_prototypes_and_how_wide(official: bool, tmp_path: Pa
     first = with_mlp()
     path = save(first, tmp_path / "first.pth", official)
     torch.manual_seed(3)
-    # Neither the number of prototypes nor the projection is right here: the file's are taken.
+    # Neither the number of prototypes nor the MLP is right here: the file's are taken.
     second = SIGMA(
         tiny_vit(), PixelTarget(), TubeMask(0.5), num_prototypes=5, decoder=DecoderSettings(1), init_from=path
     ).eval()
@@ -297,8 +296,8 @@ def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
     path = save(tower, tmp_path / "tower.pth")
     with pytest.raises(SettingError, match=r"model\.init_from .* 8 wide, but those of model\.target are 384 wide"):
         with_mlp(init_from=path)
-    with pytest.raises(SettingError, match=r"model\.projection_from .* holds no MLP"):
-        with_mlp(projection_from=path)
+    with pytest.raises(SettingError, match=r"model\.mlp\.checkpoint is .*tower\.pth, but .*tower\.pth holds no MLP"):
+        with_mlp(mlp=MLPSettings([16, 8], path))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(SettingError, match=r"model\.init_from .* no prototypes"):
         with_mlp(init_from=str(tmp_path / "other.pth"))
@@ -314,18 +313,25 @@ def test_an_earlier_projection_is_frozen(official: bool, tmp_path: Path) -> None
     first = with_mlp()
     path = save(first, tmp_path / "first.pth", official)
     torch.manual_seed(3)
-    second = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), [16, 8], path, 12, decoder=DecoderSettings(1))
+    second = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), MLPSettings([16, 8], path), 12, decoder=DecoderSettings(1))
     for name, value in second.projection.named_parameters():
         assert torch.equal(value, first.projection.get_parameter(name))
         assert not value.requires_grad
     second.step(video_batch(2), generator())["loss"].backward()
     trained = {name.split(".")[0] for name, value in second.named_parameters() if value.grad is not None}
     assert trained == {"backbone", "decoder", "prototypes"}
-    with pytest.raises(SettingError, match=r"set model\.projection and"):
-        with_mlp(projection=None, projection_from=path)
+    tower = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), None, 12, decoder=DecoderSettings(1))
+    with pytest.raises(SettingError, match=r"but the file of model\.init_from holds no MLP"):
+        with_mlp(mlp=MLPSettings([16, 8], path), init_from=save(tower, tmp_path / "none.pth", official))
 
 
-@pytest.mark.parametrize("settings", [{"num_prototypes": 0}, {"temperature": 0.0}, {"projection": [8, 0]}])
+@pytest.mark.parametrize("settings", [{"num_prototypes": 0}, {"temperature": 0.0}])
 def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
     with pytest.raises(SettingError, match=rf"model\.{next(iter(settings))}"):
         with_mlp(**settings)
+
+
+@pytest.mark.parametrize("widths", [[8, 0], []])
+def test_an_mlp_has_layers_with_a_width(widths: list[int]) -> None:
+    with pytest.raises(SettingError, match=r"model\.mlp\.widths is \["):
+        MLPSettings(widths)

@@ -17,10 +17,9 @@ from modules.masks.base import MaskGenerator
 from modules.masks.noise import Green3D
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
-from modules.methods.smile import SMILE, still_background
+from modules.methods.smile import SMILE, PasteSettings, still_background
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
-from modules.motion.trajectory import Motion
 from tests.registry import FRAMES, SIDE, tiny_vit, video_batch
 
 
@@ -30,7 +29,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def tiny(mask: MaskGenerator | None = None, **settings: object) -> SMILE:
     torch.manual_seed(0)
-    parts = {"paste_objects": True, "objects": ObjectBank(), "motion": Motion()} | settings
+    parts = {"paste": PasteSettings(ObjectBank())} | settings
     return SMILE(tiny_vit(), PixelTarget(), mask or TrajectoryMask(0.5), decoder=DecoderSettings(1), **parts).eval()
 
 
@@ -44,7 +43,7 @@ class Spy(PixelTarget):
 
 def test_shapes_of_the_paper() -> None:
     backbone = VideoViT(embed_dim=12, depth=1, num_heads=2)
-    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), True, ObjectBank(), 2, Motion(), decoder=DecoderSettings(1))
+    method = SMILE(backbone, PixelTarget(), TrajectoryMask(), PasteSettings(ObjectBank()), decoder=DecoderSettings(1))
     output = method.step(unlabelled(torch.randint(0, 256, (1, 1, 16, 224, 224, 3), dtype=torch.uint8)), generator())
     # Two masks of a clip: 1248 of 1568 tokens each.
     assert output["show"]["masked"].shape == (2, 1248)
@@ -102,7 +101,7 @@ def test_second_mask_is_a_permutation_of_the_first() -> None:
 
 
 def test_loss_of_two_masks_is_the_mean_of_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = tiny(TubeMask(0.5), paste_objects=False)
+    method = tiny(TubeMask(0.5), paste=None)
     batch = video_batch(4)
     order = torch.tensor([2, 3, 1, 0])
     mask = TubeMask(0.5).draw(4, method.backbone.grid, generator())
@@ -120,7 +119,7 @@ def test_loss_of_two_masks_is_the_mean_of_single_ones(monkeypatch: pytest.Monkey
 
 
 def test_without_objects_it_is_videomae() -> None:
-    smile = tiny(TubeMask(0.5), paste_objects=False, masks_per_clip=1)
+    smile = tiny(TubeMask(0.5), paste=None, masks_per_clip=1)
     videomae = VideoMAE(tiny_vit(), PixelTarget(), TubeMask(0.5), DecoderSettings(1)).eval()
     videomae.load_state_dict(smile.state_dict())
     batch = video_batch(3)
@@ -132,10 +131,8 @@ def test_stage_two_starts_where_stage_one_ended(tmp_path: Path) -> None:
     path = tmp_path / "stage1.ckpt"
     torch.save({"state_dict": first.state_dict(), "optimizer_states": [{"state": {}}]}, path)
     torch.manual_seed(3)
-    second = SMILE(
-        tiny_vit(), PixelTarget(), TubeMask(0.5), paste_objects=False, decoder=DecoderSettings(1), init_from=str(path)
-    ).eval()
-    first.paste_objects, first.mask = False, TubeMask(0.5)
+    second = SMILE(tiny_vit(), PixelTarget(), TubeMask(0.5), paste=None, decoder=DecoderSettings(1), init_from=str(path)).eval()
+    first.paste, first.mask = None, TubeMask(0.5)
     batch = video_batch(3)
     assert torch.equal(first.step(batch, generator())["loss"], second.step(batch, generator())["loss"])
 
@@ -165,8 +162,8 @@ def test_still_backgrounds_do_not_move(kind: str) -> None:
 
 def test_invisible_objects_on_black_leave_nothing_to_predict() -> None:
     method = tiny(background="black")
-    motion = method.motion.draw
-    method.motion.draw = lambda *args: invisible(motion(*args))
+    motion = method.paste.motion.draw
+    method.paste.motion.draw = lambda *args: invisible(motion(*args))
     output = method.step(video_batch(2), generator())
     assert not output["show"]["clip"].any()
     assert PixelTarget(normalise=False)(method.normalise(output["show"]["clip"]), method.backbone.grid).abs().max() < 1e-6
@@ -178,7 +175,7 @@ def invisible(record):
 
 
 def test_missing_objects_say_what_to_set() -> None:
-    with pytest.raises(SettingError, match=r"model\.objects"):
+    with pytest.raises(SettingError, match=r"model\.paste\.objects is not set"):
         SMILE(tiny_vit(), PixelTarget(), TrajectoryMask(0.5))
 
 

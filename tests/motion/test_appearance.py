@@ -51,7 +51,7 @@ def test_folder_of_cut_outs(tmp_path: Path) -> None:
 
 def test_an_empty_or_missing_folder_names_the_setting(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(SettingError, match=r"model\.objects\.root"):
+        with pytest.raises(SettingError, match=r"model\.paste\.objects\.root"):
             ObjectBank(str(root))
 
 

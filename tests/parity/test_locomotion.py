@@ -14,6 +14,7 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.losses.video_text import (
     MaskDraws,
     Negatives,
+    TextContrastSettings,
     contrast_loss,
     contrast_targets,
     cosines,
@@ -165,7 +166,9 @@ def build_method(tensors: dict[str, Tensor], sizes: dict[str, Any]) -> LocoMotio
     settings = TextSettings(
         sizes["tw"], sizes["tl"], sizes["tl"] - sizes["fl"], sizes["th"], sizes["ti"] / sizes["tw"], sizes["maxpos"]
     )
-    method = LocoMotion(backbone, settings, TokenizerSettings(max_tokens=sizes["maxpos"]), joint_dim=sizes["ed"])
+    method = LocoMotion(
+        backbone, settings, TokenizerSettings(max_tokens=sizes["maxpos"]), contrast=TextContrastSettings(sizes["ed"])
+    )
     method.text = TextEncoder(settings, sizes["vocab"], sizes["vw"])
     load_strictly(method, from_vindlu(part(tensors, "state.")), "case")
     everyone = torch.ones(len(tensors["input.idx"]), dtype=torch.bool)

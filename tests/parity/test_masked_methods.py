@@ -166,7 +166,7 @@ def smile_method(info: dict, target: TowerTarget, mask: Mask) -> SMILE:
         build_backbone(sizes),
         target,
         FixedMask(mask),
-        paste_objects=False,
+        paste=None,
         decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
 

@@ -17,7 +17,7 @@ from modules.layers.targets import PixelTarget, Target, TowerTarget
 from modules.losses.sinkhorn import SinkhornSettings, balance, shares
 from modules.masks.base import mask_from_bool
 from modules.masks.tokens import TubeMask
-from modules.methods.sigma import SIGMA, sizes_of, swapped_loss
+from modules.methods.sigma import SIGMA, MLPSettings, sizes_of, swapped_loss
 from modules.weights.names.videomae import from_official, to_official
 from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
 from tests.parity.test_masked_methods import FakeTower, FixedMask, build_backbone
@@ -39,16 +39,16 @@ def build(tensors: dict[str, Tensor], info: dict) -> SIGMA:
     """The method with the weights of a case; its prototypes and MLP are as large as the case has them."""
     sizes, video = info["constructor"], tensors["input.video"]
     weights = from_official(part(tensors, "state."))
-    count, width, projection = sizes_of(weights)
+    count, width, widths = sizes_of(weights)
     target: Target = PixelTarget()
-    if projection is None:
+    if widths is None:
         features = tensors["input.teacher_features"].flatten(0, 1)
         target = TowerTarget(FakeTower(features), width, sizes["img_size"], sizes["patch_size"])
     method = SIGMA(
         build_backbone(sizes | {"num_frames": video.shape[2]}),
         target,
         FixedMask(mask_from_bool(tensors["input.mask"])),
-        projection,
+        MLPSettings(widths) if widths is not None else None,
         num_prototypes=count,
         sinkhorn=sinkhorn_settings(info),
         decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),

@@ -149,7 +149,7 @@ WRONG = {
         ["--model.target", "ClipTarget", "--model.target.checkpoint=/no.pt"],
         r"model\.target\.checkpoint names /no\.pt, which does not exist",
     ),
-    "objects": (["--model.objects.root=/nowhere"], r"model\.objects\.root /nowhere holds no"),
+    "objects": (["--model.paste.objects.root=/nowhere"], r"model\.paste\.objects\.root /nowhere holds no"),
     "nothing to go on from": (["--ckpt_path=last"], r"there is no .*last\.ckpt"),
     "no such checkpoint": (["--ckpt_path=nowhere.ckpt"], r"--ckpt_path is nowhere\.ckpt, which does not exist"),
     "mask": (["--model.mask.ratio=0.01"], r"model\.mask\.ratio 0\.01 masks 0 of 64 tokens"),
@@ -158,8 +158,8 @@ WRONG = {
         r"model\.background is 'blck'; it must be one of 'video', 'first_frame', 'black'",
     ),
     "motion": (
-        ["--model.motion.path=curvy"],
-        r"model\.motion\.path is 'curvy'; it must be one of 'smooth', 'linear', 'static'",
+        ["--model.paste.motion.path=curvy"],
+        r"model\.paste\.motion\.path is 'curvy'; it must be one of 'smooth', 'linear', 'static'",
     ),
     "bad yaml": (["--config=/nowhere.yaml"], "File does not exist"),
 }

@@ -147,7 +147,7 @@ MORE_REFUSED = {
             ("mask", "null"),
             ("masks_per_clip", "null"),
             ("masks_per_clip", "0"),
-            ("objects_per_clip", "-1"),
+            ("paste.count", "-1"),
             ("background", "null"),
             ("decoder.depth", "0"),
             ("decoder.dim", "-8"),
@@ -162,7 +162,7 @@ MORE_REFUSED = {
             ("mask.ratio", "0"),
             ("mask.ratio", "1"),
             ("mask.ratio", ".nan"),
-            ("objects.side", "0"),
+            ("paste.objects.side", "0"),
             ("optim.base_lr", ".nan"),
             ("optim.base_lr", ".inf"),
             ("optim.warmup_epochs", "-1"),
@@ -182,7 +182,7 @@ MORE_REFUSED = {
             ("optim.momentum", "2"),
         )
     },
-    "scales": ("fit", ["--model.motion.scales=[]"], r"Motion\.scales is \(\); it needs at least one number"),
+    "scales": ("fit", ["--model.paste.motion.scales=[]"], r"Motion\.scales is \(\); it needs at least one number"),
     "no model": ("fit", ["--model=null"], r"^model is not set; name a class with --model"),
     "base class": ("fit", ["--model=Method"], r"^model names a class that others are made from; it takes .*VideoMAE"),
     "timer": ("fit", ["--trainer.max_time=soon"], r"not a valid duration"),
@@ -284,8 +284,10 @@ def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str
 
 
 def test_null_within_settings_that_take_none(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"model\.motion\.path is null, but Motion needs a value"):
-        run(tmp_path, "--model.motion.path=null")
+    with pytest.raises(SettingError, match=r"model\.paste\.count is null, but PasteSettings needs a value"):
+        run(tmp_path, "--model.paste.count=null")
+    with pytest.raises(SettingError, match=r"model\.paste\.motion\.path is 'null'; it must be one of 'smooth'"):
+        run(tmp_path, "--model.paste.motion.path=null")
 
 
 def test_a_short_name_of_a_class_that_fits_is_proposed() -> None:

@@ -8,6 +8,7 @@ import yaml
 from datamodules import AVA, NTU60, PKUMMD, SyntheticMotion, SyntheticSkeleton, UCFRep, VideoFolder
 from datamodules.base import VideoDataModule
 from main import main
+from modules import SIGMA, SMILE, Classification, LocoMotion, VideoMAE, VideoTextRetrieval
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI
 from modules.runs.explain import new_name
@@ -21,6 +22,52 @@ def test_every_new_name_of_a_setting_of_data_exists() -> None:
     kinds = (VideoFolder, AVA, UCFRep, NTU60, PKUMMD, SyntheticMotion, SyntheticSkeleton)
     for old in (name for name in RENAMED if name.startswith("data.") and name.count(".") == 1):
         assert any(new_name(old, kind) == RENAMED[old] for kind in kinds), old
+
+
+def test_every_new_name_of_a_setting_of_a_method_exists() -> None:
+    kinds = (VideoMAE, SMILE, SIGMA, LocoMotion, VideoTextRetrieval, Classification)
+    for old in (name for name in RENAMED if name.startswith("model.")):
+        assert any(new_name(old, kind) == RENAMED[old] for kind in kinds), old
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "message"),
+    [
+        ("quickstart", ["--model.objects_per_clip=2"], r"^model\.objects_per_clip is called model\.paste\.count now"),
+        # What was given to a part that stands elsewhere now.
+        ("quickstart", ["--model.objects.root=a"], r"^model\.objects\.root is called model\.paste\.objects\.root now"),
+        (
+            "locomotion",
+            ["--model.captions.verbs=plain"],
+            r"^model\.captions\.verbs is called model\.paste\.captions\.verbs now",
+        ),
+        ("locomotion", ["--model.captions.verb=plain"], r"^There is no setting model\.captions\.verb"),
+        ("sigma_mlp", ["--model.projection", "[8]"], r"^model\.projection is called model\.mlp\.widths now"),
+        ("retrieval/msrvtt", ["--model.best=3"], r"^model\.best is called model\.rerank\.best now"),
+        (
+            "finetune/ucf101",
+            ["--model.labels=several"],
+            r"^model\.labels is 'several', .* called model\.labels\.per_sample now",
+        ),
+        ("finetune/ucf101", ["--model.labels.shape=several"], r"^There is no setting model\.labels\.shape"),
+    ],
+)
+def test_an_old_name_of_a_method_is_told_the_new_one(recipe: str, words: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        main(["fit", f"--config={ROOT / 'configs'}/{recipe}.yaml", *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_of_a_run_of_before_is_told_all_new_names_of_its_method(tmp_path: Path) -> None:
+    old = {"paste_objects": False, "objects": {"class_path": "ObjectBank"}, "motion": {"path": "linear"}, "masks_per_clip": 2}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"model": {"class_path": "modules.SMILE", "init_args": old}}, sort_keys=False))
+    with pytest.raises(SettingError) as caught:
+        main(["fit", f"--config={ROOT / 'configs/smile.yaml'}", f"--config={file}"])
+    assert str(caught.value) == (
+        f"{file} has old names of settings: model.paste_objects (line 4) is model.paste, model.objects (line 5) is "
+        "model.paste.objects, model.motion (line 7) is model.paste.motion; write the new ones."
+    )
 
 
 @pytest.mark.parametrize(

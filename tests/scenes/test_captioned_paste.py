@@ -18,7 +18,7 @@ from modules.methods.locomotion import LocoMotion
 from modules.motion.appearance import COLOURS, ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.render import paste
 from modules.scenes.captioned import TEXTURE, CaptionSettings, Cast, Stage, training_shapes
-from modules.scenes.captioned_paste import STROKE, CutOuts, Told, inside, noun_of, paste_and_tell
+from modules.scenes.captioned_paste import STROKE, CaptionedPasteSettings, CutOuts, Told, inside, noun_of, paste_and_tell
 from modules.scenes.classes import Draws
 from tests.methods.test_locomotion import generator, given
 from tests.registry import video_batch
@@ -153,7 +153,7 @@ def vocabulary(path: Path, *more: str) -> TokenizerSettings:
 
 def method(root: str, tokenizer: TokenizerSettings) -> LocoMotion:
     text = TextSettings(32, 2, 1, 2, mlp_ratio=2, positions=16, dropout=0)
-    return LocoMotion(given().backbone, text, tokenizer, objects=ObjectBank(root, side=16), captions=SLIDE)
+    return LocoMotion(given().backbone, text, tokenizer, paste=CaptionedPasteSettings(ObjectBank(root, side=16), SLIDE))
 
 
 def test_the_method_pastes_cut_outs(tmp_path: Path) -> None:
@@ -178,19 +178,19 @@ def test_words_that_the_tokenizer_does_not_know_are_refused(tmp_path: Path) -> N
 
 
 def test_a_bank_without_a_folder_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"model\.objects\.root is null"):
+    with pytest.raises(SettingError, match=r"model\.paste\.objects\.root is null"):
         CutOuts(ObjectBank(shapes=8, side=16))
 
 
 def test_the_command_line_takes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--data.batch_size=4"]
-    objects = [*data, "--model.objects", "ObjectBank", "--model.objects.root"]
-    with pytest.raises(SettingError, match=r"model\.objects\.root \S+nowhere holds no <category>/<file>\.png"):
+    objects = [*data, "--model.paste.objects", "ObjectBank", "--model.paste.objects.root"]
+    with pytest.raises(SettingError, match=r"model\.paste\.objects\.root \S+nowhere holds no <category>/<file>\.png"):
         main([*RECIPE, *objects, str(tmp_path / "nowhere")])
     root = write_objects(tmp_path / "objects", "aerosol_can")
     with pytest.raises(SettingError, match="does not know the word 'aerosol'"):
         main([*RECIPE, *objects, root])
     with pytest.raises(SystemExit):
         main([*RECIPE, *objects, root, "--print_config"])
-    shown = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["objects"]
+    shown = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["paste"]["objects"]
     assert (shown["class_path"].rpartition(".")[2], shown["init_args"]["root"]) == ("ObjectBank", root)

@@ -21,7 +21,7 @@ from datamodules.lists.folders import by_stem, read_folder
 from datamodules.lists.manifest import UNLABELLED, Manifest
 from datamodules.lists.official import by_place
 from datamodules.prepare.command import find_files
-from datamodules.sets.ava import BoxSettings, film_files
+from datamodules.sets.ava import BoxSettings, FilmSettings, film_files
 from datamodules.sets.ucfrep import annotations, find_recordings, read_pictures
 from datamodules.sets.video_text import TextRow, text_manifest
 from datamodules.settings import ListSettings, LoadSettings, ReadSettings, RecordingSubset, SubsetSettings
@@ -404,7 +404,7 @@ WRONG_NUMBERS: list[tuple[str, Any]] = [
     ("batch_size", 0), ("batch_size", -1), ("batch_size", None), ("probe_samples", 0), ("probe_samples", None), ("seed", -1),
 ]  # fmt: skip
 OWN_NUMBERS: list[tuple[type, str, Any]] = [
-    (UCFRep, "segments", None), (UCFRep, "segments", 0), (AVA, "film_start", -1.0), (SyntheticMotion, "batch_size", None),
+    (UCFRep, "segments", None), (UCFRep, "segments", 0), (SyntheticMotion, "batch_size", None),
     (SyntheticMotion, "seed", -1), (SyntheticMotion, "seed", None), (SyntheticMotion, "val_videos", None),
     (SyntheticSkeleton, "seed", None), (SyntheticSkeleton, "noise", float("nan")), (SyntheticSkeleton, "noise", None),
     (SyntheticSkeleton, "second_person", None), (SyntheticSkeleton, "train_clips", 0), (CachedFeatures, "views", None),
@@ -420,6 +420,7 @@ GROUPED_NUMBERS: list[tuple[type, str, Any]] = [
     (SubsetSettings, "subset.fraction", float("nan")), (SubsetSettings, "subset.low_shot", 1.5),
     (RecordingSubset, "subset.seed", -1), (RecordingSubset, "subset.seed", None), (RecordingSubset, "subset.fraction", None),
     (RecordingSubset, "subset.fraction", float("nan")), (BoxSettings, "boxes.min_score", 2.0),
+    (FilmSettings, "films.start", -1.0),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datamodules import AVA
+from datamodules.sets.ava import FilmSettings
 from datamodules.settings import ReadSettings
 from datamodules.video.crops import Square
 from datamodules.video.samplers import Dense
@@ -76,5 +77,5 @@ def write_ava(root: Path) -> Path:
 
 def small_ava(root: Path, **settings: object) -> AVA:
     """That data at the size of tests."""
-    small = {"clip": CLIP, "batch_size": 2, "reading": ReadSettings(0), "film_start": FILM_START, "seed": 1}
+    small = {"clip": CLIP, "batch_size": 2, "reading": ReadSettings(0), "films": FilmSettings(FILM_START), "seed": 1}
     return AVA(str(root), **(small | settings))  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from datamodules.video.sampling import ClipSettings, ViewSettings
 from main import main
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification
+from modules.downstream.labels import LabelSettings
 from tests.datamodules.sets.test_downstream_datasets import write
 from tests.datamodules.sets.trees import batches, put, ready
 from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn
@@ -188,7 +189,7 @@ def test_from_official_files_to_a_result(charades: Path) -> None:
     main(["prepare", "videos", f"--source={videos}", f"--out={prepared}", "--short_side=32", "--workers=0"])
     data = Charades(str(prepared), lists=ListSettings(folder=str(charades)), views=ViewSettings(2, 3), **SMALL)
     torch.manual_seed(0)
-    method = Classification(tiny_cnn(), labels="several", optim=OPTIM)
+    method = Classification(tiny_cnn(), labels=LabelSettings("several"), optim=OPTIM)
     trainer = lightning.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, use_distributed_sampler=False, default_root_dir=charades, num_sanity_val_steps=0,
@@ -199,5 +200,5 @@ def test_from_official_files_to_a_result(charades: Path) -> None:
     assert method.test_record == {"videos": 2, "missed": [], "classes": CLASSES, "views": 6}
     # Of two videos, each is the only one of its class: first or second.
     assert found["test/map"] in (50, 75, 100)
-    with pytest.raises(SettingError, match=r"set model\.labels to several"):
+    with pytest.raises(SettingError, match=r"set model\.labels\.per_sample to several"):
         trainer.test(Classification(tiny_cnn(), optim=OPTIM), datamodule=data)
