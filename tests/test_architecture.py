@@ -1,5 +1,6 @@
 """Rooms and what they may import; docs/architecture.md says why."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -58,6 +59,15 @@ def test_rooms_are_small() -> None:
 def test_the_picture_is_that_of_the_imports() -> None:
     text = PAGE.read_text()
     assert text == drawn(text), "python -m tests.architecture draws it anew"
+
+
+def test_what_the_page_names_is_there() -> None:
+    text = PAGE.read_text()
+    links = re.findall(r"\]\((\.\./[\w/.]+)\)", text)
+    assert len(links) > 20
+    assert [link for link in links if not (PAGE.parent / link).is_file()] == []
+    folders = re.findall(r"`((?:modules|datamodules|callbacks|tests)/[\w/.]*)`", text)
+    assert [name for name in folders if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize(

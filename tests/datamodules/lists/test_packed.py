@@ -102,15 +102,15 @@ def test_first_rows(collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hashes_of_manifests_are_those_of_earlier_versions() -> None:
     """They are in checkpoints and records; these were written by the version that held lists of strings."""
-    paths = ["a/1.mp4", "grün/日本 語.mp4", "latin \udce4.mp4", "/root/b 2.avi", "/other/c.mkv", "", "😀.mp4"]
+    paths = ["a/1.mp4", "grün/日本 語.mp4", "latin \udce4.mp4", "/videos/b 2.avi", "/other/c.mkv", "", "😀.mp4"]
     labels = np.array([0, 3, -1, 2, 2**31 - 1, 7, 0])
     texts = [[f'it\'s "{row}"', "ü \udce4 \ud800"][: row % 3] for row in range(7)]
     intervals = [[(0.5 * row, 1.25, row)] * (row % 3) for row in range(7)]
-    bare = Manifest(Path("/root"), paths, labels)
+    bare = Manifest(Path("/videos"), paths, labels)
     assert bare.sha256() == "5807e4a3c02ccc1d1b015e703dd5419fca573abf7ff7c080d4ed8bb2bbacd6f0"
-    spoken = Manifest(Path("/root"), paths, labels, texts=texts)
+    spoken = Manifest(Path("/videos"), paths, labels, texts=texts)
     assert spoken.sha256() == "a9b4b6409c53c36de14221ea668109081b935e6ef273afe67f5c8555cd1ff9a8"
-    timed = Manifest(Path("/root"), paths, labels, intervals=intervals)
+    timed = Manifest(Path("/videos"), paths, labels, intervals=intervals)
     assert timed.sha256() == "89c8d5991260c92add2d81d7f89dbdbaf9848634139d81a12997ba52998ad584"
 
 
