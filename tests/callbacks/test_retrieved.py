@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks import RetrievedPictures
 from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw
-from modules.downstream.video_text_retrieval import Retrieved
+from modules.downstream.video_text_retrieval import RerankSettings, Retrieved
 from tests.callbacks.runs import make_trainer
 from tests.downstream.test_video_text_retrieval import motion, tiny
 from tests.registry import SIDE
@@ -21,7 +21,7 @@ TILE, BAND = 112 // SIDE * SIDE + 2 * FRAME, 48
 def test_both_pictures_are_written(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="")
     trainer = make_trainer(tmp_path, [RetrievedPictures(queries=4, k=3)], logger=logger)
-    trainer.test(tiny(best=3), datamodule=motion(3), verbose=False)
+    trainer.test(tiny(rerank=RerankSettings(3)), datamodule=motion(3), verbose=False)
     videos, sentences = (Image.open(tmp_path / f"pictures/0000000_found_{name}.png") for name in ("videos", "sentences"))
     assert videos.size == (3 * TILE, 4 * (TILE + BAND))
     assert sentences.size == (TILE + 480, 4 * TILE)
