@@ -74,12 +74,11 @@ class NearestNeighbours(Method):
         Raises:
             SettingError: for other commands than test, for samples without labels, or if a test sample is in the training set.
         """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(self.trainer).datamodule
         self.feature_stream = feature_stream(data, self.stream)
         super().setup(stage)
         if stage != "test":
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
-        data = run_of(self.trainer).datamodule
         if not isinstance(data, TrainingBank):
             raise SettingError(f"{type(data).__name__} does not give its training samples once each; choose another --data.")
         # Cached features are not read yet, but the clips that they come from have labels already.
