@@ -8,7 +8,7 @@ import torch
 
 from datamodules.synthetic import SyntheticMotion
 from modules.core.batch import Batch
-from modules.downstream.video_text_retrieval import VideoTextRetrieval
+from modules.downstream.video_text_retrieval import RerankSettings, VideoTextRetrieval
 from tests.distributed.evaluation import by_two, trainer_for
 from tests.downstream.test_video_text_retrieval import motion, tiny
 
@@ -25,7 +25,7 @@ class Odd(SyntheticMotion):
 
 
 def measure(folder: Path, world: int) -> dict[str, Any]:
-    method, data = tiny(best=2, pairs_at_once=3), motion(PAIRS)
+    method, data = tiny(rerank=RerankSettings(2, 3)), motion(PAIRS)
     data.__class__ = Odd
     encoded: list[int] = []
     see = VideoTextRetrieval.see
