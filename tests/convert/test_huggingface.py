@@ -12,6 +12,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.convert.huggingface import model_config, preprocessor_config
 from modules.core.errors import SettingError
+from modules.core.preprocessing import IMAGENET
 from modules.core.preprocessing import normalise as normalise_clip
 from modules.core.tokens import gather_tokens
 from modules.layers.heads import VideoClassifier
@@ -268,7 +269,7 @@ def test_what_transformers_saves_is_read(kind: str, transformers: object, tmp_pa
 
 
 def test_pictures_are_prepared_as_ours(transformers: object, tmp_path: Path) -> None:
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(32)))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(32, IMAGENET)))
     clip = torch.randint(0, 256, (1, 4, 32, 32, 3), dtype=torch.uint8)
     for name in ("VideoMAEImageProcessor", "VideoMAEVideoProcessor"):
         if not hasattr(transformers, name):
