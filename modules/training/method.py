@@ -137,7 +137,7 @@ class Method(LightningModule, ABC):
         others = (part for part in self.modules() if part is not self and not any(part is one for one in encoders))
         found = [part for part in others if isinstance(part, kind)]
         if found and sum(isinstance(one, kind) for one in encoders) > 1:
-            raise NotImplementedError(f"{type(self).__name__}.copies must say which encoder of two each copy is of")
+            raise TypeError(f"{type(self).__name__}.copies must say which encoder of two each copy is of")
         return found
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
