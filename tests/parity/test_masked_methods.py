@@ -41,7 +41,7 @@ class FixedMask:
     def __init__(self, mask: Mask) -> None:
         self.mask = mask
 
-    def check(self, grid: object) -> None:
+    def check(self, grid: object, setting: str = "model.mask") -> None:
         pass
 
     def draw(self, *_: object) -> Mask:

@@ -35,7 +35,7 @@ class MaskedDecoder(nn.Module):
     """Decoder of VideoMAE: predicts something for every masked token from the encoded visible ones.
 
     Visible tokens come first, mask tokens last, each in ascending order and with their own position code; only the mask
-    tokens are normalised and read out.
+    tokens are normalised and projected to predictions.
 
     Args:
         encoder: encoder whose tokens are decoded; sets the token grid and the MLP ratio.
