@@ -1,0 +1,220 @@
+"""A training step on fake CUDA tensors: every operation that a GPU would be given, without a GPU and without computing anything.
+
+PyTorch's `FakeTensorMode` knows shapes, types and devices of tensors that have no data. Run on such tensors, a step shows what it
+asks of the device: operations, bytes, floating-point operations; and what would make the host wait: copies from and to it. What
+needs the data of a tensor on the host (`.item()`, `.tolist()`, boolean indexing) is an error here, as it is a wait there.
+"""
+
+import collections
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from modules.core.batch import Batch
+from modules.training.method import Method
+
+DEVICE = torch.device("cuda", 0)
+ROOT = str(Path(__file__).resolve().parents[1])
+
+VIEWS = {
+    *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "lift_fresh", "permute"),
+    *("real", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view"),
+    *("device", "is_contiguous", "size", "storage_offset", "stride", "sym_size", "sym_storage_offset", "sym_stride"),
+}
+"""Operations that give the device nothing to do."""
+PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "mm"}
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"}
+"""Operations whose result the host must wait for."""
+
+
+class FakeGenerator(torch.Generator):
+    """A source of randomness that is on the GPU, as far as a step can see."""
+
+    @property
+    def device(self) -> torch.device:
+        """The fake one."""
+        return DEVICE
+
+
+@dataclass
+class Cost:
+    """What the forward pass of a step asks of the device, up to the loss."""
+
+    ops: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Operations that are no views, by their names."""
+    places: collections.Counter[str] = field(default_factory=collections.Counter)
+    """The same by the places in the code."""
+    traffic: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Bytes of their inputs and outputs by the places in the code: what they move if nothing stays in a cache."""
+    copies: list[str] = field(default_factory=list)
+    """Places that copy from host to device, or back."""
+    waits: list[str] = field(default_factory=list)
+    """Places whose result the host has to read."""
+    full_products: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Places with matrix products of float32, and how many of them."""
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _place() -> str:
+    """The innermost line of this project that is being run."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(ROOT) and not name.startswith(f"{ROOT}/benchmarks"):
+            return f"{name[len(ROOT) + 1 :]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+class _Recorder(TorchDispatchMode):
+    """Counts what reaches the device."""
+
+    def __init__(self, cost: Cost) -> None:
+        super().__init__()
+        self.cost = cost
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("generator") is not None:
+            kwargs["generator"] = None
+        args = tuple(None if isinstance(one, FakeGenerator) else one for one in args)
+        name, cost = func.overloadpacket.__name__, self.cost
+        if name in WAITS:
+            cost.waits.append(f"{_place()} {name}")
+        # PyTorch does not say what shapes the cell of a GRU has, and computes them on the device instead.
+        result = (torch.empty_like(args[2]), None) if name == "_thnn_fused_gru_cell" else func(*args, **kwargs)
+        if name in VIEWS:
+            return result
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        made = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+        # A number that Python computed is a tensor of the host without dimensions, and no copy.
+        devices = {one.device.type for one in given if one.ndim or one.device.type != "cpu"} | {one.device.type for one in made}
+        if "cuda" not in devices:
+            return result
+        if "cpu" in devices and name in ("_to_copy", "copy_"):
+            cost.copies.append(_place())
+        if name == "index" and any(one.dtype in (torch.bool, torch.uint8) for one in given[1:]):
+            cost.waits.append(f"{_place()} boolean index")
+        place = _place()
+        cost.ops[name] += 1
+        cost.places[place] += 1
+        cost.traffic[place] += sum(map(_size, given)) + sum(map(_size, made))
+        if name in PRODUCTS and given[0].dtype == torch.float32:
+            cost.full_products[place] += 1
+        return result
+
+
+def _flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> Tensor:
+    """What `scaled_dot_product_attention` calls on a GPU under autocast; with a mask, PyTorch takes another kernel."""
+    query, key, value = (one.to(torch.bfloat16) for one in (query, key, value))
+    if attn_mask is None:
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention
+        return kernel(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    shape = (*query.shape[:-1], key.shape[-2])
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    return kernel(query, key, value, attn_mask.to(torch.bfloat16).expand(shape), True, dropout_p, is_causal, scale=scale)[0]
+
+
+class _Mover:
+    """Moves the tensors of objects to the fake device, in place: parameters, buffers, and what plain attributes hold."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self.mode = mode
+        self.seen: set[int] = set()
+        self.keep: list[Any] = []
+
+    def fake(self, tensor: Tensor) -> Tensor:
+        """A tensor without data, on the fake device."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        with self.mode:
+            moved = self.mode.from_tensor(tensor.detach()).to(DEVICE)
+        return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+
+    def move(self, thing: Any) -> Any:
+        """The thing, its tensors moved."""
+        if isinstance(thing, Tensor):
+            return self.fake(thing)
+        if isinstance(thing, dict):
+            for key, value in thing.items():
+                thing[key] = self.move(value)
+        elif isinstance(thing, list):
+            thing[:] = [self.move(value) for value in thing]
+        elif type(thing) is tuple:
+            return tuple(self.move(value) for value in thing)
+        elif hasattr(thing, "__dict__") and not isinstance(thing, type | Callable | weakref.ref) or isinstance(thing, nn.Module):
+            if id(thing) not in self.seen:
+                self.seen.add(id(thing))
+                self.keep.append(thing)
+                for key, value in list(vars(thing).items()):
+                    moved = self.move(value)
+                    if moved is not value:
+                        object.__setattr__(thing, key, moved)
+        return thing
+
+
+@contextlib.contextmanager
+def _gpu_there(method: Method) -> Iterator[None]:
+    """Answers of PyTorch and Lightning as on a machine with a GPU."""
+    kind = type(method)
+    with (
+        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        mock.patch("torch.cuda.is_bf16_supported", lambda *_, **__: True),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", _flash_attention),
+        mock.patch.object(kind, "device", property(lambda _: DEVICE)),
+        mock.patch.object(kind, "global_step", property(lambda _: 0)),
+        mock.patch("torch.Generator", lambda _: FakeGenerator()),
+        torch.backends.cudnn.flags(enabled=False),
+    ):
+        yield
+
+
+def step_cost(method: Method, batch: Batch) -> Cost:
+    """Cost of a training step under bf16 autocast. The method is of no use afterwards: its tensors have no data any more.
+
+    The step is run twice and the second one counted, for the first makes what is kept: constants and tables. Recurrent
+    layers are counted step by step, as without cuDNN, which would need a GPU.
+
+    Args:
+        method: to measure.
+        batch: of real tensors on the CPU.
+    """
+    cost = Cost()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mover = _Mover(mode)
+    mover.move(method.train())
+    mover.move(batch)
+    with mode, _gpu_there(method):
+        for counted in (Cost(), cost):
+            torch.set_autocast_enabled("cuda", True)
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            try:
+                with _Recorder(counted):
+                    method.step(batch, FakeGenerator())
+            finally:
+                torch.set_autocast_enabled("cuda", False)
+                torch.clear_autocast_cache()
+    return cost
