@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modules.core.batch import Batch
+from modules.core.constants import own_constants
 from modules.training.method import Method
 
 DEVICE = torch.device("cuda", 0)
@@ -207,7 +208,7 @@ def step_cost(method: Method, batch: Batch) -> Cost:
     mover = _Mover(mode)
     mover.move(method.train())
     mover.move(batch)
-    with mode, _gpu_there(method):
+    with mode, own_constants(), _gpu_there(method):
         for counted in (Cost(), cost):
             torch.set_autocast_enabled("cuda", True)
             torch.set_autocast_dtype("cuda", torch.bfloat16)
