@@ -1,17 +1,18 @@
-"""A training step on fake CUDA tensors: every operation that a GPU would be given, without a GPU and without computing anything.
+"""A training step on fake CUDA tensors: all that a GPU would be given, without computing anything.
 
-PyTorch's `FakeTensorMode` knows shapes, types and devices of tensors that have no data. Run on such tensors, a step shows what it
-asks of the device: operations, bytes, floating-point operations; and what would make the host wait: copies from and to it. What
-needs the data of a tensor on the host (`.item()`, `.tolist()`, boolean indexing) is an error here, as it is a wait there.
+PyTorch's `FakeTensorMode` knows shapes, types and devices of tensors that have no data. Run on such tensors, a step shows
+what it asks of the device, operations and bytes, and what would make the host wait: copies to it and from it. What needs
+the data of a tensor on the host (`.item()`, `.tolist()`) is an error here, as it is a wait there.
 """
 
 import collections
 import contextlib
+import math
 import sys
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -30,8 +31,34 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 VIEWS = {
     *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "lift_fresh", "permute"),
-    *("real", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view"),
-    *("device", "is_contiguous", "size", "storage_offset", "stride", "sym_size", "sym_storage_offset", "sym_stride"),
+    *(
+        "real",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unfold",
+        "unsqueeze",
+        "view",
+    ),
+    *(
+        "device",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "is_contiguous",
+        "new_empty",
+        "size",
+        "storage_offset",
+        "stride",
+        "sym_size",
+        "sym_storage_offset",
+        "sym_stride",
+    ),
 }
 """Operations that give the device nothing to do."""
 PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "mm"}
@@ -46,6 +73,13 @@ class FakeGenerator(torch.Generator):
     def device(self) -> torch.device:
         """The fake one."""
         return DEVICE
+
+    def get_offset(self) -> int:
+        """Where it is, which only generators of a GPU say."""
+        return 0
+
+    def set_offset(self, offset: int) -> None:
+        """Stay there."""
 
 
 @dataclass
@@ -67,7 +101,9 @@ class Cost:
 
 
 def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    """Bytes of a tensor, counted once where an expanded one repeats them."""
+    extents = [size if stride else min(size, 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    return math.prod(extents) * tensor.element_size()
 
 
 def _place() -> str:
@@ -94,6 +130,12 @@ class _Recorder(TorchDispatchMode):
             kwargs["generator"] = None
         args = tuple(None if isinstance(one, FakeGenerator) else one for one in args)
         name, cost = func.overloadpacket.__name__, self.cost
+        if name not in VIEWS and torch.is_inference_mode_enabled():
+            # In inference mode operations arrive whole that are made of others.
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         if name in WAITS:
             cost.waits.append(f"{_place()} {name}")
         # PyTorch does not say what shapes the cell of a GRU has, and computes them on the device instead.
@@ -106,7 +148,7 @@ class _Recorder(TorchDispatchMode):
         devices = {one.device.type for one in given if one.ndim or one.device.type != "cpu"} | {one.device.type for one in made}
         if "cuda" not in devices:
             return result
-        if "cpu" in devices and name in ("_to_copy", "copy_"):
+        if "cpu" in devices and name in ("_to_copy", "copy_") and not kwargs.get("non_blocking"):
             cost.copies.append(_place())
         if name == "index" and any(one.dtype in (torch.bool, torch.uint8) for one in given[1:]):
             cost.waits.append(f"{_place()} boolean index")
@@ -166,28 +208,30 @@ class _Mover:
             thing[:] = [self.move(value) for value in thing]
         elif type(thing) is tuple:
             return tuple(self.move(value) for value in thing)
-        elif hasattr(thing, "__dict__") and not isinstance(thing, type | Callable | weakref.ref) or isinstance(thing, nn.Module):
-            if id(thing) not in self.seen:
-                self.seen.add(id(thing))
-                self.keep.append(thing)
-                for key, value in list(vars(thing).items()):
-                    moved = self.move(value)
-                    if moved is not value:
-                        object.__setattr__(thing, key, moved)
+        elif hasattr(thing, "__dict__") and not isinstance(thing, type | FunctionType) and id(thing) not in self.seen:
+            self.seen.add(id(thing))
+            self.keep.append(thing)
+            for key, value in list(vars(thing).items()):
+                moved = self.move(value)
+                if moved is not value:
+                    object.__setattr__(thing, key, moved)
         return thing
 
 
 @contextlib.contextmanager
 def _gpu_there(method: Method) -> Iterator[None]:
     """Answers of PyTorch and Lightning as on a machine with a GPU."""
-    kind = type(method)
+    kind, real = type(method), torch.Generator
     with (
-        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
-        mock.patch("torch.cuda.is_bf16_supported", lambda *_, **__: True),
+        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", _flash_attention),
         mock.patch.object(kind, "device", property(lambda _: DEVICE)),
         mock.patch.object(kind, "global_step", property(lambda _: 0)),
-        mock.patch("torch.Generator", lambda _: FakeGenerator()),
+        mock.patch(
+            "torch.Generator", side_effect=lambda device="cpu": FakeGenerator() if torch.device(device) == DEVICE else real()
+        ),
+        mock.patch.object(Tensor, "pin_memory", lambda tensor: tensor),
         torch.backends.cudnn.flags(enabled=False),
     ):
         yield

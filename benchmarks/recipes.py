@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import timm
 import torch
 
-from datamodules.skeleton.clips import PERSONS
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.image_towers import PatchTokens
+from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -50,15 +50,15 @@ class Recipe:
         count = self.batch_size if samples is None else samples
         number = torch.arange(count)
         if self.skeletons:
-            data = torch.randn(count, self.clips, 3, self.frames, 25, PERSONS)
+            data = torch.randn(count, self.clips, 3, self.frames, JOINTS, PERSONS)
             return Batch(number, number % 2, {"skeleton": Stream("skeleton", data)})
         shape = (count, self.clips, self.frames, self.size, self.size, 3)
         return Batch(number, number % 2, {"video": Stream("video", torch.randint(0, 256, shape, dtype=torch.uint8))})
 
 
 def tower(normalise: bool) -> TowerTarget:
-    """A ViT-B/16 without its published weights, as target."""
-    vit = PatchTokens(timm.create_model("vit_base_patch16_224.dino", pretrained=False, num_classes=0))
+    """A ViT-B/16 without its published weights, as target; in bf16, as it is kept on a GPU."""
+    vit = PatchTokens(timm.create_model("vit_base_patch16_224.dino", pretrained=False, num_classes=0).bfloat16())
     return TowerTarget(vit, vit.embed_dim, vit.image_size, vit.patch_size, normalise)
 
 
@@ -69,9 +69,7 @@ def cnn() -> VideoResNet:
 
 RECIPES = [
     Recipe("VideoMAE", lambda: VideoMAE(VideoViT("base"), PixelTarget(), TubeMask(0.9)), 64),
-    Recipe(
-        "VideoMAE V2", lambda: VideoMAE(VideoViT("base"), PixelTarget(), TubeMask(0.9), decoder_mask=RunningCellMask()), 64
-    ),
+    Recipe("VideoMAE V2", lambda: VideoMAE(VideoViT("base"), PixelTarget(), TubeMask(0.9), decoder_mask=RunningCellMask()), 64),
     Recipe(
         "SMILE",
         lambda: SMILE(VideoViT("base"), tower(True), TrajectoryMask(0.8, visible_share=0.1), PasteSettings(ObjectBank())),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.core.constants import constant
+
 HUES = 180
 
 
@@ -36,7 +38,7 @@ def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Inverse of `rgb_to_hsv`, rounded: float [...] -> [..., 3]."""
     sixth = hue * (6 / HUES)
     # Channel n of RGB peaks at sixths 0, 2 and 4; it is value * (1 - saturation * distance), cut to 0..1.
-    peaks = torch.tensor([5.0, 3.0, 1.0], device=hue.device)
+    peaks = constant((5.0, 3.0, 1.0), hue.dtype, hue.device)
     turned = (peaks + sixth.unsqueeze(-1)).remainder(6)
     distance = torch.minimum(turned, 4 - turned).clamp(0, 1)
     return (value.unsqueeze(-1) * (1 - distance * (saturation / 255).unsqueeze(-1))).round().clamp(0, 255)

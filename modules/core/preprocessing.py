@@ -4,13 +4,19 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from modules.core.constants import table
 from modules.core.errors import SettingError
 
 Triple = tuple[float, float, float]
+
+
+def _per_channel(values: Triple, scale: float) -> np.ndarray:
+    """Numbers [3, 1, 1, 1] for clips that are counted to `scale` instead of 1, rounded as float32 rounds both."""
+    return (np.float32(scale) * np.array(values, np.float32)).reshape(3, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,26 @@ class Normalisation:
         Returns:
             float32 [B, 3, T, H, W]
         """
-        clip = clip.flip(-1) if self.channels == "BGR" else clip
-        video = clip.permute(0, 4, 1, 2, 3).float()
-        return (video - 255 * self.constant("mean", video)) / (255 * self.constant("std", video))
+        return self.apply_planes(clip.permute(0, 4, 1, 2, 3))
+
+    def apply_planes(self, planes: Tensor) -> Tensor:
+        """`apply` of pixels in another form, such as cubes: uint8 or float [N, 3, ...] -> float32 of that shape."""
+        planes = (planes.flip(1) if self.channels == "BGR" else planes).float()
+        mean, std = (self.constant(name, planes, 255).view(3, *[1] * (planes.ndim - 2)) for name in ("mean", "std"))
+        return (planes - mean) / std
 
     def restore(self, video: Tensor) -> Tensor:
         """Inverse of `apply` up to the range: float [B, 3, T, H, W] -> the same, red, green, blue in [0, 1]."""
         pixels = video * self.constant("std", video) + self.constant("mean", video)
         return pixels.flip(1) if self.channels == "BGR" else pixels
 
-    def constant(self, name: Literal["mean", "std"], like: Tensor) -> Tensor:
+    def constant(self, name: Literal["mean", "std"], like: Tensor, scale: float = 1) -> Tensor:
         """Mean or standard deviation in the network's order of colours: [3, 1, 1, 1], of the type and on the device of `like`.
 
-        Made on the device, for a copy from the host waits for it; and no buffer of a module, which half precision would round.
+        No buffer of a module, which half precision would round.
         """
         values = getattr(self, name) if self.channels == "RGB" else getattr(self, name)[::-1]
-        return torch.cat([like.new_full((1,), value) for value in values]).view(3, 1, 1, 1)
+        return table(_per_channel, values, scale, dtype=like.dtype, device=like.device)
 
     def as_record(self) -> dict[str, Any]:
         """As it stands in passports and checkpoints: plain numbers, `channels` only where not RGB."""

@@ -29,6 +29,19 @@ def device_generator(device: torch.device | str, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(*key))
 
 
+def host_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator on the CPU for numbers that the host draws within a step: the given one if it is there, else a new one.
+
+    The new one is a function of the given one's seed and place, and moves it on, so that the next is another. Nothing waits.
+    """
+    if generator.device.type == "cpu":
+        return generator
+    place = generator.get_offset()
+    # Offsets of CUDA's generators are multiples of 4.
+    generator.set_offset(place + 4)
+    return torch.Generator().manual_seed(derive_seed(generator.initial_seed(), place))
+
+
 def worker_rng(*key: int) -> np.random.Generator:
     """A NumPy generator for loader workers, seeded from the key, normally (seed, epoch, index)."""
     return np.random.default_rng(derive_seed(*key))

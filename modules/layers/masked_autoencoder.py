@@ -9,7 +9,6 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
-from modules.core.tokens import gather_rounds
 from modules.layers.drawing import masked_pictures
 from modules.layers.targets import Target
 from modules.masks.base import Mask, MaskGenerator
@@ -71,36 +70,36 @@ class MaskedAutoencoder(Method):
             )
         return mask
 
-    def targets(self, video: Tensor, places: Tensor) -> Tensor:
+    def targets(self, clip: Tensor, places: Tensor) -> Tensor:
         """What is to be predicted.
 
         Args:
-            video: float [B, 3, T, H, W], normalised.
+            clip: uint8 [B, T, H, W, 3]
             places: int64 [R * B, Nt], token numbers; with several rows per clip (masks), round after round.
 
         Returns:
             float32 [R * B, Nt, D]
         """
-        return gather_rounds(self.target(video, self.backbone.grid, self.backbone.normalisation), places)
+        return self.target.of_tokens(clip, places, self.backbone.grid, self.backbone.normalisation)
 
-    def predict(self, video: Tensor, visible: Tensor, places: Tensor) -> Tensor:
+    def predict(self, clip: Tensor, visible: Tensor, places: Tensor) -> Tensor:
         """Encode the visible tokens and predict others.
 
         Args:
-            video: float [B, 3, T, H, W], normalised.
+            clip: uint8 [B, T, H, W, 3]
             visible: int64 [R * B, Nv], token numbers, as in `targets`.
             places: int64 [R * B, Nt], token numbers to predict.
 
         Returns:
             [R * B, Nt, D]
         """
-        if self.backbone.clip_grid(video) != self.backbone.grid:
-            frames, height, width = video.shape[2:]
+        frames, height, width = clip.shape[1:4]
+        if (frames, height, width) != self.backbone.grid.clip_shape:
             raise SettingError(
                 f"Masks are for clips of {self.backbone.num_frames} frames of {self.backbone.image_size} px, not {frames} of "
                 f"{height} x {width}; set data.clip.frames and data.clip.size to those of model.backbone."
             )
-        result: Tensor = self.decoder(self.backbone.forward_features(video, visible), visible, places)
+        result: Tensor = self.decoder(self.backbone.encode_clip(clip, visible), visible, places)
         return result
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from modules.backbones.image_towers import clip_tower, timm_normalisation, timm_
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
-from modules.core.tokens import Grid, patchify
+from modules.core.tokens import Grid, gather_rounds, patchify
 
 
 class Target(ABC):
@@ -41,6 +41,20 @@ class Target(ABC):
             float32 [B, N, D]
         """
 
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """Targets of some tokens of clips as they are read, without gradient.
+
+        Args:
+            clip: uint8 [B, T, H, W, 3]
+            places: int64 [R * B, Nt], token numbers; with several rows per clip (masks), round after round.
+            grid: token grid.
+            normalisation: the encoder's.
+
+        Returns:
+            float32 [R * B, Nt, D]
+        """
+        return gather_rounds(self(normalisation.apply(clip), grid, normalisation), places)
+
 
 class PixelTarget(Target):
     """The pixels of each cube, as in VideoMAE (official code).
@@ -62,17 +76,27 @@ class PixelTarget(Target):
     @torch.no_grad()
     def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """See `Target.__call__`."""
-        cubes = patchify(normalisation.restore(video.float()), grid)
+        return self._values(patchify(normalisation.restore(video.float()), grid), 1)
+
+    @torch.no_grad()
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.of_tokens`. Cubes are picked as bytes, a quarter of their size as numbers."""
+        return self._values(gather_rounds(patchify(clip.permute(0, 4, 1, 2, 3), grid), places).float(), 255)
+
+    def _values(self, cubes: Tensor, scale: float) -> Tensor:
+        """Cubes [B, N, 3, P] from 0 to `scale` in this target's form, [B, N, 3P]."""
         if self.normalise:
-            mean, std = self.statistics(cubes)
+            mean, std = self.statistics(cubes, scale)
             cubes = (cubes - mean) / std
+        elif scale != 1:
+            cubes = cubes / scale
         return cubes.transpose(2, 3).flatten(2)
 
     @staticmethod
-    def statistics(cubes: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and sqrt(unbiased variance) + 1e-6 of each cube and channel: [B, N, 3, P] -> two [B, N, 3, 1]."""
+    def statistics(cubes: Tensor, scale: float = 1) -> tuple[Tensor, Tensor]:
+        """Mean and sqrt(unbiased variance) + 1e-6 * scale of each cube and channel: [B, N, 3, P] -> two [B, N, 3, 1]."""
         variance, mean = torch.var_mean(cubes, dim=-1, keepdim=True)
-        return mean, variance.sqrt() + 1e-6
+        return mean, variance.sqrt() + 1e-6 * scale
 
     @torch.no_grad()
     def to_pixels(self, values: Tensor, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
@@ -150,7 +174,7 @@ class TowerTarget(Target):
         side: side of the frames that the tower takes, in pixels.
         patch: side of its patches, in pixels.
         normalise: normalise per channel over the tokens of a clip (`normalise_over_tokens`).
-        precision: number format of the tower on a GPU; the official code runs it in float32.
+        precision: number format of the tower and its weights on a GPU; the official code runs it in float32.
         normalisation: of the frames that the tower takes.
     """
 
@@ -187,24 +211,39 @@ class TowerTarget(Target):
 
     def features(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """Features before normalisation: [B, N, D]. See `Target.__call__`."""
-        if next(self.tower.parameters()).device != video.device:
-            self.tower.to(video.device)
         frames = self.frames(video, grid)
         if normalisation != self.normalisation:
             pixels = normalisation.restore(frames[:, :, None].float())
             frames = self.normalisation.apply(255 * pixels.permute(0, 2, 3, 4, 1))[:, :, 0]
-        low = self.precision == "bf16" and video.device.type == "cuda"
-        with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16, enabled=low):
-            patches = self.tower(frames if low else frames.float())
+        return self._patches(frames, grid)
+
+    def _patches(self, frames: Tensor, grid: Grid) -> Tensor:
+        """Normalised frames [B * t, 3, H, W] -> features on the encoder's grid, [B, N, D]."""
+        low = self.precision == "bf16" and frames.device.type == "cuda"
+        parameter, dtype = next(self.tower.parameters()), torch.bfloat16 if low else torch.float32
+        if (parameter.device, parameter.dtype) != (frames.device, dtype):
+            # Kept in bf16, and not cast anew in each step.
+            self.tower.to(frames.device, dtype)
+        with torch.inference_mode(), torch.autocast(frames.device.type, enabled=False):
+            patches = self.tower(frames.to(dtype))
         if self.patch != grid.patch:
             patches = resize_patches(patches, self.side // self.patch, (grid.h, grid.w))
-        result: Tensor = patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
+        result: Tensor = patches.unflatten(0, (-1, grid.t)).flatten(1, 2)
         return result
 
     @torch.no_grad()
     def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """See `Target.__call__`."""
-        features = self.features(video, grid, normalisation)
+        return self._values(self.features(video, grid, normalisation))
+
+    @torch.no_grad()
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        """See `Target.of_tokens`. Only frames that the tower sees are normalised, and for the tower."""
+        frames = self.normalisation.apply(clip[:, :: grid.tubelet]).transpose(1, 2).flatten(0, 1)
+        return gather_rounds(self._values(self._patches(frames, grid)), places)
+
+    def _values(self, features: Tensor) -> Tensor:
+        """Features [B, N, D] in this target's form, no longer of inference mode."""
         return normalise_over_tokens(features) if self.normalise else features.float() + 0.0
 
 

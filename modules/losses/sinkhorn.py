@@ -18,9 +18,9 @@ from torch import Tensor, distributed
 from modules.core.distributed import position
 from modules.core.errors import SettingError, check_positive
 
-# 32 MB of scores in float32: small beside the whole, large enough to keep a GPU busy. Sums over n rows are sums of sums over
-# this many, which loses fewer digits.
-CHUNK_ENTRIES = 1 << 23
+# Scores that are made at once, in float32: 32 MB on a CPU, small beside the whole; 512 MB on a GPU, where every piece of work
+# has its price. Sums over n rows are sums of sums over a chunk, which loses fewer digits.
+CHUNK_ENTRIES, CHUNK_ENTRIES_GPU = 1 << 23, 1 << 27
 # Below it, exp(1 / epsilon) and exp(-1 / epsilon), times each other and the rows, leave the range of float32.
 LEAST_EPSILON = 0.02
 
@@ -56,7 +56,8 @@ class SinkhornSettings:
 
 def chunk_rows(prototypes: Tensor) -> int:
     """Rows whose scores against all prototypes are one chunk."""
-    return max(1, CHUNK_ENTRIES // len(prototypes))
+    entries = CHUNK_ENTRIES_GPU if prototypes.device.type == "cuda" else CHUNK_ENTRIES
+    return max(1, entries // len(prototypes))
 
 
 class Balanced(NamedTuple):

@@ -40,6 +40,7 @@ from torch.autograd.function import once_differentiable
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
+from modules.core.constants import constant
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
@@ -88,16 +89,31 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         """See `chunked_cross_entropy`; without `learn`, no gradients are taken."""
         rows, count, loss = chunk_rows(prototypes), len(features), features.new_zeros(())
-        needed = zip((features, prototypes), ctx.needs_input_grad[:2], strict=True)
-        leaves = [value.detach().requires_grad_(learn and need) for value, need in needed]
+        of_features, of_prototypes = (
+            torch.zeros_like(value) if learn and need else None
+            for value, need in zip((features, prototypes), ctx.needs_input_grad[:2], strict=True)
+        )
         for own in (slice(start, start + rows) for start in range(0, count, rows)):
-            with torch.set_grad_enabled(learn):
-                scores = leaves[0][own] @ leaves[1].T
-                part = F.cross_entropy(scores / temperature, labels(own), reduction="sum") / count
-            if part.requires_grad:
-                part.backward()
-            loss += part.detach()
-        ctx.save_for_backward(*(leaf.grad for leaf in leaves))
+            log_shares = (features[own] @ prototypes.T).div_(temperature).log_softmax(dim=1)
+            wanted = labels(own)
+            if wanted.ndim == 1:
+                loss += F.nll_loss(log_shares, wanted, reduction="sum") / count
+            else:
+                loss -= (log_shares * wanted).sum() / count
+            if of_features is None and of_prototypes is None:
+                continue
+            # The gradient of the scores is what the softmax has too much: shares less labels.
+            excess = log_shares.exp_()
+            if wanted.ndim == 1:
+                excess.scatter_add_(1, wanted[:, None], excess.new_full((len(wanted), 1), -1))
+            else:
+                excess.sub_(wanted)
+            excess.div_(count * temperature)
+            if of_features is not None:
+                torch.mm(excess, prototypes, out=of_features[own])
+            if of_prototypes is not None:
+                of_prototypes.addmm_(excess.T, features[own])
+        ctx.save_for_backward(of_features, of_prototypes)
         return loss
 
     @staticmethod
@@ -177,7 +193,7 @@ def usage(assigned: Tensor, count: int) -> dict[str, Tensor]:
 
 def prototype_colours(assigned: Tensor) -> Tensor:
     """A colour for each prototype: int64 [...] -> float [..., 3] in [0, 1]. Neighbouring numbers have distant hues."""
-    hue = assigned[..., None] * 0.618034 + torch.tensor([0, 1 / 3, 2 / 3], device=assigned.device)
+    hue = assigned[..., None] * 0.618034 + constant((0, 1 / 3, 2 / 3), torch.float32, assigned.device)
     return 0.5 + 0.5 * torch.cos(2 * torch.pi * hue)
 
 
@@ -313,10 +329,9 @@ class SIGMA(MaskedAutoencoder):
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Mask, encode, decode, assign, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         clip = self.inputs(batch).flatten(0, 1)
-        video = self.normalise(clip)
         mask = self.draw_mask(clip.shape[0], generator)
-        target = self.targets(video, mask.targets)
-        prediction = self.predict(video, mask.visible, mask.targets)
+        target = self.targets(clip, mask.targets)
+        prediction = self.predict(clip, mask.visible, mask.targets)
         if self.projection is not None:
             target = self.projection(target)
         normalise_rows(self.prototypes)

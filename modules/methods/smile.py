@@ -32,6 +32,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
+from modules.core.randomness import host_generator
 from modules.layers.masked_autoencoder import MaskedAutoencoder
 from modules.layers.targets import Target, constant_loss
 from modules.masks.base import Mask, MaskGenerator
@@ -136,8 +137,10 @@ class SMILE(MaskedAutoencoder):
         if self.paste is None or self.paste.objects is None:
             return clip, None
         count, frames, height, width = clip.shape[:4]
-        record: MotionRecord = self.paste.motion.draw(count, self.paste.count, frames, (height, width), generator)
-        record, _ = record.sorted_by_area()
+        # Hundreds of operations on a few numbers: the host is through with them before a GPU has begun all of them.
+        host = host_generator(generator)
+        record: MotionRecord = self.paste.motion.draw(count, self.paste.count, frames, (height, width), host)
+        record = record.sorted_by_area()[0].to(clip.device)
         textures = self.paste.objects.draw(record.size.mean(2), generator)
         return paste(clip, record, textures), record.boxes()
 
@@ -157,10 +160,9 @@ class SMILE(MaskedAutoencoder):
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Paste, mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip is a sample."""
         clip, boxes = self.add_motion(self.inputs(batch).flatten(0, 1), generator)
-        video = self.normalise(clip)
         mask = self.repeat_mask(self.draw_mask(clip.shape[0], generator, boxes), generator)
-        target = self.targets(video, mask.targets)
-        prediction = self.predict(video, mask.visible, mask.targets)
+        target = self.targets(clip, mask.targets)
+        prediction = self.predict(clip, mask.visible, mask.targets)
         show = {"clip": clip, "masked": mask.targets, "prediction": prediction.detach(), "target": target}
         if boxes is not None:
             show["boxes"] = boxes

@@ -29,7 +29,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
-from modules.core.randomness import device_generator
+from modules.core.randomness import device_generator, host_generator
 from modules.layers.drawing import outline
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
@@ -104,7 +104,8 @@ class TubeletContrast(Method):
             raise SettingError("TubeletContrast pairs clips of different videos; set data.batch_size to 2 or more.")
         query = self.flip(video[:, 0], generator)
         key = self.flip(video[:, 1], generator)[neighbours(count, video.device)]
-        record = draw_tubelets(self.tubelets, count, frames, (height, width), generator)
+        # Hundreds of operations on a few numbers: the host is through with them before a GPU has begun all of them.
+        record = draw_tubelets(self.tubelets, count, frames, (height, width), host_generator(generator)).to(video.device)
         pair = torch.cat(paste_tubelets(query, key, record), dim=1).float()
         query, key = self.colour(pair, generator).split(frames, dim=1)
         return query, key, record

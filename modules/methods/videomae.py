@@ -69,14 +69,13 @@ class VideoMAE(MaskedAutoencoder):
         """Mask, encode, decode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
         grid = self.backbone.grid
         clip = self.inputs(batch).flatten(0, 1)
-        video = self.normalise(clip)
         mask = self.draw_mask(clip.shape[0], generator)
         decoded, counts = mask.targets, None
         if self.decoder_mask is not None:
             decoded = self.decoder_mask.draw(clip.shape[0], grid, generator).visible
             counts = is_among(decoded, mask.targets, grid.tokens).float()
-        target = self.targets(video, decoded)
-        prediction = self.predict(video, mask.visible, decoded)
+        target = self.targets(clip, decoded)
+        prediction = self.predict(clip, mask.visible, decoded)
         return {
             "loss": self.loss(prediction.float(), target, counts),
             "log": {"constant_loss": constant_loss(target, counts)},

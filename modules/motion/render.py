@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modules.motion.trajectory import MotionRecord
 
-# Pixels that are drawn at once. Bounds the float32 working memory (40 to 52 bytes per pixel) and, on a CPU, keeps it in
-# the cache; on a GPU a batch of usual size is a handful of pieces, too few to cost anything.
+# Pixels that are drawn at once, times objects. Bounds the float32 working memory (40 to 52 bytes for each) and, on a CPU,
+# keeps it in the cache; on a GPU a batch of usual size is a handful of pieces, too few to cost anything.
 PIECE_CPU = 1 << 17
 PIECE_GPU = 1 << 24
 
@@ -65,35 +65,49 @@ def _look_through(grid: Tensor, window: Tensor, width: int, height: int) -> None
         torch.clamp(plane, low + 1 / extent, high - 1 / extent, out=plane)
 
 
-def _draw(canvas: Tensor, record: MotionRecord, k: int, texture: Tensor, window: Tensor | None, wrap: bool) -> None:
-    """Blend object k into a float canvas [B, T, H, W, 3 n] in place, given its texture [B, h, w, 4]."""
-    B, T, H, W, channels = canvas.shape
-    centre, size = record.centre[:, k].float(), record.size[:, k].float()
-    matrix = inverse_affine(record.angle[:, k].float(), record.shear[:, k].float(), size)
-    dx = _offsets(centre[..., 0], W, wrap)[:, :, None, :]
-    dy = _offsets(centre[..., 1], H, wrap)[:, :, :, None]
-    grid = canvas.new_empty(B, T, H, W, 2)
-    reach = canvas.new_empty(B, T, H, W)
+def _sample(record: MotionRecord, textures: Tensor, windows: Tensor | None, picture: tuple[int, int], wrap: bool) -> Tensor:
+    """What every pixel sees of every object: float [B, K, 4, T, H, W], colours from 0 to 255 and alpha from 0 to 1.
+
+    Args:
+        record: motion of K objects over T frames.
+        textures: [B, K, h, w, 4]
+        windows: see `paste`.
+        picture: height and width in pixels.
+        wrap: see `paste`.
+    """
+    (B, K, T), (H, W) = record.angle.shape, picture
+    centre, size = record.centre.float(), record.size.float()
+    matrix = inverse_affine(record.angle.float(), record.shear.float(), size)
+    dx = _offsets(centre[..., 0], W, wrap)[..., None, :]
+    dy = _offsets(centre[..., 1], H, wrap)[..., :, None]
+    grid = centre.new_empty(B, K, T, H, W, 2)
+    reach = centre.new_empty(B, K, T, H, W)
     cover: Tensor | None = None
     for axis in range(2):
-        row = matrix[:, :, axis, :, None, None]
-        torch.add(row[:, :, 0] * dx, row[:, :, 1] * dy, out=grid[..., axis])
+        row = matrix[..., axis, :, None, None]
+        torch.add(row[..., 0, :, :] * dx, row[..., 1, :, :] * dy, out=grid[..., axis])
         # How much of the pixel lies inside the box, so that opaque textures end softly wherever their edge falls.
         half = size[..., axis, None, None] / 2
         torch.abs(grid[..., axis], out=reach)
         inside = reach.mul_(-half).add_(half + 0.5).clamp_(0, 1)
         cover = inside.clone() if cover is None else cover.mul_(inside)
     assert cover is not None
-    cover.mul_(record.opacity[:, k, :, None, None])
-    image = texture.permute(0, 3, 1, 2).float()
-    if window is not None:
-        _look_through(grid, window.float(), image.shape[3], image.shape[2])
-    sample = F.grid_sample(image, grid.view(B, T * H, W, 2), "bilinear", "border", align_corners=False)
-    sample = sample.view(B, 4, T, H, W).mul_(cover[:, None])
-    alpha = sample[:, 3].mul_(1 / 255)
-    for channel in range(channels):
+    cover.mul_(record.opacity[..., None, None])
+    image = textures.flatten(0, 1).permute(0, 3, 1, 2).float()
+    grid = grid.flatten(0, 1)
+    if windows is not None:
+        _look_through(grid, windows.flatten(0, 1).float(), image.shape[3], image.shape[2])
+    sample = F.grid_sample(image, grid.view(B * K, T * H, W, 2), "bilinear", "border", align_corners=False)
+    sample = sample.view(B, K, 4, T, H, W).mul_(cover[:, :, None])
+    sample[:, :, 3].mul_(1 / 255)
+    return sample
+
+
+def _blend(canvas: Tensor, sample: Tensor) -> None:
+    """Blend an object [B, 4, T, H, W] of `_sample` into a float canvas [B, T, H, W, 3 n] in place."""
+    for channel in range(canvas.shape[-1]):
         plane = canvas[..., channel]
-        plane.addcmul_(plane, alpha, value=-1).add_(sample[:, channel % 3])
+        plane.addcmul_(plane, sample[:, 3], value=-1).add_(sample[:, channel % 3])
     canvas.add_(ROUNDING).floor_()
 
 
@@ -124,12 +138,13 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
             "disagree in clips, objects or frames"
         )
     out = torch.empty_like(frames)
-    piece = max(1, (PIECE_CPU if frames.device.type == "cpu" else PIECE_GPU) // (T * H * W))
+    piece = max(1, (PIECE_CPU if frames.device.type == "cpu" else PIECE_GPU) // (K * T * H * W))
     for start in range(0, B, piece):
         part = slice(start, start + piece)
         canvas = frames[part].float()
         moves = record.select(part)
-        for k in range(K):
-            _draw(canvas, moves, k, textures[part, k], None if windows is None else windows[part, k], wrap)
+        sample = _sample(moves, textures[part], None if windows is None else windows[part], (H, W), wrap)
+        for one in sample.unbind(1):
+            _blend(canvas, one)
         out[part] = canvas.to(torch.uint8)
     return out

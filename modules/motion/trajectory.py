@@ -12,14 +12,16 @@ numbers. Axis letters: `B` clips, `K` objects, `T` frames, `S` = 3 segments betw
 import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from modules.core.constants import constant, table
 from modules.core.errors import SettingError
+from modules.core.transfer import to_device
 
 REFERENCE_SIDE = 224
 POINTS = 48
@@ -61,6 +63,12 @@ class MotionRecord:
     def select(self: Record, part: slice | Tensor) -> Record:
         """The record of some clips."""
         return replace(self, **{entry.name: getattr(self, entry.name)[part] for entry in fields(self)})
+
+    def to(self: Record, device: torch.device) -> Record:
+        """The record on a device, in one copy that nothing waits for."""
+        names = [entry.name for entry in fields(self)]
+        moved: Any = zip(names, to_device([getattr(self, name) for name in names], device), strict=True)
+        return replace(self, **dict(moved))
 
     def boxes(self) -> Tensor:
         """Corners x1 y1 x2 y2 in pixels, without rotation (as SMILE's mask wants them): float [B, K, T, 4]."""
@@ -110,7 +118,7 @@ def draw_key_frames(count: int, frames: int, generator: torch.Generator) -> Tens
         float [count, 4], ascending. Unused places repeat the last frame, which makes segments of length zero.
     """
     last = frames - 1
-    share = torch.tensor(INNER_KEYS, device=generator.device)
+    share = constant(INNER_KEYS, torch.float32, generator.device)
     inner = torch.multinomial(share.expand(count, -1), 1, generator=generator)
     ticks = torch.full((count, 3, 2), float(last), device=generator.device, dtype=_precision(generator.device))
     for k in (1, 2):
@@ -164,6 +172,11 @@ def _smoothing_matrix() -> np.ndarray:
     return gaussian_filter1d(np.eye(POINTS), SMOOTHING, axis=0, mode="reflect")
 
 
+def _even_points(frames: int) -> np.ndarray:
+    """Which of the 48 points the frames take."""
+    return np.linspace(0, POINTS - 1, frames).round()
+
+
 def smooth_path(points: Tensor, extent: Tensor, offset: Tensor, side: int, frames: int, whole: bool = True) -> Tensor:
     """One coordinate of a smooth path from its draws (SMILE and TubeletContrast, official code).
 
@@ -180,10 +193,10 @@ def smooth_path(points: Tensor, extent: Tensor, offset: Tensor, side: int, frame
     Returns:
         float [..., T]
     """
-    smooth = points @ torch.as_tensor(_smoothing_matrix(), dtype=points.dtype, device=points.device).T
+    smooth = points @ table(_smoothing_matrix, dtype=points.dtype, device=points.device).T
     low, high = smooth.amin(-1, keepdim=True), smooth.amax(-1, keepdim=True)
     path = (smooth - low) / (high - low) * extent[..., None] + offset[..., None]
-    pick = torch.as_tensor(np.linspace(0, POINTS - 1, frames).round(), dtype=torch.long, device=points.device)
+    pick = table(_even_points, frames, dtype=torch.long, device=points.device)
     path = path.clamp(0, side - 1)[..., pick]
     return path.trunc() if whole else path
 
@@ -202,7 +215,7 @@ def box_sizes(scale: Tensor, ratio: Tensor, jitter: Tensor, picture: tuple[int, 
     """
     sides = torch.stack([scale * ratio.sqrt(), scale / ratio.sqrt()], dim=-1) * (min(picture) / REFERENCE_SIDE)
     height, width = picture
-    return (sides * jitter.exp()).minimum(sides.new_tensor([width - 1, height - 1])).clamp_min(1)
+    return (sides * jitter.exp()).minimum(constant((width - 1, height - 1), sides.dtype, sides.device)).clamp_min(1)
 
 
 def ramp(steps: Tensor) -> Tensor:
@@ -237,7 +250,7 @@ def whole_boxes(centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 def draw_segments(count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Key frames [count, S + 1] and the interpolation of each segment [count, S] (0.7 / 0.15 / 0.15)."""
     keys = draw_key_frames(count, frames, generator)
-    share = torch.tensor(INTERPOLATION, device=generator.device)
+    share = constant(INTERPOLATION, torch.float32, generator.device)
     kinds = torch.multinomial(share.expand(count, -1), 3, replacement=True, generator=generator)
     return keys, kinds
 
@@ -349,7 +362,7 @@ class Motion:
             points = 1 + half + (side - 2 - 2 * half) * _uniform(generator, 0, 1, count, objects, POINTS)
             offset = _integers(generator, (side - extent).clamp_min(1), count, objects)
             axes.append(smooth_path(points, extent, offset, side, frames, self.whole_pixels))
-        keys = size.new_tensor([0.0, frames - 1, frames - 1, frames - 1]).expand(count, -1)
+        keys = constant((0, *[frames - 1] * 3), size.dtype, size.device).expand(count, -1)
         return torch.stack(axes, dim=-1), keys, torch.zeros(count, 3, dtype=torch.long, device=size.device)
 
     def _linear(
@@ -358,7 +371,7 @@ class Motion:
         count, objects = size.shape[:2]
         keys, kinds = draw_segments(count, frames, generator)
         height, width = picture
-        room = size.new_tensor([width, height]) - size
+        room = constant((width, height), size.dtype, size.device) - size
         start = size / 2 + room * _uniform(generator, 0, 1, count, objects, 2)
         velocity = self.velocity * min(picture) / REFERENCE_SIDE
         steps = _uniform(generator, -1, 1, 3, count, objects, 2).movedim(0, -1) * velocity * keys.diff(dim=1)[:, None, None]
@@ -368,7 +381,7 @@ class Motion:
     def _sizes(self, count: int, picture: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Width and height of objects, [count, 2] in pixels."""
         scale, ratio = (
-            torch.tensor(choices, device=generator.device, dtype=_precision(generator.device))[
+            constant(tuple(choices), _precision(generator.device), generator.device)[
                 torch.randint(len(choices), (count,), generator=generator, device=generator.device)
             ]
             for choices in (self.scales, self.ratios)

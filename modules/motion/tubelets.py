@@ -25,11 +25,13 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from modules.core.constants import constant
 from modules.core.errors import SettingError
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion, MotionRecord
 
 RECTANGLE, ELLIPSE, RHOMBUS = 0, 1, 2
+CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 HARD = 0.5
 # Where soft edges begin, as a distance from the middle of which the outline has 0.5.
 SOFT = (0.30, 0.45)
@@ -111,7 +113,7 @@ class TubeletRecord(MotionRecord):
         All four are the centre where a tubelet is not shown.
         """
         size = self.size * (self.opacity > 0)[..., None]
-        x, y = (size[..., None, :] / 2 * size.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])).unbind(-1)
+        x, y = (size[..., None, :] / 2 * constant(CORNERS, size.dtype, size.device)).unbind(-1)
         # Sheared along x, then along y, then turned, as in `paste`.
         x = x + self.shear[..., :1] * y
         y = y + self.shear[..., 1:] * x
@@ -127,7 +129,12 @@ class TubeletRecord(MotionRecord):
 def clip_boxes(motion: MotionRecord, picture: tuple[int, int]) -> MotionRecord:
     """Boxes cut at the border of the picture (height, width), as in the official code."""
     height, width = picture
-    low, high = motion.boxes().clamp_min(0).minimum(motion.size.new_tensor([width, height] * 2)).split(2, dim=-1)
+    low, high = (
+        motion.boxes()
+        .clamp_min(0)
+        .minimum(constant((width, height) * 2, motion.size.dtype, motion.size.device))
+        .split(2, dim=-1)
+    )
     return replace(motion, centre=(low + high) / 2, size=high - low)
 
 
@@ -153,7 +160,7 @@ def draw_tubelets(
         return torch.rand(size, generator=generator, device=generator.device)
 
     source = torch.randint(frames, shape, generator=generator, device=generator.device)
-    shares = torch.tensor(settings.shapes, dtype=torch.float32, device=generator.device)
+    shares = constant(settings.shapes, torch.float32, generator.device)
     shapes = torch.multinomial(shares.expand(count, -1), settings.count, replacement=True, generator=generator)
     low, high = SOFT
     edge = torch.where(uniform(*shape) < settings.soft_edges, low + (high - low) * uniform(*shape), HARD)

@@ -292,6 +292,6 @@ def test_masks_are_for_the_clips_of_the_settings() -> None:
     clip = torch.zeros(1, 4, 16, 64, 3, dtype=torch.uint8)
     mask = method.draw_mask(1, torch.Generator())
     with pytest.raises(SettingError, match=r"4 frames of 32 px, not 4 of 16 x 64; set data\.clip\.frames"):
-        method.predict(method.normalise(clip), mask.visible, mask.targets)
+        method.predict(clip, mask.visible, mask.targets)
     with pytest.raises(SettingError, match=r"Clips have 4 frames of 16 x 64 px where 4 frames of 32 x 32 px are needed"):
         method.step(unlabelled(clip[:, None]), torch.Generator())

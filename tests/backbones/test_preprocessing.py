@@ -10,8 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import video as published
 
 from datamodules.cached_features import hash_network
@@ -99,32 +97,6 @@ def test_statistics_of_others() -> None:
 def test_impossible_statistics(mean: Any, std: Any) -> None:
     with pytest.raises(SettingError, match="three finite numbers each"):
         Normalisation(mean, std)
-
-
-class Copies(TorchDispatchMode):
-    """Notes what is copied from the host to a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        inputs = [part.device.type for part in args if isinstance(part, Tensor)]
-        if isinstance(result, Tensor) and result.device.type == "cuda" and "cpu" in inputs:
-            self.found.append(str(func))
-        return result
-
-
-def test_nothing_is_copied_from_the_host() -> None:
-    """A step would wait for it."""
-    with FakeTensorMode(), Copies() as copies:
-        clip = torch.empty(2, 4, 8, 8, 3, dtype=torch.uint8, device="cuda")
-        for normalisation in (IMAGENET, BGR_TO_ONE):
-            normalisation.restore(normalisation.apply(clip))
-        assert not copies.found
-        torch.tensor([1.0], device="cuda")
-    assert copies.found
 
 
 # --- Of weights ---

@@ -36,9 +36,9 @@ def tiny(mask: MaskGenerator | None = None, **settings: object) -> SMILE:
 class Spy(PixelTarget):
     """Keeps what the target was computed from."""
 
-    def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        self.video = video
-        return super().__call__(video, grid, normalisation)
+    def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
+        self.clip = clip
+        return super().of_tokens(clip, places, grid, normalisation)
 
 
 def test_shapes_of_the_paper() -> None:
@@ -62,13 +62,11 @@ def test_student_and_target_see_the_same_pasted_clip() -> None:
     method = tiny()
     method.target = Spy()
     seen = []
-    method.backbone.register_forward_pre_hook(lambda *_: None)
-    original = method.backbone.forward_features
-    method.backbone.forward_features = lambda video, *rest: (seen.append(video), original(video, *rest))[1]
+    original = method.backbone.encode_clip
+    method.backbone.encode_clip = lambda clip, *rest: (seen.append(clip), original(clip, *rest))[1]
     batch = video_batch(2)
     output = method.step(batch, generator())
-    assert seen[0] is method.target.video
-    assert torch.equal(method.target.video, method.normalise(output["show"]["clip"]))
+    assert seen[0] is method.target.clip is output["show"]["clip"]
     assert not torch.equal(output["show"]["clip"], batch.stream("video").data[:, 0])
 
 

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from modules.core.preprocessing import IMAGENET
+
 PARITY_DIR = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[3] / "shared" / "parity"))
 RELATIVE_BOUND = 1e-5
 
@@ -25,6 +27,11 @@ def load_case(method: str, case: str) -> tuple[dict[str, Tensor], dict[str, Any]
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries under a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def as_clips(video: Tensor) -> Tensor:
+    """Normalised videos [B, 3, T, H, W] as the pixels that they come from: float64 [B, 1, T, H, W, 3], from 0 to 255."""
+    return 255 * IMAGENET.restore(video.double()).permute(0, 2, 3, 4, 1)[:, None]
 
 
 def assert_close(actual: Tensor, expected: Tensor, name: str, bound: float = RELATIVE_BOUND) -> None:

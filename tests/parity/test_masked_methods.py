@@ -17,7 +17,7 @@ from modules.masks.base import Mask, mask_from_bool
 from modules.methods.smile import SMILE
 from modules.methods.videomae import VideoMAE
 from modules.weights.names.videomae import from_official, to_official
-from tests.parity.cases import assert_close, load_case, part
+from tests.parity.cases import as_clips, assert_close, load_case, part
 
 
 def build_backbone(sizes: dict) -> VideoViT:
@@ -68,7 +68,6 @@ def videomae_case() -> tuple[dict, dict, VideoMAE]:
         decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
     load_strictly(method, from_official(part(tensors, "state.")), "case")
-    method.normalise = lambda clip: tensors["input.video"]
     return tensors, info, method
 
 
@@ -76,7 +75,7 @@ def test_videomae_step(videomae_case: tuple[dict, dict, VideoMAE]) -> None:
     tensors, _, method = videomae_case
     video, mask, grid = tensors["input.video"], method.mask.mask, method.backbone.grid
     assert_close(method.backbone.forward_features(video, mask.visible), tensors["output.encoder_tokens"], "encoder")
-    output = method.step(unlabelled(torch.zeros(len(video), 1, 1)), None)
+    output = method.step(unlabelled(as_clips(video)), None)
     assert_close(output["show"]["prediction"], tensors["output.prediction"], "prediction")
     assert_close(output["show"]["target"], tensors["output.target_normalised"], "target")
     assert_close(output["loss"].detach(), tensors["output.loss_normalised"].reshape(()), "loss")
@@ -202,10 +201,9 @@ def test_smile_step(case: str, two_masks: bool, tmp_path, monkeypatch: pytest.Mo
     grid = method.backbone.grid
     load_strictly(method, from_official(student), "case")
     method.views_per_clip = 2 if two_masks else 1
-    method.normalise = lambda clip: video
     permutation = tensors["input.mask_permutation"].long()
     monkeypatch.setattr(torch, "randperm", lambda *_, **__: permutation)
-    output = method.step(unlabelled(torch.zeros(len(video), 1, 1, 1, 1, 3)), torch.Generator().manual_seed(0))
+    output = method.step(unlabelled(as_clips(video)), torch.Generator().manual_seed(0))
     if "output.teacher_input" in tensors:
         assert_close(target.frames(video, grid), tensors["output.teacher_input"], "frames for the tower")
     if "output.teacher_features" in tensors:

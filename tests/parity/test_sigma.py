@@ -19,7 +19,7 @@ from modules.masks.base import mask_from_bool
 from modules.masks.tokens import TubeMask
 from modules.methods.sigma import SIGMA, MLPSettings, sizes_of, swapped_loss
 from modules.weights.names.videomae import from_official, to_official
-from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
+from tests.parity.cases import PARITY_DIR, as_clips, assert_close, load_case, part
 from tests.parity.test_masked_methods import FakeTower, FixedMask, build_backbone
 from tests.resume.runs import as_torchrun_does, together
 
@@ -54,7 +54,6 @@ def build(tensors: dict[str, Tensor], info: dict) -> SIGMA:
         decoder=DecoderSettings(sizes["decoder_depth"], sizes["decoder_embed_dim"], sizes["decoder_num_heads"]),
     )
     load_strictly(method, weights, "case")
-    method.normalise = lambda clip: video
     return method.eval()
 
 
@@ -69,7 +68,7 @@ def test_step(case: str, side_by_side: bool) -> None:
     assert_close(encoded, tensors["output.encoder"], "encoder")
     labels = gather_tokens(method.target(tensors["input.video"], grid), mask.targets)
     assert_close(labels, tensors["output.labels"], "labels")
-    output = method.step(unlabelled(torch.zeros(len(encoded), 1, 1)), None)
+    output = method.step(unlabelled(as_clips(tensors["input.video"])), None)
     assert_close(output["show"]["prediction"], tensors["output.pred"], "prediction")
     assert_close(method.prototypes.detach(), tensors["output.prototypes_after_forward"], "prototypes")
     for branch, name, features in ((0, "target", output["show"]["target"]), (1, "pred", output["show"]["prediction"])):

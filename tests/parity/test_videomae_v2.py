@@ -12,7 +12,7 @@ from modules.masks.base import mask_from_bool
 from modules.masks.tokens import RunningCellMask
 from modules.methods.videomae import VideoMAE
 from modules.weights.names.videomae import from_official
-from tests.parity.cases import assert_close, load_case, part
+from tests.parity.cases import as_clips, assert_close, load_case, part
 from tests.parity.test_masked_methods import FixedMask, build_backbone, check_gradients
 
 
@@ -28,8 +28,7 @@ def test_a_step(case: str) -> None:
         decoder_mask=FixedMask(mask_from_bool(tensors["input.decode_mask"])),
     )
     load_strictly(method, from_official(part(tensors, "state.")), case)
-    method.normalise = lambda clip: video
-    output = method.step(unlabelled(torch.zeros(len(video), 1, 1)), None)
+    output = method.step(unlabelled(as_clips(video)), None)
     visible = method.mask.mask.visible
     assert_close(method.backbone.forward_features(video, visible), tensors["output.encoder_tokens"], "encoder")
     assert_close(output["show"]["prediction"], tensors["output.prediction"], "prediction")

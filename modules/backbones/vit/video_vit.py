@@ -249,9 +249,36 @@ class VideoViT(PixelInput, nn.Module):
         """
         grid = self.clip_grid(video)
         cubes = patchify(video, grid).flatten(2)
+        return self.encode(cubes if visible is None else gather_rounds(cubes, visible), grid, visible, norm)
+
+    def encode_clip(self, clip: Tensor, visible: Tensor) -> Tensor:
+        """`forward_features` of `preprocess(clip)`, for which only what is visible is ever normalised.
+
+        Args:
+            clip: uint8 [B, T, H, W, 3]
+            visible: as there.
+        """
+        planes = clip.permute(0, 4, 1, 2, 3)
+        grid = self.clip_grid(planes)
+        cubes = gather_rounds(patchify(planes, grid), visible)
+        return self.encode(
+            self.normalisation.apply_planes(cubes.flatten(0, 1)).unflatten(0, visible.shape).flatten(2), grid, visible
+        )
+
+    def encode(self, cubes: Tensor, grid: Grid, visible: Tensor | None = None, norm: bool = True) -> Tensor:
+        """Encode cubes that are cut out already.
+
+        Args:
+            cubes: float [B, Nv or N, 3 * P], normalised.
+            grid: of the clips.
+            visible: int64 [B, Nv], which tokens these are; None where they are all.
+            norm: as in `forward_features`.
+
+        Returns:
+            tokens [B, Nv or N, D]
+        """
         positions = self.positions_of(grid)
         if visible is not None:
-            cubes = gather_rounds(cubes, visible)
             positions = gather_tokens(positions.expand(visible.shape[0], -1, -1), visible)
         tokens = self.patch_embed(cubes) + positions
         for block in self.blocks:
