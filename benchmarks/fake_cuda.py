@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -181,6 +180,12 @@ def _flash_attention(
     return kernel(query, key, value, attn_mask.to(torch.bfloat16).expand(shape), True, dropout_p, is_causal, scale=scale)[0]
 
 
+def _is_ours(thing: Any) -> bool:
+    """Whether it is an object of a method: a network, or of a class of this project."""
+    ours = type(thing).__module__.partition(".")[0] in ("modules", "benchmarks", "tests")
+    return isinstance(thing, nn.Module) or (ours and hasattr(thing, "__dict__") and not isinstance(thing, type))
+
+
 class _Mover:
     """Moves the tensors of objects to the fake device, in place: parameters, buffers, and what plain attributes hold."""
 
@@ -208,7 +213,7 @@ class _Mover:
             thing[:] = [self.move(value) for value in thing]
         elif type(thing) is tuple:
             return tuple(self.move(value) for value in thing)
-        elif hasattr(thing, "__dict__") and not isinstance(thing, type | FunctionType) and id(thing) not in self.seen:
+        elif _is_ours(thing) and id(thing) not in self.seen:
             self.seen.add(id(thing))
             self.keep.append(thing)
             for key, value in list(vars(thing).items()):

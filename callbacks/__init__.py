@@ -11,12 +11,14 @@ from callbacks.retrieved import RetrievedPictures
 from callbacks.throughput import Throughput
 from modules.runs.last_checkpoint import LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
+from modules.runs.progress import LossProgressBar
 from modules.training.averaging import ModelEMA
 
 __all__ = [
     "BestOnTest",
     "CollapseAlarm",
     "LastCheckpoint",
+    "LossProgressBar",
     "ModelEMA",
     "Neighbours",
     "NonFiniteGuard",

@@ -203,6 +203,27 @@ def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def restore_where(wrong: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
+    """Bring tensors back to earlier values if a flag of the device says so, in a few launches on a GPU, without reading it.
+
+    Bits are added as whole numbers, for NaN times 0 is not 0.
+
+    Args:
+        wrong: bool scalar.
+        now: tensors to change.
+        before: their earlier values, of the same types and shapes.
+    """
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    for width, dtype in whole.items():
+        pairs = [(one, other) for one, other in zip(now, before, strict=True) if one.element_size() == width]
+        if not pairs:
+            continue
+        present, past = ([one.view(dtype) for one in part] for part in zip(*pairs, strict=True))
+        steps = torch._foreach_sub(past, present)
+        torch._foreach_mul_(steps, wrong.to(dtype))
+        torch._foreach_add_(present, list(steps))
+
+
 # --- PyTorch: processes of a DataLoader ---
 
 

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar as BaseProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -28,6 +29,7 @@ from modules.runs.config_files import check_config_file, config_files
 from modules.runs.explain import check_values, class_of, explain, explain_lightning
 from modules.runs.last_checkpoint import LAST, LastCheckpoint, was_requeued
 from modules.runs.nonfinite import NonFiniteGuard
+from modules.runs.progress import LossProgressBar
 from modules.runs.provenance import Provenance
 from modules.runs.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
 from modules.runs.saving import WholeCheckpointIO
@@ -339,7 +341,10 @@ class CLI(LightningCLI):
         # Lightning adds the same one, but not beside the last checkpoint.
         best = [ModelCheckpoint()] if saves and not any(isinstance(callback, Checkpoint) for callback in given) else []
         last = [LastCheckpoint()] if LastCheckpoint not in kinds and saves else []
-        kwargs["callbacks"] = [Provenance(config), *guard, *given, *best, *last]
+        shown = trainer.enable_progress_bar is not False and not trainer.barebones
+        own = any(isinstance(callback, BaseProgressBar) for callback in given)
+        bar = [LossProgressBar()] if shown and not own else []
+        kwargs["callbacks"] = [Provenance(config), *guard, *given, *bar, *best, *last]
         for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)

@@ -14,7 +14,7 @@ from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.core.files import replacing
 from modules.core.run import run_of
-from modules.core.undocumented import copy_all, hold_weights
+from modules.core.undocumented import copy_all, hold_weights, restore_where
 from modules.runs.provenance import Provenance
 
 FOLDER = "nonfinite"
@@ -85,9 +85,12 @@ class NonFiniteGuard(Callback):
         if not self._steps or self._steps[-1][1] is not self._batches:
             return
         self._batches = []
-        with torch.no_grad():
-            for now, before in zip(self._buffers, self._before, strict=True):
-                now.copy_(torch.where(self._held, before, now))
+        if self._buffers:
+            with torch.no_grad():
+                if not self._waits:
+                    restore_where(self._held, self._buffers, self._before)
+                elif self._held:
+                    copy_all(self._buffers, self._before)
         if self._waits or trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
             self._look(trainer, pl_module)
 

@@ -239,7 +239,8 @@ class Method(LightningModule, ABC):
         """Run `step` with randomness from (seed, epoch, batch, rank) and log its scalars as `train/*`."""
         output = self.seeded_step(batch, self.current_epoch, batch_idx, self.global_rank)
         loss = output["loss"]
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index))
+        # Not with `prog_bar`, which would read it in every step; `LossProgressBar` shows it.
+        self.log("train/loss", loss.detach(), batch_size=len(batch.index))
         self.log_dict({f"train/{name}": value for name, value in output.get("log", {}).items()})
         # An infinite loss may have finite gradients. Times NaN it has none, in no process, and `NonFiniteGuard` sees it.
         output["loss"] = loss * torch.where(loss.isfinite(), 1.0, math.nan)

@@ -6,6 +6,7 @@ import csv
 import importlib
 import inspect
 import io
+import math
 import os
 import signal
 import textwrap
@@ -305,6 +306,17 @@ def test_tensors_are_copied() -> None:
     targets = [torch.zeros_like(one) for one in sources]
     undocumented.copy_all(targets, sources)
     assert all(torch.equal(*pair) for pair in zip(targets, sources, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_tensors_are_brought_back(wrong: bool) -> None:
+    """Every type of them, and from values that are no numbers."""
+    before = [torch.randn(3), torch.arange(4), torch.tensor([True, False]), torch.randn(2).bfloat16(), torch.randn(3, 2).T]
+    now = [torch.full((3,), math.nan), torch.arange(4) - 7, torch.tensor([False, True]), torch.full((2,), math.inf).bfloat16()]
+    now = [*now, torch.nn.Parameter(torch.randn(3, 2).T, requires_grad=False)]
+    expected = [one.clone() for one in (before if wrong else now)]
+    undocumented.restore_where(torch.tensor(wrong), now, before)
+    assert all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(now, expected, strict=True))
 
 
 def kill(process: Any) -> None:

@@ -1,0 +1,69 @@
+"""What a training step of each recipe asks of a GPU, counted on fake CUDA tensors; no GPU is needed, and nothing is computed.
+
+    python -m benchmarks.cost
+    python -m benchmarks.cost --method SMILE --lines 20
+
+Operations are those of the forward pass that a GPU is given one by one where nothing is compiled, without views. Bytes are
+what they read and write if nothing stays in a cache. FLOPs are those of the whole step with frozen towers, per sample.
+"""
+
+import gc
+import json
+from collections import Counter
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from modules.training.flops import step_flops
+
+from benchmarks.fake_cuda import step_cost
+from benchmarks.recipes import RECIPES
+from modules.core.errors import SettingError
+
+
+def main(method: str | None = None, batch: int | None = None, lines: int = 0, out: Path | None = None) -> None:
+    """Print a table.
+
+    Args:
+        method: name of a recipe, or of how several begin; all if null.
+        batch: samples per step; that of the recipe if null.
+        lines: so many places in the code with the most operations, for each recipe.
+        out: JSON file to write.
+
+    Raises:
+        SettingError: if no recipe has that name.
+    """
+    chosen = [recipe for recipe in RECIPES if method is None or recipe.name.startswith(method)]
+    if not chosen:
+        raise SettingError(f"--method is {method}; choose one of {', '.join(recipe.name for recipe in RECIPES)}.")
+    print(f"{'method':<20}{'batch':>6}{'GFLOP/sample':>14}{'ops':>7}{'casts':>7}{'GB':>8}{'copies':>8}{'waits':>7}")
+    rows = []
+    for recipe in chosen:
+        samples = recipe.batch(batch)
+        count = len(samples.index)
+        flops = step_flops(recipe.build(), samples)
+        cost = step_cost(recipe.build(), samples)
+        row = {
+            "method": recipe.name,
+            "batch": count,
+            "gflop_per_sample": round(flops / count / 1e9, 1) if flops is not None else None,
+            "operations": cost.ops.total(),
+            "casts": cost.ops["_to_copy"],
+            "gigabytes": round(cost.traffic.total() / 1e9, 1),
+            "copies": len(cost.copies),
+            "waits": len(cost.waits),
+        }
+        rows.append(row)
+        name, *numbers = row.values()
+        print(
+            f"{name:<20}"
+            + "".join(f"{number!s:>{width}}" for number, width in zip(numbers, (6, 14, 7, 7, 8, 8, 7), strict=True))
+        )
+        for place, operations in Counter(cost.places).most_common(lines):
+            print(f"    {operations:>5} {cost.traffic[place] / 1e9:>8.2f} GB  {place}")
+        gc.collect()
+    if out is not None:
+        out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

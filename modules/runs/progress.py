@@ -1,0 +1,27 @@
+"""The progress bar with the loss of the last logged step."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class LossProgressBar(TQDMProgressBar):
+    """Lightning's bar, with `train/loss` as it was when it was last logged (trainer.log_every_n_steps).
+
+    What a step logs with `prog_bar` is read from the device in every step, for which host and device wait for each other. The
+    command line adds this bar to every run that has one.
+    """
+
+    def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
+        super().__init__(refresh_rate, process_position, leave)
+        self._step = 0
+        self._shown: dict[str, float] = {}
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Lightning's, and the loss; read after steps that are logged, whose numbers have been read anyway."""
+        step = trainer.global_step
+        if step != self._step and step % max(1, trainer.log_every_n_steps) == 0:
+            self._step = step
+            self._shown = {name: float(value) for name, value in trainer.logged_metrics.items() if name == "train/loss"}
+        return {**super().get_metrics(trainer, pl_module), **self._shown}
