@@ -1,9 +1,11 @@
 """LocoMotion: what counts as a positive, what padding and time may change, what the switches leave out."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.fake_cuda import step_cost
 from datamodules.loading.loader import ResumableLoader
@@ -18,6 +20,9 @@ from modules.core.output import StepOutput
 from modules.language.tokenizers import TokenizerSettings
 from modules.losses.video_text import TextContrastSettings
 from modules.methods.locomotion import LocoMotion, LossSettings, caption_band
+from modules.motion.appearance import ObjectBank
+from modules.scenes.captioned import CaptionSettings
+from modules.scenes.captioned_paste import CaptionedPasteSettings
 from tests.callbacks.runs import make_trainer
 from tests.methods.test_common import fit
 from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch, with_sentences
@@ -228,6 +233,21 @@ def test_steps_of_a_run_take_what_was_prepared(tmp_path: Path, monkeypatch: pyte
     # Of another method, nothing is left behind.
     make_trainer(tmp_path, []).validate(METHODS[0].build(), datamodule=data)
     assert data.preparation is None
+
+
+def test_workers_are_sent_no_weights_and_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "arrow").mkdir()
+    Image.new("RGBA", (8, 8)).save(tmp_path / "arrow" / "0.png")
+    objects = ObjectBank(str(tmp_path), side=512)
+    captions = CaptionSettings(primitives=("T",))
+    method = tiny_locomotion()
+    method = LocoMotion(method.backbone, TextSettings(32, 3, 1, 2), paste=CaptionedPasteSettings(objects, captions))
+    sent = pickle.dumps(method.preparation())
+    assert len(sent) < 100_000
+    batch, other = video_batch(2), video_batch(2)
+    method.preparation()(batch, 3)
+    pickle.loads(sent)(other, 3)
+    assert batch.prepared.texts == other.prepared.texts
 
 
 @pytest.mark.parametrize("pastes", [True, False])
