@@ -252,6 +252,9 @@ def step_cost(method: Method, batch: Batch) -> Cost:
         method: to measure.
         batch: of real tensors on the CPU.
     """
+    prepare = method.preparation()
+    if prepare is not None:
+        prepare(batch, 0)
     cost = Cost()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mover = _Mover(mode)

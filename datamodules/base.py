@@ -24,7 +24,7 @@ from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.settings import ListSettings, ReadSettings, SubsetSettings, choose_benchmark
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.sampling import ClipSettings, ViewSettings
-from modules.core.batch import Batch, Kind
+from modules.core.batch import Batch, Kind, Preparation
 from modules.core.errors import MAX_SEED, SettingError, check_whole, given
 from modules.core.run import run_of
 
@@ -66,6 +66,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Splits whose official lists must be there."""
     places: ClassVar[tuple[str, ...]] = ("", "annotations", "labels")
     """Where official lists may lie below their folder; '' is the folder itself."""
+    preparation: Preparation | None = None
+    """What the method does with batches of training and validation as soon as they are read."""
 
     def __init__(
         self,
@@ -242,7 +244,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
         note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
         dataset, batch_size = self._dataset(manifest, train, views, guard), self._samples_at_once(train, views)
-        return ResumableLoader(dataset, sampler, batch_size, workers, self._collate, note, guard)
+        prepare = self.preparation if train or split == "val" else None
+        return ResumableLoader(dataset, sampler, batch_size, workers, self._collate, note, guard, prepare)
 
     @staticmethod
     def _collate(samples: list[dict[str, Any]]) -> Batch:

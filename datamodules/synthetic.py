@@ -19,7 +19,7 @@ from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoad
 from datamodules.loading.single_pass import SinglePass
 from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import Batch, Kind, Stream, Text
+from modules.core.batch import Batch, Kind, Preparation, Stream, Text
 from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.motion.appearance import SHAPES
 from modules.motion.primitives import PRIMITIVES
@@ -150,6 +150,9 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         probe_samples: Training videos that `probe_dataloader` serves.
         seed: Seed of the clips and of their order.
     """
+
+    preparation: Preparation | None = None
+    """What the method does with batches of training and validation as soon as they are read."""
 
     def __init__(
         self,
@@ -316,7 +319,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = EpochSampler(len(pool), self.seed, name == "train", *ranks)
-        return ResumableLoader(pool, sampler, self.batch_size, self.reading.num_workers, _whole)
+        prepare = self.preparation if name in ("train", "val") else None
+        return ResumableLoader(pool, sampler, self.batch_size, self.reading.num_workers, _whole, prepare=prepare)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training clips in a random order; the last, incomplete batch is dropped."""

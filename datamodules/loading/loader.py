@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.loading.worker_guard import WorkerGuard
+from modules.core.batch import Preparation
 from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
 from modules.core.undocumented import end_workers, stay_calm, workers
@@ -119,6 +120,38 @@ class EpochBatches(Sampler[list[SampleKey]]):
             yield [SampleKey(epoch, row) for row in rows[first:stop].tolist()]
 
 
+class PreparedBatches(Dataset[Any]):
+    """Whole batches of a data set, on which the method's preparation is done at once.
+
+    Args:
+        dataset: gives the samples.
+        collate: joins them.
+        prepare: of the method.
+        train: False for validation.
+    """
+
+    def __init__(self, dataset: Dataset, collate: Callable[[Any], Any], prepare: Preparation, train: bool) -> None:
+        self.dataset, self.collate, self.prepare, self.train = dataset, collate, prepare, train
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, keys: list[SampleKey]) -> Any:
+        """A batch."""
+        batch = self.collate(_samples(self.dataset, keys))
+        self.prepare(batch, keys[0].epoch if self.train else None)
+        return batch
+
+
+def _samples(dataset: Dataset, keys: list[SampleKey]) -> Any:
+    whole = getattr(dataset, "__getitems__", None)
+    return whole(keys) if whole is not None else [dataset[key] for key in keys]
+
+
+def _whole(batch: Any) -> Any:
+    return batch
+
+
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:
     """Workers share the cores, each uses one; and the main process alone decides what a signal to all of them means."""
     torch.set_num_threads(1)
@@ -149,6 +182,7 @@ class ResumableLoader(DataLoader):
         collate_fn: joins samples to a batch.
         on_batch: called in the main process with each batch, before it is handed out.
         guard: knows what workers read; the data set must tell it.
+        prepare: what the method does with each batch, as soon as it is collated.
 
     Raises:
         SettingError: when workers die again and again.
@@ -163,8 +197,12 @@ class ResumableLoader(DataLoader):
         collate_fn: Callable[[Any], Any] | None = None,
         on_batch: Callable[[Any], None] | None = None,
         guard: WorkerGuard | None = None,
+        prepare: Preparation | None = None,
     ) -> None:
         self.guard = guard or WorkerGuard(num_workers)
+        if prepare is not None:
+            assert collate_fn is not None
+            dataset, collate_fn = PreparedBatches(dataset, collate_fn, prepare, sampler.shuffle), _whole
         self.batches = EpochBatches(sampler, batch_size)
         super().__init__(
             dataset,
@@ -273,8 +311,7 @@ class ResumableLoader(DataLoader):
     def read(self, epoch: int, rows: list[int]) -> Any:
         """One batch of these rows as they are in that epoch, read by this process; changes no state."""
         keys = [SampleKey(epoch, row) for row in rows]
-        whole = getattr(self.dataset, "__getitems__", None)
-        return self.collate_fn(whole(keys) if whole is not None else [self.dataset[key] for key in keys])
+        return self.collate_fn(_samples(self.dataset, keys))
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, samples handed out in it and samples that it has, over all processes; and what its order is a function of.

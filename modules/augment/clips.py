@@ -1,9 +1,10 @@
 """Augmentation of whole clips for classification, on the device: RandAugment, colour jitter, flip, erasing, mixup and cutmix.
 
 Fine-tuning of VideoMAE and SEVERE's video CNNs (both official code). timm draws the operations of RandAugment and their
-strengths, erases boxes and mixes, torchvision changes the pixels. Whatever is drawn is drawn once per clip (mixing: once per
-batch) and is the same in all its frames, but for the noise of erased boxes. Numbers are drawn on the host, from the seed of
-the step's generator, so that nothing waits for the device; noise is drawn there.
+strengths, erases boxes and mixes; `modules.augment.pixels` changes the pixels. Whatever is drawn is drawn once per clip
+(mixing: once per batch) and is the same in all its frames, but for the noise of erased boxes. Numbers are drawn on the host, so
+that nothing waits for the device: those of RandAugment and the jitter where batches are read, and the others from the seed of
+the step's generator; noise is drawn on the device.
 
 Deviations from the official code, which works on PIL images in the loader's workers:
 
@@ -12,23 +13,23 @@ Deviations from the official code, which works on PIL images in the loader's wor
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tv
+from lightning.fabric.utilities import move_data_to_device
 from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from modules.augment.flips import RandomFlip
+from modules.augment.pixels import KIND_OF, Change, Group, change_pixels, group_changes
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
-from modules.core.randomness import seeded_libraries, worker_rng
+from modules.core.randomness import derive_seed, seeded_host_libraries, seeded_libraries, worker_rng
 
-GREY = [128.0, 128.0, 128.0]
-PIXELS, BOXES, MIXING = 1, 2, 3
+PIXELS, BOXES, MIXING, PREPARED = 1, 2, 3, 7
 
 
 @dataclass
@@ -94,50 +95,15 @@ def _check(group: str, name: str, value: float, highest: float) -> None:
         raise SettingError(f"model.{group}.{name} is {value}; it must be at least 0{limit}.")
 
 
-def host_rng(generator: torch.Generator, stream: int) -> np.random.Generator:
-    """A generator on the host for one use in the step of a generator on the device, whatever was drawn from that before."""
-    return worker_rng(generator.initial_seed(), stream)
+# --- Before normalisation ---
 
 
-# --- RandAugment ---
-
-
-def _affine(clip: Tensor, angle: float = 0, across: float = 0, down: float = 0, shear: tuple[float, float] = (0, 0)) -> Tensor:
-    # PIL shears about the upper left corner, and turns about the centre.
-    centre = [0.0, 0.0] if any(shear) else None
-    degrees = [math.degrees(math.atan(part)) for part in shear]
-    shift = [across * clip.shape[-1], down * clip.shape[-2]]
-    return tv.affine(clip, angle, shift, 1.0, degrees, tv.InterpolationMode.BILINEAR, fill=GREY, center=centre)
-
-
-def _solarize_add(clip: Tensor, amount: int) -> Tensor:
-    return torch.where(clip < 128, (clip.int() + amount).clamp(max=255).to(clip.dtype), clip)
-
-
-# timm's operations for clips uint8 [T, 3, H, W]. Those that it calls 'increasing' differ only in the strengths that it draws.
-OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    "AutoContrast": tv.autocontrast,
-    "Equalize": tv.equalize,
-    "Invert": tv.invert,
-    # PIL turns the other way, and shifts where the pixels come from.
-    "Rotate": lambda clip, angle: _affine(clip, angle=-angle),
-    # No bit at all, at full strength, would be a black clip.
-    "Posterize": lambda clip, bits: tv.posterize(clip, max(1, bits)),
-    "Solarize": lambda clip, threshold: tv.solarize(clip, threshold) if threshold < 256 else clip,
-    "SolarizeAdd": _solarize_add,
-    "Color": tv.adjust_saturation,
-    "Contrast": tv.adjust_contrast,
-    "Brightness": tv.adjust_brightness,
-    "Sharpness": tv.adjust_sharpness,
-    "ShearX": lambda clip, factor: _affine(clip, shear=(factor, 0.0)),
-    "ShearY": lambda clip, factor: _affine(clip, shear=(0.0, factor)),
-    "TranslateXRel": lambda clip, share: _affine(clip, across=-share),
-    "TranslateYRel": lambda clip, share: _affine(clip, down=-share),
-}
+def _note(changes: list[Change], *levels: float, name: str) -> list[Change]:
+    return [*changes, Change(name, levels)]
 
 
 def rand_augment(name: str) -> RandAugment:
-    """timm's RandAugment of that name, for clips uint8 [T, 3, H, W] in the place of PIL images; the same in all frames.
+    """timm's RandAugment of that name, for lists of changes in the place of PIL images: it adds what it would do.
 
     Raises:
         SettingError: if timm knows no such one, or it takes operations that are not for clips.
@@ -145,7 +111,9 @@ def rand_augment(name: str) -> RandAugment:
     try:
         found = rand_augment_transform(name, {})
         for operation in found.ops:
-            operation.aug_fn, operation.kwargs = OPERATIONS[operation.name.removesuffix("Increasing")], {}
+            change = operation.name.removesuffix("Increasing")
+            KIND_OF[change]  # refuses what is none
+            operation.aug_fn, operation.kwargs = _note, {"name": change}
     except (AssertionError, KeyError, ValueError) as error:
         raise SettingError(
             f"model.augmentation.rand_augment is {name}, which is no RandAugment of timm for clips; take one like "
@@ -154,38 +122,70 @@ def rand_augment(name: str) -> RandAugment:
     return found
 
 
-def jitter_colours(clip: Tensor, settings: ClipAugmentation, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue in random order: uint8 [T, 3, H, W] -> the same."""
-    low, high = 1 - settings.jitter, 1 + settings.jitter
+def jitter_colours(settings: ClipAugmentation, rng: np.random.Generator) -> list[Change]:
+    """Brightness, contrast, saturation and hue in random order."""
+    changes = []
     for chosen in rng.permutation(4):
-        if chosen == 3:
-            clip = tv.adjust_hue(clip, rng.uniform(-settings.hue, settings.hue))
-        else:
-            change = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)[chosen]
-            clip = change(clip, rng.uniform(low, high))
-    return clip
+        low, high = (-settings.hue, settings.hue) if chosen == 3 else (1 - settings.jitter, 1 + settings.jitter)
+        changes.append(Change(("Brightness", "Contrast", "Color", "Hue")[chosen], (rng.uniform(low, high),)))
+    return changes
 
 
-def augment_pixels(clips: Tensor, settings: ClipAugmentation, generator: torch.Generator) -> Tensor:
+def draw_changes(count: int, settings: ClipAugmentation, seed: int) -> list[list[Change]]:
+    """What is done to some clips besides mirroring, before normalisation.
+
+    Args:
+        count: of clips.
+        settings: what is drawn.
+        seed: source of randomness.
+    """
+    changes: list[list[Change]] = [[] for _ in range(count)]
+    if settings.rand_augment is not None:
+        operations = rand_augment(settings.rand_augment)
+        with seeded_host_libraries(seed, PIXELS):
+            changes = [operations(own) for own in changes]
+    if settings.jitter or settings.hue:
+        rng = worker_rng(seed, PIXELS)
+        changes = [own + jitter_colours(settings, rng) for own in changes]
+    return changes
+
+
+def prepare_pixels(settings: ClipAugmentation, stream: str, seed: int, batch: Batch, epoch: int | None) -> None:
+    """What `augment_pixels` does with a batch of training, as `modules.core.batch.Preparation`.
+
+    Args:
+        settings: what is done.
+        stream: of the clips.
+        seed: of the run. A clip's changes are a function of it, the epoch, its row and its place in the row.
+        batch: see `Preparation`.
+        epoch: see `Preparation`.
+    """
+    if epoch is None:
+        return
+    views, _, height, width = batch.stream(stream, "video").data.shape[1:5]
+    seeds = (derive_seed(PREPARED, seed, epoch, row, 0) for row in batch.index.tolist())
+    changes = [own for one in seeds for own in draw_changes(views, settings, one)]
+    batch.prepared = group_changes(changes, (height, width))
+
+
+def augment_pixels(
+    clips: Tensor, settings: ClipAugmentation, generator: torch.Generator, groups: list[Group] | None = None
+) -> Tensor:
     """All that is done before normalisation.
 
     Args:
         clips: uint8 [N, T, H, W, 3]
         settings: what is done.
         generator: source of randomness, on the device of the clips.
+        groups: of the clips' changes but mirroring; None draws them from the seed of the generator.
 
     Returns:
         uint8 [N, T, H, W, 3]
     """
-    planes = clips.permute(0, 1, 4, 2, 3)
-    if settings.rand_augment is not None:
-        operations = rand_augment(settings.rand_augment)
-        with seeded_libraries(generator.initial_seed(), PIXELS):
-            planes = torch.stack([operations(clip) for clip in planes])
-    if settings.jitter or settings.hue:
-        rng = host_rng(generator, PIXELS)
-        planes = torch.stack([jitter_colours(clip, settings, rng) for clip in planes])
-    clips = planes.permute(0, 1, 3, 4, 2).contiguous()
+    if groups is None:
+        changes = draw_changes(len(clips), settings, generator.initial_seed())
+        groups = move_data_to_device(group_changes(changes, (clips.shape[2], clips.shape[3])), clips.device)
+    clips = change_pixels(clips, groups)
     mirror = settings.mirror()
     return mirror(clips, generator) if mirror.probability else clips
 

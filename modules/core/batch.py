@@ -6,7 +6,7 @@ Axis letters, used throughout: `B` samples in a batch, `V` clips or views per sa
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -106,6 +106,8 @@ class Batch:
     """What else a data set knows of its samples, by name, [B, ...]: a second label, the cycles of a repetition."""
     reading: Reading = field(default_factory=Reading)
     """How reading went."""
+    prepared: Any = None
+    """What the method's `Preparation` made, if the data module ran it."""
 
     def __post_init__(self) -> None:
         if self.substituted is None:
@@ -146,6 +148,20 @@ class Batch:
         """A copy in pinned memory: torch's loader asks for it before a batch goes to a GPU."""
         pinned: Batch = apply_to_collection(self, Tensor, Tensor.pin_memory)
         return pinned
+
+
+class Preparation(Protocol):
+    """Work of a method on the host that needs no weights, such as writing captions. Data modules that have an attribute
+    `preparation` run it where batches are read, ahead of the step: in workers, where there are any, to which it is sent."""
+
+    def __call__(self, batch: Batch, epoch: int | None) -> None:
+        """Set `batch.prepared`, from which `step` takes it.
+
+        Args:
+            batch: as it was read, on the host.
+            epoch: of training; None in validation, which is the same in every epoch.
+        """
+        ...
 
 
 def unlabelled(data: Tensor, kind: Kind = "video") -> Batch:

@@ -56,3 +56,17 @@ def seeded_libraries(*key: int) -> Iterator[None]:
         np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  (it is what libraries draw from)
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def seeded_host_libraries(*key: int) -> Iterator[None]:
+    """As `seeded_libraries` for those that draw from Python and NumPy alone; also in a worker, where CUDA cannot be asked."""
+    seed = derive_seed(*key)
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (it is what libraries draw from)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002

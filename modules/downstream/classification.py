@@ -15,6 +15,7 @@ Deviations from the official code:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,13 +23,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
-from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips
+from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips, prepare_pixels
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch, Kind, feature_stream
+from modules.core.batch import Batch, Kind, Preparation, feature_stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
@@ -328,6 +329,12 @@ class Classification(Method):
         """Clips, or their features; see `Method.reads`."""
         return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
 
+    def preparation(self) -> Preparation | None:
+        """The augmentation is drawn where batches are read; see `Method.preparation`."""
+        if self.augmentation is None or self.is_skeleton or self.feature_stream is not None:
+            return None
+        return partial(prepare_pixels, self.augmentation, self.stream, self.seed)
+
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Loss of all clips, after augmentation; see `Method.step`."""
         inputs = self.inputs(batch) if self.feature_stream is None else self.known(batch)
@@ -344,7 +351,9 @@ class Classification(Method):
             show["skeleton"] = inputs
             features = self.features(inputs)
         else:
-            video = augment_pixels(inputs, self.augmentation, generator) if self.augmentation is not None else inputs
+            video = inputs
+            if self.augmentation is not None:
+                video = augment_pixels(inputs, self.augmentation, generator, batch.prepared)
             video = self.normalise(video)
             if self.augmentation is not None and self.augmentation.erase:
                 video = erase_boxes(video, self.augmentation.erase, generator)

@@ -12,6 +12,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from modules.core.constants import constant
+
 ANCHORS = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)
 SAME = ANCHORS.index(1.0)
 IOU = 0.5
@@ -78,7 +80,7 @@ def _spread(first: Tensor, last: Tensor, frames: int) -> Tensor:
 
 def anchors(like: Tensor) -> Tensor:
     """float64 [A], on the device of a tensor."""
-    return torch.tensor(ANCHORS, dtype=torch.float64, device=like.device)
+    return constant(ANCHORS, torch.float64, like.device)
 
 
 def cycle_targets(label: Tensor, assumed: Tensor) -> CycleTargets:

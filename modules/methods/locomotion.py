@@ -29,9 +29,12 @@ Deviations from the official code of VindLU:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
@@ -40,11 +43,12 @@ from torch.optim import Optimizer
 from modules.backbones.text.bert import TextEncoder, TextSettings, check_words
 from modules.backbones.text.clip_text import ClipText, ClipTextSettings, ClipTokenizer
 from modules.backbones.vit.beit_video import BEiTVideo, fit_positions
-from modules.core.batch import Batch, Kind
+from modules.core.batch import Batch, Kind, Preparation
 from modules.core.distributed import gather_rows
 from modules.core.errors import SettingError, check_range
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
+from modules.core.randomness import worker_rng
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
 from modules.layers.heads import linear_in_float32
@@ -62,7 +66,16 @@ from modules.losses.video_text import (
     match_loss,
     word_loss,
 )
-from modules.scenes.captioned_paste import CaptionedPasteSettings, CutOuts, paste_and_tell
+from modules.scenes.captioned import CaptionSettings
+from modules.scenes.captioned_paste import (
+    CaptionedPasteSettings,
+    CutOuts,
+    PastePlan,
+    Pictures,
+    ShapePictures,
+    paste_plan,
+    plan_and_tell,
+)
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
 from modules.weights.files import Checkpoint, read_checkpoint
@@ -72,17 +85,85 @@ from modules.weights.origin import origin_of
 Positives = Literal["instance", "caption", "signature"]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5
 BAND, LINE, MIN_WIDTH = 48, 12, 224
+TRAIN_CAPTIONS, VAL_CAPTIONS, STEP_CAPTIONS = 4, 5, 6
+"""Streams of random numbers."""
+NUMBERS = 1 << 62
+"""A clip's objects, motion and words are a function of one number below."""
+
+
+@dataclass(eq=False)
+class Sentences:
+    """What is known of the N = B x V clips of a batch without looking at them."""
+
+    texts: list[str]
+    """N sentences"""
+    words: Tensor
+    """int64 [N, L] of the tokenizer"""
+    ids: Tensor
+    """int64 [N], equal for clips that are no negatives of each other"""
+    plan: PastePlan | None
+    """of what is pasted"""
+
+
+class CaptionWriter:
+    """Writes the captions of batches, and plans what is pasted, on the host.
+
+    Args:
+        tokenizer: of the text encoder.
+        positives: see `LocoMotion`.
+        captions: what is pasted; None takes the sentences of the data.
+        cut_outs: see `plan_and_tell`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | ClipTokenizer,
+        positives: Positives,
+        captions: CaptionSettings | None,
+        cut_outs: CutOuts | None,
+    ) -> None:
+        self.tokenizer, self.positives, self.captions, self.cut_outs = tokenizer, positives, captions, cut_outs
+        self.captioner = Captioner(captions.verbs, captions.paraphrases) if captions is not None else None
+
+    def prepare(self, seed: int, batch: Batch, epoch: int | None) -> None:
+        """See `Preparation`. A clip is a function of the run's seed, the epoch, its row and its place in the row."""
+        views = batch.stream("video", "video").data.shape[1]
+        key = (VAL_CAPTIONS, seed, 0) if epoch is None else (TRAIN_CAPTIONS, seed, epoch)
+        numbers = [worker_rng(*key, row, 0).integers(NUMBERS, size=views) for row in batch.index.tolist()]
+        batch.prepared = self.write(batch, np.concatenate(numbers))
+
+    def write(self, batch: Batch, number: np.ndarray) -> Sentences:
+        """Sentences, and what is pasted.
+
+        Args:
+            batch: on any device; its pixels are not read.
+            number: int64 [N], of which each clip is a function.
+
+        Raises:
+            SettingError: if nothing is pasted and the data has no captions.
+        """
+        _, clips, frames, side = batch.stream("video", "video").data.shape[:4]
+        plan, meaning = None, batch.extra.get("signature")
+        ids: Tensor | None
+        if self.captions is not None and self.captioner is not None:
+            plan = plan_and_tell(torch.from_numpy(number), frames, side, self.captions, self.captioner, self.cut_outs)
+            texts, ids = plan.texts, plan.signature
+        else:
+            texts = [text for text in batch.text().first for _ in range(clips)]
+            ids = meaning.repeat_interleave(clips) if meaning is not None else None
+        if self.positives == "instance":
+            ids = batch.index.repeat_interleave(clips)
+        elif self.positives == "caption" or ids is None:
+            ids = torch.tensor([stable_hash(text) for text in texts])
+        return Sentences(texts, self.tokenizer(texts), ids, plan)
 
 
 class Pairs(NamedTuple):
     """Clips and sentences as the losses take them, a row per pair."""
 
     clip: Tensor
-    """uint8 [B, T, H, W, 3]"""
-    texts: list[str]
-    """B sentences"""
-    ids: Tensor
-    """int64 [B], equal for pairs that are no negatives of each other"""
+    """uint8 [N, T, H, W, 3]"""
+    sentences: Sentences
 
 
 class Wrong(NamedTuple):
@@ -198,16 +279,17 @@ class LocoMotion(Method):
         else:
             self.tokenizer = Tokenizer(tokenizer)
             self.text = TextEncoder(text, len(self.tokenizer), backbone.embed_dim)
-        self.cut_outs = CutOuts(paste.objects) if paste is not None and paste.objects is not None else None
-        if self.cut_outs is not None and isinstance(self.tokenizer, Tokenizer):
-            check_nouns(self.cut_outs.nouns, self.tokenizer)
+        captions, objects = (paste.captions, paste.objects) if paste is not None else (None, None)
+        cut_outs = CutOuts(objects) if objects is not None else None
+        if cut_outs is not None and isinstance(self.tokenizer, Tokenizer):
+            check_nouns(cut_outs.nouns, self.tokenizer)
+        self.objects: Pictures = objects if objects is not None else ShapePictures()
+        self.writer = CaptionWriter(self.tokenizer, positives, captions, cut_outs)
         self.video_projection = nn.Linear(backbone.embed_dim, contrast.joint_dim)
         self.text_projection = nn.Linear(self.text.embed_dim, contrast.joint_dim)
         self.match_head = nn.Linear(self.text.embed_dim, 2)
         self.temperature = nn.Parameter(torch.tensor(contrast.temperature))
-        self.captions = paste.captions if paste is not None else None
-        self.captioner = Captioner(self.captions.verbs, self.captions.paraphrases) if self.captions is not None else None
-        self.positives, self.vote = positives, contrast.vote
+        self.vote = contrast.vote
         self.match_weight, self.word_weight, self.masked_words = losses.match_weight, losses.word_weight, losses.masked_words
         self.gather_gradient: GatherGradient = contrast.gather_gradient
         self.freeze_unused()
@@ -263,21 +345,24 @@ class LocoMotion(Method):
         return weights | {f"backbone.{key}": value for key, value in fitted.items()}
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        """Paste and tell, encode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
-        pairs = self.pair(batch, generator)
-        ids = self.tokenizer(pairs.texts).to(pairs.clip.device)
-        draws = draw_masks(ids, self.masked_words, len(self.tokenizer), generator)
-        losses = self.losses(self.normalise(pairs.clip), ids, pairs.ids, draws, generator)
+        """Paste, encode, compare. Videos are [B, V, T, H, W, 3]; each clip counts as a sample."""
+        clip, sentences = self.pair(batch, generator)
+        draws = draw_masks(sentences.words, self.masked_words, len(self.tokenizer), generator)
+        losses = self.losses(self.normalise(clip), sentences.words, sentences.ids, draws, generator)
         log = {"loss_contrast": losses.contrast, "loss_match": losses.match, "loss_words": losses.words}
         return {
             "loss": losses.contrast + self.match_weight * losses.match + self.word_weight * losses.words,
             "log": {name: value.detach() for name, value in log.items()} | losses.log,
-            "show": {"clip": pairs.clip, "texts": pairs.texts},
+            "show": {"clip": clip, "texts": sentences.texts},
         }
 
     def reads(self) -> dict[str, tuple[Kind, ...]]:
         """Clips, and where nothing is pasted, their sentences; see `Method.reads`."""
-        return super().reads() | ({} if self.captions is not None else {"text": ("text",)})
+        return super().reads() | ({} if self.writer.captions is not None else {"text": ("text",)})
+
+    def preparation(self) -> Preparation:
+        """Captions are written and tokenised, and motion is drawn, where batches are read; see `Method.preparation`."""
+        return partial(self.writer.prepare, self.seed)
 
     def pair(self, batch: Batch, generator: torch.Generator) -> Pairs:
         """The clips of a batch with their sentences.
@@ -285,20 +370,13 @@ class LocoMotion(Method):
         Raises:
             SettingError: if nothing is pasted and the data has no captions.
         """
-        video = self.inputs(batch)
-        clip, clips = video.flatten(0, 1), video.shape[1]
-        numbers: Tensor | None
-        if self.captions is not None and self.captioner is not None:
-            clip, texts, numbers = paste_and_tell(clip, self.captions, self.captioner, generator, self.cut_outs)
-        else:
-            texts = [text for text in batch.text().first for _ in range(clips)]
-            meaning = batch.extra.get("signature")
-            numbers = meaning.repeat_interleave(clips) if meaning is not None else None
-        if self.positives == "instance":
-            numbers = batch.index.repeat_interleave(clips)
-        elif self.positives == "caption" or numbers is None:
-            numbers = torch.tensor([stable_hash(text) for text in texts], device=clip.device)
-        return Pairs(clip, texts, numbers)
+        clip = self.inputs(batch).flatten(0, 1)
+        sentences = batch.prepared
+        if sentences is None:
+            number = worker_rng(generator.initial_seed(), STEP_CAPTIONS).integers(NUMBERS, size=len(clip))
+            sentences = move_data_to_device(self.writer.write(batch, number), clip.device)
+        plan = sentences.plan
+        return Pairs(clip if plan is None else paste_plan(clip, plan, self.objects), sentences)
 
     def losses(self, video: Tensor, words: Tensor, ids: Tensor, draws: MaskDraws, generator: torch.Generator) -> Losses:
         """The three losses.

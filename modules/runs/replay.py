@@ -46,6 +46,7 @@ def replay(dump: str, rank: int = 0) -> None:
     method.to(device).train()
     data.setup("fit")
     method.take_data(data)
+    data.preparation = method.preparation()
     loader = data.train_dataloader()
     for entry in batches:
         batch = move_data_to_device(loader.read(entry["epoch"], entry["index"]), device)

@@ -6,21 +6,22 @@ it is told: no shape looks the same turned, and cut-outs are taken as having an 
 A cut-out keeps its own aspect ratio (SMILE's official code does not) inside the box that was drawn for it, so that it never
 reaches further than was planned, and is smaller where it is long. Its motion is measured and told after that.
 
-Axis letters: `B` clips, `K` = 2 objects, `M` moments, `s` texels per side.
+Axis letters: `N` clips, `K` = 2 objects, `M` moments, `s` texels per side.
 """
 
 import re
-from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
 from modules.language.captions import Captioner, Name
-from modules.motion.appearance import COLOURS, ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
+from modules.motion.appearance import COLOURS, SHAPES, ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.render import paste
 from modules.motion.scripts import Script
+from modules.motion.trajectory import MotionRecord
 from modules.scenes.captioned import TEXTURE, CaptionSettings, Cast, Stage, training_shapes
 from modules.scenes.classes import Draws
 
@@ -41,15 +42,26 @@ class CaptionedPasteSettings:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
 
 
-class Told(NamedTuple):
-    """Clips and what is said of them."""
+@dataclass(eq=False)
+class PastePlan:
+    """What is pasted into clips and said of it: all that needs no pixels. Made on the host."""
 
-    clip: Tensor
-    """uint8 [B, T, H, W, 3]"""
+    record: MotionRecord
+    """of N clips, in pixels"""
+    picture: Tensor
+    """int64 [N, K], which of the `Pictures`"""
     texts: list[str]
-    """B captions of what the pasted objects do"""
+    """N captions of what the pasted objects do"""
     signature: Tensor
-    """int64 [B], equal where captions say the same"""
+    """int64 [N], equal where captions say the same"""
+
+
+class Pictures(Protocol):
+    """What can be pasted, by number."""
+
+    def pick(self, index: Tensor) -> Tensor:
+        """Textures, not blurred: int64 [N, K], on the device to draw on -> uint8 [N, K, s, s, 4]."""
+        ...
 
 
 class Players(NamedTuple):
@@ -58,8 +70,8 @@ class Players(NamedTuple):
     script: Script
     names: list[list[Name]]
     """of the objects that there are, 1 or 2 per clip"""
-    textures: Tensor
-    """uint8 [B, K, s, s, 4], not blurred"""
+    picture: Tensor
+    """int64 [N, K], which of the `Pictures`"""
 
 
 def noun_of(category: str) -> str:
@@ -72,7 +84,7 @@ def noun_of(category: str) -> str:
 
 
 class CutOuts:
-    """The pictures of a bank, each with its noun. The two objects of a clip have different nouns.
+    """The nouns of the pictures of a bank, without the pictures. The two objects of a clip have different nouns.
 
     Args:
         bank: cut-outs of a folder. If all have one noun, a clip shows such a thing and another one.
@@ -86,7 +98,7 @@ class CutOuts:
             raise SettingError(
                 "model.paste.objects.root is null; name the folder of cut-outs, or set model.paste.objects to null for shapes."
             )
-        self.bank = bank
+        self.aspect = bank.aspect
         self.nouns = [noun_of(category) for category in bank.names]
         # In this order the pictures with another noun than a picture's own follow each other, from `_next` on, cyclically.
         order = sorted(range(len(bank)), key=lambda number: self.nouns[number])
@@ -98,71 +110,76 @@ class CutOuts:
         self._others = torch.where(others > 0, others, len(bank))
 
     def draw(self, draws: Draws) -> Tensor:
-        """Numbers of the pictures of some clips, int64 [B, K]: the first any, the second any with another noun."""
-        first = draws.integer("cut-out", len(self.bank))
+        """Numbers of the pictures of some clips, int64 [N, K]: the first any, the second any with another noun."""
+        first = draws.integer("cut-out", len(self.nouns))
         step = (draws.uniform("other cut-out") * self._others[first]).long()
-        return self._order[torch.stack([first, (self._next[first] + step) % len(self.bank)], dim=1)]
+        return self._order[torch.stack([first, (self._next[first] + step) % len(self.nouns)], dim=1)]
 
-    def players(self, cast: Cast, device: torch.device) -> Players:
-        """Cut-outs in the place of the shapes of a cast.
-
-        Args:
-            cast: on the host.
-            device: of the textures.
-        """
+    def players(self, cast: Cast) -> Players:
+        """Cut-outs in the place of the shapes of a cast."""
         index = self.draw(cast.draws)
         names = [[Name(self.nouns[k]) for k in own[: len(old)]] for own, old in zip(index.tolist(), cast.names, strict=True)]
-        script = replace(cast.script, size=inside(cast.script.size, self.bank.aspect[index]))
-        return Players(script, names, self.bank.pick(index.to(device)))
+        script = replace(cast.script, size=inside(cast.script.size, self.aspect[index]))
+        return Players(script, names, index)
 
 
 def inside(size: Tensor, aspect: Tensor) -> Tensor:
     """The largest sizes of given aspect ratios inside boxes.
 
     Args:
-        size: float [B, K, M, 2], width and height of the boxes.
-        aspect: float [B, K], width over height.
+        size: float [N, K, M, 2], width and height of the boxes.
+        aspect: float [N, K], width over height.
 
     Returns:
-        float [B, K, M, 2]
+        float [N, K, M, 2]
     """
     ratio = aspect[:, :, None]
     width = torch.minimum(size[..., 0], size[..., 1] * ratio)
     return torch.stack([width, width / ratio], dim=-1)
 
 
-def _shapes(cast: Cast, device: torch.device) -> Players:
-    """The shapes of a cast."""
-    table = torch.stack([hsv_to_rgb(*torch.tensor(value)) for value in COLOURS.values()])
-    alpha = shape_alpha(cast.kind.flatten(), torch.full((cast.kind.numel(),), STROKE), TEXTURE)
-    textures = premultiplied(table[cast.colour.flatten()][:, None, None], alpha).unflatten(0, cast.kind.shape)
-    return Players(cast.script, cast.names, textures.to(device))
+class ShapePictures:
+    """Every shape in every colour."""
+
+    def __init__(self) -> None:
+        colours = torch.stack([hsv_to_rgb(*torch.tensor(value)) for value in COLOURS.values()])
+        alpha = shape_alpha(torch.arange(len(SHAPES)), torch.full((len(SHAPES),), STROKE), TEXTURE)
+        painted = [premultiplied(colours[:, None, None], one.expand(len(colours), -1, -1)) for one in alpha]
+        self._textures = torch.cat(painted)
+
+    @staticmethod
+    def players(cast: Cast) -> Players:
+        """The shapes of a cast."""
+        return Players(cast.script, cast.names, cast.kind * len(COLOURS) + cast.colour)
+
+    def pick(self, index: Tensor) -> Tensor:
+        """See `Pictures`."""
+        if self._textures.device != index.device:
+            self._textures = self._textures.to(index.device)
+        return self._textures[index]
 
 
-def paste_and_tell(
-    clip: Tensor,
-    settings: CaptionSettings,
-    captioner: Captioner,
-    generator: torch.Generator,
-    cut_outs: CutOuts | None = None,
-) -> Told:
-    """Paste moving objects into clips and say how they move. The captions are made on the host, the pictures on the device.
+def plan_and_tell(
+    number: Tensor, frames: int, side: int, settings: CaptionSettings, captioner: Captioner, cut_outs: CutOuts | None = None
+) -> PastePlan:
+    """Let objects move, and say how they do.
 
     Args:
-        clip: uint8 [B, T, S, S, 3]
+        number: int64 [N], on the host; a clip's objects, motion and words depend on its number alone.
+        frames: of a clip.
+        side: of a frame in pixels.
         settings: what moves.
         captioner: how it is told.
-        generator: on the device of `clip`; a clip's objects, motion and words depend on one number that it draws.
-        cut_outs: what is pasted; None draws shapes.
+        cut_outs: what moves; None takes shapes.
     """
-    frames, side = clip.shape[1], clip.shape[2]
-    number = torch.randint(1 << 62, (len(clip),), generator=generator, device=clip.device)
-    stage = Stage(frames, side, "train", seed=0)
-    cast = Cast(number.cpu(), stage, settings, training_shapes())
-    players = _shapes(cast, clip.device) if cut_outs is None else cut_outs.players(cast, clip.device)
+    cast = Cast(number, Stage(frames, side, "train", seed=0), settings, training_shapes())
+    players = ShapePictures.players(cast) if cut_outs is None else cut_outs.players(cast)
     told = captioner(players.script, players.names)
+    signature = torch.tensor([caption.signature_id for caption in told])
     record = players.script.at(frames, (side, side))
-    record = replace(record, **{entry.name: getattr(record, entry.name).to(clip.device) for entry in fields(record)})
-    pasted = paste(clip, record, blur_to_size(players.textures, record.size.mean(2)))
-    signature = torch.tensor([caption.signature_id for caption in told], device=clip.device)
-    return Told(pasted, [caption.text for caption in told], signature)
+    return PastePlan(record, players.picture, [caption.text for caption in told], signature)
+
+
+def paste_plan(clip: Tensor, plan: PastePlan, pictures: Pictures) -> Tensor:
+    """Paste what was planned: uint8 [N, T, S, S, 3] -> the same. All tensors are on one device."""
+    return paste(clip, plan.record, blur_to_size(pictures.pick(plan.picture), plan.record.size.mean(2)))

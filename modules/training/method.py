@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from modules.core.batch import ADVICE, Batch, Kind, check_streams
+from modules.core.batch import ADVICE, Batch, Kind, Preparation, check_streams
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
 from modules.core.output import StepOutput
@@ -77,7 +77,7 @@ class Method(LightningModule, ABC):
 
     @abstractmethod
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        """Loss of a batch, and what there is to look at. Every random number comes from `generator`.
+        """Loss of a batch, and what there is to look at. Every random number comes from `generator` or the preparation.
 
         Args:
             batch: has the streams that `reads` names.
@@ -87,6 +87,13 @@ class Method(LightningModule, ABC):
     def reads(self) -> dict[str, tuple[Kind, ...]]:
         """Streams that `step` needs by name, with the kinds that will do; more than one where a method has several."""
         return {self.stream: self.kinds}
+
+    def preparation(self) -> Preparation | None:
+        """What is done for a step on the host as soon as its batch is read; None where there is nothing to do.
+
+        A data module that has no attribute `preparation` does not do it, and `step` finds `batch.prepared` empty.
+        """
+        return None
 
     def inputs(self, batch: Batch, encoder: str = "backbone") -> Tensor:
         """The clips [B, V, ...] that an encoder takes: the stream of the backbone's, unless a method says otherwise.
@@ -264,15 +271,19 @@ class Method(LightningModule, ABC):
         self.log_dict(scalars, sync_dist=True, batch_size=size)
 
     def setup(self, stage: str) -> None:
-        """Refuse data without the streams that are read, and a precision in which random numbers would have few digits.
+        """Refuse data without the streams that are read, and a precision in which random numbers would have few digits; tell
+        the data module what to prepare, before it makes loaders.
 
         Raises:
             SettingError: naming what can be used.
         """
+        data = getattr(self.trainer, "datamodule", None)
         # The data modules of others may not say what they yield; then the first batch does.
-        given = getattr(getattr(self.trainer, "datamodule", None), "streams", None)
+        given = getattr(data, "streams", None)
         if given is not None:
             check_streams(given, self.reads(), self.other_streams)
+        if data is not None and hasattr(data, "preparation"):
+            data.preparation = self.preparation()
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision != "32-true":
             raise SettingError(

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fake_cuda import step_cost
 from callbacks import Pictures
 from datamodules import UCFRep, VideoFolder
 from datamodules.settings import ReadSettings
 from datamodules.video.sampling import ClipSettings
 from main import main
+from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET_MEAN
 from modules.downstream.counting import RepetitionCounting, cycle_loss, draw_cycles
@@ -25,7 +27,7 @@ from modules.runs.nonfinite import NonFiniteGuard
 from modules.training.optim import AdamSettings
 from tests.datamodules.sets.repetitions import write_ucfrep
 from tests.distributed.evaluation import by_two
-from tests.registry import tiny_cnn, tiny_vit
+from tests.registry import SIDE, tiny_cnn, tiny_vit
 from tests.resume.bits import differences
 
 ROOT = Path(__file__).parents[2]
@@ -375,3 +377,12 @@ def test_two_processes_train_and_count_each_video_once(tmp_path: Path) -> None:
     told = by_two(measure, tmp_path)
     assert told[0] == told[1]
     assert told[0]["videos"] == 3
+
+
+def test_a_step_neither_copies_nor_waits() -> None:
+    video = torch.zeros(2, 1, 40, SIDE, SIDE, 3, dtype=torch.uint8)
+    cycle = torch.full((2, 40), 8)
+    extra = {"count": torch.tensor([3, 4]), "borders": torch.zeros(2, 8, dtype=torch.long), "previous": cycle, "next": cycle}
+    stream = Stream("video", video, length=torch.tensor([40, 30]))
+    cost = step_cost(counting(), Batch(torch.arange(2), torch.arange(2), {"video": stream}, extra=extra))
+    assert cost.copies == cost.waits == []

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from benchmarks.fake_cuda import step_cost
 from main import main
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.batch import Batch, Regions, TrueBoxes
@@ -231,3 +232,8 @@ def test_wrong_settings(films: Path, tmp_path: Path) -> None:
         method.step(video_batch(), generator())
     with pytest.raises(SettingError, match=r"frames of 32 x 32 pixels; set data\.films\.square to true"):
         ActionDetection(tiny_vit(), ACTIONS, optim=SGD).logits(torch.zeros(1, 3, FRAMES, 32, 42), torch.zeros(1, 5))
+
+
+def test_a_step_neither_copies_nor_waits() -> None:
+    cost = step_cost(ActionDetection(tiny_vit(), ACTIONS, flip=0.5, optim=SGD), batch_with_boxes())
+    assert cost.copies == cost.waits == []

@@ -9,7 +9,7 @@ from modules.core.errors import SettingError
 from modules.language.captions import Captioner
 from modules.language.tokenizers import SPECIAL, Tokenizer, TokenizerSettings
 from modules.scenes.captioned import CaptionSettings
-from modules.scenes.captioned_paste import paste_and_tell
+from modules.scenes.captioned_paste import plan_and_tell
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_lexicon_knows_all_words_of_captions() -> None:
     tokenizer = Tokenizer(TokenizerSettings(max_tokens=64))
     texts = []
     for verbs in ("lexicon", "held_out"):
-        black = torch.zeros(400, 8, 4, 4, 3, dtype=torch.uint8)
-        texts += paste_and_tell(black, CaptionSettings(), Captioner(verbs), torch.Generator().manual_seed(1)).texts
+        number = torch.randint(1 << 62, (400,), generator=torch.Generator().manual_seed(1))
+        texts += plan_and_tell(number, 8, 4, CaptionSettings(), Captioner(verbs)).texts
     ids = tokenizer(texts)
     assert not (ids == tokenizer.unknown).any()
     whole = [[number for number in row if number >= len(SPECIAL)] for row in ids.tolist()]

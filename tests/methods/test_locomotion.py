@@ -1,16 +1,28 @@
 """LocoMotion: what counts as a positive, what padding and time may change, what the switches leave out."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from benchmarks.fake_cuda import step_cost
+from datamodules.loading.loader import ResumableLoader
+from datamodules.settings import LoadSettings
+from datamodules.synthetic import SyntheticMotion
+from datamodules.video.sampling import ClipSettings
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
+from modules.core.output import StepOutput
 from modules.language.tokenizers import TokenizerSettings
 from modules.losses.video_text import TextContrastSettings
 from modules.methods.locomotion import LocoMotion, LossSettings, caption_band
+from modules.motion.appearance import ObjectBank
+from modules.scenes.captioned import CaptionSettings
+from modules.scenes.captioned_paste import CaptionedPasteSettings
 from tests.callbacks.runs import make_trainer
 from tests.methods.test_common import fit
 from tests.registry import FRAMES, METHODS, SIDE, tiny_locomotion, video_batch, with_sentences
@@ -37,10 +49,10 @@ def given(**settings: object) -> LocoMotion:
 def test_positives(positives: str, same: list[tuple[int, int]]) -> None:
     batch = with_sentences(video_batch(4), CAPTIONS)
     batch.extra["signature"] = torch.tensor([7, 7, 7, 8])
-    pairs = given(positives=positives).pair(batch, generator())
-    assert pairs.texts == CAPTIONS
-    assert [(i, j) for i in range(4) for j in range(i + 1, 4) if pairs.ids[i] == pairs.ids[j]] == same
-    assert torch.equal(pairs.clip, batch.stream("video").data[:, 0])
+    clip, sentences = given(positives=positives).pair(batch, generator())
+    assert sentences.texts == CAPTIONS
+    assert [(i, j) for i in range(4) for j in range(i + 1, 4) if sentences.ids[i] == sentences.ids[j]] == same
+    assert torch.equal(clip, batch.stream("video").data[:, 0])
 
 
 def test_captions_are_needed_where_nothing_is_pasted(tmp_path: Path) -> None:
@@ -153,3 +165,93 @@ def test_wrong_settings_are_told() -> None:
         LocoMotion(given().backbone, TextSettings(32, 2, 2, 2))
     with pytest.raises(SettingError, match=r"model\.losses\.masked_words is 1\.5; it must lie between 0 and 1"):
         LossSettings(masked_words=1.5)
+
+
+def prepared(method: LocoMotion, batch_size: int, workers: int = 0) -> SyntheticMotion:
+    """Two clips of each of 12 videos, and what the method prepares of them."""
+    clip = ClipSettings(frames=FRAMES, size=SIDE, clips=2)
+    data = SyntheticMotion(clip, batch_size, LoadSettings(workers), train_videos=12, val_videos=6)
+    data.preparation = method.preparation()
+    data.setup("fit")
+    return data
+
+
+def by_row(loader: ResumableLoader) -> dict[int, tuple[list[str], list[float]]]:
+    """Sentences and paths of the two clips of each video."""
+    found = {}
+    for batch in loader:
+        sentences, count = batch.prepared, len(batch.index)
+        places = sentences.plan.record.centre.flatten(1).unflatten(0, (count, 2)).tolist()
+        for place, row in enumerate(batch.index.tolist()):
+            found[row] = (sentences.texts[2 * place : 2 * place + 2], places[place])
+    return found
+
+
+def test_captions_are_a_function_of_seed_epoch_and_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by the loader: the same with another batch size and in workers, and again when a step is repeated."""
+    method = tiny_locomotion()
+    data = prepared(method, 4)
+    loader = data.train_dataloader()
+    first, again = by_row(loader), by_row(loader)
+    assert len(first) == 12
+    assert first == again
+    assert by_row(prepared(method, 6, workers=1).train_dataloader()) == first
+    assert all(texts[0] != texts[1] for texts, _ in first.values())
+    assert loader.read(0, [7, 2]).prepared.texts == first[7][0] + first[2][0]
+    loader.batches.sampler.set_epoch(1)
+    later = by_row(loader)
+    assert not any(later[row][1] == first[row][1] for row in first)
+
+    validation = data.val_dataloader()
+    before = by_row(validation)
+    validation.batches.sampler.set_epoch(1)
+    assert by_row(validation) == before
+    assert not any(before[row][1] == first[row][1] for row in before)
+    assert next(iter(data.probe_dataloader())).prepared is None
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    other = by_row(prepared(method, 4).train_dataloader())
+    assert not any(other[row][1] == first[row][1] for row in first)
+
+
+def test_steps_of_a_run_take_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, steps = tiny_locomotion(), []
+    step = LocoMotion.step
+
+    def noted(self: LocoMotion, batch: Batch, generator: torch.Generator) -> StepOutput:
+        writer, self.writer = self.writer, None  # type: ignore[assignment]
+        output = step(self, batch, generator)
+        self.writer = writer
+        steps.append(output["show"]["texts"])
+        assert output["show"]["texts"] == batch.prepared.texts
+        return output
+
+    monkeypatch.setattr(LocoMotion, "step", noted)
+    data = SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE), 4, train_videos=8, val_videos=4)
+    trainer = make_trainer(tmp_path, [], epochs=1)
+    trainer.fit(method, datamodule=data)
+    assert len(steps) >= 3
+    # Of another method, nothing is left behind.
+    make_trainer(tmp_path, []).validate(METHODS[0].build(), datamodule=data)
+    assert data.preparation is None
+
+
+def test_workers_are_sent_no_weights_and_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "arrow").mkdir()
+    Image.new("RGBA", (8, 8)).save(tmp_path / "arrow" / "0.png")
+    objects = ObjectBank(str(tmp_path), side=512)
+    captions = CaptionSettings(primitives=("T",))
+    method = tiny_locomotion()
+    method = LocoMotion(method.backbone, TextSettings(32, 3, 1, 2), paste=CaptionedPasteSettings(objects, captions))
+    sent = pickle.dumps(method.preparation())
+    assert len(sent) < 100_000
+    batch, other = video_batch(2), video_batch(2)
+    method.preparation()(batch, 3)
+    pickle.loads(sent)(other, 3)
+    assert batch.prepared.texts == other.prepared.texts
+
+
+@pytest.mark.parametrize("pastes", [True, False])
+def test_a_step_reads_nothing_from_the_device_and_copies_nothing_to_it(pastes: bool) -> None:
+    batch = video_batch(4) if pastes else with_sentences(video_batch(4), CAPTIONS)
+    cost = step_cost(tiny_locomotion() if pastes else given(), batch)
+    assert cost.waits == cost.copies == []

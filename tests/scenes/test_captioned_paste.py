@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,7 +19,16 @@ from modules.methods.locomotion import LocoMotion
 from modules.motion.appearance import COLOURS, ObjectBank, blur_to_size, hsv_to_rgb, premultiplied, shape_alpha
 from modules.motion.render import paste
 from modules.scenes.captioned import TEXTURE, CaptionSettings, Cast, Stage, training_shapes
-from modules.scenes.captioned_paste import STROKE, CaptionedPasteSettings, CutOuts, Told, inside, noun_of, paste_and_tell
+from modules.scenes.captioned_paste import (
+    STROKE,
+    CaptionedPasteSettings,
+    CutOuts,
+    ShapePictures,
+    inside,
+    noun_of,
+    paste_plan,
+    plan_and_tell,
+)
 from modules.scenes.classes import Draws
 from tests.methods.test_locomotion import generator, given
 from tests.registry import video_batch
@@ -41,13 +51,20 @@ def write_objects(root: Path, *categories: str, sides: tuple[int, int] = (20, 20
     return str(root)
 
 
-def cut_outs(root: str) -> CutOuts:
-    return CutOuts(ObjectBank(root, side=16))
+class Told(NamedTuple):
+    """Clips and what is said of them."""
+
+    clip: Tensor
+    texts: list[str]
+    signature: Tensor
 
 
-def told(count: int, settings: CaptionSettings, objects: CutOuts | None, side: int = 48, seed: int = 0) -> Told:
+def told(count: int, settings: CaptionSettings, objects: ObjectBank | None, side: int = 48, seed: int = 0) -> Told:
     black = torch.zeros(count, 6, side, side, 3, dtype=torch.uint8)
-    return paste_and_tell(black, settings, Captioner(settings.verbs), generator(seed), objects)
+    number = torch.randint(1 << 62, (count,), generator=generator(seed))
+    cut_outs = CutOuts(objects) if objects is not None else None
+    plan = plan_and_tell(number, 6, side, settings, Captioner(settings.verbs), cut_outs)
+    return Told(paste_plan(black, plan, objects or ShapePictures()), plan.texts, plan.signature)
 
 
 def colours_in(clip: Tensor) -> list[set[int]]:
@@ -56,7 +73,7 @@ def colours_in(clip: Tensor) -> list[set[int]]:
 
 
 def test_what_is_pasted_is_what_is_named(tmp_path: Path) -> None:
-    made = told(60, SLIDE, cut_outs(write_objects(tmp_path, *PAINTS)))
+    made = told(60, SLIDE, ObjectBank(write_objects(tmp_path, *PAINTS), side=16))
     found = set()
     for text, seen in zip(made.texts, colours_in(made.clip), strict=True):
         match = re.fullmatch(r"an? (?:(?:small|large) )?(aerosol can|hot air balloon|bow|object) moves to the right.*", text)
@@ -69,7 +86,7 @@ def test_what_is_pasted_is_what_is_named(tmp_path: Path) -> None:
 
 
 def test_two_objects_of_a_clip_have_different_nouns(tmp_path: Path) -> None:
-    made = told(40, TOGETHER, cut_outs(write_objects(tmp_path, *PAINTS)))
+    made = told(40, TOGETHER, ObjectBank(write_objects(tmp_path, *PAINTS), side=16))
     both = 0
     for text, seen in zip(made.texts, colours_in(made.clip), strict=True):
         named = {number for number, noun in enumerate(NOUNS) if re.search(rf"\b{noun}\b", text)}
@@ -81,9 +98,9 @@ def test_two_objects_of_a_clip_have_different_nouns(tmp_path: Path) -> None:
 
 
 def test_one_noun_is_enough(tmp_path: Path) -> None:
-    bank = cut_outs(write_objects(tmp_path, "aerosol_can"))
+    bank = ObjectBank(write_objects(tmp_path, "aerosol_can"), side=16)
     # Any picture then goes with any.
-    assert len(bank.draw(Draws(0, "train", torch.arange(200))).unique(dim=0)) == 9
+    assert len(CutOuts(bank).draw(Draws(0, "train", torch.arange(200))).unique(dim=0)) == 9
     made = told(30, TOGETHER, bank)
     assert colours_in(made.clip) == [{0}] * 30
     same = [text for text in made.texts if text.count("aerosol can") == 2]
@@ -92,7 +109,7 @@ def test_one_noun_is_enough(tmp_path: Path) -> None:
 
 
 def test_pictures_are_equally_likely_and_a_function_of_the_clip(tmp_path: Path) -> None:
-    bank = cut_outs(write_objects(tmp_path, *PAINTS))
+    bank = CutOuts(ObjectBank(write_objects(tmp_path, *PAINTS), side=16))
     index = bank.draw(Draws(0, "train", torch.arange(9000)))
     for k in range(2):
         assert (index[:, k].bincount(minlength=9) - 1000).abs().max() < 5 * 1000**0.5
@@ -106,7 +123,7 @@ def test_boxes_have_the_aspect_of_the_picture(tmp_path: Path) -> None:
     settings = CaptionSettings(primitives=("P.still",), phases=(1, 0, 0), relations=0, together=0, object_size=(0.4, 0.5))
     for sides in ((60, 20), (20, 60)):
         root = write_objects(tmp_path / str(sides[0]), "aerosol_can", sides=sides)
-        seen = told(12, settings, cut_outs(root), side=96).clip[:, 0, ..., 0] > 60
+        seen = told(12, settings, ObjectBank(root, side=16), side=96).clip[:, 0, ..., 0] > 60
         extent = torch.stack([seen.any(1).sum(1), seen.any(2).sum(1)], dim=1).float()
         assert ((extent[:, 0] / extent[:, 1]).log2() - torch.tensor(sides[0] / sides[1]).log2()).abs().max() < 0.3
 
