@@ -316,7 +316,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = EpochSampler(len(pool), self.seed, name == "train", *ranks)
-        return ResumableLoader(pool, sampler, self.batch_size, self.reading.num_workers, _whole)
+        workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
+        return ResumableLoader(pool, sampler, self.batch_size, workers, _whole, prefetch_factor=ahead)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training clips in a random order; the last, incomplete batch is dropped."""
