@@ -84,19 +84,28 @@ def extract(
     Returns:
         float32 [N, D] and int64 [N] on the method's device; empty if nothing is labelled.
     """
-    found = _read(trainer, method, loader, readout).join(trainer, method.device).labelled()
-    return found.rows, found.label
+    return extract_all(trainer, method, loader, [readout])[0]
 
 
-def _read(trainer: Trainer, method: Method, loader: Iterable[Batch], readout: Callable[[Batch], Tensor]) -> _Share:
-    share = _Share()
+def extract_all(
+    trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: list[Callable[[Batch], Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """What `extract` gives for each of several readouts, from one pass over the loader."""
+    shares = _read(trainer, method, loader, readouts)
+    found = [share.join(trainer, method.device).labelled() for share in shares]
+    return [(one.rows, one.label) for one in found]
+
+
+def _read(trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: list[Callable[[Batch], Tensor]]) -> list[_Share]:
+    shares = [_Share() for _ in readouts]
     with evaluating(method), trainer.precision_plugin.forward_context():
         for batch in loader:
             batch = trainer.strategy.batch_to_device(batch)
             if batch.label.ndim != 1:
                 break
-            share.add(batch, readout(batch))
-    return share
+            for share, readout in zip(shares, readouts, strict=True):
+                share.add(batch, readout(batch))
+    return shares
 
 
 class ProbeSets:
@@ -158,7 +167,7 @@ class ProbeSets:
     def read_bank(self, trainer: Trainer, method: Method) -> None:
         """Embed this process's probe samples, unless they were in this validation."""
         if self._bank is None:
-            self._bank = _read(trainer, method, self.probe_loader(trainer), method.embed)
+            (self._bank,) = _read(trainer, method, self.probe_loader(trainer), [method.embed])
 
     def validation(self, trainer: Trainer, method: Method) -> Features:
         """Of the validation samples that somebody wanted; all processes must ask."""
@@ -178,6 +187,11 @@ _sets: WeakKeyDictionary[Trainer, ProbeSets] = WeakKeyDictionary()
 def probe_sets(trainer: Trainer) -> ProbeSets:
     """What the probes of a run share."""
     return _sets.setdefault(trainer, ProbeSets())
+
+
+def let_go(trainer: Trainer) -> None:
+    """Forget what the probes of a run share, and so end the workers of their loaders."""
+    _sets.pop(trainer, None)
 
 
 class ValidationProbe(Callback):
@@ -223,5 +237,5 @@ class ValidationProbe(Callback):
         probe_sets(trainer).begin()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the loaders, and so of their workers."""
-        _sets.pop(trainer, None)
+        """Let go of the loaders."""
+        let_go(trainer)

@@ -15,8 +15,8 @@ class OnlineKNN(ValidationProbe):
 
     The validation samples are those of the validation itself (`trainer.limit_val_batches`), and are not read again; training
     samples are read with centre crops. Protocol of DINO: cosine similarity, votes weighted by exp(similarity / temperature).
-    `data.probe_samples` says how many training samples are read; by default 50 of each class or
-    more, as far as there are, and at most 20,000. A line says what there was, since the accuracy grows with it.
+    `data.probe_samples` says how many training samples are read; by default 50 of each class or more, as far as there are, and
+    at most 20,000. A line says what there was, since the accuracy grows with it.
 
     Args:
         k: neighbours.

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import extract, probe_sets
+from callbacks.features import extract_all, let_go, probe_sets
 from modules.core.batch import Batch, Kind
 from modules.core.errors import check_positive
 from modules.core.run import run_of
@@ -138,23 +138,17 @@ class ProbeReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the loaders."""
+        let_go(trainer)
+
     def _read(self, trainer: Trainer, method: Method, readouts: Readouts) -> dict[str, list[Tensor]]:
         """By readout: training features and labels, validation features and labels. Both sets are read once."""
         sets = probe_sets(trainer)
-        widths: list[int] = []
-
-        def together(batch: Batch) -> Tensor:
-            parts = [readout(batch).float() for readout in readouts.values()]
-            widths[:] = [part.shape[1] for part in parts]
-            return torch.cat(parts, dim=1)
-
         found: dict[str, list[Tensor]] = {name: [] for name in readouts}
         for batches in (sets.probe_loader(trainer), sets.validation_batches(trainer)):
-            rows, labels = extract(trainer, method, batches, together)
-            # Nothing was read, or what was has no labels.
-            parts = rows.split(widths, dim=1) if len(rows) else [rows] * len(readouts)
-            for name, part in zip(readouts, parts, strict=True):
-                found[name] += [part, labels]
+            for name, pair in zip(readouts, extract_all(trainer, method, batches, list(readouts.values())), strict=True):
+                found[name] += pair
         return found
 
     def _scores(self, name: str, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> dict[str, float]:
