@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.features import extract
+from callbacks.features import ValidationProbe, extract, probe_sets
 from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
-from modules.core.run import run_of
 from modules.training.method import Method
 
 
@@ -59,7 +58,7 @@ def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
             return
 
 
-class CollapseAlarm(Callback):
+class CollapseAlarm(ValidationProbe):
     """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once when they fall.
 
     Both are compared with what the network itself had, before training or later: features of a healthy network may share a
@@ -68,8 +67,9 @@ class CollapseAlarm(Callback):
 
     Args:
         max_fall: share of the highest value so far below which a value counts as collapsed.
-        samples: validation clips that are looked at, over all processes; training clips where there are none. A run
-            without validation looks at them after every epoch.
+        samples: validation clips that are looked at, over all processes: the first of each validation, which are not read
+            again but before the first step; training clips where there are none. A run without validation reads them after
+            every epoch.
         stop: end the run instead of warning.
     """
 
@@ -82,7 +82,11 @@ class CollapseAlarm(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the untrained network: the first epoch may be long enough to collapse in."""
         if isinstance(pl_module, Method) and not self._highest:
-            self._keep_highest(measure(self._features(trainer, pl_module)))
+            self._keep_highest(measure(self._read(trainer, pl_module)))
+
+    def wants(self, trainer: Trainer, batch: Batch) -> int:
+        """The first samples, labelled or not."""
+        return self.samples
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure and compare.
@@ -91,15 +95,16 @@ class CollapseAlarm(Callback):
             SettingError: on collapse, with `stop`.
         """
         if not trainer.sanity_checking and isinstance(pl_module, Method):
-            self._compare(trainer, pl_module)
+            features = probe_sets(trainer).validation(trainer, pl_module).rows[: self.samples]
+            self._compare(trainer, pl_module, features)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same where there is no validation."""
         if isinstance(pl_module, Method) and not (trainer.enable_validation and _has_validation(trainer)):
-            self._compare(trainer, pl_module)
+            self._compare(trainer, pl_module, self._read(trainer, pl_module))
 
-    def _compare(self, trainer: Trainer, method: Method) -> None:
-        values = measure(self._features(trainer, method))
+    def _compare(self, trainer: Trainer, method: Method, features: Tensor) -> None:
+        values = measure(features)
         method.log_dict({f"collapse/{name}": value for name, value in values.items()}, sync_dist=True)
         # Nothing was measured before if this is no training.
         fallen = [
@@ -122,12 +127,12 @@ class CollapseAlarm(Callback):
         # In this order: `max` keeps its first argument where the second is NaN.
         self._highest = {name: max(self._highest.get(name, 0.0), value) for name, value in values.items()}
 
-    def _features(self, trainer: Trainer, method: Method) -> Tensor:
-        """float32 [N, D], each clip once, in a fixed order, equal in all processes."""
-        data = run_of(trainer).datamodule
-        loader = data.val_dataloader() if _has_validation(trainer) else data.probe_dataloader()
+    def _read(self, trainer: Trainer, method: Method) -> Tensor:
+        """Outside of a validation: float32 [N, D], each clip once, in a fixed order, equal in all processes."""
+        sets = probe_sets(trainer)
+        batches = sets.validation_batches(trainer) if _has_validation(trainer) else sets.probe_loader(trainer)
         # Processes take turns in the order of samples, so that their shares join to the first clips of all.
-        clips = first_clips(loader, -(-self.samples // trainer.world_size))
+        clips = first_clips(batches, -(-self.samples // trainer.world_size))
         return extract(trainer, method, clips, method.embed)[0][: self.samples]
 
     def state_dict(self) -> dict[str, object]:
@@ -141,5 +146,5 @@ class CollapseAlarm(Callback):
 
 def _has_validation(trainer: Trainer) -> bool:
     # Not the length of the loader: a process without a share of a small set must not read another set than the others.
-    loader = run_of(trainer).datamodule.val_dataloader()
+    loader = probe_sets(trainer).validation_loader(trainer)
     return not isinstance(loader, list) or bool(loader)

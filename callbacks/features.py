@@ -1,20 +1,70 @@
-"""Frozen features of a loader, for probes: the network in evaluation mode, nothing else touched."""
+"""Frozen features for probes: every validation clip is embedded in the validation pass itself, once for all who ask."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from modules.core.batch import Batch
 from modules.core.contexts import evaluating
 from modules.core.distributed import gather_once
+from modules.core.run import run_of
 from modules.training.method import Method
+
+ALL = 2**62
+"""Samples that a callback wants that wants all of them."""
 
 
 def usable(batch: Batch) -> Tensor:
     """Samples that count, bool [B]: labelled, and not a substitute for a broken file."""
     return (batch.label >= 0) & (batch.substituted < 0)
+
+
+class Features(NamedTuple):
+    """Features of samples, on one device."""
+
+    rows: Tensor
+    """float32 [N, D]"""
+    label: Tensor
+    """int64 [N], negative where there is none, or where samples have several."""
+    number: Tensor
+    """int64 [N], of the samples in their data set."""
+
+    def labelled(self) -> "Features":
+        """Those of labelled samples."""
+        keep = self.label >= 0
+        return Features(*(values[keep] for values in self))
+
+
+class _Share:
+    """What this process has read of a set: features of all samples but substitutes for broken files."""
+
+    def __init__(self) -> None:
+        self._parts: list[Features] = []
+        self.samples = 0
+        """That were added, substitutes included."""
+        self._joined: Features | None = None
+
+    def add(self, batch: Batch, rows: Tensor) -> None:
+        label = batch.label if batch.label.ndim == 1 else torch.full_like(batch.index, -1)
+        keep = batch.substituted < 0
+        self._parts.append(Features(rows.float()[keep], label[keep], batch.index[keep]))
+        self.samples += len(batch.index)
+
+    def join(self, trainer: Trainer, device: torch.device) -> Features:
+        """Those of all processes, each sample once, in the order of their numbers. All processes must ask."""
+        if self._joined is None:
+            none = torch.empty(0, dtype=torch.long, device=device)
+            # A process without a sample takes part all the same: the others wait for it.
+            parts = self._parts or [Features(torch.empty(0, 0, device=device), none, none)]
+            rows, label, number = (torch.cat(values) for values in zip(*parts, strict=True))
+            rows, facts = gather_once(trainer, rows, torch.stack([label, number], dim=1), number)
+            self._joined, self._parts = Features(rows, *facts.unbind(1)), []
+        return self._joined
 
 
 def extract(
@@ -34,18 +84,158 @@ def extract(
     Returns:
         float32 [N, D] and int64 [N] on the method's device; empty if nothing is labelled.
     """
-    rows, labels, numbers = [], [], []
+    return extract_all(trainer, method, loader, [readout])[0]
+
+
+def extract_all(
+    trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: list[Callable[[Batch], Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """What `extract` gives for each of several readouts, from one pass over the loader."""
+    shares = _read(trainer, method, loader, readouts)
+    found = [share.join(trainer, method.device).labelled() for share in shares]
+    return [(one.rows, one.label) for one in found]
+
+
+def _read(trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: list[Callable[[Batch], Tensor]]) -> list[_Share]:
+    shares = [_Share() for _ in readouts]
     with evaluating(method), trainer.precision_plugin.forward_context():
         for batch in loader:
             batch = trainer.strategy.batch_to_device(batch)
             if batch.label.ndim != 1:
                 break
-            keep = usable(batch)
-            rows.append(readout(batch).float()[keep])
-            labels.append(batch.label[keep])
-            numbers.append(batch.index[keep])
-    if not rows:
-        # A process without a sample takes part all the same: the others wait for it.
-        none = torch.empty(0, dtype=torch.long, device=method.device)
-        return gather_once(trainer, torch.empty(0, 0, device=method.device), none, none)
-    return gather_once(trainer, torch.cat(rows), torch.cat(labels), torch.cat(numbers))
+            for share, readout in zip(shares, readouts, strict=True):
+                share.add(batch, readout(batch))
+    return shares
+
+
+class ProbeSets:
+    """The two sets that the probes of a run read, of which they share loaders and features.
+
+    Features are those of one validation: with its weights, which an average of weights may take back before the validation
+    ends, and of its clips, as many as `trainer.limit_val_batches` leaves.
+    """
+
+    def __init__(self) -> None:
+        self._probes: Any = None
+        self._unused: Any = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the features of the last validation."""
+        self._validation, self._batches = _Share(), 0
+        self._bank: _Share | None = None
+
+    def probe_loader(self, trainer: Trainer) -> Any:
+        """The data module's `probe_dataloader`, made once: its workers stay."""
+        if self._probes is None:
+            self._probes = run_of(trainer).datamodule.probe_dataloader()
+        return self._probes
+
+    def validation_loader(self, trainer: Trainer) -> Any:
+        """The trainer's own, or one like it where the trainer has none (yet); an empty list without validation samples."""
+        if trainer.val_dataloaders is not None:
+            self._unused = None
+            return trainer.val_dataloaders
+        if self._unused is None:
+            self._unused = run_of(trainer).datamodule.val_dataloader()
+        return self._unused
+
+    def validation_batches(self, trainer: Trainer) -> Iterator[Batch]:
+        """What a validation would see; where `trainer.limit_val_batches` is 0, so that there is none, all batches."""
+        loader, limit = self.validation_loader(trainer), trainer.limit_val_batches
+        if isinstance(limit, float):
+            limit = int(len(loader) * limit)
+        return islice(loader, limit or None)
+
+    def see(self, trainer: Trainer, method: Method, batch: Batch, batch_idx: int, samples: int) -> None:
+        """Embed a batch of the validation that is going on, unless it was, or this process has its share of the samples.
+
+        Args:
+            trainer: that validates.
+            method: whose `embed` it is.
+            batch: on the device.
+            batch_idx: its number in the validation.
+            samples: first samples that are wanted, over all processes.
+        """
+        # Processes take turns in the order of samples, so that their shares join to the first samples of all.
+        if batch_idx < self._batches or self._validation.samples * trainer.world_size >= samples:
+            return
+        with evaluating(method), trainer.precision_plugin.forward_context():
+            self._validation.add(batch, method.embed(batch))
+        self._batches = batch_idx + 1
+
+    def read_bank(self, trainer: Trainer, method: Method) -> None:
+        """Embed this process's probe samples, unless they were in this validation."""
+        if self._bank is None:
+            (self._bank,) = _read(trainer, method, self.probe_loader(trainer), [method.embed])
+
+    def validation(self, trainer: Trainer, method: Method) -> Features:
+        """Of the validation samples that somebody wanted; all processes must ask."""
+        return self._validation.join(trainer, method.device)
+
+    def bank(self, trainer: Trainer, method: Method) -> Features:
+        """Of the labelled probe samples; all processes must ask."""
+        # A process without a validation batch has not read its share yet.
+        self.read_bank(trainer, method)
+        assert self._bank is not None
+        return self._bank.join(trainer, method.device).labelled()
+
+
+_sets: WeakKeyDictionary[Trainer, ProbeSets] = WeakKeyDictionary()
+
+
+def probe_sets(trainer: Trainer) -> ProbeSets:
+    """What the probes of a run share."""
+    return _sets.setdefault(trainer, ProbeSets())
+
+
+def let_go(trainer: Trainer) -> None:
+    """Forget what the probes of a run share, and so end the workers of their loaders."""
+    _sets.pop(trainer, None)
+
+
+class ValidationProbe(Callback):
+    """A callback that reads features of validation samples. Whichever others there are, each batch is embedded once."""
+
+    reads_bank = False
+    """Whether it compares them with those of probe samples."""
+
+    def wants(self, trainer: Trainer, batch: Batch) -> int:
+        """First samples of the present validation, over all processes, whose features it will ask for.
+
+        Args:
+            trainer: that validates, and not only checks that it can.
+            batch: of the validation.
+        """
+        return ALL
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        probe_sets(trainer).begin()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Embed the batch, and with the first one the probe samples."""
+        if trainer.sanity_checking or dataloader_idx or not isinstance(pl_module, Method):
+            return
+        samples = self.wants(trainer, batch)
+        if not samples:
+            return
+        if self.reads_bank:
+            probe_sets(trainer).read_bank(trainer, pl_module)
+        probe_sets(trainer).see(trainer, pl_module, batch, batch_idx, samples)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the features: they would take memory from training."""
+        probe_sets(trainer).begin()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the loaders."""
+        let_go(trainer)

@@ -2,14 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import extract
+from callbacks.features import ALL, ValidationProbe, probe_sets
 from callbacks.pictures import enlarge, write_film
 from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
 from modules.core.errors import SettingError, check_positive
-from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method
@@ -43,7 +42,7 @@ def framed(clips: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
     return result
 
 
-class Neighbours(Callback):
+class Neighbours(ValidationProbe):
     """Draws validation clips beside the training clips with the nearest features (cosine of `embed`).
 
     A row shows one validation clip and its neighbours, the nearest first. The frame is green around neighbours of the same
@@ -56,36 +55,36 @@ class Neighbours(Callback):
         frames: frames of the moving picture at most.
     """
 
-    reads_clips = True
+    reads_clips = reads_bank = True
 
     def __init__(self, every_n_epochs: int = 10, clips: int = 6, k: int = 5, frames: int = 16) -> None:
         check_positive("Neighbours", every_n_epochs=every_n_epochs, clips=clips, k=k, frames=frames)
         self.every_n_epochs, self.clips, self.k, self.frames = every_n_epochs, clips, k, frames
 
+    def wants(self, trainer: Trainer, batch: Batch) -> int:
+        """All samples, if it is time, and they have one label each."""
+        return 0 if (trainer.current_epoch + 1) % self.every_n_epochs or batch.label.ndim != 1 else ALL
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read both sets, compare, draw."""
+        """Compare, draw."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        data = run_of(trainer).datamodule
-        loaders = data.probe_dataloader(), data.val_dataloader()
-
-        def numbered(batch: Batch) -> Tensor:
-            # What is gathered comes back without the numbers of its samples, by which they are read again.
-            return torch.cat([pl_module.embed(batch), batch.index[:, None].float()], dim=1)
-
-        (bank, bank_labels), (queries, labels) = (extract(trainer, pl_module, loader, numbered) for loader in loaders)
-        if not len(bank) or not len(queries) or not trainer.is_global_zero:
+        sets = probe_sets(trainer)
+        bank, queries = sets.bank(trainer, pl_module), sets.validation(trainer, pl_module).labelled()
+        if not len(bank.label) or not len(queries.label) or not trainer.is_global_zero:
             return
-        chosen = torch.linspace(0, len(queries) - 1, min(self.clips, len(queries)), device=queries.device).round().long()
-        found = nearest(bank[:, :-1], queries[chosen, :-1], self.k)[1]
-        same = (bank_labels[found] == labels[chosen, None]).tolist()
+        count = min(self.clips, len(queries.label))
+        chosen = torch.linspace(0, len(queries.label) - 1, count, device=queries.label.device).round().long()
+        found = nearest(bank.rows, queries.rows[chosen], self.k)[1]
+        same = (bank.label[found] == queries.label[chosen, None]).tolist()
+        loaders = sets.validation_loader(trainer), sets.probe_loader(trainer)
         rows = []
-        for query, neighbours, right in zip(queries[chosen], bank[found], same, strict=True):
+        for query, neighbours, right in zip(queries.number[chosen, None], bank.number[found], same, strict=True):
             clips = [
-                draw(loader.read(0, numbers[:, -1].long().tolist()).stream(pl_module.stream), self.frames)
-                for loader, numbers in ((loaders[1], query[None]), (loaders[0], neighbours))
+                draw(loader.read(0, numbers.tolist()).stream(pl_module.stream), self.frames)
+                for loader, numbers in zip(loaders, (query, neighbours), strict=True)
             ]
             rows.append(framed(torch.cat(clips), [QUERY, *(SAME if one else OTHER for one in right)]))
         # Clips of one row side by side, rows one below the other.

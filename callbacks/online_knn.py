@@ -1,21 +1,22 @@
 """Nearest-neighbour accuracy of frozen features during pretraining."""
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacks.features import extract
+from callbacks.features import ALL, ValidationProbe, probe_sets
+from modules.core.batch import Batch
 from modules.core.errors import check_positive
-from modules.core.run import run_of
 from modules.downstream.metrics.probes import knn_accuracy, say_bank
 from modules.training.method import Method
 
 
-class OnlineKNN(Callback):
+class OnlineKNN(ValidationProbe):
     """Weighted kNN on `embed`, from labelled training samples to the validation set; logged as `knn/acc1` in percent.
 
-    Both sets are read with centre crops after every validation. Protocol of DINO: cosine similarity, votes weighted by
-    exp(similarity / temperature). `data.probe_samples` says how many training samples are read; by default 50 of each class or
-    more, as far as there are, and at most 20,000. A line says what there was, since the accuracy grows with it.
+    The validation samples are those of the validation itself (`trainer.limit_val_batches`), and are not read again; training
+    samples are read with centre crops. Protocol of DINO: cosine similarity, votes weighted by exp(similarity / temperature).
+    `data.probe_samples` says how many training samples are read; by default 50 of each class or more, as far as there are, and
+    at most 20,000. A line says what there was, since the accuracy grows with it.
 
     Args:
         k: neighbours.
@@ -23,7 +24,7 @@ class OnlineKNN(Callback):
         every_n_validations: run after every n-th validation.
     """
 
-    reads_clips = True
+    reads_clips = reads_bank = True
 
     def __init__(self, k: int = 20, temperature: float = 0.07, every_n_validations: int = 1) -> None:
         check_positive("OnlineKNN", k=k, temperature=temperature, every_n_validations=every_n_validations)
@@ -31,16 +32,20 @@ class OnlineKNN(Callback):
         self._validations = 0
         self._warned = self._described = False
 
+    def wants(self, trainer: Trainer, batch: Batch) -> int:
+        """All samples, if it is time, and they have one label each."""
+        return 0 if (self._validations + 1) % self.every_n_validations or batch.label.ndim != 1 else ALL
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read both sets, vote, log."""
+        """Vote, log."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
         self._validations += 1
         if self._validations % self.every_n_validations:
             return
-        data = run_of(trainer).datamodule
-        bank, bank_labels = extract(trainer, pl_module, data.probe_dataloader(), pl_module.embed)
-        queries, labels = extract(trainer, pl_module, data.val_dataloader(), pl_module.embed)
+        sets = probe_sets(trainer)
+        bank, bank_labels, _ = sets.bank(trainer, pl_module)
+        queries, labels, _ = sets.validation(trainer, pl_module).labelled()
         if not len(bank) or not len(queries):
             if not self._warned:
                 rank_zero_warn("OnlineKNN needs labelled training and validation videos and found none; it stays silent.")

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks.features import extract, usable
+from callbacks.features import ALL, ValidationProbe, probe_sets, usable
 from modules.core.batch import Batch
 from modules.core.contexts import evaluating, full_float32
 from modules.core.distributed import gather_once
@@ -17,7 +17,7 @@ from modules.core.run import run_of
 from modules.training.method import Method
 
 
-class OnlineLinear(Callback):
+class OnlineLinear(ValidationProbe):
     """Linear probe on `embed`, trained on the batches that the method trains on; logs `linear/acc1` in percent.
 
     Features are standardised by running statistics (BatchNorm without affine part). Under DDP all processes see the
@@ -74,12 +74,15 @@ class OnlineLinear(Callback):
             optimiser.step()
         pl_module.log("linear/loss", loss.detach(), rank_zero_only=True)
 
+    def wants(self, trainer: Trainer, batch: Batch) -> int:
+        """All samples, once there is a probe."""
+        return 0 if self.probe is None else ALL
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Accuracy on the validation set, each sample once."""
         if trainer.sanity_checking or self.probe is None or not isinstance(pl_module, Method):
             return
-        loader = run_of(trainer).datamodule.val_dataloader()
-        features, labels = extract(trainer, pl_module, loader, pl_module.embed)
+        features, labels, _ = probe_sets(trainer).validation(trainer, pl_module).labelled()
         if not len(features):
             return
         head = self.probe[1]

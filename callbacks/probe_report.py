@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import extract
+from callbacks.features import extract_all, let_go, probe_sets
 from modules.core.batch import Batch, Kind
 from modules.core.errors import check_positive
 from modules.core.run import run_of
@@ -25,6 +25,8 @@ MAIN_READOUT = f"{SLICES}, linear"
 # For backbones without tokens in time slices: video CNNs and encoders of skeletons.
 MAIN_POOLED = f"{POOLED}, linear"
 RECENT_STEPS = 100
+
+Readouts = dict[str, Callable[[Batch], Tensor]]
 
 
 def tokens_per_slice(method: Method, batch: Batch) -> Tensor:
@@ -67,6 +69,8 @@ def _of_first_clips(method: Method, readout: Callable[[Tensor], Tensor], batch: 
 class ProbeReport(Callback):
     """Reads frozen features out before the first step and after the last, and prints both beside simple baselines.
 
+    Each time, probe samples and validation samples (`trainer.limit_val_batches` of them) are read once.
+
     Every number that is computed is printed, those that got worse included: linear and kNN probes on tokens averaged per
     time slice and over all tokens, or on `embed` where the backbone has no such tokens; chance; one raw frame or pose; raw
     differences of frames or poses. The training loss stands beside that of the best constant prediction, if the method logs
@@ -89,7 +93,8 @@ class ProbeReport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read out the untrained network; a resumed run kept what it read then."""
         if isinstance(pl_module, Method) and not self.before:
-            self.before = self._network_scores(trainer, pl_module)
+            found = self._read(trainer, pl_module, self._network_readouts(pl_module))
+            self.before = self._network_scores(pl_module, found)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -105,8 +110,10 @@ class ProbeReport(Callback):
         """Read out again, print, write."""
         if not isinstance(pl_module, Method) or not self._recent:
             return
-        after = self._network_scores(trainer, pl_module)
-        raw = self._raw_scores(trainer, pl_module)
+        raw: Readouts = {name: partial(_of_first_clips, pl_module, one) for name, one in RAW.get(self._kind, {}).items()}
+        found = self._read(trainer, pl_module, self._network_readouts(pl_module) | raw)
+        after = self._network_scores(pl_module, found)
+        baselines = self._raw_scores(trainer, raw, found)
         # What Lightning hands on is divided by the number of accumulated batches; the constant loss is not.
         loss = torch.stack(self._recent).mean().item() * trainer.accumulate_grad_batches
         constant = torch.stack(self._constant).mean().item() if self._constant else None
@@ -116,7 +123,7 @@ class ProbeReport(Callback):
             "main": MAIN_READOUT if has_slices(pl_module) else MAIN_POOLED,
             "before": self.before,
             "after": after,
-            "baselines": raw,
+            "baselines": baselines,
             "loss": loss,
             "constant_loss": constant,
             "steps": trainer.global_step,
@@ -131,11 +138,18 @@ class ProbeReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
 
-    def _read(self, trainer: Trainer, method: Method, readout: Callable[[Batch], Tensor]) -> list[Tensor]:
-        """Training features and labels, validation features and labels."""
-        data = run_of(trainer).datamodule
-        sets = (extract(trainer, method, loader, readout) for loader in (data.probe_dataloader(), data.val_dataloader()))
-        return [part for pair in sets for part in pair]
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the loaders."""
+        let_go(trainer)
+
+    def _read(self, trainer: Trainer, method: Method, readouts: Readouts) -> dict[str, list[Tensor]]:
+        """By readout: training features and labels, validation features and labels. Both sets are read once."""
+        sets = probe_sets(trainer)
+        found: dict[str, list[Tensor]] = {name: [] for name in readouts}
+        for batches in (sets.probe_loader(trainer), sets.validation_batches(trainer)):
+            for name, pair in zip(readouts, extract_all(trainer, method, batches, list(readouts.values())), strict=True):
+                found[name] += pair
+        return found
 
     def _scores(self, name: str, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> dict[str, float]:
         if not len(train) or not len(test):
@@ -145,21 +159,25 @@ class ProbeReport(Callback):
             f"{name}, kNN": 100 * knn_accuracy(train, labels, test, truth, self.k),
         }
 
-    def _network_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
+    def _network_readouts(self, method: Method) -> Readouts:
+        return {SLICES: partial(tokens_per_slice, method)} if has_slices(method) else {POOLED: method.embed}
+
+    def _network_scores(self, method: Method, found: dict[str, list[Tensor]]) -> dict[str, float]:
         if not has_slices(method):
-            return self._scores(POOLED, *self._read(trainer, method, method.embed))
-        train, labels, test, truth = self._read(trainer, method, partial(tokens_per_slice, method))
+            return self._scores(POOLED, *found[POOLED])
+        train, labels, test, truth = found[SLICES]
         scores = self._scores(SLICES, train, labels, test, truth)
+        if not scores:
+            return {}
         train, test = (rows.unflatten(1, (-1, method.backbone.embed_dim)).mean(1) for rows in (train, test))
         return scores | self._scores(TOKENS, train, labels, test, truth)
 
-    def _raw_scores(self, trainer: Trainer, method: Method) -> dict[str, float]:
+    def _raw_scores(self, trainer: Trainer, raw: Readouts, found: dict[str, list[Tensor]]) -> dict[str, float]:
         classes = getattr(run_of(trainer).datamodule, "num_classes", None)
         scores = {"chance": 100 / classes} if classes else {}
-        labels = torch.empty(0, dtype=torch.long)
-        for name, readout in RAW.get(self._kind, {}).items():
-            train, labels, test, truth = self._read(trainer, method, partial(_of_first_clips, method, readout))
-            scores |= self._scores(name, train, labels, test, truth)
+        for name in raw:
+            scores |= self._scores(name, *found[name])
+        labels = next((found[name][1] for name in raw), torch.empty(0, dtype=torch.long))
         if len(labels):
             say_bank("ProbeReport (data.probe_samples)", labels, self.k)
         return scores

@@ -244,8 +244,9 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         sampler = EpochSampler(len(manifest), self.seed, train, *self._rank())
         note = partial(self.faults.record, manifest=manifest, split=split, counts=train)
         dataset, batch_size = self._dataset(manifest, train, views, guard), self._samples_at_once(train, views)
+        ahead = self.reading.prefetch_factor
         prepare = self.preparation if train or split == "val" else None
-        return ResumableLoader(dataset, sampler, batch_size, workers, self._collate, note, guard, prepare)
+        return ResumableLoader(dataset, sampler, batch_size, workers, self._collate, note, guard, ahead, prepare)
 
     @staticmethod
     def _collate(samples: list[dict[str, Any]]) -> Batch:

@@ -15,12 +15,15 @@ class LoadSettings:
 
     Args:
         num_workers: Worker processes per device.
+        prefetch_factor: Batches that each of them reads ahead.
     """
 
     num_workers: int = 4
+    prefetch_factor: int = 2
 
     def __post_init__(self) -> None:
         check_whole("data.reading", 0, num_workers=self.num_workers)
+        check_whole("data.reading", 1, prefetch_factor=self.prefetch_factor)
 
 
 @dataclass
@@ -35,15 +38,18 @@ class ReadSettings:
             the run from files that block or crash the decoder.
         max_bad_fraction: Share of broken files among the training files read since the start of the process, above which
             the run stops with their list; judged once 100 different files were read.
+        prefetch_factor: Batches that each worker reads ahead; more even out files that take long, and take memory.
     """
 
     num_workers: int = 4
     decoder: Decoder = "pyav"
     decode_timeout: float | None = 60.0
     max_bad_fraction: float = 0.05
+    prefetch_factor: int = 2
 
     def __post_init__(self) -> None:
         check_whole("data.reading", 0, num_workers=self.num_workers)
+        check_whole("data.reading", 1, prefetch_factor=self.prefetch_factor)
         check_positive("data.reading", **given(decode_timeout=self.decode_timeout))
         check_range("data.reading", 0, 1, max_bad_fraction=self.max_bad_fraction)
         if self.decoder not in get_args(Decoder):

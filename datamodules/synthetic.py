@@ -319,8 +319,9 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         trainer = self.trainer
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = EpochSampler(len(pool), self.seed, name == "train", *ranks)
+        workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
         prepare = self.preparation if name in ("train", "val") else None
-        return ResumableLoader(pool, sampler, self.batch_size, self.reading.num_workers, _whole, prepare=prepare)
+        return ResumableLoader(pool, sampler, self.batch_size, workers, _whole, prefetch_factor=ahead, prepare=prepare)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training clips in a random order; the last, incomplete batch is dropped."""

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.loading.device_copy import Copies, SideStream, one_ahead
 from datamodules.loading.worker_guard import WorkerGuard
 from modules.core.batch import Preparation
 from modules.core.errors import SettingError
@@ -182,6 +183,7 @@ class ResumableLoader(DataLoader):
         collate_fn: joins samples to a batch.
         on_batch: called in the main process with each batch, before it is handed out.
         guard: knows what workers read; the data set must tell it.
+        prefetch_factor: batches that each worker reads ahead.
         prepare: what the method does with each batch, as soon as it is collated.
 
     Raises:
@@ -197,6 +199,7 @@ class ResumableLoader(DataLoader):
         collate_fn: Callable[[Any], Any] | None = None,
         on_batch: Callable[[Any], None] | None = None,
         guard: WorkerGuard | None = None,
+        prefetch_factor: int = 2,
         prepare: Preparation | None = None,
     ) -> None:
         self.guard = guard or WorkerGuard(num_workers)
@@ -210,19 +213,25 @@ class ResumableLoader(DataLoader):
             num_workers=num_workers,
             collate_fn=collate_fn,
             pin_memory=torch.cuda.is_available(),
+            prefetch_factor=prefetch_factor if num_workers else None,
             persistent_workers=num_workers > 0,
             worker_init_fn=partial(_prepare_worker, guard=self.guard),
         )
         self.on_batch = on_batch
+        self.copies: Copies | None = None
+        """How batches get to a device ahead of their step; None leaves them on the host."""
         self._deaths: list[bool] = []
-        """Deaths since the last batch was handed out, and whether a file was to blame."""
+        """Deaths since the last batch came, and whether a file was to blame."""
         self.limit: int | None = None
         """Batches after which an epoch of training ends early (trainer.limit_train_batches)."""
         self.sha256: str | None = None
         """Hash of the list of samples, where there is one."""
         self.unfinished = 0
         """The last batches that were handed out, whose gradients are not in the weights yet; the state leaves them out."""
+        self._read = 0
+        """Batches of this pass that came from the data set."""
         self._done = 0
+        """Of these, batches that were handed out: fewer where the next is copied already."""
         self._pass: Part | None = None
         self._resume: dict[str, Any] | None = None
 
@@ -230,10 +239,19 @@ class ResumableLoader(DataLoader):
     # sampler the epoch.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._pass, self._resume = self._next_pass(self.batches.sampler.epoch), None
-        self._done = 0
+        self._read = self._done = 0
         self._deaths = []
+        batches = self._from_workers(self._pass)
+        for batch, copy in one_ahead(batches, self.copies) if self.copies else ((one, one) for one in batches):
+            self._done += 1
+            if self.on_batch is not None:
+                self.on_batch(batch)
+            yield copy
+
+    def _from_workers(self, part: Part) -> Iterator[Any]:
+        """The batches of a pass, whatever becomes of the workers that read them."""
         rest = None
-        while self._done < len(self._pass.stops):
+        while self._read < len(part.stops):
             try:
                 if rest is None:
                     rest = self._rest()
@@ -242,10 +260,8 @@ class ResumableLoader(DataLoader):
                 self._bury(error)
                 rest = None
                 continue
-            self._done += 1
+            self._read += 1
             self._deaths = []
-            if self.on_batch is not None:
-                self.on_batch(batch)
             yield batch
 
     def _next_pass(self, epoch: int) -> Part:
@@ -278,10 +294,10 @@ class ResumableLoader(DataLoader):
         return min(part.end, part.start + own * self.batches.sampler.world_size)
 
     def _rest(self) -> Iterator[Any]:
-        """The batches that were not handed out yet."""
+        """The batches that did not come yet."""
         assert self._pass is not None
         self.batches.sampler.start, self.batches.sampler.end = self._pass.start, self._pass.end
-        self.batches.stops, self.batches.skip = self._pass.stops, self._done
+        self.batches.stops, self.batches.skip = self._pass.stops, self._read
         rest = super().__iter__()
         stay_calm(rest)
         return rest
@@ -307,6 +323,12 @@ class ResumableLoader(DataLoader):
         if not self._deaths[-1]:
             warnings.warn(f"A worker process died with exit code {codes} and is started again.", stacklevel=2)
         end_workers(self)
+
+    def send_to(self, device: torch.device) -> None:
+        """Copy each batch to a CUDA device while the step before it runs, from the next pass on; other devices take batches
+        as they come.
+        """
+        self.copies = SideStream(device) if device.type == "cuda" else None
 
     def read(self, epoch: int, rows: list[int]) -> Any:
         """One batch of these rows as they are in that epoch, read by this process; changes no state."""

@@ -51,8 +51,16 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
     length = len(dataset)  # type: ignore[arg-type]
     ordered = EpochSampler(length, sampler.seed, False, sampler.rank, sampler.world_size)
     ordered.set_epoch(epoch or 0)
-    collate, note = loader.collate_fn, loader.on_batch
-    return ResumableLoader(dataset, ordered, loader.batches.batch_size, loader.num_workers, collate, note, loader.guard)
+    return ResumableLoader(
+        dataset,
+        ordered,
+        loader.batches.batch_size,
+        loader.num_workers,
+        loader.collate_fn,
+        loader.on_batch,
+        loader.guard,
+        loader.prefetch_factor or 2,
+    )
 
 
 def sample_names(dataset: Dataset) -> set[str]:

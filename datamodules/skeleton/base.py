@@ -131,7 +131,8 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         assert self.split is not None
         dataset = SkeletonDataset(self.split.recordings, rows, self.clip, self.seed, train)
         sampler = EpochSampler(len(rows), self.seed, train, *self._rank())
-        return ResumableLoader(dataset, sampler, self.batch_size, self.reading.num_workers, _whole)
+        workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
+        return ResumableLoader(dataset, sampler, self.batch_size, workers, _whole, prefetch_factor=ahead)
 
     def train_dataloader(self) -> ResumableLoader:
         """Random crops in random order; the last, incomplete batch is dropped."""

@@ -443,6 +443,7 @@ class Method(LightningModule, ABC):
         loader = trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.limit = int(trainer.num_training_batches)
+            loader.send_to(self.device)
         before, self._before = self._before, None
         if before is None:
             return

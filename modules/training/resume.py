@@ -7,6 +7,7 @@ both say the same, and nothing here changes anything.
 import math
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
@@ -26,6 +27,10 @@ class SampleCounter(Protocol):
     @property
     def epochs_done(self) -> float:
         """Epochs that were handed out, and the share of the present one."""
+        ...
+
+    def send_to(self, device: torch.device) -> None:
+        """Hand batches out on this device, if that is faster than to leave the copy to the trainer."""
         ...
 
     def batches_left(self, epoch: int) -> int | None:

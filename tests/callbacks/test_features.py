@@ -159,7 +159,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         (tmp_path / str(world)).mkdir()
         # The same global batch; a spawned process shares nothing with this one that could hang.
         settings = {"devices": world, "strategy": "ddp_spawn" if world > 1 else "auto", "use_distributed_sampler": False}
-        callbacks = [OnlineKNN(k=3), OnlineLinear(), Record()]
+        callbacks = [OnlineKNN(k=3), OnlineLinear(), CollapseAlarm(samples=5), Record()]
         fit(Pixels(), tmp_path / str(world), callbacks, data(batch_size=8 // world), **settings)
     one, first, second = (torch.load(tmp_path / name) for name in ("1/rank0.pt", "2/rank0.pt", "2/rank1.pt"))
     for rank in (one, first, second):
@@ -169,5 +169,5 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name, value in one["probe"].items():
         assert torch.equal(value, first["probe"][name]), name
         assert torch.equal(value, second["probe"][name]), name
-    for name in ("knn/acc1", "linear/acc1"):
+    for name in ("knn/acc1", "linear/acc1", "collapse/rankme", "collapse/feature_std"):
         assert one["metrics"][name] == first["metrics"][name], name

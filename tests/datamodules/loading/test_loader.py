@@ -28,8 +28,8 @@ class Keys(Dataset[dict[str, Tensor]]):
         return {"epoch": torch.tensor(key.epoch), "index": torch.tensor(key.row)}
 
 
-def loader(workers: int = 0, shuffle: bool = True, **settings: Any) -> ResumableLoader:
-    return ResumableLoader(Keys(), EpochSampler(LENGTH, 5, shuffle, **settings), BATCH, workers)
+def loader(workers: int = 0, shuffle: bool = True, ahead: int = 2, **settings: Any) -> ResumableLoader:
+    return ResumableLoader(Keys(), EpochSampler(LENGTH, 5, shuffle, **settings), BATCH, workers, prefetch_factor=ahead)
 
 
 def state(epoch: int, samples: int, end: int = 21, seed: int = 5) -> dict[str, Any]:
@@ -73,16 +73,17 @@ def test_processes_evaluate_every_sample_once() -> None:
     assert [len(part) for part in parts] == [len(list(part)) for part in parts]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_new_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 2), (2, 2), (2, 5)])
+def test_a_new_loader_goes_on_behind_what_was_handed_out(workers: int, ahead: int) -> None:
     whole = loader()
     whole.batches.sampler.set_epoch(3)
     expected = rows(whole)
-    first = loader(workers)
+    first = loader(workers, ahead=ahead)
+    assert first.prefetch_factor == (ahead if workers else None)
     first.batches.sampler.set_epoch(3)
     batches = iter(first)
     taken = rows(next(batches) for _ in range(4))
-    second = loader(workers)
+    second = loader(workers, ahead=ahead)
     second.load_state_dict(first.state_dict())
     second.batches.sampler.set_epoch(3)
     assert len(second) == len(expected) == LENGTH // BATCH

@@ -9,17 +9,21 @@ import struct
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.lists.manifest import Manifest
+from datamodules.loading.loader import SampleKey
 from datamodules.video import pyav_reader
+from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.decode import DecodedClips, DecodeError, VideoInfo, probe, read_clips
 from datamodules.video.pyav_reader import PyAVReader
 from datamodules.video.samplers import Dense, Segments
-from datamodules.video.sampling import ClipSettings
+from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan
 from modules.core.errors import SettingError
 from tests.datamodules.video_files import (
     DAMAGE,
@@ -169,6 +173,65 @@ def test_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     opened.clear()
     read_clips(paths[2], SETTINGS[1].choose, np.random.default_rng(0))
     assert opened == [str(paths[2])]
+
+
+class Counts:
+    """What one reading of a file opens, looks at, decodes and converts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = self.looks = self.pictures = 0
+        self.decoded: list[int] = []
+        opened, look, decode, picture = av.open, PyAVReader._look, PyAVReader._decode, PyAVReader._picture
+
+        def open_counted(*args: Any, **settings: Any) -> Any:
+            self.opened += 1
+            return opened(*args, **settings)
+
+        def look_counted(reader: PyAVReader) -> Any:
+            self.looks += 1
+            return look(reader)
+
+        def decode_counted(reader: PyAVReader, packets: list[av.Packet], wanted: list[int]) -> Any:
+            times = [packet.pts or 0 for packet in packets]
+            self.decoded += times[: max(times.index(time) for time in wanted) + 1]
+            return decode(reader, packets, wanted)
+
+        def picture_counted(reader: PyAVReader, *args: Any) -> Any:
+            self.pictures += 1
+            return picture(reader, *args)
+
+        monkeypatch.setattr(av, "open", open_counted)
+        monkeypatch.setattr(PyAVReader, "_look", look_counted)
+        monkeypatch.setattr(PyAVReader, "_decode", decode_counted)
+        monkeypatch.setattr(PyAVReader, "_picture", picture_counted)
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "pyramid.mp4", "open_gop.mp4", "keyframes.mkv"])
+def test_all_clips_and_views_of_a_video_are_one_pass_over_its_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, options, container_options = TIMED[name]
+    write_video(tmp_path / name, codec, options, container_options, frames=120)
+    manifest = Manifest(tmp_path, [name], np.zeros(1, np.int64))
+    counts, shown = Counts(monkeypatch), []
+
+    def plan(decoded: DecodedClips, *args: Any) -> Plan:
+        shown.append(len(np.unique(decoded.numbers)))
+        return make_plan(decoded, *args)
+
+    monkeypatch.setattr("datamodules.video.dataset.make_plan", plan)
+    clip = ClipSettings(frames=6, size=32, clips=3, repeat=2, sampler=Dense(4))
+    training = VideoClipDataset(manifest, clip, seed=1, train=True)
+    testing = VideoClipDataset(manifest, clip, seed=1, train=False, views=ViewSettings(segments=5, crops=3))
+    for number, (dataset, views) in enumerate([(training, 6), (training, 6), (testing, 15)]):
+        counts.pictures, counts.decoded = 0, []
+        sample = dataset[SampleKey(number, 0)]
+        assert len(sample["video"]) == views
+        # The first reading looks at the file; nothing is looked at again for another clip, view or epoch.
+        assert (counts.opened, counts.looks) == (number + 1, 1)
+        assert len(counts.decoded) == len(set(counts.decoded)) > 0
+        # A frame that several clips or views show is converted once, and no other frame is.
+        assert counts.pictures == shown[-1] <= len(counts.decoded)
 
 
 def test_reading_stops_at_the_last_wanted_frame(tmp_path: Path) -> None:
