@@ -15,8 +15,8 @@ from modules.bench.report import Tried, as_json, render, render_tried
 from modules.core.errors import SettingError, check_positive, check_writable
 
 DESCRIPTION = """Measures a run for a minute: how fast it is, where the time goes, what limits it, and what time, memory and
-disk the whole run will take. All settings of fit are understood (main.py fit --help); nothing is left on the disk. One device is
-measured, also of a run on several."""
+disk the whole run will take. All settings of fit are understood (main.py fit --help); nothing is left on the disk. One device
+is measured, also of a run on several."""
 ROUNDS = 3
 """How often each of the settings is tried, in turns: the speed of a machine changes with time."""
 TRY_SHARE = 0.1

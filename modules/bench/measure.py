@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 
 from callbacks.collapse import CollapseAlarm
 from callbacks.result_file import BestOnTest
@@ -61,7 +62,7 @@ class Measured:
     memory: int = 0
     """Most bytes in use: of the GPU, or of this process at the end of a forward pass; 0 where the system does not say."""
     memory_of_batch: int = 0
-    """What of it comes with the forward pass; 0 where that is not known, as on a GPU."""
+    """What of it a forward pass keeps for the backward pass; 0 on a GPU, where two runs tell more."""
     memory_there: int = 0
     """Bytes that there are; 0 where the system does not say."""
     flops: int | None = None
@@ -110,7 +111,8 @@ class Watch(Callback):
         """Fields of `Measured`."""
         self._steps = self._clips = 0
         self._decode: list[float] = []
-        self._memory = self._of_batch = self._before_step = 0
+        self._memory = 0
+        self._kept = Kept()
         self._start = self._begin = 0.0
         self._measures = False
         self._waiting: float | None = None
@@ -137,14 +139,15 @@ class Watch(Callback):
         self._unmark.append(lambda: delattr(network, "preprocess"))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """See how much memory is in use before a step."""
-        self._before_step = resident_bytes()
+        """In the second step, see what is kept for the backward pass."""
+        if not self._measures and self._steps == 1 and pl_module.device.type != "cuda":
+            self._kept.begin(pl_module)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        """See how much it is where all activations are there."""
+        """See how much memory is in use where all activations are there."""
+        self._kept.end()
         if self._measures:
-            now = resident_bytes()
-            self._memory, self._of_batch = max(self._memory, now), max(self._of_batch, now - self._before_step)
+            self._memory = max(self._memory, resident_bytes())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -204,7 +207,7 @@ class Watch(Callback):
             "shares": shares,
             "decode_ms": sum(self._decode) / len(self._decode) if self._decode else None,
             "memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else self._memory,
-            "memory_of_batch": 0 if device.type == "cuda" else self._of_batch,
+            "memory_of_batch": self._kept.bytes,
             "memory_there": torch.cuda.mem_get_info()[1] if device.type == "cuda" else machine_bytes(),
             "batches_per_epoch": int(trainer.num_training_batches),
             "steps_run": trainer.global_step,
@@ -218,6 +221,37 @@ class Watch(Callback):
             self.seen["checkpoint_bytes"] = path.stat().st_size
         # What the end of an epoch would bring is not measured.
         trainer.should_stop = True
+
+
+class Kept:
+    """Bytes of the tensors that a forward pass keeps for the backward pass, without parameters.
+
+    What a process has in memory does not tell: what it gives back, the system library may keep for later.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._sizes: dict[int, int] = {}
+        self._parameters: set[int] = set()
+        self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
+
+    def begin(self, module: torch.nn.Module) -> None:
+        """A forward pass begins."""
+        self._parameters = {value.untyped_storage().data_ptr() for value in module.parameters()}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda kept: kept)
+        self._hooks.__enter__()
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def end(self) -> None:
+        """It ended, if one had begun."""
+        if self._hooks is not None:
+            self._hooks.__exit__(None, None, None)
+            self._hooks = None
+            self.bytes = sum(size for place, size in self._sizes.items() if place not in self._parameters)
 
 
 def resident_bytes() -> int:
@@ -315,8 +349,8 @@ def _is_cluster(plugin: Any) -> bool:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """What a run changes of this process is as it was afterwards, and its news are not told."""
+def _undisturbed(warns: bool) -> Iterator[None]:
+    """What a run changes of this process is as it was afterwards; its news are not told, its warnings if `warns`."""
     names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     before = {name: os.environ.get(name) for name in names}
     digits = torch.get_float32_matmul_precision()
@@ -327,7 +361,7 @@ def _undisturbed() -> Iterator[None]:
     try:
         with isolate_rng(), warnings.catch_warnings():
             # There is a command line besides the one that is given here, of this command.
-            warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+            warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*" if warns else "")
             yield
     finally:
         torch.set_float32_matmul_precision(digits)
@@ -350,7 +384,7 @@ def measure(words: list[str], seconds: float, whole: bool = False) -> Measured:
     Raises:
         SettingError: if the run cannot be built, or ends by itself.
     """
-    with _undisturbed(), tempfile.TemporaryDirectory(prefix="bench_") as folder:
+    with _undisturbed(whole), tempfile.TemporaryDirectory(prefix="bench_") as folder:
         watch = Watch(seconds, whole)
         cli = BenchCLI(words, watch, Path(folder))
         if "shares" not in watch.seen:

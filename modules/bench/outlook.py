@@ -103,7 +103,7 @@ def _written(measured: Measured, steps: int) -> int:
 
 
 def largest_batch(measured: Measured, other: Measured | None) -> int | None:
-    """Samples per batch that fit into memory, if each takes as much as the others.
+    """Samples per batch that fit into memory, if each takes as much as the others; no more than an epoch has.
 
     Args:
         measured: of the run.
@@ -120,4 +120,5 @@ def largest_batch(measured: Measured, other: Measured | None) -> int | None:
         each = (measured.memory - other.memory) / (size - other.batch_size)
     if each <= 0:
         return None
-    return max(0, int((SPARE * measured.memory_there - (measured.memory - each * size)) / each))
+    fits = int((SPARE * measured.memory_there - (measured.memory - each * size)) / each)
+    return max(0, min(fits, size * measured.batches_per_epoch))
