@@ -7,6 +7,7 @@ from typing import Literal
 
 from modules.bench.ledger import AUGMENTATION, BACKWARD, CALLBACKS, FORWARD, OPTIMISER, REST, TRANSFER, WAITING
 from modules.bench.measure import Measured
+from modules.bench.outlook import devices_here
 
 Limit = Literal["data", "callbacks", "transfer", "augmentation", "network"]
 MUCH = 0.25
@@ -113,12 +114,15 @@ def _workers(measured: Measured) -> list[Proposal]:
     """Worker processes: as many as keep up with the network, if there are cores for them."""
     if measured.workers is None:
         return []
-    needed, there = workers_needed(measured), max(1, cores())
+    devices = devices_here(measured.settings.trainer)
+    needed, there = workers_needed(measured), max(1, cores() // devices)
     wanted = min(needed, there) if needed is not None else there
     if wanted <= measured.workers:
         return []
     reason = (
-        "" if needed is None else f" To keep up with the network, {needed} would be needed; this machine has {there} core(s)."
+        ""
+        if needed is None
+        else f" To keep up with the network, {needed} would be needed; there are {there} core(s) for each device."
     )
     return [
         Proposal(

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import NoReturn
 
+import torch
+
 from modules.bench.advice import Proposal, proposals
 from modules.bench.measure import Measured, measure
 from modules.bench.outlook import look_ahead
@@ -142,10 +144,10 @@ def in_turns(settings: list[str], candidates: list[Proposal], seconds: float) ->
             print(f"Trying, round {number + 1} of {ROUNDS}: {' '.join(candidate.settings) or 'as it is'}", flush=True)
             try:
                 own.append(measure([*settings, *candidate.settings], seconds).clips_per_second)
-            except SettingError as error:
+            except (SettingError, torch.OutOfMemoryError) as error:
                 if not candidate.settings:
                     raise
-                print(f"  not possible: {error}", flush=True)
+                print(f"  not possible: {str(error).splitlines()[0]}", flush=True)
     now = speeds[0]
     return [
         Tried(one.settings, median(own), median(a / b for a, b in zip(own, now, strict=True)), one.changes_learning)

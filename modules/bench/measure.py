@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -64,7 +64,7 @@ class Measured:
     memory_of_batch: int = 0
     """What of it a forward pass keeps for the backward pass; 0 on a GPU, where two runs tell more."""
     memory_there: int = 0
-    """Bytes that there are; 0 where the system does not say."""
+    """Bytes that there are, of the device or for this process; 0 where the system does not say."""
     flops: int | None = None
     """Floating-point operations of a batch; None if they were not, or cannot be, counted."""
     peak_tflops: float | None = None
@@ -169,7 +169,7 @@ class Watch(Callback):
         self._clips += len(batch.index) * views
         self._decode += batch.reading.decode_ms
         if gpu and self._waiting is None and spent >= self.seconds * 2 / 3:
-            self._note_speed()
+            self._waiting = self._note_speed()
             self.ledger.wait = torch.cuda.synchronize
             self._begin_again()
         elif spent >= self.seconds:
@@ -180,23 +180,23 @@ class Watch(Callback):
         self.ledger.reset()
         self._begin = time.perf_counter()
 
-    def _note_speed(self) -> None:
+    def _note_speed(self) -> float:
+        """The share of waiting."""
         total = time.perf_counter() - self._begin
-        self._waiting = self.ledger.seconds[WAITING] / total
         self.seen |= {"steps": self._steps, "clips": self._clips, "seconds": total}
+        return self.ledger.seconds[WAITING] / total
 
     def _finish(self, trainer: Trainer, method: LightningModule, batch: Batch) -> None:
         total = time.perf_counter() - self._begin
-        if self._waiting is None:
-            self._note_speed()
+        waiting = self._note_speed() if self._waiting is None else self._waiting
         spent = dict(self.ledger.seconds)
         told_apart = self.ledger.marked >= self._steps
         if not told_apart:
             spent[FORWARD] += spent.pop(AUGMENTATION, 0.0)
         busy = {part: seconds for part, seconds in spent.items() if part != WAITING}
         busy[REST] = busy.get(REST, 0.0) + max(0.0, total - sum(spent.values()))
-        scale = (1 - self._waiting) / sum(busy.values())
-        shares = {WAITING: self._waiting} | {part: seconds * scale for part, seconds in busy.items()}
+        scale = (1 - waiting) / sum(busy.values())
+        shares = {WAITING: waiting} | {part: seconds * scale for part, seconds in busy.items()}
         for undo in self._unmark:
             undo()
         device, precision = method.device, str(trainer.precision)
@@ -310,6 +310,7 @@ class BenchCLI(CLI):
             "min_steps": None,
             "max_time": None,
             "fast_dev_run": False,
+            "barebones": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
             "enable_model_summary": False,
@@ -340,7 +341,8 @@ class BenchCLI(CLI):
         """Say nothing, and test nothing."""
 
 
-OUTSIDE = (Checkpoint, EarlyStopping, CollapseAlarm, BestOnTest)
+OUTSIDE = (Checkpoint, EarlyStopping, CollapseAlarm, BestOnTest, ProgressBar)
+"""Besides those that read clips of their own. None of them is called between the steps of training and costs much there."""
 
 
 def _is_cluster(plugin: Any) -> bool:

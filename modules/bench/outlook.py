@@ -34,19 +34,17 @@ class Outlook:
     """Samples that fit into the memory of a device; None if that cannot be told."""
 
 
-def devices_of(trainer: Namespace) -> int:
-    """How many devices a run has over all machines, as its settings ask for them."""
+def devices_here(trainer: Namespace) -> int:
+    """How many devices a run has on each machine, as its settings ask for them."""
     asked: Any = trainer.devices
     here = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda", "auto") else 0
     if isinstance(asked, list):
-        count = len(asked)
-    elif isinstance(asked, str) and "," in asked:
-        count = len([one for one in asked.split(",") if one.strip()])
-    elif str(asked) in ("auto", "-1"):
-        count = max(1, here)
-    else:
-        count = int(asked)
-    return count * int(trainer.num_nodes)
+        return len(asked)
+    if isinstance(asked, str) and "," in asked:
+        return len([one for one in asked.split(",") if one.strip()])
+    if str(asked) in ("auto", "-1"):
+        return max(1, here)
+    return int(asked)
 
 
 def look_ahead(measured: Measured, other: Measured | None = None) -> Outlook:
@@ -57,7 +55,7 @@ def look_ahead(measured: Measured, other: Measured | None = None) -> Outlook:
         other: the same run with another batch size, to see what a sample takes of the memory of a GPU.
     """
     trainer = measured.settings.trainer
-    devices = devices_of(trainer)
+    devices = devices_here(trainer) * int(trainer.num_nodes)
     limited = isinstance(trainer.limit_train_batches, int)
     per_epoch = measured.batches_per_epoch if limited else max(1, measured.batches_per_epoch // devices)
     steps = -1 if trainer.max_steps is None else trainer.max_steps

@@ -20,7 +20,7 @@ from modules.bench import command, ledger
 from modules.bench.advice import explain_limit, limit_of, proposals, workers_needed
 from modules.bench.ledger import AUGMENTATION, BACKWARD, CALLBACKS, FORWARD, OPTIMISER, REST, TRANSFER, WAITING, Ledger, part_of
 from modules.bench.measure import Measured, measure
-from modules.bench.outlook import checkpoints_kept, devices_of, largest_batch, look_ahead
+from modules.bench.outlook import checkpoints_kept, devices_here, largest_batch, look_ahead
 from modules.bench.report import render, render_tried
 from modules.core.errors import SettingError
 from modules.core.undocumented import FETCH, STEP
@@ -321,7 +321,7 @@ def test_time_and_steps() -> None:
 
 @pytest.mark.parametrize(("devices", "count"), [(1, 1), ("2", 2), ([0, 3], 2), ("0,1,2", 3), ("auto", 1), (-1, 1)])
 def test_devices(devices: Any, count: int) -> None:
-    assert devices_of(Namespace(accelerator="cpu", devices=devices, num_nodes=1)) == count
+    assert devices_here(Namespace(accelerator="cpu", devices=devices, num_nodes=1)) == count
 
 
 def test_checkpoints_that_are_kept(tmp_path: Path) -> None:
