@@ -34,14 +34,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def limit_of(shares: dict[str, float]) -> Limit:
-    """What to change first.
-
-    Args:
-        shares: of the time, by part.
-    """
-    waiting, beside = shares.get(WAITING, 0.0), shares.get(CALLBACKS, 0.0) + shares.get(REST, 0.0)
-    if waiting > MUCH and waiting >= beside:
+def limit_of(measured: Measured) -> Limit:
+    """What to change first."""
+    shares = measured.shares
+    beside = shares.get(CALLBACKS, 0.0) + shares.get(REST, 0.0)
+    if measured.waiting > MUCH and measured.waiting >= beside:
         return "data"
     if beside > MUCH:
         return "callbacks"
@@ -55,14 +52,18 @@ def limit_of(shares: dict[str, float]) -> Limit:
 def explain_limit(measured: Measured) -> str:
     """A sentence or two for someone who has never measured a program."""
     shares = measured.shares
-    kind = limit_of(shares)
+    kind = limit_of(measured)
     name = "processor" if measured.device == "cpu" else "GPU"
     if kind == "data":
-        waits = shares[WAITING]
+        waits = measured.waiting
         gain = f"Without waiting, the same {name} would train {1 / max(1 - waits, 0.01):.1f} times as fast."
-        return (
-            f"Reading the data. {_percent(waits)} of the time the network has nothing to do but wait for the next batch. {gain}"
-        )
+        told = f"{_percent(waits)} of the time the network has nothing to do but wait for the next batch."
+        if waits > shares[WAITING] + MUCH / 2:
+            told = (
+                f"Workers need {measured.reading_seconds:.2g} s for a batch that is trained on in {measured.busy_seconds:.2g} s. "
+                f"Batches that were read in advance have hidden it so far; in a long run {_percent(waits)} of the time is waiting."
+            )
+        return f"Reading the data. {told} {gain}"
     if kind == "callbacks":
         beside = shares.get(CALLBACKS, 0.0) + shares.get(REST, 0.0)
         return (
@@ -90,7 +91,7 @@ def proposals(measured: Measured, largest_batch: int | None) -> list[Proposal]:
         measured: of the run.
         largest_batch: samples per batch that fit into memory; None if that is not known.
     """
-    kind = limit_of(measured.shares)
+    kind = limit_of(measured)
     network = [*_faster_network(measured), *_other_batches(measured, largest_batch)]
     if kind == "data":
         return [*_workers(measured), *_easier_files(measured)]
@@ -137,8 +138,7 @@ def workers_needed(measured: Measured) -> int | None:
     """Worker processes that read as fast as the network trains; None if the data module does not say what reading takes."""
     if measured.decode_ms is None or measured.batch_size is None:
         return None
-    busy = (1 - measured.shares[WAITING]) * measured.step_seconds
-    return max(1, math.ceil(measured.decode_ms / 1000 * measured.batch_size / max(busy, 1e-6)))
+    return max(1, math.ceil(measured.decode_ms / 1000 * measured.batch_size / max(measured.busy_seconds, 1e-6)))
 
 
 def _easier_files(measured: Measured) -> list[Proposal]:

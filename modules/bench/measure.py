@@ -83,14 +83,31 @@ class Measured:
     """Names of those that were left out."""
 
     @property
-    def clips_per_second(self) -> float:
-        """Speed of one device."""
-        return self.clips / self.seconds
+    def busy_seconds(self) -> float:
+        """Time of a step without waiting for data, with all that lies between steps."""
+        return (1 - self.shares[WAITING]) * self.seconds / self.steps
+
+    @property
+    def reading_seconds(self) -> float:
+        """Time in which workers together read a batch; 0 where the main process reads, or the data module does not say."""
+        if self.decode_ms is None or not self.workers or self.batch_size is None:
+            return 0.0
+        return self.decode_ms / 1000 * self.batch_size / self.workers
 
     @property
     def step_seconds(self) -> float:
-        """Time of a step, with all that lies between steps."""
-        return self.seconds / self.steps
+        """Time of a step in a long run, also where batches that were read in advance have hidden that workers are slower."""
+        return max(self.seconds / self.steps, self.reading_seconds)
+
+    @property
+    def waiting(self) -> float:
+        """Share of such a step that waits for data."""
+        return 1 - self.busy_seconds / self.step_seconds
+
+    @property
+    def clips_per_second(self) -> float:
+        """Speed of one device, likewise."""
+        return self.clips / self.steps / self.step_seconds
 
 
 class Watch(Callback):

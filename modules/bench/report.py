@@ -23,6 +23,8 @@ MEANINGS = {
 BAR = 30
 """Characters of a bar for all of the time."""
 WIDTH = 110
+FEW = 5
+"""Steps below which numbers are not to be relied on."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ def render(measured: Measured, outlook: Outlook, advice: list[Proposal]) -> str:
         "What limits this run",
         *_wrapped(explain_limit(measured), "  "),
         "",
+        *_few(measured),
         "The whole run, if it goes on like this",
         *_whole(measured, outlook),
     ]
@@ -76,6 +79,12 @@ def render(measured: Measured, outlook: Outlook, advice: list[Proposal]) -> str:
 def _wrapped(text: str, first: str) -> list[str]:
     # Settings are pasted, so none is broken.
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
+
+
+def _few(measured: Measured) -> list[str]:
+    if measured.steps >= FEW:
+        return []
+    return [*_wrapped(f"Only {measured.steps} step(s) fitted into the time; a larger --seconds tells more.", "  "), ""]
 
 
 def _used(measured: Measured) -> str:
@@ -161,7 +170,7 @@ def as_json(
         "mfu": tflops / measured.peak_tflops if tflops is not None and measured.peak_tflops else None,
         "decode_ms": measured.decode_ms,
         "shares": measured.shares,
-        "limit": limit_of(measured.shares),
+        "limit": limit_of(measured),
         "explanation": explain_limit(measured),
         "left_out": measured.left_out,
         "memory_bytes": measured.memory,

@@ -104,7 +104,7 @@ def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_slow_data_are_named(tmp_path: Path) -> None:
     words = [*IDLE, "--data=tests.runs.test_bench.SlowMotion", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     seen = measure(words, 1.5)
-    assert limit_of(seen.shares) == "data"
+    assert limit_of(seen) == "data"
     assert explain_limit(seen).startswith("Reading the data. ")
     assert seen.decode_ms == pytest.approx(1000 * LONG / 4)
     assert proposals(seen, None)[0].settings[0].startswith("--data.reading.num_workers=")
@@ -113,7 +113,7 @@ def test_slow_data_are_named(tmp_path: Path) -> None:
 
 def test_slow_callbacks_are_named() -> None:
     seen = measure([*IDLE, "--trainer.callbacks+=tests.runs.test_bench.Dawdler"], 1.5)
-    assert limit_of(seen.shares) == "callbacks"
+    assert limit_of(seen) == "callbacks"
     assert explain_limit(seen).startswith("What is done beside training. ")
 
 
@@ -247,8 +247,20 @@ def test_parts(action: str, part: str) -> None:
     ],
 )
 def test_the_limit_in_words(shares: dict[str, float], limit: str, words: str) -> None:
-    assert limit_of(shares) == limit
+    assert limit_of(made(shares=shares)) == limit
     assert words in explain_limit(made(shares=shares))
+
+
+def test_batches_in_store_do_not_hide_slow_workers() -> None:
+    # Two workers need 1 s for a batch that takes 0.5 s to train on.
+    seen = made(shares={WAITING: 0.0, FORWARD: 1.0}, decode_ms=250.0)
+    assert (seen.reading_seconds, seen.busy_seconds, seen.step_seconds) == (1, 0.5, 1)
+    assert (seen.waiting, seen.clips_per_second) == (0.5, 8)
+    assert limit_of(seen) == "data"
+    assert "Batches that were read in advance have hidden it so far; in a long run 50 % of the time" in explain_limit(seen)
+    assert look_ahead(seen).seconds == 2000
+    # In the main process, reading is waiting.
+    assert limit_of(made(shares={WAITING: 0.0, FORWARD: 1.0}, decode_ms=250.0, workers=0)) == "network"
 
 
 def made(**fields: Any) -> Measured:
@@ -352,7 +364,8 @@ def test_the_largest_batch_lies_on_a_line() -> None:
 
 
 def test_the_text_names_what_is_not_known() -> None:
-    seen = made(memory=10**9, memory_there=2 * 10**9, left_out=["ProbeReport"], flops=10**12, peak_tflops=4.0, decode_ms=3.0)
+    known = {"left_out": ["ProbeReport"], "flops": 10**12, "peak_tflops": 4.0, "decode_ms": 3.0}
+    seen = made(memory=10**9, memory_there=2 * 10**9, **known)
     text = render(seen, look_ahead(seen), [])
     for words in (
         "16.0 clips/s, 500 ms for a step, 2 TFLOP/s, 50 % of what the device could (MFU)",
@@ -364,6 +377,12 @@ def test_the_text_names_what_is_not_known() -> None:
         "without validation, ProbeReport",
     ):
         assert words in text
+
+
+def test_few_steps_are_no_measurement() -> None:
+    few, many = made(steps=4), made(steps=5)
+    assert "Only 4 step(s) fitted into the time" in render(few, look_ahead(few), [])
+    assert "fitted into the time" not in render(many, look_ahead(many), [])
 
 
 def test_the_table_of_what_was_tried() -> None:
