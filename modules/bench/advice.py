@@ -60,8 +60,9 @@ def explain_limit(measured: Measured) -> str:
         told = f"{_percent(waits)} of the time the network has nothing to do but wait for the next batch."
         if waits > shares[WAITING] + MUCH / 2:
             told = (
-                f"Workers need {measured.reading_seconds:.2g} s for a batch that is trained on in {measured.busy_seconds:.2g} s. "
-                f"Batches that were read in advance have hidden it so far; in a long run {_percent(waits)} of the time is waiting."
+                f"Workers need {measured.reading_seconds:.2g} s for a batch that is trained on in "
+                f"{measured.busy_seconds:.2g} s. Batches that were read in advance have hidden it so far; in a long run "
+                f"{_percent(waits)} of the time is waiting."
             )
         return f"Reading the data. {told} {gain}"
     if kind == "callbacks":
