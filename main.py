@@ -18,11 +18,14 @@ import datamodules  # noqa: F401
 import modules  # noqa: F401
 from datamodules.prepare.command import PREPARE
 from datamodules.prepare.synthesise import write_videos
+from modules.bench.command import bench
 from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI, Parser
 from modules.runs.replay import replay
 
+# Takes the settings of fit.
+BENCH = "bench"
 # Subcommands besides Lightning's fit, validate, test and predict; each is a function beside what it concerns.
 COMMANDS: dict[str, Callable[..., object] | dict[str, Any]] = {
     "convert": convert,
@@ -42,11 +45,14 @@ def main(args: list[str] | None = None) -> CLI | None:
         SettingError: when the user must change something.
     """
     words = sys.argv[1:] if args is None else args
-    commands = [*CLI.subcommands(), *COMMANDS]
+    commands = [*CLI.subcommands(), BENCH, *COMMANDS]
     if not words:
         raise SettingError(f"Name a command: one of {', '.join(commands)}; --help after it lists its settings.")
     if words[0] not in commands and not words[0].startswith("-"):
         raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(commands)}.")
+    if words[0] == BENCH:
+        bench(words[1:])
+        return None
     if words[0] in COMMANDS:
         # Without a description of its own, the parser takes the first line of the docstring.
         auto_cli(
@@ -58,7 +64,9 @@ def main(args: list[str] | None = None) -> CLI | None:
             description=None,
         )
         return None
-    return CLI(args=args, description=f"Trains and measures; there are also {', '.join(COMMANDS)} (main.py convert --help).")
+    return CLI(
+        args=args, description=f"Trains and measures; there are also {', '.join([BENCH, *COMMANDS])} (main.py convert --help)."
+    )
 
 
 if __name__ == "__main__":

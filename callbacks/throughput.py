@@ -10,16 +10,36 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_info
 
 from modules.core.batch import Batch, Stream
-from modules.core.errors import check_positive
+from modules.core.errors import check_positive, given
 from modules.core.run import run_of
 from modules.core.undocumented import FETCH, STEP
+from modules.training.devices import peak_tflops
+from modules.training.flops import step_flops
+from modules.training.method import Method
 
 # Shares of a window's time above which a cause is named.
 WAITING, ELSEWHERE = 0.25, 0.25
 
 
+def utilisation(tflops: float, mfu: float | None) -> str:
+    """What a device computes, in words.
+
+    Args:
+        tflops: 10^12 floating-point operations of the model per second and device.
+        mfu: the same as a share of what the device could compute at most; None where nobody knows that.
+    """
+    share = "" if mfu is None else f", {100 * mfu:.0f} % of what the device could (MFU)"
+    return f"{tflops:.3g} TFLOP/s{share}"
+
+
 def diagnose(
-    clips_per_second: float, wait_share: float, other_share: float, decode_ms: float | None, workers: int, device: str
+    clips_per_second: float,
+    wait_share: float,
+    other_share: float,
+    decode_ms: float | None,
+    workers: int,
+    device: str,
+    used: str = "",
 ) -> str:
     """One line: the speed, what limits it, what to try.
 
@@ -30,8 +50,10 @@ def diagnose(
         decode_ms: what a sample cost a worker, in milliseconds; None if the data module does not say.
         workers: data.reading.num_workers.
         device: 'cpu', 'cuda', ...
+        used: what `utilisation` says; empty where it is not known.
     """
-    line = f"{clips_per_second:.1f} clips/s; {100 * wait_share:.0f} % of the time waits for data"
+    used = f", {used}" if used else ""
+    line = f"{clips_per_second:.1f} clips/s{used}; {100 * wait_share:.0f} % of the time waits for data"
     decoding = f"; reading a sample takes {decode_ms:.0f} ms of a worker" if decode_ms is not None else ""
     if wait_share > WAITING and wait_share >= other_share:
         more = "set data.reading.num_workers above 0" if workers == 0 else f"raise data.reading.num_workers (now {workers})"
@@ -84,13 +106,22 @@ class Throughput(Callback):
     so over a window the shares are right even though single steps are not. The first window begins when the first batch
     has arrived: what came before (probes, start of the workers) is no part of the speed.
 
+    `speed/tflops` counts what the model needs (see `step_flops`), frozen networks that make its targets included, and not what
+    the device does besides; `speed/mfu`, the model-FLOPs utilisation, is that as a share of the device's peak. The operations
+    are counted once, at the end of the first window.
+
     Args:
         every_n_steps: batches per window.
+        peak_tflops: what one device could compute at most in the precision of the run, in TFLOP/s; null takes what its maker
+            publishes, and tells no share where that is not known, as on a CPU.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
-        check_positive("Throughput", every_n_steps=every_n_steps)
-        self.every_n_steps = every_n_steps
+    def __init__(self, every_n_steps: int = 50, peak_tflops: float | None = None) -> None:
+        check_positive("Throughput", every_n_steps=every_n_steps, **given(peak_tflops=peak_tflops))
+        self.every_n_steps, self.peak_tflops = every_n_steps, peak_tflops
+        self.flops: int | None = None
+        """Floating-point operations of a batch on one device."""
+        self._counted = False
         self._told = self._running = False
         self._reset(time.perf_counter())
 
@@ -126,6 +157,12 @@ class Throughput(Callback):
         elif action in self._spent:
             self._spent[action] += seconds
 
+    def _peak(self, trainer: Trainer) -> float | None:
+        device = trainer.strategy.root_device
+        if self.peak_tflops is not None or device.type != "cuda":
+            return self.peak_tflops
+        return peak_tflops(torch.cuda.get_device_name(device), str(trainer.precision))
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
@@ -135,11 +172,10 @@ class Throughput(Callback):
         self._clips += len(batch.index) * views * trainer.world_size
         self._decode += batch.reading.decode_ms
         if self._batches >= self.every_n_steps:
-            self._close(trainer, pl_module)
+            self._close(trainer, pl_module, batch)
 
-    def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now = time.perf_counter()
-        total = max(now - self._begin, 1e-9)
+    def _close(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> None:
+        total = max(time.perf_counter() - self._begin, 1e-9)
         speed, wait = self._clips / total, self._spent[FETCH] / total
         other = max(0.0, 1 - wait - self._spent[STEP] / total)
         decode = sum(self._decode) / len(self._decode) if self._decode else None
@@ -151,13 +187,23 @@ class Throughput(Callback):
             pl_module.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
+        if not self._counted and isinstance(pl_module, Method) and trainer.is_global_zero:
+            # Not before the first step, which would begin later for it.
+            self._counted, self.flops = True, step_flops(pl_module, batch)
+        used = ""
+        if self.flops is not None:
+            tflops, peak = self.flops * self._batches / total / 1e12, self._peak(trainer)
+            mfu = tflops / peak if peak is not None else None
+            pl_module.log_dict(given(**{"speed/tflops": tflops, "speed/mfu": mfu}), rank_zero_only=True)
+            used = utilisation(tflops, mfu)
         reading = getattr(run_of(trainer).datamodule, "reading", None)
         workers = reading.num_workers if reading is not None else 0
-        self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type)
+        self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type, used)
         if not self._told:
             rank_zero_info(self.line)
             self._told = True
-        self._reset(now)
+        # What is done here is no part of the speed.
+        self._reset(time.perf_counter())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the last window's line."""

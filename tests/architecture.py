@@ -9,6 +9,7 @@ START, END = "```mermaid\n", "```\n"
 
 ORDER = (
     "main",
+    "bench",
     "callbacks",
     "runs",
     "convert",

@@ -64,6 +64,15 @@ def test_quickstart_runs_and_goes_on(
     assert "first output that is not finite: backbone.blocks.0" in capsys.readouterr().out
 
 
+def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (command,) = words("python main.py bench")
+    main([*command, *SMALL[len(SHORT) :], "--seconds=0.5"])
+    assert "What limits this run" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
+
+
 def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -177,7 +186,7 @@ def test_no_command_is_left_out() -> None:
     tested = ("pip install", "tensorboard", "python main.py fit --config configs/quickstart", "python main.py synthesise")
     tested += ("python main.py fit --config configs/videomae.yaml", "python main.py fit --config configs/smile.yaml")
     tested += ("python main.py fit --model.help", "python main.py fit --data.help", "python benchmarks/")
-    tested += ("python main.py convert", "python main.py replay", "python main.py prepare")
+    tested += ("python main.py convert", "python main.py replay", "python main.py prepare", "python main.py bench")
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)
     tested += tuple(f"python main.py {command} --config configs/retrieval/ssv2_template.yaml" for command in ("fit", "test"))

@@ -4,7 +4,8 @@ All processes must call these functions equally often, and those of training, wh
 equally many rows. `gather_lists` and `gather_once` are for evaluation, where they differ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -13,10 +14,23 @@ from torch import Tensor, distributed
 
 T = TypeVar("T")
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process takes itself for the only one, and sends nothing: to try a step that the others do not take."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
 
 def position() -> tuple[int, int]:
-    """Rank of this process and the number of processes; (0, 1) without a process group."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    """Rank of this process and the number of processes; (0, 1) without a process group, and in `alone`."""
+    if _alone or not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
 

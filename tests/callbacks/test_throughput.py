@@ -7,14 +7,19 @@ from typing import Any
 
 import lightning
 import pytest
+import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 from callbacks import Throughput
-from callbacks.throughput import Stopwatch, diagnose
+from callbacks.throughput import Stopwatch, diagnose, utilisation
 from datamodules.synthetic import SyntheticMotion
 from modules.core.batch import Batch, Reading
-from tests.callbacks.runs import STEPS, Oracle, StopAfter, data, fit, make_trainer
+from modules.core.errors import SettingError
+from modules.training.devices import peak_tflops
+from modules.training.flops import step_flops
+from tests.callbacks.runs import BATCH, STEPS, Oracle, StopAfter, data, fit, make_trainer, videomae
+from tests.registry import video_batch
 
 # Long beside a step of this network, however busy the machine is.
 LONG = 0.2
@@ -35,6 +40,77 @@ def test_diagnosis_names_one_cause_and_a_remedy(wait: float, other: float, worke
     assert line.startswith("123.5 clips/s; ")
     assert all(word in line for word in words)
     assert sum(cause in line for cause in ("Data limits", "They limit", "network limits")) == 1
+
+
+def test_the_line_tells_utilisation() -> None:
+    line = diagnose(123.45, 0.1, 0.1, 12.0, 0, "cuda", utilisation(396.123, 0.4))
+    assert line.startswith("123.5 clips/s, 396 TFLOP/s, 40 % of what the device could (MFU); ")
+    assert utilisation(0.0213, None) == "0.0213 TFLOP/s"
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "peak"),
+    [
+        ("NVIDIA H200", "bf16-mixed", 989),
+        ("NVIDIA H100 80GB HBM3", "bf16-true", 989),
+        ("NVIDIA H100 PCIe", "16-mixed", 756),
+        ("NVIDIA A100-SXM4-80GB", "32-true", 156),
+        ("NVIDIA A10", "bf16-mixed", 125),
+        ("NVIDIA L40S", "bf16-mixed", 362),
+        ("NVIDIA L4", "bf16-mixed", 121),
+        ("NVIDIA GeForce RTX 4090", "bf16-mixed", 165.2),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16-mixed", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16-mixed", None),
+        ("Tesla V100-SXM2-16GB", "16-mixed", 125),
+        ("Tesla V100-PCIE-16GB", "16-mixed", 112),
+        ("Tesla V100-SXM2-16GB", "bf16-mixed", None),
+        ("Tesla T4", "32-true", 8.1),
+        ("NVIDIA T400", "16-mixed", None),
+        ("NVIDIA H200", "64-true", None),
+        ("Another", "bf16-mixed", None),
+    ],
+)
+def test_peaks(name: str, precision: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The command line sets it.
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert peak_tflops(name, precision) == peak
+
+
+def test_all_digits_of_float32_have_another_peak() -> None:
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert peak_tflops("NVIDIA A100-SXM4-80GB", "32-true") == 19.5
+
+
+def test_utilisation_is_what_was_counted_over_time(tmp_path: Path) -> None:
+    throughput = Throughput(every_n_steps=2, peak_tflops=1e-3)
+    trainer = fit(videomae(), tmp_path, [throughput])
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("speed/")}
+    assert throughput.flops == step_flops(videomae(), video_batch(BATCH))
+    assert logged["speed/tflops"] == pytest.approx(throughput.flops * logged["speed/clips_per_second"] / BATCH / 1e12)
+    assert logged["speed/mfu"] == pytest.approx(logged["speed/tflops"] / 1e-3)
+    assert "% of what the device could (MFU)" in throughput.line
+
+
+def test_without_a_peak_there_is_no_share(tmp_path: Path) -> None:
+    throughput = Throughput(every_n_steps=2)
+    trainer = fit(videomae(), tmp_path, [throughput])
+    assert "speed/tflops" in trainer.callback_metrics
+    assert "speed/mfu" not in trainer.callback_metrics
+    assert " TFLOP/s; " in throughput.line
+
+
+def test_counting_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    # Stochastic depth draws from the global generator.
+    plain, counted = videomae(), videomae()
+    fit(plain, tmp_path, [])
+    fit(counted, tmp_path, [Throughput(every_n_steps=2)])
+    state = counted.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_peak_must_be_positive() -> None:
+    with pytest.raises(SettingError, match=r"Throughput\.peak_tflops is 0; it must be a number above 0"):
+        Throughput(peak_tflops=0)
 
 
 def test_diagnosis_without_decode_times() -> None:

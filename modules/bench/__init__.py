@@ -1,0 +1,1 @@
+"""The command `bench`: how fast a run is, what limits it, and what to change."""

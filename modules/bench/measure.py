@@ -1,0 +1,427 @@
+"""A run as the command line builds it, trained for some seconds in a folder that is removed, and looked at."""
+
+import gc
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
+from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from callbacks.collapse import CollapseAlarm
+from callbacks.result_file import BestOnTest
+from modules.bench.ledger import AUGMENTATION, FORWARD, REST, WAITING, Ledger
+from modules.core.batch import Batch, Stream
+from modules.core.errors import SettingError
+from modules.core.run import ReadsClips, run_of
+from modules.runs.cli import CLI
+from modules.runs.explain import class_of
+from modules.training.devices import peak_tflops
+from modules.training.flops import step_flops
+from modules.training.method import Method
+
+WARM_UP = 3
+"""Steps that are not measured: the first ones take longer."""
+FOREVER = 10**6
+"""Epochs: the clock ends the run."""
+
+
+@dataclass
+class Measured:
+    """What was seen of a run on one device."""
+
+    method: str
+    data: str
+    device: str
+    precision: str
+    batch_size: int | None
+    """None if the data module has no such setting."""
+    workers: int | None
+    """Worker processes, likewise."""
+    steps: int = 0
+    """Batches that were measured."""
+    seconds: float = 0.0
+    """What they took."""
+    clips: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+    """Of the time, by part; without augmentation where it cannot be told from the forward pass."""
+    decode_ms: float | None = None
+    """What a sample cost a worker; None if the data module does not say."""
+    memory: int = 0
+    """Most bytes in use: of the GPU, or of this process at the end of a forward pass; 0 where the system does not say."""
+    memory_of_batch: int = 0
+    """What of it a forward pass keeps for the backward pass; 0 on a GPU, where two runs tell more."""
+    memory_there: int = 0
+    """Bytes that there are, of the device or for this process; 0 where the system does not say."""
+    flops: int | None = None
+    """Floating-point operations of a batch; None if they were not, or cannot be, counted."""
+    peak_tflops: float | None = None
+    """What the device could compute at most, if it is known."""
+    batches_per_epoch: int = 0
+    """On one device."""
+    checkpoint_bytes: int = 0
+    written_bytes: int = 0
+    """Logs and pictures of the steps that were run."""
+    steps_run: int = 0
+    settings: Namespace = field(default_factory=Namespace)
+    """All settings, as the user gave them."""
+    given: list[Callback] = field(default_factory=list)
+    """The recipe's callbacks."""
+    left_out: list[str] = field(default_factory=list)
+    """Names of those that were left out."""
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time of a step without waiting for data, with all that lies between steps."""
+        return (1 - self.shares[WAITING]) * self.seconds / self.steps
+
+    @property
+    def reading_seconds(self) -> float:
+        """Time in which workers together read a batch; 0 where the main process reads, or the data module does not say."""
+        if self.decode_ms is None or not self.workers or self.batch_size is None:
+            return 0.0
+        return self.decode_ms / 1000 * self.batch_size / self.workers
+
+    @property
+    def step_seconds(self) -> float:
+        """Time of a step in a long run, also where batches that were read in advance have hidden that workers are slower."""
+        return max(self.seconds / self.steps, self.reading_seconds)
+
+    @property
+    def waiting(self) -> float:
+        """Share of such a step that waits for data."""
+        return 1 - self.busy_seconds / self.step_seconds
+
+    @property
+    def clips_per_second(self) -> float:
+        """Speed of one device, likewise."""
+        return self.clips / self.steps / self.step_seconds
+
+
+class Watch(Callback):
+    """Measures for a while, then ends the run.
+
+    A GPU is let run freely for two thirds of the time, which says how fast the run is and how long it waits for data; then it
+    is waited for at every step of the way, which says what takes how long.
+
+    Args:
+        seconds: to measure, warm-up included.
+        whole: also count operations, and write a checkpoint to see its size.
+    """
+
+    def __init__(self, seconds: float, whole: bool) -> None:
+        self.seconds, self.whole = seconds, whole
+        self.ledger = Ledger()
+        self.seen: dict[str, Any] = {}
+        """Fields of `Measured`."""
+        self._steps = self._clips = 0
+        self._decode: list[float] = []
+        self._memory = 0
+        self._kept = Kept()
+        self._start = self._begin = 0.0
+        self._measures = False
+        self._waiting: float | None = None
+        """Share of the time without waiting for the device, once that is known."""
+        self._unmark: list[Callable[[], None]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have encoders tell when they are given clips."""
+        self._start = time.perf_counter()
+        if isinstance(pl_module, Method):
+            for name, encoder in pl_module.encoders().items():
+                for network in [encoder, *pl_module.copies(name)]:
+                    if hasattr(network, "preprocess"):
+                        self._mark(network)
+
+    def _mark(self, network: Any) -> None:
+        own = network.preprocess
+
+        def marked(*args: Any, **settings: Any) -> Any:
+            self.ledger.mark()
+            return own(*args, **settings)
+
+        network.preprocess = marked
+        self._unmark.append(lambda: delattr(network, "preprocess"))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """In the second step, see what is kept for the backward pass."""
+        if not self._measures and self._steps == 1 and pl_module.device.type != "cuda":
+            self._kept.begin(pl_module)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        """See how much memory is in use where all activations are there."""
+        self._kept.end()
+        if self._measures:
+            self._memory = max(self._memory, resident_bytes())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count; begin after the warm-up; end when time is up."""
+        spent = time.perf_counter() - self._start
+        self._steps += 1
+        gpu = pl_module.device.type == "cuda"
+        if not self._measures:
+            reading = getattr(run_of(trainer).datamodule, "reading", None)
+            # Workers have batches in store when the run begins.
+            if self._steps >= WARM_UP + 2 * getattr(reading, "num_workers", 0) or spent > self.seconds / 3:
+                if gpu:
+                    torch.cuda.reset_peak_memory_stats()
+                self._measures = True
+                self._begin_again()
+            return
+        views = max(one.data.shape[1] for one in batch.streams.values() if isinstance(one, Stream))
+        self._clips += len(batch.index) * views
+        self._decode += batch.reading.decode_ms
+        if gpu and self._waiting is None and spent >= self.seconds * 2 / 3:
+            self._waiting = self._note_speed()
+            self.ledger.wait = torch.cuda.synchronize
+            self._begin_again()
+        elif spent >= self.seconds:
+            self._finish(trainer, pl_module, batch)
+
+    def _begin_again(self) -> None:
+        self._steps = self._clips = 0
+        self.ledger.reset()
+        self._begin = time.perf_counter()
+
+    def _note_speed(self) -> float:
+        """The share of waiting."""
+        total = time.perf_counter() - self._begin
+        self.seen |= {"steps": self._steps, "clips": self._clips, "seconds": total}
+        return self.ledger.seconds[WAITING] / total
+
+    def _finish(self, trainer: Trainer, method: LightningModule, batch: Batch) -> None:
+        total = time.perf_counter() - self._begin
+        waiting = self._note_speed() if self._waiting is None else self._waiting
+        spent = dict(self.ledger.seconds)
+        told_apart = self.ledger.marked >= self._steps
+        if not told_apart:
+            spent[FORWARD] += spent.pop(AUGMENTATION, 0.0)
+        busy = {part: seconds for part, seconds in spent.items() if part != WAITING}
+        busy[REST] = busy.get(REST, 0.0) + max(0.0, total - sum(spent.values()))
+        scale = (1 - waiting) / sum(busy.values())
+        shares = {WAITING: waiting} | {part: seconds * scale for part, seconds in busy.items()}
+        for undo in self._unmark:
+            undo()
+        device, precision = method.device, str(trainer.precision)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.seen |= {
+            "device": name,
+            "precision": precision,
+            "shares": shares,
+            "decode_ms": sum(self._decode) / len(self._decode) if self._decode else None,
+            "memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else self._memory,
+            "memory_of_batch": self._kept.bytes,
+            "memory_there": torch.cuda.mem_get_info()[1] if device.type == "cuda" else machine_bytes(),
+            "batches_per_epoch": int(trainer.num_training_batches),
+            "steps_run": trainer.global_step,
+            "written_bytes": folder_bytes(Path(trainer.default_root_dir)),
+            "peak_tflops": peak_tflops(name, precision),
+        }
+        if self.whole:
+            self.seen["flops"] = step_flops(method, batch) if isinstance(method, Method) else None
+            path = Path(trainer.default_root_dir) / "size.ckpt"
+            trainer.save_checkpoint(path)
+            self.seen["checkpoint_bytes"] = path.stat().st_size
+        # What the end of an epoch would bring is not measured.
+        trainer.should_stop = True
+
+
+class Kept:
+    """Bytes of the tensors that a forward pass keeps for the backward pass, without parameters.
+
+    What a process has in memory does not tell: what it gives back, the system library may keep for later.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._sizes: dict[int, int] = {}
+        self._parameters: set[int] = set()
+        self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
+
+    def begin(self, module: torch.nn.Module) -> None:
+        """A forward pass begins."""
+        self._parameters = {value.untyped_storage().data_ptr() for value in module.parameters()}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda kept: kept)
+        self._hooks.__enter__()
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def end(self) -> None:
+        """It ended, if one had begun."""
+        if self._hooks is not None:
+            self._hooks.__exit__(None, None, None)
+            self._hooks = None
+            self.bytes = sum(size for place, size in self._sizes.items() if place not in self._parameters)
+
+
+def resident_bytes() -> int:
+    """Memory that this process has; 0 where the system does not say."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
+
+
+def machine_bytes() -> int:
+    """Memory that there is for this process; 0 where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(there, int(text)) if text.isdigit() else there
+
+
+def folder_bytes(folder: Path) -> int:
+    """Sizes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class BenchCLI(CLI):
+    """The command line of `fit`, whose run is watched, on one device, in another folder, and without what is done before and
+    after training and between epochs.
+
+    Args:
+        words: settings of `fit`.
+        watch: measures, and ends the run.
+        folder: of the run.
+    """
+
+    def __init__(self, words: list[str], watch: Watch, folder: Path) -> None:
+        self.watch, self.folder = watch, folder
+        self.asked = Namespace()
+        self.given: list[Callback] = []
+        self.left_out: list[str] = []
+        super().__init__(["fit", *words])
+
+    def before_instantiate_classes(self) -> None:
+        """Change what concerns the run as a whole."""
+        config = self.config["fit"]
+        self.asked = config.clone()
+        plugins = config.trainer.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        changed = {
+            "default_root_dir": str(self.folder),
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "plugins": [one for one in plugins if not _is_cluster(one)] or None,
+            "max_epochs": FOREVER,
+            "min_epochs": None,
+            "max_steps": -1,
+            "min_steps": None,
+            "max_time": None,
+            "fast_dev_run": False,
+            "barebones": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "limit_val_batches": 0,
+            # Those of other services would be told of a run that is none.
+            "logger": config.trainer.logger is not False,
+        }
+        for name, value in changed.items():
+            config.trainer[name] = value
+        config.ckpt_path = None
+        super().before_instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Leave out callbacks whose work lies outside of the steps of training, and add the watch."""
+        settings = self.config_init["fit"].trainer
+        given = settings.callbacks or []
+        self.given = given if isinstance(given, list) else [given]
+        outside = [one for one in self.given if isinstance(one, (*OUTSIDE, ReadsClips))]
+        self.left_out = [type(one).__name__ for one in outside]
+        settings.callbacks = [*(one for one in self.given if one not in outside), self.watch]
+        return super().instantiate_trainer(profiler=self.watch.ledger, **kwargs)
+
+    def before_fit(self) -> None:
+        """Say nothing."""
+
+    def after_fit(self) -> None:
+        """Say nothing, and test nothing."""
+
+
+OUTSIDE = (Checkpoint, EarlyStopping, CollapseAlarm, BestOnTest, ProgressBar)
+"""Besides those that read clips of their own. None of them is called between the steps of training and costs much there."""
+
+
+def _is_cluster(plugin: Any) -> bool:
+    kind = class_of(plugin.class_path) if isinstance(plugin, Namespace) and "class_path" in plugin else type(plugin)
+    return isinstance(kind, type) and issubclass(kind, ClusterEnvironment)
+
+
+@contextmanager
+def _undisturbed(warns: bool) -> Iterator[None]:
+    """What a run changes of this process is as it was afterwards; its news are not told, its warnings if `warns`."""
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    before = {name: os.environ.get(name) for name in names}
+    digits = torch.get_float32_matmul_precision()
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with isolate_rng(), warnings.catch_warnings():
+            # There is a command line besides the one that is given here, of this command.
+            warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*" if warns else "")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(digits)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def measure(words: list[str], seconds: float, whole: bool = False) -> Measured:
+    """Train for some seconds and say what was seen. Nothing is left on the disk.
+
+    Args:
+        words: settings of `fit`, as on the command line.
+        seconds: to train, after the run was built; at least until one batch was measured.
+        whole: also count operations, and see how large a checkpoint is.
+
+    Raises:
+        SettingError: if the run cannot be built, or ends by itself.
+    """
+    with _undisturbed(whole), tempfile.TemporaryDirectory(prefix="bench_") as folder:
+        watch = Watch(seconds, whole)
+        cli = BenchCLI(words, watch, Path(folder))
+        if "shares" not in watch.seen:
+            raise SettingError(
+                "The run ended before it could be measured; look for a callback or a setting of the trainer that ends it."
+            )
+        data = cli.datamodule
+        result = Measured(
+            method=type(cli.model).__name__,
+            data=type(data).__name__,
+            batch_size=getattr(data, "batch_size", None),
+            workers=getattr(getattr(data, "reading", None), "num_workers", None),
+            settings=cli.asked,
+            given=cli.given,
+            left_out=cli.left_out,
+            **watch.seen,
+        )
+        # Workers end with their loader.
+        del cli, data, watch
+        gc.collect()
+    return result
