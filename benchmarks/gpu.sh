@@ -11,7 +11,8 @@ OUT=${1:-runs/gpu}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-END=470
+# Seconds for all parts together, and a factor on the limit of each.
+END=470 PATIENCE=1
 FAILED=()
 
 if [ -n "${DRY:-}" ]; then
@@ -19,16 +20,19 @@ if [ -n "${DRY:-}" ]; then
     VIDEOS=(--train_videos 6 --val_videos 1 --frames 20 --size 32)
     FIT=(--config configs/debug/tiny.yaml --trainer.max_epochs 2)
     CLIPS=2 WORKERS=1
+    MEMORY=(--methods "[VideoMAE, LocoMotion]")
+    PATIENCE=4
 else
     SIZE=base BATCH=64 HALF=32 SMALL=16 PAIRS=15 STEPS=20 BACKEND=inductor
     VIDEOS=(--train_videos 512 --val_videos 1 --frames 80 --size 256)
     FIT=(--config configs/trainer/one_gpu.yaml --trainer.max_steps 64)
     CLIPS=64 WORKERS=$(nproc)
+    MEMORY=()
 fi
 
 # part NAME SECONDS COMMAND...: run a command within its own limit and what is left of the whole.
 part() {
-    local name=$1 limit=$2 left=$((END - SECONDS)) status=0
+    local name=$1 limit=$((PATIENCE * $2)) left=$((END - SECONDS)) status=0
     shift 2
     echo
     echo "== $name ($SECONDS s)"
@@ -60,8 +64,8 @@ part "videos" 40 "$PYTHON" main.py synthesise --out "$OUT/videos" "${VIDEOS[@]}"
 part "waiting for data" 80 "$PYTHON" main.py fit --config configs/videomae.yaml "${FIT[@]}" \
     --data VideoFolder --data.root "$OUT/videos" --data.batch_size "$CLIPS" --data.reading.num_workers "$WORKERS" \
     --trainer.default_root_dir "$OUT/run" --trainer.limit_val_batches 0 --trainer.enable_progress_bar false \
-    --trainer.callbacks '[{class_path: Throughput, init_args: {every_n_steps: 4}}]'
-part "memory" 60 "$PYTHON" benchmarks/memory.py "${ALIKE[@]}" --batch "$SMALL" --out "$OUT/memory.json"
+    --trainer.enable_checkpointing false --trainer.callbacks '[{class_path: Throughput, init_args: {every_n_steps: 4}}]'
+part "memory" 60 "$PYTHON" benchmarks/memory.py "${ALIKE[@]}" --batch "$SMALL" "${MEMORY[@]}" --out "$OUT/memory.json"
 
 echo
 echo "$SECONDS s; tables and JSON files are in $OUT"

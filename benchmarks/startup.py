@@ -89,7 +89,9 @@ def main(videos: int = 256, pairs: int = 7, out: Path | None = None) -> None:
         statistics.median(run[clock] / least[clock] for run, least in zip(rows["run"], rows["least"], strict=True))
         for clock in (0, 1)
     )
-    print(f"median of {pairs} pairs: first step / imports of lightning and timm = {wall_ratio:.2f} ({cpu_ratio:.2f} of CPU time)")
+    print(
+        f"median of {pairs} pairs: first step / imports of lightning and timm = {wall_ratio:.2f} ({cpu_ratio:.2f} of CPU time)"
+    )
     if out is not None:
         machine = platform.processor() or platform.machine()
         about = {"machine": machine, "videos": videos, "pairs": pairs}

@@ -59,7 +59,7 @@ def measure(name: str, what: str, size: Size, batch: int, precision: Precision, 
     if what != "none":
         compile_job(work, what, backend)
     start = time.perf_counter()
-    for _ in range(3):
+    for _ in range(min(3, steps)):
         work.step()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -104,7 +104,9 @@ def main(
     about = machine(device)
     limit = peak or next((value for name, value in PEAK.items() if name in str(about["machine"])), None)
     print(f"ViT-{size}, batch {batch}, {precision}, {about['machine']}, peak {limit or 'unknown'} TFLOP/s")
-    print(f"{'method':16} {'compile':8} {'s/step':>8} {'clips/s':>9} {'TFLOP':>8} {'TFLOP/s':>8} {'MFU':>6} {'first steps s':>14}")
+    print(
+        f"{'method':16} {'compile':8} {'s/step':>8} {'clips/s':>9} {'TFLOP':>8} {'TFLOP/s':>8} {'MFU':>6} {'first steps s':>14}"
+    )
     rows: dict[str, dict[str, Any]] = {}
     for name in methods:
         for what in compile:
@@ -115,8 +117,12 @@ def main(
                 continue
             share = row["tflop_per_s"] / limit if limit else None
             rows[f"{name}, {what}"] = row | {"mfu": share}
-            shown = f"{row['running_s']:8.4f} {row['clips'] / row['running_s']:9.1f} {row['tflop']:8.2f} {row['tflop_per_s']:8.1f}"
-            print(f"{name:16} {what:8} {shown} {'-' if share is None else f'{share:.1%}':>6} {row['first_s']:14.1f}", flush=True)
+            shown = (
+                f"{row['running_s']:8.4f} {row['clips'] / row['running_s']:9.1f} {row['tflop']:8.2f} {row['tflop_per_s']:8.1f}"
+            )
+            print(
+                f"{name:16} {what:8} {shown} {'-' if share is None else f'{share:.1%}':>6} {row['first_s']:14.1f}", flush=True
+            )
             if out is not None:
                 # As soon as it is known: compilation may be cut short.
                 out.write_text(json.dumps(about | {"size": size, "batch": batch, "peak": limit, "rows": rows}, indent=1))

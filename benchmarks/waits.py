@@ -4,7 +4,8 @@
 
 Takes steps of every method, the last one under `torch.cuda.set_sync_debug_mode("error")`, which raises where the host waits:
 for a copy from ordinary memory, for a value read back, for shapes that depend on data. Says where, and ends with an error if one
-did. On a CPU, where nothing can wait, the steps are only taken.
+did. On a CPU, where nothing can wait, one
+step is taken.
 """
 
 import json
@@ -32,10 +33,11 @@ def place_of(error: BaseException) -> str:
 
 def wait_in(work: Job) -> str | None:
     """Where the host waits in a step, and for what; None if it does not."""
+    if not torch.cuda.is_available():
+        work.step()
+        return None
     for _ in range(WARM_UP):
         work.step()
-    if not torch.cuda.is_available():
-        return None
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
