@@ -23,7 +23,6 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, unlabelled
 from modules.core.randomness import device_generator
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget, TowerTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask

@@ -11,6 +11,7 @@ The peers were written before anything was measured and are not changed since: w
 something else.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -353,7 +354,7 @@ def random_ramp(start: float, change: Callable[[float, int], float], rng: np.ran
     """A quantity that changes from key frame to key frame."""
     keys = key_frames(rng)
     values = [start]
-    for first, last in zip(keys[:-1], keys[1:], strict=True):
+    for first, last in itertools.pairwise(keys):
         values.append(change(values[-1], last - first))
     return between(values, keys, rng)
 

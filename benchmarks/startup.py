@@ -22,12 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
 from jsonargparse import auto_cli
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+ROOT = Path(__file__).parents[1]
 LEAST = "import os, lightning, timm; os._exit(0)"
 CALLBACKS = ["benchmarks.startup.EndAfterOneStep", "LastCheckpoint", "LearningRateMonitor", "Throughput", "Pictures"]
 

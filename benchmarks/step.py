@@ -174,7 +174,8 @@ def main(
     ways = comparisons(size, batch, device, precision)
     for name in ways if compare is None else compare:
         try:
-            row = summary(measure(*(way() for way in ways[name]), pairs, device))
+            mine, peer = ways[name]
+            row = summary(measure(mine(), peer(), pairs, device))
         except ModuleNotFoundError as error:
             print(f"{name:36} left out: {error.name} is not installed", flush=True)
             continue

@@ -81,7 +81,7 @@ def main(
     batch: int = 64,
     precision: Precision = "bf16",
     methods: list[str] = ["VideoMAE", "SMILE"],  # noqa: B006  (never mutated; shows the default in --help)
-    compile: list[str] = ["none", "blocks", "all"],  # noqa: A002, B006
+    compile: list[str] = ["none", "blocks", "all"],  # noqa: B006
     steps: int = 20,
     peak: float | None = None,
     backend: str = "inductor",

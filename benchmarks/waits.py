@@ -3,9 +3,8 @@
     python benchmarks/waits.py
 
 Takes steps of every method, the last one under `torch.cuda.set_sync_debug_mode("error")`, which raises where the host waits:
-for a copy from ordinary memory, for a value read back, for shapes that depend on data. Says where, and ends with an error if one
-did. On a CPU, where nothing can wait, one
-step is taken.
+for a copy from ordinary memory, for a value read back, for shapes that depend on data. Says where, and ends with an error if
+one did. On a CPU, where nothing can wait, one step is taken.
 """
 
 import json
@@ -16,11 +15,11 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.methods import BUILD, Job, Precision, Size, job, machine
 
+ROOT = Path(__file__).parents[1]
 WARM_UP = 3
 """Steps in which constants are cached, kernels chosen and queues filled."""
 

@@ -117,7 +117,7 @@ def masks_of(hidden: int) -> Tensor:
 
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "memory.json"
-    run(monkeypatch, "memory.py", "--size=micro", "--batch=1", "--methods=[VideoMAE, SkeletonContrast]", f"--out={out}")
+    run(monkeypatch, "memory.py", "--size=micro", "--batch=1", "--methods=[VideoMAE]", f"--out={out}")
     rows = json.loads(out.read_text())["methods"]
     plain, recomputing = rows["VideoMAE"]["plain"], rows["VideoMAE"]["recomputing"]
     # Weights, gradients and the optimiser's two moments, 4 bytes each.
@@ -125,7 +125,6 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert plain["lasting"] >= 16 * weights / 2**20
     assert recomputing["lasting"] == plain["lasting"]
     assert recomputing["kept"] < plain["kept"]
-    assert rows["SkeletonContrast"]["plain"]["kept"] > 0
     assert "VideoMAE" in capsys.readouterr().out
 
 
@@ -153,8 +152,8 @@ def test_startup(tmp_path: Path) -> None:
     taken, _ = startup.seconds(startup.command(str(tmp_path / "run"), 64))
     assert taken > 0
     assert (tmp_path / "run/config.yaml").is_file()
-    with pytest.raises(SystemExit, match="data.batch_size is 64"):
-        startup.seconds(startup.command(str(tmp_path / "other"), 32))
+    with pytest.raises(SystemExit, match="failed"):
+        startup.seconds([sys.executable, "-c", "raise SystemExit(1)"])
 
 
 def test_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,8 +167,9 @@ def test_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         assert len(picture.getcolors(1 << 20) or []) > 2
     assert "left out: loader" in capsys.readouterr().out
     # A benchmark that fails is not passed over.
+    monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(SystemExit, match="failed: memory"):
-        run(monkeypatch, "all.py", "--parts=[memory]", '--words={"memory": ["--methods=[None]"]}', f"--out={tmp_path}")
+        run(monkeypatch, "all.py", "--parts=[memory]", f"--out={tmp_path}")
 
 
 @pytest.mark.slow
