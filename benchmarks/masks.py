@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
@@ -23,8 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.methods import Precision, Size, job
 from benchmarks.pairs import seconds
-from benchmarks.step import our_step, timed
 from modules.backbones.vit.video_vit import VideoViT
 from modules.masks.base import MaskGenerator
 from modules.masks.blue_noise import OptimBlueMask
@@ -68,11 +67,11 @@ def check_that_none_waits(draws: list[Callable[[], object]], device: torch.devic
 
 
 def main(
-    size: Literal["micro", "tiny", "small", "base", "large"] = "base",
+    size: Size = "base",
     batch: int = 32,
     repeats: int = 5,
     ratio: float = 0.9,
-    precision: Literal["32", "bf16"] = "32",
+    precision: Precision = "32",
     out: Path | None = None,
 ) -> None:
     """Time masks against a training step.
@@ -86,8 +85,8 @@ def main(
         out: JSON file to write.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip = torch.randint(0, 256, (batch, 16, 224, 224, 3), dtype=torch.uint8, device=device)
-    step, _ = our_step(size, device, ratio, clip)
+    work = job("VideoMAE", size, batch, device, precision)
+    work.method.mask = TubeMask(ratio)  # type: ignore[assignment]
     grid = VideoViT("micro", depth=1).grid
     generator = torch.Generator(device).manual_seed(0)
     boxes = random_boxes(batch, 16, 224, device)
@@ -95,7 +94,7 @@ def main(
     check_that_none_waits(list(draws.values()), device)
     taken: dict[str, list[float]] = {name: [] for name in ("step", *draws)}
     for _ in range(repeats + 1):
-        taken["step"].append(timed(step, device, precision))
+        taken["step"].append(seconds(work.step, device))
         for name, draw in draws.items():
             taken[name].append(seconds(draw, device))
     median = {name: statistics.median(times[1:]) for name, times in taken.items()}

@@ -1,141 +1,190 @@
-"""How long a VideoMAE training step takes here, over the same step with `transformers`.
+"""How long a training step takes: of every method, and of VideoMAE and SMILE beside the same step as others write it.
 
     python benchmarks/step.py                       # ViT-B, 16 x 224 x 224, batch 2, CPU or the first GPU
     python benchmarks/step.py --precision bf16      # under autocast
     python benchmarks/step.py --size small --batch 4
+    python benchmarks/step.py --methods "[]"        # the comparisons alone
 
-Both networks have the same sizes, see the same clips and masks and take the same AdamW step. Pairs are interleaved and
-their order alternates, because a machine's speed drifts; the figure is the median over pairs of ours / theirs. Run it on
-a quiet machine.
+The peers (`benchmarks/peers.py`): `transformers`, and a plain loop as official code writes it. Networks have the same sizes,
+see clips of the same size, hide as many tokens and take the same AdamW step. SMILE with its two masks is also compared with
+itself run twice with one mask each. Pairs are interleaved and their order alternates, because a machine's speed drifts; the
+figure is the median over pairs of ours / theirs. Beside it, the same with what a loader's worker does for these clips on the
+CPU (crop and resize; in the plain loop also objects, masks and normalisation), as if it were not done in parallel. Run it on a
+quiet machine.
 """
 
 import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse import auto_cli
-from torch import Tensor, nn
-
-from modules.core.batch import unlabelled
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from modules.backbones.vit.video_vit import VideoViT
-from modules.core.preprocessing import IMAGENET
-from modules.layers.targets import PixelTarget
-from modules.masks.tokens import TubeMask
-from modules.methods.videomae import VideoMAE
-from modules.weights.sizes import PRESETS
+from benchmarks.methods import BUILD, Job, Precision, Size, job, machine, smile
+from benchmarks.pairs import seconds
+from benchmarks.peers import SIDE, Contender, plain_smile, plain_videomae, transformers_smile, transformers_videomae
+from datamodules.video.crops import multi_scale_box
+from datamodules.video.transforms import crop_and_resize
+from modules.core.batch import unlabelled
+
+Way = Callable[[], Contender]
+RATIO = {"VideoMAE": 0.9, "SMILE": 0.8}
+HEIGHT, WIDTH = 256, 340
 
 
-def our_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> tuple[Callable[[], None], torch.nn.Module]:
-    """A training step of this project: normalise, mask, forward, loss, backward, AdamW."""
-    method = VideoMAE(VideoViT(size), PixelTarget(), TubeMask(ratio)).to(device)  # type: ignore[arg-type]
-    optimiser = torch.optim.AdamW(method.parameters(), lr=1e-4, fused=True)
-    generator = torch.Generator(device).manual_seed(0)
-    batch = unlabelled(clip[:, None])
+def ours(work: Job, frames: list[np.ndarray]) -> Contender:
+    """A method of this project: crop and resize in the loader, all else in the step."""
+    rng = np.random.default_rng(0)
+    device = work.batch.index.device
 
-    def step() -> None:
-        loss = method.step(batch, generator)["loss"]
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+    def load() -> torch.Tensor:
+        clips = [crop_and_resize(list(own), multi_scale_box(WIDTH, HEIGHT, SIDE, rng), SIDE) for own in frames]
+        return torch.stack(clips)[:, None]
 
-    return step, method
+    def step(clips: torch.Tensor) -> None:
+        work.batch = unlabelled(clips.to(device, non_blocking=True))
+        work.step()
+
+    return Contender(load, step)
 
 
-def their_step(size: str, device: torch.device, ratio: float, clip: Tensor) -> Callable[[], None]:
-    """The same step with `transformers.VideoMAEForPreTraining`, on normalised clips and boolean masks as it wants them."""
-    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+def two_passes(size: Size, frames: list[np.ndarray], device: torch.device, precision: Precision) -> Contender:
+    """SMILE of this project with one mask per clip, run twice for one step of the optimiser."""
+    work = job("SMILE", size, len(frames), device, precision, build=partial(smile, masks_per_clip=1))
+    once = ours(work, frames)
 
-    preset = PRESETS[size]
-    config = VideoMAEConfig(
-        hidden_size=preset.embed_dim,
-        num_hidden_layers=preset.depth,
-        num_attention_heads=preset.num_heads,
-        intermediate_size=4 * preset.embed_dim,
-        decoder_hidden_size=preset.embed_dim // 2,
-        decoder_num_attention_heads=preset.num_heads // 2,
-        decoder_intermediate_size=2 * preset.embed_dim,
-        decoder_num_hidden_layers=4,
-        norm_pix_loss=True,
+    def step(batches: list[torch.Tensor]) -> None:
+        for clips in batches:
+            work.batch = unlabelled(clips.to(device, non_blocking=True))
+            (work.loss() / 2).backward()
+        work.update()
+
+    return Contender(lambda: [once.load(), once.load()], step)
+
+
+def comparisons(size: Size, batch: int, device: torch.device, precision: Precision) -> dict[str, tuple[Way, Way]]:
+    """Ours and theirs by the name of the comparison; nothing is built yet."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (16, HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(batch)]
+    clip = torch.randint(0, 256, (batch, 16, SIDE, SIDE, 3), dtype=torch.uint8, device=device)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def here(name: str) -> Contender:
+        return ours(job(name, size, batch, device, precision), frames)
+
+    def library(make: Callable[..., Callable[[], None]], name: str) -> Contender:
+        step = make(size, device, RATIO[name], clip)
+
+        def under_autocast(_: Any) -> None:
+            with autocast():
+                step()
+
+        # Clips reach it as they reach ours.
+        return Contender(ours(job("VideoMAE", "micro", 1, device), frames).load, under_autocast)
+
+    def plain(make: Callable[..., Contender], name: str, **more: bool) -> Contender:
+        return make(size, device, RATIO[name], frames, autocast, **more)
+
+    mae, two = partial(here, "VideoMAE"), partial(here, "SMILE")
+    return {
+        "VideoMAE / transformers": (mae, partial(library, transformers_videomae, "VideoMAE")),
+        "VideoMAE / plain loop": (mae, partial(plain, plain_videomae, "VideoMAE")),
+        "SMILE / itself, a pass per mask": (two, partial(two_passes, size, frames, device, precision)),
+        "SMILE / transformers": (two, partial(library, transformers_smile, "SMILE")),
+        "SMILE / plain loop, a pass per mask": (two, partial(plain, plain_smile, "SMILE")),
+        "SMILE / plain loop, teacher once": (two, partial(plain, plain_smile, "SMILE", teacher_once=True)),
+    }
+
+
+def measure(mine: Contender, peer: Contender, pairs: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of loading and of steps, `pairs` of each after one that does not count."""
+    both = {"ours": mine, "theirs": peer}
+    taken: dict[str, list[float]] = {f"{name}_{part}": [] for name in both for part in ("load", "step")}
+    for pair in range(pairs + 1):
+        for name in both if pair % 2 else reversed(both):
+            start = time.perf_counter()
+            batch = both[name].load()
+            taken[f"{name}_load"].append(time.perf_counter() - start)
+            taken[f"{name}_step"].append(seconds(partial(both[name].step, batch), device))
+    return {name: values[1:] for name, values in taken.items()}
+
+
+def summary(taken: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians of what `measure` returns."""
+    ours_all, theirs_all = (
+        [load + step for load, step in zip(taken[f"{name}_load"], taken[f"{name}_step"], strict=True)]
+        for name in ("ours", "theirs")
     )
-    network: nn.Module = VideoMAEForPreTraining(config)
-    network.to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    generator = torch.Generator(device).manual_seed(0)
-    grid = VideoViT("micro", depth=1).grid
 
-    def step() -> None:
-        video = IMAGENET.apply(clip).transpose(1, 2)
-        masked = TubeMask(ratio).draw(len(clip), grid, generator).targets
-        hidden = torch.zeros(len(clip), grid.tokens, dtype=torch.bool, device=device).scatter_(1, masked, True)
-        network(video, bool_masked_pos=hidden).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+    def ratio(mine: list[float], peer: list[float]) -> float:
+        return statistics.median(a / b for a, b in zip(mine, peer, strict=True))
 
-    return step
-
-
-def timed(step: Callable[[], None], device: torch.device, precision: str) -> float:
-    """Seconds of one step."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return {
+        "ours_s": statistics.median(taken["ours_step"]),
+        "theirs_s": statistics.median(taken["theirs_step"]),
+        "ratio": ratio(taken["ours_step"], taken["theirs_step"]),
+        "ratio_with_loading": ratio(ours_all, theirs_all),
+        "seconds": taken,
+    }
 
 
 def main(
-    size: Literal["micro", "tiny", "small", "base", "large"] = "base",
+    size: Size = "base",
     batch: int = 2,
     pairs: int = 9,
-    ratio: float = 0.9,
-    precision: Literal["32", "bf16"] = "32",
+    precision: Precision = "32",
+    methods: list[str] | None = None,
+    compare: list[str] | None = None,
     out: Path | None = None,
 ) -> None:
-    """Compare training steps.
+    """Time training steps.
 
     Args:
-        size: encoder preset.
-        batch: clips per step.
-        pairs: interleaved pairs to time, after one warm-up each.
-        ratio: mask ratio.
+        size: encoder preset; networks without presets are as wide in proportion.
+        batch: samples per step; a sample of MoCo, TubeletContrast and SkeletonContrast is two clips.
+        pairs: interleaved pairs to time, after one that does not count; and steps of each method.
         precision: float32, or bf16 under autocast.
+        methods: names of the methods to time alone; null times all.
+        compare: names of the comparisons; null takes all whose peer is installed.
         out: JSON file to write.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    clip = torch.randint(0, 256, (batch, 16, 224, 224, 3), dtype=torch.uint8, device=device)
-    ours, _ = our_step(size, device, ratio, clip)
-    theirs = their_step(size, device, ratio, clip)
-    for step in (ours, theirs):
-        timed(step, device, precision)
-    rows = []
-    print(f"{'pair':>4} {'ours s':>9} {'theirs s':>9} {'ratio':>7}")
-    for pair in range(pairs):
-        order = (ours, theirs) if pair % 2 == 0 else (theirs, ours)
-        seconds = {step: timed(step, device, precision) for step in order}
-        rows.append((seconds[ours], seconds[theirs]))
-        print(f"{pair:>4} {rows[-1][0]:>9.3f} {rows[-1][1]:>9.3f} {rows[-1][0] / rows[-1][1]:>7.3f}", flush=True)
-    median = statistics.median(a / b for a, b in rows)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.processor() or platform.machine()}"
-    print(
-        f"median of {pairs} pairs: ours / transformers = {median:.3f} "
-        f"(ViT-{size}, batch {batch}, {precision}, {machine}, {torch.get_num_threads()} threads)"
-    )
+    about = {"size": size, "batch": batch, "precision": precision, "pairs": pairs} | machine(device)
+    print(f"ViT-{size}, batch {batch}, {precision}, {about['machine']}, {about['threads']} threads")
+    rows: dict[str, dict[str, Any]] = {}
+    print(f"{'method':36} {'s/step':>8} {'clips/s':>8}")
+    for name in BUILD if methods is None else methods:
+        work = job(name, size, batch, device, precision)
+        steps = [seconds(work.step, device) for _ in range(pairs + 1)][1:]
+        median = statistics.median(steps)
+        rows[name] = {"seconds": steps, "median_s": median, "clips_per_second": work.clips / median}
+        print(f"{name:36} {median:8.3f} {work.clips / median:8.2f}", flush=True)
+        del work
+    found: dict[str, dict[str, Any]] = {}
+    print(f"{'ours / theirs':36} {'ours s':>8} {'theirs s':>8} {'ratio':>7} {'faster':>7} {'+ load':>7}")
+    ways = comparisons(size, batch, device, precision)
+    for name in ways if compare is None else compare:
+        try:
+            mine, peer = ways[name]
+            row = summary(measure(mine(), peer(), pairs, device))
+        except ModuleNotFoundError as error:
+            print(f"{name:36} left out: {error.name} is not installed", flush=True)
+            continue
+        found[name] = row
+        shown = f"{row['ours_s']:8.3f} {row['theirs_s']:8.3f} {row['ratio']:7.3f} {1 / row['ratio']:7.2f}"
+        print(f"{name:36} {shown} {row['ratio_with_loading']:7.3f}", flush=True)
+    print(f"medians of {pairs} pairs or steps")
     if out is not None:
-        result = {"median_ratio": median, "pairs": rows, "size": size, "batch": batch, "precision": precision}
-        out.write_text(json.dumps(result | {"machine": machine, "threads": torch.get_num_threads()}, indent=1))
+        out.write_text(json.dumps(about | {"methods": rows, "comparisons": found}, indent=1))
 
 
 if __name__ == "__main__":

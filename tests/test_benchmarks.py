@@ -7,11 +7,19 @@ import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
+from benchmarks import startup
+from benchmarks.methods import BUILD, job
+from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
 from tests.datamodules.video_files import X264, write_video, write_with_sound
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -60,10 +68,123 @@ def test_learning(
     assert f"| row | {next(iter(scores_of['chance']))} |" in capsys.readouterr().out
 
 
-def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "step.json"
+    peers = ["VideoMAE / plain loop", "SMILE / itself, a pass per mask", "SMILE / plain loop, a pass per mask"]
+    smallest = ["--size=micro", "--batch=1", "--pairs=1", f"--out={out}"]
+    run(monkeypatch, "step.py", *smallest, "--methods=[MoCo, SkeletonContrast]", f"--compare={json.dumps(peers)}")
+    result = json.loads(out.read_text())
+    # Two clips of each of two videos.
+    for row in result["methods"].values():
+        assert row["clips_per_second"] == pytest.approx(4 / row["median_s"])
+    assert list(result["comparisons"]) == peers
+    for row in result["comparisons"].values():
+        (ours,), (theirs,) = row["seconds"]["ours_step"], row["seconds"]["theirs_step"]
+        assert row["ratio"] == pytest.approx(ours / theirs)
+    assert "medians of 1 pairs" in capsys.readouterr().out
+
+
+def test_step_against_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="the peer of benchmarks/step.py is in the extra 'benchmarks'")
-    run(monkeypatch, "step.py", "--size=micro", "--batch=1", "--pairs=1")
-    assert "median of 1 pairs" in capsys.readouterr().out
+    out = tmp_path / "step.json"
+    peers = ["VideoMAE / transformers", "SMILE / transformers"]
+    smallest = ["--size=micro", "--batch=1", "--pairs=1", f"--out={out}"]
+    run(monkeypatch, "step.py", *smallest, "--methods=[]", f"--compare={json.dumps(peers)}")
+    assert list(json.loads(out.read_text())["comparisons"]) == peers
+
+
+def test_peers_do_the_same_work() -> None:
+    """As many tokens hidden, predictions of the same shape, and within a few percent as many weights as ours."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (16, 256, 340, 3), dtype=np.uint8) for _ in range(2)]
+    for make, ratio, hidden in ((plain_videomae, 0.9, 1408), (plain_smile, 0.8, 1248)):
+        peer = make("micro", torch.device("cpu"), ratio, frames, nullcontext)
+        loaded = peer.load()
+        for clips, masks in loaded if make is plain_smile else [loaded]:
+            assert clips.shape == (2, 3, 16, 224, 224)
+            assert masks.sum(1).tolist() == [hidden, hidden]
+    ours = job("VideoMAE", "micro", 1, torch.device("cpu")).method
+    plain = PlainMAE("micro", 1536)
+    assert plain(torch.randn(2, 3, 16, 224, 224), masks_of(hidden=1408)).shape == (2, 1408, 1536)
+    sizes = [sum(value.numel() for value in network.parameters()) for network in (ours, plain)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
+
+
+def masks_of(hidden: int) -> Tensor:
+    """bool [2, 1568] with the first tokens hidden."""
+    return (torch.arange(1568) < hidden).expand(2, -1)
+
+
+def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "memory.json"
+    run(monkeypatch, "memory.py", "--size=micro", "--batch=1", "--methods=[VideoMAE]", f"--out={out}")
+    rows = json.loads(out.read_text())["methods"]
+    plain, recomputing = rows["VideoMAE"]["plain"], rows["VideoMAE"]["recomputing"]
+    # Weights, gradients and the optimiser's two moments, 4 bytes each.
+    weights = sum(value.numel() for value in job("VideoMAE", "micro", 1, torch.device("cpu")).method.parameters())
+    assert plain["lasting"] >= 16 * weights / 2**20
+    assert recomputing["lasting"] == plain["lasting"]
+    assert recomputing["kept"] < plain["kept"]
+    assert "VideoMAE" in capsys.readouterr().out
+
+
+def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "waits.json"
+    run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--out={out}")
+    assert json.loads(out.read_text())["waits"] == dict.fromkeys(BUILD)
+    assert len(BUILD) == 8
+    assert "SIGMA-DINO" in capsys.readouterr().out
+
+
+def test_utilisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "utilisation.json"
+    small = ["--size=micro", "--batch=1", "--steps=1", "--peak=2", "--backend=eager", f"--out={out}"]
+    run(monkeypatch, "utilisation.py", *small, "--methods=[VideoMAE]", "--compile=[none, blocks]")
+    rows = json.loads(out.read_text())["rows"]
+    row = rows["VideoMAE, none"]
+    assert row["mfu"] == pytest.approx(row["tflop"] / row["running_s"] / 2)
+    assert ("VideoMAE, blocks" in rows) == (find_spec("modules.training.compilation") is not None)
+    assert "VideoMAE" in capsys.readouterr().out
+
+
+def test_startup(tmp_path: Path) -> None:
+    """The run ends at its first step, and not before."""
+    taken, _ = startup.seconds(startup.command(str(tmp_path / "run"), 64))
+    assert taken > 0
+    assert (tmp_path / "run/config.yaml").is_file()
+    with pytest.raises(SystemExit, match="failed"):
+        startup.seconds([sys.executable, "-c", "raise SystemExit(1)"])
+
+
+def test_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"memory": ["--size=micro", "--batch=1", "--methods=[SkeletonContrast]"]}
+    wanted = ["--parts=[loader, memory]", "--quick=true", f"--words={json.dumps(words)}", f"--out={tmp_path}"]
+    run(monkeypatch, "all.py", *wanted)
+    result = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert result["figures"]["memory of a step, MiB"]["SkeletonContrast"] > 0
+    assert list(result["left_out"]) == ["loader"]
+    with Image.open(tmp_path / "benchmarks.png") as picture:
+        assert len(picture.getcolors(1 << 20) or []) > 2
+    assert "left out: loader" in capsys.readouterr().out
+    # A benchmark that fails is not passed over.
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(SystemExit, match="failed: memory"):
+        run(monkeypatch, "all.py", "--parts=[memory]", f"--out={tmp_path}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="dry mode is for machines without a GPU")
+def test_gpu_script_runs_to_its_end(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the peer of benchmarks/step.py is in the extra 'benchmarks'")
+    environment = os.environ | {"DRY": "1", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        ["bash", str(BENCHMARKS / "gpu.sh"), str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    written = {path.name for path in tmp_path.glob("*.json")}
+    assert written == {"step.json", "waits.json", "videomae.json", "smile.json", "others.json", "memory.json"}
+    assert "of the time waits for data" in (tmp_path / "waiting_for_data.txt").read_text()
 
 
 def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,179 @@
+"""Every method of the project at a chosen size, with a random batch and the optimiser of its recipe; nothing is downloaded.
+
+Clips, heads, queues, prototypes and text are those of the recipes in `configs/`. Frozen image towers have random weights,
+which cost what published ones do.
+"""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.image_towers import PatchTokens
+from modules.backbones.skeleton.base import JOINTS, PERSONS
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.video_vit import VideoViT
+from modules.core.batch import Batch, unlabelled
+from modules.core.randomness import device_generator
+from modules.language.tokenizers import TokenizerSettings
+from modules.layers.targets import PixelTarget, TowerTarget
+from modules.masks.tokens import TubeMask
+from modules.masks.trajectory import TrajectoryMask
+from modules.methods.locomotion import LocoMotion
+from modules.methods.moco import MoCo
+from modules.methods.sigma import SIGMA, MLPSettings
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.methods.smile import SMILE, PasteSettings
+from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.videomae import VideoMAE
+from modules.motion.appearance import ObjectBank
+from modules.motion.tubelets import TubeletSettings
+from modules.training.method import Method
+from modules.training.optim import AdamWSettings
+from modules.weights.sizes import PRESETS
+
+Size = Literal["micro", "tiny", "small", "base", "large"]
+Precision = Literal["32", "bf16"]
+
+SHARE = {"micro": 1 / 16, "tiny": 1 / 4, "small": 1 / 2, "base": 1.0, "large": 1.0}
+"""Width of networks that have no presets, over that of the recipes."""
+ADAMW = AdamWSettings(betas=(0.9, 0.95))
+
+
+def tower(size: Size, normalise: bool) -> TowerTarget:
+    """Features of a ViT-B/16 as a target, or below ViT-B of a tower of the encoder's size."""
+    preset = PRESETS["base" if size == "large" else size]
+    vit = VisionTransformer(224, 16, num_classes=0, embed_dim=preset.embed_dim, depth=preset.depth, num_heads=preset.num_heads)
+    return TowerTarget(PatchTokens(vit), preset.embed_dim, 224, 16, normalise)
+
+
+def smile(size: Size, masks_per_clip: int = 2) -> SMILE:
+    """Stage 1, on procedural objects."""
+    paste = PasteSettings(ObjectBank())
+    mask = TrajectoryMask(0.8)
+    return SMILE(VideoViT(size), tower(size, True), mask, paste, masks_per_clip=masks_per_clip, optim=ADAMW)
+
+
+def cnn(size: Size) -> VideoResNet:
+    """R(2+1)D-18; 64 channels at full size."""
+    return VideoResNet("r2plus1d_18", width=int(64 * SHARE[size]))
+
+
+def locomotion(size: Size) -> LocoMotion:
+    """With a text encoder of the encoder's width, fusion included."""
+    preset = PRESETS[size]
+    text = TextSettings(preset.embed_dim, min(12, preset.depth), min(3, preset.depth - 1), preset.num_heads)
+    return LocoMotion(BEiTVideo(size), text, TokenizerSettings(max_tokens=32))
+
+
+def skeletons(size: Size) -> SkeletonContrast:
+    """Between sequences and graphs."""
+    return SkeletonContrast(BiGRU(int(1024 * SHARE[size])), AGCN(int(64 * SHARE[size])))
+
+
+BUILD: dict[str, Callable[[Size], Method]] = {
+    "VideoMAE": lambda size: VideoMAE(VideoViT(size), PixelTarget(), TubeMask(0.9), optim=ADAMW),
+    "SMILE": smile,
+    "SIGMA-MLP": lambda size: SIGMA(VideoViT(size), PixelTarget(), TubeMask(0.9), MLPSettings(), optim=ADAMW),
+    "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
+    "MoCo": lambda size: MoCo(cnn(size)),
+    "TubeletContrast": lambda size: TubeletContrast(cnn(size), TubeletSettings()),
+    "LocoMotion": locomotion,
+    "SkeletonContrast": skeletons,
+}
+"""Methods by the names that tables show."""
+PAIRS = ("MoCo", "TubeletContrast")
+"""Those that take two small clips of each video."""
+
+
+def random_batch(name: str, count: int, device: torch.device) -> Batch:
+    """`count` samples as a method takes them, two or more where it tells samples apart."""
+    if name in (*PAIRS, "LocoMotion", "SkeletonContrast"):
+        count = max(2, count)
+    if name == "SkeletonContrast":
+        return unlabelled(torch.randn(count, 2, 3, 64, JOINTS, PERSONS, device=device), "skeleton")
+    clips, frames, side = (2, 16, 112) if name in PAIRS else (1, 8 if name == "LocoMotion" else 16, 224)
+    video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)
+    return unlabelled(video)
+
+
+@dataclass
+class Job:
+    """A method that is trained on one batch again and again.
+
+    Args:
+        method: on its device, in training mode.
+        batch: what `step` takes.
+        optimiser: of the method's recipe.
+        precision: float32, or bf16 under autocast.
+    """
+
+    method: Method
+    batch: Batch
+    optimiser: torch.optim.Optimizer
+    precision: Precision
+    steps: int = 0
+
+    @property
+    def clips(self) -> int:
+        """Clips, or recordings, of one step."""
+        data = self.batch.stream(self.method.stream, *self.method.kinds).data
+        return int(data.shape[0] * data.shape[1])
+
+    def loss(self) -> torch.Tensor:
+        """Loss of the batch, with random numbers of its own in every step."""
+        device = self.batch.index.device
+        self.steps += 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.method.step(self.batch, device_generator(device, self.steps))["loss"]
+
+    def step(self) -> None:
+        """A training step: forward, backward, optimiser."""
+        self.loss().backward()
+        self.update()
+
+    def update(self) -> None:
+        """What follows the backward passes."""
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+
+def job(
+    name: str,
+    size: Size,
+    count: int,
+    device: torch.device,
+    precision: Precision = "32",
+    recompute: bool = False,
+    build: Callable[[Size], Method] | None = None,
+) -> Job:
+    """A method, ready to train.
+
+    Args:
+        name: one of `BUILD`.
+        size: encoder preset.
+        count: samples per step.
+        device: to train on.
+        precision: float32, or bf16 under autocast.
+        recompute: activations are recomputed in the backward pass wherever the method can do so.
+        build: makes the method in other ways than `BUILD` does.
+    """
+    method = (build or BUILD[name])(size).to(device).train()
+    for part in method.modules():
+        if recompute and hasattr(part, "recompute_blocks"):
+            part.recompute_blocks = True  # type: ignore[assignment]
+    optimiser = method.optim_settings.build(method, 1e-4, method.no_weight_decay())
+    return Job(method, random_batch(name, count, device), optimiser, precision)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What figures were measured with."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"machine": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

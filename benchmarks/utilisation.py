@@ -1,0 +1,132 @@
+"""How much of the device's peak a training step uses, as it is and compiled.
+
+    python benchmarks/utilisation.py --methods "[VideoMAE]" --batch 64
+
+FLOPs of a step are counted once, over forward and backward pass, frozen towers included and recomputed activations too where
+they are. The share of the peak (MFU) is theirs per second over the dense bf16 peak of the device. Ways to compile take turns in
+one process, each on weights of its own; seconds of compilation are listed beside the steps.
+"""
+
+import importlib
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.methods import Job, Precision, Size, job, machine
+from benchmarks.pairs import seconds
+
+PEAK = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "RTX 4090": 165.0, "V100": 125.0}
+"""Dense TFLOP/s in bf16 (of V100 in float16) by a part of the device's name."""
+COMPILATION = "modules.training.compilation"
+
+
+def flops_of(work: Job) -> int:
+    """Of one step without the optimiser's part, which is small."""
+    with FlopCounterMode(display=False) as counter:
+        work.loss().backward()
+    work.update()
+    return int(counter.get_total_flops())
+
+
+def compile_job(work: Job, what: str, backend: str) -> None:
+    """Compile parts of a method as the setting `compile` does.
+
+    Raises:
+        SystemExit: if this version of the project has no such setting.
+    """
+    if importlib.util.find_spec(COMPILATION) is None:
+        raise SystemExit("left out: this version of the project compiles nothing")
+    module: Any = importlib.import_module(COMPILATION)
+    module.compile_parts(work.method, what, backend)
+
+
+def measure(name: str, what: str, size: Size, batch: int, precision: Precision, steps: int, backend: str) -> dict[str, float]:
+    """Seconds of a step, of compilation (and all else that the first steps do), and TFLOPs of a step."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    work = job(name, size, batch, device, precision)
+    flops = flops_of(work)
+    if what != "none":
+        compile_job(work, what, backend)
+    start = time.perf_counter()
+    for _ in range(min(3, steps)):
+        work.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    first = time.perf_counter() - start
+    taken = statistics.median(seconds(work.step, device) for _ in range(steps))
+
+    def queue() -> None:
+        for _ in range(steps):
+            work.step()
+
+    # Step after step without a look at the device in between, as in a run.
+    running = seconds(queue, device) / steps
+    result = {"step_s": taken, "running_s": running, "first_s": first, "tflop": flops / 1e12, "clips": float(work.clips)}
+    return result | {"tflop_per_s": flops / 1e12 / running}
+
+
+def main(
+    size: Size = "base",
+    batch: int = 64,
+    precision: Precision = "bf16",
+    methods: list[str] = ["VideoMAE", "SMILE"],  # noqa: B006  (never mutated; shows the default in --help)
+    compile: list[str] = ["none", "blocks", "all"],  # noqa: B006
+    steps: int = 20,
+    peak: float | None = None,
+    backend: str = "inductor",
+    out: Path | None = None,
+) -> None:
+    """Measure utilisation.
+
+    Args:
+        size: encoder preset.
+        batch: samples per step.
+        precision: float32, or bf16 under autocast.
+        methods: names of methods.
+        compile: values of the setting `compile` to compare.
+        steps: measurements of each.
+        peak: TFLOP/s of the device; null looks it up.
+        backend: of torch.compile.
+        out: JSON file to write.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    about = machine(device)
+    limit = peak or next((value for name, value in PEAK.items() if name in str(about["machine"])), None)
+    print(f"ViT-{size}, batch {batch}, {precision}, {about['machine']}, peak {limit or 'unknown'} TFLOP/s")
+    print(
+        f"{'method':16} {'compile':8} {'s/step':>8} {'clips/s':>9} {'TFLOP':>8} {'TFLOP/s':>8} {'MFU':>6} {'first steps s':>14}"
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for name in methods:
+        for what in compile:
+            try:
+                row = measure(name, what, size, batch, precision, steps, backend)
+            except SystemExit as error:
+                print(f"{name:16} {what:8} {error}", flush=True)
+                continue
+            share = row["tflop_per_s"] / limit if limit else None
+            rows[f"{name}, {what}"] = row | {"mfu": share}
+            shown = (
+                f"{row['running_s']:8.4f} {row['clips'] / row['running_s']:9.1f} {row['tflop']:8.2f} {row['tflop_per_s']:8.1f}"
+            )
+            print(
+                f"{name:16} {what:8} {shown} {'-' if share is None else f'{share:.1%}':>6} {row['first_s']:14.1f}", flush=True
+            )
+            if out is not None:
+                # As soon as it is known: compilation may be cut short.
+                out.write_text(json.dumps(about | {"size": size, "batch": batch, "peak": limit, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
