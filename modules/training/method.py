@@ -25,6 +25,7 @@ from modules.core.run import run_of, trainer_of
 from modules.core.undocumented import FitCounts, epochs_done, is_fitting, make_train_loader, unscale_outside
 from modules.training.averaging import check_averaging
 from modules.training.optim import ScheduleSettings, hold_frozen
+from modules.training.precision import BFloat16Weights
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 from modules.training.schedules import Schedule
 
@@ -273,10 +274,11 @@ class Method(LightningModule, ABC):
         if given is not None:
             check_streams(given, self.reads(), self.other_streams)
         precision = str(self.trainer.precision)
-        if precision.endswith("-true") and precision != "32-true":
+        own = isinstance(self.trainer.precision_plugin, BFloat16Weights)
+        if precision.endswith("-true") and precision != "32-true" and not own:
             raise SettingError(
                 f"trainer.precision is {precision}, which would also draw masks and motion in that precision; set it to "
-                "bf16-mixed, 16-mixed or 32-true."
+                "bf16-mixed, 16-mixed or 32-true, or pass plugins=BFloat16Weights() to the trainer in its place."
             )
 
     def take_data(self, data: Any) -> None:

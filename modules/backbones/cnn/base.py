@@ -155,6 +155,10 @@ class VideoCNN(PixelInput, nn.Module, ABC):
         maps = self.forward_features(video)
         return maps.mean((2, 3, 4), dtype=torch.promote_types(maps.dtype, torch.float32))
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the parts of each stage, in which BatchNorm and ReLU join the convolutions' output."""
+        return [part for stage in self.stages() for part in stage]
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
         return set()

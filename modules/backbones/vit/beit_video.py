@@ -191,6 +191,10 @@ class BEiTVideo(PixelInput, nn.Module):
         """Mean of the frames' features: [B, 3, T, H, W] -> [B, D]."""
         return self.encode(video)[1].mean(dim=1)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the blocks, and attention over time."""
+        return [*self.blocks, *self.temporal]
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
         tables = {f"blocks.{number}.attn.relative_position_bias_table" for number in range(len(self.blocks))}

@@ -71,6 +71,10 @@ class MaskedDecoder(nn.Module):
         """Take position codes of the same grids as the encoder's."""
         self.positions = position_codes(encoder.grid, encoder.trained_grid, self.embed_dim).to(encoder.positions)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the blocks."""
+        return list(self.blocks)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
         return {"mask_token"}

@@ -264,6 +264,10 @@ class VideoViT(PixelInput, nn.Module):
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""
         return pool_tokens(self.forward_features(video), self.clip_grid(video)[:3], self.pooling)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the blocks."""
+        return list(self.blocks)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones: none here."""
         return set()
