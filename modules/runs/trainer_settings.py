@@ -39,6 +39,12 @@ def check_trainer(trainer: Namespace, command: str) -> None:
         for name in ("max_epochs", "max_steps"):
             if trainer[name] == 0:
                 raise SettingError(f"trainer.{name} is 0, with which nothing is trained; raise it, or use validate or test.")
+    strategy = trainer.strategy if isinstance(trainer.strategy, Namespace) else Namespace()
+    if strategy.get("init_args.save_distributed_checkpoint"):
+        raise SettingError(
+            "trainer.strategy.init_args.save_distributed_checkpoint is true, but checkpoints that are folders of shares cannot "
+            "be read here; set it to false."
+        )
     _check_devices(trainer)
 
 

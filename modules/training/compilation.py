@@ -4,7 +4,6 @@ import os
 import shutil
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn

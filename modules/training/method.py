@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from modules.training.optim import ScheduleSettings, hold_frozen
 from modules.training.precision import BFloat16Weights
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 from modules.training.schedules import Schedule
+from modules.training.sharding import is_sharded, shard
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 
@@ -280,6 +282,19 @@ class Method(LightningModule, ABC):
                 f"trainer.precision is {precision}, which would also draw masks and motion in that precision; set it to "
                 "bf16-mixed, 16-mixed or 32-true, or pass plugins=BFloat16Weights() to the trainer in its place."
             )
+
+    def configure_model(self) -> None:
+        """Share out the weights where the strategy is one for it; called before the optimiser is built.
+
+        Raises:
+            SettingError: if they cannot be, with these settings.
+        """
+        trainer = trainer_of(self)
+        if trainer is None or not isinstance(trainer.strategy, ModelParallelStrategy) or is_sharded(self):
+            return
+        if isinstance(trainer.precision_plugin, BFloat16Weights):
+            raise SettingError("trainer.precision is bf16-true, which ModelParallelStrategy cannot share out; set bf16-mixed.")
+        shard(self, trainer.world_size)
 
     def take_data(self, data: Any) -> None:
         """Settle, before the first step, what the settings leave to the data: hand them to all parts that ask for them.
