@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from modules.core.batch import ADVICE, Batch, Kind, check_streams
+from modules.core.distributed import share_statistics
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
 from modules.core.output import StepOutput
@@ -255,6 +256,11 @@ class Method(LightningModule, ABC):
         # what ran before, so that a resumed run draws the same.
         torch.manual_seed(derive_seed(GLOBAL_STREAM, *key))
         return self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
+
+    def on_validation_model_eval(self) -> None:
+        """Validate the network that checkpoints hold, in all processes."""
+        super().on_validation_model_eval()
+        share_statistics(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training loss on held-out clips, with the same random numbers in every epoch."""

@@ -20,7 +20,7 @@ class BFloat16Weights(Precision):
     in Python, it is passed to the trainer's `plugins`.
     """
 
-    precision = "bf16-true"  # type: ignore[assignment]
+    precision = "bf16-true"
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Convert the layers of a method's networks: its parts that declare what must not be decayed."""
