@@ -203,6 +203,22 @@ def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+# --- PyTorch: compilation ---
+
+
+def allow_graphs(count: int) -> None:
+    """Let torch.compile make up to so many versions of one function, for which it has a limit of 8 by default.
+
+    Args:
+        count: of versions; a higher limit that was set before stays.
+    """
+    import torch._dynamo  # it takes a second
+
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, count)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * count)
+
+
 # --- PyTorch: processes of a DataLoader ---
 
 

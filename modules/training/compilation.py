@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from modules.core.errors import SettingError
+from modules.core.undocumented import allow_graphs
 
 Compiled = Literal["none", "blocks", "all"]
 
@@ -44,11 +45,7 @@ def compile_parts(module: nn.Module, what: Compiled, backend: str | Any = "induc
     """
     if what == "none":
         return 0
-    import torch._dynamo  # it takes a second
-
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, MOST_GRAPHS)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * MOST_GRAPHS)
+    allow_graphs(MOST_GRAPHS)
     options = {"fallback_random": True} if backend == "inductor" else None
     parts = [part for owner in module.modules() if isinstance(owner, Compilable) for part in owner.compiled_parts()]
     for part in parts:
