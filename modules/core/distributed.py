@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 
@@ -51,6 +51,23 @@ def gather_rows(values: Tensor) -> Tensor:
     gathered = values.new_empty(world * len(values), *values.shape[1:])
     distributed.all_gather_into_tensor(gathered, values.contiguous())
     return gathered
+
+
+@torch.no_grad()
+def share_statistics(module: nn.Module) -> None:
+    """Give all processes the running statistics of the first one's normalisation layers, which checkpoints hold.
+
+    In training each process has those of its own batches, unless they are synchronised.
+
+    Args:
+        module: the same in every process.
+    """
+    if position()[1] == 1:
+        return
+    for part in module.modules():
+        if getattr(part, "track_running_stats", False):
+            for buffer in part.buffers(recurse=False):
+                distributed.broadcast(buffer, 0)
 
 
 @torch.no_grad()

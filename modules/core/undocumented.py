@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch._C import _remove_worker_pids
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -203,6 +204,11 @@ def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that processes share."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def restore_where(wrong: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
     """Bring tensors back to earlier values if a flag of the device says so, in a few launches on a GPU, without reading it.
 
@@ -218,10 +224,26 @@ def restore_where(wrong: Tensor, now: list[Tensor], before: list[Tensor]) -> Non
         pairs = [(one, other) for one, other in zip(now, before, strict=True) if one.element_size() == width]
         if not pairs:
             continue
-        present, past = ([one.view(dtype) for one in part] for part in zip(*pairs, strict=True))
+        present, past = ([_own(one).view(dtype) for one in part] for part in zip(*pairs, strict=True))
         steps = torch._foreach_sub(past, present)
         torch._foreach_mul_(steps, wrong.to(dtype))
         torch._foreach_add_(present, list(steps))
+
+
+# --- PyTorch: compilation ---
+
+
+def allow_graphs(count: int) -> None:
+    """Let torch.compile make up to so many versions of one function, for which it has a limit of 8 by default.
+
+    Args:
+        count: of versions; a higher limit that was set before stays.
+    """
+    import torch._dynamo  # it takes a second
+
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, count)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * count)
 
 
 # --- PyTorch: processes of a DataLoader ---

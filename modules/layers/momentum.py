@@ -29,12 +29,14 @@ def frozen_copy(online: Network) -> Network:
 def follow(slow: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move a copy towards its original: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
 
-    Parameters only: running statistics of batch norm come from the copy's own passes. In the precision of the
-    parameters, which autocast leaves in float32; bfloat16 could not hold a step of one in a thousand.
+    Parameters only: running statistics of batch norm come from the copy's own passes. In the precision of the copy's
+    parameters, float32, also where the network's are bfloat16, which could not hold a step of one in a thousand.
 
     Args:
         slow: made by `frozen_copy` of `online`.
         online: the trained network.
         momentum: 1 leaves the copy as it is, 0 makes it equal to the original.
     """
-    get_ema_multi_avg_fn(momentum)(list(slow.parameters()), list(online.parameters()), 0)
+    copies = list(slow.parameters())
+    current = [value.to(copy) for value, copy in zip(online.parameters(), copies, strict=True)]
+    get_ema_multi_avg_fn(momentum)(copies, current, 0)

@@ -205,6 +205,10 @@ class TowerTarget(Target):
                 "model.backbone.image_size (and data.clip.size) to the tower's, or choose another tower."
             )
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the tower."""
+        return [self.tower]
+
     def frames(self, video: Tensor, grid: Grid) -> Tensor:
         """First frame of each tubelet, clip-major: [B, 3, T, H, W] -> [B * t, 3, H, W]."""
         return video[:, :, :: grid.tubelet].transpose(1, 2).flatten(0, 1)

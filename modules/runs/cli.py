@@ -34,7 +34,9 @@ from modules.runs.provenance import Provenance
 from modules.runs.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
 from modules.runs.saving import WholeCheckpointIO
 from modules.runs.trainer_settings import check_trainer
+from modules.training.compilation import Compile, Compiled
 from modules.training.method import Method
+from modules.training.precision import BFloat16Weights
 
 HPC = "hpc_ckpt_*.ckpt"
 """What Lightning's own plugin for SLURM saves, and resumes from by itself."""
@@ -171,6 +173,15 @@ class CLI(LightningCLI):
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the settings that are no method's."""
+        parser.add_argument(
+            "--compile",
+            type=Compiled,
+            default="none",
+            help="what torch.compile makes faster: blocks of encoders, decoders and CNNs, or all, with frozen target networks",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Look at the YAML files first: the parser knows neither their names nor their lines. Then at the seed, which
@@ -322,9 +333,13 @@ class CLI(LightningCLI):
         """Add what every run has, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
         and checkpoints that keep it from losing anything. (Not part of the saved config, which may be run again with
         another folder.)"""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        trainer = config.trainer
+        own: list[Any] = []
+        if trainer.precision == "bf16-true":
+            own, kwargs["precision"] = [BFloat16Weights()], None
         if self.subcommand is None:
-            return super().instantiate_trainer(**kwargs)
-        trainer = self.config[self.subcommand].trainer
+            return super().instantiate_trainer(**kwargs, plugins=own)
         if trainer.logger in (None, True) and not trainer.fast_dev_run and not trainer.barebones:
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
         given = self.config_init[self.subcommand].trainer.callbacks or []
@@ -344,7 +359,9 @@ class CLI(LightningCLI):
         shown = trainer.enable_progress_bar is not False and not trainer.barebones
         own = any(isinstance(callback, BaseProgressBar) for callback in given)
         bar = [LossProgressBar()] if shown and not own else []
-        kwargs["callbacks"] = [Provenance(config), *guard, *given, *bar, *best, *last]
+        what = self.config[self.subcommand].compile
+        compiled = [Compile(what)] if what != "none" else []
+        kwargs["callbacks"] = [*compiled, Provenance(config), *guard, *given, *bar, *best, *last]
         for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)
@@ -353,7 +370,8 @@ class CLI(LightningCLI):
         # Lightning refuses a second one.
         of_strategy = isinstance(trainer.strategy, Namespace) and trainer.strategy.get("init_args.checkpoint_io") is not None
         if not of_strategy and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+            own = [*own, WholeCheckpointIO()]
+        kwargs["plugins"] = [*plugins, *own]
         return super().instantiate_trainer(**kwargs)
 
     @staticmethod

@@ -21,7 +21,7 @@ from modules.runs.renamed import RENAMED
 from modules.training.method import Method
 
 OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
-TOP_LEVEL = ["trainer", "model", "data", "seed_everything", "ckpt_path", "config", "weights_only", "verbose"]
+TOP_LEVEL = ["trainer", "model", "data", "seed_everything", "ckpt_path", "config", "weights_only", "verbose", "compile"]
 LONG = 200
 """Characters of a message of Lightning above which its first sentence must do."""
 TOP_CLASSES = {"model": Method, "data": LightningDataModule}

@@ -16,6 +16,7 @@ from modules.core.files import replacing
 from modules.core.run import run_of
 from modules.core.undocumented import copy_all, hold_weights, restore_where
 from modules.runs.provenance import Provenance
+from modules.training.sharding import is_sharded, total_norm
 
 FOLDER = "nonfinite"
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
@@ -57,7 +58,8 @@ class NonFiniteGuard(Callback):
         self._held = torch.zeros((), dtype=torch.bool, device=pl_module.device)
         self._steps, self._batches = [], []
         fused = all(group.get("fused") for optimiser in trainer.optimizers for group in optimiser.param_groups)
-        self._waits = pl_module.device.type == "cpu" or not fused
+        # The fused optimiser takes no flag beside shares of weights.
+        self._waits = pl_module.device.type == "cpu" or not fused or is_sharded(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Note the batch, and the buffers before the first batch of a step."""
@@ -69,7 +71,7 @@ class NonFiniteGuard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Hold the weights if a gradient is not finite."""
         gradients = [value.grad for value in pl_module.parameters() if value.grad is not None]
-        bad = ~torch.nn.utils.get_total_norm(gradients).isfinite()
+        bad = ~total_norm(gradients).isfinite()
         self._held |= bad
         self._steps.append((bad, self._batches))
         if not self._waits:
@@ -109,7 +111,7 @@ class NonFiniteGuard(Callback):
         folder = Path(trainer.default_root_dir) / FOLDER / f"step_{batches[0]['step']:08d}"
         trial = bool(run_of(trainer).fast_dev_run)
         if not trial:
-            self._write(folder, trainer, pl_module, batches)
+            self._write(folder, trainer, batches)
         self._skipped += len(steps) - first
         losses = ", ".join(f"{float(batch['loss']):g}" for batch in batches)
         what = f"Step {batches[0]['step']} has a gradient that is not finite (loss {losses})."
@@ -123,7 +125,9 @@ class NonFiniteGuard(Callback):
         rank_zero_warn(f"{what} Left out so far: {self._skipped} of at most {self.max_skipped}.")
 
     @staticmethod
-    def _write(folder: Path, trainer: Trainer, pl_module: LightningModule, batches: list[dict[str, Any]]) -> None:
+    def _write(folder: Path, trainer: Trainer, batches: list[dict[str, Any]]) -> None:
+        # Of shares of weights, all processes together make whole ones.
+        weights = trainer.strategy.lightning_module_state_dict()
         folder.mkdir(parents=True, exist_ok=True)
         # Each process has batches of its own.
         seed = {"seed": int(os.environ.get("PL_GLOBAL_SEED", 0))}
@@ -134,7 +138,7 @@ class NonFiniteGuard(Callback):
         config = next((one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance)), "")
         (folder / CONFIG).write_text(config)
         with replacing(folder / WEIGHTS) as partial:
-            torch.save(pl_module.state_dict(), partial)
+            torch.save(weights, partial)
 
     def state_dict(self) -> dict[str, int]:
         """Steps left out so far."""

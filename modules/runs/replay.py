@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI
 from modules.runs.nonfinite import CONFIG, WEIGHTS, batches_file
+from modules.training.compilation import compile_parts
 
 SHOWN = 5
 
@@ -44,6 +45,8 @@ def replay(dump: str, rank: int = 0) -> None:
     method.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     device = cli.trainer.strategy.root_device
     method.to(device).train()
+    cli.trainer.precision_plugin.convert_module(method)
+    compile_parts(method, settings.get("compile", "none"))
     data.setup("fit")
     method.take_data(data)
     data.preparation = method.preparation()

@@ -39,6 +39,18 @@ def check_trainer(trainer: Namespace, command: str) -> None:
         for name in ("max_epochs", "max_steps"):
             if trainer[name] == 0:
                 raise SettingError(f"trainer.{name} is 0, with which nothing is trained; raise it, or use validate or test.")
+    strategy = trainer.strategy if isinstance(trainer.strategy, Namespace) else Namespace()
+    if strategy.get("init_args.save_distributed_checkpoint"):
+        raise SettingError(
+            "trainer.strategy.init_args.save_distributed_checkpoint is true, but checkpoints that are folders of shares cannot "
+            "be read here; set it to false."
+        )
+    if strategy.get("init_args.static_graph") and trainer.accumulate_grad_batches > 1:
+        # PyTorch's reducer fails an internal assertion where the first backward pass sends no gradients.
+        raise SettingError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, with which DDP cannot take the graph for "
+            "static; set trainer.strategy.init_args.static_graph to false."
+        )
     _check_devices(trainer)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modules.core.errors import SettingError
 from modules.core.undocumented import averaged, averages_buffers
+from modules.training.sharding import is_sharded
 
 NORMS = (
     nn.BatchNorm1d,
@@ -73,6 +74,11 @@ def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
     # Nothing depends on the counters of normalisation layers.
     state = [name for name, _ in state_buffers(module) if name in saved and not name.endswith("num_batches_tracked")]
     for callback in callbacks:
+        if isinstance(callback, WeightAveraging) and is_sharded(module):
+            raise SettingError(
+                f"{type(callback).__name__} in trainer.callbacks cannot average weights that ModelParallelStrategy shares out; "
+                "leave it out, or use DDPStrategy."
+            )
         mixes = isinstance(callback, WeightAveraging) and averages_buffers(callback) and not isinstance(callback, ModelEMA)
         if mixes and state:
             names = " and ".join(state)

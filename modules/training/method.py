@@ -11,11 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from modules.core.batch import ADVICE, Batch, Kind, Preparation, check_streams
+from modules.core.distributed import share_statistics
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
 from modules.core.output import StepOutput
@@ -25,8 +27,10 @@ from modules.core.run import run_of, trainer_of
 from modules.core.undocumented import FitCounts, epochs_done, is_fitting, make_train_loader, unscale_outside
 from modules.training.averaging import check_averaging
 from modules.training.optim import ScheduleSettings, hold_frozen
+from modules.training.precision import BFloat16Weights
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 from modules.training.schedules import Schedule
+from modules.training.sharding import is_sharded, shard
 
 TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 
@@ -261,6 +265,11 @@ class Method(LightningModule, ABC):
         torch.manual_seed(derive_seed(GLOBAL_STREAM, *key))
         return self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
 
+    def on_validation_model_eval(self) -> None:
+        """Validate the network that checkpoints hold, in all processes."""
+        super().on_validation_model_eval()
+        share_statistics(self)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training loss on held-out clips, with the same random numbers in every epoch."""
         output = self.step(batch, device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank))
@@ -285,11 +294,25 @@ class Method(LightningModule, ABC):
         if data is not None and hasattr(data, "preparation"):
             data.preparation = self.preparation()
         precision = str(self.trainer.precision)
-        if precision.endswith("-true") and precision != "32-true":
+        own = isinstance(self.trainer.precision_plugin, BFloat16Weights)
+        if precision.endswith("-true") and precision != "32-true" and not own:
             raise SettingError(
                 f"trainer.precision is {precision}, which would also draw masks and motion in that precision; set it to "
-                "bf16-mixed, 16-mixed or 32-true."
+                "bf16-mixed, 16-mixed or 32-true, or pass plugins=BFloat16Weights() to the trainer in its place."
             )
+
+    def configure_model(self) -> None:
+        """Share out the weights where the strategy is one for it; called before the optimiser is built.
+
+        Raises:
+            SettingError: if they cannot be, with these settings.
+        """
+        trainer = trainer_of(self)
+        if trainer is None or not isinstance(trainer.strategy, ModelParallelStrategy) or is_sharded(self):
+            return
+        if isinstance(trainer.precision_plugin, BFloat16Weights):
+            raise SettingError("trainer.precision is bf16-true, which ModelParallelStrategy cannot share out; set bf16-mixed.")
+        shard(self, trainer.world_size)
 
     def take_data(self, data: Any) -> None:
         """Settle, before the first step, what the settings leave to the data: hand them to all parts that ask for them.

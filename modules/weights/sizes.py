@@ -7,18 +7,20 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, given
 
 
 class Preset(NamedTuple):
-    """Width, depth and heads of an encoder size."""
+    """Width, depth, heads, side of a token in pixels and hidden width of the MLP over the token width, of an encoder size."""
 
     embed_dim: int
     depth: int
     num_heads: int
+    patch_size: int = 16
+    mlp_ratio: float = 4.0
 
 
-# VideoMAE, official code; tiny and micro are ours, for laptops and tests.
+# VideoMAE and VideoMAE V2 (giant), official code; tiny and micro are ours, for laptops and tests.
 PRESETS = {
     "micro": Preset(96, 4, 3),
     "tiny": Preset(192, 12, 3),
@@ -26,15 +28,42 @@ PRESETS = {
     "base": Preset(768, 12, 12),
     "large": Preset(1024, 24, 16),
     "huge": Preset(1280, 32, 16),
+    "giant": Preset(1408, 40, 16, 14, 48 / 11),
 }
-Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
+Size = Literal["micro", "tiny", "small", "base", "large", "huge", "giant"]
 Kind = Literal["pretraining", "classifier", "encoder"]
 Facts = dict[str, int]
 """What weights do not tell, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size, stride; and
 pretrained_frames and pretrained_size, of the clips whose position codes they know."""
 HEAD_CHANNELS = 64
 # ViT-H and ViT-g of the VideoMAE family have wider heads (official code of VideoMAE and VideoMAE V2).
-KNOWN_HEADS = {preset.embed_dim: preset.num_heads for preset in PRESETS.values()} | {1408: 16}
+KNOWN_HEADS = {preset.embed_dim: preset.num_heads for preset in PRESETS.values()}
+
+
+def choose_sizes(size: Size, image_size: int, **instead: float | None) -> Preset:
+    """Sizes of an encoder on square clips.
+
+    Args:
+        size: name of the preset.
+        image_size: side of the clips in pixels.
+        instead: other values of the preset's fields; None keeps the preset's.
+
+    Raises:
+        SettingError: if a value is not positive, or tokens do not divide the clips, or heads the width.
+    """
+    check_positive("model.backbone", image_size=image_size, **given(**instead))
+    chosen = PRESETS[size]._replace(**given(**instead))
+    if image_size % chosen.patch_size:
+        raise SettingError(
+            f"model.backbone.image_size {image_size} is not a multiple of model.backbone.patch_size {chosen.patch_size}; "
+            "change one of them (and data.clip.size with it)."
+        )
+    if chosen.embed_dim % chosen.num_heads:
+        raise SettingError(
+            f"model.backbone.embed_dim {chosen.embed_dim} is not a multiple of model.backbone.num_heads {chosen.num_heads}; "
+            "change one of them."
+        )
+    return chosen
 
 
 @dataclass(frozen=True)

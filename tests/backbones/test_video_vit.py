@@ -37,6 +37,7 @@ def parameters(module: torch.nn.Module) -> int:
         ("small", 21_880_000, 23_881_152, 4, 768),
         ("large", 303_861_000, 342_997_000, 12, 1536),
         ("huge", 631_607_000, 692_487_000, 12, 1536),
+        ("giant", 1_011_610_752, 1_038_699_352, 4, 1176),
     ],
 )
 def test_parameter_counts(size: str, encoder: int, whole: int, depth: int, out_dim: int) -> None:

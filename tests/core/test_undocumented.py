@@ -112,6 +112,15 @@ def test_no_class_shares_a_private_name_with_the_class_it_extends() -> None:
     assert not found
 
 
+def test_more_versions_of_a_compiled_function() -> None:
+    limits = torch._dynamo.config
+    with limits.patch(recompile_limit=8, accumulated_recompile_limit=2000):
+        undocumented.allow_graphs(100)
+        assert (limits.recompile_limit, limits.accumulated_recompile_limit) == (100, 2000)
+        undocumented.allow_graphs(50)
+        assert limits.recompile_limit == 100
+
+
 class Watch(Callback):
     """Notes what the counts say while a run goes on, and changes them where a test says so."""
 

@@ -13,10 +13,13 @@ Two things that differ between torchvision and the official contrastive code:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.pixels import PixelInput
 from modules.core.errors import SettingError, check_range, given
@@ -49,16 +52,18 @@ class VideoCNN(PixelInput, nn.Module, ABC):
         bn_eps: float | None,
         bn_momentum: float,
         channels_last: bool,
+        recompute_blocks: bool,
         checkpoint: str | None,
         normalisation: Normalisation | None,
     ) -> None:
-        """Settings of every BatchNorm, memory layout, how clips are fed, and weights.
+        """Settings of every BatchNorm, memory layout, what is recomputed, how clips are fed, and weights.
 
         Raises:
             SettingError: if the checkpoint does not fit.
         """
         check_range("model.backbone", 0, 1, bn_momentum=bn_momentum, **given(bn_eps=bn_eps))
         self.feed(normalisation)
+        self.recompute_blocks = recompute_blocks
         self.asked_eps = bn_eps
         self.set_eps(self.default_eps if bn_eps is None else bn_eps)
         for part in self.modules():
@@ -145,15 +150,20 @@ class VideoCNN(PixelInput, nn.Module, ABC):
         """
         self.check_clip(*video.shape[2:])
         hidden = video.contiguous(memory_format=self.memory_format)
+        again = self.recompute_blocks and self.training and torch.is_grad_enabled()
         for stage in self.stages():
             for part in stage:
-                hidden = part(hidden)
+                hidden = _recomputed(part, hidden) if again else part(hidden)
         return hidden
 
     def forward(self, video: Tensor) -> Tensor:
         """Mean over time, rows and columns of the last map: [B, 3, T, H, W] -> float32 [B, D], also of a map in bfloat16."""
         maps = self.forward_features(video)
         return maps.mean((2, 3, 4), dtype=torch.promote_types(maps.dtype, torch.float32))
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the parts of each stage, in which BatchNorm and ReLU join the convolutions' output."""
+        return [part for stage in self.stages() for part in stage]
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
@@ -162,6 +172,31 @@ class VideoCNN(PixelInput, nn.Module, ABC):
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from the input to the output, for layer-wise learning rates: the stem, then each stage."""
         return [[value for part in stage for value in part.parameters()] for stage in self.stages()]
+
+
+# --- Recomputed parts ---
+
+
+def _recomputed(part: nn.Module, hidden: Tensor) -> Tensor:
+    """A part of a network whose activations are made again in the backward pass."""
+    result: Tensor = recompute(part, hidden, use_reentrant=False, context_fn=lambda: (nullcontext(), _aside(part)))
+    return result
+
+
+@contextmanager
+def _aside(part: nn.Module) -> Iterator[None]:
+    """Let copies of the running statistics of BatchNorm take what a second pass over the same clips would count twice."""
+    norms = [one for one in part.modules() if getattr(one, "track_running_stats", False)]
+    kept = [(norm, dict(norm.named_buffers())) for norm in norms]
+    for norm, buffers in kept:
+        for name, value in buffers.items():
+            setattr(norm, name, value.clone())
+    try:
+        yield
+    finally:
+        for norm, buffers in kept:
+            for name, value in buffers.items():
+                setattr(norm, name, value)
 
 
 # --- Weights ---

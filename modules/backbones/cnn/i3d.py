@@ -107,6 +107,7 @@ class I3D(VideoCNN):
         width_factor: factor on the channels of every layer, for small runs. 1 is the published network.
         bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-5 (TubeletContrast, official code).
         channels_last: memory layout of weights and maps; see `VideoResNet`.
+        recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
         checkpoint: file with weights: our .safetensors or .ckpt, or an official .pth of TubeletContrast.
         normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
 
@@ -122,6 +123,7 @@ class I3D(VideoCNN):
         width_factor: float = 1.0,
         bn_eps: float | None = None,
         channels_last: bool = True,
+        recompute_blocks: bool = False,
         checkpoint: str | None = None,
         normalisation: Normalisation | None = None,
     ) -> None:
@@ -146,7 +148,7 @@ class I3D(VideoCNN):
         self.mixed_5b = _mixed(self.mixed_4f.outputs, "5b", width_factor)
         self.mixed_5c = _mixed(self.mixed_5b.outputs, "5c", width_factor)
         self.embed_dim = self.mixed_5c.outputs
-        self.finish(bn_eps, 0.1, channels_last, checkpoint, normalisation)
+        self.finish(bn_eps, 0.1, channels_last, recompute_blocks, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and three groups of Inception blocks, each part in the order in which it was set."""

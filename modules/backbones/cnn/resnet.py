@@ -28,6 +28,7 @@ class VideoResNet(VideoCNN):
             code) and for fresh ones, 1e-5 for torchvision's and those of the other published methods.
         channels_last: memory layout of weights and maps (channels innermost, which half-precision kernels of cuDNN work in).
             Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
+        recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
         checkpoint: file with weights: our .safetensors or .ckpt, torchvision's, an official .pth of TubeletContrast or CtP, or
             a published file that `from_published` knows.
         normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
@@ -45,6 +46,7 @@ class VideoResNet(VideoCNN):
         width: int = 64,
         bn_eps: float | None = None,
         channels_last: bool = True,
+        recompute_blocks: bool = False,
         checkpoint: str | None = None,
         normalisation: Normalisation | None = None,
     ) -> None:
@@ -59,7 +61,7 @@ class VideoResNet(VideoCNN):
         self.layer2 = _stage(width, 2 * width, conv)
         self.layer3 = _stage(2 * width, 4 * width, conv)
         self.layer4 = _stage(4 * width, 8 * width, conv, keep_time=name == "r2plus1d_18_tclr")
-        self.finish(bn_eps, 0.1, channels_last, checkpoint, normalisation)
+        self.finish(bn_eps, 0.1, channels_last, recompute_blocks, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and four stages of two residual blocks."""

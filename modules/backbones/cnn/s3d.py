@@ -15,6 +15,7 @@ class S3D(VideoCNN):
         bn_momentum: share of a batch in BatchNorm's running statistics. torchvision has 0.001, with which they need
             thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
         channels_last: memory layout of weights and maps; see `VideoResNet`.
+        recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
         checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
         normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
 
@@ -32,12 +33,13 @@ class S3D(VideoCNN):
         bn_eps: float | None = None,
         bn_momentum: float = 0.1,
         channels_last: bool = True,
+        recompute_blocks: bool = False,
         checkpoint: str | None = None,
         normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         self.features = s3d(weights=None).features
-        self.finish(bn_eps, bn_momentum, channels_last, checkpoint, normalisation)
+        self.finish(bn_eps, bn_momentum, channels_last, recompute_blocks, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and three groups of Inception blocks."""

@@ -22,14 +22,14 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import first_std
-from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import HALF, Normalisation, say
 from modules.core.tokens import Grid, patchify
 from modules.weights.files import read_checkpoint
 from modules.weights.names.beit import TABLE, from_official
 from modules.weights.origin import origin_of
-from modules.weights.sizes import PRESETS, Size
+from modules.weights.sizes import Size, choose_sizes
 
 TEMPORAL_HEAD = 64
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-12)
@@ -67,14 +67,14 @@ class BEiTVideo(PixelInput, nn.Module):
 
     Args:
         size: preset of width, depth and heads: micro 96/4/3, tiny 192/12/3, small 384/12/6, base 768/12/12,
-            large 1024/24/16, huge 1280/32/16.
+            large 1024/24/16, huge 1280/32/16, giant 1408/40/16.
         image_size: side of the square clips in pixels; must equal data.clip.size.
         num_frames: frames per clip; must equal data.clip.frames.
-        patch_size: side of a token in pixels.
+        patch_size: side of a token in pixels, in place of the preset's: 14 for giant, 16 for all others.
         embed_dim: width, in place of the preset's.
         depth: number of blocks, in place of the preset's.
         num_heads: attention heads, in place of the preset's.
-        mlp_ratio: hidden width of the MLP over the token width.
+        mlp_ratio: hidden width of the MLP over the token width, in place of the preset's: 48/11 for giant, 4 for all others.
         drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
         layer_scale: start of the layer scale.
         temporal_scale: start of the scale of temporal attention. At 0 (VindLU) a network starts frame by frame, as that of
@@ -98,11 +98,11 @@ class BEiTVideo(PixelInput, nn.Module):
         size: Size = "base",
         image_size: int = 224,
         num_frames: int = 8,
-        patch_size: int = 16,
+        patch_size: int | None = None,
         embed_dim: int | None = None,
         depth: int | None = None,
         num_heads: int | None = None,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: float | None = None,
         drop_path: float = 0.1,
         layer_scale: float = 0.1,
         temporal_scale: float = 0.0,
@@ -111,31 +111,17 @@ class BEiTVideo(PixelInput, nn.Module):
         normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
-        check_positive(
-            "model.backbone",
-            image_size=image_size,
-            num_frames=num_frames,
-            patch_size=patch_size,
-            mlp_ratio=mlp_ratio,
-            **given(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
-        )
+        check_positive("model.backbone", num_frames=num_frames)
         check_range("model.backbone", 0, 1, drop_path=drop_path)
-        preset = PRESETS[size]
-        self.embed_dim = embed_dim or preset.embed_dim
-        heads, depth = num_heads or preset.num_heads, depth or preset.depth
-        if image_size % patch_size:
+        instead = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
+        chosen = choose_sizes(size, image_size, **instead, mlp_ratio=mlp_ratio)
+        self.embed_dim, depth, heads, patch_size, mlp_ratio = chosen
+        temporal = max(1, self.embed_dim // TEMPORAL_HEAD)
+        if self.embed_dim % temporal:
             raise SettingError(
-                f"model.backbone.image_size {image_size} is not a multiple of model.backbone.patch_size {patch_size}; "
-                "change one of them (and data.clip.size with it)."
+                f"model.backbone.embed_dim {self.embed_dim} is not a multiple of {temporal}, the number of temporal heads of "
+                f"{TEMPORAL_HEAD}; change it."
             )
-        for name, parts in (
-            ("its heads", heads),
-            (f"temporal heads of {TEMPORAL_HEAD}", max(1, self.embed_dim // TEMPORAL_HEAD)),
-        ):
-            if self.embed_dim % parts:
-                raise SettingError(
-                    f"model.backbone.embed_dim {self.embed_dim} is not a multiple of {parts}, the number of {name}; change it."
-                )
         self.image_size, self.num_frames, self.recompute_blocks = image_size, num_frames, recompute_blocks
         self.feed(normalisation)
         side = image_size // patch_size
@@ -190,6 +176,10 @@ class BEiTVideo(PixelInput, nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Mean of the frames' features: [B, 3, T, H, W] -> [B, D]."""
         return self.encode(video)[1].mean(dim=1)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the blocks, and attention over time."""
+        return [*self.blocks, *self.temporal]
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from modules.backbones.vit.blocks import init_blocks, layer_norm
 from modules.backbones.vit.positions import position_codes
@@ -21,11 +22,14 @@ class DecoderSettings:
         depth: number of blocks (4 in the official scripts, 12 for ViT-L and ViT-H).
         dim: width; half of the encoder's if None.
         heads: attention heads; half of the encoder's if None.
+        recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass. With many
+            hidden tokens the decoder keeps more of them than the encoder.
     """
 
     depth: int = 4
     dim: int | None = None
     heads: int | None = None
+    recompute_blocks: bool = False
 
     def __post_init__(self) -> None:
         check_positive("model.decoder", depth=self.depth, **given(dim=self.dim, heads=self.heads))
@@ -45,6 +49,7 @@ class MaskedDecoder(nn.Module):
 
     def __init__(self, encoder: VideoViT, out_dim: int, settings: DecoderSettings) -> None:
         super().__init__()
+        self.recompute_blocks = settings.recompute_blocks
         self.embed_dim = settings.dim or encoder.embed_dim // 2
         self.num_heads = heads = settings.heads or max(1, encoder.num_heads // 2)
         if self.embed_dim % heads:
@@ -71,6 +76,10 @@ class MaskedDecoder(nn.Module):
         """Take position codes of the same grids as the encoder's."""
         self.positions = position_codes(encoder.grid, encoder.trained_grid, self.embed_dim).to(encoder.positions)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the blocks."""
+        return list(self.blocks)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
         return {"mask_token"}
@@ -90,7 +99,8 @@ class MaskedDecoder(nn.Module):
         seen = self.embed(tokens) + gather_tokens(positions, visible)
         hidden = self.mask_token + gather_tokens(positions, masked)
         sequence = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
+        again = self.recompute_blocks and self.training
         for block in self.blocks:
-            sequence = block(sequence)
+            sequence = recompute(block, sequence, use_reentrant=False) if again else block(sequence)
         result: Tensor = self.head(self.norm(sequence[:, visible.shape[1] :]))
         return result

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import drop_path_rates, init_blocks, layer_norm
 from modules.backbones.vit.positions import position_codes
-from modules.core.errors import SettingError, check_positive, check_range, given
+from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import Normalisation, Origin, say
 from modules.core.tokens import Grid, Pooling, gather_rounds, gather_tokens, patchify, pool_tokens
@@ -31,7 +31,7 @@ from modules.weights.files import read_checkpoint
 from modules.weights.names.videomae import encoder_weights
 from modules.weights.origin import origin_of_encoder
 from modules.weights.passport import check_heads
-from modules.weights.sizes import PRESETS, Size
+from modules.weights.sizes import Size, choose_sizes
 
 MOST_GRIDS = 32
 """Grids of other clips whose position codes are kept."""
@@ -45,15 +45,15 @@ class VideoViT(PixelInput, nn.Module):
 
     Args:
         size: preset of width, depth and heads: micro 96/4/3, tiny 192/12/3, small 384/12/6, base 768/12/12,
-            large 1024/24/16, huge 1280/32/16.
+            large 1024/24/16, huge 1280/32/16, giant 1408/40/16 (VideoMAE V2's ViT-g; 1,011,610,752 parameters).
         image_size: side of the square clips in pixels; must equal data.clip.size.
         num_frames: frames per clip; must equal data.clip.frames.
-        patch_size: side of a token in pixels.
+        patch_size: side of a token in pixels, in place of the preset's: 14 for giant, 16 for all others.
         tubelet_size: frames per token.
         embed_dim: width, in place of the preset's.
         depth: number of blocks, in place of the preset's.
         num_heads: attention heads, in place of the preset's.
-        mlp_ratio: hidden width of the MLP over the token width.
+        mlp_ratio: hidden width of the MLP over the token width, in place of the preset's: 48/11 for giant, 4 for all others.
         drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
         pooling: what `forward` does with the tokens, for probes and export: `mean` over all, or per time slice and
@@ -74,12 +74,12 @@ class VideoViT(PixelInput, nn.Module):
         size: Size = "base",
         image_size: int = 224,
         num_frames: int = 16,
-        patch_size: int = 16,
+        patch_size: int | None = None,
         tubelet_size: int = 2,
         embed_dim: int | None = None,
         depth: int | None = None,
         num_heads: int | None = None,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: float | None = None,
         drop_path: float = 0.0,
         recompute_blocks: bool = False,
         pooling: Pooling = "mean",
@@ -89,36 +89,17 @@ class VideoViT(PixelInput, nn.Module):
         pretrained_size: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive(
-            "model.backbone",
-            image_size=image_size,
-            num_frames=num_frames,
-            patch_size=patch_size,
-            tubelet_size=tubelet_size,
-            mlp_ratio=mlp_ratio,
-            **given(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
-        )
+        check_positive("model.backbone", num_frames=num_frames, tubelet_size=tubelet_size)
         check_range("model.backbone", 0, 1, drop_path=drop_path)
-        preset = PRESETS[size]
-        self.embed_dim = embed_dim or preset.embed_dim
-        self.num_heads = num_heads or preset.num_heads
-        depth = depth or preset.depth
+        instead = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
+        chosen = choose_sizes(size, image_size, **instead, mlp_ratio=mlp_ratio)
+        self.embed_dim, depth, self.num_heads, patch_size, self.mlp_ratio = chosen
         if num_frames % tubelet_size:
             raise SettingError(
                 f"model.backbone.num_frames {num_frames} is not a multiple of model.backbone.tubelet_size "
                 f"{tubelet_size}; change one of them (and data.clip.frames with it)."
             )
-        if image_size % patch_size:
-            raise SettingError(
-                f"model.backbone.image_size {image_size} is not a multiple of model.backbone.patch_size {patch_size}; "
-                "change one of them (and data.clip.size with it)."
-            )
-        if self.embed_dim % self.num_heads:
-            raise SettingError(
-                f"model.backbone.embed_dim {self.embed_dim} is not a multiple of model.backbone.num_heads "
-                f"{self.num_heads}; change one of them."
-            )
-        self.image_size, self.num_frames, self.mlp_ratio = image_size, num_frames, mlp_ratio
+        self.image_size, self.num_frames = image_size, num_frames
         side = image_size // patch_size
         self.grid = Grid(num_frames // tubelet_size, side, side, tubelet_size, patch_size)
         self.recompute_blocks, self.pooling = recompute_blocks, pooling
@@ -129,7 +110,7 @@ class VideoViT(PixelInput, nn.Module):
         # PyTorch's default initialisation is the same for this Linear and for the Conv3d of the official code.
         self.patch_embed = nn.Linear(3 * self.grid.token_pixels, self.embed_dim)
         self.blocks = nn.ModuleList(
-            Block(self.embed_dim, self.num_heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=layer_norm)
+            Block(self.embed_dim, self.num_heads, self.mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=layer_norm)
             for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = layer_norm(self.embed_dim)
@@ -290,6 +271,10 @@ class VideoViT(PixelInput, nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""
         return pool_tokens(self.forward_features(video), self.clip_grid(video)[:3], self.pooling)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `compile` compiles: the blocks."""
+        return list(self.blocks)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that AdamW must not decay, besides biases and one-dimensional ones: none here."""

@@ -1,0 +1,48 @@
+"""Weights, gradients and moments shared out over processes (FSDP2), for encoders that one device cannot hold."""
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from modules.core.errors import SettingError
+from modules.training.compilation import Compilable
+
+ENTRIES = ("training_step", "validation_step", "test_step", "embed")
+"""Methods from which the weights outside of blocks are whole; `forward`, which FSDP expects, is not called."""
+
+
+def shard(module: LightningModule, world_size: int) -> None:
+    """Share out a method's parameters: block by block, so that a process holds one whole block at a time, and then the rest.
+
+    Args:
+        module: method, whose networks are asked for `compiled_parts`.
+        world_size: number of processes, all of which take part.
+
+    Raises:
+        SettingError: if the method keeps a slow copy of a network, which would follow shares of other weights.
+    """
+    copies = [name for name, value in module.named_parameters() if not value.requires_grad]
+    if copies:
+        raise SettingError(
+            f"trainer.strategy ModelParallelStrategy shares out weights that are trained, but {type(module).__name__} also "
+            f"keeps {copies[0]}; use DDPStrategy."
+        )
+    mesh = init_device_mesh(module.trainer.strategy.root_device.type, (world_size,))
+    blocks = [part for owner in module.modules() if isinstance(owner, Compilable) for part in owner.compiled_parts()]
+    for part in (*blocks, module):
+        fully_shard(part, mesh=mesh)
+    for name in ENTRIES:
+        register_fsdp_forward_method(module, name)
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Norm of all gradients together, the same in every process that has a share of them."""
+    norm = nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether its parameters are shares."""
+    return any(isinstance(value, DTensor) for value in module.parameters())
