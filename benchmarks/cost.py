@@ -13,11 +13,11 @@ from collections import Counter
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from modules.training.flops import step_flops
 
 from benchmarks.fake_cuda import step_cost
 from benchmarks.recipes import RECIPES
 from modules.core.errors import SettingError
+from modules.training.flops import step_flops
 
 
 def main(method: str | None = None, batch: int | None = None, lines: int = 0, out: Path | None = None) -> None:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.core.batch import Batch
+from modules.core.constants import own_constants
 from modules.core.distributed import alone
 from modules.core.randomness import device_generator
 from modules.training.method import Method
@@ -93,7 +94,7 @@ def step_flops(method: Method, batch: Batch) -> int | None:
                 for name in [name for name in vars(part) if name.startswith("recompute")]:
                     setattr(part, name, False)
             shapes: Batch = apply_to_collection(batch, Tensor, without_data.empty)
-            with fake, counter:
+            with fake, own_constants(), counter:
                 same.step(shapes, device_generator("cpu", 0))["loss"].backward()
     except Exception as error:  # whatever it is, the run itself can do without the number
         reason = (str(error) or type(error).__name__).splitlines()[0]
