@@ -69,7 +69,7 @@ class FakeGenerator(torch.Generator):
     """A source of randomness that is on the GPU, as far as a step can see."""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         """The fake one."""
         return DEVICE
 
@@ -77,8 +77,9 @@ class FakeGenerator(torch.Generator):
         """Where it is, which only generators of a GPU say."""
         return 0
 
-    def set_offset(self, offset: int) -> None:
+    def set_offset(self, offset: int) -> torch.Generator:
         """Stay there."""
+        return self
 
 
 @dataclass

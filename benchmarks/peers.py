@@ -113,7 +113,7 @@ def transformers_smile(size: str, device: torch.device, ratio: float, clip: Tens
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel, VideoMAEForPreTraining
 
-    width, depth, heads = PRESETS["base" if size == "large" else size]
+    width, depth, heads = PRESETS["base" if size == "large" else size][:3]
     tower = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=4 * width,
@@ -215,7 +215,7 @@ class PlainMAE(nn.Module):
 
     def __init__(self, size: str, out_dim: int) -> None:
         super().__init__()
-        width, depth, heads = PRESETS[size]
+        width, depth, heads = PRESETS[size][:3]
         self.patch_embed = nn.Conv3d(3, width, (TUBELET, PATCH, PATCH), (TUBELET, PATCH, PATCH))
         self.positions, self.decoder_positions = sine_table(TOKENS, width), sine_table(TOKENS, width // 2)
         self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(depth))
@@ -261,7 +261,7 @@ class PlainTeacher(nn.Module):
 
     def __init__(self, size: str) -> None:
         super().__init__()
-        width, depth, heads = PRESETS["base" if size == "large" else size]
+        width, depth, heads = PRESETS["base" if size == "large" else size][:3]
         self.width = width
         self.patch_embed = nn.Conv2d(3, width, PATCH, PATCH, bias=False)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))

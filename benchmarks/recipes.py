@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -58,7 +59,8 @@ class Recipe:
 
 def tower(normalise: bool) -> TowerTarget:
     """A ViT-B/16 without its published weights, as target; in bf16, as it is kept on a GPU."""
-    vit = PatchTokens(timm.create_model("vit_base_patch16_224.dino", pretrained=False, num_classes=0).bfloat16())
+    network: Any = timm.create_model("vit_base_patch16_224.dino", pretrained=False, num_classes=0)
+    vit = PatchTokens(network.bfloat16())
     return TowerTarget(vit, vit.embed_dim, vit.image_size, vit.patch_size, normalise)
 
 

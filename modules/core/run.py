@@ -18,6 +18,7 @@ class Run(Protocol):
     fast_dev_run: int | bool
     """In a trial run, true, or its number of batches: nothing is written to the run's folder."""
     profiler: Profiler
+    log_every_n_steps: int
 
 
 def run_of(trainer: Trainer) -> Run:

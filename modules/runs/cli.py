@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar as BaseProgressBar
+from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -357,8 +357,7 @@ class CLI(LightningCLI):
         best = [ModelCheckpoint()] if saves and not any(isinstance(callback, Checkpoint) for callback in given) else []
         last = [LastCheckpoint()] if LastCheckpoint not in kinds and saves else []
         shown = trainer.enable_progress_bar is not False and not trainer.barebones
-        own = any(isinstance(callback, BaseProgressBar) for callback in given)
-        bar = [LossProgressBar()] if shown and not own else []
+        bar = [LossProgressBar()] if shown and not any(isinstance(callback, ProgressBar) for callback in given) else []
         what = self.config[self.subcommand].compile
         compiled = [Compile(what)] if what != "none" else []
         kwargs["callbacks"] = [*compiled, Provenance(config), *guard, *given, *bar, *best, *last]

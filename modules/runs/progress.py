@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from modules.core.run import run_of
+
 
 class LossProgressBar(TQDMProgressBar):
     """Lightning's bar, with `train/loss` as it was when it was last logged (trainer.log_every_n_steps).
@@ -21,7 +23,7 @@ class LossProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Lightning's, and the loss; read after steps that are logged, whose numbers have been read anyway."""
         step = trainer.global_step
-        if step != self._step and step % max(1, trainer.log_every_n_steps) == 0:
+        if step != self._step and step % max(1, run_of(trainer).log_every_n_steps) == 0:
             self._step = step
             self._shown = {name: float(value) for name, value in trainer.logged_metrics.items() if name == "train/loss"}
         return {**super().get_metrics(trainer, pl_module), **self._shown}
