@@ -1,4 +1,4 @@
-"""What a training step of each recipe asks of a GPU, counted on fake CUDA tensors; no GPU is needed, and nothing is computed.
+"""What a training step of each method asks of a GPU, counted on fake CUDA tensors; no GPU is needed, and nothing is computed.
 
     python -m benchmarks.cost
     python -m benchmarks.cost --method SMILE --lines 20
@@ -12,38 +12,47 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import torch
 from jsonargparse import auto_cli
 
 from benchmarks.fake_cuda import step_cost
-from benchmarks.recipes import RECIPES
+from benchmarks.methods import BUILD, Size, random_batch
 from modules.core.errors import SettingError
 from modules.training.flops import step_flops
 
+BATCH = {"VideoMAE": 64, "SMILE": 16, "SIGMA-MLP": 40, "SIGMA-DINO": 40, "LocoMotion": 32, "SkeletonContrast": 64}
+"""Samples per device in the recipes, where they are not 8."""
 
-def main(method: str | None = None, batch: int | None = None, lines: int = 0, out: Path | None = None) -> None:
+
+def main(
+    method: str | None = None, size: Size = "base", batch: int | None = None, lines: int = 0, out: Path | None = None
+) -> None:
     """Print a table.
 
     Args:
-        method: name of a recipe, or of how several begin; all if null.
-        batch: samples per step; that of the recipe if null.
-        lines: so many places in the code with the most operations, for each recipe.
+        method: one of them; all if null.
+        size: encoder preset.
+        batch: samples per step; those of the recipe if null.
+        lines: so many places in the code with the most operations, for each method.
         out: JSON file to write.
 
     Raises:
-        SettingError: if no recipe has that name.
+        SettingError: if there is no method of that name.
     """
-    chosen = [recipe for recipe in RECIPES if method is None or recipe.name.startswith(method)]
-    if not chosen:
-        raise SettingError(f"--method is {method}; choose one of {', '.join(recipe.name for recipe in RECIPES)}.")
+    if method is not None and method not in BUILD:
+        raise SettingError(f"--method is {method}; choose one of {', '.join(BUILD)}.")
     print(f"{'method':<20}{'batch':>6}{'GFLOP/sample':>14}{'ops':>7}{'casts':>7}{'GB':>8}{'copies':>8}{'waits':>7}")
     rows = []
-    for recipe in chosen:
-        samples = recipe.batch(batch)
+    for name in BUILD if method is None else [method]:
+        samples = random_batch(name, batch or BATCH.get(name, 8), torch.device("cpu"))
         count = len(samples.index)
-        flops = step_flops(recipe.build(), samples)
-        cost = step_cost(recipe.build(), samples)
+        built = BUILD[name](size)
+        if (prepare := built.preparation()) is not None:
+            prepare(samples, 0)
+        flops = step_flops(built, samples)
+        cost = step_cost(built, samples)
         row = {
-            "method": recipe.name,
+            "method": name,
             "batch": count,
             "gflop_per_sample": round(flops / count / 1e9, 1) if flops is not None else None,
             "operations": cost.ops.total(),
@@ -53,7 +62,7 @@ def main(method: str | None = None, batch: int | None = None, lines: int = 0, ou
             "waits": len(cost.waits),
         }
         rows.append(row)
-        name, *numbers = row.values()
+        _, *numbers = row.values()
         print(
             f"{name:<20}"
             + "".join(f"{number!s:>{width}}" for number, width in zip(numbers, (6, 14, 7, 7, 8, 8, 7), strict=True))

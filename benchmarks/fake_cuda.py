@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from modules.core.batch import Batch
 from modules.core.constants import own_constants
+from modules.layers.targets import TowerTarget
 from modules.training.method import Method
 
 DEVICE = torch.device("cuda", 0)
@@ -259,6 +260,10 @@ def step_cost(method: Method, batch: Batch) -> Cost:
     cost = Cost()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mover = _Mover(mode)
+    target = getattr(method, "target", None)
+    if isinstance(target, TowerTarget):
+        # As a GPU keeps it.
+        target.tower.bfloat16()
     mover.move(method.train())
     mover.move(batch)
     with mode, own_constants(), _gpu_there(method):
