@@ -12,6 +12,8 @@ from modules.bench.outlook import devices_here
 Limit = Literal["data", "callbacks", "transfer", "augmentation", "network"]
 MUCH = 0.25
 """Share of the time from which on waiting, or what lies beside the steps, is what limits a run."""
+MOST = 0.6
+"""Share of the network below which something else is worth a look too."""
 LITTLE = 0.03
 """Share of waiting below which it is not worth a worker process."""
 COPYING = 0.15
@@ -79,9 +81,13 @@ def explain_limit(measured: Measured) -> str:
             "before the network sees them, which is more than the network itself needs."
         )
     network = sum(shares.get(part, 0.0) for part in (FORWARD, BACKWARD, OPTIMISER))
+    told = f"The network itself. {_percent(network)} of the time goes to its forward pass, its gradients and the optimiser"
+    if network < MOST:
+        other = max((part for part in shares if part not in (FORWARD, BACKWARD, OPTIMISER)), key=lambda part: shares[part])
+        return f"{told}, more than to any other part; next comes {other} with {_percent(shares[other])}."
     return (
-        f"The network itself. {_percent(network)} of the time goes to its forward pass, its gradients and the optimiser; data "
-        f"arrive in time. That is as it should be: the {name} is kept busy, and only less work or a faster {name} would help."
+        f"{told}; data arrive in time. That is as it should be: the {name} is kept busy, and only less work or a faster {name} "
+        "would help."
     )
 
 

@@ -101,7 +101,7 @@ def _written(measured: Measured, steps: int) -> int:
 
 
 def largest_batch(measured: Measured, other: Measured | None) -> int | None:
-    """Samples per batch that fit into memory, if each takes as much as the others; no more than an epoch has.
+    """Samples per batch that fit into memory, if each takes as much as the others; no more than there are.
 
     Args:
         measured: of the run.
@@ -119,4 +119,5 @@ def largest_batch(measured: Measured, other: Measured | None) -> int | None:
     if each <= 0:
         return None
     fits = int((SPARE * measured.memory_there - (measured.memory - each * size)) / each)
-    return max(0, min(fits, size * measured.batches_per_epoch))
+    limited = isinstance(measured.settings.trainer.limit_train_batches, int)
+    return max(0, fits if limited else min(fits, size * measured.batches_per_epoch))

@@ -73,8 +73,8 @@ def step_flops(method: Method, batch: Batch) -> int | None:
     that make targets count, for the method needs them; what is recomputed to save memory does not. Of several processes this is
     what one alone would do: products with the rows of the others, of contrastive losses, are left out.
 
-    The step runs on a copy whose tensors have shapes and no data (`FakeTensorMode`), always as on a CPU: that takes a second or
-    two of Python, no memory, and leaves the method and all random states as they were.
+    The step runs on a copy whose tensors have shapes and no data (`FakeTensorMode`), always as on a CPU: that takes seconds of
+    Python (most for recurrent networks) and no memory, and leaves the method and all random states as they were.
 
     Args:
         method: as it trains.

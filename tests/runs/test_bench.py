@@ -244,6 +244,7 @@ def test_parts(action: str, part: str) -> None:
         ({WAITING: 0.1, TRANSFER: 0.2, FORWARD: 0.7}, "transfer", "20 % of the time goes to moving batches"),
         ({WAITING: 0.1, AUGMENTATION: 0.5, FORWARD: 0.2, BACKWARD: 0.2}, "augmentation", "more than the network itself needs"),
         ({WAITING: 0.1, FORWARD: 0.3, BACKWARD: 0.5, OPTIMISER: 0.1}, "network", "90 % of the time goes to its forward pass"),
+        ({AUGMENTATION: 0.45, WAITING: 0.05, FORWARD: 0.5}, "network", "next comes augmentation with 45 %"),
     ],
 )
 def test_the_limit_in_words(shares: dict[str, float], limit: str, words: str) -> None:

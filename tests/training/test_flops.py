@@ -17,7 +17,7 @@ from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
 from modules.training.flops import ON_CPU, step_flops
 from modules.training.method import Method
-from tests.registry import DOWNSTREAM, METHODS, OPTIM, REPRESENTATIVE, Case, skeleton_batch, tiny_vit, video_batch
+from tests.registry import DOWNSTREAM, METHODS, OPTIM, Case, skeleton_batch, tiny_vit, video_batch
 
 
 class Plain(Method):
@@ -98,7 +98,7 @@ def test_frozen_networks_count_forward() -> None:
 
 def some(*cases: Case) -> list[Any]:
     """Parameters of a test of which most forms are slow."""
-    quick = (*REPRESENTATIVE, "LocoMotion", "fine-tuning")
+    quick = ("VideoMAE", "TubeletContrast", "LocoMotion", "fine-tuning")
     return [pytest.param(case, marks=[] if case.name in quick else [pytest.mark.slow], id=case.name) for case in cases]
 
 
