@@ -21,7 +21,7 @@ if [ -n "${DRY:-}" ]; then
     FIT=(--config configs/debug/tiny.yaml --trainer.max_epochs 2)
     CLIPS=2 WORKERS=1
     MEMORY=(--methods "[VideoMAE, LocoMotion]")
-    PATIENCE=4
+    END=850 PATIENCE=4
 else
     SIZE=base BATCH=64 HALF=32 SMALL=16 PAIRS=15 STEPS=20 BACKEND=inductor
     VIDEOS=(--train_videos 512 --val_videos 1 --frames 80 --size 256)

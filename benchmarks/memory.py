@@ -9,6 +9,7 @@ optimiser, frozen towers) and what the forward pass keeps for the backward pass.
 (`recompute_blocks`).
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -96,6 +97,8 @@ def main(
             work = job(name, size, batch, device, precision, recompute)
             figures["recomputing" if recompute else "plain"] = on_gpu(work) if device.type == "cuda" else on_cpu(work)
             del work
+            # Modules refer to each other in circles.
+            gc.collect()
         rows[name] = figures
         plain, again = figures["plain"], figures["recomputing"]
         shown = f"{plain['lasting']:9.0f} {plain['kept']:10.0f} {plain['peak']:9.0f} {again['peak']:12.0f}"
