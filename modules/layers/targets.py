@@ -150,7 +150,7 @@ class TowerTarget(Target):
         side: side of the frames that the tower takes, in pixels.
         patch: side of its patches, in pixels.
         normalise: normalise per channel over the tokens of a clip (`normalise_over_tokens`).
-        precision: number format of the tower on a GPU; the official code runs it in float32.
+        precision: number format of the tower and its weights on a GPU; the official code runs it in float32.
         normalisation: of the frames that the tower takes.
     """
 
@@ -191,15 +191,16 @@ class TowerTarget(Target):
 
     def features(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         """Features before normalisation: [B, N, D]. See `Target.__call__`."""
-        if next(self.tower.parameters()).device != video.device:
-            self.tower.to(video.device)
+        kind = torch.bfloat16 if self.precision == "bf16" and video.device.type == "cuda" else torch.float32
+        first = next(self.tower.parameters())
+        if (first.device, first.dtype) != (video.device, kind):
+            self.tower.to(video.device, kind)
         frames = self.frames(video, grid)
         if normalisation != self.normalisation:
             pixels = normalisation.restore(frames[:, :, None].float())
             frames = self.normalisation.apply(255 * pixels.permute(0, 2, 3, 4, 1))[:, :, 0]
-        low = self.precision == "bf16" and video.device.type == "cuda"
-        with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16, enabled=low):
-            patches = self.tower(frames if low else frames.float())
+        with torch.inference_mode(), torch.autocast(video.device.type, enabled=False):
+            patches = self.tower(frames.to(kind))
         if self.patch != grid.patch:
             patches = resize_patches(patches, self.side // self.patch, (grid.h, grid.w))
         result: Tensor = patches.unflatten(0, (video.shape[0], grid.t)).flatten(1, 2)
