@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,7 +30,7 @@ class Compilable(Protocol):
         ...
 
 
-def compile_parts(module: nn.Module, what: Compiled, backend: str | Any = "inductor") -> int:
+def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[..., Any] = "inductor") -> int:
     """Compile parts of a method in place; names in checkpoints stay as they are, and copies are not compiled.
 
     Blocks are compiled one by one and not the step as a whole: generators of random numbers would break it into dozens of
