@@ -200,6 +200,9 @@ class ResumableLoader(DataLoader):
                 if rest is None:
                     rest = self._rest()
                 batch = next(rest)
+            except SettingError as error:
+                # Torch puts the worker's traceback before it.
+                raise SettingError(str(error).rpartition("SettingError: ")[2].strip()) from None
             except (RuntimeError, OSError, EOFError) as error:
                 self._bury(error)
                 rest = None
