@@ -176,9 +176,7 @@ def h264_files(videos: Path) -> list[Path]:
     return files
 
 
-def measure(
-    path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, size: int, torchcodec: ModuleType | None
-) -> Row:
+def measure(path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, size: int, torchcodec: ModuleType | None) -> Row:
     """Time all loaders on `pairs` clips of one file, in turns."""
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     rng = np.random.default_rng(0)
@@ -240,7 +238,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def main(videos: Path, out: Path | None = None, pairs: int = 15, frames: int = 16, stride: int = 4, size: int = 224) -> None:
-    """Compare the loader's worker with decord and PIL, and with torchcodec where it is installed, on the h264 files of a folder.
+    """Compare the loader's worker with decord and PIL, and with torchcodec if installed, on the h264 files of a folder.
 
     Args:
         videos: Folder of videos; its .mp4 and .mkv files with h264 are used.

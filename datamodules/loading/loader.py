@@ -201,8 +201,9 @@ class ResumableLoader(DataLoader):
                     rest = self._rest()
                 batch = next(rest)
             except SettingError as error:
-                # Torch puts the worker's traceback before it.
-                raise SettingError(str(error).rpartition("SettingError: ")[2].strip()) from None
+                _, found, said = str(error).rpartition("SettingError: ")
+                # What a worker raised comes with its traceback before it.
+                raise (SettingError(said.strip()) if found else error) from error.__cause__
             except (RuntimeError, OSError, EOFError) as error:
                 self._bury(error)
                 rest = None

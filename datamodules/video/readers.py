@@ -174,8 +174,8 @@ class TorchCodecReader:
     """torchcodec, an optional extra that needs ffmpeg's shared libraries. Largest video stream, no deadline.
 
     It picks frames by the times and keyframes that the container states; `read_clips` refuses files in which these are wrong.
-    It seeks exactly: to guess places from the rate is not faster (`benchmarks/loader.py`), and wrong where the rate varies. With
-    one thread, as in a worker, PyAV is faster: it leaves out frames to which no other refers.
+    It seeks exactly: to guess places from the rate is not faster, and wrong where the rate varies. With one thread, as in a
+    worker, PyAV is faster (`benchmarks/loader.py`): it leaves out frames to which no other refers.
 
     Args:
         source: The file.
