@@ -1,4 +1,4 @@
-"""The loader's worker against decord and PIL: clips per second of one core, file by file.
+"""The loader's worker against decord and PIL, and against torchcodec: clips per second of one core, file by file.
 
 Both do the work of one loader worker for the same frames and the same crop boxes, in one process and one thread, in
 turns:
@@ -12,6 +12,10 @@ Times are CPU times of the process, which other processes disturb less than wall
 over interleaved pairs. The frames of both are compared before anything is timed. Two more columns compare less: `uint8`
 lets the peer stop at a uint8 clip, without conversion to float and normalisation; `decode` leaves out crop and resize
 on both sides as well. Needs the `benchmarks` extra.
+
+Where torchcodec is installed it is a second peer, as its guide uses it: one thread, exact seeking, crop and resize of the whole
+clip by torchvision, up to a uint8 clip. `codec` compares that with this project's uint8 clip, `its decode` the decoding alone.
+torchvision itself has no video reader any more; its guide names torchcodec in its place.
 """
 
 import json
@@ -26,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import av
 import decord
@@ -33,6 +38,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from PIL import Image
+from torchvision.transforms.v2.functional import resized_crop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -45,6 +51,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # Fields of Row that compare the two, and their headings.
 RATIOS = {"ratio": "ratio", "ratio_wall": "wall", "uint8_ratio": "uint8", "decode_ratio": "decode"}
+TORCHCODEC_RATIOS = {"torchcodec_ratio": "codec", "torchcodec_decode_ratio": "its decode"}
 
 
 @dataclass
@@ -58,6 +65,8 @@ class Row:
     ratio_wall: float
     uint8_ratio: float
     decode_ratio: float
+    torchcodec_ratio: float | None = None
+    torchcodec_decode_ratio: float | None = None
 
     @property
     def ours_per_second(self) -> float:
@@ -104,6 +113,29 @@ def clip_peer(path: Path, indices: np.ndarray, box: Box, size: int, normalise: b
     return planes.view(len(indices), 3, size, size).transpose(0, 1)
 
 
+def torchcodec_decoders() -> ModuleType | None:
+    """torchcodec, where it is installed with the libraries that it needs."""
+    try:
+        from torchcodec import decoders
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"torchcodec is left out: {str(error).partition(chr(10))[0]}")
+        return None
+    found: ModuleType = decoders
+    return found
+
+
+def read_torchcodec(decoders: ModuleType, path: Path, indices: np.ndarray) -> torch.Tensor:
+    """Decoded frames, by torchcodec: uint8 [T, 3, h, w]."""
+    frames: torch.Tensor = decoders.VideoDecoder(str(path), num_ffmpeg_threads=1).get_frames_at(indices.tolist()).data
+    return frames
+
+
+def clip_torchcodec(decoders: ModuleType, path: Path, indices: np.ndarray, box: Box, size: int) -> torch.Tensor:
+    """uint8 [T, 3, size, size]."""
+    frames = read_torchcodec(decoders, path, indices)
+    return resized_crop(frames, box.y, box.x, box.height, box.width, [size, size])
+
+
 def timed(function: Callable[[], object]) -> tuple[float, float]:
     """CPU and wall-clock seconds of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -144,8 +176,8 @@ def h264_files(videos: Path) -> list[Path]:
     return files
 
 
-def measure(path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, size: int) -> Row:
-    """Time both loaders on `pairs` clips of one file, in turns."""
+def measure(path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, size: int, torchcodec: ModuleType | None) -> Row:
+    """Time all loaders on `pairs` clips of one file, in turns."""
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     rng = np.random.default_rng(0)
     for pair in range(pairs + 1):
@@ -158,9 +190,17 @@ def measure(path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, s
             "peer_decode": partial(read_peer, path, indices),
             "peer_uint8": partial(clip_peer, path, indices, box, size, normalise=False),
         }
+        if torchcodec is not None:
+            jobs["torchcodec"] = partial(clip_torchcodec, torchcodec, path, indices, box, size)
+            jobs["torchcodec_decode"] = partial(read_torchcodec, torchcodec, path, indices)
         if pair == 0:
-            if not np.array_equal(np.stack(read_ours(path, indices)), read_peer(path, indices)):
+            right = np.stack(read_ours(path, indices))
+            if not np.array_equal(right, read_peer(path, indices)):
                 raise SystemExit(f"{path.name}: the two decoders return different frames")
+            if torchcodec is not None:
+                others = read_torchcodec(torchcodec, path, indices).movedim(1, -1).numpy()
+                if not np.array_equal(right, others):
+                    raise SystemExit(f"{path.name}: torchcodec returns different frames")
             for job in jobs.values():
                 job()
             continue
@@ -179,6 +219,8 @@ def measure(path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, s
         ratio_wall=ratio("peer", "ours", 1),
         uint8_ratio=ratio("peer_uint8", "ours", 0),
         decode_ratio=ratio("peer_decode", "ours_decode", 0),
+        torchcodec_ratio=None if torchcodec is None else ratio("torchcodec", "ours", 0),
+        torchcodec_decode_ratio=None if torchcodec is None else ratio("torchcodec_decode", "ours_decode", 0),
     )
 
 
@@ -196,7 +238,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def main(videos: Path, out: Path | None = None, pairs: int = 15, frames: int = 16, stride: int = 4, size: int = 224) -> None:
-    """Compare the loader's worker with decord and PIL on the h264 files of a folder; prints clips/s of one core.
+    """Compare the loader's worker with decord and PIL, and with torchcodec if installed, on the h264 files of a folder.
 
     Args:
         videos: Folder of videos; its .mp4 and .mkv files with h264 are used.
@@ -212,15 +254,17 @@ def main(videos: Path, out: Path | None = None, pairs: int = 15, frames: int = 1
     if not files:
         raise SystemExit(f"There is no readable h264 file (.mp4, .mkv) in {videos}.")
     rows = []
-    print(f"{'file':32} {'ours/s':>8} {'peer/s':>8}" + "".join(f" {name:>7}" for name in RATIOS.values()))
+    torchcodec = torchcodec_decoders()
+    ratios = RATIOS if torchcodec is None else RATIOS | TORCHCODEC_RATIOS
+    print(f"{'file':32} {'ours/s':>8} {'peer/s':>8}" + "".join(f" {name:>10}" for name in ratios.values()))
     with tempfile.TemporaryDirectory() as folder:
         for path in files:
-            row = measure(single_stream(path, Path(folder)), probe(path), pairs, frames, stride, size)
+            row = measure(single_stream(path, Path(folder)), probe(path), pairs, frames, stride, size, torchcodec)
             rows.append(row)
             speeds = f"{row.file:32} {row.ours_per_second:8.1f} {row.peer_per_second:8.1f}"
-            print(speeds + "".join(f" {getattr(row, name):7.2f}" for name in RATIOS))
-    means = {name: statistics.geometric_mean(getattr(row, name) for row in rows) for name in RATIOS}
-    print(f"{'geometric mean':50}" + "".join(f" {mean:7.2f}" for mean in means.values()))
+            print(speeds + "".join(f" {getattr(row, name):10.2f}" for name in ratios))
+    means = {name: statistics.geometric_mean(getattr(row, name) for row in rows) for name in ratios}
+    print(f"{'geometric mean':50}" + "".join(f" {mean:10.2f}" for mean in means.values()))
     if out is not None:
         report = {"machine": about, "files": [asdict(row) for row in rows], "geometric_mean": means}
         out.write_text(json.dumps(report, indent=2) + "\n")

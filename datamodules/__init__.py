@@ -20,6 +20,7 @@ from datamodules.sets.something_something import SSv1, SSv2
 from datamodules.sets.ucf101 import UCF101
 from datamodules.sets.ucfrep import UCFRep
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
+from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
@@ -71,6 +72,7 @@ __all__ = [
     "Shared",
     "Spanning",
     "Square",
+    "StreamedVideos",
     "Stretched",
     "SyntheticMotion",
     "SyntheticSkeleton",

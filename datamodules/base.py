@@ -169,6 +169,10 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         """Hash of the training list, for the record of a run."""
         return self.train_manifest.sha256() if self.train_manifest is not None else None
 
+    def check_root(self) -> None:
+        """Find out whether the root is there; for data that are not in a folder, to be replaced."""
+        check_root(self.root)
+
     def check(self, stage: str) -> None:
         """Find out what is wrong with settings, folders and lists before a network is built; `setup` reads nothing again."""
         self.setup(stage)
@@ -181,7 +185,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 batch larger than the data set.
         """
         if self.train_manifest is None:
-            check_root(self.root)
+            self.check_root()
             for split in ("train", "val", "test"):
                 listed = self.lists.of(split)
                 if listed is not None and not is_file(listed):

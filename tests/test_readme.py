@@ -86,6 +86,23 @@ def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len((tmp_path / "data/small/manifest.tsv").read_text().splitlines()) >= 8
 
 
+def test_shards_train_as_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    main([*words("python main.py synthesise")[0], "--train_videos=10", "--val_videos=2", "--frames=8", "--size=32"])
+    main(words("python main.py prepare shards")[0])
+    (command,) = words("python main.py fit --config configs/videomae.yaml --config configs/data/shards.yaml")
+    small = [*TINY, *ON_CPU, "--data.clip.sampler.stride=2", "--trainer.enable_progress_bar=false"]
+    main([*command, *small, "--data=VideoFolder", "--data.root=data/motion", "--trainer.default_root_dir=files"])
+    main([*command, *small, "--trainer.max_steps=1", "--trainer.default_root_dir=shards"])
+    main([*command, *small, "--trainer.max_steps=2", "--trainer.default_root_dir=shards", "--ckpt_path=last"])
+    files, shards = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("files", "shards"))
+    assert files["global_step"] == shards["global_step"] == 2
+    assert files["state_dict"].keys() == shards["state_dict"].keys()
+    assert all(torch.equal(value, shards["state_dict"][name]) for name, value in files["state_dict"].items())
+
+
 @pytest.mark.parametrize("layer", ["one_gpu", "ddp_node"])
 def test_hardware_layers(layer: str, tmp_path: Path) -> None:
     main(["synthesise", f"--out={tmp_path / 'DIR'}", "--train_videos=6", "--val_videos=2", "--frames=20", "--size=32"])

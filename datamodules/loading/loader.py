@@ -256,6 +256,10 @@ class ResumableLoader(DataLoader):
                 if rest is None:
                     rest = self._rest()
                 batch = next(rest)
+            except SettingError as error:
+                _, found, said = str(error).rpartition("SettingError: ")
+                # What a worker raised comes with its traceback before it.
+                raise (SettingError(said.strip()) if found else error) from error.__cause__
             except (RuntimeError, OSError, EOFError) as error:
                 self._bury(error)
                 rest = None

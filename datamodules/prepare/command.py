@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.lists.folders import is_hidden
 from datamodules.prepare.parallel import Progress, core_count, start_worker
+from datamodules.prepare.shards import prepare_shards
 from datamodules.prepare.videos import prepare_videos
 from datamodules.skeleton.arrays import array_chunks, is_arrays
 from datamodules.skeleton.raw import Clip, Reading, read_ntu, read_pku
@@ -122,7 +123,12 @@ def prepare_pku(
     _prepare(chunks, out, header, workers, overwrite)
 
 
-PREPARE: dict[str, Callable[..., None]] = {"ntu": prepare_ntu, "pku": prepare_pku, "videos": prepare_videos}
+PREPARE: dict[str, Callable[..., None]] = {
+    "ntu": prepare_ntu,
+    "pku": prepare_pku,
+    "shards": prepare_shards,
+    "videos": prepare_videos,
+}
 
 
 class File(NamedTuple):

@@ -12,6 +12,7 @@ from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.readers import Source
 from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan
 from datamodules.video.transforms import cut_views
 from modules.core.batch import Batch, Reading, Stream, Text, join_streams
@@ -97,9 +98,13 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
                 return self.clip.sampler.views(info, self.views.segments, self.clip.frames)
             return self.clip.choose(info, generator)
 
-        decoded = read_clips(self.manifest.file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
+        decoded = read_clips(self._file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
         plan = make_plan(decoded, self.clip, rng, self.views)
         return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan)
+
+    def _file(self, row: int) -> Source:
+        """The file of a row, on disk or in memory."""
+        return self.manifest.file(row)
 
     def _nothing(self, row: int) -> dict[str, Any]:
         """Black clips in the place of files that nothing could replace; the run ends there."""

@@ -20,13 +20,15 @@ from datamodules.video.readers import (
     DecordReader,
     FewerFramesError,
     Reader,
+    Source,
     TorchCodecReader,
+    VideoBytes,
     VideoInfo,
     check_size,
 )
 from modules.core.errors import SettingError
 
-__all__ = ["ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoInfo", "probe", "read_clips"]
+__all__ = ["ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoBytes", "VideoInfo", "probe", "read_clips"]
 
 Decoder = Literal["pyav", "decord", "torchcodec"]
 ChooseFrames = Callable[[VideoInfo, np.random.Generator | None], np.ndarray]
@@ -57,7 +59,7 @@ class DecodedClips:
 
 
 def read_clips(
-    path: str | Path,
+    source: str | Source,
     choose: ChooseFrames,
     rng: np.random.Generator | None,
     threads: int = 1,
@@ -72,7 +74,7 @@ def read_clips(
     decoder leave out a few frames, `choose` is called again with the true length.
 
     Args:
-        path: A video, or an image, which is a video of one frame.
+        source: A video, or an image, which is a video of one frame: a path, or a file in memory.
         choose: Given the video's description and `rng`, returns the wanted frame numbers, int [V, T]. Width and height
             in this description are those before rotation.
         rng: Passed on to `choose`.
@@ -87,9 +89,10 @@ def read_clips(
     Raises:
         DecodeError: The file cannot give these frames.
     """
+    source = source if isinstance(source, VideoBytes) else Path(source).absolute()
     with ExitStack() as stack:
         with _only_decode_errors():
-            reader = stack.enter_context(closing(_open(Path(path).absolute(), threads, decode_timeout, decoder)))
+            reader = stack.enter_context(closing(_open(source, threads, decode_timeout, decoder)))
         info = reader.info
         for is_last_try in (False, True):
             if info.num_frames < 1:
@@ -142,22 +145,29 @@ def _only_decode_errors() -> Iterator[None]:
         raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
-def _open(path: Path, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
-    """Open a file with one of the decoders, after the checks that are the same for all."""
+def _size(source: Source) -> int:
+    """Bytes of a file. Raises DecodeError if there is none."""
+    if isinstance(source, VideoBytes):
+        return len(source.content)
     try:
-        status = path.stat()
+        status = source.stat()
     except (OSError, ValueError) as error:
         raise DecodeError("file not found", str(error)) from error
     # Opening a pipe would wait for somebody to write into it.
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("cannot open", "not a file")
-    if status.st_size == 0:
+    return status.st_size
+
+
+def _open(source: Source, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
+    """Open a file with one of the decoders, after the checks that are the same for all."""
+    if _size(source) == 0:
         raise DecodeError("empty file")
-    reader = PyAVReader(path, threads, decode_timeout)
+    reader = PyAVReader(source, threads, decode_timeout)
     if decoder == "pyav":
         return reader
     with closing(reader):
-        other = DecordReader(path, threads) if decoder == "decord" else TorchCodecReader(path, threads)
+        other = DecordReader(source, threads) if decoder == "decord" else TorchCodecReader(source, threads)
         differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
         if differs or (decoder == "decord" and reader.has_open_groups):
             other.close()

@@ -1,12 +1,12 @@
 """Read video files with PyAV: seek, decode what is needed, convert what is wanted."""
 
+import io
 import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import av
@@ -15,7 +15,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from datamodules.video.bitstream import REORDERING, Coded, PacketOrder
-from datamodules.video.readers import DecodeError, FewerFramesError, Picture, VideoInfo, check_size
+from datamodules.video.readers import DecodeError, FewerFramesError, Picture, Source, VideoBytes, VideoInfo, check_size
 
 # In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -74,7 +74,7 @@ class _Facts(NamedTuple):
 
 
 class _Memory:
-    """Facts of the files that were looked at last, by path, size and time of change."""
+    """Facts of the files that were looked at last, by path, size and time of change, or hash of what is in memory."""
 
     def __init__(self) -> None:
         self.facts: OrderedDict[tuple[str, int, int], _Facts] = OrderedDict()
@@ -106,7 +106,7 @@ class PyAVReader:
     whole: its length would be a guess, and whether a clip can be had would depend on the draw.
 
     Args:
-        path: The file.
+        source: The file.
         threads: Decoder threads.
         timeout: Seconds after which to give up.
 
@@ -114,8 +114,8 @@ class PyAVReader:
         DecodeError: The file cannot be opened, breaks off or cannot be decoded to its end, or time is up.
     """
 
-    def __init__(self, path: Path, threads: int, timeout: float | None) -> None:
-        self._path = path
+    def __init__(self, source: Source, threads: int, timeout: float | None) -> None:
+        self._source = source
         self._threads = threads
         self._wanted = 1
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -201,7 +201,8 @@ class PyAVReader:
     def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         try:
-            container = av.open(str(self._path), timeout=left, **LENIENT)
+            file = self._source.open() if isinstance(self._source, VideoBytes) else str(self._source)
+            container = av.open(file, timeout=left, **LENIENT)
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while opening") from error
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -219,8 +220,11 @@ class PyAVReader:
 
     def _index(self) -> _Facts:
         """What is known of the file, or is found by a look at it."""
-        status = self._path.stat()
-        file = (str(self._path), status.st_size, status.st_mtime_ns)
+        if isinstance(self._source, VideoBytes):
+            file = (self._source.name, len(self._source.content), hash(self._source.content))
+        else:
+            status = self._source.stat()
+            file = (str(self._source), status.st_size, status.st_mtime_ns)
         facts = _memory.facts.get(file)
         if facts is None:
             facts = self._look()
@@ -350,8 +354,8 @@ class PyAVReader:
         if name != "avi":
             return self._stream.frames, len(packets)
         # AVI may state any number; its size tells whether it was cut off.
-        with self._path.open("rb") as file:
-            if int.from_bytes(file.read(8)[4:], "little") + 8 <= self._path.stat().st_size:
+        with self._source.open() if isinstance(self._source, VideoBytes) else self._source.open("rb") as file:
+            if int.from_bytes(file.read(8)[4:], "little") + 8 <= file.seek(0, io.SEEK_END):
                 return 0, 0
         # It counts in ticks, several of which may make a frame, and dropped frames among them.
         moments = [packet.dts for packet in packets if packet.dts is not None]

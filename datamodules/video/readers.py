@@ -4,6 +4,7 @@ A reader numbers frames in display order, as ffmpeg puts them out from the start
 for. `datamodules/video/decode.py` makes clips of them; `datamodules/video/pyav_reader.py` is the reader normally used.
 """
 
+import io
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,24 @@ Reason = Literal[
     "timed out",
     "decoder crashed",
 ]
+
+
+class VideoBytes(NamedTuple):
+    """A video file that is in memory, as it comes out of a shard."""
+
+    name: str
+    """what it was called; the suffix helps ffmpeg to tell the container, as that of a path does"""
+    content: bytes
+
+    def open(self) -> io.BytesIO:
+        """An open file of that name; the content is not copied."""
+        file = io.BytesIO(self.content)
+        file.name = self.name
+        return file
+
+
+Source = Path | VideoBytes
+"""What a reader reads."""
 
 
 class DecodeError(Exception):
@@ -122,15 +141,16 @@ class DecordReader:
     frames; `read_clips` refuses such files.
 
     Args:
-        path: The file.
+        source: The file.
         threads: Decoder threads.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, source: Source, threads: int) -> None:
         decord = _optional("decord", "decord")
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
+        file = source.open() if isinstance(source, VideoBytes) else str(source)
         try:
-            self._video = decord.VideoReader(str(path), num_threads=threads)
+            self._video = decord.VideoReader(file, num_threads=threads)
             height, width = self._video[0].shape[:2]
         except self._errors as error:
             raise DecodeError("cannot open", str(error).partition("\n")[0]) from error
@@ -154,16 +174,19 @@ class TorchCodecReader:
     """torchcodec, an optional extra that needs ffmpeg's shared libraries. Largest video stream, no deadline.
 
     It picks frames by the times and keyframes that the container states; `read_clips` refuses files in which these are wrong.
+    It seeks exactly: to guess places from the rate is not faster, and wrong where the rate varies. With one thread, as in a
+    worker, PyAV is faster (`benchmarks/loader.py`): it leaves out frames to which no other refers.
 
     Args:
-        path: The file.
+        source: The file.
         threads: Decoder threads.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, source: Source, threads: int) -> None:
         decoders = _optional("torchcodec.decoders", "torchcodec")
+        file = source.content if isinstance(source, VideoBytes) else str(source)
         try:
-            self._video = decoders.VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=threads)
+            self._video = decoders.VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=threads)
         except (RuntimeError, ValueError) as error:
             if "libtorchcodec" in str(error):
                 raise SettingError(

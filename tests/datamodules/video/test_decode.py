@@ -7,6 +7,7 @@ named by VIDEOS_DIR exists.
 import os
 import struct
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.video import pyav_reader
 from datamodules.video.dataset import VideoClipDataset
-from datamodules.video.decode import DecodedClips, DecodeError, VideoInfo, probe, read_clips
+from datamodules.video.decode import DecodedClips, DecodeError, VideoBytes, VideoInfo, probe, read_clips
 from datamodules.video.pyav_reader import PyAVReader
 from datamodules.video.samplers import Dense, Segments
 from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan
@@ -476,5 +477,64 @@ def test_optional_decoders_return_equal_frames_of_real_files(decoder: str, path:
             read_with(decoder, path, rows)
         return
     theirs = read_with(decoder, path, rows)
+    in_memory = VideoBytes(path.name, path.read_bytes())
+    with_threads = read_clips(in_memory, lambda info, rng: rows, None, threads=2, decoder=decoder)  # type: ignore[arg-type]
     for number, position in zip(rows[0], theirs.position[0], strict=True):
         np.testing.assert_array_equal(theirs.frames[position], reference[number], f"frame {number}")
+        np.testing.assert_array_equal(with_threads.frames[position], reference[number], f"frame {number}")
+
+
+def assert_same_in_memory(path: Path) -> None:
+    """What the path gives, frames and error, also after another file of this name and size was read."""
+    content = path.read_bytes()
+    for settings in SETTINGS[:2]:
+        outcomes = []
+        with suppress(DecodeError):
+            read_clips(VideoBytes(path.name, content[::-1]), settings.choose, np.random.default_rng(0))
+        for source in (path, VideoBytes(path.name, content)):
+            try:
+                outcomes.append(read_clips(source, settings.choose, np.random.default_rng(0)))
+            except DecodeError as error:
+                outcomes.append((error.reason, error.detail.replace(str(path), path.name)))
+        there, here = outcomes
+        if isinstance(there, tuple) or isinstance(here, tuple):
+            assert there == here
+            continue
+        assert (there.info, there.numbers.tolist()) == (here.info, here.numbers.tolist())
+        np.testing.assert_array_equal(there.moments, here.moments)
+        np.testing.assert_array_equal(there.position, here.position)
+        assert all(np.array_equal(one, other) for one, other in zip(there.frames, here.frames, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["plain.mp4", "open_gop.mkv", "fragments.mp4", "hevc.mp4", "mpeg4.avi", "h264.avi", "stream.ts", "stream.h264"]
+)
+def test_a_file_in_memory_is_read_as_on_disk(name: str, tmp_path: Path) -> None:
+    codec, options, container_options = {**TIMED, **COUNTED}[name]
+    path = write_video(tmp_path / name, codec, options, container_options)
+    assert_same_in_memory(path)
+    # Cut off, and damaged within.
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    assert_same_in_memory(path)
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(200) + content[half + 200 :])
+    assert_same_in_memory(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif"])
+def test_a_picture_in_memory_is_read_as_on_disk(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)).save(path)
+    assert_same_in_memory(path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind not in ("missing", "folder")])
+def test_a_broken_file_in_memory_is_the_same_error(kind: str, tmp_path: Path) -> None:
+    assert_same_in_memory(DAMAGE[kind][0](tmp_path))
+
+
+@needs_files
+@real_file
+def test_a_real_file_in_memory_is_read_as_on_disk(path: Path) -> None:
+    assert_same_in_memory(path)

@@ -1,0 +1,117 @@
+"""Data sets that one disk does not hold: videos read from shards that `python main.py prepare shards` wrote."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest, check_root
+from datamodules.lists.packed import PackedLists, PackedStrings
+from datamodules.loading.loader import SampleKey
+from datamodules.loading.shards import Shards, engine, is_store, place_of, read_lists
+from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.video.dataset import VideoClipDataset
+from datamodules.video.decode import VideoBytes
+from datamodules.video.sampling import ViewSettings
+
+
+@dataclass(kw_only=True)
+class ShardedManifest(Manifest):
+    """Videos in shards.
+
+    Args:
+        shards: of the split.
+        items: int64 [N], number of each video in them.
+    """
+
+    shards: Shards
+    items: np.ndarray
+
+    def subset(self, rows: np.ndarray) -> "ShardedManifest":
+        """See `Manifest.subset`."""
+        chosen: ShardedManifest = super().subset(rows)  # type: ignore[assignment]
+        return replace(chosen, items=self.items[rows])
+
+
+class StreamedClipDataset(VideoClipDataset):
+    """The same samples as `VideoClipDataset` makes of files, out of shards."""
+
+    manifest: ShardedManifest
+    _here: tuple[int, bytes] | None = None
+    """Row and content of the file that was read ahead."""
+
+    def __getitems__(self, keys: list[SampleKey]) -> list[dict[str, Any]]:
+        """Samples of a batch. Files come while others are decoded; no worker is taken to hang while it waits for them."""
+        return list(self._samples(keys))
+
+    def _samples(self, keys: list[SampleKey]) -> Iterator[dict[str, Any]]:
+        contents = self.manifest.shards.read_ahead([int(self.manifest.items[key.row]) for key in keys])
+        for key, content in zip(keys, contents, strict=True):
+            self._here = (key.row, content)
+            yield self[key]
+        self._here = None
+
+    def _file(self, row: int) -> VideoBytes:
+        content = self._here[1] if self._here is not None and self._here[0] == row else None
+        if content is None:
+            content = self.manifest.shards.read(int(self.manifest.items[row]))
+        return VideoBytes(self.manifest.paths[row], content)
+
+
+class StreamedVideos(VideoDataModule):
+    """Videos of any data set from shards that `python main.py prepare shards` wrote, in a folder or an object store.
+
+    `root` is the folder, or the address of a copy of it (s3://, gs:// or r2://, with the credentials that the store's own tools
+    use). Order, clips, labels, probes, substitutes of broken videos and resuming to the sample are those of the data set that
+    was prepared, to the bit. A store is asked for the bytes of a video by two requests; nothing is kept on this disk. Needs
+    `pip install -e ".[streaming]"`.
+    """
+
+    lists_taken = ()
+
+    @property
+    def place(self) -> str:
+        """Where the shards are."""
+        return place_of(self.root)
+
+    @cached_property
+    def prepared(self) -> dict[str, Any]:
+        """What `prepare shards` noted of the data set."""
+        return read_lists(self.place)
+
+    @property
+    def flips_change_labels(self) -> bool:  # type: ignore[override]
+        """Whether left and right are classes or words of the data set that was prepared."""
+        return bool(self.prepared["flips_change_labels"])
+
+    def check_root(self) -> None:
+        """See `VideoDataModule.check_root`: shards that are missing in a folder are found out here, too."""
+        engine()
+        if not is_store(self.place):
+            check_root(self.root)
+        for split in self.prepared["splits"]:
+            Shards(f"{self.place}/{split}").check()
+
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        listed = self.prepared["splits"].get(split)
+        if listed is None:
+            return None
+        intervals = listed["intervals"]
+        return ShardedManifest(
+            root=self.root,
+            paths=PackedStrings(listed["paths"]),
+            labels=np.array(listed["labels"], np.int64),
+            class_names=listed["class_names"],
+            intervals=None if intervals is None else [[(one[0], one[1], one[2]) for one in video] for video in intervals],
+            texts=None if listed["texts"] is None else PackedLists(listed["texts"]),
+            shards=Shards(f"{self.place}/{split}"),
+            items=np.arange(len(listed["paths"])),
+        )
+
+    def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> StreamedClipDataset:
+        decoder, timeout = self.reading.decoder, self.reading.decode_timeout
+        return StreamedClipDataset(manifest, self.clip, self.seed, train, decoder, timeout, guard, views)
