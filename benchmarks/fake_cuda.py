@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modules.core.batch import Batch
-from modules.core.constants import own_constants
+from modules.core.device import own_constants
 from modules.layers.targets import TowerTarget
 from modules.training.method import Method
 

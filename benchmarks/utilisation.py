@@ -2,13 +2,10 @@
 
     python benchmarks/utilisation.py --methods "[VideoMAE]" --batch 64
 
-FLOPs of a step are counted once, over forward and backward pass, frozen towers included and recomputed activations too where
-they are. The share of the peak (MFU) is theirs per second over the dense bf16 peak of the device. Ways to compile take turns in
+FLOPs of a step are counted once, over forward and backward pass, frozen towers included. The share of the peak (MFU) is theirs per second over the dense bf16 peak of the device. Ways to compile take turns in
 one process, each on weights of its own; seconds of compilation are listed beside the steps.
 """
 
-import importlib
-import importlib.util
 import json
 import statistics
 import sys
@@ -18,36 +15,14 @@ from typing import Any
 
 import torch
 from jsonargparse import auto_cli
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.methods import Job, Precision, Size, job, machine
+from benchmarks.methods import Precision, Size, job, machine
 from benchmarks.pairs import seconds
-
-PEAK = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "RTX 4090": 165.0, "V100": 125.0}
-"""Dense TFLOP/s in bf16 (of V100 in float16) by a part of the device's name."""
-COMPILATION = "modules.training.compilation"
-
-
-def flops_of(work: Job) -> int:
-    """Of one step without the optimiser's part, which is small."""
-    with FlopCounterMode(display=False) as counter:
-        work.loss().backward()
-    work.update()
-    return int(counter.get_total_flops())
-
-
-def compile_job(work: Job, what: str, backend: str) -> None:
-    """Compile parts of a method as the setting `compile` does.
-
-    Raises:
-        SystemExit: if this version of the project has no such setting.
-    """
-    if importlib.util.find_spec(COMPILATION) is None:
-        raise SystemExit("left out: this version of the project compiles nothing")
-    module: Any = importlib.import_module(COMPILATION)
-    module.compile_parts(work.method, what, backend)
+from modules.training.compilation import compile_parts
+from modules.training.devices import peak_tflops
+from modules.training.flops import step_flops
 
 
 def measure(name: str, what: str, size: Size, batch: int, precision: Precision, steps: int, backend: str) -> dict[str, float]:
@@ -55,9 +30,9 @@ def measure(name: str, what: str, size: Size, batch: int, precision: Precision, 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     work = job(name, size, batch, device, precision)
-    flops = flops_of(work)
+    flops = step_flops(work.method, work.batch) or 0
     if what != "none":
-        compile_job(work, what, backend)
+        compile_parts(work.method, what, backend)
     start = time.perf_counter()
     for _ in range(min(3, steps)):
         work.step()
@@ -102,7 +77,7 @@ def main(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     about = machine(device)
-    limit = peak or next((value for name, value in PEAK.items() if name in str(about["machine"])), None)
+    limit = peak or peak_tflops(str(about["machine"]), "bf16-mixed" if precision == "bf16" else "32-true")
     print(f"ViT-{size}, batch {batch}, {precision}, {about['machine']}, peak {limit or 'unknown'} TFLOP/s")
     print(
         f"{'method':16} {'compile':8} {'s/step':>8} {'clips/s':>9} {'TFLOP':>8} {'TFLOP/s':>8} {'MFU':>6} {'first steps s':>14}"
@@ -110,11 +85,7 @@ def main(
     rows: dict[str, dict[str, Any]] = {}
     for name in methods:
         for what in compile:
-            try:
-                row = measure(name, what, size, batch, precision, steps, backend)
-            except SystemExit as error:
-                print(f"{name:16} {what:8} {error}", flush=True)
-                continue
+            row = measure(name, what, size, batch, precision, steps, backend)
             share = row["tflop_per_s"] / limit if limit else None
             rows[f"{name}, {what}"] = row | {"mfu": share}
             shown = (

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from modules.core.batch import Batch
-from modules.core.contexts import evaluating
+from modules.core.device import evaluating
 from modules.core.distributed import gather_once
 from modules.core.run import run_of
 from modules.training.method import Method

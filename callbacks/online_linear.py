@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.features import ALL, ValidationProbe, probe_sets, usable
 from modules.core.batch import Batch
-from modules.core.contexts import evaluating, full_float32
+from modules.core.device import evaluating, full_float32
 from modules.core.distributed import gather_once
 from modules.core.errors import check_positive
 from modules.core.run import run_of

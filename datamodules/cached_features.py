@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.loading.single_pass import SinglePass, fingerprint, once
 from modules.core.batch import Batch, Kind, Stream
-from modules.core.contexts import evaluating
+from modules.core.device import evaluating
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.core.files import write_whole

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.core.constants import constant
+from modules.core.device import constant
 
 HUES = 180
 

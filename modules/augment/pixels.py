@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
-from modules.core.constants import constant
+from modules.core.device import constant
 
 GREY = 128
 EDGE, MIDDLE = 1 / 13, 5 / 13

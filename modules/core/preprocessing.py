@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from modules.core.constants import table
+from modules.core.device import table
 from modules.core.errors import SettingError
 
 Triple = tuple[float, float, float]

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from modules.core.constants import constant
+from modules.core.device import constant
 
 ANCHORS = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)
 SAME = ANCHORS.index(1.0)

@@ -23,7 +23,7 @@ from modules.backbones.text.bert import TextSettings
 from modules.backbones.text.clip_text import ClipTextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.batch import Batch
-from modules.core.contexts import full_float32
+from modules.core.device import full_float32
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError, check_range, check_whole
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers

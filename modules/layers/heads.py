@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.contexts import full_float32
+from modules.core.device import full_float32
 
 
 def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from torch.autograd.function import once_differentiable
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
-from modules.core.constants import constant
+from modules.core.device import constant
 from modules.core.errors import SettingError, check_positive
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput

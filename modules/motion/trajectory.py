@@ -19,9 +19,8 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from modules.core.constants import constant, table
+from modules.core.device import constant, table, to_device
 from modules.core.errors import SettingError
-from modules.core.transfer import to_device
 
 REFERENCE_SIDE = 224
 POINTS = 48

@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from modules.core.constants import constant
+from modules.core.device import constant
 from modules.core.errors import SettingError
 from modules.motion.render import paste
 from modules.motion.trajectory import Motion, MotionRecord

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.core.batch import Batch
-from modules.core.constants import own_constants
+from modules.core.device import own_constants
 from modules.core.distributed import alone
 from modules.core.randomness import device_generator
 from modules.training.method import Method

@@ -10,7 +10,7 @@ from modules.core.output import StepOutput
 from modules.methods.videomae import VideoMAE
 from tests.registry import METHODS, Case, tiny_vit
 
-FULL = ("modules/losses/", "modules/methods/sigma.py")
+FULL = ("modules/losses/", "modules/layers/heads.py", "modules/methods/sigma.py")
 """Where matrix products are of float32: cosines and what is made of them."""
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.core.contexts import full_float32
+from modules.core.device import full_float32
 
 SMALL = 4_000_000
 """Feature matrices with no more entries than this are fitted in double precision."""
