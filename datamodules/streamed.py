@@ -106,7 +106,7 @@ class StreamedVideos(VideoDataModule):
             paths=PackedStrings(listed["paths"]),
             labels=np.array(listed["labels"], np.int64),
             class_names=listed["class_names"],
-            intervals=None if intervals is None else [[(one[0], one[1], one[2]) for one in video] for video in intervals],
+            intervals=None if intervals is None else [[(*one[:2], int(one[2])) for one in video] for video in intervals],
             texts=None if listed["texts"] is None else PackedLists(listed["texts"]),
             shards=Shards(f"{self.place}/{split}"),
             items=np.arange(len(listed["paths"])),

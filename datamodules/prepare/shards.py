@@ -20,7 +20,7 @@ from datamodules.loading.shards import FORMAT, INDEX, LISTS, engine, write_shard
 from datamodules.prepare.parallel import Progress
 from datamodules.settings import SubsetSettings
 from modules.core.errors import SettingError, check_whole, check_writable
-from modules.core.files import replacing
+from modules.core.files import replacing, to_json
 
 REPORT, PART, NEW = "malformed.tsv", ".part", "new"
 MEGABYTE = 2**20
@@ -67,8 +67,9 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
     data.check_root()
     manifests = {split: data.read_split(split) for split in SPLITS}
     files = {split: _find(manifest) for split, manifest in manifests.items() if manifest is not None}
-    if not files.get("train"):
-        raise SettingError(f"--data.root {data.root} holds no training video that can be read; pass another folder.")
+    for split in {"train": None} | files:
+        if not files.get(split):
+            raise SettingError(f"--data.root {data.root} holds no readable video of the split {split}; pass another folder.")
     content = {
         "format": FORMAT,
         "data": name,
@@ -77,7 +78,7 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
         "splits": {split: _listed(manifests[split], found, data.root) for split, found in files.items()},
     }
     names = {split: _shard_names(found, megabytes * MEGABYTE) for split, found in files.items()}
-    lists = json.dumps(content | {"shards": {split: [*one] for split, one in names.items()}})
+    lists = to_json(content | {"shards": {split: [*one] for split, one in names.items()}})
     before = out / LISTS
     if before.is_file() and not overwrite:
         if before.read_text(encoding="utf-8") == lists:

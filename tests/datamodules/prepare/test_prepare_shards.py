@@ -123,9 +123,11 @@ def test_what_cannot_be_put_into_shards_is_refused(small: Path, tmp_path: Path) 
         prepare(small, small)
     with pytest.raises(SettingError, match=r"data\.root is .*nowhere, which is not a folder"):
         prepare(small / "nowhere", tmp_path / "out")
-    for path in (small / "train").rglob("*.mp4"):
+    with pytest.raises(SettingError, match="nowhere"):
+        prepare(small, tmp_path / "out", f"--data.lists.train={small / 'nowhere'}")
+    for path in (small / "val").rglob("*.mp4"):
         path.write_bytes(b"")
-    with pytest.raises(SettingError, match="holds no training video that can be read"):
+    with pytest.raises(SettingError, match="holds no readable video of the split val"):
         prepare(small, tmp_path / "out")
 
 
