@@ -2,8 +2,9 @@
 
     python benchmarks/utilisation.py --methods "[VideoMAE]" --batch 64
 
-FLOPs of a step are counted once, over forward and backward pass, frozen towers included. The share of the peak (MFU) is theirs per second over the dense bf16 peak of the device. Ways to compile take turns in
-one process, each on weights of its own; seconds of compilation are listed beside the steps.
+FLOPs of a step are counted once, over forward and backward pass, frozen towers included. The share of the peak (MFU) is theirs
+per second over the device's dense peak. Ways to compile take turns in one process, each on weights of its own; seconds of
+compilation are listed beside the steps.
 """
 
 import json
@@ -20,12 +21,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.methods import Precision, Size, job, machine
 from benchmarks.pairs import seconds
-from modules.training.compilation import compile_parts
+from modules.training.compilation import Compiled, compile_parts
 from modules.training.devices import peak_tflops
 from modules.training.flops import step_flops
 
 
-def measure(name: str, what: str, size: Size, batch: int, precision: Precision, steps: int, backend: str) -> dict[str, float]:
+def measure(
+    name: str, what: Compiled, size: Size, batch: int, precision: Precision, steps: int, backend: str
+) -> dict[str, float]:
     """Seconds of a step, of compilation (and all else that the first steps do), and TFLOPs of a step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -56,7 +59,7 @@ def main(
     batch: int = 64,
     precision: Precision = "bf16",
     methods: list[str] = ["VideoMAE", "SMILE"],  # noqa: B006  (never mutated; shows the default in --help)
-    compile: list[str] = ["none", "blocks", "all"],  # noqa: B006
+    compile: list[Compiled] = ["none", "blocks", "all"],  # noqa: B006
     steps: int = 20,
     peak: float | None = None,
     backend: str = "inductor",
