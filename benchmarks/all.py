@@ -75,7 +75,7 @@ PARTS = {
     "loader": Part([], ["--pairs=3"], loader_figures, by_videos=True, needs="decord"),
     "step": Part([], ["--size=tiny", "--batch=1", "--pairs=2"], step_figures),
     # Its counts are a table of their own, which it prints.
-    "cost": Part([], [], lambda result: {}),
+    "cost": Part([], ["--size=tiny", "--batch=2"], lambda result: {}),
     "memory": Part([], ["--size=tiny", "--batch=1"], memory_figures),
     "startup": Part([], ["--pairs=2"], startup_figures),
 }

@@ -1,7 +1,7 @@
 """What a training step of each method asks of a GPU, counted on fake CUDA tensors; no GPU is needed, and nothing is computed.
 
-    python -m benchmarks.cost
-    python -m benchmarks.cost --method SMILE --lines 20
+    python benchmarks/cost.py
+    python benchmarks/cost.py --method SMILE --lines 20
 
 Operations are those of the forward pass that a GPU is given one by one where nothing is compiled, without views. Bytes are
 what they read and write if nothing stays in a cache. FLOPs are those of the whole step with frozen towers, per sample.
@@ -9,11 +9,14 @@ what they read and write if nothing stays in a cache. FLOPs are those of the who
 
 import gc
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.fake_cuda import step_cost
 from benchmarks.methods import BUILD, Size, random_batch

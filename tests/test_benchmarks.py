@@ -128,6 +128,19 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "VideoMAE" in capsys.readouterr().out
 
 
+def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "cost.json"
+    run(monkeypatch, "cost.py", "--method=VideoMAE", "--size=micro", "--batch=2", "--lines=3", f"--out={out}")
+    (row,) = json.loads(out.read_text())
+    assert (row["copies"], row["waits"]) == (0, 0)
+    # Encoder of 160 and decoder of 1568 tokens: products of weights, with gradients three times as many.
+    width, depth, seen, decoded = 96, 4, 160, 1568
+    products = 24 * (seen * depth * width**2 + decoded * 4 * (width // 2) ** 2)
+    assert products < row["gflop_per_sample"] / 3 * 1e9 < 3 * products
+    assert row["operations"] > 12 * depth
+    assert "modules/backbones/vit/video_vit.py" in capsys.readouterr().out
+
+
 def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "waits.json"
     run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--out={out}")
