@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> CLI | None:
         SettingError: when the user must change something.
     """
     words = sys.argv[1:] if args is None else args
-    commands = [*CLI.subcommands(), BENCH, *COMMANDS]
+    commands = [*CLI.subcommands(), *COMMANDS, BENCH]
     if not words:
         raise SettingError(f"Name a command: one of {', '.join(commands)}; --help after it lists its settings.")
     if words[0] not in commands and not words[0].startswith("-"):
@@ -65,7 +65,7 @@ def main(args: list[str] | None = None) -> CLI | None:
         )
         return None
     return CLI(
-        args=args, description=f"Trains and measures; there are also {', '.join([BENCH, *COMMANDS])} (main.py convert --help)."
+        args=args, description=f"Trains and measures; there are also {', '.join([*COMMANDS, BENCH])} (main.py convert --help)."
     )
 
 

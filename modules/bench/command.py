@@ -54,6 +54,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     check_positive("--", seconds=options.seconds)
     if options.out is not None:
         check_writable("--out", Path(options.out).parent)
+        if Path(options.out).is_dir():
+            raise SettingError(f"--out {options.out} is a folder; pass a file.")
     if not rest:
         raise SettingError("bench measures a run, but has no settings of one; add those of fit, such as --config FILE.")
     return options, rest
@@ -81,6 +83,7 @@ def bench(words: list[str]) -> None:
     elif any(one.settings for one in advice):
         print("\nbench --try true tries these settings and names the fastest.", flush=True)
     if options.out is not None:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         Path(options.out).write_text(json.dumps(as_json(settings, measured, outlook, advice, tried), indent=1) + "\n")
 
 

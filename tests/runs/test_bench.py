@@ -151,6 +151,7 @@ def test_skeletons_on_several_devices() -> None:
         (["--seconds=x", *QUICK], "invalid float value"),
         (["--try=maybe", *QUICK], "invalid choice"),
         ([f"--out={ROOT}/README.md/x.json", *QUICK], f"--out {ROOT}/README.md cannot be written"),
+        ([f"--out={ROOT}", *QUICK], "is a folder; pass a file"),
         ([*QUICK, "--data.batch_sise=4"], "batch_sise"),
         (["--config=none.yaml"], "none.yaml"),
         ([*IDLE, "--trainer.callbacks+=tests.runs.test_bench.Ends"], "The run ended before it could be measured"),
