@@ -27,8 +27,8 @@ def shard(module: LightningModule, world_size: int) -> None:
     unfit = [name for name, value in module.named_parameters() if not value.requires_grad or not value.ndim]
     if unfit:
         raise SettingError(
-            f"trainer.strategy ModelParallelStrategy cannot share out {unfit[0]} of {type(module).__name__}, which is a scalar or "
-            "is not trained; use DDPStrategy."
+            f"trainer.strategy ModelParallelStrategy cannot share out {unfit[0]} of {type(module).__name__}, which is a scalar "
+            "or is not trained; use DDPStrategy."
         )
     mesh = init_device_mesh(module.trainer.strategy.root_device.type, (world_size,))
     blocks = [part for owner in module.modules() if isinstance(owner, Compilable) for part in owner.compiled_parts()]
