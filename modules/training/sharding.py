@@ -21,13 +21,14 @@ def shard(module: LightningModule, world_size: int) -> None:
         world_size: number of processes, all of which take part.
 
     Raises:
-        SettingError: if the method keeps a slow copy of a network, which would follow shares of other weights.
+        SettingError: if the method keeps a slow copy of a network, which would follow shares of other weights, or a scalar.
     """
-    copies = [name for name, value in module.named_parameters() if not value.requires_grad]
-    if copies:
+    # FSDP takes no scalars.
+    unfit = [name for name, value in module.named_parameters() if not value.requires_grad or not value.ndim]
+    if unfit:
         raise SettingError(
-            f"trainer.strategy ModelParallelStrategy shares out weights that are trained, but {type(module).__name__} also "
-            f"keeps {copies[0]}; use DDPStrategy."
+            f"trainer.strategy ModelParallelStrategy cannot share out {unfit[0]} of {type(module).__name__}, which is a scalar "
+            "or is not trained; use DDPStrategy."
         )
     mesh = init_device_mesh(module.trainer.strategy.root_device.type, (world_size,))
     blocks = [part for owner in module.modules() if isinstance(owner, Compilable) for part in owner.compiled_parts()]
