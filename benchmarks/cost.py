@@ -50,8 +50,6 @@ def main(
         samples = random_batch(name, batch or BATCH.get(name, 8), torch.device("cpu"))
         count = len(samples.index)
         built = BUILD[name](size)
-        if (prepare := built.preparation()) is not None:
-            prepare(samples, 0)
         flops = step_flops(built, samples)
         cost = step_cost(built, samples)
         row = {

@@ -142,18 +142,19 @@ class Watch(Callback):
         if isinstance(pl_module, Method):
             for name, encoder in pl_module.encoders().items():
                 for network in [encoder, *pl_module.copies(name)]:
-                    if hasattr(network, "preprocess"):
-                        self._mark(network)
+                    for entry in ("preprocess", "encode_clip"):
+                        if hasattr(network, entry):
+                            self._mark(network, entry)
 
-    def _mark(self, network: Any) -> None:
-        own = network.preprocess
+    def _mark(self, network: Any, entry: str) -> None:
+        own = getattr(network, entry)
 
         def marked(*args: Any, **settings: Any) -> Any:
             self.ledger.mark()
             return own(*args, **settings)
 
-        network.preprocess = marked
-        self._unmark.append(lambda: delattr(network, "preprocess"))
+        setattr(network, entry, marked)
+        self._unmark.append(lambda: delattr(network, entry))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """In the second step, see what is kept for the backward pass."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,6 +94,10 @@ def step_flops(method: Method, batch: Batch) -> int | None:
             for part in same.modules():
                 for name in [name for name in vars(part) if name.startswith("recompute")]:
                     setattr(part, name, False)
+            prepare = method.preparation()
+            if prepare is not None and batch.prepared is None:
+                batch = replace(batch)
+                prepare(batch, 0)
             shapes: Batch = apply_to_collection(batch, Tensor, without_data.empty)
             with fake, own_constants(), counter:
                 same.step(shapes, device_generator("cpu", 0))["loss"].backward()
