@@ -202,7 +202,12 @@ def test_help_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def test_no_command_is_left_out() -> None:
     tested = ("pip install", "tensorboard", "python main.py fit --config configs/quickstart", "python main.py synthesise")
     tested += ("python main.py fit --config configs/videomae.yaml", "python main.py fit --config configs/smile.yaml")
-    tested += ("python main.py fit --model.help", "python main.py fit --data.help", "python benchmarks/")
+    tested += (
+        "python main.py fit --model.help",
+        "python main.py fit --data.help",
+        "python benchmarks/",
+        "bash benchmarks/gpu.sh",
+    )
     tested += ("python main.py convert", "python main.py replay", "python main.py prepare", "python main.py bench")
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)

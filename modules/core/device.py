@@ -119,10 +119,10 @@ def to_device(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     """Tensors of the CPU on a device, all of them in one copy, which neither host nor device waits for.
 
     Args:
-        tensors: of any types and shapes; as they are if the device is the CPU.
+        tensors: of any types and shapes; as they are if they are there already.
         device: where they are needed.
     """
-    if device.type == "cpu":
+    if tensors[0].device.type == device.type:
         return tensors
     # Wide types first: so all of them begin at a multiple of their width.
     order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())

@@ -230,6 +230,15 @@ def restore_where(wrong: Tensor, now: list[Tensor], before: list[Tensor]) -> Non
         torch._foreach_add_(present, list(steps))
 
 
+# --- PyTorch: counting operations ---
+
+CPU_ATTENTION = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
+)
+"""Kernels of attention on a CPU, forward and backward."""
+
+
 # --- PyTorch: compilation ---
 
 

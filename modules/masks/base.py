@@ -129,7 +129,8 @@ class MaskGenerator(ABC):
             count: number of clips B.
             grid: token grid.
             generator: source of randomness; its device is the masks' device.
-            boxes: float [B, K, T, 4], corners x1 y1 x2 y2 in pixels of moving objects; None where there are none.
+            boxes: float [B, K, T, 4], corners x1 y1 x2 y2 in pixels of moving objects, on that device or the host; None where
+                there are none.
         """
 
     def keep_largest(self, values: Tensor, grid: Grid) -> Mask:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from modules.core.device import to_device
 from modules.core.tokens import Grid
 from modules.masks.base import Mask, MaskGenerator
 from modules.masks.tokens import TubeMask
@@ -59,7 +60,8 @@ class TrajectoryMask(MaskGenerator):
             return tube
         tube_masked = torch.zeros(count, grid.tokens, dtype=torch.bool, device=generator.device)
         tube_masked.scatter_(1, tube.targets, True)
-        return self.balance(footprint(boxes, grid), tube_masked, self.masked_count(grid), generator)
+        (touched,) = to_device([footprint(boxes, grid)], generator.device)
+        return self.balance(touched, tube_masked, self.masked_count(grid), generator)
 
     def balance(self, touched: Tensor, tube_masked: Tensor, masked_count: int, generator: torch.Generator) -> Mask:
         """Combine footprint and tube mask into a mask of exactly `masked_count` tokens.

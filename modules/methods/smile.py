@@ -30,6 +30,7 @@ from torch import Tensor
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
+from modules.core.device import to_device
 from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
 from modules.core.randomness import host_generator
@@ -131,7 +132,7 @@ class SMILE(MaskedAutoencoder):
             generator: source of randomness.
 
         Returns:
-            uint8 clip of the same shape, and float boxes [B, K, T, 4] in pixels (None without objects).
+            uint8 clip of the same shape, and float boxes [B, K, T, 4] in pixels on the host (None without objects).
         """
         clip = still_background(clip, self.background, generator)
         if self.paste is None or self.paste.objects is None:
@@ -140,9 +141,9 @@ class SMILE(MaskedAutoencoder):
         # Hundreds of operations on a few numbers: the host is through with them before a GPU has begun all of them.
         host = host_generator(generator)
         record: MotionRecord = self.paste.motion.draw(count, self.paste.count, frames, (height, width), host)
-        record = record.sorted_by_area()[0].to(clip.device)
-        textures = self.paste.objects.draw(record.size.mean(2), generator)
-        return paste(clip, record, textures), record.boxes()
+        record, _ = record.sorted_by_area()
+        (size,) = to_device([record.size.mean(2)], clip.device)
+        return paste(clip, record, self.paste.objects.draw(size, generator)), record.boxes()
 
     def repeat_mask(self, mask: Mask, generator: torch.Generator) -> Mask:
         """Add masks: each further round is the first one permuted over the batch (fixed points allowed).
@@ -165,6 +166,6 @@ class SMILE(MaskedAutoencoder):
         prediction = self.predict(clip, mask.visible, mask.targets)
         show = {"clip": clip, "masked": mask.targets, "prediction": prediction.detach(), "target": target}
         if boxes is not None:
-            show["boxes"] = boxes
+            (show["boxes"],) = to_device([boxes], clip.device)
         loss = F.mse_loss(prediction.float(), target)
         return {"loss": loss, "log": {"constant_loss": constant_loss(target)}, "show": show}

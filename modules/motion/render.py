@@ -5,11 +5,13 @@ loader's workers. Here every output pixel asks where it lies on the object, on t
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.core.device import to_device
 from modules.motion.trajectory import MotionRecord
 
 # Pixels that are drawn at once, times objects. Bounds the float32 working memory (40 to 52 bytes for each) and, on a CPU,
@@ -65,34 +67,53 @@ def _look_through(grid: Tensor, window: Tensor, width: int, height: int) -> None
         torch.clamp(plane, low + 1 / extent, high - 1 / extent, out=plane)
 
 
-def _sample(record: MotionRecord, textures: Tensor, windows: Tensor | None, picture: tuple[int, int], wrap: bool) -> Tensor:
+class _Geometry(NamedTuple):
+    """Where objects lie, axis by axis."""
+
+    across: Tensor
+    """[B, K, T, 2, 1, W], what a pixel's column adds to each of its coordinates over the object"""
+    down: Tensor
+    """[B, K, T, 2, H, 1], what its row adds"""
+    half: Tensor
+    """[B, K, T, 2, 1, 1], half the object's sides in pixels"""
+    opacity: Tensor
+    """[B, K, T, 1, 1]"""
+
+
+def _geometry(record: MotionRecord, picture: tuple[int, int], wrap: bool) -> _Geometry:
+    """Of objects in pictures of that height and width, on the device of the record."""
+    (height, width), size = picture, record.size.float()
+    matrix = inverse_affine(record.angle.float(), record.shear.float(), size)
+    dx, dy = (
+        _offsets(record.centre[..., axis].float(), extent, wrap)[..., None, :] for axis, extent in ((0, width), (1, height))
+    )
+    across, down = matrix[..., :1] * dx, matrix[..., 1:] * dy
+    return _Geometry(
+        across[..., None, :], down[..., :, None], size[..., None, None] / 2, record.opacity.float()[..., None, None]
+    )
+
+
+def _sample(place: _Geometry, textures: Tensor, windows: Tensor | None) -> Tensor:
     """What every pixel sees of every object: float [B, K, 4, T, H, W], colours from 0 to 255 and alpha from 0 to 1.
 
     Args:
-        record: motion of K objects over T frames.
+        place: of K objects in T frames, on the device of the textures.
         textures: [B, K, h, w, 4]
         windows: see `paste`.
-        picture: height and width in pixels.
-        wrap: see `paste`.
     """
-    (B, K, T), (H, W) = record.angle.shape, picture
-    centre, size = record.centre.float(), record.size.float()
-    matrix = inverse_affine(record.angle.float(), record.shear.float(), size)
-    dx = _offsets(centre[..., 0], W, wrap)[..., None, :]
-    dy = _offsets(centre[..., 1], H, wrap)[..., :, None]
-    grid = centre.new_empty(B, K, T, H, W, 2)
-    reach = centre.new_empty(B, K, T, H, W)
+    B, K, T, H, W = (*place.opacity.shape[:3], place.down.shape[-2], place.across.shape[-1])
+    grid = place.half.new_empty(B, K, T, H, W, 2)
+    reach = place.half.new_empty(B, K, T, H, W)
     cover: Tensor | None = None
     for axis in range(2):
-        row = matrix[..., axis, :, None, None]
-        torch.add(row[..., 0, :, :] * dx, row[..., 1, :, :] * dy, out=grid[..., axis])
+        torch.add(place.across[..., axis, :, :], place.down[..., axis, :, :], out=grid[..., axis])
         # How much of the pixel lies inside the box, so that opaque textures end softly wherever their edge falls.
-        half = size[..., axis, None, None] / 2
+        half = place.half[..., axis, :, :]
         torch.abs(grid[..., axis], out=reach)
         inside = reach.mul_(-half).add_(half + 0.5).clamp_(0, 1)
         cover = inside.clone() if cover is None else cover.mul_(inside)
     assert cover is not None
-    cover.mul_(record.opacity[..., None, None])
+    cover.mul_(place.opacity)
     image = textures.flatten(0, 1).permute(0, 3, 1, 2).float()
     grid = grid.flatten(0, 1)
     if windows is not None:
@@ -120,7 +141,8 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
 
     Args:
         frames: uint8 [B, T, H, W, 3], or [B, T, H, W, 3 n] for n clips that get the same objects at the same places.
-        record: motion of K objects over T frames; pixel i covers [i, i + 1). Rotation is clockwise in degrees.
+        record: motion of K objects over T frames; pixel i covers [i, i + 1). Rotation is clockwise in degrees. On the device
+            of the frames, or the host, which then works out where objects lie.
         textures: uint8 or float [B, K, h, w, 4] with values 0..255, colours already multiplied by alpha. Stretched to
             the size that the record gives.
         wrap: the picture is a torus: what leaves on the right comes in on the left, and likewise below and above.
@@ -138,12 +160,13 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
             "disagree in clips, objects or frames"
         )
     out = torch.empty_like(frames)
+    place = to_device(list(_geometry(record, (H, W), wrap)), frames.device)
     piece = max(1, (PIECE_CPU if frames.device.type == "cpu" else PIECE_GPU) // (K * T * H * W))
     for start in range(0, B, piece):
         part = slice(start, start + piece)
         canvas = frames[part].float()
-        moves = record.select(part)
-        sample = _sample(moves, textures[part], None if windows is None else windows[part], (H, W), wrap)
+        moves = _Geometry(*(values[part] for values in place))
+        sample = _sample(moves, textures[part], None if windows is None else windows[part])
         for one in sample.unbind(1):
             _blend(canvas, one)
         out[part] = canvas.to(torch.uint8)

@@ -18,6 +18,7 @@ from modules.core.batch import Batch
 from modules.core.device import own_constants
 from modules.core.distributed import alone
 from modules.core.randomness import device_generator
+from modules.core.undocumented import CPU_ATTENTION
 from modules.training.method import Method
 
 
@@ -41,10 +42,7 @@ def attention_backward_flops(
 
 
 # PyTorch counts the kernels of GPUs alone.
-ON_CPU: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
-}
+ON_CPU: dict[Any, Callable[..., int]] = dict(zip(CPU_ATTENTION, (attention_flops, attention_backward_flops), strict=True))
 
 
 class _WithoutData(TorchFunctionMode):

@@ -43,8 +43,10 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
     backbone = inside(model, "backbone", "init_args")
     clip = inside(settings, "data", "init_args", "clip")
     found = {name: backbone.get(name) for name in ("num_heads", "image_size", "num_frames", "patch_size", "tubelet_size")}
-    if found["num_heads"] is None and backbone.get("size") in PRESETS:
-        found["num_heads"] = PRESETS[backbone["size"]].num_heads
+    if backbone.get("size") in PRESETS:
+        preset = PRESETS[backbone["size"]]
+        for name, value in (("num_heads", preset.num_heads), ("patch_size", preset.patch_size)):
+            found[name] = value if found[name] is None else found[name]
     if found["num_frames"] is None:  # a CNN takes any number
         found["num_frames"] = clip.get("frames")
     # Runs of before had the decoder's heads beside its other settings, and the stride beside the frames.

@@ -76,8 +76,8 @@ def test_peaks(name: str, precision: str, peak: float | None, monkeypatch: pytes
     assert peak_tflops(name, precision) == peak
 
 
-def test_all_digits_of_float32_have_another_peak() -> None:
-    assert torch.get_float32_matmul_precision() == "highest"
+def test_all_digits_of_float32_have_another_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
     assert peak_tflops("NVIDIA A100-SXM4-80GB", "32-true") == 19.5
 
 

@@ -206,7 +206,7 @@ def test_a_broken_file_is_an_error_and_no_shorter_video(
     assert not fails
     looked = []
     look = PyAVReader._look
-    monkeypatch.setattr(PyAVReader, "_look", lambda self: looked.append(self._path.name) or look(self))
+    monkeypatch.setattr(PyAVReader, "_look", lambda self: looked.append(self._source.name) or look(self))
     for _ in range(3):
         with pytest.raises(DecodeError, match=rf"failed while decoding \(breaks off: {len(right)} of (40|10) frames\)"):
             read_clips(path, lambda info, rng: np.array([[0]]), None)
@@ -238,7 +238,7 @@ def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = write_source(tmp_path / "a.webm", "vp8")
     looked = []
     look = PyAVReader._look
-    monkeypatch.setattr(PyAVReader, "_look", lambda self: looked.append(self._path.name) or look(self))
+    monkeypatch.setattr(PyAVReader, "_look", lambda self: looked.append(self._source.name) or look(self))
     for _ in range(3):
         assert probe(path).num_frames == 40
     assert looked == ["a.webm"]
