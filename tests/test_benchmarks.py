@@ -146,6 +146,17 @@ def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "modules/backbones/vit/video_vit.py" in capsys.readouterr().out
 
 
+def test_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("decord", reason="benchmarks/loader.py, of which this one has its parts, compares with decord")
+    write_video(tmp_path / "a.mp4", frames=100)
+    out = tmp_path / "prepared.json"
+    run(monkeypatch, "prepared.py", f"--videos={tmp_path}", "--clips=1", f"--out={out}")
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["file"] == "a.mp4"
+    assert row["megabytes"][0] > row["megabytes"][1]
+    assert "prepared files are" in capsys.readouterr().out
+
+
 def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "waits.json"
     run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--out={out}")

@@ -271,7 +271,7 @@ def test_help_says_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> No
         said.append(capsys.readouterr().out)
     assert said[0].startswith("usage: main.py convert ")
     assert "Rewrite weights in another format" in said[0]
-    assert "bench, convert, prepare, replay, synthesise" in said[1].replace("\n", " ")
+    assert "convert, prepare, replay, synthesise" in said[1]
 
 
 def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str]) -> None:
