@@ -17,7 +17,7 @@ from modules.motion.trajectory import MotionRecord
 # Pixels that are drawn at once, times objects. Bounds the float32 working memory (40 to 52 bytes for each) and, on a CPU,
 # keeps it in the cache; on a GPU a batch of usual size is a handful of pieces, too few to cost anything.
 PIECE_CPU = 1 << 17
-PIECE_GPU = 1 << 24
+PIECE_GPU = 1 << 26
 
 # Exact blends that are whole numbers must not fall to the next lower one by rounding in float32.
 ROUNDING = 1e-3
