@@ -69,7 +69,8 @@ def _of_first_clips(method: Method, readout: Callable[[Tensor], Tensor], batch: 
 class ProbeReport(Callback):
     """Reads frozen features out before the first step and after the last, and prints both beside simple baselines.
 
-    Each time, probe samples and validation samples (`trainer.limit_val_batches` of them) are read once.
+    Each time, all probe samples and all validation samples are read once, whatever `trainer.limit_val_batches` is: the numbers
+    are compared with those of other runs.
 
     Every number that is computed is printed, those that got worse included: linear and kNN probes on tokens averaged per
     time slice and over all tokens, or on `embed` where the backbone has no such tokens; chance; one raw frame or pose; raw
@@ -146,7 +147,7 @@ class ProbeReport(Callback):
         """By readout: training features and labels, validation features and labels. Both sets are read once."""
         sets = probe_sets(trainer)
         found: dict[str, list[Tensor]] = {name: [] for name in readouts}
-        for batches in (sets.probe_loader(trainer), sets.validation_batches(trainer)):
+        for batches in (sets.probe_loader(trainer), sets.validation_loader(trainer)):
             for name, pair in zip(readouts, extract_all(trainer, method, batches, list(readouts.values())), strict=True):
                 found[name] += pair
         return found

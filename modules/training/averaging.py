@@ -1,5 +1,6 @@
 """An average of the weights over a run that is right for methods with state of their own, such as a queue of keys."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,13 @@ class ModelEMA(EMAWeightAveraging):
     Validation, `state_dict` in checkpoints and the end of the run have averaged weights, and averaged running statistics of
     BatchNorm. Settings are those of `EMAWeightAveraging`, `decay` above all.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average. Lightning warns wherever there is a `configure_model`; here it shares out nothing without the
+        strategy for it, with which an average is refused."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*overrides the configure_model")
+            super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -88,8 +88,8 @@ def test_probes_see_as_many_batches_as_the_validation(tmp_path: Path) -> None:
         assert module.reads["val"] == BATCH * (EPOCHS + 1)
     report = ProbeReport(k=3)
     module, _ = run(tmp_path, [report], limit_val_batches=1)
-    # Before training, and after it once for all rows of the table.
-    assert module.reads["val"] == BATCH * (EPOCHS + 2)
+    # Before training, and after it once for all rows of the table: all of them, as the numbers are those of the data set.
+    assert module.reads["val"] == BATCH * EPOCHS + 2 * VAL
     assert module.reads["probe"] == 2 * TRAIN
     assert module.made == {"train": 1, "val": 1, "probe": 1}
 
