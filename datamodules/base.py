@@ -22,6 +22,10 @@ from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoad
 from datamodules.loading.single_pass import SinglePass
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.settings import ListSettings, ReadSettings, SubsetSettings, choose_benchmark
+from datamodules.streams.dataset import StreamDataset, Wanted
+from datamodules.streams.reader import StreamReader
+from datamodules.streams.readers import make_reader
+from datamodules.streams.settings import StreamSettings
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch, Kind, Preparation
@@ -49,9 +53,10 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         probe_samples: labelled training videos that online probes read, with centre crops, evenly picked; null takes 50 of each
             class or more, where there are so many, and at most 20,000 (see `pick_for_probes`).
         seed: order, frames and crops are functions of it; null takes the run's seed.
+        streams: which streams a batch has besides the video, or in its place.
 
     Raises:
-        SettingError: if a number is out of its range, or the data set has no such benchmark or list.
+        SettingError: if a number is out of its range, or the data set has no such benchmark, list or stream.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
@@ -66,6 +71,10 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Splits whose official lists must be there."""
     places: ClassVar[tuple[str, ...]] = ("", "annotations", "labels")
     """Where official lists may lie below their folder; '' is the folder itself."""
+    offers: ClassVar[dict[str, Kind]] = {"video": "video", "audio": "audio"}
+    """Streams by name that `streams.names` may name, the one of the listed files first; of any video, its sound too."""
+    gives: ClassVar[tuple[str, ...]] = ("video",)
+    """Streams that a batch has where the settings name none."""
     preparation: Preparation | None = None
     """What the method does with batches of training and validation as soon as they are read."""
 
@@ -81,11 +90,19 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         benchmark: str | None = None,
         probe_samples: int | None = None,
         seed: int | None = None,
+        streams: StreamSettings = StreamSettings(),  # noqa: B008
     ) -> None:
         super().__init__()
+        self.stream_settings = streams
         self.benchmark = choose_benchmark(type(self), self.benchmarks, benchmark)
         check_whole("data", 1, batch_size=batch_size, **given(probe_samples=probe_samples))
         check_whole("data", 0, MAX_SEED, **given(seed=seed))
+        unknown = [name for name in streams.names or () if name not in self.offers]
+        if unknown or streams.names == []:
+            raise SettingError(
+                f"data.streams.names is {streams.names}; {type(self).__name__} has {', '.join(self.offers)}, of which at least "
+                "one is to be named."
+            )
         for split in ("train", "val", "test"):
             if lists.of(split) is not None and split not in self.lists_taken:
                 raise SettingError(f"data.lists.{split} is set, which {type(self).__name__} does not take; leave it out.")
@@ -153,11 +170,21 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self.train_manifest.num_classes
 
     @property
+    def wanted(self) -> dict[str, Kind]:
+        """Kinds of the streams that are read from files, by name."""
+        names = self.stream_settings.names
+        return {name: self.offers[name] for name in (self.gives if names is None else names)}
+
+    @property
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch, once the lists are read."""
         manifest = self.train_manifest or self.test_manifest
         has_texts = manifest is not None and manifest.texts is not None
-        return {"video": "video", "text": "text"} if has_texts else {"video": "video"}
+        return self.wanted | ({"text": "text"} if has_texts else {})
+
+    def reader_of(self, name: str) -> StreamReader:
+        """What reads a stream other than the video; data sets whose files are unlike all others give their own."""
+        return make_reader(self.offers[name], self.stream_settings)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -260,7 +287,12 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:
         """What reads the samples of a manifest."""
         decoder, timeout = self.reading.decoder, self.reading.decode_timeout
-        return VideoClipDataset(manifest, self.clip, self.seed, train, decoder, timeout, guard, views)
+        kinds, main = self.wanted, next(iter(self.offers))
+        if list(kinds) == ["video"]:
+            return VideoClipDataset(manifest, self.clip, self.seed, train, decoder, timeout, guard, views)
+        readers = {name: self.reader_of(name) for name in kinds if name != "video"}
+        wanted = Wanted(kinds, readers, main, self.stream_settings.on_missing)
+        return StreamDataset(manifest, self.clip, self.seed, train, wanted, decoder, timeout, guard, views)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
         """Samples in a batch of one device; with `views` so many that a batch holds as many clips as in training."""

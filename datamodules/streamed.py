@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.decode import VideoBytes
 from datamodules.video.sampling import ViewSettings
+from modules.core.batch import Kind
 
 
 @dataclass(kw_only=True)
@@ -71,6 +72,7 @@ class StreamedVideos(VideoDataModule):
     """
 
     lists_taken = ()
+    offers: ClassVar[dict[str, Kind]] = {"video": "video"}
 
     @property
     def place(self) -> str:

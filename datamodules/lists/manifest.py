@@ -35,6 +35,9 @@ class Manifest:
         intervals: for each video, when it shows which classes: (first second, last second, class), any number of them; None
             where each video has one label.
         texts: the sentences of each video, or None where there are none.
+        further: files of further streams by the stream's name, relative to `root` or absolute; '' where a row has none.
+        spans: float64 [N, 2], first and last second of the part of the file that each row is; infinite for its ends. None
+            where each row is a whole file.
     """
 
     root: Path
@@ -43,9 +46,12 @@ class Manifest:
     class_names: list[str] = field(default_factory=list)
     intervals: list[list[tuple[float, float, int]]] | None = None
     texts: PackedLists | None = None
+    further: dict[str, PackedStrings] = field(default_factory=dict)
+    spans: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.paths = PackedStrings(self.paths)
+        self.further = {name: PackedStrings(paths) for name, paths in self.further.items()}
         self.texts = PackedLists(self.texts) if self.texts is not None else None
 
     def __len__(self) -> int:
@@ -54,6 +60,11 @@ class Manifest:
     def file(self, row: int) -> Path:
         """Where a row's file is."""
         return self.root / self.paths[row]
+
+    def further_file(self, name: str, row: int) -> Path | None:
+        """Where the file of a row's further stream is; None if the row has none."""
+        path = self.further[name][row]
+        return self.root / path if path else None
 
     @property
     def num_classes(self) -> int:
@@ -66,6 +77,12 @@ class Manifest:
         digest, prefix = hashlib.sha256(), f"{self.root}/"
         for path, label in zip(self.paths, labels, strict=True):
             digest.update(f"{path.removeprefix(prefix)}\t{label}\n".encode("utf-8", "surrogateescape"))
+        for name, paths in sorted(self.further.items()):
+            digest.update(name.encode())
+            for path in paths:
+                digest.update(f"{path.removeprefix(prefix)}\n".encode("utf-8", "surrogateescape"))
+        if self.spans is not None:
+            digest.update(self.spans.tobytes())
         return digest.hexdigest()
 
     @property
@@ -98,7 +115,12 @@ class Manifest:
         """The manifest of some rows."""
         intervals = [self.intervals[row] for row in rows] if self.intervals is not None else None
         texts = self.texts[rows] if self.texts is not None else None
-        return replace(self, paths=self.paths[rows], labels=self.labels[rows], intervals=intervals, texts=texts)
+        further = {name: paths[rows] for name, paths in self.further.items()}
+        spans = self.spans[rows] if self.spans is not None else None
+        labels = self.labels[rows]
+        return replace(
+            self, paths=self.paths[rows], labels=labels, intervals=intervals, texts=texts, further=further, spans=spans
+        )
 
     def share(self, fraction: float, seed: int) -> "Manifest":
         """A share of the videos, in their order: of every class, and of the videos without one, rounded up (`pick_per_class`);

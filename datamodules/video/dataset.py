@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
-from datamodules.video.decode import DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.decode import ChooseFrames, DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.readers import Source
-from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan
+from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan, part_of
 from datamodules.video.transforms import cut_views
 from modules.core.batch import Batch, Reading, Stream, Text, join_streams
 from modules.core.randomness import worker_rng
@@ -65,7 +65,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             first frame to its last, in evaluation for what the video shows), time float32 [V, 2], box float32 [V, 4] (x1, y1,
             x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was wanted, or -1),
             faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where the manifest
-            has some.
+            has some. Other streams are in `streams`, by name; without a video there are no video, time and box.
         """
         start = time.perf_counter()
         # Evaluation is the same in every epoch, its substitutes too.
@@ -79,7 +79,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
                     content = self._read(row, rng if self.train else None)
                 break
             except DecodeError as error:
-                faults.append((row, error.reason))
+                faults.append((row, error.counted))
         else:
             content = self._nothing(row)
         return content | {
@@ -87,20 +87,34 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             "decode_ms": 1e3 * (time.perf_counter() - start),
             "substituted": torch.tensor(faults[0][0] if faults else -1),
             "unreplaced": len(faults) == ATTEMPTS,
-            "faults": faults,
+            "faults": faults + content.pop("marked", []),
         }
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """What the file of a row gives: `video`, `label`, `time` and `box`. Raises DecodeError."""
+        decoded = read_clips(self._file(row), self._choose(row), rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
+        plan = make_plan(decoded, self.clip, rng, self.views, self._end(row))
+        return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan)
+
+    def _choose(self, row: int) -> ChooseFrames:
+        """Which frames of the file of a row are wanted."""
 
         def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
+            first, part = part_of(info, self._span(row))
             if self.views is not None:
-                return self.clip.sampler.views(info, self.views.segments, self.clip.frames)
-            return self.clip.choose(info, generator)
+                return first + self.clip.sampler.views(part, self.views.segments, self.clip.frames)
+            return first + self.clip.choose(part, generator)
 
-        decoded = read_clips(self._file(row), choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
-        plan = make_plan(decoded, self.clip, rng, self.views)
-        return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan)
+        return choose
+
+    def _span(self, row: int) -> np.ndarray | None:
+        """First and last second of the part of the file that a row is; None for all of it."""
+        return self.manifest.spans[row] if self.manifest.spans is not None else None
+
+    def _end(self, row: int) -> float | None:
+        """Last second of a row's part of the file; None where it ends with the file."""
+        span = self._span(row)
+        return float(span[1]) if span is not None and np.isfinite(span[1]) else None
 
     def _file(self, row: int) -> Source:
         """The file of a row, on disk or in memory."""
@@ -112,20 +126,24 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         video = torch.zeros(views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
         return self._content(row, video, Plan.empty(views, clip.frames))
 
-    def _content(self, row: int, video: Tensor, plan: Plan) -> dict[str, Any]:
+    def _content(self, row: int, video: Tensor | None, plan: Plan) -> dict[str, Any]:
         """A sample; data sets with further streams cut them out by the same plan, and add them by name as `streams`."""
         if self.manifest.intervals is None:
             label = torch.tensor(self.manifest.labels[row])
         else:
             label = torch.from_numpy(self.manifest.shown(row, plan.time if self.train else None))
-        content = {"video": video, "label": label, "time": torch.from_numpy(plan.time), "box": torch.from_numpy(plan.corners)}
+        content: dict[str, Any] = {"label": label}
+        if video is not None:
+            content |= {"video": video, "time": torch.from_numpy(plan.time), "box": torch.from_numpy(plan.corners)}
         return content if self.manifest.texts is None else content | {"captions": self.manifest.texts[row]}
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:
     """Join samples of `VideoClipDataset` to a batch."""
-    clips = [Stream("video", one["video"], None, one.get("time"), one.get("box"), one.get("length")) for one in samples]
-    streams: dict[str, Stream | Text] = {"video": join_streams(clips)}
+    streams: dict[str, Stream | Text] = {}
+    if "video" in samples[0]:
+        clips = [Stream("video", one["video"], None, one.get("time"), one.get("box"), one.get("length")) for one in samples]
+        streams["video"] = join_streams(clips)
     for name in samples[0].get("streams", {}):
         streams[name] = join_streams([sample["streams"][name] for sample in samples])
     if "captions" in samples[0]:

@@ -30,6 +30,13 @@ Reason = Literal[
     "too large",
     "timed out",
     "decoder crashed",
+    "no such stream",
+    "silent",
+    "another rate",
+    "another size",
+    "another width",
+    "a gap in time",
+    "not numbers",
 ]
 
 
@@ -57,16 +64,22 @@ class DecodeError(Exception):
     Args:
         reason: What is wrong, in a few stable words, fit for counting.
         detail: What the decoder said, if anything.
+        stream: Name of the stream that the file is of, where it is a further one of its sample.
     """
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(f"{reason} ({detail})" if detail else reason)
+    def __init__(self, reason: Reason, detail: str = "", stream: str = "") -> None:
         self.reason: Reason = reason
-        self.detail = detail
+        self.detail, self.stream = detail, stream
+        super().__init__(f"{self.counted} ({detail})" if detail else self.counted)
 
-    def __reduce__(self) -> tuple[type["DecodeError"], tuple[Reason, str]]:
+    @property
+    def counted(self) -> str:
+        """The reason, and the stream that it is of, if it is a further one."""
+        return f"{self.stream}: {self.reason}" if self.stream else self.reason
+
+    def __reduce__(self) -> tuple[type["DecodeError"], tuple[Reason, str, str]]:
         """Survive the way from a worker process to the trainer."""
-        return DecodeError, (self.reason, self.detail)
+        return DecodeError, (self.reason, self.detail, self.stream)
 
 
 def check_size(width: int, height: int, frames: int) -> None:

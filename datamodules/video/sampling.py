@@ -3,12 +3,13 @@
 Axis letters: `V` views, `T` frames.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
 from datamodules.video.crops import Box, Crop, MultiScale, view_boxes
-from datamodules.video.decode import DecodedClips, VideoInfo
+from datamodules.video.decode import DecodeError, VideoInfo
 from datamodules.video.samplers import Dense, Sampler
 from modules.core.errors import check_whole
 
@@ -77,22 +78,29 @@ class Plan:
     """What the views of one sample show. Every stream of the sample follows it.
 
     Args:
-        frames: int64 [V, T], numbers of the frames in the video.
-        moments: float32 [V, T], when they are shown, in seconds from the video's start.
+        frames: int64 [V, T], numbers of the frames in the video, or steps of the stream that the plan was made for.
+        moments: float32 [V, T], when they are shown, in seconds from the first frame of the file.
         time: float32 [V, 2], from when to when a view has seen the video.
-        boxes: Of each view, in pixels of the upright frame.
+        boxes: Of each view, in pixels of the upright frame; empty boxes where the plan was made for a stream without pictures.
+        picture: Width and height of the frames that the boxes count in.
     """
 
     frames: np.ndarray
     moments: np.ndarray
     time: np.ndarray
     boxes: list[Box]
+    picture: tuple[int, int] = (0, 0)
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":
         """A plan of nothing, for black clips."""
         nothing = np.zeros((views, frames), np.float32)
         return cls(nothing.astype(np.int64), nothing, np.zeros((views, 2), np.float32), [Box(0, 0, 0, 0)] * views)
+
+    @property
+    def views(self) -> int:
+        """V"""
+        return len(self.boxes)
 
     @property
     def corners(self) -> np.ndarray:
@@ -112,27 +120,77 @@ class Plan:
         return np.floor(self.moments.astype(np.float64) * fps + 0.5).astype(np.int64).clip(0, num_frames - 1)
 
 
-def make_plan(
-    decoded: DecodedClips, clip: ClipSettings, rng: np.random.Generator | None, views: ViewSettings | None = None
-) -> Plan:
-    """Complete the frames that were read to a plan: draw the boxes of all views.
+def part_of(info: VideoInfo, span: np.ndarray | None) -> tuple[int, VideoInfo]:
+    """The part of a recording that a row of a list is.
 
     Args:
-        decoded: Frames of each clip.
+        info: Of the whole file.
+        span: float64 [2], first and last second; infinite for the file's ends, None for all of it.
+
+    Returns:
+        Its first frame, and the description of a recording that holds nothing else.
+
+    Raises:
+        DecodeError: If nothing of the file lies in the span.
+    """
+    if span is None:
+        return 0, info
+    ends = np.clip(np.asarray(span, np.float64) * info.fps + 0.5, 0, info.num_frames)
+    first, last = (int(end) for end in np.floor(ends))
+    if last <= first:
+        raise DecodeError("too short", f"nothing between {span[0]:g} s and {span[1]:g} s of {info.num_frames / info.fps:g} s")
+    return first, replace(info, num_frames=last - first)
+
+
+class Chosen(Protocol):
+    """Which steps of a recording the clips of a sample have, and when these are."""
+
+    info: VideoInfo
+    """of the recording, upright; 0 pixels wide where it has no pictures"""
+    numbers: np.ndarray
+    """int64 [clips, T]"""
+    moments: np.ndarray
+    """float32 [clips, T], seconds from the first frame of the file"""
+
+
+@dataclass
+class Steps:
+    """What `Chosen` says, of a stream without pictures."""
+
+    info: VideoInfo
+    numbers: np.ndarray
+    moments: np.ndarray
+
+
+def make_plan(
+    chosen: Chosen,
+    clip: ClipSettings,
+    rng: np.random.Generator | None,
+    views: ViewSettings | None = None,
+    end: float | None = None,
+) -> Plan:
+    """Complete the frames that were chosen to a plan: draw the boxes of all views.
+
+    Args:
+        chosen: Frames of each clip.
         clip: Settings.
         rng: Draws the boxes; `None` takes centred squares, for evaluation.
         views: Takes their crops instead, for tests.
+        end: Of what may be shown, in seconds; `None` for the end of the file.
     """
-    height, width = decoded.frames[0].shape[:2]
-    clips, moments, info = len(decoded.position), decoded.moments, decoded.info
-    time = np.stack([moments[np.arange(clips), decoded.position.argmin(1)], moments[:, -1]], 1)
+    info, frames, moments = chosen.info, chosen.numbers, chosen.moments
+    width, height, clips = info.width, info.height, len(frames)
+    time = np.stack([moments[np.arange(clips), frames.argmin(1)], moments[:, -1]], 1)
     # A clip that goes on with the beginning of a short video has seen all of it.
-    time[decoded.position[:, -1] < decoded.position.max(1), 1] = info.num_frames / info.fps
-    if views is not None:
-        copies, boxes = views.crops, view_boxes(width, height, views.crops, clip.crop.centre) * clips
+    time[frames[:, -1] < frames.max(1), 1] = info.num_frames / info.fps if end is None else end
+    copies = clip.repeat if views is None else views.crops
+    if not width:
+        boxes = [Box(0, 0, 0, 0)] * (clips * copies)
+    elif views is not None:
+        boxes = view_boxes(width, height, views.crops, clip.crop.centre) * clips
     elif rng is not None:
-        copies, boxes = clip.repeat, clip.crop.boxes(width, height, clip.size, clips, clip.repeat, rng)
+        boxes = clip.crop.boxes(width, height, clip.size, clips, clip.repeat, rng)
     else:
-        copies, boxes = clip.repeat, view_boxes(width, height, 1, clip.crop.centre) * clip.views
-    frames, moments, time = (np.repeat(table, copies, axis=0) for table in (decoded.numbers, moments, time))
-    return Plan(frames, moments, time, boxes)
+        boxes = view_boxes(width, height, 1, clip.crop.centre) * clip.views
+    frames, moments, time = (np.repeat(table, copies, axis=0) for table in (frames, moments, time))
+    return Plan(frames, moments, time, boxes, (width, height))

@@ -16,9 +16,12 @@ from torch.utils.data import default_collate
 
 from modules.core.errors import SettingError
 
-Kind = Literal["video", "flow", "depth", "skeleton", "audio", "signal", "feature", "picture", "text"]
+Kind = Literal["video", "flow", "depth", "mask", "track", "skeleton", "audio", "signal", "feature", "picture", "text"]
 
-SEQUENCE_AXIS: dict[Kind, int] = {"video": 1, "flow": 1, "depth": 1, "skeleton": 2, "audio": 1, "signal": 2, "feature": 1}
+SEQUENCE_AXIS: dict[Kind, int] = {
+    **{"video": 1, "flow": 1, "depth": 1, "mask": 1, "track": 1},
+    **{"skeleton": 2, "audio": 2, "signal": 2, "feature": 1},
+}
 """Which axis of one sample's data counts time, where it may be longer in one sample than in another."""
 
 ADVICE = "choose another --data, or another --model or --model.backbone"
@@ -33,10 +36,12 @@ class Stream:
     data: Tensor
     """
     * video uint8 [B, V, T, H, W, 3], RGB exactly as decoded, cropped and resized; nothing is normalised.
-    * flow float16 [B, V, T, H, W, 2] in pixels; depth uint16 in millimetres or float16 in metres [B, V, T, H, W, 1].
+    * flow float16 [B, V, T, H, W, 2], pixels of the clip to the right and down from each frame to the next; depth uint16
+      [B, V, T, H, W, 1], millimetres, 0 where nothing was measured.
+    * mask bool [B, V, T, H, W, K], one plane per object; track float32 [B, V, T, K, 4], x1 y1 x2 y2 in pixels of the clip.
     * skeleton float32 [B, V, 3, T, J, M], metres: x, y, z of J joints of M persons, centred and aligned once per recording,
       cropped in time and resized to T frames. A person who is not there is 0 everywhere.
-    * audio float32 [B, V, S]; signal float32 [B, V, C, L].
+    * audio float32 [B, V, C, S], one channel or two, from -1 to 1; signal float32 [B, V, C, L].
     * feature float [B, V, D], or sequences [B, V, S, D] with `length`.
     * picture uint8 [B, V, H, W, 3].
     """

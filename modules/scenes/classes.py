@@ -175,19 +175,39 @@ def _direction(degrees: Tensor) -> Tensor:
     return torch.stack([radians.cos(), radians.sin()], dim=-1)
 
 
+def ease(progress: Tensor) -> Tensor:
+    """Way gone of a phase from its progress, both from 0 to 1: a body that starts and ends at rest, whose acceleration is a
+    period of a sine.
+    """
+    progress = progress.clamp(0, 1)
+    return progress - (2 * math.pi * progress).sin() / (2 * math.pi)
+
+
 def changes(draws: Draws, motion: Tensor, frames: int, distractors: bool) -> Change:
-    """Draws speeds and headings, and what the motion of a class changes from frame to frame.
+    """`changes_at` of T frames that are spread evenly over the whole motion."""
+    time = torch.linspace(0, 1, frames, device=motion.device, dtype=torch.float64)
+    return changes_at(draws, motion, time, frames, distractors)
+
+
+def changes_at(draws: Draws, motion: Tensor, time: Tensor, frames: int, distractors: bool, smooth: bool = False) -> Change:
+    """Draws speeds and headings, and what the motion of a class has changed at given moments.
 
     Args:
         draws: Random numbers of the N clips.
         motion: int64 [N], class of each clip; -1 changes nothing.
-        frames: Number of frames T.
+        time: float64 [T], moments, from 0 at the first frame to 1 at the last one. What lies outside goes on as it was, or with
+            `smooth` rests.
+        frames: Number of frames of the clip, which bounds the rotation.
         distractors: Adds small random drifts of position, angle and size where the class does not use them.
+        smooth: Both phases start and end at rest (see `ease`), instead of going at one speed; drifts keep theirs.
     """
     still = (motion < 0)[:, None]
     motion = motion.clamp(min=0)
-    time = torch.linspace(0, 1, frames, device=motion.device, dtype=torch.float64)
     first, second = time.clamp(max=0.5), (time - 0.5).clamp(min=0)
+    whole = time
+    if smooth:
+        first, second = ease(2 * time) / 2, ease(2 * time - 1) / 2
+        whole = first + second
 
     free = torch.tensor([c.heading is None for c in MOTION_CLASSES], device=motion.device)[motion]
     heading = torch.where(free, draws.uniform("heading", 0, 360), _table("heading", motion))
@@ -199,8 +219,8 @@ def changes(draws: Draws, motion: Tensor, frames: int, distractors: bool) -> Cha
     fastest = min(ROTATION[1], MAX_ROTATION_PER_FRAME * (frames - 1))
     rotation = draws.uniform("rotation", min(ROTATION[0], fastest), fastest)
     growth = draws.uniform("growth", math.log(GROWTH[0]), math.log(GROWTH[1]))
-    turning = (_table("spin", motion) * rotation)[:, None] * time
-    growing = (_table("growth", motion) * growth)[:, None] * time
+    turning = (_table("spin", motion) * rotation)[:, None] * whole
+    growing = (_table("growth", motion) * growth)[:, None] * whole
 
     if distractors:
         travels = (_table("first", motion) + _table("second", motion) > 0)[:, None]
@@ -226,7 +246,11 @@ def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, fl
         object_size: Smallest and largest side of an object, in sides of the frame.
         distractors: See `changes`.
     """
-    change = changes(draws, motion, frames, distractors)
+    return starting(draws, changes(draws, motion, frames, distractors), object_size)
+
+
+def starting(draws: Draws, change: Change, object_size: tuple[float, float]) -> Path:
+    """Paths of objects that start anywhere on the torus and change as a class says."""
     start = torch.stack([draws.uniform("x"), draws.uniform("y")], dim=-1)[:, None]
     octave = math.log(object_size[1] / object_size[0])
     size = draws.uniform("size")[:, None] * octave + change.growth

@@ -140,7 +140,7 @@ def test_sequences_of_features_come_from_workers_with_their_lengths(workers: int
 
 @pytest.mark.parametrize(
     ("kind", "shape", "axis"),
-    [("video", (2, 4, 8, 8, 3), 1), ("skeleton", (2, 3, 4, 25, 2), 2), ("audio", (2, 9), 1), ("signal", (2, 6, 9), 2)],
+    [("video", (2, 4, 8, 8, 3), 1), ("skeleton", (2, 3, 4, 25, 2), 2), ("audio", (2, 1, 9), 2), ("signal", (2, 6, 9), 2)],
 )
 def test_samples_of_every_kind_are_filled_up_in_time(kind: Kind, shape: tuple[int, ...], axis: int) -> None:
     longer = list(shape)

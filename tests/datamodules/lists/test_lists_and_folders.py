@@ -352,6 +352,8 @@ def full(kind: type[Manifest]) -> Manifest:
         "class_names": ["a", "b"],
         "intervals": [[(float(row), float(row) + 1, row % 2)] for row in range(4)],
         "texts": [[f"text {row}"] for row in range(4)],
+        "further": {"depth": [f"depth {row}" for row in range(4)]},
+        "spans": np.arange(8.0).reshape(4, 2),
     }
     if kind is KeyFrames:
         fields["seconds"], fields["first"] = np.arange(4.0), np.arange(5)
@@ -385,6 +387,8 @@ def test_every_manifest_made_of_another_keeps_every_field(kind: type[Manifest], 
             continue
         if one.name in ("root", "class_names"):
             assert after == before, one.name
+        elif one.name == "further":
+            assert after == {"depth": [f"depth {row}" for row in rows]}
         elif one.name == "first":
             assert after.tolist() == list(range(len(rows) + 1))
         else:

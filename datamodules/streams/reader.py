@@ -1,0 +1,63 @@
+"""What every reader of a further stream offers: flow, depth, masks, sound, sensors, joints, boxes, features.
+
+A reader cuts out of one file what the plan of a sample shows (`datamodules/video/sampling.py`), and nothing else: whatever is
+normalised, drawn at random or filtered happens on the device. Axis letters: `V` views, `T` frames.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.video.decode import VideoInfo
+from datamodules.video.sampling import Plan
+from modules.core.batch import Kind, Stream
+
+
+class StreamReader(ABC):
+    """Reads one kind of stream. Constructors take settings; instances go to worker processes.
+
+    Streams of a reader always have `valid`, bool [V, T'] along their axis of time: false where the file has nothing, or where
+    nothing but zeros fills it up.
+    """
+
+    kind: ClassVar[Kind]
+    """of the streams that it gives"""
+
+    @abstractmethod
+    def info(self, source: Path) -> VideoInfo:
+        """Steps and rate of a file, by which clips are chosen where this stream is the first of its sample.
+
+        Args:
+            source: file, or folder of pictures.
+
+        Raises:
+            DecodeError: if it cannot be read.
+        """
+
+    @abstractmethod
+    def read(self, source: Path, plan: Plan, size: int) -> Stream:
+        """The part of a file that a plan shows.
+
+        Args:
+            source: file, or folder of pictures.
+            plan: of the sample.
+            size: side of pictures after cropping and resizing.
+
+        Returns:
+            A stream of one sample, its tensors [V, ...], with `valid` and `time`.
+
+        Raises:
+            DecodeError: if the file is broken, or not what it should be; the reason is one of a few stable words.
+        """
+
+    @abstractmethod
+    def nothing(self, plan: Plan, size: int) -> Stream:
+        """Zeros in the place of a stream that a sample lacks, of the shape that `read` gives, none of them valid."""
+
+
+def seconds_of(plan: Plan) -> Tensor:
+    """`time` of a stream that follows a plan: float32 [V, 2]."""
+    return torch.from_numpy(plan.time)

@@ -1,0 +1,102 @@
+"""Which streams of a sample are read, and how each kind is."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from modules.core.errors import check_positive, check_range, check_whole, given
+
+
+@dataclass
+class SoundSettings:
+    """How sound is read.
+
+    Args:
+        rate: Samples per second after resampling.
+        channels: `first` takes the first channel, as CAV-MAE's preparation does, `mean` the mean of all, `stereo` two (a single
+            one twice).
+        seconds: Length from the first frame of the clip on; null takes the time that the clip shows.
+        whole: Take the sound of the whole file, whichever frames the clip has (CAV-MAE), cut or filled up to `seconds`.
+    """
+
+    rate: int = 16000
+    channels: Literal["first", "mean", "stereo"] = "first"
+    seconds: float | None = None
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("data.streams.sound", 1000, rate=self.rate)
+        check_positive("data.streams.sound", **given(seconds=self.seconds))
+
+
+@dataclass
+class SignalSettings:
+    """How tables of sensors are read.
+
+    Args:
+        rate: Samples per second of the file, where it has no column of times.
+        steps: Samples per clip, resampled linearly over the time that the clip shows; null takes those of the file at `rate`.
+        max_gap: Longest gap between two samples, in seconds.
+        offset: What to add to the file's times to get those of the video, in seconds.
+    """
+
+    rate: float = 50.0
+    steps: int | None = None
+    max_gap: float = 0.5
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive("data.streams.signal", rate=self.rate, max_gap=self.max_gap)
+        check_whole("data.streams.signal", 1, **given(steps=self.steps))
+        check_range("data.streams.signal", -1e6, 1e6, offset=self.offset)
+
+
+@dataclass
+class FlowSettings:
+    """How stored flow is read.
+
+    Args:
+        bound: Of flow in pictures of 8 bits, 0 to 255 mean -bound to bound pixels.
+    """
+
+    bound: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_positive("data.streams.flow", bound=self.bound)
+
+
+@dataclass
+class DepthSettings:
+    """How stored depth is read.
+
+    Args:
+        scale: Millimetres that one unit of the file means.
+        fps: Frames per second of folders and arrays, which do not say it; flow and masks take it too.
+    """
+
+    scale: float = 1.0
+    fps: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_positive("data.streams.depth", scale=self.scale, fps=self.fps)
+
+
+@dataclass
+class StreamSettings:
+    """Which streams a batch has.
+
+    Args:
+        names: Streams by name; null takes those that the data set gives by default.
+        on_missing: What becomes of a sample of which a further stream is missing or broken: `replace` takes another sample, as
+            for broken videos; `mark` fills the stream up with zeros that are not valid. Both count and name the file.
+        sound: Of the streams of kind audio.
+        signal: Of sensors.
+        flow: Of optical flow.
+        depth: Of depth.
+    """
+
+    names: list[str] | None = None
+    on_missing: Literal["replace", "mark"] = "replace"
+    sound: SoundSettings = field(default_factory=SoundSettings)
+    signal: SignalSettings = field(default_factory=SignalSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    depth: DepthSettings = field(default_factory=DepthSettings)
