@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from datamodules.prepare.synthesise import write_video
 from main import main
 from modules.downstream.classification import Classification
 from modules.runs.cli import CLI
+from modules.training.method import Method
 from tests.layers.test_targets import write_clip_file
 from tests.registry import video_batch
 
@@ -103,6 +105,11 @@ def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teach
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    # The files that the run started from may be gone by now.
+    shutil.rmtree(tmp_path / "first", ignore_errors=True)
+    again = Method.load_from_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert again.state_dict().keys() == checkpoint["state_dict"].keys()
+    assert all(torch.equal(value, checkpoint["state_dict"][name]) for name, value in again.state_dict().items())
     if recipe == "locomotion.yaml":
         # What was told of the clips is in the pictures of the first step.
         assert (tmp_path / "run/pictures/0000001_captioned.png").is_file()

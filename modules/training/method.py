@@ -28,6 +28,7 @@ from modules.core.undocumented import FitCounts, epochs_done, is_fitting, make_t
 from modules.training.averaging import check_averaging
 from modules.training.optim import ScheduleSettings, hold_frozen
 from modules.training.precision import BFloat16Weights
+from modules.training.rebuild import recorded_arguments
 from modules.training.resume import SampleCounter, check_horizon, choose_peak, fit_counts, reopen_epoch, use_settings
 from modules.training.schedules import Schedule
 from modules.training.sharding import is_sharded, shard
@@ -219,14 +220,29 @@ class Method(LightningModule, ABC):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> "Method":
-        """Lightning's, for which the arguments of the constructor are passed again: checkpoints do not hold them.
+        """The method of a checkpoint. Without further arguments it is built with the settings of its run, which checkpoints of
+        the command line hold; then `Method` itself may be asked, for a method of whatever class.
+
+        Args:
+            checkpoint_path: file, or its address.
+            map_location: where to put the weights.
+            hparams_file: Lightning's.
+            strict: Lightning's.
+            weights_only: Lightning's.
+            kwargs: arguments of the constructor, all that have no default, where the settings of the run are not wanted, or the
+                checkpoint holds none.
 
         Raises:
-            SettingError: if one is missing, or the file is no checkpoint, or of another network.
+            SettingError: if an argument is missing, or the file is no checkpoint, or of another network.
         """
         content: dict[str, Any] = {}
         if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
             content = open_run(checkpoint_path, "checkpoint_path")
+        config = content.get("record", {}).get("config")
+        if config and not kwargs:
+            kind, arguments = recorded_arguments(config, cls, str(checkpoint_path))
+            common = (checkpoint_path, map_location, hparams_file, strict, weights_only)
+            return super(Method, kind).load_from_checkpoint(*common, **arguments)
         known = content.get("hyper_parameters", {}).keys() | kwargs.keys()
         missing = [
             name

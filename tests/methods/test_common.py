@@ -20,6 +20,7 @@ from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.methods.moco import MoCo
+from modules.methods.videomae import VideoMAE
 from modules.training.averaging import check_averaging
 from modules.training.method import Method
 from modules.weights.files import read_weights
@@ -255,6 +256,19 @@ def test_load_from_checkpoint_takes_the_arguments_again(tmp_path: Path) -> None:
     (tmp_path / "b.ckpt").write_text("no checkpoint")
     with pytest.raises(SettingError, match=r"b\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"):
         MoCo.load_from_checkpoint(tmp_path / "b.ckpt", backbone=tiny_cnn())
+
+
+def test_settings_in_a_checkpoint_that_no_longer_fit_are_refused(tmp_path: Path) -> None:
+    method = build(METHODS[0])
+    content = {"state_dict": method.state_dict(), "pytorch-lightning_version": lightning.__version__}
+    config = "model: {class_path: modules.VideoMAE, init_args: {depth_of_decoder: 3}}"
+    torch.save(content | {"record": {"config": config}}, tmp_path / "a.ckpt")
+    with pytest.raises(SettingError, match=r"a\.ckpt was written with settings that can no longer be built \(.*depth_of_dec"):
+        VideoMAE.load_from_checkpoint(tmp_path / "a.ckpt")
+    config = "model: {class_path: modules.MoCo, init_args: {backbone: {class_path: modules.backbones.VideoResNet}}}"
+    torch.save(content | {"record": {"config": config}}, tmp_path / "b.ckpt")
+    with pytest.raises(SettingError, match=r"b\.ckpt holds a MoCo, not a VideoMAE"):
+        VideoMAE.load_from_checkpoint(tmp_path / "b.ckpt")
 
 
 @everywhere

@@ -1,0 +1,64 @@
+"""A method built again from the settings that its checkpoints hold."""
+
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+
+from modules.core.errors import SettingError
+from modules.weights.run_config import inside, parse_config
+
+Kind = TypeVar("Kind", bound=LightningModule)
+
+WEIGHTS = ("checkpoint", "init_from")
+"""Settings that name files of weights which a checkpoint replaces."""
+FROZEN = ("target", "clip")
+"""Parts that checkpoints leave out, whose files are needed again."""
+
+
+def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[type[Kind], dict[str, Any]]:
+    """Class and arguments of the method of a run, its networks and settings built anew.
+
+    Args:
+        config: settings of the run, as YAML.
+        wanted: class that the method must be of.
+        source: checkpoint that holds them, for error messages.
+
+    Raises:
+        SettingError: if the run had a method of another class, or its settings no longer fit the code.
+    """
+    model = inside(parse_config(config), "model")
+    try:
+        kind = _class_of(model["class_path"])
+        builder = ArgumentParser(exit_on_error=False)
+        builder.add_class_arguments(kind, "model", instantiate=False)
+        settings = builder.parse_object({"model": _without_files(model.get("init_args") or {})})
+        built = builder.instantiate_classes(settings).model
+    except SettingError:
+        raise
+    except Exception as error:
+        last = str(error).strip().rpartition("\n")[2].strip()
+        raise SettingError(
+            f"{source} was written with settings that can no longer be built ({last:.200}); build the method yourself and "
+            "pass its arguments to load_from_checkpoint."
+        ) from error
+    if not issubclass(kind, wanted):
+        raise SettingError(f"{source} holds a {kind.__name__}, not a {wanted.__name__}; ask that class for it.")
+    return kind, vars(built)
+
+
+def _class_of(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(__import__(module, fromlist=[name]), name)
+
+
+def _without_files(settings: Any, part: str = "") -> Any:
+    """The same settings without the files that the weights of a checkpoint stand in for."""
+    if not isinstance(settings, dict):
+        return settings
+    kept = {}
+    for name, value in settings.items():
+        # Settings of a class lie below its name and `init_args`.
+        inner = part if name == "init_args" else name
+        kept[name] = None if name in WEIGHTS and part not in FROZEN else _without_files(value, inner)
+    return kept
