@@ -9,7 +9,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import auto_cli
 
@@ -24,15 +24,54 @@ from modules.core.errors import SettingError
 from modules.runs.cli import CLI, Parser
 from modules.runs.replay import replay
 
-# Takes the settings of fit.
+
+class Command(NamedTuple):
+    """A subcommand."""
+
+    does: str
+    """in one line"""
+    example: str
+    run: Callable[..., object] | dict[str, Any] | None = None
+    """what does it; None for Lightning's own, and for bench, which takes the settings of fit"""
+
+
 BENCH = "bench"
-# Subcommands besides Lightning's fit, validate, test and predict; each is a function beside what it concerns.
-COMMANDS: dict[str, Callable[..., object] | dict[str, Any]] = {
-    "convert": convert,
-    "prepare": PREPARE,
-    "replay": replay,
-    "synthesise": write_videos,
+COMMANDS = {
+    "fit": Command("train, or resume a run", "--config configs/quickstart.yaml"),
+    "validate": Command("measure a checkpoint on the validation set", "--config configs/quickstart.yaml --ckpt_path last"),
+    "test": Command(
+        "measure a checkpoint on the test set", "--config configs/finetune/ucf101.yaml --data.root DIR --ckpt_path last"
+    ),
+    "predict": Command("not there yet: features and classes of new videos", "--help"),
+    BENCH: Command("measure how fast a run is, and what limits it", "--config configs/quickstart.yaml"),
+    "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
+    "prepare": Command("make small videos, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE),
+    "convert": Command(
+        "rewrite weights in another format, with a passport",
+        "--source runs/quickstart/checkpoints/last.ckpt --out smile.safetensors",
+        convert,
+    ),
+    "replay": Command("repeat a step that was not finite", "--dump runs/smile/nonfinite/step_00001234", replay),
 }
+
+
+def example(name: str) -> str:
+    """How a command is called."""
+    return f"Example: python main.py {name} {COMMANDS[name].example}"
+
+
+def overview() -> str:
+    """What `--help` says."""
+    lines = [f"  {name:<12}{command.does}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Self-supervised learning of video and skeleton representations.\n",
+            "commands:",
+            *lines,
+            "\nmain.py COMMAND --help explains the settings of a command, main.py fit --model.help NAME",
+            "those of a method, and main.py fit --data.help NAME those of a data set.",
+        ]
+    )
 
 
 def main(args: list[str] | None = None) -> CLI | None:
@@ -45,28 +84,29 @@ def main(args: list[str] | None = None) -> CLI | None:
         SettingError: when the user must change something.
     """
     words = sys.argv[1:] if args is None else args
-    commands = [*CLI.subcommands(), *COMMANDS, BENCH]
     if not words:
-        raise SettingError(f"Name a command: one of {', '.join(commands)}; --help after it lists its settings.")
-    if words[0] not in commands and not words[0].startswith("-"):
-        raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(commands)}.")
-    if words[0] == BENCH:
-        bench(words[1:])
+        raise SettingError(f"Name a command: one of {', '.join(COMMANDS)}; --help after it lists its settings.")
+    if words[0] in ("-h", "--help"):
+        print(overview())
         return None
-    if words[0] in COMMANDS:
+    if words[0] not in COMMANDS and not words[0].startswith("-"):
+        raise SettingError(f"There is no command {words[0]!r}; choose one of {', '.join(COMMANDS)}.")
+    if words[0] == BENCH:
+        bench(words[1:], example(BENCH))
+        return None
+    if (run := COMMANDS.get(words[0], COMMANDS["fit"]).run) is not None:
         # Without a description of its own, the parser takes the first line of the docstring.
         auto_cli(
-            COMMANDS[words[0]],
+            run,
             args=words[1:],
             as_positional=False,
             parser_class=Parser,
             prog=f"main.py {words[0]}",
             description=None,
+            epilog=example(words[0]),
         )
         return None
-    return CLI(
-        args=args, description=f"Trains and measures; there are also {', '.join([*COMMANDS, BENCH])} (main.py convert --help)."
-    )
+    return CLI(args=args, examples={name: example(name) for name in CLI.subcommands()})
 
 
 if __name__ == "__main__":

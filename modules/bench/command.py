@@ -34,13 +34,13 @@ class _Parser(argparse.ArgumentParser):
         raise SettingError(f"bench: {message}; python main.py bench --help lists its settings.")
 
 
-def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options of the command, and the settings of the run.
+def parse(words: list[str], epilog: str = "") -> tuple[argparse.Namespace, list[str]]:
+    """Options of the command, and the settings of the run. Its help ends with `epilog`.
 
     Raises:
         SettingError: if an option has a value that cannot be.
     """
-    parser = _Parser(prog="main.py bench", description=DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(prog="main.py bench", description=DESCRIPTION, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to train for the measurement (default: 60)")
     parser.add_argument(
         "--try",
@@ -61,16 +61,17 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def bench(words: list[str]) -> None:
+def bench(words: list[str], epilog: str = "") -> None:
     """Measure, and print what was found.
 
     Args:
         words: the command line behind the word bench.
+        epilog: what its help ends with.
 
     Raises:
         SettingError: if the run cannot be built or measured.
     """
-    options, settings = parse(words)
+    options, settings = parse(words, epilog)
     print(f"Training for {options.seconds:g} s to measure; nothing is kept.", flush=True)
     measured = measure(settings, options.seconds, whole=True)
     outlook = look_ahead(measured, _other_batch(settings, measured, options.seconds))

@@ -141,10 +141,12 @@ class CLI(LightningCLI):
     Args:
         args: command line without the program's name, or settings as a dictionary.
         run: run the subcommand; False only builds the objects.
-        description: what `--help` begins with.
+        examples: what the help of a subcommand ends with, by its name.
     """
 
-    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True, description: str = "") -> None:
+    def __init__(
+        self, args: list[str] | dict[str, Any] | None = None, run: bool = True, examples: dict[str, str] | None = None
+    ) -> None:
         torch.set_float32_matmul_precision("high")
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -160,7 +162,7 @@ class CLI(LightningCLI):
                 seed_everything_default=0,
                 save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
                 trainer_defaults={"use_distributed_sampler": False},
-                parser_kwargs={"description": description},
+                parser_kwargs={name: {"epilog": text} for name, text in (examples or {}).items()} if run else {},
                 parser_class=Parser,
                 args=args,
                 run=run,

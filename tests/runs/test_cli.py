@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from datamodules.prepare.synthesise import write_video
-from main import main
+from main import COMMANDS, main
 from modules.core.errors import SettingError
 from modules.core.run import run_of
 from modules.runs.cli import CLI
@@ -265,6 +265,20 @@ def test_errors_are_printed_without_traceback(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: model.mask.ratio 2")
+
+
+def test_help_names_every_command_in_a_line_and_each_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert {*CLI.subcommands(), "bench", "convert", "prepare", "replay", "synthesise"} == COMMANDS.keys()
+    for name, command in COMMANDS.items():
+        assert f"  {name:<12}{command.does}" in lines
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"Example: python main.py {name} {command.example}" in told
+        assert told.startswith("usage: ")
+        assert name in told.partition("options:")[0]
 
 
 def test_help_explains_the_settings_of_methods_and_data(capsys: pytest.CaptureFixture[str]) -> None:
