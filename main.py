@@ -21,6 +21,7 @@ from datamodules.prepare.synthesise import write_videos
 from modules.bench.command import bench
 from modules.convert.command import convert
 from modules.core.errors import SettingError
+from modules.embed.command import embed
 from modules.runs.cli import CLI, Parser
 from modules.runs.replay import replay
 
@@ -44,6 +45,11 @@ COMMANDS = {
     ),
     "predict": Command("not there yet: features and classes of new videos", "--help"),
     BENCH: Command("measure how fast a run is, and what limits it", "--config configs/quickstart.yaml"),
+    "embed": Command(
+        "write features of videos by any encoder",
+        "--checkpoint runs/quickstart/checkpoints/last.ckpt --source data/motion --out features",
+        embed,
+    ),
     "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
     "prepare": Command("make small videos, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE),
     "convert": Command(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.prepare import write_data_set
 from main import main
@@ -57,6 +57,10 @@ def test_quickstart_runs_and_goes_on(
         main(command)
     assert read_passport(tmp_path / "smile.safetensors")["method"] == "modules.methods.smile.SMILE"
     assert {path.name for path in (tmp_path / "encoder").iterdir()} >= {"config.json", "model.safetensors"}
+    main([*words("python main.py synthesise")[0], "--train_videos=3", "--val_videos=1", "--frames=16", "--size=32"])
+    for command in words("python main.py embed"):
+        main([*command, "--num_workers=0"])
+    assert len(load_file(tmp_path / "features.safetensors")["feature"]) == 4
     with pytest.raises(SettingError, match=r"python main\.py replay"):
         main([*first, *SMALL, "--model.optim.warmup_epochs=0", "--model.optim.base_lr=1e25", "--trainer.default_root_dir=run"])
     for command in words("python main.py replay"):

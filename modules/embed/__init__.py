@@ -1,0 +1,1 @@
+"""Features of whole collections of videos by any encoder: `python main.py embed`."""

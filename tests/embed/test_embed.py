@@ -1,0 +1,150 @@
+"""Features of a folder of videos: the right ones, of the right moments, also after the command was killed."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from datamodules.prepare.synthesise import write_videos
+from main import main
+from modules.convert.command import convert
+from modules.convert.load import load_backbone
+from modules.core.errors import SettingError
+from modules.embed import command
+from modules.embed.files import Parts
+from modules.embed.windows import windows_of
+from tests.datamodules.video_files import decode_all
+from tests.registry import FRAMES, SIDE, tiny_cnn, tiny_vit
+
+BROKEN = "train/down/broken.mp4"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight whole videos of 32 frames at 12 frames per second, and one that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_videos(folder / "motion", 6, 2, 32, 48)
+    (folder / "motion/train/down").mkdir(exist_ok=True)
+    (folder / "motion" / BROKEN).write_bytes(b"no video")
+    torch.manual_seed(0)
+    for name, network in (("vit", tiny_vit()), ("cnn", tiny_cnn())):
+        state = {f"backbone.{key}": value.contiguous() for key, value in network.state_dict().items()}
+        save_file(state, folder / f"{name}.raw.safetensors")
+        sizes = {"heads": 2, "image_size": SIDE, "num_frames": FRAMES, "stride": 3} if name == "vit" else {"num_frames": FRAMES}
+        convert(folder / f"{name}.raw.safetensors", folder / f"{name}.safetensors", **sizes)  # type: ignore[arg-type]
+    return folder
+
+
+def embed(folder: Path, out: Path, *options: str, encoder: str = "vit") -> dict[str, Any]:
+    words = ["embed", f"--checkpoint={folder / encoder}.safetensors", f"--source={folder / 'motion'}", f"--out={out}"]
+    main([*words, "--num_workers=0", *options])
+    file = out.with_name(f"{out.name}.safetensors")
+    return load_file(file) if file.is_file() else {}
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with out.with_name(f"{out.name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_features_are_those_of_the_middle_of_each_video(folder: Path, tmp_path: Path) -> None:
+    found = embed(folder, tmp_path / "features", "--store=float32")
+    rows = rows_of(tmp_path / "features")
+    assert found["feature"].shape == (8, 32)
+    assert len(rows) == 8
+    assert [row["feature"] for row in rows] == [f"features.safetensors#{place}" for place in range(8)]
+    network: Any = load_backbone(folder / "vit.safetensors")
+    for place in (0, 7):
+        assert rows[place]["label"] == Path(rows[place]["path"]).parent.name
+        frames = torch.from_numpy(np.stack(decode_all(folder / "motion" / rows[place]["path"])))
+        first = (32 - 3 * FRAMES) // 2
+        clip = frames[first : first + 3 * FRAMES : 3]
+        small = torch.nn.functional.interpolate(
+            clip.permute(0, 3, 1, 2), size=(SIDE, SIDE), mode="bilinear", antialias=True
+        ).permute(0, 2, 3, 1)
+        with torch.no_grad():
+            wanted = network(network.preprocess(small[None]))[0]
+        assert torch.allclose(found["feature"][place], wanted, atol=1e-5)
+        assert found["time"][place].tolist() == pytest.approx([first / 12, (first + 9) / 12], abs=1e-3)
+    assert (tmp_path / "features.bad.tsv").read_text().splitlines()[1].startswith(f"{BROKEN}\t")
+    passport = json.loads((tmp_path / "features.json").read_text())
+    assert passport["sampling"] == {"frames": FRAMES, "stride": 3, "clips": 1, "every": None}
+    assert not (tmp_path / "features.parts").exists()
+
+
+def test_a_killed_command_goes_on_and_writes_the_same_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "PART_ITEMS", 3)
+    embed(folder, tmp_path / "whole")
+    write, made = Parts.write, []
+
+    def killed(self: Parts, number: int, steps: Any) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+        made.append(number)
+        write(self, number, steps)
+
+    monkeypatch.setattr(Parts, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed(folder, tmp_path / "again")
+    monkeypatch.setattr(Parts, "write", lambda self, number, steps: (made.append(number), write(self, number, steps)))
+    with pytest.raises(SettingError, match=r"holds features that were made with another clip; pass another --out"):
+        embed(folder, tmp_path / "again", "--stride=1")
+    embed(folder, tmp_path / "again")
+    assert made == [0, 1, 2]
+    for suffix in (".safetensors", ".json", ".bad.tsv"):
+        assert (tmp_path / f"again{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes(), suffix
+    embed(folder, tmp_path / "again")
+    assert made == [0, 1, 2], "what is there is not made again"
+    with pytest.raises(SettingError, match=r"again\.safetensors is of another job; pass another name, or --overwrite true"):
+        embed(folder, tmp_path / "again", "--stride=1")
+
+
+def test_shares_together_write_what_one_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "PART_ITEMS", 2)
+    whole = embed(folder, tmp_path / "whole")
+    assert not embed(folder, tmp_path / "shared", "--shard=2/2")
+    shared = embed(folder, tmp_path / "shared", "--shard=1/2")
+    assert torch.equal(shared["feature"], whole["feature"])
+    with pytest.raises(SettingError, match="--shard is 3/2; it must be like 2/4"):
+        embed(folder, tmp_path / "none", "--shard=3/2")
+
+
+def test_sequences_have_a_step_for_each_window(folder: Path, tmp_path: Path) -> None:
+    found = embed(folder, tmp_path / "features", "--every=0.5", "--store=float32")
+    assert found["feature"].shape == (8, 5, 32)
+    assert found["length"].tolist() == [5] * 8
+    assert found["time"][0].flatten().tolist() == pytest.approx([0, 0.5, 0.5, 1, 1, 1.5, 1.5, 2, 2, 32 / 12], abs=1e-5)
+    assert not torch.allclose(found["feature"][0, 0], found["feature"][0, 4])
+    assert windows_of(1.0, 5.0) == [(0.0, 1.0)]
+    assert windows_of(12.0, 5.0) == [(0.0, 5.0), (5.0, 12.0)]
+    assert windows_of(13.0, 5.0)[-1] == (10.0, 13.0)
+
+
+@pytest.mark.parametrize("encoder", ["vit", "cnn"])
+def test_slices_and_tokens_average_to_the_pooled_feature(encoder: str, folder: Path, tmp_path: Path) -> None:
+    options = ("--store=float32", f"--size={SIDE}")
+    found = {what: embed(folder, tmp_path / what, f"--what={what}", *options, encoder=encoder) for what in ("slices", "tokens")}
+    pooled = embed(folder, tmp_path / "pooled", *options, encoder=encoder)["feature"]
+    assert found["tokens"]["feature"].shape[1] == (32 if encoder == "vit" else 1 * 2 * 2)
+    for one in found.values():
+        assert torch.allclose(one["feature"].mean(1), pooled, atol=1e-5)
+    time = found["slices"]["time"][0]
+    assert torch.equal(time[1:, 0], time[:-1, 1])
+
+
+def test_impossible_settings_are_refused(folder: Path, tmp_path: Path) -> None:
+    for options, message in (
+        (("--every=1", "--clips=2"), "pass only one of them"),
+        (("--device=cuda:77",), "--device is cuda:77, which is not here"),
+        (("--batch_size=0",), "--batch_size is 0; it must be a whole number of at least 1"),
+        ((f"--source={tmp_path}",), "which holds no video"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            embed(folder, tmp_path / "features", *options)
