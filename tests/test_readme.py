@@ -213,6 +213,7 @@ def test_no_command_is_left_out() -> None:
         "bash benchmarks/gpu.sh",
     )
     tested += ("python main.py convert", "python main.py replay", "python main.py prepare", "python main.py bench")
+    tested += ("python main.py embed",)
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)
     tested += tuple(f"python main.py {command} --config configs/retrieval/ssv2_template.yaml" for command in ("fit", "test"))
