@@ -1,15 +1,10 @@
 """Streams of generated clips that are no pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from modules.core.batch import Stream, Text
-
-if TYPE_CHECKING:
-    from modules.scenes.streams import WorldStreams
-    from modules.scenes.world import World
+from modules.scenes.world import World
 
 
 @dataclass
@@ -22,6 +17,26 @@ class GeneratedSensor:
     """What a sensor on the first object measures."""
 
 
-def sense_streams(world: World, streams: WorldStreams) -> dict[str, Stream | Text]:
+class Senses(Protocol):
+    """Which of these streams are asked for."""
+
+    @property
+    def sound(self) -> GeneratedSound | None:
+        """What is heard; None for silence."""
+
+    @property
+    def sensor(self) -> GeneratedSensor | None:
+        """What a sensor measures; None without one."""
+
+    @property
+    def skeleton(self) -> bool:
+        """Whether there are bodies."""
+
+    @property
+    def text(self) -> bool:
+        """Whether there are sentences."""
+
+
+def sense_streams(world: World, streams: Senses) -> dict[str, Stream | Text]:
     """Sound, sensor, skeleton and sentences of some clips, those that are asked for: data [N, 1, ...], one view."""
     return {}

@@ -1,4 +1,4 @@
-"""What is seen of the generated world: frames, optical flow, occlusion, depth, masks and boxes, all from one sampling of its objects.
+"""What is seen of the generated world: frames, flow, occlusion, depth, masks and boxes, all from one sampling of its objects.
 
 An object is in a pixel where its opacity there is at least a half, and seen where no nearer one is; everything but the frames
 goes by that. Axis letters: `N` clips, `T` frames, `K` objects.
@@ -6,7 +6,8 @@ goes by that. Axis letters: `N` clips, `T` frames, `K` objects.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,14 +35,21 @@ class WorldClips:
         motion: int64 [N], index into `MOTION_CLASSES` of the first object's motion.
         object: int64 [N], index into `SHAPES`, of the first object.
         background: int64 [N], index into the backgrounds that were asked for.
-        identity: int64 [N], number of the first object within its split.
+        identity: int64 [N], number of the first object within its split; None where each clip has its own.
     """
 
     streams: dict[str, Stream | Text]
     motion: Tensor
     object: Tensor
     background: Tensor
-    identity: Tensor
+    identity: Tensor | None
+
+    @property
+    def video(self) -> Tensor:
+        """uint8 [N, V, T, H, W, 3]"""
+        video = self.streams["video"]
+        assert isinstance(video, Stream)
+        return video.data
 
 
 def make_world(
@@ -75,18 +83,39 @@ def make_world(
         parts.append(film(world, stage, streams) | sense_streams(world, streams))
         known.append((world.motion[:, 0], world.shape(0), background_of(world, stage), world.identity))
     joined = {name: join_clips([part[name] for part in parts]) for name in parts[0]}
-    return WorldClips(joined, *(torch.cat(column) for column in zip(*known, strict=True)))
+    motion, kind, background, identity = (torch.cat(column) for column in zip(*known, strict=True))
+    return WorldClips(joined, motion, kind, background, None if settings.identities is None else identity)
+
+
+def clip_bytes(stage: Stage, settings: WorldSettings, streams: WorldStreams) -> int:
+    """Bytes of a clip with all its streams."""
+    each = sum(last * kind.itemsize for last, kind in _planes(streams, settings.objects).values())
+    world = World(torch.zeros(1, dtype=torch.int64), stage.frames, stage.split, stage.seed, settings)
+    senses = [stream.data for stream in sense_streams(world, streams).values() if isinstance(stream, Stream)]
+    return stage.frames * stage.size**2 * each + sum(data.nbytes for data in senses)
+
+
+def _planes(streams: WorldStreams, objects: int) -> dict[str, tuple[int, torch.dtype]]:
+    """Numbers per pixel of the video and of the streams that are asked for, and their type."""
+    planes = {
+        "flow": (2, torch.float16),
+        "occlusion": (1, torch.bool),
+        "depth": (1, torch.uint16),
+        "mask": (objects, torch.bool),
+        "whole_mask": (objects, torch.bool),
+    }
+    return {"video": (3, torch.uint8)} | {name: plane for name, plane in planes.items() if getattr(streams, name)}
 
 
 def join_clips(parts: list[Stream | Text], axis: int = 0) -> Stream | Text:
-    """One stream of other clips, or with axis 1 of other views of the same clips."""
+    """One stream of other clips, or with axis 1 of other views of the same clips; sentences are those of the first view."""
     first = parts[0]
     if isinstance(first, Text):
-        sentences = [part.sentences for part in parts if isinstance(part, Text)]
-        return Text(sum(sentences, []) if axis == 0 else [sum(views, []) for views in zip(*sentences, strict=True)])
-    fields = {}
+        every = [part.sentences for part in parts if isinstance(part, Text)]
+        return Text(list(chain.from_iterable(every))) if axis == 0 else first
+    fields: dict[str, Any] = {}
     for name in ("data", "valid", "time", "box", "length"):
-        values = [getattr(part, name) for part in parts]
+        values: list[Any] = [getattr(part, name) for part in parts]
         fields[name] = None if values[0] is None else torch.cat(values, axis)
     return Stream(first.kind, **fields)
 
@@ -130,16 +159,8 @@ def film(world: World, stage: Stage, streams: WorldStreams) -> dict[str, Stream 
     place = Geometry(*(part[:, :, :sampled] for part in geometry(record, (size, size), wrap=True)))
     scene = _scene(world, stage, moment)
     shape = (count, frames, size, size)
-    out = {"video": torch.empty(*shape, 3, dtype=torch.uint8, device=device)}
-    for name, last, kind in (
-        ("flow", 2, torch.float16),
-        ("occlusion", 1, torch.bool),
-        ("depth", 1, torch.int16),
-        ("mask", objects, torch.bool),
-        ("whole_mask", objects, torch.bool),
-    ):
-        if getattr(streams, name):
-            out[name] = torch.empty(*shape, last, dtype=kind, device=device)
+    wanted = _planes(streams, objects).items()
+    out = {name: torch.empty(*shape, last, dtype=kind, device=device) for name, (last, kind) in wanted}
     columns = rows = torch.empty(0)
     if streams.track:
         columns, rows = torch.empty(2, count, objects, frames, size, dtype=torch.bool, device=device)
@@ -153,8 +174,6 @@ def film(world: World, stage: Stage, streams: WorldStreams) -> dict[str, Stream 
         if streams.track:
             torch.any(whole[:, :, :frames], -2, out=columns[part])
             torch.any(whole[:, :, :frames], -1, out=rows[part])
-    if streams.depth:
-        out["depth"] = out["depth"].view(torch.uint16)
     made = {name: Stream(PLANES.get(name, "video"), values[:, None]) for name, values in out.items()}
     if streams.track:
         sides = zip((centre[:, :, :frames, 0], centre[:, :, :frames, 1]), (columns, rows), strict=True)
@@ -175,9 +194,7 @@ def _scene(world: World, stage: Stage, moment: Moment) -> _Scene:
     lift = moment.lift[:, :, :frames, None, None]
     distance = world.ground()[:, :, None, None, None] - HOP * lift
     across, down = _flow(moment, size)
-    return _Scene(
-        still, textures, DIMMEST + (1 - DIMMEST) * lift, (1000 * distance).round().to(torch.int16), across, down
-    )
+    return _Scene(still, textures, DIMMEST + (1 - DIMMEST) * lift, (1000 * distance).round().to(torch.int16), across, down)
 
 
 def _flow(moment: Moment, size: int) -> tuple[Tensor, Tensor]:
@@ -219,7 +236,8 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
     if "whole_mask" in planes:
         planes["whole_mask"].copy_(now.movedim(1, -1))
     if "depth" in planes:
-        depth = planes["depth"][..., 0].fill_(round(1000 * BACKGROUND_DEPTH))
+        # torch has few operations on uint16; these numbers are as well an int16.
+        depth = planes["depth"].view(torch.int16)[..., 0].fill_(round(1000 * BACKGROUND_DEPTH))
         for number in range(objects):
             torch.where(now[:, number], scene.distance[:, number], depth, out=depth)
     if "mask" in planes:
