@@ -11,8 +11,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from modules.core.batch import Stream
 from modules.core.errors import SettingError
-from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy, single_frame
-from modules.motion import render
+from modules.downstream.metrics.probes import knn_accuracy, single_frame
 from modules.scenes import objects as scenes
 from modules.scenes import world_pictures
 from modules.scenes.captioned import Stage
@@ -54,8 +53,8 @@ def world_of(count: int, stage: Stage, settings: WorldSettings, object_size: tup
 @pytest.mark.parametrize(("split", "view", "distractors"), [("train", 0, False), ("val", 1, True)])
 def test_without_further_settings_clips_are_as_before(split: Split, view: int, distractors: bool) -> None:
     kinds: list[Literal["black", "texture"]] = ["black", "texture"]
-    before = make_clips(40, 9, 24, split, 5, kinds, distractors=distractors, view=view)
-    made = make_world(40, Stage(9, 24, split, 5, kinds), WorldSettings(), ALL, distractors=distractors, view=view)
+    before = make_clips(26, 9, 24, split, 5, kinds, distractors=distractors, view=view)
+    made = make_world(26, Stage(9, 24, split, 5, kinds), WorldSettings(), ALL, distractors=distractors, view=view)
     assert torch.equal(data(made, "video"), before.video)
     for name in ("motion", "object", "background"):
         assert torch.equal(getattr(made, name), getattr(before, name))
@@ -161,7 +160,7 @@ def test_flow_and_occlusion_follow_the_points_of_what_is_seen(settings: WorldSet
 def test_flow_warps_each_frame_onto_the_next() -> None:
     """Away from edges, where pixels mix what moves differently, a frame is the next one seen along the flow, up to bilinear
     interpolation: an eighth of the second differences around, and one level of truncation in either frame."""
-    size, count = 96, 26
+    size, count = 80, 13
     stage = Stage(5, size, "train", 0, ("texture",))
     made = make_world(count, stage, WorldSettings(objects=2), ALL, object_size=(0.35, 0.55), distractors=True)
     layer, flow = layers(made), data(made, "flow").float()
@@ -199,12 +198,10 @@ def test_flow_warps_each_frame_onto_the_next() -> None:
     assert (error <= bound)[kept].all()
     moving = kept & (layer[:, :-1].flatten(0, 1) > 0)
     # Objects are compared too, of each class of motion.
-    assert (moving.unflatten(0, (count, 4)).flatten(1).sum(1) > 200).all()
-    # A flow that is half a pixel off, or none, does not pass.
-    for wrong in (steps + 0.5, torch.zeros_like(steps)):
-        error, bound, kept = seen_along(wrong)
-        moving = kept & (layer[:, :-1].flatten(0, 1) > 0)
-        assert (error > bound).any(-1)[moving].double().mean() > 0.1
+    assert (moving.unflatten(0, (count, 4)).flatten(1).sum(1) > 100).all()
+    # A flow that is half a pixel off does not pass.
+    error, bound, kept = seen_along(steps + 0.5)
+    assert (error > bound).any(-1)[kept & (layer[:, :-1].flatten(0, 1) > 0)].double().mean() > 0.1
 
 
 def pure_pixels(layer: Tensor) -> Tensor:
@@ -240,7 +237,7 @@ def test_depth_masks_and_order_agree(settings: WorldSettings) -> None:
 def test_no_hop_brings_an_object_before_a_nearer_one() -> None:
     ground = World(torch.arange(500), 4, "train", 0, WorldSettings(objects=8, contacts=True)).ground()
     assert (ground[:, :-1] - HOP > ground[:, 1:]).all()
-    assert 1.2 <= ground.min()
+    assert ground.min() >= 1.2
     assert ground.max() <= 3.4
 
 
@@ -295,9 +292,11 @@ def knn(x: Tensor, y: Tensor) -> float:
     return knn_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:])
 
 
-def linear(x: Tensor, y: Tensor) -> float:
-    """As above. Some steps suffice: there are more pixels than can be fitted, and a leak would show at once."""
-    return linear_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:], iterations=25)
+def ridge(x: Tensor, y: Tensor) -> float:
+    """As above, by a line fitted to the classes by least squares, with a penalty that suits pixels of one frame."""
+    x, one_hot = (x - x[:HALF].mean(0)) / x[:HALF].std(), torch.eye(len(MOTION_CLASSES))[y[:HALF]]
+    weight = torch.linalg.solve(x[:HALF].T @ x[:HALF] + 30 * torch.eye(x.shape[1]), x[:HALF].T @ (one_hot - CHANCE))
+    return float(((x[HALF:] @ weight).argmax(1) == y[HALF:]).float().mean())
 
 
 def boxes(made: WorldClips, t: int) -> Tensor:
@@ -309,8 +308,8 @@ def boxes(made: WorldClips, t: int) -> Tensor:
 
 def test_no_single_frame_of_any_static_stream_tells_the_motion() -> None:
     """Flow and occlusion say how things move from one frame to the next, which is what they are for."""
-    made = make_world(2 * HALF, Stage(8, 16, "train", 0), CROWD, ALL)
-    for t in (0, 4, -1):
+    made = make_world(2 * HALF, Stage(6, 16, "train", 0), CROWD, ALL)
+    for t in (0, 3, -1):
         features = {
             "video": single_frame(data(made, "video"), t),
             "depth": data(made, "depth")[:, t].flatten(1).float(),
@@ -318,12 +317,12 @@ def test_no_single_frame_of_any_static_stream_tells_the_motion() -> None:
             "track": boxes(made, t),
         }
         for name, values in features.items():
-            for probe in (knn, linear):
+            for probe in (knn, ridge):
                 accuracy = probe(values, made.motion)
                 assert abs(accuracy - CHANCE) < BOUND, f"{probe.__name__} on {name} of frame {t}: {accuracy:.3f}"
-    # The same probes see motion as soon as they may compare frames.
-    box = boxes(made, -1) - boxes(made, 0)
-    assert knn(box[:, :8], made.motion) > 2.5 * CHANCE
+    # The same probes see the class where it is: in the first object's flow.
+    flow = (data(made, "flow")[:, 2] * data(made, "mask")[:, 2, ..., :1]).flatten(1).float()
+    assert min(knn(flow, made.motion), ridge(flow, made.motion)) > 2.5 * CHANCE
 
 
 def test_identities_look_alike_and_move_in_all_ways() -> None:
@@ -355,7 +354,3 @@ def test_switches_are_true_or_false() -> None:
         if switch.default is False:
             with pytest.raises(SettingError, match=rf"data\.streams\.{switch.name} is 1; it must be true or false"):
                 WorldStreams(**{switch.name: 1})  # type: ignore[arg-type]
-
-
-def test_drawing_in_pieces_bounds_the_memory() -> None:
-    assert render.PIECE_CPU == world_pictures.PIECE_CPU
