@@ -24,6 +24,7 @@ from modules.scenes.world import BACKGROUND_DEPTH, DIMMEST, HOP, Moment, World, 
 
 SEEN = 0.5
 """Opacity from which on an object counts as being in a pixel."""
+BACKGROUND_MM = round(1000 * BACKGROUND_DEPTH)
 
 
 @dataclass
@@ -110,6 +111,8 @@ def _planes(streams: WorldStreams, objects: int) -> dict[str, tuple[int, torch.d
 def join_clips(parts: list[Stream | Text], axis: int = 0) -> Stream | Text:
     """One stream of other clips, or with axis 1 of other views of the same clips; sentences are those of the first view."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     if isinstance(first, Text):
         every = [part.sentences for part in parts if isinstance(part, Text)]
         return Text(list(chain.from_iterable(every))) if axis == 0 else first
@@ -172,8 +175,8 @@ def film(world: World, stage: Stage, streams: WorldStreams) -> dict[str, Stream 
         planes = {name: values[part] for name, values in out.items()}
         _draw(planes, _Scene(*(values[part] for values in scene)), sample, whole, world.settings.contacts)
         if streams.track:
-            torch.any(whole[:, :, :frames], -2, out=columns[part])
-            torch.any(whole[:, :, :frames], -1, out=rows[part])
+            opacity = sample[:, :, 3, :frames]
+            columns[part], rows[part] = opacity.amax(-2) >= SEEN, opacity.amax(-1) >= SEEN
     made = {name: Stream(PLANES.get(name, "video"), values[:, None]) for name, values in out.items()}
     if streams.track:
         sides = zip((centre[:, :, :frames, 0], centre[:, :, :frames, 1]), (columns, rows), strict=True)
@@ -232,30 +235,31 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
         if dimmed:
             one[:, :3].mul_(scene.bright[:, None, number])
         blend(canvas, one)
-    planes["video"].copy_(canvas)
+    # CPUs convert to int16, and from there to uint8, in a third of the time.
+    planes["video"].copy_(canvas.to(torch.int16))
     if "whole_mask" in planes:
         planes["whole_mask"].copy_(now.movedim(1, -1))
+    if planes.keys() <= {"video", "whole_mask"}:
+        return
+    seen = _seen(now)
+    if "mask" in planes:
+        planes["mask"].copy_(seen.movedim(1, -1))
     if "depth" in planes:
         # torch has few operations on uint16; these numbers are as well an int16.
-        depth = planes["depth"].view(torch.int16)[..., 0].fill_(round(1000 * BACKGROUND_DEPTH))
+        depth = planes["depth"].view(torch.int16)[..., 0].fill_(BACKGROUND_MM)
         for number in range(objects):
-            torch.where(now[:, number], scene.distance[:, number], depth, out=depth)
-    if "mask" in planes:
-        hidden = None
-        for number in reversed(range(objects)):
-            there = now[:, number]
-            planes["mask"][..., number] = there if hidden is None else there & ~hidden
-            hidden = there if hidden is None else hidden | there
+            depth.add_(seen.view(torch.uint8)[:, number] * (scene.distance[:, number] - BACKGROUND_MM))
+    flow: list[Tensor] = []
     if "flow" in planes or ("occlusion" in planes and objects > 1):
-        flow = [_flow_plane(scene, now, axis) for axis in (0, 1)]
-        if "flow" in planes:
-            for axis in (0, 1):
-                planes["flow"][..., axis] = flow[axis]
+        flow = [_flow_plane(scene, seen, axis) for axis in (0, 1)]
+    if "flow" in planes:
+        for axis in (0, 1):
+            planes["flow"][..., axis] = flow[axis]
     if "occlusion" in planes:
         hidden = planes["occlusion"][..., 0]
         if objects == 1:
             # Nothing hides the only object, and the background does not move.
-            torch.gt(whole[:, 0, 1:], now[:, 0], out=hidden)
+            torch.bitwise_and(whole[:, 0, 1:], ~now[:, 0], out=hidden)
             return
         layer = torch.zeros_like(whole[:, 0], dtype=torch.uint8)
         for number in range(objects):
@@ -263,12 +267,24 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
         torch.gt(_carried(layer[:, 1:], *flow), layer[:, :-1], out=hidden)
 
 
-def _flow_plane(scene: _Scene, there: Tensor, axis: int) -> Tensor:
-    """One component of the flow of what is seen: float [n, T, H, W], from objects bool [n, K, T, H, W]."""
+def _seen(whole: Tensor) -> Tensor:
+    """Where objects are that no nearer one hides, from where they are: bool [n, K, T, H, W]."""
+    if whole.shape[1] == 1:
+        return whole
+    seen, nearer = torch.empty_like(whole), torch.zeros_like(whole[:, 0])
+    for number in reversed(range(whole.shape[1])):
+        torch.bitwise_and(whole[:, number], ~nearer, out=seen[:, number])
+        nearer |= whole[:, number]
+    return seen
+
+
+def _flow_plane(scene: _Scene, seen: Tensor, axis: int) -> Tensor:
+    """One component of the flow: float [n, T, H, W], from where objects are seen, bool [n, K, T, H, W]."""
     plane: Tensor | None = None
-    for number in range(there.shape[1]):
+    for number in range(seen.shape[1]):
         own = scene.across[:, number, :, axis] + scene.down[:, number, :, axis]
-        plane = own.mul_(there[:, number]) if plane is None else torch.where(there[:, number], own, plane)
+        own.mul_(seen.view(torch.uint8)[:, number])
+        plane = own if plane is None else plane.add_(own)
     assert plane is not None
     return plane
 

@@ -238,8 +238,8 @@ def test_streams_leave_the_video_as_it_is() -> None:
 
 
 def test_streams_count_as_memory() -> None:
-    clip, sizes = ClipSettings(frames=16, size=64), {"train_videos": 30_000, "val_videos": 100}
-    SyntheticMotion(clip, **sizes)
+    clip = ClipSettings(frames=16, size=64)
+    SyntheticMotion(clip, train_videos=30_000, val_videos=100)
     with pytest.raises(SettingError, match=r"with flow, .* would take 22 GiB .* or leave some of data.streams out"):
         # 3 bytes of colour, 4 of flow, 2 of depth, and 1 of occlusion and of each mask.
-        SyntheticMotion(clip, **sizes, streams=EVERY)
+        SyntheticMotion(clip, train_videos=30_000, val_videos=100, streams=EVERY)
