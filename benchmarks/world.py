@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -34,12 +35,12 @@ PEER = "make_clips"
 
 def switches() -> dict[str, WorldStreams]:
     """The video alone, with each stream, and with all of them."""
-    alone = {name: WorldStreams(**{name: True}) for name in (*PLANES, "skeleton", "text")}
-    sound, sensor = GeneratedSound(), GeneratedSensor()
-    alone |= {"sound": WorldStreams(sound=sound), "sensor": WorldStreams(sensor=sensor)}
-    every = WorldStreams(**dict.fromkeys((*PLANES, "skeleton", "text"), True), sound=sound, sensor=sensor)
-    planes = WorldStreams(**dict.fromkeys(PLANES, True))
-    return {"video": WorldStreams()} | alone | {"all pictures": planes, "all streams": every}
+    on: dict[str, Any] = dict.fromkeys((*PLANES, "skeleton", "text"), True)
+    senses: dict[str, Any] = {"sound": GeneratedSound(), "sensor": GeneratedSensor()}
+    alone = {name: WorldStreams(**{name: value}) for name, value in (on | senses).items()}
+    pictures: dict[str, Any] = dict.fromkeys(PLANES, True)
+    every = WorldStreams(**on, **senses)
+    return {"video": WorldStreams()} | alone | {"all pictures": WorldStreams(**pictures), "all streams": every}
 
 
 def main(
