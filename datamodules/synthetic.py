@@ -6,7 +6,7 @@ that costs. The other labels are the object's shape and the kind of background, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,10 @@ from modules.scenes.backgrounds import Background, load_images
 from modules.scenes.captioned import CaptionedClips, CaptionSettings, Stage, captioned_clips, retrieval_clips
 from modules.scenes.classes import GROWTH, MOTION_CLASSES, Split
 from modules.scenes.objects import SyntheticClips, make_clips
+from modules.scenes.streams import WorldStreams
 from modules.scenes.textures import make_grounds
+from modules.scenes.world import WorldSettings
+from modules.scenes.world_pictures import WorldClips, clip_bytes, join_clips, make_world
 
 MIN_FRAMES = 4
 MAX_OBJECT_SIZE = 0.7
@@ -41,20 +44,30 @@ class ClipPool(Dataset[Batch]):
     """Finished clips in memory, served in whole batches.
 
     `extra` of a batch has two further labels: `object`, index into `SHAPES` or -1, and `background`, index into
-    `data.scene.backgrounds`; with captions also `signature`, equal where captions say the same in whatever words.
+    `data.scene.backgrounds`; with captions also `signature`, equal where captions say the same in whatever words; of the
+    generated world with identities also `identity`, number of the object within its split.
 
     Args:
         video: uint8 [N, V, T, H, W, 3].
         clips: Labels of the N videos, and their captions if they have any.
         label: int64 [N], what is served as `label`.
         repeat: Copies of each clip.
+        streams: All streams of the generated world, with the video; None takes the video alone.
     """
 
-    def __init__(self, video: Tensor, clips: SyntheticClips | CaptionedClips, label: Tensor, repeat: int) -> None:
+    def __init__(
+        self,
+        video: Tensor,
+        clips: SyntheticClips | CaptionedClips | WorldClips,
+        label: Tensor,
+        repeat: int,
+        streams: dict[str, Stream | Text] | None = None,
+    ) -> None:
         self.video = video
         self.clips = clips
         self.label = label
         self.repeat = repeat
+        self.streams = {"video": Stream("video", video)} if streams is None else streams
 
     def __len__(self) -> int:
         return len(self.video)
@@ -62,15 +75,27 @@ class ClipPool(Dataset[Batch]):
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
         """A whole batch at once."""
         index = torch.tensor([key.row for key in keys])
-        video = self.video[index]
-        video = video.repeat_interleave(self.repeat, dim=1) if self.repeat > 1 else video
-        streams: dict[str, Stream | Text] = {"video": Stream("video", video)}
+        streams = {name: take(stream, index, repeat=self.repeat) for name, stream in self.streams.items()}
         extra = {"object": self.clips.object[index], "background": self.clips.background[index]}
         if isinstance(self.clips, CaptionedClips):
             texts = self.clips.texts
             streams["text"] = Text([[texts[key.epoch % len(texts)][key.row]] for key in keys])
             extra["signature"] = self.clips.signature[index]
+        if isinstance(self.clips, WorldClips) and self.clips.identity is not None:
+            extra["identity"] = self.clips.identity[index]
         return Batch(index, self.label[index], streams, extra=extra)
+
+
+def take(stream: Stream | Text, rows: Tensor | slice, views: slice = slice(None), repeat: int = 1) -> Stream | Text:
+    """Some views of a stream of some clips, so many copies of each."""
+    if isinstance(stream, Text):
+        numbers = rows.tolist() if isinstance(rows, Tensor) else range(len(stream.sentences))[rows]
+        return Text([stream.sentences[row] for row in numbers])
+    fields = {name: getattr(stream, name) for name in ("data", "valid", "time", "box", "length")}
+    taken = {name: value[rows][:, views] for name, value in fields.items() if value is not None}
+    if repeat > 1:
+        taken = {name: value.repeat_interleave(repeat, dim=1) for name, value in taken.items()}
+    return Stream(stream.kind, **taken)
 
 
 def _whole(batch: Batch) -> Batch:
@@ -147,6 +172,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         captions: Clips of captioned motion in the place of the classes, with sentences as the stream `text`; null keeps the
             classes. Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in
             their motion alone (see `modules.scenes.captioned.retrieval_clips`).
+        world: What happens besides the motion that the label names: several objects that hide each other, hops, identities.
+        streams: What batches have besides the video, of the same moments: flow, depth, masks, sound and so on.
         probe_samples: Training videos that `probe_dataloader` serves.
         seed: Seed of the clips and of their order.
     """
@@ -164,6 +191,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         label: Literal["motion", "object"] = "motion",
         scene: SceneSettings = SceneSettings(),  # noqa: B008
         captions: CaptionSettings | None = None,
+        world: WorldSettings = WorldSettings(),  # noqa: B008
+        streams: WorldStreams = WorldStreams(),  # noqa: B008
         probe_samples: int = 2048,
         seed: int = 0,
     ) -> None:
@@ -179,6 +208,8 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         self.label = label
         self.scene = scene
         self.captions = captions
+        self.world = world
+        self.further = streams
         self.probe_samples = min(probe_samples, train_videos)
         self.seed = seed
         self._pools: dict[str, ClipPool] = {}
@@ -195,7 +226,13 @@ class SyntheticMotion(SinglePass, LightningDataModule):
     @property
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch."""
-        return {"video": "video"} if self.captions is None else {"video": "video", "text": "text"}
+        text: dict[str, Kind] = {} if self.captions is None else {"text": "text"}
+        return {"video": "video", **text, **self.further.kinds}
+
+    @property
+    def _of_world(self) -> bool:
+        """Whether clips show more than `make_clips` does."""
+        return self.world != WorldSettings() or self.further != WorldStreams()
 
     @property
     def num_classes(self) -> int:
@@ -205,7 +242,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
     @property
     def flips_change_labels(self) -> bool:
         """Whether a mirrored clip may have another label: motions and sentences say left and right, shapes do not."""
-        return self.label == "motion" or self.captions is not None
+        return self.label == "motion" or "text" in self.streams
 
     def _check(self) -> None:
         check_frames("data.clip.frames", self.clip.frames)
@@ -233,13 +270,24 @@ class SyntheticMotion(SinglePass, LightningDataModule):
                     f"data.clip.{name} is {type(rule).__name__}, but generated clips are no parts of one video; leave it "
                     "out, or take videos from files."
                 )
-        videos = (self.train_videos + self.val_videos) * self.clip.clips
-        needed = videos * self.clip.frames * self.clip.size**2 * 3
-        if needed > MAX_POOL_BYTES:
+        plain = self.captions is None and not self.scene.ground and self.scene.objects
+        if self._of_world and not plain:
             raise SettingError(
-                f"data.train_videos: {videos} clips of {self.clip.frames} x {self.clip.size} x {self.clip.size} pixels "
-                f"would take {needed / 2**30:.0f} GiB of memory, more than {MAX_POOL_BYTES / 2**30:.0f}; lower "
-                "data.train_videos, data.clip.size or data.clip.frames."
+                "data.world and data.streams are about objects that move as a class says; set data.captions to null, "
+                "data.scene.ground to false and data.scene.objects to true, or leave data.world and data.streams out."
+            )
+        videos = (self.train_videos + self.val_videos) * self.clip.clips
+        each = self.clip.frames * self.clip.size**2 * 3
+        if self._of_world:
+            each = clip_bytes(self._stage("train"), self.world, self.further)
+        needed = videos * each
+        if needed > MAX_POOL_BYTES:
+            lower = "data.train_videos, data.clip.size or data.clip.frames"
+            with_streams = f" with {', '.join(self.further.kinds)}" if self.further.kinds else ""
+            raise SettingError(
+                f"data.train_videos: {videos} clips of {self.clip.frames} x {self.clip.size} x {self.clip.size} pixels"
+                f"{with_streams} would take {needed / 2**30:.0f} GiB of memory, more than {MAX_POOL_BYTES / 2**30:.0f}; "
+                f"lower {lower}{', or leave some of data.streams out' if with_streams else ''}."
             )
 
     def check(self, stage: str) -> None:
@@ -252,6 +300,9 @@ class SyntheticMotion(SinglePass, LightningDataModule):
             return
         if self.captions is not None:
             self._pools = self._captioned(self.captions)
+            return
+        if self._of_world:
+            self._pools = self._worlds()
             return
         train = self._make("train", self.train_videos, self.scene.objects, self.clip.clips)
         if self.scene.objects:
@@ -268,11 +319,29 @@ class SyntheticMotion(SinglePass, LightningDataModule):
             return None
         return load_images(Path(folder), split, round(self.clip.size * IMAGE_SPARE))
 
+    def _stage(self, split: Split) -> Stage:
+        return Stage(self.clip.frames, self.clip.size, split, self.seed, self.scene.backgrounds)
+
+    def _worlds(self) -> dict[str, ClipPool]:
+        pools: dict[str, ClipPool] = {}
+        counts: dict[Split, int] = {"train": self.train_videos, "val": self.val_videos}
+        for split, count in counts.items():
+            stage = replace(self._stage(split), images=self._images(split))
+            made = [
+                make_world(count, stage, self.world, self.further, self.scene.object_size, self.scene.distractors, view)
+                for view in range(self.clip.clips)
+            ]
+            streams = {name: join_clips([one.streams[name] for one in made], axis=1) for name in made[0].streams}
+            clips = replace(made[0], streams=streams)
+            label = clips.object if self.label == "object" else clips.motion
+            pools[split] = ClipPool(clips.video, clips, label, self.clip.repeat, streams)
+        train, rows = pools["train"], slice(0, self.probe_samples)
+        first = {name: take(stream, rows, slice(0, 1)) for name, stream in train.streams.items()}
+        pools["probe"] = ClipPool(train.video[rows, :1], train.clips, train.label[rows], 1, first)
+        return pools
+
     def _captioned(self, captions: CaptionSettings) -> dict[str, ClipPool]:
-        stages = {
-            split: Stage(self.clip.frames, self.clip.size, split, self.seed, self.scene.backgrounds, self._images(split))
-            for split in ("train", "val")
-        }
+        stages = {split: replace(self._stage(split), images=self._images(split)) for split in ("train", "val")}
         made = {
             "train": captioned_clips(self.train_videos, stages["train"], captions, captions.wordings),
             "val": captioned_clips(self.val_videos, stages["val"], captions),

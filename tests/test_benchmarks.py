@@ -350,3 +350,16 @@ def test_manifest(tmp_path: Path) -> None:
     assert result["manifest"]["held_mb"] < result["strings"]["held_mb"]
     assert result["manifest"]["worker_mb"] < 1 < result["strings"]["worker_mb"]
     assert "20000 rows; 1 workers" in said
+
+
+def test_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "world.json"
+    before = torch.get_num_threads()
+    run(monkeypatch, "world.py", "--frames=4", "--size=8", "--batch=2", "--objects=2", "--rounds=1", f"--out={out}")
+    torch.set_num_threads(before)
+    result = json.loads(out.read_text())
+    assert result["ratio"]["make_clips"] == 1
+    for name, times in result["seconds"].items():
+        assert result["ms_per_clip"][name] == pytest.approx(1e3 * times[1] / 2)
+    assert {"video", "flow", "sound", "all streams"} < result["ratio"].keys()
+    assert "clips of 4 x 8 x 8, 2 object(s)" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def inverse_affine(angle: Tensor, shear: Tensor, size: Tensor) -> Tensor:
     return rows * (2 / size.clamp_min(1e-3)).unsqueeze(-1)
 
 
-def _offsets(centre: Tensor, extent: int, wrap: bool) -> Tensor:
+def offsets(centre: Tensor, extent: int, wrap: bool) -> Tensor:
     """Distance of every pixel's middle from the centre along one axis: float [..., extent]."""
     pixels = torch.arange(extent, device=centre.device, dtype=torch.float32) + 0.5
     offset = pixels - centre.unsqueeze(-1)
@@ -67,7 +67,7 @@ def _look_through(grid: Tensor, window: Tensor, width: int, height: int) -> None
         torch.clamp(plane, low + 1 / extent, high - 1 / extent, out=plane)
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
     """Where objects lie, axis by axis."""
 
     across: Tensor
@@ -80,20 +80,20 @@ class _Geometry(NamedTuple):
     """[B, K, T, 1, 1]"""
 
 
-def _geometry(record: MotionRecord, picture: tuple[int, int], wrap: bool) -> _Geometry:
+def geometry(record: MotionRecord, picture: tuple[int, int], wrap: bool) -> Geometry:
     """Of objects in pictures of that height and width, on the device of the record."""
     (height, width), size = picture, record.size.float()
     matrix = inverse_affine(record.angle.float(), record.shear.float(), size)
     dx, dy = (
-        _offsets(record.centre[..., axis].float(), extent, wrap)[..., None, :] for axis, extent in ((0, width), (1, height))
+        offsets(record.centre[..., axis].float(), extent, wrap)[..., None, :] for axis, extent in ((0, width), (1, height))
     )
     across, down = matrix[..., :1] * dx, matrix[..., 1:] * dy
-    return _Geometry(
+    return Geometry(
         across[..., None, :], down[..., :, None], size[..., None, None] / 2, record.opacity.float()[..., None, None]
     )
 
 
-def _sample(place: _Geometry, textures: Tensor, windows: Tensor | None) -> Tensor:
+def sample_objects(place: Geometry, textures: Tensor, windows: Tensor | None) -> Tensor:
     """What every pixel sees of every object: float [B, K, 4, T, H, W], colours from 0 to 255 and alpha from 0 to 1.
 
     Args:
@@ -124,8 +124,8 @@ def _sample(place: _Geometry, textures: Tensor, windows: Tensor | None) -> Tenso
     return sample
 
 
-def _blend(canvas: Tensor, sample: Tensor) -> None:
-    """Blend an object [B, 4, T, H, W] of `_sample` into a float canvas [B, T, H, W, 3 n] in place."""
+def blend(canvas: Tensor, sample: Tensor) -> None:
+    """Blend an object [B, 4, T, H, W] of `sample_objects` into a float canvas [B, T, H, W, 3 n] in place."""
     for channel in range(canvas.shape[-1]):
         plane = canvas[..., channel]
         plane.addcmul_(plane, sample[:, 3], value=-1).add_(sample[:, channel % 3])
@@ -160,14 +160,14 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
             "disagree in clips, objects or frames"
         )
     out = torch.empty_like(frames)
-    place = to_device(list(_geometry(record, (H, W), wrap)), frames.device)
+    place = to_device(list(geometry(record, (H, W), wrap)), frames.device)
     piece = max(1, (PIECE_CPU if frames.device.type == "cpu" else PIECE_GPU) // (K * T * H * W))
     for start in range(0, B, piece):
         part = slice(start, start + piece)
         canvas = frames[part].float()
-        moves = _Geometry(*(values[part] for values in place))
-        sample = _sample(moves, textures[part], None if windows is None else windows[part])
+        moves = Geometry(*(values[part] for values in place))
+        sample = sample_objects(moves, textures[part], None if windows is None else windows[part])
         for one in sample.unbind(1):
-            _blend(canvas, one)
+            blend(canvas, one)
         out[part] = canvas.to(torch.uint8)
     return out

@@ -80,6 +80,26 @@ def make_textures(draws: Draws, kind: Tensor, side: int) -> Tensor:
     return premultiplied(colours[0] + weight * (colours[1] - colours[0]), alpha)
 
 
+def texels(smallest: float, size: int) -> int:
+    """Side of the textures of objects that are at least `smallest` sides of a picture of `size` pixels large."""
+    # The smallest object has half as many pixels as the texture has texels: bilinear sampling then misses none.
+    return max(8, round(2 * smallest * size))
+
+
+def record_of(centre: Tensor, extent: Tensor, angle: Tensor) -> MotionRecord:
+    """Opaque objects in pixels: centre and extent [N, K, T, 2], angle [N, K, T] in degrees."""
+    clips = (len(angle), angle.shape[2])
+    return MotionRecord(
+        centre=centre,
+        size=extent,
+        angle=angle,
+        shear=torch.zeros_like(centre),
+        opacity=torch.ones_like(angle),
+        keys=torch.ones(clips, dtype=torch.bool, device=angle.device),
+        interpolation=torch.zeros(clips, dtype=torch.int8, device=angle.device),
+    )
+
+
 def in_chunks(count: int, frames: int, size: int, device: torch.device | str) -> Iterator[Tensor]:
     """Numbers 0 .. count - 1 of clips, int64 [n], so many at a time that their pixels fit into `CHUNK_PIXELS`."""
     return iter(torch.arange(count, device=device).split(max(1, CHUNK_PIXELS // (frames * size * size))))
@@ -144,18 +164,8 @@ def _draw(
     looks: Draws, kind: Tensor, video: Tensor, centre: Tensor, extent: Tensor, angle: Tensor, smallest: float
 ) -> tuple[Tensor, Tensor]:
     """Pastes one object per clip: video uint8 [N, T, H, W, 3], centre and extent [N, T, 2], angle [N, T] -> video, boxes."""
-    # The smallest object has half as many pixels as the texture has texels: bilinear sampling then misses none.
-    textures = make_textures(looks, kind, max(8, round(2 * smallest * video.shape[2])))
-    device = video.device
-    record = MotionRecord(
-        centre=centre[:, None],
-        size=extent[:, None],
-        angle=angle[:, None],
-        shear=torch.zeros_like(centre)[:, None],
-        opacity=torch.ones_like(angle)[:, None],
-        keys=torch.ones(video.shape[:2], dtype=torch.bool, device=device),
-        interpolation=torch.zeros(video.shape[:2], dtype=torch.int8, device=device),
-    )
+    textures = make_textures(looks, kind, texels(smallest, video.shape[2]))
+    record = record_of(centre[:, None], extent[:, None], angle[:, None])
     radians = torch.deg2rad(angle)
     cos, sin = radians.cos().abs(), radians.sin().abs()
     width, height = extent.unbind(-1)

@@ -21,6 +21,8 @@ BACKGROUND_DEPTH, NEAREST, FARTHEST = 4.0, 1.2, 3.4
 HOP = 0.25
 """Height of a hop towards the camera, in metres."""
 HOPS_PER_SECOND = (1.2, 2.8)
+APART = 0.26
+"""Least distance between the grounds of two objects, in metres: no hop brings one before another that lies nearer."""
 DIMMEST = 0.7
 """Brightness of an object that lies on its ground; at the top of a hop it is 1."""
 METRES = 2.0
@@ -139,12 +141,26 @@ class World:
 
     def at(self, seconds: Tensor) -> Moment:
         """Where everything is at moments float64 [S], in seconds from the first frame; also before it and after the last."""
-        parts = [self._object_at(number, seconds) for number in range(self.settings.objects)]
+        return self._moment(seconds, seconds / self.duration)
+
+    def at_frames(self, more: int = 0) -> Moment:
+        """Where everything is in the frames, and in so many more after the last.
+
+        `at` of their moments, but for the last bit of a double: in clips without further streams, progress was spread over
+        the frames as it is here.
+        """
+        device = self.index.device
+        spread = torch.linspace(0, 1, self.frames, device=device, dtype=torch.float64)
+        later = torch.arange(self.frames, self.frames + more, device=device).double()
+        progress = torch.cat([spread, later / (self.frames - 1)])
+        return self._moment(torch.cat([self.times, later / self.settings.fps]), progress)
+
+    def _moment(self, seconds: Tensor, progress: Tensor) -> Moment:
+        parts = [self._object_at(number, seconds, progress) for number in range(self.settings.objects)]
         return Moment(*(torch.stack(column, 1) for column in zip(*parts, strict=True)))
 
-    def _object_at(self, number: int, seconds: Tensor) -> tuple[Tensor, ...]:
+    def _object_at(self, number: int, seconds: Tensor, progress: Tensor) -> tuple[Tensor, ...]:
         draws, smooth = self.moves(number), self.settings.smooth
-        progress = seconds / self.duration
         change = changes_at(draws, self.motion[:, number], progress, self.frames, self.distractors, smooth)
         path = starting(draws, change, self.object_size)
         start = torch.stack([draws.uniform("x"), draws.uniform("y")], dim=-1)[:, None]
@@ -179,5 +195,6 @@ class World:
 
     def ground(self) -> Tensor:
         """float64 [N, K], distance of each object's ground from the camera in metres; later objects lie nearer."""
-        draws = Draws(self.seed, self.split, self.index, self.view)
-        return draws.many("distance", self.settings.objects, NEAREST, FARTHEST).sort(dim=1, descending=True).values
+        draws, count = Draws(self.seed, self.split, self.index, self.view), self.settings.objects
+        spare = draws.many("distance", count, NEAREST, FARTHEST - (count - 1) * APART).sort(dim=1, descending=True).values
+        return spare + APART * torch.arange(count - 1, -1, -1, device=spare.device)

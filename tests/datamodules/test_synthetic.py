@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.settings import LoadSettings
 from datamodules.synthetic import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
+from modules.core.batch import Stream
 from modules.core.errors import SettingError
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, single_frame
 from modules.motion.appearance import SHAPES
-from modules.scenes.captioned import CaptionSettings
+from modules.scenes.captioned import CaptionSettings, Stage
 from modules.scenes.classes import MOTION_CLASSES
 from modules.scenes.objects import SyntheticClips, make_clips
+from modules.scenes.streams import PLANES, WorldStreams
+from modules.scenes.world import WorldSettings
+from modules.scenes.world_pictures import make_world
 
 HALF = 1300
 CHANCE = 1 / len(MOTION_CLASSES)
@@ -79,6 +84,9 @@ def test_small_drifts_give_no_frame_away_either() -> None:
         ({"ground": True, "label": "object"}, "data.scene.ground"),
         ({"ground": True, "objects": False}, "data.scene.ground"),
         ({"ground": True, "captions": CaptionSettings()}, "data.scene.ground"),
+        ({"ground": True, "streams": WorldStreams(flow=True)}, "data.scene.ground"),
+        ({"objects": False, "world": WorldSettings(objects=2)}, "data.scene.objects"),
+        ({"captions": CaptionSettings(), "streams": WorldStreams(track=True)}, "data.captions"),
         ({"clip": ClipSettings(frames=64, size=224), "train_videos": 100_000}, "data.train_videos"),
     ],
 )
@@ -185,3 +193,53 @@ def test_bare_backgrounds_for_methods_that_paste() -> None:
     # Objects hide about a tenth of it.
     assert (bare.stream("video").data[:, 0] == covered).all(-1).float().mean() > 0.7
     assert (next(iter(data.val_dataloader())).label >= 0).all()
+
+
+EVERY = WorldStreams(**dict.fromkeys(PLANES, True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streams_of_the_generated_world(workers: int) -> None:
+    world = WorldSettings(objects=2, contacts=True, identities=4, fps=10)
+    reading = LoadSettings(num_workers=workers)
+    data = small(clips=2, repeat=2, backgrounds=["texture"], world=world, streams=EVERY, reading=reading)
+    assert data.streams == {"video": "video"} | PLANES
+    views = [make_world(30, Stage(4, 16, "train", 0, ("texture",)), world, EVERY, view=view) for view in (0, 1)]
+    for batch in data.train_dataloader():
+        assert batch.kinds == data.streams
+        for name in batch.kinds:
+            stream = batch.stream(name)
+            assert stream.data.shape[:3] == (8, 4, 4)
+            assert stream.time is not None
+            assert torch.equal(stream.time, torch.tensor([0, 0.3]).expand(8, 4, 2))
+            # Copies of one clip lie next to each other.
+            for place, view in enumerate((0, 0, 1, 1)):
+                expected = views[view].streams[name]
+                assert isinstance(expected, Stream)
+                assert torch.equal(stream.data[:, place], expected.data[batch.index, 0])
+        assert batch.stream("track").valid is not None
+        assert torch.equal(batch.extra["identity"], batch.index % 4)
+        assert torch.equal(batch.label, views[0].motion[batch.index])
+    probe = next(iter(data.probe_dataloader()))
+    assert probe.kinds == data.streams
+    assert all(probe.stream(name).data.shape[:3] == (8, 1, 4) for name in probe.kinds)
+    assert not torch.equal(next(iter(data.val_dataloader())).stream("flow").data, batch.stream("flow").data)
+
+
+def test_streams_leave_the_video_as_it_is() -> None:
+    plain, more = small(), small(streams=WorldStreams(depth=True), label="object")
+    before, after = (next(iter(data.val_dataloader())) for data in (plain, more))
+    assert torch.equal(before.stream("video").data, after.stream("video").data)
+    for name in ("object", "background"):
+        assert torch.equal(before.extra[name], after.extra[name])
+    assert torch.equal(after.label, before.extra["object"])
+    assert before.kinds == {"video": "video"}
+    assert "identity" not in after.extra
+
+
+def test_streams_count_as_memory() -> None:
+    clip = ClipSettings(frames=16, size=64)
+    SyntheticMotion(clip, train_videos=30_000, val_videos=100)
+    with pytest.raises(SettingError, match=r"with flow, .* would take 22 GiB .* or leave some of data.streams out"):
+        # 3 bytes of colour, 4 of flow, 2 of depth, and 1 of occlusion and of each mask.
+        SyntheticMotion(clip, train_videos=30_000, val_videos=100, streams=EVERY)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from modules.motion import trajectory
-from modules.motion.render import _blend, _Geometry, _geometry, _sample, paste
+from modules.motion.render import Geometry, blend, geometry, paste, sample_objects
 from modules.motion.trajectory import (
     REFERENCE_SIDE,
     MotionRecord,
@@ -279,8 +279,8 @@ def test_masks_from_the_official_draws() -> None:
         # Colours far brighter than white, so that truncation to whole levels loses nothing.
         texture = cut_patches(torch.full((1, frames, side, side, 3), 255, dtype=torch.uint8), record)[:, 0] * 4096
         canvas = torch.zeros(1, frames, side, side, 3)
-        place = _geometry(record, (side, side), wrap=False)
-        _blend(canvas, _sample(_Geometry(*place), texture[:, None], record.windows())[:, 0])
+        place = geometry(record, (side, side), wrap=False)
+        blend(canvas, sample_objects(Geometry(*place), texture[:, None], record.windows())[:, 0])
         alpha = canvas[0, ..., 0] / 4096 / 255
         ours = torch.cat([alpha[t, : sizes[t, 1], : sizes[t, 0]].flatten() for t in range(frames)])
         assert_close(ours, tensors[f"case{number}.output.alphas_flat"], f"case {number}")
