@@ -6,6 +6,7 @@ Axis letters as in `modules/core/batch.py`.
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,12 @@ def hatch(height: int, width: int) -> Tensor:
     """Stripes in two greys, for what is not there: uint8 [H, W, 3]."""
     stripe = (torch.arange(height)[:, None] + torch.arange(width)).remainder(8) < 4
     return torch.where(stripe, *HATCH).byte()[..., None].expand(height, width, 3)
+
+
+@cache
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Of all that is written."""
+    return ImageFont.load_default(FONT_SIZE)
 
 
 def steps_at(steps: int, width: int) -> Tensor:
@@ -162,7 +169,6 @@ def draw_tracks(canvas: Tensor, boxes: Tensor, there: Tensor | None = None) -> T
     shown = shown if there is None else shown & there
     boxes = boxes * shown[..., None]
     drawn = torch.empty_like(canvas)
-    font = ImageFont.load_default(FONT_SIZE)
     # One object at a time and on black, for `outline` has fewer colours than there are objects.
     outlined, black = canvas, torch.zeros_like(canvas)[None]
     for number in range(boxes.shape[1]):
@@ -175,8 +181,8 @@ def draw_tracks(canvas: Tensor, boxes: Tensor, there: Tensor | None = None) -> T
         for number, (x, y, _, _) in enumerate(own):
             if is_shown[number]:
                 corner = (max(0, x) + 2, max(0, y))
-                pen.rectangle(pen.textbbox(corner, str(number + 1), font), OBJECT_COLOURS[number % len(OBJECT_COLOURS)])
-                pen.text(corner, str(number + 1), "black", font)
+                pen.rectangle(pen.textbbox(corner, str(number + 1), font()), OBJECT_COLOURS[number % len(OBJECT_COLOURS)])
+                pen.text(corner, str(number + 1), "black", font())
         drawn[frame] = to_tensor(picture)
     return drawn
 
@@ -266,13 +272,12 @@ def draw_features(feature: Tensor, height: int, width: int) -> Tensor:
     return shades((picture - low) / (high - low).clamp_min(1e-9))
 
 
-def wrap(text: str, width: int, size: int = FONT_SIZE) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
     """Lines of a text that are at most so many pixels wide; only a word that is longer by itself is wider."""
-    font = ImageFont.load_default(size)
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
+        if font().getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -282,7 +287,7 @@ def wrap(text: str, width: int, size: int = FONT_SIZE) -> list[str]:
 def write(lines: list[str], width: int) -> Tensor:
     """Lines of text, black on white, below each other: uint8 [13 n, width, 3]; what is too long is cut."""
     picture = Image.new("RGB", (width, LINE * len(lines)), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    pen = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):
-        pen.text((1, number * LINE), line, "black", font)
+        pen.text((1, number * LINE), line, "black", font())
     return to_tensor(picture)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from modules.core.batch import SEQUENCE_AXIS, Batch, Kind, Stream, Text
 from modules.core.errors import SettingError
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.layers.stream_drawing import (
-    FONT_SIZE,
     LINE,
     depth_limits,
     draw_curves,
@@ -30,6 +29,7 @@ from modules.layers.stream_drawing import (
     fit,
     flow_limit,
     flow_wheel,
+    font,
     hatch,
     steps_at,
     to_tensor,
@@ -251,12 +251,12 @@ class _Page:
         """Five moments below what goes on over time."""
         width = self.width
         picture = Image.new("RGB", (width, LINE + 4), "white")
-        pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+        pen = ImageDraw.Draw(picture)
         ticks = torch.linspace(self.clock.start, self.clock.end, 5, dtype=torch.float64).tolist()
         for tick, anchor in zip(ticks, ("la", "ma", "ma", "ma", "ra"), strict=True):
             column = self.clock.column(tick, width)
             pen.line((column, 0, column, 3), "black")
-            pen.text((column, 4), self.clock.label(tick), "black", font, anchor)
+            pen.text((column, 4), self.clock.label(tick), "black", font(), anchor)
         return to_tensor(picture)
 
 
