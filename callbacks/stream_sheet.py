@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.pictures import gif, png, write_picture
-from datamodules.loading.loader import ResumableLoader
+from callbacks.pictures import film_strip, gif, png, write_picture
 from modules.core.batch import Batch
 from modules.core.errors import check_positive
 from modules.core.run import run_of
@@ -20,7 +19,7 @@ class StreamSheet(Callback):
 
     `streams` is a sheet with moments of the clips in columns, and `streams_video` a moving picture; in TensorBoard and in
     `<run>/pictures`. Samples are those of `probe_dataloader` where there are no validation samples. They are read from the data
-    module by the first process itself, so that no loader of the run is asked for a batch.
+    module by the first process itself: no loader of the run is asked for a batch.
 
     Args:
         samples: to draw, side by side.
@@ -39,15 +38,16 @@ class StreamSheet(Callback):
         data: Any = run_of(trainer).datamodule
         if data is None or not trainer.is_global_zero:
             return
-        loader = data.val_dataloader()
-        loader = loader if isinstance(loader, ResumableLoader) else data.probe_dataloader()
-        count = min(self.samples, loader.batches.sampler.length)
+        # Loaders of its own, which share no state with those of the run.
+        loader = data.val_dataloader() or data.probe_dataloader()
+        count = min(self.samples, len(loader.dataset))
         batch: Batch = loader.read(0, list(range(count)))
         still = side_by_side([sheet(batch, row, columns=self.columns)[None] for row in range(count)])[0]
         write_picture(trainer, "streams", trainer.global_step, "png", png(still), still.shape)
         moving = side_by_side([film(batch, row, frames=self.frames) for row in range(count)])
         if len(moving) > 1:
-            write_picture(trainer, "streams_video", trainer.global_step, "gif", gif(moving[None]), moving.shape[1:])
+            shape = film_strip(moving[None, :1]).shape
+            write_picture(trainer, "streams_video", trainer.global_step, "gif", gif(moving[None]), shape)
 
 
 def side_by_side(films: list[Tensor]) -> Tensor:
