@@ -17,7 +17,9 @@ from modules.core.batch import SEQUENCE_AXIS, Batch, Kind, Stream, Text
 from modules.core.errors import SettingError
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.layers.stream_drawing import (
+    DECIBELS,
     LINE,
+    OCTAVES,
     depth_limits,
     draw_curves,
     draw_depth,
@@ -370,7 +372,7 @@ def _draw_over_time(one: One, width: int) -> list[tuple[list[str], Tensor]]:
     # What is not there sets no scale.
     values = torch.where(there[:, None], values, torch.zeros(())) if one.kind == "audio" else _held(values, there)
     if one.kind == "audio":
-        made = _sound(one.name, values, width)
+        made = _sound(one, values, width)
     elif one.kind == "feature" or values.shape[1] > MOST_CURVES:
         low, high = (float(bound) for bound in values.aminmax())
         title = [one.name, f"{one.steps} x {values.shape[1]}", f"{low:.3g} to {high:.3g}"]
@@ -392,15 +394,16 @@ def _held(values: Tensor, there: Tensor) -> Tensor:
     return values[torch.where(last < 0, steps[there][0], last)]
 
 
-def _sound(name: str, values: Tensor, width: int) -> list[tuple[list[str], Tensor]]:
+def _sound(one: One, values: Tensor, width: int) -> list[tuple[list[str], Tensor]]:
     """A spectrogram, and a curve for each channel."""
     loudest = float(values.abs().max())
-    spectrum = [name, "6 octaves below", "half the rate, 70 dB"] if loudest else [name, "silent"]
+    half = f"{(one.steps - 1) / (one.span[1] - one.span[0]) / 2:.2g} Hz" if one.span is not None else "half the rate"
+    spectrum = [one.name, f"{OCTAVES} octaves up to", f"{half}; {DECIBELS} dB"] if loudest else [one.name, "silent"]
     limits = (-max(loudest, 1e-9), max(loudest, 1e-9))
     curves = [draw_curves(channel[None], THIN, width, limits) for channel in values.T]
     return [
         (spectrum, draw_spectrogram(values.T, STRIP, width)),
-        ([f"{name}, {len(curves)} channel(s)", f"peak {loudest:.3g}"], torch.cat(curves)),
+        ([one.name, f"{len(curves)} channel(s)", f"up to {loudest:.3g}"], torch.cat(curves)),
     ]
 
 
