@@ -243,9 +243,13 @@ class _Page:
         start, end = one.span or (self.clock.start, self.clock.end)
         first, last = (self.clock.column(moment, self.width) for moment in (start, end))
         made = []
+        # The last step lasts until the next one would come.
+        after = min(end + (end - start) / max(1, one.steps - 1), self.clock.end)
+        until = self.clock.column(after, self.width)
         for title, picture in _draw_over_time(one, last - first + 1):
             whole = hatch(len(picture), self.width).clone()
             whole[:, first : last + 1] = picture
+            whole[:, last + 1 : until + 1] = picture[:, -1:]
             made.append((title, whole))
         return made
 
@@ -312,7 +316,7 @@ def _draw_frames(one: One, video: One | None) -> tuple[Tensor, list[str], Tensor
     if one.kind == "mask":
         canvas = _canvas(video, len(data), (data.shape[1], data.shape[2]), grey=True)
         masks = fit(data.byte() * 255, TILE) > 127
-        return draw_masks(fit(canvas, TILE), masks), [f"{int(data.flatten(0, 2).any(0).sum())} objects"], None
+        return draw_masks(fit(canvas, TILE), masks), [f"{int(data.flatten(0, 2).any(0).sum())} object(s)"], None
     return _draw_boxes(one, video)
 
 
@@ -327,7 +331,7 @@ def _draw_boxes(one: One, video: One | None) -> tuple[Tensor, list[str], Tensor 
     shown = fit(canvas, TILE)
     scale = torch.tensor([shown.shape[2] / size[1], shown.shape[1] / size[0]]).repeat(2)
     there = one.valid if one.valid.ndim == 2 else None
-    return draw_tracks(shown, boxes * scale, there), [f"{boxes.shape[1]} boxes"], None
+    return draw_tracks(shown, boxes * scale, there), [f"{boxes.shape[1]} box(es)"], None
 
 
 def _canvas(video: One | None, frames: int, size: tuple[int, int], grey: bool) -> Tensor:
@@ -397,7 +401,7 @@ def _held(values: Tensor, there: Tensor) -> Tensor:
 def _sound(one: One, values: Tensor, width: int) -> list[tuple[list[str], Tensor]]:
     """A spectrogram, and a curve for each channel."""
     loudest = float(values.abs().max())
-    half = f"{(one.steps - 1) / (one.span[1] - one.span[0]) / 2:.2g} Hz" if one.span is not None else "half the rate"
+    half = f"{(one.steps - 1) / (one.span[1] - one.span[0]) / 2000:.2g} kHz" if one.span is not None else "half the rate"
     spectrum = [one.name, f"{OCTAVES} octaves up to", f"{half}; {DECIBELS} dB"] if loudest else [one.name, "silent"]
     limits = (-max(loudest, 1e-9), max(loudest, 1e-9))
     curves = [draw_curves(channel[None], THIN, width, limits) for channel in values.T]
@@ -413,9 +417,10 @@ def _sensor(name: str, values: Tensor, width: int) -> list[tuple[list[str], Tens
     for first in range(0, values.shape[1], PER_PANEL):
         part = values[:, first : first + PER_PANEL]
         low, high = (float(bound) for bound in part.aminmax())
+        free = 0.05 * (high - low) or 1.0
         channels = f"channels {first + 1} to {first + part.shape[1]}" if part.shape[1] > 1 else f"channel {first + 1}"
         title = [name, channels, f"{low:.3g} to {high:.3g}"]
-        made.append((title, draw_curves(part.T, STRIP, width, (low, high))))
+        made.append((title, draw_curves(part.T, STRIP, width, (low - free, high + free))))
     return made
 
 

@@ -143,6 +143,19 @@ def test_a_stream_that_begins_later_is_drawn_later() -> None:
     assert not strip[:, middle + 1 :].all(0).any()
 
 
+def test_the_last_step_lasts_until_the_next_would_come() -> None:
+    # One clip of two seconds: a sensor of 11 samples, the last of them at 1.8 s, and one that ends long before.
+    ends = {"sound": 2.0, "sensor": 1.8, "other": 0.9}
+    content: dict[str, Stream | Text] = {
+        name: Stream("signal", torch.randn(1, 1, 1, 10), time=torch.tensor([[[0.0, end]]])) for name, end in ends.items()
+    }
+    page = sheet(Batch(torch.tensor([0]), torch.tensor([0]), content))
+    strips = [page[GAP + 13 + GAP + k * (STRIP + GAP) :][:STRIP, LEFT : LEFT + WIDTH] for k in range(3)]
+    share = [hatched(strip).all(0).float().mean() for strip in strips]
+    assert share[:2] == [0, 0]
+    assert share[2] == pytest.approx(0.5, abs=0.01)
+
+
 def test_frames_out_of_a_streams_time_are_hatched() -> None:
     content = streams()
     masks = content["mask"]
