@@ -82,7 +82,9 @@ class Tiles:
     frames: Tensor
     """uint8 [T, h, w, 3]"""
     moments: Tensor
-    """float64 [T], when they are; none for a picture, which is there all the time"""
+    """float64 [T], when they are; none for what is there all the time"""
+    lasts: float
+    """how long a frame is seen, and the first one before its moment"""
     legend: Tensor | None = None
     """uint8 [h, w, 3]"""
 
@@ -92,17 +94,13 @@ class Tiles:
             return hatch(TILE, TILE)
         if not len(self.moments):
             return _square(self.frames[0])
-        nearest = int((self.moments - moment).abs().argmin())
-        step = float(self.moments[-1] - self.moments[0]) / max(1, len(self.moments) - 1)
-        # Up to a step before the first frame or behind the last, that is still the one that is seen.
-        if abs(float(self.moments[nearest]) - moment) > max(step, 1e-3):
-            return hatch(TILE, TILE)
-        return _square(self.frames[nearest])
+        distance, nearest = (self.moments - moment).abs().min(0)
+        return _square(self.frames[nearest]) if distance <= self.lasts else hatch(TILE, TILE)
 
 
 @dataclass
 class Clock:
-    """The time that a page shows, in seconds; without any stream that says when it is, from 0 to 1."""
+    """The time that a page shows, in seconds; any two numbers where no stream says from when to when it is."""
 
     start: float
     end: float
@@ -114,7 +112,7 @@ class Clock:
 
     def label(self, moment: float) -> str:
         """A moment in words."""
-        return f"{moment:.2f} s" if self.is_known else f"{moment:.0%} of the clip"
+        return f"{moment:.2f} s" if self.is_known else f"{(moment - self.start) / (self.end - self.start):.0%} of the clip"
 
 
 def sheet(batch: Batch, row: int = 0, view: int = 0, columns: int = 6) -> Tensor:
@@ -206,10 +204,18 @@ class _Page:
         start, end = one.span or (self.clock.start, self.clock.end)
         return torch.linspace(start, end, one.steps, dtype=torch.float64)
 
+    def _step(self, one: One) -> float:
+        start, end = one.span or (self.clock.start, self.clock.end)
+        return (end - start) / max(1, one.steps - 1)
+
     def _tiles(self, one: One, video: One | None) -> Tiles:
         frames, note, legend = _draw_frames(one, video)
-        moments = self._moments(one) if one.kind != "picture" else torch.empty(0)
-        return Tiles([one.name, *note], _hatched(frames, one), moments, legend)
+        is_still = one.kind == "picture" or (one.steps == 1 and one.span is None)
+        moments = torch.empty(0) if is_still else self._moments(one)
+        # One frame at a moment is shown with the frame of the page that is nearest to it.
+        lasts = self._step(one) or (0.0 if self.leader is None else self._step(self.leader) / 2)
+        # Moments are rounded to float32.
+        return Tiles([one.name, *note], _hatched(frames, one), moments, lasts * 1.001 + 1e-3, legend)
 
     def title(self, moment: float | None = None) -> Tensor:
         """What sample it is, and the moment if there is one."""
@@ -244,7 +250,7 @@ class _Page:
         first, last = (self.clock.column(moment, self.width) for moment in (start, end))
         made = []
         # The last step lasts until the next one would come.
-        after = min(end + (end - start) / max(1, one.steps - 1), self.clock.end)
+        after = min(end + self._step(one), self.clock.end)
         until = self.clock.column(after, self.width)
         for title, picture in _draw_over_time(one, last - first + 1):
             whole = hatch(len(picture), self.width).clone()
@@ -284,15 +290,15 @@ def _one(name: str, stream: Stream, row: int, view: int) -> One:
     span = None
     if stream.time is not None:
         start, end = stream.time[row, view].tolist()
-        span = (start, end) if math.isfinite(start) and math.isfinite(end) and start < end else None
+        # Several steps at one moment are those of nothing.
+        span = (start, end) if math.isfinite(end - start) and (start < end or (start == end and steps == 1)) else None
     return One(name, stream.kind, data[:steps], valid[:steps], span)
 
 
 def _clock(streams: list[One]) -> Clock:
     spans = [one.span for one in streams if one.span is not None]
-    if not spans:
-        return Clock(0.0, 1.0, False)
-    return Clock(min(start for start, _ in spans), max(end for _, end in spans), True)
+    start, end = min((start for start, _ in spans), default=0.0), max((end for _, end in spans), default=0.0)
+    return Clock(start, end, True) if start < end else Clock(start, start + 1, False)
 
 
 def _draw_frames(one: One, video: One | None) -> tuple[Tensor, list[str], Tensor | None]:

@@ -133,6 +133,23 @@ def test_sound_of_a_whole_file_is_longer_than_the_clip() -> None:
     assert (line > STRIP).nonzero().flatten().tolist() == [LEFT + round(moment / 10 * (WIDTH - 1)) for moment in moments]
 
 
+def test_one_frame_of_a_longer_sound() -> None:
+    """A picture of a moment is at that moment; one that lasts, or says nothing of time, is there all the time."""
+    audio = only("audio").stream("audio")
+    whole: dict[str, Stream | Text] = {"audio": replace(audio, time=torch.tensor([0.0, 10.0]).expand(SAMPLES, VIEWS, 2))}
+    frame = only("video").stream("video").data[:, :, :1]
+    page = film(batch_of(whole | {"video": Stream("video", frame, time=torch.full((SAMPLES, VIEWS, 2), 4.0))}))
+    assert len(page) == 1
+    line = (page[0] == torch.tensor(CURSOR, dtype=torch.uint8)).all(-1).sum(0)
+    assert int(line.argmax()) == LEFT + round(0.4 * (4 * (TILE + GAP) - GAP - 1))
+    video, every = streams()["video"], [*range(FRAMES)]
+    for time, shown in ((torch.tensor([3.2, 3.2]), [2]), (torch.tensor([START, END]), every), (None, every)):
+        own = None if time is None else time.expand(SAMPLES, VIEWS, 2)
+        mask = Stream("mask", torch.ones(SAMPLES, VIEWS, 1, SIDE, SIDE, 1, dtype=torch.bool), time=own)
+        tiles = film(batch_of({"video": video, "mask": mask}))[:, -TILE - GAP : -GAP, 2 * GAP + TILE :][:, :, :TILE]
+        assert [number for number, tile in enumerate(tiles) if not hatched(tile).any()] == shown
+
+
 def test_a_stream_that_begins_later_is_drawn_later() -> None:
     late = only("audio").stream("audio")
     late = replace(late, time=torch.tensor([3.0, 4.0]).expand(SAMPLES, VIEWS, 2))
