@@ -8,6 +8,7 @@ from callbacks.pictures import Pictures
 from callbacks.probe_report import ProbeReport
 from callbacks.result_file import BestOnTest, ResultFile
 from callbacks.retrieved import RetrievedPictures
+from callbacks.stream_sheet import StreamSheet
 from callbacks.throughput import Throughput
 from modules.runs.last_checkpoint import LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
@@ -28,5 +29,6 @@ __all__ = [
     "ProbeReport",
     "ResultFile",
     "RetrievedPictures",
+    "StreamSheet",
     "Throughput",
 ]

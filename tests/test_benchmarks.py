@@ -304,6 +304,20 @@ def test_page_about_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert (BENCHMARKS.parent / "docs/masks.gif").stat().st_size < 400_000
 
 
+def test_pictures_of_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's command draws its picture."""
+    (command,) = re.findall(r"`(python benchmarks/world_pictures.py .*?)`", (BENCHMARKS.parent / "README.md").read_text())
+    assert shlex.split(command)[2:] == ["--out", "docs/streams"]
+    pytest.importorskip("modules.scenes.streams", reason="there are no generated streams")
+    run(monkeypatch, "world_pictures.py", f"--out={tmp_path / 'streams'}")
+    assert "streams.gif: " in capsys.readouterr().out
+    for suffix in ("png", "gif"):
+        path = BENCHMARKS.parent / f"docs/streams.{suffix}"
+        with Image.open(tmp_path / f"streams.{suffix}") as drawn, Image.open(path) as kept:
+            assert (drawn.size, getattr(drawn, "n_frames", 1)) == (kept.size, getattr(kept, "n_frames", 1))
+        assert path.stat().st_size < 800_000
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="benchmarks/sinkhorn.py measures memory as Linux tells it")
 def test_sinkhorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sinkhorn.json"

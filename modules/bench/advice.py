@@ -82,7 +82,7 @@ def explain_limit(measured: Measured) -> str:
         )
     network = sum(shares.get(part, 0.0) for part in (FORWARD, BACKWARD, OPTIMISER))
     told = f"The network itself. {_percent(network)} of the time goes to its forward pass, its gradients and the optimiser"
-    if network < MOST:
+    if network < MOST or shares[WAITING] > LITTLE:
         other = max((part for part in shares if part not in (FORWARD, BACKWARD, OPTIMISER)), key=lambda part: shares[part])
         return f"{told}, more than to any other part; next comes {other} with {_percent(shares[other])}."
     return (

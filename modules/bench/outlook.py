@@ -32,6 +32,8 @@ class Outlook:
     """Checkpoints, logs and pictures."""
     largest_batch: int | None = None
     """Samples that fit into the memory of a device; None if that cannot be told."""
+    endless: bool = False
+    """Whether neither epochs nor steps end the run; then the other numbers are those of one epoch."""
 
 
 def devices_here(trainer: Namespace) -> int:
@@ -62,6 +64,8 @@ def look_ahead(measured: Measured, other: Measured | None = None) -> Outlook:
     epochs = trainer.max_epochs
     if epochs is None:
         epochs = DEFAULT_EPOCHS if steps < 0 else -1
+    endless = epochs < 0 and steps < 0
+    epochs = 1 if endless else epochs
     batches = epochs * per_epoch if epochs >= 0 else steps * trainer.accumulate_grad_batches
     if steps >= 0:
         batches = min(batches, steps * trainer.accumulate_grad_batches)
@@ -75,6 +79,7 @@ def look_ahead(measured: Measured, other: Measured | None = None) -> Outlook:
         kept,
         kept * measured.checkpoint_bytes + written,
         largest_batch(measured, other),
+        endless,
     )
 
 

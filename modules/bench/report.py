@@ -103,25 +103,31 @@ def _shares(measured: Measured) -> list[str]:
         shown = f"{100 * share:4.0f} %" if part in measured.shares or part != AUGMENTATION else "   ?  "
         lines.append(f"  {part:<17}{shown}  {'#' * round(BAR * share):<{BAR}}  {meaning}")
     if measured.decode_ms is not None:
-        lines.append(f"  Reading a sample takes a worker process {measured.decode_ms:.0f} ms; there are {measured.workers}.")
+        reads = f"a worker process {measured.decode_ms:.0f} ms; there are {measured.workers}"
+        if not measured.workers:
+            reads = f"{measured.decode_ms:.0f} ms, while the network waits: there are no worker processes"
+        lines.append(f"  Reading a sample takes {reads}.")
     return lines
 
 
 def _whole(measured: Measured, outlook: Outlook) -> list[str]:
     each = f" on each of {outlook.devices} devices" if outlook.devices > 1 else ""
-    time = f"  time     about {_duration(outlook.seconds)}: {outlook.epochs:.4g} epochs, {outlook.batches} steps{each}"
+    together = measured.settings.trainer.accumulate_grad_batches
+    steps = f"{outlook.batches // together} steps" + (f" of {together} batches" if together > 1 else "")
+    time = f"about {_duration(outlook.seconds)}: {outlook.epochs:.4g} epochs, {steps}{each}"
+    if outlook.endless:
+        time = f"no number of epochs or steps ends it; one epoch takes about {_duration(outlook.seconds)}, {steps}{each}"
     if outlook.devices > 1:
         time += ", without what the devices need to talk to each other"
-    lines = [time]
+    lines = [f"  time     {time}"]
     if measured.memory:
         memory = f"  memory   {_size(measured.memory)} of {_size(measured.memory_there)}"
         if outlook.largest_batch is not None and measured.batch_size is not None:
             memory += f"; a batch of about {outlook.largest_batch} would fit ({measured.batch_size} now)"
         lines.append(memory)
-    checkpoint = _size(measured.checkpoint_bytes)
-    lines.append(
-        f"  disk     about {_size(outlook.disk_bytes)}: {outlook.checkpoints} checkpoint(s) of {checkpoint} are kept, and logs"
-    )
+    disk = f"{_size(outlook.disk_bytes)}{' after it' if outlook.endless else ''}"
+    checkpoints = f"{outlook.checkpoints} checkpoint(s) of {_size(measured.checkpoint_bytes)}"
+    lines.append(f"  disk     about {disk}: {checkpoints} are kept, and logs")
     return lines
 
 

@@ -1,9 +1,10 @@
 """Skeletons as stick figures: uint8 videos [B, T, H, W, 3]."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from modules.backbones.skeleton.base import BONES
+from modules.backbones.skeleton.base import BONES, JOINTS
 
 BACKGROUND = 255
 # Okabe and Ito's colours: the first person's left, right and middle, and the second person's.
@@ -14,9 +15,15 @@ RIGHT = (8, 9, 10, 11, 23, 24, 16, 17, 18, 19)
 REACH = 0.9
 
 
-def bone_colours(persons: int) -> Tensor:
-    """uint8 [bones, M, 3], after the joint at the far end of each bone."""
-    sides = [0 if child in LEFT else 1 if child in RIGHT else 2 for child, _ in BONES]
+def bones_of(joints: int) -> tuple[tuple[int, int], ...]:
+    """Child and parent of each bone; of bodies other than those of 25 joints, each joint with itself."""
+    return BONES if joints == JOINTS else tuple((joint, joint) for joint in range(joints))
+
+
+def bone_colours(joints: int, persons: int) -> Tensor:
+    """uint8 [bones, M, 3], after the joint at the far end of each bone; sides are not known of other bodies."""
+    left, right = (LEFT, RIGHT) if joints == JOINTS else ((), ())
+    sides = [0 if child in left else 1 if child in right else 2 for child, _ in bones_of(joints)]
     return torch.tensor([[COLOURS[person % 2][side] for person in range(persons)] for side in sides], dtype=torch.uint8)
 
 
@@ -24,28 +31,35 @@ def draw_skeletons(skeleton: Tensor, size: int = 112) -> Tensor:
     """Draw clips as seen along the second axis, each enlarged so that all of its joints are in the picture.
 
     Args:
-        skeleton: float [B, 3, T, J, M], z upward. A person whose joints are all 0 in a frame is not drawn there.
+        skeleton: float [B, 3, T, J, M], z upward. A person whose joints are all 0 in a frame is not drawn there. Bodies of 25
+            joints have bones, others are drawn as dots.
         size: height and width in pixels.
 
     Returns:
         uint8 [B, T, size, size, 3]
     """
-    clips, _, frames, _, persons = skeleton.shape
+    clips, _, frames, joints, persons = skeleton.shape
     flat = torch.stack([skeleton[:, 0], -skeleton[:, 2]], dim=1)
     low, high = flat.amin((2, 3, 4), keepdim=True), flat.amax((2, 3, 4), keepdim=True)
     half = ((high - low) / 2).amax(1, keepdim=True).clamp_min(1e-6)
     pixels = ((flat - (low + high) / 2) / half * REACH + 1) * (size - 1) / 2
-    children, parents = zip(*BONES, strict=True)
+    children, parents = zip(*bones_of(joints), strict=True)
     share = torch.linspace(0, 1, size, device=skeleton.device)
     # As many points on each bone as the longest possible bone has pixels.
     points = torch.lerp(pixels[..., list(children), :, None], pixels[..., list(parents), :, None], share).round().long()
     there = skeleton.abs().amax((1, 3)) > 0
     place = (points[:, 1] * size + points[:, 0]).flatten(2)
-    shape = (clips, frames, len(BONES), persons, size)
+    shape = (clips, frames, len(children), persons, size)
     # What is not to be drawn goes to a spare pixel behind the last.
     place = torch.where(there[:, :, None, :, None].expand(shape).flatten(2), place, size * size)
-    colours = bone_colours(persons).to(skeleton.device)[None, None, :, :, None].expand(*shape, 3).flatten(2, 4)
+    colours = bone_colours(joints, persons).to(skeleton.device)[None, None, :, :, None].expand(*shape, 3).flatten(2, 4)
     canvas = torch.full((clips, frames, size * size + 1, 3), BACKGROUND, dtype=torch.uint8, device=skeleton.device)
     canvas.scatter_(2, place[..., None].expand(-1, -1, -1, 3), colours)
     result: Tensor = canvas[:, :, :-1].unflatten(2, (size, size))
-    return result
+    return result if joints == JOINTS else _thickened(result)
+
+
+def _thickened(figures: Tensor) -> Tensor:
+    """Dots of 3 x 3 pixels in the place of those of one: uint8 [B, T, H, W, 3]."""
+    darkest = -F.max_pool2d(-figures.flatten(0, 1).permute(0, 3, 1, 2).float(), 3, stride=1, padding=1)
+    return darkest.byte().permute(0, 2, 3, 1).view_as(figures)

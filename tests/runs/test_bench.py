@@ -333,6 +333,36 @@ def test_time_and_steps() -> None:
     assert look_ahead(made(devices=4, limit_train_batches=100)).batches == 2000
 
 
+def test_a_run_without_an_end_is_told_of_by_one_epoch() -> None:
+    seen = made(max_epochs=-1)
+    outlook = look_ahead(seen)
+    assert (outlook.endless, outlook.epochs, outlook.batches, outlook.seconds) == (True, 1, 100, 50)
+    text = render(seen, outlook, [])
+    assert "time     no number of epochs or steps ends it; one epoch takes about 50.0 s, 100 steps" in text
+    assert "disk     about 2.0 MB after it" in text
+    assert not look_ahead(made(max_epochs=-1, max_steps=7)).endless
+    assert not look_ahead(made(max_epochs=None)).endless
+
+
+def test_steps_are_those_of_the_optimiser() -> None:
+    seen = made(max_steps=30, accumulate_grad_batches=4)
+    assert "1.2 epochs, 30 steps of 4 batches" in render(seen, look_ahead(seen), [])
+
+
+def test_a_network_that_waits_is_not_praised() -> None:
+    waits = made(shares={WAITING: 0.2, FORWARD: 0.8})
+    assert "next comes waiting for data with 20 %" in explain_limit(waits)
+    assert "as it should be" not in explain_limit(waits)
+    assert "data arrive in time" in explain_limit(made(shares={WAITING: 0.02, FORWARD: 0.98}))
+
+
+def test_reading_without_worker_processes() -> None:
+    seen = made(workers=0, decode_ms=3.0)
+    assert "Reading a sample takes 3 ms, while the network waits: there are no worker processes." in render(
+        seen, look_ahead(seen), []
+    )
+
+
 @pytest.mark.parametrize(("devices", "count"), [(1, 1), ("2", 2), ([0, 3], 2), ("0,1,2", 3), ("auto", 1), (-1, 1)])
 def test_devices(devices: Any, count: int) -> None:
     assert devices_here(Namespace(accelerator="cpu", devices=devices, num_nodes=1)) == count

@@ -1,0 +1,58 @@
+"""What the data are: all streams of the first validation samples together, as a picture."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.pictures import film_strip, gif, png, write_picture
+from modules.core.batch import Batch
+from modules.core.errors import check_positive
+from modules.core.run import run_of
+from modules.layers.stream_sheet import film, sheet
+
+
+class StreamSheet(Callback):
+    """Draws all streams of the first validation samples together, once, when training starts, also when it goes on.
+
+    `streams` is a sheet with moments of the clips in columns, and `streams_video` a moving picture; in TensorBoard and in
+    `<run>/pictures`. Samples are those of `probe_dataloader` where there are no validation samples. They are read from the data
+    module by the first process itself: no loader of the run is asked for a batch.
+
+    Args:
+        samples: to draw, side by side.
+        columns: moments of each clip in the sheet, at most.
+        frames: of the moving picture, at most.
+    """
+
+    reads_clips = True
+
+    def __init__(self, samples: int = 2, columns: int = 6, frames: int = 32) -> None:
+        check_positive("StreamSheet", samples=samples, columns=columns, frames=frames)
+        self.samples, self.columns, self.frames = samples, columns, frames
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read and draw."""
+        data: Any = run_of(trainer).datamodule
+        if data is None or not trainer.is_global_zero:
+            return
+        # Loaders of its own, which share no state with those of the run.
+        loader = data.val_dataloader() or data.probe_dataloader()
+        count = min(self.samples, len(loader.dataset))
+        batch: Batch = loader.read(0, list(range(count)))
+        still = side_by_side([sheet(batch, row, columns=self.columns)[None] for row in range(count)])[0]
+        write_picture(trainer, "streams", trainer.global_step, "png", png(still), still.shape)
+        moving = side_by_side([film(batch, row, frames=self.frames) for row in range(count)])
+        if len(moving) > 1:
+            shape = film_strip(moving[None, :1]).shape
+            write_picture(trainer, "streams_video", trainer.global_step, "gif", gif(moving[None]), shape)
+
+
+def side_by_side(films: list[Tensor]) -> Tensor:
+    """Films beside each other, white below lower ones; shorter ones end with their last frame: uint8 [T, H, W, 3] each."""
+    frames, height = max(len(one) for one in films), max(one.shape[1] for one in films)
+    shown = torch.arange(frames)
+    padded = [F.pad(one, (0, 0, 0, 0, 0, height - one.shape[1]), value=255)[shown.clamp(max=len(one) - 1)] for one in films]
+    return torch.cat(padded, dim=2)
