@@ -69,9 +69,9 @@ class GeneratedSound:
 class GeneratedSensor:
     """What a sensor on the first object measures, which moves and turns with it: acceleration and angular rate.
 
-    A body that moves or turns at one speed feels nothing, and nothing tells it where in the picture it goes. So right, left, up
-    and down feel alike, and so do grow and shrink. Without `data.world.smooth`, none of the six feels anything, nor do rotations,
-    whose mean a bias hides; the other classes are a single jerk. `gravity` without bias tells how the object lies.
+    A body that moves or turns at one speed feels nothing, and nothing tells it where in the picture it goes. So right, left,
+    up and down feel alike, and so do grow and shrink. Without `data.world.smooth`, none of the six feels anything, nor do
+    rotations, whose mean a bias hides; the other classes are a single jerk. `gravity` without bias tells how the object lies.
 
     Args:
         rate: Samples per second.
@@ -257,7 +257,7 @@ def sensed(world: World, sensor: GeneratedSensor) -> Tensor:
 
     Sample i is of the moment i / rate. The acceleration is the second difference of the path there, and the angular rate the
     difference to the next angle, so that sums give path and angle back: from the place p at sample 0 and the velocity v before
-    it, (p(0) - p(-1)) * rate, and with noise and bias 0, v += a / rate and p += v / rate lead through the places at all samples.
+    it, (p(0) - p(-1)) * rate, and with noise and bias 0, v += a / rate and p += v / rate lead through all places.
     """
     steps, device = max(1, round(world.frames / world.settings.fps * sensor.rate)), world.index.device
     moment = world.at((torch.arange(steps + 2, device=device) - 1).double() / sensor.rate)
@@ -291,9 +291,9 @@ def sensed(world: World, sensor: GeneratedSensor) -> Tensor:
 def bodies(world: World) -> Tensor:
     """A stiff body for each of the first two objects, which moves, grows and turns with it: float32 [N, 3, T, J, M].
 
-    Joints in the order of NTU RGB+D, in metres; x to the right, y up, z away from the camera, from the middle of the picture and
-    the ground of the first object. Bodies are not centred and aligned to their own first frame, as those of files are: how far
-    one is from there would then tell the class in a single pose. A body is as high as its object, in a picture of `METRES`.
+    Joints in the order of NTU RGB+D, in metres; x to the right, y up, z away from the camera, from the middle of the picture
+    and the ground of the first object. Bodies are not centred and aligned to their own first frame, as those of files are: how
+    far one is from there would then tell the class in a single pose. A body is as high as its object, in a picture of `METRES`.
     """
     count = min(PERSONS, world.settings.objects)
     moment = world.at(world.times)

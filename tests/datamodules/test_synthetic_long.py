@@ -21,14 +21,16 @@ from modules.runs.cli import CLI
 from modules.scenes.classes import MOTION_CLASSES
 from modules.scenes.long import FeatureSettings, LongSettings, LongVideos
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = Path(__file__).parents[2] / "configs/data/synthetic_long.yaml"
 CLASSES = len(MOTION_CLASSES)
 FEATURES = FeatureSettings(step=1.0, width=16)
 
 
 def small(workers: int = 0, features: FeatureSettings | None = None, **settings: Any) -> SyntheticLongVideos:
-    values = {"clip": ClipSettings(4, 16, clips=3), "batch_size": 4, "train_videos": 22, "val_videos": 7, "probe_samples": 6}
-    return SyntheticLongVideos(reading=LoadSettings(workers), features=features, **{**values, **settings})
+    sizes = {"batch_size": 4, "train_videos": 22, "val_videos": 7, "probe_samples": 6}
+    values = {"clip": ClipSettings(frames=4, size=16, clips=3), **sizes, **settings}
+    return SyntheticLongVideos(reading=LoadSettings(workers), features=features, **values)
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -136,7 +138,7 @@ def test_features_tell_what_segments_show() -> None:
 
 
 def test_batches_of_windows() -> None:
-    data = small(clip=ClipSettings(4, 16, clips=3, repeat=2))
+    data = small(clip=ClipSettings(frames=4, size=16, clips=3, repeat=2))
     batches = list(data.train_dataloader())
     assert len(batches) == 5
     for batch in batches:
@@ -242,8 +244,8 @@ def test_a_single_pass_sees_the_windows_of_evaluation() -> None:
     ("settings", "name"),
     [
         (lambda: small(batch_size=23), "data.batch_size"),
-        (lambda: small(clip=ClipSettings(100, 16)), "data.clip.frames"),
-        (lambda: small(clip=ClipSettings(4, 16, clips=2, sampler=OrderedClips())), "data.clip.sampler"),
+        (lambda: small(clip=ClipSettings(frames=100, size=16)), "data.clip.frames"),
+        (lambda: small(clip=ClipSettings(frames=4, size=16, clips=2, sampler=OrderedClips())), "data.clip.sampler"),
         (lambda: small(features=FeatureSettings(step=11)), "data.features.step"),
         (lambda: small(seed=-1), "data.seed"),
         (lambda: LongSettings(duration=(20, 10)), "data.long.duration"),

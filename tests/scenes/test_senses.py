@@ -1,7 +1,6 @@
 """Sound, sensor, bodies and sentences of generated clips: in time with what moves, and no moment tells the class."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from modules.scenes.senses import (
 )
 from modules.scenes.world import HOP, METRES, World, WorldSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = [one.name for one in MOTION_CLASSES]
 HALF = 1300
 CHANCE = 1 / len(NAMES)
@@ -39,15 +39,6 @@ BOUND = 3 * (CHANCE * (1 - CHANCE) / HALF) ** 0.5
 RATE = 16000
 QUIET = GeneratedSound(noise=0)
 EXACT = GeneratedSensor(noise=0, bias=0, gyro_noise=0, gyro_bias=0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Many small tensors: threads wait for each other where others use the machine too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass
