@@ -22,6 +22,7 @@ from datamodules.sets.ucfrep import UCFRep
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic_long import SyntheticLongVideos
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
 from datamodules.video.samplers import (
@@ -74,6 +75,7 @@ __all__ = [
     "Square",
     "StreamedVideos",
     "Stretched",
+    "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticSkeleton",
     "Timed",

@@ -1,6 +1,7 @@
 """Settings that hold for every test."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,3 +19,12 @@ def _same_random_numbers() -> object:
     os.environ.pop("PL_GLOBAL_SEED", None)
     if seed is not None:
         os.environ["PL_GLOBAL_SEED"] = seed
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For very many small operations, between which threads only wait for each other where others use the machine too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -46,7 +46,7 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
         epoch: whose random clips to take; None takes those of evaluation.
     """
     dataset, sampler = copy.copy(loader.dataset), loader.batches.sampler
-    if epoch is None and isinstance(dataset, VideoClipDataset | SkeletonDataset):
+    if epoch is None and hasattr(dataset, "train"):
         dataset.train = False
     length = len(dataset)  # type: ignore[arg-type]
     ordered = EpochSampler(length, sampler.seed, False, sampler.rank, sampler.world_size)

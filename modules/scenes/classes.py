@@ -195,8 +195,8 @@ def changes_at(draws: Draws, motion: Tensor, time: Tensor, frames: int, distract
     Args:
         draws: Random numbers of the N clips.
         motion: int64 [N], class of each clip; -1 changes nothing.
-        time: float64 [T], moments, from 0 at the first frame to 1 at the last one. What lies outside goes on as it was, or with
-            `smooth` rests.
+        time: float64 [T] or [N, T], moments, from 0 at the first frame to 1 at the last one. What lies outside goes on as it
+            was, or with `smooth` rests.
         frames: Number of frames of the clip, which bounds the rotation.
         distractors: Adds small random drifts of position, angle and size where the class does not use them.
         smooth: Both phases start and end at rest (see `ease`), instead of going at one speed; drifts keep theirs.
@@ -224,7 +224,7 @@ def changes_at(draws: Draws, motion: Tensor, time: Tensor, frames: int, distract
 
     if distractors:
         travels = (_table("first", motion) + _table("second", motion) > 0)[:, None]
-        drift = draws.uniform("drift speed", 0, NUISANCE * TRAVEL[0])[:, None, None] * time[:, None]
+        drift = draws.uniform("drift speed", 0, NUISANCE * TRAVEL[0])[:, None, None] * time[..., None]
         drift = drift * _direction(draws.uniform("drift heading", 0, 360))[:, None]
         shift = torch.where(travels[..., None], shift, shift + drift)
         drift = draws.uniform("drift rotation", -NUISANCE * ROTATION[0], NUISANCE * ROTATION[0])[:, None] * time

@@ -149,7 +149,7 @@ def make_clips(
         centre, side = path.centre * size, path.size * size
         extent = torch.stack([side * looks.banded("aspect", 0.7, 1).float()[:, None], side], dim=-1)
         video, boxes = (
-            _draw(looks, kind, video, centre, extent, path.angle, object_size[0])
+            draw_objects(looks, kind, video, centre, extent, path.angle, object_size[0])
             if objects
             else (
                 video.contiguous(),
@@ -160,7 +160,7 @@ def make_clips(
     return SyntheticClips(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _draw(
+def draw_objects(
     looks: Draws, kind: Tensor, video: Tensor, centre: Tensor, extent: Tensor, angle: Tensor, smallest: float
 ) -> tuple[Tensor, Tensor]:
     """Pastes one object per clip: video uint8 [N, T, H, W, 3], centre and extent [N, T, 2], angle [N, T] -> video, boxes."""

@@ -158,7 +158,7 @@ def make_angles(draws: Draws, action: Tensor, length: Tensor, frames: int) -> di
 def rotation(axis: int, angle: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] about x, y or z (0, 1, 2), counter-clockwise by radians [...]."""
     first, second = (axis + 1) % 3, (axis + 2) % 3
-    matrix = torch.zeros(*angle.shape, 3, 3, dtype=angle.dtype)
+    matrix = torch.zeros(*angle.shape, 3, 3, dtype=angle.dtype, device=angle.device)
     matrix[..., axis, axis] = 1
     matrix[..., first, first] = matrix[..., second, second] = angle.cos()
     matrix[..., second, first] = angle.sin()
@@ -182,10 +182,10 @@ def pose(angles: dict[str, Tensor], proportions: dict[str, Tensor]) -> Tensor:
         leg = whole @ rotation(0, angles[f"lift_{side}"])
         parts |= {f"upper_arm_{side}": arm, f"forearm_{side}": arm @ rotation(0, angles[f"bend_{side}"])}
         parts |= {f"thigh_{side}": leg, f"shin_{side}": leg @ rotation(0, -angles[f"knee_{side}"])}
-    joints = torch.zeros(*angles["turn"].shape, JOINTS, 3)
+    joints = whole.new_zeros(*angles["turn"].shape, JOINTS, 3)
     for joint, parent, part, offset in BONES:
         stretch = proportions["height"] * proportions[part.partition("_")[0]]
-        bone = (stretch.float()[:, None] * torch.tensor(offset))[:, None, :, None]
+        bone = (stretch.float()[:, None] * joints.new_tensor(offset))[:, None, :, None]
         joints[:, :, joint] = joints[:, :, parent] + (parts[part] @ bone)[..., 0]
     return joints
 

@@ -178,20 +178,24 @@ class World:
         draws = self.moves(number)
         return draws.uniform("hops", *HOPS_PER_SECOND), draws.uniform("hop phase")
 
-    def contacts(self) -> tuple[Tensor, Tensor]:
+    def contacts(self, end: float | None = None) -> tuple[Tensor, Tensor]:
         """When objects land, from the first frame to the last.
+
+        Args:
+            end: another last moment in seconds.
 
         Returns:
             float64 [N, K, E] seconds, ascending, and bool [N, K, E], which of them there are.
         """
-        most = math.ceil(HOPS_PER_SECOND[1] * self.duration) + 1 if self.settings.contacts else 0
+        end = self.duration if end is None else end
+        most = math.ceil(HOPS_PER_SECOND[1] * end) + 1 if self.settings.contacts else 0
         landings = torch.arange(1, most + 1, device=self.index.device)
         found = []
         for number in range(self.settings.objects):
             rate, phase = self._hops(number)
             found.append((landings - phase[:, None]) / rate[:, None])
         moments = torch.stack(found, 1)
-        return moments, moments <= self.duration
+        return moments, moments <= end
 
     def ground(self) -> Tensor:
         """float64 [N, K], distance of each object's ground from the camera in metres; later objects lie nearer."""

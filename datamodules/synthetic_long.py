@@ -1,0 +1,204 @@
+"""Long videos of labelled segments, generated: windows of them, or features of the whole; no files, no download."""
+
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
+from datamodules.loading.single_pass import SinglePass
+from datamodules.settings import LoadSettings
+from datamodules.video.sampling import ClipSettings
+from modules.core.batch import Batch, Kind, Preparation, Stream, stack_padded
+from modules.core.errors import MAX_SEED, SettingError, check_whole
+from modules.scenes.classes import MOTION_CLASSES, Split
+from modules.scenes.long import FeatureSettings, LongSettings, LongVideos
+
+
+class LongVideoDataset(Dataset[Batch]):
+    """Long videos 0 .. count - 1 of a split, made when they are asked for, in whole batches.
+
+    `extra` of a batch has `segment` float32 [B, G, 2], first and last second of each segment, and `segment_class` int64 [B, G],
+    -1 where a video has no more. Of windows it has `segment_label` int64 [B, V], the class in the middle of each; of features
+    `step_time` float32 [B, S], seconds of the middle of each step, and `step_label` int64 [B, S], its class, -1 behind the end.
+
+    Args:
+        count: videos.
+        split: which draws.
+        seed: of the data set.
+        long: what the videos are made of.
+        clip: frames, size, number and copies of windows.
+        features: of what features are made; None for windows.
+        train: windows lie elsewhere in every epoch; False takes the middles of their parts.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        split: Split,
+        seed: int,
+        long: LongSettings,
+        clip: ClipSettings,
+        features: FeatureSettings | None,
+        train: bool,
+    ) -> None:
+        self.count, self.split, self.seed, self.train = count, split, seed, train
+        self.long, self.clip, self.features = long, clip, features
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
+        """A whole batch at once; all of its keys are of one epoch."""
+        index = torch.tensor([key.row for key in keys])
+        videos = LongVideos(index, self.split, self.seed, self.long)
+        stream, extra = self._windows(videos, keys[0].epoch) if self.features is None else self._features(videos, self.features)
+        most = int(videos.there.sum(1).max())
+        bounds = torch.stack([videos.start, videos.end], -1)[:, :most].float()
+        extra |= {"segment": bounds, "segment_class": videos.motion[:, :most]}
+        return Batch(index, videos.label, {stream.kind: stream}, extra=extra)
+
+    def _windows(self, videos: LongVideos, epoch: int) -> tuple[Stream, dict[str, Tensor]]:
+        moments = videos.windows(self.clip.clips, self.clip.frames, epoch if self.train else None)
+        shown = videos.render(moments, self.clip.size), moments[..., [0, -1]].float(), videos.labels(moments)
+        data, time, label = (x.repeat_interleave(self.clip.repeat, 1) if self.clip.repeat > 1 else x for x in shown)
+        return Stream("video", data, time=time), {"segment_label": label}
+
+    def _features(self, videos: LongVideos, settings: FeatureSettings) -> tuple[Stream, dict[str, Tensor]]:
+        made = [videos.features(number, settings) for number in range(len(videos.index))]
+        features, times, labels = (list(column) for column in zip(*made, strict=True))
+        length = torch.tensor([len(one) for one in features])
+        half = settings.step / 2
+        time = torch.stack([torch.stack([one[0] - half, one[-1] + half]) for one in times])[:, None]
+        extra = {"step_time": stack_padded(times), "step_label": stack_padded(labels, value=-1)}
+        return Stream("feature", stack_padded(features)[:, None], time=time, length=length), extra
+
+
+def _whole(batch: Batch) -> Batch:
+    return batch
+
+
+class SyntheticLongVideos(SinglePass, LightningDataModule):
+    """Generated videos of 10 seconds to 20 minutes, made of labelled segments; needs no files.
+
+    Each segment shows one object that moves as one of the classes of `SyntheticMotion` says, which no single frame tells. A
+    batch has windows spread over each video, or with `features` one sequence of features per video. `label` is the class of a
+    video, which about half of its segments show (`long.share`). Nothing is kept: samples are made when they are asked for, at
+    the cost of what they show. Training and validation share classes but no colours, patterns or backgrounds.
+
+    Args:
+        clip: Frames and size of windows, how many a video has (`clips`, one in each of so many equal parts) and `repeat`; the
+            other fields concern files.
+        batch_size: Videos per batch and process.
+        reading: Worker processes, which make the samples.
+        train_videos: Videos to train on.
+        val_videos: Videos to validate on.
+        long: What the videos are made of.
+        features: Sequences of features in the place of windows; null gives windows.
+        probe_samples: Training videos that `probe_dataloader` serves.
+        seed: Seed of the videos and of their order.
+    """
+
+    flips_change_labels = True
+    preparation: Preparation | None = None
+    """What the method does with batches of training and validation as soon as they are read."""
+
+    def __init__(
+        self,
+        clip: ClipSettings = ClipSettings(frames=8, size=32, clips=4),  # noqa: B008  (never mutated; shows the defaults)
+        batch_size: int = 16,
+        reading: LoadSettings = LoadSettings(num_workers=2),  # noqa: B008
+        train_videos: int = 2048,
+        val_videos: int = 256,
+        long: LongSettings = LongSettings(),  # noqa: B008
+        features: FeatureSettings | None = None,
+        probe_samples: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_whole("data", 1, batch_size=batch_size, train_videos=train_videos, val_videos=val_videos)
+        check_whole("data", 1, probe_samples=probe_samples)
+        check_whole("data", 0, MAX_SEED, seed=seed)
+        self.clip, self.batch_size, self.reading = clip, batch_size, reading
+        self.train_videos, self.val_videos, self.probe_samples = train_videos, val_videos, min(probe_samples, train_videos)
+        self.long, self.features, self.seed = long, features, seed
+        self._train_loader = LoaderMemory()
+        self._check()
+
+    def _check(self) -> None:
+        if self.batch_size > self.train_videos:
+            raise SettingError(
+                f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
+                "no full batch; lower the one or raise the other."
+            )
+        for name in ("sampler", "crop"):
+            rule = getattr(self.clip, name)
+            if rule.related:
+                raise SettingError(
+                    f"data.clip.{name} is {type(rule).__name__}, but windows of generated videos lie in equal parts and show "
+                    "whole pictures; leave it out, or take videos from files."
+                )
+        seconds, shortest = (self.clip.frames - 1) / self.long.fps, self.long.duration[0]
+        if self.features is None and seconds > shortest:
+            raise SettingError(
+                f"data.clip.frames is {self.clip.frames}, {seconds:g} s at data.long.fps {self.long.fps:g}, but the shortest "
+                f"video has {shortest:g} s; lower it, or raise data.long.duration or data.long.fps."
+            )
+        if self.features is not None and self.features.step > shortest:
+            raise SettingError(
+                f"data.features.step is {self.features.step:g} s, but the shortest video has {shortest:g} s; lower it, or "
+                "raise data.long.duration."
+            )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes of videos and of segments, in the order of their numbers."""
+        return [one.name for one in MOTION_CLASSES]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(MOTION_CLASSES)
+
+    @property
+    def streams(self) -> dict[str, Kind]:
+        """Streams of a batch."""
+        return {"video": "video"} if self.features is None else {"feature": "feature"}
+
+    def _loader(self, name: str) -> ResumableLoader:
+        train = name == "train"
+        count = {"train": self.train_videos, "val": self.val_videos, "probe": self.probe_samples}[name]
+        split: Split = "val" if name == "val" else "train"
+        dataset = LongVideoDataset(count, split, self.seed, self.long, self.clip, self.features, train)
+        trainer = self.trainer
+        ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        sampler = EpochSampler(count, self.seed, train, *ranks)
+        workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
+        prepare = self.preparation if name != "probe" else None
+        return ResumableLoader(dataset, sampler, self.batch_size, workers, _whole, prefetch_factor=ahead, prepare=prepare)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Training videos in a random order, with windows elsewhere in every epoch; the last, incomplete batch is dropped."""
+        return self._train_loader.keep(self._loader("train"))
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Validation videos in fixed order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        """The validation videos."""
+        return self._loader("val")
+
+    def probe_dataloader(self) -> ResumableLoader:
+        """The first `probe_samples` training videos in fixed order, with the windows of evaluation."""
+        return self._loader("probe")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the epoch the training is."""
+        return {"loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore where in the epoch the training was."""
+        self._train_loader.load_state_dict(state["loader"])
