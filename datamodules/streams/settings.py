@@ -81,6 +81,26 @@ class DepthSettings:
 
 
 @dataclass
+class SkeletonSettings:
+    """How joints in arrays are read.
+
+    Args:
+        fps: Frames per second.
+        persons: Persons of a clip, M; files may have fewer.
+        origin: Number of the joint of the first person that stands at 0 in the first frame; null leaves joints where they are.
+    """
+
+    fps: float = 30.0
+    persons: int = 1
+    origin: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("data.streams.skeleton", fps=self.fps)
+        check_whole("data.streams.skeleton", 1, persons=self.persons)
+        check_whole("data.streams.skeleton", 0, **given(origin=self.origin))
+
+
+@dataclass
 class StreamSettings:
     """Which streams a batch has.
 
@@ -92,6 +112,7 @@ class StreamSettings:
         signal: Of sensors.
         flow: Of optical flow.
         depth: Of depth.
+        skeleton: Of joints in arrays.
     """
 
     names: list[str] | None = None
@@ -100,3 +121,4 @@ class StreamSettings:
     signal: SignalSettings = field(default_factory=SignalSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     depth: DepthSettings = field(default_factory=DepthSettings)
+    skeleton: SkeletonSettings = field(default_factory=SkeletonSettings)
