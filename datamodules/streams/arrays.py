@@ -71,10 +71,18 @@ def load_arrays(source: Path, *names: str) -> dict[str, np.ndarray]:
         raise DecodeError("cannot open", str(error).partition("\n")[0]) from error
 
 
-def check_numbers(array: np.ndarray) -> None:
-    """Refuse what is no plain number: text, objects, NaN and infinity. Raises DecodeError."""
+def check_numbers(array: np.ndarray, first: int = 0) -> None:
+    """Refuse what is no plain number: text, objects, NaN and infinity.
+
+    Args:
+        array: [N, ...]
+        first: number of its first row, for the message.
+
+    Raises:
+        DecodeError: with the first row that is wrong.
+    """
     if array.dtype.kind not in "iufb":
         raise DecodeError("not numbers", f"of type {array.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = np.argwhere(~np.isfinite(array))[0][0]
+        row = first + int(np.argwhere(~np.isfinite(array))[0][0])
         raise DecodeError("not numbers", f"row {row} has NaN or infinity")

@@ -1,7 +1,7 @@
 """From a row of a list to a sample of several streams: all are cut out by one plan, each file is read once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,8 @@ class StreamDataset(VideoClipDataset):
             numbers = self._choose(row)(info, rng)
             steps = Steps(info, numbers, (numbers / info.fps).astype(np.float32))
             plan = make_plan(steps, self.clip, rng, self.views, self._end(row))
+        span = self._span(row)
+        plan = replace(plan, file=source, span=None if span is None else (float(span[0]), float(span[1])))
         marked: list[tuple[int, str]] = []
         streams = {name: self._stream(name, row, plan, marked) for name in self.wanted.readers}
         return self._content(row, video, plan) | {"streams": streams, "marked": marked}

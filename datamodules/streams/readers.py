@@ -3,6 +3,7 @@
 from datamodules.streams.joints import JointsReader
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.settings import StreamSettings
+from datamodules.streams.tables import SignalReader
 from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
@@ -13,6 +14,8 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
     Raises:
         SettingError: if nothing does.
     """
+    if kind == "signal":
+        return SignalReader(settings.signal)
     if kind == "skeleton":
         return JointsReader(settings.skeleton)
     raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")

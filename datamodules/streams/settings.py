@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from modules.core.errors import check_positive, check_range, check_whole, given
+from modules.core.errors import SettingError, check_positive, check_range, check_whole, given
 
 
 @dataclass
@@ -33,21 +33,45 @@ class SignalSettings:
     """How tables of sensors are read.
 
     Args:
-        rate: Samples per second of the file, where it has no column of times.
-        steps: Samples per clip, resampled linearly over the time that the clip shows; null takes those of the file at `rate`.
+        rate: Samples per second. A file without times has so many; one with times is read at that rate.
+        steps: Samples per clip, interpolated linearly from the first moment that the clip shows to its last; null takes as many
+            as the rate gives.
         max_gap: Longest gap between two samples, in seconds.
         offset: What to add to the file's times to get those of the video, in seconds.
+        columns: Names of the columns of csv files that are read, in this order; null takes all but that of times, in the order
+            of the first file.
+        time: Name of the column of times; null takes t, time or timestamp, whichever there is.
+        unit: Of times: s or ms.
+        from_first: Count times from the first one of each file on, as for clocks that count from 1970.
+        whole: Read the whole recording, or the part of it that the list names, whichever frames the clip has.
+        median: Take the median over so many samples, an odd number, before anything else (IMU-video: 5); 1 takes none.
+        standardise: Bring each column of a whole recording to mean 0 and deviation 1 (IMU-video).
+        window: Take the samples as they are and fill up with zeros at the end to round(seconds) * rate (IMU-video, with whole).
     """
 
     rate: float = 50.0
     steps: int | None = None
     max_gap: float = 0.5
     offset: float = 0.0
+    columns: list[str] | None = None
+    time: str | None = None
+    unit: Literal["s", "ms"] = "s"
+    from_first: bool = False
+    whole: bool = False
+    median: int = 1
+    standardise: bool = False
+    window: bool = False
 
     def __post_init__(self) -> None:
         check_positive("data.streams.signal", rate=self.rate, max_gap=self.max_gap)
-        check_whole("data.streams.signal", 1, **given(steps=self.steps))
+        check_whole("data.streams.signal", 1, median=self.median, **given(steps=self.steps))
         check_range("data.streams.signal", -1e6, 1e6, offset=self.offset)
+        if self.median % 2 == 0:
+            raise SettingError(f"data.streams.signal.median is {self.median}; it must be an odd number.")
+        if self.columns is not None and len(set(self.columns)) != len(self.columns or [""]):
+            raise SettingError(f"data.streams.signal.columns is {self.columns}; name each column once, or leave it out.")
+        if self.window and self.steps is not None:
+            raise SettingError("data.streams.signal.window takes samples as they are; leave data.streams.signal.steps out.")
 
 
 @dataclass
