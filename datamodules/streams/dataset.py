@@ -15,7 +15,10 @@ from datamodules.video.decode import DecodeError, Decoder, read_clips
 from datamodules.video.sampling import ClipSettings, Plan, Steps, ViewSettings, make_plan
 from datamodules.video.transforms import cut_views
 from modules.core.batch import Kind, Stream
+from modules.core.errors import SettingError
 
+TRIED = 20
+"""Files of a stream of which one must be readable."""
 PLANNED_BY: tuple[Kind, ...] = ("video", "depth", "flow", "mask", "skeleton", "signal", "track", "audio", "feature", "picture")
 """Of the streams of a sample, the first of these decides which moments and boxes all of them show."""
 
@@ -105,9 +108,7 @@ class StreamDataset(VideoClipDataset):
 
     def _source(self, name: str, row: int) -> Path | None:
         """File of a row's stream; None where it has none."""
-        if name == self.wanted.main or name not in self.manifest.further:
-            return self.manifest.file(row)
-        return self.manifest.further_file(name, row)
+        return source_of(self.manifest, name, self.wanted.main, row)
 
     def _stream(self, name: str, row: int, plan: Plan, marked: list[tuple[int, str]]) -> Stream:
         """One further stream of a row; what is missing is noted in `marked`, or raises DecodeError."""
@@ -123,3 +124,40 @@ class StreamDataset(VideoClipDataset):
                 raise named from error
             marked.append((row, named.counted))
             return reader.nothing(plan, self.clip.size)
+
+
+def source_of(manifest: Manifest, name: str, main: str, row: int) -> Path | None:
+    """File of a row's stream; None where it has none."""
+    if name == main or name not in manifest.further:
+        return manifest.file(row)
+    return manifest.further_file(name, row)
+
+
+def learn_stream(reader: StreamReader, manifest: Manifest, name: str, main: str) -> None:
+    """Show a reader the first file of a stream that it can read.
+
+    Args:
+        reader: of the stream.
+        manifest: of the training samples.
+        name: of the stream.
+        main: stream whose files are the `paths` of the manifest.
+
+    Raises:
+        SettingError: if it can read none of the first ones.
+    """
+    failed: list[str] = []
+    for row in range(len(manifest)):
+        source = source_of(manifest, name, main, row)
+        if source is None:
+            continue
+        try:
+            return reader.learn(source)
+        except DecodeError as error:
+            failed.append(f"{source}: {error}")
+            if len(failed) == TRIED:
+                break
+    if failed:
+        raise SettingError(
+            f"None of the first {len(failed)} files of the stream {name} can be read ({failed[0]}); correct them, or "
+            f"data.streams, or leave {name} out of data.streams.names."
+        )

@@ -93,7 +93,7 @@ def centre(joints: np.ndarray, origin: int) -> np.ndarray:
         joints: float32 [T, M, J, 3]; what is 0 (nobody there) stays 0.
         origin: number of the joint.
     """
-    there = joints.any((2, 3), keepdims=True)
+    there: np.ndarray = joints.any((2, 3), keepdims=True)  # type: ignore[assignment]
     seen = np.flatnonzero(there[:, 0, 0, 0])
     moved: np.ndarray = np.where(there, joints - joints[seen[0], 0, origin], joints) if len(seen) else joints
     return moved

@@ -1,5 +1,6 @@
 """The reader of each kind of stream, with the settings that concern it."""
 
+from datamodules.streams.features import FeatureReader
 from datamodules.streams.joints import JointsReader
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.settings import StreamSettings
@@ -16,6 +17,8 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
     """
     if kind == "signal":
         return SignalReader(settings.signal)
+    if kind == "feature":
+        return FeatureReader(settings.feature)
     if kind == "skeleton":
         return JointsReader(settings.skeleton)
     raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")

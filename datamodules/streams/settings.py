@@ -125,6 +125,23 @@ class SkeletonSettings:
 
 
 @dataclass
+class FeatureSettings:
+    """How sequences of features are read.
+
+    Args:
+        whole: Take the sequence of the whole recording, or of the part of it that the list names; false takes the steps within
+            the time that the clip shows.
+        rate: Steps per second of files that do not say when their steps are; null refuses these where times are needed.
+    """
+
+    whole: bool = True
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("data.streams.feature", **given(rate=self.rate))
+
+
+@dataclass
 class StreamSettings:
     """Which streams a batch has.
 
@@ -137,6 +154,7 @@ class StreamSettings:
         flow: Of optical flow.
         depth: Of depth.
         skeleton: Of joints in arrays.
+        feature: Of features.
     """
 
     names: list[str] | None = None
@@ -146,3 +164,4 @@ class StreamSettings:
     flow: FlowSettings = field(default_factory=FlowSettings)
     depth: DepthSettings = field(default_factory=DepthSettings)
     skeleton: SkeletonSettings = field(default_factory=SkeletonSettings)
+    feature: FeatureSettings = field(default_factory=FeatureSettings)
