@@ -1,7 +1,9 @@
 """The reader of each kind of stream, with the settings that concern it."""
 
+from datamodules.streams.detections import TrackReader
 from datamodules.streams.features import FeatureReader
 from datamodules.streams.joints import JointsReader
+from datamodules.streams.pictures import PictureReader
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.settings import StreamSettings
 from datamodules.streams.tables import SignalReader
@@ -19,6 +21,10 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
         return SignalReader(settings.signal)
     if kind == "feature":
         return FeatureReader(settings.feature)
+    if kind == "track":
+        return TrackReader(settings.track)
+    if kind == "picture":
+        return PictureReader(settings.picture, settings.track)
     if kind == "skeleton":
         return JointsReader(settings.skeleton)
     raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")

@@ -142,6 +142,50 @@ class FeatureSettings:
 
 
 @dataclass
+class TrackSettings:
+    """How boxes from detectors are read.
+
+    Args:
+        most: Objects per clip or frame, K; those with the highest scores are taken.
+        unit: Of boxes: pixels of the video's frames, or share, from 0 to 1 of their width and height.
+        first_frame: Number of a video's first frame in the file.
+        reach: How far from a frame its boxes may be, in frames or seconds, as the file counts.
+        score: Lowest score of boxes that are taken.
+        classes: Classes of boxes that are taken, as written in the file; null takes all.
+    """
+
+    most: int = 8
+    unit: Literal["pixels", "share"] = "pixels"
+    first_frame: int = 0
+    reach: float = 0.5
+    score: float = 0.0
+    classes: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("data.streams.track", 1, most=self.most)
+        check_whole("data.streams.track", 0, first_frame=self.first_frame)
+        check_range("data.streams.track", 0, reach=self.reach, score=self.score)
+
+
+@dataclass
+class PictureSettings:
+    """Which object of a video is cut out.
+
+    Args:
+        pick: Of the boxes of a frame: the largest, the most central, or that with the highest score.
+        track: Name of the only track that is taken; null takes all.
+        enlarge: Side of the square that is cut out, as a multiple of the box's longer side.
+    """
+
+    pick: Literal["largest", "central", "score"] = "largest"
+    track: str | None = None
+    enlarge: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("data.streams.picture", enlarge=self.enlarge)
+
+
+@dataclass
 class StreamSettings:
     """Which streams a batch has.
 
@@ -155,6 +199,8 @@ class StreamSettings:
         depth: Of depth.
         skeleton: Of joints in arrays.
         feature: Of features.
+        track: Of boxes.
+        picture: Of objects that are cut out.
     """
 
     names: list[str] | None = None
@@ -165,3 +211,5 @@ class StreamSettings:
     depth: DepthSettings = field(default_factory=DepthSettings)
     skeleton: SkeletonSettings = field(default_factory=SkeletonSettings)
     feature: FeatureSettings = field(default_factory=FeatureSettings)
+    track: TrackSettings = field(default_factory=TrackSettings)
+    picture: PictureSettings = field(default_factory=PictureSettings)
