@@ -49,8 +49,9 @@ def read_columns(path: Path, main: Kind) -> dict[str, Kind]:
             continue
         name, _, given = (part.strip() for part in cell.partition(":"))
         kind = next((one for one in FURTHER if one == (given or name)), None)
-        is_own = name == kind or name not in (*FURTHER, *PLAIN, "text")
-        if kind is None or not name or not is_own or name == main or name in columns or (kind == "video" != name):
+        # Names of kinds are for streams of that kind, and of videos there is one.
+        is_free = name and name not in (main, *columns, *PLAIN, *get_args(Kind)) and kind != "video"
+        if kind is None or not (is_free or (name == kind and name not in (main, *columns))):
             raise SettingError(
                 f"{path} has the column {cell!r}, which is none of {', '.join(PLAIN)}, nor a further stream "
                 f"({', '.join(one for one in FURTHER if one != main)}, or name:kind); rename or remove it."

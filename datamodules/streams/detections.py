@@ -55,7 +55,7 @@ class Detections:
         after = int(np.searchsorted(self.moment, moment))
         near = [self.moment[place] for place in (after - 1, after) if 0 <= place < len(self.moment)]
         nearest = min(near, key=lambda one: abs(one - moment), default=np.inf)
-        if abs(nearest - moment) > reach:
+        if abs(nearest - moment) > reach + 1e-6:
             return np.zeros(0, np.int64)
         rows = np.arange(*(int(np.searchsorted(self.moment, nearest, side)) for side in ("left", "right")))
         return rows[np.argsort(-self.score[rows], kind="stable")]
@@ -239,7 +239,10 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
             lacking += ["frame or seconds"] if ("frame" in names) == ("seconds" in names) else []
             if lacking:
                 raise DecodeError("no such column", f"{', '.join(lacking)} of {', '.join(names)}")
-            yield from reader
+            for row in reader:
+                if None in row:
+                    raise DecodeError("not numbers", f"line {reader.line_num} has more cells than the header")
+                yield row
     except (csv.Error, UnicodeDecodeError) as error:
         raise DecodeError("cannot open", str(error)) from error
 

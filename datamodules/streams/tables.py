@@ -238,12 +238,14 @@ def _read_csv(
             delimiter = max(",;\t", key=first.count)
             header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
             check_names(header)
-            table = np.loadtxt(file, np.float64, delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
+            lines = [line for line in file if line.strip()]
+            if not lines:
+                raise DecodeError("too short", "no rows")
+            table = np.loadtxt(lines, np.float64, delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
         raise DecodeError("not numbers", str(error).partition("\n")[0]) from error
-    if table.size and table.shape[1] != len(header):
+    if table.shape[1] != len(header):
         raise DecodeError("not numbers", f"{table.shape[1]} cells in a row, {len(header)} names of columns")
-    table = table.reshape(-1, len(header))
     candidates = [name for name in header if name.lower() in TIMES] if time is None else [time]
     if len(candidates) > 1:
         raise DecodeError("cannot open", f"{' and '.join(candidates)} may both be times; set data.streams.signal.time")
