@@ -77,28 +77,43 @@ def read_streams(
     """
     streams = read_columns(path, main)
     spans, labels, counts, numbers = array("d"), array("q"), array("q"), dict[str, int]()
+    too_short: list[int] = []
 
     def texts() -> Iterator[str]:
         """Path, caption and further files of each row, one behind the other, so that there is never a row of Python objects."""
         rows = _rows(path)
         place = {cell.partition(":")[0].strip(): number for number, cell in enumerate(next(rows)[1])}
+        # A column that is not there is the last cell, which is added to every row.
+        file, start, end, label, caption, *others = (place.get(name, -1) for name in (*PLAIN, *streams))
         for line, cells in rows:
-            where = f"Line {line} of {path}"
-            cell = {name: cells[number] for name, number in place.items()}
-            if not cell["path"]:
-                raise SettingError(f"{where} has no path; fill it in, or remove the line.")
-            own = [name.strip() for name in cell.get("label", "").split(";") if name.strip()]
-            for span in _parts(where, cell.get("start", ""), cell.get("end", ""), window):
+            cells.append("")
+            own = [name.strip() for name in cells[label].split(";") if name.strip()]
+            try:
+                if not cells[file]:
+                    raise ValueError("has no path; fill it in, or remove the line")
+                parts = _parts(cells[start], cells[end], window)
+            except ValueError as error:
+                raise SettingError(f"Line {line} of {path} {error}.") from None
+            if not parts:
+                too_short.append(line)
+            for span in parts:
                 spans.extend(span)
                 counts.append(len(own))
-                labels.extend(numbers.setdefault(name, len(numbers)) for name in own)
-                yield cell["path"]
-                yield cell.get("caption", "")
-                yield from (cell[name] for name in streams)
+                for name in own:
+                    labels.append(numbers.setdefault(name, len(numbers)))
+                yield cells[file]
+                yield cells[caption]
+                for other in others:
+                    yield cells[other]
 
     packed = PackedStrings(texts())
     if not len(packed):
         raise SettingError(f"{path} lists no samples; pass another file.")
+    if too_short:
+        rank_zero_warn(
+            f"{path}: {len(too_short)} rows are not longer than data.window {window:g} s and were left out, the first is line "
+            f"{too_short[0]}."
+        )
     files, captions, *further = (packed[column :: 2 + len(streams)] for column in range(2 + len(streams)))
     table, class_names = _classes(path, list(numbers))
     classes, ends = table[np.array(labels, np.int64)], np.cumsum(counts)
@@ -162,21 +177,19 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise SettingError(f"The list {path} is empty; pass another file.")
 
 
-def _parts(where: str, start: str, end: str, window: float | None) -> list[tuple[float, float]]:
-    """First and last second of each part of a file that a row stands for."""
-    first, last = _seconds(where, "start", start, -math.inf), _seconds(where, "end", end, math.inf)
+def _parts(start: str, end: str, window: float | None) -> list[tuple[float, float]]:
+    """First and last second of each part of a file that a row stands for. Raises ValueError with what is wrong."""
+    first, last = _seconds("start", start, -math.inf), _seconds("end", end, math.inf)
     if not first < last:
-        raise SettingError(f"{where} starts at {start} s and ends at {end} s; correct it.")
+        raise ValueError(f"starts at {start} s and ends at {end} s; correct it")
     if window is None:
         return [(first, last)]
     if last == math.inf:
-        raise SettingError(
-            f"{where} has no end, by which data.window would cut it; fill in the end of the recording in seconds."
-        )
+        raise ValueError("has no end, up to which data.window cuts windows; fill it in, in seconds")
     return [(first, last) for first, last in window_list(max(first, 0.0), last, window).tolist()]
 
 
-def _seconds(where: str, name: str, cell: str, default: float) -> float:
+def _seconds(name: str, cell: str, default: float) -> float:
     if not cell:
         return default
     try:
@@ -184,7 +197,7 @@ def _seconds(where: str, name: str, cell: str, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise SettingError(f"{where} has {cell!r} as its {name}; write seconds from the beginning of the file.")
+        raise ValueError(f"has {cell!r} as its {name}; write seconds from the beginning of the file")
     return seconds
 
 

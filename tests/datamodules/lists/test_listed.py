@@ -15,7 +15,6 @@ from datamodules.lists.listed import read_columns, read_streams
 from datamodules.settings import ListSettings, ReadSettings
 from datamodules.streams.settings import SignalSettings, StreamSettings
 from datamodules.video.decode import read_clips
-from datamodules.video.samplers import Spanning
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import put
@@ -33,7 +32,7 @@ def root(tmp_path: Path, one_video: Path) -> Path:
 
 def listed(root: Path, **options: Any) -> ListedStreams:
     clip = options.pop("clip", ClipSettings(frames=4, size=32))
-    data = ListedStreams(str(root), clip=clip, batch_size=1, reading=ReadSettings(num_workers=0), seed=3, **options)
+    data = ListedStreams(str(root), clip=clip, batch_size=1, reading=ReadSettings(num_workers=0), seed=0, **options)
     data.setup("fit")
     return data
 
@@ -165,13 +164,12 @@ def test_labels_of_all_lists_count_alike(root: Path) -> None:
 
 
 def test_parts_of_a_recording_show_their_own_frames_and_samples(root: Path, one_video: Path) -> None:
-    write_csv(root / "train.csv", "path,start,end,label,signal", *[f"clips/a.mp4,{s},{s + 0.4},{s},imu/a.csv" for s in (0, 1)])
-    clip = ClipSettings(frames=2, size=48, sampler=Spanning())
-    data = listed(
-        root, clip=clip, lists=ListSettings(val=str(root / "train.csv")), streams=StreamSettings(signal=SignalSettings(steps=2))
-    )
+    rows = [f"clips/a.mp4,{second},{second + 0.4},{second},imu/a.csv" for second in (0, 1)]
+    train = write_csv(root / "train.csv", "path,start,end,label,signal", *rows)
+    streams = StreamSettings(signal=SignalSettings(steps=2))
+    data = listed(root, clip=ClipSettings(frames=2, size=48), lists=ListSettings(val=str(train)), streams=streams)
     assert data.streams == {"video": "video", "signal": "signal"}
-    frames = read_clips(one_video, lambda info, rng: np.array([[0, 9, 25, 34]]), None).frames
+    frames = read_clips(one_video, lambda info, rng: np.arange(40)[None], None).frames
     for row, batch in enumerate(data.val_dataloader()):
         video, signal = batch.stream("video"), batch.stream("signal")
         assert video.time is not None
@@ -179,18 +177,17 @@ def test_parts_of_a_recording_show_their_own_frames_and_samples(root: Path, one_
         assert row <= first < last <= row + 0.4
         # The table's first column is the moment itself.
         assert signal.data[0, 0, 0].tolist() == pytest.approx([first, last], abs=1e-4)
-        shown = [round(first * 25), round(last * 25)]
-        expected = [frames[[0, 9, 25, 34].index(number)][:, 8:56] for number in shown]
-        assert torch.equal(video.data[0, 0], torch.from_numpy(np.stack(expected)))
-    assert data.train_manifest is not None
+        shown = np.stack([frames[round(moment * 25)][:, 8:56] for moment in (first, last)])
+        assert torch.equal(video.data[0, 0], torch.from_numpy(shown))
 
 
 def test_windows(root: Path) -> None:
     path = write_csv(root / "a.csv", "path,start,end,label", "clips/a.mp4,0.2,1.5,wave", "clips/b.mp4,,0.3,clap")
-    manifest = read_streams(path, root, window=0.4)
+    with pytest.warns(UserWarning, match=r"1 rows are not longer than data\.window"):
+        manifest = read_streams(path, root, window=0.4)
     assert manifest.spans is not None
     assert manifest.spans.tolist() == pytest.approx(np.array([[0.2, 0.6], [0.6, 1.0], [1.0, 1.4]]))
-    assert manifest.labels.tolist() == [1, 1, 1]
+    assert manifest.labels.tolist() == [0, 0, 0]
     with pytest.raises(SettingError, match=r"Line 2 .*no end, .*data\.window"):
         read_streams(write_csv(root / "a.csv", "path,start", "clips/a.mp4,0"), root, window=1)
 
@@ -230,15 +227,11 @@ def test_recordings_of_other_kinds_lead(root: Path) -> None:
 
 
 def test_a_long_list_is_packed(tmp_path: Path) -> None:
-    count = 20_000
+    count = 5000
     rows = [f"clips/{row:07d}.mp4,{row},{row + 5},class {row % 100},a sentence,imu/{row:07d}.csv" for row in range(count)]
     path = write_csv(tmp_path / "train.csv", HEADER, *rows)
-    for row in range(0, count, 7):
-        (tmp_path / "clips").mkdir(exist_ok=True)
     gc.collect()
     tracemalloc.start()
-    with pytest.raises(SettingError, match="do not exist"):
-        read_streams(path, tmp_path)
     manifest = read_streams(path, tmp_path, is_collection=True)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
