@@ -8,6 +8,7 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.listed import read_columns, read_streams
 from datamodules.lists.manifest import Manifest, is_file
 from datamodules.lists.packed import PackedStrings
+from datamodules.loading.loader import ResumableLoader
 from datamodules.streams.arrays import MARK
 from datamodules.streams.features import collection_size
 from modules.core.batch import Kind
@@ -42,5 +43,13 @@ class FeatureSequences(VideoDataModule):
         manifest = read_streams(path, self.root, "feature", is_collection=True)
         if len(manifest) != (size := collection_size(collection)):
             raise SettingError(f"{path} has {len(manifest)} rows, but {collection} holds {size} recordings; write both anew.")
+        # The files of the rows are what the features were made of.
         rows = PackedStrings(f"{collection.absolute()}{MARK}{row}" for row in range(size))
         return replace(manifest, paths=rows)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Test sequences in order, as in validation: `views` are for clips."""
+        if not self.stream_settings.feature.whole:
+            return super().test_dataloader()
+        assert self.test_manifest is not None
+        return self._loader(self.test_manifest, "test", train=False)

@@ -6,7 +6,7 @@ Axis letters: `V` views, `T` frames, `K` objects, `N` boxes of a file.
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,7 @@ class Detections:
 
     def of(self, rows: np.ndarray) -> "Detections":
         """Some of them: int64 or bool [N]."""
-        one = Detections(self.counts_frames, self.moment[rows], self.box[rows], self.score[rows], self.track[rows], self.names)
-        return one
+        return replace(self, moment=self.moment[rows], box=self.box[rows], score=self.score[rows], track=self.track[rows])
 
     def at(self, moment: float, reach: float) -> np.ndarray:
         """Rows of the boxes at the nearest moment that has some, if it is near enough: int64 [n], best first."""
@@ -85,7 +84,7 @@ class TrackReader(StreamReader):
     def read(self, source: Path, plan: Plan, size: int) -> Stream:
         """See `StreamReader.read`."""
         found = load_detections(source, plan, self.settings)
-        data, valid = np.zeros((*plan.frames.shape, self.settings.most, 4), np.float32), np.zeros(0, bool)
+        data = np.zeros((*plan.frames.shape, self.settings.most, 4), np.float32)
         for view, box in enumerate(plan.boxes):
             shown = [found.at(moment, self.settings.reach) for moment in moments_of(found, plan, self.settings)[view]]
             scale = np.array([size / box.width, size / box.height] * 2)
@@ -168,8 +167,7 @@ def load_detections(source: Path, plan: Plan, settings: TrackSettings) -> Detect
     if settings.unit == "pixels" and len(found.box) and (found.box <= 1).all():
         raise DecodeError("another size", "all boxes within one pixel; see data.streams.track.unit")
     if settings.unit == "share":
-        scaled = found.box * np.array([width, height] * 2)
-        found = Detections(found.counts_frames, found.moment, scaled, found.score, found.track, found.names)
+        found = replace(found, box=found.box * np.array([width, height] * 2))
     centre = (found.box[:, :2] + found.box[:, 2:]) / 2
     if (outside := ((centre < 0) | (centre > (width, height))).any(1)).any():
         box = found.box[outside][0].tolist()

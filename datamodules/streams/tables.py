@@ -147,7 +147,7 @@ class SignalReader(StreamReader):
             begin, end = self._ends(recording)
             raise DecodeError("too short", f"from {begin:g} s to {end:g} s, not from {first:g} s to {last:g} s")
         gaps = np.diff(times)
-        if len(gaps) and gaps.max() > self.settings.max_gap + 1e-9:
+        if recording.times is not None and len(gaps) and gaps.max() > self.settings.max_gap + 1e-9:
             raise DecodeError("a gap in time", f"{gaps.max():g} s after {times[gaps.argmax()]:g} s")
         return start, times
 
@@ -175,6 +175,8 @@ class SignalReader(StreamReader):
         recording = _load_recording(source, path.stat().st_mtime_ns, self.columns, _Reading.of(self.settings))
         if self.width is not None and recording.values.shape[1] != self.width:
             raise DecodeError("another width", f"{recording.values.shape[1]} columns, not {self.width}")
+        if self.width is not None and (recording.names is None) != (self.columns is None):
+            raise DecodeError("no such column", "no names of columns, which the first file has, or the reverse")
         return recording
 
 
@@ -205,6 +207,7 @@ def _load_recording(source: Path, changed: int, columns: tuple[str, ...] | None,
             raise DecodeError("cannot open", f"several arrays of times: {', '.join(found)}")
         if reading.time is not None and not found:
             raise DecodeError("no such column", reading.time)
+        check_numbers(values[:0])
         times = next(iter(found.values()), None)
         if values.ndim != 2 or (times is not None and times.shape != values.shape[:1]):
             raise DecodeError(

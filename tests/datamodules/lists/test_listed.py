@@ -12,6 +12,7 @@ import torch
 
 from datamodules.listed import ListedStreams
 from datamodules.lists.listed import read_columns, read_streams
+from datamodules.loading.single_pass import fingerprint
 from datamodules.settings import ListSettings, ReadSettings
 from datamodules.streams.settings import SignalSettings, StreamSettings
 from datamodules.video.decode import read_clips
@@ -205,6 +206,30 @@ def test_a_sample_without_a_stream_is_replaced_or_marked(root: Path) -> None:
     for batch in listed(root).train_dataloader():
         if int(batch.index) == 0:
             assert batch.substituted.tolist() == [0]
+
+
+def test_workers_give_the_same_samples(root: Path) -> None:
+    np.save(root / "joints.npy", np.random.default_rng(0).normal(size=(60, 5, 3)))
+    rows = [f"clips/{name}.mp4,imu/{name}.csv,joints.npy,{end}" for name in "ab" for end in (1, 1.5)]
+    write_csv(root / "train.csv", "path,signal,skeleton,end", *rows)
+    seen = []
+    for workers in (0, 2):
+        data = ListedStreams(str(root), clip=ClipSettings(frames=4, size=32), batch_size=2, reading=ReadSettings(workers))
+        data.setup("fit")
+        seen.append(list(data.train_dataloader()))
+    for own, other in zip(*seen, strict=True):
+        assert own.index.tolist() == other.index.tolist()
+        for name in ("video", "signal", "skeleton"):
+            assert torch.equal(own.stream(name).data, other.stream(name).data)
+
+
+def test_cached_features_depend_on_how_streams_are_read(root: Path) -> None:
+    write_csv(root / "train.csv", "path,signal", "clips/a.mp4,imu/a.csv")
+    prints = set()
+    for rate in (50.0, 48.0, 50.0):
+        data = listed(root, streams=StreamSettings(signal=SignalSettings(rate=rate)))
+        prints.add(fingerprint(data.train_dataloader().dataset))
+    assert len(prints) == 2
 
 
 def test_streams_of_which_no_file_can_be_read_end_the_run_before_the_first_step(root: Path) -> None:

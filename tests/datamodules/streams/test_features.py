@@ -94,6 +94,8 @@ def test_collections_with_lists_are_a_data_set(tmp_path: Path) -> None:
     assert batch.label.tolist() == [0, 1, 0]
     assert batch.text().first == ["she runs", "", "she runs"]
     assert batch.reading.faults == []
+    data.setup("test")
+    assert next(iter(data.test_dataloader())).stream("feature").data.shape == (3, 1, 5, 4)
 
 
 def test_lists_that_do_not_fit_their_collection_are_refused(tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
     renamed = write_csv(tmp_path / "c.csv", "time,gx,acc", *[(t / 50, t, -t) for t in range(100)])
     with pytest.raises(DecodeError, match=r"no such column \(ax\)"):
         own.read(renamed, at(0, 1), 32)
+    # An array does not say which of its columns is which.
+    np.save(tmp_path / "d.npy", np.ones((100, 2)))
+    with pytest.raises(DecodeError, match="no such column"):
+        own.read(tmp_path / "d.npy", at(0, 1), 32)
 
 
 def test_clock_offset_and_clocks_that_start_anywhere(tmp_path: Path) -> None:
@@ -126,6 +130,11 @@ def test_a_gap_elsewhere_does_not_matter(tmp_path: Path) -> None:
     assert reader(steps=3).read(table, at(0.1, 0.5), 32).data[0, 0].tolist() == pytest.approx([5, 15, 25], abs=1e-3)
     with pytest.raises(DecodeError, match="a gap in time"):
         reader(steps=3).read(table, at(0.1, 1.5), 32)
+
+
+def test_slow_sensors_have_no_gaps(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(9.0)[:, None])
+    assert reader(rate=1).read(tmp_path / "a.npy", at(2, 4), 32).data[0, 0].tolist() == [2, 3, 4]
 
 
 def test_whole_recordings_and_parts_of_them(tmp_path: Path) -> None:
