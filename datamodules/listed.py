@@ -63,6 +63,8 @@ class ListedStreams(VideoDataModule):
         if main not in FURTHER:
             raise SettingError(f"data.main is {main}; it must be one of {', '.join(FURTHER)}.")
         self.main, self.window = main, window
+        self.several: bool | None = None
+        """Whether samples have several labels each, once the first list, that of training, is read."""
         folder = Path(lists.folder or root)
         first = lists.of("train") or folder / "train.csv"
         self.columns = read_columns(first, main)
@@ -91,4 +93,7 @@ class ListedStreams(VideoDataModule):
                 f"{path} has columns of the streams {', '.join(columns) or 'none'}, but the list of training samples of "
                 f"{', '.join(self.columns) or 'none'}; give all lists the same."
             )
-        return read_streams(path, self.root, self.main, self.window)
+        manifest = read_streams(path, self.root, self.main, self.window, self.several)
+        if self.several is None:
+            self.several = manifest.intervals is not None
+        return manifest

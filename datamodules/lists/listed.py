@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.lists.files import LABEL
+from datamodules.lists.files import LABEL, MAX_CLASSES
 from datamodules.lists.manifest import MAX_LABEL, UNLABELLED, Manifest, check_files, is_file
 from datamodules.lists.packed import PackedLists, PackedStrings
 from datamodules.streams.arrays import is_there, split_source
@@ -61,7 +61,12 @@ def read_columns(path: Path, main: Kind) -> dict[str, Kind]:
 
 
 def read_streams(
-    path: Path, root: Path, main: Kind = "video", window: float | None = None, is_collection: bool = False
+    path: Path,
+    root: Path,
+    main: Kind = "video",
+    window: float | None = None,
+    several: bool | None = None,
+    is_collection: bool = False,
 ) -> Manifest:
     """The rows of a list.
 
@@ -70,6 +75,7 @@ def read_streams(
         root: folder that relative paths start from.
         main: kind of the files in the column `path`.
         window: cut every row into windows of so many seconds (`window_list`).
+        several: whether samples have several labels, as in the list of training samples; None if this is that list.
         is_collection: the rows are numbered, and their files were read before: repeated ones stay, and none is looked up.
 
     Raises:
@@ -107,18 +113,22 @@ def read_streams(
                     yield cells[other]
 
     packed = PackedStrings(texts())
-    if not len(packed):
-        raise SettingError(f"{path} lists no samples; pass another file.")
     if too_short:
         rank_zero_warn(
             f"{path}: {len(too_short)} rows are not longer than data.window {window:g} s and were left out, the first is line "
             f"{too_short[0]}."
         )
+    if not len(packed):
+        raise SettingError(f"{path} lists no samples; pass another file.")
+    if several is False and max(counts) > 1:
+        raise SettingError(
+            f"{path} has several labels in a row, and the list of training samples one; give both the same form."
+        )
     files, captions, *further = (packed[column :: 2 + len(streams)] for column in range(2 + len(streams)))
     table, class_names = _classes(path, list(numbers))
     classes, ends = table[np.array(labels, np.int64)], np.cumsum(counts)
     single, intervals = np.full(len(files), UNLABELLED, np.int64), None
-    if max(counts) > 1:
+    if several or max(counts) > 1:
         parts = np.split(classes, ends[:-1])
         intervals = [[(-math.inf, math.inf, label) for label in own.tolist() if label != UNLABELLED] for own in parts]
     else:
@@ -126,7 +136,9 @@ def read_streams(
     has_captions = any(captions)
     if (has_captions or intervals is not None) and not class_names:
         # Beside sentences, and where a sample has several, only labels with names are classes.
-        class_names = [str(number) for number in range(int(classes.max(initial=UNLABELLED)) + 1)]
+        if (highest := int(classes.max(initial=UNLABELLED))) >= MAX_CLASSES:
+            raise SettingError(f"{path} has the label {highest}; there may be {MAX_CLASSES} classes.")
+        class_names = [str(number) for number in range(highest + 1)]
     manifest = Manifest(
         root,
         files,

@@ -68,7 +68,6 @@ def is_read(kind: str) -> bool:
     return True
 
 
-@pytest.mark.filterwarnings("ignore:.*nstantiate.*", "ignore:.*JsonargparseDeprecationWarning.*")
 @pytest.mark.parametrize(("text", "options"), EXAMPLES, ids=[text.partition("\n")[0] for text, _ in EXAMPLES])
 def test_every_example_is_read(text: str, options: str, tmp_path: Path, one_video: Path) -> None:
     (tmp_path / "train.csv").write_text(text)

@@ -141,6 +141,8 @@ def test_labels_below_zero_and_wrong_roots_are_refused(root: Path) -> None:
         read_streams(write_csv(root / "a.csv", "path,label", "a.mp4,2"), root)
     with pytest.raises(SettingError, match="lists no samples"):
         read_streams(write_csv(root / "a.csv", "path,label"), root)
+    with pytest.raises(SettingError, match="the label 99000000"):
+        read_streams(write_csv(root / "a.csv", "path,label,caption", "clips/a.mp4,99000000,x"), root)
     with pytest.raises(SettingError, match="does not exist"):
         read_streams(root / "gone.csv", root)
 
@@ -162,6 +164,18 @@ def test_labels_of_all_lists_count_alike(root: Path) -> None:
     data = listed(root)
     assert data.val_manifest is not None
     assert (data.num_classes, data.val_manifest.labels.tolist()) == (2, [1])
+
+
+def test_all_lists_have_as_many_labels(root: Path) -> None:
+    one, two = "clips/a.mp4,wave", "clips/b.mp4,wave;clap"
+    write_csv(root / "train.csv", "path,label", one, two)
+    write_csv(root / "val.csv", "path,label", one)
+    batch = next(iter(listed(root).val_dataloader()))
+    assert batch.label.tolist() == [[0, 1]]
+    write_csv(root / "train.csv", "path,label", one)
+    write_csv(root / "val.csv", "path,label", two)
+    with pytest.raises(SettingError, match=r"val\.csv has several labels in a row"):
+        listed(root)
 
 
 def test_parts_of_a_recording_show_their_own_frames_and_samples(root: Path, one_video: Path) -> None:
