@@ -26,6 +26,8 @@ class FeatureSequences(VideoDataModule):
 
     offers: ClassVar[dict[str, Kind]] = {"feature": "feature"}
     gives = ("feature",)
+    several: bool | None = None
+    """Whether samples have several labels each, once the first list, that of training, is read."""
 
     def read_official(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_official`."""
@@ -40,7 +42,8 @@ class FeatureSequences(VideoDataModule):
             raise SettingError(
                 f"{path} has columns of streams ({', '.join(columns)}), which {type(self).__name__} does not read."
             )
-        manifest = read_streams(path, self.root, "feature", is_collection=True)
+        manifest = read_streams(path, self.root, "feature", several=self.several, is_collection=True)
+        self.several = manifest.intervals is not None
         if len(manifest) != (size := collection_size(collection)):
             raise SettingError(f"{path} has {len(manifest)} rows, but {collection} holds {size} recordings; write both anew.")
         # The files of the rows are what the features were made of.

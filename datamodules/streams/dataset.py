@@ -42,6 +42,10 @@ class Wanted:
     on_missing: Literal["replace", "mark"] = "replace"
     settings: StreamSettings = field(default_factory=StreamSettings)
 
+    def __post_init__(self) -> None:
+        if self.kinds[self.leader] == "track":
+            raise SettingError("data.streams.names has boxes, but no stream of pictures to place them in; name video too.")
+
     @property
     def leader(self) -> str:
         """Stream that plans are made for."""

@@ -20,7 +20,6 @@ from datamodules.streams.settings import TrackSettings
 from datamodules.video.decode import DecodeError, VideoInfo
 from datamodules.video.sampling import Plan
 from modules.core.batch import Stream
-from modules.core.errors import SettingError
 
 CORNERS = ("x1", "y1", "x2", "y2")
 
@@ -76,10 +75,8 @@ class TrackReader(StreamReader):
         self.settings = settings
 
     def info(self, source: Path) -> VideoInfo:
-        """Refuse to be the first stream of a sample: boxes are placed in pictures."""
-        raise SettingError(
-            "data.streams.names has boxes without a stream of pictures in which they are placed; name video too."
-        )
+        """Not called: boxes are placed in pictures, of which `Wanted` makes sure."""
+        raise NotImplementedError
 
     def read(self, source: Path, plan: Plan, size: int) -> Stream:
         """See `StreamReader.read`."""
@@ -158,7 +155,7 @@ def load_detections(source: Path, plan: Plan, settings: TrackSettings) -> Detect
     if video not in videos:
         raise DecodeError("no such stream", f"no boxes of {named if named is not None else plan.file}")
     found, classes = videos[video]
-    keep = found.score >= settings.score
+    keep = found.score >= (-np.inf if settings.score is None else settings.score)
     if settings.classes is not None:
         keep &= np.isin(classes, settings.classes)
     found = found.of(keep)
@@ -241,14 +238,14 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
                 if None in row:
                     raise DecodeError("not numbers", f"line {reader.line_num} has more cells than the header")
                 yield row
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DecodeError("cannot open", str(error)) from error
 
 
 def _read_json(path: Path) -> Iterator[dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise DecodeError("cannot open", str(error)) from error
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DecodeError("cannot open", "no list of objects with bbox")
@@ -257,13 +254,6 @@ def _read_json(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(one, int | float) for one in box):
             raise DecodeError("not numbers", f"box {number} has the bbox {box!r:.80}")
         corners = dict(zip(CORNERS, (box[0], box[1], box[0] + box[2], box[1] + box[3]), strict=True))
-        frame = {"frame": entry.get("frame", entry.get("image_id"))}
-        yield (
-            {name: entry.get(name) for name in ("seconds", "video", "score")}
-            | frame
-            | corners
-            | {
-                "track": entry.get("track_id"),
-                "class": entry.get("category_id"),
-            }
-        )
+        others = {name: entry.get(name) for name in ("seconds", "video", "score")}
+        own_names = {"track": entry.get("track_id"), "class": entry.get("category_id")}
+        yield corners | others | own_names | {"frame": entry.get("frame", entry.get("image_id"))}

@@ -1,5 +1,6 @@
 """Which streams of a sample are read, and how each kind is."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -150,7 +151,7 @@ class TrackSettings:
         unit: Of boxes: pixels of the video's frames, or share, from 0 to 1 of their width and height.
         first_frame: Number of a video's first frame in the file.
         reach: How far from a frame its boxes may be, in frames or seconds, as the file counts.
-        score: Lowest score of boxes that are taken.
+        score: Lowest score of boxes that are taken; null takes all.
         classes: Classes of boxes that are taken, as written in the file; null takes all.
     """
 
@@ -158,13 +159,14 @@ class TrackSettings:
     unit: Literal["pixels", "share"] = "pixels"
     first_frame: int = 0
     reach: float = 0.5
-    score: float = 0.0
+    score: float | None = None
     classes: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_whole("data.streams.track", 1, most=self.most)
         check_whole("data.streams.track", 0, first_frame=self.first_frame)
-        check_range("data.streams.track", 0, reach=self.reach, score=self.score)
+        check_range("data.streams.track", 0, reach=self.reach)
+        check_range("data.streams.track", -math.inf, **given(score=self.score))
 
 
 @dataclass

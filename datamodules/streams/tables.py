@@ -245,7 +245,9 @@ def _read_csv(
             if not lines:
                 raise DecodeError("too short", "no rows")
             table = np.loadtxt(lines, np.float64, delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
-    except (ValueError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DecodeError("cannot open", str(error)) from error
+    except (ValueError, csv.Error) as error:
         raise DecodeError("not numbers", str(error).partition("\n")[0]) from error
     if table.shape[1] != len(header):
         raise DecodeError("not numbers", f"{table.shape[1]} cells in a row, {len(header)} names of columns")

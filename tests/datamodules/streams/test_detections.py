@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.streams.dataset import Wanted
 from datamodules.streams.detections import TrackReader
 from datamodules.streams.pictures import PictureReader, square_around
 from datamodules.streams.settings import PictureSettings, TrackSettings
@@ -87,9 +88,11 @@ def test_lists_as_coco_has_them(tmp_path: Path) -> None:
     assert stream.data[0, :, 0].tolist() == [[5, 10, 15, 20]] * 2
 
 
-def test_boxes_need_pictures(tmp_path: Path) -> None:
+def test_boxes_need_pictures() -> None:
+    reader = TrackReader(TrackSettings())
     with pytest.raises(SettingError, match="name video too"):
-        TrackReader(TrackSettings()).info(tmp_path / "a.csv")
+        Wanted({"track": "track"}, {"track": reader})
+    assert Wanted({"video": "video", "track": "track"}, {"track": reader}).leader == "video"
 
 
 def test_the_object_is_cut_out_of_the_frame_of_the_plan(tmp_path: Path, one_video: Path) -> None:
