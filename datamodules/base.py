@@ -293,7 +293,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         readers = {name: self.reader_of(name) for name in kinds if name != "video"}
         for name, reader in readers.items():
             learn_stream(reader, self.train_manifest or manifest, name, main)
-        wanted = Wanted(kinds, readers, main, self.stream_settings.on_missing, self.stream_settings)
+        wanted = Wanted(kinds, readers, main, self.stream_settings.on_missing)
         return StreamDataset(manifest, self.clip, self.seed, train, wanted, decoder, timeout, guard, views)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:

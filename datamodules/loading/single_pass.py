@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.skeleton.clips import SkeletonDataset
-from datamodules.streams.dataset import StreamDataset
 from datamodules.video.dataset import VideoClipDataset
 from modules.core.batch import Batch, Stream
 
@@ -83,8 +82,6 @@ def fingerprint(dataset: Dataset) -> str:
     """
     if isinstance(dataset, VideoClipDataset):
         facts = f"{dataset.manifest.root} {dataset.manifest.sha256()} {dataset.views} {dataset.decoder}"
-        if isinstance(dataset, StreamDataset):
-            facts += f" {dict(dataset.wanted.kinds)} {dataset.wanted.settings}"
     elif isinstance(dataset, SkeletonDataset):
         facts = dataset.recordings.sha256(dataset.rows)
     else:

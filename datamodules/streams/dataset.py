@@ -1,7 +1,7 @@
 """From a row of a list to a sample of several streams: all are cut out by one plan, each file is read once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ import numpy as np
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.streams.reader import StreamReader
-from datamodules.streams.settings import StreamSettings
 from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.decode import DecodeError, Decoder, read_clips
 from datamodules.video.sampling import ClipSettings, Plan, Steps, ViewSettings, make_plan
@@ -33,14 +32,12 @@ class Wanted:
         readers: of each but the video, by name.
         main: stream whose files are the `paths` of manifests; a stream of which they name no files is looked for in those.
         on_missing: see `StreamSettings`.
-        settings: by which readers read, for the record.
     """
 
     kinds: Mapping[str, Kind]
     readers: Mapping[str, StreamReader]
     main: str = "video"
     on_missing: Literal["replace", "mark"] = "replace"
-    settings: StreamSettings = field(default_factory=StreamSettings)
 
     def __post_init__(self) -> None:
         if self.kinds[self.leader] == "track":

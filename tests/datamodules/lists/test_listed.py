@@ -12,7 +12,6 @@ import torch
 
 from datamodules.listed import ListedStreams
 from datamodules.lists.listed import read_columns, read_streams
-from datamodules.loading.single_pass import fingerprint
 from datamodules.settings import ListSettings, ReadSettings
 from datamodules.streams.settings import SignalSettings, StreamSettings
 from datamodules.video.decode import read_clips
@@ -235,15 +234,6 @@ def test_workers_give_the_same_samples(root: Path) -> None:
         assert own.index.tolist() == other.index.tolist()
         for name in ("video", "signal", "skeleton"):
             assert torch.equal(own.stream(name).data, other.stream(name).data)
-
-
-def test_cached_features_depend_on_how_streams_are_read(root: Path) -> None:
-    write_csv(root / "train.csv", "path,signal", "clips/a.mp4,imu/a.csv")
-    prints = set()
-    for rate in (50.0, 48.0, 50.0):
-        data = listed(root, streams=StreamSettings(signal=SignalSettings(rate=rate)))
-        prints.add(fingerprint(data.train_dataloader().dataset))
-    assert len(prints) == 2
 
 
 def test_streams_of_which_no_file_can_be_read_end_the_run_before_the_first_step(root: Path) -> None:
