@@ -5,11 +5,13 @@ A data module knows files and labels; it never normalises, masks or pastes.
 
 from datamodules.cached_features import CachedFeatures
 from datamodules.folder import VideoFolder
+from datamodules.listed import ListedStreams
 from datamodules.sets.activitynet import ActivityNet
 from datamodules.sets.ava import AVA
 from datamodules.sets.charades import Charades
 from datamodules.sets.diving48 import Diving48
 from datamodules.sets.epic_kitchens import EpicKitchens100
+from datamodules.sets.feature_sequences import FeatureSequences
 from datamodules.sets.finegym import FineGym
 from datamodules.sets.hmdb51 import HMDB51
 from datamodules.sets.jester import Jester
@@ -53,6 +55,7 @@ __all__ = [
     "DiDeMo",
     "Diving48",
     "EpicKitchens100",
+    "FeatureSequences",
     "FineGym",
     "FramePair",
     "Jester",
@@ -60,6 +63,7 @@ __all__ = [
     "Kinetics400",
     "Kinetics600",
     "Kinetics700",
+    "ListedStreams",
     "MiniKinetics",
     "MultiScale",
     "NTUVideos",

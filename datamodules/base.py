@@ -22,7 +22,7 @@ from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoad
 from datamodules.loading.single_pass import SinglePass
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.settings import ListSettings, ReadSettings, SubsetSettings, choose_benchmark
-from datamodules.streams.dataset import StreamDataset, Wanted
+from datamodules.streams.dataset import StreamDataset, Wanted, learn_stream
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.readers import make_reader
 from datamodules.streams.settings import StreamSettings
@@ -288,9 +288,11 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         """What reads the samples of a manifest."""
         decoder, timeout = self.reading.decoder, self.reading.decode_timeout
         kinds, main = self.wanted, next(iter(self.offers))
-        if list(kinds) == ["video"]:
+        if list(kinds) == ["video"] and main == "video":
             return VideoClipDataset(manifest, self.clip, self.seed, train, decoder, timeout, guard, views)
         readers = {name: self.reader_of(name) for name in kinds if name != "video"}
+        for name, reader in readers.items():
+            learn_stream(reader, self.train_manifest or manifest, name, main)
         wanted = Wanted(kinds, readers, main, self.stream_settings.on_missing)
         return StreamDataset(manifest, self.clip, self.seed, train, wanted, decoder, timeout, guard, views)
 

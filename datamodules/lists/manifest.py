@@ -6,7 +6,7 @@ files are missing is an error, because then the root is wrong.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,6 +83,8 @@ class Manifest:
                 digest.update(f"{path.removeprefix(prefix)}\n".encode("utf-8", "surrogateescape"))
         if self.spans is not None:
             digest.update(self.spans.tobytes())
+        if self.texts is not None and self.has_classes:
+            digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
     @property
@@ -108,8 +110,8 @@ class Manifest:
 
     @property
     def has_classes(self) -> bool:
-        """Whether `labels` are numbers of classes; with sentences they are numbers of those."""
-        return self.texts is None and self.is_labelled
+        """Whether `labels` are numbers of classes; with sentences they are numbers of those, unless classes have names."""
+        return self.is_labelled and (self.texts is None or bool(self.class_names))
 
     def subset(self, rows: np.ndarray) -> "Manifest":
         """The manifest of some rows."""
@@ -217,16 +219,41 @@ def make_manifest(
         if not UNLABELLED <= label <= MAX_LABEL:
             raise SettingError(f"{source} has the label {label}; labels must be whole numbers from 0.")
     manifest = Manifest(root, paths, np.array(numbers, np.int64), class_names or [])
-    checked = np.linspace(0, len(manifest) - 1, min(len(manifest), CHECKED_ROWS)).astype(int)
-    missing = [row for row in checked if not is_file(manifest.file(row))]
+    check_files(manifest.file, len(manifest), source, tell_missing)
+    return manifest
+
+
+def check_files(
+    file: Callable[[int], Path | None],
+    rows: int,
+    source: Path,
+    tell_missing: bool = True,
+    what: str = "videos",
+    is_there: Callable[[Path], bool] = is_file,
+) -> None:
+    """Look some of the files of a list up, to find a wrong root out.
+
+    Args:
+        file: of a row; None where it has none.
+        rows: of the list.
+        source: the list.
+        tell_missing: warn of missing ones.
+        what: they are, for messages.
+        is_there: whether there is such a file.
+
+    Raises:
+        SettingError: if most of them are missing.
+    """
+    asked = (file(row) for row in np.linspace(0, rows - 1, min(rows, CHECKED_ROWS)).astype(int).tolist())
+    checked = [path for path in asked if path is not None]
+    missing = [path for path in checked if not is_there(path)]
     if len(missing) > len(checked) / 2:
         raise SettingError(
-            f"{len(missing)} of {len(checked)} videos that were looked up from {source} do not exist (the first: "
-            f"{manifest.file(missing[0])}); set data.root to the folder that the paths of the list start from."
+            f"{len(missing)} of {len(checked)} {what} that were looked up from {source} do not exist (the first: "
+            f"{missing[0]}); set data.root to the folder that the paths of the list start from."
         )
     if missing and tell_missing:
         rank_zero_warn(
-            f"{len(missing)} of {len(checked)} videos that were looked up from {source} do not exist, the first is "
-            f"{manifest.file(missing[0])}; they count as broken files."
+            f"{len(missing)} of {len(checked)} {what} that were looked up from {source} do not exist, the first is "
+            f"{missing[0]}; they count as broken files."
         )
-    return manifest

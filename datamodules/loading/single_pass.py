@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from itertools import repeat
 from typing import Protocol
 
 import torch
@@ -64,9 +65,11 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
 
 
 def sample_names(dataset: Dataset) -> set[str]:
-    """Files, or rows of a store, that the samples come from; none where they are generated."""
+    """Files, parts of files, or rows of a store, that the samples come from; none where they are generated."""
     if isinstance(dataset, VideoClipDataset):
-        return {str(dataset.manifest.file(row)) for row in range(len(dataset))}
+        manifest, spans = dataset.manifest, dataset.manifest.spans
+        ends = (f" {tuple(span)}" for span in spans.tolist()) if spans is not None else repeat("")
+        return {f"{manifest.file(row)}{end}" for row, end in zip(range(len(dataset)), ends, strict=False)}
     if isinstance(dataset, SkeletonDataset):
         return {f"{id(dataset.recordings)} {row}" for row in dataset.rows.tolist()}
     return set()

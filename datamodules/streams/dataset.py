@@ -1,7 +1,7 @@
 """From a row of a list to a sample of several streams: all are cut out by one plan, each file is read once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from datamodules.video.decode import DecodeError, Decoder, read_clips
 from datamodules.video.sampling import ClipSettings, Plan, Steps, ViewSettings, make_plan
 from datamodules.video.transforms import cut_views
 from modules.core.batch import Kind, Stream
+from modules.core.errors import SettingError
 
+TRIED = 20
+"""Files of a stream of which one must be readable."""
 PLANNED_BY: tuple[Kind, ...] = ("video", "depth", "flow", "mask", "skeleton", "signal", "track", "audio", "feature", "picture")
 """Of the streams of a sample, the first of these decides which moments and boxes all of them show."""
 
@@ -35,6 +38,10 @@ class Wanted:
     readers: Mapping[str, StreamReader]
     main: str = "video"
     on_missing: Literal["replace", "mark"] = "replace"
+
+    def __post_init__(self) -> None:
+        if self.kinds[self.leader] == "track":
+            raise SettingError("data.streams.names has boxes, but no stream of pictures to place them in; name video too.")
 
     @property
     def leader(self) -> str:
@@ -87,6 +94,8 @@ class StreamDataset(VideoClipDataset):
             numbers = self._choose(row)(info, rng)
             steps = Steps(info, numbers, (numbers / info.fps).astype(np.float32))
             plan = make_plan(steps, self.clip, rng, self.views, self._end(row))
+        span = self._span(row)
+        plan = replace(plan, file=source, span=None if span is None else (float(span[0]), float(span[1])))
         marked: list[tuple[int, str]] = []
         streams = {name: self._stream(name, row, plan, marked) for name in self.wanted.readers}
         return self._content(row, video, plan) | {"streams": streams, "marked": marked}
@@ -103,9 +112,7 @@ class StreamDataset(VideoClipDataset):
 
     def _source(self, name: str, row: int) -> Path | None:
         """File of a row's stream; None where it has none."""
-        if name == self.wanted.main or name not in self.manifest.further:
-            return self.manifest.file(row)
-        return self.manifest.further_file(name, row)
+        return source_of(self.manifest, name, self.wanted.main, row)
 
     def _stream(self, name: str, row: int, plan: Plan, marked: list[tuple[int, str]]) -> Stream:
         """One further stream of a row; what is missing is noted in `marked`, or raises DecodeError."""
@@ -121,3 +128,40 @@ class StreamDataset(VideoClipDataset):
                 raise named from error
             marked.append((row, named.counted))
             return reader.nothing(plan, self.clip.size)
+
+
+def source_of(manifest: Manifest, name: str, main: str, row: int) -> Path | None:
+    """File of a row's stream; None where it has none."""
+    if name == main or name not in manifest.further:
+        return manifest.file(row)
+    return manifest.further_file(name, row)
+
+
+def learn_stream(reader: StreamReader, manifest: Manifest, name: str, main: str) -> None:
+    """Show a reader the first file of a stream that it can read.
+
+    Args:
+        reader: of the stream.
+        manifest: of the training samples.
+        name: of the stream.
+        main: stream whose files are the `paths` of the manifest.
+
+    Raises:
+        SettingError: if it can read none of the first ones.
+    """
+    failed: list[str] = []
+    for row in range(len(manifest)):
+        source = source_of(manifest, name, main, row)
+        if source is None:
+            continue
+        try:
+            return reader.learn(source)
+        except DecodeError as error:
+            failed.append(f"{source}: {error}")
+            if len(failed) == TRIED:
+                break
+    if failed:
+        raise SettingError(
+            f"None of the first {len(failed)} files of the stream {name} can be read ({failed[0]}); correct them, or "
+            f"data.streams, or leave {name} out of data.streams.names."
+        )

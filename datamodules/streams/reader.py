@@ -26,6 +26,16 @@ class StreamReader(ABC):
     kind: ClassVar[Kind]
     """of the streams that it gives"""
 
+    def learn(self, source: Path) -> None:  # noqa: B027  (most kinds have nothing to learn)
+        """Take from a file what all files of the stream have in common and `nothing` needs: columns, width, joints.
+
+        Args:
+            source: the first file of the training list that can be read; a file unlike it raises DecodeError when it is read.
+
+        Raises:
+            DecodeError: if it cannot be read.
+        """
+
     @abstractmethod
     def info(self, source: Path) -> VideoInfo:
         """Steps and rate of a file, by which clips are chosen where this stream is the first of its sample.

@@ -1,7 +1,12 @@
 """The reader of each kind of stream, with the settings that concern it."""
 
+from datamodules.streams.detections import TrackReader
+from datamodules.streams.features import FeatureReader
+from datamodules.streams.joints import JointsReader
+from datamodules.streams.pictures import PictureReader
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.settings import StreamSettings
+from datamodules.streams.tables import SignalReader
 from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
@@ -12,4 +17,14 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
     Raises:
         SettingError: if nothing does.
     """
+    if kind == "signal":
+        return SignalReader(settings.signal)
+    if kind == "feature":
+        return FeatureReader(settings.feature)
+    if kind == "track":
+        return TrackReader(settings.track)
+    if kind == "picture":
+        return PictureReader(settings.picture, settings.track)
+    if kind == "skeleton":
+        return JointsReader(settings.skeleton)
     raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")

@@ -36,6 +36,8 @@ Reason = Literal[
     "another size",
     "another width",
     "a gap in time",
+    "times not ascending",
+    "no such column",
     "not numbers",
 ]
 

@@ -4,6 +4,7 @@ Axis letters: `V` views, `T` frames.
 """
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -83,6 +84,8 @@ class Plan:
         time: float32 [V, 2], from when to when a view has seen the video.
         boxes: Of each view, in pixels of the upright frame; empty boxes where the plan was made for a stream without pictures.
         picture: Width and height of the frames that the boxes count in.
+        file: That the plan was made for.
+        span: First and last second of the part of it that the row of the list is; infinite for its ends, None for all of it.
     """
 
     frames: np.ndarray
@@ -90,6 +93,8 @@ class Plan:
     time: np.ndarray
     boxes: list[Box]
     picture: tuple[int, int] = (0, 0)
+    file: Path | None = None
+    span: tuple[float, float] | None = None
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":

@@ -1,0 +1,58 @@
+"""Features of whole collections of recordings, which an encoder made before: for methods that learn from sequences of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from datamodules.base import VideoDataModule
+from datamodules.lists.listed import read_columns, read_streams
+from datamodules.lists.manifest import Manifest, is_file
+from datamodules.lists.packed import PackedStrings
+from datamodules.loading.loader import ResumableLoader
+from datamodules.streams.arrays import MARK
+from datamodules.streams.features import collection_size
+from modules.core.batch import Kind
+from modules.core.errors import SettingError
+
+
+class FeatureSequences(VideoDataModule):
+    """Collections of features: `train.safetensors` with `feature` [N, S, D], `length` and `time`, `train.csv` with a row for
+    each of its recordings (path, label, caption), and the same of `val` and `test`.
+
+    A list that the settings name lies beside its collection and has its name. A sample is the sequence of one recording, with
+    `length`; `data.streams.feature.whole false` takes the steps that the clip shows instead. Features with a file for each
+    recording are read by `ListedStreams`.
+    """
+
+    offers: ClassVar[dict[str, Kind]] = {"feature": "feature"}
+    gives = ("feature",)
+    several: bool | None = None
+    """Whether samples have several labels each, once the first list, that of training, is read."""
+
+    def read_official(self, split: str) -> Manifest | None:
+        """See `VideoDataModule.read_official`."""
+        return self.read_first(split, f"{split}.csv")
+
+    def read_listed(self, path: Path, split: str) -> Manifest:
+        """See `VideoDataModule.read_listed`."""
+        collection = path.with_suffix(".safetensors")
+        if not is_file(collection):
+            raise SettingError(f"There is no {collection} beside the list {path}; put the features of its rows there.")
+        if columns := read_columns(path, "feature"):
+            raise SettingError(
+                f"{path} has columns of streams ({', '.join(columns)}), which {type(self).__name__} does not read."
+            )
+        manifest = read_streams(path, self.root, "feature", several=self.several, is_collection=True)
+        self.several = manifest.intervals is not None
+        if len(manifest) != (size := collection_size(collection)):
+            raise SettingError(f"{path} has {len(manifest)} rows, but {collection} holds {size} recordings; write both anew.")
+        # The files of the rows are what the features were made of.
+        rows = PackedStrings(f"{collection.absolute()}{MARK}{row}" for row in range(size))
+        return replace(manifest, paths=rows)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Test sequences in order, as in validation: `views` are for clips."""
+        if not self.stream_settings.feature.whole:
+            return super().test_dataloader()
+        assert self.test_manifest is not None
+        return self._loader(self.test_manifest, "test", train=False)
