@@ -5,18 +5,22 @@ for. `datamodules/video/decode.py` makes clips of them; `datamodules/video/pyav_
 """
 
 import io
+import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import av
 import numpy as np
 
 from modules.core.errors import SettingError
 
 # Decoded frames of one file may take this much memory, all its clips together: 680 frames of full HD, 160 of 4K.
 MAX_BYTES = 4 * 2**30
+# Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
+LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 Reason = Literal[
     "file not found",
@@ -80,6 +84,31 @@ class DecodeError(Exception):
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[Reason, str, str]]:
         """Survive the way from a worker process to the trainer."""
         return DecodeError, (self.reason, self.detail, self.stream)
+
+
+def open_container(source: Source, deadline: float | None) -> av.container.InputContainer:
+    """Open a file with PyAV.
+
+    Args:
+        source: the file.
+        deadline: of `time.monotonic`, when to give up reading; None waits for ever.
+
+    Raises:
+        DecodeError: if it cannot be opened, or time is up.
+    """
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        return av.open(source.open() if isinstance(source, VideoBytes) else str(source), timeout=left, **LENIENT)
+    except av.error.ExitError as error:
+        raise DecodeError("timed out", "while opening") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError("cannot open", str(error)) from error
+
+
+def check_time(deadline: float | None) -> None:
+    """Raise DecodeError when time is up."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise DecodeError("timed out")
 
 
 def check_size(width: int, height: int, frames: int) -> None:
