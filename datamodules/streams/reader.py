@@ -69,8 +69,8 @@ class StreamReader(ABC):
             A stream of one sample, its tensors [V, ...], with `valid` and `time`.
 
         Raises:
-            DecodeError: if the file is broken, or not what it should be; the reason is one of a few stable words. `PartlyReadError`
-                if only a part of it is.
+            DecodeError: if the file is broken, or not what it should be; the reason is one of a few stable words.
+                `PartlyReadError` if only a part of it is.
         """
 
     @abstractmethod
