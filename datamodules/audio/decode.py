@@ -238,18 +238,22 @@ class SoundTrack:
         return segments, faults
 
     def _is_silent(self) -> bool:
-        """Whether the whole track is nothing but zeros; asked only where what was wanted of it is."""
+        """Whether the whole track is nothing but zeros. Reads the file once more, up to the first sound: it is asked only where
+        what was wanted of it is silent."""
         resampler = av.AudioResampler(format="fltp")
-        context = self._stream_or_fail().codec_context
-        for packet in self._covering(-math.inf, math.inf).packets:
+        with closing(open_container(self._source, self._deadline)) as container:
+            stream = next(one for one in container.streams.audio if one.index == self._stream_or_fail().index)
             try:
-                frames = context.decode(packet)
+                for packet in container.demux(stream):
+                    check_time(self._deadline)
+                    for frame in _frames_of(stream.codec_context, packet):
+                        frame.pts = None
+                        if any(part.to_ndarray().any() for part in resampler.resample(frame)):
+                            return False
+            except av.error.ExitError as error:
+                raise DecodeError("timed out", "while reading") from error
             except av.FFmpegError:
-                continue
-            for frame in frames:
-                frame.pts = None
-                if any(part.to_ndarray().any() for part in resampler.resample(frame)):
-                    return False
+                pass  # what is broken was counted by who asked, or lies behind it
         return True
 
     def _covering(self, first: float, last: float) -> _Run:
@@ -393,6 +397,14 @@ def mix(samples: np.ndarray, channels: Channels) -> np.ndarray:
     if channels == "mean":
         return samples.mean(axis=0, keepdims=True)
     return samples[:2] if len(samples) > 1 else np.repeat(samples, 2, axis=0)
+
+
+def _frames_of(context: av.AudioCodecContext, packet: av.Packet) -> list[av.AudioFrame]:
+    """What a packet gives; nothing where it is broken."""
+    try:
+        return context.decode(packet)
+    except av.FFmpegError:
+        return []
 
 
 def _is_cut(source: Source) -> bool:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from datamodules.base import VideoDataModule
 from datamodules.lists.files import number_lines
@@ -34,7 +35,7 @@ class AudioSet(VideoDataModule):
 
     splits = needed = ("train", "val")
     benchmarks = ("as2m", "as20k")
-    offers: dict[str, Kind] = {"audio": "audio", "video": "video"}  # noqa: RUF012  (as in VideoDataModule)
+    offers: ClassVar[dict[str, Kind]] = {"audio": "audio", "video": "video"}
     gives = ("audio",)
 
     def read_official(self, split: str) -> Manifest | None:

@@ -1,6 +1,7 @@
 """ESC-50: 50 classes of environmental sounds, 40 clips of 5 s each, in five folds."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from datamodules.base import VideoDataModule
 from datamodules.lists.folders import SOUND_SUFFIXES, by_stem
@@ -26,7 +27,7 @@ class ESC50(VideoDataModule):
     lists_taken = ()
     places = ("meta", "")
     benchmarks = tuple(f"fold{fold}" for fold in range(1, FOLDS + 1))
-    offers: dict[str, Kind] = {"audio": "audio"}  # noqa: RUF012  (as in VideoDataModule)
+    offers: ClassVar[dict[str, Kind]] = {"audio": "audio"}
     gives = ("audio",)
 
     def read_official(self, split: str) -> Manifest | None:

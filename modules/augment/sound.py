@@ -70,7 +70,8 @@ class SpecAugment:
 
     def __call__(self, spectrogram: Tensor, generator: torch.Generator) -> Tensor:
         """float [B, F, K] -> the same shape, in training only."""
-        return blank_bands(spectrogram, self.draw(*spectrogram.shape, generator))
+        batch, frames, bins = spectrogram.shape
+        return blank_bands(spectrogram, self.draw(batch, frames, bins, generator))
 
 
 def blank_bands(spectrogram: Tensor, bands: Bands) -> Tensor:
@@ -122,7 +123,8 @@ class NoiseAndRoll:
 
     def __call__(self, spectrogram: Tensor, generator: torch.Generator) -> Tensor:
         """float [B, F, K] -> the same shape, in training only."""
-        return add_noise_and_roll(spectrogram, self.draw(*spectrogram.shape, generator))
+        batch, frames, bins = spectrogram.shape
+        return add_noise_and_roll(spectrogram, self.draw(batch, frames, bins, generator))
 
 
 def add_noise_and_roll(spectrogram: Tensor, draws: NoiseDraws) -> Tensor:

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
+from benchmarks.fake_cuda import step_cost
+from modules.augment.sound import NoiseAndRoll, SpecAugment, WaveformMixup, draw_gain, mix_waveforms, scale_waveforms
 from modules.backbones.audio.log_mel import LOG_MEL_INPUTS, LogMelInput, fit_frames, log_mel
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
+from modules.core.output import StepOutput
+from modules.methods.videomae import VideoMAE
+from tests.registry import METHODS, tiny_vit
 
 SILENCE = math.log(2**-23)
 RATE = 16000
@@ -81,3 +87,27 @@ def test_precision_of_the_run_does_not_matter(waveform: torch.Tensor) -> None:
         found = log_mel(waveform)
     assert found.dtype == torch.float32
     assert found.equal(log_mel(waveform))
+
+
+class Listens(VideoMAE):
+    """Makes spectrograms in its step."""
+
+    def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        sound = torch.rand(4, 1, RATE, generator=generator, device=generator.device)
+        length = torch.full((4,), 9000, device=sound.device)
+        sound = scale_waveforms(sound, draw_gain(4, generator))
+        sound = mix_waveforms(sound, WaveformMixup().draw(4, generator), length)
+        own = LogMelInput(128)
+        spectrogram = own.normalise(SpecAugment()(own(sound, length), generator))
+        output = super().step(batch, generator)
+        return {**output, "loss": output["loss"] + 0 * NoiseAndRoll()(spectrogram, generator).mean()}
+
+
+def test_nothing_waits_for_the_host() -> None:
+    usual = METHODS[0].build()
+    cost = step_cost(Listens(tiny_vit(), usual.target, usual.mask), METHODS[0].batch())
+    assert cost.copies == []
+    assert cost.waits == []
+    # The only product in float32 is that with the filters.
+    assert {place.partition(":")[0] for place in cost.full_products} <= {"modules/backbones/audio/log_mel.py"}
+    assert len(cost.full_products) >= 1

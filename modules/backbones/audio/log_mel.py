@@ -95,8 +95,8 @@ def log_mel(waveform: Tensor, rate: int = 16000, bins: int = 128, length: Tensor
     """Kaldi's filter banks of the first channel, after the mean of all has been subtracted.
 
     Each frame of 25 ms loses its own mean, is pre-emphasised and weighted with a symmetric Hann window; then come the power of
-    its Fourier transform, summed with triangles that are linear in mel, and the natural logarithm. Samples are taken as they are,
-    from -1 to 1: Kaldi's own values, of 16-bit numbers, are 20.79 higher. At 16 kHz and 128 bins, bin 3 lies between two
+    its Fourier transform, summed with triangles that are linear in mel, and the natural logarithm. Samples are taken as they
+    are, from -1 to 1: Kaldi's own values, of 16-bit numbers, are 20.79 higher. At 16 kHz and 128 bins, bin 3 lies between two
     frequencies of the transform and is always at the floor.
 
     Args:
@@ -128,7 +128,7 @@ def log_mel(waveform: Tensor, rate: int = 16000, bins: int = 128, length: Tensor
     with full_float32(device):
         power = torch.fft.rfft(windowed, fft).abs().square()
         # The filters leave out the highest frequency.
-        spectrogram = (power[..., :-1] @ filters.T).clamp_min(FLOOR).log()
+        spectrogram: Tensor = (power[..., :-1] @ filters.T).clamp_min(FLOOR).log()
     if length is None:
         return spectrogram
     frames = torch.div(length - size, shift, rounding_mode="floor") + 1
@@ -170,4 +170,5 @@ def mel_filters(rate: int, bins: int, fft: int) -> np.ndarray:
     width = (high - low) / (bins + 1)
     left = low + width * np.arange(bins)[:, None]
     place = (mel(np.arange(fft // 2) * rate / fft) - left) / width
-    return np.maximum(0.0, np.minimum(place, 2.0 - place))
+    triangles: np.ndarray = np.maximum(0.0, np.minimum(place, 2.0 - place))
+    return triangles
