@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from datamodules.video.readers import DecodeError, Source, VideoBytes, check_time, open_container
+from datamodules.video.readers import DecodeError, Source, VideoBytes, check_time, only_decode_errors, open_container
 
 Channels = Literal["first", "mean", "stereo"]
 
@@ -55,19 +55,31 @@ class _Run:
 
     Args:
         is_first: whether the first of them is the first of the file.
+        tick: seconds of a tick of their clock.
     """
 
-    def __init__(self, is_first: bool) -> None:
+    def __init__(self, is_first: bool, tick: float) -> None:
         self.packets: list[av.Packet] = []
+        # In the file's own time; NaN, which is neither early nor late, where a packet does not say so.
+        self.begins: list[float] = []
+        self.end = -math.inf
         self.is_first, self.is_last, self.fault = is_first, False, ""
+        self._tick = tick
+
+    def append(self, packet: av.Packet) -> None:
+        """Take the next packet of the file."""
+        ticks = packet.dts if packet.pts is None else packet.pts
+        self.packets.append(packet)
+        self.begins.append(math.nan if ticks is None else ticks * self._tick)
+        self.end = self.begins[-1] + (packet.duration or 0) * self._tick
 
     def begins_by(self, moment: float) -> bool:
         """Whether nothing before a moment is needed that is not here."""
-        return self.is_first or (bool(self.packets) and _begin(self.packets[0]) <= moment)
+        return self.is_first or (bool(self.packets) and self.begins[0] <= moment)
 
     def reaches(self, moment: float) -> bool:
         """Whether all up to a moment is here."""
-        return self.is_last or (bool(self.packets) and _end(self.packets[-1]) >= moment)
+        return self.is_last or self.end >= moment
 
 
 class _Segment:
@@ -119,13 +131,14 @@ class SoundTrack:
     def __init__(self, source: Source, container: av.container.InputContainer, deadline: float | None) -> None:
         self._source, self._container, self._deadline = source, container, deadline
         self.stream = next((one for one in container.streams.audio if one.codec_context is not None), None)
-        self._runs = [_Run(is_first=True)]
+        self._tick = float((self.stream.time_base if self.stream is not None else None) or 0)
+        self._runs = [_Run(True, self._tick)]
         self._size = 0
 
     def seeked(self) -> None:
         """The packets that follow do not stand behind those before them."""
         self._size = 0
-        self._runs.append(_Run(is_first=False))
+        self._runs.append(_Run(False, self._tick))
 
     def add(self, packet: av.Packet) -> None:
         """A packet of the stream, as it came out of the file. Of hours, only the last ones are kept."""
@@ -135,7 +148,7 @@ class SoundTrack:
         if self._size > MAX_KEPT:
             self._runs.pop()
             self.seeked()
-        self._runs[-1].packets.append(packet)
+        self._runs[-1].append(packet)
 
     def read(self, starts: np.ndarray, samples: int, rate: int, channels: Channels, origin: float) -> Sound:
         """Parts of the sound.
@@ -170,18 +183,16 @@ class SoundTrack:
 
     def whole_length(self, origin: float) -> float:
         """Seconds from moment 0 to the end of the sound. Raises DecodeError."""
-        stream = self._stream_or_fail()
-        tick = float(stream.time_base or 0)
-        if stream.duration is not None and stream.start_time is not None:
-            return (stream.start_time + stream.duration) * tick - origin
-        run = self._covering(-math.inf, math.inf)
-        return max((_end(packet) for packet in run.packets), default=origin) - origin
+        stated = self._stream_or_fail().duration
+        end = self._covering(-math.inf, math.inf).end if stated is None else self.start + stated * self._tick
+        if not end > origin:
+            raise DecodeError("too short", "no sound")
+        return end - origin
 
     @property
     def start(self) -> float:
         """Moment of the first sample in the file's own time, as the container states it."""
-        stream = self._stream_or_fail()
-        return float((stream.start_time or 0) * (stream.time_base or 0))
+        return (self._stream_or_fail().start_time or 0) * self._tick
 
     def _stream_or_fail(self) -> av.AudioStream:
         if self.stream is None:
@@ -201,8 +212,9 @@ class SoundTrack:
         samples = len(valid)
         end = start + samples / rate
         run = self._covering(start - MARGIN, end + MARGIN)
-        before = [place for place, packet in enumerate(run.packets) if _begin(packet) <= start - MARGIN]
-        segments, faults = self._decoded(run.packets[max(before, default=0) :], end, rate)
+        early = max((place for place, begin in enumerate(run.begins) if begin <= start - MARGIN), default=0)
+        late = next((place for place, begin in enumerate(run.begins) if begin >= end + MARGIN), None)
+        segments, faults = self._decoded(run.packets[early:late], rate)
         for segment in segments:
             mixed = mix(segment.samples(), channels)
             place = math.floor((segment.start - start) * rate + 0.5)
@@ -212,8 +224,8 @@ class SoundTrack:
                 valid[first:last] = True
         return faults + bool(run.fault)
 
-    def _decoded(self, packets: list[av.Packet], end: float, rate: int) -> tuple[list[_Segment], int]:
-        """What packets give up to a moment, and how many of them are broken."""
+    def _decoded(self, packets: list[av.Packet], rate: int) -> tuple[list[_Segment], int]:
+        """What packets give, and how many of them are broken."""
         segments: list[_Segment] = []
         context, faults = self._stream_or_fail().codec_context, 0
         for packet in [*packets, None]:
@@ -224,14 +236,12 @@ class SoundTrack:
                 faults += 1
                 continue
             for frame in frames:
-                moment = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+                moment = None if frame.pts is None else frame.pts * self._tick
                 if not segments or not segments[-1].continues(moment, frame):
                     if segments:
                         segments[-1].add(None)
                     segments.append(_Segment(self.start if moment is None else moment, frame, rate))
                 segments[-1].add(frame)
-            if packet is not None and frames and _begin(packet) >= end + MARGIN / 2:
-                break
         if segments:
             segments[-1].add(None)
         context.flush_buffers()
@@ -260,7 +270,7 @@ class SoundTrack:
         """Packets from a moment to another, both in the file's own time; they may begin before and end behind."""
         for run in self._runs:
             if run.begins_by(first):
-                end = _end(run.packets[-1]) if run.packets else self.start
+                end = run.end if run.packets else self.start
                 if run is self._runs[-1] and not first > end + FAR:
                     self._extend(run, last)
                 if run.reaches(last):
@@ -281,7 +291,7 @@ class SoundTrack:
                 self._extend(run, last)
                 return run
         # A container that cannot be sought.
-        run = _Run(is_first=True)
+        run = _Run(True, self._tick)
         with closing(open_container(self._source, self._deadline)) as container:
             self._extend(run, last, container)
         self._runs.insert(0, run)
@@ -292,26 +302,24 @@ class SoundTrack:
         if run.packets and run.reaches(last):
             return
         for packet in self._demuxed(run, container):
-            run.packets.append(packet)
+            run.append(packet)
             if run.reaches(last):
                 return
 
     def _demuxed(self, run: _Run, container: av.container.InputContainer | None = None) -> Iterator[av.Packet]:
         """Packets of the stream from the current place in the file to its end."""
         container = container or self._container
-        latest = -math.inf
         try:
             for packet in container.demux(container.streams[self._stream_or_fail().index]):
                 check_time(self._deadline)
                 if _has_content(packet):
-                    latest = _end(packet)
                     yield packet
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while reading") from error
         except av.FFmpegError as error:
             run.fault = str(error)
         run.is_last = True
-        if not run.fault and self._breaks_off(latest if run.packets else -math.inf):
+        if not run.fault and self._breaks_off(run.end):
             run.fault = "breaks off"
 
     def _breaks_off(self, end: float) -> bool:
@@ -321,7 +329,7 @@ class SoundTrack:
             return _is_cut(self._source)
         if not name.startswith(EXACT) or stream.duration is None or not math.isfinite(end):
             return False
-        stated = float(stream.duration * (stream.time_base or 0))
+        stated = stream.duration * self._tick
         return self.start + stated - end > max(MISSING_SECONDS, MISSING_SHARE * stated)
 
 
@@ -338,17 +346,14 @@ class OpenSound:
     origin: float
 
     def read(self, starts: np.ndarray, samples: int, rate: int, channels: Channels) -> Sound:
-        """See `SoundTrack.read`. Raises DecodeError, whatever a broken file makes of the library."""
-        try:
+        """See `SoundTrack.read`. Raises DecodeError."""
+        with only_decode_errors():
             return self.track.read(starts, samples, rate, channels, self.origin)
-        except DecodeError:
-            raise
-        except Exception as error:
-            raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
     def length(self) -> float:
         """Seconds from moment 0 to the end of the sound. Raises DecodeError."""
-        return self.track.whole_length(self.origin)
+        with only_decode_errors():
+            return self.track.whole_length(self.origin)
 
 
 @contextmanager
@@ -417,14 +422,3 @@ def _is_cut(source: Source) -> bool:
 def _has_content(packet: av.Packet) -> bool:
     """Whether a packet is more than the mark of the end."""
     return packet.size > 0 or packet.dts is not None
-
-
-def _begin(packet: av.Packet) -> float:
-    """When a packet begins, in the file's own time; NaN, which is neither early nor late, where it does not say so."""
-    ticks = packet.dts if packet.pts is None else packet.pts
-    return math.nan if ticks is None or packet.time_base is None else float(ticks * packet.time_base)
-
-
-def _end(packet: av.Packet) -> float:
-    """When a packet ends, in the file's own time; see `_begin`."""
-    return _begin(packet) + float((packet.duration or 0) * (packet.time_base or 0))

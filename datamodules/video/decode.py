@@ -26,8 +26,8 @@ from datamodules.video.readers import (
     VideoBytes,
     VideoInfo,
     check_size,
+    only_decode_errors,
 )
-from modules.core.errors import SettingError
 
 __all__ = [
     *("ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoBytes", "VideoInfo", "probe", "read_clips"),
@@ -90,7 +90,7 @@ def reading_clips(
     """
     source = source if isinstance(source, VideoBytes) else Path(source).absolute()
     with ExitStack() as stack:
-        with _only_decode_errors():
+        with only_decode_errors():
             reader, beside = _open(source, threads, decode_timeout, decoder, sound, stack)
         decoded = _read(reader, choose, rng)
         if sound is not None:
@@ -143,7 +143,7 @@ def _read(reader: Reader, choose: ChooseFrames, rng: np.random.Generator | None)
         unique, position = np.unique(numbers, return_inverse=True)
         check_size(info.width, info.height, len(unique))
         try:
-            with _only_decode_errors():
+            with only_decode_errors():
                 pictures = reader.read(unique.tolist())
             break
         except FewerFramesError as short:
@@ -174,17 +174,6 @@ def probe(path: str | Path, decode_timeout: float | None = None) -> VideoInfo:
     """
     first = np.zeros((1, 1), dtype=np.int64)
     return read_clips(path, lambda info, rng: first, None, decode_timeout=decode_timeout).info
-
-
-@contextmanager
-def _only_decode_errors() -> Iterator[None]:
-    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
-    try:
-        yield
-    except (DecodeError, FewerFramesError, SettingError):
-        raise
-    except Exception as error:
-        raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
 def _size(source: Source) -> int:

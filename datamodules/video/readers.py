@@ -6,6 +6,8 @@ for. `datamodules/video/decode.py` makes clips of them; `datamodules/video/pyav_
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -127,6 +129,17 @@ class FewerFramesError(Exception):
     def __init__(self, num_frames: int) -> None:
         super().__init__(f"{num_frames} frames decoded")
         self.num_frames = num_frames
+
+
+@contextmanager
+def only_decode_errors() -> Iterator[None]:
+    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
+    try:
+        yield
+    except (DecodeError, FewerFramesError, SettingError):
+        raise
+    except Exception as error:
+        raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
 @dataclass(frozen=True)
