@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.audio.decode import Channels, Sound, open_sound, sound_length
+from datamodules.audio.decode import Channels, Sound, SoundTrack, open_sound, sound_length
 from datamodules.audio.reader import AudioReader
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
@@ -122,8 +122,6 @@ def test_the_file_is_opened_once_and_read_once(tmp_path: Path, monkeypatch: pyte
 
 
 def _counting(sought: list[int]) -> object:
-    from datamodules.audio.decode import SoundTrack
-
     extend = SoundTrack._extend
 
     def counted(self: SoundTrack, run: object, *arguments: object) -> None:
