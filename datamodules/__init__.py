@@ -7,10 +7,12 @@ from datamodules.cached_features import CachedFeatures
 from datamodules.folder import VideoFolder
 from datamodules.listed import ListedStreams
 from datamodules.sets.activitynet import ActivityNet
+from datamodules.sets.audioset import AudioSet
 from datamodules.sets.ava import AVA
 from datamodules.sets.charades import Charades
 from datamodules.sets.diving48 import Diving48
 from datamodules.sets.epic_kitchens import EpicKitchens100
+from datamodules.sets.esc50 import ESC50
 from datamodules.sets.feature_sequences import FeatureSequences
 from datamodules.sets.finegym import FineGym
 from datamodules.sets.hmdb51 import HMDB51
@@ -19,8 +21,10 @@ from datamodules.sets.kinetics import Kinetics400, Kinetics600, Kinetics700, Min
 from datamodules.sets.ntu import NTU60, NTU120, NTUVideos
 from datamodules.sets.pku_mmd import PKUMMD
 from datamodules.sets.something_something import SSv1, SSv2
+from datamodules.sets.speech_commands import SpeechCommands
 from datamodules.sets.ucf101 import UCF101
 from datamodules.sets.ucfrep import UCFRep
+from datamodules.sets.vggsound import VGGSound
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
@@ -40,6 +44,7 @@ from datamodules.video.samplers import (
 
 __all__ = [
     "AVA",
+    "ESC50",
     "HMDB51",
     "MSRVTT",
     "NTU60",
@@ -47,6 +52,7 @@ __all__ = [
     "PKUMMD",
     "UCF101",
     "ActivityNet",
+    "AudioSet",
     "CachedFeatures",
     "Centre",
     "Charades",
@@ -76,6 +82,7 @@ __all__ = [
     "Segments",
     "Shared",
     "Spanning",
+    "SpeechCommands",
     "Square",
     "StreamedVideos",
     "Stretched",
@@ -84,6 +91,7 @@ __all__ = [
     "SyntheticSkeleton",
     "Timed",
     "UCFRep",
+    "VGGSound",
     "VideoFolder",
     "VideoText",
 ]

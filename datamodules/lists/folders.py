@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import groupby
@@ -25,6 +25,7 @@ RARE_SUFFIXES = {
 VIDEO_SUFFIXES = USUAL_SUFFIXES | RARE_SUFFIXES
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 KNOWN_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
 # What systems and archives leave in folders, besides names that begin with a dot.
 LEFT_BEHIND = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
 SPLITS = {
@@ -91,19 +92,19 @@ def shorten(names: Sequence[str]) -> str:
     return f"{', '.join(names[:NAMED])}{' ...' if len(names) > NAMED else ''}"
 
 
-def scan(root: Path) -> Found:
-    """All videos and pictures below a folder, and what else is there, in one pass."""
+def scan(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> Found:
+    """All videos and pictures below a folder, or all files of some suffixes, and what else is there, in one pass."""
     found = Found()
     # Packed by their first folders, which come one after the other, so that there is never a list of all files.
-    groups = {top: PackedStrings(sorted(files)) for top, files in groupby(_walk(root, found), top_folder)}
+    groups = {top: PackedStrings(sorted(files)) for top, files in groupby(_walk(root, found, suffixes), top_folder)}
     beside = groups.pop("", ())
     found.files = PackedStrings(merge(beside, _taken_in_order(groups)))
     found.hidden.sort()
     return found
 
 
-def _walk(root: Path, found: Found) -> Iterator[str]:
-    """The videos and pictures below a folder, in no order; notes what else is there."""
+def _walk(root: Path, found: Found, suffixes: Collection[str]) -> Iterator[str]:
+    """The files of some suffixes below a folder, in no order; notes what else is there."""
     visited: set[str] = set()
     base = str(root)
     # Classes may be links to folders elsewhere; links may also form circles.
@@ -123,7 +124,7 @@ def _walk(root: Path, found: Found) -> Iterator[str]:
             if is_hidden(name):
                 continue
             suffix = suffix_of(name)
-            if suffix in KNOWN_SUFFIXES:
+            if suffix in suffixes:
                 yield prefix + name
             else:
                 found.others[suffix] += 1
@@ -135,15 +136,25 @@ def _taken_in_order(groups: dict[str, PackedStrings]) -> Iterator[str]:
         yield from groups.pop(top)
 
 
-def video_files(root: Path) -> PackedStrings:
-    """All videos and pictures below a folder that are not hidden, sorted, relative to it with forward slashes."""
-    return scan(root).files
+def video_files(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> PackedStrings:
+    """All videos and pictures below a folder that are not hidden, sorted, relative to it with forward slashes.
+
+    Args:
+        root: the folder.
+        suffixes: of the files that are taken instead.
+    """
+    return scan(root, suffixes).files
 
 
-def by_stem(root: Path) -> dict[str, str]:
-    """Files below a folder by name without suffix; usual videos win over rare ones, these over pictures, then the first."""
+def by_stem(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> dict[str, str]:
+    """Files below a folder by name without suffix; usual videos win over rare ones, these over pictures, then the first.
+
+    Args:
+        root: the folder.
+        suffixes: of the files that are taken instead of videos and pictures.
+    """
     found: dict[str, str] = {}
-    for file in usual_first(video_files(root)):
+    for file in usual_first(video_files(root, suffixes)):
         found.setdefault(Path(file).stem, file)
     return found
 

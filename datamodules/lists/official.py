@@ -1,21 +1,21 @@
 """What the readers of official annotation files share: finding videos in any layout, and telling how many are there."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.lists.files import read_lines
-from datamodules.lists.folders import usual_first, video_files
+from datamodules.lists.folders import KNOWN_SUFFIXES, usual_first, video_files
 from datamodules.lists.manifest import Manifest, make_manifest
 from modules.core.errors import SettingError
 
 
-def by_place(root: Path) -> dict[str, str]:
+def by_place(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> dict[str, str]:
     """Files below a folder by their folder's name and their own without suffix, 'class/name'; see `by_stem` for which wins."""
     found: dict[str, str] = {}
-    for file in usual_first(video_files(root)):
+    for file in usual_first(video_files(root, suffixes)):
         found.setdefault(f"{Path(file).parent.name}/{Path(file).stem}", file)
     return found
 

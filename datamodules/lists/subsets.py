@@ -1,6 +1,6 @@
 """Parts of a training set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -75,3 +75,21 @@ def pick_for_probes(labels: np.ndarray) -> np.ndarray:
 def spread(length: int, wanted: int) -> np.ndarray:
     """Evenly picked row numbers, from the first to the last: int64 [min(wanted, length)]."""
     return np.linspace(0, length - 1, min(wanted, length)).astype(int)
+
+
+def balancing_weights(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """How often to draw each sample so that rare classes are seen too: the sum of 1000 / (count + .01) over its labels.
+
+    AudioSet is sampled with these weights (AudioMAE and CAV-MAE, official code).
+
+    Args:
+        labels: of each sample, any number.
+        classes: how many there are.
+
+    Returns:
+        float64 [N], not normalised; a sample without label has weight 0.
+    """
+    sizes = np.array([len(own) for own in labels], np.int64)
+    flat = np.fromiter((label for own in labels for label in own), np.int64, int(sizes.sum()))
+    weights = 1000.0 / (np.bincount(flat, minlength=classes) + 0.01)
+    return np.bincount(np.repeat(np.arange(len(sizes)), sizes), weights[flat], len(sizes))

@@ -14,8 +14,8 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from datamodules.lists.folders import IMAGE_SUFFIXES, is_hidden
 from datamodules.lists.manifest import is_file
 from datamodules.video.bitstream import REORDERING
-from datamodules.video.pyav_reader import LENIENT, MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
-from datamodules.video.readers import DecodeError
+from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
+from datamodules.video.readers import LENIENT, DecodeError
 
 # Where a file's own unit of time is of no use.
 TICKS = Fraction(1, 90000)

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.audio.decode import OpenSound
+from datamodules.audio.reader import AudioReader
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.worker_guard import WorkerGuard
-from datamodules.streams.reader import StreamReader
+from datamodules.streams.reader import PartlyReadError, StreamReader
 from datamodules.video.dataset import VideoClipDataset
-from datamodules.video.decode import DecodeError, Decoder, read_clips
-from datamodules.video.sampling import ClipSettings, Plan, Steps, ViewSettings, make_plan
+from datamodules.video.decode import ChooseFrames, DecodeError, Decoder, VideoInfo, reading_clips
+from datamodules.video.samplers import Dense
+from datamodules.video.sampling import Chosen, ClipSettings, Plan, Steps, ViewSettings, make_plan, part_of
 from datamodules.video.transforms import cut_views
 from modules.core.batch import Kind, Stream
 from modules.core.errors import SettingError
@@ -62,6 +65,9 @@ class StreamDataset(VideoClipDataset):
         decode_timeout: seconds after which a file counts as broken.
         guard: see `VideoClipDataset`.
         views: test views.
+
+    Raises:
+        SettingError: if sound comes first, and no setting says how much of it.
     """
 
     def __init__(
@@ -78,27 +84,65 @@ class StreamDataset(VideoClipDataset):
     ) -> None:
         super().__init__(manifest, clip, seed, train, decoder, decode_timeout, guard, views)
         self.wanted = wanted
+        leader = wanted.leader
+        if wanted.kinds[leader] == "audio" and wanted.readers[leader].window is None:
+            raise SettingError(
+                f"The samples have only sound ({leader}), of which nothing says how long a clip is; set "
+                "data.streams.sound.seconds, or data.streams.sound.whole to true."
+            )
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """What the files of a row give: see `VideoClipDataset`, and `streams`. Raises DecodeError."""
-        leader, video = self.wanted.leader, None
+        leader = self.wanted.leader
         source = self._source(leader, row)
         if source is None:
             raise DecodeError("no such stream", stream=leader)
         if self.wanted.kinds[leader] == "video":
-            decoded = read_clips(source, self._choose(row), rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
-            plan = make_plan(decoded, self.clip, rng, self.views, self._end(row))
-            video = cut_views(decoded, plan.boxes, self.clip.size)
-        else:
-            info = self.wanted.readers[leader].info(source)
-            numbers = self._choose(row)(info, rng)
-            steps = Steps(info, numbers, (numbers / info.fps).astype(np.float32))
-            plan = make_plan(steps, self.clip, rng, self.views, self._end(row))
+            return self._read_with_video(row, source, rng)
+        reader = self.wanted.readers[leader]
+        info = reader.info(source)
+        numbers = self._choose_steps(row, reader.window)(info, rng)
+        plan = self._plan(row, source, Steps(info, numbers, (numbers / info.fps).astype(np.float32)), rng)
+        return self._content(row, None, plan) | self._streams(row, plan)
+
+    def _read_with_video(self, row: int, source: Path, rng: np.random.Generator | None) -> dict[str, Any]:
+        """As `_read`; sound of the same file is read with the video."""
+        readers = [(name, reader) for name, reader in self.wanted.readers.items() if self._source(name, row) == source]
+        beside, reader = next(((name, one) for name, one in readers if isinstance(one, AudioReader)), ("", None))
+        wish = None if reader is None else reader.wish
+        choose = self._choose(row)
+        with reading_clips(source, choose, rng, 1, self.decode_timeout, self.decoder, wish) as decoded:
+            plan = self._plan(row, source, decoded, rng)
+            streams = self._streams(row, plan, {beside: decoded.sound} if decoded.sound is not None else {})
+        return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan) | streams
+
+    def _plan(self, row: int, source: Path, chosen: Chosen, rng: np.random.Generator | None) -> Plan:
+        """What all streams of a row show, by what was chosen of its first one."""
         span = self._span(row)
-        plan = replace(plan, file=source, span=None if span is None else (float(span[0]), float(span[1])))
-        marked: list[tuple[int, str]] = []
-        streams = {name: self._stream(name, row, plan, marked) for name in self.wanted.readers}
-        return self._content(row, video, plan) | {"streams": streams, "marked": marked}
+        plan = make_plan(chosen, self.clip, rng, self.views, self._end(row))
+        return replace(plan, file=source, span=None if span is None else (float(span[0]), float(span[1])))
+
+    def _choose_steps(self, row: int, window: float | None) -> ChooseFrames:
+        """Which steps of the first stream of a row are wanted: those of a clip, or the first and last of windows.
+
+        Args:
+            row: of the manifest.
+            window: see `StreamReader.window`.
+        """
+        if window is None:
+            return self._choose(row)
+
+        def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
+            first, part = part_of(info, self._span(row))
+            length = min(part.num_frames, round(min(window * info.fps, 2.0**40)))
+            starts = replace(part, num_frames=part.num_frames - length + 1)
+            if self.views is not None:
+                drawn = Dense(1).views(starts, self.views.segments, 1)
+            else:
+                drawn = Dense(1).draw(starts, self.clip.clips, 1, generator)
+            return first + drawn + np.array([0, length])
+
+        return choose
 
     def _nothing(self, row: int) -> dict[str, Any]:
         """See `VideoClipDataset._nothing`."""
@@ -114,20 +158,38 @@ class StreamDataset(VideoClipDataset):
         """File of a row's stream; None where it has none."""
         return source_of(self.manifest, name, self.wanted.main, row)
 
-    def _stream(self, name: str, row: int, plan: Plan, marked: list[tuple[int, str]]) -> Stream:
-        """One further stream of a row; what is missing is noted in `marked`, or raises DecodeError."""
-        reader = self.wanted.readers[name]
-        try:
-            source = self._source(name, row)
-            if source is None:
-                raise DecodeError("no such stream")
-            return reader.read(source, plan, self.clip.size)
-        except DecodeError as error:
-            named = DecodeError(error.reason, error.detail, name)
-            if self.wanted.on_missing == "replace":
-                raise named from error
-            marked.append((row, named.counted))
-            return reader.nothing(plan, self.clip.size)
+    def _streams(self, row: int, plan: Plan, open_files: Mapping[str, OpenSound] | None = None) -> dict[str, Any]:
+        """All further streams of a row by name, and what is wrong with those of them that are kept all the same.
+
+        Args:
+            row: of the manifest.
+            plan: of the sample.
+            open_files: sound that is read from a file that is open already, by the stream's name.
+
+        Raises:
+            DecodeError: if a stream is missing or broken, and samples are to be replaced then.
+        """
+        marked: list[tuple[int, str]] = []
+        streams = {}
+        for name, reader in self.wanted.readers.items():
+            try:
+                streams[name] = self._stream(name, reader, row, plan, (open_files or {}).get(name))
+            except DecodeError as error:
+                named = DecodeError(error.reason, error.detail, name)
+                if self.wanted.on_missing == "replace" and not isinstance(error, PartlyReadError):
+                    raise named from error
+                marked.append((row, named.counted))
+                streams[name] = error.kept if isinstance(error, PartlyReadError) else reader.nothing(plan, self.clip.size)
+        return {"streams": streams, "marked": marked}
+
+    def _stream(self, name: str, reader: StreamReader, row: int, plan: Plan, sound: OpenSound | None) -> Stream:
+        """One further stream of a row. Raises DecodeError."""
+        if sound is not None and isinstance(reader, AudioReader):
+            return reader.read_open(sound, plan)
+        source = self._source(name, row)
+        if source is None:
+            raise DecodeError("no such stream")
+        return reader.read(source, plan, self.clip.size)
 
 
 def source_of(manifest: Manifest, name: str, main: str, row: int) -> Path | None:

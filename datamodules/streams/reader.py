@@ -11,9 +11,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.video.decode import VideoInfo
+from datamodules.video.decode import DecodeError, VideoInfo
 from datamodules.video.sampling import Plan
 from modules.core.batch import Kind, Stream
+
+
+class PartlyReadError(DecodeError):
+    """A stream of which a part is broken; the rest is kept, and counted and named all the same.
+
+    Args:
+        error: What is wrong.
+        kept: What could be read; what could not is not valid.
+    """
+
+    def __init__(self, error: DecodeError, kept: Stream) -> None:
+        super().__init__(error.reason, error.detail, error.stream)
+        self.kept = kept
 
 
 class StreamReader(ABC):
@@ -35,6 +48,12 @@ class StreamReader(ABC):
         Raises:
             DecodeError: if it cannot be read.
         """
+
+    @property
+    def window(self) -> float | None:
+        """Seconds that each view has of this stream, however many frames clips have, where it is the first of its sample;
+        infinite for all of the file. None where clips are so many steps."""
+        return None
 
     @abstractmethod
     def info(self, source: Path) -> VideoInfo:
@@ -61,6 +80,7 @@ class StreamReader(ABC):
 
         Raises:
             DecodeError: if the file is broken, or not what it should be; the reason is one of a few stable words.
+                `PartlyReadError` if only a part of it is.
         """
 
     @abstractmethod

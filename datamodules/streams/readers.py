@@ -1,5 +1,6 @@
 """The reader of each kind of stream, with the settings that concern it."""
 
+from datamodules.audio.reader import AudioReader
 from datamodules.streams.detections import TrackReader
 from datamodules.streams.features import FeatureReader
 from datamodules.streams.joints import JointsReader
@@ -27,4 +28,6 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
         return PictureReader(settings.picture, settings.track)
     if kind == "skeleton":
         return JointsReader(settings.skeleton)
+    if kind == "audio":
+        return AudioReader(settings.sound)
     raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")

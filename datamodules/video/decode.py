@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
+from datamodules.audio.decode import OpenSound
+from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader, SoundWish
 from datamodules.video.readers import (
     DecodeError,
     DecordReader,
@@ -25,10 +26,13 @@ from datamodules.video.readers import (
     VideoBytes,
     VideoInfo,
     check_size,
+    only_decode_errors,
 )
-from modules.core.errors import SettingError
 
-__all__ = ["ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoBytes", "VideoInfo", "probe", "read_clips"]
+__all__ = [
+    *("ChooseFrames", "DecodeError", "DecodedClips", "Decoder", "VideoBytes", "VideoInfo", "probe", "read_clips"),
+    "reading_clips",
+]
 
 Decoder = Literal["pyav", "decord", "torchcodec"]
 ChooseFrames = Callable[[VideoInfo, np.random.Generator | None], np.ndarray]
@@ -44,6 +48,7 @@ class DecodedClips:
         info: The video.
         numbers: int64 [V, T], the frames' numbers in the video.
         moments: float32 [V, T], when they are shown, in seconds from the video's start.
+        sound: Reads the sound of the same file, as long as that is open; None unless asked for.
     """
 
     frames: list[np.ndarray]
@@ -51,11 +56,46 @@ class DecodedClips:
     info: VideoInfo
     numbers: np.ndarray
     moments: np.ndarray
+    sound: OpenSound | None = None
 
     @property
     def time(self) -> np.ndarray:
         """float32 [V, 2], moment of the first and the last frame of each clip."""
         return self.moments[:, [0, -1]]
+
+
+@contextmanager
+def reading_clips(
+    source: str | Source,
+    choose: ChooseFrames,
+    rng: np.random.Generator | None,
+    threads: int = 1,
+    decode_timeout: float | None = None,
+    decoder: Decoder = "pyav",
+    sound: SoundWish | None = None,
+) -> Iterator[DecodedClips]:
+    """As `read_clips`; the file stays open inside, for its sound.
+
+    Args:
+        source: See `read_clips`.
+        choose: See `read_clips`.
+        rng: See `read_clips`.
+        threads: See `read_clips`.
+        decode_timeout: See `read_clips`.
+        decoder: See `read_clips`. Of the sound, PyAV is; with another library of the video, it reads the file once more.
+        sound: Which part of it will be read, so that the file is read only once: what is `near` the frames, or the `whole`.
+
+    Raises:
+        DecodeError: The file cannot give these frames.
+    """
+    source = source if isinstance(source, VideoBytes) else Path(source).absolute()
+    with ExitStack() as stack:
+        with only_decode_errors():
+            reader, beside = _open(source, threads, decode_timeout, decoder, sound, stack)
+        decoded = _read(reader, choose, rng)
+        if sound is not None:
+            decoded.sound = OpenSound(beside.sound, beside.first_moment)
+        yield decoded
 
 
 def read_clips(
@@ -89,23 +129,25 @@ def read_clips(
     Raises:
         DecodeError: The file cannot give these frames.
     """
-    source = source if isinstance(source, VideoBytes) else Path(source).absolute()
-    with ExitStack() as stack:
-        with _only_decode_errors():
-            reader = stack.enter_context(closing(_open(source, threads, decode_timeout, decoder)))
-        info = reader.info
-        for is_last_try in (False, True):
-            if info.num_frames < 1:
-                raise DecodeError("no frame decoded")
-            numbers = _checked(choose(info, rng), info.num_frames)
-            unique, position = np.unique(numbers, return_inverse=True)
-            check_size(info.width, info.height, len(unique))
-            try:
-                with _only_decode_errors():
-                    pictures = reader.read(unique.tolist())
-                break
-            except FewerFramesError as short:
-                info = _shortened(info, short, is_last_try)
+    with reading_clips(source, choose, rng, threads, decode_timeout, decoder) as decoded:
+        return decoded
+
+
+def _read(reader: Reader, choose: ChooseFrames, rng: np.random.Generator | None) -> DecodedClips:
+    """What `read_clips` reads, from an open file."""
+    info = reader.info
+    for is_last_try in (False, True):
+        if info.num_frames < 1:
+            raise DecodeError("no frame decoded")
+        numbers = _checked(choose(info, rng), info.num_frames)
+        unique, position = np.unique(numbers, return_inverse=True)
+        check_size(info.width, info.height, len(unique))
+        try:
+            with only_decode_errors():
+                pictures = reader.read(unique.tolist())
+            break
+        except FewerFramesError as short:
+            info = _shortened(info, short, is_last_try)
     if len({picture.frame.shape for picture in pictures}) > 1:
         raise DecodeError("frame size changes")
     height, width = pictures[0].frame.shape[:2]
@@ -134,17 +176,6 @@ def probe(path: str | Path, decode_timeout: float | None = None) -> VideoInfo:
     return read_clips(path, lambda info, rng: first, None, decode_timeout=decode_timeout).info
 
 
-@contextmanager
-def _only_decode_errors() -> Iterator[None]:
-    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
-    try:
-        yield
-    except (DecodeError, FewerFramesError, SettingError):
-        raise
-    except Exception as error:
-        raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
-
-
 def _size(source: Source) -> int:
     """Bytes of a file. Raises DecodeError if there is none."""
     if isinstance(source, VideoBytes):
@@ -159,22 +190,30 @@ def _size(source: Source) -> int:
     return status.st_size
 
 
-def _open(source: Source, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
-    """Open a file with one of the decoders, after the checks that are the same for all."""
+def _open(
+    source: Source,
+    threads: int,
+    decode_timeout: float | None,
+    decoder: Decoder,
+    sound: SoundWish | None,
+    stack: ExitStack,
+) -> tuple[Reader, PyAVReader]:
+    """Open a file with one of the decoders, after the checks that are the same for all, and with PyAV; `stack` closes it."""
     if _size(source) == 0:
         raise DecodeError("empty file")
-    reader = PyAVReader(source, threads, decode_timeout)
+    reader = stack.enter_context(closing(PyAVReader(source, threads, decode_timeout, sound)))
     if decoder == "pyav":
-        return reader
-    with closing(reader):
-        other = DecordReader(source, threads) if decoder == "decord" else TorchCodecReader(source, threads)
-        differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
-        if differs or (decoder == "decord" and reader.has_open_groups):
-            other.close()
-            detail = f"{decoder} would give wrong frames of this file; set data.reading.decoder to pyav"
-            raise DecodeError("cannot open", detail)
+        return reader, reader
+    if sound is None:
+        reader.close()
+    other = DecordReader(source, threads) if decoder == "decord" else TorchCodecReader(source, threads)
+    stack.enter_context(closing(other))
+    differs = not reader.is_plain or other.info.num_frames != reader.info.num_frames
+    if differs or (decoder == "decord" and reader.has_open_groups):
+        detail = f"{decoder} would give wrong frames of this file; set data.reading.decoder to pyav"
+        raise DecodeError("cannot open", detail)
     other.info = replace(other.info, fps=reader.info.fps)
-    return other
+    return other, reader
 
 
 def _checked(numbers: np.ndarray, num_frames: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Read video files with PyAV: seek, decode what is needed, convert what is wanted."""
 
 import io
+import math
 import time
 from bisect import bisect_right
 from collections import OrderedDict
@@ -14,8 +15,19 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from datamodules.audio.decode import MARGIN, SoundTrack
 from datamodules.video.bitstream import REORDERING, Coded, PacketOrder
-from datamodules.video.readers import DecodeError, FewerFramesError, Picture, Source, VideoBytes, VideoInfo, check_size
+from datamodules.video.readers import (
+    DecodeError,
+    FewerFramesError,
+    Picture,
+    Source,
+    VideoBytes,
+    VideoInfo,
+    check_size,
+    check_time,
+    open_container,
+)
 
 # In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -38,8 +50,9 @@ MAX_REMEMBERED, PER_FILE = 2**17, 4
 
 # An option of decoders: damage is an error, and not concealed.
 EXPLODE = {"err_detect": "explode"}
-# Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
-LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
+SoundWish = Literal["near", "whole"]
 
 
 class _Keyframe(NamedTuple):
@@ -109,13 +122,15 @@ class PyAVReader:
         source: The file.
         threads: Decoder threads.
         timeout: Seconds after which to give up.
+        sound: Keep what is met of the sound, for `sound`: `near` from a little before the first wanted frame on, `whole` from
+            the start of the file; None does not look at it.
 
     Raises:
         DecodeError: The file cannot be opened, breaks off or cannot be decoded to its end, or time is up.
     """
 
-    def __init__(self, source: Source, threads: int, timeout: float | None) -> None:
-        self._source = source
+    def __init__(self, source: Source, threads: int, timeout: float | None, sound: SoundWish | None = None) -> None:
+        self._source, self._wish = source, sound
         self._threads = threads
         self._wanted = 1
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -165,6 +180,11 @@ class PyAVReader:
         return self._facts.start if self.finds_by_time else None
 
     @property
+    def first_moment(self) -> float:
+        """Time of the first frame in seconds, as well as it is known."""
+        return float(self._facts.start * (self._stream.time_base or 0))
+
+    @property
     def stream(self) -> av.VideoStream:
         """The stream that is read; another object after `frames_from`."""
         return self._stream
@@ -177,8 +197,8 @@ class PyAVReader:
             keyframe = self._facts.keyframes[place]
             self._reopen()
             self._at_start = False
-            self._container.seek(keyframe.pts, stream=self._stream)
-            frames = self._container.decode(self._stream)
+            self._seek(keyframe.pts)
+            frames = chain.from_iterable(packet.decode() for packet in self._demuxed())
             first = next(frames, None)
             if first is not None and first.pts is not None and first.pts <= keyframe.pts:
                 yield first
@@ -199,20 +219,14 @@ class PyAVReader:
         return pictures
 
     def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
-        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        try:
-            file = self._source.open() if isinstance(self._source, VideoBytes) else str(self._source)
-            container = av.open(file, timeout=left, **LENIENT)
-        except av.error.ExitError as error:
-            raise DecodeError("timed out", "while opening") from error
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise DecodeError("cannot open", str(error)) from error
+        container = open_container(self._source, self._deadline)
         # The cover picture of a sound file is no video, nor is text, which ffmpeg draws as a terminal would.
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams or container.format.name == "tty" or streams[0].codec_context is None:
             container.close()
             raise DecodeError("no video stream")
         self._streams = len(streams)
+        self.sound = SoundTrack(self._source, container, self._deadline)
         streams[0].codec_context.thread_count = self._threads
         if self._threads != 1:
             streams[0].codec_context.thread_type = "AUTO"
@@ -336,8 +350,9 @@ class PyAVReader:
         if not conceals:
             self._stream.codec_context.options = EXPLODE
         self._at_start = False
-        decoding = chain.from_iterable(map(self._stream.codec_context.decode, [*kept, None])) if kept else None
-        for frame in decoding or self._container.decode(self._stream):
+        coded = self._stream.codec_context
+        decoding = map(coded.decode, [*kept, None]) if kept else (packet.decode() for packet in self._demuxed())
+        for frame in chain.from_iterable(decoding):
             self._check_time()
             yield frame
 
@@ -377,7 +392,7 @@ class PyAVReader:
         """Packets from the current place in the file to its end. Raises DecodeError when time is up, else av.FFmpegError."""
         self._at_start = False
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._demuxed():
                 self._check_time()
                 # The last one has no content and tells the decoder that it is the last.
                 if packet.size or packet.dts is not None:
@@ -385,9 +400,21 @@ class PyAVReader:
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while reading") from error
 
+    def _demuxed(self) -> Iterator[av.Packet]:
+        """Packets of the video from the current place on, and last one without content; those of sound are handed over."""
+        sound = self.sound.stream if self._wish else None
+        for packet in self._container.demux(self._stream, *([sound] if sound is not None else [])):
+            if packet.stream_index == self._stream.index:
+                yield packet
+            else:
+                self.sound.add(packet)
+
+    def _seek(self, timestamp: int) -> None:
+        self.sound.seeked()
+        self._container.seek(timestamp, stream=self._stream)
+
     def _check_time(self) -> None:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise DecodeError("timed out")
+        check_time(self._deadline)
 
     def _read_by_time(self, numbers: list[int]) -> list[Picture] | None:
         """Pick frames by presentation time; None where that does not give all of them."""
@@ -395,7 +422,7 @@ class PyAVReader:
         # of the group before: then the search goes on one keyframe earlier.
         for place in reversed(range(bisect_right(self._places, numbers[0]))):
             keyframe = self._facts.keyframes[place]
-            packets = self._packets_from(keyframe, numbers[-1])
+            packets = self._packets_from(keyframe, numbers[0], numbers[-1])
             pts_of = _numbered(packets, keyframe.before)
             if all(number in pts_of for number in numbers):
                 return self._decode(packets, [pts_of[number] for number in numbers])
@@ -403,8 +430,10 @@ class PyAVReader:
                 return None
         return None
 
-    def _packets_from(self, keyframe: _Keyframe, last: int) -> list[av.Packet]:
+    def _packets_from(self, keyframe: _Keyframe, first: int, last: int) -> list[av.Packet]:
         """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed or they are too many."""
+        start = self._start_for_sound(keyframe, first)
+        is_there = self._wish is not None and self._at_start and start is self._facts.keyframes[0]
         self._kept, self._at_start = [], False
         if not self.has_open_groups:
             # What cannot be decoded without error gets what plain decoding makes of it. In open groups that is so by nature: of
@@ -414,7 +443,8 @@ class PyAVReader:
         missing = last - keyframe.before + 1 + REORDERING
         size = 0
         try:
-            self._container.seek(keyframe.timestamp, stream=self._stream)
+            if not is_there:
+                self._seek(start.timestamp)
             for packet in self._packets():
                 time_stamp = packet.dts if self._clock == "dts" else packet.pts
                 if not packets and time_stamp != keyframe.timestamp:
@@ -431,6 +461,18 @@ class PyAVReader:
         except av.FFmpegError:
             return []
         return packets
+
+    def _start_for_sound(self, keyframe: _Keyframe, first: int) -> _Keyframe:
+        """Where to start reading, so that the sound comes along that is needed with the frame of number `first`."""
+        if self._wish is None:
+            return keyframe
+        keyframes = self._facts.keyframes
+        if self._wish == "whole":
+            return keyframes[0]
+        # A frame more: its moment is only a guess as yet.
+        seconds = max(0.0, (first - keyframe.before - 1) / self._facts.fps) - MARGIN
+        moment = keyframe.pts + math.floor(seconds / (self._stream.time_base or 1))
+        return keyframes[max(0, bisect_right([one.pts for one in keyframes], moment) - 1)]
 
     def _decode(self, packets: list[av.Packet], wanted: list[int]) -> list[Picture] | None:
         """The frames of these presentation times; None if the decoder fails or holds one back."""

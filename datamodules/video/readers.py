@@ -5,18 +5,24 @@ for. `datamodules/video/decode.py` makes clips of them; `datamodules/video/pyav_
 """
 
 import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import av
 import numpy as np
 
 from modules.core.errors import SettingError
 
 # Decoded frames of one file may take this much memory, all its clips together: 680 frames of full HD, 160 of 4K.
 MAX_BYTES = 4 * 2**30
+# Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
+LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 Reason = Literal[
     "file not found",
@@ -84,6 +90,31 @@ class DecodeError(Exception):
         return DecodeError, (self.reason, self.detail, self.stream)
 
 
+def open_container(source: Source, deadline: float | None) -> av.container.InputContainer:
+    """Open a file with PyAV.
+
+    Args:
+        source: the file.
+        deadline: of `time.monotonic`, when to give up reading; None waits for ever.
+
+    Raises:
+        DecodeError: if it cannot be opened, or time is up.
+    """
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        return av.open(source.open() if isinstance(source, VideoBytes) else str(source), timeout=left, **LENIENT)
+    except av.error.ExitError as error:
+        raise DecodeError("timed out", "while opening") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError("cannot open", str(error)) from error
+
+
+def check_time(deadline: float | None) -> None:
+    """Raise DecodeError when time is up."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise DecodeError("timed out")
+
+
 def check_size(width: int, height: int, frames: int) -> None:
     """Refuse frames that would take too much memory. Raises DecodeError."""
     if width * height * 3 * frames > MAX_BYTES:
@@ -100,6 +131,17 @@ class FewerFramesError(Exception):
     def __init__(self, num_frames: int) -> None:
         super().__init__(f"{num_frames} frames decoded")
         self.num_frames = num_frames
+
+
+@contextmanager
+def only_decode_errors() -> Iterator[None]:
+    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
+    try:
+        yield
+    except (DecodeError, FewerFramesError, SettingError):
+        raise
+    except Exception as error:
+        raise DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Nothing else happens in a loader worker: normalisation, flips and colours run on
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -31,6 +32,24 @@ def crop_and_resize(frames: list[np.ndarray], box: Box, size: int | tuple[int, i
     # Viewed as [T, 3, h, w] the memory is channels-last, for which torch has a vectorised uint8 kernel.
     resized = interpolate(clip.permute(0, 3, 1, 2), size=sides, mode="bilinear", antialias=True)
     return resized.permute(0, 2, 3, 1).contiguous()
+
+
+def short_side_centre(frame: np.ndarray, size: int) -> np.ndarray:
+    """Resize the shorter side with Pillow's bicubic filter, then cut out the centre, as CAV-MAE reads pictures (official code).
+
+    Args:
+        frame: uint8 [h, w, 3].
+        size: of the shorter side, and side of the result.
+
+    Returns:
+        uint8 [size, size, 3]
+    """
+    height, width = frame.shape[:2]
+    short = min(height, width)
+    height, width = (int(size * side / short) for side in (height, width))
+    left, top = (round((side - size) / 2) for side in (width, height))
+    resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def cut_views(decoded: DecodedClips, boxes: list[Box], size: int) -> Tensor:

@@ -1,0 +1,100 @@
+"""Sound as a stream of a sample: mono or stereo, from the moment of the clip's first frame on."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datamodules.audio.decode import OpenSound, open_sound, sound_length
+from datamodules.streams.reader import PartlyReadError, StreamReader
+from datamodules.streams.settings import SoundSettings
+from datamodules.video.decode import DecodeError, VideoInfo
+from datamodules.video.pyav_reader import SoundWish
+from datamodules.video.sampling import Plan
+from modules.core.batch import Stream
+from modules.core.errors import SettingError
+
+
+class AudioReader(StreamReader):
+    """Sound of video and audio files, with PyAV.
+
+    Sample 0 is the moment of the clip's first frame, also where the file's sound begins later than its video, or earlier. Where
+    the file has no sound (before it begins, behind its end, in the place of broken packets) samples are 0 and not valid. It is
+    a fault if the file has no sound in any of the clips, or nothing but zeros from its beginning to its end.
+
+    Args:
+        settings: rate, channels and length.
+    """
+
+    kind = "audio"
+
+    def __init__(self, settings: SoundSettings) -> None:
+        self.settings = settings
+
+    @property
+    def window(self) -> float | None:
+        """See `StreamReader.window`."""
+        return math.inf if self.settings.whole else self.settings.seconds
+
+    @property
+    def wish(self) -> SoundWish:
+        """Which part of the sound of a video is read."""
+        return "whole" if self.settings.whole else "near"
+
+    def info(self, source: Path) -> VideoInfo:
+        """See `StreamReader.info`; a step is a sample."""
+        rate = self.settings.rate
+        return VideoInfo(max(1, round(sound_length(source) * rate)), float(rate), 0, 0)
+
+    def read(self, source: Path, plan: Plan, size: int) -> Stream:
+        """See `StreamReader.read`: float32 [V, C, S]."""
+        with open_sound(source) as sound:
+            return self.read_open(sound, plan)
+
+    def read_open(self, sound: OpenSound, plan: Plan) -> Stream:
+        """As `read`, from a file that is open. Raises DecodeError."""
+        starts, lengths = self._parts(plan, sound.length)
+        rate = self.settings.rate
+        read = sound.read(starts, int(lengths.max()), rate, self.settings.channels)
+        valid = read.valid & (np.arange(read.valid.shape[1]) < lengths[:, None])
+        data = torch.from_numpy(np.where(valid[:, None], read.data, np.float32(0)))
+        stream = Stream("audio", data, torch.from_numpy(valid), _time(starts, lengths / rate))
+        if read.faults:
+            raise PartlyReadError(DecodeError("failed while decoding", f"{read.faults} times; the rest is kept"), stream)
+        return stream
+
+    def nothing(self, plan: Plan, size: int) -> Stream:
+        """See `StreamReader.nothing`."""
+        starts, lengths = self._parts(plan, lambda: 0.0)
+        data = torch.zeros(plan.views, 2 if self.settings.channels == "stereo" else 1, int(lengths.max()))
+        return Stream("audio", data, torch.zeros(data.shape[0], data.shape[2], dtype=torch.bool), _time(starts, 0 * starts))
+
+    def _parts(self, plan: Plan, length: Callable[[], float]) -> tuple[np.ndarray, np.ndarray]:
+        """Which parts of a file a plan shows.
+
+        Args:
+            plan: of the sample.
+            length: tells the seconds of sound in the file, where these are needed.
+
+        Returns:
+            float64 [V], first moments, and int64 [V], lengths in samples.
+
+        Raises:
+            SettingError: if clips show a single moment, and no setting says how long the sound is.
+        """
+        time, settings = plan.time.astype(np.float64), self.settings
+        starts = 0 * time[:, 0] if settings.whole else time[:, 0]
+        if settings.seconds is not None:
+            seconds = np.full(plan.views, settings.seconds)
+        else:
+            seconds = np.full(plan.views, length()) if settings.whole else time[:, 1] - time[:, 0]
+        if not settings.whole and plan.moments.shape[1] == 1 and settings.seconds is None:
+            raise SettingError("Clips of one frame say no length of their sound; set data.streams.sound.seconds.")
+        return starts, np.maximum(np.floor(seconds * settings.rate + 0.5), 1).astype(np.int64)
+
+
+def _time(starts: np.ndarray, seconds: np.ndarray) -> torch.Tensor:
+    """First and last moments: float32 [V, 2]."""
+    return torch.from_numpy(np.stack([starts, starts + seconds], 1).astype(np.float32))
