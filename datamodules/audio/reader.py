@@ -58,7 +58,9 @@ class AudioReader(StreamReader):
         starts, lengths = self._parts(plan, sound.length)
         rate = self.settings.rate
         read = sound.read(starts, int(lengths.max()), rate, self.settings.channels)
-        valid = read.valid & (np.arange(read.valid.shape[1]) < lengths[:, None])
+        _, last = plan.span or (0.0, math.inf)
+        real = np.minimum(lengths, np.maximum((last - starts) * rate, 0)) if self.settings.whole else lengths
+        valid = read.valid & (np.arange(read.valid.shape[1]) < real[:, None])
         data = torch.from_numpy(np.where(valid[:, None], read.data, np.float32(0)))
         stream = Stream("audio", data, torch.from_numpy(valid), _time(starts, lengths / rate))
         if read.faults:
@@ -85,11 +87,14 @@ class AudioReader(StreamReader):
             SettingError: if clips show a single moment, and no setting says how long the sound is.
         """
         time, settings = plan.time.astype(np.float64), self.settings
-        starts = 0 * time[:, 0] if settings.whole else time[:, 0]
+        # The whole of what a row of a list is, which may be a part of the file.
+        first, last = plan.span or (0.0, math.inf)
+        first = max(first, 0.0)
+        starts = np.full(plan.views, first) if settings.whole else time[:, 0]
         if settings.seconds is not None:
             seconds = np.full(plan.views, settings.seconds)
         else:
-            seconds = np.full(plan.views, length()) if settings.whole else time[:, 1] - time[:, 0]
+            seconds = np.full(plan.views, min(length(), last) - first) if settings.whole else time[:, 1] - time[:, 0]
         if not settings.whole and plan.moments.shape[1] == 1 and settings.seconds is None:
             raise SettingError("Clips of one frame say no length of their sound; set data.streams.sound.seconds.")
         return starts, np.maximum(np.floor(seconds * settings.rate + 0.5), 1).astype(np.int64)

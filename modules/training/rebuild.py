@@ -33,7 +33,9 @@ def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[ty
         builder = ArgumentParser(exit_on_error=False)
         builder.add_class_arguments(kind, "model", instantiate=False)
         settings = builder.parse_object({"model": _without_files(model.get("init_args") or {})})
-        built = builder.instantiate_classes(settings).model
+        # The name that jsonargparse gave it before 4.49.
+        build = builder.instantiate if hasattr(builder, "instantiate") else builder.instantiate_classes
+        built = build(settings).model
     except SettingError:
         raise
     except Exception as error:

@@ -291,6 +291,18 @@ def test_whole_sound_beside_any_frames(tmp_path: Path) -> None:
         assert stream.time.tolist() == [[0, 8]]
 
 
+def test_whole_sound_of_a_part_of_a_file(tmp_path: Path) -> None:
+    path = write_sounding(tmp_path / "a.wav", tone(3), "pcm_s16le")
+    manifest = Manifest(tmp_path, ["a.wav"], np.zeros(1, np.int64), spans=np.array([[1.0, 2.5]]))
+    for settings, length in ((SoundSettings(whole=True), 1.5), (SoundSettings(whole=True, seconds=5), 5)):
+        wanted = Wanted({"audio": "audio"}, {"audio": AudioReader(settings)}, "audio")
+        stream = StreamDataset(manifest, CLIP, 0, False, wanted)[SampleKey(0, 0)]["streams"]["audio"]
+        assert stream.data.shape == (1, 1, length * RATE)
+        assert stream.valid.sum() == 1.5 * RATE
+        assert torch.equal(stream.data[0, :, : 3 * RATE // 2], torch.from_numpy(read(path, 1, 3 * RATE // 2).data[0]))
+        assert not stream.data[..., 3 * RATE // 2 :].any()
+
+
 def test_pictures_are_the_same_with_sound(tmp_path: Path) -> None:
     path = write_sounding(tmp_path / "a.mp4", tone(8), frames=200, flashes=[0.4, 3.2, 5.6])
     for frames in ([3, 4], [70, 90, 130], [5, 190]):
