@@ -5,6 +5,8 @@ A data module knows files and labels; it never normalises, masks or pastes.
 
 from datamodules.cached_features import CachedFeatures
 from datamodules.folder import VideoFolder
+from datamodules.mixed import MixedData
+from datamodules.recordings import LongRecordings
 from datamodules.sets.activitynet import ActivityNet
 from datamodules.sets.ava import AVA
 from datamodules.sets.charades import Charades
@@ -59,7 +61,9 @@ __all__ = [
     "Kinetics400",
     "Kinetics600",
     "Kinetics700",
+    "LongRecordings",
     "MiniKinetics",
+    "MixedData",
     "MultiScale",
     "NTUVideos",
     "Nested",

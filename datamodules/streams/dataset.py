@@ -1,5 +1,6 @@
 """From a row of a list to a sample of several streams: all are cut out by one plan, each file is read once."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,12 @@ class Wanted:
         """Stream that plans are made for."""
         return min(self.kinds, key=lambda name: PLANNED_BY.index(self.kinds[name]))
 
+    @property
+    def described(self) -> str:
+        """In words, which streams a sample has and how they are read."""
+        readers = {name: f"{type(reader).__name__} {vars(reader)}" for name, reader in sorted(self.readers.items())}
+        return f"{sorted(self.kinds.items())} {readers} {self.main} {self.on_missing}"
+
 
 class StreamDataset(VideoClipDataset):
     """Several streams of the recordings of a manifest, or one that is no video.
@@ -73,7 +80,7 @@ class StreamDataset(VideoClipDataset):
         self.wanted = wanted
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """What the files of a row give: see `VideoClipDataset`, and `streams`. Raises DecodeError."""
+        """What the files of a row give: see `VideoClipDataset`, and `streams`, `marked` and `stream_ms`. Raises DecodeError."""
         leader, video = self.wanted.leader, None
         source = self._source(leader, row)
         if source is None:
@@ -88,8 +95,13 @@ class StreamDataset(VideoClipDataset):
             steps = Steps(info, numbers, (numbers / info.fps).astype(np.float32))
             plan = make_plan(steps, self.clip, rng, self.views, self._end(row))
         marked: list[tuple[int, str]] = []
-        streams = {name: self._stream(name, row, plan, marked) for name in self.wanted.readers}
-        return self._content(row, video, plan) | {"streams": streams, "marked": marked}
+        streams: dict[str, Stream] = {}
+        spent: dict[str, float] = {}
+        for name in self.wanted.readers:
+            start = time.perf_counter()
+            streams[name] = self._stream(name, row, plan, marked)
+            spent[name] = 1e3 * (time.perf_counter() - start)
+        return self._content(row, video, plan) | {"streams": streams, "marked": marked, "stream_ms": spent}
 
     def _nothing(self, row: int) -> dict[str, Any]:
         """See `VideoClipDataset._nothing`."""
