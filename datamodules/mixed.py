@@ -27,12 +27,13 @@ def _whole(batch: Batch) -> Batch:
 class MixedData(LightningDataModule):
     """Several data sets in one training, mixed in every batch.
 
-    Each sample of a batch is of one of the sets, by chance as often as its weight says; over an epoch the shares are exact. Every
-    set is walked through in a random order of its own, over the epochs: no row comes twice before all of the set were there once.
-    Which set and row a place in an epoch takes is a function of (seed, epoch, place), so that a run may be resumed at any sample,
-    also with other workers, another batch size or another number of processes. Sets whose `sample_weights` say how often each row
-    is to be drawn are walked through in these proportions. Broken files are replaced by others of their set; each set has its
-    `bad_videos.tsv`, in a folder of the run's that is named after it.
+    Which set gives a sample is drawn in proportion to the weights; over an epoch the shares are exact. Every set is walked
+    through in a random order of its own, over the epochs: no row comes twice before all of the set had their turn. (What an epoch
+    leaves out at its end, since the last batch would be incomplete, has its turn again in the next round.) Which set and row a
+    place in an epoch takes is a function of (seed, epoch, place), so that a run goes on at any sample, also with other workers,
+    another batch size or another number of processes. Sets with `sample_weights`, which say how often each row is to be drawn,
+    are walked through in these proportions. Broken files are replaced by others of their set; each set has a `bad_videos.tsv` of
+    its own, in a folder of the run's that is named after it.
 
     The sets must give the same streams with the same shapes. `extra` of a batch has `source`, the number of the set, and `row`.
 
@@ -168,8 +169,8 @@ class MixedData(LightningDataModule):
         world = self._rank()[1]
         if len(mixed) // world < self.batch_size:
             raise SettingError(
-                f"data.batch_size {self.batch_size} on {world} device(s) is more than the {len(mixed)} samples of an epoch; lower "
-                "it, or raise data.epoch_samples."
+                f"data.batch_size {self.batch_size} on {world} device(s) is more than the {len(mixed)} samples of an epoch; "
+                "lower it, or raise data.epoch_samples."
             )
         if not self._checked:
             mixed.check()
@@ -278,7 +279,7 @@ def _source(loader: ResumableLoader, workers: int) -> tuple[Any, Any]:
     dataset, collate = loader.dataset, loader.collate_fn
     if isinstance(dataset, PreparedBatches):
         # Mixed batches are prepared as a whole.
-        dataset, collate = dataset.dataset, dataset.collate
+        collate, dataset = dataset.collate, dataset.dataset
     if isinstance(dataset, VideoClipDataset):
         dataset.guard = WorkerGuard(workers, dataset.guard.limit, dataset.guard.condemned)
     return dataset, collate
@@ -292,8 +293,8 @@ def _weights_of(one: LightningDataModule, name: str, length: int) -> np.ndarray 
     weights = np.asarray(weights, np.float64)
     if weights.shape != (length,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise SettingError(
-            f"{name} of data.sets has {len(weights)} training samples with weights where {length} are expected, or weights that "
-            "are no numbers from 0; correct its sample_weights."
+            f"{name} of data.sets has weights for {len(weights)} of {length} training samples, or some that are no numbers from "
+            "0; correct its sample_weights."
         )
     return weights
 

@@ -17,16 +17,15 @@ from modules.core.errors import check_positive, check_writable
 class LongRecordings(VideoFolder):
     """A folder, or lists, of recordings of minutes to hours. A sample is a stretch of one of them, an epoch every stretch once.
 
-    The `clip.clips` clips of a sample lie in its stretch, as `clip.sampler` draws them, and are cut out in one pass over the file,
-    which is opened once. Other streams are cut out by the same plan. Folders are classes and splits as in `VideoFolder`; where
-    splits are lists, they may name different parts of the same files.
+    The `clip.clips` clips of a sample lie in its stretch, as `clip.sampler` draws them, and are cut out in one pass over the
+    file, which is opened once. Other streams follow the same plan. Folders are classes and splits as in `VideoFolder`.
 
-    How many stretches a file has, it states itself: at the first start, the heads of all files are read, sixteen at once, and what
-    they say is kept below `durations`, so that later starts only look whether files have changed. Files that cannot be opened
-    count as one broken sample each, and so does every stretch that a file states and does not have.
+    How many stretches a file has follows from the length that it states: at the first start, the heads of all files are read,
+    sixteen at once, and what they say is kept below `durations`, so that later starts only see whether files have changed. Files
+    that cannot be opened count as one broken sample each, and so does every stretch that a file states and does not have.
 
-    A worker looks through each file whole when it first reads from it, as it does for every video, so that frames are found
-    exactly; it remembers what it found. Recordings of hours are best cut by `prepare videos` where that look takes too long.
+    As with every video, a worker looks through a whole file when it first reads from it, so that frames are found exactly, and
+    remembers what it found. Where files are so large that this takes too long, let `prepare videos` cut them.
 
     Args:
         root: folder of the recordings; relative paths in lists start here.

@@ -90,13 +90,13 @@ def walk(key: tuple[int, ...], length: int, first: int, count: int, weights: np.
 class MixedSamples(Dataset[Batch]):
     """Samples of several sets, in mixed batches. The row of a key is the sample's place in the epoch, from 0.
 
-    Places are dealt out to the sets in blocks, in their order; the sampler mixes them. Of each set, the samples of an epoch go on
-    where those of the epoch before ended, in its own random order: no row comes again before all others were there. A sample is
-    drawn anew each time that its row comes, also within an epoch.
+    Places are dealt out to the sets in blocks, in their order; the sampler mixes them. Of each set, the samples of an epoch go
+    on where those of the epoch before ended, in its own random order: no row comes again before all others were there. A sample
+    is drawn anew each time that its row comes, also within an epoch.
 
-    A batch has what all sets give. `index` is the place; `extra` has `source`, int64 [B], the number of the set, and `row`, int64
-    [B], the row in it; `substituted` counts in that set, too. `reading.faults` count through the rows of all sets, as `own_part`
-    undoes.
+    A batch has what all sets give. `index` is the place; `extra` has `source`, int64 [B], the number of the set, and `row`,
+    int64 [B], the row in it; `substituted` counts in that set, too. `reading.faults` count through the rows of all sets, which
+    `own_part` undoes.
 
     Args:
         sets: what is mixed.
@@ -188,7 +188,8 @@ class JoinedGuard(WorkerGuard):
 
     def blame(self, deaths: dict[int, int]) -> bool:
         """See `WorkerGuard.blame`."""
-        return any([guard.blame(deaths) for guard in self.guards])
+        found = [guard.blame(deaths) for guard in self.guards]
+        return any(found)
 
 
 def _joint_label(batch: Batch, one: MixedSet) -> Tensor:
@@ -197,8 +198,8 @@ def _joint_label(batch: Batch, one: MixedSet) -> Tensor:
         return torch.full_like(batch.index, -1)
     if batch.label.ndim != 1:
         raise SettingError(
-            f"{one.name} of data.sets has several labels per sample, which cannot be joined with those of others; set data.labels "
-            "to none."
+            f"{one.name} of data.sets has several labels per sample, which cannot be joined with those of others; set "
+            "data.labels to none."
         )
     return torch.where(batch.label < 0, batch.label, batch.label + one.first_label)
 
@@ -212,8 +213,8 @@ def _join(names: list[str], parts: list[Batch], members: np.ndarray) -> Batch:
             raise SettingError(f"{name} of data.sets has boxes of key frames, which are not mixed; leave it out.")
         if (ours := _shapes(part)) != (theirs := _shapes(first)):
             raise SettingError(
-                f"{name} of data.sets gives samples of {ours}, but {names[0]} gives {theirs}; give all sets the same streams and "
-                "the same clip settings."
+                f"{name} of data.sets gives samples of {ours}, but {names[0]} gives {theirs}; give all sets the same streams "
+                "and the same clip settings."
             )
 
     def ordered(tensors: list[Tensor]) -> Tensor:
@@ -283,7 +284,6 @@ def _samples_of(parts: list[Stream]) -> list[Stream]:
             steps = valid.shape[-1] if axis is None else part.data.shape[axis + 1]
             fields["valid"] = torch.ones(len(part.data), *valid.shape[1:-1], steps, dtype=torch.bool)
         for row, data in enumerate(part.data):
-            samples.append(
-                Stream(part.kind, data, **{name: one[row] if one is not None else None for name, one in fields.items()})
-            )
+            own = {name: one[row] if one is not None else None for name, one in fields.items()}
+            samples.append(Stream(part.kind, data, **own))
     return samples

@@ -62,10 +62,10 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
 
         Returns:
             video uint8 [V, T, H, W, 3], index, label (with intervals float32 [K]: 1 for what any of the clips shows from its
-            first frame to its last, in evaluation for what the row's part of the video shows), time float32 [V, 2], box float32 [V, 4] (x1, y1,
-            x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was wanted, or -1),
-            faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where the manifest
-            has some. Other streams are in `streams`, by name; without a video there are no video, time and box.
+            first frame to its last, in evaluation for what the row's part of the video shows), time float32 [V, 2], box float32
+            [V, 4] (x1, y1, x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was
+            wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where
+            the manifest has some. Other streams are in `streams`, by name; without a video there are no video, time and box.
         """
         start = time.perf_counter()
         # Evaluation is the same in every epoch, its substitutes too.
