@@ -28,12 +28,12 @@ class MixedData(LightningDataModule):
     """Several data sets in one training, mixed in every batch.
 
     Which set gives a sample is drawn in proportion to the weights; over an epoch the shares are exact. Every set is walked
-    through in a random order of its own, over the epochs: no row comes twice before all of the set had their turn. (What an epoch
-    leaves out at its end, since the last batch would be incomplete, has its turn again in the next round.) Which set and row a
-    place in an epoch takes is a function of (seed, epoch, place), so that a run goes on at any sample, also with other workers,
-    another batch size or another number of processes. Sets with `sample_weights`, which say how often each row is to be drawn,
-    are walked through in these proportions. Broken files are replaced by others of their set; each set has a `bad_videos.tsv` of
-    its own, in a folder of the run's that is named after it.
+    through in a random order of its own, over the epochs: no row comes twice before all of the set had their turn. (What an
+    epoch leaves out at its end, where the last batch would be incomplete, has its turn again in the next round.) Which set and
+    row a place in an epoch takes is a function of (seed, epoch, place), so that a run goes on at any sample, also with other
+    workers, another batch size or another number of processes. Sets with `sample_weights`, which say how often each row is to
+    be drawn, are walked through in these proportions. Broken files are replaced by others of their set; each set has its own
+    `bad_videos.tsv`, in a folder of the run's that is named after it.
 
     The sets must give the same streams with the same shapes. `extra` of a batch has `source`, the number of the set, and `row`.
 
@@ -293,8 +293,8 @@ def _weights_of(one: LightningDataModule, name: str, length: int) -> np.ndarray 
     weights = np.asarray(weights, np.float64)
     if weights.shape != (length,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise SettingError(
-            f"{name} of data.sets has weights for {len(weights)} of {length} training samples, or some that are no numbers from "
-            "0; correct its sample_weights."
+            f"{name} of data.sets has weights for {len(weights)} of {length} training samples, or some that are no numbers "
+            "from 0; correct its sample_weights."
         )
     return weights
 

@@ -21,8 +21,8 @@ class LongRecordings(VideoFolder):
     file, which is opened once. Other streams follow the same plan. Folders are classes and splits as in `VideoFolder`.
 
     How many stretches a file has follows from the length that it states: at the first start, the heads of all files are read,
-    sixteen at once, and what they say is kept below `durations`, so that later starts only see whether files have changed. Files
-    that cannot be opened count as one broken sample each, and so does every stretch that a file states and does not have.
+    sixteen at once, and what they say is kept below `durations`, so that later starts only see whether files have changed.
+    Files that cannot be opened count as one broken sample each, and so does every stretch that a file states and does not have.
 
     As with every video, a worker looks through a whole file when it first reads from it, so that frames are found exactly, and
     remembers what it found. Where files are so large that this takes too long, let `prepare videos` cut them.
