@@ -40,14 +40,15 @@ class MixedData(LightningDataModule):
     Validation, tests, probes and nearest neighbours are those of the first set alone, whose classes come first in the list.
 
     Args:
-        sets: data modules. What they set of order, batch size and workers concerns validation, tests and probes.
+        sets: data modules. What they set of order and workers concerns validation, tests and probes; their batch sizes are not
+            used.
         weights: share of the samples that each set gives, in proportion; null takes the sizes of the sets.
         epoch_samples: samples in an epoch, over all processes; null takes as many as the sets have together, which without
             weights is every sample once.
         labels: `joint` makes one list of all classes, those of each set behind those of the sets before it, so that classes of
             the same name in two sets are two; `none` gives training samples the label -1, and leaves those of the first set
             for validation and probes.
-        batch_size: samples per batch and device; null takes that of the first set.
+        batch_size: samples per batch and device, of the first set in validation too; null takes what that set has.
         reading: worker processes for training.
         seed: the order is a function of it; null takes the run's seed.
 
@@ -161,8 +162,11 @@ class MixedData(LightningDataModule):
             one.trainer = self.trainer
             if hasattr(one, "report_folder"):
                 one.report_folder = name
+            # Batches are the mix's: a set may be smaller than one.
+            one.batch_size = 1  # type: ignore[attr-defined]
             # Only the first one's tests are asked for.
             one.setup(stage if number == 0 else "fit")
+            one.batch_size = self.batch_size  # type: ignore[attr-defined]
         if stage != "fit":
             return
         mixed, _ = self._mixed()

@@ -255,7 +255,9 @@ def _shapes(batch: Batch) -> str:
         shape = [str(length) for length in stream.data.shape[1:]]
         if (axis := _free_axis(stream)) is not None:
             shape[axis] = "?"
-        told.append(f"{name} {stream.kind} {str(stream.data.dtype).removeprefix('torch.')} [{', '.join(shape)}]")
+        told.append(
+            f"{name}{'' if name == stream.kind else f' ({stream.kind})'} {str(stream.data.dtype).removeprefix('torch.')} [{', '.join(shape)}]"
+        )
     return "; ".join(sorted(told))
 
 
