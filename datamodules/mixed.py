@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.cached_features import CachedFeatures
 from datamodules.loading.loader import EpochSampler, LoaderMemory, PreparedBatches, ResumableLoader
-from datamodules.loading.mixing import JoinedGuard, MixedSamples, MixedSet, SampleWeights
+from datamodules.loading.mixing import Common, JoinedGuard, MixedSamples, MixedSet, SampleWeights
 from datamodules.loading.single_pass import SinglePass
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.settings import LoadSettings
@@ -87,7 +87,7 @@ class MixedData(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.names = [f"{number}_{type(one).__name__}" for number, one in enumerate(sets)]
         self._train_loader = LoaderMemory()
-        self._checked = False
+        self._common: Common | None = None
 
     # --- What methods and callbacks ask of a data module ---
 
@@ -176,11 +176,10 @@ class MixedData(LightningDataModule):
                 f"data.batch_size {self.batch_size} on {world} device(s) is more than the {len(mixed)} samples of an epoch; "
                 "lower it, or raise data.epoch_samples."
             )
-        if not self._checked:
-            mixed.check()
+        if self._common is None:
+            self._common = mixed.common
             told = ", ".join(f"{one.share} of {len(one)} from {one.name}" for one in mixed.sets)
             rank_zero_info(f"MixedData: {len(mixed)} training samples in an epoch: {told}.")
-            self._checked = True
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -199,7 +198,7 @@ class MixedData(LightningDataModule):
             weights = _weights_of(self.sets[number], self.names[number], len(dataset))
             first = sum(classes[:number]) if self.labels == "joint" else None
             mixed.append(MixedSet(self.names[number], dataset, collate, share, weights, first))
-        return MixedSamples(mixed, self.seed), loaders
+        return MixedSamples(mixed, self.seed, self._common), loaders
 
     def train_dataloader(self) -> ResumableLoader:
         """Mixed batches in random order; the last, incomplete one is dropped."""

@@ -6,7 +6,7 @@ places, resuming, and the shares of processes are those of any other data set (`
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,10 @@ from modules.core.randomness import worker_rng
 
 WALK = 0x3A1C
 """Begins the keys of the order in which the rows of a set are taken."""
+
+
+OPTIONAL = ("valid", "time", "box")
+"""Fields of a stream that some data do not have."""
 
 
 @runtime_checkable
@@ -54,6 +58,15 @@ class MixedSet:
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
+
+
+class Common(NamedTuple):
+    """What the samples of all sets tell, so that every batch does, whichever sets it is of."""
+
+    fields: dict[str, frozenset[str]]
+    """Of `OPTIONAL`, for each stream by name."""
+    extra: frozenset[str]
+    """Names in `Batch.extra`."""
 
 
 def walk(key: tuple[int, ...], length: int, first: int, count: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -101,14 +114,22 @@ class MixedSamples(Dataset[Batch]):
     Args:
         sets: what is mixed.
         seed: of the run.
+        common: what all sets tell; None reads the first sample of each to find out.
+
+    Raises:
+        SettingError: if the sets' samples do not fit together.
     """
 
-    def __init__(self, sets: Sequence[MixedSet], seed: int) -> None:
+    def __init__(self, sets: Sequence[MixedSet], seed: int, common: Common | None = None) -> None:
         self.sets, self.seed = list(sets), seed
         self.first_place = np.cumsum([0, *(one.share for one in sets)])
         self.first_row = np.cumsum([0, *map(len, self.sets)])
         self._walks: dict[int, np.ndarray] = {}
         self._epoch = -1
+        if common is None:
+            parts = [self._part(number, [SampleKey(0, 0)]) for number in range(len(self.sets))]
+            common = find_common([one.name for one in self.sets], parts)
+        self.common = common
 
     def __len__(self) -> int:
         return int(self.first_place[-1])
@@ -148,21 +169,22 @@ class MixedSamples(Dataset[Batch]):
         sources = np.unique(taken[:, 0]).tolist()
         parts, members = [], []
         for number in sources:
-            one, member = self.sets[number], np.flatnonzero(taken[:, 0] == number)
-            own = [SampleKey(again, row) for row, again in taken[member, 1:].tolist()]
-            part = one.collate(read_samples(one.dataset, own))
-            part.label = _joint_label(part, one)
-            part.reading.faults = [(row + int(self.first_row[number]), reason) for row, reason in part.reading.faults]
-            parts.append(part)
+            member = np.flatnonzero(taken[:, 0] == number)
+            parts.append(self._part(number, [SampleKey(again, row) for row, again in taken[member, 1:].tolist()]))
             members.append(member)
-        batch = _join([self.sets[number].name for number in sources], parts, np.concatenate(members))
+        check_alike([self.sets[number].name for number in sources], parts)
+        batch = join(parts, np.concatenate(members), self.common)
         batch.index = torch.from_numpy(place)
         batch.extra |= {"source": torch.from_numpy(taken[:, 0].copy()), "row": torch.from_numpy(taken[:, 1].copy())}
         return batch
 
-    def check(self) -> None:
-        """Read a sample of each set. Raises SettingError if they do not fit together."""
-        self.__getitems__([SampleKey(0, place) for place in self.first_place[:-1].tolist()])
+    def _part(self, number: int, keys: list[SampleKey]) -> Batch:
+        """A batch of one set, with labels and faults that count through all."""
+        one = self.sets[number]
+        batch = one.collate(read_samples(one.dataset, keys))
+        batch.label = _joint_label(batch, one)
+        batch.reading.faults = [(row + int(self.first_row[number]), reason) for row, reason in batch.reading.faults]
+        return batch
 
     def own_part(self, batch: Batch, number: int) -> Batch:
         """What a batch says of the samples of one set and of how reading them went, in numbers of that set; without streams."""
@@ -204,44 +226,66 @@ def _joint_label(batch: Batch, one: MixedSet) -> Tensor:
     return torch.where(batch.label < 0, batch.label, batch.label + one.first_label)
 
 
-def _join(names: list[str], parts: list[Batch], members: np.ndarray) -> Batch:
-    """Batches of several sets as one, in the order of `members`, the places of their samples one behind the other."""
-    order = torch.from_numpy(np.argsort(members))
-    first = parts[0]
+def find_common(names: list[str], parts: list[Batch]) -> Common:
+    """What all sets tell, by a batch of each. Raises SettingError if their samples do not fit together."""
+    check_alike(names, parts)
+    fields, first = {}, parts[0]
+    for name, stream in first.streams.items():
+        if isinstance(stream, Stream):
+            known = [{one for one in OPTIONAL if getattr(part.stream(name), one) is not None} for part in parts]
+            # Where one set says what is valid, all of the others is.
+            fields[name] = frozenset(set.intersection(*known) | (set.union(*known) & {"valid"}))
+    extra = {
+        name
+        for name, value in first.extra.items()
+        if all(name in part.extra and part.extra[name].shape[1:] == value.shape[1:] for part in parts)
+    }
+    return Common(fields, frozenset(extra))
+
+
+def check_alike(names: list[str], parts: list[Batch]) -> None:
+    """Raises SettingError if batches of several sets do not fit together."""
     for name, part in zip(names, parts, strict=True):
         if part.regions is not None:
             raise SettingError(f"{name} of data.sets has boxes of key frames, which are not mixed; leave it out.")
-        if (ours := _shapes(part)) != (theirs := _shapes(first)):
+        if (ours := _shapes(part)) != (theirs := _shapes(parts[0])):
             raise SettingError(
                 f"{name} of data.sets gives samples of {ours}, but {names[0]} gives {theirs}; give all sets the same streams "
                 "and the same clip settings."
             )
 
+
+def join(parts: list[Batch], members: np.ndarray, common: Common) -> Batch:
+    """Batches of several sets as one.
+
+    Args:
+        parts: one of each set.
+        members: int64 [B], places in the batch of their samples, one part behind the other.
+        common: what all sets tell.
+    """
+    order, first = torch.from_numpy(np.argsort(members)), parts[0]
+
     def ordered(tensors: list[Tensor]) -> Tensor:
         return torch.cat(tensors)[order]
 
-    extra = {
-        name: ordered([part.extra[name] for part in parts])
-        for name, value in first.extra.items()
-        if all(name in part.extra and part.extra[name].shape[1:] == value.shape[1:] for part in parts)
-    }
     streams: dict[str, Stream | Text] = {}
     for name, stream in first.streams.items():
         if isinstance(stream, Text):
             sentences = [own for part in parts for own in part.text(name).sentences]
             streams[name] = Text([sentences[place] for place in order.tolist()])
         else:
-            samples = _samples_of([part.stream(name) for part in parts])
+            samples = _samples_of([part.stream(name) for part in parts], common.fields[name])
             streams[name] = join_streams([samples[place] for place in order.tolist()])
     unreplaced = [bad for part in parts for bad in part.reading.unreplaced or [False] * len(part.index)]
-    spent = {name: [ms for part in parts for ms in part.reading.stream_ms.get(name, ())] for name in first.reading.stream_ms}
+    timed = {name for part in parts for name in part.reading.stream_ms}
     reading = Reading(
         [ms for part in parts for ms in part.reading.decode_ms],
         [fault for part in parts for fault in part.reading.faults],
         [unreplaced[place] for place in order.tolist()],
-        spent,
+        {name: [ms for part in parts for ms in part.reading.stream_ms.get(name, ())] for name in sorted(timed)},
     )
     label, substituted = (ordered([getattr(part, name) for part in parts]) for name in ("label", "substituted"))
+    extra = {name: ordered([part.extra[name] for part in parts]) for name in sorted(common.extra)}
     return Batch(first.index, label, streams, substituted, extra=extra, reading=reading)
 
 
@@ -255,9 +299,8 @@ def _shapes(batch: Batch) -> str:
         shape = [str(length) for length in stream.data.shape[1:]]
         if (axis := _free_axis(stream)) is not None:
             shape[axis] = "?"
-        told.append(
-            f"{name}{'' if name == stream.kind else f' ({stream.kind})'} {str(stream.data.dtype).removeprefix('torch.')} [{', '.join(shape)}]"
-        )
+        kind = "" if name == stream.kind else f" ({stream.kind})"
+        told.append(f"{name}{kind} {str(stream.data.dtype).removeprefix('torch.')} [{', '.join(shape)}]")
     return "; ".join(sorted(told))
 
 
@@ -267,25 +310,22 @@ def _free_axis(stream: Stream) -> int | None:
     return SEQUENCE_AXIS[stream.kind] if is_series else None
 
 
-def _samples_of(parts: list[Stream]) -> list[Stream]:
-    """The samples of batches of one stream, all with the same fields: what only some sets know cannot be told for all.
+def _steps(stream: Stream) -> int:
+    """Length of the axis of time; 1 for pictures, and for features of whole clips."""
+    is_single = stream.kind == "picture" or (stream.kind == "feature" and stream.data.ndim == 3)
+    return 1 if is_single else stream.data.shape[SEQUENCE_AXIS[stream.kind] + 1]
 
-    `length` and `valid` are known of the others: all of it is real.
-    """
-    axis = _free_axis(parts[0])
-    keeps = {name: all(getattr(part, name) is not None for part in parts) for name in ("time", "box")}
-    valid = next((part.valid for part in parts if part.valid is not None), None)
+
+def _samples_of(parts: list[Stream], fields: frozenset[str]) -> list[Stream]:
+    """The samples of batches of one stream, all with the same fields: those that are named, and `length` where any has it."""
     with_length = any(part.length is not None for part in parts)
     samples = []
     for part in parts:
-        fields: dict[str, Tensor | None] = {name: getattr(part, name) if kept else None for name, kept in keeps.items()}
-        fields |= {"length": part.length, "valid": part.valid}
-        if with_length and part.length is None and axis is not None:
-            fields["length"] = torch.full((len(part.data),), part.data.shape[axis + 1])
-        if valid is not None and part.valid is None:
-            steps = valid.shape[-1] if axis is None else part.data.shape[axis + 1]
-            fields["valid"] = torch.ones(len(part.data), *valid.shape[1:-1], steps, dtype=torch.bool)
+        known = {name: getattr(part, name) for name in fields}
+        if "valid" in fields and part.valid is None:
+            known["valid"] = torch.ones(*part.data.shape[:2], _steps(part), dtype=torch.bool)
+        if with_length:
+            known["length"] = part.length if part.length is not None else torch.full((len(part.data),), _steps(part))
         for row, data in enumerate(part.data):
-            own = {name: one[row] if one is not None else None for name, one in fields.items()}
-            samples.append(Stream(part.kind, data, **own))
+            samples.append(Stream(part.kind, data, **{name: value[row] for name, value in known.items()}))
     return samples

@@ -90,7 +90,11 @@ class StreamDataset(VideoClipDataset):
             plan = make_plan(decoded, self.clip, rng, self.views, self._end(row))
             video = cut_views(decoded, plan.boxes, self.clip.size)
         else:
-            info = self.wanted.readers[leader].info(source)
+            try:
+                info = self.wanted.readers[leader].info(source)
+            except DecodeError as error:
+                # The report names the file of the main stream.
+                raise DecodeError(error.reason, error.detail, "" if leader == self.wanted.main else leader) from error
             numbers = self._choose(row)(info, rng)
             steps = Steps(info, numbers, (numbers / info.fps).astype(np.float32))
             plan = make_plan(steps, self.clip, rng, self.views, self._end(row))
