@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 # Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for shards in
-# tests/test_readme.py.
-OWN_TESTS = ("debug/tiny", "debug/motion_videos", "debug/motion_ground", "data/shards")
+# tests/test_readme.py, that for mixed data in tests/datamodules/test_mixed.py.
+OWN_TESTS = ("debug/tiny", "debug/motion_videos", "debug/motion_ground", "data/shards", "data/mixed")
 DOWNSTREAM = [name for name, text in BELOW.items() if "class_path: Classification" in text and "skeleton" not in name]
 RETRIEVAL = [name for name, text in BELOW.items() if "class_path: VideoTextRetrieval" in text]
 LAYERS = [

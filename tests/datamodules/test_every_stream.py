@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
+from datamodules.loading.single_pass import fingerprint, once
 from modules.core.batch import SEQUENCE_AXIS, Batch, Stream, check_streams
 from modules.core.errors import SettingError
 from tests.datamodules.stream_cases import BATCH, CASES, TRAIN, Settings
@@ -248,6 +249,28 @@ def test_unequal_lengths_are_filled_up(name: str, written: Any) -> None:
             assert not behind.any()
             assert not stream.valid[place][..., length:].any()
     assert len(lengths) > 1
+
+
+def test_what_each_stream_costs_is_told(written: Any) -> None:
+    for name, timed in (("video", []), ("signal beside video", ["signal"]), ("signal alone", ["signal"])):
+        for batch in read(ready(name, written(name))):
+            assert [*batch.reading.stream_ms] == timed
+            for own in batch.reading.stream_ms.values():
+                assert all(0 < part < whole for part, whole in zip(own, batch.reading.decode_ms, strict=True))
+
+
+def test_features_of_other_streams_or_readers_are_others(written: Any) -> None:
+    def named(name: str, change: Any = None, **settings: Any) -> str:
+        dataset = once(ready(name, written(name), **settings).train_dataloader()).dataset
+        if change is not None:
+            dataset.wanted.readers["signal"].offset = change
+        return fingerprint(dataset)
+
+    beside = "signal beside video"
+    same = named(beside)
+    assert named(beside) == named(beside, workers=1, seed=2) == same
+    others = [named("signal alone"), named(beside, on_missing="mark"), named(beside, change=1), named("video")]
+    assert len({same, *others}) == 5
 
 
 @every
