@@ -8,8 +8,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from datamodules.folder import VideoFolder
 from datamodules.lists.durations import cut_into_stretches, seconds_of_files
 from datamodules.lists.manifest import Manifest
+from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.settings import ListSettings, ReadSettings
 from datamodules.streams.settings import StreamSettings
+from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import check_positive, check_writable
 
@@ -24,8 +26,8 @@ class LongRecordings(VideoFolder):
     sixteen at once, and what they say is kept below `durations`, so that later starts only see whether files have changed.
     Files that cannot be opened count as one broken sample each, and so does every stretch that a file states and does not have.
 
-    As with every video, a worker looks through a whole file when it first reads from it, so that frames are found exactly, and
-    remembers what it found. Where files are so large that this takes too long, let `prepare videos` cut them.
+    As with every video, a whole file is looked through when it is first read from, so that frames are found exactly. What that
+    shows is kept below `durations`, too: it is done once, and not by every worker, whose memory holds some hundred files.
 
     Args:
         root: folder of the recordings; relative paths in lists start here.
@@ -38,7 +40,7 @@ class LongRecordings(VideoFolder):
         probe_samples: see `VideoDataModule`.
         seed: likewise.
         streams: likewise.
-        durations: folder for what files state of their length.
+        durations: folder for the lengths of files, and for where their frames are: some kilobytes per minute at most.
 
     Raises:
         SettingError: as `VideoDataModule` does.
@@ -75,3 +77,8 @@ class LongRecordings(VideoFolder):
         stretches = cut_into_stretches(manifest, seconds, self.stretch)
         rank_zero_info(f"{len(manifest)} recordings for {split} in {manifest.root}: {len(stretches)} stretches.")
         return stretches
+
+    def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:
+        dataset = super()._dataset(manifest, train, views, guard)
+        dataset.facts = self.durations / "frames"
+        return dataset

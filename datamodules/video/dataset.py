@@ -1,6 +1,7 @@
 """Samples from files: decode, crop, resize; a broken file is replaced by another one, always the same."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import ChooseFrames, DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.pyav_reader import facts_kept_in
 from datamodules.video.readers import Source
 from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan, part_of
 from datamodules.video.transforms import cut_views
@@ -37,6 +39,9 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         guard: is told what is read, and knows files that must not be.
         views: test views, in the place of the clips of training or evaluation.
     """
+
+    facts: Path | None = None
+    """Folder for what looks at whole files show, for large files; None has every process look for itself."""
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             rng = worker_rng(self.seed, epoch, key.row, attempt)
             row = key.row if attempt == 0 else int(rng.integers(len(self)))
             try:
-                with self.guard.reading(row):
+                with self.guard.reading(row), facts_kept_in(self.facts):
                     content = self._read(row, rng if self.train else None)
                 break
             except DecodeError as error:

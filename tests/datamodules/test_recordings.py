@@ -24,7 +24,7 @@ from datamodules.video.decode import DecodeError
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.errors import SettingError
-from tests.datamodules.sets.trees import CLIP, batches, put
+from tests.datamodules.sets.trees import CLIP, assert_equal, batches, put
 from tests.datamodules.video_files import write_still, write_video
 
 CLIPS = ClipSettings(frames=4, sampler=Dense(1), size=16, clips=3)
@@ -81,7 +81,7 @@ def test_clips_of_a_sample_are_cut_out_in_one_pass(films: Path, tmp_path: Path, 
         opened.clear()
         data = recordings(films, tmp_path, clip=replace(CLIPS, clips=clips))
         loader = data.train_dataloader()
-        read = [one for one, _ in zip(loader, range(3), strict=False)]
+        read = [one for _, one in zip(range(3), loader, strict=False)]
         samples = sum(len(one.index) for one in read)
         assert read[0].stream("video").data.shape[1] == clips
         # Of six clips, a sixth of the openings that single clips need.
@@ -108,8 +108,42 @@ def test_lengths_are_looked_up_once(films: Path, tmp_path: Path, monkeypatch: py
         recordings(tmp_path / "films", tmp_path)
         counts.append(sorted(looked))
     assert counts == [["a.mp4", "b.mp4", "c.mp4"], [], ["a.mp4"]]
-    (kept,) = (tmp_path / "durations").iterdir()
+    (kept,) = (tmp_path / "durations").glob("*.json")
     assert [seconds for _, _, seconds in json.loads(kept.read_text()).values()] == [620, 3600, 620]
+
+
+def test_files_are_looked_through_once_by_whoever_reads_them(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    look = pyav_reader.PyAVReader._look
+
+    def counting(reader: Any) -> Any:
+        looked.append(Path(reader._source).name)
+        return look(reader)
+
+    monkeypatch.setattr(pyav_reader.PyAVReader, "_look", counting)
+
+    def read() -> list[Any]:
+        # As another process, that knows nothing.
+        monkeypatch.setattr(pyav_reader, "_memory", pyav_reader._Memory())
+        looked.clear()
+        return batches(recordings(films, tmp_path, batch_size=1, clip=replace(CLIPS, clips=1)))
+
+    first = read()
+    assert sorted(looked) == ["a.mp4", "b.mp4", "c.mp4"]
+    again = read()
+    assert looked == []
+    assert_equal(first, again)
+    kept = sorted((tmp_path / "durations/frames").iterdir())
+    assert [path.suffix for path in kept] == [".npz"] * 3
+    # What is broken is looked for again, and so is what has changed.
+    kept[0].write_bytes(kept[0].read_bytes()[:-100])
+    read()
+    assert len(looked) == 1
+    # Other data keep nothing.
+    VideoFolder(str(films), clip=CLIP, batch_size=3, reading=ReadSettings(0)).setup("fit")
+    assert pyav_reader._memory.folder is None
 
 
 def test_damaged_files_are_told_and_counted_once(films: Path, tmp_path: Path) -> None:
