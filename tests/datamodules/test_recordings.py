@@ -246,9 +246,19 @@ def test_labels_of_a_part_are_those_of_its_time(films: Path) -> None:
             assert dataset[SampleKey(0, 0)]["label"].tolist() == label
 
 
+class Halves(VideoFolder):
+    """The first ten seconds of each film."""
+
+    def read_split(self, split: str) -> Manifest | None:
+        found = super().read_split(split)
+        return None if found is None else replace(found, spans=np.tile([0.0, 10.0], (len(found), 1)))
+
+
 def test_shards_refuse_parts_and_further_streams(films: Path, tmp_path: Path) -> None:
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
-    with pytest.raises(SettingError, match=r"samples of the split train of --data LongRecordings are parts of files"):
+    with pytest.raises(SettingError, match=r"samples of the split train of --data Halves are parts of files"):
+        prepare_shards(Halves(str(films)), tmp_path / "out")
+    with pytest.raises(SettingError, match="LongRecordings reads its videos in a way of its own, which shards cannot take"):
         prepare_shards(LongRecordings(str(films), durations=str(tmp_path / "durations")), tmp_path / "out")
     sound = VideoFolder(str(films), streams=StreamSettings(["video", "audio"]))
     with pytest.raises(SettingError, match=r"gives the streams video, audio, but shards hold videos only; set --data\.streams"):
