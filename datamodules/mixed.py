@@ -130,7 +130,7 @@ class MixedData(LightningDataModule):
         return getattr(self.sets[0], "test_manifest", None)
 
     @property
-    def manifest_hash(self) -> str | None:
+    def manifest_hash(self) -> str:
         """Hash of the training lists and of how they are mixed, for the record of a run."""
         hashes = [getattr(one, "manifest_hash", None) for one in self.sets]
         return hashlib.sha256(f"{hashes} {self.weights} {self.epoch_samples}".encode()).hexdigest()
@@ -210,7 +210,7 @@ class MixedData(LightningDataModule):
         loader = ResumableLoader(
             mixed, sampler, self.batch_size, workers, _whole, note, JoinedGuard(guards), ahead, self.preparation
         )
-        return self._train_loader.keep(loader, self.manifest_hash)
+        return self._train_loader.keep(loader, mixed.sha256(self.manifest_hash))
 
     def _first(self) -> Any:
         """The set of validation, tests and probes."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from datamodules.lists.manifest import Manifest
@@ -34,12 +35,13 @@ def stated_seconds(path: Path, timeout: float | None = None) -> float:
         raise DecodeError("file not found")
     try:
         with av.open(str(path), timeout=timeout, **LENIENT) as container:
-            streams = [*container.streams.video, *container.streams.audio]
+            videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+            streams = [*videos, *container.streams.audio]
             if not streams:
                 raise DecodeError("no video stream")
-            if streams[0].duration is not None and streams[0].time_base is not None:
+            if streams[0].duration and streams[0].time_base:
                 return float(streams[0].duration * streams[0].time_base)
-            if container.duration is not None:
+            if container.duration:
                 return container.duration / av.time_base
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError("cannot open", str(error)) from error

@@ -4,6 +4,7 @@ A sample's place in an epoch says all: the set, and the row of the set, are func
 places, resuming, and the shares of processes are those of any other data set (`EpochSampler`).
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -185,6 +186,18 @@ class MixedSamples(Dataset[Batch]):
         batch.label = _joint_label(batch, one)
         batch.reading.faults = [(row + int(self.first_row[number]), reason) for row, reason in batch.reading.faults]
         return batch
+
+    def sha256(self, lists: str) -> str:
+        """Hash of all that the order of rows is a function of, besides the seed.
+
+        Args:
+            lists: hash of the sets' own lists.
+        """
+        digest = hashlib.sha256(lists.encode())
+        for one in self.sets:
+            digest.update(f"{one.share} {len(one)}".encode())
+            digest.update(b"" if one.weights is None else one.weights.tobytes())
+        return digest.hexdigest()
 
     def own_part(self, batch: Batch, number: int) -> Batch:
         """What a batch says of the samples of one set and of how reading them went, in numbers of that set; without streams."""

@@ -202,6 +202,13 @@ def test_processes_share_what_one_reads(tree: Path) -> None:
     assert [sample for pair in zip(*parts, strict=True) for sample in pair] == whole
 
 
+def test_another_order_is_known_by_its_hash(tree: Path) -> None:
+    one = Balanced(str(tree), clip=CLIP, batch_size=3, reading=ReadSettings(0), seed=1)
+    choices: list[dict[str, Any]] = [{}, {"sets": [files(tree), generated(train_videos=11)]}, {"sets": [one, generated()]}]
+    hashes = [mixed(tree, epoch_samples=16, weights=[1, 1], **more).train_dataloader().sha256 for more in choices]
+    assert len(set(hashes)) == 3
+
+
 def test_one_batch_can_be_read_again(tree: Path) -> None:
     data = mixed(tree, weights=[3, 1])
     loader = data.train_dataloader()
