@@ -1,7 +1,8 @@
 """How fast the run is, and what holds it back, in one line."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def diagnose(
     workers: int,
     device: str,
     used: str = "",
+    stream_ms: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
     """One line: the speed, what limits it, what to try.
 
@@ -51,10 +53,13 @@ def diagnose(
         workers: data.reading.num_workers.
         device: 'cpu', 'cuda', ...
         used: what `utilisation` says; empty where it is not known.
+        stream_ms: what of `decode_ms` each stream but the video took, by name.
     """
     used = f", {used}" if used else ""
     line = f"{clips_per_second:.1f} clips/s{used}; {100 * wait_share:.0f} % of the time waits for data"
-    decoding = f"; reading a sample takes {decode_ms:.0f} ms of a worker" if decode_ms is not None else ""
+    parts = ", ".join(f"{name} {own:.0f} ms" for name, own in stream_ms.items())
+    of_it = f" ({parts} of it)" if parts else ""
+    decoding = f"; reading a sample takes {decode_ms:.0f} ms of a worker{of_it}" if decode_ms is not None else ""
     if wait_share > WAITING and wait_share >= other_share:
         more = "set data.reading.num_workers above 0" if workers == 0 else f"raise data.reading.num_workers (now {workers})"
         return (
@@ -130,6 +135,7 @@ class Throughput(Callback):
         self._spent = {FETCH: 0.0, STEP: 0.0}
         self._batches = self._clips = 0
         self._decode: list[float] = []
+        self._streams: dict[str, list[float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to what the trainer tells its profiler."""
@@ -171,6 +177,8 @@ class Throughput(Callback):
         views = max(one.data.shape[1] for one in batch.streams.values() if isinstance(one, Stream))
         self._clips += len(batch.index) * views * trainer.world_size
         self._decode += batch.reading.decode_ms
+        for name, own in batch.reading.stream_ms.items():
+            self._streams.setdefault(name, []).extend(own)
         if self._batches >= self.every_n_steps:
             self._close(trainer, pl_module, batch)
 
@@ -185,6 +193,9 @@ class Throughput(Callback):
         )
         if decode is not None:
             pl_module.log("speed/decode_ms_per_sample", decode, rank_zero_only=True)
+        streams = {name: sum(own) / len(own) for name, own in self._streams.items() if own}
+        for name, own_ms in streams.items():
+            pl_module.log(f"speed/{name}_ms_per_sample", own_ms, rank_zero_only=True)
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
         if not self._counted and isinstance(pl_module, Method) and trainer.is_global_zero:
@@ -198,7 +209,7 @@ class Throughput(Callback):
             used = utilisation(tflops, mfu)
         reading = getattr(run_of(trainer).datamodule, "reading", None)
         workers = reading.num_workers if reading is not None else 0
-        self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type, used)
+        self.line = diagnose(speed, wait, other, decode, workers, trainer.strategy.root_device.type, used, streams)
         if not self._told:
             rank_zero_info(self.line)
             self._told = True

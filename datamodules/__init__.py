@@ -6,6 +6,8 @@ A data module knows files and labels; it never normalises, masks or pastes.
 from datamodules.cached_features import CachedFeatures
 from datamodules.folder import VideoFolder
 from datamodules.listed import ListedStreams
+from datamodules.mixed import MixedData
+from datamodules.recordings import LongRecordings
 from datamodules.sets.activitynet import ActivityNet
 from datamodules.sets.audioset import AudioSet
 from datamodules.sets.ava import AVA
@@ -70,7 +72,9 @@ __all__ = [
     "Kinetics600",
     "Kinetics700",
     "ListedStreams",
+    "LongRecordings",
     "MiniKinetics",
+    "MixedData",
     "MultiScale",
     "NTUVideos",
     "Nested",

@@ -2,9 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.lists.files import read_list
 from datamodules.lists.folders import shorten
-from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file
+from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file, shared_rows
 from datamodules.lists.official import find_file
 from datamodules.lists.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from datamodules.loading.faults import FaultLog
@@ -77,6 +75,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Streams that a batch has where the settings name none."""
     preparation: Preparation | None = None
     """What the method does with batches of training and validation as soon as they are read."""
+    report_folder: str = ""
+    """Where `bad_videos.tsv` is below the run's folder; one of several data sets has a folder of its own."""
 
     def __init__(
         self,
@@ -262,7 +262,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         trainer = self._reported_to = self.trainer
         self.faults = FaultLog(self.reading.max_bad_fraction)
         if trainer is not None and not run_of(trainer).fast_dev_run:
-            self.faults.write_to(Path(trainer.default_root_dir), self._rank()[0])
+            self.faults.write_to(Path(trainer.default_root_dir) / self.report_folder, self._rank()[0])
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -405,18 +405,10 @@ def _paths_agree(train: Manifest, other: Manifest) -> bool:
 
 def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:
     """Warn of files that are among the training videos too."""
-    # By their hashes first: a set of all places would take far more memory than the lists.
-    trained, asked = (np.fromiter(map(hash, _places(one)), np.int64, len(one)) for one in (train, other))
-    alike = set(compress(_places(train), np.isin(trained, asked)))
-    shared = {place: path for place, path in zip(_places(other), other.paths, strict=True) if place in alike}
+    shared = other.paths[shared_rows(train, other)]
     if shared:
+        files, shared_files = (len(np.unique(one.first_rows())) for one in (other.paths, shared))
         rank_zero_warn(
-            f"{len(shared)} of the {len(np.unique(asked))} {kind} videos are training videos too, the first is "
-            f"{next(iter(shared.values()))}: their results say nothing about unseen videos."
+            f"{shared_files} of the {files} {kind} videos are training videos too, the first is {shared[0]}: their results "
+            "say nothing about unseen videos."
         )
-
-
-def _places(manifest: Manifest) -> Iterator[str]:
-    """The files of a manifest, from the root of the system. Joined as texts: lists are long, and paths are slow."""
-    root = manifest.root.resolve()
-    return (path if path.startswith("/") else f"{root}/{path}" for path in manifest.paths)

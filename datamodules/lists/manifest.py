@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,36 @@ class Manifest:
             moved = [[(first, last, int(table[label])) for first, last, label in video] for video in intervals]
             intervals = [[one for one in video if one[2] != UNLABELLED] for video in moved]
         return replace(self, labels=table[self.labels], class_names=class_names, intervals=intervals)
+
+
+def places(manifest: Manifest) -> Iterator[str]:
+    """The files of a manifest, from the root of the system. Joined as texts: lists are long, and paths are slow."""
+    root = manifest.root.resolve()
+    return (path if path.startswith("/") else f"{root}/{path}" for path in manifest.paths)
+
+
+def shared_rows(train: Manifest, other: Manifest) -> np.ndarray:
+    """Which rows of a manifest show something that another shows, too: of a file's parts, those that overlap.
+
+    Returns:
+        bool [N], for each row of `other`.
+    """
+    # By their hashes first: a set of all places would take far more memory than the lists.
+    trained, asked = (np.fromiter(map(hash, places(one)), np.int64, len(one)) for one in (train, other))
+    alike: dict[str, list[int]] = {}
+    for row, place in compress(enumerate(places(train)), np.isin(trained, asked)):
+        alike.setdefault(place, []).append(row)
+    theirs, ours = (_ends(one) for one in (train, other))
+    found = np.zeros(len(other), bool)
+    for row, place in compress(enumerate(places(other)), np.isin(asked, trained)):
+        first, last = theirs[alike.get(place, [])].T
+        found[row] = ((first < ours[row, 1]) & (ours[row, 0] < last)).any()
+    return found
+
+
+def _ends(manifest: Manifest) -> np.ndarray:
+    whole = np.broadcast_to(np.array([-np.inf, np.inf]), (len(manifest), 2))
+    return whole if manifest.spans is None else manifest.spans
 
 
 def is_file(path: Path) -> bool:

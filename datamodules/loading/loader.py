@@ -139,12 +139,12 @@ class PreparedBatches(Dataset[Any]):
 
     def __getitems__(self, keys: list[SampleKey]) -> Any:
         """A batch."""
-        batch = self.collate(_samples(self.dataset, keys))
+        batch = self.collate(read_samples(self.dataset, keys))
         self.prepare(batch, keys[0].epoch if self.train else None)
         return batch
 
 
-def _samples(dataset: Dataset, keys: list[SampleKey]) -> Any:
+def read_samples(dataset: Dataset, keys: list[SampleKey]) -> Any:
     whole = getattr(dataset, "__getitems__", None)
     return whole(keys) if whole is not None else [dataset[key] for key in keys]
 
@@ -337,7 +337,7 @@ class ResumableLoader(DataLoader):
     def read(self, epoch: int, rows: list[int]) -> Any:
         """One batch of these rows as they are in that epoch, read by this process; changes no state."""
         keys = [SampleKey(epoch, row) for row in rows]
-        return self.collate_fn(_samples(self.dataset, keys))
+        return self.collate_fn(read_samples(self.dataset, keys))
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, samples handed out in it and samples that it has, over all processes; and what its order is a function of.

@@ -2,16 +2,19 @@
 
 import copy
 import hashlib
-from itertools import repeat
 from typing import Protocol
 
 import torch
 from torch.utils.data import Dataset
 
+from datamodules.lists.manifest import shared_rows
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
+from datamodules.loading.mixing import MixedSamples
 from datamodules.skeleton.clips import SkeletonDataset
+from datamodules.streams.dataset import StreamDataset
 from datamodules.video.dataset import VideoClipDataset
 from modules.core.batch import Batch, Stream
+from modules.core.errors import SettingError
 
 PROBED = 16
 
@@ -35,8 +38,10 @@ class SinglePass:
 
     def tested_in_training(self: Loaders) -> int:
         """Number of test samples that are training samples too; 0 where samples are generated."""
-        theirs, ours = (sample_names(loader.dataset) for loader in (self.test_dataloader(), self.train_dataloader()))
-        return len(ours & theirs)
+        theirs, ours = self.test_dataloader().dataset, self.train_dataloader().dataset
+        if isinstance(theirs, VideoClipDataset) and isinstance(ours, VideoClipDataset):
+            return int(shared_rows(ours.manifest, theirs.manifest).sum())
+        return len(sample_names(ours) & sample_names(theirs))
 
 
 def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
@@ -45,8 +50,13 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
     Args:
         loader: of a training set, as a data module gives it.
         epoch: whose random clips to take; None takes those of evaluation.
+
+    Raises:
+        SettingError: for mixed data sets.
     """
     dataset, sampler = copy.copy(loader.dataset), loader.batches.sampler
+    if isinstance(dataset, MixedSamples):
+        raise SettingError("The samples of MixedData are others in every epoch and cannot be kept; take one of its sets alone.")
     if epoch is None and hasattr(dataset, "train"):
         dataset.train = False
     length = len(dataset)  # type: ignore[arg-type]
@@ -67,9 +77,9 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
 def sample_names(dataset: Dataset) -> set[str]:
     """Files, parts of files, or rows of a store, that the samples come from; none where they are generated."""
     if isinstance(dataset, VideoClipDataset):
-        manifest, spans = dataset.manifest, dataset.manifest.spans
-        ends = (f" {tuple(span)}" for span in spans.tolist()) if spans is not None else repeat("")
-        return {f"{manifest.file(row)}{end}" for row, end in zip(range(len(dataset)), ends, strict=False)}
+        spans = dataset.manifest.spans
+        parts = [""] * len(dataset) if spans is None else [f" {first} {last}" for first, last in spans.tolist()]
+        return {f"{dataset.manifest.file(row)}{part}" for row, part in enumerate(parts)}
     if isinstance(dataset, SkeletonDataset):
         return {f"{id(dataset.recordings)} {row}" for row in dataset.rows.tolist()}
     return set()
@@ -82,6 +92,8 @@ def fingerprint(dataset: Dataset) -> str:
     """
     if isinstance(dataset, VideoClipDataset):
         facts = f"{dataset.manifest.root} {dataset.manifest.sha256()} {dataset.views} {dataset.decoder}"
+        if isinstance(dataset, StreamDataset):
+            facts += f" {dataset.wanted.described}"
     elif isinstance(dataset, SkeletonDataset):
         facts = dataset.recordings.sha256(dataset.rows)
     else:

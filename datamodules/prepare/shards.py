@@ -62,10 +62,21 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
         raise SettingError(
             f"--data {name} reads its videos in a way of its own, which shards cannot take; leave them as files."
         )
+    if [*data.wanted] != ["video"]:
+        raise SettingError(
+            f"--data {name} gives the streams {', '.join(data.wanted)}, but shards hold videos only; set "
+            "--data.streams.names '[video]', or leave the data set as files."
+        )
     if data.subset != SubsetSettings():
         raise SettingError("--data.subset is set, but shards hold all videos; leave it out here, and set it for training.")
     data.check_root()
     manifests = {split: data.read_split(split) for split in SPLITS}
+    for split, manifest in manifests.items():
+        if manifest is not None and manifest.spans is not None:
+            raise SettingError(
+                f"The samples of the split {split} of --data {name} are parts of files, but shards hold whole videos; cut them "
+                "with `python main.py prepare videos`, or leave the data set as files."
+            )
     files = {split: _find(manifest) for split, manifest in manifests.items() if manifest is not None}
     for split in {"train": None} | files:
         if not files.get(split):

@@ -1,5 +1,6 @@
 """From a row of a list to a sample of several streams: all are cut out by one plan, each file is read once."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,12 @@ class Wanted:
         """Stream that plans are made for."""
         return min(self.kinds, key=lambda name: PLANNED_BY.index(self.kinds[name]))
 
+    @property
+    def described(self) -> str:
+        """In words, which streams a sample has and how they are read."""
+        readers = {name: f"{type(reader).__name__} {vars(reader)}" for name, reader in sorted(self.readers.items())}
+        return f"{sorted(self.kinds.items())} {readers} {self.main} {self.on_missing}"
+
 
 class StreamDataset(VideoClipDataset):
     """Several streams of the recordings of a manifest, or one that is no video.
@@ -92,7 +99,7 @@ class StreamDataset(VideoClipDataset):
             )
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """What the files of a row give: see `VideoClipDataset`, and `streams`. Raises DecodeError."""
+        """What the files of a row give: see `VideoClipDataset`, and `streams`, `marked` and `stream_ms`. Raises DecodeError."""
         leader = self.wanted.leader
         source = self._source(leader, row)
         if source is None:
@@ -100,7 +107,11 @@ class StreamDataset(VideoClipDataset):
         if self.wanted.kinds[leader] == "video":
             return self._read_with_video(row, source, rng)
         reader = self.wanted.readers[leader]
-        info = reader.info(source)
+        try:
+            info = reader.info(source)
+        except DecodeError as error:
+            # The report names the file of the main stream.
+            raise DecodeError(error.reason, error.detail, "" if leader == self.wanted.main else leader) from error
         numbers = self._choose_steps(row, reader.window)(info, rng)
         plan = self._plan(row, source, Steps(info, numbers, (numbers / info.fps).astype(np.float32)), rng)
         return self._content(row, None, plan) | self._streams(row, plan)
@@ -170,8 +181,10 @@ class StreamDataset(VideoClipDataset):
             DecodeError: if a stream is missing or broken, and samples are to be replaced then.
         """
         marked: list[tuple[int, str]] = []
-        streams = {}
+        streams: dict[str, Stream] = {}
+        spent: dict[str, float] = {}
         for name, reader in self.wanted.readers.items():
+            start = time.perf_counter()
             try:
                 streams[name] = self._stream(name, reader, row, plan, (open_files or {}).get(name))
             except DecodeError as error:
@@ -180,7 +193,8 @@ class StreamDataset(VideoClipDataset):
                     raise named from error
                 marked.append((row, named.counted))
                 streams[name] = error.kept if isinstance(error, PartlyReadError) else reader.nothing(plan, self.clip.size)
-        return {"streams": streams, "marked": marked}
+            spent[name] = 1e3 * (time.perf_counter() - start)
+        return {"streams": streams, "marked": marked, "stream_ms": spent}
 
     def _stream(self, name: str, reader: StreamReader, row: int, plan: Plan, sound: OpenSound | None) -> Stream:
         """One further stream of a row. Raises DecodeError."""

@@ -1,6 +1,7 @@
 """Samples from files: decode, crop, resize; a broken file is replaced by another one, always the same."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from datamodules.lists.manifest import Manifest
 from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import ChooseFrames, DecodeError, Decoder, VideoInfo, read_clips
+from datamodules.video.pyav_reader import facts_kept_in
 from datamodules.video.readers import Source
 from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan, part_of
 from datamodules.video.transforms import cut_views
@@ -38,6 +40,9 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         views: test views, in the place of the clips of training or evaluation.
     """
 
+    facts: Path | None = None
+    """Folder for what looks at whole files show, for large files; None has every process look for itself."""
+
     def __init__(
         self,
         manifest: Manifest,
@@ -62,10 +67,10 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
 
         Returns:
             video uint8 [V, T, H, W, 3], index, label (with intervals float32 [K]: 1 for what any of the clips shows from its
-            first frame to its last, in evaluation for what the video shows), time float32 [V, 2], box float32 [V, 4] (x1, y1,
-            x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was wanted, or -1),
-            faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where the manifest
-            has some. Other streams are in `streams`, by name; without a video there are no video, time and box.
+            first frame to its last, in evaluation for what the row's part of the video shows), time float32 [V, 2], box float32
+            [V, 4] (x1, y1, x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was
+            wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where
+            the manifest has some. Other streams are in `streams`, by name; without a video there are no video, time and box.
         """
         start = time.perf_counter()
         # Evaluation is the same in every epoch, its substitutes too.
@@ -75,7 +80,7 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
             rng = worker_rng(self.seed, epoch, key.row, attempt)
             row = key.row if attempt == 0 else int(rng.integers(len(self)))
             try:
-                with self.guard.reading(row):
+                with self.guard.reading(row), facts_kept_in(self.facts):
                     content = self._read(row, rng if self.train else None)
                 break
             except DecodeError as error:
@@ -131,7 +136,9 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         if self.manifest.intervals is None:
             label = torch.tensor(self.manifest.labels[row])
         else:
-            label = torch.from_numpy(self.manifest.shown(row, plan.time if self.train else None))
+            span = self._span(row)
+            whole = None if span is None else span[None]
+            label = torch.from_numpy(self.manifest.shown(row, plan.time if self.train else whole))
         content: dict[str, Any] = {"label": label}
         if video is not None:
             content |= {"video": video, "time": torch.from_numpy(plan.time), "box": torch.from_numpy(plan.corners)}
@@ -148,10 +155,15 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         streams[name] = join_streams([sample["streams"][name] for sample in samples])
     if "captions" in samples[0]:
         streams["text"] = Text([sample["captions"] for sample in samples])
+    spent: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, milliseconds in sample.get("stream_ms", {}).items():
+            spent.setdefault(name, []).append(milliseconds)
     reading = Reading(
         [sample["decode_ms"] for sample in samples],
         [fault for sample in samples for fault in sample["faults"]],
         [sample["unreplaced"] for sample in samples],
+        spent,
     )
     index, label, substituted = (torch.stack([one[name] for one in samples]) for name in ("index", "label", "substituted"))
     return Batch(index, label, streams, substituted, reading=reading)

@@ -1,13 +1,18 @@
 """Read video files with PyAV: seek, decode what is needed, convert what is wanted."""
 
+import contextlib
+import hashlib
 import io
 import math
+import os
 import time
+import zipfile
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import av
@@ -47,6 +52,8 @@ MAX_KEPT = 2**26
 MISSING_FRAMES, MISSING_SHARE = 2, 0.05
 # Keyframes of files that a process keeps in mind; each file counts for some more. These are about 25 MB.
 MAX_REMEMBERED, PER_FILE = 2**17, 4
+# Version of the files in which facts are kept.
+FACTS = 1
 
 # An option of decoders: damage is an error, and not concealed.
 EXPLODE = {"err_detect": "explode"}
@@ -92,9 +99,26 @@ class _Memory:
     def __init__(self) -> None:
         self.facts: OrderedDict[tuple[str, int, int], _Facts] = OrderedDict()
         self.size = 0
+        self.folder: Path | None = None
+        """Where facts are kept for later, and for other processes; None keeps them in mind only."""
+
+    def get(self, file: tuple[str, int, int]) -> _Facts | None:
+        """What is known of a file."""
+        facts = self.facts.get(file)
+        if facts is None and self.folder is not None:
+            facts = _load_facts(self.folder / _name_of(file))
+            if facts is not None:
+                self._remember(file, facts)
+        return facts
 
     def add(self, file: tuple[str, int, int], facts: _Facts) -> None:
-        """Keep facts in mind, and forget the oldest where there is no room."""
+        """Keep facts. A fault is not kept for later: it may be the disk's."""
+        self._remember(file, facts)
+        if self.folder is not None and not facts.fault:
+            _save_facts(self.folder / _name_of(file), facts)
+
+    def _remember(self, file: tuple[str, int, int], facts: _Facts) -> None:
+        """Forget the oldest where there is no room."""
         self.facts[file] = facts
         self.size += PER_FILE + len(facts.keyframes)
         while self.size > MAX_REMEMBERED:
@@ -103,6 +127,50 @@ class _Memory:
 
 
 _memory = _Memory()
+
+
+@contextlib.contextmanager
+def facts_kept_in(folder: Path | None) -> Iterator[None]:
+    """Keep in a folder what looks at files show meanwhile, and look at no file of which it is there.
+
+    Args:
+        folder: a file for each file that is read; None keeps them in memory only.
+    """
+    before, _memory.folder = _memory.folder, folder
+    try:
+        yield
+    finally:
+        _memory.folder = before
+
+
+def _name_of(file: tuple[str, int, int]) -> str:
+    # Other versions may find something else.
+    return hashlib.sha256(f"{FACTS} {av.__version__} {file}".encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".npz"
+
+
+def _save_facts(path: Path, facts: _Facts) -> None:
+    keyframes = np.array([tuple(one) for one in facts.keyframes], np.int64).reshape(-1, len(_Keyframe._fields))
+    numbers = np.array([facts.num_frames, facts.start, facts.is_plain], np.int64)
+    # A name of this process's own: others may look at the same file.
+    partial = path.with_suffix(f".{os.getpid()}")
+    # Without it, the file is looked at again.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, keyframes=keyframes, numbers=numbers, fps=np.float64(facts.fps))
+        partial.replace(path)
+
+
+def _load_facts(path: Path) -> _Facts | None:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            num_frames, start, is_plain = kept["numbers"].tolist()
+            keyframes = [
+                _Keyframe(before, stamp, pts, bool(is_open)) for before, stamp, pts, is_open in kept["keyframes"].tolist()
+            ]
+            return _Facts(num_frames, float(kept["fps"]), keyframes, start, bool(is_plain), "")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 class PyAVReader:
@@ -239,7 +307,7 @@ class PyAVReader:
         else:
             status = self._source.stat()
             file = (str(self._source), status.st_size, status.st_mtime_ns)
-        facts = _memory.facts.get(file)
+        facts = _memory.get(file)
         if facts is None:
             facts = self._look()
             _memory.add(file, facts)

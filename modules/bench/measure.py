@@ -59,6 +59,8 @@ class Measured:
     """Of the time, by part; without augmentation where it cannot be told from the forward pass."""
     decode_ms: float | None = None
     """What a sample cost a worker; None if the data module does not say."""
+    stream_ms: dict[str, float] = field(default_factory=dict)
+    """What of it each stream but the video took, by name."""
     memory: int = 0
     """Most bytes in use: of the GPU, or of this process at the end of a forward pass; 0 where the system does not say."""
     memory_of_batch: int = 0
@@ -128,6 +130,7 @@ class Watch(Callback):
         """Fields of `Measured`."""
         self._steps = self._clips = 0
         self._decode: list[float] = []
+        self._streams: dict[str, list[float]] = {}
         self._memory = 0
         self._kept = Kept()
         self._start = self._begin = 0.0
@@ -186,6 +189,8 @@ class Watch(Callback):
         views = max(one.data.shape[1] for one in batch.streams.values() if isinstance(one, Stream))
         self._clips += len(batch.index) * views
         self._decode += batch.reading.decode_ms
+        for name, own in batch.reading.stream_ms.items():
+            self._streams.setdefault(name, []).extend(own)
         if gpu and self._waiting is None and spent >= self.seconds * 2 / 3:
             self._waiting = self._note_speed()
             self.ledger.wait = torch.cuda.synchronize
@@ -224,6 +229,7 @@ class Watch(Callback):
             "precision": precision,
             "shares": shares,
             "decode_ms": sum(self._decode) / len(self._decode) if self._decode else None,
+            "stream_ms": {name: sum(own) / len(own) for name, own in self._streams.items() if own},
             "memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else self._memory,
             "memory_of_batch": self._kept.bytes,
             "memory_there": torch.cuda.mem_get_info()[1] if device.type == "cuda" else machine_bytes(),

@@ -107,6 +107,8 @@ def _shares(measured: Measured) -> list[str]:
         if not measured.workers:
             reads = f"{measured.decode_ms:.0f} ms, while the network waits: there are no worker processes"
         lines.append(f"  Reading a sample takes {reads}.")
+        for name, own in measured.stream_ms.items():
+            lines.append(f"    of it {name:<9}{own:6.1f} ms  {100 * own / max(measured.decode_ms, 1e-9):4.0f} %")
     return lines
 
 
@@ -175,6 +177,7 @@ def as_json(
         "tflops": tflops,
         "mfu": tflops / measured.peak_tflops if tflops is not None and measured.peak_tflops else None,
         "decode_ms": measured.decode_ms,
+        "stream_ms": measured.stream_ms,
         "shares": measured.shares,
         "limit": limit_of(measured),
         "explanation": explain_limit(measured),

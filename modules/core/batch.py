@@ -91,6 +91,8 @@ class Reading:
     """Row and reason of every file that could not be read."""
     unreplaced: list[bool] = field(default_factory=list)
     """Whether nothing readable was found in the place of a sample's file."""
+    stream_ms: dict[str, list[float]] = field(default_factory=dict)
+    """What of `decode_ms` the reading of each stream but the video took, by its name."""
 
 
 @dataclass(eq=False)

@@ -115,6 +115,8 @@ def test_a_peak_must_be_positive() -> None:
 
 def test_diagnosis_without_decode_times() -> None:
     assert "of a worker" not in diagnose(1, 0.9, 0, None, 0, "cpu")
+    told = diagnose(1, 0.9, 0, 40.0, 2, "cpu", stream_ms={"audio": 12.0, "depth": 3.0})
+    assert "reading a sample takes 40 ms of a worker (audio 12 ms, depth 3 ms of it). Data limits" in told
 
 
 class SlowData(SyntheticMotion):
@@ -199,10 +201,12 @@ def test_metrics_are_logged_and_the_line_is_told_once(tmp_path: Path, caplog: py
 def test_decode_times_of_the_batch_are_averaged(tmp_path: Path) -> None:
     class Timed(SyntheticMotion):
         def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-            return replace(batch, reading=Reading([1.0, 3.0]))
+            return replace(batch, reading=Reading([1.0, 3.0], stream_ms={"audio": [0.5, 1.0]}))
 
     module = Timed(data().clip, 8, train_videos=24, val_videos=8)
-    assert speeds(tmp_path, [Throughput(every_n_steps=2)], module)["speed/decode_ms_per_sample"] == pytest.approx(2)
+    logged = speeds(tmp_path, [Throughput(every_n_steps=2)], module)
+    assert logged["speed/decode_ms_per_sample"] == pytest.approx(2)
+    assert logged["speed/audio_ms_per_sample"] == pytest.approx(0.75)
 
 
 def test_the_profiler_is_left_as_it_was(tmp_path: Path) -> None:

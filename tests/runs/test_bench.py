@@ -46,6 +46,7 @@ class SlowMotion(SyntheticMotion):
         def slowly(batch: Any) -> Any:
             time.sleep(LONG)
             batch.reading.decode_ms = [1000 * LONG / len(batch.index)] * len(batch.index)
+            batch.reading.stream_ms = {"audio": [5.0] * len(batch.index)}
             return join(batch)
 
         loader.collate_fn = slowly
@@ -107,6 +108,7 @@ def test_slow_data_are_named(tmp_path: Path) -> None:
     assert limit_of(seen) == "data"
     assert explain_limit(seen).startswith("Reading the data. ")
     assert seen.decode_ms == pytest.approx(1000 * LONG / 4)
+    assert seen.stream_ms == {"audio": 5.0}
     assert proposals(seen, None)[0].settings[0].startswith("--data.reading.num_workers=")
     assert not (tmp_path / "run").exists()
 
@@ -396,13 +398,14 @@ def test_the_largest_batch_lies_on_a_line() -> None:
 
 
 def test_the_text_names_what_is_not_known() -> None:
-    known = {"left_out": ["ProbeReport"], "flops": 10**12, "peak_tflops": 4.0, "decode_ms": 3.0}
+    known = {"left_out": ["ProbeReport"], "flops": 10**12, "peak_tflops": 4.0, "decode_ms": 3.0, "stream_ms": {"audio": 0.75}}
     seen = made(memory=10**9, memory_there=2 * 10**9, **known)
     text = render(seen, look_ahead(seen), [])
     for words in (
         "16.0 clips/s, 500 ms for a step, 2 TFLOP/s, 50 % of what the device could (MFU)",
         "augmentation        ?",
         "Reading a sample takes a worker process 3 ms; there are 2.",
+        "of it audio       0.8 ms    25 %",
         "time     about 16.7 min: 20 epochs, 2000 steps",
         "memory   1.0 GB of 2.0 GB",
         "2 checkpoint(s) of 1.0 MB are kept",
