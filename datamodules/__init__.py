@@ -8,13 +8,16 @@ from datamodules.folder import VideoFolder
 from datamodules.sets.activitynet import ActivityNet
 from datamodules.sets.ava import AVA
 from datamodules.sets.charades import Charades
+from datamodules.sets.davis import DAVIS2016, DAVIS2017
 from datamodules.sets.diving48 import Diving48
+from datamodules.sets.drone_air import DroneAir
 from datamodules.sets.epic_kitchens import EpicKitchens100
 from datamodules.sets.finegym import FineGym
 from datamodules.sets.hmdb51 import HMDB51
 from datamodules.sets.jester import Jester
 from datamodules.sets.kinetics import Kinetics400, Kinetics600, Kinetics700, MiniKinetics
 from datamodules.sets.ntu import NTU60, NTU120, NTUVideos
+from datamodules.sets.ntu_streams import NTUStreams
 from datamodules.sets.pku_mmd import PKUMMD
 from datamodules.sets.something_something import SSv1, SSv2
 from datamodules.sets.ucf101 import UCF101
@@ -37,6 +40,8 @@ from datamodules.video.samplers import (
 
 __all__ = [
     "AVA",
+    "DAVIS2016",
+    "DAVIS2017",
     "HMDB51",
     "MSRVTT",
     "NTU60",
@@ -51,6 +56,7 @@ __all__ = [
     "Dense",
     "DiDeMo",
     "Diving48",
+    "DroneAir",
     "EpicKitchens100",
     "FineGym",
     "FramePair",
@@ -61,6 +67,7 @@ __all__ = [
     "Kinetics700",
     "MiniKinetics",
     "MultiScale",
+    "NTUStreams",
     "NTUVideos",
     "Nested",
     "OrderedClips",

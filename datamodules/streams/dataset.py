@@ -39,7 +39,7 @@ class Wanted:
     @property
     def leader(self) -> str:
         """Stream that plans are made for."""
-        return min(self.kinds, key=lambda name: PLANNED_BY.index(self.kinds[name]))
+        return min(self.kinds, key=lambda name: (name in self.readers, PLANNED_BY.index(self.kinds[name])))
 
 
 class StreamDataset(VideoClipDataset):
@@ -78,8 +78,10 @@ class StreamDataset(VideoClipDataset):
         source = self._source(leader, row)
         if source is None:
             raise DecodeError("no such stream", stream=leader)
-        if self.wanted.kinds[leader] == "video":
-            decoded = read_clips(source, self._choose(row), rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
+        # Further videos, of another camera, have a reader.
+        if leader not in self.wanted.readers:
+            choose, file = self._choose(row), self._as_video(source)
+            decoded = read_clips(file, choose, rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
             plan = make_plan(decoded, self.clip, rng, self.views, self._end(row))
             video = cut_views(decoded, plan.boxes, self.clip.size)
         else:

@@ -14,11 +14,13 @@ from typing import Literal
 
 import numpy as np
 
+from datamodules.video.picture_folder import PictureFolderReader
 from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader
 from datamodules.video.readers import (
     DecodeError,
     DecordReader,
     FewerFramesError,
+    PictureFolder,
     Reader,
     Source,
     TorchCodecReader,
@@ -59,7 +61,7 @@ class DecodedClips:
 
 
 def read_clips(
-    source: str | Source,
+    source: str | Source | PictureFolder,
     choose: ChooseFrames,
     rng: np.random.Generator | None,
     threads: int = 1,
@@ -74,7 +76,8 @@ def read_clips(
     decoder leave out a few frames, `choose` is called again with the true length.
 
     Args:
-        source: A video, or an image, which is a video of one frame: a path, or a file in memory.
+        source: A video, or an image, which is a video of one frame: a path, or a file in memory; or a folder of pictures with
+            its rate, which is read by none of the decoders.
         choose: Given the video's description and `rng`, returns the wanted frame numbers, int [V, T]. Width and height
             in this description are those before rotation.
         rng: Passed on to `choose`.
@@ -89,7 +92,7 @@ def read_clips(
     Raises:
         DecodeError: The file cannot give these frames.
     """
-    source = source if isinstance(source, VideoBytes) else Path(source).absolute()
+    source = source if isinstance(source, VideoBytes | PictureFolder) else Path(source).absolute()
     with ExitStack() as stack:
         with _only_decode_errors():
             reader = stack.enter_context(closing(_open(source, threads, decode_timeout, decoder)))
@@ -159,8 +162,10 @@ def _size(source: Source) -> int:
     return status.st_size
 
 
-def _open(source: Source, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
+def _open(source: Source | PictureFolder, threads: int, decode_timeout: float | None, decoder: Decoder) -> Reader:
     """Open a file with one of the decoders, after the checks that are the same for all."""
+    if isinstance(source, PictureFolder):
+        return PictureFolderReader(source, decode_timeout)
     if _size(source) == 0:
         raise DecodeError("empty file")
     reader = PyAVReader(source, threads, decode_timeout)
