@@ -8,6 +8,7 @@ import numpy as np
 from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_lines
 from datamodules.lists.manifest import UNLABELLED, Manifest
+from datamodules.lists.packed import PackedStrings
 from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
@@ -17,8 +18,8 @@ USUAL = "480p"
 
 
 class DAVIS2017(VideoDataModule):
-    """DAVIS-2017: folders of pictures `JPEGImages/480p/<sequence>` with a mask of each in `Annotations/480p/<sequence>`, and the
-    official lists in `ImageSets/2017`; without 480p, the only other size that is there.
+    """DAVIS-2017: folders of pictures `JPEGImages/480p/<sequence>`, masks in `Annotations/480p/<sequence>`, and the official
+    lists in `ImageSets/2017`; without 480p, the only other size that is there.
 
     The streams are video and mask, there are no labels. The masks number the objects: `streams.mask.objects` 1 shows where any
     of them is, more show each by itself, in samples with more objects broken files.
@@ -26,7 +27,7 @@ class DAVIS2017(VideoDataModule):
 
     places = tuple(f"{LISTS}/{name}" for name in ("2017", USUAL))
     splits = ("train", "val")
-    offers: ClassVar[dict[str, Kind]] = {"video": "video", "mask": "mask"}
+    offers: ClassVar[dict[str, Kind]] = {"video": "video", "mask": "mask", "flow": "flow"}
     gives = ("video", "mask")
 
     def read_official(self, split: str) -> Manifest | None:
@@ -46,7 +47,8 @@ class DAVIS2017(VideoDataModule):
             )
         folders, masks = ([f"{kind}/{size}/{name}" for name in names] for kind in (PICTURES, MASKS))
         labels = np.full(len(names), UNLABELLED)
-        return Manifest(self.root, folders, labels, further={"mask": masks}, fps=FPS)
+        further = {"mask": PackedStrings(masks)}
+        return Manifest(self.root, PackedStrings(folders), labels, further=further, fps=FPS)
 
     def _size(self) -> str:
         """The folder of one size of the pictures."""
@@ -62,6 +64,6 @@ class DAVIS2017(VideoDataModule):
 
 
 class DAVIS2016(DAVIS2017):
-    """DAVIS-2016: as DAVIS-2017, with the lists in `ImageSets/2016` or `ImageSets/480p`, and one object, which the masks show."""
+    """DAVIS-2016: as DAVIS-2017, with lists in `ImageSets/2016` or `ImageSets/480p`, and one object, which the masks show."""
 
     places = tuple(f"{LISTS}/{name}" for name in ("2016", USUAL))

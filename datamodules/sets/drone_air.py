@@ -16,7 +16,7 @@ HELD_OUT = 4
 
 
 class DroneAir(VideoDataModule):
-    """Windows around flying objects, cut out of the videos of the Drone-detection dataset (Svanstrom et al., Data in Brief 2021):
+    """Windows around flying objects, cut out of the Drone-detection dataset (Svanstrom et al., Data in Brief 2021):
     visible/<class>/*.mp4, infrared/<class>/*.mp4 and labels.csv (path, sensor, label, source_video).
 
     Benchmarks: visible, infrared. The data set has no official split: of each class, the quarter of the videos with the highest

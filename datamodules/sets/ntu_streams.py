@@ -11,6 +11,7 @@ import torch
 
 from datamodules.lists.folders import is_hidden
 from datamodules.lists.manifest import Manifest
+from datamodules.lists.packed import PackedStrings
 from datamodules.sets.ntu import NTUVideos
 from datamodules.skeleton.normalise import JOINTS, PERSONS, choose_persons, normalise
 from datamodules.skeleton.raw import NTU_CLASSES, NTU_NAME, RawError, parse_ntu_name, read_bodies
@@ -27,8 +28,8 @@ ENDINGS = {"_rgb.avi": "video", "_ir.avi": "infrared", ".skeleton": "skeleton"}
 
 
 class NTUStreams(NTUVideos):
-    """NTU RGB+D: `<name>_rgb.avi`, folders `<name>` of depth pictures, `<name>_ir.avi` and `<name>.skeleton`, anywhere below `root`,
-    where a name is like S001C002P003R002A013.
+    """NTU RGB+D: `<name>_rgb.avi`, folders `<name>` of depth pictures, `<name>_ir.avi` and `<name>.skeleton`, anywhere below
+    `root`, where a name is like S001C002P003R002A013.
 
     The streams are video, depth, infrared (a further video) and skeleton. All cameras have 30 frames per second; where one has
     fewer frames than the first stream, those behind its end are not valid. Depth and infrared are of another camera than the
@@ -61,10 +62,10 @@ class NTUStreams(NTUVideos):
         classes = NTU60_CLASSES if part == "ntu60" else NTU_CLASSES
         return Manifest(
             self.root,
-            [files[first] for _, files in rows],
+            PackedStrings(files[first] for _, files in rows),
             np.array([label for label, _ in rows], np.int64),
             [f"action {number}" for number in range(1, classes + 1)],
-            further={name: [files.get(name, "") for _, files in rows] for name in names if name != "video"},
+            further={name: PackedStrings(files.get(name, "") for _, files in rows) for name in names if name != "video"},
         )
 
     def reader_of(self, name: str) -> StreamReader:
@@ -84,7 +85,7 @@ class NTUStreams(NTUVideos):
             files = found.setdefault(name, {})
             if stream in files:
                 raise SettingError(
-                    f"data.root {self.root} holds {stream} of {name} twice, in {files[stream]} and {path}; move one of them away."
+                    f"data.root {self.root} holds {stream} of {name} twice, in {files[stream]} and {path}; move one away."
                 )
             files[stream] = path
         return found
@@ -105,8 +106,8 @@ def _recordings(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 class RawSkeletons(StreamReader):
-    """Skeletons of `.skeleton` files by the plan of a sample, two persons, centred and aligned as `prepare ntu` does, but every frame
-    at its time: `prepare ntu` closes gaps. Frames in which the first person is not seen are not valid.
+    """Skeletons of `.skeleton` files by the plan of a sample, two persons, centred and aligned as `prepare ntu` does, but every
+    frame at its time: `prepare ntu` closes gaps. Frames in which the first person is not seen are not valid.
 
     Args:
         fps: frames per second.

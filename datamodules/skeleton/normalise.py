@@ -86,13 +86,13 @@ def align(persons: np.ndarray, start: int, end: int, axis: int) -> np.ndarray:
 
 
 def normalise(persons: np.ndarray, fill: bool = True) -> np.ndarray:
-    """Fill gaps, unless each frame is to stay where it is; take joint 1 of person 0 as the origin of every frame, spine of the first frame to z, shoulders to x.
+    """Fill gaps, take joint 1 of person 0 as the origin of every frame, spine of the first frame to z, shoulders to x.
 
     The rotation that brings the shoulders to x moves the spine off z again, as in the official code.
 
     Args:
         persons: float [M, T, J, C], T at least 1.
-        fill: see `fill_gaps`, which moves frames in time.
+        fill: whether gaps are filled, which moves frames in time.
 
     Returns:
         float32 [M, T, J, C]; what was 0 (nobody there) stays 0.

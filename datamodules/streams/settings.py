@@ -52,14 +52,16 @@ class SignalSettings:
 
 @dataclass
 class FlowSettings:
-    """How stored flow is read: that of each frame to the next one of the file, in pixels of its pictures, which become pixels of
+    """How stored flow is read: that of each frame to the next one of the file, in pixels of its pictures, which become those of
     the clip. Where a clip leaves frames out (a stride above 1), it is not the flow from one frame of the clip to the next.
 
     Args:
         bound: Of flow in pictures of 8 bits, 0 to 255 mean -bound to bound pixels.
+        folder: Folder that `prepare flow` wrote; for data sets whose lists name no files of flow.
     """
 
     bound: float = 20.0
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         check_positive("data.streams.flow", bound=self.bound)
@@ -70,8 +72,8 @@ class DepthSettings:
     """How stored depth is read: a stored value v, which is not 0, means v * scale + shift millimetres.
 
     Args:
-        scale: Millimetres that one unit of the file means, below 0 where nearer is brighter; null takes whole numbers of 16 bits
-            as millimetres, and refuses other files, which do not say what they mean (1000 for metres).
+        scale: Millimetres that one unit of the file means, below 0 where nearer is brighter, 1000 for metres; null takes whole
+            numbers of 16 bits as millimetres, and refuses other files, which do not say what they mean.
         shift: Millimetres to add.
         least: Smallest stored value that was measured; what lies below it is 0. Lossy videos need more than 1.
         fps: Frames per second of folders and arrays, which do not say it; flow and masks take it too. Files of as many frames

@@ -124,7 +124,12 @@ def open_planes(source: Path) -> Stored:
 
 def open_flow(source: Path) -> Stored:
     """Open flow: a folder of .flo or .npy files, or of pictures of u and v, in folders u and v or called flow_x* and flow_y*;
-    or an array. Raises DecodeError."""
+    or an array; also .npy where `source` lacks the suffix. Raises DecodeError."""
+    array = source.with_name(f"{source.name}.npy")
+    if array.is_file():
+        if source.exists():
+            raise DecodeError("another format", f"{source} is there twice, as it is and as {array.name}; remove one")
+        source = array
     return _open(source, _flow_folder)
 
 
