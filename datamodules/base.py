@@ -147,11 +147,10 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 f"data.streams.names has flow, and data.streams.flow.folder is {folder or 'null'}; set it to the folder that "
                 f"python main.py prepare flow --root {manifest.root} wrote."
             )
-        beside = (
-            Path(folder, os.path.relpath(path, manifest.root) if path.startswith("/") else path) for path in manifest.paths
-        )
-        # Folders of pictures may have dots in their names.
-        flow = PackedStrings(str((one if manifest.fps else one.with_suffix("")).absolute()) for one in beside)
+        inside = (os.path.relpath(path, manifest.root) if path.startswith("/") else path for path in manifest.paths)
+        # Names of folders have no suffix, but may have dots.
+        stems = inside if manifest.fps is not None else (os.path.splitext(path)[0] for path in inside)  # noqa: PTH122
+        flow = PackedStrings(f"{Path(folder).absolute()}/{stem}" for stem in stems)
         return replace(manifest, further=manifest.further | {"flow": flow})
 
     def find_list(self, *names: str) -> Path | None:

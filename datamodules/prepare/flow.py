@@ -53,7 +53,7 @@ RAFT_STRIDE, RAFT_SMALLEST = 8, 128
 JPEG_QUALITY = 95
 
 
-class FlowSettings(NamedTuple):
+class FlowFormat(NamedTuple):
     """What is computed, and how it is stored."""
 
     method: str
@@ -108,11 +108,12 @@ def prepare_flow(
     check_positive("--", bound=bound)
     if out.resolve().is_relative_to(root.resolve()):
         raise SettingError(f"--out {out} is in --root {root}, where it would be read again; pass another folder.")
-    if (weights is None) == (method == "raft"):
-        needs = (
-            "needs --weights, a state dict of torchvision's raft_large or raft_small" if weights is None else "has no weights"
+    if method == "raft" and weights is None:
+        raise SettingError(
+            "--method raft needs --weights, a state dict of torchvision's raft_large or raft_small; pass the file."
         )
-        raise SettingError(f"--method {method} {needs}; {'pass the file' if weights is None else 'leave --weights out'}.")
+    if method != "raft" and weights is not None:
+        raise SettingError(f"--weights is {weights}, but --method {method} has none; pass --method raft, or leave it out.")
     estimate: Estimate
     if weights is None:
         estimate = Classical(method)
@@ -120,7 +121,7 @@ def prepare_flow(
     else:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         estimate, workers = Raft(weights, place, batch_size), 0
-    settings = FlowSettings(method, store, bound, short_side, "" if weights is None else sha256(weights))
+    settings = FlowFormat(method, store, bound, short_side, "" if weights is None else sha256(weights))
     suffix = ".npy" if store == "array" else ""
     named = (job._replace(out=Path(job.out).with_suffix(suffix).as_posix()) for job in read_jobs(root, None))
     jobs = with_keys(list(named), settings)
@@ -140,7 +141,7 @@ def prepare_flow(
         ) from error
 
 
-def make_flow(job: Job, root: Path, out: Path, settings: FlowSettings, estimate: Estimate) -> Result:
+def make_flow(job: Job, root: Path, out: Path, settings: FlowFormat, estimate: Estimate) -> Result:
     """Write the flow of one video, whole or not at all; `fault` of a success is what lies beyond the bound, if anything.
 
     Args:
@@ -178,8 +179,8 @@ def _tell_clipped(results: list[Result]) -> None:
     shares = [float(result.fault.rstrip("%")) for result in results if result.fault]
     if shares:
         print(
-            f"In {len(shares)} of {len(results)} videos some flow lies beyond --bound and was stored as the bound, in the worst "
-            f"{max(shares):g} % of the values; raise --bound, or pass --store array, if that matters."
+            f"In {len(shares)} of {len(results)} videos some flow lies beyond --bound and was stored as the bound, at most "
+            f"{max(shares):g} % of a video's values; raise --bound, or pass --store array, if that matters."
         )
 
 
@@ -316,8 +317,8 @@ class Classical:
 
     def _lacks(self) -> SettingError:
         return SettingError(
-            f'--method {self.method} needs opencv-contrib-python-headless; run pip install -e ".[flow]", without another package '
-            "of OpenCV beside it."
+            f'--method {self.method} needs opencv-contrib-python-headless; run pip install -e ".[flow]", without another '
+            "package of OpenCV beside it."
         )
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
