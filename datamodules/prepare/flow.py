@@ -109,9 +109,7 @@ def prepare_flow(
     if out.resolve().is_relative_to(root.resolve()):
         raise SettingError(f"--out {out} is in --root {root}, where it would be read again; pass another folder.")
     if method == "raft" and weights is None:
-        raise SettingError(
-            "--method raft needs --weights, a state dict of torchvision's raft_large or raft_small; pass the file."
-        )
+        raise SettingError("--method raft needs --weights; pass a state dict of torchvision's raft_large or raft_small.")
     if method != "raft" and weights is not None:
         raise SettingError(f"--weights is {weights}, but --method {method} has none; pass --method raft, or leave it out.")
     estimate: Estimate
