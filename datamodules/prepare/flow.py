@@ -240,7 +240,8 @@ def write_array(path: Path, fields: Iterable[np.ndarray]) -> int:
             if count == 0:
                 shape = flow.shape
                 start = _write_header(file, 0, shape)
-            half = np.ascontiguousarray(flow, "<f2")
+            with np.errstate(over="ignore"):
+                half = np.ascontiguousarray(flow, "<f2")
             if not np.isfinite(half).all():
                 raise DecodeError("not numbers", f"flow of frame {count}")
             file.write(half.tobytes())

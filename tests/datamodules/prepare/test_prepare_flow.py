@@ -24,9 +24,10 @@ from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError
-from tests.datamodules.sets.trees import ready
+from tests.datamodules.sets.trees import put, ready
 from tests.datamodules.streams.test_planes import save_all, waves, whole, write_grey
 from tests.datamodules.video_files import decode_all, shorten, write_video
+from tests.test_readme import words
 
 
 class Fake:
@@ -215,6 +216,16 @@ def test_what_is_refused(more: str, message: str, videos: Path, tmp_path: Path, 
     with pytest.raises(SettingError, match=message):
         prepare(videos, tmp_path / "flow", *more.format(tmp=tmp_path, videos=videos).split())
     assert not (tmp_path / "flow").exists()
+
+
+def test_the_documented_command(
+    one_video: Path, tmp_path: Path, fake_opencv: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(one_video, tmp_path / "data/motion/train/one.mp4")
+    (command,) = words("python main.py prepare flow")
+    main([*command, "--workers=1"])
+    assert rows_of(tmp_path / "data/flow/manifest.tsv") == [["train/one.npy", "39", ""]]
 
 
 def test_without_contrib_there_is_no_tvl1(fake_opencv: ModuleType) -> None:
