@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.lists.folders import VIDEO_SUFFIXES, suffix_of
@@ -162,25 +163,26 @@ class FlowReader(PlaneReader):
     def cut(self, planes: np.ndarray, box: Box, scale: tuple[float, float], size: int) -> np.ndarray:
         """See `PlaneReader.cut`."""
         x, y, width, height = box
-        part = np.array(planes[:, y : y + height, x : x + width], np.float32)
+        # NumPy is slow with float16, and torch knows only this machine's order of bytes.
+        stored = np.array(planes[:, y : y + height, x : x + width], planes.dtype.newbyteorder("="))
+        flow = torch.from_numpy(stored).float()
         if planes.dtype == np.uint8:
-            part = self.pixels(part)
+            flow = self.pixels(flow)
         if (height, width) != (size, size):
-            moved = torch.from_numpy(part).permute(0, 3, 1, 2)
-            part = interpolate(moved, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
-        with np.errstate(over="ignore", invalid="ignore"):
-            flow = (part * np.array(scale, np.float32)).astype(np.float16)
-        if not np.isfinite(flow).all():
+            moved = flow.permute(0, 3, 1, 2)
+            flow = interpolate(moved, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+        flow = (flow * torch.tensor(scale)).half()
+        if not flow.isfinite().all():
             raise DecodeError("not numbers", "flow that is not finite, or unknown")
-        return flow
+        return flow.numpy()
 
-    def pixels(self, codes: np.ndarray) -> np.ndarray:
+    def pixels(self, codes: Tensor) -> Tensor:
         """Flow of pictures of 8 bits: STS (official code) has x * 40 / 255 - 20, which is a bound of 20.
 
         Args:
             codes: 0 to 255.
         """
-        return codes * np.float32(2 * self.settings.bound / 255) - np.float32(self.settings.bound)
+        return codes * (2 * self.settings.bound / 255) - self.settings.bound
 
 
 class DepthReader(PlaneReader):
