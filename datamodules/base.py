@@ -28,10 +28,12 @@ from datamodules.streams.dataset import StreamDataset, Wanted
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.readers import make_reader
 from datamodules.streams.settings import StreamSettings
+from datamodules.streams.stored import FLOW_FACTS
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch, Kind, Preparation
 from modules.core.errors import MAX_SEED, SettingError, check_whole, given
+from modules.core.files import read_json
 from modules.core.run import run_of
 
 
@@ -146,6 +148,11 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             raise SettingError(
                 f"data.streams.names has flow, and data.streams.flow.folder is {folder or 'null'}; set it to the folder that "
                 f"python main.py prepare flow --root {manifest.root} wrote."
+            )
+        stored = read_json(Path(folder, FLOW_FACTS)).get("bound")
+        if stored not in (None, bound := self.stream_settings.flow.bound):
+            raise SettingError(
+                f"data.streams.flow.bound is {bound:g}, but the flow in {folder} was stored with {stored:g}; set it."
             )
         inside = (os.path.relpath(path, manifest.root) if path.startswith("/") else path for path in manifest.paths)
         # Names of folders have no suffix, but may have dots.

@@ -35,13 +35,14 @@ from datamodules.prepare.videos import (
     with_keys,
     work,
 )
+from datamodules.streams.stored import FLOW_FACTS
 from datamodules.video.crops import Box
 from datamodules.video.picture_folder import PictureFolderReader
 from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
 from datamodules.video.readers import DecodeError, PictureFolder
 from datamodules.video.transforms import crop_and_resize
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
-from modules.core.files import replacing, sha256
+from modules.core.files import read_json, replacing, sha256, write_json
 from modules.core.loading import reason
 
 Method = Literal["dis", "tvl1", "raft"]
@@ -54,13 +55,14 @@ JPEG_QUALITY = 95
 
 
 class FlowFormat(NamedTuple):
-    """What is computed, and how it is stored."""
+    """What is computed, and how it is stored; beside the files, so that those of other settings are not mixed with them."""
 
     method: str
     store: str
-    bound: float
+    bound: float | None
+    """of pictures"""
     short_side: int
-    weights: str
+    weights: str | None
     """hash of the weights, if there are any"""
 
 
@@ -119,12 +121,18 @@ def prepare_flow(
     else:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         estimate, workers = Raft(weights, place, batch_size), 0
-    settings = FlowFormat(method, store, bound, short_side, "" if weights is None else sha256(weights))
+    kept_bound = bound if store == "pictures" else None
+    settings = FlowFormat(method, store, kept_bound, short_side, None if weights is None else sha256(weights))
+    before = read_json(out / FLOW_FACTS)
+    if before and before != settings._asdict():
+        raise SettingError(f"--out {out} holds flow of other settings (see {FLOW_FACTS} there); pass another folder.")
     suffix = ".npy" if store == "array" else ""
-    named = (job._replace(out=Path(job.out).with_suffix(suffix).as_posix()) for job in read_jobs(root, None))
-    jobs = with_keys(list(named), settings)
+    named = [job._replace(out=Path(job.out).with_suffix(suffix).as_posix()) for job in read_jobs(root, None)]
+    _check_outs(named)
+    jobs = with_keys(named, settings)
     try:
         (out / JOURNALS).mkdir(parents=True, exist_ok=True)
+        write_json(out / FLOW_FACTS, settings._asdict())
         known = read_journals(out)
         mine = {key: job for place, (key, job) in enumerate(jobs.items()) if place % count == number - 1}
         left = {key: job for key, job in mine.items() if not is_done(known.get(key), out / job.out)}
@@ -158,11 +166,11 @@ def make_flow(job: Job, root: Path, out: Path, settings: FlowFormat, estimate: E
     def write() -> int:
         nonlocal clipped
         fields = estimate(frames_of(root / job.source, settings.short_side))
-        if settings.store == "array":
+        if settings.bound is None:
             with replacing(path) as part:
                 return write_array(part, fields)
-        shutil.rmtree(path, ignore_errors=True)
         with replacing(path) as part:
+            # What a killed run left.
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             written, share = write_pictures(part, fields, settings.bound)
@@ -171,6 +179,17 @@ def make_flow(job: Job, root: Path, out: Path, settings: FlowFormat, estimate: E
 
     result = outcome(write, timeout=0)
     return result._replace(fault=clipped) if result.frames else result
+
+
+def _check_outs(jobs: list[Job]) -> None:
+    """Refuse a video whose folder of pictures would hold files of others. Raises SettingError."""
+    outs = {job.out: job.source for job in jobs}
+    for out, source in outs.items():
+        if above := next((str(parent) for parent in Path(out).parents if str(parent) in outs), None):
+            raise SettingError(
+                f"The flow of {source} would lie within the folder of that of {outs[above]}; rename one of them, or pass "
+                "--store array."
+            )
 
 
 def _tell_clipped(results: list[Result]) -> None:
@@ -338,12 +357,17 @@ class Raft:
         batch_size: pairs at once.
 
     Raises:
-        SettingError: if the file is none.
+        SettingError: if the file is none, or there is no such device.
     """
 
     def __init__(self, weights: Path, device: str, batch_size: int) -> None:
-        self.device, self.batch_size = torch.device(device), batch_size
-        self.network = load_raft(weights).to(self.device).eval()
+        self.batch_size, network = batch_size, load_raft(weights).eval()
+        try:
+            self.device = torch.device(device)
+            self.network = network.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).partition("\n")[0]
+            raise SettingError(f"--device {device} cannot be used ({said}); pass another, such as cpu.") from error
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Estimate`."""

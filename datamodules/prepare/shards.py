@@ -66,6 +66,10 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
         raise SettingError("--data.subset is set, but shards hold all videos; leave it out here, and set it for training.")
     data.check_root()
     manifests = {split: data.read_split(split) for split in SPLITS}
+    if any(manifest.fps or manifest.further for manifest in manifests.values() if manifest is not None):
+        raise SettingError(
+            f"--data {name} reads folders of pictures, or further streams, which shards cannot take; leave them as files."
+        )
     files = {split: _find(manifest) for split, manifest in manifests.items() if manifest is not None}
     for split in {"train": None} | files:
         if not files.get(split):

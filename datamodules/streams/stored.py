@@ -18,6 +18,8 @@ PLANE_SUFFIXES = IMAGE_SUFFIXES | {".flo", ".npy"}
 """Of files that hold one frame each, in a folder."""
 ARRAY_SUFFIXES = (".npy", ".npz")
 FLO_MAGIC = b"PIEH"
+FLOW_FACTS = "flow.json"
+"""What `prepare flow` writes beside its files: how they were made."""
 
 
 class Stored(Protocol):

@@ -108,10 +108,10 @@ def test_a_finished_folder_is_not_done_again(
     # What failed is tried again, what is gone is made again.
     assert made == ["class 0/broken.mp4", "class 1/bright.v1.mp4"]
     made.clear()
-    prepare(videos, out, "--short_side=16")
-    assert len(made) == 4
-    # Nothing half written is left, and no other folder.
-    assert sorted(path.name for path in out.iterdir()) == ["class 0", "class 1", "journals", "malformed.tsv", "manifest.tsv"]
+    # Nothing half written is left, and files of other settings are not mixed with them.
+    assert {path.name for path in (out / "class 0").iterdir()} == {"bright.v0.npy"}
+    with pytest.raises(SettingError, match="holds flow of other settings"):
+        prepare(videos, out, "--short_side=16")
 
 
 def test_pictures_hold_flow_up_to_a_bound(
@@ -152,6 +152,10 @@ def test_a_folder_of_videos_is_read_with_its_flow(store: str, videos: Path, tmp_
     assert stream.valid is not None
     # Resized from boxes of at least half the picture.
     assert (stream.data[bright][stream.valid[bright]][..., 0].float() > 0.5).all()
+    other = StreamSettings(names=["flow"], flow=FlowSettings(bound=3, folder=str(tmp_path / "flow")))
+    if store == "pictures":
+        with pytest.raises(SettingError, match=r"data\.streams\.flow\.bound is 3, but the flow in .* was stored with 20"):
+            ready(VideoFolder(str(videos), streams=other))
     with pytest.raises(SettingError, match=r"data\.streams\.flow\.folder is null; set it to the folder"):
         ready(VideoFolder(str(videos), streams=StreamSettings(names=["video", "flow"])))
 
@@ -184,6 +188,8 @@ def test_raft_goes_from_the_command_to_files(raft_weights: Path, tmp_path: Path)
     prepare(tmp_path / "frames", tmp_path / "flow", "--method=raft", f"--weights={raft_weights}", "--device=cpu")
     assert rows_of(tmp_path / "flow/manifest.tsv") == [["one.npy", "2", ""]]
     assert np.load(tmp_path / "flow/one.npy", allow_pickle=False).shape == (2, 24, 32, 2)
+    with pytest.raises(SettingError, match="--device nonsense cannot be used"):
+        Raft(raft_weights, "nonsense", 1)
 
 
 @pytest.mark.parametrize("method", ["dis", "tvl1"])
@@ -226,6 +232,17 @@ def test_the_documented_command(
     (command,) = words("python main.py prepare flow")
     main([*command, "--workers=1"])
     assert rows_of(tmp_path / "data/flow/manifest.tsv") == [["train/one.npy", "39", ""]]
+
+
+def test_pictures_of_one_video_within_those_of_another_are_refused(
+    one_video: Path, tmp_path: Path, fake_opencv: ModuleType
+) -> None:
+    put(one_video, tmp_path / "videos/a.mp4")
+    put(one_video, tmp_path / "videos/a/b.mp4")
+    with pytest.raises(SettingError, match=r"The flow of a/b\.mp4 would lie within the folder of that of a\.mp4"):
+        prepare(tmp_path / "videos", tmp_path / "flow", "--store=pictures")
+    prepare(tmp_path / "videos", tmp_path / "flow")
+    assert len(rows_of(tmp_path / "flow/manifest.tsv")) == 2
 
 
 def test_without_contrib_there_is_no_tvl1(fake_opencv: ModuleType) -> None:

@@ -19,6 +19,7 @@ from datamodules.streams.settings import MaskSettings, StreamSettings
 from datamodules.video.crops import Shared
 from datamodules.video.samplers import Dense, FramePair
 from datamodules.video.sampling import ClipSettings
+from main import main
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import put, ready
@@ -99,6 +100,13 @@ def test_davis_2016_has_one_object_and_lists_of_two_forms(tmp_path: Path) -> Non
     pairs = ClipSettings(frames=1, size=32, clips=2, sampler=FramePair((2, 5)), crop=Shared())
     batch = first_batch(DAVIS2016(str(tmp_path), **settings(clip=pairs)))
     assert batch.stream("mask").data.shape == (2, 2, 1, 32, 32, 1)
+
+
+def test_shards_do_not_take_folders_of_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
+    root = write_davis(tmp_path / "davis")
+    with pytest.raises(SettingError, match=r"--data DAVIS2017 reads folders of pictures, or further streams"):
+        main(["prepare", "shards", "--data=DAVIS2017", f"--data.root={root}", f"--out={tmp_path / 'out'}"])
 
 
 def test_a_mask_that_is_missing_is_named(tmp_path: Path) -> None:
