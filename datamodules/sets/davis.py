@@ -13,6 +13,7 @@ from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
 FPS = 24.0
+"""Assumed, as nothing in the folders says it; only times in seconds depend on it."""
 PICTURES, MASKS, LISTS = "JPEGImages", "Annotations", "ImageSets"
 USUAL = "480p"
 
@@ -25,7 +26,7 @@ class DAVIS2017(VideoDataModule):
     of them is, more show each by itself, in samples with more objects broken files.
     """
 
-    places = tuple(f"{LISTS}/{name}" for name in ("2017", USUAL))
+    places: ClassVar[tuple[str, ...]] = (f"{LISTS}/2017",)
     splits = ("train", "val")
     offers: ClassVar[dict[str, Kind]] = {"video": "video", "mask": "mask", "flow": "flow"}
     gives = ("video", "mask")
@@ -66,4 +67,4 @@ class DAVIS2017(VideoDataModule):
 class DAVIS2016(DAVIS2017):
     """DAVIS-2016: as DAVIS-2017, with lists in `ImageSets/2016` or `ImageSets/480p`, and one object, which the masks show."""
 
-    places = tuple(f"{LISTS}/{name}" for name in ("2016", USUAL))
+    places = (f"{LISTS}/2016", f"{LISTS}/{USUAL}")

@@ -12,6 +12,7 @@ from PIL import Image
 from datamodules.lists.folders import IMAGE_SUFFIXES, is_hidden, suffix_of
 from datamodules.video.readers import DecodeError, Picture, PictureFolder, VideoInfo
 
+MOST = 2**62
 LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
 
@@ -24,8 +25,8 @@ def in_order(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES, prefix: str
         prefix: Of their names.
 
     Raises:
-        DecodeError: If the folder cannot be read or holds none, two files have one number, or the distance of numbers changes:
-            then a frame is missing, and all behind it would be taken for earlier ones.
+        DecodeError: If the folder cannot be read or holds none, only some have numbers, two have the same, or the distance of
+            numbers changes: then a frame is missing, and all behind it would be taken for earlier ones.
     """
     wanted = set(suffixes)
     try:
@@ -37,14 +38,15 @@ def in_order(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES, prefix: str
     if not names:
         raise DecodeError("no frame decoded", f"{folder} holds no {prefix}*{' or *'.join(sorted(wanted))}")
     numbers = [LAST_NUMBER.search(name[: -len(suffix_of(name))]) for name in names]
-    if None in numbers:
+    if not any(numbers):
         return [folder / name for name in names]
+    if None in numbers:
+        raise DecodeError("another format", f"{names[numbers.index(None)]} has no number, and others have")
     ordered = sorted((int(number.group()), name) for number, name in zip(numbers, names, strict=True) if number is not None)
     steps = np.diff([number for number, _ in ordered])
-    if (odd := np.flatnonzero(steps != steps[0]) if len(steps) else steps).size or (len(steps) and steps[0] == 0):
-        place = int(odd[0]) if odd.size else 0
-        detail = f"{ordered[place + 1][1]} follows {ordered[place][1]}"
-        raise DecodeError("a gap in time", detail)
+    odd = np.flatnonzero(steps != max(1, steps.min(initial=MOST)))
+    if len(odd):
+        raise DecodeError("a gap in time", f"{ordered[odd[0] + 1][1]} follows {ordered[odd[0]][1]}")
     return [folder / name for _, name in ordered]
 
 

@@ -77,6 +77,15 @@ def test_what_is_wrong_in_a_folder(tmp_path: Path, one_video: Path) -> None:
         read_clips(folder, fixed([1]), None)
 
 
+def test_pictures_with_and_without_numbers_do_not_mix(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [path.name for path in in_order(tmp_path)] == ["a.png", "b.png"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    with pytest.raises(DecodeError, match=r"another format .*a\.png has no number"):
+        in_order(tmp_path)
+
+
 def test_every_fifth_frame_is_no_gap(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{5 * number:05d}.jpg")
