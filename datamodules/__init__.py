@@ -12,7 +12,9 @@ from datamodules.sets.activitynet import ActivityNet
 from datamodules.sets.audioset import AudioSet
 from datamodules.sets.ava import AVA
 from datamodules.sets.charades import Charades
+from datamodules.sets.davis import DAVIS2016, DAVIS2017
 from datamodules.sets.diving48 import Diving48
+from datamodules.sets.drone_air import DroneAir
 from datamodules.sets.epic_kitchens import EpicKitchens100
 from datamodules.sets.esc50 import ESC50
 from datamodules.sets.feature_sequences import FeatureSequences
@@ -21,6 +23,7 @@ from datamodules.sets.hmdb51 import HMDB51
 from datamodules.sets.jester import Jester
 from datamodules.sets.kinetics import Kinetics400, Kinetics600, Kinetics700, MiniKinetics
 from datamodules.sets.ntu import NTU60, NTU120, NTUVideos
+from datamodules.sets.ntu_streams import NTUStreams
 from datamodules.sets.pku_mmd import PKUMMD
 from datamodules.sets.something_something import SSv1, SSv2
 from datamodules.sets.speech_commands import SpeechCommands
@@ -46,6 +49,8 @@ from datamodules.video.samplers import (
 
 __all__ = [
     "AVA",
+    "DAVIS2016",
+    "DAVIS2017",
     "ESC50",
     "HMDB51",
     "MSRVTT",
@@ -62,6 +67,7 @@ __all__ = [
     "Dense",
     "DiDeMo",
     "Diving48",
+    "DroneAir",
     "EpicKitchens100",
     "FeatureSequences",
     "FineGym",
@@ -76,6 +82,7 @@ __all__ = [
     "MiniKinetics",
     "MixedData",
     "MultiScale",
+    "NTUStreams",
     "NTUVideos",
     "Nested",
     "OrderedClips",

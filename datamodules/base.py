@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from datamodules.lists.files import read_list
 from datamodules.lists.folders import shorten
 from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file, shared_rows
 from datamodules.lists.official import find_file
+from datamodules.lists.packed import PackedStrings
 from datamodules.lists.subsets import PROBE_SAMPLES, pick_for_probes, spread
 from datamodules.loading.faults import FaultLog
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
@@ -24,10 +26,12 @@ from datamodules.streams.dataset import StreamDataset, Wanted, learn_stream
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.readers import make_reader
 from datamodules.streams.settings import StreamSettings
+from datamodules.streams.stored import FLOW_FACTS
 from datamodules.video.dataset import VideoClipDataset, collate
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch, Kind, Preparation
 from modules.core.errors import MAX_SEED, SettingError, check_whole, given
+from modules.core.files import read_json
 from modules.core.run import run_of
 
 
@@ -69,8 +73,9 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Splits whose official lists must be there."""
     places: ClassVar[tuple[str, ...]] = ("", "annotations", "labels")
     """Where official lists may lie below their folder; '' is the folder itself."""
-    offers: ClassVar[dict[str, Kind]] = {"video": "video", "audio": "audio"}
-    """Streams by name that `streams.names` may name, the one of the listed files first; of any video, its sound too."""
+    offers: ClassVar[dict[str, Kind]] = {"video": "video", "audio": "audio", "flow": "flow"}
+    """Streams by name that `streams.names` may name, the one of the listed files first; of any video, its sound too, and the
+    flow that `prepare flow` stored."""
     gives: ClassVar[tuple[str, ...]] = ("video",)
     """Streams that a batch has where the settings name none."""
     preparation: Preparation | None = None
@@ -130,8 +135,30 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         """Manifest of 'train', 'val' or 'test'; None if the data set has no such split."""
         named = self.lists.of(split)
         if named is not None:
-            return self.read_listed(named, split)
-        return self.read_official(split) if split in self.splits else None
+            return self._with_flow(self.read_listed(named, split))
+        found = self.read_official(split) if split in self.splits else None
+        return self._with_flow(found) if found is not None else None
+
+    def _with_flow(self, manifest: Manifest) -> Manifest:
+        """Name the files that `prepare flow` wrote, where flow is wanted and the list names none."""
+        if self.wanted.get("flow") != "flow" or "flow" in manifest.further:
+            return manifest
+        folder = self.stream_settings.flow.folder
+        if folder is None or not Path(folder).is_dir():
+            raise SettingError(
+                f"data.streams.names has flow, and data.streams.flow.folder is {folder or 'null'}; set it to the folder that "
+                f"python main.py prepare flow --root {manifest.root} wrote."
+            )
+        stored = read_json(Path(folder, FLOW_FACTS)).get("bound")
+        if stored not in (None, bound := self.stream_settings.flow.bound):
+            raise SettingError(
+                f"data.streams.flow.bound is {bound:g}, but the flow in {folder} was stored with {stored:g}; set it."
+            )
+        inside = (os.path.relpath(path, manifest.root) if path.startswith("/") else path for path in manifest.paths)
+        # Names of folders have no suffix, but may have dots.
+        stems = inside if manifest.fps is not None else (os.path.splitext(path)[0] for path in inside)  # noqa: PTH122
+        flow = PackedStrings(f"{Path(folder).absolute()}/{stem}" for stem in stems)
+        return replace(manifest, further=manifest.further | {"flow": flow})
 
     def find_list(self, *names: str) -> Path | None:
         """The first of some official files that is at one of `places`."""

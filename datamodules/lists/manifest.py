@@ -39,6 +39,7 @@ class Manifest:
         further: files of further streams by the stream's name, relative to `root` or absolute; '' where a row has none.
         spans: float64 [N, 2], first and last second of the part of the file that each row is; infinite for its ends. None
             where each row is a whole file.
+        fps: frames per second of videos that are folders of pictures; None where they are files.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class Manifest:
     texts: PackedLists | None = None
     further: dict[str, PackedStrings] = field(default_factory=dict)
     spans: np.ndarray | None = None
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         self.paths = PackedStrings(self.paths)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datamodules.lists.folders import is_hidden
+from datamodules.prepare.flow import prepare_flow
 from datamodules.prepare.parallel import Progress, core_count, start_worker
 from datamodules.prepare.shards import prepare_shards
 from datamodules.prepare.videos import prepare_videos
@@ -124,6 +125,7 @@ def prepare_pku(
 
 
 PREPARE: dict[str, Callable[..., None]] = {
+    "flow": prepare_flow,
     "ntu": prepare_ntu,
     "pku": prepare_pku,
     "shards": prepare_shards,

@@ -77,6 +77,10 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
                 f"The samples of the split {split} of --data {name} are parts of files, but shards hold whole videos; cut them "
                 "with `python main.py prepare videos`, or leave the data set as files."
             )
+    if any(manifest.fps or manifest.further for manifest in manifests.values() if manifest is not None):
+        raise SettingError(
+            f"--data {name} reads folders of pictures, or further streams, which shards cannot take; leave them as files."
+        )
     files = {split: _find(manifest) for split, manifest in manifests.items() if manifest is not None}
     for split in {"train": None} | files:
         if not files.get(split):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -86,7 +86,7 @@ def prepare_videos(
     Raises:
         SettingError: for wrong settings, an unreadable list, no usable video, or no room.
     """
-    number, count = _share(shard)
+    number, count = share_of(shard)
     check_root(source, "--source")
     check_writable("--out", out)
     check_whole("--", 0, **given(workers=workers))
@@ -99,23 +99,24 @@ def prepare_videos(
     if list is not None and not list.is_file():
         raise SettingError(f"--list {list} is not a file; pass a list of videos, or none to take all of --source.")
     encoding = Encoding(short_side, gop, quality, rate)
-    jobs = _with_keys(read_jobs(source, list), encoding)
+    jobs = with_keys(read_jobs(source, list), encoding)
     try:
         (out / JOURNALS).mkdir(parents=True, exist_ok=True)
-        known = _read_journals(out)
+        known = read_journals(out)
         mine = {key: job for place, (key, job) in enumerate(jobs.items()) if place % count == number - 1}
-        left = {key: job for key, job in mine.items() if not _is_done(known.get(key), out / job.out)}
+        left = {key: job for key, job in mine.items() if not is_done(known.get(key), out / job.out)}
         workers = min(core_count() if workers is None else workers, len(left))
         make = partial(make_video, source=source, out=out, encoding=encoding, timeout=timeout if workers else 0)
-        _work(left, len(mine), make, workers, out / JOURNALS / f"{number}-of-{count}")
-        _finish(jobs, out)
+        work(left, len(mine), make, workers, out / JOURNALS / f"{number}-of-{count}")
+        finish(jobs, out)
     except OSError as error:
         raise SettingError(
             f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
         ) from error
 
 
-def _share(shard: str) -> tuple[int, int]:
+def share_of(shard: str) -> tuple[int, int]:
+    """Which of how many shares of the work i/n is. Raises SettingError."""
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise SettingError(f"--shard is {shard}; pass i/n with i from 1 to n, for example 3/16.")
@@ -189,15 +190,16 @@ def _inside(path: str, source: Path, listed: Path) -> str:
     return full.relative_to(source.absolute()).as_posix()
 
 
-def _with_keys(jobs: list[Job], encoding: Encoding) -> dict[str, Job]:
+def with_keys(jobs: list[Job], settings: object) -> dict[str, Job]:
+    """Jobs by a hash of what is written and how, so that files of other settings are not taken for finished ones."""
     keyed = {}
     for job in jobs:
-        facts = f"{FORMAT} {job._replace(label=UNLABELLED)} {encoding}".encode("utf-8", "surrogateescape")
+        facts = f"{FORMAT} {job._replace(label=UNLABELLED)} {settings}".encode("utf-8", "surrogateescape")
         keyed[hashlib.sha256(facts).hexdigest()[:16]] = job
     return keyed
 
 
-def _read_journals(out: Path) -> dict[str, Result]:
+def read_journals(out: Path) -> dict[str, Result]:
     """Results by key; later ones of a journal win, and success over failure in another."""
     known: dict[str, Result] = {}
     for path in sorted((out / JOURNALS).iterdir()):
@@ -210,8 +212,9 @@ def _read_journals(out: Path) -> dict[str, Result]:
     return known
 
 
-def _is_done(result: Result | None, path: Path) -> bool:
-    return result is not None and result.frames > 0 and path.is_file()
+def is_done(result: Result | None, path: Path) -> bool:
+    """Whether a job has succeeded, and what it wrote, a file or a folder, is still there."""
+    return result is not None and result.frames > 0 and path.exists()
 
 
 def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: int) -> Result:
@@ -228,15 +231,31 @@ def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: i
         OSError: if there is no room, or no permission.
     """
     path = out / job.out
+
+    def write() -> int:
+        with replacing(path) as part:
+            return reencode(source / job.source, part, job.start, job.stop, encoding)
+
     path.parent.mkdir(parents=True, exist_ok=True)
+    return outcome(write, timeout)
+
+
+def outcome(write: Callable[[], int], timeout: int) -> Result:
+    """What becomes of a job.
+
+    Args:
+        write: does it, and returns the number of frames.
+        timeout: seconds after which this process ends itself; 0 for never.
+
+    Raises:
+        OSError: if there is no room, or no permission.
+    """
     if timeout and hasattr(signal, "alarm"):
         # It ends the process: no handler would get control while a decoder blocks.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(timeout)
     try:
-        with replacing(path) as part:
-            frames = reencode(source / job.source, part, job.start, job.stop, encoding)
-        return Result(frames, "")
+        return Result(write(), "")
     except DecodeError as error:
         return Result(0, str(error))
     except Exception as error:
@@ -249,7 +268,16 @@ def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: i
             signal.alarm(0)
 
 
-def _work(left: dict[str, Job], total: int, make: Any, workers: int, journal: Path) -> None:
+def work(left: dict[str, Job], total: int, make: Any, workers: int, journal: Path) -> None:
+    """Do jobs, and write a line of the journal for each.
+
+    Args:
+        left: jobs by key.
+        total: jobs of this share, with those that are done.
+        make: makes a `Result` of a job.
+        workers: processes; 0 for none besides this one.
+        journal: file.
+    """
     torn = journal.is_file() and not journal.read_bytes().endswith(b"\n")
     with journal.open("a", encoding="utf-8") as file:
         file.write("\n" if torn else "")
@@ -298,9 +326,9 @@ def _alone(job: Job, make: Any) -> Result:
             return Result(0, str(DecodeError("decoder crashed", "or took longer than --timeout")))
 
 
-def _finish(jobs: dict[str, Job], out: Path) -> None:
+def finish(jobs: dict[str, Job], out: Path) -> None:
     """Write the manifest and the report, when all shards are done."""
-    known = _read_journals(out)
+    known = read_journals(out)
     if waiting := sum(key not in known for key in jobs):
         print(f"{len(jobs) - waiting} of {len(jobs)} videos are done; the run that does the last ones writes {out / MANIFEST}.")
         return

@@ -85,18 +85,21 @@ def align(persons: np.ndarray, start: int, end: int, axis: int) -> np.ndarray:
     return (persons.reshape(-1, 3) @ matrix.T).astype(np.float32).reshape(persons.shape)
 
 
-def normalise(persons: np.ndarray) -> np.ndarray:
+def normalise(persons: np.ndarray, fill: bool = True) -> np.ndarray:
     """Fill gaps, take joint 1 of person 0 as the origin of every frame, spine of the first frame to z, shoulders to x.
 
     The rotation that brings the shoulders to x moves the spine off z again, as in the official code.
 
     Args:
         persons: float [M, T, J, C], T at least 1.
+        fill: whether gaps are filled, which moves frames in time.
 
     Returns:
         float32 [M, T, J, C]; what was 0 (nobody there) stays 0.
     """
-    filled = np.stack([fill_gaps(person) for person in persons.astype(np.float32)])
+    filled = persons.astype(np.float32)
+    if fill:
+        filled = np.stack([fill_gaps(person) for person in filled])
     there = (filled.sum(-1, keepdims=True) != 0).astype(np.float32)
     centred = (filled - filled[0, :, SPINE_MID, None]) * there
     upright = align(centred, SPINE_BASE, SPINE_MID, axis=2)

@@ -50,7 +50,7 @@ class Wanted:
     @property
     def leader(self) -> str:
         """Stream that plans are made for."""
-        return min(self.kinds, key=lambda name: PLANNED_BY.index(self.kinds[name]))
+        return min(self.kinds, key=lambda name: (name in self.readers, PLANNED_BY.index(self.kinds[name])))
 
     @property
     def described(self) -> str:
@@ -104,7 +104,8 @@ class StreamDataset(VideoClipDataset):
         source = self._source(leader, row)
         if source is None:
             raise DecodeError("no such stream", stream=leader)
-        if self.wanted.kinds[leader] == "video":
+        # Further videos, of another camera, have a reader.
+        if leader not in self.wanted.readers:
             return self._read_with_video(row, source, rng)
         reader = self.wanted.readers[leader]
         try:
@@ -121,8 +122,8 @@ class StreamDataset(VideoClipDataset):
         readers = [(name, reader) for name, reader in self.wanted.readers.items() if self._source(name, row) == source]
         beside, reader = next(((name, one) for name, one in readers if isinstance(one, AudioReader)), ("", None))
         wish = None if reader is None else reader.wish
-        choose = self._choose(row)
-        with reading_clips(source, choose, rng, 1, self.decode_timeout, self.decoder, wish) as decoded:
+        choose, file = self._choose(row), self._as_video(source)
+        with reading_clips(file, choose, rng, 1, self.decode_timeout, self.decoder, wish) as decoded:
             plan = self._plan(row, source, decoded, rng)
             streams = self._streams(row, plan, {beside: decoded.sound} if decoded.sound is not None else {})
         return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan) | streams

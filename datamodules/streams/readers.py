@@ -5,6 +5,7 @@ from datamodules.streams.detections import TrackReader
 from datamodules.streams.features import FeatureReader
 from datamodules.streams.joints import JointsReader
 from datamodules.streams.pictures import PictureReader
+from datamodules.streams.planes import DepthReader, FlowReader, FurtherVideo, MaskReader
 from datamodules.streams.reader import StreamReader
 from datamodules.streams.settings import StreamSettings
 from datamodules.streams.tables import SignalReader
@@ -30,4 +31,12 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
         return JointsReader(settings.skeleton)
     if kind == "audio":
         return AudioReader(settings.sound)
+    if kind == "video":
+        return FurtherVideo(settings.depth.fps)
+    if kind == "flow":
+        return FlowReader(settings.flow, settings.depth.fps)
+    if kind == "depth":
+        return DepthReader(settings.depth)
+    if kind == "mask":
+        return MaskReader(settings.mask, settings.depth.fps)
     raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")

@@ -77,13 +77,16 @@ class SignalSettings:
 
 @dataclass
 class FlowSettings:
-    """How stored flow is read.
+    """How stored flow is read: that of each frame to the next one of the file, in pixels of its pictures, which become those of
+    the clip. Where a clip leaves frames out (a stride above 1), it is not the flow from one frame of the clip to the next.
 
     Args:
         bound: Of flow in pictures of 8 bits, 0 to 255 mean -bound to bound pixels.
+        folder: Folder that `prepare flow` wrote; for data sets whose lists name no files of flow.
     """
 
     bound: float = 20.0
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         check_positive("data.streams.flow", bound=self.bound)
@@ -91,18 +94,43 @@ class FlowSettings:
 
 @dataclass
 class DepthSettings:
-    """How stored depth is read.
+    """How stored depth is read: a stored value v, which is not 0, means v * scale + shift millimetres.
 
     Args:
-        scale: Millimetres that one unit of the file means.
-        fps: Frames per second of folders and arrays, which do not say it; flow and masks take it too.
+        scale: Millimetres that one unit of the file means, below 0 where nearer is brighter, 1000 for metres; null takes whole
+            numbers of 16 bits as millimetres, and refuses other files, which do not say what they mean.
+        shift: Millimetres to add.
+        least: Smallest stored value that was measured; what lies below it is 0. Lossy videos need more than 1.
+        fps: Frames per second of folders and arrays, which do not say it; flow and masks take it too. Files of as many frames
+            as the video need none: they are taken frame by frame. null counts all others as broken.
     """
 
-    scale: float = 1.0
-    fps: float = 30.0
+    scale: float | None = None
+    shift: float = 0.0
+    least: float = 1.0
+    fps: float | None = None
 
     def __post_init__(self) -> None:
-        check_positive("data.streams.depth", scale=self.scale, fps=self.fps)
+        check_range("data.streams.depth", -1e6, 1e6, shift=self.shift, **given(scale=self.scale))
+        check_range("data.streams.depth", 0, least=self.least)
+        if self.scale == 0:
+            raise SettingError("data.streams.depth.scale is 0; it must be another number, or null.")
+        check_positive("data.streams.depth", **given(fps=self.fps))
+
+
+@dataclass
+class MaskSettings:
+    """How masks are read.
+
+    Args:
+        objects: Planes of a mask. One shows what belongs to any object; more show each object by itself, of which files state
+            the number from 1 in each pixel.
+    """
+
+    objects: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole("data.streams.mask", 1, 255, objects=self.objects)
 
 
 @dataclass
@@ -203,6 +231,7 @@ class StreamSettings:
         feature: Of features.
         track: Of boxes.
         picture: Of objects that are cut out.
+        mask: Of masks.
     """
 
     names: list[str] | None = None
@@ -215,3 +244,4 @@ class StreamSettings:
     feature: FeatureSettings = field(default_factory=FeatureSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     picture: PictureSettings = field(default_factory=PictureSettings)
+    mask: MaskSettings = field(default_factory=MaskSettings)

@@ -14,7 +14,7 @@ from datamodules.loading.loader import SampleKey
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.video.decode import ChooseFrames, DecodeError, Decoder, VideoInfo, read_clips
 from datamodules.video.pyav_reader import facts_kept_in
-from datamodules.video.readers import Source
+from datamodules.video.readers import PictureFolder, Source
 from datamodules.video.sampling import ClipSettings, Plan, ViewSettings, make_plan, part_of
 from datamodules.video.transforms import cut_views
 from modules.core.batch import Batch, Reading, Stream, Text, join_streams
@@ -121,9 +121,13 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         span = self._span(row)
         return float(span[1]) if span is not None and np.isfinite(span[1]) else None
 
-    def _file(self, row: int) -> Source:
-        """The file of a row, on disk or in memory."""
-        return self.manifest.file(row)
+    def _file(self, row: int) -> Source | PictureFolder:
+        """The file of a row, on disk or in memory, or its folder of pictures."""
+        return self._as_video(self.manifest.file(row))
+
+    def _as_video(self, path: Path) -> Path | PictureFolder:
+        """What a path of a video names."""
+        return path if self.manifest.fps is None else PictureFolder(path, self.manifest.fps)
 
     def _nothing(self, row: int) -> dict[str, Any]:
         """Black clips in the place of files that nothing could replace; the run ends there."""

@@ -15,11 +15,13 @@ from typing import Literal
 import numpy as np
 
 from datamodules.audio.decode import OpenSound
+from datamodules.video.picture_folder import PictureFolderReader
 from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader, SoundWish
 from datamodules.video.readers import (
     DecodeError,
     DecordReader,
     FewerFramesError,
+    PictureFolder,
     Reader,
     Source,
     TorchCodecReader,
@@ -66,7 +68,7 @@ class DecodedClips:
 
 @contextmanager
 def reading_clips(
-    source: str | Source,
+    source: str | Source | PictureFolder,
     choose: ChooseFrames,
     rng: np.random.Generator | None,
     threads: int = 1,
@@ -88,18 +90,18 @@ def reading_clips(
     Raises:
         DecodeError: The file cannot give these frames.
     """
-    source = source if isinstance(source, VideoBytes) else Path(source).absolute()
+    source = source if isinstance(source, VideoBytes | PictureFolder) else Path(source).absolute()
     with ExitStack() as stack:
         with only_decode_errors():
             reader, beside = _open(source, threads, decode_timeout, decoder, sound, stack)
         decoded = _read(reader, choose, rng)
-        if sound is not None:
+        if sound is not None and beside is not None:
             decoded.sound = OpenSound(beside.sound, beside.first_moment)
         yield decoded
 
 
 def read_clips(
-    source: str | Source,
+    source: str | Source | PictureFolder,
     choose: ChooseFrames,
     rng: np.random.Generator | None,
     threads: int = 1,
@@ -114,7 +116,8 @@ def read_clips(
     decoder leave out a few frames, `choose` is called again with the true length.
 
     Args:
-        source: A video, or an image, which is a video of one frame: a path, or a file in memory.
+        source: A video, or an image, which is a video of one frame: a path, or a file in memory; or a folder of pictures with
+            its rate, which is read by none of the decoders.
         choose: Given the video's description and `rng`, returns the wanted frame numbers, int [V, T]. Width and height
             in this description are those before rotation.
         rng: Passed on to `choose`.
@@ -191,14 +194,19 @@ def _size(source: Source) -> int:
 
 
 def _open(
-    source: Source,
+    source: Source | PictureFolder,
     threads: int,
     decode_timeout: float | None,
     decoder: Decoder,
     sound: SoundWish | None,
     stack: ExitStack,
-) -> tuple[Reader, PyAVReader]:
-    """Open a file with one of the decoders, after the checks that are the same for all, and with PyAV; `stack` closes it."""
+) -> tuple[Reader, PyAVReader | None]:
+    """Open a file with one of the decoders, after the checks that are the same for all, and with PyAV; `stack` closes it.
+
+    Folders of pictures have no reader of PyAV.
+    """
+    if isinstance(source, PictureFolder):
+        return PictureFolderReader(source, decode_timeout), None
     if _size(source) == 0:
         raise DecodeError("empty file")
     reader = stack.enter_context(closing(PyAVReader(source, threads, decode_timeout, sound)))

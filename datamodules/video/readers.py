@@ -41,6 +41,7 @@ Reason = Literal[
     "another rate",
     "another size",
     "another width",
+    "another format",
     "a gap in time",
     "times not ascending",
     "no such column",
@@ -62,8 +63,16 @@ class VideoBytes(NamedTuple):
         return file
 
 
+class PictureFolder(NamedTuple):
+    """A folder of pictures that is read as a video."""
+
+    path: Path
+    fps: float
+    """frames per second, which nothing in the folder says"""
+
+
 Source = Path | VideoBytes
-"""What a reader reads."""
+"""What a decoder reads."""
 
 
 class DecodeError(Exception):

@@ -86,6 +86,7 @@ class Plan:
         picture: Width and height of the frames that the boxes count in.
         file: That the plan was made for.
         span: First and last second of the part of it that the row of the list is; infinite for its ends, None for all of it.
+        length: Frames of the whole recording, or steps of the stream; 0 if unknown.
     """
 
     frames: np.ndarray
@@ -95,6 +96,7 @@ class Plan:
     picture: tuple[int, int] = (0, 0)
     file: Path | None = None
     span: tuple[float, float] | None = None
+    length: int = 0
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":
@@ -198,4 +200,4 @@ def make_plan(
     else:
         boxes = view_boxes(width, height, 1, clip.crop.centre) * clip.views
     frames, moments, time = (np.repeat(table, copies, axis=0) for table in (frames, moments, time))
-    return Plan(frames, moments, time, boxes, (width, height))
+    return Plan(frames, moments, time, boxes, (width, height), length=info.num_frames)

@@ -354,6 +354,7 @@ def full(kind: type[Manifest]) -> Manifest:
         "texts": [[f"text {row}"] for row in range(4)],
         "further": {"depth": [f"depth {row}" for row in range(4)]},
         "spans": np.arange(8.0).reshape(4, 2),
+        "fps": 12.0,
     }
     if kind is KeyFrames:
         fields["seconds"], fields["first"] = np.arange(4.0), np.arange(5)
@@ -385,7 +386,7 @@ def test_every_manifest_made_of_another_keeps_every_field(kind: type[Manifest], 
         before, after = getattr(whole, one.name), getattr(part, one.name)
         if maker == "few" and one.name in ("texts", "intervals"):
             continue
-        if one.name in ("root", "class_names"):
+        if one.name in ("root", "class_names", "fps"):
             assert after == before, one.name
         elif one.name == "further":
             assert after == {"depth": [f"depth {row}" for row in rows]}
