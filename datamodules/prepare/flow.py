@@ -8,10 +8,11 @@ pictures that it was computed on. Files are written whole or not at all, and a j
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -54,7 +55,8 @@ RAFT_STRIDE, RAFT_SMALLEST = 8, 128
 JPEG_QUALITY = 95
 
 
-class FlowFormat(NamedTuple):
+@dataclass(frozen=True)
+class FlowFormat:
     """What is computed, and how it is stored; beside the files, so that those of other settings are not mixed with them."""
 
     method: str
@@ -124,7 +126,7 @@ def prepare_flow(
     kept_bound = bound if store == "pictures" else None
     settings = FlowFormat(method, store, kept_bound, short_side, None if weights is None else sha256(weights))
     before = read_json(out / FLOW_FACTS)
-    if before and before != settings._asdict():
+    if before and before != asdict(settings):
         raise SettingError(f"--out {out} holds flow of other settings (see {FLOW_FACTS} there); pass another folder.")
     suffix = ".npy" if store == "array" else ""
     named = [job._replace(out=Path(job.out).with_suffix(suffix).as_posix()) for job in read_jobs(root, None)]
@@ -132,7 +134,7 @@ def prepare_flow(
     jobs = with_keys(named, settings)
     try:
         (out / JOURNALS).mkdir(parents=True, exist_ok=True)
-        write_json(out / FLOW_FACTS, settings._asdict())
+        write_json(out / FLOW_FACTS, asdict(settings))
         known = read_journals(out)
         mine = {key: job for place, (key, job) in enumerate(jobs.items()) if place % count == number - 1}
         left = {key: job for key, job in mine.items() if not is_done(known.get(key), out / job.out)}
