@@ -84,9 +84,9 @@ class Plan:
         time: float32 [V, 2], from when to when a view has seen the video.
         boxes: Of each view, in pixels of the upright frame; empty boxes where the plan was made for a stream without pictures.
         picture: Width and height of the frames that the boxes count in.
+        length: Frames of the whole recording, or steps of the stream; 0 if unknown.
         file: That the plan was made for.
         span: First and last second of the part of it that the row of the list is; infinite for its ends, None for all of it.
-        length: Frames of the whole recording, or steps of the stream; 0 if unknown.
     """
 
     frames: np.ndarray
@@ -94,9 +94,9 @@ class Plan:
     time: np.ndarray
     boxes: list[Box]
     picture: tuple[int, int] = (0, 0)
+    length: int = 0
     file: Path | None = None
     span: tuple[float, float] | None = None
-    length: int = 0
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":
