@@ -19,6 +19,7 @@ from datamodules.sets.pku_mmd import PKUMMD
 from datamodules.sets.something_something import SSv1, SSv2
 from datamodules.sets.ucf101 import UCF101
 from datamodules.sets.ucfrep import UCFRep
+from datamodules.sets.utd_mhad import UTDMHAD
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
@@ -43,6 +44,7 @@ __all__ = [
     "NTU120",
     "PKUMMD",
     "UCF101",
+    "UTDMHAD",
     "ActivityNet",
     "CachedFeatures",
     "Centre",

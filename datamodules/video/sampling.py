@@ -83,6 +83,7 @@ class Plan:
         time: float32 [V, 2], from when to when a view has seen the video.
         boxes: Of each view, in pixels of the upright frame; empty boxes where the plan was made for a stream without pictures.
         picture: Width and height of the frames that the boxes count in.
+        duration: Of the whole file that the plan was made for, in seconds.
     """
 
     frames: np.ndarray
@@ -90,6 +91,7 @@ class Plan:
     time: np.ndarray
     boxes: list[Box]
     picture: tuple[int, int] = (0, 0)
+    duration: float = 0.0
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":
@@ -193,4 +195,4 @@ def make_plan(
     else:
         boxes = view_boxes(width, height, 1, clip.crop.centre) * clip.views
     frames, moments, time = (np.repeat(table, copies, axis=0) for table in (frames, moments, time))
-    return Plan(frames, moments, time, boxes, (width, height))
+    return Plan(frames, moments, time, boxes, (width, height), info.num_frames / info.fps)
