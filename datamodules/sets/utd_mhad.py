@@ -87,7 +87,7 @@ class UTDMHAD(VideoDataModule):
     benchmarks = ("xsub", "xsub_settings")
     flips_change_labels = True
     splits = ("train", "val")
-    lists_taken = ()
+    lists_taken: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[dict[str, Kind]] = {"depth": "depth", "skeleton": "skeleton", "signal": "signal", "video": "video"}
     gives = ("depth",)
 
@@ -135,7 +135,7 @@ def official_files(root: Path) -> dict[Recording, dict[str, str]]:
         named = FILE.fullmatch(path.name)
         if named is None:
             continue
-        recording, stream = _recording(*named.groups()[:3], source=path), STREAM_OF[named[4].lower()]
+        recording, stream = _recording(named, path), STREAM_OF[named[4].lower()]
         streams = found.setdefault(recording, {})
         if stream in streams:
             raise SettingError(f"{root} holds {path.name} in two folders; set data.root to a folder that holds each file once.")
@@ -162,7 +162,7 @@ def reduced_files(labels: Path) -> dict[Recording, dict[str, str]]:
         named = re.fullmatch(r"a(\d+)_s(\d+)_t(\d+)", clip)
         if named is None:
             raise SettingError(f"{labels} has a row without a clip such as a01_s1_t1: {row!r:.200}; correct it.")
-        recording = _recording(*named.groups(), source=labels)
+        recording = _recording(named, labels)
         folder = f"depth/{ACTIONS[recording.action - 1]}"
         streams = {"depth": f"{folder}/{clip}.mp4"} if (root / "depth").is_dir() else {}
         archives = {"skeleton": "skeleton.npz", "signal": "inertial.npz"}
@@ -171,8 +171,8 @@ def reduced_files(labels: Path) -> dict[Recording, dict[str, str]]:
     return found
 
 
-def _recording(action: str, subject: str, trial: str, source: Path) -> Recording:
-    numbers = Recording(int(action), int(subject), int(trial))
+def _recording(named: re.Match[str], source: Path) -> Recording:
+    numbers = Recording(*map(int, named.groups()[:3]))
     if not 1 <= numbers.action <= len(ACTIONS):
         raise SettingError(f"{source} is of action {numbers.action}, but UTD-MHAD has {len(ACTIONS)}; correct data.root.")
     return numbers
@@ -285,9 +285,7 @@ class DepthReader(RecordingReader):
             numbers, place = np.unique(shown(plan, len(frames)), return_inverse=True)
             pictures = frames[numbers].astype(np.uint16)
         else:
-            decoded = read_clips(
-                source, lambda info, _: shown(plan, info.num_frames), None, decode_timeout=self.decode_timeout
-            )
+            decoded = read_clips(source, lambda info, _: shown(plan, info.num_frames), None, decode_timeout=self.decode_timeout)
             pictures, place = millimetres(np.stack([frame[..., 0] for frame in decoded.frames])), decoded.position
         place = place.reshape(plan.moments.shape)
         views = [cut_nearest(pictures, box, plan.picture, size)[place[view]] for view, box in enumerate(plan.boxes)]
