@@ -47,7 +47,7 @@ ACTIONS = (
     *("push", "knock", "catch", "pickup_throw", "jog", "walk", "sit2stand", "stand2sit", "lunge", "squat"),
 )
 """Names of actions 1 to 27."""
-SPLITS = {
+SPLITS: dict[str, dict[str, tuple[int, ...]]] = {
     "xsub": {"train": (1, 3, 5, 7), "val": (2, 4, 6, 8)},
     "xsub_settings": {"train": (1, 3, 5), "val": (7,)},
 }

@@ -78,7 +78,7 @@ class HeadSettings:
 
 
 class Classification(Method):
-    """Learns the classes of samples of whatever kind the backbone takes, from a pretrained backbone (`model.backbone.checkpoint`).
+    """Learns the classes of samples of the kind that the backbone takes, pretrained or not (`model.backbone.checkpoint`).
 
     Top-1, top-5 and mean per-class accuracy, or with several labels mean average precision, are in percent, over every video
     once: the mean or maximum of the class probabilities of its clips decides. `test` takes the clips that `data.views` names.
@@ -228,15 +228,15 @@ class Classification(Method):
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {known} classes; raise it or leave it out."
             )
-        self._check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
+        self.check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the classes of a checkpoint with the data's; see `Method`."""
         super().on_load_checkpoint(checkpoint)
         record = checkpoint.get("record", {})
-        self._check_class_names(record.get("class_names"), "The checkpoint")
+        self.check_class_names(record.get("class_names"), "The checkpoint")
 
-    def _check_class_names(self, known: list[str] | None, source: str) -> None:
+    def check_class_names(self, known: list[str] | None, source: str) -> None:
         """Compare the order of the data's classes with that in which weights know them.
 
         Raises:
@@ -258,11 +258,19 @@ class Classification(Method):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore weights; where the head was not made yet, they say how many classes it has."""
-        if "head.weight" in state_dict:
-            if self.head is None:
-                self._build_head(len(state_dict["head.weight"]))
-            self._check_classes(state_dict, "The checkpoint")
+        self.fit_head(state_dict)
         return super().load_state_dict(state_dict, strict, assign)
+
+    def fit_head(self, weights: Mapping[str, Any]) -> None:
+        """Make the head for as many classes as weights that are about to be restored tell apart, where there is none.
+
+        Raises:
+            SettingError: if the head that is there tells apart another number.
+        """
+        if "head.weight" in weights:
+            if self.head is None:
+                self._build_head(len(weights["head.weight"]))
+            self._check_classes(weights, "The checkpoint")
 
     def train(self, mode: bool = True) -> "Classification":
         """Training mode, of which a frozen backbone takes no notice."""

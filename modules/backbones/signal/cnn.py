@@ -1,5 +1,6 @@
 """A plain residual network in one dimension, for accelerations, angular rates and whatever else sensors measure over time."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -53,9 +54,7 @@ class SignalCNN(nn.Module):
             nn.Conv1d(channels, width, kernel, padding=kernel // 2, bias=False), nn.BatchNorm1d(width), nn.ReLU()
         )
         widths = (width, width, 2 * width, 4 * width)
-        self.stages = nn.ModuleList(
-            _stage(inputs, outputs, blocks, kernel) for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.stages = nn.ModuleList(_stage(inputs, outputs, blocks, kernel) for inputs, outputs in pairwise(widths))
         if checkpoint is not None:
             load_encoder(self, checkpoint)
 
