@@ -29,7 +29,7 @@ from scipy.io import loadmat
 from torch import Tensor
 
 from datamodules.base import VideoDataModule
-from datamodules.lists.manifest import Manifest
+from datamodules.lists.manifest import Manifest, is_file
 from datamodules.lists.packed import PackedStrings
 from datamodules.skeleton.normalise import JOINTS, PERSONS, normalise
 from datamodules.streams.reader import StreamReader, seconds_of
@@ -55,6 +55,8 @@ SPLITS: dict[str, dict[str, tuple[int, ...]]] = {
 FRAME_RATE = 19.0
 """Frames per second of depth and joints by the sensor's clock: 50 / 2.625, the median of all recordings."""
 CHANNELS = 6
+ROUNDING = 1e-3
+"""Samples by which times in float32 may be wrong."""
 # Where each joint of Kinect v2, which the project's bodies have, is found among the 20 of Kinect v1. Kinect v1 has no neck, no
 # tips of hands and no thumbs: the neck (2) is a copy of the centre of the shoulders (20), tips and thumbs (21 to 24) are copies
 # of the hands (7 and 11).
@@ -188,13 +190,14 @@ def load_array(source: Path, variable: str) -> np.ndarray:
     Raises:
         DecodeError: if it cannot be read.
     """
+    archived = source.parent.suffix == ".npz"
+    if not is_file(source.parent if archived else source):
+        raise DecodeError("file not found", str(source))
     try:
-        if source.parent.suffix == ".npz":
+        if archived:
             return _archive(source.parent)[source.name]
         array: np.ndarray = loadmat(source, variable_names=[variable])[variable]
         return array
-    except FileNotFoundError as error:
-        raise DecodeError("file not found", str(error)) from error
     except KeyError as error:
         raise DecodeError("no such stream", f"no array {error}") from error
     except Exception as error:  # SciPy and NumPy raise whatever damage leads to
@@ -381,8 +384,8 @@ class SignalReader(RecordingReader):
         table = self.steps(source).astype(np.float32)
         first, last = ((plan.time.astype(np.float64) - self.settings.offset) * len(table) / plan.duration).T[..., None]
         if self.settings.steps is None:
-            places = first + np.arange(int((last - first).max()) + 1)
-            valid = places <= last
+            places = first + np.arange(int((last - first).max() + ROUNDING) + 1)
+            valid = places <= last + ROUNDING
         else:
             places = np.linspace(first[:, 0], last[:, 0], self.settings.steps, axis=1)
             valid = np.ones(places.shape, bool)
