@@ -4,7 +4,7 @@ Two layouts are read, whichever `data.root` holds:
 
 * the official files, in any folders below it: `a1_s1_t1_depth.mat` (`d_depth` uint16 [240, 320, T], millimetres, 0 where the
   authors removed the background), `a1_s1_t1_skeleton.mat` (`d_skel` float64 [20, 3, T], metres), `a1_s1_t1_inertial.mat`
-  (`d_iner` float64 [S, 6], acceleration in g, then angular rate in degrees per second), and `a1_s1_t1_color.avi` (not verified);
+  (`d_iner` float64 [S, 6], acceleration in g, then angular rate in degrees per second), `a1_s1_t1_color.avi` (not verified);
 * a reduced form: `labels.csv` (columns clip, action, subject), `depth/swipe_left/a01_s1_t1.mp4` (grey, see `millimetres`),
   `skeleton.npz` (by clip, float [T, 20, 3]) and `inertial.npz` (by clip, float [S, 6]). It has no colour.
 
@@ -81,7 +81,7 @@ class UTDMHAD(VideoDataModule):
     """UTD-MHAD: 861 recordings of 27 actions by 8 people. Streams: depth (the default), skeleton, signal, video.
 
     Benchmark xsub trains on subjects 1, 3, 5, 7 and tests on 2, 4, 6, 8; xsub_settings, for the choice of settings, trains on
-    1, 3, 5 and validates on 7. The sensor is on the right wrist (actions 1 to 21) or the right thigh (22 to 27), and `signal` has
+    1, 3, 5 and validates on 7. The sensor is on the right wrist (actions 1 to 21) or the right thigh (22 to 27); `signal` is
     [V, 6, L], resampled to `data.streams.signal.steps` samples over the time of the clip. Most actions are done with the right
     hand, and some differ by their direction alone. Official and reduced files: see `datamodules/sets/utd_mhad.py`.
     """
@@ -110,8 +110,8 @@ class UTDMHAD(VideoDataModule):
         rows = [one for one in own if names[0] in files[one]]
         if not rows:
             raise SettingError(
-                f"{self.root} holds no {names[0]} of the subjects {', '.join(map(str, subjects))} of UTD-MHAD; set data.root to "
-                "the folder of all files."
+                f"{self.root} holds no {names[0]} of the subjects {', '.join(map(str, subjects))} of UTD-MHAD; set data.root "
+                "to the folder of all files."
             )
         if len(rows) < len(own):
             rank_zero_warn(f"{len(own) - len(rows)} recordings in {self.root} have no {names[0]} and are left out.")

@@ -98,6 +98,12 @@ class FusedClassification(Method):
         branches = dict(self.parts)
         return branches.get(encoder, self.parts[0][1]).inputs(batch)
 
+    def setup(self, stage: str) -> None:
+        """See `Method.setup`; the classifiers of the streams get to know the trainer."""
+        super().setup(stage)
+        for _, branch in self.parts:
+            branch.trainer = self.trainer
+
     def configure_model(self) -> None:
         """Make the heads; see `Classification.configure_model`."""
         for _, branch in self.parts:

@@ -1,4 +1,4 @@
-"""UTD-MHAD: both layouts give the same streams, which follow one plan; broken files are named; the real recordings, if there."""
+"""UTD-MHAD: both layouts give the same streams, which follow one plan; broken files are named; the real recordings."""
 
 import csv
 from pathlib import Path
