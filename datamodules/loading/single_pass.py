@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.skeleton.clips import SkeletonDataset
+from datamodules.streams.dataset import StreamDataset
 from datamodules.video.dataset import VideoClipDataset
 from modules.core.batch import Batch, Stream
 
@@ -79,6 +80,8 @@ def fingerprint(dataset: Dataset) -> str:
     """
     if isinstance(dataset, VideoClipDataset):
         facts = f"{dataset.manifest.root} {dataset.manifest.sha256()} {dataset.views} {dataset.decoder}"
+        if isinstance(dataset, StreamDataset):
+            facts += f" {[(name, type(one).__name__, vars(one)) for name, one in sorted(dataset.wanted.readers.items())]}"
     elif isinstance(dataset, SkeletonDataset):
         facts = dataset.recordings.sha256(dataset.rows)
     else:

@@ -10,7 +10,10 @@ from modules.backbones.loading import load_encoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError, check_range
-from modules.core.preprocessing import Origin
+from modules.core.loading import LoadReport
+from modules.core.preprocessing import Origin, say
+from modules.weights.files import read_checkpoint
+from modules.weights.origin import origin_of
 
 
 class Depth(nn.Module):
@@ -45,7 +48,27 @@ class Depth(nn.Module):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
         if checkpoint is not None:
-            load_encoder(self, checkpoint)
+            self.load(checkpoint)
+
+    def load(self, path: str) -> LoadReport:
+        """Load weights strictly (see `load_encoder`), and feed clips as they were fed to the network of the file.
+
+        Raises:
+            SettingError: if the file cannot be read or does not fit.
+        """
+        content = read_checkpoint(path, "model.backbone.checkpoint")
+        report = load_encoder(self, content.weights, path)
+        say(self.adopt(origin_of(path, content)))
+        kept = content.record.get("backbone")
+        trained = (kept.get("near"), kept.get("far")) if isinstance(kept, dict) else (None, None)
+        if None not in trained and trained != (self.near, self.far):
+            say(
+                [
+                    f"model.backbone.near and far are {self.near:g} and {self.far:g}, though {path} was trained with "
+                    f"{trained[0]:g} and {trained[1]:g}."
+                ]
+            )
+        return report
 
     def preprocess(self, clip: Tensor) -> Tensor:
         """uint16 millimetres [B, T, H, W, 1] -> float32 [B, 3, T, H, W] as the network's weights want it."""
@@ -77,4 +100,4 @@ class Depth(nn.Module):
 
     def facts(self) -> dict[str, Any]:
         """What `adopt` needs again, for checkpoints."""
-        return self.network.facts()
+        return self.network.facts() | {"near": self.near, "far": self.far}

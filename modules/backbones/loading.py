@@ -1,29 +1,28 @@
 """Weights of encoders that no other code base publishes: only files of this project hold them."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from modules.core.errors import SettingError
 from modules.core.loading import LoadReport, load_strictly
-from modules.weights.files import read_weights
 
 ATTRIBUTE = "backbone."
 
 
-def load_encoder(encoder: nn.Module, path: str) -> LoadReport:
+def load_encoder(encoder: nn.Module, weights: dict[str, Tensor], path: str) -> LoadReport:
     """Load the weights of an encoder strictly; everything else in the file (heads, other encoders) is reported as left over.
 
     Args:
         encoder: where to load to.
-        path: our .ckpt or .safetensors of a method, also of one with several encoders, or of the encoder alone.
+        weights: of our .ckpt or .safetensors of a method, also of one with several encoders, or of the encoder alone.
+        path: the file, for what is printed.
 
     Returns:
         The report that was printed.
 
     Raises:
-        SettingError: if the file cannot be read, holds no such encoder or several, lacks a weight, or has another shape.
+        SettingError: if the file holds no such encoder or several, lacks a weight, or has another shape.
     """
-    weights, own = read_weights(path, "model.backbone.checkpoint"), encoder.state_dict().keys()
-    found = {}
+    own, found = encoder.state_dict().keys(), {}
     for prefix in prefixes_of(list(weights)):
         inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         if own & inner.keys():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.depth import Depth
 from modules.backbones.encoder import Encoder
 from modules.backbones.loading import prefixes_of
@@ -87,6 +88,21 @@ class Two(Method):
 
     def step(self, batch: Any, generator: torch.Generator) -> Any:
         raise NotImplementedError
+
+
+def test_depth_is_fed_as_in_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    normalisation = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    network = VideoResNet("r3d_18", 4, bn_eps=1e-5, normalisation=normalisation)
+    method = Classification(Depth(network, 1000, 3000), 2, optim=OPTIM)
+    kept: dict[str, Any] = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2.6", "epoch": 0}
+    method.on_save_checkpoint(kept)
+    torch.save(kept, tmp_path / "last.ckpt")
+    with caplog.at_level("INFO"):
+        loaded = Depth(tiny_cnn(), 1000, 4000, checkpoint=str(tmp_path / "last.ckpt"))
+    assert loaded.network.normalisation == normalisation
+    assert loaded.network.bn_eps == 1e-5  # type: ignore[union-attr]
+    assert "near and far are 1000 and 4000, though" in caplog.text
 
 
 def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch.nn.functional import relu
 
 from modules.backbones.loading import load_encoder
 from modules.core.errors import SettingError, check_whole
+from modules.weights.files import read_weights
 
 LEAST = 1e-5
 """Smallest deviation that a channel is divided by."""
@@ -56,7 +57,7 @@ class SignalCNN(nn.Module):
         widths = (width, width, 2 * width, 4 * width)
         self.stages = nn.ModuleList(_stage(inputs, outputs, blocks, kernel) for inputs, outputs in pairwise(widths))
         if checkpoint is not None:
-            load_encoder(self, checkpoint)
+            load_encoder(self, read_weights(checkpoint, "model.backbone.checkpoint"), checkpoint)
 
     def preprocess(self, clip: Tensor) -> Tensor:
         """float [B, C, L] -> float32 [B, C, L], standardised if that is set."""

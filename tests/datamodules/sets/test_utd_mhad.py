@@ -10,6 +10,7 @@ import torch
 from scipy.io import savemat
 
 from datamodules import UTDMHAD
+from datamodules.loading.single_pass import fingerprint
 from datamodules.sets.utd_mhad import ACTIONS, KINECT_V1, DepthReader, SignalReader, SkeletonReader, cut_nearest, millimetres
 from datamodules.settings import ListSettings, ReadSettings
 from datamodules.skeleton.normalise import normalise
@@ -187,6 +188,10 @@ def test_signals_without_a_number_of_steps_keep_their_rate(reduced: Path) -> Non
     signal = next(iter(data.val_dataloader())).stream("signal")
     assert signal.data.shape == (2, 2, 6, 9)
     assert (signal.data[0, 0, 0].diff() - 1).abs().max() < 1e-4
+    # Features that are kept of one number of steps are not taken for those of another.
+    prints = {fingerprint(utd(reduced, names).train_once().dataset) for names in (["signal"], ["skeleton", "signal"])}
+    assert len(prints | {fingerprint(data.train_once().dataset)}) == 3
+    assert fingerprint(utd(reduced, ["signal"]).train_once().dataset) in prints
 
 
 def test_the_real_recordings_are_read_as_their_table_says() -> None:
