@@ -24,6 +24,7 @@ from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips, prepare_pixels
+from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.backbones.depth import Depth
 from modules.backbones.vit.beit_video import BEiTVideo
@@ -89,7 +90,7 @@ class Classification(Method):
         num_classes: outputs; null takes the data's.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
-        augmentation: of training clips of videos; null for none.
+        augmentation: of training clips of videos, or SkeletonAugmentation of those of skeletons; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
         labels: one or several per sample, and what is made of them.
         head: dropout before the linear classifier, and its first weights.
@@ -108,7 +109,7 @@ class Classification(Method):
         backbone: AnyEncoder,
         num_classes: int | None = None,
         mode: Literal["finetune", "linear", "attentive"] = "finetune",
-        augmentation: ClipAugmentation | None = None,
+        augmentation: ClipAugmentation | SkeletonAugmentation | None = None,
         mixing: Mixing | None = None,
         labels: LabelSettings = LabelSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         head: HeadSettings = HeadSettings(),  # noqa: B008
@@ -123,14 +124,20 @@ class Classification(Method):
         self.merge = labels.merge or self.labels.merge
         self.tally = Tally(self.labels)
         self.backbone, self.mode = backbone, mode
-        self.augmentation, self.mixing = augmentation, mixing
-        self.flip = augmentation.mirror() if augmentation is not None else None
+        self.augmentation = augmentation if isinstance(augmentation, ClipAugmentation) else None
+        self.mixing = mixing
+        self.flip = self.augmentation.mirror() if self.augmentation is not None else None
+        self.body_augmentation = augmentation if isinstance(augmentation, SkeletonAugmentation) else None
         self.head_std, self.frozen_batchnorm, self.init_from = head.std, frozen_batchnorm, init_from
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
         """Stream of frozen features that the data give in the place of clips, where they do."""
-        changes = augmentation is not None or mixing is not None
+        if self.body_augmentation is not None:
+            self.body_augmentation.check()
+            if kind != "skeleton":
+                raise SettingError(f"model.augmentation SkeletonAugmentation is for skeletons; for {kind}s leave it out.")
+        changes = self.augmentation is not None or mixing is not None
         if (changes and kind != "video") or (mode == "attentive" and kind not in PICTURES):
             raise SettingError(
                 f"model.mode attentive, model.augmentation and model.mixing are for videos; for {kind}s leave them out."
@@ -302,19 +309,25 @@ class Classification(Method):
         """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""
         return linear_in_float32(self.classifier, self.dropout(self.pool(features)))
 
-    def encode(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
+    def encode(
+        self, batch: Batch, clips: int | None = None, every: int = 1, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Features of clips as they come, before the part that a linear or attentive classifier trains.
 
         Args:
             batch: with the stream of the backbone.
             clips: how many clips of each sample; None for all.
             every: takes each n-th of them.
+            generator: see `clip_logits`.
 
         Returns:
             [B, V, D], or [B, V, n, D] in mode `attentive`.
         """
         inputs = self.inputs(batch)[:, :clips:every]
-        return self.features(self.normalise(inputs.flatten(0, 1))).unflatten(0, inputs.shape[:2])
+        rows = inputs.flatten(0, 1)
+        if generator is not None and self.body_augmentation is not None:
+            rows = self.body_augmentation(rows, generator)
+        return self.features(self.normalise(rows)).unflatten(0, inputs.shape[:2])
 
     def known(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
         """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
@@ -360,12 +373,14 @@ class Classification(Method):
         show: dict[str, Tensor] = {}
         features = inputs
         if self.feature_stream is not None:
-            if self.augmentation is not None or self.mixing is not None:
+            if self.augmentation is not None or self.mixing is not None or self.body_augmentation is not None:
                 raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
         else:
             clips = inputs
             if self.augmentation is not None:
                 clips = augment_pixels(inputs, self.augmentation, generator, batch.prepared)
+            if self.body_augmentation is not None:
+                clips = self.body_augmentation(clips, generator)
             clips = self.normalise(clips)
             if self.augmentation is not None and self.augmentation.erase:
                 clips = erase_boxes(clips, self.augmentation.erase, generator)
@@ -438,9 +453,15 @@ class Classification(Method):
         """Log loss and accuracy as `test/*`, and keep what was seen."""
         self._report("test")
 
-    def clip_logits(self, batch: Batch, every: int = 1) -> Tensor:
-        """Scores of the classes of each n-th clip of the samples of a batch: float32 [B, V, K]."""
-        features = self.known(batch, every=every)
+    def clip_logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Scores of the classes of each n-th clip of the samples of a batch: float32 [B, V, K].
+
+        Args:
+            batch: see `encode`.
+            every: see `encode`.
+            generator: of a step of training, which changes bodies at random if that is set; None leaves them.
+        """
+        features = self.known(batch, None, every) if generator is None else self.encode(batch, None, every, generator)
         return self.logits(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def _keep(self, batch: Batch, every: int = 1) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.core.batch import Batch, Kind
 from modules.core.errors import SettingError
@@ -33,6 +34,7 @@ class FusedClassification(Method):
         fuse: what is averaged, `logits` or `probabilities`.
         loss: `each` is the mean of the streams' own losses, so that each learns as it would alone, and none leaves the work to
             another; `fused` is the loss of what is averaged.
+        augmentation: of training clips of skeletons; null for none.
         labels: see `Classification`.
         head: see `Classification`.
         optim: see `Classification`.
@@ -48,6 +50,7 @@ class FusedClassification(Method):
         mode: Literal["finetune", "linear"] = "finetune",
         fuse: Literal["logits", "probabilities"] = "logits",
         loss: Literal["each", "fused"] = "each",
+        augmentation: SkeletonAugmentation | None = None,
         labels: LabelSettings = LabelSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         head: HeadSettings = HeadSettings(),  # noqa: B008
         optim: ScheduleSettings | None = None,
@@ -62,7 +65,8 @@ class FusedClassification(Method):
         self.fuse, self.loss = fuse, loss
         self.branches = nn.ModuleDict()
         for name, encoder in encoders.items():
-            branch = Classification(encoder, num_classes, mode, labels=labels, head=head)
+            changes = augmentation if encoder.kind == "skeleton" else None
+            branch = Classification(encoder, num_classes, mode, changes, labels=labels, head=head)
             branch.stream = name
             self.branches[name] = branch
         first = self.parts[0][1]
@@ -146,14 +150,15 @@ class FusedClassification(Method):
 
     # --- Scores ---
 
-    def logits(self, batch: Batch, every: int = 1) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Scores of the classes, float32 [B, V, K], of each stream, and by the name '' of all.
 
         Args:
             batch: with all streams.
             every: takes each n-th clip of the samples.
+            generator: see `Classification.clip_logits`.
         """
-        found = {name: branch.clip_logits(batch, every) for name, branch in self.parts}
+        found = {name: branch.clip_logits(batch, every, generator) for name, branch in self.parts}
         there = torch.stack([present(batch, name) for name in found])[..., None, None]
         stacked = torch.stack(list(found.values()))
         if self.fuse == "probabilities":
@@ -163,7 +168,7 @@ class FusedClassification(Method):
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Loss of all clips; see `Method.step`."""
-        logits = self.logits(batch)
+        logits = self.logits(batch, generator=generator)
         losses: dict[str, Tensor] = {}
         log: dict[str, Tensor] = {}
         for name, scores in logits.items():

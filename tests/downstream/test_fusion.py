@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones.depth import Depth
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.skeleton.gru import BiGRU
@@ -79,6 +80,22 @@ def test_the_loss_is_that_of_each_stream_or_of_the_mean() -> None:
     expected = torch.nn.functional.cross_entropy(scores, target)
     assert torch.allclose(fused(loss="fused").eval().step(some, generator())["loss"], expected)
     assert torch.allclose(output["log"]["top1"], 100 * (scores.argmax(1) == target).float().mean())
+
+
+def test_bodies_are_changed_in_training_alone() -> None:
+    some, changes = batch(), SkeletonAugmentation(1.0, strength=0.5)
+    method, plain = fused(augmentation=changes).eval(), fused().eval()
+    assert torch.equal(method.logits(some)[""], plain.logits(some)[""])
+    first, second = (method.logits(some, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert torch.equal(first["signal"], second["signal"])
+    assert not torch.equal(first["skeleton"], second["skeleton"])
+    alone = Classification(method.branches["skeleton"].backbone, CLASSES, augmentation=changes, optim=OPTIM).eval()
+    losses = [alone.step(some, torch.Generator().manual_seed(seed))["loss"] for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+    with pytest.raises(SettingError, match="SkeletonAugmentation is for skeletons; for signals leave it out"):
+        Classification(SignalCNN(), 2, augmentation=changes, optim=OPTIM)
+    with pytest.raises(SettingError, match=r"model\.augmentation\.shear_probability is 2"):
+        Classification(BiGRU(4, 1), 2, augmentation=SkeletonAugmentation(2.0), optim=OPTIM)
 
 
 @pytest.mark.parametrize("loss", ["each", "fused"])
