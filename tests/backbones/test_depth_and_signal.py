@@ -12,6 +12,7 @@ from modules.backbones.depth import Depth
 from modules.backbones.encoder import Encoder
 from modules.backbones.loading import prefixes_of
 from modules.backbones.signal.cnn import SignalCNN
+from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.downstream.classification import Classification
@@ -126,3 +127,6 @@ def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"holds several \(branches\.a\.backbone\., branches\.b\.backbone\.\)"):
         SignalCNN(6, 4, checkpoint=str(tmp_path / "twice.pt"))
     assert prefixes_of(["stem.weight"]) == [""]
+    for name in ("single", "two", "alone"):
+        with pytest.raises(SettingError, match=r"model\.backbone\.checkpoint reads the file as it is"):
+            convert(tmp_path / f"{name}.pt", tmp_path / "out.safetensors")
