@@ -115,7 +115,7 @@ def convert(
             raise SettingError(f"--{'heads' if name == 'num_heads' else name} is {facts[name]}; it must be at least 1.")
     if any(key.removeprefix("backbone.").startswith(OWN) for key in found.weights):
         raise SettingError(
-            f"{found.path} holds an encoder of depth or of sensors, or several encoders, for which other code bases have no form; "
+            f"{found.path} holds an encoder of depth or of sensors, or several, for which other code bases have no form; "
             "model.backbone.checkpoint reads the file as it is."
         )
     if is_skeleton(found.weights):

@@ -64,20 +64,11 @@ def test_each_stream_trains_is_probed_and_finds_neighbours(recipe: str, root: Pa
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())
-    settings = yaml.safe_load(RECIPES[recipe].read_text())
-    encoder = settings["model"]["init_args"]["backbone"]
-    neighbours = {"class_path": "NearestNeighbours", "init_args": {"backbone": encoder, "k": [1], "recall": [1]}}
-    settings["model"] = neighbours
-    for callback in settings["trainer"]["callbacks"]:
-        callback.get("init_args", {}).pop("every_n_steps", None)
-    settings["trainer"]["callbacks"] = [{"class_path": "ResultFile", "init_args": {"protocol": "knn"}}]
-    layer = tmp_path / "knn.yaml"
-    layer.write_text(yaml.safe_dump(settings))
-    size = ["--data.clip.size=16"] if recipe == "depth" else []
-    words = ["test", "--config", str(layer), *QUICK, *SMALL[recipe], *size, f"--data.root={root}"]
-    main([*words, f"--trainer.default_root_dir={tmp_path / 'knn'}", f"--model.backbone.checkpoint={checkpoint}"])
-    (found,) = (tmp_path / "knn/results").glob("*.json")
-    assert json.loads(found.read_text())["metrics"].keys() == {"test/knn1", "test/R@1"}
+    # As the recipe says.
+    neighbours = ["--model", "NearestNeighbours", f"--model.backbone.checkpoint={checkpoint}"]
+    found = run("test", recipe, root, tmp_path / "knn", *neighbours)
+    assert found["metrics"].keys() == {"test/knn1", *(f"test/R@{k}" for k in (1, 5, 10, 20, 50))}
+    assert found["bank"] == 4
 
 
 def test_fusion_trains_resumes_and_hands_its_encoders_on(root: Path, small_fusion: list[str], tmp_path: Path) -> None:
