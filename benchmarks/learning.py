@@ -5,6 +5,7 @@
     python benchmarks/learning.py sigma                            # likewise
     python benchmarks/learning.py skeleton_contrast                # likewise
     python benchmarks/learning.py locomotion                       # likewise
+    python benchmarks/learning.py utd_mhad --root DIR              # real recordings; an hour on two CPU cores
     python benchmarks/learning.py smile --size.steps 40 --seeds 1  # only to see it run
 
 Every study (`benchmarks/studies`) compares, at equal budget, rows that its method's paper compares, beside chance, the
@@ -25,6 +26,7 @@ from benchmarks.studies.sigma import sigma
 from benchmarks.studies.skeleton_contrast import skeleton_contrast
 from benchmarks.studies.smile import smile
 from benchmarks.studies.tubelet_contrast import tubelet_contrast
+from benchmarks.studies.utd_mhad import utd_mhad
 
 if __name__ == "__main__":
-    auto_cli([smile, sigma, skeleton_contrast, tubelet_contrast, locomotion], as_positional=False)
+    auto_cli([smile, sigma, skeleton_contrast, tubelet_contrast, locomotion, utd_mhad], as_positional=False)

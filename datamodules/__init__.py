@@ -29,6 +29,7 @@ from datamodules.sets.something_something import SSv1, SSv2
 from datamodules.sets.speech_commands import SpeechCommands
 from datamodules.sets.ucf101 import UCF101
 from datamodules.sets.ucfrep import UCFRep
+from datamodules.sets.utd_mhad import UTDMHAD
 from datamodules.sets.vggsound import VGGSound
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
@@ -58,6 +59,7 @@ __all__ = [
     "NTU120",
     "PKUMMD",
     "UCF101",
+    "UTDMHAD",
     "ActivityNet",
     "AudioSet",
     "CachedFeatures",

@@ -3,6 +3,7 @@
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
+from modules.downstream.fusion import FusedClassification
 from modules.downstream.retrieval import NearestNeighbours
 from modules.downstream.video_text_retrieval import VideoTextRetrieval
 from modules.masks.blue_noise import OptimBlueMask
@@ -25,6 +26,7 @@ __all__ = [
     "AdamSettings",
     "AdamWSettings",
     "Classification",
+    "FusedClassification",
     "Green3D",
     "LocoMotion",
     "MoCo",

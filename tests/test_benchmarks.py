@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmarks import startup
 from benchmarks.methods import BUILD, job
 from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
+from tests.datamodules.sets.utd_files import write_reduced
 from tests.datamodules.video_files import X264, write_video, write_with_sound
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -377,3 +378,17 @@ def test_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         assert result["ms_per_clip"][name] == pytest.approx(1e3 * times[1] / 2)
     assert {"video", "flow", "sound", "all streams"} < result["ratio"].keys()
     assert "clips of 4 x 8 x 8, 2 object(s)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_study_of_utd_mhad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_reduced(tmp_path / "data", subjects=(1, 3, 7, 2))
+    small = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--data.batch_size=4", "--data.reading.num_workers=0"]
+    words = ["--seeds=1", "--size.streams=[signal]", "--size.fused=false", f"--size.more={json.dumps(small)}"]
+    out = tmp_path / "utd_mhad.json"
+    run(monkeypatch, "learning.py", "utd_mhad", f"--root={tmp_path / 'data'}", *words, f"--out={out}")
+    rows = {row["name"]: row["scores"] for row in json.loads(out.read_text())["rows"]}
+    assert rows.keys() == {"chance", "ridge, the middle alone", "ridge, all in order", "network"}
+    # The action is in every value of the miniature.
+    assert rows["ridge, all in order"]["signal"] == [100.0]
+    assert "| row | signal |" in capsys.readouterr().out

@@ -87,6 +87,7 @@ class Plan:
         length: Frames of the whole recording, or steps of the stream; 0 if unknown.
         file: That the plan was made for.
         span: First and last second of the part of it that the row of the list is; infinite for its ends, None for all of it.
+        duration: Of the whole file that the plan was made for, in seconds.
     """
 
     frames: np.ndarray
@@ -97,6 +98,7 @@ class Plan:
     length: int = 0
     file: Path | None = None
     span: tuple[float, float] | None = None
+    duration: float = 0.0
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":
@@ -200,4 +202,5 @@ def make_plan(
     else:
         boxes = view_boxes(width, height, 1, clip.crop.centre) * clip.views
     frames, moments, time = (np.repeat(table, copies, axis=0) for table in (frames, moments, time))
-    return Plan(frames, moments, time, boxes, (width, height), length=info.num_frames)
+    whole = (info.num_frames, info.num_frames / info.fps)
+    return Plan(frames, moments, time, boxes, (width, height), length=whole[0], duration=whole[1])

@@ -1,12 +1,20 @@
 """Encoders, one file per family. Importing them here makes their short names known to the command line."""
 
+from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
+from modules.backbones.depth import Depth
+from modules.backbones.signal.cnn import SignalCNN
+from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 
-__all__ = ["AGCN", "HCN", "I3D", "S3D", "BEiTVideo", "BiGRU", "VideoResNet", "VideoViT"]
+__all__ = ["AGCN", "HCN", "I3D", "S3D", "AnyEncoder", "BEiTVideo", "BiGRU", "Depth", "SignalCNN", "VideoResNet", "VideoViT"]
+
+AnyEncoder = VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder | Depth | SignalCNN
+"""What methods take that serve every kind of stream. Of a protocol (`modules.backbones.encoder.Encoder`), the command line
+would not find the classes by their short names."""

@@ -54,6 +54,8 @@ from modules.weights.run_config import config_text, facts_of_run, inside, norm_p
 from modules.weights.sizes import Architecture, Facts, infer_architecture
 
 SUFFIXES = {"safetensors": ".safetensors", "official": ".pth"}
+# How tensors of `Depth`, `SignalCNN` and `FusedClassification` are named, and no others.
+OWN = ("network.", "scale.running_mean", "branches.")
 
 
 def convert(
@@ -111,6 +113,11 @@ def convert(
     for name in asked:
         if facts.get(name, 1) < 1:
             raise SettingError(f"--{'heads' if name == 'num_heads' else name} is {facts[name]}; it must be at least 1.")
+    if any(key.removeprefix("backbone.").startswith(OWN) for key in found.weights):
+        raise SettingError(
+            f"{found.path} holds an encoder of depth or of sensors, or several, for which other code bases have no form; "
+            "model.backbone.checkpoint reads the file as it is."
+        )
     if is_skeleton(found.weights):
         converted = convert_skeleton(found, part, to)
     elif part == "partner":

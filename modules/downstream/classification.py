@@ -1,4 +1,4 @@
-"""Classification of videos or skeletons: fine-tuning, a linear classifier, or an attentive one on a frozen backbone.
+"""Classification of videos, depth, skeletons or sensors: fine-tuning, or a linear or attentive classifier on a frozen backbone.
 
 Recipes: fine-tuning of video transformers as VideoMAE does (https://arxiv.org/abs/2203.12602, official code) and of video CNNs
 as SEVERE does (https://arxiv.org/abs/2203.14221, official code); linear classifiers as SIGMA, SEVERE and skeleton contrast
@@ -24,13 +24,13 @@ from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, erase_boxes, mix_clips, prepare_pixels
-from modules.backbones.cnn.base import VideoCNN
-from modules.backbones.skeleton.base import SkeletonEncoder
+from modules.augment.skeletons import SkeletonAugmentation
+from modules.backbones import AnyEncoder
+from modules.backbones.depth import Depth
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Kind, Preparation, feature_stream
-from modules.core.distributed import gather_once
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
@@ -38,6 +38,7 @@ from modules.core.preprocessing import Normalisation, Origin
 from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, LabelSettings
+from modules.downstream.tally import Tally
 from modules.layers.heads import linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method, batch_size_of
@@ -51,6 +52,8 @@ HEAD_CHANNELS = 64
 """Width of one attention head of the attentive classifier."""
 VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
 SHOWN = 8
+PICTURES = ("video", "depth")
+"""Kinds of which networks of videos see clips."""
 NO_LABELS = "No test video has a label; set data.lists.test or data.lists.val to a list with labels."
 
 
@@ -76,7 +79,7 @@ class HeadSettings:
 
 
 class Classification(Method):
-    """Learns the classes of videos or recordings of skeletons, from a pretrained backbone (`model.backbone.checkpoint`).
+    """Learns the classes of samples of the kind that the backbone takes, pretrained or not (`model.backbone.checkpoint`).
 
     Top-1, top-5 and mean per-class accuracy, or with several labels mean average precision, are in percent, over every video
     once: the mean or maximum of the class probabilities of its clips decides. `test` takes the clips that `data.views` names.
@@ -87,7 +90,7 @@ class Classification(Method):
         num_classes: outputs; null takes the data's.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
-        augmentation: of training clips of videos; null for none.
+        augmentation: of training clips of videos, or SkeletonAugmentation of those of skeletons; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
         labels: one or several per sample, and what is made of them.
         head: dropout before the linear classifier, and its first weights.
@@ -103,10 +106,10 @@ class Classification(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder,
+        backbone: AnyEncoder,
         num_classes: int | None = None,
         mode: Literal["finetune", "linear", "attentive"] = "finetune",
-        augmentation: ClipAugmentation | None = None,
+        augmentation: ClipAugmentation | SkeletonAugmentation | None = None,
         mixing: Mixing | None = None,
         labels: LabelSettings = LabelSettings(),  # noqa: B008  (never mutated; shows the defaults in --help)
         head: HeadSettings = HeadSettings(),  # noqa: B008
@@ -119,18 +122,25 @@ class Classification(Method):
         check_positive("model", **given(num_classes=num_classes))
         self.labels: Labels = labels.make()
         self.merge = labels.merge or self.labels.merge
+        self.tally = Tally(self.labels)
         self.backbone, self.mode = backbone, mode
-        self.augmentation, self.mixing = augmentation, mixing
-        self.flip = augmentation.mirror() if augmentation is not None else None
+        self.augmentation = augmentation if isinstance(augmentation, ClipAugmentation) else None
+        self.mixing = mixing
+        self.flip = self.augmentation.mirror() if self.augmentation is not None else None
+        self.body_augmentation = augmentation if isinstance(augmentation, SkeletonAugmentation) else None
         self.head_std, self.frozen_batchnorm, self.init_from = head.std, frozen_batchnorm, init_from
-        self.is_skeleton = isinstance(backbone, SkeletonEncoder)
-        kind: Kind = "skeleton" if self.is_skeleton else "video"
+        kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
         """Stream of frozen features that the data give in the place of clips, where they do."""
-        if self.is_skeleton and (mode == "attentive" or augmentation is not None or mixing is not None):
+        if self.body_augmentation is not None:
+            self.body_augmentation.check()
+            if kind != "skeleton":
+                raise SettingError(f"model.augmentation SkeletonAugmentation is for skeletons; for {kind}s leave it out.")
+        changes = self.augmentation is not None or mixing is not None
+        if (changes and kind != "video") or (mode == "attentive" and kind not in PICTURES):
             raise SettingError(
-                "model.mode attentive, model.augmentation and model.mixing are for videos; for skeletons leave them out."
+                f"model.mode attentive, model.augmentation and model.mixing are for videos; for {kind}s leave them out."
             )
         width = backbone.embed_dim
         self.fc_norm: nn.Module = nn.Identity()
@@ -138,13 +148,13 @@ class Classification(Method):
         if mode == "attentive":
             heads = width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else 1
             self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
-        elif isinstance(backbone, VideoViT):
-            backbone.norm = nn.Identity()
-            width *= backbone.grid.t if backbone.pooling == "time" else 1
+        elif isinstance(network := self.network, VideoViT):
+            network.norm = nn.Identity()
+            width *= network.grid.t if network.pooling == "time" else 1
             self.fc_norm = layer_norm(width)
-        elif isinstance(backbone, BEiTVideo):
+        elif isinstance(network, BEiTVideo):
             # It pools before this norm, so nothing would give it a gradient.
-            backbone.norm.requires_grad_(False)
+            network.norm.requires_grad_(False)
         self.width = width
         self.dropout = nn.Dropout(head.dropout)
         self.head: nn.Linear | None = None
@@ -156,18 +166,23 @@ class Classification(Method):
         """Names by number that the file of `init_from` knows."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
-        self._seen: list[tuple[Tensor, Tensor]] = []
         if num_classes is not None:
             self._build_head(num_classes)
 
     # --- Network ---
+
+    @property
+    def network(self) -> nn.Module:
+        """The backbone, or the network of videos in it."""
+        backbone: nn.Module = self.backbone
+        return backbone.network if isinstance(backbone, Depth) else backbone
 
     def _build_head(self, num_classes: int) -> None:
         head = nn.Linear(self.width, num_classes)
         if self.head_std is not None:
             nn.init.normal_(head.weight, std=self.head_std)
             nn.init.zeros_(head.bias)
-        elif isinstance(self.backbone, VideoViT | BEiTVideo):
+        elif isinstance(self.network, VideoViT | BEiTVideo):
             nn.init.trunc_normal_(head.weight, std=VIT_HEAD_STD)
             head.weight.data.mul_(VIT_HEAD_SCALE)
             nn.init.zeros_(head.bias)
@@ -185,8 +200,8 @@ class Classification(Method):
             counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
             load_strictly(self, weights, self.init_from, may_miss=counters)
             self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
-            if isinstance(self.backbone, VideoViT):
-                check_heads(self.init_from, "model.init_from", self.backbone.num_heads)
+            if isinstance(self.network, VideoViT):
+                check_heads(self.init_from, "model.init_from", self.network.num_heads)
             self.adopt(whole_origin(self.init_from, content))
 
     def _check_classes(self, weights: Mapping[str, Any], source: str) -> None:
@@ -220,15 +235,15 @@ class Classification(Method):
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {known} classes; raise it or leave it out."
             )
-        self._check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
+        self.check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the classes of a checkpoint with the data's; see `Method`."""
         super().on_load_checkpoint(checkpoint)
         record = checkpoint.get("record", {})
-        self._check_class_names(record.get("class_names"), "The checkpoint")
+        self.check_class_names(record.get("class_names"), "The checkpoint")
 
-    def _check_class_names(self, known: list[str] | None, source: str) -> None:
+    def check_class_names(self, known: list[str] | None, source: str) -> None:
         """Compare the order of the data's classes with that in which weights know them.
 
         Raises:
@@ -250,11 +265,19 @@ class Classification(Method):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore weights; where the head was not made yet, they say how many classes it has."""
-        if "head.weight" in state_dict:
-            if self.head is None:
-                self._build_head(len(state_dict["head.weight"]))
-            self._check_classes(state_dict, "The checkpoint")
+        self.fit_head(state_dict)
         return super().load_state_dict(state_dict, strict, assign)
+
+    def fit_head(self, weights: Mapping[str, Any]) -> None:
+        """Make the head for as many classes as weights that are about to be restored tell apart, where there is none.
+
+        Raises:
+            SettingError: if the head that is there tells apart another number.
+        """
+        if "head.weight" in weights:
+            if self.head is None:
+                self._build_head(len(weights["head.weight"]))
+            self._check_classes(weights, "The checkpoint")
 
     def train(self, mode: bool = True) -> "Classification":
         """Training mode, of which a frozen backbone takes no notice."""
@@ -272,9 +295,9 @@ class Classification(Method):
             if self.mode == "attentive":
                 tokens = self.backbone.forward_features(inputs)  # type: ignore[operator]
                 return tokens if tokens.ndim == 3 else tokens.flatten(2).transpose(1, 2)
-            if isinstance(self.backbone, VideoViT):
-                tokens = self.backbone.forward_features(inputs, norm=False)
-                return pool_tokens(tokens, self.backbone.grid[:3], self.backbone.pooling)
+            if isinstance(network := self.network, VideoViT):
+                tokens = network.forward_features(inputs, norm=False)
+                return pool_tokens(tokens, network.grid[:3], network.pooling)
             return self.backbone(inputs)
 
     def pool(self, features: Tensor) -> Tensor:
@@ -286,20 +309,25 @@ class Classification(Method):
         """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""
         return linear_in_float32(self.classifier, self.dropout(self.pool(features)))
 
-    def encode(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
+    def encode(
+        self, batch: Batch, clips: int | None = None, every: int = 1, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Features of clips as they come, before the part that a linear or attentive classifier trains.
 
         Args:
-            batch: of videos or of skeletons.
+            batch: with the stream of the backbone.
             clips: how many clips of each sample; None for all.
             every: takes each n-th of them.
+            generator: see `clip_logits`.
 
         Returns:
             [B, V, D], or [B, V, n, D] in mode `attentive`.
         """
         inputs = self.inputs(batch)[:, :clips:every]
         rows = inputs.flatten(0, 1)
-        return self.features(rows if self.is_skeleton else self.normalise(rows)).unflatten(0, inputs.shape[:2])
+        if generator is not None and self.body_augmentation is not None:
+            rows = self.body_augmentation(rows, generator)
+        return self.features(self.normalise(rows)).unflatten(0, inputs.shape[:2])
 
     def known(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
         """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
@@ -331,7 +359,7 @@ class Classification(Method):
 
     def preparation(self) -> Preparation | None:
         """The augmentation is drawn where batches are read; see `Method.preparation`."""
-        if self.augmentation is None or self.is_skeleton or self.feature_stream is not None:
+        if self.augmentation is None or self.feature_stream is not None:
             return None
         return partial(prepare_pixels, self.augmentation, self.stream, self.seed)
 
@@ -345,22 +373,23 @@ class Classification(Method):
         show: dict[str, Tensor] = {}
         features = inputs
         if self.feature_stream is not None:
-            if self.augmentation is not None or self.mixing is not None:
+            if self.augmentation is not None or self.mixing is not None or self.body_augmentation is not None:
                 raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
-        elif self.is_skeleton:
-            show["skeleton"] = inputs
-            features = self.features(inputs)
         else:
-            video = inputs
+            clips = inputs
             if self.augmentation is not None:
-                video = augment_pixels(inputs, self.augmentation, generator, batch.prepared)
-            video = self.normalise(video)
+                clips = augment_pixels(inputs, self.augmentation, generator, batch.prepared)
+            if self.body_augmentation is not None:
+                clips = self.body_augmentation(clips, generator)
+            clips = self.normalise(clips)
             if self.augmentation is not None and self.augmentation.erase:
-                video = erase_boxes(video, self.augmentation.erase, generator)
+                clips = erase_boxes(clips, self.augmentation.erase, generator)
             if self.mixing is not None:
-                video, targets = mix_clips(video, targets, self.mixing, generator, labelled)
-            show["plain_clip"], show["clip"] = inputs, to_pixels(video, self.backbone.normalisation)  # type: ignore[arg-type]
-            features = self.features(video)
+                clips, targets = mix_clips(clips, targets, self.mixing, generator, labelled)
+            show["plain_clip" if self.kinds[0] == "video" else self.kinds[0]] = inputs
+            if self.kinds[0] in PICTURES:
+                show["clip"] = to_pixels(clips, self.network.normalisation)  # type: ignore[arg-type]
+            features = self.features(clips)
         logits = self.logits(features)
         log = self.labels.progress(logits.detach(), targets)
         return {"loss": self.labels.loss(logits, targets), "log": log, "show": show}
@@ -376,10 +405,12 @@ class Classification(Method):
         return batch_size_of(data)
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Clips before and after augmentation and mixing, or skeletons."""
+        """Videos before and after augmentation and mixing, depth as the network sees it, or skeletons; of others nothing."""
         show = output["show"]
-        if "clip" in show:
+        if "plain_clip" in show:
             return {"plain": show["plain_clip"], "augmented": show["clip"]}
+        if "clip" in show:
+            return {"depth": show["clip"]}
         return {"skeleton": draw_skeletons(show["skeleton"][:SHOWN])} if "skeleton" in show else {}
 
     # --- Evaluation ---
@@ -407,11 +438,12 @@ class Classification(Method):
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
-        self._seen = []
+        self.tally.clear()
 
     def on_test_epoch_start(self) -> None:
         """Begin anew."""
-        self._seen, self.test_record = [], {}
+        self.tally.clear()
+        self.test_record = {}
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and accuracy as `val/*`."""
@@ -419,35 +451,38 @@ class Classification(Method):
 
     def on_test_epoch_end(self) -> None:
         """Log loss and accuracy as `test/*`, and keep what was seen."""
-        used, missed = self._report("test")
-        self.test_record |= {"videos": used, "missed": missed, "classes": self.classifier.out_features}
+        self._report("test")
+
+    def clip_logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Scores of the classes of each n-th clip of the samples of a batch: float32 [B, V, K].
+
+        Args:
+            batch: see `encode`.
+            every: see `encode`.
+            generator: of a step of training, which changes bodies at random if that is set; None leaves them.
+        """
+        features = self.known(batch, None, every) if generator is None else self.encode(batch, None, every, generator)
+        return self.logits(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def _keep(self, batch: Batch, every: int = 1) -> int:
         """Keep the class probabilities of a batch; gives how many clips of each sample they are made of."""
-        features = self.known(batch, every=every)
-        views = self.labels.probabilities(self.logits(features.flatten(0, 1))).unflatten(0, features.shape[:2])
-        merged = views.mean(1) if self.merge == "mean" else views.amax(1)
-        facts = torch.stack([batch.index, batch.substituted], 1)
-        self._seen.append((merged, torch.cat([facts, self.labels.rows(batch.label, merged.shape[1])], 1)))
-        return features.shape[1]
+        logits = self.clip_logits(batch, every)
+        self.tally.add(batch, logits, self.merge)
+        return logits.shape[1]
 
-    def _report(self, stage: str) -> tuple[int, list[int]]:
-        """Log the scores over all processes; gives the number of videos used, and those that could not be read."""
+    def _report(self, stage: str) -> None:
+        """Log the scores over all processes; after a test, keep what was seen.
+
+        Raises:
+            SettingError: if no test sample has a label.
+        """
         classes = self.classifier.out_features
-        # A process without a sample takes part all the same.
-        facts = torch.empty(0, 2, dtype=torch.long, device=self.device)
-        none = (torch.empty(0, classes, device=self.device), torch.cat([facts, self.labels.rows(facts[:, 0], classes)], 1))
-        probabilities, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
-        self._seen = []
-        probabilities, facts = gather_once(self.trainer, probabilities, facts, facts[:, 0])
-        number, substituted, label = facts[:, 0], facts[:, 1], facts[:, 2:]
-        used = (label >= 0).all(1) & (substituted < 0)
-        if used.any():
-            found = self.labels.scores(probabilities[used], label[used])
-            self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
-        elif stage == "test":
-            raise SettingError(NO_LABELS)
-        return int(used.sum()), number[substituted >= 0].tolist()
+        found = self.tally.scores(self.trainer, classes, self.device)
+        self.log_dict({f"{stage}/{name}": value for name, value in found.values.items()}, sync_dist=True)
+        if stage == "test":
+            if not found.values:
+                raise SettingError(NO_LABELS)
+            self.test_record |= {"videos": found.used, "missed": found.missed, "classes": classes}
 
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

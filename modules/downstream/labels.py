@@ -51,7 +51,11 @@ class Labels(ABC):
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of the classes: [N, K] -> [N, K]."""
+        """Of the classes: [..., K] -> [..., K]."""
+
+    @abstractmethod
+    def logits(self, probabilities: Tensor) -> Tensor:
+        """Logits that give these probabilities, all at least `SMALLEST`: inverse of `probabilities`, of any shape [..., K]."""
 
     @abstractmethod
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
@@ -94,7 +98,11 @@ class OneLabel(Labels):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax."""
-        return logits.softmax(1)
+        return logits.softmax(-1)
+
+    def logits(self, probabilities: Tensor) -> Tensor:
+        """See `Labels.logits`."""
+        return probabilities.clamp_min(SMALLEST).log()
 
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """See `accuracies`.
@@ -140,6 +148,10 @@ class SeveralLabels(Labels):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Sigmoid."""
         return logits.sigmoid()
+
+    def logits(self, probabilities: Tensor) -> Tensor:
+        """See `Labels.logits`."""
+        return probabilities.clamp(SMALLEST, 1 - SMALLEST).logit()
 
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """`loss` (mean binary cross-entropy) and `map` (mean average precision in percent, over classes that occur)."""

@@ -13,10 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.backbones.cnn.base import VideoCNN
-from modules.backbones.skeleton.base import SkeletonEncoder
-from modules.backbones.vit.beit_video import BEiTVideo
-from modules.backbones.vit.video_vit import VideoViT
+from modules.backbones import AnyEncoder
 from modules.core.batch import Batch, Kind, feature_stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
@@ -48,7 +45,7 @@ class NearestNeighbours(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder,
+        backbone: AnyEncoder,
         k: list[int] = [1],  # noqa: B006  (never mutated; shows the defaults in --help)
         recall: list[int] = [1, 5, 10, 20, 50],  # noqa: B006
         temperature: float = 0.07,
@@ -59,7 +56,7 @@ class NearestNeighbours(Method):
                 f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all numbers must be above 0."
             )
         self.backbone, self.k, self.recall, self.temperature = backbone.requires_grad_(False), k, recall, temperature
-        kind: Kind = "skeleton" if isinstance(backbone, SkeletonEncoder) else "video"
+        kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
         """Stream of frozen features that the data give in the place of clips, where they do."""
@@ -105,14 +102,13 @@ class NearestNeighbours(Method):
         return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
 
     def encode(self, batch: Batch) -> Tensor:
-        """Pooled features [B, V, D] of all clips of videos or recordings.
+        """Pooled features [B, V, D] of all clips.
 
         Raises:
             SettingError: if the batch has not what the backbone takes.
         """
         clips = self.inputs(batch)
-        rows = clips.flatten(0, 1)
-        return self.backbone(rows if "skeleton" in self.kinds else self.normalise(rows)).unflatten(0, clips.shape[:2])
+        return self.backbone(self.normalise(clips.flatten(0, 1))).unflatten(0, clips.shape[:2])
 
     def known(self, batch: Batch) -> Tensor:
         """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""

@@ -29,7 +29,18 @@ from tests.registry import CONTRAST, METHODS, SGD, SIDE, tiny_cnn
 ROOT = Path(__file__).parents[2]
 # The data sets in which left and right are classes or words of captions. Dives of Diving48 are told by take-off, somersaults,
 # twists and position; no class of NTU RGB+D has a side.
-SIDES = {"SSv1", "SSv2", "Jester", "VideoText", "MSRVTT", "SSv2Text", "DiDeMo", "SyntheticMotion", "SyntheticLongVideos"}
+SIDES = {
+    "SSv1",
+    "SSv2",
+    "Jester",
+    "VideoText",
+    "MSRVTT",
+    "SSv2Text",
+    "DiDeMo",
+    "SyntheticMotion",
+    "SyntheticLongVideos",
+    "UTDMHAD",
+}
 CONTRASTIVE = {case.name: case for case in METHODS if case.name in ("MoCo", "TubeletContrast")}
 
 

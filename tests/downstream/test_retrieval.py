@@ -43,6 +43,7 @@ def motion(**settings: Any) -> Motion:
 class Flat(nn.Module):
     """Raw pixels as features, a few of them."""
 
+    kind = "video"
     embed_dim = 3 * FRAMES * 16
     preprocess = staticmethod(IMAGENET.apply)
 

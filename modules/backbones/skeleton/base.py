@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.loading import prefixes_of
 from modules.core.errors import SettingError
 from modules.core.loading import LoadReport, load_strictly
 from modules.weights.files import read_weights
@@ -75,7 +76,7 @@ class SkeletonEncoder(nn.Module, ABC):
         """
         weights = read_weights(path, "the checkpoint of an encoder")
         own = self.state_dict().keys()
-        for prefix in PREFIXES:
+        for prefix in dict.fromkeys((*PREFIXES, *prefixes_of(list(weights)))):
             inner = gru_from_official({key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)})
             if own & inner.keys():
                 rest = {key: value for key, value in weights.items() if not key.startswith(prefix)}

@@ -105,8 +105,11 @@ def test_davis_2016_has_one_object_and_lists_of_two_forms(tmp_path: Path) -> Non
 def test_shards_do_not_take_folders_of_pictures(tmp_path: Path) -> None:
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
     root = write_davis(tmp_path / "davis")
+    words = ["prepare", "shards", "--data=DAVIS2017", f"--data.root={root}", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SettingError, match=r"--data DAVIS2017 gives the streams video, mask, but shards hold videos only"):
+        main(words)
     with pytest.raises(SettingError, match=r"--data DAVIS2017 reads folders of pictures, or further streams"):
-        main(["prepare", "shards", "--data=DAVIS2017", f"--data.root={root}", f"--out={tmp_path / 'out'}"])
+        main([*words, "--data.streams.names=[video]"])
 
 
 def test_a_mask_that_is_missing_is_named(tmp_path: Path) -> None:

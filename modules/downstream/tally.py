@@ -1,0 +1,71 @@
+"""What an evaluation collects: the class probabilities of every sample, from all processes."""
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from modules.core.batch import Batch
+from modules.core.distributed import gather_once
+from modules.downstream.labels import Labels, Merge
+
+
+@dataclass
+class Scores:
+    """What became of an evaluation."""
+
+    values: dict[str, Tensor]
+    """`Labels.scores`; empty where no sample has a label"""
+    used: int
+    """samples that were scored"""
+    missed: list[int]
+    """numbers of those that could not be read"""
+
+
+class Tally:
+    """Class probabilities of the samples of an evaluation, each merged over its clips.
+
+    Args:
+        labels: what is made of logits and labels.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, batch: Batch, logits: Tensor, merge: Merge) -> None:
+        """Keep a batch.
+
+        Args:
+            batch: of samples.
+            logits: of their clips, float [B, V, K].
+            merge: how the probabilities of a sample's clips become those of the sample.
+        """
+        views = self.labels.probabilities(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+        merged = views.mean(1) if merge == "mean" else views.amax(1)
+        facts = torch.stack([batch.index, batch.substituted], 1)
+        self._seen.append((merged, torch.cat([facts, self.labels.rows(batch.label, merged.shape[1])], 1)))
+
+    def scores(self, trainer: Trainer, classes: int, device: torch.device) -> Scores:
+        """Scores of what all processes have kept, each sample once; all must ask. Then nothing is kept.
+
+        Args:
+            trainer: that knows the processes.
+            classes: K.
+            device: of a process that has kept nothing.
+        """
+        # A process without a sample takes part all the same.
+        facts = torch.empty(0, 2, dtype=torch.long, device=device)
+        none = (torch.empty(0, classes, device=device), torch.cat([facts, self.labels.rows(facts[:, 0], classes)], 1))
+        probabilities, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
+        self.clear()
+        probabilities, facts = gather_once(trainer, probabilities, facts, facts[:, 0])
+        number, substituted, label = facts[:, 0], facts[:, 1], facts[:, 2:]
+        used = (label >= 0).all(1) & (substituted < 0)
+        values = self.labels.scores(probabilities[used], label[used]) if used.any() else {}
+        return Scores(values, int(used.sum()), number[substituted >= 0].tolist())
