@@ -12,23 +12,28 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from datamodules import LongRecordings, MixedData, SyntheticMotion, SyntheticSkeleton, VideoFolder, VideoText
+from datamodules import ListedStreams, LongRecordings, MixedData, SyntheticMotion, SyntheticSkeleton, VideoFolder, VideoText
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.packed import PackedStrings
 from datamodules.settings import LoadSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.streams.reader import StreamReader, seconds_of
-from datamodules.streams.settings import StreamSettings
+from datamodules.streams.settings import SignalSettings, SoundSettings, StreamSettings
 from datamodules.video.decode import DecodeError, VideoInfo
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, Plan
 from modules.core.batch import Kind, Stream
 from modules.scenes.captioned import CaptionSettings
+from modules.scenes.senses import GeneratedSensor, GeneratedSound
+from modules.scenes.streams import WorldStreams
+from modules.scenes.world import WorldSettings
 from tests.datamodules.sets.trees import put
+from tests.datamodules.streams.files import write_csv, write_table, write_tone
 from tests.datamodules.video_files import write_still
 
 TRAIN, VAL, BATCH = 7, 3, 2
 FPS, SECONDS = 1, 24
+BESIDE = ("audio", "depth", "flow", "mask", "skeleton", "signal", "feature", "track", "picture")
 CLIP = ClipSettings(frames=4, size=16, clips=2, sampler=Dense(1))
 RATE = 10.0
 
@@ -95,6 +100,30 @@ def write_tables(root: Path) -> None:
         np.save(film.with_suffix(".npy"), np.stack([times, np.full_like(times, number)]).astype(np.float32))
 
 
+def write_beside(root: Path) -> None:
+    """The films, and beside each a file of every kind of stream; of the features, some are longer than others."""
+    write_films(root)
+    frames, side = SECONDS * FPS, 16
+    shade = np.arange(frames, dtype=np.uint16)[:, None, None]
+    for split in ("train", "val"):
+        rows = []
+        for number, film in enumerate(sorted((root / split).rglob("*.mp4"))):
+            base = film.with_suffix("")
+            write_tone(Path(f"{base}.wav"), SECONDS, 8000)
+            np.save(f"{base}.depth.npy", np.broadcast_to(1000 + 10 * shade + number, (frames, side, side)))
+            np.save(f"{base}.flow.npy", np.full((frames - 1, side, side, 2), number, np.float32))
+            np.save(f"{base}.mask.npy", np.broadcast_to(shade % 2, (frames, side, side)).astype(np.uint8))
+            np.save(f"{base}.skeleton.npy", np.broadcast_to(shade, (frames, 20, 3)).astype(np.float32) + number)
+            np.save(f"{base}.feature.npy", np.full((5 + number % 3, 4), number, np.float32))
+            write_table(Path(f"{base}.signal.csv"), SECONDS, RATE)
+            boxes = [f"{film.name},{frame},{number % 3},2,{12 + number % 3},14" for frame in range(frames)]
+            write_csv(Path(f"{base}.track.csv"), "video,frame,x1,y1,x2,y2", *boxes)
+            name = base.relative_to(root).as_posix()
+            ends = (".wav", ".depth.npy", ".flow.npy", ".mask.npy", ".skeleton.npy", ".signal.csv", ".feature.npy")
+            rows.append(f"{name}.mp4,{number % 2},{','.join(name + end for end in ends)},{name}.track.csv,{name}.track.csv")
+        write_csv(root / f"{split}.csv", f"path,label,{','.join(BESIDE)}", *rows)
+
+
 # --- A reader as small as can be ---
 
 
@@ -150,8 +179,8 @@ class Tabled(VideoFolder):
 
 # --- Data modules ---
 
-POOLS: dict[tuple[int, bool], Any] = {}
-"""Generated clips by seed, and whether they have sentences."""
+POOLS: dict[tuple[int, bool | str], Any] = {}
+"""Generated clips by seed, and whether they have sentences, or are of the world."""
 
 
 def videos(kind: type[VideoFolder], settings: Settings, **more: Any) -> Any:
@@ -179,6 +208,27 @@ def motion(settings: Settings, captions: bool = False) -> Any:
     return data
 
 
+def beside(settings: Settings) -> Any:
+    """Films with all that lies beside them, by one list."""
+    streams = StreamSettings(settings.names, settings.on_missing, SoundSettings(1000), SignalSettings(RATE))
+    reading = ReadSettings(settings.workers)
+    return ListedStreams(str(settings.root), clip=CLIP, batch_size=BATCH, reading=reading, seed=settings.seed, streams=streams)
+
+
+def world(settings: Settings) -> Any:
+    """Generated clips with all their streams; those of one seed are made once."""
+    streams = WorldStreams(*[True] * 6, skeleton=True, text=True, sound=GeneratedSound(stereo=True), sensor=GeneratedSensor())
+    happens = WorldSettings(objects=2, smooth=True, contacts=True, identities=3)
+    clip = ClipSettings(frames=4, size=16, clips=2)
+    given: dict[str, Any] = {"world": happens, "streams": streams, "probe_samples": VAL, "seed": settings.seed}
+    data = SyntheticMotion(clip, BATCH, LoadSettings(settings.workers), TRAIN, VAL, **given)
+    if (settings.seed, "world") not in POOLS:
+        data.setup()
+        POOLS[settings.seed, "world"] = data._pools
+    data._pools = POOLS[settings.seed, "world"]
+    return data
+
+
 def mix(settings: Settings) -> Any:
     """Films of two folders and generated clips, by weights."""
     sets = [videos(VideoFolder, settings), motion(settings)]
@@ -186,6 +236,10 @@ def mix(settings: Settings) -> Any:
 
 
 VIDEO: dict[str, Kind] = {"video": "video"}
+WORLD: dict[str, Kind] = {
+    **{"video": "video", "flow": "flow", "occlusion": "mask", "depth": "depth", "mask": "mask", "whole_mask": "mask"},
+    **{"track": "track", "skeleton": "skeleton", "audio": "audio", "signal": "signal", "text": "text"},
+}
 TABLED: dict[str, Kind] = {"video": "video", "signal": "signal"}
 FILM = ("train/class 0/0.mp4", "class 0/0.mp4\ttrain\tempty file")
 TABLE = ("train/class 0/0.npy", "class 0/0.mp4\ttrain\tsignal: file not found")
@@ -209,7 +263,16 @@ CASES: dict[str, Case] = {
         TABLE,
         unequal="signal",
     ),
+    "all beside video": Case(
+        beside,
+        {"video": "video", **{name: name for name in BESIDE}},  # type: ignore[arg-type, dict-item]
+        write_beside,
+        ("train/class 0/0.depth.npy", "train/class 0/0.mp4\ttrain\tdepth: file not found"),
+        may_be_marked=True,
+        unequal="feature",
+    ),
     "mixed": Case(mix, VIDEO, write_films, FILM),
+    "generated world": Case(world, WORLD),
     "generated video": Case(motion, VIDEO),
     "generated text": Case(lambda s: motion(s, captions=True), {"video": "video", "text": "text"}),
     "generated skeleton": Case(
