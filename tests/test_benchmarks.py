@@ -384,11 +384,12 @@ def test_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_study_of_utd_mhad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_reduced(tmp_path / "data", subjects=(1, 3, 7, 2))
     small = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--data.batch_size=4", "--data.reading.num_workers=0"]
-    words = ["--seeds=1", "--size.streams=[signal]", "--size.fused=false", f"--size.more={json.dumps(small)}"]
+    words = ["--seeds=1", "--size.streams=[depth,signal]", "--size.fused=false", f"--size.more={json.dumps(small)}"]
     out = tmp_path / "utd_mhad.json"
     run(monkeypatch, "learning.py", "utd_mhad", f"--root={tmp_path / 'data'}", *words, f"--out={out}")
     rows = {row["name"]: row["scores"] for row in json.loads(out.read_text())["rows"]}
     assert rows.keys() == {"chance", "ridge, the middle alone", "ridge, all in order", "network"}
     # The action is in every value of the miniature.
     assert rows["ridge, all in order"]["signal"] == [100.0]
-    assert "| row | signal |" in capsys.readouterr().out
+    assert rows["ridge, the middle alone"].keys() == {"depth", "signal"}
+    assert "| row | depth | signal |" in capsys.readouterr().out

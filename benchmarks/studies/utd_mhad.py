@@ -81,7 +81,8 @@ def raw(root: Path, stream: str, benchmark: str, size: Size) -> tuple[Split, Spl
 def in_time(stream: str, clips: Tensor) -> Tensor:
     """Raw values of single clips, time on axis 1: float [B, T, ...]."""
     if stream == "depth":
-        grey = torch.where(clips > 0, 1 - clips.float() / FAR, 0)[..., 0]
+        far = clips[..., 0].float()
+        grey = torch.where(far > 0, 1 - far / FAR, 0)
         return adaptive_avg_pool2d(grey, GREY).flatten(2)
     return clips[..., 0].movedim(2, 1).flatten(2) if stream == "skeleton" else clips.movedim(2, 1)
 
