@@ -61,7 +61,7 @@ def test_presets_and_what_fills_up(waveform: torch.Tensor) -> None:
     assert LOG_MEL_INPUTS.keys() == published.keys()
     for name, (frames, filled, silent) in published.items():
         own = LOG_MEL_INPUTS[name]
-        found = own.normalise(own(torch.zeros(1, 1, RATE)))
+        found = own.standardise(own(torch.zeros(1, 1, RATE)))
         assert found.shape == (1, frames, 128)
         assert found[0, 0, 0].item() == pytest.approx(silent, abs=1e-3)
         assert found[0, -1, 0].item() == pytest.approx(filled, abs=1e-3)
@@ -98,7 +98,7 @@ class Listens(VideoMAE):
         sound = scale_waveforms(sound, draw_gain(4, generator))
         sound = mix_waveforms(sound, WaveformMixup().draw(4, generator), length)
         own = LogMelInput(128)
-        spectrogram = own.normalise(SpecAugment()(own(sound, length), generator))
+        spectrogram = own.standardise(SpecAugment()(own(sound, length), generator))
         output = super().step(batch, generator)
         return {**output, "loss": output["loss"] + 0 * NoiseAndRoll()(spectrogram, generator).mean()}
 

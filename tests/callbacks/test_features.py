@@ -23,6 +23,7 @@ from callbacks import (
     ProbeReport,
     ResultFile,
     RetrievedPictures,
+    StreamSheet,
     Throughput,
 )
 from callbacks.features import evaluating, extract, gather_once, usable
@@ -45,7 +46,8 @@ class Modes(lightning.Callback):
 def all_callbacks() -> list[lightning.Callback]:
     probes = [OnlineKNN(k=3), OnlineLinear(), ProbeReport(k=3), CollapseAlarm()]
     probes += [Neighbours(every_n_epochs=1, k=2), ResultFile("a"), BestOnTest("a", "val/loss"), RetrievedPictures()]
-    return [*probes, Pictures(every_n_steps=1), Throughput(every_n_steps=1), NonFiniteGuard(), LastCheckpoint()]
+    shown = [Pictures(every_n_steps=1), StreamSheet()]
+    return [*probes, *shown, Throughput(every_n_steps=1), NonFiniteGuard(), LastCheckpoint()]
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
@@ -66,7 +68,7 @@ def test_callbacks_change_no_weight_no_mode_and_no_random_number(tmp_path: Path,
     assert modes_before == modes_after
     assert {True, False} == set(modes_after[-1])
     assert torch.equal(random, watched_random)
-    assert len(list((tmp_path / "12" / "pictures").iterdir())) > 6
+    assert len(list((tmp_path / "13" / "pictures").iterdir())) > 6
 
 
 def test_every_callback_is_under_that_test() -> None:

@@ -64,9 +64,9 @@ def test_spectrograms_and_inputs(method: str) -> None:
         near(log_mel(tensors[f"input.waveform_{number}"][None])[0], raw, RAW)
         # In a batch with a longer one.
         near(log_mel(waves, length=lengths)[number, : len(raw)], raw, RAW)
-        near(own.normalise(together)[number], tensors[f"output.input_{number}"], INPUT)
+        near(own.standardise(together)[number], tensors[f"output.input_{number}"], INPUT)
     fill = info["draws"]["pad_or_mask_fill_value_after_normalisation"]
-    assert own.normalise(torch.zeros(1)).item() == pytest.approx(fill, abs=1e-5)
+    assert own.standardise(torch.zeros(1)).item() == pytest.approx(fill, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", CASES)
@@ -84,7 +84,7 @@ def test_mixup(method: str) -> None:
     tensors, info, own = case_of(method)
     waves, lengths = both(tensors)
     draws = mixed(info, tensors)
-    found = own.normalise(own(mix_waveforms(waves, draws, lengths), lengths))
+    found = own.standardise(own(mix_waveforms(waves, draws, lengths), lengths))
     near(found[0], tensors["output.mixup_input"], INPUT)
     near(found[1], tensors["output.input_1"], INPUT)
     # a and c, and b, of a to d.
@@ -101,7 +101,7 @@ def test_spec_augment(method: str) -> None:
     tensors, info, own = case_of(method)
     bins, rows = info["draws"]["specaug_freq_bins"], info["draws"]["specaug_masked_rows_all"]
     expected = tensors["output.specaug_input"]
-    fill = own.normalise(torch.zeros(1))
+    fill = own.standardise(torch.zeros(1))
     # The case names the rows or bins that are blanked, or the first and the last of them.
     blank = (expected - fill).abs() < 1e-6
     whole_bins, whole_rows = blank.all(0).nonzero()[:, 0], blank.all(1).nonzero()[:, 0]
@@ -109,12 +109,12 @@ def test_spec_augment(method: str) -> None:
     inside = whole_rows[whole_rows < len(tensors["output.fbank_0"])]
     assert [whole_bins[0].item(), inside[0].item()] == [bins[0], rows[0]]
     draws = Bands(*(torch.tensor([one]) for one in (bins[0], int(whole_bins[-1]) + 1, rows[0], int(inside[-1]) + 1)))
-    near(own.normalise(blank_bands(raw, draws))[0], expected, INPUT)
+    near(own.standardise(blank_bands(raw, draws))[0], expected, INPUT)
 
 
 def test_gain_of_audiomae() -> None:
     tensors, _, own = case_of("audiomae")
-    found = own.normalise(own(scale_waveforms(tensors["input.waveform_0"], tensors["input.magnitude"].float())))
+    found = own.standardise(own(scale_waveforms(tensors["input.waveform_0"], tensors["input.magnitude"].float())))
     near(found[0], tensors["output.rollmag_input"], INPUT)
 
 
@@ -122,7 +122,7 @@ def test_noise_and_roll_of_cav_mae() -> None:
     tensors, info, own = case_of("cav_mae")
     shift = torch.tensor([info["draws"]["roll_shift_frames"]])
     draws = NoiseDraws(tensors["input.noise_uniform"][None].float(), tensors["input.noise_scale"].float(), shift)
-    found = add_noise_and_roll(own.normalise(own(tensors["input.waveform_0"])), draws)
+    found = add_noise_and_roll(own.standardise(own(tensors["input.waveform_0"])), draws)
     near(found[0], tensors["output.noise_input"], INPUT)
 
 

@@ -1,7 +1,7 @@
 """Log-mel spectrograms on the device, as Kaldi computes them and AST, AudioMAE and CAV-MAE look at them.
 
-`log_mel` makes them of waveforms, `fit_frames` makes them equally long, `LogMelInput.normalise` does what a network was trained
-with; frames are 10 ms apart. Axis letters: `B` samples, `C` channels, `S` samples of sound, `F` frames, `K` mel bins.
+`log_mel` makes them of waveforms, `fit_frames` makes them equally long, `LogMelInput.standardise` does what a network was
+trained with; frames are 10 ms apart. Axis letters: `B` samples, `C` channels, `S` samples of sound, `F` frames, `K` mel bins.
 """
 
 import math
@@ -61,7 +61,7 @@ class LogMelInput:
         """
         return fit_frames(log_mel(waveform, self.rate, self.bins, length), self.frames)
 
-    def normalise(self, spectrogram: Tensor) -> Tensor:
+    def standardise(self, spectrogram: Tensor) -> Tensor:
         """float32 [B, F, K] -> the same shape."""
         return (spectrogram - self.mean) / (self.deviations * self.std)
 
