@@ -52,7 +52,7 @@ def embed(
     """Write features of videos by any encoder, as one collection: OUT.safetensors, a table OUT.csv, and a passport OUT.json.
 
     A command that was killed goes on where it was. Videos that cannot be read are listed in OUT.bad.tsv and are not in the
-    collection. The table is a list for --data ListedStreams.
+    collection. --data FeatureSequences reads it, with --data.lists.train OUT.csv.
 
     Args:
         checkpoint: whatever convert reads: a checkpoint or .safetensors of ours, an official file, a folder of transformers.

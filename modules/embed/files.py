@@ -135,7 +135,7 @@ def write_collection(out: Path, steps: Steps, manifest: Manifest, passport: dict
     told = {"passport": json.dumps(passport, default=float)}
     file = out.with_name(f"{out.name}.safetensors")
     write_whole(file, lambda path: save_file(tensors, path, told))
-    write_whole(out.with_name(f"{out.name}.csv"), lambda path: _write_table(path, manifest, rows, file.name))
+    write_whole(out.with_name(f"{out.name}.csv"), lambda path: _write_table(path, manifest, rows))
     write_whole(out.with_name(f"{out.name}.json"), lambda path: write_json(path, passport))
     bad = out.with_name(f"{out.name}.bad.tsv")
     if steps.faults:
@@ -146,12 +146,11 @@ def write_collection(out: Path, steps: Steps, manifest: Manifest, passport: dict
     return len(rows)
 
 
-def _write_table(path: Path, manifest: Manifest, rows: list[int], features: str) -> None:
+def _write_table(path: Path, manifest: Manifest, rows: list[int]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
-        table.writerow(["path", "label", "feature"])
-        for place, row in enumerate(rows):
+        table.writerow(["path", "label"])
+        for row in rows:
             label = int(manifest.labels[row])
             name = manifest.class_names[label] if manifest.class_names and label != UNLABELLED else label
-            # The file of a row, and its place in the collection.
-            table.writerow([manifest.paths[row], "" if label == UNLABELLED else name, f"{features}#{place}"])
+            table.writerow([manifest.paths[row], "" if label == UNLABELLED else name])

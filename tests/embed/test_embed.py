@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datamodules.prepare.synthesise import write_videos
+from datamodules.sets.feature_sequences import FeatureSequences
+from datamodules.settings import ListSettings, ReadSettings
 from main import main
 from modules.convert.command import convert
 from modules.convert.load import load_backbone
@@ -57,7 +59,6 @@ def test_features_are_those_of_the_middle_of_each_video(folder: Path, tmp_path: 
     rows = rows_of(tmp_path / "features")
     assert found["feature"].shape == (8, 32)
     assert len(rows) == 8
-    assert [row["feature"] for row in rows] == [f"features.safetensors#{place}" for place in range(8)]
     network: Any = load_backbone(folder / "vit.safetensors")
     for place in (0, 7):
         assert rows[place]["label"] == Path(rows[place]["path"]).parent.name
@@ -75,6 +76,20 @@ def test_features_are_those_of_the_middle_of_each_video(folder: Path, tmp_path: 
     passport = json.loads((tmp_path / "features.json").read_text())
     assert passport["sampling"] == {"frames": FRAMES, "stride": 3, "clips": 1, "every": None}
     assert not (tmp_path / "features.parts").exists()
+
+
+def test_the_collection_is_a_data_set(folder: Path, tmp_path: Path) -> None:
+    found = embed(folder, tmp_path / "features", "--every=0.5", "--store=float32")
+    lists = ListSettings(train=str(tmp_path / "features.csv"))
+    data = FeatureSequences(str(tmp_path), lists, batch_size=4, reading=ReadSettings(num_workers=0), seed=0)
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        stream = batch.stream("feature", "feature")
+        assert torch.equal(stream.data[:, 0], found["feature"][batch.index])
+        assert stream.length is not None
+        assert (stream.length == 5).all()
+        names = [data.class_names[label] for label in batch.label.tolist()]  # type: ignore[index]
+        assert names == [rows_of(tmp_path / "features")[row]["label"] for row in batch.index.tolist()]
 
 
 def test_a_killed_command_goes_on_and_writes_the_same_bytes(
