@@ -145,6 +145,7 @@ class PreparedBatches(Dataset[Any]):
 
 
 def read_samples(dataset: Dataset, keys: list[SampleKey]) -> Any:
+    """Samples of some keys: a list, or one batch of a data set that makes whole ones."""
     whole = getattr(dataset, "__getitems__", None)
     return whole(keys) if whole is not None else [dataset[key] for key in keys]
 

@@ -264,14 +264,11 @@ def test_no_command_names_those_there_are() -> None:
 
 
 def test_help_says_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> None:
-    said = []
-    for words in (["convert", "--help"], ["--help"]):
-        with pytest.raises(SystemExit):
-            main(words)
-        said.append(capsys.readouterr().out)
-    assert said[0].startswith("usage: main.py convert ")
-    assert "Rewrite weights in another format" in said[0]
-    assert "convert, prepare, replay, synthesise" in said[1]
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("usage: main.py convert ")
+    assert "Rewrite weights in another format" in said
 
 
 def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str]) -> None:
