@@ -29,7 +29,10 @@ BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(
 # Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for shards in
 # tests/test_readme.py, those for long generated videos and for mixed data beside the tests of these.
 OWN_TESTS = ("debug/tiny", "debug/motion_videos", "debug/motion_ground", "data/shards", "data/synthetic_long", "data/mixed")
-DOWNSTREAM = [name for name, text in BELOW.items() if "class_path: Classification" in text and "skeleton" not in name]
+# Of videos: those of skeletons and of UTD-MHAD are tested in tests/downstream.
+OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/")
+CLASSIFIERS = [name for name, text in BELOW.items() if "class_path: Classification" in text]
+DOWNSTREAM = [name for name in CLASSIFIERS if not name.startswith(OTHER_STREAMS)]
 RETRIEVAL = [name for name, text in BELOW.items() if "class_path: VideoTextRetrieval" in text]
 LAYERS = [
     name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and not any(part in name for part in OWN_TESTS)
