@@ -141,7 +141,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     def _with_flow(self, manifest: Manifest) -> Manifest:
         """Name the files that `prepare flow` wrote, where flow is wanted and the list names none."""
-        if self.wanted.get("flow") != "flow" or "flow" in manifest.further:
+        if self.wanted.get("flow") != "flow" or "flow" in manifest.further or next(iter(self.offers)) == "flow":
             return manifest
         folder = self.stream_settings.flow.folder
         if folder is None or not Path(folder).is_dir():
