@@ -246,7 +246,9 @@ def test_streams_of_which_no_file_can_be_read_end_the_run_before_the_first_step(
 
 def test_another_rate_than_all_files_have_names_the_setting(root: Path) -> None:
     write_csv(root / "train.csv", "path,signal", "clips/a.mp4,imu/a.csv", "clips/b.mp4,imu/b.csv")
-    with pytest.raises(SettingError, match=r"another rate \(50 samples per second, not 100\)\); correct them, or data\.streams"):
+    with pytest.raises(
+        SettingError, match=r"another rate \(50 samples per second, not 100\)\); correct them, or data\.streams"
+    ):
         listed(root, streams=StreamSettings(signal=SignalSettings(rate=100))).train_dataloader()
 
 
