@@ -141,20 +141,25 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     def _with_flow(self, manifest: Manifest) -> Manifest:
         """Name the files that `prepare flow` wrote, where flow is wanted and the list names none."""
-        if self.wanted.get("flow") != "flow" or "flow" in manifest.further:
+        if self.wanted.get("flow") != "flow" or "flow" in manifest.further or next(iter(self.offers)) == "flow":
             return manifest
         folder = self.stream_settings.flow.folder
         if folder is None or not Path(folder).is_dir():
             raise SettingError(
                 f"data.streams.names has flow, and data.streams.flow.folder is {folder or 'null'}; set it to the folder that "
-                f"python main.py prepare flow --root {manifest.root} wrote."
+                f"python main.py prepare flow --root {self.root} wrote."
             )
         stored = read_json(Path(folder, FLOW_FACTS)).get("bound")
         if stored not in (None, bound := self.stream_settings.flow.bound):
             raise SettingError(
                 f"data.streams.flow.bound is {bound:g}, but the flow in {folder} was stored with {stored:g}; set it."
             )
-        inside = (os.path.relpath(path, manifest.root) if path.startswith("/") else path for path in manifest.paths)
+        # Splits may be folders below the root, and files of the same name in two of them differ.
+        below = os.path.relpath(manifest.root, self.root)
+        inside = (
+            os.path.relpath(path, self.root) if path.startswith("/") else os.path.normpath(f"{below}/{path}")
+            for path in manifest.paths
+        )
         # Names of folders have no suffix, but may have dots.
         stems = inside if manifest.fps is not None else (os.path.splitext(path)[0] for path in inside)  # noqa: PTH122
         flow = PackedStrings(f"{Path(folder).absolute()}/{stem}" for stem in stems)

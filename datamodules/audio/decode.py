@@ -35,6 +35,8 @@ EXACT = ("mov", "flac")
 MISSING_SECONDS, MISSING_SHARE = 0.2, 0.05
 # Sizes from here on in the header of a wav stand for one that is not known.
 UNKNOWN = 2**31 - 1
+# Of files that hold arrays.
+ARRAY_SUFFIXES = (".npy", ".npz")
 # Bytes of packets that are kept while a video is read.
 MAX_KEPT = 2**26
 
@@ -369,6 +371,9 @@ def open_sound(source: Path) -> Iterator[OpenSound]:
         raise DecodeError("file not found", str(error)) from error
     if size == 0:
         raise DecodeError("empty file")
+    # Equal numbers look like one of the codecs that have no header.
+    if source.suffix.lower() in ARRAY_SUFFIXES:
+        raise DecodeError("cannot open", "an array of numbers is no file of sound")
     with closing(open_container(source, None)) as container:
         track = SoundTrack(source, container, None)
         videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]

@@ -36,6 +36,10 @@ def _rows_of(path: Path, root: Path) -> Iterator[tuple[str, int]]:
     delimiter = "\t" if "\t" in start else "," if "," in start else None
     header = [cell.strip().lower() for cell in _split(start, delimiter, root)]
     columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
+    if columns and (parts := {"start", "end"} & set(header)):
+        raise SettingError(
+            f"{path} has the column {max(parts)}, but parts of files are only read by --data ListedStreams; remove the column."
+        )
     where, what = columns or (0, -1)
     widths: set[int] = set()
     open_ended: dict[int, tuple[int, str]] = {}

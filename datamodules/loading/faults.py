@@ -82,7 +82,11 @@ class FaultLog:
         Raises:
             SettingError: when too many files are bad, or when a sample could not be replaced.
         """
-        faults = {manifest.paths[row]: reason for row, reason in reversed(batch.reading.faults)}
+        found: dict[str, list[str]] = {}
+        for row, reason in batch.reading.faults:
+            found.setdefault(manifest.paths[row], []).append(reason)
+        # Several streams of a sample may be missing.
+        faults = {path: CRASHED if CRASHED in own else "; ".join(dict.fromkeys(own)) for path, own in found.items()}
         new = {BadFile(path, split): reason for path, reason in faults.items()}
         new = {file: reason for file, reason in new.items() if file not in self.bad}
         if new:

@@ -368,11 +368,18 @@ class SignalReader(RecordingReader):
 
     Args:
         settings: rate, samples per clip, offset.
+
+    Raises:
+        SettingError: if another one is set.
     """
 
     kind = "signal"
 
     def __init__(self, settings: SignalSettings) -> None:
+        taken = SignalSettings(rate=settings.rate, steps=settings.steps, offset=settings.offset)
+        for name, value in vars(settings).items():
+            if value != getattr(taken, name):
+                raise SettingError(f"data.streams.signal.{name} is set, which UTDMHAD does not take; leave it out.")
         self.settings, self.rate = settings, settings.rate
 
     def steps(self, source: Path) -> np.ndarray:

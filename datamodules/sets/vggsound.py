@@ -49,7 +49,7 @@ def read_clip_list(path: Path) -> list[tuple[str, str, str]]:
     Labels may hold commas and are in quotes then. The official lists have lines of one word, which are left out and counted.
 
     Raises:
-        SettingError: if a line has a start that is no number; names it, or if the list has no clip.
+        SettingError: if a line has a start that is no number, or an unknown split; names it, or if the list has no clip.
     """
     clips, odd = [], []
     for number, line in number_lines(path):
@@ -58,6 +58,8 @@ def read_clip_list(path: Path) -> list[tuple[str, str, str]]:
             clip, start, label, split = cells
             if not start.isdecimal():
                 raise SettingError(f"Line {number} of {path} has the start {start!r}; expected a whole number of seconds.")
+            if split not in SPLITS.values():
+                raise SettingError(f"Line {number} of {path} has the split {split!r}; expected train or test.")
             clips.append((f"{clip}_{int(start):06d}", label, split))
         elif len(cells) == 2:
             clips.append((cells[0].removesuffix(".mp4"), cells[1], ""))

@@ -65,6 +65,9 @@ class SignalReader(StreamReader):
         if self.columns is not None and split_source(source)[0].suffix in (".npy", ".npz"):
             raise SettingError(f"data.streams.signal.columns names columns, which {source} does not; leave it out.")
         recording = self._load(source)
+        # All files may be of another rate than the settings say, which is a wrong setting then.
+        if self.settings.steps is None:
+            self._check_rate(recording)
         self.columns, self.width = recording.names, recording.values.shape[1]
 
     def info(self, source: Path) -> VideoInfo:

@@ -162,10 +162,10 @@ def check_out(source: Path, out: Path, to: Format, overwrite: bool) -> None:
 # --- Reading ---
 
 
-def read_source(source: Path, run_config: Path | None) -> Source:
-    """Read weights, and what lies with them about where they come from."""
-    path = weight_file(source, "--source")
-    checkpoint = read_checkpoint(path, "--source")
+def read_source(source: Path, run_config: Path | None, setting: str = "--source") -> Source:
+    """Read weights, and what lies with them about where they come from; errors name the setting."""
+    path = weight_file(source, setting)
+    checkpoint = read_checkpoint(path, setting)
     earlier = passport_of(source) or {}
     config = config_text(path, run_config, checkpoint.record) or earlier.get("config")
     settings = parse_config(config) if config is not None else {}
@@ -189,7 +189,7 @@ def read_source(source: Path, run_config: Path | None) -> Source:
     class_names = checkpoint.record.get("class_names") or earlier.get("class_names")
     if is_transformers(checkpoint.weights) and not is_video_text(checkpoint.weights):
         beside = path.parent / "config.json"
-        facts |= read_config(beside)
+        facts |= read_config(beside, setting)
         class_names = class_names_of(beside) or class_names
         # Left out by transformers, it is true; left out by us, nothing was known.
         norm_pix_loss = norm_pix_loss_of(beside, default=norm_pix_loss if earlier else True)

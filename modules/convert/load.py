@@ -55,10 +55,14 @@ def load_backbone(
 
 
 def describe_backbone(
-    source: str | Path, num_frames: int | None = None, image_size: int | None = None, pooling: Pooling = "mean"
+    source: str | Path,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    pooling: Pooling = "mean",
+    setting: str = "--source",
 ) -> Loaded:
-    """`load_backbone`, with what is known of the clips of its training."""
-    found = read_source(Path(source), None)
+    """`load_backbone`, with what is known of the clips of its training; errors name the setting of the source."""
+    found = read_source(Path(source), None, setting)
     if is_skeleton(found.weights):
         converted = convert_skeleton(found, "backbone", "safetensors")
         network = _skeleton(found, converted)

@@ -85,7 +85,7 @@ def embed(
     out = out.with_suffix("") if out.suffix == ".safetensors" else out
     check_writable("--out", out.parent)
     manifest = videos_of(source, root)
-    loaded = describe_backbone(checkpoint, frames, size)
+    loaded = describe_backbone(checkpoint, frames, size, setting="--checkpoint")
     if loaded.network.kind != "video":
         raise SettingError(f"--checkpoint {checkpoint} is an encoder of {loaded.network.kind}, but embed reads videos.")
     network = loaded.network.to(choose_device(device)).requires_grad_(False)

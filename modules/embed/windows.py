@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.lists.files import read_list
-from datamodules.lists.folders import read_folder, split_folders
+from datamodules.lists.folders import VIDEO_SUFFIXES, read_folder, split_folders
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.packed import PackedStrings
 from datamodules.video.crops import view_boxes
@@ -21,6 +21,7 @@ from datamodules.video.decode import ChooseFrames, DecodedClips, DecodeError, Vi
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from datamodules.video.transforms import cut_views
+from modules.core.errors import SettingError
 
 WINDOWS_AT_ONCE = 4
 """Windows of a long video that are decoded in one pass; more would take too much memory."""
@@ -143,6 +144,8 @@ def videos_of(source: Path, root: Path | None) -> Manifest:
     Raises:
         SettingError: if there are none.
     """
+    if not source.is_dir() and (source.suffix.lower() in VIDEO_SUFFIXES or not source.exists()):
+        raise SettingError(f"--source is {source}; pass an existing folder of videos, or a list of them.")
     if not source.is_dir():
         return read_list(source, root or source.parent)
     splits = split_folders(source)

@@ -244,7 +244,9 @@ def test_broken_files(tmp_path: Path) -> None:
         assert abs(sound.valid.sum() - 2 * RATE) < 6000
     (tmp_path / "empty.wav").touch()
     (tmp_path / "noise.wav").write_bytes(np.random.default_rng(0).bytes(3000))
-    for name, reason in (("empty.wav", "empty file"), ("noise.wav", "cannot open"), ("none.wav", "file not found")):
+    np.save(tmp_path / "depth.npy", np.full((40, 48, 64), 900, np.uint16))  # FFmpeg takes it for speech
+    named = (("empty.wav", "empty file"), ("none.wav", "file not found"))
+    for name, reason in (*named, ("noise.wav", "cannot open"), ("depth.npy", "cannot open")):
         for reads in (lambda path: read(path, 0, 99), sound_length):
             with pytest.raises(DecodeError) as caught:
                 reads(tmp_path / name)

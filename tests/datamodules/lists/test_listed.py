@@ -244,6 +244,22 @@ def test_streams_of_which_no_file_can_be_read_end_the_run_before_the_first_step(
         listed(root).train_dataloader()
 
 
+def test_another_rate_than_all_files_have_names_the_setting(root: Path) -> None:
+    write_csv(root / "train.csv", "path,signal", "clips/a.mp4,imu/a.csv", "clips/b.mp4,imu/b.csv")
+    with pytest.raises(
+        SettingError, match=r"another rate \(50 samples per second, not 100\)\); correct them, or data\.streams"
+    ):
+        listed(root, streams=StreamSettings(signal=SignalSettings(rate=100))).train_dataloader()
+
+
+def test_flow_leads(root: Path) -> None:
+    for name in "ab":
+        np.save(root / f"{name}.npy", np.zeros((39, 48, 64, 2), np.float32))
+    write_csv(root / "train.csv", "path", "a.npy", "b.npy")
+    batch = next(iter(listed(root, main="flow").train_dataloader()))
+    assert batch.stream("flow").data.shape == (1, 1, 4, 32, 32, 2)
+
+
 def test_recordings_of_other_kinds_lead(root: Path) -> None:
     write_csv(root / "train.csv", "path,label,video", "imu/a.csv,x,clips/a.mp4", "imu/b.csv,y,clips/b.mp4")
     data = listed(root, main="signal", streams=StreamSettings(names=["signal"]), clip=ClipSettings(frames=8))

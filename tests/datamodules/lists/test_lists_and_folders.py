@@ -217,6 +217,10 @@ def test_other_suffixes_of_videos(tmp_path: Path) -> None:
         ("1.mp4,0\n2.mp4,3,\n", "Line 2 of .* ends with a separator"),
         ("1.mp4,archery\n2.mp4,diving\n", "Line 1 of .* expected a path and, last, a label as a whole number"),
         ("path,label\n1.mp4,archery\n2.mp4,0\n", "Line 2 of .* expected a path and, last, a label"),
+        (
+            "path,start,end,label\n1.mp4,0,1,3\n",
+            "has the column start, but parts of files are only read by --data ListedStreams",
+        ),
         ("video,class\n1.mp4,3\n2.mp4,0\n", "Line 1 of .* expected a path"),
         ("1.mp4;3\n2.mp4;0\n", "Line 1 of .* expected a path"),
         ("1.mp4,3.0\n2.mp4,0\n", "Line 1 of .* expected a path"),

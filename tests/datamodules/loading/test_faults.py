@@ -83,3 +83,10 @@ def test_the_share_is_of_different_training_files_read_by_this_process(tmp_path:
         record(log, paths, list(range(100)), [(row, "empty file") for row in range(5)])
     with pytest.raises(SettingError, match=r"6 of the 101 training videos .* 0\.05 allows.*All are listed in .*tsv"):
         record(log, paths, [100], [(100, "cannot open")])
+
+
+def test_all_that_is_wrong_with_a_sample_is_named(tmp_path: Path) -> None:
+    log = FaultLog(1.0)
+    log.write_to(tmp_path)
+    record(log, ["a.mp4"], [0], [(0, "depth: no such stream"), (0, "audio: too short"), (0, "audio: too short")])
+    assert list(read_report(tmp_path / "bad_videos.tsv").values()) == ["depth: no such stream; audio: too short"]

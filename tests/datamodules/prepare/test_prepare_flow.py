@@ -160,6 +160,25 @@ def test_a_folder_of_videos_is_read_with_its_flow(store: str, videos: Path, tmp_
         ready(VideoFolder(str(videos), streams=StreamSettings(names=["video", "flow"])))
 
 
+def test_files_of_the_same_name_in_two_splits_have_their_own_flow(tmp_path: Path, fake_opencv: ModuleType) -> None:
+    for split, step in (("train", 2), ("val", 6)):
+        frames = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None, None] * step + 40, (9, 48, 48, 3))
+        (tmp_path / f"videos/{split}/class").mkdir(parents=True)
+        write_grey(tmp_path / f"videos/{split}/class/0.mp4", np.ascontiguousarray(frames))
+    prepare(tmp_path / "videos", tmp_path / "flow")
+    data = VideoFolder(
+        str(tmp_path / "videos"),
+        clip=ClipSettings(frames=4, size=24),
+        batch_size=1,
+        reading=ReadSettings(0),
+        streams=StreamSettings(names=["video", "flow"], flow=FlowSettings(folder=str(tmp_path / "flow"))),
+    )
+    data.setup("fit")
+    found = [next(iter(loader)).stream("flow") for loader in (data.train_dataloader(), data.val_dataloader())]
+    (slow, fast) = (float(one.data[one.valid][..., 0].float().max()) for one in found)
+    assert 2 < fast / slow < 4
+
+
 @pytest.fixture
 def raft_weights(tmp_path: Path) -> Iterator[Path]:
     """Random weights, and one thread: RAFT is a long chain of small steps, for which threads that wait for a core are slow."""

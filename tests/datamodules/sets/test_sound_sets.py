@@ -120,6 +120,9 @@ def test_vggsound(tmp_path: Path, files: dict[str, Path]) -> None:
         '-a,30,"race car, auto racing",train', '-a,40,"race car, auto racing",train', "B,1,playing harp,train", "Xzq",
         'b,1,"race car, auto racing",test',
     )  # fmt: skip
+    write(tmp_path, "typo.csv", "-a,30,playing harp,train", "b,1,playing harp,tset")
+    with pytest.raises(SettingError, match=r"Line 2 of .*typo\.csv has the split 'tset'; expected train or test"):
+        read_clip_list(tmp_path / "typo.csv")
     with pytest.warns(UserWarning, match=r"vggsound.csv: 1 lines are no clips and were left out, the first is line 4: Xzq"):
         data = ready(VGGSound(str(tmp_path), **(SMALL | {"batch_size": 3})))
     assert data.train_manifest is not None

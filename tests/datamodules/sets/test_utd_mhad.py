@@ -105,6 +105,8 @@ def test_splits_and_refusals(reduced: Path, official: Path, tmp_path: Path) -> N
         utd(official, benchmark="xsub_settings")
     with pytest.raises(SettingError, match="neither official files of UTD-MHAD"):
         utd(tmp_path)
+    with pytest.raises(SettingError, match=r"data\.streams\.signal\.columns is set, which UTDMHAD does not take"):
+        SignalReader(SignalSettings(columns=["ax"]))
     with pytest.raises(SettingError, match=r"data\.lists\.train is set, which UTDMHAD does not take"):
         utd(reduced, lists=ListSettings(train="some.csv"))
     (tmp_path / "labels.csv").write_text("clip,action\nnone,1\n")
