@@ -114,8 +114,9 @@ def embed(
         longer = (clip.frames - 1) * stride + 1 > every * rates
         if longer.any():
             rank_zero_info(
-                f"In {longer.sum()} of {len(manifest)} videos clips are longer than {every:g} s: neighbouring windows share frames, "
-                "and features of a video shorter than a clip are all equal; a smaller --stride or a larger --every avoids it."
+                f"In {longer.sum()} of {len(manifest)} videos clips are longer than {every:g} s: neighbouring windows share "
+                "frames, and all features of a video shorter than a clip are equal; a smaller --stride or a larger --every "
+                "avoids it."
             )
     items = make_items(manifest, seconds, every)
     parts = Parts(out, job, -(-len(items) // PART_ITEMS))
