@@ -51,7 +51,9 @@ COMMANDS = {
         embed,
     ),
     "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
-    "prepare": Command("make small videos, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE),
+    "prepare": Command(
+        "make small videos, optical flow, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE
+    ),
     "convert": Command(
         "rewrite weights in another format, with a passport",
         "--source runs/quickstart/checkpoints/last.ckpt --out smile.safetensors",

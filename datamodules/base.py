@@ -105,8 +105,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         unknown = [name for name in streams.names or () if name not in self.offers]
         if unknown or streams.names == []:
             raise SettingError(
-                f"data.streams.names is {streams.names}; {type(self).__name__} has {', '.join(self.offers)}, of which at least "
-                "one is to be named."
+                f"data.streams.names is {streams.names}; {type(self).__name__} has {', '.join(self.offers)}; name at least one "
+                "of them, and nothing else."
             )
         for split in ("train", "val", "test"):
             if lists.of(split) is not None and split not in self.lists_taken:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.lists.manifest import Manifest
 from datamodules.lists.packed import PackedStrings
@@ -90,10 +91,15 @@ class FaultLog:
         new = {BadFile(path, split): reason for path, reason in faults.items()}
         new = {file: reason for file, reason in new.items() if file not in self.bad}
         if new:
+            if not self.bad and self.report is not None:
+                name, reason = next(iter(faults.items()))
+                rank_zero_info(f"{name} could not be read ({reason}). It and all others like it are listed in {self.report}.")
             self.bad |= new
             self._write()
         if any(batch.reading.unreplaced):
-            raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}")
+            lacking = any(reason.endswith(": no such stream") for reason in faults.values())
+            hint = " data.streams.on_missing mark keeps samples that lack a stream." if lacking else ""
+            raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}{hint}")
         if counts:
             self._note(manifest.paths, batch.index.tolist() + [row for row, _ in batch.reading.faults])
             self._seen_bad |= faults

@@ -93,12 +93,12 @@ def prepare_flow(
             raft, a network, for a GPU.
         weights: state dict of torchvision's raft_large or raft_small, for raft.
         store: array is float16 in pixels; pictures are JPEG of 8 bits, flow_x_00001.jpg and flow_y_00001.jpg.
-        bound: pixels; pictures show what lies beyond it as the bound, and how much that is, is said at the end.
+        bound: pixels; pictures clip larger flow to it, and the share that was clipped is reported at the end.
         short_side: pixels of the shorter side of the frames that flow is computed on; smaller videos keep their size.
         batch_size: pairs of frames that raft takes at once.
-        device: of raft; null takes a GPU, if there is one.
+        device: where raft runs; null takes a GPU, if there is one.
         shard: i/n for the i-th of n equal shares of the work, from 1/n to n/n.
-        workers: processes of dis and tvl1; null takes one per core, 0 none besides this one, as raft.
+        workers: processes for dis and tvl1; null takes one per core, 0 works in the main process, as raft always does.
 
     Raises:
         SettingError: for wrong settings or weights, a missing package, no usable video, or no room.

@@ -16,12 +16,14 @@ from modules.core.errors import SettingError
 
 
 class FeatureSequences(VideoDataModule):
-    """Collections of features: `train.safetensors` with `feature` [N, S, D], `length` and `time`, `train.csv` with a row for
-    each of its recordings (path, label, caption), and the same of `val` and `test`.
+    """Features of recordings, as `embed` writes them: `train.safetensors`, `train.csv`, and the same of `val` and `test`.
 
-    A list that the settings name lies beside its collection and has its name. A sample is the sequence of one recording, with
-    `length`; `data.streams.feature.whole false` takes the steps that the clip shows instead. Features with a file for each
-    recording are read by `ListedStreams`.
+    The file holds `feature` [N, S, D], `length` and `time`, or one feature for each recording, [N, D]; the list a row (path,
+    label, caption) for each of them. A list that the settings name lies beside its collection and has its name
+    (`lists.train features.csv` for `features.safetensors`).
+
+    A sample is the sequence of one recording, with `length`; `data.streams.feature.whole false` takes the steps that the clip
+    shows instead. Features with a file for each recording are read by `ListedStreams`.
     """
 
     offers: ClassVar[dict[str, Kind]] = {"feature": "feature"}

@@ -49,16 +49,17 @@ def embed(
     shard: str = "1/1",
     overwrite: bool = False,
 ) -> None:
-    """Write features of videos by any encoder, as one collection: OUT.safetensors, a table OUT.csv, and a passport OUT.json.
+    """Write features of videos by any encoder: OUT.safetensors, OUT.csv for --data FeatureSequences, and a passport OUT.json.
 
     A command that was killed goes on where it was. Videos that cannot be read are listed in OUT.bad.tsv and are not in the
-    collection. --data FeatureSequences reads it, with --data.lists.train OUT.csv.
+    collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with --data.lists.train OUT.csv.
 
     Args:
         checkpoint: whatever convert reads: a checkpoint or .safetensors of ours, an official file, a folder of transformers.
         source: folder of videos, with its sub-folders, which are taken for classes; or a list with rows 'path label'.
         out: name of the collection, without suffix.
-        every: seconds; gives a sequence of features for each video, one from the middle of each window of that length.
+        every: seconds; gives a sequence of features for each video, one from the middle of each window of that length. Clips
+            that are longer than that reach beyond their windows.
         clips: clips that are spread over each video, where there are no windows; several give a sequence.
         what: pooled features; those of each time slice; or all tokens of the encoder.
         root: folder that relative paths of a list start from; null takes the list's folder.
@@ -107,7 +108,16 @@ def embed(
             )
         rank_zero_info(f"{out}.safetensors is there already, of the same videos, encoder and settings.")
         return
-    seconds = lengths(manifest, out, job, num_workers) if every is not None else None
+    seconds = None
+    if every is not None:
+        seconds, rates = lengths(manifest, out, job, num_workers)
+        longer = (clip.frames - 1) * stride + 1 > every * rates
+        if longer.any():
+            rank_zero_info(
+                f"In {longer.sum()} of {len(manifest)} videos clips are longer than {every:g} s: neighbouring windows share "
+                "frames, and all features of a video shorter than a clip are equal; a smaller --stride or a larger --every "
+                "avoids it."
+            )
     items = make_items(manifest, seconds, every)
     parts = Parts(out, job, -(-len(items) // PART_ITEMS))
     mine = [part for part in parts.missing() if part % shares == number - 1]
@@ -165,15 +175,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def lengths(manifest: Manifest, out: Path, job: dict[str, Any], num_workers: int) -> np.ndarray:
-    """Seconds of all videos, NaN of those that cannot be read; float64 [N]. They are looked up once."""
+def lengths(manifest: Manifest, out: Path, job: dict[str, Any], num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and frames per second of all videos, NaN of those that cannot be read; float64 [N]. They are looked up once."""
     file = out.with_name(f"{out.name}.parts") / "lengths.json"
     known = read_json(file)
-    if known.get("videos") != job["videos"]:
+    if known.get("videos") != job["videos"] or "rates" not in known:
         looks: Any = DataLoader(Lengths(manifest), batch_size=None, num_workers=num_workers)
-        known = {"videos": job["videos"], "seconds": [float(one) for one in tqdm(looks, desc="Lengths", disable=None)]}
+        found = [(float(seconds), float(rate)) for seconds, rate in tqdm(looks, desc="Lengths", disable=None)]
+        known = {"videos": job["videos"], "seconds": [one[0] for one in found], "rates": [one[1] for one in found]}
         write_whole(file, lambda path: write_json(path, known))
-    return np.array(known["seconds"], np.float64)
+    return np.array(known["seconds"], np.float64), np.array(known["rates"], np.float64)
 
 
 @torch.inference_mode()

@@ -75,8 +75,8 @@ def make_items(manifest: Manifest, seconds: np.ndarray | None, every: float | No
     return items
 
 
-class Lengths(Dataset[float]):
-    """Seconds of each video, or NaN."""
+class Lengths(Dataset[tuple[float, float]]):
+    """Seconds and frames per second of each video, or NaN."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -84,12 +84,12 @@ class Lengths(Dataset[float]):
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, row: int) -> float:
+    def __getitem__(self, row: int) -> tuple[float, float]:
         try:
             info = probe(self.manifest.file(row), TIMEOUT)
         except DecodeError:
-            return math.nan
-        return info.num_frames / info.fps
+            return math.nan, math.nan
+        return info.num_frames / info.fps, info.fps
 
 
 class Windows(Dataset[Read]):

@@ -322,7 +322,7 @@ def _draw_frames(one: One, video: One | None) -> tuple[Tensor, list[str], Tensor
     if one.kind == "mask":
         canvas = _canvas(video, len(data), (data.shape[1], data.shape[2]), grey=True)
         masks = fit(data.byte() * 255, TILE) > 127
-        return draw_masks(fit(canvas, TILE), masks), [f"{int(data.flatten(0, 2).any(0).sum())} object(s)"], None
+        return draw_masks(fit(canvas, TILE), masks), [f"{int(data.flatten(0, 2).any(0).sum())} mask(s)"], None
     return _draw_boxes(one, video)
 
 

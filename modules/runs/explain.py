@@ -114,6 +114,8 @@ def _wrong_class(name: str, wrong: str, base: Any) -> str:
     fits = fitting(base)
     last = wrong.rpartition(".")[2]
     name = name or "--help"
+    if wrong in ("true", "false") and fits:
+        return f"{name} is {wrong}; it takes {_listed(fits)}."
     if last in fits:
         return f"{name}: there is no class {wrong}; did you mean {last}?"
     if last in class_names() and last not in fits:

@@ -24,10 +24,10 @@ class WorldStreams:
         mask: Where each object is seen, one plane per object, farthest first; the first is the one that the label is about.
         whole_mask: Where each object is, also behind others.
         track: Boxes of the whole objects, to the pixel. Objects that reach over an edge have boxes that reach beyond it.
-        skeleton: Body that moves as the label says.
+        skeleton: Bodies that move as the objects do.
         text: Sentences about the motion.
-        sound: What is heard; null for silence.
-        sensor: What a sensor on the first object measures; null for none.
+        sound: What is heard, as the stream `audio`; {} takes the default settings, null no sound.
+        sensor: What a sensor on the first object measures, as the stream `signal`; likewise.
     """
 
     flow: bool = False

@@ -78,6 +78,16 @@ def test_features_are_those_of_the_middle_of_each_video(folder: Path, tmp_path: 
     assert not (tmp_path / "features.parts").exists()
 
 
+@pytest.mark.parametrize(("stride", "told"), [(3, True), (1, False)])
+def test_clips_longer_than_their_windows_are_announced(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stride: int, told: bool
+) -> None:
+    # At 12 frames per second a window has six frames.
+    with caplog.at_level("INFO"):
+        embed(folder, tmp_path / "features", "--every=0.5", f"--stride={stride}")
+    assert ("In 8 of 9 videos clips are longer than 0.5 s" in caplog.text) is told
+
+
 def test_the_collection_is_a_data_set(folder: Path, tmp_path: Path) -> None:
     found = embed(folder, tmp_path / "features", "--every=0.5", "--store=float32")
     lists = ListSettings(train=str(tmp_path / "features.csv"))

@@ -97,6 +97,16 @@ REFUSED = {
         ["--data.clip.sampler=segment"],
         r"data\.clip\.sampler: there is no class segment; did you mean Segments\?",
     ),
+    "switch in the place of a class": (
+        "fit",
+        ["--data.clip.sampler=true"],
+        r"data\.clip\.sampler is true; it takes .*\bDense\b",
+    ),
+    "switch in the place of settings": (
+        "fit",
+        ["--data.streams.sound=true"],
+        r"data\.streams\.sound is true; it takes GeneratedSound",
+    ),
     "short name": ("fit", ["--trainer.max_e=2"], r"no setting trainer\.max_e; did you mean trainer\.max_epochs\?"),
     "short name at the top": ("fit", ["--seed=3"], r"no setting seed; did you mean seed_everything\?"),
     "checkpoint is a folder": ("fit", [f"--ckpt_path={ROOT}"], r"--ckpt_path names .*, which is a folder; pass a file of"),

@@ -3,15 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from datamodules import VideoFolder
 from datamodules.base import VideoDataModule
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.packed import PackedStrings
+from datamodules.loading.faults import FaultLog
 from datamodules.settings import ReadSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
+from modules.core.batch import Batch, Reading
 from modules.core.errors import SettingError
 from tests.datamodules.sets.trees import CLIP, assert_equal, batches, fit, folder, put
 
@@ -166,6 +171,24 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(before: int, after: int, stop_a
     assert first.substituted + second.substituted == whole.substituted
     # A new run with the same data module begins at the beginning.
     assert fit(resumed, tree / "new").substituted == whole.substituted
+
+
+def test_the_first_broken_file_is_told_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = Manifest(tmp_path, PackedStrings(["1.mp4", "2.mp4"]), np.zeros(2, np.int64))
+    log = FaultLog(0.5)
+    log.write_to(tmp_path)
+
+    def record(row: int, reason: str, unreplaced: bool = False) -> None:
+        reading = Reading(faults=[(row, reason)], unreplaced=[unreplaced])
+        log.record(Batch(torch.tensor([row]), torch.tensor([0]), {}, reading=reading), manifest, "train", True)
+
+    with caplog.at_level("INFO"):
+        record(0, "audio: no such stream")
+        record(1, "empty file")
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("1.mp4 could not be read (audio: no such stream).")
+    with pytest.raises(SettingError, match="on_missing mark keeps samples that lack a stream"):
+        record(0, "audio: no such stream", unreplaced=True)
 
 
 def test_run_stops_when_nothing_can_be_read(tree: Path) -> None:
