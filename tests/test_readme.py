@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from benchmarks.prepare import write_data_set
+from datamodules.sets.feature_sequences import FeatureSequences
+from datamodules.settings import ReadSettings
 from main import main
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
@@ -60,7 +62,9 @@ def test_quickstart_runs_and_goes_on(
     main([*words("python main.py synthesise")[0], "--train_videos=3", "--val_videos=1", "--frames=16", "--size=32"])
     for command in words("python main.py embed"):
         main([*command, "--num_workers=0"])
-    assert len(load_file(tmp_path / "features.safetensors")["feature"]) == 4
+    data = FeatureSequences(str(tmp_path / "features"), batch_size=3, reading=ReadSettings(num_workers=0), seed=0)
+    data.setup("fit")
+    assert [len(batch.index) for batch in (*data.train_dataloader(), *data.val_dataloader())] == [3, 1]
     with pytest.raises(SettingError, match=r"python main\.py replay"):
         main([*first, *SMALL, "--model.optim.warmup_epochs=0", "--model.optim.base_lr=1e25", "--trainer.default_root_dir=run"])
     for command in words("python main.py replay"):
