@@ -49,7 +49,7 @@ def read_clip_list(path: Path) -> list[tuple[str, str, str]]:
     Labels may hold commas and are in quotes then. The official lists have lines of one word, which are left out and counted.
 
     Raises:
-        SettingError: if a line has a start that is no number, or an unknown split; names it, or if the list has no clip.
+        SettingError: if a start is not a number or a split unknown, naming the line; or if the list has no clip.
     """
     clips, odd = [], []
     for number, line in number_lines(path):

@@ -13,6 +13,7 @@ from datamodules.audio.reader import AudioReader
 from datamodules.lists.manifest import Manifest
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.streams.reader import PartlyReadError, StreamReader
+from datamodules.streams.settings import NO_PICTURES
 from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.decode import ChooseFrames, DecodeError, Decoder, VideoInfo, reading_clips
 from datamodules.video.samplers import Dense
@@ -45,7 +46,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         if self.kinds[self.leader] == "track":
-            raise SettingError("data.streams.names has boxes, but no stream of pictures to place them in; name video too.")
+            raise SettingError(NO_PICTURES)
 
     @property
     def leader(self) -> str:

@@ -16,10 +16,11 @@ import torch
 
 from datamodules.streams.arrays import check_file, split_source
 from datamodules.streams.reader import StreamReader, seconds_of
-from datamodules.streams.settings import TrackSettings
+from datamodules.streams.settings import NO_PICTURES, TrackSettings
 from datamodules.video.decode import DecodeError, VideoInfo
 from datamodules.video.sampling import Plan
 from modules.core.batch import Stream
+from modules.core.errors import SettingError
 
 CORNERS = ("x1", "y1", "x2", "y2")
 
@@ -75,8 +76,12 @@ class TrackReader(StreamReader):
         self.settings = settings
 
     def info(self, source: Path) -> VideoInfo:
-        """Not called: boxes are placed in pictures, of which `Wanted` makes sure."""
-        raise NotImplementedError
+        """Refused: boxes are placed in pictures, of which `Wanted` makes sure.
+
+        Raises:
+            SettingError: always.
+        """
+        raise SettingError(NO_PICTURES)
 
     def read(self, source: Path, plan: Plan, size: int) -> Stream:
         """See `StreamReader.read`."""

@@ -170,6 +170,9 @@ class FeatureSettings:
         check_positive("data.streams.feature", **given(rate=self.rate))
 
 
+NO_PICTURES = "data.streams.names has boxes, but no stream of pictures to place them in; name video too."
+
+
 @dataclass
 class TrackSettings:
     """How boxes from detectors are read.
