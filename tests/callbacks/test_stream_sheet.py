@@ -14,6 +14,7 @@ from torch import Tensor
 from callbacks import StreamSheet
 from callbacks.stream_sheet import side_by_side
 from datamodules.loading.loader import ResumableLoader
+from datamodules.settings import LoadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.undocumented import FitCounts
@@ -52,7 +53,8 @@ def trained(folder: Path, callbacks: list[Any], workers: int = 0) -> dict[str, T
     seen: dict[str, Tensor] = {}
     for part, stop in enumerate((STEPS + 1, 2 * STEPS)):
         module = data()
-        module.reading.num_workers = workers
+        # The settings that all modules share by default must stay as they are.
+        module.reading = LoadSettings(workers)
         method, trainer = videomae(), make_trainer(folder, [*callbacks, StopAfter(stop)])
         torch.manual_seed(5)
         trainer.fit(method, datamodule=module, ckpt_path=folder / "half.ckpt" if part else None)
