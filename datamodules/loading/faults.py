@@ -93,6 +93,8 @@ class FaultLog:
         if new:
             if not self.bad and self.report is not None:
                 name, reason = next(iter(faults.items()))
+                # Names of files need not be text that a terminal can show.
+                name = name.encode("utf-8", "backslashreplace").decode()
                 rank_zero_info(f"{name} could not be read ({reason}). It and all others like it are listed in {self.report}.")
             self.bad |= new
             self._write()
