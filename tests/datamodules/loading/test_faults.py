@@ -23,11 +23,15 @@ def record(log: FaultLog, paths: list[str], rows: list[int], faults: list[tuple[
     log.record(batch, manifest(paths), "train", counts)
 
 
-def test_a_report_is_read_again_and_names_each_file_once(tmp_path: Path) -> None:
+def test_a_report_is_read_again_and_names_each_file_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = FaultLog(1.0)
     first.write_to(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    record(first, NAMES, [0, 1, 2], [(row, "empty file") for row in (4, 2, 0, 1, 3)])
+    with caplog.at_level("INFO"):
+        record(first, NAMES, [0, 1, 2], [(row, "empty file") for row in (4, 2, 0, 1, 3)])
+    # Said so that any terminal can show it.
+    (said,) = [one for one in caplog.messages if "could not be read" in one]
+    assert said.encode().startswith(b"latin \\udce4.mp4 could not be read (empty file).")
     text = (tmp_path / "bad_videos.tsv").read_bytes()
     second = FaultLog(1.0)
     second.write_to(tmp_path)
