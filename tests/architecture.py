@@ -10,6 +10,7 @@ START, END = "```mermaid\n", "```\n"
 ORDER = (
     "main",
     "bench",
+    "feature_map",
     "embed",
     "callbacks",
     "runs",
@@ -32,7 +33,7 @@ ORDER = (
 """From top to bottom: a room may import those below it, but for what `may_import` forbids."""
 BELOW_DATA = ("scenes", "language", "motion", "core")
 """All that data modules may import: they know no network."""
-ABOVE_DATA = ("main", "callbacks", "runs", "embed")
+ABOVE_DATA = ("main", "callbacks", "runs", "embed", "feature_map")
 """All that may import data modules: methods take what they are given."""
 
 

@@ -140,7 +140,7 @@ def embed(
         rank_zero_info(f"{len(parts.missing())} of {parts.count} parts are still to be made, by other shares.")
         return
     steps = parts.read()
-    passport = passport_of_features(loaded, checkpoint, job)
+    passport = passport_of_features(loaded, checkpoint, job) | {"root": str(manifest.root.absolute())}
     count = write_collection(out, steps, manifest, passport, sequences=every is not None or clips > 1 or what != "pooled")
     parts.remove()
     bad = f"; {len(steps.faults)} could not be read, see {out.name}.bad.tsv" if steps.faults else ""
