@@ -22,6 +22,7 @@ from modules.bench.command import bench
 from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.embed.command import embed
+from modules.feature_map.command import feature_map
 from modules.runs.cli import CLI, Parser
 from modules.runs.replay import replay
 
@@ -50,6 +51,7 @@ COMMANDS = {
         "--checkpoint runs/quickstart/checkpoints/last.ckpt --source data/motion --out features",
         embed,
     ),
+    "map": Command("draw features as a picture and as a page on which clips play", "--features features", feature_map),
     "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
     "prepare": Command(
         "make small videos, optical flow, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE
