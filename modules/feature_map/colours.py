@@ -45,7 +45,7 @@ def palette(count: int) -> list[tuple[str, str]]:
         return [(colour, SHAPES[0]) for colour in FEW[:count]]
     made = []
     for number in range(count):
-        red, green, blue = colorsys.hls_to_rgb(number / count, (0.42, 0.6)[number % 2], 0.7)
+        red, green, blue = colorsys.hls_to_rgb(number / count, (0.44, 0.62)[number % 2], 0.7)
         colour = f"#{round(255 * red):02X}{round(255 * green):02X}{round(255 * blue):02X}"
         made.append((colour, SHAPES[number % len(SHAPES)]))
     return made
@@ -96,7 +96,9 @@ def shade(share: float) -> str:
     """A colour of the scale, by its place from 0 to 1."""
     below = min(int(share * (len(VIRIDIS) - 1)), len(VIRIDIS) - 2)
     part = share * (len(VIRIDIS) - 1) - below
-    mixed = [round((1 - part) * low + part * high) for low, high in zip(rgb(VIRIDIS[below]), rgb(VIRIDIS[below + 1]), strict=True)]
+    mixed = [
+        round((1 - part) * low + part * high) for low, high in zip(rgb(VIRIDIS[below]), rgb(VIRIDIS[below + 1]), strict=True)
+    ]
     return "#{:02X}{:02X}{:02X}".format(*mixed)
 
 

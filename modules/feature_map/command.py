@@ -88,11 +88,11 @@ def feature_map(
 
     found = films_of(points, film_limit, num_workers) if films else {}
     facts += film_facts(found, count) if films and not points.missing_root else []
-    what = "steps" if count > len(points.files) else "videos"
+    what = f"steps of {len(points.files)} videos" if count > len(points.files) else "videos"
     told = Told(
-        f"{count} {what}: {' and '.join(one.name.removesuffix('.safetensors') for one in names)}",
-        f"Features of {points.encoder}, {points.feature.shape[1]} numbers each"
-        + (f"; {len(classes.entries)} classes" if classes is not None else ""),
+        f"{' and '.join(one.name.removesuffix('.safetensors') for one in names)}: {count} {what}"
+        + (f", {len(classes.entries)} classes" if classes is not None else ""),
+        f"Features of {points.encoder}, {points.feature.shape[1]} numbers each",
         facts,
     )
     beside = {suffix: name.with_name(f"{name.name}{suffix}") for suffix in (".png", ".html", ".projector")}
@@ -124,12 +124,12 @@ def colourings_of(points: Points, clustered: torch.Tensor, first: str | None) ->
     classes = by_name("class", [points.labels[row] for row in rows])
     found = [classes] if classes.entries else []
     found.append(by_cluster(clustered, classes))
-    if points.span is not None:
+    if points.span is not None and (points.span.mean(1) != points.span[0].mean()).any():
         found.append(by_time(points.span))
     if len(set(points.origin)) > 1:
         found.append(by_name("collection", [points.origin[row] for row in rows]))
     if first is not None and first not in [one.name for one in found]:
-        missing = "no video has a class" if first == "class" else "the collection does not say when its features are"
+        missing = "no video has a class" if first == "class" else "the features are all of the same time, or do not say when"
         raise SettingError(f"--colour is {first}, but {missing}; pass cluster.")
     return sorted(found, key=lambda one: one.name != first)
 
@@ -152,7 +152,7 @@ def film_facts(found: dict[int, Film], count: int) -> list[str]:
     if len(found) < count:
         told.append(f"{len(found)} of {count} points have a film (--film_limit).")
     if faults := [film.reason for film in found.values() if not film.strip]:
-        told.append(f"{len(faults)} films could not be read, the first one: {faults[0]}.")
+        told.append(f"{len(faults)} of {len(found)} films could not be read, the first one: {faults[0]}.")
         rank_zero_info(told[-1])
     return told
 

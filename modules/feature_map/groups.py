@@ -7,6 +7,7 @@ All of it is computed from the features themselves, by cosine similarity, and ne
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.cluster.vq import kmeans2
@@ -65,7 +66,8 @@ def cluster(feature: Tensor, count: int) -> Tensor:
     unit = F.normalize(feature, dim=1).numpy()
     best, least = torch.zeros(len(unit), dtype=torch.int64), torch.inf
     for seed in range(STARTS):
-        with warnings.catch_warnings():
+        # Where there are fewer different points than clusters, some stay empty.
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             warnings.filterwarnings("ignore", "One of the clusters is empty")
             centres, found = kmeans2(unit, count, iter=ROUNDS, minit="++", seed=seed)
         if (spread := float(((unit - centres[found]) ** 2).sum())) < least:
@@ -114,7 +116,9 @@ def scores(feature: Tensor, group: Tensor, clusters: Tensor, classes: Tensor, k:
             f"{own.unique().numel()} classes."
         )
     mixed = [own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))] for seed in range(SHUFFLES)]
-    by_chance = [sum(values) / SHUFFLES for values in ([purity(clusters, one) for one in mixed], [_nmi(clusters, one) for one in mixed])]
+    by_chance = [
+        sum(values) / SHUFFLES for values in ([purity(clusters, one) for one in mixed], [_nmi(clusters, one) for one in mixed])
+    ]
     told.append(
         f"{clusters.unique().numel()} k-means clusters of normalised features: purity {100 * purity(clusters, own):.1f} % "
         f"(shuffled classes: {100 * by_chance[0]:.1f} %), NMI {_nmi(clusters, own):.3f} (shuffled: {by_chance[1]:.3f})."

@@ -27,6 +27,10 @@ class Layout(NamedTuple):
     note: str
     """how to read the map, in a sentence"""
 
+    def order(self) -> Tensor:
+        """Random order in which points are drawn, so that no class covers the others: int64 [P], the same each time."""
+        return torch.randperm(len(self.place), generator=torch.Generator().manual_seed(0))
+
 
 def lay_out(feature: Tensor, method: MethodName) -> Layout:
     """Place points in the plane. The result is the same each time.

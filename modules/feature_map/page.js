@@ -6,18 +6,19 @@ addEventListener("error", (event) => { root.dataset.error = event.message; });
 const data = JSON.parse(document.getElementById("data").textContent);
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
 const place = new Float32Array(bytes(data.place));
+const order = new Int32Array(bytes(data.order));
 const row = new Int32Array(bytes(data.row));
 const span = data.span === null ? null : new Float32Array(bytes(data.span));
 const near = { k: data.near.k, number: new Int32Array(bytes(data.near.number)), similarity: new Float32Array(bytes(data.near.similarity)) };
 const colourings = data.colourings.map((one) => ({ ...one, index: new Int32Array(bytes(one.index)) }));
 const count = data.count;
+const GREY = { text: "without a class", colour: data.grey, shape: "circle" };
 const byId = (id) => document.getElementById(id);
 const canvas = byId("map"), context = canvas.getContext("2d"), tip = byId("tip");
 const reduced = matchMedia("(prefers-reduced-motion: reduce)"), dark = matchMedia("(prefers-color-scheme: dark)");
 
 // --- State ---
 let colouring = colourings[0];
-let members = []; // points of each entry of the legend, the grey ones last
 let chosen = new Set(); // entries that are picked in the legend
 let words = ""; // that are searched for
 const shown = new Uint8Array(count).fill(1);
@@ -67,22 +68,23 @@ function film(i) {
   return made;
 }
 
-// Seconds from frame to frame: those of the video, but never slower than four frames per second.
+// Seconds from frame to frame: those of the video, but never slower than two and a half frames per second.
 const realInterval = (found) => found.seconds / (found.frames - 1);
-const interval = (found) => Math.min(Math.max(realInterval(found), 1 / 30), 0.25);
+const interval = (found) => Math.min(Math.max(realInterval(found), 1 / 30), 0.4);
 
 function speedOf(i) {
   const found = data.films[i];
   if (found === undefined || !(found.frames > 1)) return "";
   const speed = realInterval(found) / interval(found);
-  return Math.abs(speed - 1) < 0.05 ? "" : `played at ${speed < 10 ? speed.toFixed(1) : speed.toFixed(0)} times its speed`;
+  return Math.abs(speed - 1) < 0.05 ? "" : `film at ${speed.toFixed(1)}x speed`;
 }
 
 function describe(i) {
   const made = element("div");
   made.append(element("div", "name", fileOf(i)));
   if (classOf(i)) made.append(element("div", "", `Class: ${classOf(i)}`));
-  for (const line of [spanOf(i), speedOf(i), clusterOf(i), pathOf(i)]) if (line) made.append(element("div", "faint", line));
+  const path = pathOf(i) === fileOf(i) ? "" : pathOf(i);
+  for (const line of [spanOf(i), speedOf(i), clusterOf(i), path]) if (line) made.append(element("div", "faint", line));
   return made;
 }
 
@@ -103,6 +105,20 @@ function trace(pen, shape, x, y, r) {
   pen.closePath();
 }
 
+// A picture of a point, which is much faster to copy than to draw again.
+function mark(entry, r) {
+  const made = document.createElement("canvas"), pen = made.getContext("2d"), side = Math.ceil((2.4 * r + 3) * devicePixelRatio);
+  made.width = made.height = side;
+  pen.scale(devicePixelRatio, devicePixelRatio);
+  trace(pen, entry.shape, side / devicePixelRatio / 2, side / devicePixelRatio / 2, r);
+  pen.fillStyle = entry.colour;
+  pen.fill();
+  pen.lineWidth = 0.6;
+  pen.strokeStyle = isDark() ? "rgb(255 255 255 / 45%)" : "rgb(0 0 0 / 35%)";
+  if (r > 2.5) pen.stroke();
+  return made;
+}
+
 function inside(x, y) { return x > -20 && y > -20 && x < width + 20 && y < height + 20; }
 
 let waiting = false;
@@ -113,28 +129,22 @@ function redraw() {
 }
 
 function draw() {
-  const look = getComputedStyle(canvas), r = radius();
-  context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-  context.clearRect(0, 0, width, height);
-  context.lineWidth = 0.6;
-  context.strokeStyle = "rgb(0 0 0 / 35%)";
-  const grey = { colour: data.grey, shape: "circle" };
-  // Points that are not chosen first, then those without a group, then the others.
-  for (const isShown of [0, 1]) {
-    for (let n = members.length - 1; n >= 0; n--) {
-      const entry = colouring.entries[n] || grey;
-      context.beginPath();
-      for (const i of members[n]) {
-        if (shown[i] !== isShown) continue;
-        const x = toX(i), y = toY(i);
-        if (inside(x, y)) trace(context, entry.shape, x, y, r);
-      }
-      context.globalAlpha = isShown ? 0.85 : 0.1;
-      context.fillStyle = isShown ? entry.colour : data.grey;
-      context.fill();
-      if (isShown && r > 2.5) context.stroke();
+  const look = getComputedStyle(canvas), r = radius(), entries = [...colouring.entries, GREY], last = entries.length - 1;
+  const marks = entries.map((entry) => mark(entry, r)), faded = mark(GREY, r);
+  const half = marks[0].width / 2;
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  // Points that are not chosen first, then those without a group, then the others, in an order that favours none.
+  for (const layer of [0, 1, 2]) {
+    context.globalAlpha = layer ? 0.88 : 0.12;
+    for (const i of order) {
+      const entry = colouring.index[i] < 0 ? last : colouring.index[i];
+      if ((shown[i] ? (entry === last ? 1 : 2) : 0) !== layer) continue;
+      const x = toX(i), y = toY(i);
+      if (inside(x, y)) context.drawImage(layer ? marks[entry] : faded, Math.round(x * devicePixelRatio - half), Math.round(y * devicePixelRatio - half));
     }
   }
+  context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
   context.globalAlpha = 1;
   context.strokeStyle = look.color;
   if (pinned >= 0) {
@@ -186,8 +196,6 @@ function bringIntoView(i) {
 function setColouring(name) {
   colouring = colourings.find((one) => one.name === name) || colouring;
   chosen.clear();
-  members = Array.from({ length: colouring.entries.length + 1 }, () => []);
-  colouring.index.forEach((entry, i) => members[entry < 0 ? colouring.entries.length : entry].push(i));
   for (const button of byId("colours").children) button.setAttribute("aria-pressed", button.dataset.name === colouring.name);
   drawLegend();
   update();
@@ -204,18 +212,18 @@ function drawLegend() {
     legend.append(bar, ticks);
     return;
   }
-  const without = members[colouring.entries.length].length;
-  const lines = without ? [...colouring.entries, { text: "without a class", colour: data.grey, shape: "circle", count: without }] : colouring.entries;
+  const without = colouring.index.filter((entry) => entry < 0).length;
+  const lines = without ? [...colouring.entries, { ...GREY, count: without }] : colouring.entries;
   lines.forEach((entry, number) => {
-    const item = element("li"), button = element("button"), mark = element("canvas"), pen = mark.getContext("2d");
-    mark.width = mark.height = 32;
+    const item = element("li"), button = element("button"), sample = element("canvas"), pen = sample.getContext("2d");
+    sample.width = sample.height = 32;
     pen.fillStyle = entry.colour;
     pen.beginPath();
     trace(pen, entry.shape, 16, 16, 11);
     pen.fill();
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
-    button.append(mark, element("span", "text", entry.text), element("span", "count", entry.count));
+    button.append(sample, element("span", "text", entry.text), element("span", "count", entry.count));
     button.addEventListener("click", () => {
       if (!chosen.delete(number)) chosen.add(number);
       button.setAttribute("aria-pressed", chosen.has(number));
@@ -260,7 +268,7 @@ function pin(i) {
   panel.replaceChildren();
   if (i >= 0) {
     bringIntoView(i);
-    const head = element("div", "pin-head"), close = element("button", "", "Let go"), top = element("div", "top");
+    const head = element("div", "pin-head"), close = element("button", "", "Unpin"), top = element("div", "top");
     close.type = "button";
     close.addEventListener("click", () => { pin(-1); canvas.focus(); });
     head.append(element("h2", "", `Point ${i}`), close);
@@ -281,8 +289,10 @@ function neighbour(i, other, similarity) {
   button.type = "button";
   button.title = pathOf(other);
   if (same) button.className = "same";
-  const known = classOf(other) ? `${same ? "✓ " : ""}${classOf(other)}` : fileOf(other);
-  button.append(film(other), element("span", "name", known), element("span", "faint", `${similarity.toFixed(3)}  ${fileOf(other)}`));
+  button.append(film(other));
+  if (classOf(other)) button.append(element("span", "name", `${same ? "✓ " : ""}${classOf(other)}`));
+  button.append(element("span", "", `cosine ${similarity.toFixed(3)}`), element("span", "faint", fileOf(other)));
+  if (data.paths.length < count && spanOf(other)) button.append(element("span", "faint", spanOf(other)));
   button.addEventListener("click", () => pin(other));
   button.addEventListener("pointerenter", () => { hovered = other; redraw(); });
   button.addEventListener("pointerleave", () => { hovered = -1; redraw(); });
@@ -397,15 +407,14 @@ byId("search").addEventListener("input", (event) => { words = event.target.value
 function setPlaying(plays) {
   root.classList.toggle("paused", !plays);
   byId("play").textContent = plays ? "Pause films" : "Play films";
-  byId("play").setAttribute("aria-pressed", plays);
 }
 byId("play").addEventListener("click", () => setPlaying(root.classList.contains("paused")));
 
+function isDark() { return root.dataset.theme ? root.dataset.theme === "dark" : dark.matches; }
 function setTheme(name) {
   if (name) root.dataset.theme = name;
-  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
-  byId("theme").textContent = isDark ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-label", isDark ? "Light colours" : "Dark colours");
+  byId("theme").textContent = isDark() ? "Light" : "Dark";
+  byId("theme").setAttribute("aria-label", isDark() ? "Light colours" : "Dark colours");
   redraw();
 }
 byId("theme").addEventListener("click", () => { setTheme(byId("theme").textContent.toLowerCase()); remember(); });

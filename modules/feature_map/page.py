@@ -57,6 +57,7 @@ def write_page(
         "labels": points.labels,
         "count": len(points.row),
         "place": _packed(layout.place, "<f4"),
+        "order": _packed(layout.order(), "<i4"),
         "row": _packed(points.row, "<i4"),
         "span": _packed(points.span, "<f4") if points.span is not None else None,
         "near": {

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from modules.core.files import write_whole
 from modules.feature_map.colours import GREY, Colouring, Entry, rgb
@@ -43,7 +42,7 @@ def draw_map(path: Path, layout: Layout, colouring: Colouring, told: Told) -> No
     _write(pen, (LEFT, 58), _cut(told.subtitle, 15, WIDTH - 2 * LEFT), 15, FAINT)
     bottom = HEIGHT - BOTTOM
     _box(pen, LEFT, TOP, RIGHT, bottom)
-    _points(pen, layout.place, colouring, (LEFT + 16, TOP + 16, RIGHT - 16, bottom - 16))
+    _points(pen, layout, colouring, (LEFT + 16, TOP + 16, RIGHT - 16, bottom - 16))
     _write(pen, ((LEFT + RIGHT) / 2, bottom + 8), layout.axes[0], 14, FAINT, "ma")
     _upwards(picture, (LEFT - 32, (TOP + bottom) / 2), layout.axes[1])
     _legend(pen, colouring)
@@ -53,15 +52,16 @@ def draw_map(path: Path, layout: Layout, colouring: Colouring, told: Told) -> No
     write_whole(path, lambda part: small.save(part, "PNG", optimize=True))
 
 
-def _points(pen: ImageDraw.ImageDraw, place: Tensor, colouring: Colouring, box: tuple[int, int, int, int]) -> None:
+def _points(pen: ImageDraw.ImageDraw, layout: Layout, colouring: Colouring, box: tuple[int, int, int, int]) -> None:
     """Points in a box, both axes by the same scale; grey ones below the others."""
+    place = layout.place
     low, high = place.amin(0), place.amax(0)
     left, top, right, bottom = box
     unit = min((right - left) / max(float(high[0] - low[0]), 1e-12), (bottom - top) / max(float(high[1] - low[1]), 1e-12))
     middle = (low + high) / 2
     radius = max(2.0, min(6.0, 90 / len(place) ** 0.5))
     index = colouring.index.tolist()
-    for number in sorted(range(len(place)), key=lambda number: index[number] >= 0):
+    for number in sorted(layout.order().tolist(), key=lambda number: index[number] >= 0):
         x = (left + right) / 2 + float(place[number, 0] - middle[0]) * unit
         y = (top + bottom) / 2 - float(place[number, 1] - middle[1]) * unit
         entry = colouring.entries[index[number]] if index[number] >= 0 else Entry("", GREY, "circle", 0)

@@ -109,7 +109,9 @@ def _points_of(one: Collection, per: Per) -> tuple[Tensor, Tensor, Tensor | None
         return one.feature[is_step], every.repeat_interleave(is_step.sum(1)), None if one.time is None else one.time[is_step]
     count = is_step.sum(1, keepdim=True)
     if not count.all():
-        raise SettingError(f"--features: {one.paths[int(count.argmin())]} in {one.name} has no step; write the collection anew.")
+        raise SettingError(
+            f"--features: {one.paths[int(count.argmin())]} in {one.name} has no step; write the collection anew."
+        )
     mean = (one.feature * is_step[..., None]).sum(1) / count
     if one.time is None:
         return mean, every, None
