@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     text: str
     colour: str
     shape: str
-    count: int
+    points: int
 
 
 class Colouring(NamedTuple):
@@ -33,7 +33,7 @@ class Colouring(NamedTuple):
     name: str
     entries: list[Entry]
     """of a scale: its shades, from low to high"""
-    index: Tensor
+    group: Tensor
     """int64 [P], entry of each point; -1 for grey"""
     scale: tuple[float, float] | None = None
     """values at the ends of a scale; None where entries are groups"""
@@ -68,7 +68,7 @@ def by_cluster(clusters: Tensor, classes: Colouring) -> Colouring:
     """
     texts = []
     for number in range(int(clusters.max()) + 1):
-        inside = classes.index[(clusters == number) & (classes.index >= 0)]
+        inside = classes.group[(clusters == number) & (classes.group >= 0)]
         text = f"cluster {number + 1}"
         if len(inside):
             counts = inside.bincount()

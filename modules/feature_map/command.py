@@ -17,6 +17,7 @@ from modules.feature_map.points import Per, Points, read_points
 from modules.feature_map.projector import write_projector
 
 CLUSTERS, NEIGHBOURS, VOTERS = 10, 6, 10
+NO_FILM = Film(b"", 0, 0.0, "")
 
 
 def feature_map(
@@ -58,11 +59,12 @@ def feature_map(
     check_whole("--", 1, film_limit=film_limit, **given(neighbours=neighbours))
     check_whole("--", 2, **given(clusters=clusters))
     check_whole("--", 0, num_workers=num_workers)
-    names = features if isinstance(features, list) else [features]
+    names = [
+        _without(name, ".safetensors", ".csv", ".json") for name in (features if isinstance(features, list) else [features])
+    ]
     if not names:
         raise SettingError("--features names no collection; pass the name that was given to embed as --out.")
-    name = out or names[0].with_name(names[0].name.removesuffix(".safetensors") + "_map")
-    name = name.with_suffix("") if name.suffix in (".png", ".html") else name
+    name = _without(out, ".png", ".html") if out is not None else names[0].with_name(f"{names[0].name}_map")
     check_writable("--out", name.parent)
 
     points = read_points(names, per, root)
@@ -75,22 +77,22 @@ def feature_map(
             f"--neighbours is {neighbours}, but some points have only {most} others from other videos; pass {most} or fewer."
         )
     rank_zero_info(f"{count} points of {len(points.files)} videos.")
-    layout = lay_out(points.feature, method)
     near = nearest_others(points.feature, group, neighbours or min(NEIGHBOURS, most))
     clustered = cluster(points.feature, clusters or min(CLUSTERS, count))
     colourings = colourings_of(points, clustered, colour)
+    layout = lay_out(points.feature, method)
     facts = [layout.note]
     classes = next((one for one in colourings if one.name == "class"), None)
     if classes is not None:
-        facts += scores(points.feature, group, clustered, classes.index, VOTERS)
+        facts += scores(points.feature, group, clustered, classes.group, VOTERS)
     for fact in facts:
         rank_zero_info(fact)
 
-    found = films_of(points, film_limit, num_workers) if films else {}
-    facts += film_facts(found, count) if films and not points.missing_root else []
+    found, notes = films_of(points, film_limit, num_workers) if films else ({}, [])
+    facts += notes
     what = f"steps of {len(points.files)} videos" if count > len(points.files) else "videos"
     told = Told(
-        f"{' and '.join(one.name.removesuffix('.safetensors') for one in names)}: {count} {what}"
+        f"{' and '.join(one.name for one in names)}: {count} {what}"
         + (f", {len(classes.entries)} classes" if classes is not None else ""),
         f"Features of {points.encoder}, {points.feature.shape[1]} numbers each",
         facts,
@@ -106,7 +108,9 @@ def feature_map(
     )
 
 
-NO_FILM = Film(b"", 0, 0.0, "")
+def _without(name: Path, *suffixes: str) -> Path:
+    """A name without one of some suffixes; dots of other kinds belong to it."""
+    return name.with_suffix("") if name.suffix in suffixes else name
 
 
 def colourings_of(points: Points, clustered: torch.Tensor, first: str | None) -> list[Colouring]:
@@ -134,27 +138,22 @@ def colourings_of(points: Points, clustered: torch.Tensor, first: str | None) ->
     return sorted(found, key=lambda one: one.name != first)
 
 
-def films_of(points: Points, limit: int, num_workers: int) -> dict[int, Film]:
-    """Films of evenly spread points, by point; none where the videos are not there."""
+def films_of(points: Points, limit: int, num_workers: int) -> tuple[dict[int, Film], list[str]]:
+    """Films of evenly spread points, by point, and what is to be said about them; none where the videos are not there."""
     if points.missing_root:
         rank_zero_info(f"Films are left out: {points.missing_root}.")
-        return {}
-    count = min(limit, len(points.row))
-    shown = torch.linspace(0, len(points.row) - 1, count, dtype=torch.float64).round().long()
+        return {}, ["There are no films, because the videos were not found."]
+    total = len(points.row)
+    shown = torch.linspace(0, total - 1, min(limit, total), dtype=torch.float64).round().long()
     files = [points.files[row] for row in points.row[shown].tolist()]
     spans = None if points.span is None else [(first, last) for first, last in points.span[shown].tolist()]
-    return dict(zip(shown.tolist(), read_films(files, spans, num_workers), strict=True))
-
-
-def film_facts(found: dict[int, Film], count: int) -> list[str]:
-    """What is to be said about the films."""
-    told = []
-    if len(found) < count:
-        told.append(f"{len(found)} of {count} points have a film (--film_limit).")
+    found = dict(zip(shown.tolist(), read_films(files, spans, num_workers), strict=True))
+    notes = [f"{len(found)} of {total} points have a film (--film_limit)."] if len(found) < total else []
     if faults := [film.reason for film in found.values() if not film.strip]:
-        told.append(f"{len(faults)} of {len(found)} films could not be read, the first one: {faults[0]}.")
-        rank_zero_info(told[-1])
-    return told
+        notes.append(f"{len(faults)} of {len(found)} films could not be read, the first one: {faults[0]}.")
+    for note in notes:
+        rank_zero_info(note)
+    return found, notes
 
 
 def columns_of(points: Points, clustered: torch.Tensor) -> dict[str, list[str]]:

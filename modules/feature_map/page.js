@@ -33,7 +33,7 @@ for (let i = 0; i < 2 * count; i++) {
 }
 
 // --- Words ---
-// All that comes from files is set as text, never as HTML.
+// All that comes from files is set as text, never as HTML. Films are strips of frames, which CSS plays.
 function element(tag, name, text) {
   const made = document.createElement(tag);
   if (name) made.className = name;
@@ -49,13 +49,15 @@ function clusterOf(i) {
   return clusters.entries[clusters.index[i]].text;
 }
 
+const hasFilms = Object.keys(data.films).length > 0;
 function film(i) {
+  if (!hasFilms) return "";
   const made = element("div", "film"), found = data.films[i];
   made.setAttribute("role", "img");
   made.setAttribute("aria-label", `clip of ${pathOf(i)}`);
   if (found === undefined || found.reason !== undefined) {
     made.classList.add("missing");
-    made.textContent = found === undefined ? "no film" : found.reason;
+    made.textContent = found === undefined ? "no film (--film_limit)" : found.reason;
     return made;
   }
   made.style.backgroundImage = `url(data:image/webp;base64,${found.strip})`;
@@ -213,7 +215,7 @@ function drawLegend() {
     return;
   }
   const without = colouring.index.filter((entry) => entry < 0).length;
-  const lines = without ? [...colouring.entries, { ...GREY, count: without }] : colouring.entries;
+  const lines = without ? [...colouring.entries, { ...GREY, points: without }] : colouring.entries;
   lines.forEach((entry, number) => {
     const item = element("li"), button = element("button"), sample = element("canvas"), pen = sample.getContext("2d");
     sample.width = sample.height = 32;
@@ -223,7 +225,7 @@ function drawLegend() {
     pen.fill();
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
-    button.append(sample, element("span", "text", entry.text), element("span", "count", entry.count));
+    button.append(sample, element("span", "text", entry.text), element("span", "count", entry.points));
     button.addEventListener("click", () => {
       if (!chosen.delete(number)) chosen.add(number);
       button.setAttribute("aria-pressed", chosen.has(number));

@@ -68,7 +68,7 @@ def write_page(
         "colourings": [
             {
                 "name": one.name,
-                "index": _packed(one.index, "<i4"),
+                "index": _packed(one.group, "<i4"),
                 "scale": one.scale,
                 "entries": [entry._asdict() for entry in one.entries],
             }

@@ -60,7 +60,7 @@ def _points(pen: ImageDraw.ImageDraw, layout: Layout, colouring: Colouring, box:
     unit = min((right - left) / max(float(high[0] - low[0]), 1e-12), (bottom - top) / max(float(high[1] - low[1]), 1e-12))
     middle = (low + high) / 2
     radius = max(2.0, min(6.0, 90 / len(place) ** 0.5))
-    index = colouring.index.tolist()
+    index = colouring.group.tolist()
     for number in sorted(layout.order().tolist(), key=lambda number: index[number] >= 0):
         x = (left + right) / 2 + float(place[number, 0] - middle[0]) * unit
         y = (top + bottom) / 2 - float(place[number, 1] - middle[1]) * unit
@@ -95,15 +95,15 @@ def _legend(pen: ImageDraw.ImageDraw, colouring: Colouring) -> None:
         for place, value in ((0, high), (shades * 5 / 2, (low + high) / 2), (shades * 5, low)):
             _write(pen, (x + 34, y + place), f"{value:.1f}", 14, INK, "lm")
         return
-    grey = int((colouring.index < 0).sum())
+    grey = int((colouring.group < 0).sum())
     room = (HEIGHT - BOTTOM - y) // LEGEND_LINE - (1 if grey else 0)
     shown = colouring.entries
     if len(shown) > room:
-        shown = sorted(shown, key=lambda entry: -entry.count)[: room - 1]
+        shown = sorted(shown, key=lambda entry: -entry.points)[: room - 1]
     for entry in shown:
         _shape(pen, x + 8, y + 9, 6, entry)
         _write(pen, (x + 26, y), _cut(f"{entry.text}", 15, WIDTH - x - 100), 15)
-        _write(pen, (WIDTH - 24, y), str(entry.count), 14, FAINT, "ra")
+        _write(pen, (WIDTH - 24, y), str(entry.points), 14, FAINT, "ra")
         y += LEGEND_LINE
     if hidden := len(colouring.entries) - len(shown):
         _write(pen, (x + 26, y), f"and {hidden} smaller ones", 14, FAINT)

@@ -95,7 +95,7 @@ def read_points(names: list[Path], per: Per, root: Path | None) -> Points:
         [label for one in collections for label in one.labels],
         [one.name.name for one in collections for _ in one.paths],
         _encoder_name(first),
-        "".join(_why_missing(one, root) for one in collections[:1]),
+        next((why for one in collections if (why := _why_missing(one, root))), ""),
     )
 
 

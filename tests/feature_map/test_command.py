@@ -140,7 +140,7 @@ def test_several_collections_on_one_map(tmp_path: Path, features: Path) -> None:
     _, data = page_of(tmp_path / "one_map")
     assert data["paths"][3:5] == ["one/3.mp4", "two/0.mp4"]
     assert data["colourings"][-1]["name"] == "collection"
-    assert [entry["count"] for entry in data["colourings"][-1]["entries"]] == [4, 4]
+    assert [entry["points"] for entry in data["colourings"][-1]["entries"]] == [4, 4]
     with pytest.raises(SettingError, match="are of different encoders; draw a map of each"):
         draw(f"[{one},{other}]")
 
@@ -156,6 +156,7 @@ def test_without_the_videos_films_are_left_out(tmp_path: Path, caplog: pytest.Lo
             draw(tmp_path / "all")
         assert "Films are left out: " in caplog.text
         assert told in caplog.text
+        assert "There are no films, because the videos were not found." in page_of(tmp_path / "all_map")[1]["facts"]
         assert page_of(tmp_path / "all_map")[1]["films"] == {}
 
 

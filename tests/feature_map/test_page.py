@@ -44,7 +44,7 @@ ACTIONS = """
   document.querySelector("#colours [data-name=cluster]").click();
   told.coloured = look();
   document.querySelector("#legend button").click();
-  told.legend = [shown.reduce((sum, one) => sum + one, 0), colouring.entries[0].count];
+  told.legend = [shown.reduce((sum, one) => sum + one, 0), colouring.entries[0].points];
   document.querySelector("#legend button").click();
   byId("search").value = "ONERROR";
   byId("search").dispatchEvent(new Event("input"));
