@@ -15,6 +15,7 @@ const count = data.count;
 const GREY = { text: "without a class", colour: data.grey, shape: "circle" };
 const byId = (id) => document.getElementById(id);
 const canvas = byId("map"), context = canvas.getContext("2d"), tip = byId("tip");
+const below = byId("points"), points = below.getContext("2d");
 const reduced = matchMedia("(prefers-reduced-motion: reduce)"), dark = matchMedia("(prefers-color-scheme: dark)");
 
 // --- State ---
@@ -123,32 +124,42 @@ function mark(entry, r) {
 
 function inside(x, y) { return x > -20 && y > -20 && x < width + 20 && y < height + 20; }
 
-let waiting = false;
-function redraw() {
+// Points are drawn again only where they move or change; rings and lines cost next to nothing.
+let waiting = false, stale = true;
+function redraw(pointsToo = true) {
+  stale = stale || pointsToo;
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => { waiting = false; draw(); });
 }
-
 function draw() {
-  const look = getComputedStyle(canvas), r = radius(), entries = [...colouring.entries, GREY], last = entries.length - 1;
+  if (stale) drawPoints();
+  stale = false;
+  drawRings();
+}
+
+function drawPoints() {
+  const r = radius(), entries = [...colouring.entries, GREY], last = entries.length - 1;
   const marks = entries.map((entry) => mark(entry, r)), faded = mark(GREY, r);
-  const half = marks[0].width / 2;
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, canvas.width, canvas.height);
+  const half = faded.width / 2;
+  points.clearRect(0, 0, below.width, below.height);
   // Points that are not chosen first, then those without a group, then the others, in an order that favours none.
   for (const layer of [0, 1, 2]) {
-    context.globalAlpha = layer ? 0.88 : 0.12;
+    points.globalAlpha = layer ? 0.88 : 0.12;
     for (const i of order) {
       const entry = colouring.index[i] < 0 ? last : colouring.index[i];
       if ((shown[i] ? (entry === last ? 1 : 2) : 0) !== layer) continue;
       const x = toX(i), y = toY(i);
-      if (inside(x, y)) context.drawImage(layer ? marks[entry] : faded, Math.round(x * devicePixelRatio - half), Math.round(y * devicePixelRatio - half));
+      if (inside(x, y)) points.drawImage(layer ? marks[entry] : faded, Math.round(x * devicePixelRatio - half), Math.round(y * devicePixelRatio - half));
     }
   }
+}
+
+function drawRings() {
+  const r = radius();
   context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-  context.globalAlpha = 1;
-  context.strokeStyle = look.color;
+  context.clearRect(0, 0, width, height);
+  context.strokeStyle = getComputedStyle(canvas).color;
   if (pinned >= 0) {
     context.lineWidth = 1.2;
     context.globalAlpha = 0.6;
@@ -191,7 +202,7 @@ function zoom(factor, x = width / 2, y = height / 2) {
 }
 function bringIntoView(i) {
   const x = toX(i), y = toY(i);
-  if (x < 30 || y < 30 || x > width - 30 || y > height - 30) { view.x = place[2 * i]; view.y = place[2 * i + 1]; }
+  if (x < 30 || y < 30 || x > width - 30 || y > height - 30) { view.x = place[2 * i]; view.y = place[2 * i + 1]; redraw(); }
 }
 
 // --- Colours and legend ---
@@ -283,7 +294,7 @@ function pin(i) {
     panel.parentElement.scrollTop = 0;
   }
   remember();
-  redraw();
+  redraw(false);
 }
 
 function neighbour(i, other, similarity) {
@@ -296,8 +307,8 @@ function neighbour(i, other, similarity) {
   button.append(element("span", "", `cosine ${similarity.toFixed(3)}`), element("span", "faint", fileOf(other)));
   if (data.paths.length < count && spanOf(other)) button.append(element("span", "faint", spanOf(other)));
   button.addEventListener("click", () => pin(other));
-  button.addEventListener("pointerenter", () => { hovered = other; redraw(); });
-  button.addEventListener("pointerleave", () => { hovered = -1; redraw(); });
+  button.addEventListener("pointerenter", () => { hovered = other; redraw(false); });
+  button.addEventListener("pointerleave", () => { hovered = -1; redraw(false); });
   return button;
 }
 
@@ -318,7 +329,7 @@ function hover(i, x, y) {
     tip.hidden = i < 0;
     tip.replaceChildren();
     if (i >= 0) tip.append(film(i), describe(i));
-    redraw();
+    redraw(false);
   }
   if (i < 0) return;
   const left = x + 18 + tip.offsetWidth > width ? x - 18 - tip.offsetWidth : x + 18;
@@ -458,9 +469,9 @@ for (const one of colourings) {
 function resize() {
   width = Math.max(1, canvas.clientWidth);
   height = Math.max(1, canvas.clientHeight);
-  canvas.width = Math.round(width * devicePixelRatio);
-  canvas.height = Math.round(height * devicePixelRatio);
+  for (const one of [canvas, below]) { one.width = Math.round(width * devicePixelRatio); one.height = Math.round(height * devicePixelRatio); }
   fit();
+  stale = true;
   draw();
 }
 setPlaying(!reduced.matches);
