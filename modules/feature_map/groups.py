@@ -115,13 +115,16 @@ def scores(feature: Tensor, group: Tensor, clusters: Tensor, classes: Tensor, k:
             f"{k} nearest by cosine vote, each video left out in turn; {len(own)} labelled points, "
             f"{own.unique().numel()} classes."
         )
-    mixed = [own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))] for seed in range(SHUFFLES)]
-    by_chance = [
-        sum(values) / SHUFFLES for values in ([purity(clusters, one) for one in mixed], [_nmi(clusters, one) for one in mixed])
-    ]
+    # Chance: classes change places between videos, not between the steps of one.
+    videos, member = group.unique(return_inverse=True)
+    of_video = own.new_zeros(len(videos)).scatter(0, member, own)
+    orders = [torch.randperm(len(videos), generator=torch.Generator().manual_seed(seed)) for seed in range(SHUFFLES)]
+    mixed = [of_video[order][member] for order in orders]
+    chance_purity = sum(purity(clusters, one) for one in mixed) / SHUFFLES
+    chance_nmi = sum(_nmi(clusters, one) for one in mixed) / SHUFFLES
     told.append(
         f"{clusters.unique().numel()} k-means clusters of normalised features: purity {100 * purity(clusters, own):.1f} % "
-        f"(shuffled classes: {100 * by_chance[0]:.1f} %), NMI {_nmi(clusters, own):.3f} (shuffled: {by_chance[1]:.3f})."
+        f"(shuffled classes: {100 * chance_purity:.1f} %), NMI {_nmi(clusters, own):.3f} (shuffled: {chance_nmi:.3f})."
     )
     return told
 

@@ -87,15 +87,15 @@ def read_points(names: list[Path], per: Per, root: Path | None) -> Points:
         raise SettingError(f"--features: all {len(feature)} features in {where} are equal, so there is nothing to draw.")
     several = len(collections) > 1
     return Points(
-        feature,
-        torch.cat(rows),
-        torch.cat(known_spans) if len(known_spans) == len(spans) else None,
-        [(root or one.root or Path()) / path for one in collections for path in one.paths],
-        [f"{one.name.name}/{path}" if several else path for one in collections for path in one.paths],
-        [label for one in collections for label in one.labels],
-        [one.name.name for one in collections for _ in one.paths],
-        _encoder_name(first),
-        next((why for one in collections if (why := _why_missing(one, root))), ""),
+        feature=feature,
+        row=torch.cat(rows),
+        span=torch.cat(known_spans) if len(known_spans) == len(spans) else None,
+        files=[(root or one.root or Path()) / path for one in collections for path in one.paths],
+        paths=[f"{one.name.name}/{path}" if several else path for one in collections for path in one.paths],
+        labels=[label for one in collections for label in one.labels],
+        origin=[one.name.name for one in collections for _ in one.paths],
+        encoder=_encoder_name(first),
+        missing_root=next((why for one in collections if (why := _why_missing(one, root))), ""),
     )
 
 

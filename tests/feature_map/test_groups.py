@@ -69,6 +69,13 @@ def test_steps_of_the_same_video_do_not_vote_for_each_other() -> None:
     assert 30 < honest < 70
 
 
+def test_chance_of_clusters_keeps_the_steps_of_a_video_together() -> None:
+    # Each cluster is a video, and so is pure whatever the classes of the videos are.
+    video = torch.arange(40) // 4
+    told = scores(features(40), video, video, video % 2, 3)[1]
+    assert "purity 100.0 % (shuffled classes: 100.0 %)" in told
+
+
 def test_one_class_has_no_scores() -> None:
     zeros = torch.zeros(6, dtype=torch.int64)
     assert scores(features(6), torch.arange(6), zeros, zeros, 3) == ["Fewer than two classes: no accuracy, purity or NMI."]
