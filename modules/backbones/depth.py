@@ -16,6 +16,8 @@ from modules.core.loading import LoadReport
 from modules.core.preprocessing import Origin, say
 from modules.weights.files import read_checkpoint
 from modules.weights.origin import origin_of
+from modules.weights.passport import passport_of
+from modules.weights.run_config import inside
 
 
 class Depth(Layered, nn.Module):
@@ -61,8 +63,8 @@ class Depth(Layered, nn.Module):
         content = read_checkpoint(path, "model.backbone.checkpoint")
         report = load_encoder(self, content.weights, path)
         say(self.adopt(origin_of(path, content)))
-        kept = content.record.get("backbone")
-        trained = (kept.get("near"), kept.get("far")) if isinstance(kept, dict) else (None, None)
+        kept = inside(content.record, "backbone") or inside(passport_of(path), "architecture")
+        trained = (kept.get("near"), kept.get("far"))
         if None not in trained and trained != (self.near, self.far):
             say(
                 [

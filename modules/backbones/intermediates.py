@@ -74,7 +74,7 @@ class Layered(ABC):
                 order of the network.
             norm: apply the network's final norm, if it has one, to each.
             stop_early: leave out the blocks behind the last one that is asked for, also for the features.
-            output_fmt: `grid` gives [B, D, ...] with the axes that the network keeps apart, `NLC` one axis of tokens: [B, N, D].
+            output_fmt: `grid` gives [B, D, ...] with the axes that the network keeps apart, `NLC` tokens [B, N, D].
             intermediates_only: return the outputs of the blocks alone.
 
         Returns:

@@ -121,7 +121,10 @@ def test_intermediates_are_the_outputs_of_the_blocks(name: str) -> None:
 UINT8 = torch.zeros(2, FRAMES, SIDE, SIDE, 3, dtype=torch.uint8)
 VIDEO = torch.zeros(2, 3, FRAMES, SIDE, SIDE)
 OF_VIDEO: dict[str, tuple[Tensor, str]] = {
-    "uint8 pixels": (UINT8, r"takes normalised clips \[B, 3, T, H, W\] of float32, but was given uint8 \[2, 4, 32, 32, 3\]; pass"),
+    "uint8 pixels": (
+        UINT8,
+        r"takes normalised clips \[B, 3, T, H, W\] of float32, but was given uint8 \[2, 4, 32, 32, 3\]; pass",
+    ),
     "float pixels": (UINT8.float(), r"was given float32 \[2, 4, 32, 32, 3\]; pass network\.preprocess\(clip\)"),
     "uint8 planes": (VIDEO.byte(), r"was given uint8 \[2, 3, 4, 32, 32\]; pass network\.preprocess\(clip\)"),
     "an image": (VIDEO[:, :, 0], r"was given float32 \[2, 3, 32, 32\]"),
@@ -153,7 +156,11 @@ REFUSED = {
     "another size": ("beit", torch.zeros(1, 3, 4, 32, 40), "4 frames of 32 x 40 px where 4 frames of 32 x 32 px are needed"),
     "too short": ("r3d", VIDEO[:, :, :2], "Clips of 2 frames are too short for VideoResNet; set data.clip.frames to 4"),
     "too small": ("i3d", VIDEO[..., :20], "32 x 20 pixels are too small for I3D; set data.clip.size to 32 or more"),
-    "bodies of two axes": ("gru", torch.zeros(2, 16, 150), r"takes skeletons \[B, 3, T, 25, 2\] .* was given float32 \[2, 16, 150\]"),
+    "bodies of two axes": (
+        "gru",
+        torch.zeros(2, 16, 150),
+        r"takes skeletons \[B, 3, T, 25, 2\] .* was given float32 \[2, 16, 150\]",
+    ),
     "whole numbers": ("gcn", torch.zeros(1, 3, 16, 25, 2).int(), r"was given int32 \[1, 3, 16, 25, 2\]"),
     "double bodies": ("hcn", torch.zeros(1, 3, 16, 25, 2).double(), "was given float64"),
     "another body": ("gcn", torch.zeros(1, 3, 16, 17, 2), "not 2 of 17 in 3"),

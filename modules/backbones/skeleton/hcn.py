@@ -85,7 +85,9 @@ class HCN(SkeletonEncoder):
             hidden = self.get_submodule(f"conv2{path}")(self.get_submodule(f"conv1{path}")(hidden))
             hidden = self.get_submodule(f"conv3{path}")(hidden.transpose(1, 3))
             paths.append(self.get_submodule(f"conv4{path}")(hidden))
-        return maps(torch.cat(paths, dim=1), [self.conv5, self.conv6], lambda hidden: hidden.unflatten(0, (-1, persons)).amax(1))
+        return maps(
+            torch.cat(paths, dim=1), [self.conv5, self.conv6], lambda hidden: hidden.unflatten(0, (-1, persons)).amax(1)
+        )
 
     def forward(self, skeleton: Tensor) -> Tensor:
         """The last map as a row: [B, 3, T, J, M] -> [B, D]."""
