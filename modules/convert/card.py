@@ -10,20 +10,20 @@ from torch import Tensor
 from modules.convert.huggingface import CLASSES
 from modules.convert.networks import Format
 from modules.core.preprocessing import Normalisation
-from modules.weights.licence import started_from
+from modules.weights.licence import UNKNOWN, started_from
 from modules.weights.passport import PASSPORT_FORMAT, passport_path
 from modules.weights.run_config import inside, parse_config
 
 LIBRARIES = {"huggingface": "transformers", "onnx": "onnx"}
-TYPES = {
-    "clip_tower": "image tower of CLIP",
-    "timm_tower": "image tower",
-    "text": "text encoder",
-    "video_text": "video-text network",
+PARTS = {"clip_tower": "image tower of CLIP", "timm_tower": "image tower", "text": "text encoder"}
+"""Kinds of which `load_backbone` makes no encoder of clips."""
+WHOLES = {
+    "pretraining": "encoder and decoder",
+    "contrast": "encoder and momentum contrast",
+    "video_text": "encoders of videos and texts",
 }
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "queue.keys", "queue.pointer")
 SHOWN_CLASSES = 400
-UNKNOWN = "unknown"
 
 
 def card_path(out: Path, folder: bool) -> Path:
@@ -55,7 +55,7 @@ def model_card(passport: dict[str, Any], out: Path, to: Format, parameters: int)
         "pipeline_tag": "video-classification" if kind == "classifier" else "feature-extraction",
         "tags": ["video", "self-supervised-learning", *([method.lower()] if method else [])],
     }
-    what = TYPES.get(kind, {"pretraining": "encoder and decoder", "contrast": "encoder and momentum contrast"}.get(kind, kind))
+    what = (PARTS | WHOLES).get(kind, kind)
     sections = {
         "What it is": [
             f"{method or 'A network'}: {what}, {parameters:,} parameters.",
@@ -95,23 +95,17 @@ def _loading(passport: dict[str, Any], out: Path, to: Format) -> list[str]:
         return [f"In the folder of the file, with `torch`:\n\n```python\n{_program(passport, out)}```"]
     if to == "huggingface":
         return [f"In this folder, with `transformers`:\n\n```python\n{_transformers(passport)}```"]
-    if passport["kind"] in TYPES:
-        setting = {"text": "model.text.checkpoint", "video_text": "model.init_from"}.get(
-            passport["kind"], "model.target.checkpoint"
-        )
+    if passport["kind"] in PARTS:
+        setting = "model.text.checkpoint" if passport["kind"] == "text" else "model.target.checkpoint"
+        snippet = f'from safetensors.torch import load_file\n\nweights = load_file("{out.name}")\n'
         return [
-            f"In the folder of the file:\n\n```python\nfrom safetensors.torch import load_file\n\nweights = "
-            f'load_file("{out.name}")\n```\n\nMethods of this project that have such a part take the file as `--{setting}`.'
+            f"In the folder of the file:\n\n```python\n{snippet}```",
+            f"\nMethods of this project that have such a part take the file as `--{setting}`.",
         ]
-    whole = passport["kind"] == "classifier"
-    return [
-        f"In the folder of the file, where this project is installed:\n\n```python\n{_ours(passport, out)}```",
-        *(
-            ["\n`--model.init_from` takes the file with its classifier, `--model.backbone.checkpoint` the encoder."]
-            if whole
-            else []
-        ),
-    ]
+    lines = [f"In the folder of the file, where this project is installed:\n\n```python\n{_ours(passport, out)}```"]
+    if passport["kind"] == "classifier":
+        lines.append("\n`--model.init_from` takes the file with its classifier, `--model.backbone.checkpoint` its encoder.")
+    return lines
 
 
 def _ours(passport: dict[str, Any], out: Path) -> str:
@@ -159,9 +153,9 @@ def _onnx(passport: dict[str, Any], out: Path) -> str:
 
 def _program(passport: dict[str, Any], out: Path) -> str:
     given, shape = passport["input"], [2, *passport["input"]["shape"][1:]]
-    random = (
-        f"torch.randn({shape})" if given["type"] == "float32" else f"torch.randint(0, 256, {shape}).to(torch.{given['type']})"
-    )
+    random = f"torch.randn({shape})"
+    if given["type"] != "float32":
+        random = f"torch.randint(0, 256, {shape}).to(torch.{given['type']})"
     name = passport["output"]["name"]
     return (
         "import torch\n\n"

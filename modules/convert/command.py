@@ -88,8 +88,8 @@ def convert(
             a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or timm, our
             .ckpt or .safetensors, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
-            The passport lies beside the file as <name>.json (weights.pth.json), or in the folder as passport.json; .safetensors,
-            .onnx and .pt2 files hold it too. The model card is <name>.md, or README.md in the folder.
+            The passport lies beside the file as <name>.json (weights.pth.json), or in the folder as passport.json; all but .pth
+            files hold it too. The model card is <name>.md, or README.md in the folder.
         to: safetensors under our names; official names in a .pth; huggingface, a folder for transformers; onnx; or export, a
             program of torch.export.
         part: all, or the backbone (encoder) alone; partner is the second encoder of skeleton contrast. For onnx and export, all

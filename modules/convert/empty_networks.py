@@ -132,17 +132,19 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     return network, sizes
 
 
-def empty_beit(weights: dict[str, Tensor], image_size: int) -> tuple[nn.ModuleDict, dict[str, Any]]:
+def empty_beit(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.ModuleDict, dict[str, Any]]:
     """BEiT with temporal attention, with a classifier if there is one, without memory, and its sizes.
 
     Args:
         weights: under our names, `backbone.*` and perhaps `head.*`.
-        image_size: side of the clips in pixels.
+        image_size: side of the clips in pixels; None takes that of the relative positions.
     """
     width, frames = weights["backbone.cls_token"].shape[2], weights["backbone.frame_positions"].shape[1]
     patch = math.isqrt(weights["backbone.patch_embed.weight"].shape[1] // 3)
     ratio = mlp_ratio(len(weights["backbone.blocks.0.mlp.fc1.bias"]), width)
-    heads = weights["backbone.blocks.0.attn.relative_position_bias_table"].shape[1]
+    offsets, heads = weights["backbone.blocks.0.attn.relative_position_bias_table"].shape
+    # 2 n - 1 offsets each way between n rows and columns, and three for the class token.
+    image_size = image_size or (math.isqrt(offsets - 3) + 1) // 2 * patch
     depth = count_blocks(weights, "backbone.blocks.")
     sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch, "image_size": image_size}
     sizes["num_frames"] = frames
@@ -154,12 +156,12 @@ def empty_beit(weights: dict[str, Tensor], image_size: int) -> tuple[nn.ModuleDi
     return network, sizes
 
 
-def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+def empty_video_text(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
     """The network of `LocoMotion`'s weights, without memory, and its sizes.
 
     Args:
         weights: under our names.
-        image_size: side of the clips in pixels.
+        image_size: side of the clips in pixels; None takes that of the relative positions.
     """
     tower, video = empty_beit({key: value for key, value in weights.items() if key.startswith("backbone.")}, image_size)
     width, text_depth = video["embed_dim"], count_blocks(weights, "text.layers.")

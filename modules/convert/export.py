@@ -200,8 +200,8 @@ def write_runtime(built: Built, passport: dict[str, Any], out: Path, to: Runtime
         found.append(difference(built, run))
         if not found[0] <= HIGHEST:
             raise SettingError(
-                f"{out} would give outputs that differ from the network's by {found[0]:.1e} of the largest, above {HIGHEST:g}; it "
-                "is not kept: pass --to safetensors, or report this."
+                f"{out} would give outputs that differ from the network's by {found[0]:.1e} of the largest, above {HIGHEST:g}, "
+                "and is not kept; pass --to safetensors."
             )
 
     try:

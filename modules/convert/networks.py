@@ -1,4 +1,4 @@
-"""What `convert` makes of networks of videos, skeletons and texts, and of image towers: our names, checked sizes, a passport."""
+"""What `convert` makes of networks of videos, skeletons and texts, and of image towers: our names, sizes, a passport."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -246,7 +246,7 @@ def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> 
     if to != "safetensors":
         raise SettingError(f"--to {to} is for video transformers; {source.path} has a text encoder: pass --to safetensors.")
     weights = from_vindlu(source.weights) if is_vindlu(source.weights) else source.weights
-    network, sizes = empty_video_text(weights, facts.get("image_size", 224))
+    network, sizes = empty_video_text(weights, facts.get("image_size"))
     report = compare(dict(network.state_dict()), weights, source.path, "video-text network")
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
     passport = {
@@ -279,7 +279,7 @@ def convert_beit(source: Source, facts: Facts, part: Part, to: Format) -> Conver
     if FRAME_POSITIONS in weights:
         weights = {f"backbone.{key}": value for key, value in weights.items()}
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
-    network, sizes = empty_beit(kept, facts.get("image_size", 224))
+    network, sizes = empty_beit(kept, facts.get("image_size"))
     hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
     report = compare(dict(network.state_dict()), kept, source.path, f"BEiT{hint}")
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")

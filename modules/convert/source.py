@@ -82,6 +82,6 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
         "class_names": class_names,
         "norm_pix_loss": norm_pix_loss,
         "license": licence_of(path, earlier, settings),
-        "license_note": earlier.get("license_note") or licence_note(checkpoint.weights),
+        "license_note": earlier.get("license_note") if earlier else licence_note(checkpoint.weights),
     }
     return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"), origin, kept)

@@ -1,4 +1,4 @@
-"""Encoders that no other code base has a form for: of depth as pictures, and of signals. `convert` writes them under our names."""
+"""Encoders of depth and of signals, for which no other code base has a form: `convert` writes them under our names."""
 
 import re
 from typing import Any

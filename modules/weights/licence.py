@@ -6,10 +6,13 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from modules.weights.files import FOLDER_FILES
 from modules.weights.names.videomae import is_official
 from modules.weights.passport import passport_of
 from modules.weights.run_config import inside
 
+UNKNOWN = "unknown"
+"""What a model card says where nobody stated a licence."""
 SETTINGS = ("checkpoint", "init_from")
 """Settings of a run that name files which its weights started from."""
 FAMILY_NOTE = (
@@ -28,8 +31,8 @@ def licence_of(path: Path, earlier: dict[str, Any], settings: dict[str, Any]) ->
     """
     if isinstance(earlier.get("license"), str):
         return str(earlier["license"])
-    stated = front_matter(path.parent / "README.md").get("license") if path.parent != Path() else None
-    if isinstance(stated, str):
+    stated = front_matter(path.parent / "README.md").get("license") if path.name in FOLDER_FILES else None
+    if isinstance(stated, str) and stated != UNKNOWN:
         return stated
     before = (passport_of(file) for file in started_from(settings) if Path(file).exists())
     return next((str(one["license"]) for one in before if one is not None and one.get("license")), None)

@@ -175,8 +175,8 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
         b, frames = video.shape[0], video.shape[2]
         if not 1 <= frames <= self.num_frames:
             raise SettingError(
-                f"Clips have {frames} frames, but this {type(self).__name__} knows the positions of {self.num_frames}; give it as "
-                "many or fewer, or set model.backbone.num_frames (load_backbone has num_frames)."
+                f"Clips have {frames} frames, but this {type(self).__name__} knows the positions of {self.num_frames}; give it "
+                "that many or fewer, or set model.backbone.num_frames (num_frames of load_backbone)."
             )
         grid = self.grid._replace(t=frames)
         cubes = patchify(video, grid).flatten(2).unflatten(1, (frames, grid.slice_tokens))
