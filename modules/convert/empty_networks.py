@@ -121,8 +121,9 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         backbone, sizes = VideoResNet(name, width), {"backbone": "VideoResNet", "name": name, "width": width}
     network = nn.ModuleDict({"backbone": backbone})
     if "head.weight" in weights:
-        sizes["num_classes"] = shape_of(weights, "head.weight", 2, source)[0]
-        network["head"] = nn.Linear(backbone.embed_dim, sizes["num_classes"])
+        classes = shape_of(weights, "head.weight", 2, source)[0]
+        network["head"] = nn.Linear(backbone.embed_dim, classes)
+        sizes["num_classes"] = classes
     if "contrast.head.0.weight" in weights:
         hidden = shape_of(weights, "contrast.head.0.weight", 2, source)[0]
         out_dim = shape_of(weights, "contrast.head.2.weight", 2, source)[0]

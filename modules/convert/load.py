@@ -84,6 +84,7 @@ def build_backbone(
 ) -> Loaded:
     """`describe_backbone` of weights that were read already."""
     refuse_several(found)
+    network: nn.Module
     if is_depth(found.weights):
         converted = convert_depth(found, found.facts, "backbone", "safetensors")
         network = _depth(converted, found, num_frames, image_size, pooling)

@@ -123,12 +123,13 @@ def convert_signal(source: Source, part: Part, to: Format) -> Converted:
     if stem is None or stem.ndim != 3:
         raise SettingError(f"{source.path} holds no whole encoder of signals; pass another file.")
     width, channels, kernel = stem.shape
-    sizes = {"channels": channels, "width": width, "blocks": count_blocks(kept, "backbone.stages.0."), "kernel": kernel}
+    blocks = count_blocks(kept, "backbone.stages.0.")
+    sizes = {"channels": channels, "width": width, "blocks": blocks, "kernel": kernel}
     standardise = _setting(source, "standardise")
     if standardise is None:
         rank_zero_info(f"Nothing beside {source.path} says whether its signals are standardised: they are not, it is assumed.")
     with torch.device("meta"):
-        network = nn.ModuleDict({"backbone": SignalCNN(**sizes)})
+        network = nn.ModuleDict({"backbone": SignalCNN(channels, width, blocks, kernel)})
         if "head.weight" in kept:
             sizes["num_classes"] = len(kept["head.weight"])
             network["head"] = nn.Linear(4 * width, sizes["num_classes"])

@@ -151,7 +151,7 @@ model:
   init_args:
     backbone:
       class_path: modules.backbones.depth.Depth
-      init_args: {network: {class_path: modules.backbones.vit.video_vit.VideoViT, init_args: {size: micro, num_heads: 2}}}
+      init_args: {network: {class_path: modules.backbones.vit.video_vit.VideoViT, init_args: {num_heads: 2, patch_size: 8}}}
 """
 
 

@@ -189,7 +189,7 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
         pairs = zip(self.blocks, self.temporal, strict=True)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
-            patches = (self.norm(tokens) if norm else tokens)[:, :, 1:]
+            patches: Tensor = (self.norm(tokens) if norm else tokens)[:, :, 1:]
             return patches.movedim(3, 1).unflatten(3, self.grid[1:3])
 
         def features(tokens: Tensor) -> Tensor:

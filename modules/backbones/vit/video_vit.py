@@ -281,7 +281,8 @@ class VideoViT(PixelInput, Layered, nn.Module):
         start = self.patch_embed(patchify(clip, grid).flatten(2)) + self.positions_of(grid)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
-            return (self.norm(tokens) if norm else tokens).transpose(1, 2).unflatten(2, grid[:3])
+            result: Tensor = (self.norm(tokens) if norm else tokens).transpose(1, 2).unflatten(2, grid[:3])
+            return result
 
         return Layers(start, list(self.blocks), as_grid, self.norm)
 
