@@ -78,7 +78,7 @@ def test_downstream_methods_come_back_from_their_checkpoint(name: str, tmp_path:
     config = {"model": {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": settings}}
     kept: dict[str, Any] = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2.6.0", "epoch": 3}
     method.on_save_checkpoint(kept)
-    kept.setdefault("record", {}).update({"config": yaml.safe_dump(config), "class_names": ["a", "b", "c"]})
+    kept.setdefault("record", {}).update({"config": yaml.safe_dump(config, sort_keys=False), "class_names": ["a", "b", "c"]})
     torch.save(kept, tmp_path / "last.ckpt")
     again: Any = Method.load_from_checkpoint(tmp_path / "last.ckpt").eval()
     assert type(again) is kind
@@ -86,8 +86,7 @@ def test_downstream_methods_come_back_from_their_checkpoint(name: str, tmp_path:
         assert again.fuse == "probabilities"
         method.fuse = again.fuse
         expected, found = method.logits(batch()), again.logits(batch())
-        assert all(torch.equal(found[stream], expected[stream]) for stream in ("depth", "skeleton", "signal"))
-        assert torch.allclose(found[""], expected[""], atol=1e-6)
+        assert all(torch.equal(found[stream], expected[stream]) for stream in found)
     else:
         assert (again.mode, again.classifier.out_features) == (method.mode, 3)
         assert torch.equal(again.clip_logits(batch()), method.clip_logits(batch()))
