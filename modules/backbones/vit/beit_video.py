@@ -189,8 +189,8 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
         pairs = zip(self.blocks, self.temporal, strict=True)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
-            patches: Tensor = (self.norm(tokens) if norm else tokens)[:, :, 1:]
-            return patches.movedim(3, 1).unflatten(3, self.grid[1:3])
+            patches: Tensor = (self.norm(tokens) if norm else tokens)[:, :, 1:].movedim(3, 1)
+            return torch.unflatten(patches, 3, self.grid[1:3])
 
         def features(tokens: Tensor) -> Tensor:
             patches: Tensor = self.norm(tokens)[:, :, 1:]
