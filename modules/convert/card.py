@@ -58,7 +58,7 @@ def model_card(passport: dict[str, Any], out: Path, to: Format, parameters: int)
     what = (PARTS | WHOLES).get(kind, kind)
     sections = {
         "What it is": [
-            f"{method or 'A network'}: {what}, {parameters:,} parameters.",
+            f"{method or 'A network'}: {what}, {parameters:,} parameters.\n",
             *_bullets(passport["architecture"]),
         ],
         "Load it": _loading(passport, out, to),
@@ -197,17 +197,19 @@ def _feeding(passport: dict[str, Any]) -> list[str]:
     normalisation = Normalisation.of_record(passport.get("normalisation"))
     lines: dict[str, Any] = {}
     if given is not None and result is not None:
-        lines["input"] = f"`{given['name']}`, {given['type']} {given['shape']} ({given['axes']}), as decoded and cropped"
-        lines["output"] = f"`{result['name']}`, {result['type']} {result['shape']}"
-    lines |= {
-        "frames": passport.get("frames"),
-        "side in pixels": passport["architecture"].get("image_size"),
-        "stride": passport.get("stride") or ("not recorded" if normalisation is not None else None),
-    }
+        lines["input"] = f"`{given['name']}`, {given['type']} {_shape(given)} ({given['axes']}), as decoded and cropped"
+        lines["output"] = f"`{result['name']}`, {result['type']} {_shape(result)}"
+    else:
+        lines |= {"frames": passport.get("frames"), "side in pixels": passport["architecture"].get("image_size")}
+    lines["stride"] = passport.get("stride") or ("not recorded" if normalisation is not None else None)
     if normalisation is not None:
         inside_it = " (done inside the network)" if given is not None else ", of pixels from 0 to 1"
         lines["normalisation"] = f"{normalisation}{inside_it}"
     return _bullets(lines)
+
+
+def _shape(given: dict[str, Any]) -> str:
+    return "[" + ", ".join(map(str, given["shape"])) + "]"
 
 
 # --- Where it comes from ---

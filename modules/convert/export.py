@@ -155,13 +155,15 @@ def described(built: Built, passport: dict[str, Any]) -> dict[str, Any]:
     given = {"name": INPUT, "type": str(clips.dtype).removeprefix("torch."), "shape": shape}
     with torch.no_grad():
         outputs = built.reference(clips).shape[1]
-    axes = {"video": "BTHWC", "depth": "BTHWC", "skeleton": "BCTJM", "signal": "BCL"}
+    kinds = {"video": "BTHWC", "depth": "BTHWC", "skeleton": "BCTJM", "signal": "BCL"}
+    axes = kinds[built.network.encoder.kind]  # type: ignore[index]
     names = passport["class_names"]
     return passport | {
         "class_names": names if built.output == "logits" and names and len(names) == outputs else None,
         "norm_pix_loss": None,
+        "frames": clips.shape[1 if axes == "BTHWC" else 2],
         "kind": "classifier" if built.output == "logits" else "encoder",
-        "input": given | {"axes": axes[built.network.encoder.kind], "normalisation": "inside"},  # type: ignore[index]
+        "input": given | {"axes": axes, "normalisation": "inside"},
         "output": {"name": built.output, "type": "float32", "shape": ["batch", outputs]},
     }
 
