@@ -38,8 +38,8 @@ GRIDS = {
     "i3d": (2, 12, 2, 4, 4),
     "depth": (2, 32, 2, 4, 4),
     "signal": (2, 4, 24),
-    "gru": (2, 16, 16),
-    "gcn": (2, 4, 16, 25, 2),
+    "gru": (2, 16, 4),
+    "gcn": (2, 4, 4, 25, 2),
     "hcn": (2, 8, 2, 2),
 }
 
@@ -50,7 +50,8 @@ def raw_clip(encoder: Any) -> Tensor:
         return torch.randint(0, 256, (2, FRAMES, SIDE, SIDE, 3), generator=g).to(torch.uint8)
     if encoder.kind == "depth":
         return torch.randint(0, 6000, (2, FRAMES, SIDE, SIDE, 1), generator=g).to(torch.uint16)
-    return torch.randn((2, 6, 24) if encoder.kind == "signal" else (2, 3, 16, 25, 2), generator=g)
+    frames = getattr(encoder, "num_frames", FRAMES)  # of HCN, which takes clips of one length
+    return torch.randn((2, 6, 24) if encoder.kind == "signal" else (2, 3, frames, 25, 2), generator=g)
 
 
 def blocks_of(encoder: Any) -> list[nn.Module]:
