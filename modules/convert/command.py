@@ -130,9 +130,7 @@ def convert(
             raise SettingError(f"--{'heads' if name == 'num_heads' else name} is {facts[name]}; it must be at least 1.")
     if to == "onnx" or to == "export":
         if part == "partner":
-            raise SettingError(
-                f"--part partner cannot be written as {to}; convert it to safetensors first, then that file."
-            )
+            raise SettingError(f"--part partner cannot be written as {to}; convert it to safetensors first, then that file.")
         # Clips of other sizes than those of the weights are what the network will be given.
         facts |= {name: found.facts[name] for name in ("num_frames", "image_size") if name in found.facts}
         built = build(found._replace(facts=facts), part, num_frames, image_size)
