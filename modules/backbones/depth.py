@@ -5,7 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.checks import check_raw
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.loading import load_encoder
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
@@ -14,9 +16,11 @@ from modules.core.loading import LoadReport
 from modules.core.preprocessing import Origin, say
 from modules.weights.files import read_checkpoint
 from modules.weights.origin import origin_of
+from modules.weights.passport import passport_of
+from modules.weights.run_config import inside
 
 
-class Depth(nn.Module):
+class Depth(Layered, nn.Module):
     """A network of videos that takes depth.
 
     Millimetres from `near` to `far` become 0 to 1, what lies outside the nearer end, and what was not measured 0. Three equal
@@ -59,8 +63,8 @@ class Depth(nn.Module):
         content = read_checkpoint(path, "model.backbone.checkpoint")
         report = load_encoder(self, content.weights, path)
         say(self.adopt(origin_of(path, content)))
-        kept = content.record.get("backbone")
-        trained = (kept.get("near"), kept.get("far")) if isinstance(kept, dict) else (None, None)
+        kept = inside(content.record, "backbone") or inside(passport_of(path), "architecture")
+        trained = (kept.get("near"), kept.get("far"))
         if None not in trained and trained != (self.near, self.far):
             say(
                 [
@@ -72,6 +76,7 @@ class Depth(nn.Module):
 
     def preprocess(self, clip: Tensor) -> Tensor:
         """uint16 millimetres [B, T, H, W, 1] -> float32 [B, 3, T, H, W] as the network's weights want it."""
+        check_raw(clip, 1, type(self).__name__)
         far = clip.float()
         grey = ((far - self.near) / (self.far - self.near)).clamp(0, 1)
         grey = torch.where(far > 0, grey, 0)
@@ -80,6 +85,10 @@ class Depth(nn.Module):
     def forward_features(self, depth: Tensor) -> Tensor:
         """Tokens or map of the network, of what `preprocess` gives."""
         return self.network.forward_features(depth)
+
+    def layers(self, clip: Tensor) -> Layers:
+        """Those of the network; see `Layered.layers`."""
+        return self.network.layers(clip)
 
     def forward(self, depth: Tensor) -> Tensor:
         """Pooled features [B, D] of the network, of what `preprocess` gives."""

@@ -1,9 +1,11 @@
 """What every encoder offers to the methods that train or use it."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from modules.backbones.intermediates import OutputFormat
 from modules.core.batch import Kind
 
 
@@ -26,6 +28,18 @@ class Encoder(Protocol):
 
     def forward(self, video: Tensor, /) -> Tensor:
         """Pooled features [B, D], of what `preprocess` gives."""
+        ...
+
+    def forward_intermediates(
+        self,
+        clip: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: OutputFormat = "grid",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Outputs of blocks, see `modules.backbones.intermediates.Layered`."""
         ...
 
     def no_weight_decay(self) -> set[str]:

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from modules.backbones.checks import check_raw
 from modules.core.preprocessing import IMAGENET, Normalisation, Origin, settle_normalisation
 
 
@@ -21,7 +22,12 @@ class PixelInput:
         self.normalisation, self.asked_normalisation = asked or self.usual_normalisation, asked
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it.
+
+        Raises:
+            SettingError: if the clips have other axes.
+        """
+        check_raw(clip, 3, type(self).__name__)
         return self.normalisation.apply(clip)
 
     def adopt(self, origin: Origin) -> list[str]:

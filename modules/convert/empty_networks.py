@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import ResNetName, VideoResNet
+from modules.backbones.cnn.s3d import S3D
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
@@ -93,10 +94,10 @@ def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTr
 
 
 def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, int | str | float]]:
-    """A video CNN, with what momentum contrast adds to it if the file has that, of the sizes of the weights.
+    """A video CNN, with a classifier or what momentum contrast adds to it if the file has that, of the sizes of the weights.
 
     Args:
-        weights: under our names, `backbone.*` and perhaps `contrast.*`.
+        weights: under our names, `backbone.*` and perhaps `head.*` or `contrast.*`.
         source: file, for error messages.
 
     Returns:
@@ -110,6 +111,8 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     if "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
         factor = shape_of(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
         backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}
+    elif "backbone.features.0.0.0.weight" in weights:
+        backbone, sizes = S3D(), {"backbone": "S3D"}
     else:
         name: ResNetName = "r2plus1d_18" if "backbone.stem.3.weight" in weights else "r3d_18"
         if name == "r2plus1d_18" and "backbone.layer4.0.conv1.0.weight" in weights:
@@ -117,6 +120,10 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         width = shape_of(weights, "backbone.layer1.0.conv1.1.weight", 1, source)[0]
         backbone, sizes = VideoResNet(name, width), {"backbone": "VideoResNet", "name": name, "width": width}
     network = nn.ModuleDict({"backbone": backbone})
+    if "head.weight" in weights:
+        classes = shape_of(weights, "head.weight", 2, source)[0]
+        network["head"] = nn.Linear(backbone.embed_dim, classes)
+        sizes["num_classes"] = classes
     if "contrast.head.0.weight" in weights:
         hidden = shape_of(weights, "contrast.head.0.weight", 2, source)[0]
         out_dim = shape_of(weights, "contrast.head.2.weight", 2, source)[0]
@@ -126,18 +133,39 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     return network, sizes
 
 
-def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+def empty_beit(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.ModuleDict, dict[str, Any]]:
+    """BEiT with temporal attention, with a classifier if there is one, without memory, and its sizes.
+
+    Args:
+        weights: under our names, `backbone.*` and perhaps `head.*`.
+        image_size: side of the clips in pixels; None takes that of the relative positions.
+    """
+    width, frames = weights["backbone.cls_token"].shape[2], weights["backbone.frame_positions"].shape[1]
+    patch = math.isqrt(weights["backbone.patch_embed.weight"].shape[1] // 3)
+    ratio = mlp_ratio(len(weights["backbone.blocks.0.mlp.fc1.bias"]), width)
+    offsets, heads = weights["backbone.blocks.0.attn.relative_position_bias_table"].shape
+    # 2 n - 1 offsets each way between n rows and columns, and three for the class token.
+    image_size = image_size or (math.isqrt(offsets - 3) + 1) // 2 * patch
+    depth = count_blocks(weights, "backbone.blocks.")
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch, "image_size": image_size}
+    sizes["num_frames"] = frames
+    with torch.device("meta"):
+        network = nn.ModuleDict({"backbone": BEiTVideo("micro", image_size, frames, patch, width, depth, heads, ratio, 0)})
+        if "head.weight" in weights:
+            sizes["num_classes"] = len(weights["head.weight"])
+            network["head"] = nn.Linear(width, sizes["num_classes"])
+    return network, sizes
+
+
+def empty_video_text(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
     """The network of `LocoMotion`'s weights, without memory, and its sizes.
 
     Args:
         weights: under our names.
-        image_size: side of the clips in pixels.
+        image_size: side of the clips in pixels; None takes that of the relative positions.
     """
-    width, frames = weights["backbone.cls_token"].shape[2], weights["backbone.frame_positions"].shape[1]
-    patch = round((weights["backbone.patch_embed.weight"].shape[1] / 3) ** 0.5)
-    hidden = len(weights["backbone.blocks.0.mlp.fc1.bias"])
-    heads = weights["backbone.blocks.0.attn.relative_position_bias_table"].shape[1]
-    depth, text_depth = count_blocks(weights, "backbone.blocks."), count_blocks(weights, "text.layers.")
+    tower, video = empty_beit({key: value for key, value in weights.items() if key.startswith("backbone.")}, image_size)
+    width, text_depth = video["embed_dim"], count_blocks(weights, "text.layers.")
     fusion = sum(f"text.layers.{layer}.cross.query.bias" in weights for layer in range(text_depth))
     vocabulary, text_width = weights["text.words.weight"].shape
     positions, text_hidden = len(weights["text.positions"]), len(weights["text.layers.0.up.bias"])
@@ -145,7 +173,7 @@ def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Mo
     joint = len(weights["video_projection.bias"])
     with torch.device("meta"):
         parts = {
-            "backbone": BEiTVideo("micro", image_size, frames, patch, width, depth, heads, mlp_ratio(hidden, width), 0),
+            "backbone": tower["backbone"],
             "text": TextEncoder(settings, vocabulary, width),
             "video_projection": nn.Linear(width, joint),
             "text_projection": nn.Linear(text_width, joint),
@@ -153,7 +181,6 @@ def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Mo
         }
         network = nn.ModuleDict(parts)
         network.register_parameter("temperature", nn.Parameter(torch.zeros(())))
-    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch, "image_size": image_size}
     text = {
         "text_dim": text_width,
         "text_depth": text_depth,
@@ -161,7 +188,7 @@ def empty_video_text(weights: dict[str, Tensor], image_size: int) -> tuple[nn.Mo
         "vocabulary": vocabulary,
         "joint_dim": joint,
     }
-    return network, sizes | {"num_frames": frames} | text
+    return network, video | text
 
 
 def empty_text(weights: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Any]]:

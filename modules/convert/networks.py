@@ -1,5 +1,6 @@
-"""What `convert` makes of image towers, video CNNs, networks of skeletons and of text: our names, checked sizes, a passport."""
+"""What `convert` makes of networks of videos, skeletons and texts, and of image towers: our names, sizes, a passport."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -7,38 +8,34 @@ from lightning.pytorch.utilities import rank_zero_info
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
-from modules.convert.empty_networks import empty_contrast, empty_text, empty_tower, empty_video_text
+from modules.convert.empty_networks import (
+    empty_beit,
+    empty_contrast,
+    empty_network,
+    empty_text,
+    empty_tower,
+    empty_video_text,
+)
 from modules.convert.skeleton import Part, read_skeleton
+from modules.convert.source import Source
 from modules.core.errors import SettingError
-from modules.core.loading import compare
-from modules.core.preprocessing import HALF, IMAGENET, Origin
+from modules.core.loading import LoadReport, compare
+from modules.core.preprocessing import HALF, IMAGENET
 from modules.weights.names.bert import from_official as text_from_official
 from modules.weights.names.clip import clip_names
 from modules.weights.names.moco import from_official as contrast_from_official
 from modules.weights.names.video_cnn import from_official as cnn_from_official
 from modules.weights.names.video_cnn import from_published
+from modules.weights.names.videomae import our_names
 from modules.weights.names.vindlu import from_vindlu, is_vindlu
 from modules.weights.origin import published_origin
 from modules.weights.passport import PASSPORT_FORMAT
 from modules.weights.run_config import inside, parse_config
-from modules.weights.sizes import Architecture, Facts, count_heads, mlp_ratio
+from modules.weights.sizes import Architecture, Facts, count_heads, infer_architecture, mlp_ratio
 
-Format = Literal["safetensors", "huggingface", "official"]
-
-
-class Source(NamedTuple):
-    """A file that was read."""
-
-    path: Path
-    weights: dict[str, Tensor]
-    """under the file's own names"""
-    passport: dict[str, Any]
-    """what is known of where the weights come from: method, config, metrics, source"""
-    facts: Facts
-    kind: str | None
-    """what the file's own passport says that it is"""
-    origin: Origin
-    """what is known of how its network was fed"""
+Format = Literal["safetensors", "huggingface", "official", "onnx", "export"]
+FRAME_POSITIONS = "frame_positions"
+"""Tensor that only BEiT with temporal attention has."""
 
 
 class Converted(NamedTuple):
@@ -48,6 +45,72 @@ class Converted(NamedTuple):
     passport: dict[str, Any]
     architecture: Architecture | None
     """None for all but video transformers"""
+
+
+def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
+    """A network of the VideoMAE family under our names.
+
+    Raises:
+        SettingError: if it does not fit.
+    """
+    weights = vit_weights(source)
+    may_leave: tuple[str, ...] = ()
+    kept = weights
+    if part == "backbone":
+        kept = {key: value for key, value in weights.items() if key.startswith("backbone.")}
+        may_leave = tuple(key for key in weights if key not in kept)
+    architecture = infer_architecture(kept, facts, str(source.path))
+    # A fine-tuned network pools before it normalises, so its encoder has no final norm.
+    may_miss = () if architecture.kind == "pretraining" else ("backbone.norm.",)
+    own = dict(empty_network(architecture).state_dict())
+    hint = " (--part backbone reads the encoder alone)" if part == "all" and architecture.kind != "encoder" else ""
+    report = compare(own, weights, source.path, f"{architecture.kind} network{hint}", may_miss, may_leave)
+    say(source.path, architecture, facts, report)
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": architecture.kind,
+        **source.passport,
+        "architecture": asdict(architecture),
+        "frames": architecture.num_frames,
+        "stride": facts.get("stride"),
+    }
+    return Converted({key: weights[key] for key in report.matched}, passport, architecture)
+
+
+def vit_weights(source: Source) -> dict[str, Tensor]:
+    """Weights of any network of the VideoMAE family under the names of `Architecture.empty_network`.
+
+    Raises:
+        SettingError: if it is no such network.
+    """
+    weights = our_names(source.weights)
+    if "patch_embed.weight" in weights:
+        return {f"backbone.{key}": value for key, value in weights.items()}
+    if "backbone.patch_embed.weight" in weights:
+        return weights
+    names = ", ".join(list(source.weights)[:3])
+    raise SettingError(
+        f"{source.path} holds no vision transformer that we know (its tensors: {names}, ...); pass another file."
+    )
+
+
+def say(path: Path, sizes: Architecture, facts: Facts, report: LoadReport) -> None:
+    """Print what was read and what was assumed."""
+    decoder = ""
+    if sizes.decoder_dim is not None:
+        decoder = f", decoder {sizes.decoder_dim} wide with {sizes.decoder_depth} blocks of {sizes.decoder_heads} heads"
+    if sizes.num_prototypes is not None:
+        decoder += f", {sizes.num_prototypes} prototypes of {sizes.decoder_out} values"
+    rank_zero_info(
+        f"Read {path} ({sizes.kind} network): {sizes.embed_dim} wide, {sizes.depth} blocks of {sizes.num_heads} heads, "
+        f"tokens of {sizes.tubelet_size} x {sizes.patch_size} x {sizes.patch_size}{decoder}: {report}."
+    )
+    taken = {"image_size": sizes.image_size, "num_frames": sizes.num_frames, "tubelet_size": sizes.tubelet_size}
+    assumed = [f"{name} {value}" for name, value in taken.items() if name not in facts]
+    if assumed:
+        rank_zero_info(
+            f"Nothing beside the weights says {', '.join(assumed)}: assumed, as in official files; options change them."
+        )
 
 
 def is_tower(weights: dict[str, Tensor]) -> bool:
@@ -103,12 +166,15 @@ def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
 def is_cnn(weights: dict[str, Tensor]) -> bool:
     """Whether these are a video CNN, alone or in a method: ours, or TubeletContrast's official one."""
     weights = from_published(weights)
-    firsts = ("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight", "conv3d_1a_7x7.conv3d.weight")
+    firsts = (
+        *("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight"),
+        *("conv3d_1a_7x7.conv3d.weight", "features.0.0.0.weight"),
+    )
     return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)
 
 
 def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
-    """A video CNN under our names, with head, key branch and queue if the file has them.
+    """A video CNN under our names, with classifier, head, key branch and queue if the file has them.
 
     Raises:
         SettingError: if it does not fit, or the format is not for CNNs.
@@ -117,8 +183,10 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
         raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
     weights = cnn_from_official(from_published(source.weights))
     if not any(key.startswith("backbone.") for key in weights):
-        # "fc." is the head of torchvision's networks.
-        weights = {key if key.startswith("fc.") else f"backbone.{key}": value for key, value in weights.items()}
+        # "fc." and "classifier." are the heads of torchvision's networks.
+        heads = {"fc.weight": "head.weight", "fc.bias": "head.bias"}
+        named = {key: key if key.startswith(("head.", "classifier.")) else f"backbone.{key}" for key in weights}
+        weights = {(named | heads)[key]: value for key, value in weights.items()}
     weights = contrast_from_official(weights)
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
     network, sizes = empty_contrast(kept, str(source.path))
@@ -134,7 +202,7 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
         sizes["bn_eps"] = origin.bn_eps
     passport = {
         "format": PASSPORT_FORMAT,
-        "kind": "contrast" if "out_dim" in sizes else "encoder",
+        "kind": "contrast" if "out_dim" in sizes else "classifier" if "num_classes" in sizes else "encoder",
         **source.passport,
         "architecture": sizes,
         "normalisation": (origin.normalisation or IMAGENET).as_record(),
@@ -178,7 +246,7 @@ def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> 
     if to != "safetensors":
         raise SettingError(f"--to {to} is for video transformers; {source.path} has a text encoder: pass --to safetensors.")
     weights = from_vindlu(source.weights) if is_vindlu(source.weights) else source.weights
-    network, sizes = empty_video_text(weights, facts.get("image_size", 224))
+    network, sizes = empty_video_text(weights, facts.get("image_size"))
     report = compare(dict(network.state_dict()), weights, source.path, "video-text network")
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
     passport = {
@@ -191,6 +259,39 @@ def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> 
         "stride": facts.get("stride"),
     }
     kept = {key: weights[key] for key in report.matched if part == "all" or key.startswith("backbone.")}
+    return Converted(kept, passport, None)
+
+
+def is_beit(weights: dict[str, Tensor]) -> bool:
+    """Whether these are BEiT with temporal attention, alone or in a method, without a text encoder."""
+    return any(prefix + FRAME_POSITIONS in weights for prefix in ("", "backbone."))
+
+
+def convert_beit(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
+    """BEiT with temporal attention under our names, with a classifier if the file has one.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for it.
+    """
+    if to != "safetensors":
+        raise SettingError(f"--to {to} is for networks of the VideoMAE family; {source.path} holds a BEiT: pass safetensors.")
+    weights = source.weights
+    if FRAME_POSITIONS in weights:
+        weights = {f"backbone.{key}": value for key, value in weights.items()}
+    kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
+    network, sizes = empty_beit(kept, facts.get("image_size"))
+    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    report = compare(dict(network.state_dict()), kept, source.path, f"BEiT{hint}")
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "classifier" if "num_classes" in sizes else "encoder",
+        **source.passport,
+        "architecture": sizes,
+        "normalisation": (source.origin.normalisation or HALF).as_record(),
+        "frames": sizes["num_frames"],
+        "stride": facts.get("stride"),
+    }
     return Converted(kept, passport, None)
 
 

@@ -148,7 +148,8 @@ def read_passport(path: str | Path) -> dict[str, Any]:
         path); config (YAML text of the run); metrics; source (file, sha256, made_from: the same of the file before);
         architecture (sizes by the names of the backbone's settings); normalisation (mean and std of RGB in 0..1; channels,
         where not RGB); frames; stride; class_names (by label); norm_pix_loss (whether the pixels that the decoder predicts
-        were normalised cube by cube). What is not known is null.
+        were normalised cube by cube); license (as stated) and license_note (what is known of the code bases that write such
+        files); of networks for other runtimes input and output (name, type, shape). What is not known is null.
 
     Raises:
         SettingError: if there is none.

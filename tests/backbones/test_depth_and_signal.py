@@ -13,12 +13,14 @@ from modules.backbones.encoder import Encoder
 from modules.backbones.loading import prefixes_of
 from modules.backbones.signal.cnn import SignalCNN
 from modules.convert.command import convert
+from modules.convert.load import load_backbone
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.downstream.classification import Classification
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
-from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn, tiny_vit
+from modules.weights.passport import read_passport
+from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn, tiny_locomotion, tiny_vit
 
 
 def depth_clip(samples: int = 2) -> Tensor:
@@ -127,6 +129,60 @@ def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"holds several \(branches\.a\.backbone\., branches\.b\.backbone\.\)"):
         SignalCNN(6, 4, checkpoint=str(tmp_path / "twice.pt"))
     assert prefixes_of(["stem.weight"]) == [""]
-    for name in ("single", "two", "alone"):
-        with pytest.raises(SettingError, match=r"model\.backbone\.checkpoint reads the file as it is"):
-            convert(tmp_path / f"{name}.pt", tmp_path / "out.safetensors")
+    for command in (convert, lambda source, out: load_backbone(source)):
+        with pytest.raises(SettingError, match=r"two\.pt holds several encoders \(depth, signal\); .*\.encoder\(name\)"):
+            command(tmp_path / "two.pt", tmp_path / "out.safetensors")
+
+
+STANDARDISED = """
+model:
+  class_path: modules.downstream.classification.Classification
+  init_args:
+    backbone: {class_path: modules.backbones.signal.cnn.SignalCNN, init_args: {standardise: true}}
+data:
+  class_path: datamodules.UTDMHAD
+  init_args: {streams: {names: [signal], signal: {steps: 24}}}
+"""
+
+
+TWO_HEADS = """
+model:
+  class_path: modules.downstream.classification.Classification
+  init_args:
+    backbone:
+      class_path: modules.backbones.depth.Depth
+      init_args: {network: {class_path: modules.backbones.vit.video_vit.VideoViT, init_args: {num_heads: 2, patch_size: 8}}}
+"""
+
+
+@pytest.mark.parametrize("form", ["cnn", "vit", "beit", "signal"])
+def test_converted_files_and_checkpoints_give_equal_features(form: str, tmp_path: Path) -> None:
+    """Range of depth, standardised signals and sizes are those of the run, from its checkpoint and from what was made of it."""
+    torch.manual_seed(0)
+    encoder: Any = {
+        "cnn": lambda: Depth(VideoResNet("r3d_18", 4, bn_eps=1e-5), 1000, 3000),
+        "vit": lambda: Depth(tiny_vit(), 500, 3500),
+        "beit": lambda: Depth(tiny_locomotion().backbone),
+        "signal": lambda: SignalCNN(6, 4, standardise=True),
+    }[form]()
+    method = Classification(encoder, 3, optim=OPTIM).eval()
+    kept: dict[str, Any] = {"state_dict": method.state_dict()}
+    if form == "vit":
+        encoder.network.norm = tiny_vit().norm  # which a fine-tuned network has not
+    method.on_save_checkpoint(kept)
+    kept.setdefault("record", {})["class_names"] = ["a", "b", "c"]
+    kept["record"]["config"] = {"signal": STANDARDISED, "vit": TWO_HEADS}.get(form)
+    torch.save(kept, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "whole.safetensors")
+    convert(tmp_path / "whole.safetensors", tmp_path / "encoder.safetensors", part="backbone")
+    clip = depth_clip() if encoder.kind == "depth" else 3 * torch.randn(2, 6, 24) + 1
+    with torch.no_grad():
+        expected = encoder.eval()(encoder.preprocess(clip))
+        for name in ("last.ckpt", "whole.safetensors", "encoder.safetensors"):
+            found: Any = load_backbone(tmp_path / name)
+            assert torch.allclose(found(found.preprocess(clip)), expected, atol=1e-6), name
+    passport = read_passport(tmp_path / "whole.safetensors")
+    assert (passport["kind"], passport["class_names"]) == ("classifier", ["a", "b", "c"])
+    assert read_passport(tmp_path / "encoder.safetensors")["kind"] == "encoder"
+    with pytest.raises(SettingError, match=r"--to huggingface has no form for encoders of|--to huggingface is for"):
+        convert(tmp_path / "last.ckpt", tmp_path / "folder", to="huggingface")

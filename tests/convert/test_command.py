@@ -119,7 +119,8 @@ def test_every_form_becomes_the_same_file(form: str, kind: str, tmp_path: Path, 
         torch.save(content, source)
     convert(source, tmp_path / "out" / "weights.safetensors", **SIZES)
     assert_equal(load_file(tmp_path / "out" / "weights.safetensors"), expected)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["weights.safetensors", "weights.safetensors.json"]
+    written = ["weights.safetensors", "weights.safetensors.json", "weights.safetensors.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     assert len(modes) == 1
     assert read_passport(tmp_path / "out" / "weights.safetensors")["kind"] == kind

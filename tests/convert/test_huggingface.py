@@ -12,15 +12,18 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.convert.huggingface import model_config, preprocessor_config
 from modules.core.errors import SettingError
-from modules.core.preprocessing import IMAGENET
+from modules.core.preprocessing import HALF, IMAGENET
 from modules.core.preprocessing import normalise as normalise_clip
 from modules.core.tokens import gather_tokens
+from modules.downstream.classification import Classification
 from modules.layers.heads import VideoClassifier
 from modules.layers.targets import PixelTarget
 from modules.masks.base import mask_from_bool
 from modules.masks.tokens import TubeMask
 from modules.methods.videomae import VideoMAE
+from modules.training.optim import AdamWSettings
 from modules.weights.huggingface_config import read_config
+from modules.weights.licence import front_matter
 from modules.weights.names.huggingface import from_huggingface, to_huggingface
 from modules.weights.names.videomae import from_official, to_official
 from modules.weights.passport import read_passport
@@ -227,6 +230,35 @@ def test_classifier_outputs(transformers: object, tmp_path: Path) -> None:
     model = load(transformers, "VideoMAEForVideoClassification", folder)
     video = torch.randn(2, 3, 4, 32, 32)
     assert_close(model(video.transpose(1, 2)).logits, ours(video))
+
+
+@torch.no_grad()
+def test_a_fine_tuned_run_and_its_card(transformers: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a classifier gives the run's scores of pixels there, and the card's snippet runs as it stands."""
+    torch.manual_seed(0)
+    method = Classification(VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2), 5, optim=AdamWSettings()).eval()
+    for name, value in method.named_parameters():
+        if "bias" in name or name == "head.weight":
+            torch.nn.init.normal_(value, std=0.3)
+    method.normalise = HALF.apply
+    kept = {"state_dict": method.state_dict(), "record": {"class_names": list("abcde"), "backbone": method.backbone.facts()}}
+    kept["record"]["backbone"]["normalisation"] = HALF.as_record()
+    torch.save(kept, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface", heads=2, license="cc-by-nc-4.0")
+    model = load(transformers, "VideoMAEForVideoClassification", tmp_path / "hf")
+    clip = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
+    pictures = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    mean, std = (torch.tensor(pictures[f"image_{name}"]) for name in ("mean", "std"))
+    pixels = ((clip / 255 - mean) / std).permute(0, 1, 4, 2, 3)
+    assert_close(model(pixels).logits, method.logits(method.features(method.normalise(clip))))
+    assert front_matter(tmp_path / "hf" / "README.md")["license"] == "cc-by-nc-4.0"
+    for kind, folder in (("classifier", tmp_path / "hf"), ("encoder", None), ("pretraining", None)):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / kind).mkdir()
+        place = folder or written(kind, dict(network(kind).state_dict()), tmp_path / kind)
+        monkeypatch.chdir(place)
+        snippet = (place / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        exec(compile(snippet, "card", "exec"), {})  # in a process of its own it takes seconds more
 
 
 @torch.no_grad()

@@ -15,12 +15,15 @@ Two things that differ between torchvision and the official contrastive code:
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.checks import check_video
+from modules.backbones.intermediates import Layered, Layers, maps
 from modules.backbones.pixels import PixelInput
 from modules.core.errors import SettingError, check_range, given
 from modules.core.loading import LoadReport, load_strictly
@@ -33,7 +36,7 @@ from modules.weights.origin import origin_of, published_origin
 INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
-class VideoCNN(PixelInput, nn.Module, ABC):
+class VideoCNN(PixelInput, Layered, nn.Module, ABC):
     """What the video CNNs have in common. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
 
     embed_dim: int
@@ -146,15 +149,24 @@ class VideoCNN(PixelInput, nn.Module, ABC):
             last map [B, D, t, h, w].
 
         Raises:
-            SettingError: if the clips are too short or too small for the network's strides.
+            SettingError: if these are no normalised clips, or too short or too small for the network's strides.
         """
-        self.check_clip(*video.shape[2:])
-        hidden = video.contiguous(memory_format=self.memory_format)
+        hidden = self._begin(video)
         again = self.recompute_blocks and self.training and torch.is_grad_enabled()
         for stage in self.stages():
             for part in stage:
                 hidden = _recomputed(part, hidden) if again else part(hidden)
         return hidden
+
+    def _begin(self, video: Tensor) -> Tensor:
+        """Clips as the stem takes them."""
+        check_video(video, next(self.parameters()), type(self).__name__)
+        self.check_clip(*video.shape[2:])
+        return video.contiguous(memory_format=self.memory_format)
+
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`: the stem and each stage; the grid is [B, C, t, h, w]."""
+        return maps(self._begin(clip), [partial(_through, stage) for stage in self.stages()])
 
     def forward(self, video: Tensor) -> Tensor:
         """Mean over time, rows and columns of the last map: [B, 3, T, H, W] -> float32 [B, D], also of a map in bfloat16."""
@@ -172,6 +184,13 @@ class VideoCNN(PixelInput, nn.Module, ABC):
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from the input to the output, for layer-wise learning rates: the stem, then each stage."""
         return [[value for part in stage for value in part.parameters()] for stage in self.stages()]
+
+
+def _through(parts: list[nn.Module], hidden: Tensor) -> Tensor:
+    """A map behind several layers."""
+    for part in parts:
+        hidden = part(hidden)
+    return hidden
 
 
 # --- Recomputed parts ---

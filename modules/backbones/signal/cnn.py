@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from modules.backbones.checks import check_signal
+from modules.backbones.intermediates import Layered, Layers, maps
 from modules.backbones.loading import load_encoder
 from modules.core.errors import SettingError, check_whole
 from modules.weights.files import read_weights
@@ -15,7 +17,7 @@ LEAST = 1e-5
 """Smallest deviation that a channel is divided by."""
 
 
-class SignalCNN(nn.Module):
+class SignalCNN(Layered, nn.Module):
     """Residual blocks of two convolutions, in three stages: maps of 4 * width channels with a quarter of the steps.
 
     The usual form (https://arxiv.org/abs/1512.03385) in one dimension; the sizes are this project's. Whatever the unit of a
@@ -62,6 +64,7 @@ class SignalCNN(nn.Module):
     def preprocess(self, clip: Tensor) -> Tensor:
         """float [B, C, L] -> float32 [B, C, L], standardised if that is set."""
         clip = clip.float()
+        check_signal(clip, next(self.parameters()), self.channels, type(self).__name__)
         if not self.standardise:
             return clip
         return (clip - clip.mean(2, keepdim=True)) / clip.std(2, keepdim=True, correction=0).clamp_min(LEAST)
@@ -70,16 +73,14 @@ class SignalCNN(nn.Module):
         """Last map: float [B, C, L], of `preprocess` -> [B, D, l].
 
         Raises:
-            SettingError: if the signal has other channels.
+            SettingError: if the signal has other axes, channels or another type.
         """
-        if signal.shape[1] != self.channels:
-            raise SettingError(
-                f"SignalCNN takes {self.channels} channels, but the data have {signal.shape[1]}; set model.backbone.channels."
-            )
-        hidden: Tensor = self.stem(self.scale(signal))
-        for stage in self.stages:
-            hidden = stage(hidden)
-        return hidden
+        return self.layers(signal).through()
+
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`: the stem and each stage; the grid is [B, C, l]."""
+        check_signal(clip, next(self.parameters()), self.channels, type(self).__name__)
+        return maps(self.scale(clip), [self.stem, *self.stages])
 
     def forward(self, signal: Tensor) -> Tensor:
         """Mean of the last map over time: [B, C, L] -> float32 [B, D]."""

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.checks import check_bodies
+from modules.backbones.intermediates import Layered
 from modules.backbones.loading import prefixes_of
 from modules.core.errors import SettingError
 from modules.core.loading import LoadReport, load_strictly
@@ -28,7 +30,7 @@ BONES = (
 PREFIXES = ("backbone.", "partner.", "encoder_q.", "encoder_r.", "")
 
 
-class SkeletonEncoder(nn.Module, ABC):
+class SkeletonEncoder(Layered, nn.Module, ABC):
     """An encoder of skeletons. A subclass sets `embed_dim` and builds its layers, then loads a checkpoint if there is one."""
 
     embed_dim: int
@@ -39,9 +41,21 @@ class SkeletonEncoder(nn.Module, ABC):
         """float [B, 3, T, J, M], as it is: each encoder makes its own form of it."""
         return clip
 
-    @abstractmethod
+    def check(self, skeleton: Tensor) -> None:
+        """Refuse clips that the encoder was not built for.
+
+        Raises:
+            SettingError: if they are not float [B, 3, T, 25, 2].
+        """
+        check_bodies(skeleton, next(self.parameters()), JOINTS, PERSONS, type(self).__name__)
+
     def forward_features(self, skeleton: Tensor) -> Tensor:
-        """float [B, 3, T, J, M] -> sequence or map with the features in dimension 2 or 1."""
+        """float [B, 3, T, J, M] -> sequence or map with the features in dimension 2 or 1.
+
+        Raises:
+            SettingError: if these are not two persons of 25 joints.
+        """
+        return self.layers(skeleton).through()
 
     @abstractmethod
     def forward(self, skeleton: Tensor) -> Tensor:
@@ -82,20 +96,6 @@ class SkeletonEncoder(nn.Module, ABC):
                 rest = {key: value for key, value in weights.items() if not key.startswith(prefix)}
                 return load_strictly(self, rest | inner, path, may_leave=(*rest, "fc."))
         raise SettingError(f"{path} holds no {type(self).__name__} (its tensors: {', '.join(list(weights)[:3])}, ...).")
-
-
-def check_body(skeleton: Tensor, encoder: str) -> None:
-    """Refuse bodies that an encoder was not built for.
-
-    Raises:
-        SettingError: if the clips are not [B, 3, T, 25, 2].
-    """
-    _, coordinates, _, joints, persons = skeleton.shape
-    if (coordinates, joints, persons) != (3, JOINTS, PERSONS):
-        raise SettingError(
-            f"{encoder} takes {PERSONS} persons of {JOINTS} joints in 3 coordinates, not {persons} of {joints} in "
-            f"{coordinates}; choose data that has these."
-        )
 
 
 def adjacency() -> Tensor:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder, adjacency, check_body
+from modules.backbones.intermediates import Layers, maps
+from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder, adjacency
 from modules.core.errors import SettingError
 
 SUBSETS = 3
@@ -141,21 +142,14 @@ class AGCN(SkeletonEncoder):
         if checkpoint is not None:
             self.load(checkpoint)
 
-    def forward_features(self, skeleton: Tensor) -> Tensor:
-        """Last map: float [B, 3, T, J, M] -> [B, D, t, J, M].
-
-        Raises:
-            SettingError: if these are not two persons of 25 joints.
-        """
-        check_body(skeleton, "AGCN")
-        batch, coordinates, frames, joints, persons = skeleton.shape
-        flat = self.data_bn(skeleton.permute(0, 4, 3, 1, 2).reshape(batch, persons * joints * coordinates, frames))
-        hidden = flat.view(batch * persons, joints, coordinates, frames).permute(0, 2, 3, 1).contiguous()
-        for name, block in self.named_children():
-            if name != "data_bn":
-                hidden = block(hidden)
-        result: Tensor = hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1)
-        return result
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`; the grid, and what `forward_features` returns, is [B, C, t, J, M]."""
+        self.check(clip)
+        batch, coordinates, frames, joints, persons = clip.shape
+        flat = self.data_bn(clip.permute(0, 4, 3, 1, 2).reshape(batch, persons * joints * coordinates, frames))
+        start = flat.view(batch * persons, joints, coordinates, frames).permute(0, 2, 3, 1).contiguous()
+        blocks = [block for name, block in self.named_children() if name != "data_bn"]
+        return maps(start, blocks, lambda hidden: hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1))
 
     def forward(self, skeleton: Tensor) -> Tensor:
         """Mean over frames, joints and persons: [B, 3, T, J, M] -> float32 [B, D], also of a map in bfloat16."""

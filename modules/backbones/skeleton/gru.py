@@ -1,11 +1,13 @@
 """Skeletons as sequences: the recurrent encoder of skeleton contrast (https://arxiv.org/abs/2108.03656, official code)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder, check_body
+from modules.backbones.intermediates import Layers
+from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder
 from modules.core.errors import SettingError
 
 # The official names are those of one nn.GRU of several layers.
@@ -55,18 +57,16 @@ class BiGRU(SkeletonEncoder):
         if checkpoint is not None:
             self.load(checkpoint)
 
-    def forward_features(self, skeleton: Tensor) -> Tensor:
-        """States of the last layer: float [B, 3, T, J, M] -> [B, T, D].
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`. `forward_features` returns the states of the last layer, [B, T, D]; the grid is [B, D, T]."""
+        self.check(clip)
+        pairs = zip(self.first, self.second, strict=True)
+        blocks = [partial(self._layer, first, second) for first, second in pairs]
+        return Layers(to_sequence(clip), blocks, lambda states, norm: states.transpose(1, 2), lambda states: states)
 
-        Raises:
-            SettingError: if these are not two persons of 25 joints.
-        """
-        check_body(skeleton, "BiGRU")
-        hidden = to_sequence(skeleton)
-        for first, second in zip(self.first, self.second, strict=True):
-            one, other = first(hidden)[0], second(self._turn(hidden))[0]
-            hidden = torch.cat([one, self._turn(other)], dim=-1)
-        return hidden
+    def _layer(self, first: nn.Module, second: nn.Module, hidden: Tensor) -> Tensor:
+        one, other = first(hidden)[0], second(self._turn(hidden))[0]
+        return torch.cat([one, self._turn(other)], dim=-1)
 
     def _turn(self, hidden: Tensor) -> Tensor:
         return hidden.flip(1) if self.backward_in_time else hidden

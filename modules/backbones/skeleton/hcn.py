@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.backbones.skeleton.base import JOINTS, SkeletonEncoder, check_body
+from modules.backbones.intermediates import Layers, maps
+from modules.backbones.skeleton.base import JOINTS, SkeletonEncoder
 from modules.core.errors import SettingError, check_range
 
 
@@ -67,24 +68,26 @@ class HCN(SkeletonEncoder):
             cls._pooled(channels // 2, channels, nn.Dropout2d(dropout)),
         ]
 
-    def forward_features(self, skeleton: Tensor) -> Tensor:
-        """Last map, the larger of the two persons: float [B, 3, T, J, M] -> [B, C, T / 16, T / 16].
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`: the layers in which positions and motions are joined. The grid, and what `forward_features`
+        returns, is the larger of the two persons, [B, C, T / 16, T / 16] after the last one.
 
         Raises:
-            SettingError: if these are not two persons of 25 joints in `window` frames.
+            SettingError: if the clips are not of `window` frames.
         """
-        check_body(skeleton, "HCN")
-        frames, persons = skeleton.shape[2], skeleton.shape[4]
+        self.check(clip)
+        frames, persons = clip.shape[2], clip.shape[4]
         if frames != self.window:
             raise SettingError(f"HCN has window {self.window} but clips have {frames} frames; make them equal.")
         paths = []
-        for path, clip in (("", skeleton), ("m", motion(skeleton))):
-            hidden = clip.movedim(4, 1).flatten(0, 1)
+        for path, part in (("", clip), ("m", motion(clip))):
+            hidden = part.movedim(4, 1).flatten(0, 1)
             hidden = self.get_submodule(f"conv2{path}")(self.get_submodule(f"conv1{path}")(hidden))
             hidden = self.get_submodule(f"conv3{path}")(hidden.transpose(1, 3))
             paths.append(self.get_submodule(f"conv4{path}")(hidden))
-        result: Tensor = self.conv6(self.conv5(torch.cat(paths, dim=1))).unflatten(0, (-1, persons)).amax(1)
-        return result
+        return maps(
+            torch.cat(paths, dim=1), [self.conv5, self.conv6], lambda hidden: hidden.unflatten(0, (-1, persons)).amax(1)
+        )
 
     def forward(self, skeleton: Tensor) -> Tensor:
         """The last map as a row: [B, 3, T, J, M] -> [B, D]."""

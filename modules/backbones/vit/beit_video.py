@@ -20,6 +20,8 @@ from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.checks import check_video
+from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import first_std
 from modules.core.errors import SettingError, check_positive, check_range
@@ -62,7 +64,7 @@ class TemporalAttention(nn.Module):
         return result
 
 
-class BEiTVideo(PixelInput, nn.Module):
+class BEiTVideo(PixelInput, Layered, nn.Module):
     """BEiT with temporal attention.
 
     Args:
@@ -155,19 +157,46 @@ class BEiTVideo(PixelInput, nn.Module):
         Returns:
             tokens [B, T, 1 + N, D] after a LayerNorm, the class token first; and the frames' features [B, T, D], LayerNorm of
             the mean of the other tokens.
+
+        Raises:
+            SettingError: if these are no normalised clips, of more frames than `num_frames`, or of another size.
         """
-        b, frames = video.shape[0], video.shape[2]
-        grid = self.grid._replace(t=frames)
-        cubes = patchify(video, grid).flatten(2).unflatten(1, (frames, grid.slice_tokens))
-        patches = self.patch_embed(cubes)
-        first = self.cls_token[:, None].expand(b, frames, -1, -1).to(patches.dtype)
-        tokens = torch.cat([first, patches], dim=2) + self.frame_positions[:, :frames]
+        tokens = self._begin(video)
         for block, temporal in zip(self.blocks, self.temporal, strict=True):
             if self.recompute_blocks and self.training:
                 tokens = recompute(_space_time, block, temporal, tokens, use_reentrant=False)
             else:
                 tokens = _space_time(block, temporal, tokens)
         return self.norm(tokens), self.pool_norm(tokens[:, :, 1:].mean(dim=2))
+
+    def _begin(self, video: Tensor) -> Tensor:
+        """What the first block takes: [B, 3, T, H, W] -> [B, T, 1 + N, D]."""
+        check_video(video, self.patch_embed.weight, type(self).__name__)
+        b, frames = video.shape[0], video.shape[2]
+        if not 1 <= frames <= self.num_frames:
+            raise SettingError(
+                f"Clips have {frames} frames, but this {type(self).__name__} knows the positions of {self.num_frames}; give it "
+                "that many or fewer, or set model.backbone.num_frames (num_frames of load_backbone)."
+            )
+        grid = self.grid._replace(t=frames)
+        cubes = patchify(video, grid).flatten(2).unflatten(1, (frames, grid.slice_tokens))
+        patches = self.patch_embed(cubes)
+        first = self.cls_token[:, None].expand(b, frames, -1, -1).to(patches.dtype)
+        return torch.cat([first, patches], dim=2) + self.frame_positions[:, :frames]
+
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`; the grid is [B, D, T, h, w], without the class tokens."""
+        pairs = zip(self.blocks, self.temporal, strict=True)
+
+        def as_grid(tokens: Tensor, norm: bool) -> Tensor:
+            patches: Tensor = (self.norm(tokens) if norm else tokens)[:, :, 1:].movedim(3, 1)
+            return torch.unflatten(patches, 3, self.grid[1:3])
+
+        def features(tokens: Tensor) -> Tensor:
+            patches: Tensor = self.norm(tokens)[:, :, 1:]
+            return patches.flatten(1, 2)
+
+        return Layers(self._begin(clip), [partial(_space_time, *pair) for pair in pairs], as_grid, features)
 
     def forward_features(self, video: Tensor) -> Tensor:
         """Tokens of the patches: [B, 3, T, H, W] -> [B, T * N, D], in the order t, h, w."""

@@ -20,6 +20,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from modules.backbones.checks import check_video
+from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.pixels import PixelInput
 from modules.backbones.vit.blocks import drop_path_rates, init_blocks, layer_norm
 from modules.backbones.vit.positions import position_codes
@@ -37,7 +39,7 @@ MOST_GRIDS = 32
 """Grids of other clips whose position codes are kept."""
 
 
-class VideoViT(PixelInput, nn.Module):
+class VideoViT(PixelInput, Layered, nn.Module):
     """Video vision transformer (encoder).
 
     It takes clips of any number of frames and any size that make whole tokens, also such that are not square; for others than
@@ -227,7 +229,11 @@ class VideoViT(PixelInput, nn.Module):
 
         Returns:
             tokens [B (* M), Nv or N, D], in the order of `visible`.
+
+        Raises:
+            SettingError: if these are no normalised clips, or no whole tokens.
         """
+        check_video(video, self.patch_embed.weight, type(self).__name__)
         grid = self.clip_grid(video)
         cubes = patchify(video, grid).flatten(2)
         return self.encode(cubes if visible is None else gather_rounds(cubes, visible), grid, visible, norm)
@@ -267,6 +273,18 @@ class VideoViT(PixelInput, nn.Module):
             tokens = recompute(block, tokens, use_reentrant=False) if again else block(tokens)
         result: Tensor = self.norm(tokens) if norm else tokens
         return result
+
+    def layers(self, clip: Tensor) -> Layers:
+        """See `Layered.layers`; the grid is [B, D, t, h, w]."""
+        check_video(clip, self.patch_embed.weight, type(self).__name__)
+        grid = self.clip_grid(clip)
+        start = self.patch_embed(patchify(clip, grid).flatten(2)) + self.positions_of(grid)
+
+        def as_grid(tokens: Tensor, norm: bool) -> Tensor:
+            result: Tensor = (self.norm(tokens) if norm else tokens).transpose(1, 2).unflatten(2, grid[:3])
+            return result
+
+        return Layers(start, list(self.blocks), as_grid, self.norm)
 
     def forward(self, video: Tensor) -> Tensor:
         """Pooled tokens after the final norm: [B, 3, T, H, W] -> [B, D], or [B, t * D] with pooling `time`."""

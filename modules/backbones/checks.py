@@ -1,0 +1,104 @@
+"""What encoders refuse to take. Only shapes and types are looked at, so that nothing waits for the device."""
+
+import torch
+from torch import Tensor
+
+from modules.core.errors import SettingError
+
+VIDEO, RAW_VIDEO = "[B, 3, T, H, W]", "[B, T, H, W, 3]"
+
+
+def check_raw(clip: Tensor, channels: int, network: str) -> None:
+    """Refuse clips that are not [B, T, H, W, C], before they are normalised.
+
+    Args:
+        clip: what `preprocess` was given.
+        channels: C.
+        network: name of the encoder's class.
+
+    Raises:
+        SettingError: if they are of another form.
+    """
+    if clip.ndim != 5 or clip.shape[-1] != channels:
+        raise SettingError(
+            f"{network}.preprocess takes clips as they are decoded, [B, T, H, W, {channels}], but was given {_form(clip)}; "
+            "put the axes in this order, and give a single image or clip the axes of batch and time."
+        )
+
+
+def check_video(video: Tensor, weight: Tensor, network: str) -> None:
+    """Refuse what is no normalised clip [B, 3, T, H, W].
+
+    Args:
+        video: what the encoder was given.
+        weight: of its first layer.
+        network: name of its class.
+
+    Raises:
+        SettingError: if it has other axes, other channels or another type.
+    """
+    if video.ndim != 5 or video.shape[1] != 3 or not _fits(video, weight):
+        raise SettingError(
+            f"{network} takes normalised clips {VIDEO} of float32, but was given {_form(video)}; pass "
+            f"network.preprocess(clip), which makes them of uint8 {RAW_VIDEO}."
+        )
+
+
+def check_signal(signal: Tensor, weight: Tensor, channels: int, network: str) -> None:
+    """Refuse what is no signal [B, C, L].
+
+    Args:
+        signal: what the encoder was given.
+        weight: of its first layer.
+        channels: C.
+        network: name of its class.
+
+    Raises:
+        SettingError: if it has other axes, other channels or another type.
+    """
+    if signal.ndim != 3 or not _fits(signal, weight):
+        raise SettingError(
+            f"{network} takes signals [B, {channels}, L] of float32, but was given {_form(signal)}; pass "
+            "network.preprocess(signal), with the axes in this order."
+        )
+    if signal.shape[1] != channels:
+        raise SettingError(
+            f"{network} takes {channels} channels, but the data have {signal.shape[1]}; set model.backbone.channels."
+        )
+
+
+def check_bodies(skeleton: Tensor, weight: Tensor, joints: int, persons: int, network: str) -> None:
+    """Refuse what is no clip of skeletons [B, 3, T, J, M].
+
+    Args:
+        skeleton: what the encoder was given.
+        weight: of its first layer.
+        joints: J.
+        persons: M.
+        network: name of its class.
+
+    Raises:
+        SettingError: if it has other axes, another body or another type.
+    """
+    if skeleton.ndim != 5 or not _fits(skeleton, weight):
+        raise SettingError(
+            f"{network} takes skeletons [B, 3, T, {joints}, {persons}] of float32 (coordinates, frames, joints, persons), but "
+            f"was given {_form(skeleton)}; put the axes in this order."
+        )
+    _, coordinates, frames, given_joints, given_persons = skeleton.shape
+    if not frames:
+        raise SettingError(f"{network} takes skeletons of at least one frame; give it longer ones.")
+    if (coordinates, given_joints, given_persons) != (3, joints, persons):
+        raise SettingError(
+            f"{network} takes {persons} persons of {joints} joints in 3 coordinates, not {given_persons} of {given_joints} in "
+            f"{coordinates}; choose data that has these."
+        )
+
+
+def _fits(clip: Tensor, weight: Tensor) -> bool:
+    """Whether the type is one that the weights can be multiplied with; autocast makes others of float32 only."""
+    return clip.is_floating_point() and (clip.dtype != torch.float64 or weight.dtype == torch.float64)
+
+
+def _form(clip: Tensor) -> str:
+    return f"{str(clip.dtype).removeprefix('torch.')} {list(clip.shape)}"

@@ -1,0 +1,107 @@
+"""Features between the layers of an encoder, as timm's networks give them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from modules.core.errors import SettingError
+
+OutputFormat = Literal["grid", "NLC"]
+
+
+class Layers(NamedTuple):
+    """The way of some clips through an encoder."""
+
+    start: Tensor
+    """what the first block takes"""
+    blocks: Sequence[Callable[[Tensor], Tensor]]
+    """in order; each takes what the one before it returns"""
+    grid: Callable[[Tensor, bool], Tensor]
+    """output of a block, and whether to apply the network's final norm -> [B, D, ...], channels before the axes of the grid"""
+    features: Callable[[Tensor], Tensor]
+    """output of the last block -> what `forward_features` returns"""
+
+    def through(self) -> Tensor:
+        """What `forward_features` returns."""
+        hidden = self.start
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.features(hidden)
+
+
+def _same(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+def maps(start: Tensor, blocks: Sequence[Callable[[Tensor], Tensor]], shape: Callable[[Tensor], Tensor] = _same) -> Layers:
+    """Layers of a network without a final norm, whose `forward_features` is the last grid.
+
+    Args:
+        start: what the first block takes.
+        blocks: in order.
+        shape: output of a block -> [B, D, ...].
+    """
+    return Layers(start, blocks, lambda hidden, norm: shape(hidden), shape)
+
+
+class Layered(ABC):
+    """Part of an encoder: `forward_intermediates`, for which it names its layers."""
+
+    @abstractmethod
+    def layers(self, clip: Tensor) -> Layers:
+        """The layers that clips go through, of what `preprocess` gives.
+
+        Raises:
+            SettingError: if the encoder cannot take the clips.
+        """
+
+    def forward_intermediates(
+        self,
+        clip: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: OutputFormat = "grid",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Outputs of blocks, with the arguments of timm's method of this name.
+
+        Args:
+            clip: of `preprocess`.
+            indices: blocks by number, from the end if negative; a number n takes the last n, None takes all. They come in the
+                order of the network.
+            norm: apply the network's final norm, if it has one, to each.
+            stop_early: leave out the blocks behind the last one that is asked for, also for the features.
+            output_fmt: `grid` gives [B, D, ...] with the axes that the network keeps apart, `NLC` tokens [B, N, D].
+            intermediates_only: return the outputs of the blocks alone.
+
+        Returns:
+            what `forward_features` returns, and the outputs of the blocks; or these alone. Class tokens are not among them.
+
+        Raises:
+            SettingError: if the encoder cannot take the clips, or has no such block.
+        """
+        if output_fmt not in ("grid", "NLC"):
+            raise SettingError(f"output_fmt is {output_fmt!r}; it must be 'grid' or 'NLC'.")
+        layers = self.layers(clip)
+        wanted = _numbers(indices, len(layers.blocks), type(self).__name__)
+        count = max(wanted, default=-1) + 1 if stop_early or intermediates_only else len(layers.blocks)
+        hidden, found = layers.start, []
+        for number, block in enumerate(layers.blocks[:count]):
+            hidden = block(hidden)
+            if number in wanted:
+                grid = layers.grid(hidden, norm)
+                found.append(grid if output_fmt == "grid" else grid.flatten(2).transpose(1, 2))
+        return found if intermediates_only else (layers.features(hidden), found)
+
+
+def _numbers(indices: int | Sequence[int] | None, count: int, name: str) -> set[int]:
+    """Blocks that are asked for, numbered from 0."""
+    if indices is None:
+        return set(range(count))
+    asked = range(-indices, 0) if isinstance(indices, int) else indices
+    if not asked or not all(-count <= index < count for index in asked):
+        raise SettingError(f"indices is {indices}, but {name} has {count} blocks; ask for 1 to {count} of them.")
+    return {index % count for index in asked}

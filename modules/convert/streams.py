@@ -1,0 +1,150 @@
+"""Encoders of depth and of signals, for which no other code base has a form: `convert` writes them under our names."""
+
+import re
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from modules.backbones.signal.cnn import SignalCNN
+from modules.convert.networks import Converted, Format, convert_beit, convert_cnn, convert_video, is_beit, is_cnn
+from modules.convert.skeleton import Part
+from modules.convert.source import Source
+from modules.core.errors import SettingError
+from modules.core.loading import compare
+from modules.weights.passport import PASSPORT_FORMAT
+from modules.weights.run_config import facts_of_run, inside, parse_config
+from modules.weights.sizes import Facts, count_blocks
+
+NETWORK = "network."
+"""Where `Depth` has its network."""
+NEAR, FAR = 0.0, 4500.0
+"""Range of `Depth`, in millimetres, where nothing says another."""
+
+
+def refuse_several(source: Source) -> None:
+    """Refuse files with an encoder for each of several streams.
+
+    Raises:
+        SettingError: if this is one.
+    """
+    streams = sorted({key.split(".")[1] for key in source.weights if key.startswith("branches.")})
+    if streams:
+        raise SettingError(
+            f"{source.path} holds several encoders ({', '.join(streams)}); Method.load_from_checkpoint(path).encoder(name) in "
+            "Python gives each, and model.backbone.checkpoint reads them from the file as it is."
+        )
+
+
+def _only_ours(source: Source, to: Format, kind: str) -> None:
+    if to != "safetensors":
+        raise SettingError(f"--to {to} has no form for encoders of {kind}, as {source.path} holds; pass --to safetensors.")
+
+
+def _setting(source: Source, name: str) -> Any:
+    """A setting of the backbone that weights do not tell: of the run, or of an earlier passport; None where nobody says."""
+    config = source.passport["config"]
+    run = inside(parse_config(config) if config is not None else {}, "model", "init_args", "backbone", "init_args")
+    places = (source.kept, inside(source.passport, "architecture"), run)
+    return next((place[name] for place in places if place.get(name) is not None), None)
+
+
+# --- Depth ---
+
+
+def is_depth(weights: dict[str, Tensor]) -> bool:
+    """Whether these are an encoder of depth, alone or in a method."""
+    return any(key.startswith((NETWORK, f"backbone.{NETWORK}")) for key in weights)
+
+
+def inner_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the network of videos in the place of the `Depth` that holds it, also in slow copies of it."""
+    if any(key.startswith(NETWORK) for key in weights):
+        weights = {f"backbone.{key}": value for key, value in weights.items()}
+    return {key.replace(f"backbone.{NETWORK}", "backbone.", 1): value for key, value in weights.items()}
+
+
+def inner_network(source: Source) -> Source:
+    """The same file as one of the network of videos that its `Depth` holds."""
+    config = source.passport["config"]
+    settings = parse_config(config) if config is not None else {}
+    network = inside(settings, "model", "init_args", "backbone", "init_args", "network")
+    facts = facts_of_run({"model": {"init_args": {"backbone": network}}}) | source.facts
+    return source._replace(weights=inner_names(source.weights), facts=facts)
+
+
+def convert_depth(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
+    """An encoder of depth under our names, with all that a method adds to it.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for it.
+    """
+    _only_ours(source, to, "depth")
+    inner = inner_network(source)
+    facts = inner.facts | facts
+    if is_beit(inner.weights):
+        found = convert_beit(inner, facts, part, to)
+    elif is_cnn(inner.weights):
+        found = convert_cnn(inner, facts, part, to)
+    else:
+        found = convert_video(inner, facts, part)
+    near, far = _setting(source, "near"), _setting(source, "far")
+    if near is None or far is None:
+        near, far = NEAR, FAR
+        rank_zero_info(f"Nothing beside {source.path} says its range of depth: {near:g} to {far:g} mm assumed.")
+    # Of the encoder, and of its slow copy in momentum contrast.
+    names = {key: re.sub(r"(^|(?<=\.))(key_)?backbone\.", rf"\g<0>{NETWORK}", key, count=1) for key in found.weights}
+    passport = found.passport
+    passport["architecture"] = passport["architecture"] | {"stream": "depth", "near": near, "far": far}
+    return Converted({names[key]: value for key, value in found.weights.items()}, passport, None)
+
+
+# --- Signals ---
+
+
+def is_signal(weights: dict[str, Tensor]) -> bool:
+    """Whether these are an encoder of signals, alone or in a method."""
+    return any(f"{prefix}scale.running_mean" in weights for prefix in ("", "backbone."))
+
+
+def convert_signal(source: Source, part: Part, to: Format) -> Converted:
+    """An encoder of signals under our names, with a classifier if the file has one.
+
+    Raises:
+        SettingError: if it does not fit, or the format is not for it.
+    """
+    _only_ours(source, to, "signals")
+    weights = source.weights
+    if not any(key.startswith("backbone.") for key in weights):
+        weights = {f"backbone.{key}": value for key, value in weights.items()}
+    kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
+    stem = kept.get("backbone.stem.0.weight")
+    if stem is None or stem.ndim != 3:
+        raise SettingError(f"{source.path} holds no whole encoder of signals; pass another file.")
+    width, channels, kernel = stem.shape
+    blocks = count_blocks(kept, "backbone.stages.0.")
+    sizes = {"channels": channels, "width": width, "blocks": blocks, "kernel": kernel}
+    standardise = _setting(source, "standardise")
+    if standardise is None:
+        rank_zero_info(f"Nothing beside {source.path} says whether its signals are standardised: they are not, it is assumed.")
+    with torch.device("meta"):
+        network = nn.ModuleDict({"backbone": SignalCNN(channels, width, blocks, kernel)})
+        if "head.weight" in kept:
+            sizes["num_classes"] = len(kept["head.weight"])
+            network["head"] = nn.Linear(4 * width, sizes["num_classes"])
+    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    report = compare(dict(network.state_dict()), kept, source.path, f"SignalCNN{hint}")
+    rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
+    config = source.passport["config"]
+    data = inside(parse_config(config) if config is not None else {}, "data", "init_args", "streams", "signal")
+    passport = {
+        "format": PASSPORT_FORMAT,
+        "kind": "classifier" if "num_classes" in sizes else "encoder",
+        **source.passport,
+        "architecture": {"stream": "signal", **sizes, "standardise": bool(standardise)},
+        "normalisation": None,
+        "frames": data.get("steps") or source.passport.get("frames"),
+        "stride": None,
+    }
+    return Converted(kept, passport, None)
