@@ -49,6 +49,8 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._received = self._agreed = 0
         self._due = False
+        self.stopped = False
+        """Whether it has saved and ended the run because of a signal."""
         self._handlers: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,6 +119,7 @@ class LastCheckpoint(Checkpoint):
         if self._agreed == signal.SIGUSR1:
             requeue()
         self._restore()
+        self.stopped = not trial
         raise KeyboardInterrupt
 
     def _restore(self) -> None:
