@@ -53,7 +53,6 @@ REFUSED = {
         ["--model.optim=SGDSettings"],
         r"model\.optim: SGDSettings does not fit.* AdamWSettings",
     ),
-    "overfit": ("fit", ["--trainer.overfit_batches=1"], r"trainer\.overfit_batches is 1, which cannot be used here"),
     "no package": ("fit", ["--trainer.logger=CometLogger"], r"^trainer\.logger: .*comet-ml.*pip install"),
     "predict": ("predict", [], r"^predict: SMILE writes no predictions"),
     "test of pretraining": ("test", [], r"^test: SMILE is not tested itself: test its encoder"),
