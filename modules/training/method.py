@@ -156,6 +156,10 @@ class Method(LightningModule, ABC):
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
         return {"clip": output["show"]["clip"]}
 
+    def picture_notes(self) -> dict[str, str]:
+        """What must be known to understand some of `pictures`, by their names; it is written into them."""
+        return {}
+
     def normalise(self, clip: Tensor) -> Tensor:
         """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
         return self.backbone.preprocess(clip)  # type: ignore[operator]
