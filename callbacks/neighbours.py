@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import ALL, ValidationProbe, probe_sets
+from callbacks.features import ALL, ValidationProbe, probe_sets, watched
 from callbacks.pictures import enlarge, write_film
 from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
 from modules.core.errors import SettingError, check_positive
@@ -79,7 +79,7 @@ class Neighbours(ValidationProbe):
             return
         sets = probe_sets(trainer)
         sets.begin()
-        for number, batch in enumerate(sets.validation_batches(trainer)):
+        for number, batch in enumerate(watched(trainer, sets.validation_batches(trainer), "Neighbours")):
             if batch.label.ndim != 1:
                 return
             sets.see(trainer, pl_module, trainer.strategy.batch_to_device(batch), number, ALL)

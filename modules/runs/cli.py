@@ -27,7 +27,7 @@ from modules.core.run import run_of
 from modules.core.undocumented import add_chosen_optimiser, parser_of, whole_numbers_first
 from modules.runs.config_files import check_config_file, config_files
 from modules.runs.explain import check_values, class_of, explain, explain_lightning
-from modules.runs.last_checkpoint import LAST, LastCheckpoint, was_requeued
+from modules.runs.last_checkpoint import LAST, LastCheckpoint, best_checkpoint, was_requeued
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.runs.progress import LossProgressBar
 from modules.runs.provenance import Provenance
@@ -227,9 +227,9 @@ class CLI(LightningCLI):
         checkpoint, given = root / LAST, config.get("ckpt_path")
         # Lightning has names of its own, and reads from other file systems.
         if given == "last":
-            config.ckpt_path = str(self._existing(checkpoint))
+            config.ckpt_path = str(self._existing(checkpoint, given))
         elif given == "best":
-            raise SettingError("--ckpt_path best is known only to the process that trained; name the file in checkpoints.")
+            config.ckpt_path = str(best_checkpoint(self._existing(checkpoint, given)))
         elif given is not None and given != "hpc" and ":" not in given and not Path(given).exists():
             raise SettingError(f"--ckpt_path is {given}, which does not exist; pass an existing checkpoint, or last.")
         if self.subcommand != "fit":
@@ -373,6 +373,8 @@ class CLI(LightningCLI):
         compiled = [Compile(what)] if what != "none" else []
         summed = trainer.enable_model_summary is not False and not trainer.barebones
         summary = [PartsSummary()] if summed and not any(isinstance(callback, ModelSummary) for callback in given) else []
+        # The last checkpoint holds what the best one was.
+        given = sorted(given, key=lambda callback: isinstance(callback, LastCheckpoint))
         # The bar ends before others say what they found.
         kwargs["callbacks"] = [*compiled, *summary, Provenance(config), *bar, *guard, *given, *best, *last]
         for callback in kwargs["callbacks"]:
@@ -388,10 +390,10 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     @staticmethod
-    def _existing(checkpoint: Path) -> Path:
+    def _existing(checkpoint: Path, given: str) -> Path:
         if not checkpoint.is_file():
             raise SettingError(
-                f"--ckpt_path last: there is no {checkpoint}; check trainer.default_root_dir, or leave --ckpt_path "
+                f"--ckpt_path {given}: there is no {checkpoint}; check trainer.default_root_dir, or leave --ckpt_path "
                 "out to begin a run."
             )
         return checkpoint

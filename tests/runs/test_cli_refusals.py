@@ -114,7 +114,7 @@ REFUSED = {
         [f"--ckpt_path={ROOT / 'README.md'}"],
         r"--ckpt_path names .*README\.md, which cannot be read",
     ),
-    "best": ("fit", ["--ckpt_path=best"], r"--ckpt_path best is known only"),
+    "best": ("fit", ["--ckpt_path=best"], r"--ckpt_path best: there is no .*last\.ckpt"),
     "address": ("fit", ["--trainer.default_root_dir=s3://bucket/run"], r"default_root_dir is s3://bucket/run, an address"),
     "folder in a file": (
         "fit",
