@@ -154,8 +154,8 @@ class CLI(LightningCLI):
         self._lock: RunLock | None = None
         self._runs = False
         self._ending: Ending | None = None
-        try:
-            with plain_messages():
+        with plain_messages():
+            try:
                 super().__init__(
                     Method,
                     LightningDataModule,
@@ -170,19 +170,19 @@ class CLI(LightningCLI):
                     args=args,
                     run=run,
                 )
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            told = isinstance(error, MisconfigurationException) or _raised_by_lightning(error)
-            if not self._runs or self.subcommand is None or not told:
+            except (MisconfigurationException, ValueError, RuntimeError) as error:
+                told = isinstance(error, MisconfigurationException) or _raised_by_lightning(error)
+                if not self._runs or self.subcommand is None or not told:
+                    raise
+                raise SettingError(explain_lightning(error, self.config[self.subcommand].trainer)) from error
+            except SystemExit:
+                # Lightning's way out after Ctrl-C.
+                if self._runs and self.trainer.interrupted:
+                    self._say_interrupted()
                 raise
-            raise SettingError(explain_lightning(error, self.config[self.subcommand].trainer)) from error
-        except SystemExit:
-            # Lightning's way out after Ctrl-C.
-            if self._runs and self.trainer.interrupted:
-                self._say_interrupted()
-            raise
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the settings that are no method's."""
