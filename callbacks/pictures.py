@@ -144,7 +144,7 @@ class Pictures(Callback):
         if self._last is not None:
             self._draw(trainer, pl_module, self._last)
             self._last = None
-        if self._before and not run_of(trainer).fast_dev_run:
+        if self._before:
             after = self._look(trainer, pl_module)
             if trainer.is_global_zero:
                 self._compare(trainer, pl_module, after)
@@ -169,11 +169,13 @@ class Pictures(Callback):
         """
         data, stepwise = run_of(trainer).datamodule, type(method).validation_step is Method.validation_step
         streams = getattr(data, "streams", None) or {}
+        if not trainer.limit_val_batches or run_of(trainer).fast_dev_run:
+            return {}
         if not isinstance(method, Method) or not stepwise or streams.get(method.stream) not in ("video", "skeleton"):
             return {}
         # A loader of its own, which shares no state with those of the run.
         loader = data.val_dataloader()
-        if not isinstance(loader, ResumableLoader) or run_of(trainer).fast_dev_run:
+        if not isinstance(loader, ResumableLoader):
             return {}
         rows = pick(len(loader.dataset), COMPARED).tolist()  # type: ignore[arg-type]
         shown = [rows[number] for number in pick(len(rows), self.clips)]

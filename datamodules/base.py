@@ -110,8 +110,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             )
         if subset.validation and lists.val is not None:
             raise SettingError(
-                f"data.lists.val is {lists.val} and data.subset.validation {subset.validation:g}; validate either on a list, or "
-                "on a share of the training videos."
+                f"data.lists.val is {lists.val} and data.subset.validation {subset.validation:g}; validate either on a list, "
+                "or on a share of the training videos."
             )
         for split in ("train", "val", "test"):
             if lists.of(split) is not None and split not in self.lists_taken:
@@ -293,8 +293,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             self.test_manifest = test if usable or self.lists.test is not None else own_val
             if self.subset.validation and self.test_manifest is self.val_manifest:
                 rank_zero_warn(
-                    f"There are no test videos in {self.root}, so the test is of the validation videos: if these chose the epoch "
-                    "or a setting, its result is too good. Set data.lists.test for videos that nothing has seen."
+                    f"There are no test videos in {self.root}, so the test is of the validation videos: if these chose the "
+                    "epoch or a setting, its result is too good. Set data.lists.test for videos that nothing has seen."
                 )
             if self.test_manifest is None:
                 raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.lists.test.")

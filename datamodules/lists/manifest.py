@@ -137,9 +137,9 @@ class Manifest:
         return self.subset(np.sort(pick_per_class(self.labels, lambda count: math.ceil(count * fraction), seed)))
 
     def hold_out(self, share: float, seed: int) -> tuple["Manifest", "Manifest"]:
-        """A share of the files for validation, and the rest: of every class, and of the files without one, rounded to whole
-        files, but at least one and never all, so that a class with one file only trains; without classes of all (`pick_evenly`).
-        All parts of a file go the same way.
+        """A share of the files for validation, and the rest: of every class, and of the files without one, or of all together
+        where there are no classes. It is rounded to whole files, but is at least one and never all, so that the only file of a
+        class trains. All parts of a file go the same way.
 
         Returns:
             training and validation, in their order.
@@ -158,8 +158,8 @@ class Manifest:
         held = np.isin(first, files[picked])
         if not held.any():
             raise SettingError(
-                f"data.subset.validation is {share:g}, but no class in {self.root} has more than one video; add videos, or name "
-                "validation videos with data.lists.val."
+                f"data.subset.validation is {share:g}, but no class in {self.root} has more than one video; add videos, or "
+                "name validation videos with data.lists.val."
             )
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 

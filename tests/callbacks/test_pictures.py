@@ -139,7 +139,7 @@ def test_wandb_and_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
 def test_looking_at_a_method_changes_nothing_of_it(case: Case, tmp_path: Path) -> None:
     method, callback = case.build(), Pictures()
-    trainer = make_trainer(tmp_path, [], limit_train_batches=1, limit_val_batches=0, epochs=1)
+    trainer = make_trainer(tmp_path, [], limit_train_batches=1, limit_val_batches=1, epochs=1)
     trainer.fit(method, datamodule=case.data(4, 8, 6))
     before, state = {name: value.clone() for name, value in method.state_dict().items()}, torch.get_rng_state()
     first, second = (callback._look(trainer, method) for _ in range(2))

@@ -81,7 +81,7 @@ def plain_messages() -> Iterator[None]:
         handlers = [handler for log in loggers for handler in log.handlers]
         for handler in handlers:
             handler.addFilter(silent)
-        warnings.formatwarning = formatted  # type: ignore[assignment]
+        warnings.formatwarning = formatted
         try:
             yield
         finally:
