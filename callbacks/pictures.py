@@ -11,7 +11,6 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from datamodules.loading.loader import ResumableLoader
 from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
 from modules.core.device import evaluating
 from modules.core.errors import check_positive
@@ -173,11 +172,11 @@ class Pictures(Callback):
             return {}
         if not isinstance(method, Method) or not stepwise or streams.get(method.stream) not in ("video", "skeleton"):
             return {}
-        # A loader of its own, which shares no state with those of the run.
+        # A loader of its own, which shares no state with those of the run; without validation samples there is none.
         loader = data.val_dataloader()
-        if not isinstance(loader, ResumableLoader):
+        if not hasattr(loader, "read"):
             return {}
-        rows = pick(len(loader.dataset), COMPARED).tolist()  # type: ignore[arg-type]
+        rows = pick(len(loader.dataset), COMPARED).tolist()
         shown = [rows[number] for number in pick(len(rows), self.clips)]
         found: dict[str, Tensor] = {}
         with evaluating(method), trainer.precision_plugin.forward_context():
