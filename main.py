@@ -131,3 +131,6 @@ if __name__ == "__main__":
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Once more while Python tidies up, Ctrl-C ends it without a page about that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.features import ValidationProbe, extract, probe_sets
+from callbacks.features import ValidationProbe, extract, probe_sets, watched
 from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_positive
 from modules.training.method import Method
@@ -133,6 +133,7 @@ class CollapseAlarm(ValidationProbe):
         batches = sets.validation_batches(trainer) if _has_validation(trainer) else sets.probe_loader(trainer)
         # Processes take turns in the order of samples, so that their shares join to the first clips of all.
         clips = first_clips(batches, -(-self.samples // trainer.world_size))
+        clips = watched(trainer, clips, "CollapseAlarm: features")
         return extract(trainer, method, clips, method.embed)[0][: self.samples]
 
     def state_dict(self) -> dict[str, object]:

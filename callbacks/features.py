@@ -1,6 +1,7 @@
 """Frozen features for probes: every validation clip is embedded in the validation pass itself, once for all who ask."""
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -8,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from tqdm import tqdm
 
 from modules.core.batch import Batch
 from modules.core.device import evaluating
@@ -17,6 +19,14 @@ from modules.training.method import Method
 
 ALL = 2**62
 """Samples that a callback wants that wants all of them."""
+
+
+def watched(trainer: Trainer, batches: Iterable[Batch], what: str) -> Iterator[Batch]:
+    """The same batches, with a bar that says what they are read for, where the run shows one."""
+    bar = trainer.progress_bar_callback
+    total = len(batches) if isinstance(batches, Sized) else None
+    hidden = bar is None or getattr(bar, "is_disabled", False) or not trainer.is_global_zero
+    yield from tqdm(batches, desc=what, total=total, leave=False, disable=hidden, dynamic_ncols=True, file=sys.stdout)
 
 
 def usable(batch: Batch) -> Tensor:
@@ -167,7 +177,8 @@ class ProbeSets:
     def read_bank(self, trainer: Trainer, method: Method) -> None:
         """Embed this process's probe samples, unless they were in this validation."""
         if self._bank is None:
-            (self._bank,) = _read(trainer, method, self.probe_loader(trainer), [method.embed])
+            batches = watched(trainer, self.probe_loader(trainer), "Features of training samples")
+            (self._bank,) = _read(trainer, method, batches, [method.embed])
 
     def validation(self, trainer: Trainer, method: Method) -> Features:
         """Of the validation samples that somebody wanted; all processes must ask."""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import ALL, ValidationProbe, probe_sets
+from callbacks.features import ALL, ValidationProbe, probe_sets, watched
 from callbacks.pictures import enlarge, write_film
 from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
 from modules.core.errors import SettingError, check_positive
@@ -49,7 +49,7 @@ class Neighbours(ValidationProbe):
     class, red around others. In TensorBoard under Images and in `<run>/pictures`, as a still and as a moving picture.
 
     Args:
-        every_n_epochs: draw after the validation of every n-th epoch.
+        every_n_epochs: draw after the validation of every n-th epoch, and when training has ended.
         clips: validation clips to draw, evenly picked.
         k: neighbours of each.
         frames: frames of the moving picture at most.
@@ -60,6 +60,7 @@ class Neighbours(ValidationProbe):
     def __init__(self, every_n_epochs: int = 10, clips: int = 6, k: int = 5, frames: int = 16) -> None:
         check_positive("Neighbours", every_n_epochs=every_n_epochs, clips=clips, k=k, frames=frames)
         self.every_n_epochs, self.clips, self.k, self.frames = every_n_epochs, clips, k, frames
+        self._drawn_at = -1
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
         """All samples, if it is time, and they have one label each."""
@@ -69,8 +70,24 @@ class Neighbours(ValidationProbe):
         """Compare, draw."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
-        if (trainer.current_epoch + 1) % self.every_n_epochs:
+        if not (trainer.current_epoch + 1) % self.every_n_epochs:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, unless the last validation did; its clips are read again, since only then is it known to be the last."""
+        if self._drawn_at == trainer.global_step or not isinstance(pl_module, Method):
             return
+        sets = probe_sets(trainer)
+        sets.begin()
+        for number, batch in enumerate(watched(trainer, sets.validation_batches(trainer), "Neighbours")):
+            if batch.label.ndim != 1:
+                return
+            sets.see(trainer, pl_module, trainer.strategy.batch_to_device(batch), number, ALL)
+        self._draw(trainer, pl_module)
+        sets.begin()
+
+    def _draw(self, trainer: Trainer, pl_module: Method) -> None:
+        self._drawn_at = trainer.global_step
         sets = probe_sets(trainer)
         bank, queries = sets.bank(trainer, pl_module), sets.validation(trainer, pl_module).labelled()
         if not len(bank.label) or not len(queries.label) or not trainer.is_global_zero:

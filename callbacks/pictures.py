@@ -1,4 +1,4 @@
-"""What the method sees and predicts, as pictures in TensorBoard and as files in the run's folder."""
+"""What the method sees and predicts, as files in the run's folder and in TensorBoard or W&B."""
 
 import io
 from pathlib import Path
@@ -7,19 +7,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from modules.core.batch import Batch
+from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
+from modules.core.device import evaluating
 from modules.core.errors import check_positive
+from modules.core.randomness import device_generator
 from modules.core.run import run_of
 from modules.core.undocumented import write_image
-from modules.training.method import Method
+from modules.layers.before_after import below, beside, pick
+from modules.layers.drawing import caption_band
+from modules.layers.skeleton_drawing import draw_skeletons
+from modules.training.method import VAL_STREAM, Method
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
 VISIBLE_SIDE = 112
 GAP = 2
+BEFORE_AFTER_FRAMES = 4
+PLAIN, NEAR = "validation clip", "nearest validation clips"
+COMPARED, NEAREST = 32, 3
+"""Samples among which the nearest are looked for before and after training, and how many of them are drawn."""
 
 
 def enlarge(video: Tensor) -> Tensor:
@@ -28,16 +37,20 @@ def enlarge(video: Tensor) -> Tensor:
     return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
-def film_strip(video: Tensor) -> Tensor:
-    """One picture of a batch: a row per clip, a column per frame. uint8 [B, T, H, W, 3] -> [H', W', 3]."""
+def film_strip(video: Tensor, note: str | None = None) -> Tensor:
+    """One picture of a batch: a row per clip, a column per frame, a note on top. uint8 [B, T, H, W, 3] -> [H', W', 3]."""
     padded = F.pad(enlarge(video), (0, 0, GAP, GAP, GAP, GAP), value=255)
-    return padded.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+    strip = padded.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+    return strip if note is None else torch.cat([caption_band(note, strip.shape[1]), strip])
 
 
-def gif(video: Tensor, frame_ms: int = 120) -> bytes:
-    """Animated GIF of a batch, its clips side by side: uint8 [B, T, H, W, 3] -> bytes."""
+def gif(video: Tensor, frame_ms: int = 120, note: str | None = None) -> bytes:
+    """Animated GIF of a batch, its clips side by side, a note on top: uint8 [B, T, H, W, 3] -> bytes."""
     padded = F.pad(enlarge(video), (0, 0, GAP, GAP, GAP, GAP), value=255)
-    frames = [Image.fromarray(frame.numpy()) for frame in padded.permute(1, 2, 0, 3, 4).flatten(2, 3)]
+    film = padded.permute(1, 2, 0, 3, 4).flatten(2, 3)
+    if note is not None:
+        film = torch.cat([caption_band(note, film.shape[2]).expand(len(film), -1, -1, -1), film], dim=1)
+    frames = [Image.fromarray(frame.numpy()) for frame in film]
     stream = io.BytesIO()
     frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
     return stream.getvalue()
@@ -50,8 +63,8 @@ def png(picture: Tensor) -> bytes:
     return stream.getvalue()
 
 
-def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: bytes, shape: torch.Size) -> None:
-    """Write a picture to `<run>/pictures` and to TensorBoard; in a trial run to TensorBoard alone.
+def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: bytes) -> None:
+    """Write a picture to `<run>/pictures`, and show it in TensorBoard or W&B; in a trial run in TensorBoard alone.
 
     Args:
         trainer: knows the folder and the loggers.
@@ -59,32 +72,42 @@ def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: 
         step: optimiser step that it belongs to.
         suffix: png or gif.
         content: of the file.
-        shape: height and width in pixels come first.
     """
+    path = Path(trainer.default_root_dir) / "pictures" / f"{step:07d}_{name}.{suffix}"
     if not run_of(trainer).fast_dev_run:
-        folder = Path(trainer.default_root_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{step:07d}_{name}.{suffix}").write_bytes(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    show_picture(trainer, name, step, path, content)
+
+
+def show_picture(trainer: Trainer, name: str, step: int, path: Path, content: bytes) -> None:
+    """Hand a picture's file to the loggers that show pictures; see `write_picture`."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            write_image(logger, f"pictures/{name}", step, content, shape[0], shape[1])
+            with Image.open(io.BytesIO(content)) as picture:
+                write_image(logger, f"pictures/{name}", step, content, picture.height, picture.width)
+        elif isinstance(logger, WandbLogger):
+            show = logger.log_video if path.suffix == ".gif" else logger.log_image
+            show(f"pictures/{name}", [str(path)], step=step)
 
 
 def write_film(trainer: Trainer, name: str, step: int, film: Tensor) -> None:
     """Write uint8 [T, H, W, 3] with `write_picture`: its middle frame, and all that moves as `<name>_video`."""
-    still = film[len(film) // 2]
-    write_picture(trainer, name, step, "png", png(still), still.shape)
+    write_picture(trainer, name, step, "png", png(film[len(film) // 2]))
     if len(film) > 1:
-        write_picture(trainer, f"{name}_video", step, "gif", gif(film[None]), still.shape)
+        write_picture(trainer, f"{name}_video", step, "gif", gif(film[None]))
 
 
 class Pictures(Callback):
     """Draws what `pictures` of the method returns: film strips (PNG) and moving pictures (GIF).
 
-    They are in TensorBoard under Images and in `<run>/pictures`.
+    They are in `<run>/pictures`, and in TensorBoard under Images or in W&B. At the end of training there is also
+    `before_after.png`: what the method predicts for the same validation clips, with the same random draws, before training and
+    after it, and which of some validation clips are nearest to them (cosine of `embed`). That is for pretraining methods on
+    videos or skeletons. It is kept through a resume.
 
     Args:
-        every_n_steps: draw at the first step and every n optimiser steps.
+        every_n_steps: draw at the first step, every n optimiser steps, and at the last.
         clips: clips of the batch to draw.
     """
 
@@ -92,18 +115,128 @@ class Pictures(Callback):
         check_positive("Pictures", every_n_steps=every_n_steps, clips=clips)
         self.every_n_steps, self.clips = every_n_steps, clips
         self._drawn_at = -1
+        self._last: Any = None
+        """Output of a step that may be the last, until the next begins."""
+        self._before: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the untrained network; a resumed run kept what it saw then."""
+        if trainer.global_step == 0:
+            self._before = self._look(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The step before was not the last."""
+        self._last = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Draw if it is time."""
         step = trainer.global_step
-        due = step == 1 or (step > 0 and step % self.every_n_steps == 0)
-        if not due or step == self._drawn_at or not trainer.is_global_zero or not isinstance(pl_module, Method):
+        if step == 1 or (step > 0 and step % self.every_n_steps == 0):
+            self._draw(trainer, pl_module, outputs)
+        if trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps:
+            self._last = outputs
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last step, and what training has changed."""
+        if self._last is not None:
+            self._draw(trainer, pl_module, self._last)
+            self._last = None
+        if self._before:
+            after = self._look(trainer, pl_module)
+            if trainer.is_global_zero:
+                self._compare(trainer, pl_module, after)
+
+    def _draw(self, trainer: Trainer, method: LightningModule, outputs: Any) -> None:
+        step = trainer.global_step
+        if step == self._drawn_at or not trainer.is_global_zero or not isinstance(method, Method):
             return
         self._drawn_at = step
-        for name, video in pl_module.pictures(outputs).items():
-            shown = video[: self.clips].cpu()
-            write_picture(trainer, name, step, "png", png(film_strip(shown)), film_strip(shown).shape)
+        notes = method.picture_notes()
+        for name, video in method.pictures(outputs).items():
+            shown, note = video[: self.clips].cpu(), notes.get(name)
+            write_picture(trainer, name, step, "png", png(film_strip(shown, note)))
             if shown.shape[1] > 1:
-                write_picture(trainer, f"{name}_video", step, "gif", gif(shown), film_strip(shown[:, :1].transpose(0, 1)).shape)
+                write_picture(trainer, f"{name}_video", step, "gif", gif(shown, note=note))
+
+    # --- Before and after ---
+
+    def _look(self, trainer: Trainer, method: LightningModule) -> dict[str, Tensor]:
+        """Some validation clips, the method's pictures of them by name, and the middle frames of clips near them, all at few
+        frames; in all processes, which may need each other for a step. Empty where there is nothing to compare.
+        """
+        data, stepwise = run_of(trainer).datamodule, type(method).validation_step is Method.validation_step
+        streams = getattr(data, "streams", None) or {}
+        if not trainer.limit_val_batches or run_of(trainer).fast_dev_run:
+            return {}
+        if not isinstance(method, Method) or not stepwise or streams.get(method.stream) not in ("video", "skeleton"):
+            return {}
+        # A loader of its own, which shares no state with those of the run; without validation samples there is none.
+        loader = data.val_dataloader()
+        if not hasattr(loader, "read"):
+            return {}
+        rows = pick(len(loader.dataset), COMPARED).tolist()
+        shown = [rows[number] for number in pick(len(rows), self.clips)]
+        found: dict[str, Tensor] = {}
+        with evaluating(method), trainer.precision_plugin.forward_context():
+            batch = loader.read(0, shown)
+            length = batch.stream(method.stream).data.select(1, 0).shape[SEQUENCE_AXIS[streams[method.stream]]]
+            found[PLAIN] = draw_frames(batch.stream(method.stream), pick(length, BEFORE_AFTER_FRAMES))
+            generator = device_generator(method.device, VAL_STREAM, method.seed, 0, 0)
+            output = method.step(trainer.strategy.batch_to_device(batch), generator)
+            for name, video in method.pictures(output).items():
+                clips = video[: self.clips]
+                found[name] = clips[:, pick(clips.shape[1], BEFORE_AFTER_FRAMES)].cpu()
+            features, frames = [], []
+            for start in range(0, len(rows), len(shown)):
+                batch = loader.read(0, rows[start : start + len(shown)])
+                frames.append(draw_frames(batch.stream(method.stream), torch.tensor([length // 2])))
+                features.append(method.embed(trainer.strategy.batch_to_device(batch)).float().cpu())
+        similar, queries = F.normalize(torch.cat(features), dim=1), pick(len(rows), self.clips)
+        cosine = similar[queries] @ similar.T
+        # None is a neighbour of itself.
+        cosine[torch.arange(len(queries)), queries] = -torch.inf
+        near = cosine.topk(min(NEAREST, len(rows) - 1), dim=1).indices
+        if near.numel():
+            found[NEAR] = torch.cat(frames)[:, 0][near]
+        return found
+
+    def _compare(self, trainer: Trainer, method: LightningModule, after: dict[str, Tensor]) -> None:
+        assert isinstance(method, Method)
+        both = {name: (self._before[name], video) for name, video in after.items() if name in self._before}
+        changed = {name: pair for name, pair in both.items() if not torch.equal(*pair)}
+        fixed = {name: enlarge(pair[0]) for name, pair in both.items() if name not in changed and name != PLAIN}
+        notes = method.picture_notes()
+        pictures = []
+        for name, pair in changed.items():
+            note = f" ({notes[name]})" if name in notes else ""
+            titles = f"{name} before training{note}", f"{name} after {trainer.global_step} steps{note}"
+            shown = {PLAIN: enlarge(both[PLAIN][0])} if name == NEAR else fixed
+            pictures.append(beside(shown | {title: enlarge(one) for title, one in zip(titles, pair, strict=True)}))
+        if not pictures:
+            return
+        picture = below(pictures)
+        path = Path(trainer.default_root_dir) / "pictures" / "before_after.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(picture))
+        show_picture(trainer, "before_after", trainer.global_step, path, png(picture))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen before training."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what was seen before training."""
+        self._before = state_dict["before"]
+
+
+def draw_frames(stream: Stream, frames: Tensor) -> Tensor:
+    """Some frames of the first clips of videos or skeletons: uint8 [B, T', H, W, 3].
+
+    Args:
+        stream: of a batch.
+        frames: int64 [T']
+    """
+    clips = stream.data[:, 0].index_select(SEQUENCE_AXIS[stream.kind], frames)
+    return draw_skeletons(clips) if stream.kind == "skeleton" else clips

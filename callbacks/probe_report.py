@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.features import extract_all, let_go, probe_sets
+from callbacks.features import extract_all, let_go, probe_sets, watched
 from modules.core.batch import Batch, Kind
 from modules.core.errors import check_positive
 from modules.core.run import run_of
@@ -146,8 +147,12 @@ class ProbeReport(Callback):
     def _read(self, trainer: Trainer, method: Method, readouts: Readouts) -> dict[str, list[Tensor]]:
         """By readout: training features and labels, validation features and labels. Both sets are read once."""
         sets = probe_sets(trainer)
+        when = "after training" if self.before else "before training"
+        rank_zero_info(f"ProbeReport: what can be read from the features {when}.")
         found: dict[str, list[Tensor]] = {name: [] for name in readouts}
-        for batches in (sets.probe_loader(trainer), sets.validation_loader(trainer)):
+        both = {"training": sets.probe_loader(trainer), "validation": sets.validation_loader(trainer)}
+        for samples, loader in both.items():
+            batches = watched(trainer, loader, f"Features of {samples} samples")
             for name, pair in zip(readouts, extract_all(trainer, method, batches, list(readouts.values())), strict=True):
                 found[name] += pair
         return found

@@ -127,6 +127,7 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         "benchmark": getattr(source, "benchmark", None) or None,
         "flip": flip.probability if flip is not None else 0.0,
         "data_sha256": getattr(data, "manifest_hash", None),
+        "splits": getattr(source, "split_record", None),
         "weights": {setting: {"file": name, "sha256": sha256(weight_file(name, setting))} for setting, name in files.items()},
         "devices": trainer.world_size,
         "precision": str(trainer.precision),

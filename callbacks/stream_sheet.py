@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.pictures import film_strip, gif, png, write_picture
+from callbacks.pictures import gif, png, write_picture
 from modules.core.batch import Batch
 from modules.core.errors import check_positive
 from modules.core.run import run_of
@@ -43,11 +43,10 @@ class StreamSheet(Callback):
         count = min(self.samples, len(loader.dataset))
         batch: Batch = loader.read(0, list(range(count)))
         still = side_by_side([sheet(batch, row, columns=self.columns)[None] for row in range(count)])[0]
-        write_picture(trainer, "streams", trainer.global_step, "png", png(still), still.shape)
+        write_picture(trainer, "streams", trainer.global_step, "png", png(still))
         moving = side_by_side([film(batch, row, frames=self.frames) for row in range(count)])
         if len(moving) > 1:
-            shape = film_strip(moving[None, :1]).shape
-            write_picture(trainer, "streams_video", trainer.global_step, "gif", gif(moving[None]), shape)
+            write_picture(trainer, "streams_video", trainer.global_step, "gif", gif(moving[None]))
 
 
 def side_by_side(films: list[Tensor]) -> Tensor:

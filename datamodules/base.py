@@ -108,6 +108,11 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 f"data.streams.names is {streams.names}; {type(self).__name__} has {', '.join(self.offers)}; name at least one "
                 "of them, and nothing else."
             )
+        if subset.validation and lists.val is not None:
+            raise SettingError(
+                f"data.lists.val is {lists.val} and data.subset.validation {subset.validation:g}; validate either on a list, "
+                "or on a share of the training videos."
+            )
         for split in ("train", "val", "test"):
             if lists.of(split) is not None and split not in self.lists_taken:
                 raise SettingError(f"data.lists.{split} is set, which {type(self).__name__} does not take; leave it out.")
@@ -119,6 +124,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
         self.test_manifest: Manifest | None = None
+        self._own_val: Manifest | None = None
+        """The data set's own validation videos, whatever part of the training videos validates instead."""
         self.faults: FaultLog | None = None
         self._reported_to: Trainer | None = None
         self._train_loader = LoaderMemory()
@@ -224,6 +231,16 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return (self.train_manifest.class_names or None) if self.train_manifest is not None else None
 
     @property
+    def split_record(self) -> dict[str, Any]:
+        """What validates and what is tested, for the record of a run and of a test."""
+        held_out = bool(self.subset.validation)
+        return {
+            "validation": f"{self.subset.validation:g} of the training samples" if held_out else "validation set",
+            "validation_samples": len(self.val_manifest) if self.val_manifest is not None else 0,
+            "tested_on_validation": self.test_manifest is not None and self.test_manifest is self.val_manifest,
+        }
+
+    @property
     def manifest_hash(self) -> str | None:
         """Hash of the training list, for the record of a run."""
         return self.train_manifest.sha256() if self.train_manifest is not None else None
@@ -255,21 +272,30 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                     f"No list of training videos was found in {self.root}; set data.lists.train, or data.root to the "
                     "folder that holds it."
                 )
-            val = _same_classes(train, self.read_split("val"), "validation")
+            own_val = val = _same_classes(train, self.read_split("val"), "validation")
+            if self.subset.validation:
+                train, val = train.hold_out(self.subset.validation, self.subset.seed)
             if self.subset.fraction < 1:
                 train = train.share(self.subset.fraction, self.subset.seed)
             if self.subset.low_shot is not None:
                 train = train.few(self.subset.low_shot, self.subset.seed)
             rank_zero_info(
                 f"{type(self).__name__}: {len(train)} training samples{_classes_of(train)}, "
-                f"{'no' if val is None else len(val)} validation samples."
+                f"{'no' if val is None else len(val)} validation samples"
+                f"{', taken from the training samples' if self.subset.validation else ''}."
             )
-            self.train_manifest, self.val_manifest = train, val
+            self.train_manifest, self.val_manifest, self._own_val = train, val, own_val
         # A list of test videos that the settings name is read with the others, and not after hours of training.
         if (stage == "test" or self.lists.test is not None) and self.test_manifest is None:
             test = _same_classes(self.train_manifest, self.read_split("test"), "test")
             usable = test is not None and test.is_labelled
-            self.test_manifest = test if usable or self.lists.test is not None else self.val_manifest
+            own_val = self._own_val if self._own_val is not None else self.val_manifest
+            self.test_manifest = test if usable or self.lists.test is not None else own_val
+            if self.subset.validation and self.test_manifest is self.val_manifest:
+                rank_zero_warn(
+                    f"There are no test videos in {self.root}, so the test is of the validation videos: if these chose the "
+                    "epoch or a setting, its result is too good. Set data.lists.test for videos that nothing has seen."
+                )
             if self.test_manifest is None:
                 raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.lists.test.")
         self._check_sizes(self.train_manifest, self.val_manifest)

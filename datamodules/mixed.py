@@ -18,6 +18,7 @@ from datamodules.settings import LoadSettings
 from datamodules.video.dataset import VideoClipDataset
 from modules.core.batch import Batch, Kind, Preparation
 from modules.core.errors import MAX_SEED, SettingError, check_positive, check_whole, given
+from modules.core.run import run_of
 
 
 def _whole(batch: Batch) -> Batch:
@@ -169,6 +170,11 @@ class MixedData(LightningDataModule):
             one.batch_size = self.batch_size  # type: ignore[attr-defined]
         if stage != "fit":
             return
+        if self.trainer is not None and run_of(self.trainer).overfit_batches:
+            raise SettingError(
+                "trainer.overfit_batches is set, but every epoch of MixedData mixes other samples; train on one of data.sets "
+                "alone."
+            )
         mixed, _ = self._mixed()
         world = self._rank()[1]
         if len(mixed) // world < self.batch_size:

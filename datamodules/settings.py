@@ -85,21 +85,25 @@ class ListSettings:
 
 @dataclass
 class SubsetSettings:
-    """Which part of the training videos to train on.
+    """Which part of the training videos to train on, and which to validate on instead.
 
     Args:
         fraction: Share of the videos, the same of every class.
         low_shot: About so many videos, the same number of every class, rounded up (SEVERE, official code: 1000, with seed
             99999); null takes the share that `fraction` names.
         seed: Which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
+        validation: Share of the training videos, the same of every class, that is taken away first and validates in the place
+            of the data set's own validation videos, which are left for the test where there is no test set. 0 takes none.
     """
 
     fraction: float = 1.0
     low_shot: int | None = None
     seed: int = 12345
+    validation: float = 0.0
 
     def __post_init__(self) -> None:
         check_share(self.fraction)
+        check_range("data.subset", 0, 0.9, validation=self.validation)
         check_whole("data.subset", 1, **given(low_shot=self.low_shot))
         check_whole("data.subset", 0, MAX_SEED, seed=self.seed)
         if self.low_shot is not None and self.fraction < 1:

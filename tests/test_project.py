@@ -27,8 +27,17 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 # Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for shards in
-# tests/test_readme.py, those for long generated videos and for mixed data beside the tests of these.
-OWN_TESTS = ("debug/tiny", "debug/motion_videos", "debug/motion_ground", "data/shards", "data/synthetic_long", "data/mixed")
+# tests/test_readme.py, those for long generated videos and for mixed data beside the tests of these, that for the best
+# checkpoint of classifiers in tests/runs.
+OWN_TESTS = (
+    "trainer/best",
+    "debug/tiny",
+    "debug/motion_videos",
+    "debug/motion_ground",
+    "data/shards",
+    "data/synthetic_long",
+    "data/mixed",
+)
 # Of videos: those of skeletons and of UTD-MHAD are tested in tests/downstream.
 OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/")
 CLASSIFIERS = [name for name, text in BELOW.items() if "class_path: Classification" in text]

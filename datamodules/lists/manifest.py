@@ -136,6 +136,33 @@ class Manifest:
             return self.subset(np.sort(pick_evenly(self.labels, math.ceil(len(self) * fraction), seed)))
         return self.subset(np.sort(pick_per_class(self.labels, lambda count: math.ceil(count * fraction), seed)))
 
+    def hold_out(self, share: float, seed: int) -> tuple["Manifest", "Manifest"]:
+        """A share of the files for validation, and the rest: of every class, and of the files without one, or of all together
+        where there are no classes. It is rounded to whole files, but is at least one and never all, so that the only file of a
+        class trains. All parts of a file go the same way.
+
+        Returns:
+            training and validation, in their order.
+
+        Raises:
+            SettingError: if there are too few files.
+        """
+        first = self.paths.first_rows()
+        files = np.unique(first)
+
+        def count(files_of_class: int) -> int:
+            return min(files_of_class - 1, max(1, round(files_of_class * share)))
+
+        labels, has_classes = self.labels[files], self.has_classes and self.texts is None
+        picked = pick_per_class(labels, count, seed) if has_classes else pick_evenly(labels, count(len(files)), seed)
+        held = np.isin(first, files[picked])
+        if not held.any():
+            raise SettingError(
+                f"data.subset.validation is {share:g}, but no class in {self.root} has more than one video; add videos, or "
+                "name validation videos with data.lists.val."
+            )
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
     def few(self, wanted: int, seed: int) -> "Manifest":
         """So many videos, in their order: of every class the same number, rounded up, or all that it has (SEVERE, official
         code: of 1000 of UCF101's, 101 classes make 1010). Videos without a class are left out, unless there are no others.

@@ -68,6 +68,8 @@ class EpochSampler(Sampler[SampleKey]):
         self.length, self.seed, self.shuffle = length, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.repeats = False
+        """Whether every epoch has the order of the first (trainer.overfit_batches); clips are still cut out anew."""
         self.start = 0
         """Samples of this epoch that were handed out before, over all processes."""
         self.end = length // world_size * world_size if shuffle else length
@@ -86,7 +88,7 @@ class EpochSampler(Sampler[SampleKey]):
         """What this process reads in this epoch, in order: int64 [n]."""
         order = np.arange(self.length)
         if self.shuffle:
-            order = worker_rng(self.seed, self.epoch).permutation(order)
+            order = worker_rng(self.seed, 0 if self.repeats else self.epoch).permutation(order)
         return order[self.start : self.end][self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -335,6 +337,20 @@ class ResumableLoader(DataLoader):
         """
         self.copies = SideStream(device) if device.type == "cuda" else None
 
+    def repeat(self, repeats: bool) -> None:
+        """Give the samples of the first epoch in every epoch, in the same order, or (False) those of each epoch.
+
+        Raises:
+            SettingError: if a state was loaded that lies within an epoch of the other kind.
+        """
+        state = self._resume
+        if state is not None and state.get("repeats", False) != repeats and 0 < state["samples"] < state["end"]:
+            raise SettingError(
+                f"The checkpoint was written within epoch {state['epoch']} of a run {'without' if repeats else 'with'} "
+                "trainer.overfit_batches; resume with the same setting."
+            )
+        self.batches.sampler.repeats = repeats
+
     def read(self, epoch: int, rows: list[int]) -> Any:
         """One batch of these rows as they are in that epoch, read by this process; changes no state."""
         keys = [SampleKey(epoch, row) for row in rows]
@@ -348,7 +364,8 @@ class ResumableLoader(DataLoader):
         if self._resume is not None:
             return dict(self._resume)
         part = self._pass or self._next_pass(self.batches.sampler.epoch)
-        return {"epoch": part.epoch, "samples": self._handed_out(part), "end": part.end, **self._order()}
+        place = {"epoch": part.epoch, "samples": self._handed_out(part), "end": part.end}
+        return place | self._order() | ({"repeats": True} if self.batches.sampler.repeats else {})
 
     def _order(self) -> dict[str, Any]:
         sampler = self.batches.sampler

@@ -17,6 +17,8 @@ class Run(Protocol):
     callbacks: list[Callback]
     fast_dev_run: int | bool
     """In a trial run, true, or its number of batches: nothing is written to the run's folder."""
+    overfit_batches: int | float
+    """Batches, or a share of them, that every epoch repeats; 0 for all."""
     profiler: Profiler
     log_every_n_steps: int
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from modules.core.preprocessing import IMAGENET, Normalisation
@@ -14,6 +15,25 @@ from modules.masks.base import is_among
 # Okabe and Ito's colours, told apart by most colour-blind readers.
 OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
 HIDDEN_GREY = 110
+BAND, LINE = 48, 12
+BORROWED = "hidden cubes: predicted detail on their true mean and contrast"
+"""What a reconstruction of pixels that were normalised cube by cube shows, and what of it nobody has predicted."""
+
+
+def caption_band(text: str, width: int) -> Tensor:
+    """A sentence in black on white: uint8 [48, width, 3]; what does not fit in four lines is cut."""
+    picture = Image.new("RGB", (width, BAND), "white")
+    canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if canvas.textlength(longer, font=font) <= width - 4:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    for number, line in enumerate(lines):
+        canvas.text((2, number * LINE), line, fill="black", font=font)
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(BAND, width, 3)
 
 
 def outline(clip: Tensor, corners: Tensor) -> Tensor:

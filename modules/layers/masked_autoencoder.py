@@ -9,8 +9,8 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.output import StepOutput
-from modules.layers.drawing import masked_pictures
-from modules.layers.targets import Target
+from modules.layers.drawing import BORROWED, masked_pictures
+from modules.layers.targets import PixelTarget, Target
 from modules.masks.base import Mask, MaskGenerator
 from modules.training.method import Method
 from modules.training.optim import ScheduleSettings
@@ -107,6 +107,11 @@ class MaskedAutoencoder(Method):
         """Clip (with boxes of objects), what the encoder saw, and the reconstruction (or its similarity to the target)."""
         video = self.normalise(output["show"]["clip"])
         return masked_pictures(output["show"], self.target, video, self.backbone.grid, self.backbone.normalisation)
+
+    def picture_notes(self) -> dict[str, str]:
+        """What of a reconstruction is not predicted; see `Method.picture_notes`."""
+        borrows = isinstance(self.target, PixelTarget) and self.target.normalise
+        return {"reconstruction": BORROWED} if borrows else {}
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
         """Weights of the whole method under our names.

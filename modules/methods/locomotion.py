@@ -36,7 +36,6 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -51,6 +50,7 @@ from modules.core.output import StepOutput
 from modules.core.randomness import worker_rng
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
+from modules.layers.drawing import caption_band
 from modules.layers.heads import linear_in_float32
 from modules.losses.video_text import (
     GatherGradient,
@@ -84,7 +84,7 @@ from modules.weights.origin import origin_of
 
 Positives = Literal["instance", "caption", "signature"]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5
-BAND, LINE, MIN_WIDTH = 48, 12, 224
+MIN_WIDTH = 224
 TRAIN_CAPTIONS, VAL_CAPTIONS, STEP_CAPTIONS = 4, 5, 6
 """Streams of random numbers."""
 NUMBERS = 1 << 62
@@ -470,19 +470,3 @@ class LocoMotion(Method):
         bands = torch.stack([caption_band(text, enlarged.shape[3]) for text in output["show"]["texts"]]).to(clip.device)
         bands = bands[:, None].expand(-1, clip.shape[1], -1, -1, -1)
         return {"clip": clip, "captioned": torch.cat([enlarged, bands], dim=2)}
-
-
-def caption_band(text: str, width: int) -> Tensor:
-    """A sentence in black on white: uint8 [48, width, 3]; what does not fit in four lines is cut."""
-    picture = Image.new("RGB", (width, BAND), "white")
-    canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if canvas.textlength(longer, font=font) <= width - 4:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    for number, line in enumerate(lines):
-        canvas.text((2, number * LINE), line, fill="black", font=font)
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(BAND, width, 3)

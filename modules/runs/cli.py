@@ -1,10 +1,10 @@
 """The command line: LightningCLI with one folder per run, readable errors, and a record of what ran."""
 
+import os
 import re
 import shutil
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ModelSummary
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -27,12 +27,15 @@ from modules.core.run import run_of
 from modules.core.undocumented import add_chosen_optimiser, parser_of, whole_numbers_first
 from modules.runs.config_files import check_config_file, config_files
 from modules.runs.explain import check_values, class_of, explain, explain_lightning
-from modules.runs.last_checkpoint import LAST, LastCheckpoint, was_requeued
+from modules.runs.last_checkpoint import LAST, LastCheckpoint, best_checkpoint, was_requeued
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.runs.progress import LossProgressBar
 from modules.runs.provenance import Provenance
 from modules.runs.run_folder import REQUEUE_WAIT, RunLock, local_folder, make_folder, set_attempt_aside
 from modules.runs.saving import WholeCheckpointIO
+from modules.runs.terminal.ending import Ending
+from modules.runs.terminal.messages import plain_messages
+from modules.runs.terminal.parts import PartsSummary
 from modules.runs.trainer_settings import check_trainer
 from modules.training.compilation import Compile, Compiled
 from modules.training.method import Method
@@ -148,33 +151,38 @@ class CLI(LightningCLI):
         self, args: list[str] | dict[str, Any] | None = None, run: bool = True, examples: dict[str, str] | None = None
     ) -> None:
         torch.set_float32_matmul_precision("high")
-        # Lightning calls an old function of torch, which no user can change.
-        warnings.filterwarnings("ignore", ".*LeafSpec.*")
         self._lock: RunLock | None = None
         self._runs = False
-        try:
-            super().__init__(
-                Method,
-                LightningDataModule,
-                save_config_callback=SaveConfig,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                seed_everything_default=0,
-                save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-                trainer_defaults={"use_distributed_sampler": False},
-                parser_kwargs={name: {"epilog": text} for name, text in (examples or {}).items()} if run else {},
-                parser_class=Parser,
-                args=args,
-                run=run,
-            )
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            told = isinstance(error, MisconfigurationException) or _raised_by_lightning(error)
-            if not self._runs or self.subcommand is None or not told:
+        self._ending: Ending | None = None
+        with plain_messages():
+            try:
+                super().__init__(
+                    Method,
+                    LightningDataModule,
+                    save_config_callback=SaveConfig,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    seed_everything_default=0,
+                    save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+                    trainer_defaults={"use_distributed_sampler": False},
+                    parser_kwargs={name: {"epilog": text} for name, text in (examples or {}).items()} if run else {},
+                    parser_class=Parser,
+                    args=args,
+                    run=run,
+                )
+            except (MisconfigurationException, ValueError, RuntimeError) as error:
+                told = isinstance(error, MisconfigurationException) or _raised_by_lightning(error)
+                if not self._runs or self.subcommand is None or not told:
+                    raise
+                raise SettingError(explain_lightning(error, self.config[self.subcommand].trainer)) from error
+            except SystemExit:
+                # Lightning's way out after Ctrl-C.
+                if self._runs and self.trainer.interrupted:
+                    self._say_interrupted()
                 raise
-            raise SettingError(explain_lightning(error, self.config[self.subcommand].trainer)) from error
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the settings that are no method's."""
@@ -219,9 +227,9 @@ class CLI(LightningCLI):
         checkpoint, given = root / LAST, config.get("ckpt_path")
         # Lightning has names of its own, and reads from other file systems.
         if given == "last":
-            config.ckpt_path = str(self._existing(checkpoint))
+            config.ckpt_path = str(self._existing(checkpoint, given))
         elif given == "best":
-            raise SettingError("--ckpt_path best is known only to the process that trained; name the file in checkpoints.")
+            config.ckpt_path = str(best_checkpoint(self._existing(checkpoint, given)))
         elif given is not None and given != "hpc" and ":" not in given and not Path(given).exists():
             raise SettingError(f"--ckpt_path is {given}, which does not exist; pass an existing checkpoint, or last.")
         if self.subcommand != "fit":
@@ -323,6 +331,7 @@ class CLI(LightningCLI):
         if trainer.is_global_zero and not settings.fast_dev_run:
             root = Path(settings.default_root_dir)
             make_folder(root)
+            self._ending = Ending(root)
             if self.subcommand == "fit":
                 self._lock = RunLock(root, REQUEUE_WAIT if was_requeued() else 0.0)
                 resumes = self.config.fit.ckpt_path is not None or any(root.glob(HPC))
@@ -362,7 +371,12 @@ class CLI(LightningCLI):
         bar = [LossProgressBar()] if shown and not any(isinstance(callback, ProgressBar) for callback in given) else []
         what = self.config[self.subcommand].compile
         compiled = [Compile(what)] if what != "none" else []
-        kwargs["callbacks"] = [*compiled, Provenance(config), *guard, *given, *bar, *best, *last]
+        summed = trainer.enable_model_summary is not False and not trainer.barebones
+        summary = [PartsSummary()] if summed and not any(isinstance(callback, ModelSummary) for callback in given) else []
+        # The last checkpoint holds what the best one was.
+        given = sorted(given, key=lambda callback: isinstance(callback, LastCheckpoint))
+        # The bar ends before others say what they found.
+        kwargs["callbacks"] = [*compiled, *summary, Provenance(config), *bar, *guard, *given, *best, *last]
         for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)
@@ -376,10 +390,10 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     @staticmethod
-    def _existing(checkpoint: Path) -> Path:
+    def _existing(checkpoint: Path, given: str) -> Path:
         if not checkpoint.is_file():
             raise SettingError(
-                f"--ckpt_path last: there is no {checkpoint}; check trainer.default_root_dir, or leave --ckpt_path "
+                f"--ckpt_path {given}: there is no {checkpoint}; check trainer.default_root_dir, or leave --ckpt_path "
                 "out to begin a run."
             )
         return checkpoint
@@ -403,16 +417,67 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Say in one line what is about to run."""
+        self._say_begin()
+
+    def before_validate(self) -> None:
+        """Say in one line what is about to run."""
+        self._say_begin()
+
+    def before_test(self) -> None:
+        """Say in one line what is about to run."""
+        self._say_begin()
+
+    def _say_begin(self) -> None:
         trainer = self.trainer
         rank_zero_info(
             f"{type(self.model).__name__} on {type(self.datamodule).__name__}: {trainer.num_devices * trainer.num_nodes} x "
-            f"{trainer.strategy.root_device.type}, precision {trainer.precision}, folder {trainer.default_root_dir}"
+            f"{trainer.strategy.root_device.type}, precision {trainer.precision}, seed {os.environ.get('PL_GLOBAL_SEED')}, "
+            f"folder {trainer.default_root_dir}"
         )
 
     def after_fit(self) -> None:
-        """Say where things are, and test if a callback asks for it."""
-        if not run_of(self.trainer).fast_dev_run:
-            root = self.trainer.default_root_dir
-            rank_zero_info(f"Checkpoints: {root}/checkpoints. Curves and pictures: tensorboard --logdir {root}")
-        if any(getattr(callback, "after_fit", False) for callback in run_of(self.trainer).callbacks):
+        """Test if a callback asks for it; say what was written, and what to try next."""
+        tests = any(getattr(callback, "after_fit", False) for callback in run_of(self.trainer).callbacks)
+        if tests:
             self.trainer.test(self.model, self.datamodule)
+        last = Path(self.trainer.default_root_dir) / LAST
+        following = None
+        if last.is_file() and self._overrides("test_step"):
+            config = last.parents[1] / "config.yaml"
+            following = None if tests else f"test --config {config} --ckpt_path last"
+        elif last.is_file():
+            following = f"embed --checkpoint {last} --source DIR --out features"
+        self._say_written(following)
+
+    def after_validate(self) -> None:
+        """Say what was written."""
+        self._say_written()
+
+    def after_test(self) -> None:
+        """Say what was written."""
+        self._say_written()
+
+    def after_predict(self) -> None:
+        """Say what was written."""
+        self._say_written()
+
+    def _overrides(self, step: str) -> bool:
+        return getattr(type(self.model), step) is not getattr(LightningModule, step)
+
+    def _say_interrupted(self) -> None:
+        """Where to go on, unless the checkpoint that was written for it has said so."""
+        if any(isinstance(one, LastCheckpoint) and one.stopped for one in run_of(self.trainer).callbacks):
+            return
+        last = Path(self.trainer.default_root_dir) / LAST
+        if self.subcommand != "fit":
+            rank_zero_info("Interrupted; nothing was written. Run the command again.")
+        elif last.is_file():
+            rank_zero_info(f"Interrupted; --ckpt_path last goes on from {last}.")
+        else:
+            rank_zero_info("Interrupted before the first checkpoint; run the command again.")
+
+    def _say_written(self, following: str | None = None) -> None:
+        """Nothing in a trial run; one of several processes speaks."""
+        lines = self._ending.lines(self.trainer, following) if self._ending is not None else []
+        if lines:
+            rank_zero_info("\n".join(lines))

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from modules.core.errors import check_positive
+from modules.core.errors import SettingError, check_positive
+from modules.core.loading import open_run
 from modules.core.run import run_of
 from modules.core.undocumented import FitCounts, is_fitting
 
@@ -26,6 +27,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 def was_requeued() -> bool:
     """Whether SLURM started this job again."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+def best_checkpoint(last: Path) -> Path:
+    """The file that a `ModelCheckpoint` with `monitor` found best, as the last checkpoint of the run remembers.
+
+    Args:
+        last: that checkpoint; the best one lies beside it.
+
+    Raises:
+        SettingError: if none was watched for, or its file is gone.
+    """
+    states = open_run(str(last), "--ckpt_path").get("callbacks", {})
+    watched = [one for name, one in states.items() if name.startswith("ModelCheckpoint") and one.get("monitor") is not None]
+    paths = [Path(one["best_model_path"]) for one in watched if one["best_model_path"]]
+    # A run's folder may have been moved.
+    found = [place for path in paths for place in (last.parent / path.name, path) if place.is_file()]
+    if not found:
+        what = f"{paths[0]}, which is gone" if paths else "none, because no ModelCheckpoint with monitor had chosen one"
+        raise SettingError(f"--ckpt_path best: {last} knows of {what}; train with configs/trainer/best.yaml, or name a file.")
+    return found[0]
 
 
 class LastCheckpoint(Checkpoint):
@@ -49,6 +70,8 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._received = self._agreed = 0
         self._due = False
+        self.stopped = False
+        """Whether it has saved and ended the run because of a signal."""
         self._handlers: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,6 +140,7 @@ class LastCheckpoint(Checkpoint):
         if self._agreed == signal.SIGUSR1:
             requeue()
         self._restore()
+        self.stopped = not trial
         raise KeyboardInterrupt
 
     def _restore(self) -> None:

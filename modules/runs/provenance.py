@@ -74,6 +74,7 @@ class Provenance(Callback):
             **made_with(),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
             "data_sha256": getattr(run_of(trainer).datamodule, "manifest_hash", None),
+            "splits": getattr(run_of(trainer).datamodule, "split_record", None),
             "devices": trainer.world_size,
             "precision": str(trainer.precision),
         }

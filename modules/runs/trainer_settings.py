@@ -29,12 +29,6 @@ def check_trainer(trainer: Namespace, command: str) -> None:
     )
     if isinstance(trainer.val_check_interval, int | float):
         check_positive("trainer", val_check_interval=trainer.val_check_interval)
-    if trainer.overfit_batches:
-        raise SettingError(
-            f"trainer.overfit_batches is {trainer.overfit_batches}, which cannot be used here, because every epoch draws other "
-            "batches; train on few samples instead (data.subset.fraction, data.subset.low_shot, or data.train_videos of "
-            "generated clips)."
-        )
     if command == "fit":
         for name in ("max_epochs", "max_steps"):
             if trainer[name] == 0:

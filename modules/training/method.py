@@ -156,6 +156,10 @@ class Method(LightningModule, ABC):
         """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
         return {"clip": output["show"]["clip"]}
 
+    def picture_notes(self) -> dict[str, str]:
+        """What must be known to understand some of `pictures`, by their names; it is written into them."""
+        return {}
+
     def normalise(self, clip: Tensor) -> Tensor:
         """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
         return self.backbone.preprocess(clip)  # type: ignore[operator]
@@ -482,6 +486,8 @@ class Method(LightningModule, ABC):
         loader = trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.limit = int(trainer.num_training_batches)
+            # Lightning would put a sampler of its own in the place of one that knows epochs.
+            loader.repeat(run_of(trainer).overfit_batches > 0)
             loader.send_to(self.device)
         before, self._before = self._before, None
         if before is None:

@@ -33,6 +33,10 @@ class SampleCounter(Protocol):
         """Hand batches out on this device, if that is faster than to leave the copy to the trainer."""
         ...
 
+    def repeat(self, repeats: bool) -> None:
+        """Give the samples of the first epoch in every epoch, in the same order, or those of each epoch."""
+        ...
+
     def batches_left(self, epoch: int) -> int | None:
         """Batches that an epoch still has, if the state that was loaded lies within it."""
         ...

@@ -83,3 +83,9 @@ def test_skeletons(tmp_path: Path) -> None:
     case = next(case for case in METHODS if case.name == "SkeletonContrast")
     fit(case.build(), tmp_path, [Neighbours(every_n_epochs=1, clips=2, k=3)], module, epochs=1)
     assert still(tmp_path).shape == (2 * (VISIBLE_SIDE + 2 * FRAME), 4 * (VISIBLE_SIDE + 2 * FRAME), 3)
+
+
+def test_training_ends_with_a_picture(tmp_path: Path) -> None:
+    fit(Halves(), tmp_path, [Neighbours(every_n_epochs=10, clips=2, k=3)], epochs=1)
+    assert still(tmp_path).shape == (2 * TILE, 4 * TILE, 3)
+    assert (tmp_path / "pictures/0000003_neighbours.png").is_file()

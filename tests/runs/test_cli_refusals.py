@@ -53,7 +53,6 @@ REFUSED = {
         ["--model.optim=SGDSettings"],
         r"model\.optim: SGDSettings does not fit.* AdamWSettings",
     ),
-    "overfit": ("fit", ["--trainer.overfit_batches=1"], r"trainer\.overfit_batches is 1, which cannot be used here"),
     "no package": ("fit", ["--trainer.logger=CometLogger"], r"^trainer\.logger: .*comet-ml.*pip install"),
     "predict": ("predict", [], r"^predict: SMILE writes no predictions"),
     "test of pretraining": ("test", [], r"^test: SMILE is not tested itself: test its encoder"),
@@ -115,7 +114,7 @@ REFUSED = {
         [f"--ckpt_path={ROOT / 'README.md'}"],
         r"--ckpt_path names .*README\.md, which cannot be read",
     ),
-    "best": ("fit", ["--ckpt_path=best"], r"--ckpt_path best is known only"),
+    "best": ("fit", ["--ckpt_path=best"], r"--ckpt_path best: there is no .*last\.ckpt"),
     "address": ("fit", ["--trainer.default_root_dir=s3://bucket/run"], r"default_root_dir is s3://bucket/run, an address"),
     "folder in a file": (
         "fit",

@@ -1,0 +1,57 @@
+"""What a command has written and where, and what to try next: the last lines that it says."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+FILES = ("checkpoints/*.ckpt", "probe_report.md", "results/*.json", "predictions/*", "bad_videos.tsv", "*/bad_videos.tsv")
+"""Files that are named one by one."""
+PICTURES = "pictures/*"
+
+
+class Ending:
+    """Knows which files of a run's folder are new or changed.
+
+    Args:
+        root: folder of the run, as it is before the command.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._before = self._found((*FILES, PICTURES))
+
+    def _found(self, patterns: tuple[str, ...]) -> dict[Path, int]:
+        """When the files were last written."""
+        return {path: path.stat().st_mtime_ns for pattern in patterns for path in self.root.glob(pattern)}
+
+    def _written(self, *patterns: str) -> list[str]:
+        """Files since then, relative to the folder."""
+        found = self._found(patterns).items()
+        return sorted(str(path.relative_to(self.root)) for path, time in found if self._before.get(path) != time)
+
+    def lines(self, trainer: Trainer, following: str | None) -> list[str]:
+        """What to say.
+
+        Args:
+            trainer: that ran.
+            following: a command to try next, where there is one.
+        """
+        pictures = self._written(PICTURES)
+        files = self._written(*FILES) + ([f"{len(pictures)} files in pictures"] if pictures else [])
+        return [
+            *([f"Written to {self.root}: {', '.join(files)}"] if files else []),
+            *(f"Metrics: {place_of(logger)}" for logger in trainer.loggers),
+            *([f"Next: python main.py {following}"] if following else []),
+        ]
+
+
+def place_of(logger: Logger) -> str:
+    """Where to look at what a logger wrote."""
+    if isinstance(logger, TensorBoardLogger):
+        return f"tensorboard --logdir {Path(logger.log_dir)}"
+    if isinstance(logger, CSVLogger):
+        return str(Path(logger.log_dir, "metrics.csv"))
+    if isinstance(logger, WandbLogger):
+        return f"W&B, run {logger.version or logger.name}, kept in {Path(logger.save_dir or '.') / 'wandb'}"
+    return f"{type(logger).__name__} {logger.name or ''} in {logger.save_dir}"
