@@ -84,10 +84,10 @@ def vit() -> VideoViT:
     return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=96, depth=4)
 
 
-def moving(clips: int = 1, background: str = "texture", ground: bool = False, objects: bool = True) -> SyntheticMotion:
-    """Generated videos."""
-    scene = SceneSettings(backgrounds=[background], ground=ground, objects=objects)
-    return SyntheticMotion(ClipSettings(frames=FRAMES, size=SIDE, clips=clips), 32, train_videos=512, val_videos=16, scene=scene)
+def moving(clips: int = 1, ground: bool = False) -> SyntheticMotion:
+    """Generated videos: an object over a still texture, or a texture that moves."""
+    clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=["texture"], ground=ground)
+    return SyntheticMotion(clip, 32, train_videos=512, val_videos=16, scene=scene)
 
 
 def locomotion() -> LocoMotion:
@@ -98,7 +98,7 @@ def locomotion() -> LocoMotion:
 
 def smile() -> SMILE:
     """The quickstart's mode: pixels, and objects over black."""
-    paste = PasteSettings(ObjectBank(64), 2, Motion(scales=[64, 96]))
+    paste = PasteSettings(ObjectBank(side=64), 2, Motion(scales=(64, 96)))
     return SMILE(vit(), PixelTarget(normalise=False), TrajectoryMask(0.5), paste, "black", 1, DecoderSettings(1))
 
 
@@ -128,7 +128,7 @@ SHEETS = {
         ("query", "key"),
         samples=(0, 2),
     ),
-    "locomotion": Sheet(locomotion, lambda: moving(objects=False), ("captioned",), samples=(0, 1, 2), every=2),
+    "locomotion": Sheet(locomotion, moving, ("captioned",), samples=(0, 1, 2), every=2),
     "skeleton_contrast": Sheet(
         lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),
         lambda: SyntheticSkeleton(SkeletonClipSettings(32, 2), 32, train_clips=64, val_clips=16),

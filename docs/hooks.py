@@ -91,8 +91,10 @@ def drawn(graph: str) -> str:
         (x, y), (u, v) = centre[one], centre[other]
         y, v = y + BOX[1] / 2, v - BOX[1] / 2
         bend = min(ROW / 2, (v - y) / 2)
-        parts.append(f'<path class="arrow" marker-end="url(#tip)" d="M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} '
-                     f'{u:.0f} {v - bend:.0f} {u:.0f} {v:.0f}"/>')
+        parts.append(
+            f'<path class="arrow" marker-end="url(#tip)" d="M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} '
+            f'{u:.0f} {v - bend:.0f} {u:.0f} {v:.0f}"/>'
+        )
     for name, (x, y) in centre.items():
         parts.append(f'<rect x="{x - BOX[0] / 2:.0f}" y="{y - BOX[1] / 2:.0f}" width="{BOX[0]}" height="{BOX[1]}" rx="4"/>')
         parts.append(f'<text x="{x:.0f}" y="{y + 4:.0f}">{name}</text>')
