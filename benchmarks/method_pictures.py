@@ -43,6 +43,7 @@ from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
 from modules.motion.tubelets import TubeletSettings
+from modules.scenes.backgrounds import Background
 from modules.training.method import Method
 
 FRAMES, SIDE, BATCH = 8, 64, 4
@@ -51,7 +52,7 @@ SMALL_QUEUE = ContrastSettings(out_dim=16, queue_size=32)
 TITLES = {
     "clip": "clip",
     "visible": "what the\nencoder sees",
-    "reconstruction": "what the decoder\nfills in",
+    "reconstruction": "what the\ndecoder\nfills in",
     "similarity": "cosine of\nprediction\nand target",
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
@@ -84,9 +85,9 @@ def vit() -> VideoViT:
     return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=96, depth=4)
 
 
-def moving(clips: int = 1, ground: bool = False) -> SyntheticMotion:
-    """Generated videos: an object over a still texture, or a texture that moves."""
-    clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=["texture"], ground=ground)
+def moving(clips: int = 1, ground: bool = False, background: Background = "texture") -> SyntheticMotion:
+    """Generated videos: an object over a background that does not move, or a texture that moves."""
+    clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
     return SyntheticMotion(clip, 32, train_videos=512, val_videos=16, scene=scene)
 
 
@@ -105,11 +106,11 @@ def smile() -> SMILE:
 SHEETS = {
     "videomae": Sheet(
         lambda: VideoMAE(vit(), PixelTarget(normalise=False), TubeMask(0.75), DecoderSettings(1)),
-        moving,
+        lambda: moving(background="gradient"),
         ("clip", "visible", "reconstruction"),
-        steps=600,
+        steps=320,
     ),
-    "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=600),
+    "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=320),
     "sigma": Sheet(
         lambda: SIGMA(vit(), PixelTarget(), TubeMask(0.5), MLPSettings([256, 64]), 32, decoder=DecoderSettings(1)),
         lambda: moving(ground=True),

@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files above docs/ that have a page, and its name."""
+UNSEARCHED = "---\nsearch: {exclude: true}\n---\n"
 LINK = re.compile(r"(?<=\]\()([\w./-]+)(?=[)#])")
 MERMAID = re.compile(r"```mermaid\ngraph TD\n(.*?)```", re.DOTALL)
 BOX, ROW, MARGIN = (104, 30), 74, 16
@@ -30,11 +31,14 @@ def outside(path: Path) -> set[str]:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add contributing.md, changelog.md, and a page for each source file that a page links to."""
-    linked = {name for page in Path(config.docs_dir).rglob("*.md") for name in outside(page)}
-    for name in sorted(PAGES.keys() - {"README.md"} | linked - PAGES.keys()):
+    above = PAGES.keys() - {"README.md"}
+    pages = [*Path(config.docs_dir).rglob("*.md"), *(ROOT / name for name in above)]
+    linked = {name for page in pages for name in outside(page)}
+    for name in sorted(above | linked - PAGES.keys()):
         text = (ROOT / name).read_text()
-        content = text if name in PAGES else f"# {name}\n\n~~~~{Path(name).suffix.lstrip('.')}\n{text}~~~~\n"
-        files.append(File.generated(config, PAGES.get(name, f"source/{name}.md"), content=content))
+        if name not in PAGES:
+            text = f"{UNSEARCHED}# {name}\n\n~~~~{Path(name).suffix.lstrip('.')}\n{text}~~~~\n"
+        files.append(File.generated(config, PAGES.get(name, f"source/{name}.md"), content=text))
     return files
 
 
