@@ -88,7 +88,7 @@ def vit() -> VideoViT:
 def moving(clips: int = 1, ground: bool = False, background: Background = "texture") -> SyntheticMotion:
     """Generated videos: an object over a background that does not move, or a texture that moves."""
     clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
-    return SyntheticMotion(clip, 32, train_videos=512, val_videos=16, scene=scene)
+    return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
 
 
 def locomotion() -> LocoMotion:
@@ -108,14 +108,14 @@ SHEETS = {
         lambda: VideoMAE(vit(), PixelTarget(normalise=False), TubeMask(0.75), DecoderSettings(1)),
         lambda: moving(background="gradient"),
         ("clip", "visible", "reconstruction"),
-        steps=320,
+        steps=640,
     ),
-    "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=320),
+    "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=640),
     "sigma": Sheet(
         lambda: SIGMA(vit(), PixelTarget(), TubeMask(0.5), MLPSettings([256, 64]), 32, decoder=DecoderSettings(1)),
         lambda: moving(ground=True),
         ("clip", "visible", "prototypes_target", "prototypes_prediction"),
-        steps=600,
+        steps=640,
     ),
     "moco": Sheet(
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),
