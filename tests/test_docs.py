@@ -108,10 +108,13 @@ def test_commands_build(command: str, tmp_path: Path, monkeypatch: pytest.Monkey
     for name in USER_FILES:
         if name in words:
             words[words.index(name) + 1] = "null"
-    if "sigma_dino" in command:
-        # DINO's tower would be downloaded.
+    if "sigma_dino" in command or "smile_stage2" in command:
+        # Their towers would be downloaded.
         words += ["--model.target", "ClipTarget", f"--model.target.checkpoint={tmp_path / 'clip.pt'}"]
-    words += ["--data", "SyntheticSkeleton" if "skeleton" in command else "SyntheticMotion"]
+    if "skeleton" in command:
+        words += ["--data", "SyntheticSkeleton", "--data.train_clips=64", "--data.val_clips=64"]
+    else:
+        words += ["--data", "SyntheticMotion", "--data.train_videos=64", "--data.val_videos=64"]
     words += ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
     built = CLI([*words, f"--trainer.default_root_dir={tmp_path}"], run=False)
     assert isinstance(built.model, Method)
