@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
+from benchmarks.method_pictures import SHEETS
+from benchmarks.method_pictures import main as draw
 from main import main
 from modules.runs.cli import CLI
 from modules.training.method import Method
@@ -78,6 +81,14 @@ def test_pictures_are_there_and_small() -> None:
             assert (page.parent / link).is_file(), f"{page}: {link}"
     for path in (DOCS / "methods").glob("*.png"):
         assert path.stat().st_size < MAX_PICTURE, path
+
+
+def test_pictures_are_those_of_the_script(tmp_path: Path) -> None:
+    assert {f"{name}.md" for name in SHEETS} == {page.name for page in PAGES}
+    # The one that takes neither training nor a large network; all others are drawn in the same way.
+    draw(tmp_path, only="skeleton_contrast")
+    with Image.open(tmp_path / "skeleton_contrast.png") as drawn, Image.open(DOCS / "methods/skeleton_contrast.png") as kept:
+        assert drawn.size == kept.size
 
 
 def test_every_recipe_of_pretraining_is_on_a_page() -> None:
