@@ -120,8 +120,8 @@ def masked_pictures(
     Pixel targets give a reconstruction, other targets a map of cosine similarity.
 
     Args:
-        output: of the method's step; its rows may be fewer clips than masks. Masked tokens that were not decoded stay
-            grey in the reconstruction, and decoded tokens that the encoder saw are not replaced.
+        show: of the output of the method's step; its rows may be fewer clips than masks. Masked tokens that were not decoded
+            stay grey in the reconstruction, and decoded tokens that the encoder saw are not replaced.
         target: the method's target.
         video: float [B, 3, T, H, W], the normalised clips.
         grid: token grid.

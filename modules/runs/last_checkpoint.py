@@ -21,7 +21,9 @@ from modules.core.undocumented import FitCounts, is_fitting
 LAST = Path("checkpoints") / "last.ckpt"
 ASK_EVERY = 10
 """Optimiser steps after which several processes tell each other of signals."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+REQUEUE: int | None = getattr(signal, "SIGUSR1", None)
+"""SLURM's signal; Windows does not have it."""
+SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, REQUEUE) if number is not None)
 
 
 def was_requeued() -> bool:
@@ -137,7 +139,7 @@ class LastCheckpoint(Checkpoint):
             return
         if not trial:
             rank_zero_info(f"Saved {path} at step {trainer.global_step}; go on with --ckpt_path last.")
-        if self._agreed == signal.SIGUSR1:
+        if self._agreed == REQUEUE:
             requeue()
         self._restore()
         self.stopped = not trial

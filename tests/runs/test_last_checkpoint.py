@@ -1,6 +1,7 @@
 """A run that is interrupted goes on as if nothing had happened."""
 
 import os
+import runpy
 import signal
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,9 @@ def test_a_queue_that_refuses_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
     scontrol(tmp_path / "bin", monkeypatch, code=1)
     with pytest.warns(UserWarning, match="SLURM job 123 could not be put back into the queue"):
         requeue()
+
+
+def test_it_can_be_imported_where_slurm_s_signal_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGUSR1")
+    names = runpy.run_path(str(Path(__file__).parents[2] / "modules/runs/last_checkpoint.py"))
+    assert names["SIGNALS"] == (signal.SIGINT, signal.SIGTERM)

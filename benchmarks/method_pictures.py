@@ -1,0 +1,207 @@
+"""Draws what each method sees and compares, for docs/methods/: small networks after a short training on generated clips.
+
+python benchmarks/method_pictures.py --out docs/methods
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from lightning import LightningDataModule
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.synthetic import SceneSettings, SyntheticMotion
+from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.video.sampling import ClipSettings
+from modules.augment.colour import ColourJitter
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.skeleton.gcn import AGCN
+from modules.backbones.skeleton.gru import BiGRU
+from modules.backbones.text.bert import TextSettings
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.decoder import DecoderSettings
+from modules.backbones.vit.video_vit import VideoViT
+from modules.language.tokenizers import TokenizerSettings
+from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.targets import PixelTarget
+from modules.masks.tokens import TubeMask
+from modules.masks.trajectory import TrajectoryMask
+from modules.methods.locomotion import LocoMotion
+from modules.methods.moco import MoCo
+from modules.methods.sigma import SIGMA, MLPSettings
+from modules.methods.skeleton_contrast import SkeletonContrast
+from modules.methods.smile import SMILE, PasteSettings
+from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.videomae import VideoMAE
+from modules.motion.appearance import ObjectBank
+from modules.motion.trajectory import Motion
+from modules.motion.tubelets import TubeletSettings
+from modules.scenes.backgrounds import Background
+from modules.training.method import Method
+
+FRAMES, SIDE, BATCH = 8, 64, 4
+LABEL, GAP = 92, 3
+SMALL_QUEUE = ContrastSettings(out_dim=16, queue_size=32)
+TITLES = {
+    "clip": "clip",
+    "visible": "what the\nencoder sees",
+    "reconstruction": "what the\ndecoder\nfills in",
+    "similarity": "cosine of\nprediction\nand target",
+    "prototypes_target": "prototypes\nof the target",
+    "prototypes_prediction": "prototypes of\nthe prediction",
+    "query": "query",
+    "key": "its key",
+    "plain": "recording",
+    "captioned": "",
+}
+"""What stands beside a row; other names as they are."""
+
+
+@dataclass
+class Sheet:
+    """How the picture of a method is made."""
+
+    build: Callable[[], Method]
+    data: Callable[[], LightningDataModule]
+    rows: tuple[str, ...]
+    """of the method's pictures, from top to bottom"""
+    samples: tuple[int, ...] = (0,)
+    """numbers of the validation samples that are drawn"""
+    steps: int = 0
+    """of training before"""
+    every: int = 1
+    """every so many frames are drawn"""
+
+
+def vit() -> VideoViT:
+    """Tokens of 2 frames and 8 x 8 pixels."""
+    return VideoViT("micro", SIDE, FRAMES, patch_size=8, embed_dim=96, depth=4)
+
+
+def moving(clips: int = 1, ground: bool = False, background: Background = "texture") -> SyntheticMotion:
+    """Generated videos: an object over a background that does not move, or a texture that moves."""
+    clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
+    return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
+
+
+def locomotion() -> LocoMotion:
+    """As in the recipe, but small."""
+    backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=16, embed_dim=32, depth=1, num_heads=2)
+    return LocoMotion(backbone, TextSettings(32, 2, 1, 2, positions=40), TokenizerSettings(max_tokens=40))
+
+
+def smile() -> SMILE:
+    """The quickstart's mode: pixels, and objects over black."""
+    paste = PasteSettings(ObjectBank(side=64), 2, Motion(scales=(64, 96)))
+    return SMILE(vit(), PixelTarget(normalise=False), TrajectoryMask(0.5), paste, "black", 1, DecoderSettings(1))
+
+
+SHEETS = {
+    "videomae": Sheet(
+        lambda: VideoMAE(vit(), PixelTarget(normalise=False), TubeMask(0.75), DecoderSettings(1)),
+        lambda: moving(background="gradient"),
+        ("clip", "visible", "reconstruction"),
+        steps=640,
+    ),
+    "smile": Sheet(smile, moving, ("clip", "visible", "reconstruction"), steps=640),
+    "sigma": Sheet(
+        lambda: SIGMA(vit(), PixelTarget(), TubeMask(0.5), MLPSettings([256, 64]), 32, decoder=DecoderSettings(1)),
+        lambda: moving(ground=True),
+        ("clip", "visible", "prototypes_target", "prototypes_prediction"),
+        steps=640,
+    ),
+    "moco": Sheet(
+        lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),
+        lambda: moving(2),
+        ("query", "key"),
+        samples=(0, 1),
+    ),
+    "tubelet_contrast": Sheet(
+        lambda: TubeletContrast(VideoResNet("r3d_18", width=4), TubeletSettings(), SMALL_QUEUE, ColourJitter(), flip=0.5),
+        lambda: moving(2),
+        ("query", "key"),
+        samples=(0, 2),
+    ),
+    "locomotion": Sheet(locomotion, moving, ("captioned",), samples=(0, 1, 2), every=2),
+    "skeleton_contrast": Sheet(
+        lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),
+        lambda: SyntheticSkeleton(SkeletonClipSettings(32, 2), 32, train_clips=64, val_clips=16),
+        ("plain", "query", "key"),
+        every=2,
+    ),
+}
+
+
+def trained(sheet: Sheet, data: LightningDataModule) -> Method:
+    """The method after its steps of AdamW."""
+    method = sheet.build()
+    optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3, weight_decay=0.05)
+    step = 0
+    while step < sheet.steps:
+        for batch in data.train_dataloader():
+            loss = method.step(batch, torch.Generator().manual_seed(step))["loss"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            step += 1
+        print(f"step {step}: loss {loss.item():.3f}", flush=True)
+    return method
+
+
+def drawn(sheet: Sheet) -> Image.Image:
+    """A row of frames for each picture of each sample, with its title on the left."""
+    data = sheet.data()
+    data.setup("fit")
+    method = trained(sheet, data)
+    batch = data.val_dataloader().read(0, list(range(BATCH)))
+    with torch.no_grad():
+        pictures = method.pictures(method.step(batch, torch.Generator().manual_seed(1)))
+    rows = [(name, pictures[name][sample, :: sheet.every]) for sample in sheet.samples for name in sheet.rows]
+    return page([(TITLES.get(name, name), row) for name, row in rows], len(sheet.rows))
+
+
+def page(rows: list[tuple[str, Tensor]], group: int) -> Image.Image:
+    """Rows of frames, uint8 [T, H, W, 3] each, below each other; more room after every `group` of them."""
+    frames, height, width = rows[0][1].shape[:3]
+    left = LABEL if any(title for title, _ in rows) else 0
+    tall = sum(row.shape[1] + GAP for _, row in rows) + (len(rows) // group - 1) * 3 * GAP
+    sheet = Image.new("RGB", (left + frames * (width + GAP) - GAP, tall - GAP), "white")
+    pen, font, y = ImageDraw.Draw(sheet), ImageFont.load_default(11), 0
+    for number, (title, row) in enumerate(rows):
+        if number and number % group == 0:
+            y += 3 * GAP
+        pen.multiline_text((2, y + height // 2), title, "black", font, anchor="lm", spacing=2)
+        for column, frame in enumerate(row):
+            sheet.paste(Image.fromarray(frame.numpy()), (left + column * (width + GAP), y))
+        y += row.shape[1] + GAP
+    return sheet
+
+
+def main(out: Path = Path("docs/methods"), only: str | None = None) -> None:
+    """Draw <method>.png of every method.
+
+    Args:
+        out: folder to write.
+        only: name of one method.
+    """
+    for name, sheet in SHEETS.items():
+        if only in (None, name):
+            path = out / f"{name}.png"
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                picture = drawn(sheet)
+            # 255 colours: textures would take three times the room.
+            picture.quantize(255).save(path, optimize=True)
+            print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    auto_cli(main, as_positional=False)
