@@ -108,19 +108,26 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
     """
     if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
         return
+    facts = facts_of(trainer)
+    if run_of(trainer).datamodule is not None:
+        prefix = f"{facts['data'].lower()}_"
+        protocol = prefix + protocol.removeprefix(prefix)
+    folder = Path(trainer.default_root_dir) / "results"
+    number = len(list(folder.glob(f"{protocol}-[0-9][0-9][0-9].json")))
+    result = {"protocol": protocol, **content, **facts}
+    write_whole(folder / f"{protocol}-{number:03d}.json", lambda part: write_json(part, result))
+
+
+def facts_of(trainer: Trainer) -> dict[str, Any]:
+    """What one must know of a run to know how its numbers came about: data, weights with their hashes, settings, versions."""
     texts = [one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance) and one.config]
     config = parse_config(texts[0]) if texts else None
     files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
     data = run_of(trainer).datamodule
     # Cached features are those of the data that they were read from.
     source = getattr(data, "data", data)
-    if source is not None:
-        prefix = f"{type(source).__name__.lower()}_"
-        protocol = prefix + protocol.removeprefix(prefix)
     flip: RandomFlip | None = getattr(trainer.lightning_module, "flip", None)
-    result = {
-        "protocol": protocol,
-        **content,
+    return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "data": type(source).__name__,
@@ -134,9 +141,6 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         **made_with(),
         "config": config,
     }
-    folder = Path(trainer.default_root_dir) / "results"
-    number = len(list(folder.glob(f"{protocol}-[0-9][0-9][0-9].json")))
-    write_whole(folder / f"{protocol}-{number:03d}.json", lambda part: write_json(part, result))
 
 
 def weight_files(settings: Any, path: str = "") -> dict[str, str]:

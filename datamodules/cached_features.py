@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from datamodules.loading.single_pass import SinglePass, fingerprint, once
+from datamodules.loading.single_pass import Batches, SinglePass, fingerprint, once
 from modules.core.batch import Batch, Kind, Stream
 from modules.core.device import evaluating
 from modules.core.distributed import gather_once
@@ -163,6 +163,11 @@ class CachedFeatures(SinglePass, LightningDataModule):
         """Features of all views of the test samples, in order."""
         loader = self.data.test_dataloader()
         return self._loader([self._read(loader, "test")], loader, shuffle=False)
+
+    def predict_dataloader(self) -> Batches:
+        """Features of all views of the samples that `predict` takes, in order."""
+        loader = self.data.predict_dataloader().loader
+        return Batches(self._loader([self._read(loader, "predicted")], loader, shuffle=False))
 
     def probe_dataloader(self) -> ResumableLoader:
         """Refused: probes want clips.

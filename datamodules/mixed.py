@@ -130,6 +130,11 @@ class MixedData(LightningDataModule):
         return getattr(self.sets[0], "test_manifest", None)
 
     @property
+    def predict_manifest(self) -> Any:
+        """List of the samples that `predict` takes, where there is one."""
+        return getattr(self.sets[0], "predict_manifest", None)
+
+    @property
     def manifest_hash(self) -> str:
         """Hash of the training lists and of how they are mixed, for the record of a run."""
         hashes = [getattr(one, "manifest_hash", None) for one in self.sets]
@@ -226,6 +231,10 @@ class MixedData(LightningDataModule):
     def test_dataloader(self) -> Any:
         """That of the first set."""
         return self._first().test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """That of the first set."""
+        return self._first().predict_dataloader()
 
     def probe_dataloader(self) -> Any:
         """That of the first set."""

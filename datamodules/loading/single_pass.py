@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -29,8 +30,30 @@ class Loaders(Protocol):
         """Test samples."""
 
 
+class Batches:
+    """A loader that Lightning takes as it is. Of a DataLoader it makes another one for `predict`, which would not go on where a
+    worker died.
+
+    Args:
+        loader: of the samples to predict.
+    """
+
+    def __init__(self, loader: ResumableLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.loader)
+
+
 class SinglePass:
     """What data modules with a training and a test set offer besides Lightning's loaders; see `TrainingBank`."""
+
+    def predict_dataloader(self: Loaders) -> Batches:
+        """The samples that `predict` takes: those of a test."""
+        return Batches(self.test_dataloader())
 
     def train_once(self: Loaders) -> ResumableLoader:
         """Every training sample once, in order, with the clips of evaluation."""

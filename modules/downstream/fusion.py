@@ -13,7 +13,7 @@ from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.core.batch import Batch, Kind
 from modules.core.errors import SettingError
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Predicted, StepOutput
 from modules.downstream.classification import NO_LABELS, Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
 from modules.downstream.tally import Tally
@@ -123,7 +123,7 @@ class FusedClassification(Method):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `Classification.on_load_checkpoint`."""
         super().on_load_checkpoint(checkpoint)
-        self.parts[0][1].check_class_names(checkpoint.get("record", {}).get("class_names"), "The checkpoint")
+        self.parts[0][1].take_class_names(checkpoint.get("record", {}).get("class_names"))
 
     def no_weight_decay(self) -> set[str]:
         """See `Method.no_weight_decay`."""
@@ -225,6 +225,19 @@ class FusedClassification(Method):
     def on_test_epoch_end(self) -> None:
         """Log losses and accuracies as `test/*`, and keep what was seen."""
         self._report("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Class probabilities of a batch of samples, [B, K]; see `Classification.predict_step`."""
+        return Predicted(batch.index, batch.substituted >= 0, self.labels.merged(self.logits(batch)[""], self.merge))
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """See `Classification.answers`."""
+        return self.parts[0][1].answers(paths, value)
+
+    def on_predict_start(self) -> None:
+        """See `Method.on_predict_start`, for each encoder."""
+        for _, branch in self.parts:
+            branch.on_predict_start()
 
     def _begin(self) -> None:
         for tally in self.tallies.values():

@@ -10,10 +10,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from modules.core.errors import SettingError
+from modules.core.output import Answers, Columns
 
 Merge = Literal["mean", "max"]
 # Nearer to 0 or 1 a float32 probability has no finite logarithm.
 SMALLEST = 1e-7
+SHOWN = 5
+"""Likeliest classes that predictions list."""
+LIKELY = 0.5
+"""Of several classes per sample, those of this probability or more are predicted."""
 
 
 class Labels(ABC):
@@ -56,6 +61,37 @@ class Labels(ABC):
     @abstractmethod
     def logits(self, probabilities: Tensor) -> Tensor:
         """Logits that give these probabilities, all at least `SMALLEST`: inverse of `probabilities`, of any shape [..., K]."""
+
+    def merged(self, logits: Tensor, merge: Merge) -> Tensor:
+        """Probabilities of samples from the logits of their clips: [N, V, K] -> [N, K]."""
+        views = self.probabilities(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+        return views.mean(1) if merge == "mean" else views.amax(1)
+
+    def answers(self, probabilities: Tensor, names: list[str] | None) -> Answers:
+        """Class and probability of samples, and their likeliest classes: a row for each of [N, K].
+
+        Args:
+            probabilities: float [N, K].
+            names: of the classes; None for their numbers.
+        """
+        count = probabilities.shape[1]
+        if names is None or len(names) != count:
+            names = [str(number) for number in range(count)]
+        best = probabilities.topk(min(SHOWN, count), 1)
+        numbers, values = best.indices.tolist(), best.values.tolist()
+        chosen = self.chosen(probabilities)
+        columns: Columns = {
+            "class": [[names[one] for one in own] for own, _ in chosen],
+            "probability": [own for _, own in chosen],
+        }
+        for place in range(best.indices.shape[1]):
+            columns[f"class_{place + 1}"] = [names[own[place]] for own in numbers]
+            columns[f"probability_{place + 1}"] = [own[place] for own in values]
+        return Answers(columns, {"class_names": names})
+
+    @abstractmethod
+    def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
+        """The classes that each sample is taken to be of, and their probabilities: [N, K] -> N pairs."""
 
     @abstractmethod
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
@@ -103,6 +139,11 @@ class OneLabel(Labels):
     def logits(self, probabilities: Tensor) -> Tensor:
         """See `Labels.logits`."""
         return probabilities.clamp_min(SMALLEST).log()
+
+    def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
+        """The likeliest class of each sample; see `Labels.chosen`."""
+        best = probabilities.max(1)
+        return [([number], [value]) for number, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """See `accuracies`.
@@ -152,6 +193,15 @@ class SeveralLabels(Labels):
     def logits(self, probabilities: Tensor) -> Tensor:
         """See `Labels.logits`."""
         return probabilities.clamp(SMALLEST, 1 - SMALLEST).logit()
+
+    def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
+        """All classes of a probability of one half or more, the likeliest first; see `Labels.chosen`."""
+        found = []
+        for own in probabilities:
+            values, numbers = own.sort(descending=True)
+            count = int((values >= LIKELY).sum())
+            found.append((numbers[:count].tolist(), values[:count].tolist()))
+        return found
 
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """`loss` (mean binary cross-entropy) and `map` (mean average precision in percent, over classes that occur)."""

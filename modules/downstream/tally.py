@@ -46,8 +46,7 @@ class Tally:
             logits: of their clips, float [B, V, K].
             merge: how the probabilities of a sample's clips become those of the sample.
         """
-        views = self.labels.probabilities(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
-        merged = views.mean(1) if merge == "mean" else views.amax(1)
+        merged = self.labels.merged(logits, merge)
         facts = torch.stack([batch.index, batch.substituted], 1)
         self._seen.append((merged, torch.cat([facts, self.labels.rows(batch.label, merged.shape[1])], 1)))
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -142,16 +142,22 @@ class CLI(LightningCLI):
         args: command line without the program's name, or settings as a dictionary.
         run: run the subcommand; False only builds the objects.
         examples: what the help of a subcommand ends with, by its name.
+        writers: callbacks that a subcommand has by its name, unless the settings give it one of that class.
     """
 
     def __init__(
-        self, args: list[str] | dict[str, Any] | None = None, run: bool = True, examples: dict[str, str] | None = None
+        self,
+        args: list[str] | dict[str, Any] | None = None,
+        run: bool = True,
+        examples: dict[str, str] | None = None,
+        writers: dict[str, Callback] | None = None,
     ) -> None:
         torch.set_float32_matmul_precision("high")
         # Lightning calls an old function of torch, which no user can change.
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
         self._lock: RunLock | None = None
         self._runs = False
+        self._writers = writers or {}
         try:
             super().__init__(
                 Method,
@@ -212,6 +218,8 @@ class CLI(LightningCLI):
         for part in ("trainer.callbacks", "model", "data"):
             check_values(config.get(part), part)
         self._check_command(self.subcommand, config.model.class_path)
+        if self.subcommand == "predict":
+            self._check_predict(config)
         self._choose_checkpoint(config, root)
         self._check_checkpoint()
 
@@ -270,9 +278,30 @@ class CLI(LightningCLI):
             "validate": "has no validation; use test",
             "test": "is not tested itself: test its encoder, for example with --model NearestNeighbours --model.backbone ... "
             "--model.backbone.checkpoint FILE",
-            "predict": "writes no predictions; test writes what it measures to results",
+            "predict": "says nothing of single samples; test writes what it measures to results",
         }[command]
         raise SettingError(f"{command}: {kind.__name__} {instead}.")
+
+    @staticmethod
+    def _check_predict(config: Namespace) -> None:
+        """Refuse to predict with weights that nobody trained, and return nothing to nobody.
+
+        Raises:
+            SettingError: if neither a checkpoint nor a file of weights is named.
+        """
+        if config.return_predictions is None:
+            # The command line has no use for them, and they would fill the memory.
+            config.return_predictions = False
+        model, kind = config.model.get("init_args", Namespace()), class_of(config.model.class_path)
+        # What has no head needs no more than an encoder.
+        headless = kind.predict_step is Method.predict_step or getattr(kind, "predicts_by_features", False)
+        encoder = model.get("backbone.init_args.checkpoint") if headless else None
+        if config.ckpt_path is None and not model.get("init_from") and not encoder:
+            raise SettingError(
+                f"predict: nothing says which weights {kind.__name__} is to use; pass --ckpt_path last or a file"
+                f"{', or --model.init_from' if 'init_from' in model else ''}"
+                f"{', or --model.backbone.checkpoint' if headless else ''}."
+            )
 
     def instantiate_classes(self) -> None:
         """Build the trainer, which shows what the machine lacks; make and lock the folder; then build data and method."""
@@ -362,7 +391,9 @@ class CLI(LightningCLI):
         bar = [LossProgressBar()] if shown and not any(isinstance(callback, ProgressBar) for callback in given) else []
         what = self.config[self.subcommand].compile
         compiled = [Compile(what)] if what != "none" else []
-        kwargs["callbacks"] = [*compiled, Provenance(config), *guard, *given, *bar, *best, *last]
+        writer = self._writers.get(self.subcommand)
+        writers = [writer] if writer is not None and type(writer) not in kinds else []
+        kwargs["callbacks"] = [*compiled, Provenance(config), *guard, *given, *bar, *writers, *best, *last]
         for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)
