@@ -177,9 +177,9 @@ class CachedFeatures(SinglePass, LightningDataModule):
         """
         raise SettingError(WANTS_CLIPS)
 
-    def tested_in_training(self) -> int:
+    def tested_in_training(self, stage: str = "test") -> int:
         """As the wrapped data module says, without reading features out; 0 where it does not."""
-        return self.data.tested_in_training() if isinstance(self.data, TrainingBank) else 0
+        return self.data.tested_in_training(stage) if isinstance(self.data, TrainingBank) else 0
 
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
         dataset, old = Features(passes, clips.dataset), clips.batches.sampler

@@ -244,9 +244,9 @@ class MixedData(LightningDataModule):
         """Training samples of the first set, see `SinglePass`."""
         return self._bank().train_once()
 
-    def tested_in_training(self) -> int:
-        """Test samples of the first set that are among its training samples."""
-        return self._bank().tested_in_training()
+    def tested_in_training(self, stage: str = "test") -> int:
+        """Test samples of the first set, or those to predict, that are among its training samples."""
+        return self._bank().tested_in_training(stage)
 
     def _bank(self) -> Any:
         first = self.sets[0]

@@ -29,6 +29,9 @@ class Loaders(Protocol):
     def test_dataloader(self) -> ResumableLoader:
         """Test samples."""
 
+    def predict_dataloader(self) -> "Batches":
+        """Samples to predict."""
+
 
 class Batches:
     """A loader that Lightning takes as it is. Of a DataLoader it makes another one for `predict`, which would not go on where a
@@ -59,9 +62,10 @@ class SinglePass:
         """Every training sample once, in order, with the clips of evaluation."""
         return once(self.train_dataloader())
 
-    def tested_in_training(self: Loaders) -> int:
-        """Number of test samples that are training samples too; 0 where samples are generated."""
-        theirs, ours = self.test_dataloader().dataset, self.train_dataloader().dataset
+    def tested_in_training(self: Loaders, stage: str = "test") -> int:
+        """Number of test samples, or of those to predict, that are training samples too; 0 where samples are generated."""
+        loader = self.test_dataloader() if stage == "test" else self.predict_dataloader().loader
+        theirs, ours = loader.dataset, self.train_dataloader().dataset
         if isinstance(theirs, VideoClipDataset) and isinstance(ours, VideoClipDataset):
             return int(shared_rows(ours.manifest, theirs.manifest).sum())
         return len(sample_names(ours) & sample_names(theirs))

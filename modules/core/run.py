@@ -41,8 +41,8 @@ class TrainingBank(Protocol):
     def train_once(self) -> Iterable[Batch]:
         """Every training sample once over all processes, in order, with the clips of evaluation."""
 
-    def tested_in_training(self) -> int:
-        """Number of test samples that are training samples too."""
+    def tested_in_training(self, stage: str = "test") -> int:
+        """Number of samples that are training samples too: of the test, or of those to predict."""
 
 
 @runtime_checkable

@@ -104,6 +104,8 @@ class Classification(Method):
         SettingError: if settings contradict each other, or a file does not fit.
     """
 
+    predicts_by_encoder = False
+
     def __init__(
         self,
         backbone: AnyEncoder,

@@ -43,6 +43,8 @@ class FusedClassification(Method):
         SettingError: if there are fewer than two encoders, or settings contradict each other.
     """
 
+    predicts_by_encoder = False
+
     def __init__(
         self,
         encoders: dict[str, AnyEncoder],

@@ -293,14 +293,12 @@ class CLI(LightningCLI):
             # The command line has no use for them, and they would fill the memory.
             config.return_predictions = False
         model, kind = config.model.get("init_args", Namespace()), class_of(config.model.class_path)
-        # What has no head needs no more than an encoder.
-        headless = kind.predict_step is Method.predict_step or getattr(kind, "predicts_by_features", False)
-        encoder = model.get("backbone.init_args.checkpoint") if headless else None
+        encoder = model.get("backbone.init_args.checkpoint") if kind.predicts_by_encoder else None
         if config.ckpt_path is None and not model.get("init_from") and not encoder:
             raise SettingError(
                 f"predict: nothing says which weights {kind.__name__} is to use; pass --ckpt_path last or a file"
                 f"{', or --model.init_from' if 'init_from' in model else ''}"
-                f"{', or --model.backbone.checkpoint' if headless else ''}."
+                f"{', or --model.backbone.checkpoint' if kind.predicts_by_encoder else ''}."
             )
 
     def instantiate_classes(self) -> None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -64,6 +64,8 @@ class Method(LightningModule, ABC):
     """Kinds of that stream that will do."""
     other_streams: str = ADVICE
     """What users are told to change where the data lack a stream."""
+    predicts_by_encoder: ClassVar[bool] = True
+    """Whether `predict` needs no weights but the backbone's."""
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
 
