@@ -17,6 +17,7 @@ import callbacks  # noqa: F401  (these imports make short class names known to t
 import datamodules  # noqa: F401
 import modules  # noqa: F401
 from callbacks.reports.predictions import Predictions
+from callbacks.result_file import ResultFile
 from datamodules.prepare.command import PREPARE
 from datamodules.prepare.synthesise import write_videos
 from modules.bench.command import bench
@@ -118,7 +119,8 @@ def main(args: list[str] | None = None) -> CLI | None:
             epilog=example(words[0]),
         )
         return None
-    return CLI(args=args, examples={name: example(name) for name in CLI.subcommands()}, writers={"predict": Predictions()})
+    writers = {"test": ResultFile("test", after_fit=False), "predict": Predictions()}
+    return CLI(args=args, examples={name: example(name) for name in CLI.subcommands()}, writers=writers)
 
 
 if __name__ == "__main__":

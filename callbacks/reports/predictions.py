@@ -1,9 +1,6 @@
 """Files of what `predict` says of each sample."""
 
-import csv
 import json
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 from torch import Tensor
 
+from callbacks.reports.tables import rows_of, write_table
 from callbacks.result_file import facts_of
 from modules.core.batch import Batch
 from modules.core.distributed import gather_lists, gather_once
@@ -121,7 +119,7 @@ def write_answers(name: Path, columns: Columns, tables: dict[str, Columns], cont
     """
     for other, table in {"": columns, **{f"_{key}": table for key, table in tables.items()}}.items():
         write_table(name.with_name(f"{name.name}{other}.csv"), table)
-    content = content | {"predictions": [*_rows(columns)]}
+    content = content | {"predictions": list(rows_of(columns))}
     write_whole(name.with_name(f"{name.name}.json"), lambda path: write_json(path, content))
     more = "".join(f", {name.name}_{key}.csv" for key in tables)
     missed = f"; {len(content['missed'])} could not be read, see the column {REASON}" if content["missed"] else ""
@@ -154,38 +152,6 @@ def write_features(name: Path, feature: Tensor, table: Columns, content: dict[st
         bad.unlink(missing_ok=True)
     more = f"; {len(missed)} could not be read, see {bad.name}" if missed else ""
     return f"Features of {len(feature)} samples: {file}, with {name.name}.csv and {name.name}.json{more}."
-
-
-def write_table(path: Path, columns: Columns) -> None:
-    """Write a csv file with a line of names; several entries of a cell are separated by semicolons."""
-
-    def write(part: Path) -> None:
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table = csv.writer(file)
-            table.writerow(columns)
-            table.writerows([_cell(value) for value in row.values()] for row in _rows(columns))
-
-    write_whole(path, write)
-
-
-def _rows(columns: Columns) -> Iterable[dict[str, Any]]:
-    """Rows by columns; JSON knows no infinity, and a list of one is that one."""
-    for row in zip(*columns.values(), strict=True):
-        yield {name: _plain(value) for name, value in zip(columns, row, strict=True)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 1:
-        return _plain(value[0])
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return ";".join(str(_cell(one)) for one in value)
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _label(label: int, names: list[str]) -> str | int:

@@ -38,6 +38,9 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 class TrainingBank(Protocol):
     """A data module whose training samples can be a bank for the nearest neighbours of test samples."""
 
+    def setup(self, stage: str) -> None:
+        """Lightning's."""
+
     def train_once(self) -> Iterable[Batch]:
         """Every training sample once over all processes, in order, with the clips of evaluation."""
 

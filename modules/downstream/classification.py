@@ -38,6 +38,7 @@ from modules.core.preprocessing import Normalisation, Origin
 from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, LabelSettings
+from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
 from modules.layers.heads import linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
@@ -168,6 +169,8 @@ class Classification(Method):
         """Names by number that the file of `init_from` knows, or in `predict` the checkpoint."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
+        self.class_report: ClassReport | None = None
+        """What the last test says of each class."""
         if num_classes is not None:
             self._build_head(num_classes)
 
@@ -477,6 +480,11 @@ class Classification(Method):
         if self.head is None:
             raise SettingError("The classifier knows no classes; pass --ckpt_path the checkpoint of a classifier.")
 
+    @property
+    def known_names(self) -> list[str] | None:
+        """Names of the classes by number: the data's, or else those that came with the weights."""
+        return getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None) or self.class_names
+
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
         """Class probabilities of a batch of videos, [B, K], as a test merges those of their clips."""
         return Predicted(batch.index, batch.substituted >= 0, self.labels.merged(self.clip_logits(batch), self.merge))
@@ -515,6 +523,7 @@ class Classification(Method):
             if not found.values:
                 raise SettingError(NO_LABELS)
             self.test_record |= {"videos": found.used, "missed": found.missed, "classes": classes}
+            self.class_report = self.labels.report(found.probabilities, found.rows, self.known_names)
 
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from modules.core.errors import SettingError
 from modules.core.output import Answers, Predicted, StepOutput
 from modules.downstream.classification import NO_LABELS, Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
+from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
@@ -78,6 +79,8 @@ class FusedClassification(Method):
         """By stream; that of the mean has no name."""
         self.test_record: dict[str, Any] = {}
         """See `Classification.test_record`."""
+        self.class_report: ClassReport | None = None
+        """See `Classification.class_report`; of the mean."""
 
     # --- Networks ---
 
@@ -261,6 +264,8 @@ class FusedClassification(Method):
             if not found[""].values:
                 raise SettingError(NO_LABELS)
             self.test_record |= {"videos": found[""].used, "missed": found[""].missed, "classes": classes}
+            names = self.parts[0][1].known_names
+            self.class_report = self.labels.report(found[""].probabilities, found[""].rows, names)
 
 
 def present(batch: Batch, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from modules.core.errors import SettingError
 from modules.core.output import Answers, Columns
+from modules.downstream.metrics.classes import ClassReport, class_names, report_several, report_single
 
 Merge = Literal["mean", "max"]
 # Nearer to 0 or 1 a float32 probability has no finite logarithm.
@@ -75,8 +76,7 @@ class Labels(ABC):
             names: of the classes; None for their numbers.
         """
         count = probabilities.shape[1]
-        if names is None or len(names) != count:
-            names = [str(number) for number in range(count)]
+        names = class_names(names, count)
         best = probabilities.topk(min(SHOWN, count), 1)
         numbers, values = best.indices.tolist(), best.values.tolist()
         chosen = self.chosen(probabilities)
@@ -88,6 +88,10 @@ class Labels(ABC):
             columns[f"class_{place + 1}"] = [names[own[place]] for own in numbers]
             columns[f"probability_{place + 1}"] = [own[place] for own in values]
         return Answers(columns, {"class_names": names})
+
+    @abstractmethod
+    def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
+        """What a test says of each class, of labelled samples: probabilities [N, K], `rows`, and names of the classes."""
 
     @abstractmethod
     def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
@@ -139,6 +143,10 @@ class OneLabel(Labels):
     def logits(self, probabilities: Tensor) -> Tensor:
         """See `Labels.logits`."""
         return probabilities.clamp_min(SMALLEST).log()
+
+    def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
+        """With a confusion matrix; see `Labels.report`."""
+        return report_single(probabilities.argmax(1), rows[:, 0], class_names(names, probabilities.shape[1]))
 
     def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
         """The likeliest class of each sample; see `Labels.chosen`."""
@@ -193,6 +201,12 @@ class SeveralLabels(Labels):
     def logits(self, probabilities: Tensor) -> Tensor:
         """See `Labels.logits`."""
         return probabilities.clamp(SMALLEST, 1 - SMALLEST).logit()
+
+    def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
+        """With average precisions; see `Labels.report`."""
+        positive = rows > 0
+        precision = average_precisions(probabilities, positive)
+        return report_several(precision, positive, class_names(names, probabilities.shape[1]))
 
     def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
         """All classes of a probability of one half or more, the likeliest first; see `Labels.chosen`."""

@@ -19,6 +19,7 @@ from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import Answers, Columns, Predicted, StepOutput
 from modules.core.run import TrainingBank, run_of
+from modules.downstream.metrics.classes import ClassReport, class_names, report_single
 from modules.downstream.metrics.probes import nearest, say_bank, vote
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
@@ -76,6 +77,8 @@ class NearestNeighbours(Method):
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
         used), `classes`, `views`."""
+        self.class_report: ClassReport | None = None
+        """What the vote of the first `k` says of each class; None without a vote."""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
@@ -92,18 +95,19 @@ class NearestNeighbours(Method):
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
         if not isinstance(data, TrainingBank):
             raise SettingError(f"{type(data).__name__} does not give its training samples once each; choose another --data.")
-        if stage == "predict":
+        predicts = stage == "predict"
+        if predicts:
             # Lightning has only had the samples to predict set up.
             data.setup("fit")
         # Cached features are not read yet, but the clips that they come from have labels already.
         source = getattr(data, "data", data)
-        manifests = (getattr(source, name, None) for name in ("train_manifest", "test_manifest"))
+        manifests = (getattr(source, name, None) for name in ("train_manifest", *([] if predicts else ["test_manifest"])))
         if any(manifest is not None and not manifest.is_labelled for manifest in manifests):
             raise SettingError(NO_LABELS)
         if both := data.tested_in_training(stage):
             raise SettingError(
-                f"{both} {stage} sample(s) are in the training set too, where each would find itself; choose data with a test "
-                "set of its own."
+                f"{both} {'' if predicts else 'test '}sample(s) are in the training set too, where each would find itself; "
+                "choose data with a test set of its own."
             )
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
@@ -139,7 +143,7 @@ class NearestNeighbours(Method):
     def on_test_start(self) -> None:
         """Compare the data's clips with the backbone's."""
         self.on_fit_start()
-        self._seen = []
+        self._seen, self.class_report = [], None
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the features of a batch of test samples."""
@@ -205,6 +209,10 @@ class NearestNeighbours(Method):
         self.log_dict({f"test/{name}": value for name, value in found.items()}, sync_dist=True)
         classes = int(torch.cat([bank_label, label]).max()) + 1
         self.test_record |= {"videos": len(queries), "missed": missed, "bank": len(bank), "classes": classes}
+        if self.k:
+            similarity, rows = nearest(bank, queries, self.k[0])
+            names = class_names(getattr(run_of(self.trainer).datamodule, "class_names", None), classes)
+            self.class_report = report_single(vote(similarity, bank_label[rows], self.temperature), label, names)
 
     def _keep(self, batch: Batch) -> None:
         label = batch.label

@@ -280,8 +280,8 @@ class VideoTextRetrieval(LocoMotion):
         return Predicted(batch.index, missed, torch.stack(rows))
 
     def answers(self, paths: list[str], value: Tensor) -> Answers:
-        """The best sentences of each video, and in the table `sentences` the best videos of each sentence; in multiple choice the
-        sentence that was chosen."""
+        """The best sentences of each video, and in the table `sentences` the best videos of each sentence; or the sentence that
+        was chosen."""
         if self.task == "choice":
             said = [one for _, one in sorted(dict(gather_lists(self._said)).items())]
             return Answers({"sentence": [text for text, _ in said], "probability": [value for _, value in said]})
