@@ -72,9 +72,7 @@ def draw_confusion(report: ClassReport) -> Tensor:
     pen = ImageDraw.Draw(picture)
     right, total = int(report.confusion.diagonal().sum()), int(report.count.sum())
     pen.text((GAP, 4), f"{right} of {total} right: {100 * right / max(1, total):.1f} %", INK, font())
-    pen.text(
-        (GAP, 4 + LINE), "Rows: true classes. Columns: classes that they are taken for, in percent of the row.", INK, font()
-    )
+    pen.text((GAP, 4 + LINE), "Rows: true classes. Columns: what they are taken for, in percent of the row.", INK, font())
     share = report.confusion / report.count.clamp_min(1)[:, None]
     colours = _colours(share)
     colours[report.count == 0] = torch.tensor(NOTHING, dtype=torch.uint8)
@@ -122,7 +120,7 @@ def _list_pairs(pen: ImageDraw.ImageDraw, report: ClassReport, left: int) -> Non
     for line, pair in enumerate(found, 2):
         names = [_short(report.names[number], 105) for number in (pair.true, pair.predicted)]
         told = f"{names[0]} taken for {names[1]}"
-        pen.text((left, 4 + line * LINE), f"{pair.count} of {pair.of}", INK, font())
+        pen.text((left, 4 + line * LINE), f"{pair.times} of {pair.of}", INK, font())
         pen.text((left + 55, 4 + line * LINE), told, INK, font())
 
 

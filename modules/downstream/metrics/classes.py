@@ -15,7 +15,7 @@ class Confused(NamedTuple):
 
     true: int
     predicted: int
-    count: int
+    times: int
     of: int
     """samples of the class"""
 
@@ -41,7 +41,7 @@ class ClassReport:
         found = wrong.flatten().sort(descending=True, stable=True)
         pairs = zip(found.indices[:most].tolist(), found.values[:most].tolist(), strict=True)
         size = len(self.names)
-        return [Confused(*divmod(place, size), value, int(self.count[place // size])) for place, value in pairs if value]
+        return [Confused(place // size, place % size, value, int(self.count[place // size])) for place, value in pairs if value]
 
     def rows(self) -> list[dict[str, str | int | float | None]]:
         """A row per class: `class`, `videos`, and `correct`, `accuracy` in percent, `taken_for` (the other class that it is
