@@ -7,11 +7,11 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.pictures import png, write_picture
+from callbacks.pictures import write_film
 from callbacks.reports.tables import columns_of, write_table
 from modules.core.output import Columns
 from modules.downstream.metrics.classes import ClassReport
-from modules.layers.stream_drawing import LINE, font, to_tensor
+from modules.layers.stream_drawing import LINE, font, shortened, to_tensor, width_of
 
 SIDE, SMALLEST, LARGEST = 660, 2, 44
 """Side of a matrix in pixels, as far as its cells may become so small or large."""
@@ -44,9 +44,8 @@ def write_report(trainer: Trainer, report: ClassReport, result: Path) -> None:
         names = [f"{number} {name}" for number, name in enumerate(names)]
     matrix: Columns = {"class": list(names)} | dict(zip(names, report.confusion.T.tolist(), strict=True))
     write_table(result.with_name(f"{result.stem}_confusion.csv"), matrix)
-    picture = draw_confusion(report)
     protocol = result.stem.rpartition("-")[0]
-    write_picture(trainer, f"confusion_{protocol}", trainer.global_step, "png", png(picture), picture.shape)
+    write_film(trainer, f"confusion_{protocol}", trainer.global_step, draw_confusion(report)[None])
 
 
 def draw_confusion(report: ClassReport) -> Tensor:
@@ -65,7 +64,7 @@ def draw_confusion(report: ClassReport) -> Tensor:
     classes = len(report.names)
     cell = min(LARGEST, max(SMALLEST, SIDE // classes))
     side = cell * classes
-    margin = GAP + max(_width(name) for name in map(_short, report.names)) + 4
+    margin = GAP + max(width_of(shortened(name, NAME)) for name in report.names) + 4
     left, top = margin, 3 * LINE + margin
     height = max(top + side + 4 * LINE + GAP, 3 * LINE + (PAIRS + 3) * LINE)
     picture = Image.new("RGB", (max(left + side, 360) + 2 * GAP + LIST, height), PAPER)
@@ -86,9 +85,9 @@ def draw_confusion(report: ClassReport) -> Tensor:
             pen.text(place, f"{100 * value:.0f}", PAPER if value > 0.2 else INK, font(), "mm")
     every = -(-LINE // cell)
     for number in range(0, classes, every):
-        middle, name = round((number + 0.5) * cell), _short(report.names[number])
+        middle, name = round((number + 0.5) * cell), shortened(report.names[number], NAME)
         pen.text((left - 4, top + middle), name, INK, font(), "rm")
-        upright = Image.new("L", (_width(name) + 2, LINE), 0)
+        upright = Image.new("L", (width_of(name) + 2, LINE), 0)
         ImageDraw.Draw(upright).text((0, LINE // 2), name, 255, font(), "lm")
         turned = upright.rotate(90, expand=True)
         picture.paste(INK, (left + middle - LINE // 2, top - 4 - turned.height), turned)
@@ -118,20 +117,7 @@ def _list_pairs(pen: ImageDraw.ImageDraw, report: ClassReport, left: int) -> Non
     found = report.most_confused(PAIRS)
     pen.text((left, 4), "Most often confused" if found else "No class is taken for another.", INK, font())
     for line, pair in enumerate(found, 2):
-        names = [_short(report.names[number], 105) for number in (pair.true, pair.predicted)]
+        names = [shortened(report.names[number], 105) for number in (pair.true, pair.predicted)]
         told = f"{names[0]} taken for {names[1]}"
         pen.text((left, 4 + line * LINE), f"{pair.times} of {pair.of}", INK, font())
         pen.text((left + 55, 4 + line * LINE), told, INK, font())
-
-
-def _width(text: str) -> int:
-    return round(font().getlength(text))
-
-
-def _short(name: str, width: int = NAME) -> str:
-    """A name that is no wider than so many pixels."""
-    if _width(name) <= width:
-        return name
-    while name and _width(f"{name}...") > width:
-        name = name[:-1]
-    return f"{name}..."

@@ -15,6 +15,7 @@ from callbacks.pictures import VISIBLE_SIDE
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.batch import Batch
+from modules.layers.stream_drawing import LINE
 from tests.callbacks.runs import Pixels, data, fit
 from tests.registry import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
 
@@ -55,15 +56,15 @@ def test_rows_are_queries_and_frames_tell_right_from_wrong(tmp_path: Path) -> No
     logger = TensorBoardLogger(tmp_path, name=None, version="tb")
     fit(Halves(), tmp_path, [Neighbours(every_n_epochs=2, clips=3, k=4)], module, logger=logger)
     picture = still(tmp_path)
-    assert picture.shape == (3 * TILE, 5 * TILE, 3)
-    corners = picture[::TILE, ::TILE]
+    assert picture.shape == (3 * (TILE + LINE), 5 * TILE, 3)
+    corners = picture[:: TILE + LINE, ::TILE]
     assert (corners[:, 0] == torch.tensor(QUERY)).all()
     labels = module.val_dataloader().dataset.label[[0, 6, 12]]
     train = module.probe_dataloader().dataset
     factor = VISIBLE_SIDE // SIDE
     for row in range(3):
         for column in range(1, 5):
-            top, left = row * TILE + FRAME, column * TILE + FRAME
+            top, left = row * (TILE + LINE) + FRAME, column * TILE + FRAME
             shown = picture[top : top + factor * SIDE : factor, left : left + factor * SIDE : factor]
             # The neighbour is the training clip that is shown.
             (number,) = (train.video[:, 0, FRAMES // 2] == shown).flatten(1).all(1).nonzero()[:1].flatten().tolist()
@@ -82,4 +83,4 @@ def test_skeletons(tmp_path: Path) -> None:
     module = SyntheticSkeleton(SkeletonClipSettings(FRAMES, 2), 8, train_clips=8, val_clips=4)
     case = next(case for case in METHODS if case.name == "SkeletonContrast")
     fit(case.build(), tmp_path, [Neighbours(every_n_epochs=1, clips=2, k=3)], module, epochs=1)
-    assert still(tmp_path).shape == (2 * (VISIBLE_SIDE + 2 * FRAME), 4 * (VISIBLE_SIDE + 2 * FRAME), 3)
+    assert still(tmp_path).shape == (2 * (VISIBLE_SIDE + 2 * FRAME + LINE), 4 * (VISIBLE_SIDE + 2 * FRAME), 3)
