@@ -16,8 +16,8 @@ from modules.downstream.video_text_retrieval import Retrieved, VideoTextRetrieva
 from modules.methods.locomotion import caption_band
 
 LINE_WIDTH, LINE = 480, 20
-OWN_LINES = 2
-"""Lines below a clip for its own sentence."""
+OWN_LINES, SPACE = 2, 10
+"""Lines below a clip for its own sentence, and pixels below these."""
 
 
 class RetrievedPictures(Callback):
@@ -57,7 +57,11 @@ class RetrievedPictures(Callback):
             colours = [SAME if found.right[video, query] else OTHER for video in best]
             tiles = framed(clips([found.numbers[video] for video in best]), colours)
             row = torch.cat(list(named(tiles, [_own(found, video) for video in best], OWN_LINES)), dim=2)
-            rows += [_still(caption_band(found.texts[query], row.shape[2]), len(row)), row]
+            # The next sentence must not seem to belong to these clips.
+            rows += [
+                _still(caption_band(found.texts[query], row.shape[2]), len(row)),
+                F.pad(row, (0, 0, 0, 0, 0, SPACE), value=255),
+            ]
         return torch.cat(rows, dim=1)
 
     def sentences(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:

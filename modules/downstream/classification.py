@@ -166,7 +166,7 @@ class Classification(Method):
             backbone.requires_grad_(False)
             self.train()
         self.class_names: list[str] | None = None
-        """Names by number that the file of `init_from` knows, or in `predict` the checkpoint."""
+        """Names by number that the weights came with."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
         self.class_report: ClassReport | None = None
@@ -245,7 +245,8 @@ class Classification(Method):
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {known} classes; raise it or leave it out."
             )
-        self.check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
+        source = "The checkpoint" if self.init_from is None else f"model.init_from names {self.init_from}, which"
+        self.check_class_names(self.class_names, source)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the classes of a checkpoint with the data's; see `Method`."""
@@ -253,9 +254,9 @@ class Classification(Method):
         self.take_class_names(checkpoint.get("record", {}).get("class_names"))
 
     def take_class_names(self, names: list[str] | None) -> None:
-        """Compare the class names of a checkpoint with the data's; where classes are predicted, take them."""
+        """Compare the class names of a checkpoint with the data's; where there are none to compare with, keep them."""
         trainer = trainer_of(self)
-        if trainer is not None and trainer.predicting:
+        if trainer is None or trainer.predicting:
             self.class_names = names
         else:
             self.check_class_names(names, "The checkpoint")

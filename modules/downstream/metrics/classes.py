@@ -68,7 +68,9 @@ def report_single(predicted: Tensor, label: Tensor, names: list[str]) -> ClassRe
         label: int64 [N], their classes.
         names: of all K classes.
     """
-    confusion = multiclass_confusion_matrix(predicted, label, len(names)).cpu()
+    # torchmetrics knows no test of one class.
+    every = multiclass_confusion_matrix(predicted, label, max(2, len(names))).cpu()
+    confusion = every[: len(names), : len(names)]
     return ClassReport(names, confusion.sum(1), confusion)
 
 
