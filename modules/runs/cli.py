@@ -370,7 +370,9 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return super().instantiate_trainer(**kwargs, plugins=own)
         if trainer.logger in (None, True) and not trainer.fast_dev_run and not trainer.barebones:
-            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+            # What is predicted is in files; its curves would be empty.
+            shows = self.subcommand != "predict"
+            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="") if shows else False
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         # Lightning refuses callbacks of the recipe that have nothing to do then.
