@@ -173,7 +173,7 @@ class NearestNeighbours(Method):
         similarity, rows = nearest(bank.feature, value.to(self.device), max(self.k or self.recall))
         first = self.k[0] if self.k else 1
         voted = vote(similarity[:, :first], bank.label[rows[:, :first]], self.temperature).tolist() if len(value) else []
-        manifest, names = getattr(getattr(data, "data", data), "train_manifest", None), data.class_names or []
+        manifest, names = getattr(getattr(data, "data", data), "train_manifest", None), getattr(data, "class_names", None) or []
         known = [names[label] if label < len(names) else str(label) for label in range(int(bank.label.max()) + 1)]
         numbers, labels = bank.number[rows].tolist(), bank.label[rows].tolist()
         found = [[manifest.paths[one] if manifest is not None else str(one) for one in own] for own in numbers]
@@ -222,7 +222,7 @@ class NearestNeighbours(Method):
         self.test_record.setdefault("views", features.shape[1])
         self._seen.append((features.mean(1), torch.stack([batch.index, label, batch.substituted], 1)))
 
-    def _gather(self) -> "_Samples":
+    def _gather(self) -> _Samples:
         """What all processes have kept, each sample once; those without label or file are left out."""
         width = int(self.backbone.embed_dim)  # type: ignore[arg-type]
         # A process without a sample takes part all the same.

@@ -278,7 +278,7 @@ class CLI(LightningCLI):
             "validate": "has no validation; use test",
             "test": "is not tested itself: test its encoder, for example with --model NearestNeighbours --model.backbone ... "
             "--model.backbone.checkpoint FILE",
-            "predict": "says nothing of single samples; test writes what it measures to results",
+            "predict": "writes no predictions; test writes what it measures to results",
         }[command]
         raise SettingError(f"{command}: {kind.__name__} {instead}.")
 

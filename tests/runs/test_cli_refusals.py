@@ -55,7 +55,7 @@ REFUSED = {
     ),
     "overfit": ("fit", ["--trainer.overfit_batches=1"], r"trainer\.overfit_batches is 1, which cannot be used here"),
     "no package": ("fit", ["--trainer.logger=CometLogger"], r"^trainer\.logger: .*comet-ml.*pip install"),
-    "predict": ("predict", [], r"^predict: SMILE writes no predictions"),
+    "predict": ("predict", [], r"^predict: nothing says which weights SMILE is to use; pass --ckpt_path last"),
     "test of pretraining": ("test", [], r"^test: SMILE is not tested itself: test its encoder"),
     "no GPU": ("fit", ["--trainer.accelerator=gpu"], r"trainer\.accelerator is gpu, but PyTorch sees no GPU"),
     "no such accelerator": ("fit", ["--trainer.accelerator=npu"], r"trainer\.accelerator is npu: "),
