@@ -23,7 +23,7 @@ def write_table(path: Path, columns: Columns) -> None:
 
 
 def rows_of(columns: Columns) -> Iterator[dict[str, Any]]:
-    """The rows of a table. A list of one entry is that entry, and what is no finite number is None, as in JSON."""
+    """The rows of a table. What is no finite number is None, as JSON has no other word for it."""
     for row in zip(*columns.values(), strict=True):
         yield {name: _plain(value) for name, value in zip(columns, row, strict=True)}
 
@@ -34,8 +34,6 @@ def columns_of(rows: list[dict[str, Any]]) -> Columns:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 1:
-        return _plain(value[0])
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

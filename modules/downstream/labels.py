@@ -27,6 +27,8 @@ class Labels(ABC):
 
     merge: ClassVar[Merge]
     """How the probabilities of a video's views become those of the video, unless a setting says otherwise."""
+    is_single: ClassVar[bool]
+    """Whether a sample has one class, and not any number of them."""
 
     @abstractmethod
     def rows(self, label: Tensor, classes: int) -> Tensor:
@@ -84,6 +86,8 @@ class Labels(ABC):
             "class": [[names[one] for one in own] for own, _ in chosen],
             "probability": [own for _, own in chosen],
         }
+        if self.is_single:
+            columns = {name: [own[0] for own in values] for name, values in columns.items()}
         for place in range(best.indices.shape[1]):
             columns[f"class_{place + 1}"] = [names[own[place]] for own in numbers]
             columns[f"probability_{place + 1}"] = [own[place] for own in values]
@@ -110,6 +114,7 @@ class OneLabel(Labels):
     """
 
     merge: ClassVar[Merge] = "mean"
+    is_single = True
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.smoothing = smoothing
@@ -173,6 +178,7 @@ class SeveralLabels(Labels):
     (https://arxiv.org/abs/2203.14221, official code). Where the data gives one label, it is the only one of its sample."""
 
     merge: ClassVar[Merge] = "max"
+    is_single = False
 
     def rows(self, label: Tensor, classes: int) -> Tensor:
         """See `Labels.rows`."""

@@ -181,4 +181,4 @@ def test_fusion_predicts_what_it_tests() -> None:
     assert torch.equal(found.value, expected)
     method.parts[0][1].class_names = [f"class{number}" for number in range(5)]
     columns = method.answers(["a", "b", "c"], found.value).columns
-    assert columns["class"] == [[f"class{number}"] for number in expected.argmax(1).tolist()]
+    assert columns["class"] == [f"class{number}" for number in expected.argmax(1).tolist()]
