@@ -16,6 +16,8 @@ from jsonargparse import auto_cli
 import callbacks  # noqa: F401  (these imports make short class names known to the command line)
 import datamodules  # noqa: F401
 import modules  # noqa: F401
+from callbacks.reports.predictions import Predictions
+from callbacks.result_file import ResultFile
 from datamodules.prepare.command import PREPARE
 from datamodules.prepare.synthesise import write_videos
 from modules.bench.command import bench
@@ -44,7 +46,10 @@ COMMANDS = {
     "test": Command(
         "measure a checkpoint on the test set", "--config configs/finetune/ucf101.yaml --data.root DIR --ckpt_path last"
     ),
-    "predict": Command("not there yet: features and classes of new videos", "--help"),
+    "predict": Command(
+        "write the class, count or features of each video to csv and json",
+        "--config configs/finetune/ucf101.yaml --data VideoFolder --data.root DIR --ckpt_path last",
+    ),
     BENCH: Command("measure how fast a run is, and what limits it", "--config configs/quickstart.yaml"),
     "embed": Command(
         "write features of videos by any encoder",
@@ -116,7 +121,8 @@ def main(args: list[str] | None = None) -> CLI | None:
             epilog=example(words[0]),
         )
         return None
-    return CLI(args=args, examples={name: example(name) for name in CLI.subcommands()})
+    writers = {"test": ResultFile("test", after_fit=False), "predict": Predictions()}
+    return CLI(args=args, examples={name: example(name) for name in CLI.subcommands()}, writers=writers)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from torch import Tensor
 from callbacks.features import ALL, ValidationProbe, probe_sets, watched
 from callbacks.pictures import enlarge, write_film
 from modules.core.batch import SEQUENCE_AXIS, Batch, Stream
-from modules.core.errors import SettingError, check_positive
+from modules.core.errors import check_positive
+from modules.core.run import run_of
 from modules.downstream.metrics.probes import nearest
 from modules.layers.skeleton_drawing import draw_skeletons
+from modules.layers.stream_drawing import shortened, wrap, write
+from modules.layers.stream_sheet import tile
 from modules.training.method import Method
 
 FRAME = 4
@@ -19,17 +22,31 @@ SAME, OTHER, QUERY = (0, 158, 115), (213, 94, 0), (0, 0, 0)
 
 
 def draw(stream: Stream, frames: int) -> Tensor:
-    """First clips of videos or skeletons, evenly picked frames: uint8 [B, T', H, W, 3].
-
-    Raises:
-        SettingError: for other kinds.
-    """
+    """First views of samples of any kind, evenly picked frames: uint8 [B, T', H, W, 3]; see `stream_sheet.tile`."""
     if stream.kind not in ("video", "skeleton"):
-        raise SettingError(f"Neighbours draws videos and skeletons, but the model reads a {stream.kind}; leave it out.")
+        return torch.stack(as_long([tile(stream, row, frames) for row in range(len(stream.data))]))
     clips, axis = stream.data[:, 0], SEQUENCE_AXIS[stream.kind]
     shown = torch.linspace(0, clips.shape[axis] - 1, min(frames, clips.shape[axis])).round().long()
     clips = clips.index_select(axis, shown)
     return draw_skeletons(clips) if stream.kind == "skeleton" else enlarge(clips)
+
+
+def as_long(clips: list[Tensor]) -> list[Tensor]:
+    """Films [..., T, H, W, 3] of which shorter ones stay at their last frame, until the longest ends."""
+    steps = torch.arange(max(one.shape[-4] for one in clips))
+    return [one.index_select(one.ndim - 4, steps.clamp(max=one.shape[-4] - 1)) for one in clips]
+
+
+def named(clips: Tensor, texts: list[str], lines: int = 1) -> Tensor:
+    """Write a text below each clip: uint8 [B, T, H, W, 3] -> the same, higher by a few lines; what is too long is shortened."""
+    width = clips.shape[3]
+    bands = []
+    for text in texts:
+        own = wrap(text, width - 2)
+        own = [*own[: lines - 1], " ".join(own[lines - 1 :])]
+        own += [""] * (lines - len(own))
+        bands.append(write([shortened(line, width - 2) for line in own], width))
+    return torch.cat([clips, torch.stack(bands)[:, None].expand(-1, clips.shape[1], -1, -1, -1)], dim=2)
 
 
 def framed(clips: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
@@ -45,8 +62,9 @@ def framed(clips: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
 class Neighbours(ValidationProbe):
     """Draws validation clips beside the training clips with the nearest features (cosine of `embed`).
 
-    A row shows one validation clip and its neighbours, the nearest first. The frame is green around neighbours of the same
-    class, red around others. In TensorBoard under Images and in `<run>/pictures`, as a still and as a moving picture.
+    A row shows one validation clip and its neighbours, the nearest first, with their classes and cosines. The frame is green
+    around neighbours of the same class, red around others. Depth, flow, sound and so on are drawn too. In TensorBoard under
+    Images and in `<run>/pictures`, as a still and as a moving picture.
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch, and when training has ended.
@@ -94,16 +112,27 @@ class Neighbours(ValidationProbe):
             return
         count = min(self.clips, len(queries.label))
         chosen = torch.linspace(0, len(queries.label) - 1, count, device=queries.label.device).round().long()
-        found = nearest(bank.rows, queries.rows[chosen], self.k)[1]
+        cosines, found = nearest(bank.rows, queries.rows[chosen], self.k)
         same = (bank.label[found] == queries.label[chosen, None]).tolist()
         loaders = sets.validation_loader(trainer), sets.probe_loader(trainer)
+        names = getattr(run_of(trainer).datamodule, "class_names", None) or []
+
+        def name(label: int) -> str:
+            return str(names[label]) if label < len(names) else f"class {label}"
+
         rows = []
-        for query, neighbours, right in zip(queries.number[chosen, None], bank.number[found], same, strict=True):
+        told = zip(queries.label[chosen].tolist(), bank.label[found].tolist(), cosines.tolist(), strict=True)
+        texts = [
+            [name(own), *(f"{value:.2f} {name(one)}" for value, one in zip(values, labels, strict=True))]
+            for own, labels, values in told
+        ]
+        for query, neighbours, right, text in zip(queries.number[chosen, None], bank.number[found], same, texts, strict=True):
             clips = [
                 draw(loader.read(0, numbers.tolist()).stream(pl_module.stream), self.frames)
                 for loader, numbers in zip(loaders, (query, neighbours), strict=True)
             ]
-            rows.append(framed(torch.cat(clips), [QUERY, *(SAME if one else OTHER for one in right)]))
+            both = framed(torch.cat(as_long(clips)), [QUERY, *(SAME if one else OTHER for one in right)])
+            rows.append(named(both, text))
         # Clips of one row side by side, rows one below the other.
-        film = torch.cat([row.permute(1, 2, 0, 3, 4).flatten(2, 3) for row in rows], dim=1)
+        film = torch.cat([row.permute(1, 2, 0, 3, 4).flatten(2, 3) for row in as_long(rows)], dim=1)
         write_film(trainer, "neighbours", trainer.global_step, film)

@@ -9,10 +9,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.reports.classes import write_report
 from modules.augment.flips import RandomFlip
 from modules.core.errors import SettingError
 from modules.core.files import sha256, write_json, write_whole
 from modules.core.run import run_of
+from modules.downstream.metrics.classes import ClassReport
 from modules.runs.provenance import Provenance, made_with
 from modules.weights.files import weight_file
 from modules.weights.run_config import parse_config
@@ -28,6 +30,11 @@ class ResultFile(Callback):
     weights came from, the hash of the training list, the share of training clips that are mirrored, the whole config, and
     versions. The first process writes it. The class of the data module names the data, so that no recipe can name another.
 
+    Of a classifier, `..._classes.csv` beside it has a row per class: its videos, how many were right, and for which class they
+    were taken most often, or its average precision where videos have several. `..._confusion.csv` is the confusion matrix, with
+    a row per true class, and `pictures/..._confusion_<data>_<protocol>.png` its picture. The command line adds this callback,
+    with the protocol `test`, to every `test` that has none.
+
     Args:
         protocol: name of what was measured, for tables, without the data.
         after_fit: test as soon as training has ended, with the weights that it ended with. (The command line does that.)
@@ -40,7 +47,10 @@ class ResultFile(Callback):
         """Write what was measured."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = {"selected_on_test": False, "metrics": metrics, "trained_steps": trainer.global_step}
-        write_result(trainer, self.protocol, content | getattr(pl_module, "test_record", {}))
+        written = write_result(trainer, self.protocol, content | getattr(pl_module, "test_record", {}))
+        report: ClassReport | None = getattr(pl_module, "class_report", None)
+        if written is not None and report is not None:
+            write_report(trainer, report, written)
 
 
 class BestOnTest(Callback):
@@ -98,29 +108,41 @@ def _checked(protocol: str) -> str:
     return protocol
 
 
-def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> None:
+def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> Path | None:
     """Write a file of results, from the first process and not in a trial run.
 
     Args:
         trainer: knows folder, config, data and weights.
         protocol: of which, with the data, the name of the file is made.
         content: what was measured; facts about the run are added.
+
+    Returns:
+        The file, if this process wrote it.
     """
     if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
-        return
+        return None
+    facts = facts_of(trainer)
+    if run_of(trainer).datamodule is not None:
+        prefix = f"{facts['data'].lower()}_"
+        protocol = prefix + protocol.removeprefix(prefix)
+    folder = Path(trainer.default_root_dir) / "results"
+    number = len(list(folder.glob(f"{protocol}-[0-9][0-9][0-9].json")))
+    result = {"protocol": protocol, **content, **facts}
+    path = folder / f"{protocol}-{number:03d}.json"
+    write_whole(path, lambda part: write_json(part, result))
+    return path
+
+
+def facts_of(trainer: Trainer) -> dict[str, Any]:
+    """What one must know of a run to know how its numbers came about: data, weights with their hashes, settings, versions."""
     texts = [one.config for one in run_of(trainer).callbacks if isinstance(one, Provenance) and one.config]
     config = parse_config(texts[0]) if texts else None
     files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
     data = run_of(trainer).datamodule
     # Cached features are those of the data that they were read from.
     source = getattr(data, "data", data)
-    if source is not None:
-        prefix = f"{type(source).__name__.lower()}_"
-        protocol = prefix + protocol.removeprefix(prefix)
     flip: RandomFlip | None = getattr(trainer.lightning_module, "flip", None)
-    result = {
-        "protocol": protocol,
-        **content,
+    return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "data": type(source).__name__,
@@ -135,9 +157,6 @@ def write_result(trainer: Trainer, protocol: str, content: dict[str, Any]) -> No
         **made_with(),
         "config": config,
     }
-    folder = Path(trainer.default_root_dir) / "results"
-    number = len(list(folder.glob(f"{protocol}-[0-9][0-9][0-9].json")))
-    write_whole(folder / f"{protocol}-{number:03d}.json", lambda part: write_json(part, result))
 
 
 def weight_files(settings: Any, path: str = "") -> dict[str, str]:

@@ -9,20 +9,23 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from callbacks.neighbours import OTHER, QUERY, SAME, draw, framed
+from callbacks.neighbours import OTHER, QUERY, SAME, draw, framed, named
 from callbacks.pictures import write_film
 from modules.core.errors import check_positive
 from modules.downstream.video_text_retrieval import Retrieved, VideoTextRetrieval
 from modules.layers.drawing import caption_band
 
 LINE_WIDTH, LINE = 480, 20
+OWN_LINES, SPACE = 2, 10
+"""Lines below a clip for its own sentence, and pixels below these."""
 
 
 class RetrievedPictures(Callback):
     """Draws the best answers of a test of `VideoTextRetrieval`, both ways, in TensorBoard and in `<run>/pictures`.
 
     `found_videos`: a row is a sentence, and its best clips below, the best on the left; `found_sentences`: a clip and its best
-    sentences beside it, the best on top. Right ones are green, others red. As a still and as a moving picture.
+    sentences beside it, the best on top. Right ones are green, others red, and below each clip is the beginning of its own
+    sentence. As a still and as a moving picture.
 
     Args:
         queries: rows of each picture, evenly picked.
@@ -53,15 +56,19 @@ class RetrievedPictures(Callback):
         for query, best in zip(*self._best(found.text_to_video), strict=True):
             colours = [SAME if found.right[video, query] else OTHER for video in best]
             tiles = framed(clips([found.numbers[video] for video in best]), colours)
-            row = torch.cat(list(tiles), dim=2)
-            rows += [_still(caption_band(found.texts[query], row.shape[2]), len(row)), row]
+            row = torch.cat(list(named(tiles, [_own(found, video) for video in best], OWN_LINES)), dim=2)
+            # The next sentence must not seem to belong to these clips.
+            rows += [
+                _still(caption_band(found.texts[query], row.shape[2]), len(row)),
+                F.pad(row, (0, 0, 0, 0, 0, SPACE), value=255),
+            ]
         return torch.cat(rows, dim=1)
 
     def sentences(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:
         """Clips with their best sentences: uint8 [T, H, W, 3]; see `videos`."""
         rows = []
         for query, best in zip(*self._best(found.video_to_text), strict=True):
-            tile = framed(clips([found.numbers[query]]), [QUERY])[0]
+            tile = named(framed(clips([found.numbers[query]]), [QUERY]), [_own(found, query)], OWN_LINES)[0]
             lines = [(found.texts[text], SAME if found.right[query, text] else OTHER) for text in best]
             written = _still(write_lines(lines), len(tile))
             height = max(tile.shape[1], written.shape[1])
@@ -74,6 +81,12 @@ class RetrievedPictures(Callback):
         queries = torch.linspace(0, len(scores) - 1, min(self.queries, len(scores))).round().long().tolist()
         best = scores[queries].topk(min(self.k, scores.shape[1]), dim=1).indices
         return queries, best.tolist()
+
+
+def _own(found: Retrieved, video: int) -> str:
+    """The first sentence that belongs to a video."""
+    right = found.right[video].nonzero()
+    return found.texts[int(right[0])] if len(right) else ""
 
 
 def _still(picture: Tensor, frames: int) -> Tensor:

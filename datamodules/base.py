@@ -17,9 +17,9 @@ from datamodules.lists.manifest import UNLABELLED, Manifest, check_root, is_file
 from datamodules.lists.official import find_file
 from datamodules.lists.packed import PackedStrings
 from datamodules.lists.subsets import PROBE_SAMPLES, pick_for_probes, spread
-from datamodules.loading.faults import FaultLog
+from datamodules.loading.faults import PREDICTED, FaultLog
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader
-from datamodules.loading.single_pass import SinglePass
+from datamodules.loading.single_pass import Batches, SinglePass
 from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.settings import ListSettings, ReadSettings, SubsetSettings, choose_benchmark
 from datamodules.streams.dataset import StreamDataset, Wanted, learn_stream
@@ -126,6 +126,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         self.test_manifest: Manifest | None = None
         self._own_val: Manifest | None = None
         """The data set's own validation videos, whatever part of the training videos validates instead."""
+        self.predict_manifest: Manifest | None = None
         self.faults: FaultLog | None = None
         self._reported_to: Trainer | None = None
         self._train_loader = LoaderMemory()
@@ -217,7 +218,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     @property
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch, once the lists are read."""
-        manifest = self.train_manifest or self.test_manifest
+        manifest = self.train_manifest or self.test_manifest or self.predict_manifest
         has_texts = manifest is not None and manifest.texts is not None
         return self.wanted | ({"text": "text"} if has_texts else {})
 
@@ -260,12 +261,11 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             SettingError: for a missing folder or list, no videos, a wrong root, labels that do not fit those of training, or a
                 batch larger than the data set.
         """
+        if stage == "predict":
+            self._setup_predict()
+            return
         if self.train_manifest is None:
-            self.check_root()
-            for split in ("train", "val", "test"):
-                listed = self.lists.of(split)
-                if listed is not None and not is_file(listed):
-                    raise SettingError(f"The list {listed} does not exist; set data.lists.{split} to an existing file.")
+            self._check_lists()
             train = self.read_split("train")
             if train is None:
                 raise SettingError(
@@ -301,6 +301,39 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         self._check_sizes(self.train_manifest, self.val_manifest)
         if self.faults is None or self.trainer is not self._reported_to:
             self._start_report()
+
+    def _check_lists(self) -> None:
+        """Find out whether root and named lists are there."""
+        self.check_root()
+        for split in ("train", "val", "test"):
+            listed = self.lists.of(split)
+            if listed is not None and not is_file(listed):
+                raise SettingError(f"The list {listed} does not exist; set data.lists.{split} to an existing file.")
+
+    def _setup_predict(self) -> None:
+        """Find the videos that `predict` takes, whether they have labels or not: those of the test list, without one those of
+        validation, and all where the data are in no splits, such as a folder of videos.
+
+        Raises:
+            SettingError: for a missing folder or list, no videos, or fewer than processes.
+        """
+        if self.predict_manifest is None:
+            self._check_lists()
+            splits = ((split, self.read_split(split)) for split in ("test", "val", "train"))
+            split, found = next((pair for pair in splits if pair[1] is not None), ("", None))
+            if found is None:
+                raise SettingError(f"There are no videos to predict in {self.root}; set data.lists.test.")
+            named = {"test": "test samples", "val": "validation samples", "train": "samples, all that there are"}[split]
+            rank_zero_info(f"{type(self).__name__}: predicts {len(found)} {named}.")
+            if len(found) < (world := self._rank()[1]):
+                raise SettingError(
+                    f"{len(found)} sample(s) to predict cannot be shared by {world} processes, of which each needs one; lower "
+                    "trainer.devices."
+                )
+            self.predict_manifest = found
+        if self.faults is None or self.trainer is not self._reported_to:
+            # What is broken is named beside the predictions; paths in the report of the run are those of its own data.
+            self.faults, self._reported_to = FaultLog(self.reading.max_bad_fraction), self.trainer
 
     def _check_sizes(self, train: Manifest, val: Manifest | None) -> None:
         world = self._rank()[1]
@@ -367,10 +400,20 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         """Centre clips of the validation videos in order; nothing where there are none."""
         return self._loader(self.val_manifest, "val", train=False) if self.val_manifest is not None else []
 
+    @property
+    def test_views(self) -> ViewSettings | None:
+        """Clips and crops of each test sample; None for those of validation."""
+        return self.views
+
     def test_dataloader(self) -> ResumableLoader:
         """All views of the test videos in order; each video is decoded once."""
         assert self.test_manifest is not None
-        return self._loader(self.test_manifest, "test", train=False, views=self.views)
+        return self._loader(self.test_manifest, "test", train=False, views=self.test_views)
+
+    def predict_dataloader(self) -> Batches:
+        """The videos that `predict` takes in order, with the views of a test."""
+        assert self.predict_manifest is not None
+        return Batches(self._loader(self.predict_manifest, PREDICTED, train=False, views=self.test_views))
 
     def probe_dataloader(self) -> ResumableLoader:
         """Centre clips of training videos, for probes; of labelled ones, if there are any."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from datamodules.loading.single_pass import SinglePass, fingerprint, once
+from datamodules.loading.single_pass import Batches, SinglePass, fingerprint, once
 from modules.core.batch import Batch, Kind, Stream
 from modules.core.device import evaluating
 from modules.core.distributed import gather_once
@@ -164,6 +164,11 @@ class CachedFeatures(SinglePass, LightningDataModule):
         loader = self.data.test_dataloader()
         return self._loader([self._read(loader, "test")], loader, shuffle=False)
 
+    def predict_dataloader(self) -> Batches:
+        """Features of all views of the samples that `predict` takes, in order."""
+        loader = self.data.predict_dataloader().loader
+        return Batches(self._loader([self._read(loader, "predicted")], loader, shuffle=False))
+
     def probe_dataloader(self) -> ResumableLoader:
         """Refused: probes want clips.
 
@@ -172,9 +177,9 @@ class CachedFeatures(SinglePass, LightningDataModule):
         """
         raise SettingError(WANTS_CLIPS)
 
-    def tested_in_training(self) -> int:
+    def tested_in_training(self, stage: str = "test") -> int:
         """As the wrapped data module says, without reading features out; 0 where it does not."""
-        return self.data.tested_in_training() if isinstance(self.data, TrainingBank) else 0
+        return self.data.tested_in_training(stage) if isinstance(self.data, TrainingBank) else 0
 
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
         dataset, old = Features(passes, clips.dataset), clips.batches.sampler

@@ -131,6 +131,11 @@ class MixedData(LightningDataModule):
         return getattr(self.sets[0], "test_manifest", None)
 
     @property
+    def predict_manifest(self) -> Any:
+        """List of the samples that `predict` takes, where there is one."""
+        return getattr(self.sets[0], "predict_manifest", None)
+
+    @property
     def manifest_hash(self) -> str:
         """Hash of the training lists and of how they are mixed, for the record of a run."""
         hashes = [getattr(one, "manifest_hash", None) for one in self.sets]
@@ -233,6 +238,10 @@ class MixedData(LightningDataModule):
         """That of the first set."""
         return self._first().test_dataloader()
 
+    def predict_dataloader(self) -> Any:
+        """That of the first set."""
+        return self._first().predict_dataloader()
+
     def probe_dataloader(self) -> Any:
         """That of the first set."""
         return self._first().probe_dataloader()
@@ -241,9 +250,9 @@ class MixedData(LightningDataModule):
         """Training samples of the first set, see `SinglePass`."""
         return self._bank().train_once()
 
-    def tested_in_training(self) -> int:
-        """Test samples of the first set that are among its training samples."""
-        return self._bank().tested_in_training()
+    def tested_in_training(self, stage: str = "test") -> int:
+        """Test samples of the first set, or those to predict, that are among its training samples."""
+        return self._bank().tested_in_training(stage)
 
     def _bank(self) -> Any:
         first = self.sets[0]

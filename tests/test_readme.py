@@ -162,9 +162,9 @@ def test_measuring_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         folder = [f"--trainer.default_root_dir={'video' if videos else command[2]}"]
         files = {"DIR": "videos" if videos else "skeletons", "FILE": "gru.safetensors"}
         main([files.get(word, word) for word in given] + layer + folder)
-    assert len(list((tmp_path / "video/results").iterdir())) == 2
+    assert len(list((tmp_path / "video/results").glob("*.json"))) == 2
     for command in ("fit", "test"):
-        assert len(list((tmp_path / command / "results").iterdir())) == 1
+        assert len(list((tmp_path / command / "results").glob("*.json"))) == 1
 
 
 def test_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

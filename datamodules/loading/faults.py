@@ -18,6 +18,8 @@ REPORT = "bad_videos.tsv"
 COLUMNS = ("path", "split", "reason")
 CRASHED = "decoder crashed"
 NAMED = 10
+PREDICTED = "predict"
+"""Split of the samples that `predict` takes: none of them is replaced, so that they may all be broken."""
 
 
 class BadFile(NamedTuple):
@@ -77,7 +79,7 @@ class FaultLog:
         Args:
             batch: that was read.
             manifest: that the batch's rows belong to.
-            split: 'train' or 'val'.
+            split: 'train', 'val', 'test' or 'predict'.
             counts: whether its files count for the share of bad ones.
 
         Raises:
@@ -98,7 +100,7 @@ class FaultLog:
                 rank_zero_info(f"{name} could not be read ({reason}). It and all others like it are listed in {self.report}.")
             self.bad |= new
             self._write()
-        if any(batch.reading.unreplaced):
+        if any(batch.reading.unreplaced) and split != PREDICTED:
             lacking = any(reason.endswith(": no such stream") for reason in faults.values())
             hint = " data.streams.on_missing mark keeps samples that lack a stream." if lacking else ""
             raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}{hint}")
@@ -106,6 +108,10 @@ class FaultLog:
             self._note(manifest.paths, batch.index.tolist() + [row for row, _ in batch.reading.faults])
             self._seen_bad |= faults
             self._judge()
+
+    def reason(self, path: str, split: str) -> str | None:
+        """Why a file of a split could not be read; None where this process does not know."""
+        return self.bad.get(BadFile(path, split))
 
     def _note(self, training: PackedStrings, rows: list[int]) -> None:
         """Mark files of a list as read: a byte each, and not a set of names, which would come to hold them all."""

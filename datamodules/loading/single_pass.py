@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -28,17 +29,43 @@ class Loaders(Protocol):
     def test_dataloader(self) -> ResumableLoader:
         """Test samples."""
 
+    def predict_dataloader(self) -> "Batches":
+        """Samples to predict."""
+
+
+class Batches:
+    """A loader that Lightning takes as it is. Of a DataLoader it makes another one for `predict`, which would not go on where a
+    worker died.
+
+    Args:
+        loader: of the samples to predict.
+    """
+
+    def __init__(self, loader: ResumableLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.loader)
+
 
 class SinglePass:
     """What data modules with a training and a test set offer besides Lightning's loaders; see `TrainingBank`."""
+
+    def predict_dataloader(self: Loaders) -> Batches:
+        """The samples that `predict` takes: those of a test."""
+        return Batches(self.test_dataloader())
 
     def train_once(self: Loaders) -> ResumableLoader:
         """Every training sample once, in order, with the clips of evaluation."""
         return once(self.train_dataloader())
 
-    def tested_in_training(self: Loaders) -> int:
-        """Number of test samples that are training samples too; 0 where samples are generated."""
-        theirs, ours = self.test_dataloader().dataset, self.train_dataloader().dataset
+    def tested_in_training(self: Loaders, stage: str = "test") -> int:
+        """Number of test samples, or of those to predict, that are training samples too; 0 where samples are generated."""
+        loader = self.test_dataloader() if stage == "test" else self.predict_dataloader().loader
+        theirs, ours = loader.dataset, self.train_dataloader().dataset
         if isinstance(theirs, VideoClipDataset) and isinstance(ours, VideoClipDataset):
             return int(shared_rows(ours.manifest, theirs.manifest).sum())
         return len(sample_names(ours) & sample_names(theirs))

@@ -8,9 +8,9 @@ from datamodules.base import VideoDataModule
 from datamodules.lists.listed import read_columns, read_streams
 from datamodules.lists.manifest import Manifest, is_file
 from datamodules.lists.packed import PackedStrings
-from datamodules.loading.loader import ResumableLoader
 from datamodules.streams.arrays import MARK
 from datamodules.streams.features import collection_size
+from datamodules.video.sampling import ViewSettings
 from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
@@ -52,9 +52,7 @@ class FeatureSequences(VideoDataModule):
         rows = PackedStrings(f"{collection.absolute()}{MARK}{row}" for row in range(size))
         return replace(manifest, paths=rows)
 
-    def test_dataloader(self) -> ResumableLoader:
-        """Test sequences in order, as in validation: `views` are for clips."""
-        if not self.stream_settings.feature.whole:
-            return super().test_dataloader()
-        assert self.test_manifest is not None
-        return self._loader(self.test_manifest, "test", train=False)
+    @property
+    def test_views(self) -> ViewSettings | None:
+        """Whole sequences are read as in validation: views are for clips."""
+        return None if self.stream_settings.feature.whole else self.views

@@ -17,7 +17,6 @@ from datamodules.lists.files import read_json
 from datamodules.lists.folders import usual_first, video_files
 from datamodules.lists.manifest import Manifest, check_root, is_file
 from datamodules.lists.packed import PackedLists, PackedStrings
-from datamodules.loading.loader import ResumableLoader
 from datamodules.video.sampling import ViewSettings
 from modules.core.errors import SettingError
 from modules.language.tokenizers import clean
@@ -76,10 +75,10 @@ class VideoText(VideoDataModule):
         if self.faults is None or self.trainer is not self._reported_to:
             self._start_report()
 
-    def test_dataloader(self) -> ResumableLoader:
-        """Test videos in order, as in validation."""
-        assert self.test_manifest is not None
-        return self._loader(self.test_manifest, "test", train=False)
+    @property
+    def test_views(self) -> None:
+        """Test videos are read as in validation."""
+        return None
 
 
 class MSRVTT(VideoText):

@@ -151,6 +151,29 @@ class Batch:
         """Kinds of the streams by name, as data modules tell them in `streams`."""
         return {name: stream.kind for name, stream in self.streams.items()}
 
+    def separate(self, views: int) -> "Batch":
+        """Each view as a sample of its own: B samples of V views become B * V samples of one, those of a sample side by side.
+
+        Args:
+            views: V.
+        """
+        streams: dict[str, Stream | Text] = {}
+        for name, stream in self.streams.items():
+            if isinstance(stream, Text):
+                streams[name] = Text([own for own in stream.sentences for _ in range(views)])
+                continue
+            each = {
+                field: None if value is None else value.flatten(0, 1)[:, None]
+                for field, value in (("valid", stream.valid), ("time", stream.time), ("box", stream.box))
+            }
+            length = stream.length
+            if length is not None:
+                length = length.flatten()[:, None] if length.ndim > 1 else length.repeat_interleave(views)
+            streams[name] = Stream(stream.kind, stream.data.flatten(0, 1)[:, None], **each, length=length)
+        index, label, substituted = (one.repeat_interleave(views, 0) for one in (self.index, self.label, self.substituted))
+        extra = {name: value.repeat_interleave(views, 0) for name, value in self.extra.items()}
+        return Batch(index, label, streams, substituted, extra=extra)
+
     def pin_memory(self) -> "Batch":
         """A copy in pinned memory: torch's loader asks for it before a batch goes to a GPU."""
         pinned: Batch = apply_to_collection(self, Tensor, Tensor.pin_memory)

@@ -40,11 +40,14 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 class TrainingBank(Protocol):
     """A data module whose training samples can be a bank for the nearest neighbours of test samples."""
 
+    def setup(self, stage: str) -> None:
+        """Lightning's."""
+
     def train_once(self) -> Iterable[Batch]:
         """Every training sample once over all processes, in order, with the clips of evaluation."""
 
-    def tested_in_training(self) -> int:
-        """Number of test samples that are training samples too."""
+    def tested_in_training(self, stage: str = "test") -> int:
+        """Number of samples that are training samples too: of the test, or of those to predict."""
 
 
 @runtime_checkable

@@ -33,11 +33,12 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Kind, Preparation, feature_stream
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.loading import load_strictly
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Predicted, StepOutput
 from modules.core.preprocessing import Normalisation, Origin
 from modules.core.run import trainer_of
 from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, LabelSettings
+from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
 from modules.layers.heads import linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
@@ -104,6 +105,8 @@ class Classification(Method):
         SettingError: if settings contradict each other, or a file does not fit.
     """
 
+    predicts_by_encoder = False
+
     def __init__(
         self,
         backbone: AnyEncoder,
@@ -163,9 +166,11 @@ class Classification(Method):
             backbone.requires_grad_(False)
             self.train()
         self.class_names: list[str] | None = None
-        """Names by number that the file of `init_from` knows."""
+        """Names by number that the weights came with."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
+        self.class_report: ClassReport | None = None
+        """What the last test says of each class."""
         if num_classes is not None:
             self._build_head(num_classes)
 
@@ -224,7 +229,12 @@ class Classification(Method):
         Raises:
             SettingError: if nobody says how many classes there are, or the data has more than the head.
         """
-        if trainer_of(self) is None:  # in load_from_checkpoint: the weights say how many classes there are
+        trainer = trainer_of(self)
+        if trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
+            return
+        if trainer.predicting:  # likewise; what the data call their classes plays no part
+            if self.head is None and self.init_from is not None:
+                self.fit_head(own_names(read_checkpoint(self.init_from, "model.init_from").weights))
             return
         known = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if self.head is None:
@@ -235,13 +245,21 @@ class Classification(Method):
             raise SettingError(
                 f"model.num_classes is {self.head.out_features}, but the data has {known} classes; raise it or leave it out."
             )
-        self.check_class_names(self.class_names, f"model.init_from names {self.init_from}, which")
+        source = "The checkpoint" if self.init_from is None else f"model.init_from names {self.init_from}, which"
+        self.check_class_names(self.class_names, source)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the classes of a checkpoint with the data's; see `Method`."""
         super().on_load_checkpoint(checkpoint)
-        record = checkpoint.get("record", {})
-        self.check_class_names(record.get("class_names"), "The checkpoint")
+        self.take_class_names(checkpoint.get("record", {}).get("class_names"))
+
+    def take_class_names(self, names: list[str] | None) -> None:
+        """Compare the class names of a checkpoint with the data's; where there are none to compare with, keep them."""
+        trainer = trainer_of(self)
+        if trainer is None or trainer.predicting:
+            self.class_names = names
+        else:
+            self.check_class_names(names, "The checkpoint")
 
     def check_class_names(self, known: list[str] | None, source: str) -> None:
         """Compare the order of the data's classes with that in which weights know them.
@@ -453,6 +471,29 @@ class Classification(Method):
         """Log loss and accuracy as `test/*`, and keep what was seen."""
         self._report("test")
 
+    def on_predict_start(self) -> None:
+        """See `Method.on_predict_start`.
+
+        Raises:
+            SettingError: likewise, or if no weights say what the classes are.
+        """
+        super().on_predict_start()
+        if self.head is None:
+            raise SettingError("The classifier knows no classes; pass --ckpt_path the checkpoint of a classifier.")
+
+    @property
+    def known_names(self) -> list[str] | None:
+        """Names of the classes by number: the data's, or else those that came with the weights."""
+        return getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None) or self.class_names
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Class probabilities of a batch of videos, [B, K], as a test merges those of their clips."""
+        return Predicted(batch.index, batch.substituted >= 0, self.labels.merged(self.clip_logits(batch), self.merge))
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """See `Method.answers` and `Labels.answers`."""
+        return self.labels.answers(value, self.class_names)
+
     def clip_logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Scores of the classes of each n-th clip of the samples of a batch: float32 [B, V, K].
 
@@ -483,6 +524,7 @@ class Classification(Method):
             if not found.values:
                 raise SettingError(NO_LABELS)
             self.test_record |= {"videos": found.used, "missed": found.missed, "classes": classes}
+            self.class_report = self.labels.report(found.probabilities, found.rows, self.known_names)
 
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

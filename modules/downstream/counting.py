@@ -29,7 +29,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Predicted, StepOutput
 from modules.core.run import run_of
 from modules.downstream.cycles import (
     ANCHORS,
@@ -77,6 +77,8 @@ class RepetitionCounting(Method):
     Raises:
         SettingError: if a number of steps, frames or clips is not usable.
     """
+
+    predicts_by_encoder = False
 
     def __init__(
         self,
@@ -287,6 +289,24 @@ class RepetitionCounting(Method):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count."""
         self._keep(batch)
+
+    def on_predict_start(self) -> None:
+        """Compare settings, as before training."""
+        self.on_fit_start()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Counts of a batch of videos, [B, 1].
+
+        Raises:
+            SettingError: for data that do not give whole videos.
+        """
+        if batch.stream(self.stream, *self.kinds).length is None:
+            raise SettingError("RepetitionCounting counts in whole videos, of which the data give parts; choose --data UCFRep.")
+        return Predicted(batch.index, batch.substituted >= 0, self.count(*self.whole(batch)).counts[:, None])
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """The count of each video, rounded half to even as in the test, and as the network said it."""
+        return Answers({"count": value[:, 0].round().long().tolist(), "estimate": value[:, 0].tolist()})
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""

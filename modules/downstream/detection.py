@@ -27,8 +27,9 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Regions
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Columns, Predicted, StepOutput
 from modules.core.run import run_of
+from modules.downstream.labels import SeveralLabels
 from modules.downstream.metrics.frame_average_precision import frame_average_precisions
 from modules.layers.heads import linear_in_float32
 from modules.training.method import Method
@@ -59,6 +60,8 @@ class ActionDetection(Method):
     Raises:
         SettingError: if a number is out of its range.
     """
+
+    predicts_by_encoder = False
 
     def __init__(
         self,
@@ -143,6 +146,33 @@ class ActionDetection(Method):
         """Compare the data's clips with the backbone's, as before training."""
         self.on_fit_start()
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Keep the scores of a batch of key frames; gives the number of each key frame and of its boxes, [B, 2]."""
+        self._keep(batch)
+        count = regions_of(batch).box[:, 0].long().bincount(minlength=len(batch.index))
+        return Predicted(batch.index, batch.substituted >= 0, torch.stack([batch.index, count], 1).double())
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """How many boxes each key frame has, and in the table `boxes` the scored actions of each: see `Labels.answers`. Corners
+        are shares of width and height."""
+        evaluation = run_of(self.trainer).datamodule.evaluation("test")
+        key_frames, names = evaluation.key_frames, list(evaluation.scored.values())
+        scores, number = self._gather()
+        rows = frame_of_boxes(key_frames)[number].tolist()
+        corners = key_frames.boxes[number.numpy()].T.tolist()
+        boxes: Columns = {
+            "path": [key_frames.paths[row] for row in rows],
+            "second": key_frames.seconds[rows].tolist(),
+            **dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)),
+        }
+        told = SeveralLabels().answers(scores[:, list(evaluation.scored)], names)
+        seconds = key_frames.seconds[value[:, 0].long().numpy()].tolist()
+        return Answers({"second": seconds, "boxes": value[:, 1].long().tolist()}, told.facts, {"boxes": boxes | told.columns})
+
+    def on_predict_epoch_start(self) -> None:
+        """Begin anew."""
+        self.on_validation_epoch_start()
+
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
         self._seen, self._missed, self._frames = [], [], []
@@ -169,21 +199,25 @@ class ActionDetection(Method):
         self._frames += batch.index[batch.substituted < 0].tolist()
         self._missed += batch.index[batch.substituted >= 0].tolist()
 
-    def _report(self, stage: str) -> dict[str, Any]:
-        """Log the mAP over all processes, of key frames that were read or have no box to score; gives `test_record`."""
-        evaluation = run_of(self.trainer).datamodule.evaluation(stage)
-        key_frames, scored = evaluation.key_frames, list(evaluation.scored)
+    def _gather(self) -> tuple[Tensor, Tensor]:
+        """Scores of the boxes of all processes, [M, K], and their numbers, on the host."""
         # A process without a box takes part all the same.
         none = (
             torch.empty(0, self.head.out_features, device=self.device),
             torch.empty(0, dtype=torch.long, device=self.device),
         )
         scores, number = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
-        scores, number = (part.cpu() for part in gather_once(self.trainer, scores, number, number))
+        scores, number = gather_once(self.trainer, scores, number, number)
+        return scores.cpu(), number.cpu()
+
+    def _report(self, stage: str) -> dict[str, Any]:
+        """Log the mAP over all processes, of key frames that were read or have no box to score; gives `test_record`."""
+        evaluation = run_of(self.trainer).datamodule.evaluation(stage)
+        key_frames, scored = evaluation.key_frames, list(evaluation.scored)
+        scores, number = self._gather()
         used, missed = (sorted(set(gather_lists(rows))) for rows in (self._frames, self._missed))
-        counts = torch.from_numpy(key_frames.first).diff()
-        frame = torch.repeat_interleave(torch.arange(len(counts)), counts)[number]
-        unread = torch.ones(len(counts), dtype=torch.bool)
+        frame = frame_of_boxes(key_frames)[number]
+        unread = torch.ones(len(key_frames), dtype=torch.bool)
         unread[used] = False
         found = frame_average_precisions(
             frame, torch.from_numpy(key_frames.boxes)[number], scores[:, scored], evaluation.truth, scored,
@@ -197,6 +231,12 @@ class ActionDetection(Method):
             name: None if ap.isnan() else 100 * float(ap) for name, ap in zip(evaluation.scored.values(), found, strict=True)
         }
         return {"key_frames": len(used), "missed": missed, "boxes": len(number), "average_precision": each}
+
+
+def frame_of_boxes(key_frames: Any) -> Tensor:
+    """Number of the key frame of each box of a table of key frames: int64 [M]."""
+    counts = torch.from_numpy(key_frames.first).diff()
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
 def regions_of(batch: Batch) -> Regions:

@@ -13,9 +13,10 @@ from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.core.batch import Batch, Kind
 from modules.core.errors import SettingError
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Predicted, StepOutput
 from modules.downstream.classification import NO_LABELS, Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
+from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
@@ -42,6 +43,8 @@ class FusedClassification(Method):
     Raises:
         SettingError: if there are fewer than two encoders, or settings contradict each other.
     """
+
+    predicts_by_encoder = False
 
     def __init__(
         self,
@@ -76,6 +79,8 @@ class FusedClassification(Method):
         """By stream; that of the mean has no name."""
         self.test_record: dict[str, Any] = {}
         """See `Classification.test_record`."""
+        self.class_report: ClassReport | None = None
+        """See `Classification.class_report`; of the mean."""
 
     # --- Networks ---
 
@@ -123,7 +128,7 @@ class FusedClassification(Method):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `Classification.on_load_checkpoint`."""
         super().on_load_checkpoint(checkpoint)
-        self.parts[0][1].check_class_names(checkpoint.get("record", {}).get("class_names"), "The checkpoint")
+        self.parts[0][1].take_class_names(checkpoint.get("record", {}).get("class_names"))
 
     def no_weight_decay(self) -> set[str]:
         """See `Method.no_weight_decay`."""
@@ -226,6 +231,19 @@ class FusedClassification(Method):
         """Log losses and accuracies as `test/*`, and keep what was seen."""
         self._report("test")
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Class probabilities of a batch of samples, [B, K]; see `Classification.predict_step`."""
+        return Predicted(batch.index, batch.substituted >= 0, self.labels.merged(self.logits(batch)[""], self.merge))
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """See `Classification.answers`."""
+        return self.parts[0][1].answers(paths, value)
+
+    def on_predict_start(self) -> None:
+        """See `Method.on_predict_start`, for each encoder."""
+        for _, branch in self.parts:
+            branch.on_predict_start()
+
     def _begin(self) -> None:
         for tally in self.tallies.values():
             tally.clear()
@@ -246,6 +264,8 @@ class FusedClassification(Method):
             if not found[""].values:
                 raise SettingError(NO_LABELS)
             self.test_record |= {"videos": found[""].used, "missed": found[""].missed, "classes": classes}
+            names = self.parts[0][1].known_names
+            self.class_report = self.labels.report(found[""].probabilities, found[""].rows, names)
 
 
 def present(batch: Batch, name: str) -> Tensor:

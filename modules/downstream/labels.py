@@ -10,10 +10,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from modules.core.errors import SettingError
+from modules.core.output import Answers, Columns
+from modules.downstream.metrics.classes import ClassReport, class_names, report_several, report_single
 
 Merge = Literal["mean", "max"]
 # Nearer to 0 or 1 a float32 probability has no finite logarithm.
 SMALLEST = 1e-7
+SHOWN = 5
+"""Likeliest classes that predictions list."""
+LIKELY = 0.5
+"""Of several classes per sample, those of this probability or more are predicted."""
 
 
 class Labels(ABC):
@@ -21,6 +27,8 @@ class Labels(ABC):
 
     merge: ClassVar[Merge]
     """How the probabilities of a video's views become those of the video, unless a setting says otherwise."""
+    is_single: ClassVar[bool]
+    """Whether a sample has one class, and not any number of them."""
 
     @abstractmethod
     def rows(self, label: Tensor, classes: int) -> Tensor:
@@ -57,6 +65,42 @@ class Labels(ABC):
     def logits(self, probabilities: Tensor) -> Tensor:
         """Logits that give these probabilities, all at least `SMALLEST`: inverse of `probabilities`, of any shape [..., K]."""
 
+    def merged(self, logits: Tensor, merge: Merge) -> Tensor:
+        """Probabilities of samples from the logits of their clips: [N, V, K] -> [N, K]."""
+        views = self.probabilities(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+        return views.mean(1) if merge == "mean" else views.amax(1)
+
+    def answers(self, probabilities: Tensor, names: list[str] | None) -> Answers:
+        """Class and probability of samples, and their likeliest classes: a row for each of [N, K].
+
+        Args:
+            probabilities: float [N, K].
+            names: of the classes; None for their numbers.
+        """
+        count = probabilities.shape[1]
+        names = class_names(names, count)
+        best = probabilities.topk(min(SHOWN, count), 1)
+        numbers, values = best.indices.tolist(), best.values.tolist()
+        chosen = self.chosen(probabilities)
+        columns: Columns = {
+            "class": [[names[one] for one in own] for own, _ in chosen],
+            "probability": [own for _, own in chosen],
+        }
+        if self.is_single:
+            columns = {name: [own[0] for own in values] for name, values in columns.items()}
+        for place in range(best.indices.shape[1]):
+            columns[f"class_{place + 1}"] = [names[own[place]] for own in numbers]
+            columns[f"probability_{place + 1}"] = [own[place] for own in values]
+        return Answers(columns, {"class_names": names})
+
+    @abstractmethod
+    def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
+        """What a test says of each class, of labelled samples: probabilities [N, K], `rows`, and names of the classes."""
+
+    @abstractmethod
+    def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
+        """The classes that each sample is taken to be of, and their probabilities: [N, K] -> N pairs."""
+
     @abstractmethod
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Numbers of a whole evaluation, of labelled samples: probabilities [N, K] and `rows`."""
@@ -70,6 +114,7 @@ class OneLabel(Labels):
     """
 
     merge: ClassVar[Merge] = "mean"
+    is_single = True
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.smoothing = smoothing
@@ -104,6 +149,15 @@ class OneLabel(Labels):
         """See `Labels.logits`."""
         return probabilities.clamp_min(SMALLEST).log()
 
+    def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
+        """With a confusion matrix; see `Labels.report`."""
+        return report_single(probabilities.argmax(1), rows[:, 0], class_names(names, probabilities.shape[1]))
+
+    def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
+        """The likeliest class of each sample; see `Labels.chosen`."""
+        best = probabilities.max(1)
+        return [([number], [value]) for number, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """See `accuracies`.
 
@@ -124,6 +178,7 @@ class SeveralLabels(Labels):
     (https://arxiv.org/abs/2203.14221, official code). Where the data gives one label, it is the only one of its sample."""
 
     merge: ClassVar[Merge] = "max"
+    is_single = False
 
     def rows(self, label: Tensor, classes: int) -> Tensor:
         """See `Labels.rows`."""
@@ -152,6 +207,21 @@ class SeveralLabels(Labels):
     def logits(self, probabilities: Tensor) -> Tensor:
         """See `Labels.logits`."""
         return probabilities.clamp(SMALLEST, 1 - SMALLEST).logit()
+
+    def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
+        """With average precisions; see `Labels.report`."""
+        positive = rows > 0
+        precision = average_precisions(probabilities, positive)
+        return report_several(precision, positive, class_names(names, probabilities.shape[1]))
+
+    def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
+        """All classes of a probability of one half or more, the likeliest first; see `Labels.chosen`."""
+        found = []
+        for own in probabilities:
+            values, numbers = own.sort(descending=True)
+            count = int((values >= LIKELY).sum())
+            found.append((numbers[:count].tolist(), values[:count].tolist()))
+        return found
 
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """`loss` (mean binary cross-entropy) and `map` (mean average precision in percent, over classes that occur)."""

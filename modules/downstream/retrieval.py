@@ -8,7 +8,7 @@ is the training set (SIGMA's is the test set, where each query finds itself), an
 outputs of a classifier that was never trained).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +17,27 @@ from modules.backbones import AnyEncoder
 from modules.core.batch import Batch, Kind, feature_stream
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Columns, Predicted, StepOutput
 from modules.core.run import TrainingBank, run_of
+from modules.downstream.metrics.classes import ClassReport, class_names, report_single
 from modules.downstream.metrics.probes import nearest, say_bank, vote
 from modules.training.method import Method
 from modules.training.optim import AdamWSettings
 
 NO_LABELS = "NearestNeighbours needs labelled training and test samples; choose data with labels."
+
+
+class _Samples(NamedTuple):
+    """Samples of all processes."""
+
+    feature: Tensor
+    """float32 [n, D]"""
+    label: Tensor
+    """int64 [n]"""
+    number: Tensor
+    """int64 [n]"""
+    missed: list[int]
+    """numbers of those that could not be read"""
 
 
 class NearestNeighbours(Method):
@@ -63,30 +77,37 @@ class NearestNeighbours(Method):
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
         used), `classes`, `views`."""
+        self.class_report: ClassReport | None = None
+        """What the vote of the first `k` says of each class; None without a vote."""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Refuse what is not a test, and test samples without labels or from the training set, before any is read.
+        """Refuse to train, and samples without labels or from the training set, before any is read.
 
         Raises:
-            SettingError: for other commands than test, for samples without labels, or if a test sample is in the training set.
+            SettingError: for other commands than test and predict, for samples without labels (in predict, of the training set
+                alone), or if a sample is in the training set.
         """
         data = run_of(self.trainer).datamodule
         self.feature_stream = feature_stream(data, self.stream)
         super().setup(stage)
-        if stage != "test":
+        if stage not in ("test", "predict"):
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
         if not isinstance(data, TrainingBank):
             raise SettingError(f"{type(data).__name__} does not give its training samples once each; choose another --data.")
+        predicts = stage == "predict"
+        if predicts:
+            # Lightning has only had the samples to predict set up.
+            data.setup("fit")
         # Cached features are not read yet, but the clips that they come from have labels already.
         source = getattr(data, "data", data)
-        manifests = (getattr(source, name, None) for name in ("train_manifest", "test_manifest"))
+        manifests = (getattr(source, name, None) for name in ("train_manifest", *([] if predicts else ["test_manifest"])))
         if any(manifest is not None and not manifest.is_labelled for manifest in manifests):
             raise SettingError(NO_LABELS)
-        if both := data.tested_in_training():
+        if both := data.tested_in_training(stage):
             raise SettingError(
-                f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a test set "
-                "of its own."
+                f"{both} {'' if predicts else 'test '}sample(s) are in the training set too, where each would find itself; "
+                "choose data with a test set of its own."
             )
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
@@ -122,20 +143,64 @@ class NearestNeighbours(Method):
     def on_test_start(self) -> None:
         """Compare the data's clips with the backbone's."""
         self.on_fit_start()
-        self._seen = []
+        self._seen, self.class_report = [], None
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the features of a batch of test samples."""
         self._keep(batch)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Features of a batch of samples."""
+        return Predicted(batch.index, batch.substituted >= 0, self.embed(batch))
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """Read the training set, and find the nearest training samples of each sample, as many as the largest `k` or `recall`.
+
+        The class is that of the vote of the first `k`, or of the nearest one. The table `neighbours` has a row for each pair.
+
+        Args:
+            paths: names of the samples.
+            value: float [N, D], their features.
+        """
+        data = run_of(self.trainer).datamodule
+        self._seen = []
+        with self.trainer.precision_plugin.forward_context():
+            for batch in data.train_once():
+                self._keep(self.trainer.strategy.batch_to_device(batch))
+        bank = self._gather()
+        if not len(bank.feature):
+            raise SettingError(NO_LABELS)
+        similarity, rows = nearest(bank.feature, value.to(self.device), max(self.k or self.recall))
+        first = self.k[0] if self.k else 1
+        voted = vote(similarity[:, :first], bank.label[rows[:, :first]], self.temperature).tolist() if len(value) else []
+        manifest, names = getattr(getattr(data, "data", data), "train_manifest", None), getattr(data, "class_names", None) or []
+        known = [names[label] if label < len(names) else str(label) for label in range(int(bank.label.max()) + 1)]
+        numbers, labels = bank.number[rows].tolist(), bank.label[rows].tolist()
+        found = [[manifest.paths[one] if manifest is not None else str(one) for one in own] for own in numbers]
+        cosines, width = similarity.tolist(), rows.shape[1]
+        pairs: Columns = {
+            "path": [path for path in paths for _ in range(width)],
+            "rank": [*range(1, width + 1)] * len(paths),
+            "neighbour": [one for own in found for one in own],
+            "class": [known[label] for own in labels for label in own],
+            "similarity": [one for own in cosines for one in own],
+        }
+        columns: Columns = {
+            "class": [known[label] for label in voted],
+            "neighbour": [own[0] for own in found],
+            "similarity": [own[0] for own in cosines],
+        }
+        facts = {"class_names": known, "k": first, "bank": len(bank.feature)}
+        return Answers(columns, facts, {"neighbours": pairs})
+
     def on_test_epoch_end(self) -> None:
         """Read the training set, compare, log."""
         bank_batches = run_of(self.trainer).datamodule.train_once()
-        queries, label, missed = self._gather()
+        queries, label, _, missed = self._gather()
         with self.trainer.precision_plugin.forward_context():
             for batch in bank_batches:
                 self._keep(self.trainer.strategy.batch_to_device(batch))
-        bank, bank_label, _ = self._gather()
+        bank, bank_label, _, _ = self._gather()
         if not len(queries) or not len(bank):
             raise SettingError(NO_LABELS)
         if self.k:
@@ -144,6 +209,10 @@ class NearestNeighbours(Method):
         self.log_dict({f"test/{name}": value for name, value in found.items()}, sync_dist=True)
         classes = int(torch.cat([bank_label, label]).max()) + 1
         self.test_record |= {"videos": len(queries), "missed": missed, "bank": len(bank), "classes": classes}
+        if self.k:
+            similarity, rows = nearest(bank, queries, self.k[0])
+            names = class_names(getattr(run_of(self.trainer).datamodule, "class_names", None), classes)
+            self.class_report = report_single(vote(similarity, bank_label[rows], self.temperature), label, names)
 
     def _keep(self, batch: Batch) -> None:
         label = batch.label
@@ -153,8 +222,8 @@ class NearestNeighbours(Method):
         self.test_record.setdefault("views", features.shape[1])
         self._seen.append((features.mean(1), torch.stack([batch.index, label, batch.substituted], 1)))
 
-    def _gather(self) -> tuple[Tensor, Tensor, list[int]]:
-        """Features and labels of usable samples from all processes, each once, and numbers of those that could not be read."""
+    def _gather(self) -> _Samples:
+        """What all processes have kept, each sample once; those without label or file are left out."""
         width = int(self.backbone.embed_dim)  # type: ignore[arg-type]
         # A process without a sample takes part all the same.
         none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
@@ -163,7 +232,7 @@ class NearestNeighbours(Method):
         features, facts = gather_once(self.trainer, features, facts, facts[:, 0])
         number, label, substituted = facts.unbind(1)
         used = (label >= 0) & (substituted < 0)
-        return features[used], label[used], number[substituted >= 0].tolist()
+        return _Samples(features[used], label[used], number[used], number[substituted >= 0].tolist())
 
 
 def neighbour_scores(

@@ -21,6 +21,10 @@ class Scores:
     """samples that were scored"""
     missed: list[int]
     """numbers of those that could not be read"""
+    probabilities: Tensor
+    """float [N, K], of the samples that were scored"""
+    rows: Tensor
+    """int64 [N, ...], their labels; see `Labels.rows`"""
 
 
 class Tally:
@@ -46,8 +50,7 @@ class Tally:
             logits: of their clips, float [B, V, K].
             merge: how the probabilities of a sample's clips become those of the sample.
         """
-        views = self.labels.probabilities(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
-        merged = views.mean(1) if merge == "mean" else views.amax(1)
+        merged = self.labels.merged(logits, merge)
         facts = torch.stack([batch.index, batch.substituted], 1)
         self._seen.append((merged, torch.cat([facts, self.labels.rows(batch.label, merged.shape[1])], 1)))
 
@@ -67,5 +70,6 @@ class Tally:
         probabilities, facts = gather_once(trainer, probabilities, facts, facts[:, 0])
         number, substituted, label = facts[:, 0], facts[:, 1], facts[:, 2:]
         used = (label >= 0).all(1) & (substituted < 0)
-        values = self.labels.scores(probabilities[used], label[used]) if used.any() else {}
-        return Scores(values, int(used.sum()), number[substituted >= 0].tolist())
+        probabilities, label = probabilities[used], label[used]
+        values = self.labels.scores(probabilities, label) if used.any() else {}
+        return Scores(values, int(used.sum()), number[substituted >= 0].tolist(), probabilities, label)

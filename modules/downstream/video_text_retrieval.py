@@ -26,6 +26,7 @@ from modules.core.batch import Batch
 from modules.core.device import full_float32
 from modules.core.distributed import gather_lists, gather_once
 from modules.core.errors import SettingError, check_range, check_whole
+from modules.core.output import Answers, Columns, Predicted
 from modules.downstream.metrics.retrieval import NOT_RANKED, as_numbers, best_candidates, ranks, recalls, rerank, right_answers
 from modules.language.tokenizers import TokenizerSettings
 from modules.layers.heads import linear_in_float32
@@ -36,6 +37,8 @@ from modules.training.optim import AdamWSettings
 MATCH_SHARE = 0.7
 """Weight of matching in multiple choice; the rest is that of similarity (VindLU, official code)."""
 VIDEOS_AT_ONCE, TEXTS_AT_ONCE = 64, 256
+SHOWN = 5
+"""Best answers that predictions list."""
 
 
 class Known(NamedTuple):
@@ -129,6 +132,7 @@ class VideoTextRetrieval(LocoMotion):
     """
 
     other_streams = "choose --data of videos with captions"
+    predicts_by_encoder = False
 
     def __init__(
         self,
@@ -169,6 +173,7 @@ class VideoTextRetrieval(LocoMotion):
         self._known: list[Known] = []
         self._missed: list[int] = []
         self._chosen: list[tuple[int, bool]] = []
+        self._said: list[tuple[int, tuple[str, float]]] = []
 
     # --- One batch ---
 
@@ -254,13 +259,48 @@ class VideoTextRetrieval(LocoMotion):
 
     # --- All of them ---
 
+    def on_predict_epoch_start(self) -> None:
+        """Begin anew."""
+        self.on_validation_epoch_start()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """Keep a batch of videos as in a test. Gives the mean feature of the frames, [B, d], or the scores of the sentences."""
+        if self.task == "choice":
+            scores = self.options(batch)
+            best = scores.max(1)
+            told = zip(self._usable(batch), batch.text().sentences, best.indices.tolist(), best.values.tolist(), strict=True)
+            self._said += [(number, (own[place], value)) for (number, usable), own, place, value in told if usable]
+            return Predicted(batch.index, batch.substituted >= 0, scores)
+        before = len(self._known)
+        self._keep(batch, rerank=self.best > 0)
+        kept = iter(self._known[before:])
+        missed = batch.substituted >= 0
+        width = self.video_projection.out_features
+        rows = [torch.zeros(width, device=missed.device) if gone else next(kept).frames.mean(0) for gone in missed.tolist()]
+        return Predicted(batch.index, missed, torch.stack(rows))
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers:
+        """The best sentences of each video, and in the table `sentences` the best videos of each sentence; or the sentence that
+        was chosen."""
+        if self.task == "choice":
+            said = [one for _, one in sorted(dict(gather_lists(self._said)).items())]
+            return Answers({"sentence": [text for text, _ in said], "probability": [value for _, value in said]})
+        found = self._retrieve(self.best)
+        self._known = []
+        best = found.get("rerank", found.get("dual"))
+        if best is None:
+            return Answers({})
+        of_sentences: Columns = {"sentence": best.texts} | _best(best.text_to_video, paths, "path")
+        facts = {"reranked": self.best if "rerank" in found else 0}
+        return Answers(_best(best.video_to_text, best.texts, "sentence"), facts, {"sentences": of_sentences})
+
     def on_test_start(self) -> None:
         """Compare the data's clips with the backbone's, as before training."""
         self.on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
-        self._known, self._missed, self._chosen = [], [], []
+        self._known, self._missed, self._chosen, self._said = [], [], [], []
 
     def on_test_epoch_start(self) -> None:
         """Begin anew."""
@@ -374,3 +414,12 @@ def worth(found: Retrieved) -> dict[str, float]:
     """Metrics of `recalls` of what was found."""
     ways = ((found.video_to_text, found.right), (found.text_to_video, found.right.T))
     return recalls(*(ranks(scores, as_numbers(right)) for scores, right in ways))
+
+
+def _best(scores: Tensor, names: list[str], name: str) -> Columns:
+    """Columns of the best candidates of each query [Q, N] and their scores: `<name>_1`, `score_1` and so on."""
+    best = scores.topk(min(SHOWN, scores.shape[1]), 1)
+    columns: Columns = {}
+    for place, (numbers, values) in enumerate(zip(best.indices.T.tolist(), best.values.T.tolist(), strict=True), 1):
+        columns |= {f"{name}_{place}": [names[number] for number in numbers], f"score_{place}": values}
+    return columns

@@ -272,6 +272,20 @@ def draw_features(feature: Tensor, height: int, width: int) -> Tensor:
     return shades((picture - low) / (high - low).clamp_min(1e-9))
 
 
+def width_of(text: str) -> int:
+    """Pixels that a line of text takes."""
+    return math.ceil(font().getlength(text))
+
+
+def shortened(text: str, width: int) -> str:
+    """A text that is no wider than so many pixels, with dots in the place of its end if that is needed."""
+    if width_of(text) <= width:
+        return text
+    while text and width_of(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of a text that are at most so many pixels wide; only a word that is longer by itself is wider."""
     lines = [""]

@@ -169,6 +169,28 @@ def film(batch: Batch, row: int = 0, view: int = 0, frames: int = 32) -> Tensor:
     return torch.stack(made)
 
 
+def tile(stream: Stream, row: int, frames: int) -> Tensor:
+    """The first view of one sample of one stream, of any kind, on white squares.
+
+    Args:
+        stream: on any device.
+        row: of the sample.
+        frames: at most, evenly picked.
+
+    Returns:
+        uint8 [T, TILE, TILE, 3]. What is not seen but goes on over time, such as sound, is one picture of all of it, T = 1.
+    """
+    one = _one(stream.kind, stream, row, 0)
+    if one.kind in OVER_TIME:
+        strips = torch.cat([picture for _, picture in _draw_over_time(one, TILE)])
+        return _square(fit(strips[None], TILE)[0])[None]
+    if not one.steps:
+        return hatch(TILE, TILE)[None]
+    drawn = _hatched(_draw_frames(one, None)[0], one)
+    shown = torch.linspace(0, len(drawn) - 1, min(frames, len(drawn))).round().long()
+    return torch.stack([_square(frame) for frame in drawn[shown]])
+
+
 class _Page:
     """What is on a page, before it is laid out; its margin aside, `width` pixels wide."""
 

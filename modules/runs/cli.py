@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ModelSummary
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -145,14 +145,20 @@ class CLI(LightningCLI):
         args: command line without the program's name, or settings as a dictionary.
         run: run the subcommand; False only builds the objects.
         examples: what the help of a subcommand ends with, by its name.
+        writers: callbacks that a subcommand has by its name, unless the settings give it one of that class.
     """
 
     def __init__(
-        self, args: list[str] | dict[str, Any] | None = None, run: bool = True, examples: dict[str, str] | None = None
+        self,
+        args: list[str] | dict[str, Any] | None = None,
+        run: bool = True,
+        examples: dict[str, str] | None = None,
+        writers: dict[str, Callback] | None = None,
     ) -> None:
         torch.set_float32_matmul_precision("high")
         self._lock: RunLock | None = None
         self._runs = False
+        self._writers = writers or {}
         self._ending: Ending | None = None
         with plain_messages():
             try:
@@ -220,6 +226,8 @@ class CLI(LightningCLI):
         for part in ("trainer.callbacks", "model", "data"):
             check_values(config.get(part), part)
         self._check_command(self.subcommand, config.model.class_path)
+        if self.subcommand == "predict":
+            self._check_predict(config)
         self._choose_checkpoint(config, root)
         self._check_checkpoint()
 
@@ -281,6 +289,25 @@ class CLI(LightningCLI):
             "predict": "writes no predictions; test writes what it measures to results",
         }[command]
         raise SettingError(f"{command}: {kind.__name__} {instead}.")
+
+    @staticmethod
+    def _check_predict(config: Namespace) -> None:
+        """Refuse to predict with weights that nobody trained, and return nothing to nobody.
+
+        Raises:
+            SettingError: if neither a checkpoint nor a file of weights is named.
+        """
+        if config.return_predictions is None:
+            # The command line has no use for them, and they would fill the memory.
+            config.return_predictions = False
+        model, kind = config.model.get("init_args", Namespace()), class_of(config.model.class_path)
+        encoder = model.get("backbone.init_args.checkpoint") if kind.predicts_by_encoder else None
+        if config.ckpt_path is None and not model.get("init_from") and not encoder:
+            raise SettingError(
+                f"predict: nothing says which weights {kind.__name__} is to use; pass --ckpt_path last or a file"
+                f"{', or --model.init_from' if 'init_from' in model else ''}"
+                f"{', or --model.backbone.checkpoint' if kind.predicts_by_encoder else ''}."
+            )
 
     def instantiate_classes(self) -> None:
         """Build the trainer, which shows what the machine lacks; make and lock the folder; then build data and method."""
@@ -352,7 +379,9 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return super().instantiate_trainer(**kwargs, plugins=own)
         if trainer.logger in (None, True) and not trainer.fast_dev_run and not trainer.barebones:
-            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+            # What is predicted is in files; its curves would be empty.
+            shows = self.subcommand != "predict"
+            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="") if shows else False
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         # Lightning refuses callbacks of the recipe that have nothing to do then.
@@ -375,8 +404,10 @@ class CLI(LightningCLI):
         summary = [PartsSummary()] if summed and not any(isinstance(callback, ModelSummary) for callback in given) else []
         # The last checkpoint holds what the best one was.
         given = sorted(given, key=lambda callback: isinstance(callback, LastCheckpoint))
+        writer = self._writers.get(self.subcommand)
+        writers = [writer] if writer is not None and type(writer) not in kinds else []
         # The bar ends before others say what they found.
-        kwargs["callbacks"] = [*compiled, *summary, Provenance(config), *bar, *guard, *given, *best, *last]
+        kwargs["callbacks"] = [*compiled, *summary, Provenance(config), *bar, *guard, *given, *writers, *best, *last]
         for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((Path(trainer.default_root_dir) / LAST).parent)

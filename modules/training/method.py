@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,7 +20,7 @@ from modules.core.batch import ADVICE, Batch, Kind, Preparation, check_streams
 from modules.core.distributed import share_statistics
 from modules.core.errors import SettingError
 from modules.core.loading import compare, open_run
-from modules.core.output import StepOutput
+from modules.core.output import Answers, Predicted, StepOutput
 from modules.core.preprocessing import Origin, known_origin, say
 from modules.core.randomness import derive_seed, device_generator
 from modules.core.run import run_of, trainer_of
@@ -64,6 +64,8 @@ class Method(LightningModule, ABC):
     """Kinds of that stream that will do."""
     other_streams: str = ADVICE
     """What users are told to change where the data lack a stream."""
+    predicts_by_encoder: ClassVar[bool] = True
+    """Whether `predict` needs no weights but the backbone's."""
     views_per_clip: int = 1
     """How often a step uses each clip (masks per clip); counts into the global batch of the learning-rate rule."""
 
@@ -299,6 +301,31 @@ class Method(LightningModule, ABC):
         scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
         self.log_dict(scalars, sync_dist=True, batch_size=size)
 
+    # --- Prediction ---
+
+    def on_predict_start(self) -> None:
+        """Compare the data's clips with the backbone's, as before training."""
+        self.check_clip()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
+        """What the method says of a batch; its features, unless it has learned more. `Predictions` writes it into files."""
+        views = self.inputs(batch).shape[1]
+        # One pass for all views, whose features are averaged.
+        feature = self.embed(batch.separate(views)).unflatten(0, (-1, views)).mean(1)
+        return Predicted(batch.index, batch.substituted >= 0, feature)
+
+    def answers(self, paths: list[str], value: Tensor) -> Answers | None:
+        """What is to be read in a table; all processes ask, with the same arguments.
+
+        Args:
+            paths: names of the samples that could be read, in their order.
+            value: float [N, D], of each what `predict_step` said.
+
+        Returns:
+            None where the values are features, which no table is made of.
+        """
+        return None
+
     def setup(self, stage: str) -> None:
         """Refuse data without the streams that are read, and a precision in which random numbers would have few digits; tell
         the data module what to prepare, before it makes loaders.
@@ -348,6 +375,14 @@ class Method(LightningModule, ABC):
         """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
         check_averaging(run_of(self.trainer).callbacks, self)
         self.take_data(getattr(self.trainer, "datamodule", None))
+        self.check_clip()
+
+    def check_clip(self) -> None:
+        """Compare the clips that the data module makes with those that the backbone takes.
+
+        Raises:
+            SettingError: if they differ in length or size.
+        """
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
         if clip is None:
             return

@@ -150,7 +150,7 @@ def test_a_recipe_of_kinetics_with_other_data_by_name(
     main([*words, *given, "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"])
     assert asked == [flip] * len(asked)
     assert bool(asked) == bool(flip)
-    (path,) = (tmp_path / "results").iterdir()
+    (path,) = (tmp_path / "results").glob("*.json")
     assert path.name == "ssv2_finetune-000.json"
     result = json.loads(path.read_text())
     assert (result["protocol"], result["data"], result["flip"]) == ("ssv2_finetune", "SSv2", flip)

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
@@ -10,11 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import Neighbours
-from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw, framed
+from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, as_long, draw, framed, named
 from callbacks.pictures import VISIBLE_SIDE
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.synthetic_skeleton import SyntheticSkeleton
-from modules.core.batch import Batch
+from modules.core.batch import Batch, Stream
+from modules.layers.stream_drawing import LINE, shortened, write
+from modules.layers.stream_sheet import TILE as SHEET_TILE
+from modules.layers.stream_sheet import tile
 from tests.callbacks.runs import Pixels, data, fit
 from tests.registry import FRAMES, METHODS, SIDE, skeleton_batch, video_batch
 
@@ -55,20 +59,23 @@ def test_rows_are_queries_and_frames_tell_right_from_wrong(tmp_path: Path) -> No
     logger = TensorBoardLogger(tmp_path, name=None, version="tb")
     fit(Halves(), tmp_path, [Neighbours(every_n_epochs=2, clips=3, k=4)], module, logger=logger)
     picture = still(tmp_path)
-    assert picture.shape == (3 * TILE, 5 * TILE, 3)
-    corners = picture[::TILE, ::TILE]
+    assert picture.shape == (3 * (TILE + LINE), 5 * TILE, 3)
+    corners = picture[:: TILE + LINE, ::TILE]
     assert (corners[:, 0] == torch.tensor(QUERY)).all()
     labels = module.val_dataloader().dataset.label[[0, 6, 12]]
     train = module.probe_dataloader().dataset
+    names = module.class_names
     factor = VISIBLE_SIDE // SIDE
     for row in range(3):
         for column in range(1, 5):
-            top, left = row * TILE + FRAME, column * TILE + FRAME
+            top, left = row * (TILE + LINE) + FRAME, column * TILE + FRAME
             shown = picture[top : top + factor * SIDE : factor, left : left + factor * SIDE : factor]
             # The neighbour is the training clip that is shown.
             (number,) = (train.video[:, 0, FRAMES // 2] == shown).flatten(1).all(1).nonzero()[:1].flatten().tolist()
             label = train.label[number]
             assert (label < 6) == (labels[row] < 6)
+            below = picture[top + factor * SIDE + FRAME :][:LINE, left - FRAME :][:, :TILE]
+            assert torch.equal(below, write([shortened(f"1.00 {names[label]}", TILE - 2)], TILE))
             expected = SAME if label == labels[row] else OTHER
             assert corners[row, column].tolist() == list(expected)
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
@@ -82,10 +89,50 @@ def test_skeletons(tmp_path: Path) -> None:
     module = SyntheticSkeleton(SkeletonClipSettings(FRAMES, 2), 8, train_clips=8, val_clips=4)
     case = next(case for case in METHODS if case.name == "SkeletonContrast")
     fit(case.build(), tmp_path, [Neighbours(every_n_epochs=1, clips=2, k=3)], module, epochs=1)
-    assert still(tmp_path).shape == (2 * (VISIBLE_SIDE + 2 * FRAME), 4 * (VISIBLE_SIDE + 2 * FRAME), 3)
+    assert still(tmp_path).shape == (2 * (VISIBLE_SIDE + 2 * FRAME + LINE), 4 * (VISIBLE_SIDE + 2 * FRAME), 3)
 
 
 def test_training_ends_with_a_picture(tmp_path: Path) -> None:
     fit(Halves(), tmp_path, [Neighbours(every_n_epochs=10, clips=2, k=3)], epochs=1)
-    assert still(tmp_path).shape == (2 * TILE, 4 * TILE, 3)
+    assert still(tmp_path).shape == (2 * (TILE + LINE), 4 * TILE, 3)
     assert (tmp_path / "pictures/0000003_neighbours.png").is_file()
+
+
+DRAWN = {
+    "depth": Stream("depth", torch.full((2, 1, 8, 16, 16, 1), 900, dtype=torch.int32).to(torch.uint16)),
+    "flow": Stream("flow", torch.ones(2, 1, 8, 12, 16, 2)),
+    "audio": Stream("audio", torch.rand(2, 1, 1, 4000)),
+    "signal": Stream("signal", torch.rand(2, 1, 6, 50)),
+    "feature": Stream("feature", torch.rand(2, 1, 32)),
+    "picture": Stream("picture", torch.zeros(2, 1, 20, 30, 3, dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_streams_of_other_kinds_are_drawn(name: str) -> None:
+    stream = DRAWN[name]
+    clips = draw(stream, 3)
+    assert clips.shape == (2, 3 if name in ("depth", "flow") else 1, SHEET_TILE, SHEET_TILE, 3)
+    assert torch.equal(clips[1], tile(stream, 1, 3))
+    assert (clips != 255).any()
+
+
+def test_shorter_clips_stay_at_their_end() -> None:
+    stream = Stream("depth", DRAWN["depth"].data, length=torch.tensor([8, 2]))
+    clips = draw(stream, 4)
+    assert len(clips[0]) == 4
+    assert torch.equal(clips[1, 1], clips[1, 3])
+    one, other = as_long([torch.zeros(1, 2, 4, 4, 3), torch.ones(3, 1, 4, 4, 3)])
+    assert one.shape[1] == other.shape[1] == 2
+
+
+def test_names_are_below_their_clips() -> None:
+    clips = torch.zeros(2, 3, 40, 60, 3, dtype=torch.uint8)
+    result = named(clips, ["walk", "a name that is far too long to be written here"])
+    assert torch.equal(result[:, :, :40], clips)
+    assert result.shape == (2, 3, 40 + LINE, 60, 3)
+    assert torch.equal(result[0, 0, 40:], write(["walk"], 60))
+    assert torch.equal(result[1, 2, 40:], write([shortened("a name that is far too long to be written here", 58)], 60))
+    two = named(clips, ["walk", "run and jump over the fence and away"], lines=2)
+    assert torch.equal(two[0, 0, 40:], write(["walk", ""], 60))
+    assert two.shape[2] == 40 + 2 * LINE

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from callbacks import RetrievedPictures
 from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, draw
+from callbacks.retrieved import OWN_LINES, SPACE
 from modules.downstream.video_text_retrieval import RerankSettings, Retrieved
+from modules.layers.stream_drawing import LINE
 from tests.callbacks.runs import make_trainer
 from tests.downstream.test_video_text_retrieval import motion, tiny
 from tests.registry import SIDE
 
 TILE, BAND = 112 // SIDE * SIDE + 2 * FRAME, 48
+NAME = OWN_LINES * LINE
 
 
 def test_both_pictures_are_written(tmp_path: Path) -> None:
@@ -23,8 +26,8 @@ def test_both_pictures_are_written(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [RetrievedPictures(queries=4, k=3)], logger=logger)
     trainer.test(tiny(rerank=RerankSettings(3)), datamodule=motion(3), verbose=False)
     videos, sentences = (Image.open(tmp_path / f"pictures/0000000_found_{name}.png") for name in ("videos", "sentences"))
-    assert videos.size == (3 * TILE, 4 * (TILE + BAND))
-    assert sentences.size == (TILE + 480, 4 * TILE)
+    assert videos.size == (3 * TILE, 4 * (TILE + BAND + NAME + SPACE))
+    assert sentences.size == (TILE + 480, 4 * (TILE + NAME))
     for still, name in ((videos, "videos"), (sentences, "sentences")):
         moving = Image.open(tmp_path / f"pictures/0000000_found_{name}_video.gif")
         assert moving.n_frames > 1  # type: ignore[attr-defined]
@@ -47,7 +50,7 @@ def test_best_answers_come_first_and_have_their_colour() -> None:
     film = drawn.videos(found, clips).numpy()
     picture = film[len(film) // 2]
     # Sentence 0 finds clips 4 and 2, sentence 5 finds itself first.
-    corners = [tuple(picture[BAND, 0]), tuple(picture[BAND, TILE]), tuple(picture[2 * BAND + TILE, 0])]
+    corners = [tuple(picture[BAND, 0]), tuple(picture[BAND, TILE]), tuple(picture[2 * BAND + TILE + NAME + SPACE, 0])]
     assert corners == [OTHER, OTHER, SAME]
     clip = data._pools["test"].video
     for column, number in ((0, 4), (1, 2)):
@@ -56,6 +59,6 @@ def test_best_answers_come_first_and_have_their_colour() -> None:
         assert np.array_equal(inside, middle.repeat(112 // SIDE, 0).repeat(112 // SIDE, 1))
     beside = drawn.sentences(found, clips).numpy()[0]
     assert tuple(beside[0, 0]) == QUERY
-    right = np.abs(beside[TILE : TILE + 20, TILE:].astype(int) - SAME).sum(-1).min()
+    right = np.abs(beside[TILE + NAME : TILE + NAME + 20, TILE:].astype(int) - SAME).sum(-1).min()
     wrong = np.abs(beside[:40, TILE:].astype(int) - SAME).sum(-1).min()
     assert right < 30 < wrong

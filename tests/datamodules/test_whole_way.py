@@ -208,7 +208,7 @@ def fit_and_test(recipe: str, run: Path, data: str, *more: str) -> dict[str, Any
     layers = [f"--config={ROOT / 'configs' / name}" for name in (recipe, "debug/tiny_classifier.yaml")]
     words = [f"--data={data}", "--data.batch_size=1", "--model.backbone.width=4", f"--trainer.default_root_dir={run}"]
     main(["fit", *layers, *words, *QUIET, *more])
-    (path,) = (run / "results").iterdir()
+    (path,) = (run / "results").glob("*.json")
     return json.loads(path.read_text())
 
 

@@ -54,7 +54,7 @@ REFUSED = {
         r"model\.optim: SGDSettings does not fit.* AdamWSettings",
     ),
     "no package": ("fit", ["--trainer.logger=CometLogger"], r"^trainer\.logger: .*comet-ml.*pip install"),
-    "predict": ("predict", [], r"^predict: SMILE writes no predictions"),
+    "predict": ("predict", [], r"^predict: nothing says which weights SMILE is to use; pass --ckpt_path last"),
     "test of pretraining": ("test", [], r"^test: SMILE is not tested itself: test its encoder"),
     "no GPU": ("fit", ["--trainer.accelerator=gpu"], r"trainer\.accelerator is gpu, but PyTorch sees no GPU"),
     "no such accelerator": ("fit", ["--trainer.accelerator=npu"], r"trainer\.accelerator is npu: "),
