@@ -17,7 +17,7 @@ from main import main
 from modules.convert.command import convert
 from modules.convert.load import load_backbone
 from modules.core.errors import SettingError
-from modules.embed import command
+from modules.embed import command, encode
 from modules.embed.files import Parts
 from modules.embed.windows import windows_of
 from tests.datamodules.video_files import decode_all
@@ -47,6 +47,11 @@ def embed(folder: Path, out: Path, *options: str, encoder: str = "vit") -> dict[
     main([*words, "--num_workers=0", *options])
     file = out.with_name(f"{out.name}.safetensors")
     return load_file(file) if file.is_file() else {}
+
+
+def part_items(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    for module in (command, encode):
+        monkeypatch.setattr(module, "PART_ITEMS", count)
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -105,7 +110,7 @@ def test_the_collection_is_a_data_set(folder: Path, tmp_path: Path) -> None:
 def test_a_killed_command_goes_on_and_writes_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "PART_ITEMS", 3)
+    part_items(monkeypatch, 3)
     embed(folder, tmp_path / "whole")
     write, made = Parts.write, []
 
@@ -132,7 +137,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(
 
 
 def test_shares_together_write_what_one_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "PART_ITEMS", 2)
+    part_items(monkeypatch, 2)
     whole = embed(folder, tmp_path / "whole")
     assert not embed(folder, tmp_path / "shared", "--shard=2/2")
     shared = embed(folder, tmp_path / "shared", "--shard=1/2")
