@@ -2,28 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
-from datamodules.video.crops import Centre
+from datamodules.prepare.parallel import core_count
+from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.dataset import VideoClipDataset
-from datamodules.video.samplers import Dense
+from datamodules.video.samplers import Dense, Sampler
 from datamodules.video.sampling import ClipSettings
 from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
 from modules.core.files import read_json, sha256, write_json, write_whole
-from modules.embed.encode import PART_ITEMS, What, Work, choose_devices, make_parts, make_parts_on
+from modules.embed.encode import What, Work, choose_devices, make_parts, make_parts_on
 from modules.embed.files import Parts, write_collection, writing
 from modules.embed.reading import Reader, Samples, read_all
-from modules.embed.source import Split, open_data, rows_of, videos_of
+from modules.embed.sampling import known_clip, usual_clip
+from modules.embed.source import FromData, Rows, Split, open_data, rows_of, videos_of
 from modules.embed.windows import Lengths, Videos, Windows, make_items
 from modules.weights.files import weight_file
-
-USUAL_SIZE, USUAL_STRIDE = 224, 4
 
 
 def embed(
@@ -40,7 +40,7 @@ def embed(
     size: int | None = None,
     stride: int | None = None,
     batch_size: int = 16,
-    num_workers: int = 4,
+    num_workers: int | None = None,
     device: str = "auto",
     devices: int = 1,
     bf16: bool = False,
@@ -48,11 +48,11 @@ def embed(
     shard: str = "1/1",
     overwrite: bool = False,
 ) -> None:
-    """Write features of recordings by any encoder: OUT.safetensors, OUT.csv for --data FeatureSequences, and a passport OUT.json.
+    """Write features of recordings by any encoder: OUT.safetensors, OUT.csv and a passport OUT.json.
 
-    Recordings are videos of a folder or list (--source), or the samples of a data set (--data NTU60 --data.root DIR), which may
-    be of another kind if the encoder is: skeletons, depth, signals. Sizes, preprocessing and sampling are those of the encoder's
-    training.
+    Recordings are the videos of a folder or list (--source), or the samples of a data set (--data NTU60 --data.root DIR), which
+    may be of another kind if the encoder is: skeletons, depth, signals. Sizes, preprocessing and sampling are those of the
+    encoder's training.
 
     A command that was killed goes on where it was, and writes the same bytes. What cannot be read is listed in OUT.bad.tsv and
     is not in the collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with
@@ -63,7 +63,8 @@ def embed(
             hf://owner/name or hf://owner/name/file on the Hugging Face Hub.
         out: name of the collection, without suffix.
         source: folder of videos, with its sub-folders, which are taken for classes; or a list with rows 'path label'.
-        data: a data set in the place of --source, by name, with its settings. --data.help NAME lists them.
+        data: a data set in the place of --source, by name, with its settings; --data.help NAME lists them. Its clips are those
+            of the encoder's training too, but for settings in --data.clip. How its streams are read is not taken from there.
         split: of the data set: train (the default), val or test, with the clips of evaluation.
         every: seconds; gives a sequence of features for each video, one from the middle of each window of that length. Clips
             that are longer than that reach beyond their windows.
@@ -74,7 +75,7 @@ def embed(
         size: side of the clips in pixels, likewise; 224 where nobody noted it.
         stride: frames of the video from one frame of a clip to the next, likewise; 4 where nobody noted it.
         batch_size: clips that go through the encoder at once.
-        num_workers: processes that read, for each device.
+        num_workers: processes that read, for each device; null takes four, or as many as there are cores.
         device: auto, cpu, cuda or cuda:1 and so on.
         devices: GPUs that share the work, each with a process of its own; on a CPU, processes.
         bf16: compute in bfloat16, which is faster on a GPU and less exact.
@@ -86,6 +87,7 @@ def embed(
         SettingError: if a setting is impossible, or weights or recordings cannot be read.
     """
     check_whole("--", 1, clips=clips, batch_size=batch_size, devices=devices)
+    num_workers = min(4, core_count()) if num_workers is None else num_workers
     check_whole("--", 0, num_workers=num_workers)
     check_positive("--", **given(every=every))
     check_whole("--", 1, **given(frames=frames, size=size, stride=stride))
@@ -101,27 +103,26 @@ def embed(
     check_writable("--out", out.parent)
     manifest = videos_of(source, root) if source is not None else None
     loaded = describe_backbone(checkpoint, frames, size, setting="--checkpoint")
-    clip, samples, facts = usual_clip(loaded, stride, clips), None, None
-    if data is not None:
-        samples = open_data(data, split or "train", loaded.network.kind, known_clip(loaded, frames, stride, clips), num_workers)
-        if type(samples.dataset) is VideoClipDataset:
-            manifest, facts = samples.dataset.manifest, samples.dataset.facts
-        else:
-            clip = samples.clip
-    if manifest is not None and loaded.network.kind != "video":
-        raise SettingError(
-            f"--checkpoint {checkpoint} is an encoder of {loaded.network.kind}, but --source has videos; pass --data instead."
-        )
-    if manifest is None and every is not None:
-        raise SettingError(
-            f"--every cuts whole videos into windows, which --data {type(data).__name__} does not read; leave it out."
-        )
-    rows = rows_of(manifest) if manifest is not None else samples.rows
-    sampler = getattr(clip, "sampler", None)
+    network: Any = loaded.network
+    if manifest is not None:
+        found = Opened(rows_of(manifest), usual_clip(loaded, stride, clips), Videos(manifest, num_workers), None)
+    else:
+        assert data is not None
+        known = known_clip(loaded, frames, stride, clips)
+        found = opened(open_data(data, split or "train", network.kind, known, num_workers), num_workers)
+    clip = found.clip
+    if found.videos is not None and network.kind != "video":
+        raise SettingError(f"--checkpoint {checkpoint} is an encoder of {network.kind}, not of videos; pass other --data.")
+    if found.videos is None and every is not None:
+        raise SettingError(f"--every is for video files, which --data {type(data).__name__} does not read here; leave it out.")
+    shape = [clip.frames, getattr(clip, "size", None), str(found.sampler) if found.sampler is not None else None, clip.clips]
+    for setting, asked, used in (("size", size, shape[1]), ("stride", stride, shape[2])):
+        if asked is not None and used is None:
+            raise SettingError(f"--{setting} is {asked}, which --data {type(data).__name__} does not take; leave it out.")
     job = {
         "encoder": sha256(weight_file(checkpoint, "--checkpoint")),
-        "videos": rows.sha256,
-        "clip": [clip.frames, getattr(clip, "size", None), getattr(sampler, "stride", None), clips],
+        "videos": found.rows.sha256,
+        "clip": shape,
         "every": every,
         "what": what,
         "batch_size": batch_size,
@@ -135,26 +136,26 @@ def embed(
         rank_zero_info(f"{out}.safetensors is there already, of the same recordings, encoder and settings.")
         return
     parts = Parts(out, job)
-    if manifest is None:
-        reader: Reader = Samples(samples)
+    if found.videos is not None:
+        assert isinstance(clip, ClipSettings)
+        seconds = None if every is None else lengths(found.videos, every, clip, parts, num_workers)
+        reader: Reader = Windows(found.videos, make_items(len(found.videos.manifest), seconds, every), clip)
     else:
-        videos = Videos(manifest, num_workers, facts)
-        seconds = None if every is None else lengths(videos, every, clip, parts, num_workers)
-        reader = Windows(videos, make_items(len(manifest), seconds, every), clip)
-    count = -(-len(reader) // PART_ITEMS)
-    missing = parts.missing(count)
+        assert found.samples is not None
+        reader = Samples(found.samples)
+    unit = "clip" if every is None else "window"
+    work = Work(checkpoint, frames, size, reader, parts, what, batch_size, bf16, store, num_workers, unit)
+    count, missing = work.num_parts, parts.missing(work.num_parts)
     of = f" of {type(data).__name__}" if data is not None else ""
     rank_zero_info(
-        f"{len(rows.columns['path'])} recordings{of}, {describe(job['clip'])}"
+        f"{len(found.rows.columns['path'])} recordings{of}, {describe(shape)}"
         + (f"; {count - len(missing)} of {count} parts are there already." if len(missing) < count else ".")
     )
     mine = [part for part in missing if part % shares == number - 1]
-    unit = "clip" if every is None else "window"
-    work = Work(checkpoint, frames, size, reader, parts, what, batch_size, bf16, store, num_workers, unit)
     if devices > 1:
         make_parts_on(work, mine, found_devices)
     else:
-        make_parts(work, mine, loaded.network.to(found_devices[0]).requires_grad_(False))
+        make_parts(work, mine, network.to(found_devices[0]).requires_grad_(False))
     with parts.alone() as still_there:
         if not still_there:  # another share was the last, and wrote the collection
             return
@@ -162,16 +163,14 @@ def embed(
             rank_zero_info(f"{len(missing)} of {count} parts are still to be made, by other shares.")
             return
         steps = parts.read(count)
-        passport = passport_of_features(loaded, checkpoint, job)
-        passport |= {"root": str(rows.root) if rows.root is not None else None}
+        passport = passport_of_features(loaded, checkpoint, found.sampler, job)
+        passport |= {"root": str(found.rows.root) if found.rows.root is not None else None}
         passport |= {"data": type(data).__name__, "split": split or "train"} if data is not None else {}
-        is_sequence = every is not None or clips > 1 or what != "pooled"
-        written = write_collection(out, steps, rows, passport, is_sequence)
+        is_sequence = every is not None or clip.clips > 1 or what != "pooled"
+        written = write_collection(out, steps, found.rows, passport, is_sequence)
         parts.remove()
     bad = f"; {len(steps.faults)} could not be read, see {out.name}.bad.tsv" if steps.faults else ""
-    rank_zero_info(
-        f"Wrote features of {written} recordings to {out}.safetensors, with {out.name}.csv and {out.name}.json{bad}."
-    )
+    rank_zero_info(f"Wrote features of {written} recordings to {out}.safetensors, with its .csv and .json{bad}.")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -186,27 +185,36 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def usual_clip(loaded: Loaded, stride: int | None, clips: int) -> ClipSettings:
-    """Clips of videos as in the encoder's training, and as usual where nobody noted that."""
-    sampler = Dense(stride or loaded.stride or USUAL_STRIDE)
-    return ClipSettings(frames=loaded.frames, size=loaded.size or USUAL_SIZE, clips=clips, sampler=sampler, crop=Centre())
+class Opened(NamedTuple):
+    """What is embedded."""
+
+    rows: Rows
+    clip: ClipSettings | SkeletonClipSettings
+    videos: Videos | None
+    """where they are plain video files"""
+    samples: FromData | None
+    """where not"""
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """How frames of files are chosen; None of generated clips and of skeletons."""
+        is_sampled = self.samples is None or isinstance(self.samples.dataset, VideoClipDataset)
+        return self.clip.sampler if is_sampled and isinstance(self.clip, ClipSettings) else None
 
 
-def known_clip(loaded: Loaded, frames: int | None, stride: int | None, clips: int) -> dict[str, Any]:
-    """What is known of clips of the encoder's training, or was asked for; the rest is up to the data set."""
-    stride = stride or loaded.stride
-    known = given(
-        frames=frames or getattr(loaded.network, "num_frames", None) or loaded.passport.get("frames"),
-        size=loaded.size,
-        sampler=Dense(stride) if stride is not None else None,
-    )
-    return known | {"clips": clips, "repeat": 1, "crop": Centre()}
+def opened(found: FromData, num_workers: int) -> Opened:
+    """A split of a data set: its video files, where it has nothing else, so that windows of them can be read, too."""
+    dataset = found.dataset
+    if type(dataset) is not VideoClipDataset:
+        return Opened(found.rows, found.clip, None, found)
+    return Opened(rows_of(dataset.manifest), found.clip, Videos(dataset.manifest, num_workers, dataset.facts), None)
 
 
-def describe(clip: list[int | None]) -> str:
-    """Frames, size and stride of clips in words, as far as they have them."""
-    frames, size, stride, _ = clip
-    return f"clips of {frames} frames" + (f" of {size} px with a stride of {stride}" if size is not None else "")
+def describe(clip: list[Any]) -> str:
+    """Frames, size and sampler of clips in words, as far as they have them."""
+    frames, size, sampler, _ = clip
+    in_pixels = f" of {size} px" if size is not None else ""
+    return f"clips of {frames} frames{in_pixels}" + (f" by {sampler}" if sampler is not None else "")
 
 
 def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_workers: int) -> np.ndarray:
@@ -220,7 +228,8 @@ def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_
             known = {"seconds": [one[0] for one in found], "rates": [one[1] for one in found]}
             with writing(parts.out):
                 write_whole(file, lambda path: write_json(path, known))
-    longer = (clip.frames - 1) * clip.sampler.stride + 1 > every * np.array(known["rates"], np.float64)
+    stride = clip.sampler.stride if isinstance(clip.sampler, Dense) else 1
+    longer = (clip.frames - 1) * stride + 1 > every * np.array(known["rates"], np.float64)
     if longer.any():
         rank_zero_info(
             f"In {longer.sum()} of {len(longer)} videos clips are longer than {every:g} s: neighbouring windows share "
@@ -230,16 +239,25 @@ def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_
     return np.array(known["seconds"], np.float64)
 
 
-def passport_of_features(loaded: Loaded, checkpoint: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """What made the features: encoder, its hash, preprocessing and sampling."""
-    frames, size, stride, clips = job["clip"]
+def passport_of_features(loaded: Loaded, checkpoint: Path, sampler: Sampler | None, job: dict[str, Any]) -> dict[str, Any]:
+    """What made the features: encoder, its hash, preprocessing and sampling.
+
+    Args:
+        loaded: the encoder.
+        checkpoint: that it is from.
+        sampler: how frames of files are chosen; None where there are none.
+        job: of the command.
+    """
+    frames, size, _, clips = job["clip"]
     about = {name: loaded.passport.get(name) for name in ("method", "architecture", "source")}
     normalisation = getattr(loaded.network, "normalisation", None)
     crop = {"size": size, "crop": "centre"} if size is not None else {}
+    stride = sampler.stride if isinstance(sampler, Dense) else None
+    other = {"sampler": str(sampler)} if sampler is not None and stride is None else {}
     return {
         "format": "lightning-video-ssl features, version 1",
         "encoder": {"file": checkpoint.name, "sha256": job["encoder"], "network": type(loaded.network).__name__, **about},
         "preprocessing": crop | {"normalisation": normalisation.as_record() if normalisation is not None else None},
-        "sampling": {"frames": frames, "stride": stride, "clips": clips, "every": job["every"]},
+        "sampling": {"frames": frames, "stride": stride, "clips": clips, "every": job["every"]} | other,
         "job": job,
     }

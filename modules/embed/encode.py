@@ -44,7 +44,7 @@ class Work(NamedTuple):
     """what an item is, for the progress bar"""
 
     @property
-    def count(self) -> int:
+    def num_parts(self) -> int:
         """Parts."""
         return -(-len(self.reader) // PART_ITEMS)
 
@@ -53,19 +53,18 @@ class Work(NamedTuple):
         return range(part * PART_ITEMS, min(len(self.reader), (part + 1) * PART_ITEMS))
 
 
-def make_parts(work: Work, numbers: list[int], network: Any) -> None:
-    """Read, encode and write some parts, with a progress bar.
+def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True) -> None:
+    """Read, encode and write some parts.
 
     Args:
         work: of which they are.
         numbers: of the parts.
         network: encoder, on its device.
+        show: a progress bar, in a terminal.
     """
     places = [place for number in numbers for place in work.places(number)]
-    # Of several processes, the first has a bar.
-    hidden = True if getattr(rank_zero_only, "rank", 0) else None
-    reads = tqdm(read_all(work.reader, places, work.num_workers), total=len(places), unit=work.unit, disable=hidden)
-    items = iter(reads)
+    reads = read_all(work.reader, places, work.num_workers)
+    items = iter(tqdm(reads, total=len(places), unit=work.unit, disable=None if show else True))
     for number in numbers:
         own = islice(items, len(work.places(number)))
         work.parts.write(number, encode(network, own, work.what, work.batch_size, work.bf16, work.store))
@@ -102,9 +101,9 @@ def make_parts_on(work: Work, numbers: list[int], devices: list[torch.device]) -
 def _process(number: int, work: Work, shares: list[list[int]], devices: list[torch.device]) -> None:
     """One of several processes."""
     start_worker()
-    rank_zero_only.rank = number
+    rank_zero_only.rank = number + 1  # type: ignore[attr-defined]  # all has been said
     loaded = describe_backbone(work.checkpoint, work.frames, work.size, setting="--checkpoint")
-    make_parts(work, shares[number], loaded.network.to(devices[number]).requires_grad_(False))
+    make_parts(work, shares[number], loaded.network.to(devices[number]).requires_grad_(False), show=number == 0)
 
 
 def choose_devices(name: str, count: int) -> list[torch.device]:

@@ -1,4 +1,4 @@
-"""What is embedded: recordings of a folder, a list or a data set, and the data set's own reader where they are no plain videos."""
+"""What is embedded: recordings of a folder, a list or a data set."""
 
 import copy
 import inspect
@@ -112,7 +112,7 @@ def open_data(data: LightningDataModule, split: Split, kind: Kind, clip: dict[st
         data: of this project, not set up yet.
         split: train, val or test.
         kind: of the stream that the encoder takes.
-        clip: settings of the clips that are known, for `ClipSettings`.
+        clip: settings of the clips that are known, by the names of `ClipSettings`. What the user set comes first.
         num_workers: processes that read.
 
     Raises:
@@ -129,13 +129,7 @@ def open_data(data: LightningDataModule, split: Split, kind: Kind, clip: dict[st
             f"--checkpoint is an encoder of {kind}, but --data {name} gives {', '.join(streams)}; pass other data, or set "
             "--data.streams.names where the data set has more."
         )
-    if given.clip != inspect.signature(type(data).__init__).parameters["clip"].default:
-        raise SettingError(
-            "--data.clip is set, but embed takes the clips of the encoder's training; pass --frames, --size, --stride or "
-            "--clips instead."
-        )
-    taken = {field.name for field in fields(given.clip)}  # skeletons have neither sizes nor samplers
-    given.clip = replace(given.clip, **{setting: value for setting, value in clip.items() if setting in taken})
+    given.clip = _merged(given.clip, inspect.signature(type(data).__init__).parameters["clip"].default, clip)
     given.reading = replace(given.reading, num_workers=num_workers)
     given.batch_size = 1
     data.setup("test" if split == "test" else "fit")
@@ -147,6 +141,15 @@ def open_data(data: LightningDataModule, split: Split, kind: Kind, clip: dict[st
     if isinstance(dataset, VideoClipDataset):
         dataset.views = None  # the same clips in all splits, also where tests have several views
     return FromData(dataset, loader.collate_fn, loader.guard, stream, given.clip, names, _rows_of_data(dataset, split))
+
+
+def _merged(own: Any, default: Any, known: dict[str, Any]) -> Any:
+    """Settings of clips: what the user set, then what is known, then the data set's defaults. Without copies of clips."""
+    values = {field.name: getattr(own, field.name) for field in fields(own)}
+    free = {name for name, value in values.items() if value == getattr(default, name)}
+    # Skeletons have neither sizes nor samplers.
+    merged = values | {name: value for name, value in known.items() if name in free}
+    return type(own)(**merged | ({"repeat": 1} if "repeat" in merged else {}))
 
 
 def _rows_of_data(dataset: Any, split: Split) -> Rows:

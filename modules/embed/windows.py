@@ -137,7 +137,7 @@ class Windows:
             first, part = part_of(info, self.videos.span(item.row))
             if not item.windows:
                 return first + self.clip.choose(part, None)
-            return first + np.stack([middle_of(part, window, self.clip) for window in item.windows])
+            return first + np.stack([clip_of(part, window, self.clip) for window in item.windows])
 
         return choose
 
@@ -149,9 +149,16 @@ class Windows:
         return torch.tensor(item.windows, dtype=torch.float32) + start
 
 
-def middle_of(info: VideoInfo, window: tuple[float, float], clip: ClipSettings) -> np.ndarray:
-    """Frames of the clip whose middle is that of a window, moved into the video where it would reach beyond: int64 [T]."""
-    assert isinstance(clip.sampler, Dense)
+def clip_of(info: VideoInfo, window: tuple[float, float], clip: ClipSettings) -> np.ndarray:
+    """Frames of the clip of a window, int64 [T].
+
+    With a stride it is the clip whose middle is that of the window, moved into the video where it would reach beyond; by
+    another sampler, the one that is chosen of what the window shows.
+    """
+    if not isinstance(clip.sampler, Dense):
+        first, part = part_of(info, np.array(window))
+        chosen: np.ndarray = first + clip.sampler.draw(part, 1, clip.frames, None)[0]
+        return chosen
     length = (clip.frames - 1) * clip.sampler.stride
     first = round(sum(window) / 2 * info.fps - length / 2)
     first = max(0, min(first, info.num_frames - 1 - length))

@@ -36,9 +36,7 @@ def local_path(path: str | Path, setting: str = "checkpoint") -> Path:
     try:
         downloaded = _download(repository, revision, file)
     except ImportError as error:
-        raise SettingError(
-            f"{setting} is {address}, but huggingface_hub is not installed; install it, or {instead}."
-        ) from error
+        raise SettingError(f"{setting} is {address}, but huggingface_hub is missing; install it, or {instead}.") from error
     except Exception as error:  # of the network, the hub, its cache, or names that it does not allow
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise SettingError(f"{setting} is {address}, which could not be downloaded ({reason}); {instead}.") from error

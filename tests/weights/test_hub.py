@@ -81,5 +81,5 @@ def test_without_the_hub_one_sentence_says_which_file_to_pass(tmp_path: Path, mo
 
 def test_without_the_package_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(SettingError, match=r"but huggingface_hub is not installed; install it, or download x\.pth of us/tiny"):
+    with pytest.raises(SettingError, match=r"but huggingface_hub is missing; install it, or download x\.pth of us/tiny"):
         read_weights("hf://us/tiny/x.pth", "--checkpoint")
