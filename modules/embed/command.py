@@ -18,7 +18,7 @@ from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
 from modules.core.files import read_json, sha256, write_json, write_whole
 from modules.embed.encode import What, Work, choose_devices, make_parts, make_parts_on
-from modules.embed.files import Parts, write_collection, writing
+from modules.embed.files import Parts, remove_rest, write_collection, writing
 from modules.embed.reading import Reader, Samples, read_all
 from modules.embed.sampling import known_clip, usual_clip
 from modules.embed.source import FromData, Rows, Split, open_data, rows_of, videos_of
@@ -134,6 +134,7 @@ def embed(
                 f"--out: {out}.safetensors is of another job; pass another name, or --overwrite true to replace it."
             )
         rank_zero_info(f"{out}.safetensors is there already, of the same recordings, encoder and settings.")
+        remove_rest(out, job)
         return
     parts = Parts(out, job)
     if found.videos is not None:
@@ -152,8 +153,8 @@ def embed(
         + (f"; {count - len(missing)} of {count} parts are there already." if len(missing) < count else ".")
     )
     mine = [part for part in missing if part % shares == number - 1]
-    if devices > 1:
-        make_parts_on(work, mine, found_devices)
+    if min(devices, len(mine)) > 1:
+        make_parts_on(work, mine, found_devices[: len(mine)])
     else:
         make_parts(work, mine, network.to(found_devices[0]).requires_grad_(False))
     with parts.alone() as still_there:

@@ -3,7 +3,10 @@
 Axis letters: `v` clips of an item, `B` clips of a batch, `S` features of a clip, `D` width.
 """
 
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +26,8 @@ from modules.embed.reading import Read, Reader, read_all
 What = Literal["pooled", "slices", "tokens"]
 PART_ITEMS = 32
 """Items of a part: what a killed command has to read again at most, for each process."""
+PATIENCE = 10.0
+"""Seconds that a process has to end its own workers."""
 
 
 class Work(NamedTuple):
@@ -53,7 +58,7 @@ class Work(NamedTuple):
         return range(part * PART_ITEMS, min(len(self.reader), (part + 1) * PART_ITEMS))
 
 
-def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True) -> None:
+def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True, stop: signal.Signals = signal.SIGINT) -> None:
     """Read, encode and write some parts.
 
     Args:
@@ -61,13 +66,46 @@ def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True) 
         numbers: of the parts.
         network: encoder, on its device.
         show: a progress bar, in a terminal.
+        stop: signal that ends it, between two items.
+
+    Raises:
+        KeyboardInterrupt: after that signal.
     """
     places = [place for number in numbers for place in work.places(number)]
     reads = read_all(work.reader, places, work.num_workers)
     items = iter(tqdm(reads, total=len(places), unit=work.unit, disable=None if show else True))
-    for number in numbers:
-        own = islice(items, len(work.places(number)))
-        work.parts.write(number, encode(network, own, work.what, work.batch_size, work.bf16, work.store))
+    with _noted(stop) as noted:
+        for number in numbers:
+            own = _unless(noted, islice(items, len(work.places(number))))
+            work.parts.write(number, encode(network, own, work.what, work.batch_size, work.bf16, work.store))
+
+
+@contextmanager
+def _noted(number: signal.Signals) -> Iterator[list[int]]:
+    """Note a signal and go on; a second one ends the process as usual. A worker whose item is half received would complain."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield noted
+        return
+    before = signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(number, before)
+
+
+def _unless(noted: list[int], reads: Iterable[Read]) -> Iterator[Read]:
+    """Items, until a signal is noted."""
+    for one in reads:
+        if noted:
+            raise KeyboardInterrupt
+        yield one
 
 
 def make_parts_on(work: Work, numbers: list[int], devices: list[torch.device]) -> None:
@@ -77,7 +115,12 @@ def make_parts_on(work: Work, numbers: list[int], devices: list[torch.device]) -
         SettingError: that one of them raised, or if one died.
     """
     shares = [numbers[first :: len(devices)] for first in range(len(devices))]
-    started = multiprocessing.spawn(_process, (work, shares, devices), nprocs=len(devices), join=False)
+    # Ctrl-C reaches all processes of a terminal, also while they import; this one alone decides what it means.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        started = multiprocessing.spawn(_process, (work, shares, devices), nprocs=len(devices), join=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert started is not None
     try:
         while not started.join():
@@ -95,7 +138,9 @@ def make_parts_on(work: Work, numbers: list[int], devices: list[torch.device]) -
     finally:
         for process in started.processes:
             process.terminate()
-            process.join()
+        for process in started.processes:
+            process.join(PATIENCE)
+            process.kill()
 
 
 def _process(number: int, work: Work, shares: list[list[int]], devices: list[torch.device]) -> None:
@@ -103,7 +148,7 @@ def _process(number: int, work: Work, shares: list[list[int]], devices: list[tor
     start_worker()
     rank_zero_only.rank = number + 1  # type: ignore[attr-defined]  # all has been said
     loaded = describe_backbone(work.checkpoint, work.frames, work.size, setting="--checkpoint")
-    make_parts(work, shares[number], loaded.network.to(devices[number]).requires_grad_(False), show=number == 0)
+    make_parts(work, shares[number], loaded.network.to(devices[number]).requires_grad_(False), number == 0, signal.SIGTERM)
 
 
 def choose_devices(name: str, count: int) -> list[torch.device]:

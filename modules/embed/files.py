@@ -56,7 +56,7 @@ class Parts:
 
     def __init__(self, out: Path, job: dict[str, Any]) -> None:
         self.out = out
-        self.folder = out.with_name(f"{out.name}.parts")
+        self.folder, self.rest = (out.with_name(f"{out.name}.{suffix}") for suffix in ("parts", "parts.old"))
         with writing(out):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.alone():
@@ -129,10 +129,18 @@ class Parts:
 
     def remove(self) -> None:
         """The collection is written; nobody needs them any more. A process that is killed here leaves no half of them."""
-        rest = self.folder.with_name(f"{self.folder.name}.old")
-        shutil.rmtree(rest, ignore_errors=True)
-        self.folder.replace(rest)
-        shutil.rmtree(rest, ignore_errors=True)
+        shutil.rmtree(self.rest, ignore_errors=True)
+        self.folder.replace(self.rest)
+        shutil.rmtree(self.rest, ignore_errors=True)
+
+
+def remove_rest(out: Path, job: dict[str, Any]) -> None:
+    """Remove the parts of a collection that is there: a process was killed before it did so."""
+    if read_json(out.with_name(f"{out.name}.parts") / JOB) == json.loads(json.dumps(job)):
+        parts = Parts(out, job)
+        with parts.alone() as still_there:
+            if still_there:
+                parts.remove()
 
 
 @contextmanager
