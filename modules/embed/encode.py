@@ -26,7 +26,7 @@ from modules.embed.reading import Read, Reader, read_all
 What = Literal["pooled", "slices", "tokens"]
 PART_ITEMS = 32
 """Items of a part: what a killed command has to read again at most, for each process."""
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds that a process has to end its own workers."""
 
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey, read_samples
 from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.prepare.parallel import start_worker
 from modules.core.batch import Batch
 from modules.embed.source import FromData, label_name
 
@@ -88,11 +89,16 @@ class _Chosen(Dataset[Any]):
 
     def __init__(self, reader: Reader, places: list[int]) -> None:
         self.reader, self.places = reader, places
+        self.is_watched = False
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, key: SampleKey) -> Any:
+        if get_worker_info() is not None and not self.is_watched:
+            # torch's workers stay for ever if the process that started them is killed before they have begun.
+            start_worker()
+            self.is_watched = True
         return self.reader.read(self.places[key.row])
 
 
