@@ -20,7 +20,7 @@ from modules.core.files import read_json, sha256, write_json, write_whole
 from modules.embed.encode import What, Work, choose_devices, make_parts, make_parts_on
 from modules.embed.files import Parts, remove_rest, write_collection, writing
 from modules.embed.reading import Reader, Samples, read_all
-from modules.embed.sampling import known_clip, usual_clip
+from modules.embed.sampling import known_clip, signal_of, usual_clip
 from modules.embed.source import FromData, Rows, Split, open_data, rows_of, videos_of
 from modules.embed.windows import Lengths, Videos, Windows, make_items
 from modules.weights.files import weight_file
@@ -64,7 +64,8 @@ def embed(
         out: name of the collection, without suffix.
         source: folder of videos, with its sub-folders, which are taken for classes; or a list with rows 'path label'.
         data: a data set in the place of --source, by name, with its settings; --data.help NAME lists them. Its clips are those
-            of the encoder's training too, but for settings in --data.clip. How its streams are read is not taken from there.
+            of the encoder's training too, but for settings in --data.clip. How files of streams are read is up to
+            --data.streams.
         split: of the data set: train (the default), val or test, with the clips of evaluation.
         every: seconds; gives a sequence of features for each video, one from the middle of each window of that length. Clips
             that are longer than that reach beyond their windows.
@@ -108,8 +109,8 @@ def embed(
         found = Opened(rows_of(manifest), usual_clip(loaded, stride, clips), Videos(manifest, num_workers), None)
     else:
         assert data is not None
-        known = known_clip(loaded, frames, stride, clips)
-        found = opened(open_data(data, split or "train", network.kind, known, num_workers), num_workers)
+        known, signal = known_clip(loaded, frames, stride, clips), signal_of(loaded)
+        found = opened(open_data(data, split or "train", network.kind, known, signal, num_workers), num_workers)
     clip = found.clip
     if found.videos is not None and network.kind != "video":
         raise SettingError(f"--checkpoint {checkpoint} is an encoder of {network.kind}, not of videos; pass other --data.")

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from lightning import LightningDataModule
 
+from datamodules.base import VideoDataModule
 from datamodules.lists.files import read_list
 from datamodules.lists.folders import VIDEO_SUFFIXES, read_folder, split_folders
 from datamodules.lists.manifest import UNLABELLED, Manifest
@@ -18,6 +19,7 @@ from datamodules.loading.loader import ResumableLoader
 from datamodules.loading.single_pass import SinglePass, fingerprint
 from datamodules.loading.worker_guard import WorkerGuard
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
+from datamodules.streams.settings import SignalSettings
 from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch, Kind
@@ -105,7 +107,9 @@ def videos_of(source: Path, root: Path | None) -> Manifest:
     return Manifest(source, PackedStrings(paths), np.concatenate(labels), names)
 
 
-def open_data(data: LightningDataModule, split: Split, kind: Kind, clip: dict[str, Any], num_workers: int) -> FromData:
+def open_data(
+    data: LightningDataModule, split: Split, kind: Kind, clip: dict[str, Any], signal: dict[str, Any], num_workers: int
+) -> FromData:
     """A split of a data set with clips as an encoder takes them.
 
     Args:
@@ -113,6 +117,7 @@ def open_data(data: LightningDataModule, split: Split, kind: Kind, clip: dict[st
         split: train, val or test.
         kind: of the stream that the encoder takes.
         clip: settings of the clips that are known, by the names of `ClipSettings`. What the user set comes first.
+        signal: how signals are prepared, by the names of `SignalSettings`, likewise.
         num_workers: processes that read.
 
     Raises:
@@ -130,6 +135,8 @@ def open_data(data: LightningDataModule, split: Split, kind: Kind, clip: dict[st
             "--data.streams.names where the data set has more."
         )
     given.clip = _merged(given.clip, inspect.signature(type(data).__init__).parameters["clip"].default, clip)
+    if kind == "signal" and isinstance(data, VideoDataModule) and data.stream_settings.signal == SignalSettings():
+        data.stream_settings = replace(data.stream_settings, signal=SignalSettings(**signal))
     given.reading = replace(given.reading, num_workers=num_workers)
     given.batch_size = 1
     data.setup("test" if split == "test" else "fit")

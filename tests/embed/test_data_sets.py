@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.sets.feature_sequences import FeatureSequences
-from datamodules.sets.utd_mhad import ACTIONS
+from datamodules.sets.utd_mhad import ACTIONS, UTDMHAD
 from datamodules.settings import ListSettings, LoadSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.streams.settings import SignalSettings, StreamSettings
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.samplers import Dense, Segments, Spanning
@@ -22,8 +23,9 @@ from modules.convert.load import Loaded, load_backbone
 from modules.core.errors import SettingError
 from modules.embed.collection import read_collection
 from modules.embed.encode import encode
-from modules.embed.reading import Read
-from modules.embed.sampling import sampler_of
+from modules.embed.reading import Read, Samples
+from modules.embed.sampling import known_clip, sampler_of, signal_of
+from modules.embed.source import open_data
 from tests.datamodules.sets.utd_files import write_official
 from tests.embed.helpers import embed, embed_data, rows_of
 from tests.registry import FRAMES, SIDE
@@ -104,6 +106,26 @@ def test_one_stream_of_recordings_with_several(skeleton: Path, tmp_path: Path) -
     kept = [place for place, row in enumerate(rows) if "a2_s4" not in row["path"]]
     assert torch.allclose(fewer["feature"], found["feature"][kept], atol=1e-6)
     assert "a2_s4_t1" in (tmp_path / "of_broken.bad.tsv").read_text()
+
+
+def test_signals_are_prepared_as_in_training(tmp_path: Path) -> None:
+    write_official(tmp_path)
+    noted = (
+        "data: {init_args: {clip: {frames: 3, sampler: {class_path: Segments}}, streams: {signal: {steps: 7, offset: 9.0}}}}"
+    )
+    loaded = Loaded(torch.nn.Identity(), 7, None, None, {"config": noted, "frames": 7})
+    known, signal = known_clip(loaded, None, None, 1), signal_of(loaded)
+    assert (known["frames"], known["sampler"], signal) == (3, Segments(), {"steps": 7})
+    data = UTDMHAD(str(tmp_path), streams=StreamSettings(["signal"]))
+    reader = Samples(open_data(data, "val", "signal", known, signal, 0))
+    assert len(reader) == 4
+    clips = reader.read(0).clips
+    assert clips is not None
+    assert clips.shape == (1, 6, 7)
+    longer = UTDMHAD(str(tmp_path), streams=StreamSettings(["signal"], signal=SignalSettings(steps=11)))
+    clips = Samples(open_data(longer, "val", "signal", known, signal, 0)).read(0).clips
+    assert clips is not None
+    assert clips.shape == (1, 6, 11), "what the user sets comes first"
 
 
 def test_a_data_set_of_video_files_is_the_same_as_its_folder(folder: Path, tmp_path: Path) -> None:
