@@ -5,8 +5,8 @@
 
 The whole command (reading, a tiny encoder, parts and collection in files) is timed against its own loader with nothing behind
 it, on generated videos. Both start their workers anew. Each ratio is of a pair; the figure is their median, once of wall-clock
-time, and once of processor time of all processes, which other processes disturb less. Clips are small so that the loader is the limit:
-on a CPU, normalising a clip of 224 pixels takes longer than decoding one.
+time, and once of processor time of all processes, which other processes disturb less. Clips are small, so that the loader
+is the limit: on a CPU, normalising a clip of 224 pixels takes longer than decoding one.
 """
 
 import gc

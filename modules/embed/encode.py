@@ -6,6 +6,7 @@ Axis letters: `v` clips of an item, `B` clips of a batch, `S` features of a clip
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -74,10 +75,17 @@ def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True, 
     places = [place for number in numbers for place in work.places(number)]
     reads = read_all(work.reader, places, work.num_workers)
     items = iter(tqdm(reads, total=len(places), unit=work.unit, disable=None if show else True))
-    with _noted(stop) as noted:
+    # Parts are written beside what follows: the disk takes its time to say that a file is safe.
+    with _noted(stop) as noted, ThreadPoolExecutor(1) as writer:
+        before: Future[None] | None = None
         for number in numbers:
             own = _unless(noted, islice(items, len(work.places(number))))
-            work.parts.write(number, encode(network, own, work.what, work.batch_size, work.bf16, work.store))
+            steps = encode(network, own, work.what, work.batch_size, work.bf16, work.store)
+            if before is not None:
+                before.result()
+            before = writer.submit(work.parts.write, number, steps)
+        if before is not None:
+            before.result()
 
 
 @contextmanager

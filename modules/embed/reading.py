@@ -17,8 +17,8 @@ from datamodules.prepare.parallel import start_worker
 from modules.core.batch import Batch
 from modules.embed.source import FromData, label_name
 
-AHEAD = 4
-"""Items that each worker reads ahead, while the encoder works and a part is written."""
+AHEAD, AHEAD_IN_ALL = 4, 16
+"""Items that each worker reads ahead while the encoder works, and all of them together, at least."""
 
 
 class Read(NamedTuple):
@@ -118,4 +118,5 @@ def read_all(reader: Reader, places: list[int], num_workers: int) -> Iterator[An
         SettingError: if workers die again and again.
     """
     sampler = EpochSampler(len(places), 0, False)
-    return iter(ResumableLoader(_Chosen(reader, places), sampler, 1, num_workers, _only, None, reader.guard, AHEAD))
+    ahead = max(AHEAD, AHEAD_IN_ALL // max(1, num_workers))
+    return iter(ResumableLoader(_Chosen(reader, places), sampler, 1, num_workers, _only, None, reader.guard, ahead))
