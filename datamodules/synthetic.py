@@ -298,6 +298,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         """Makes the clips, unless they are made already."""
         if self._pools:
             return
+        self._check()
         if self.captions is not None:
             self._pools = self._captioned(self.captions)
             return

@@ -167,6 +167,10 @@ class SyntheticLongVideos(SinglePass, LightningDataModule):
         """Streams of a batch."""
         return {"video": "video"} if self.features is None else {"feature": "feature"}
 
+    def setup(self, stage: str) -> None:
+        """Check the settings, which may have changed since; samples are made when they are asked for."""
+        self._check()
+
     def _loader(self, name: str) -> ResumableLoader:
         train = name == "train"
         count = {"train": self.train_videos, "val": self.val_videos, "probe": self.probe_samples}[name]

@@ -134,10 +134,10 @@ def read_streams(
     else:
         single[np.array(counts) == 1] = classes
     has_captions = any(captions)
+    if (highest := int(classes.max(initial=UNLABELLED))) >= MAX_CLASSES:
+        raise SettingError(f"{path} has the label {highest}; there may be {MAX_CLASSES} classes, counted from 0.")
     if (has_captions or intervals is not None) and not class_names:
         # Beside sentences, and where a sample has several, only labels with names are classes.
-        if (highest := int(classes.max(initial=UNLABELLED))) >= MAX_CLASSES:
-            raise SettingError(f"{path} has the label {highest}; there may be {MAX_CLASSES} classes.")
         class_names = [str(number) for number in range(highest + 1)]
     manifest = Manifest(
         root,

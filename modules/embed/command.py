@@ -1,39 +1,37 @@
 """The command `python main.py embed`."""
 
 import json
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
+from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from datamodules.lists.manifest import Manifest
-from datamodules.video.crops import Centre
-from datamodules.video.samplers import Dense
+from datamodules.prepare.parallel import core_count
+from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.video.dataset import VideoClipDataset
+from datamodules.video.samplers import Dense, Sampler
 from datamodules.video.sampling import ClipSettings
 from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import SettingError, check_positive, check_whole, check_writable, given
 from modules.core.files import read_json, sha256, write_json, write_whole
-from modules.embed.files import Parts, Steps, write_collection
-from modules.embed.windows import Lengths, Read, Windows, make_items, videos_of
+from modules.embed.encode import What, Work, choose_devices, make_parts, make_parts_on
+from modules.embed.files import Parts, remove_rest, write_collection, writing
+from modules.embed.reading import Reader, Samples, read_all
+from modules.embed.sampling import known_clip, signal_of, usual_clip
+from modules.embed.source import FromData, Rows, Split, open_data, rows_of, videos_of
+from modules.embed.windows import Lengths, Videos, Windows, make_items
 from modules.weights.files import weight_file
-
-What = Literal["pooled", "slices", "tokens"]
-PART_ITEMS = 32
-"""Items of a part: what a killed command has to read again at most, for each process."""
-USUAL_STRIDE = 4
 
 
 def embed(
     checkpoint: Path,
-    source: Path,
     out: Path,
+    source: Path | None = None,
+    data: LightningDataModule | None = None,
+    split: Split | None = None,
     every: float | None = None,
     clips: int = 1,
     what: What = "pooled",
@@ -42,60 +40,90 @@ def embed(
     size: int | None = None,
     stride: int | None = None,
     batch_size: int = 16,
-    num_workers: int = 4,
+    num_workers: int | None = None,
     device: str = "auto",
+    devices: int = 1,
     bf16: bool = False,
     store: Literal["float16", "float32"] = "float16",
     shard: str = "1/1",
     overwrite: bool = False,
 ) -> None:
-    """Write features of videos by any encoder: OUT.safetensors, OUT.csv for --data FeatureSequences, and a passport OUT.json.
+    """Write features of recordings by any encoder: OUT.safetensors, OUT.csv and a passport OUT.json.
 
-    A command that was killed goes on where it was. Videos that cannot be read are listed in OUT.bad.tsv and are not in the
-    collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with --data.lists.train OUT.csv.
+    Recordings are the videos of a folder or list (--source), or the samples of a data set (--data NTU60 --data.root DIR), which
+    may be of another kind if the encoder is: skeletons, depth, signals. Sizes, preprocessing and sampling are those of the
+    encoder's training.
+
+    A command that was killed goes on where it was, and writes the same bytes. What cannot be read is listed in OUT.bad.tsv and
+    is not in the collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with
+    --data.lists.train OUT.csv.
 
     Args:
-        checkpoint: whatever convert reads: a checkpoint or .safetensors of ours, an official file, a folder of transformers.
-        source: folder of videos, with its sub-folders, which are taken for classes; or a list with rows 'path label'.
+        checkpoint: whatever convert reads: a checkpoint or .safetensors of ours, an official file, a folder of transformers; or
+            hf://owner/name or hf://owner/name/file on the Hugging Face Hub.
         out: name of the collection, without suffix.
+        source: folder of videos, with its sub-folders, which are taken for classes; or a list with rows 'path label'.
+        data: a data set in the place of --source, by name, with its settings; --data.help NAME lists them. Its clips are those
+            of the encoder's training too, but for settings in --data.clip. How files of streams are read is up to
+            --data.streams.
+        split: of the data set: train (the default), val or test, with the clips of evaluation.
         every: seconds; gives a sequence of features for each video, one from the middle of each window of that length. Clips
             that are longer than that reach beyond their windows.
-        clips: clips that are spread over each video, where there are no windows; several give a sequence.
+        clips: clips that are spread over each recording, where there are no windows; several give a sequence.
         what: pooled features; those of each time slice; or all tokens of the encoder.
         root: folder that relative paths of a list start from; null takes the list's folder.
         frames: frames per clip; null takes those of the encoder's training.
         size: side of the clips in pixels, likewise; 224 where nobody noted it.
         stride: frames of the video from one frame of a clip to the next, likewise; 4 where nobody noted it.
         batch_size: clips that go through the encoder at once.
-        num_workers: processes that decode.
+        num_workers: processes that read, for each device; null takes four, or as many as there are cores.
         device: auto, cpu, cuda or cuda:1 and so on.
+        devices: GPUs that share the work, each with a process of its own; on a CPU, processes.
         bf16: compute in bfloat16, which is faster on a GPU and less exact.
         store: type of the numbers in the file.
-        shard: 2/4 does the second of four shares; the process that finishes last writes the collection.
+        shard: 2/4 does the second of four shares, for several machines; the one that finishes last writes the collection.
         overwrite: replace a collection that is there.
 
     Raises:
-        SettingError: if a setting is impossible, or weights or videos cannot be read.
+        SettingError: if a setting is impossible, or weights or recordings cannot be read.
     """
-    check_whole("--", 1, clips=clips, batch_size=batch_size)
+    check_whole("--", 1, clips=clips, batch_size=batch_size, devices=devices)
+    num_workers = min(4, core_count()) if num_workers is None else num_workers
     check_whole("--", 0, num_workers=num_workers)
-    check_positive("--", **given(every=every, frames=frames, size=size, stride=stride))
+    check_positive("--", **given(every=every))
+    check_whole("--", 1, **given(frames=frames, size=size, stride=stride))
+    if (source is None) == (data is None):
+        raise SettingError("Pass either --source, a folder or list of videos, or --data, a data set by name.")
+    if split is not None and data is None:
+        raise SettingError("--split is for --data; pass the folder of a split as --source.")
     if every is not None and clips > 1:
         raise SettingError("--every gives one clip per window and --clips spreads clips over the video; pass only one of them.")
     number, shares = parse_shard(shard)
+    found_devices = choose_devices(device, devices)
     out = out.with_suffix("") if out.suffix == ".safetensors" else out
     check_writable("--out", out.parent)
-    manifest = videos_of(source, root)
+    manifest = videos_of(source, root) if source is not None else None
     loaded = describe_backbone(checkpoint, frames, size, setting="--checkpoint")
-    if loaded.network.kind != "video":
-        raise SettingError(f"--checkpoint {checkpoint} is an encoder of {loaded.network.kind}, but embed reads videos.")
-    network = loaded.network.to(choose_device(device)).requires_grad_(False)
-    stride = stride or loaded.stride or USUAL_STRIDE
-    clip = ClipSettings(frames=loaded.frames, size=loaded.size or 224, clips=clips, sampler=Dense(stride), crop=Centre())
+    network: Any = loaded.network
+    if manifest is not None:
+        found = Opened(rows_of(manifest), usual_clip(loaded, stride, clips), Videos(manifest, num_workers), None)
+    else:
+        assert data is not None
+        known, signal = known_clip(loaded, frames, stride, clips), signal_of(loaded)
+        found = opened(open_data(data, split or "train", network.kind, known, signal, num_workers), num_workers)
+    clip = found.clip
+    if found.videos is not None and network.kind != "video":
+        raise SettingError(f"--checkpoint {checkpoint} is an encoder of {network.kind}, not of videos; pass other --data.")
+    if found.videos is None and every is not None:
+        raise SettingError(f"--every is for video files, which --data {type(data).__name__} does not read here; leave it out.")
+    shape = [clip.frames, getattr(clip, "size", None), str(found.sampler) if found.sampler is not None else None, clip.clips]
+    for setting, asked, used in (("size", size, shape[1]), ("stride", stride, shape[2])):
+        if asked is not None and used is None:
+            raise SettingError(f"--{setting} is {asked}, which --data {type(data).__name__} does not take; leave it out.")
     job = {
         "encoder": sha256(weight_file(checkpoint, "--checkpoint")),
-        "videos": manifest.sha256(),
-        "clip": [clip.frames, clip.size, stride, clips],
+        "videos": found.rows.sha256,
+        "clip": shape,
         "every": every,
         "what": what,
         "batch_size": batch_size,
@@ -106,45 +134,45 @@ def embed(
             raise SettingError(
                 f"--out: {out}.safetensors is of another job; pass another name, or --overwrite true to replace it."
             )
-        rank_zero_info(f"{out}.safetensors is there already, of the same videos, encoder and settings.")
+        rank_zero_info(f"{out}.safetensors is there already, of the same recordings, encoder and settings.")
+        remove_rest(out, job)
         return
-    seconds = None
-    if every is not None:
-        seconds, rates = lengths(manifest, out, job, num_workers)
-        longer = (clip.frames - 1) * stride + 1 > every * rates
-        if longer.any():
-            rank_zero_info(
-                f"In {longer.sum()} of {len(manifest)} videos clips are longer than {every:g} s: neighbouring windows share "
-                "frames, and all features of a video shorter than a clip are equal; a smaller --stride or a larger --every "
-                "avoids it."
-            )
-    items = make_items(manifest, seconds, every)
-    parts = Parts(out, job, -(-len(items) // PART_ITEMS))
-    mine = [part for part in parts.missing() if part % shares == number - 1]
-    done = parts.count - len(parts.missing())
+    parts = Parts(out, job)
+    if found.videos is not None:
+        assert isinstance(clip, ClipSettings)
+        seconds = None if every is None else lengths(found.videos, every, clip, parts, num_workers)
+        reader: Reader = Windows(found.videos, make_items(len(found.videos.manifest), seconds, every), clip)
+    else:
+        assert found.samples is not None
+        reader = Samples(found.samples)
+    unit = "clip" if every is None else "window"
+    work = Work(checkpoint, frames, size, reader, parts, what, batch_size, bf16, store, num_workers, unit)
+    count, missing = work.num_parts, parts.missing(work.num_parts)
+    of = f" of {type(data).__name__}" if data is not None else ""
     rank_zero_info(
-        f"{len(manifest)} videos, clips of {clip.frames} frames of {clip.size} px with a stride of {stride}"
-        + (f"; {done} of {parts.count} parts are there already." if done else ".")
+        f"{len(found.rows.columns['path'])} recordings{of}, {describe(shape)}"
+        + (f"; {count - len(missing)} of {count} parts are there already." if len(missing) < count else ".")
     )
-    wanted = [place for part in mine for place in range(part * PART_ITEMS, min(len(items), (part + 1) * PART_ITEMS))]
-    ahead = 4 if num_workers else None
-    read = Subset(Windows(manifest, items, clip), wanted)
-    loader: Any = DataLoader(read, batch_size=None, num_workers=num_workers, prefetch_factor=ahead)
-    reads = iter(tqdm(loader, unit="clip" if every is None else "window", disable=None))
-    for part in mine:
-        own = list(islice(reads, min(PART_ITEMS, len(items) - part * PART_ITEMS)))
-        parts.write(part, encode(network, own, what, batch_size, bf16, store))
-    if not parts.folder.is_dir():  # another share was the last, and wrote the collection
-        return
-    if parts.missing():
-        rank_zero_info(f"{len(parts.missing())} of {parts.count} parts are still to be made, by other shares.")
-        return
-    steps = parts.read()
-    passport = passport_of_features(loaded, checkpoint, job) | {"root": str(manifest.root.absolute())}
-    count = write_collection(out, steps, manifest, passport, sequences=every is not None or clips > 1 or what != "pooled")
-    parts.remove()
+    mine = [part for part in missing if part % shares == number - 1]
+    if min(devices, len(mine)) > 1:
+        make_parts_on(work, mine, found_devices[: len(mine)])
+    else:
+        make_parts(work, mine, network.to(found_devices[0]).requires_grad_(False))
+    with parts.alone() as still_there:
+        if not still_there:  # another share was the last, and wrote the collection
+            return
+        if missing := parts.missing(count):
+            rank_zero_info(f"{len(missing)} of {count} parts are still to be made, by other shares.")
+            return
+        steps = parts.read(count)
+        passport = passport_of_features(loaded, checkpoint, found.sampler, job)
+        passport |= {"root": str(found.rows.root) if found.rows.root is not None else None}
+        passport |= {"data": type(data).__name__, "split": split or "train"} if data is not None else {}
+        is_sequence = every is not None or clip.clips > 1 or what != "pooled"
+        written = write_collection(out, steps, found.rows, passport, is_sequence)
+        parts.remove()
     bad = f"; {len(steps.faults)} could not be read, see {out.name}.bad.tsv" if steps.faults else ""
-    rank_zero_info(f"Wrote features of {count} videos to {out}.safetensors, with {out.name}.csv and {out.name}.json{bad}.")
+    rank_zero_info(f"Wrote features of {written} recordings to {out}.safetensors, with its .csv and .json{bad}.")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -159,115 +187,79 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name.
+class Opened(NamedTuple):
+    """What is embedded."""
 
-    Raises:
-        SettingError: if there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, AttributeError, NotImplementedError) as error:
-        raise SettingError(f"--device is {name}, which is not here ({str(error).splitlines()[0]}); pass cpu.") from error
-    return device
+    rows: Rows
+    clip: ClipSettings | SkeletonClipSettings
+    videos: Videos | None
+    """where they are plain video files"""
+    samples: FromData | None
+    """where not"""
 
-
-def lengths(manifest: Manifest, out: Path, job: dict[str, Any], num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and frames per second of all videos, NaN of those that cannot be read; float64 [N]. They are looked up once."""
-    file = out.with_name(f"{out.name}.parts") / "lengths.json"
-    known = read_json(file)
-    if known.get("videos") != job["videos"] or "rates" not in known:
-        looks: Any = DataLoader(Lengths(manifest), batch_size=None, num_workers=num_workers)
-        found = [(float(seconds), float(rate)) for seconds, rate in tqdm(looks, desc="Lengths", disable=None)]
-        known = {"videos": job["videos"], "seconds": [one[0] for one in found], "rates": [one[1] for one in found]}
-        write_whole(file, lambda path: write_json(path, known))
-    return np.array(known["seconds"], np.float64), np.array(known["rates"], np.float64)
+    @property
+    def sampler(self) -> Sampler | None:
+        """How frames of files are chosen; None of generated clips and of skeletons."""
+        is_sampled = self.samples is None or isinstance(self.samples.dataset, VideoClipDataset)
+        return self.clip.sampler if is_sampled and isinstance(self.clip, ClipSettings) else None
 
 
-@torch.inference_mode()
-def encode(network: Any, reads: list[Read], what: What, batch_size: int, bf16: bool, store: str) -> Steps:
-    """Features of what workers read, in batches that only depend on the items.
-
-    Args:
-        network: encoder, on its device.
-        reads: items.
-        what: see `embed`.
-        batch_size: clips at once.
-        bf16: compute in bfloat16.
-        store: type of the numbers.
-    """
-    found = [one for one in reads if one.clips is not None]
-    device = next(network.parameters()).device
-    clips = [one.clips for one in found if one.clips is not None]
-    features = []
-    for batch in _batches(clips, batch_size):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            made = steps_of(network, network.preprocess(batch.to(device, non_blocking=True)), what)
-        features.append(made.to("cpu", getattr(torch, store)))
-    faults = {one.row: one.reason for one in reads if one.clips is None}
-    if not features:
-        return Steps(torch.zeros(0, 0), torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), faults)
-    feature = torch.cat(features)
-    time, row = torch.cat([one.time for one in found]), torch.tensor([one.row for one in found for _ in one.time])
-    steps = feature.shape[1]
-    if what == "slices":
-        # Slices share out the time of their clip evenly.
-        ends = time[:, :1] + (time[:, 1:] - time[:, :1]) * torch.linspace(0, 1, steps + 1)
-        time = torch.stack([ends[:, :-1], ends[:, 1:]], -1)
-    else:
-        time = time[:, None].expand(-1, steps, -1)
-    return Steps(feature.flatten(0, 1), time.reshape(-1, 2).contiguous(), row.repeat_interleave(steps), faults)
+def opened(found: FromData, num_workers: int) -> Opened:
+    """A split of a data set: its video files, where it has nothing else, so that windows of them can be read, too."""
+    dataset = found.dataset
+    if type(dataset) is not VideoClipDataset:
+        return Opened(found.rows, found.clip, None, found)
+    return Opened(rows_of(dataset.manifest), found.clip, Videos(dataset.manifest, num_workers, dataset.facts), None)
 
 
-def _batches(clips: list[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """All clips [v, T, H, W, 3] of a list in batches."""
-    singles = (clip for several in clips for clip in several)
-    while batch := list(islice(singles, batch_size)):
-        yield torch.stack(batch)
+def describe(clip: list[Any]) -> str:
+    """Frames, size and sampler of clips in words, as far as they have them."""
+    frames, size, sampler, _ = clip
+    in_pixels = f" of {size} px" if size is not None else ""
+    return f"clips of {frames} frames{in_pixels}" + (f" by {sampler}" if sampler is not None else "")
 
 
-def steps_of(network: Any, video: Tensor, what: What) -> Tensor:
-    """Features of clips, one or several for each.
+def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_workers: int) -> np.ndarray:
+    """Seconds of all videos, float64 [N], NaN of those that cannot be read. They are looked up once, by one process."""
+    file = parts.folder / "lengths.json"
+    with parts.alone():
+        known = read_json(file)
+        if "rates" not in known:
+            reader = Lengths(videos)
+            found = list(tqdm(read_all(reader, [*range(len(reader))], num_workers), "Lengths", len(reader), disable=None))
+            known = {"seconds": [one[0] for one in found], "rates": [one[1] for one in found]}
+            with writing(parts.out):
+                write_whole(file, lambda path: write_json(path, known))
+    stride = clip.sampler.stride if isinstance(clip.sampler, Dense) else 1
+    longer = (clip.frames - 1) * stride + 1 > every * np.array(known["rates"], np.float64)
+    if longer.any():
+        rank_zero_info(
+            f"In {longer.sum()} of {len(longer)} videos clips are longer than {every:g} s: neighbouring windows share "
+            "frames, and all features of a video shorter than a clip are equal; a smaller --stride or a larger --every "
+            "avoids it."
+        )
+    return np.array(known["seconds"], np.float64)
+
+
+def passport_of_features(loaded: Loaded, checkpoint: Path, sampler: Sampler | None, job: dict[str, Any]) -> dict[str, Any]:
+    """What made the features: encoder, its hash, preprocessing and sampling.
 
     Args:
-        network: encoder.
-        video: float [B, 3, T, H, W], of `preprocess`.
-        what: pooled, those of each time slice, or all.
-
-    Returns:
-        float32 [B, S, D]
-
-    Raises:
-        SettingError: if the network has no time slices.
+        loaded: the encoder.
+        checkpoint: that it is from.
+        sampler: how frames of files are chosen; None where there are none.
+        job: of the command.
     """
-    if what == "pooled":
-        pooled: Tensor = network(video).float()
-        return pooled[:, None]
-    features: Tensor = network.forward_features(video).float()
-    if features.ndim == 5:
-        flat = features.permute(0, 2, 3, 4, 1)
-        return flat.mean((2, 3)) if what == "slices" else flat.flatten(1, 3)
-    if what == "tokens":
-        return features
-    if not hasattr(network, "grid"):
-        raise SettingError(f"--what slices needs an encoder with time slices; a {type(network).__name__} has none.")
-    slices = network.grid.t if not hasattr(network, "clip_grid") else network.clip_grid(video).t
-    return features.unflatten(1, (slices, -1)).mean(2)
-
-
-def passport_of_features(loaded: Loaded, checkpoint: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """What made the features: encoder, its hash, preprocessing and sampling."""
-    frames, size, stride, clips = job["clip"]
-    crop = {"size": size, "crop": "centre"}
+    frames, size, _, clips = job["clip"]
     about = {name: loaded.passport.get(name) for name in ("method", "architecture", "source")}
     normalisation = getattr(loaded.network, "normalisation", None)
+    crop = {"size": size, "crop": "centre"} if size is not None else {}
+    stride = sampler.stride if isinstance(sampler, Dense) else None
+    other = {"sampler": str(sampler)} if sampler is not None and stride is None else {}
     return {
         "format": "lightning-video-ssl features, version 1",
         "encoder": {"file": checkpoint.name, "sha256": job["encoder"], "network": type(loaded.network).__name__, **about},
         "preprocessing": crop | {"normalisation": normalisation.as_record() if normalisation is not None else None},
-        "sampling": {"frames": frames, "stride": stride, "clips": clips, "every": job["every"]},
+        "sampling": {"frames": frames, "stride": stride, "clips": clips, "every": job["every"]} | other,
         "job": job,
     }

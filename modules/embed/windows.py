@@ -1,4 +1,4 @@
-"""Which windows of which videos are embedded, and reading them in worker processes.
+"""Which windows of which videos are embedded, and reading them.
 
 Axis letters: `v` clips of an item, `T` frames.
 """
@@ -10,18 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.lists.files import read_list
-from datamodules.lists.folders import VIDEO_SUFFIXES, read_folder, split_folders
 from datamodules.lists.manifest import Manifest
-from datamodules.lists.packed import PackedStrings
+from datamodules.loading.worker_guard import GRACE, WorkerGuard
 from datamodules.video.crops import view_boxes
 from datamodules.video.decode import ChooseFrames, DecodedClips, DecodeError, VideoInfo, probe, read_clips
+from datamodules.video.pyav_reader import facts_kept_in
+from datamodules.video.readers import PictureFolder
 from datamodules.video.samplers import Dense
-from datamodules.video.sampling import ClipSettings
+from datamodules.video.sampling import ClipSettings, part_of
 from datamodules.video.transforms import cut_views
-from modules.core.errors import SettingError
+from modules.embed.reading import Read
 
 WINDOWS_AT_ONCE = 4
 """Windows of a long video that are decoded in one pass; more would take too much memory."""
@@ -35,19 +34,8 @@ class Item(NamedTuple):
     row: int
     """of the list of videos"""
     windows: tuple[tuple[float, float], ...]
-    """first and last second of each window; empty for clips that are spread over the whole video"""
-
-
-class Read(NamedTuple):
-    """What a worker made of an item."""
-
-    row: int
-    clips: Tensor | None
-    """uint8 [v, T, H, W, 3]; None where the file could not be read"""
-    time: Tensor
-    """float32 [v, 2], seconds"""
-    reason: str
-    """why it could not be read, else empty"""
+    """first and last second of each window, from the beginning of the row's part of the file; empty for clips that are spread
+    over all of it"""
 
 
 def windows_of(seconds: float, every: float) -> list[tuple[float, float]]:
@@ -57,16 +45,16 @@ def windows_of(seconds: float, every: float) -> list[tuple[float, float]]:
     return list(zip(starts, [*starts[1:], max(seconds, starts[-1] + 1e-3)], strict=True))
 
 
-def make_items(manifest: Manifest, seconds: np.ndarray | None, every: float | None) -> list[Item]:
+def make_items(count: int, seconds: np.ndarray | None, every: float | None) -> list[Item]:
     """The items of all videos, in order.
 
     Args:
-        manifest: videos.
+        count: of the videos, N.
         seconds: float64 [N], their lengths, NaN of those that could not be read; None where windows are not asked for.
         every: length of a window in seconds; None takes clips that are spread over each video.
     """
     if seconds is None or every is None:
-        return [Item(row, ()) for row in range(len(manifest))]
+        return [Item(row, ()) for row in range(count)]
     items = []
     for row, length in enumerate(seconds.tolist()):
         windows = windows_of(0 if math.isnan(length) else length, every)
@@ -75,42 +63,69 @@ def make_items(manifest: Manifest, seconds: np.ndarray | None, every: float | No
     return items
 
 
-class Lengths(Dataset[tuple[float, float]]):
-    """Seconds and frames per second of each video, or NaN."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-
-    def __len__(self) -> int:
-        return len(self.manifest)
-
-    def __getitem__(self, row: int) -> tuple[float, float]:
-        try:
-            info = probe(self.manifest.file(row), TIMEOUT)
-        except DecodeError:
-            return math.nan, math.nan
-        return info.num_frames / info.fps, info.fps
-
-
-class Windows(Dataset[Read]):
-    """Clips of items, with centred squares.
+class Videos:
+    """The files of a manifest, and the guard of the workers that read them.
 
     Args:
-        manifest: videos.
+        manifest: videos, or parts of videos.
+        num_workers: processes that read.
+        facts: folder for what looks at long files show; None keeps it in memory.
+    """
+
+    def __init__(self, manifest: Manifest, num_workers: int, facts: Path | None = None) -> None:
+        self.manifest, self.facts = manifest, facts
+        self.guard = WorkerGuard(num_workers, TIMEOUT + GRACE)
+
+    def file(self, row: int) -> Path | PictureFolder:
+        """The file of a row, or its folder of pictures."""
+        path = self.manifest.file(row)
+        return path if self.manifest.fps is None else PictureFolder(path, self.manifest.fps)
+
+    def span(self, row: int) -> np.ndarray | None:
+        """First and last second of the part of the file that a row is; None for all of it."""
+        return self.manifest.spans[row] if self.manifest.spans is not None else None
+
+
+class Lengths:
+    """Reads seconds and frames per second of each video, or of the part of it that a row is; NaN of those that are broken."""
+
+    def __init__(self, videos: Videos) -> None:
+        self.videos, self.guard = videos, videos.guard
+
+    def __len__(self) -> int:
+        return len(self.videos.manifest)
+
+    def read(self, place: int) -> tuple[float, float]:
+        """Of one row."""
+        try:
+            with self.guard.reading(place), facts_kept_in(self.videos.facts):
+                _, part = part_of(probe(self.videos.file(place), TIMEOUT), self.videos.span(place))
+        except DecodeError:
+            return math.nan, math.nan
+        return part.num_frames / part.fps, part.fps
+
+
+class Windows:
+    """Reads clips of items, with centred squares.
+
+    Args:
+        videos: that they are of.
         items: what to read.
         clip: frames, size, number of clips per video and their stride.
     """
 
-    def __init__(self, manifest: Manifest, items: list[Item], clip: ClipSettings) -> None:
-        self.manifest, self.items, self.clip = manifest, items, clip
+    def __init__(self, videos: Videos, items: list[Item], clip: ClipSettings) -> None:
+        self.videos, self.items, self.clip, self.guard = videos, items, clip, videos.guard
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, place: int) -> Read:
+    def read(self, place: int) -> Read:
+        """Clips of one item: uint8 [v, T, H, W, 3]."""
         item = self.items[place]
         try:
-            decoded = read_clips(self.manifest.file(item.row), self._chooser(item), None, decode_timeout=TIMEOUT)
+            with self.guard.reading(item.row), facts_kept_in(self.videos.facts):
+                decoded = read_clips(self.videos.file(item.row), self._chooser(item), None, decode_timeout=TIMEOUT)
         except DecodeError as error:
             return Read(item.row, None, torch.zeros(0, 2), str(error))
         square = view_boxes(decoded.info.width, decoded.info.height, 1, self.clip.crop.centre)
@@ -119,41 +134,32 @@ class Windows(Dataset[Read]):
 
     def _chooser(self, item: Item) -> ChooseFrames:
         def choose(info: VideoInfo, rng: np.random.Generator | None) -> np.ndarray:
+            first, part = part_of(info, self.videos.span(item.row))
             if not item.windows:
-                return self.clip.choose(info, None)
-            return np.stack([middle_of(info, window, self.clip) for window in item.windows])
+                return first + self.clip.choose(part, None)
+            return first + np.stack([clip_of(part, window, self.clip) for window in item.windows])
 
         return choose
 
     def _time(self, item: Item, decoded: DecodedClips) -> Tensor:
-        return torch.tensor(item.windows, dtype=torch.float32) if item.windows else torch.from_numpy(decoded.time)
+        if not item.windows:
+            return torch.from_numpy(decoded.time)
+        span = self.videos.span(item.row)
+        start = 0.0 if span is None else max(0.0, float(span[0]))
+        return torch.tensor(item.windows, dtype=torch.float32) + start
 
 
-def middle_of(info: VideoInfo, window: tuple[float, float], clip: ClipSettings) -> np.ndarray:
-    """Frames of the clip whose middle is that of a window, moved into the video where it would reach beyond: int64 [T]."""
-    assert isinstance(clip.sampler, Dense)
+def clip_of(info: VideoInfo, window: tuple[float, float], clip: ClipSettings) -> np.ndarray:
+    """Frames of the clip of a window, int64 [T].
+
+    With a stride it is the clip whose middle is that of the window, moved into the video where it would reach beyond; by
+    another sampler, the one that is chosen of what the window shows.
+    """
+    if not isinstance(clip.sampler, Dense):
+        first, part = part_of(info, np.array(window))
+        chosen: np.ndarray = first + clip.sampler.draw(part, 1, clip.frames, None)[0]
+        return chosen
     length = (clip.frames - 1) * clip.sampler.stride
     first = round(sum(window) / 2 * info.fps - length / 2)
     first = max(0, min(first, info.num_frames - 1 - length))
     return (first + clip.sampler.stride * np.arange(clip.frames)).clip(0, info.num_frames - 1)
-
-
-def videos_of(source: Path, root: Path | None) -> Manifest:
-    """The videos of a folder, with all its sub-folders, or of a list.
-
-    Raises:
-        SettingError: if there are none.
-    """
-    if not source.is_dir() and (source.suffix.lower() in VIDEO_SUFFIXES or not source.exists()):
-        raise SettingError(f"--source is {source}; pass an existing folder of videos, or a list of them.")
-    if not source.is_dir():
-        return read_list(source, root or source.parent)
-    splits = split_folders(source)
-    if not splits:
-        return read_folder(source, "--source")
-    # All splits, with the classes of all of them.
-    parts = {folder: read_folder(folder, "--source") for folder in sorted(splits.values())}
-    names = sorted({name for part in parts.values() for name in part.class_names})
-    paths = [f"{folder.relative_to(source).as_posix()}/{path}" for folder, part in parts.items() for path in part.paths]
-    labels = [part.with_classes(names).labels if part.class_names else part.labels for part in parts.values()]
-    return Manifest(source, PackedStrings(paths), np.concatenate(labels), names)

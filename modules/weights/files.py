@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.core.errors import SettingError
 from modules.core.loading import reason
+from modules.weights.hub import local_path
 from modules.weights.torchscript import is_torchscript, read_torchscript
 
 # The only class besides tensors, numbers, texts and plain containers in files of the official VideoMAE family: their
@@ -44,13 +45,13 @@ def weight_file(path: str | Path, setting: str) -> Path:
     """The file that a path means: itself, or the weights in a folder of `transformers`, of `convert` or of DeepSpeed.
 
     Args:
-        path: file or folder.
+        path: file, folder, or address on the Hugging Face Hub (`modules/weights/hub.py`).
         setting: command-line name of the setting that named it, for error messages.
 
     Raises:
         SettingError: if there is no such file, or a folder holds no weights.
     """
-    path = Path(path)
+    path = local_path(path, setting)
     if path.is_dir():
         found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
         if not found:

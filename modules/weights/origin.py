@@ -13,6 +13,7 @@ from modules.core.preprocessing import (
     known_origin,
 )
 from modules.weights.files import Checkpoint
+from modules.weights.hub import local_path
 from modules.weights.names.huggingface import is_transformers
 from modules.weights.names.video_cnn import PUBLISHED_PREFIXES
 from modules.weights.names.videomae import is_official
@@ -51,7 +52,8 @@ def transformers_origin(path: str | Path) -> Origin:
     Args:
         path: folder, or the weights in it.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    path = local_path(path)
+    folder = path if path.is_dir() else path.parent
     network, pictures = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     # It leaves out what has its default.
     facts = {"num_frames": 16, "image_size": 224} | network if network.get("model_type") == "videomae" else {}

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from modules.core.errors import SettingError
 from modules.core.files import sha256
 from modules.weights.files import FOLDER_FILES, weight_file
+from modules.weights.hub import local_path
 from modules.weights.huggingface_config import class_names_of, norm_pix_loss_of, read_config
 from modules.weights.run_config import inside
 
@@ -29,7 +30,7 @@ def passport_of(path: str | Path) -> dict[str, Any] | None:
             the file is a folder's weights; or such a folder. Earlier versions wrote <name without suffix>.json, which is read
             too, where no file of another suffix can be meant.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         return _passport_in(path / IN_FOLDER)
     if (inner := _embedded(path)) is not None:

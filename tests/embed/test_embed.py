@@ -1,6 +1,5 @@
 """Features of a folder of videos: the right ones, of the right moments, also after the command was killed."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,50 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from datamodules.prepare.synthesise import write_videos
 from datamodules.sets.feature_sequences import FeatureSequences
 from datamodules.settings import ListSettings, ReadSettings
-from main import main
-from modules.convert.command import convert
 from modules.convert.load import load_backbone
 from modules.core.errors import SettingError
-from modules.embed import command
 from modules.embed.files import Parts
 from modules.embed.windows import windows_of
-from tests.datamodules.video_files import decode_all
-from tests.registry import FRAMES, SIDE, tiny_cnn, tiny_vit
-
-BROKEN = "train/down/broken.mp4"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight whole videos of 32 frames at 12 frames per second, and one that is none."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_videos(folder / "motion", 6, 2, 32, 48)
-    (folder / "motion/train/down").mkdir(exist_ok=True)
-    (folder / "motion" / BROKEN).write_bytes(b"no video")
-    torch.manual_seed(0)
-    for name, network in (("vit", tiny_vit()), ("cnn", tiny_cnn())):
-        state = {f"backbone.{key}": value.contiguous() for key, value in network.state_dict().items()}
-        save_file(state, folder / f"{name}.raw.safetensors")
-        sizes = {"heads": 2, "image_size": SIDE, "num_frames": FRAMES, "stride": 3} if name == "vit" else {"num_frames": FRAMES}
-        convert(folder / f"{name}.raw.safetensors", folder / f"{name}.safetensors", **sizes)  # type: ignore[arg-type]
-    return folder
-
-
-def embed(folder: Path, out: Path, *options: str, encoder: str = "vit") -> dict[str, Any]:
-    words = ["embed", f"--checkpoint={folder / encoder}.safetensors", f"--source={folder / 'motion'}", f"--out={out}"]
-    main([*words, "--num_workers=0", *options])
-    file = out.with_name(f"{out.name}.safetensors")
-    return load_file(file) if file.is_file() else {}
-
-
-def rows_of(out: Path) -> list[dict[str, str]]:
-    with out.with_name(f"{out.name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+from tests.datamodules.video_files import decode_all, write_video
+from tests.embed.helpers import BROKEN, embed, part_items, rows_of
+from tests.registry import FRAMES, SIDE
 
 
 def test_features_are_those_of_the_middle_of_each_video(folder: Path, tmp_path: Path) -> None:
@@ -105,7 +70,7 @@ def test_the_collection_is_a_data_set(folder: Path, tmp_path: Path) -> None:
 def test_a_killed_command_goes_on_and_writes_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "PART_ITEMS", 3)
+    part_items(monkeypatch, 3)
     embed(folder, tmp_path / "whole")
     write, made = Parts.write, []
 
@@ -132,7 +97,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(
 
 
 def test_shares_together_write_what_one_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "PART_ITEMS", 2)
+    part_items(monkeypatch, 2)
     whole = embed(folder, tmp_path / "whole")
     assert not embed(folder, tmp_path / "shared", "--shard=2/2")
     shared = embed(folder, tmp_path / "shared", "--shard=1/2")
@@ -167,6 +132,11 @@ def test_slices_and_tokens_average_to_the_pooled_feature(encoder: str, folder: P
 def test_impossible_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     for options, message in (
         (("--every=1", "--clips=2"), "pass only one of them"),
+        (("--data=SyntheticMotion",), "Pass either --source, a folder or list of videos, or --data"),
+        (("--split=val",), "--split is for --data; pass the folder of a split as --source"),
+        (("--devices=2", "--device=cpu:0"), "--device is cpu:0, one device, but --devices is 2; pass --device cpu"),
+        ((f"--frames={FRAMES + 1}",), "frames"),
+        ((f"--size={SIDE + 1}",), "size"),
         (("--device=cuda:77",), "--device is cuda:77, which is not here"),
         (("--batch_size=0",), "--batch_size is 0; it must be a whole number of at least 1"),
         ((f"--source={tmp_path}",), "which holds no video"),
@@ -176,3 +146,32 @@ def test_impossible_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingError, match=message):
             embed(folder, tmp_path / "features", *options)
+
+
+def test_a_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out, message in (("/proc/x/features", "/proc/x"), (tmp_path / "file/features", "is no folder")):
+        with pytest.raises(SettingError, match=f"--out {Path(out).parent}.* cannot be written .*{message}.* another"):
+            embed(folder, Path(out))
+
+
+def test_videos_that_are_short_odd_or_all_broken(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos/one.mp4", frames=2, size=(50, 34))
+    found = embed(folder, tmp_path / "short", f"--source={tmp_path / 'videos'}", "--batch_size=1")
+    assert found["feature"].shape == (1, 32)
+    (tmp_path / "videos/one.mp4").write_bytes(b"no video")
+    with pytest.raises(SettingError, match=r"None of the 1 recordings could be read \(the first: .*\); mend them"):
+        embed(folder, tmp_path / "broken", f"--source={tmp_path / 'videos'}")
+    write_video(tmp_path / "videos/one.mp4")
+    assert len(embed(folder, tmp_path / "broken", f"--source={tmp_path / 'videos'}")["feature"]) == 1, "mended"
+
+
+def test_large_labels_stay_numbers(folder: Path, tmp_path: Path) -> None:
+    paths = [row.relative_to(folder / "motion") for row in sorted(folder.glob("motion/val/*/*.mp4"))]
+    (tmp_path / "list.csv").write_text("".join(f"{path},{99999999 - place}\n" for place, path in enumerate(paths)))
+    embed(folder, tmp_path / "features", f"--source={tmp_path / 'list.csv'}", f"--root={folder / 'motion'}")
+    assert [row["label"] for row in rows_of(tmp_path / "features")] == ["99999999", "99999998"]
+    data = FeatureSequences(str(tmp_path), ListSettings(train=str(tmp_path / "features.csv")), batch_size=2)
+    with pytest.raises(SettingError, match="has the label 99999999; there may be 1000000 classes"):
+        data.setup("fit")

@@ -1,0 +1,122 @@
+"""Reading what is embedded, in worker processes that outlive no command and that no broken file ends.
+
+Axis letters: `v` clips of an item.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey, read_samples
+from datamodules.loading.worker_guard import WorkerGuard
+from datamodules.prepare.parallel import start_worker
+from modules.core.batch import Batch
+from modules.embed.source import FromData, label_name
+
+AHEAD, AHEAD_IN_ALL = 4, 16
+"""Items that each worker reads ahead while the encoder works, and all of them together, at least."""
+
+
+class Read(NamedTuple):
+    """What a worker made of an item."""
+
+    row: int
+    """of the recordings"""
+    clips: Tensor | None
+    """[v, ...], as the data give them: uint8 [v, T, H, W, 3] of videos; None where the file could not be read"""
+    time: Tensor
+    """float32 [v, 2], seconds; NaN where nobody knows"""
+    reason: str
+    """why it could not be read, else empty"""
+    label: str = ""
+    """of the sample, where the list does not tell it"""
+    caption: str = ""
+    """likewise"""
+
+
+class Reader(Protocol):
+    """What reads items by their numbers."""
+
+    guard: WorkerGuard
+    """knows what workers read"""
+
+    def __len__(self) -> int:
+        """Items."""
+
+    def read(self, place: int) -> Any:
+        """An item."""
+
+
+class Samples:
+    """Reads the samples of a data set, an item each.
+
+    Args:
+        data: the split.
+    """
+
+    def __init__(self, data: FromData) -> None:
+        self.data, self.guard = data, data.guard
+
+    def __len__(self) -> int:
+        return len(self.data.dataset)
+
+    def read(self, place: int) -> Read:
+        """A sample alone: what others it is read with changes nothing."""
+        batch = self.data.collate(read_samples(self.data.dataset, [SampleKey(0, place)]))
+        stream = batch.stream(self.data.stream)
+        is_empty = stream.valid is not None and not stream.valid.any()
+        if int(batch.substituted[0]) >= 0 or any(batch.reading.unreplaced) or is_empty:
+            return Read(place, None, torch.zeros(0, 2), dict(batch.reading.faults).get(place, "cannot be read"))
+        time = torch.full((len(stream.data[0]), 2), math.nan) if stream.time is None else stream.time[0].float()
+        return Read(place, stream.data[0], time, "", *self._about(batch))
+
+    def _about(self, batch: Batch) -> tuple[str, str]:
+        """Label and caption of a batch of one."""
+        names, label = self.data.class_names, batch.label[0]
+        caption = batch.text().first[0] if "text" in batch.streams else ""
+        if caption and not names:  # labels are numbers of sentences
+            return "", caption
+        numbers = [int(label)] if label.ndim == 0 else label.nonzero().flatten().tolist()
+        return ";".join(filter(None, (label_name(number, names) for number in numbers))), caption
+
+
+class _Chosen(Dataset[Any]):
+    """Some items of a reader."""
+
+    def __init__(self, reader: Reader, places: list[int]) -> None:
+        self.reader, self.places = reader, places
+        self.is_watched = False
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        if get_worker_info() is not None and not self.is_watched:
+            # torch's workers stay for ever if the process that started them is killed before they have begun.
+            start_worker()
+            self.is_watched = True
+        return self.reader.read(self.places[key.row])
+
+
+def _only(samples: list[Any]) -> Any:
+    return samples[0]
+
+
+def read_all(reader: Reader, places: list[int], num_workers: int) -> Iterator[Any]:
+    """Items in order, from worker processes that read ahead. On a machine with a GPU, their tensors are in pinned memory.
+
+    Args:
+        reader: of the items.
+        places: numbers of those that are wanted.
+        num_workers: processes; 0 reads in this one, when an item is asked for.
+
+    Raises:
+        SettingError: if workers die again and again.
+    """
+    sampler = EpochSampler(len(places), 0, False)
+    ahead = max(AHEAD, AHEAD_IN_ALL // max(1, num_workers))
+    return iter(ResumableLoader(_Chosen(reader, places), sampler, 1, num_workers, _only, None, reader.guard, ahead))

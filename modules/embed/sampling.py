@@ -1,0 +1,62 @@
+"""Which clips an encoder is given: as in its training, where the weights say that, and as the user asks."""
+
+from typing import Any
+
+from datamodules.video.crops import Centre
+from datamodules.video.samplers import Dense, Jittered, Sampler, Segments, Spanning, Timed
+from datamodules.video.sampling import ClipSettings
+from modules.convert.load import Loaded
+from modules.core.errors import SettingError, given
+from modules.weights.run_config import inside, parse_config
+
+USUAL_SIZE, USUAL_STRIDE = 224, 4
+PREPARATION = ("rate", "steps", "whole", "median", "standardise", "window")
+"""What of `SignalSettings` is not about the files."""
+ALONE = (Dense, Segments, Spanning, Timed)
+"""Samplers of clips that stand alone. That of Jittered is Dense's in evaluation, and others need several clips."""
+
+
+def sampler_of(loaded: Loaded, stride: int | None) -> Sampler | None:
+    """How frames are chosen: with a stride that was asked for, or else as in training; None where nobody noted that."""
+    if stride is not None:
+        return Dense(stride)
+    dense = Dense(loaded.stride) if loaded.stride is not None else None
+    noted = _noted(loaded, "clip", "sampler")
+    name, settings = str(noted.get("class_path")).rpartition(".")[2], inside(noted, "init_args")
+    try:
+        if name == Jittered.__name__:
+            return Dense(**settings)
+        return next((sampler(**settings) for sampler in ALONE if sampler.__name__ == name), dense)
+    except (TypeError, SettingError):  # of another version
+        return dense
+
+
+def signal_of(loaded: Loaded) -> dict[str, Any]:
+    """How signals were prepared in training, by the names of `SignalSettings`; empty where nobody noted that."""
+    noted = _noted(loaded, "streams", "signal")
+    return {name: noted[name] for name in PREPARATION if name in noted}
+
+
+def _noted(loaded: Loaded, *names: str) -> dict[str, Any]:
+    """Settings of the data that the encoder was trained on; empty where nobody noted them."""
+    config = loaded.passport.get("config")
+    return inside(parse_config(config), "data", "init_args", *names) if isinstance(config, str) and config else {}
+
+
+def usual_clip(loaded: Loaded, stride: int | None, clips: int) -> ClipSettings:
+    """Clips of videos as in the encoder's training, and as usual where nobody noted that."""
+    sampler = sampler_of(loaded, stride) or Dense(USUAL_STRIDE)
+    return ClipSettings(frames=loaded.frames, size=loaded.size or USUAL_SIZE, clips=clips, sampler=sampler, crop=Centre())
+
+
+def known_clip(loaded: Loaded, frames: int | None, stride: int | None, clips: int) -> dict[str, Any]:
+    """What is known of clips of the encoder's training, or was asked for, by the names of `ClipSettings`; the rest is up to the
+    data set."""
+    # Passports of signals count their steps.
+    noted = _noted(loaded, "clip").get("frames") if signal_of(loaded) else loaded.passport.get("frames")
+    known = given(
+        frames=frames or getattr(loaded.network, "num_frames", None) or noted,
+        size=loaded.size,
+        sampler=sampler_of(loaded, stride),
+    )
+    return known | {"clips": clips, "crop": Centre()}
