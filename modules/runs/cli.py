@@ -475,7 +475,9 @@ class CLI(LightningCLI):
         following = None
         if last.is_file() and self._overrides("test_step"):
             config = last.parents[1] / "config.yaml"
-            following = None if tests else f"test --config {config} --ckpt_path last"
+            following = f"test --config {config} --ckpt_path last"
+            if tests:
+                following = f"predict --config {config} --data VideoFolder --data.root DIR --ckpt_path last"
         elif last.is_file():
             following = f"embed --checkpoint {last} --source DIR --out features"
         self._say_written(following)
