@@ -65,7 +65,7 @@ def test_going_on_from_last(tmp_path: Path) -> None:
     run = tmp_path / "run"
     quick(run)
     first = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    with pytest.raises(SettingError, match="already holds a run; go on with --ckpt_path last"):
+    with pytest.raises(SettingError, match="already contains a run; resume it with --ckpt_path last"):
         quick(run)
     quick(run, "--trainer.max_epochs=2", "--ckpt_path=last")
     second = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
