@@ -47,7 +47,7 @@ def test_every_new_name_of_a_setting_of_a_method_exists() -> None:
         (
             "finetune/ucf101",
             ["--model.labels=several"],
-            r"^model\.labels is 'several', .* called model\.labels\.per_sample now",
+            r"^model\.labels is 'several', .* renamed to model\.labels\.per_sample",
         ),
         ("finetune/ucf101", ["--model.labels.shape=several"], r"^There is no setting model\.labels\.shape"),
     ],
