@@ -90,5 +90,5 @@ def test_whose_copy_it_is_must_be_said() -> None:
     class Silent(Pair):
         copies = Method.copies
 
-    with pytest.raises(TypeError, match=r"Silent\.copies must say"):
+    with pytest.raises(TypeError, match=r"Silent\.copies must define"):
         Silent().adopt(Origin("a file", HALF))
