@@ -214,7 +214,7 @@ def test_gpu_script_runs_to_its_end(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     written = {path.name for path in tmp_path.glob("*.json")}
     assert written == {"step.json", "waits.json", "videomae.json", "smile.json", "others.json", "memory.json"}
-    assert "of the time waits for data" in (tmp_path / "waiting_for_data.txt").read_text()
+    assert "of the time is spent waiting for data" in (tmp_path / "waiting_for_data.txt").read_text()
 
 
 def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
