@@ -33,7 +33,7 @@ LONG = 0.2
             0.1,
             0,
             "cuda",
-            ["80 % of the time is spent waiting", "Data limits this run: set data.reading.num_workers above 0"],
+            ["80 % of the time is spent", "Data limits this run: set data.reading.num_workers above 0"],
         ),
         (0.8, 0.1, 6, "cuda", ["Data limits this run: raise data.reading.num_workers (now 6)", "12 ms of a worker"]),
         (0.3, 0.5, 6, "cuda", ["50 % goes to callbacks", "They limit this run: call them less often"]),

@@ -242,7 +242,7 @@ def test_parts(action: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("shares", "limit", "words"),
     [
-        ({WAITING: 0.6, FORWARD: 0.4}, "data", "60 % of the time the network has nothing to do"),
+        ({WAITING: 0.6, FORWARD: 0.4}, "data", "60 % of the time the network only waits"),
         ({WAITING: 0.3, CALLBACKS: 0.2, REST: 0.2, FORWARD: 0.3}, "callbacks", "40 % of the time goes to callbacks"),
         ({WAITING: 0.1, TRANSFER: 0.2, FORWARD: 0.7}, "transfer", "20 % of the time goes to moving batches"),
         ({WAITING: 0.1, AUGMENTATION: 0.5, FORWARD: 0.2, BACKWARD: 0.2}, "augmentation", "more than the network itself needs"),
@@ -340,7 +340,7 @@ def test_a_run_without_an_end_is_told_of_by_one_epoch() -> None:
     outlook = look_ahead(seen)
     assert (outlook.endless, outlook.epochs, outlook.batches, outlook.seconds) == (True, 1, 100, 50)
     text = render(seen, outlook, [])
-    assert "time     no number of epochs or steps ends it; one epoch takes about 50.0 s, 100 steps" in text
+    assert "time     not limited by epochs or steps; one epoch takes about 50.0 s, 100 steps" in text
     assert "disk     about 2.0 MB after it" in text
     assert not look_ahead(made(max_epochs=-1, max_steps=7)).endless
     assert not look_ahead(made(max_epochs=None)).endless
@@ -404,7 +404,7 @@ def test_the_text_names_what_is_not_known() -> None:
     for words in (
         "16.0 clips/s, 500 ms for a step, 2 TFLOP/s, 50 % of the device's peak (MFU)",
         "augmentation        ?",
-        "Reading a sample takes a worker process 3 ms; there are 2.",
+        "Reading a sample takes 3 ms of a worker process; there are 2.",
         "of it audio       0.8 ms    25 %",
         "time     about 16.7 min: 20 epochs, 2000 steps",
         "memory   1.0 GB of 2.0 GB",
