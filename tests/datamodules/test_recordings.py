@@ -215,7 +215,7 @@ def test_only_shared_parts_are_warned_of(tmp_path: Path, recwarn: pytest.Warning
     train = parts(tmp_path, (0, 10), (20, 30))
     _same_classes(train, parts(tmp_path, (10, 20)), "validation")
     assert not recwarn.list
-    with pytest.warns(UserWarning, match=r"1 of the 1 validation videos are training videos too, the first is a\.mp4"):
+    with pytest.warns(UserWarning, match=r"1 of the 1 validation videos are also training videos, the first is a\.mp4"):
         _same_classes(train, parts(tmp_path, (5, 15), (30, 40)), "validation")
 
 

@@ -246,7 +246,7 @@ def test_wrong_folders_of_videos(tmp_path: Path, videos: Path) -> None:
         main(["fit", *layers, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
 
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingError, match=r"data\.root is .*empty, which holds no video"):
+    with pytest.raises(SettingError, match=r"data\.root is .*empty, which contains no video"):
         fit(tmp_path / "empty", 2)
     with pytest.raises(SettingError, match=r"data\.batch_size 4 on 1 device\(s\) is more than the 3 training videos"):
         fit(videos, 4)

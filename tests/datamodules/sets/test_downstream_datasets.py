@@ -174,7 +174,7 @@ def test_finegym(subset: Any, gym: Path) -> None:
 
 def test_wrong_lists_of_finegym(gym: Path) -> None:
     bad = write(gym, "bad.txt", f"{GYM[0]} 0", f"{GYM[5]} 99")
-    with pytest.raises(SettingError, match=r"Line 2 of .*bad.txt has the label '99'; expected a whole number from 0 to 98\."):
+    with pytest.raises(SettingError, match=r"Line 2 of .*bad.txt has the label '99'; expected an integer from 0 to 98\."):
         ready(FineGym(str(gym), lists=ListSettings(str(bad)), **SMALL))
     few = write(gym, "few.txt", f"{GYM[0]} 0")
     with pytest.raises(SettingError, match=r"few.txt lists no videos"):

@@ -131,7 +131,7 @@ def test_the_real_davis() -> None:
     listed = root / "ImageSets/2016/val.txt"
     if not listed.is_file():
         pytest.skip(f"{listed} is missing; set REAL_DIR")
-    with pytest.warns(UserWarning, match="are training videos too"):
+    with pytest.warns(UserWarning, match="are also training videos"):
         batch = first_batch(DAVIS2016(str(root), ListSettings(str(listed), str(listed)), **settings()))
     assert batch.reading.faults == []
     valid, mask = batch.stream("mask").valid, batch.stream("mask").data

@@ -288,7 +288,7 @@ def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pyt
     ("make", "message"),
     [
         (lambda root: VideoFolder(str(root / "gone")), r"data\.root is .*gone, which is not a folder"),
-        (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which holds no video"),
+        (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which contains no video"),
         (lambda root: VideoFolder(str(root), batch_size=7), r"data\.batch_size 7 on 1 device\(s\) is more than the 6"),
         (lambda root: SSv2(str(root)), r"holds no something-something-v2-train\.json; set data\.lists\.train"),
         (lambda root: MiniKinetics(str(root)), r"holds no train_mini1\.txt; set data\.lists\.train"),
