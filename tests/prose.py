@@ -23,6 +23,8 @@ FILES = (
     *(f"{folder}/**/*.py" for folder in ("modules", "datamodules", "callbacks", "benchmarks", "tests")),
     "configs/**/*.yaml",
 )
+# These quote the phrases.
+QUOTED = (ROOT / "tests/test_prose.py",)
 # Lines of a comment, and adjacent string literals, continue a sentence: a phrase may be split over them.
 JOINS = re.compile(r"[\"']\s*\n\s*[frb]*[\"']|\n\s*#?\s*")
 
@@ -85,8 +87,8 @@ def find(path: Path, content: str, phrases: list[Phrase]) -> list[Finding]:
         content: of the file.
         phrases: to look for.
     """
-    # Most files have none, also as plain text, and need not be taken apart.
-    plain = JOINS.sub(" ", content)
+    # Most files have none, and need not be split into passages.
+    plain = " ".join(JOINS.sub(" ", content).split())
     candidates = [phrase for phrase in phrases if phrase.pattern.search(plain)]
     found = []
     for start, text in texts(path, content) if candidates else ():
@@ -104,7 +106,7 @@ def find(path: Path, content: str, phrases: list[Phrase]) -> list[Finding]:
 def find_all(root: Path = ROOT) -> list[Finding]:
     """Banned phrases in all files of the project."""
     phrases = read_phrases()
-    paths = sorted({path for pattern in FILES for path in root.glob(pattern)})
+    paths = sorted({path for pattern in FILES for path in root.glob(pattern)}.difference(QUOTED))
     return [one for path in paths for one in find(path.relative_to(root), path.read_text(), phrases)]
 
 

@@ -166,11 +166,11 @@ def test_a_missing_shard_is_found_before_the_first_step(sharded: Path) -> None:
     shard = min((sharded / "val").glob("*.bin"))
     shard.rename(sharded / "elsewhere")
     with pytest.raises(
-        SettingError, match=rf"^The shard {shard} is missing or not whole; copy it again, or run `python main.py .*` anew\.$"
+        SettingError, match=rf"^The shard {shard} is missing or incomplete; copy it again, or run `python main.py .*` again\.$"
     ):
         of_kind(StreamedVideos, sharded).check("fit")
     shard.write_bytes((sharded / "elsewhere").read_bytes()[:-1])
-    with pytest.raises(SettingError, match="is missing or not whole"):
+    with pytest.raises(SettingError, match="is missing or incomplete"):
         of_kind(StreamedVideos, sharded).check("fit")
 
 
@@ -181,7 +181,7 @@ def test_a_shard_that_a_store_lacks_ends_the_run_and_counts_no_file_as_broken(
     data = ready(of_kind(StreamedVideos, STORE, workers))
     for shard in (sharded / "train").glob("*.bin"):
         shard.unlink()
-    said = rf"^Sample \d of the shards in {STORE}/train cannot be read \(FileNotFoundError: [^\n]*\); see that [^\n]*\.$"
+    said = rf"^Sample \d of the shards in {STORE}/train cannot be read \(FileNotFoundError: [^\n]*\); check that [^\n]*\.$"
     with pytest.raises(SettingError, match=said):
         batches(data)
     assert data.faults is not None

@@ -53,7 +53,7 @@ def read_only(folder: Path, rank: int, port: int) -> None:
     mount(folder, 0)
     said = save_twice(folder, SMALL, lambda: mount(folder, MS_REMOUNT | MS_RDONLY))
     assert "Read-only file system" in said
-    assert "go on with --ckpt_path last" in said
+    assert "resume with --ckpt_path last" in said
 
 
 @pytest.mark.parametrize("what", [full_disk, read_only])
