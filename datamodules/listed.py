@@ -91,8 +91,8 @@ class ListedStreams(VideoDataModule):
         columns = read_columns(path, self.main)
         if columns != self.columns:
             raise SettingError(
-                f"{path} has columns for the streams {', '.join(columns) or 'none'}, but the training list for {', "
-                f"'.join(self.columns) or 'none'}; give all lists the same columns."
+                f"{path} has columns for the streams {', '.join(columns) or 'none'}, but the training list for "
+                f"{', '.join(self.columns) or 'none'}; give all lists the same columns."
             )
         manifest = read_streams(path, self.root, self.main, self.window, self.several)
         if self.several is None:

@@ -258,9 +258,9 @@ def test_shards_refuse_parts_and_further_streams(films: Path, tmp_path: Path) ->
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
     with pytest.raises(SettingError, match=r"samples of the split train of --data Halves are parts of files"):
         prepare_shards(Halves(str(films)), tmp_path / "out")
-    with pytest.raises(SettingError, match="LongRecordings reads its videos in a way of its own, which shards cannot take"):
+    with pytest.raises(SettingError, match="LongRecordings has its own way of reading videos, which shards do not support"):
         prepare_shards(LongRecordings(str(films), durations=str(tmp_path / "durations")), tmp_path / "out")
     sound = VideoFolder(str(films), streams=StreamSettings(["video", "audio"]))
-    with pytest.raises(SettingError, match=r"gives the streams video, audio, but shards hold videos only; set --data\.streams"):
+    with pytest.raises(SettingError, match=r"has the streams video, audio, but shards only support videos; set --data"):
         prepare_shards(sound, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -221,7 +221,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(tree: Path, monkeyp
 
 
 def test_lists_of_other_data_sets_are_not_taken(tree: Path) -> None:
-    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which StreamedVideos does not take"):
+    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which StreamedVideos does not use"):
         StreamedVideos(str(tree), ListSettings("list"))
 
 

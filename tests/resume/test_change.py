@@ -328,7 +328,7 @@ def test_one_rate_per_epoch_where_what_is_left_of_one_cannot_be_dealt_out(tmp_pa
     """A single sample is left, which is no batch: the epoch ends at once, and the next one has its own rate."""
     seen, optim = Seen(), SGDSettings(base_lr=1e-2, milestones=[1, 3])
     run(tmp_path, seen, 1, die_after=20, data=Data(1, samples=21), optim=optim)
-    with pytest.warns(UserWarning, match="1 sample.* of epoch 0 cannot be dealt out"):
+    with pytest.warns(UserWarning, match="1 sample.* of epoch 0 do not fit into"):
         run(tmp_path, seen, 4, data=Data(4, samples=21), optim=optim)
     expected = {0: 1.0, 1: 0.1, 2: 0.1, 3: 0.01}
     found = [(seen.batches[behind - 1][0], rate) for behind, rate in seen.steps]
@@ -418,10 +418,10 @@ def test_another_order_within_an_epoch_is_refused_and_between_epochs_told(tmp_pa
     seen = Seen()
     run(tmp_path, seen, stop_after=30)
     for data in (Data(4, samples=60), Data(4, seed=1), Data(4, sha256="b")):
-        with pytest.raises(SettingError, match="within epoch 1, and since then the training data changed"):
+        with pytest.raises(SettingError, match="within epoch 1, and the training data have changed since"):
             run(tmp_path, seen, data=data)
     run(tmp_path, seen, max_epochs=2)
-    with pytest.warns(UserWarning, match="training data changed since the checkpoint was written: 96 samples then, 60 now"):
+    with pytest.warns(UserWarning, match="training data have changed since the checkpoint was written: 96 samples then, 60"):
         run(tmp_path, seen, data=Data(4, samples=60), max_epochs=3)
     assert [len(seen.rows(epoch)) for epoch in range(3)] == [96, 96, 60]
 

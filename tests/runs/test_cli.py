@@ -284,7 +284,7 @@ def test_help_names_every_command_in_a_line_and_each_has_an_example(capsys: pyte
 def test_help_explains_the_settings_of_methods_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in (
         (["fit", "--model.help", "SMILE"], "masks per clip and step; further masks are the first one permuted"),
-        (["fit", "--data.help", "Kinetics400"], "Worker processes per device that decode"),
+        (["fit", "--data.help", "Kinetics400"], "Decoding worker processes per device"),
         (["synthesise", "--help"], "number of training videos"),
     ):
         with pytest.raises(SystemExit) as stopped:

@@ -246,7 +246,7 @@ FILES = {
     ),
     "rule that is not for these data": (
         "data: {init_args: {clip: {clips: 2, crop: Shared}}}\n",
-        r"data\.clip\.crop is Shared, but generated clips are no parts of one video",
+        r"data\.clip\.crop is Shared, but generated clips are not parts of one video",
     ),
     "wrong type": ("data: {init_args: {batch_size: many}}\n", r"data\.batch_size must be of type int, not 'many'"),
 }

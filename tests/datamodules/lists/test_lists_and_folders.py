@@ -466,7 +466,7 @@ def test_groups_of_settings_refuse_numbers_likewise(kind: type, name: str, value
 
 def test_lists_that_a_data_set_does_not_read_are_refused(tmp_path: Path) -> None:
     for kind, split in ((UCFRep, "train"), (AVA, "test")):
-        with pytest.raises(SettingError, match=rf"data\.lists\.{split} is set, which {kind.__name__} does not take"):
+        with pytest.raises(SettingError, match=rf"data\.lists\.{split} is set, which {kind.__name__} does not use"):
             kind(str(tmp_path), ListSettings(**{split: "list.csv"}))
 
 

@@ -225,7 +225,7 @@ def test_something_something(tmp_path: Path) -> None:
     [
         ("{", r"train\.json cannot be read as JSON"),
         (b"\xff\xfe[", r"train\.json cannot be read as JSON"),
-        ('{"id": "1"}', r"train\.json holds no list of videos"),
+        ('{"id": "1"}', r"train\.json contains no list of videos"),
         ('[{"id": "1"}, 7]', r"train\.json: entry 1 is 7; expected an object with id and template"),
         ('[{"template": "A"}]', r"train\.json: entry 0 is {'template': 'A'}"),
         ('[{"id": "1", "template": null}]', r"train\.json: entry 0 is"),

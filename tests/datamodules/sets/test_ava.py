@@ -209,7 +209,7 @@ def test_missing_films_and_detections_are_told(root: Path) -> None:
     (root / DETECTED).write_text("val1,0904,0,0,1,1,,1\nval2,0904,0,0,1,1,,1\n")
     (root / "person_box_67091280_iou90/ava_detection_train_boxes_and_labels_include_negative_v2.2.csv").unlink()
     with (
-        pytest.warns(UserWarning, match="training takes true boxes only"),
+        pytest.warns(UserWarning, match="training only uses true boxes"),
         pytest.warns(UserWarning, match="1 of the 2 films .* the first is val2"),
     ):
         data = ready(small_ava(root), "test")

@@ -81,7 +81,7 @@ def test_ucf101(ucf: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("classInd.txt", "0 Archery", "trainlist01|leaves out labels"),
+        ("classInd.txt", "0 Archery", "trainlist01|skips labels"),
         ("classInd.txt", "Archery", "Line 1 of .*classInd.txt is 'Archery'"),
         ("trainlist01.txt", "Archery/v_Archery_g08_c01.avi 2", "Line 1 of .*trainlist01.txt is 'Archery/"),
         ("trainlist01.txt", "Golf/v_Golf_g08_c01.avi 1", "Line 1 of .* a class of classInd.txt"),
@@ -233,10 +233,10 @@ def test_numbered_lists(kind: type[Jester], prefix: str, tmp_path: Path, one_vid
     put(one_video, tmp_path / "pictures/101/00001.jpg")
     write(tmp_path, f"pictures/{prefix}labels.csv", "Swiping Up")
     write(tmp_path, f"pictures/{prefix}train.csv", "101;Swiping Up")
-    with pytest.raises(SettingError, match=r"holds folders of pictures; run `python main.py prepare videos"):
+    with pytest.raises(SettingError, match=r"contains folders of pictures; run `python main.py prepare videos"):
         ready(kind(str(tmp_path / "pictures"), **SMALL))
     (tmp_path / f"{prefix}labels.csv").unlink()
-    with pytest.raises(SettingError, match=f"The list of classes {prefix}labels.csv is missing beside"):
+    with pytest.raises(SettingError, match=f"The list of classes {prefix}labels.csv is missing next to"):
         ready(kind(str(tmp_path), **SMALL))
 
 
@@ -319,7 +319,7 @@ def test_activitynet(tmp_path: Path, one_video: Path) -> None:
     assert data.class_names == ["Archery", "Drinking coffee"]
     check_reads(data)
     path.write_text("{}")
-    with pytest.raises(SettingError, match=r"is not of the form of ActivityNet 1\.3 \(KeyError: 'database'\)"):
+    with pytest.raises(SettingError, match=r"is not in the format of ActivityNet 1\.3 \(KeyError: 'database'\)"):
         ready(ActivityNet(str(tmp_path), **SMALL))
 
 

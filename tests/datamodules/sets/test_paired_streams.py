@@ -106,7 +106,7 @@ def test_shards_do_not_take_folders_of_pictures(tmp_path: Path) -> None:
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
     root = write_davis(tmp_path / "davis")
     words = ["prepare", "shards", "--data=DAVIS2017", f"--data.root={root}", f"--out={tmp_path / 'out'}"]
-    with pytest.raises(SettingError, match=r"--data DAVIS2017 gives the streams video, mask, but shards hold videos only"):
+    with pytest.raises(SettingError, match=r"--data DAVIS2017 has the streams video, mask, but shards only support videos"):
         main(words)
     with pytest.raises(SettingError, match=r"--data DAVIS2017 reads folders of pictures, or further streams"):
         main([*words, "--data.streams.names=[video]"])

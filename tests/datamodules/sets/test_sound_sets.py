@@ -108,7 +108,7 @@ def test_lines_of_audioset(tmp_path: Path) -> None:
     listed = write(tmp_path, "a.csv", *HEAD, '-a, 30.000, 40.000, "/m/09x0r,/t/dd1"', '-b,30.000,40.000,"/m/09x0r,/t/dd1"')
     assert list(read_segments(listed, numbers)) == [("-a", 30.0, {0, 1}), ("-b", 30.0, {0, 1})]
     for line in ('a, 30.000, 40.000, "/m/unknown"', "a, 30.000", 'a, x, 40.000, "/t/dd1"'):
-        with pytest.raises(SettingError, match=r"Line 4 of .*a\.csv is 'a.*expected an id, two moments"):
+        with pytest.raises(SettingError, match=r"Line 4 of .*a\.csv is 'a.*expected an id, two times"):
             list(read_segments(write(tmp_path, "a.csv", *HEAD, line), numbers))
 
 
@@ -123,7 +123,7 @@ def test_vggsound(tmp_path: Path, files: dict[str, Path]) -> None:
     write(tmp_path, "typo.csv", "-a,30,playing harp,train", "b,1,playing harp,tset")
     with pytest.raises(SettingError, match=r"Line 2 of .*typo\.csv has the split 'tset'; expected train or test"):
         read_clip_list(tmp_path / "typo.csv")
-    with pytest.warns(UserWarning, match=r"vggsound.csv: 1 lines are no clips and were left out, the first is line 4: Xzq"):
+    with pytest.warns(UserWarning, match=r"vggsound.csv: 1 lines are not clips and were left out, the first is line 4: Xzq"):
         data = ready(VGGSound(str(tmp_path), **(SMALL | {"batch_size": 3})))
     assert data.train_manifest is not None
     assert data.val_manifest is not None

@@ -105,9 +105,9 @@ def test_splits_and_refusals(reduced: Path, official: Path, tmp_path: Path) -> N
         utd(official, benchmark="xsub_settings")
     with pytest.raises(SettingError, match="neither official files of UTD-MHAD"):
         utd(tmp_path)
-    with pytest.raises(SettingError, match=r"data\.streams\.signal\.columns is set, which UTDMHAD does not take"):
+    with pytest.raises(SettingError, match=r"data\.streams\.signal\.columns is set, which UTDMHAD does not use"):
         SignalReader(SignalSettings(columns=["ax"]))
-    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which UTDMHAD does not take"):
+    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which UTDMHAD does not use"):
         utd(reduced, lists=ListSettings(train="some.csv"))
     (tmp_path / "labels.csv").write_text("clip,action\nnone,1\n")
     with pytest.raises(SettingError, match="row without a clip such as a01_s1_t1"):

@@ -268,7 +268,7 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
         assert manifest is not None
         assert (manifest.paths, manifest.labels.tolist()) == (["20bn/2.mp4"], [3])
     (tmp_path / "something-something-v2-labels.json").unlink()
-    with pytest.raises(SettingError, match=r"something-something-v2-labels\.json or labels\.json\) is missing beside"):
+    with pytest.raises(SettingError, match=r"something-something-v2-labels\.json or labels\.json\) is missing next to"):
         ready(SSv2(str(tmp_path), clip=CLIP, batch_size=1))
 
 
@@ -280,7 +280,7 @@ def test_batch_of_all_devices_must_fit(tree: Path, monkeypatch: pytest.MonkeyPat
 
 def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VideoFolder, "_rank", lambda self: (0, 4))
-    with pytest.raises(SettingError, match=r"3 validation video\(s\) in .*val cannot be shared by 4 processes"):
+    with pytest.raises(SettingError, match=r"3 validation video\(s\) in .*val cannot be distributed over 4 processes"):
         folder(tree, batch_size=1)
 
 

@@ -158,8 +158,8 @@ def test_missing_videos_are_counted(retrieval: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"a": 1}', "holds no list of videos"),
-        ("[]", "holds no list of videos"),
+        ('{"a": 1}', "contains no list of videos"),
+        ("[]", "contains no list of videos"),
         ('[{"video": "a.mp4"}]', r"entry 0 is \{'video': 'a.mp4'\}; expected an object with video and caption"),
         ('[{"video": "a.mp4", "caption": "x"}, {"caption": "y"}]', "entry 1 is"),
         ('[{"video": "a.mp4", "caption": ["x", 3]}]', "each a text or a list of texts"),
