@@ -3,7 +3,7 @@
     python benchmarks/all.py --videos DIR                # full size, an hour or two on two CPU cores
     python benchmarks/all.py --videos DIR --quick true   # small sizes, minutes: to see the shape of things
 
-Runs `loader`, `step`, `cost`, `memory` and `startup` as processes of their own, each of which can also be run alone. What
+Runs `loader`, `step`, `cost`, `memory` and `startup` as separate processes, each of which can also be run alone. What
 cannot run, because a peer is not installed or there are no videos, is left out and said to be. Run it on a quiet machine.
 """
 

@@ -4,7 +4,7 @@ Two peers. `transformers` is the library's VideoMAE (for SMILE with its CLIP as 
 plain loop does what the official
 code of VideoMAE and SMILE does and in its way: augmentation in NumPy and PIL, sample by sample, in the loader; boolean masks;
 a pixel target that the training loop makes of the normalised clip; attention written out; modules without fused parts. For
-SMILE, objects are pasted frame by frame into PIL's pictures, the teacher runs in float32, and every mask is a pass of its own.
+SMILE, objects are pasted frame by frame into PIL's pictures, the teacher runs in float32, and every mask is a separate pass.
 None of its lines are those of the official code.
 
 The peers were written before anything was measured and are not changed since: who makes them faster or slower measures

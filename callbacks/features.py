@@ -210,7 +210,7 @@ class ValidationProbe(Callback):
         return ALL
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         probe_sets(trainer).begin()
 
     def on_validation_batch_end(

@@ -25,7 +25,7 @@ class Split(NamedTuple):
     train: np.ndarray
     """int64 [N], rows of the recordings"""
     val: np.ndarray
-    """int64 [N], likewise"""
+    """int64 [N], as above"""
 
 
 def _whole(batch: Batch) -> Batch:

@@ -172,7 +172,7 @@ class Timed(Sampler):
         check_positive(OWNER, fps=self.fps)
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; a video that is too short begins anew within a clip."""
+        """See `Sampler.draw`; a video that is too short starts again within a clip."""
         return np.stack([timed_indices(info, frames, self.fps, rng, place) for place in evenly(clips)])
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
@@ -477,7 +477,7 @@ def decreasing_gap(room: int, u: float) -> int:
 
 
 def wrapped(starts: np.ndarray, num_frames: int, frames: int, stride: int) -> np.ndarray:
-    """Every `stride`-th frame from each start; behind its end, the video begins anew.
+    """Every `stride`-th frame from each start; behind its end, the video starts again.
 
     Args:
         starts: int64 [V].

@@ -205,7 +205,7 @@ def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -
         float [N, 3, T, H, W]; `video` may be changed in place.
     """
     with seeded_libraries(generator.initial_seed(), BOXES):
-        # Frames as further channels: timm gives each a noise of its own.
+        # Frames as further channels: timm gives each its own noise.
         erased = RandomErasing(probability, mode="pixel", device=video.device)(video.flatten(1, 2))
     return erased.view_as(video)
 

@@ -45,7 +45,7 @@ def load_backbone(
         source: whatever `python main.py convert` reads: a checkpoint or .safetensors of ours, an official file, a folder of
             `transformers`.
         num_frames: frames of the clips that it will be given; None takes those of the weights. Position codes are interpolated.
-        image_size: side of these clips in pixels, likewise.
+        image_size: side of these clips in pixels, as above.
         pooling: see `VideoViT`.
 
     Raises:

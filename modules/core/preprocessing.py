@@ -25,7 +25,7 @@ class Normalisation:
 
     Args:
         mean: of red, green and blue, from 0 to 1.
-        std: standard deviation of red, green and blue, likewise.
+        std: standard deviation of red, green and blue, as above.
         channels: order in which the network takes the colours.
 
     Raises:

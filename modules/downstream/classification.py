@@ -437,11 +437,11 @@ class Classification(Method):
             raise SettingError(NO_LABELS)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.tally.clear()
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.tally.clear()
         self.test_record = {}
 

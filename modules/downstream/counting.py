@@ -2,7 +2,7 @@
 scale-insensitive counting (https://arxiv.org/abs/2005.08465): a video CNN that looks at two cycles at a time.
 
 One batch gives several steps of the optimiser: after each of them the two cycles move on in every clip, with the lengths that
-the network said (see `modules/downstream/cycles.py`), or begin anew where they fail or pass the end of the clip. Nothing of
+the network said (see `modules/downstream/cycles.py`), or start again where they fail or pass the end of the clip. Nothing of
 this outlives the batch, so a run that goes on from a checkpoint equals the uninterrupted one. Lightning, its schedules and all
 callbacks count a batch as one step. (`python main.py replay` repeats the first of its steps, with the weights that were kept.)
 
@@ -269,7 +269,7 @@ class RepetitionCounting(Method):
 
     @staticmethod
     def _move_on(states: Tensor, ratios: Tensor, anew: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
-        """The states of the next step: a twentieth to a fifth of the clip further on, or anew."""
+        """The states of the next step: a twentieth to a fifth of the clip further on, or a new start."""
         parts = 5 + 15 * torch.rand(len(length), generator=generator, device=length.device, dtype=torch.float64)
         moved, failed = move(states, ratios, (length / parts).clamp_min(1).trunc())
         return torch.where((failed | (moved[:, 1] >= length))[:, None], anew, moved)
@@ -289,11 +289,11 @@ class RepetitionCounting(Method):
         self._keep(batch)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen = []
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen, self.test_record = [], {}
 
     def on_validation_epoch_end(self) -> None:

@@ -144,11 +144,11 @@ class ActionDetection(Method):
         self.on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen, self._missed, self._frames = [], [], []
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.on_validation_epoch_start()
         self.test_record = {}
 

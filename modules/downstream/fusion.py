@@ -22,7 +22,7 @@ from modules.training.optim import AdamWSettings, ScheduleSettings
 
 
 class FusedClassification(Method):
-    """Learns the classes of samples of several streams, each with an encoder and a linear classifier of its own.
+    """Learns the classes of samples of several streams, each with its own encoder and linear classifier.
 
     The scores of a sample are the mean over the streams that it has. Numbers are those of `Classification`, of the mean as
     `test/top1` and so on, and of each stream alone as `test/<stream>_top1`; a sample without a stream does not count for it.
@@ -196,7 +196,7 @@ class FusedClassification(Method):
     # --- Evaluation ---
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._begin()
 
     def on_test_start(self) -> None:
@@ -205,7 +205,7 @@ class FusedClassification(Method):
             branch.on_test_start()
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._begin()
         self.test_record = {}
 

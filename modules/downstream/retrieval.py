@@ -177,7 +177,7 @@ def neighbour_scores(
         queries: float [m, D].
         label: int64 [m], from 0.
         k: neighbours of each vote; more than n are n.
-        recall: neighbours of each R@k, likewise.
+        recall: neighbours of each R@k, as above.
         temperature: of the vote.
 
     Returns:

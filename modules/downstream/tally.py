@@ -35,7 +35,7 @@ class Tally:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def add(self, batch: Batch, logits: Tensor, merge: Merge) -> None:

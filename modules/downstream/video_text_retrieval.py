@@ -2,7 +2,7 @@
 
 Protocol of VindLU (https://arxiv.org/abs/2212.05051, official code) and Singularity (https://arxiv.org/abs/2206.03428), which
 defined retrieval on Something-Something v2. Dual scores are the mean of the cosines of a sentence with a video's frames. The
-`best` candidates of each query by these are scored anew by the fusion network, all others get -100; each direction has its
+`best` candidates of each query by these are scored again by the fusion network, all others get -100; each direction has its
 own best. Fine-tuning learns contrast and matching, without masked words.
 
 Deviations from the official code:
@@ -259,11 +259,11 @@ class VideoTextRetrieval(LocoMotion):
         self.on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._known, self._missed, self._chosen = [], [], []
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.on_validation_epoch_start()
         self.test_record, self.retrieved = {}, None
 

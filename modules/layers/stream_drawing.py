@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.layers.drawing import OUTLINE_COLOURS, box_corners, outline
 
 OBJECT_COLOURS = (*OUTLINE_COLOURS, (240, 228, 66), (0, 114, 178), (213, 94, 0), (255, 255, 255))
-"""One for each object, anew from the ninth on; those of outlines first."""
+"""One per object, repeated from the ninth on; those of outlines first."""
 CURVE_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
 NOT_MEASURED = (120, 120, 120)
 """Grey is not among the colours of `shades`."""

@@ -226,7 +226,7 @@ class TowerTarget(Target):
         low = self.precision == "bf16" and frames.device.type == "cuda"
         parameter, dtype = next(self.tower.parameters()), torch.bfloat16 if low else torch.float32
         if (parameter.device, parameter.dtype) != (frames.device, dtype):
-            # Kept in bf16, and not cast anew in each step.
+            # Kept in bf16, and not cast again in each step.
             self.tower.to(frames.device, dtype)
         with torch.inference_mode(), torch.autocast(frames.device.type, enabled=False):
             patches = self.tower(frames.to(dtype))

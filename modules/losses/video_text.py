@@ -164,7 +164,7 @@ def match_loss(logits: Tensor, videos: Negatives, texts: Negatives) -> Tensor:
         logits: [3B, 2], class 1 is a match: the B pairs, then wrong videos with the own sentences, then the own videos with
             wrong sentences.
         videos: the wrong videos; rows that are not valid do not count.
-        texts: the wrong sentences, likewise.
+        texts: the wrong sentences, as above.
     """
     counted = torch.cat([torch.ones_like(videos.valid), videos.valid, texts.valid])
     labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)

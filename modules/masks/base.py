@@ -31,7 +31,7 @@ class Mask(NamedTuple):
     valid: Tensor | None = None
     """bool like `targets`, False for the filling; None where there is none"""
     valid_visible: Tensor | None = None
-    """bool like `visible`, likewise"""
+    """bool like `visible`, as above"""
 
 
 def mask_from_bool(hidden: Tensor, masked_count: int | None = None) -> Mask:

@@ -81,7 +81,7 @@ class NoiseMask(MaskGenerator):
 
     Red masks have large blobs, green ones clusters of middle size, blue ones neither clumps nor holes, purple ones large
     blobs with fine grain. Each sigma is the standard deviation of a Gaussian in tokens; a pair of numbers is a range from
-    which every clip draws its own. Noise and filters are float32, under autocast too, and made anew for each batch: an FFT
+    which every clip draws its own. Noise and filters are float32, under autocast too, and made again for each batch: an FFT
     over twice the grid, of which one corner is used, so that opposite borders of the grid are not tied.
 
     Args:
@@ -90,7 +90,7 @@ class NoiseMask(MaskGenerator):
         sigma: the Gaussian of red and blue, the narrow one of green and purple.
         wide_sigma: the wide Gaussian of green and purple; red and blue have none.
         time_sigma: `sigma` over time slices, where it differs; 0 leaves slices independent. Null takes the clip's `sigma`.
-        time_wide_sigma: `wide_sigma` over time slices, likewise.
+        time_wide_sigma: `wide_sigma` over time slices, as above.
         slices: `filtered` over time too (3D); `independent`, every time slice with noise of its own (2D); `repeated`, one
             slice for the whole clip (2D, a tube).
         per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip
@@ -160,7 +160,7 @@ class Green3D(NoiseMask):
     Args:
         ratio: share of the tokens that is masked.
         sigma: the narrow Gaussian, in tokens; a range is drawn from for every clip.
-        wide_sigma: the wide Gaussian, likewise.
+        wide_sigma: the wide Gaussian, as above.
         time_sigma: `sigma` over time slices; null takes the clip's `sigma`.
         time_wide_sigma: `wide_sigma` over time slices; null takes the clip's `wide_sigma`.
         per_slice: the same count in every slice; false counts over the clip.

@@ -250,7 +250,7 @@ class CLI(LightningCLI):
         record = open_run(given, "--ckpt_path").get("record")
         trained = record.get("method") if isinstance(record, dict) else None
         own = class_of(config["model"].class_path)
-        # A method may resume from a checkpoint of one that it extends, and the other way round. Modules may have been moved.
+        # A method may resume from a checkpoint of one that it extends, and vice versa. Modules may have been moved.
         related = [*own.__mro__, *_subclasses(own)]
         if trained is not None and trained.rpartition(".")[2] not in {kind.__qualname__ for kind in related}:
             raise SettingError(

@@ -136,7 +136,7 @@ TRAVEL = (0.35, 0.75)
 ROTATION = (90.0, 240.0)
 """Degrees over the clip."""
 MAX_ROTATION_PER_FRAME = 59.0
-"""Faster rotations of few frames would look like rotations the other way round."""
+"""Faster rotations of few frames would look like rotations in the other direction."""
 GROWTH = (1.6, 2.2)
 """Ratio of sizes over the clip."""
 NUISANCE = 0.3

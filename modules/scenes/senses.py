@@ -312,7 +312,7 @@ def bodies(world: World) -> Tensor:
 
 
 def _body(looks: Draws) -> Tensor:
-    """Joints of an upright body of height 1 about its middle, float32 [N, J, 3], with proportions and a pose of its own."""
+    """Joints of an upright body of height 1 about its middle, float32 [N, J, 3], with its own proportions and pose."""
     angles = {name: looks.uniform(f"joint {name}", *bounds)[:, None] for name, bounds in CENTRES.items()}
     joints = pose(angles, draw_proportions(looks))[:, 0]
     low, high = joints.amin(1, keepdim=True), joints.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Videos from shards give the batches, reports and resumed runs that the same files give from a folder, to the bit."""
+"""Videos from shards give the batches, reports and resumed runs that the same files give from a folder, bit for bit."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Weights shared out over two processes: the steps of one, ordinary checkpoints, and runs that go on."""
+"""Weights distributed over two processes: the steps of one, ordinary checkpoints, and runs that go on."""
 
 import multiprocessing
 import os

@@ -247,7 +247,7 @@ def test_several_steps_per_batch_that_move_on(root: Path, tmp_path: Path) -> Non
     assert len(method.noted) == STEPS
     assert not torch.equal(method.noted[0], method.noted[1])
     for one, other in zip(method.noted, method.noted[1:], strict=False):
-        # A clip of 12 to 20 frames moves on by at most a fifth, or begins anew.
+        # A clip of 12 to 20 frames moves on by at most a fifth, or starts again.
         step = other[:, 1] - one[:, 1]
         assert ((step >= 1) & (step <= 4) | (other[:, 2] == 2 * other[:, 1] - other[:, 0] + 1)).all()
     assert all(not torch.equal(before[name], value) for name, value in method.named_parameters())

@@ -275,7 +275,7 @@ def test_settings_in_a_checkpoint_that_no_longer_fit_are_refused(tmp_path: Path)
 def test_frozen_parts_are_neither_trained_nor_saved(case: Case) -> None:
     method = build(case)
     saved = method.state_dict()
-    # Slow copies of the network are state of the training; frozen teachers are not.
+    # Momentum copies of the network are state of the training; frozen teachers are not.
     assert all(value.requires_grad or "key_" in name for name, value in method.named_parameters())
     assert not any("tower" in name or "target" in name for name in saved)
 

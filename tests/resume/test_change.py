@@ -371,7 +371,7 @@ def test_the_peak_is_that_of_the_checkpoint_unless_the_settings_change(
 
 
 def test_rates_of_layers_keep_their_proportion(tmp_path: Path) -> None:
-    """With layer decay each group of parameters has a rate of its own."""
+    """With layer decay each group of parameters has its own rate."""
     method, data = METHODS[0].build(), METHODS[0].data(4, 24, 4)
     method.optim_settings = AdamWSettings(base_lr=0.256, warmup_epochs=0, layer_decay=0.5)
     settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}

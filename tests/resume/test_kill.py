@@ -1,4 +1,4 @@
-"""Runs that are killed, again and again, end with the same bits as runs that are not."""
+"""Runs that are killed, again and again, end bit-identical to runs that are not."""
 
 import json
 import random

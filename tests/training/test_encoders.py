@@ -21,7 +21,7 @@ from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn, tiny_vit, video_batch
 
 
 class Pair(Method):
-    """Two encoders of one type, of which the second has a slow copy."""
+    """Two encoders of one type, of which the second has a momentum copy."""
 
     def __init__(self, first: Normalisation | None = None, second: Normalisation | None = None) -> None:
         super().__init__(OPTIM)

@@ -63,7 +63,7 @@ class VideoViT(PixelInput, nn.Module):
         normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
         pretrained_frames: frames of the clips that the weights were pretrained on; null takes what the file or its passport
             says, or what published networks have. Where num_frames is another, position codes are interpolated.
-        pretrained_size: side of these clips in pixels, likewise.
+        pretrained_size: side of these clips in pixels, as above.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.

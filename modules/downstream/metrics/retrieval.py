@@ -22,7 +22,7 @@ def best_candidates(scores: Tensor, best: int) -> Tensor:
 
 @torch.no_grad()
 def rerank(dual: Tensor, match: Callable[[Tensor, Tensor], Tensor], best: int = 128, chunk: int = 256) -> Tensor:
-    """Score the best candidates of each query anew.
+    """Score the best candidates of each query again.
 
     Args:
         dual: [Q, N], queries x candidates.

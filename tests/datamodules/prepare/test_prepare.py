@@ -125,7 +125,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 
 def prepare_slowly(raw: Path, out: Path, worker: Path) -> None:
-    """In a process of its own: prepare, so slowly that it can be killed on the way."""
+    """In a separate process: prepare, so slowly that it can be killed on the way."""
 
     def slow(path: Path) -> Reading:
         # Whole at any moment, since this process may be killed at any.

@@ -94,7 +94,7 @@ def test_audioset_with_pictures(audioset: Path, files: dict[str, Path]) -> None:
     with pytest.warns(UserWarning, match=r"1 are missing, the first is abcdefghijk"):
         data = ready(AudioSet(str(audioset), streams=of(None, "video", "audio"), **SMALL))
     assert data.train_manifest is not None
-    # The sound of the first is a file of its own too, which is not that of its pictures.
+    # The sound of the first is a separate file, not that of its pictures.
     assert data.train_manifest.paths == [
         *("--PJHxphWEs.mp4", "--pjhxphwes_30.mp4", "abcdefghijk.mp4", "b/0123456789a.mp4"),
     ]
