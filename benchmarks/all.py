@@ -74,7 +74,7 @@ class Part:
 PARTS = {
     "loader": Part([], ["--pairs=3"], loader_figures, by_videos=True, needs="decord"),
     "step": Part([], ["--size=tiny", "--batch=1", "--pairs=2"], step_figures),
-    # Its counts are a table of their own, which it prints.
+    # Its counts are a separate table, which it prints.
     "cost": Part([], ["--size=tiny", "--batch=2"], lambda result: {}),
     "memory": Part([], ["--size=tiny", "--batch=1"], memory_figures),
     "startup": Part([], ["--pairs=2"], startup_figures),

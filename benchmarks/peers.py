@@ -486,7 +486,7 @@ def plain_smile(
         frames: decoded frames of each sample.
         autocast: makes the context of the network's pass.
         teacher_once: the two passes share the teacher's features, as in the official code, and the pasted clips; else the
-            loader yields every clip twice, each with objects, a mask and features of its own.
+            loader yields every clip twice, each with its own objects, mask and features.
     """
     teacher = PlainTeacher(size).to(device).eval().requires_grad_(False)
     network = PlainMAE(size, teacher.width).to(device)

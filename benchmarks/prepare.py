@@ -4,7 +4,7 @@
 
 Writes .skeleton files of generated people, prepares them in one process, and prepares some of them again in the way of
 published scripts: every line is split into a dictionary of numbers, clips are padded to 300 frames, and every joint is
-rotated by itself. Both times are processor time from file to centred and aligned clip, reading alone is compared besides.
+rotated separately. Both times are processor time from file to centred and aligned clip; reading alone is also compared.
 Memory is the growth of a separate process over what it holds after its imports, for a quarter of the files and for all.
 """
 
@@ -100,7 +100,7 @@ def read_by_lines(path: Path) -> np.ndarray:
 
 
 def prepare_by_joints(path: Path) -> np.ndarray:
-    """A clip padded to 300 frames, float32 [M, 300, J, C], every joint rotated by itself."""
+    """A clip padded to 300 frames, float32 [M, 300, J, C], every joint rotated separately."""
     bodies = read_by_lines(path)
     energy = []
     for body in bodies:

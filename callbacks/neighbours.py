@@ -14,12 +14,12 @@ from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method
 
 FRAME = 4
-# Okabe and Ito's green and vermilion, which those who cannot tell red from green tell apart; black for the query itself.
+# Okabe and Ito's green and vermilion, which colour-blind readers can distinguish; black for the query itself.
 SAME, OTHER, QUERY = (0, 158, 115), (213, 94, 0), (0, 0, 0)
 
 
 def draw(stream: Stream, frames: int) -> Tensor:
-    """First clips of videos or skeletons, evenly picked frames: uint8 [B, T', H, W, 3].
+    """First clips of videos or skeletons, evenly spaced frames: uint8 [B, T', H, W, 3].
 
     Raises:
         SettingError: for other kinds.
@@ -50,7 +50,7 @@ class Neighbours(ValidationProbe):
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch.
-        clips: validation clips to draw, evenly picked.
+        clips: validation clips to draw, evenly spaced.
         k: neighbours of each.
         frames: frames of the moving picture at most.
     """

@@ -72,7 +72,7 @@ class Mixing:
 
     Args:
         mixup: parameter of the Beta distribution of the share; 0 for no mixup.
-        cutmix: likewise for cutmix, which pastes a box of this share of the picture, the same in all frames; 0 for none.
+        cutmix: the same for cutmix, which pastes a box of this share of the picture, the same in all frames; 0 for none.
         probability: of a batch to be mixed.
         switch: probability of cutmix where both are on.
     """
@@ -116,7 +116,7 @@ def rand_augment(name: str) -> RandAugment:
             operation.aug_fn, operation.kwargs = _note, {"name": change}
     except (AssertionError, KeyError, ValueError) as error:
         raise SettingError(
-            f"model.augmentation.rand_augment is {name}, which is no RandAugment of timm for clips; take one like "
+            f"model.augmentation.rand_augment is {name}, which is not a RandAugment config of timm for clips; use one like "
             "rand-m7-n4-mstd0.5-inc1, or null."
         ) from error
     return found

@@ -42,7 +42,7 @@ class RandomFlip:
         asked: probability of mirroring a clip; None takes one half, or 0 where left and right are classes of the data.
 
     Raises:
-        SettingError: if it is no probability.
+        SettingError: if it is not a probability.
     """
 
     def __init__(self, setting: str, asked: float | None) -> None:

@@ -179,7 +179,7 @@ class WaveformMixup:
         probability: Of a sample to be mixed.
 
     Raises:
-        SettingError: If it is no probability.
+        SettingError: If it is not a probability.
     """
 
     probability: float = 0.5

@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
     size: int | None
     """side of the clips in pixels; None where the weights do not say, or take no pictures"""
     stride: int | None
-    """frames of the video from one frame of a clip to the next; None where nobody noted it"""
+    """frames of the video from one frame of a clip to the next; None if not recorded"""
     passport: dict[str, Any]
     """what lies with the weights, see `modules.weights.passport`"""
 

@@ -121,7 +121,7 @@ class Batch:
             self.substituted = torch.full_like(self.index, -1)
 
     def stream(self, name: str, *kinds: Kind) -> Stream:
-        """A stream that is no text.
+        """A stream other than text.
 
         Args:
             name: of the stream.

@@ -208,7 +208,7 @@ class Classification(Method):
         found, own = len(weights["head.weight"]), self.classifier.out_features
         if found != own:
             raise SettingError(
-                f"{source} tells {found} classes apart, but there are {own} here; choose the data or model.num_classes that it "
+                f"{source} has {found} classes, but there are {own} here; choose the data or model.num_classes that it "
                 "was trained for, or start from its encoder alone with model.backbone.checkpoint."
             )
 
@@ -222,7 +222,7 @@ class Classification(Method):
         """Make the head for the data's classes, before weights are restored and the optimiser is made.
 
         Raises:
-            SettingError: if nobody says how many classes there are, or the data has more than the head.
+            SettingError: if the number of classes is unknown, or the data has more than the head.
         """
         if trainer_of(self) is None:  # in load_from_checkpoint: the weights say how many classes there are
             return
@@ -269,10 +269,10 @@ class Classification(Method):
         return super().load_state_dict(state_dict, strict, assign)
 
     def fit_head(self, weights: Mapping[str, Any]) -> None:
-        """Make the head for as many classes as weights that are about to be restored tell apart, where there is none.
+        """Create the head for the number of classes in the weights that are about to be restored, if there is none.
 
         Raises:
-            SettingError: if the head that is there tells apart another number.
+            SettingError: if the existing head has another number of classes.
         """
         if "head.weight" in weights:
             if self.head is None:
@@ -346,7 +346,7 @@ class Classification(Method):
         """See whether the data give clips or their features; see `Method.setup`.
 
         Raises:
-            SettingError: likewise, or for features where the classifier is not linear.
+            SettingError: if the stream is missing, or for features with a classifier that is not linear.
         """
         self.feature_stream = feature_stream(getattr(self.trainer, "datamodule", None), self.stream)
         if self.feature_stream is not None and self.mode != "linear":

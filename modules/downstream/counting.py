@@ -140,7 +140,7 @@ class RepetitionCounting(Method):
     def prepare(self, clips: Tensor, outside: Tensor) -> Tensor:
         """Normalise clips, and fill frames outside the video with the mean of the backbone's normalisation.
 
-        The mean is filled in after normalisation, where it is no grey but nearly so (official code).
+        The mean is filled in after normalisation, where it is not exactly grey (official code).
 
         Args:
             clips: uint8 [N, frames, H, W, 3].

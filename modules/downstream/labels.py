@@ -113,7 +113,7 @@ class OneLabel(Labels):
         label, classes = rows[:, 0], probabilities.shape[1]
         if (label >= classes).any():
             raise SettingError(
-                f"A video has the label {int(label.max())}, but the classifier tells only {classes} classes apart, from 0; set "
+                f"A video has the label {int(label.max())}, but the classifier only has {classes} classes, from 0; set "
                 f"model.num_classes to {int(label.max()) + 1} or more, or correct data.lists.val or data.lists.test."
             )
         return accuracies(probabilities, label)

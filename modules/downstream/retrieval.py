@@ -85,8 +85,8 @@ class NearestNeighbours(Method):
             raise SettingError(NO_LABELS)
         if both := data.tested_in_training():
             raise SettingError(
-                f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a test set "
-                "of its own."
+                f"{both} test sample(s) are in the training set too, where each would find itself; choose data with a "
+                "separate test set."
             )
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:

@@ -51,7 +51,7 @@ def embed(
 ) -> None:
     """Write features of videos by any encoder: OUT.safetensors, OUT.csv for --data FeatureSequences, and a passport OUT.json.
 
-    A command that was killed goes on where it was. Videos that cannot be read are listed in OUT.bad.tsv and are not in the
+    A killed command resumes when run again. Videos that cannot be read are listed in OUT.bad.tsv and are not in the
     collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with --data.lists.train OUT.csv.
 
     Args:
@@ -64,8 +64,9 @@ def embed(
         what: pooled features; those of each time slice; or all tokens of the encoder.
         root: folder that relative paths of a list start from; null takes the list's folder.
         frames: frames per clip; null takes those of the encoder's training.
-        size: side of the clips in pixels, likewise; 224 where nobody noted it.
-        stride: frames of the video from one frame of a clip to the next, likewise; 4 where nobody noted it.
+        size: side of the clips in pixels; null takes that of the encoder's training, or 224 if not recorded.
+        stride: frames of the video from one frame of a clip to the next; null takes that of the encoder's training, or 4 if not
+            recorded.
         batch_size: clips that go through the encoder at once.
         num_workers: processes that decode.
         device: auto, cpu, cuda or cuda:1 and so on.
@@ -214,7 +215,7 @@ def encode(network: Any, reads: list[Read], what: What, batch_size: int, bf16: b
     time, row = torch.cat([one.time for one in found]), torch.tensor([one.row for one in found for _ in one.time])
     steps = feature.shape[1]
     if what == "slices":
-        # Slices share out the time of their clip evenly.
+        # Slices divide the time of their clip evenly.
         ends = time[:, :1] + (time[:, 1:] - time[:, :1]) * torch.linspace(0, 1, steps + 1)
         time = torch.stack([ends[:, :-1], ends[:, 1:]], -1)
     else:

@@ -21,7 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen_copy(online: Network) -> Network:
-    """A copy with storage of its own, none of whose parameters is trained."""
+    """A copy with separate storage, none of whose parameters is trained."""
     return copy.deepcopy(online).requires_grad_(False)
 
 

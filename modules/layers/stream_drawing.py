@@ -140,7 +140,7 @@ def draw_depth(depth: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def draw_masks(canvas: Tensor, masks: Tensor) -> Tensor:
-    """Objects in colours of their own over a picture: half transparent, with the outermost pixels opaque.
+    """Objects in individual colours over a picture: half transparent, with the outermost pixels opaque.
 
     Args:
         canvas: uint8 [T, H, W, 3]
@@ -273,7 +273,7 @@ def draw_features(feature: Tensor, height: int, width: int) -> Tensor:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of a text that are at most so many pixels wide; only a word that is longer by itself is wider."""
+    """Lines of a text that are at most so many pixels wide; only a single longer word is wider."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -38,7 +38,7 @@ def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: 
         key: [B, D] unit rows, row i the positive of query i.
         negatives: [K, D] unit rows; a queue, which may be written before the backward pass.
         temperature: divides the cosines.
-        own: int64 [B], the row of `negatives` that is no negative of each query, because it is its own key.
+        own: int64 [B], the row of `negatives` to exclude for each query, because it is its own key.
 
     Returns:
         float32 [B, 1 + K], minus infinity in the place of own keys.

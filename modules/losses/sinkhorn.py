@@ -73,7 +73,7 @@ class Balanced(NamedTuple):
 def balance(
     branches: Sequence[Tensor], prototypes: Tensor, settings: SinkhornSettings, over_processes: bool = False
 ) -> Balanced:
-    """Assign the rows of each branch, by itself, so that all prototypes have equally many.
+    """Assign the rows of each branch separately, so that all prototypes have equally many.
 
     Extra memory: one matrix n x K (one per branch where they go side by side), and vectors. float32 throughout.
 

@@ -85,7 +85,7 @@ def cosines(video: Tensor, text: Tensor, vote: FrameVote = "mean") -> Tensor:
 
     Args:
         video: [B, T, D], projected features per frame; T = 1 for one feature per video.
-        text: [C, D], or [C, M, D] for several sentences, which vote likewise.
+        text: [C, D], or [C, M, D] for several sentences, which vote in the same way.
         vote: over frames and sentences.
 
     Returns:

@@ -66,7 +66,7 @@ def spread(visible: Tensor, weights: Tensor, swaps: int, generator: torch.Genera
 
 
 class OptimBlueMask(MaskGenerator):
-    """Evenly spread visible tokens on grids of any sides, such as 8 x 64 of a spectrogram; every slice by itself.
+    """Evenly spread visible tokens on grids of any sides, such as 8 x 64 of a spectrogram; every slice separately.
 
     The search takes hundreds of small steps, too many for a training step. So `bank` masks are searched once, on first use
     and always from the same seed; each clip and slice draws one of them, shifted along both axes (they are made on a

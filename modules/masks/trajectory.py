@@ -13,7 +13,7 @@ def footprint(boxes: Tensor, grid: Grid) -> Tensor:
     """Tokens that moving objects touch (SMILE, official code).
 
     In each time slice the union box of the object over the slice's frames covers the token columns
-    floor(x1 / patch) .. ceil(x2 / patch), both included, so one column more than the box touches; rows likewise.
+    floor(x1 / patch) .. ceil(x2 / patch), both included, so one column more than the box touches; the same for rows.
     Rotation is ignored.
 
     Args:

@@ -1,7 +1,7 @@
 """Long generated videos of labelled segments: any part of them is made without the rest.
 
-A segment shows one object that does one of `MOTION_CLASSES`, over the whole of its length and with a start, speed and heading
-of its own; the background is that of the video. A video has its own class, which a share of its segments show.
+A segment shows one object that performs one of `MOTION_CLASSES`, over its entire length and with its own start, speed
+and heading; the background is that of the video. A video has its own class, which a share of its segments show.
 Axis letters: `N` videos, `G` segments, `V` windows, `T` frames, `S` steps, `D` width of a feature.
 """
 

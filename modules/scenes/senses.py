@@ -1,4 +1,4 @@
-"""Streams of generated clips that are no pictures: sound, a sensor on the first object, skeletons and sentences.
+"""Streams of generated clips other than pictures: sound, a sensor on the first object, skeletons and sentences.
 
 All ask one `World` where things are, so that they are exactly synchronous with its pictures. Each has one view. Axis letters:
 `N` clips, `K` objects, `C` channels, `S` samples of sound, `L` of a sensor, `T` frames, `J` joints, `M` persons.

@@ -146,7 +146,7 @@ def test_eps_of_every_batch_norm(name: str, eps: float) -> None:
 
 @pytest.mark.parametrize("name", list(NARROW))
 def test_weights_start_from_pytorchs_defaults(name: str) -> None:
-    """Uniform within 1 / sqrt(fan in), as Conv3d starts by itself; BatchNorm starts as the identity."""
+    """Uniform within 1 / sqrt(fan in), as in Conv3d; BatchNorm starts as the identity."""
     spread = []
     for part in NARROW[name]().modules():
         if isinstance(part, nn.Conv3d):

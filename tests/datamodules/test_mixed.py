@@ -82,7 +82,7 @@ def test_rows_come_again_only_when_all_were_there() -> None:
     for number in range(3):
         part = rows[5 * number : 5 * number + 5]
         assert sorted(part[:, 0].tolist()) == list(range(5))
-        # What tells apart the times that a row is taken.
+        # What distinguishes repetitions of a row.
         assert set(part[:, 1].tolist()) == {number}
     assert not np.array_equal(rows[:5, 0], rows[5:10, 0])
     pieces = [walk((1, 2), 5, first, 4) for first in range(0, 16, 4)]

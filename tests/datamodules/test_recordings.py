@@ -1,4 +1,4 @@
-"""Long recordings: every stretch once, all clips of a sample in one pass, lengths looked up once, parts of files told apart."""
+"""Long recordings: every segment once, all clips of a sample in one pass, lengths looked up once, parts distinguished."""
 
 import json
 from dataclasses import replace
@@ -137,7 +137,7 @@ def test_files_are_looked_through_once_by_whoever_reads_them(
     assert_equal(first, again)
     kept = sorted((tmp_path / "durations/frames").iterdir())
     assert [path.suffix for path in kept] == [".npz"] * 3
-    # What is broken is looked for again, and so is what has changed.
+    # Broken and changed files are read again.
     kept[0].write_bytes(kept[0].read_bytes()[:-100])
     read()
     assert len(looked) == 1
@@ -192,7 +192,7 @@ def test_settings_that_are_refused(films: Path, tmp_path: Path) -> None:
         recordings(films, films / "a.mp4")
 
 
-# --- Whoever compares samples tells parts of one file apart ---
+# --- Comparisons of samples distinguish parts of one file ---
 
 
 def parts(root: Path, *spans: tuple[float, float], path: str = "a.mp4") -> Manifest:

@@ -319,12 +319,12 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
     for path in (ours, str(tmp_path / "official.pth")):
         again = Classification(tiny_vit(), 5, init_from=path, optim=OPTIM).eval()
         assert torch.allclose(again.logits(again.encode(batch)[:, 0]), expected, atol=1e-6)
-    with pytest.raises(SettingError, match=r"tells 5 classes apart, but there are 6 here; .* model\.backbone\.checkpoint"):
+    with pytest.raises(SettingError, match=r"has 5 classes, but there are 6 here; .* model\.backbone\.checkpoint"):
         Classification(tiny_vit(), 6, init_from=ours, optim=OPTIM)
     torch.save(tiny_vit().state_dict(), tmp_path / "encoder.pth")
     with pytest.raises(SettingError, match=r"holds no classifier; set model\.backbone\.checkpoint"):
         Classification(tiny_vit(), 5, init_from=str(tmp_path / "encoder.pth"), optim=OPTIM)
-    with pytest.raises(SettingError, match=r"The checkpoint tells 5 classes apart, but there are 6 here"):
+    with pytest.raises(SettingError, match=r"The checkpoint has 5 classes, but there are 6 here"):
         Classification(tiny_vit(), 6, optim=OPTIM).load_state_dict(first.state_dict())
 
 
@@ -385,7 +385,7 @@ def test_init_from_loads_whole_video_cnns_of_severe(tmp_path: Path) -> None:
     clip = torch.randn(2, 3, FRAMES, SIDE, SIDE)
     with torch.no_grad():
         assert torch.allclose(method.logits(method.features(clip)), network.fc(network(clip)), atol=1e-5)
-    with pytest.raises(SettingError, match="tells 5 classes apart, but there are 6 here"):
+    with pytest.raises(SettingError, match="has 5 classes, but there are 6 here"):
         Classification(tiny_cnn(), 6, init_from=str(path), optim=OPTIM)
 
 
@@ -433,7 +433,7 @@ def test_wrong_settings(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_linear_classifier_learns_actions_of_skeletons(tmp_path: Path) -> None:
-    """An untrained recurrent network already tells generated actions apart better than chance, once a head is trained."""
+    """An untrained recurrent network already classifies generated actions better than chance, once a head is trained."""
     torch.manual_seed(0)
     lightning.seed_everything(0, verbose=False)
     data = SyntheticSkeleton(SkeletonClipSettings(16), 64, train_clips=512, val_clips=128)

@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Clips are tiny, and evaluation takes many: threads that wait for each other cost most of the time on a busy machine."""
+    """Clips are tiny, and evaluation takes many: threads that block each other cost most of the time on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

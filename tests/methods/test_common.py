@@ -163,7 +163,7 @@ def test_pictures_are_uint8_videos(case: Case) -> None:
     for name, video in pictures.items():
         assert video.dtype == torch.uint8, name
         assert video.shape[:2] == (4, FRAMES), name
-        # Figures and captions are drawn at a size of their own.
+        # Figures and captions have their own size.
         assert case.skeletons or name == "captioned" or video.shape[2:] == (SIDE, SIDE, 3), name
 
 

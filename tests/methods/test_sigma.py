@@ -122,7 +122,7 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
 
 
 def test_only_training_balances_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In validation, where processes may have different numbers of batches, they would wait for each other in vain."""
+    """In validation, where processes may have different numbers of batches, they would block forever."""
     asked = []
     monkeypatch.setattr("modules.methods.sigma.balance", lambda *given: (asked.append(given[3]), balance(*given))[1])
     method = with_mlp()

@@ -325,7 +325,7 @@ def test_one_rate_per_epoch_stays_one(tmp_path: Path) -> None:
 
 
 def test_one_rate_per_epoch_where_what_is_left_of_one_cannot_be_dealt_out(tmp_path: Path) -> None:
-    """A single sample is left, which is no batch: the epoch ends at once, and the next one has its own rate."""
+    """A single sample is left, not enough for a batch: the epoch ends at once, and the next one has its own rate."""
     seen, optim = Seen(), SGDSettings(base_lr=1e-2, milestones=[1, 3])
     run(tmp_path, seen, 1, die_after=20, data=Data(1, samples=21), optim=optim)
     with pytest.warns(UserWarning, match="1 sample.* of epoch 0 do not fit into"):

@@ -199,7 +199,7 @@ CHECKPOINTS = {
         r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.methods\.moco\.MoCo, but --model is SMILE; pass another, or "
         r"start from its encoder with --model\.backbone\.checkpoint",
     ),
-    "weights alone": ({"model": {}}, r"\.ckpt, which is no checkpoint of a run: it has no state_dict"),
+    "weights alone": ({"model": {}}, r"\.ckpt, which is not a checkpoint of a run: it has no state_dict"),
     "text": (b"no checkpoint", r"\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"),
     "empty": (b"", r"\.ckpt, which cannot be read as a checkpoint \(it is empty\)"),
     "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),

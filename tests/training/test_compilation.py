@@ -160,7 +160,7 @@ def test_towers_of_timm_have_no_graph_break(pretrained: str) -> None:
 
 
 def test_stochastic_depth_at_every_rate_and_recomputed_blocks() -> None:
-    """Each rate is compiled by itself: more versions than PyTorch allows by default."""
+    """Each rate is compiled separately: more versions than PyTorch allows by default."""
 
     def clips(compiled: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
         torch.manual_seed(0)

@@ -104,7 +104,7 @@ class VideoCNN(PixelInput, nn.Module, ABC):
                 part.eps = eps
 
     def adopt(self, origin: Origin) -> list[str]:
-        """See `PixelInput.adopt`; the eps of BatchNorm is taken likewise."""
+        """See `PixelInput.adopt`; the eps of BatchNorm is adopted too."""
         lines = super().adopt(origin)
         asked, known = self.asked_eps, origin.bn_eps
         if asked is None and known is None:

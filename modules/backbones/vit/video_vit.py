@@ -149,7 +149,7 @@ class VideoViT(PixelInput, nn.Module):
         return self.grid._replace(t=frames // self.grid.tubelet, h=side, w=side)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """See `PixelInput.adopt`; the grid of the position codes is taken likewise."""
+        """See `PixelInput.adopt`; the grid of the position codes is adopted too."""
         lines = super().adopt(origin)
         frames, size = (asked or known for asked, known in zip(self.asked_clip, (origin.frames, origin.size), strict=True))
         settings = "model.backbone.pretrained_frames and pretrained_size"
@@ -184,7 +184,7 @@ class VideoViT(PixelInput, nn.Module):
         """Grid of clips [B, 3, T, H, W].
 
         Raises:
-            SettingError: if they are no whole tokens.
+            SettingError: if they do not consist of whole tokens.
         """
         frames, height, width = video.shape[2:]
         tubelet, patch = self.grid.tubelet, self.grid.patch

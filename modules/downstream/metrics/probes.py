@@ -61,8 +61,8 @@ def knn_accuracy(
 
 
 def say_bank(who: str, labels: Tensor, k: int) -> None:
-    """One line on the samples among which neighbours are looked for, because accuracy grows with their number. A warning where
-    half of the classes have fewer than `k`.
+    """One line on the samples among which neighbours are searched, because accuracy increases with their number. A warning
+    where half of the classes have fewer than `k`.
 
     Args:
         who: looks for neighbours.

@@ -168,7 +168,7 @@ def test_workers_that_die_for_no_known_reason_stop_the_run(tmp_path: Path) -> No
 
 
 class Failing(Dataset[Tensor]):
-    """A mistake in a data set, which is no death."""
+    """A mistake in a data set, which does not count as a death."""
 
     def __len__(self) -> int:
         return LENGTH
