@@ -421,7 +421,7 @@ def test_wrong_settings(tmp_path: Path) -> None:
         Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
     with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):
         trainer(tmp_path).test(Classification(tiny_vit(), 4, optim=OPTIM), datamodule=motion())
-    with pytest.raises(SettingError, match=r"label 9, but the classifier tells only 4 .* set model\.num_classes to 10"):
+    with pytest.raises(SettingError, match=r"label 9, but the classifier only has 4 .* set model\.num_classes to 10"):
         OneLabel().scores(torch.rand(2, 4), torch.tensor([[9], [1]]))
     unlabelled = Unlabelled(SMALL, 4, train_videos=12, val_videos=7)
     with pytest.raises(SettingError, match=r"The data has no classes"):
