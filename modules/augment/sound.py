@@ -1,4 +1,4 @@
-"""Random changes of waveforms and of log-mel spectrograms, batched on the device (AudioMAE and CAV-MAE, official code).
+"""Augmentation of waveforms and log-mel spectrograms, batched on the device (AudioMAE and CAV-MAE, official code).
 
 Each change is a pure function of what was drawn; what draws is apart. Axis letters: `B` samples, `C` channels, `S` samples of
 sound, `F` frames, `K` mel bins or classes.

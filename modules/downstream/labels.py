@@ -1,4 +1,4 @@
-"""What a classifier makes of labels: targets, loss, probabilities and reported numbers, for one label per sample or several."""
+"""How a classifier uses labels: targets, loss, probabilities and metrics, for one label per sample or several."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Labels(ABC):
     """Labels of one kind. Axis letters: `N` samples, `K` classes."""
 
     merge: ClassVar[Merge]
-    """How the probabilities of a video's views become those of the video, unless a setting says otherwise."""
+    """Default for merging the probabilities of a video's views."""
 
     @abstractmethod
     def rows(self, label: Tensor, classes: int) -> Tensor:
@@ -78,7 +78,7 @@ class OneLabel(Labels):
         """See `Labels.rows`."""
         if label.ndim != 1:
             raise SettingError(
-                "Classification takes one label per sample, but the data has several; set model.labels.per_sample to "
+                "Classification expects one label per sample, but the data have several; set model.labels.per_sample to "
                 "several, or choose other data."
             )
         return label[:, None]
@@ -165,16 +165,16 @@ class SeveralLabels(Labels):
 
 @dataclass
 class LabelSettings:
-    """What the labels of samples are, and what is made of them.
+    """The type of labels, and how they are used.
 
     Args:
         per_sample: `one`, with softmax, or `several` (Charades), with a sigmoid for every class.
-        smoothing: share of the target that all classes get alike; for one label per sample.
-        merge: what the class probabilities of a video's clips become; null takes the mean for one label, and the maximum for
+        smoothing: label smoothing: fraction of the target spread over all classes; for one label per sample.
+        merge: how the class probabilities of a video's clips are merged; null uses the mean for one label, and the maximum for
             several (SEVERE, official code).
 
     Raises:
-        SettingError: if the smoothing is no share, or does not go with several labels.
+        SettingError: if the smoothing is out of range, or set for several labels.
     """
 
     per_sample: Literal["one", "several"] = "one"
@@ -190,7 +190,7 @@ class LabelSettings:
             )
 
     def make(self) -> Labels:
-        """What becomes of labels of this kind."""
+        """The implementation for this type of labels."""
         return OneLabel(self.smoothing) if self.per_sample == "one" else SeveralLabels()
 
 

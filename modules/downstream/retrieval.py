@@ -27,11 +27,11 @@ NO_LABELS = "NearestNeighbours needs labelled training and test samples; choose 
 
 
 class NearestNeighbours(Method):
-    """Tests a frozen backbone by the training samples that are nearest to each test sample; nothing is trained.
+    """Evaluates a frozen backbone by the nearest training samples of each test sample; nothing is trained.
 
-    All training samples are the bank, with the clips of evaluation. Where a test sample has several views, its feature is the
-    mean of theirs. `test/knn<k>` is the accuracy of a vote weighted with exp(cosine / temperature) in percent, `test/R@<k>` the
-    share of test samples with one of their own class among the nearest k.
+    The bank consists of all training samples, with evaluation clips. The feature of a test sample with several views
+    is their mean. `test/knn<k>` is the accuracy of a vote weighted with exp(cosine / temperature) in percent, `test/R@<k>` the
+    percentage of test samples with a sample of the same class among the nearest k.
 
     Args:
         backbone: encoder, with `checkpoint` set.
@@ -40,7 +40,7 @@ class NearestNeighbours(Method):
         temperature: of the vote; smaller values give near neighbours more weight.
 
     Raises:
-        SettingError: if a number is not positive.
+        SettingError: if a value is not positive.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class NearestNeighbours(Method):
         super().__init__(AdamWSettings())
         if min([*k, *recall, 1]) < 1 or temperature <= 0 or not [*k, *recall]:
             raise SettingError(
-                f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all numbers must be above 0."
+                f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all values must be above 0."
             )
         self.backbone, self.k, self.recall, self.temperature = backbone.requires_grad_(False), k, recall, temperature
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
-        """Stream of frozen features that the data give in the place of clips, where they do."""
+        """Stream of frozen features, if the data have them instead of clips."""
         self.test_record: dict[str, Any] = {}
-        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
-        used), `classes`, `views`."""
+        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `bank` (training samples used),
+        `classes`, `views`."""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
@@ -77,7 +77,7 @@ class NearestNeighbours(Method):
         if stage != "test":
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
         if not isinstance(data, TrainingBank):
-            raise SettingError(f"{type(data).__name__} does not give its training samples once each; choose another --data.")
+            raise SettingError(f"{type(data).__name__} cannot return every training sample once; choose another --data.")
         # Cached features are not read yet, but the clips that they come from have labels already.
         source = getattr(data, "data", data)
         manifests = (getattr(source, name, None) for name in ("train_manifest", "test_manifest"))
@@ -111,7 +111,7 @@ class NearestNeighbours(Method):
         return self.backbone(self.normalise(clips.flatten(0, 1))).unflatten(0, clips.shape[:2])
 
     def known(self, batch: Batch) -> Tensor:
-        """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
+        """The frozen features in the data, or otherwise the output of `encode`, with its shapes."""
         return self.encode(batch) if self.feature_stream is None else batch.stream(self.feature_stream, "feature").data
 
     @torch.no_grad()
@@ -148,7 +148,7 @@ class NearestNeighbours(Method):
     def _keep(self, batch: Batch) -> None:
         label = batch.label
         if label.ndim != 1:
-            raise SettingError("NearestNeighbours takes one label per sample, but the data has several; choose other data.")
+            raise SettingError("NearestNeighbours needs one label per sample, but the data have several; choose other data.")
         features = self.known(batch).float()
         self.test_record.setdefault("views", features.shape[1])
         self._seen.append((features.mean(1), torch.stack([batch.index, label, batch.substituted], 1)))
@@ -156,7 +156,7 @@ class NearestNeighbours(Method):
     def _gather(self) -> tuple[Tensor, Tensor, list[int]]:
         """Features and labels of usable samples from all processes, each once, and numbers of those that could not be read."""
         width = int(self.backbone.embed_dim)  # type: ignore[arg-type]
-        # A process without a sample takes part all the same.
+        # A process without samples takes part as well.
         none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
         features, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
         self._seen = []

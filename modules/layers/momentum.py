@@ -1,4 +1,4 @@
-"""A network that follows another one slowly: the key branch of MoCo, the teacher of BYOL and DINO.
+"""Momentum encoders: the key branch of MoCo, the teacher of BYOL and DINO.
 
 The copy is an ordinary module without trained parameters. A method keeps it as an attribute, so it is in the checkpoint,
 and, having no gradient, neither in the optimiser nor in DDP's gradients. In each training step the method calls
@@ -27,7 +27,7 @@ def frozen_copy(online: Network) -> Network:
 
 @torch.no_grad()
 def follow(slow: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Move a copy towards its original: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
+    """Update a momentum copy: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
 
     Parameters only: running statistics of batch norm come from the copy's own passes. In the precision of the copy's
     parameters, float32, also where the network's are bfloat16, which could not hold a step of one in a thousand.

@@ -17,8 +17,8 @@ class Contrast(NamedTuple):
     top5: Tensor
     """share of queries to which fewer than five negatives are as near as their own key"""
     batch_top1: Tensor
-    """share of queries to which no other key of the batch, which are all of one age, is as near as their own: at chance while
-    `top1` rises, new keys are told from old ones and nothing else is learned"""
+    """share of queries to which no other key of the batch, which are all of one age, is as near as their own: if it stays
+    at chance while `top1` rises, only new and old keys are separated"""
 
 
 def unit_rows(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Masks that cover what moves, where it is known."""
+"""Masks along known object trajectories."""
 
 import torch
 from torch import Tensor
@@ -45,9 +45,9 @@ class TrajectoryMask(MaskGenerator):
     there). All of it is one sort by priority: no loops and no data-dependent shapes.
 
     Args:
-        ratio: share of all tokens that is masked.
-        visible_share: share of the footprint that stays visible. The official script passes 0.2, which its code never
-            uses: 0.1 is what ran.
+        ratio: fraction of masked tokens. visible_share: fraction
+        of the footprint that stays visible. The official script passes 0.2, which its code never
+            uses: 0.1 is what was used.
     """
 
     def __init__(self, ratio: float = 0.8, visible_share: float = 0.1) -> None:

@@ -322,7 +322,7 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"has 5 classes, but there are 6 here; .* model\.backbone\.checkpoint"):
         Classification(tiny_vit(), 6, init_from=ours, optim=OPTIM)
     torch.save(tiny_vit().state_dict(), tmp_path / "encoder.pth")
-    with pytest.raises(SettingError, match=r"holds no classifier; set model\.backbone\.checkpoint"):
+    with pytest.raises(SettingError, match=r"contains no classifier; set model\.backbone\.checkpoint"):
         Classification(tiny_vit(), 5, init_from=str(tmp_path / "encoder.pth"), optim=OPTIM)
     with pytest.raises(SettingError, match=r"The checkpoint has 5 classes, but there are 6 here"):
         Classification(tiny_vit(), 6, optim=OPTIM).load_state_dict(first.state_dict())
@@ -364,7 +364,7 @@ def test_classes_in_another_order_are_refused(form: str, tmp_path: Path) -> None
         UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': numbers are taken"
     ):
         check(["something else", *names[1:]])
-    with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; give the data's"):
+    with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; use the same"):
         check([names[1], names[0], *names[2:]])
 
 

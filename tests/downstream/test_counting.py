@@ -355,7 +355,7 @@ def test_wrong_settings_give_one_sentence(root: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"data\.clip\.size is 16 but model\.backbone\.image_size is 32"):
         trainer(tmp_path).fit(counting(), datamodule=UCFRep(str(root), clip=ClipSettings(size=16), batch_size=4))
     plain = VideoFolder(str(root / "YoYo"), clip=ClipSettings(frames=4, size=32), batch_size=2, reading=ReadSettings(0))
-    with pytest.raises(SettingError, match=r"says nothing of cycles .*counting is for --data UCFRep"):
+    with pytest.raises(SettingError, match=r"have no annotated cycles .*counting needs --data UCFRep"):
         trainer(tmp_path).fit(counting(), datamodule=plain)
 
 

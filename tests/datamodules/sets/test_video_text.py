@@ -75,7 +75,7 @@ def test_a_test_needs_no_training_list(retrieval: Path) -> None:
     data = VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL)
     data.setup("test")
     assert [batch.index.tolist() for batch in data.test_dataloader()] == [[0, 1]]
-    with pytest.raises(SettingError, match=r"holds no train\.json; set data\.lists\.train to it, or data\.lists\.folder"):
+    with pytest.raises(SettingError, match=r"contains no train\.json; set data\.lists\.train to it, or data\.lists\.folder"):
         data.setup("fit")
     (retrieval / "val.json").unlink()
     with pytest.raises(SettingError, match=r"holds no val\.json; set data\.lists\.test to it, or data\.lists\.folder"):
