@@ -316,7 +316,7 @@ class RepetitionCounting(Method):
         self._seen.append((found[:, None], torch.stack([batch.index, count, batch.substituted], 1)))
 
     def _report(self, stage: str) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-        """Log the errors over all processes; returns predictions, true counts, and indices of read and of unreadable samples."""
+        """Log the errors over all processes; returns predictions, true counts, and indices of read and unreadable samples."""
         # A process without samples takes part as well.
         rows = torch.empty(0, 1, dtype=torch.float64, device=self.device)
         none = (rows, torch.empty(0, 3, dtype=torch.long, device=self.device))
