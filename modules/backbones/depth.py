@@ -1,4 +1,4 @@
-"""Depth as pictures: a network of videos sees how far everything is as shades of grey."""
+"""Depth as images: a video network takes distances as grey values."""
 
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from modules.weights.origin import origin_of
 
 
 class Depth(nn.Module):
-    """A network of videos that takes depth.
+    """A video network that takes depth.
 
     Millimetres from `near` to `far` become 0 to 1, what lies outside the nearer end, and what was not measured 0. Three equal
     channels of it are normalised as the network's own clips. That the range is 0 to 4500 mm and channels are repeated is this

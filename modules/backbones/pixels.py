@@ -1,4 +1,4 @@
-"""What encoders of pixels share: how their clips are normalised, and how they learn it from weights."""
+"""Shared by encoders of pixels: the normalisation of clips, and restoring it from weights."""
 
 from typing import Any, ClassVar, Literal
 
@@ -21,11 +21,11 @@ class PixelInput:
         self.normalisation, self.asked_normalisation = asked or self.usual_normalisation, asked
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it."""
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights expect it."""
         return self.normalisation.apply(clip)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from. Settings take precedence; what is not known is assumed.
+        """Use the preprocessing that the weights were trained with. Settings take precedence; unknown values are assumed.
 
         Args:
             origin: of the weights.

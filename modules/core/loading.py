@@ -1,4 +1,4 @@
-"""Strict loading of weights, with a report, and a look into checkpoints of runs."""
+"""Strict loading of weights, with a report, and reading of checkpoints of runs."""
 
 import pickle
 import re

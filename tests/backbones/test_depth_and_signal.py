@@ -118,7 +118,7 @@ def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:
         new: Any = Depth(tiny_cnn(), checkpoint=checkpoint) if name == "depth" else SignalCNN(6, 4, checkpoint=checkpoint)
         source: Any = alone if path == "alone.pt" else two.branches[name].backbone
         assert all(torch.equal(value, source.state_dict()[key]) for key, value in new.state_dict().items())
-    with pytest.raises(SettingError, match=r"should hold one Depth and holds none"):
+    with pytest.raises(SettingError, match=r"should contain one Depth but has none"):
         Depth(tiny_cnn(), checkpoint=str(tmp_path / "single.pt"))
     with pytest.raises(SettingError, match="other shape"):
         SignalCNN(6, 8, checkpoint=str(tmp_path / "single.pt"))

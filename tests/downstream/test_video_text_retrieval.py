@@ -209,7 +209,7 @@ def test_fine_tuning_starts_from_pretraining_and_learns_contrast_and_matching(tm
 def test_weights_of_another_vocabulary_ask_for_it(tmp_path: Path) -> None:
     weights = tiny_locomotion().state_dict()
     torch.save({"state_dict": weights | {"text.words.weight": torch.zeros(48, 32)}}, tmp_path / "last.ckpt")
-    with pytest.raises(SettingError, match=r"has 48 words and the tokenizer \d+; pass the vocabulary .* model\.tokenizer"):
+    with pytest.raises(SettingError, match=r"has 48 words, but the tokenizer has \d+; pass the vocabulary .* model\.tokenizer"):
         tiny(init_from=str(tmp_path / "last.ckpt"))
 
 

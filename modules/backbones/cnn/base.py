@@ -34,7 +34,7 @@ INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
 class VideoCNN(PixelInput, nn.Module, ABC):
-    """What the video CNNs have in common. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
+    """Base class of the video CNNs. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
 
     embed_dim: int
     """channels of the last map"""
@@ -75,7 +75,7 @@ class VideoCNN(PixelInput, nn.Module, ABC):
             self.load(checkpoint)
 
     def load(self, path: str) -> LoadReport:
-        """Load backbone weights strictly; everything else in the file (heads, key branch, queue) is reported as left over.
+        """Load backbone weights strictly; everything else in the file (heads, key branch, queue) is reported as unused.
 
         Args:
             path: our .ckpt or .safetensors of a method (`backbone.*`) or of the backbone alone, an official .pth of
@@ -109,7 +109,7 @@ class VideoCNN(PixelInput, nn.Module, ABC):
         asked, known = self.asked_eps, origin.bn_eps
         if asked is None and known is None:
             lines.append(
-                f"{origin.source} does not say with which eps of BatchNorm it was trained: {self.default_eps:g} assumed; "
+                f"{origin.source} does not record the eps of its BatchNorm: {self.default_eps:g} assumed; "
                 "model.backbone.bn_eps changes it."
             )
         elif asked is not None and known is not None and asked != known:
@@ -122,7 +122,7 @@ class VideoCNN(PixelInput, nn.Module, ABC):
         return super().facts() | {"bn_eps": self.bn_eps}
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
-        """Refuse clips that the strides would use up.
+        """Refuse clips that are too small for the strides.
 
         Raises:
             SettingError: naming data.clip.frames or data.clip.size.
@@ -178,7 +178,7 @@ class VideoCNN(PixelInput, nn.Module, ABC):
 
 
 def _recomputed(part: nn.Module, hidden: Tensor) -> Tensor:
-    """A part of a network whose activations are made again in the backward pass."""
+    """A part of a network whose activations are recomputed in the backward pass."""
     result: Tensor = recompute(part, hidden, use_reentrant=False, context_fn=lambda: (nullcontext(), _aside(part)))
     return result
 

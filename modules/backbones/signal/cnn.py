@@ -1,4 +1,4 @@
-"""A plain residual network in one dimension, for accelerations, angular rates and whatever else sensors measure over time."""
+"""A plain residual network in one dimension, for accelerations, angular rates and other sensor signals."""
 
 from itertools import pairwise
 from typing import Literal
@@ -74,7 +74,7 @@ class SignalCNN(nn.Module):
         """
         if signal.shape[1] != self.channels:
             raise SettingError(
-                f"SignalCNN takes {self.channels} channels, but the data have {signal.shape[1]}; set model.backbone.channels."
+                f"SignalCNN has {self.channels} channels, but the data have {signal.shape[1]}; set model.backbone.channels."
             )
         hidden: Tensor = self.stem(self.scale(signal))
         for stage in self.stages:

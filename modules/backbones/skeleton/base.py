@@ -1,4 +1,4 @@
-"""What encoders of skeletons have in common: the body of Kinect v2 (NTU RGB+D, PKU-MMD) and the reading of weights.
+"""Base class of skeleton encoders: the body of Kinect v2 (NTU RGB+D, PKU-MMD) and loading of weights.
 
 An encoder takes clips [B, 3, T, J, M]: coordinates, frames, joints, persons. It makes the form that it works on itself.
 """
@@ -29,7 +29,7 @@ PREFIXES = ("backbone.", "partner.", "encoder_q.", "encoder_r.", "")
 
 
 class SkeletonEncoder(nn.Module, ABC):
-    """An encoder of skeletons. A subclass sets `embed_dim` and builds its layers, then loads a checkpoint if there is one."""
+    """A skeleton encoder. A subclass sets `embed_dim` and builds its layers, then loads a checkpoint if there is one."""
 
     embed_dim: int
     """length of a pooled feature"""
@@ -81,7 +81,7 @@ class SkeletonEncoder(nn.Module, ABC):
             if own & inner.keys():
                 rest = {key: value for key, value in weights.items() if not key.startswith(prefix)}
                 return load_strictly(self, rest | inner, path, may_leave=(*rest, "fc."))
-        raise SettingError(f"{path} holds no {type(self).__name__} (its tensors: {', '.join(list(weights)[:3])}, ...).")
+        raise SettingError(f"{path} contains no {type(self).__name__} (its tensors: {', '.join(list(weights)[:3])}, ...).")
 
 
 def check_body(skeleton: Tensor, encoder: str) -> None:
@@ -94,7 +94,7 @@ def check_body(skeleton: Tensor, encoder: str) -> None:
     if (coordinates, joints, persons) != (3, JOINTS, PERSONS):
         raise SettingError(
             f"{encoder} takes {PERSONS} persons of {JOINTS} joints in 3 coordinates, not {persons} of {joints} in "
-            f"{coordinates}; choose data that has these."
+            f"{coordinates}; choose other data."
         )
 
 

@@ -142,7 +142,7 @@ class VideoViT(PixelInput, nn.Module):
         """
         if frames < self.grid.tubelet or size < self.grid.patch or frames % self.grid.tubelet or size % self.grid.patch:
             raise SettingError(
-                f"Clips of {frames} frames of {size} px are no whole tokens of {self.grid.tubelet} frames and "
+                f"Clips of {frames} frames of {size} px do not make tokens of {self.grid.tubelet} frames and "
                 f"{self.grid.patch} px; set model.backbone.pretrained_frames and pretrained_size to those of the weights."
             )
         side = size // self.grid.patch
@@ -157,7 +157,7 @@ class VideoViT(PixelInput, nn.Module):
             usual = origin.usual or (self.num_frames, self.image_size)
             frames, size = frames or usual[0], size or usual[1]
             lines.append(
-                f"{origin.source} does not say on what clips it was pretrained: {frames} frames of {size} px assumed for its "
+                f"{origin.source} does not record its pretraining clips: {frames} frames of {size} px assumed for its "
                 f"position codes; {settings} change it."
             )
         self.trained_grid = self.grid_of(frames, size)
@@ -191,7 +191,7 @@ class VideoViT(PixelInput, nn.Module):
         grid = Grid(frames // tubelet, height // patch, width // patch, tubelet, patch)
         if not grid.tokens or grid.clip_shape != (frames, height, width):
             raise SettingError(
-                f"Clips of {frames} frames of {height} x {width} px are no whole tokens of {tubelet} frames and {patch} px; "
+                f"Clips of {frames} frames of {height} x {width} px do not make tokens of {tubelet} frames and {patch} px; "
                 "set data.clip.frames and data.clip.size to multiples of these."
             )
         return grid
