@@ -1,6 +1,8 @@
 """The prose check: `python -m tests.prose` runs proselint on the documentation, and looks for banned phrases everywhere.
 
-proselint reads Markdown files, with the checks of `.proselintrc.json`. The phrases of `tests/phrases.txt` are searched in
+proselint reads Markdown files without their code, with the settings of `.proselintrc.json`: dates and times ('AM' is found in
+formulas), repeated words ('16 x 224 x 224'), consistent spelling ('colour' next to 'Color' in names), diacritics ('resume' is a
+verb here) and typographic symbols (straight quotes, 'x' in sizes) are switched off. The phrases of `tests/phrases.txt` are searched in
 Markdown files, in the comments and strings of Python files (docstrings, help, errors), and in the comments of YAML files.
 """
 
@@ -132,7 +134,7 @@ def main() -> int:
     """Print all findings, and return an exit code."""
     findings = [str(finding) for finding in find_all()]
     told = lint()
-    print(*findings, *told.splitlines(), sep="\n")
+    print("\n".join([*findings, *told.splitlines()]) or "Nothing to correct.")
     return int(bool(findings or told))
 
 
