@@ -2,8 +2,8 @@
 
 proselint reads Markdown files without their code, with the settings of `.proselintrc.json`: dates and times ('AM' is found in
 formulas), repeated words ('16 x 224 x 224'), consistent spelling ('colour' next to 'Color' in names), diacritics ('resume' is a
-verb here) and typographic symbols (straight quotes, 'x' in sizes) are switched off. The phrases of `tests/phrases.txt` are searched in
-Markdown files, in the comments and strings of Python files (docstrings, help, errors), and in the comments of YAML files.
+verb here) and typographic symbols (straight quotes, 'x' in sizes) are switched off. The phrases of `tests/phrases.txt` are
+searched in Markdown files, in comments and strings of Python files (docstrings, help, errors), and in comments of YAML files.
 """
 
 import io
