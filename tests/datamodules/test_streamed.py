@@ -202,7 +202,7 @@ def test_each_process_opens_the_shards_for_itself(sharded: Path, monkeypatch: py
 def test_a_root_that_holds_no_shards(litdata: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"data.root is .*nowhere, which is not a folder"):
         of_kind(StreamedVideos, tmp_path / "nowhere").setup("fit")
-    with pytest.raises(SettingError, match=r"^data.root .* holds no lists.json that can be read \(FileNotFoundError: "):
+    with pytest.raises(SettingError, match=r"^data.root .* contains no readable lists.json \(FileNotFoundError: "):
         of_kind(StreamedVideos, tmp_path).setup("fit")
     (tmp_path / "lists.json").write_text('{"format": 0}')
     with pytest.raises(SettingError, match="is of another version"):

@@ -338,7 +338,7 @@ def test_one_rate_per_epoch_where_what_is_left_of_one_cannot_be_dealt_out(tmp_pa
 
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
     run(tmp_path, Seen(), stop_after=30)
-    with pytest.raises(SettingError, match=r"makes SGD with 1 group.*, which cannot resume the checkpoint's AdamW with 2"):
+    with pytest.raises(SettingError, match=r"builds SGD with 1 group.*, which cannot resume the checkpoint's AdamW with 2"):
         run(tmp_path, Seen(), optim=SGDSettings())
 
 

@@ -227,8 +227,8 @@ def test_more_devices_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
 FILES = {
     "empty": ("", r"is empty"),
     "comment": ("# nothing\n", r"is empty"),
-    "text": ("hello\n", r"holds no settings"),
-    "list": ("- trainer\n", r"holds no settings"),
+    "text": ("hello\n", r"contains no settings"),
+    "list": ("- trainer\n", r"contains no settings"),
     "tab": ("trainer:\n\tmax_epochs: 1\n", r"line 2: invalid YAML .*with spaces, not with tabs"),
     "open bracket": ("trainer: {max_epochs: 1\n", r"line 2: invalid YAML"),
     "twice": ("trainer: {max_epochs: 1}\nmodel: {}\ntrainer: {max_epochs: 3}\n", r"line 3: trainer was already set in line 1"),

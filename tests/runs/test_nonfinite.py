@@ -175,5 +175,5 @@ def test_replay_repeats_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_replay_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no config\.yaml; pass a folder nonfinite/step_<n> of a run"):
+    with pytest.raises(SettingError, match=r"contains no config\.yaml; pass a folder nonfinite/step_<n> of a run"):
         main(["replay", f"--dump={tmp_path}"])

@@ -119,11 +119,11 @@ def test_official_tables_of_kinetics_by_their_usual_names(tmp_path: Path) -> Non
     ("files", "message"),
     [
         (("train/1.mp4", "val/2.mp4", "validation/3.mp4"), "contains val and validation, which are the same split"),
-        (("Train/a/1.mp4", "train/a/2.mp4"), "holds both Train and train"),
+        (("Train/a/1.mp4", "train/a/2.mp4"), "contains Train and train"),
         # A class of vehicles.
-        (("train/1.mp4", "car/2.mp4", "plane/3.mp4"), "a folder train beside car, plane, so that train could be a split or a"),
-        (("test/a/1.mp4", "other/2.mp4"), "holds test but no train"),
-        (("Validation/a/1.mp4",), "holds Validation but no train"),
+        (("train/1.mp4", "car/2.mp4", "plane/3.mp4"), "a folder train next to car, plane, so train could be a split or a"),
+        (("test/a/1.mp4", "other/2.mp4"), "contains test but no train"),
+        (("Validation/a/1.mp4",), "contains Validation but no train"),
         (("train_256/a/1.mp4", "val_256/a/2.mp4"), "whose folders train_256, val_256 could be splits or classes"),
         (("run/train/1.mp4", "run/val/2.mp4", "swim/train/3.mp4"), r"whose folder run contains split folders \(train, val\)"),
         (("videos/train/a/1.mp4", "videos/val/a/2.mp4"), r"set data\.root to \S+videos, or"),

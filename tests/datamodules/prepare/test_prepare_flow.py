@@ -224,7 +224,7 @@ def test_opencv_finds_how_a_pattern_moves(method: str) -> None:
     ("more", "message"),
     [
         ("--method=raft", "--method raft needs --weights"),
-        ("--method=dis --weights={tmp}/no.pth", "--weights is .* but --method dis has none"),
+        ("--method=dis --weights={tmp}/no.pth", "--weights is .* but --method dis uses none"),
         ("--method=raft --weights={tmp}/no.pth", "--weights .*no.pth cannot be read"),
         ("--method=raft --weights={tmp}/other.pth", "contains no state dict of torchvision's raft_large or raft_small"),
         ("--method=raft --weights={tmp}/run.pth", "could run code and is not read"),

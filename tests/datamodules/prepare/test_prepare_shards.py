@@ -89,7 +89,7 @@ def test_a_killed_command_goes_on(place: int, small: Path, tmp_path: Path, monke
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.bin") if path.parent.name != "new"}
     assert len(done) == place - 1
     assert not (out / "lists.json").exists()
-    with pytest.raises(SettingError, match=r"holds no lists\.json"):
+    with pytest.raises(SettingError, match=r"contains no readable lists\.json"):
         main(["fit", "--config=configs/videomae.yaml", "--data=StreamedVideos", f"--data.root={out}", "--trainer.logger=false"])
     prepare(small, out)
     after = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.bin")}

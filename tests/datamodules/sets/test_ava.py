@@ -179,10 +179,10 @@ def test_boxes_follow_the_crop() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
-        ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.lists.val"),
-        ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists.folder"),
-        (NAMES, None, "holds no ava_action_list_v2.2_for_activitynet_2019"),
+        ("ava_train_v2.2.csv", None, "contains no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
+        ("ava_val_v2.2.csv", None, "contains no ava_val_v2.2.csv; set data.lists.val"),
+        ("ava_val_excluded_timestamps_v2.2.csv", None, "contains no ava_val_excluded_timestamps_v2.2.csv; set data.lists.folder"),
+        (NAMES, None, "contains no ava_action_list_v2.2_for_activitynet_2019"),
         (DETECTED, None, "set data.boxes.val .* or data.benchmark"),
         ("ava_train_v2.2.csv", f"{LINE},7\n", "Line 1 of .* expected 8 cells"),
         ("ava_train_v2.2.csv", "Ab.C-1,soon,0.1,0.1,0.5,0.5,7,1\n", "Line 1 of .* film, second"),

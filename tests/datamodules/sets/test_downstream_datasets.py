@@ -96,9 +96,9 @@ def test_wrong_files_of_ucf101(name: str, line: str, message: str, ucf: Path) ->
 
 
 def test_lists_of_ucf101_are_missing(ucf: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists.folder"):
+    with pytest.raises(SettingError, match=r"contains no classInd.txt; set data.lists.folder"):
         ready(UCF101(str(ucf / "UCF-101"), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no trainlist03\.txt; set data\.lists\.folder"):
+    with pytest.raises(SettingError, match=r"contains no trainlist03\.txt; set data\.lists\.folder"):
         ready(UCF101(str(ucf), benchmark="split3", **SMALL))
 
 
@@ -179,7 +179,7 @@ def test_wrong_lists_of_finegym(gym: Path) -> None:
     few = write(gym, "few.txt", f"{GYM[0]} 0")
     with pytest.raises(SettingError, match=r"few.txt lists no videos"):
         ready(FineGym(str(gym), benchmark="ub_s1", lists=ListSettings(str(few)), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no gym99_train_element_v1.1.txt; set data.lists.train"):
+    with pytest.raises(SettingError, match=r"contains no gym99_train_element_v1.1.txt; set data.lists.train"):
         ready(FineGym(str(gym / "clips"), **SMALL))
 
 
@@ -210,7 +210,7 @@ def test_diving48(diving: Path) -> None:
     with pytest.raises(SettingError, match=r"expected an object with vid_name and label"):
         ready(Diving48(str(diving), **SMALL))
     (diving / "Diving48_V2_train.json").unlink()
-    with pytest.raises(SettingError, match=r"holds no Diving48_V2_train.json"):
+    with pytest.raises(SettingError, match=r"contains no Diving48_V2_train.json"):
         ready(Diving48(str(diving), **SMALL))
 
 

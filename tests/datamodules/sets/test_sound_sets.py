@@ -138,7 +138,7 @@ def test_vggsound(tmp_path: Path, files: dict[str, Path]) -> None:
     assert sound.valid is not None
     assert sound.valid.all()
     listed = write(tmp_path, "test.csv", 'b_000001.mp4,"race car, auto racing"', "Xzq")
-    with pytest.warns(UserWarning, match="1 lines are no clips"):
+    with pytest.warns(UserWarning, match="1 lines are not clips"):
         assert read_clip_list(listed) == [("b_000001", "race car, auto racing", "")]
     many = write(tmp_path, "many.csv", *(f'v{label:03d},1,"class {label}, of many",train' for label in range(309)))
     assert len({label for _, label, _ in read_clip_list(many)}) == 309
@@ -218,13 +218,13 @@ def test_speech_commands(tmp_path: Path, files: dict[str, Path]) -> None:
     with pytest.raises(SettingError, match=r"testing_list.txt has clips of the word word"):
         ready(SpeechCommands(str(tmp_path), streams=of(1.0), **SMALL)).setup("test")
     (tmp_path / "testing_list.txt").unlink()
-    with pytest.raises(SettingError, match=r"holds no testing_list.txt"):
+    with pytest.raises(SettingError, match=r"contains no testing_list.txt"):
         ready(SpeechCommands(str(tmp_path), streams=of(1.0), **SMALL))
 
 
 @pytest.mark.parametrize("kind", [AudioSet, VGGSound, ESC50])
 def test_missing_lists(kind: type[VideoDataModule], tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no .*\.csv; set data\.lists"):
+    with pytest.raises(SettingError, match=r"contains no .*\.csv; set data\.lists"):
         ready(kind(str(tmp_path), streams=of(1.0), **SMALL))
 
 

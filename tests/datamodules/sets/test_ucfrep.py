@@ -64,7 +64,7 @@ def test_wrong_annotations_are_named(tmp_path: Path) -> None:
     write_annotation(tmp_path / "back.mat", [3, 9, 7, 20], 4)
     with pytest.raises(SettingError, match=r"back\.mat has borders or offsets that do not match its frames 3 to 20"):
         read_repetitions(tmp_path / "back.mat")
-    with pytest.raises(SettingError, match=r"holds no annotations/train with \.mat files; set data\.lists"):
+    with pytest.raises(SettingError, match=r"contains no annotations/train with \.mat files; set data\.lists"):
         ready(tmp_path)
     with pytest.raises(SettingError, match=r"set data\.segments instead"):
         UCFRep(str(tmp_path), clip=ClipSettings(clips=2))

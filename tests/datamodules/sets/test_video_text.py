@@ -78,7 +78,7 @@ def test_a_test_needs_no_training_list(retrieval: Path) -> None:
     with pytest.raises(SettingError, match=r"contains no train\.json; set data\.lists\.train to it, or data\.lists\.folder"):
         data.setup("fit")
     (retrieval / "val.json").unlink()
-    with pytest.raises(SettingError, match=r"holds no val\.json; set data\.lists\.test to it, or data\.lists\.folder"):
+    with pytest.raises(SettingError, match=r"contains no val\.json; set data\.lists\.test to it, or data\.lists\.folder"):
         VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL).setup("test")
 
 
@@ -122,7 +122,7 @@ def test_official_names_of_lists(retrieval: Path) -> None:
     assert batch.text().sentences == [list("vwxyz")] * 2
     template = ready(SSv2Text(videos, lists=ListSettings(folder=str(retrieval)), **SMALL))
     assert template.val_manifest is None
-    with pytest.raises(SettingError, match=r"holds no ssv2_ret_label_train\.json"):
+    with pytest.raises(SettingError, match=r"contains no ssv2_ret_label_train\.json"):
         ready(SSv2Text(videos, lists=ListSettings(folder=str(retrieval)), benchmark="label", **SMALL))
 
 
