@@ -361,7 +361,7 @@ def test_classes_in_another_order_are_refused(form: str, tmp_path: Path) -> None
 
     check(names)
     with pytest.warns(
-        UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': numbers are taken"
+        UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': indices are assumed"
     ):
         check(["something else", *names[1:]])
     with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; use the same"):

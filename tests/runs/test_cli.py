@@ -204,7 +204,10 @@ CHECKPOINTS = {
     "empty": (b"", r"\.ckpt, which cannot be read as a checkpoint \(it is empty\)"),
     "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
     "folder": (None, r"\.ckpt, which is a folder; pass a file of a run's folder checkpoints"),
-    "weights under their usual name": ({"state_dict": {}}, r"is no checkpoint of a run: it has no pytorch-lightning_version"),
+    "weights under their usual name": (
+        {"state_dict": {}},
+        r"is not a checkpoint of a run: it has no pytorch-lightning_version",
+    ),
     "the same method": ({**OF_A_RUN, "record": {"method": "modules.methods.smile.SMILE"}}, "^built$"),
     "before records": (OF_A_RUN, "^built$"),
 }

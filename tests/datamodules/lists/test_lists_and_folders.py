@@ -215,8 +215,8 @@ def test_other_suffixes_of_videos(tmp_path: Path) -> None:
         ("1.mp4,120,3,\n2.mp4,80,0,\n", "Line 1 of .* ends with a separator"),
         ("1.mp4\t3\t\n2.mp4\t0\t\n", "Line 1 of .* ends with a separator"),
         ("1.mp4,0\n2.mp4,3,\n", "Line 2 of .* ends with a separator"),
-        ("1.mp4,archery\n2.mp4,diving\n", "Line 1 of .* expected a path and, last, a label as a whole number"),
-        ("path,label\n1.mp4,archery\n2.mp4,0\n", "Line 2 of .* expected a path and, last, a label"),
+        ("1.mp4,archery\n2.mp4,diving\n", "Line 1 of .* expected a path and, last, an integer label"),
+        ("path,label\n1.mp4,archery\n2.mp4,0\n", "Line 2 of .* expected a path and, last"),
         (
             "path,start,end,label\n1.mp4,0,1,3\n",
             "has the column start, but parts of files are only read by --data ListedStreams",

@@ -89,7 +89,7 @@ def test_incomplete_samples_are_left_out_and_malformed_files_listed(tmp_path: Pa
     assert "ends before" in listed[f"{NAMES[0]}.skeleton"]
     assert "SsssCcccPpppRrrrAaaa" in listed["other.skeleton"]
     said = capsys.readouterr().out
-    assert "1 that are known to be incomplete are left out" in said
+    assert "1 known to be incomplete are left out" in said
     assert "4 could not be used" in said
 
 
@@ -318,7 +318,7 @@ def test_the_parts_of_pku_are_not_mixed_up(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"no cross_subject\.txt.*part 1"):
         main([*words, f"--out={tmp_path / 'out'}"])
     main([*words, "--part=2", f"--out={tmp_path / 'out'}"])
-    with pytest.raises(SettingError, match=r"holds part 2.*data\.benchmark to part2_xsub"):
+    with pytest.raises(SettingError, match=r"contains part 2.*data\.benchmark to part2_xsub"):
         PKUMMD(str(tmp_path / "out")).setup("fit")
     data = PKUMMD(str(tmp_path / "out"), "part2_xsub", batch_size=2)
     data.setup("fit")
