@@ -181,7 +181,7 @@ def test_boxes_follow_the_crop() -> None:
     [
         ("ava_train_v2.2.csv", None, "contains no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
         ("ava_val_v2.2.csv", None, "contains no ava_val_v2.2.csv; set data.lists.val"),
-        ("ava_val_excluded_timestamps_v2.2.csv", None, "contains no ava_val_excluded_timestamps_v2.2.csv; set data.lists.folder"),
+        ("ava_val_excluded_timestamps_v2.2.csv", None, "contains no ava_val_excluded_timestamps_v2.2.csv; set"),
         (NAMES, None, "contains no ava_action_list_v2.2_for_activitynet_2019"),
         (DETECTED, None, "set data.boxes.val .* or data.benchmark"),
         ("ava_train_v2.2.csv", f"{LINE},7\n", "Line 1 of .* expected 8 cells"),
