@@ -49,7 +49,7 @@ def found_manifest(
     missing = [name for name, _ in rows if name not in existing]
     if missing:
         rank_zero_warn(
-            f"{len(rows) - len(missing)} of the {len(rows)} videos of {source} exist below {root}; {len(missing)} are missing, "
+            f"{len(rows) - len(missing)} of the {len(rows)} videos of {source} are below {root}; {len(missing)} are missing, "
             f"the first is {missing[0]}. Report results with these counts."
         )
     return manifest

@@ -124,7 +124,7 @@ def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:
         SignalCNN(6, 8, checkpoint=str(tmp_path / "single.pt"))
     weights = {f"branches.{name}.backbone.{key}": value for name in "ab" for key, value in SignalCNN(6, 4).state_dict().items()}
     torch.save(weights, tmp_path / "twice.pt")
-    with pytest.raises(SettingError, match=r"holds several \(branches\.a\.backbone\., branches\.b\.backbone\.\)"):
+    with pytest.raises(SettingError, match=r"has several \(branches\.a\.backbone\., branches\.b\.backbone\.\)"):
         SignalCNN(6, 4, checkpoint=str(tmp_path / "twice.pt"))
     assert prefixes_of(["stem.weight"]) == [""]
     for name in ("single", "two", "alone"):

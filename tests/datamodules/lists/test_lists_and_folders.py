@@ -435,7 +435,7 @@ def test_where_nothing_can_be_written_is_found_before_the_work(part: str, tmp_pa
     touch(tmp_path, "raw/S001C001P001R001A001.skeleton", "raw/1.mp4", "file")
     source = "--raw" if part == "ntu" else "--source"
     for out in ("file", "file/below"):
-        with pytest.raises(SettingError, match=rf"--out \S*{out} cannot be written \(\S+file is no folder\)"):
+        with pytest.raises(SettingError, match=rf"--out \S*{out} cannot be written \(\S+file is not a folder\)"):
             main(["prepare", part, f"{source}={tmp_path / 'raw'}", f"--out={tmp_path / out}"])
     with pytest.raises(SettingError, match="--workers is -1; it must be a whole number of at least 0"):
         main(["prepare", part, f"{source}={tmp_path / 'raw'}", f"--out={tmp_path / 'out'}", "--workers=-1"])
