@@ -181,7 +181,7 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
         (["convert", "--sorce=a", "--out=b"], "no setting sorce"),
         (["replay"], "^dump is not set; pass --dump"),
         (["synthesise", "--out=x", "--train_videos=-1"], "^--train_videos is -1; it must be a whole number of at least 1"),
-        (["synthesise", f"--out={QUICK}"], "^--out .*quickstart.yaml cannot be written .* is no folder"),
+        (["synthesise", f"--out={QUICK}"], "^--out .*quickstart.yaml cannot be written .* is not a folder"),
         (["ft"], "no command 'ft'; choose one of fit, validate, .*convert"),
         (["fit", "--model.help", "SMLE"], "no class SMLE; did you mean SMILE"),
     ],
