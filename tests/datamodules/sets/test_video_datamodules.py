@@ -141,7 +141,7 @@ def test_lists_decide_instead_of_folders(tree: Path) -> None:
 
 def test_validation_videos_are_never_trained_on(tree: Path) -> None:
     shutil.rmtree(tree / "train")
-    with pytest.raises(SettingError, match="holds val but no train"):
+    with pytest.raises(SettingError, match="contains val but no train"):
         folder(tree)
 
 
