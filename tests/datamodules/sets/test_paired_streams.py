@@ -284,7 +284,7 @@ def test_a_camera_that_is_missing_or_shorter(tmp_path: Path) -> None:
     assert depth.valid[0, 0].tolist() == [True] * (LENGTH - 1) + [False]
     assert not skeleton.valid.any()
     put(root / f"nturgb+d_ir/{RECORDINGS[0]}_ir.avi", root / f"copy/{RECORDINGS[0]}_ir.avi")
-    with pytest.raises(SettingError, match=f"holds infrared of {RECORDINGS[0]} twice"):
+    with pytest.raises(SettingError, match=f"contains infrared of {RECORDINGS[0]} twice"):
         ready(ntu(root, "infrared"))
 
 
