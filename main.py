@@ -5,7 +5,7 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # Ctrl-C during the imports, which take seconds, ends the process without a page of what was being imported.
+    # Ctrl-C during the imports, which take seconds, ends the process without a long traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from collections.abc import Callable
@@ -36,15 +36,15 @@ class Command(NamedTuple):
     """in one line"""
     example: str
     run: Callable[..., object] | dict[str, Any] | None = None
-    """what does it; None for Lightning's own, and for bench, which takes the settings of fit"""
+    """function that runs it; None for Lightning's own, and for bench, which takes the settings of fit"""
 
 
 BENCH = "bench"
 COMMANDS = {
     "fit": Command("train, or resume a run", "--config configs/quickstart.yaml"),
-    "validate": Command("measure a checkpoint on the validation set", "--config configs/quickstart.yaml --ckpt_path last"),
+    "validate": Command("evaluate a checkpoint on the validation set", "--config configs/quickstart.yaml --ckpt_path last"),
     "test": Command(
-        "measure a checkpoint on the test set", "--config configs/finetune/ucf101.yaml --data.root DIR --ckpt_path last"
+        "evaluate a checkpoint on the test set", "--config configs/finetune/ucf101.yaml --data.root DIR --ckpt_path last"
     ),
     "predict": Command(
         "write the class, count or features of each video to csv and json",
@@ -59,7 +59,7 @@ COMMANDS = {
     "map": Command("draw features as a picture and as a page on which clips play", "--features features", feature_map),
     "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
     "prepare": Command(
-        "make small videos, optical flow, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE
+        "create small videos, optical flow, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE
     ),
     "convert": Command(
         "rewrite weights in another format, with a passport",
@@ -71,12 +71,12 @@ COMMANDS = {
 
 
 def example(name: str) -> str:
-    """How a command is called."""
+    """Example of a command."""
     return f"Example: python main.py {name} {COMMANDS[name].example}"
 
 
 def overview() -> str:
-    """What `--help` says."""
+    """The text of `--help`."""
     lines = [f"  {name:<12}{command.does}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
@@ -96,11 +96,11 @@ def main(args: list[str] | None = None) -> CLI | None:
         args: command line without the program's name; None takes the process's.
 
     Raises:
-        SettingError: when the user must change something.
+        SettingError: if a setting is wrong.
     """
     words = sys.argv[1:] if args is None else args
     if not words:
-        raise SettingError(f"Name a command: one of {', '.join(COMMANDS)}; --help after it lists its settings.")
+        raise SettingError(f"Name a command: one of {', '.join(COMMANDS)}; COMMAND --help lists its settings.")
     if words[0] in ("-h", "--help"):
         print(overview())
         return None
@@ -110,7 +110,7 @@ def main(args: list[str] | None = None) -> CLI | None:
         bench(words[1:], example(BENCH))
         return None
     if (run := COMMANDS.get(words[0], COMMANDS["fit"]).run) is not None:
-        # Without a description of its own, the parser takes the first line of the docstring.
+        # Without a description, the parser takes the first line of the docstring.
         auto_cli(
             run,
             args=words[1:],

@@ -3,7 +3,7 @@
     python benchmarks/all.py --videos DIR                # full size, an hour or two on two CPU cores
     python benchmarks/all.py --videos DIR --quick true   # small sizes, minutes: to see the shape of things
 
-Runs `loader`, `step`, `cost`, `memory` and `startup` as processes of their own, each of which can also be run alone. What
+Runs `loader`, `step`, `cost`, `memory` and `startup` as separate processes, each of which can also be run alone. What
 cannot run, because a peer is not installed or there are no videos, is left out and said to be. Run it on a quiet machine.
 """
 
@@ -74,7 +74,7 @@ class Part:
 PARTS = {
     "loader": Part([], ["--pairs=3"], loader_figures, by_videos=True, needs="decord"),
     "step": Part([], ["--size=tiny", "--batch=1", "--pairs=2"], step_figures),
-    # Its counts are a table of their own, which it prints.
+    # Its counts are a separate table, which it prints.
     "cost": Part([], ["--size=tiny", "--batch=2"], lambda result: {}),
     "memory": Part([], ["--size=tiny", "--batch=1"], memory_figures),
     "startup": Part([], ["--pairs=2"], startup_figures),

@@ -88,7 +88,7 @@ class Cost:
     """What the forward pass of a step asks of the device, up to the loss."""
 
     ops: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Operations that are no views, by their names."""
+    """Operations other than views, by name."""
     places: collections.Counter[str] = field(default_factory=collections.Counter)
     """The same by the places in the code."""
     traffic: collections.Counter[str] = field(default_factory=collections.Counter)

@@ -1,7 +1,7 @@
 """Broken videos: copies damaged in a thousand ways go through the real data module, among files that are whole.
 
 Checked are the promises that the README makes: the run neither crashes nor hangs, every file that could not be read is
-named once with a reason, whole files give the same bits as if they were alone, and the workers' memory stays flat. What
+named once with a reason, intact files give the same output as if they were alone, and the workers' memory stays flat. What
 can still be read after the damage counts as read. Damage is a function of the seed. Exits with 1 if a promise is broken.
 """
 

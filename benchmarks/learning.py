@@ -1,10 +1,10 @@
 """Does a method learn? Small networks, generated clips, one fixed readout, several seeds; one study per method.
 
     python benchmarks/learning.py smile                            # under an hour on two CPU cores, minutes on a GPU
-    python benchmarks/learning.py tubelet_contrast                 # likewise
-    python benchmarks/learning.py sigma                            # likewise
-    python benchmarks/learning.py skeleton_contrast                # likewise
-    python benchmarks/learning.py locomotion                       # likewise
+    python benchmarks/learning.py tubelet_contrast                 # the same
+    python benchmarks/learning.py sigma                            # the same
+    python benchmarks/learning.py skeleton_contrast                # the same
+    python benchmarks/learning.py locomotion                       # the same
     python benchmarks/learning.py utd_mhad --root DIR              # real recordings; an hour on two CPU cores
     python benchmarks/learning.py smile --size.steps 40 --seeds 1  # only to see it run
 

@@ -2,7 +2,7 @@
 
     python benchmarks/manifest.py
 
-Writes a list of rows 'path label' and reads it in two ways, each in a process of its own: with `read_list` into a manifest,
+Writes a list of rows 'path label' and reads it in two ways, each in a separate process: with `read_list` into a manifest,
 whose paths are packed, and line by line into a Python list of paths. Memory is what a process comes to hold alone (USS) by
 reading the list; that of a worker, which is forked off that process, what it comes to hold alone by reading random rows.
 Workers that are spawned, as on macOS and Windows, hold a copy, and the time to send one is that of pickling. Linux only.
@@ -134,7 +134,7 @@ def main(rows: int = 1_000_000, workers: int = 2, reads: int = 1_000_000, out: P
         raise SystemExit("benchmarks/manifest.py measures memory as Linux tells it; run it on Linux.")
     result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own, too, so that the others find no memory to use again.
+        # In a separate process, too, so that the others find no memory to use again.
         forked(write_list, (Path(folder), rows))
         for way in ("manifest", "strings"):
             result |= {way: forked(measure, (way, Path(folder), workers, reads))[0]}

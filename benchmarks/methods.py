@@ -94,7 +94,7 @@ PAIRS = ("MoCo", "TubeletContrast")
 
 
 def random_batch(name: str, count: int, device: torch.device) -> Batch:
-    """`count` samples as a method takes them, two or more where it tells samples apart."""
+    """`count` samples as a method takes them, two or more if it compares samples."""
     if name in (*PAIRS, "LocoMotion", "SkeletonContrast"):
         count = max(2, count)
     if name == "SkeletonContrast":
@@ -128,7 +128,7 @@ class Job:
         return int(data.shape[0] * data.shape[1])
 
     def loss(self) -> torch.Tensor:
-        """Loss of the batch, with random numbers of its own in every step."""
+        """Loss of the batch, with new random numbers in every step."""
         device = self.batch.index.device
         self.steps += 1
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -4,7 +4,7 @@ Two peers. `transformers` is the library's VideoMAE (for SMILE with its CLIP as 
 plain loop does what the official
 code of VideoMAE and SMILE does and in its way: augmentation in NumPy and PIL, sample by sample, in the loader; boolean masks;
 a pixel target that the training loop makes of the normalised clip; attention written out; modules without fused parts. For
-SMILE, objects are pasted frame by frame into PIL's pictures, the teacher runs in float32, and every mask is a pass of its own.
+SMILE, objects are pasted frame by frame into PIL's pictures, the teacher runs in float32, and every mask is a separate pass.
 None of its lines are those of the official code.
 
 The peers were written before anything was measured and are not changed since: who makes them faster or slower measures
@@ -486,7 +486,7 @@ def plain_smile(
         frames: decoded frames of each sample.
         autocast: makes the context of the network's pass.
         teacher_once: the two passes share the teacher's features, as in the official code, and the pasted clips; else the
-            loader yields every clip twice, each with objects, a mask and features of its own.
+            loader yields every clip twice, each with its own objects, mask and features.
     """
     teacher = PlainTeacher(size).to(device).eval().requires_grad_(False)
     network = PlainMAE(size, teacher.width).to(device)

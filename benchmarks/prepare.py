@@ -4,8 +4,8 @@
 
 Writes .skeleton files of generated people, prepares them in one process, and prepares some of them again in the way of
 published scripts: every line is split into a dictionary of numbers, clips are padded to 300 frames, and every joint is
-rotated by itself. Both times are processor time from file to centred and aligned clip, reading alone is compared besides.
-Memory is the growth of a process of its own over what it holds after its imports, for a quarter of the files and for all.
+rotated separately. Both times are processor time from file to centred and aligned clip; reading alone is also compared.
+Memory is the growth of a separate process over what it holds after its imports, for a quarter of the files and for all.
 """
 
 import json
@@ -100,7 +100,7 @@ def read_by_lines(path: Path) -> np.ndarray:
 
 
 def prepare_by_joints(path: Path) -> np.ndarray:
-    """A clip padded to 300 frames, float32 [M, 300, J, C], every joint rotated by itself."""
+    """A clip padded to 300 frames, float32 [M, 300, J, C], every joint rotated separately."""
     bodies = read_by_lines(path)
     energy = []
     for body in bodies:
@@ -151,7 +151,7 @@ def main(files: int = 1000, slow_files: int = 40, memory: bool = True, out: Path
     Args:
         files: .skeleton files to write and prepare.
         slow_files: how many of them are prepared the slow way, too.
-        memory: measure memory, too, in processes of their own; Linux only.
+        memory: measure memory, too, in separate processes; Linux only.
         out: JSON file to write.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -51,8 +51,8 @@ def main(
         videos: folder of H.264 files of 100 frames or more; others are left out.
         clips: of each file, after one that does not count.
         short_side: as of `prepare videos`.
-        gop: likewise.
-        quality: likewise.
+        gop: see `prepare videos`.
+        quality: see `prepare videos`.
         out: JSON file to write.
 
     Raises:

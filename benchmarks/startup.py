@@ -41,7 +41,7 @@ class EndAfterOneStep(Callback):
 
 
 def command(folder: str, videos: int) -> list[str]:
-    """The run, in a folder of its own."""
+    """The run, in its own folder."""
     callbacks = json.dumps([{"class_path": name} for name in CALLBACKS])
     words = ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), f"--trainer.callbacks={callbacks}"]
     words += [f"--data.train_videos={videos}", f"--data.val_videos={videos}", f"--trainer.default_root_dir={folder}"]

@@ -3,8 +3,8 @@
     python benchmarks/utilisation.py --methods "[VideoMAE]" --batch 64
 
 FLOPs of a step are counted once, over forward and backward pass, frozen towers included. The share of the peak (MFU) is theirs
-per second over the device's dense peak. Ways to compile take turns in one process, each on weights of its own; seconds of
-compilation are listed beside the steps.
+per second over the device's dense peak. Ways to compile take turns in one process, each with its own weights; seconds of
+compilation are listed next to the steps.
 """
 
 import json

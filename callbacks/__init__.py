@@ -1,4 +1,4 @@
-"""What watches a run: probes, pictures, speed. None of it changes a trained weight, but for `ModelEMA`, which averages them."""
+"""Callbacks that monitor a run: probes, pictures, speed. Only `ModelEMA` changes weights: it averages them."""
 
 from callbacks.collapse import CollapseAlarm
 from callbacks.neighbours import Neighbours

@@ -1,4 +1,4 @@
-"""Whether the features still tell clips apart: an alarm when they become the same for all."""
+"""Collapse detection: an alarm when the features of all clips become the same."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from modules.training.method import Method
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Spread of L2-normalised features: 0 where all are equal, 1 where they point everywhere (SimSiam, 2011.10566, 4.1).
+    """Standard deviation of L2-normalised features: 0 if all are equal, 1 if they are isotropic (SimSiam, 2011.10566, 4.1).
 
     Args:
         features: float [N, D]
@@ -29,7 +29,7 @@ def feature_std(features: Tensor) -> Tensor:
 
 
 def rankme(features: Tensor) -> Tensor:
-    """Effective rank: exponential of the entropy of the singular values' shares (RankMe, 2210.02885, equation 4).
+    """Effective rank: exponential of the entropy of the normalised singular values (RankMe, 2210.02885, equation 4).
 
     Args:
         features: float [N, D]
@@ -43,14 +43,14 @@ def rankme(features: Tensor) -> Tensor:
 
 
 def measure(features: Tensor) -> dict[str, float]:
-    """Both numbers of features [N, D]; NaN if any feature is not finite."""
+    """Both metrics of features [N, D]; NaN if any feature is not finite."""
     if not features.isfinite().all():
         return {"feature_std": math.nan, "rankme": math.nan}
     return {"feature_std": float(feature_std(features)), "rankme": float(rankme(features))}
 
 
 def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
-    """As few batches as hold `count` videos, all with the label 0, so that none is left out for having no label."""
+    """The smallest number of batches with `count` videos, all labelled 0, so that none is skipped for lack of a label."""
     for batch in loader:
         yield replace(batch, label=torch.zeros_like(batch.index))
         count -= len(batch.index)
@@ -61,14 +61,14 @@ def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
 class CollapseAlarm(ValidationProbe):
     """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once when they fall.
 
-    Both are compared with what the network itself had, before training or later: features of a healthy network may share a
-    large mean, so that no number is bad for all networks. The alarm rings when either falls below `max_fall` of the highest
-    value so far, or when features are not finite; it is ready again when both have recovered.
+    Both are compared with earlier values of the same network, from before training on: features of a healthy network may
+    share a large mean, so there is no absolute threshold. The alarm is raised when either falls below `max_fall` of the highest
+    value so far, or when features are not finite; it is reset when both have recovered.
 
     Args:
         max_fall: share of the highest value so far below which a value counts as collapsed.
-        samples: validation clips that are looked at, over all processes: the first of each validation, which are not read
-            again but before the first step; training clips where there are none. A run without validation reads them after
+        samples: number of validation clips, over all processes: the first of each validation, which are read separately only
+            before the first step; training clips if there are none. A run without validation reads them after
             every epoch.
         stop: end the run instead of warning.
     """
@@ -80,7 +80,7 @@ class CollapseAlarm(ValidationProbe):
         self._rang = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the untrained network: the first epoch may be long enough to collapse in."""
+        """Evaluate the untrained network: collapse may happen within the first epoch."""
         if isinstance(pl_module, Method) and not self._highest:
             self._keep_highest(measure(self._read(trainer, pl_module)))
 
@@ -89,7 +89,7 @@ class CollapseAlarm(ValidationProbe):
         return self.samples
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure and compare.
+        """Compute and compare.
 
         Raises:
             SettingError: on collapse, with `stop`.
@@ -99,14 +99,14 @@ class CollapseAlarm(ValidationProbe):
             self._compare(trainer, pl_module, features)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same where there is no validation."""
+        """The same for runs without validation."""
         if isinstance(pl_module, Method) and not (trainer.enable_validation and _has_validation(trainer)):
             self._compare(trainer, pl_module, self._read(trainer, pl_module))
 
     def _compare(self, trainer: Trainer, method: Method, features: Tensor) -> None:
         values = measure(features)
         method.log_dict({f"collapse/{name}": value for name, value in values.items()}, sync_dist=True)
-        # Nothing was measured before if this is no training.
+        # There are no earlier values outside of training.
         fallen = [
             f"{name} is {value:.3g} and was {self._highest.get(name, 0.0):.3g}"
             for name, value in values.items()
@@ -116,7 +116,7 @@ class CollapseAlarm(ValidationProbe):
         if fallen and not self._rang:
             message = (
                 f"The features of validation clips collapse at step {trainer.global_step}: {' and '.join(fallen)}. They no "
-                "longer tell clips apart; look at the loss, and lower model.optim.base_lr."
+                "longer distinguish clips; check the loss, and lower model.optim.base_lr."
             )
             if self.stop:
                 raise SettingError(message)
@@ -128,24 +128,24 @@ class CollapseAlarm(ValidationProbe):
         self._highest = {name: max(self._highest.get(name, 0.0), value) for name, value in values.items()}
 
     def _read(self, trainer: Trainer, method: Method) -> Tensor:
-        """Outside of a validation: float32 [N, D], each clip once, in a fixed order, equal in all processes."""
+        """Features outside of a validation: float32 [N, D], each clip once, in a fixed order, equal in all processes."""
         sets = probe_sets(trainer)
         batches = sets.validation_batches(trainer) if _has_validation(trainer) else sets.probe_loader(trainer)
-        # Processes take turns in the order of samples, so that their shares join to the first clips of all.
+        # Samples alternate between processes, so that together they have the first clips of the set.
         clips = first_clips(batches, -(-self.samples // trainer.world_size))
         clips = watched(trainer, clips, "CollapseAlarm: features")
         return extract(trainer, method, clips, method.embed)[0][: self.samples]
 
     def state_dict(self) -> dict[str, object]:
-        """What was highest, and whether the alarm rang."""
+        """The highest values, and whether the alarm was raised."""
         return {"highest": dict(self._highest), "rang": self._rang}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Restore what was highest, and whether the alarm rang."""
+        """Restore the highest values, and whether the alarm was raised."""
         self._highest, self._rang = dict(state_dict["highest"]), bool(state_dict["rang"])  # type: ignore[call-overload]
 
 
 def _has_validation(trainer: Trainer) -> bool:
-    # Not the length of the loader: a process without a share of a small set must not read another set than the others.
+    # Not the length of the loader: a process without samples of a small set must not read another set than the others.
     loader = probe_sets(trainer).validation_loader(trainer)
     return not isinstance(loader, list) or bool(loader)

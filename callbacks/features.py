@@ -1,4 +1,4 @@
-"""Frozen features for probes: every validation clip is embedded in the validation pass itself, once for all who ask."""
+"""Frozen features for probes: every validation clip is embedded once, in the validation pass itself, for all callbacks."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -18,7 +18,7 @@ from modules.core.run import run_of
 from modules.training.method import Method
 
 ALL = 2**62
-"""Samples that a callback wants that wants all of them."""
+"""Number of samples of a callback that needs all of them."""
 
 
 def watched(trainer: Trainer, batches: Iterable[Batch], what: str) -> Iterator[Batch]:
@@ -30,7 +30,7 @@ def watched(trainer: Trainer, batches: Iterable[Batch], what: str) -> Iterator[B
 
 
 def usable(batch: Batch) -> Tensor:
-    """Samples that count, bool [B]: labelled, and not a substitute for a broken file."""
+    """Usable samples, bool [B]: labelled, and not a substitute for a broken file."""
     return (batch.label >= 0) & (batch.substituted < 0)
 
 
@@ -40,23 +40,23 @@ class Features(NamedTuple):
     rows: Tensor
     """float32 [N, D]"""
     label: Tensor
-    """int64 [N], negative where there is none, or where samples have several."""
+    """int64 [N], negative for samples without a label or with several."""
     number: Tensor
-    """int64 [N], of the samples in their data set."""
+    """int64 [N], indices of the samples in their data set."""
 
     def labelled(self) -> "Features":
-        """Those of labelled samples."""
+        """The features of labelled samples."""
         keep = self.label >= 0
         return Features(*(values[keep] for values in self))
 
 
 class _Share:
-    """What this process has read of a set: features of all samples but substitutes for broken files."""
+    """The part of a set that this process has read: features of all samples except substitutes for broken files."""
 
     def __init__(self) -> None:
         self._parts: list[Features] = []
         self.samples = 0
-        """That were added, substitutes included."""
+        """Number of added samples, including substitutes."""
         self._joined: Features | None = None
 
     def add(self, batch: Batch, rows: Tensor) -> None:
@@ -66,10 +66,10 @@ class _Share:
         self.samples += len(batch.index)
 
     def join(self, trainer: Trainer, device: torch.device) -> Features:
-        """Those of all processes, each sample once, in the order of their numbers. All processes must ask."""
+        """Gathers those of all processes, each sample once, ordered by index. All processes must call this."""
         if self._joined is None:
             none = torch.empty(0, dtype=torch.long, device=device)
-            # A process without a sample takes part all the same: the others wait for it.
+            # A process without samples takes part as well, since the others wait for it.
             parts = self._parts or [Features(torch.empty(0, 0, device=device), none, none)]
             rows, label, number = (torch.cat(values) for values in zip(*parts, strict=True))
             rows, facts = gather_once(trainer, rows, torch.stack([label, number], dim=1), number)
@@ -87,7 +87,7 @@ def extract(
 
     Args:
         trainer: moves batches and knows the processes.
-        method: in whose evaluation mode the readout runs.
+        method: method; the readout runs in its evaluation mode.
         loader: of labelled batches.
         readout: batch -> float [B, D].
 
@@ -100,7 +100,7 @@ def extract(
 def extract_all(
     trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: list[Callable[[Batch], Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """What `extract` gives for each of several readouts, from one pass over the loader."""
+    """Like `extract`, for several readouts in one pass over the loader."""
     shares = _read(trainer, method, loader, readouts)
     found = [share.join(trainer, method.device).labelled() for share in shares]
     return [(one.rows, one.label) for one in found]
@@ -119,10 +119,10 @@ def _read(trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: l
 
 
 class ProbeSets:
-    """The two sets that the probes of a run read, of which they share loaders and features.
+    """The two sets that the probes of a run read; loaders and features are shared.
 
-    Features are those of one validation: with its weights, which an average of weights may take back before the validation
-    ends, and of its clips, as many as `trainer.limit_val_batches` leaves.
+    Features belong to one validation: computed with its weights (which weight averaging may swap back before the
+    validation ends), for its clips (limited by `trainer.limit_val_batches`).
     """
 
     def __init__(self) -> None:
@@ -136,13 +136,13 @@ class ProbeSets:
         self._bank: _Share | None = None
 
     def probe_loader(self, trainer: Trainer) -> Any:
-        """The data module's `probe_dataloader`, made once: its workers stay."""
+        """The data module's `probe_dataloader`, created once, so that its workers persist."""
         if self._probes is None:
             self._probes = run_of(trainer).datamodule.probe_dataloader()
         return self._probes
 
     def validation_loader(self, trainer: Trainer) -> Any:
-        """The trainer's own, or one like it where the trainer has none (yet); an empty list without validation samples."""
+        """The trainer's own, or an equivalent one if the trainer has none (yet); an empty list without validation samples."""
         if trainer.val_dataloaders is not None:
             self._unused = None
             return trainer.val_dataloaders
@@ -151,23 +151,23 @@ class ProbeSets:
         return self._unused
 
     def validation_batches(self, trainer: Trainer) -> Iterator[Batch]:
-        """What a validation would see; where `trainer.limit_val_batches` is 0, so that there is none, all batches."""
+        """The batches of a validation; all batches if `trainer.limit_val_batches` is 0, i.e. there is no validation."""
         loader, limit = self.validation_loader(trainer), trainer.limit_val_batches
         if isinstance(limit, float):
             limit = int(len(loader) * limit)
         return islice(loader, limit or None)
 
     def see(self, trainer: Trainer, method: Method, batch: Batch, batch_idx: int, samples: int) -> None:
-        """Embed a batch of the validation that is going on, unless it was, or this process has its share of the samples.
+        """Embed a batch of the current validation, unless that was done already or this process has enough samples.
 
         Args:
             trainer: that validates.
-            method: whose `embed` it is.
+            method: provides `embed`.
             batch: on the device.
             batch_idx: its number in the validation.
-            samples: first samples that are wanted, over all processes.
+            samples: number of samples needed, the first ones over all processes.
         """
-        # Processes take turns in the order of samples, so that their shares join to the first samples of all.
+        # Samples alternate between processes, so that together they have the first samples of the set.
         if batch_idx < self._batches or self._validation.samples * trainer.world_size >= samples:
             return
         with evaluating(method), trainer.precision_plugin.forward_context():
@@ -175,18 +175,18 @@ class ProbeSets:
         self._batches = batch_idx + 1
 
     def read_bank(self, trainer: Trainer, method: Method) -> None:
-        """Embed this process's probe samples, unless they were in this validation."""
+        """Embed this process's probe samples, unless that was done in this validation."""
         if self._bank is None:
             batches = watched(trainer, self.probe_loader(trainer), "Features of training samples")
             (self._bank,) = _read(trainer, method, batches, [method.embed])
 
     def validation(self, trainer: Trainer, method: Method) -> Features:
-        """Of the validation samples that somebody wanted; all processes must ask."""
+        """Features of the requested validation samples; all processes must call this."""
         return self._validation.join(trainer, method.device)
 
     def bank(self, trainer: Trainer, method: Method) -> Features:
-        """Of the labelled probe samples; all processes must ask."""
-        # A process without a validation batch has not read its share yet.
+        """Features of the labelled probe samples; all processes must call this."""
+        # A process without a validation batch has not read its samples yet.
         self.read_bank(trainer, method)
         assert self._bank is not None
         return self._bank.join(trainer, method.device).labelled()
@@ -196,32 +196,32 @@ _sets: WeakKeyDictionary[Trainer, ProbeSets] = WeakKeyDictionary()
 
 
 def probe_sets(trainer: Trainer) -> ProbeSets:
-    """What the probes of a run share."""
+    """The state shared by the probes of a run."""
     return _sets.setdefault(trainer, ProbeSets())
 
 
 def let_go(trainer: Trainer) -> None:
-    """Forget what the probes of a run share, and so end the workers of their loaders."""
+    """Drop the shared state of the probes of a run, which also ends the workers of their loaders."""
     _sets.pop(trainer, None)
 
 
 class ValidationProbe(Callback):
-    """A callback that reads features of validation samples. Whichever others there are, each batch is embedded once."""
+    """A callback that reads features of validation samples. Each batch is embedded once for all such callbacks."""
 
     reads_bank = False
-    """Whether it compares them with those of probe samples."""
+    """Whether it also needs the features of probe samples."""
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
-        """First samples of the present validation, over all processes, whose features it will ask for.
+        """Number of samples of the current validation, the first ones over all processes, whose features it needs.
 
         Args:
-            trainer: that validates, and not only checks that it can.
-            batch: of the validation.
+            trainer: in a validation that is not the sanity check.
+            batch: a batch of the validation.
         """
         return ALL
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         probe_sets(trainer).begin()
 
     def on_validation_batch_end(
@@ -244,9 +244,9 @@ class ValidationProbe(Callback):
         probe_sets(trainer).see(trainer, pl_module, batch, batch_idx, samples)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the features: they would take memory from training."""
+        """Release the features, which would take memory during training."""
         probe_sets(trainer).begin()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the loaders."""
+        """Release the loaders."""
         let_go(trainer)

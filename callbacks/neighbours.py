@@ -17,7 +17,7 @@ from modules.layers.stream_sheet import tile
 from modules.training.method import Method
 
 FRAME = 4
-# Okabe and Ito's green and vermilion, which those who cannot tell red from green tell apart; black for the query itself.
+# Okabe and Ito's green and vermilion, which colour-blind readers can distinguish; black for the query itself.
 SAME, OTHER, QUERY = (0, 158, 115), (213, 94, 0), (0, 0, 0)
 
 

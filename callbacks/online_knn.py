@@ -13,15 +13,15 @@ from modules.training.method import Method
 class OnlineKNN(ValidationProbe):
     """Weighted kNN on `embed`, from labelled training samples to the validation set; logged as `knn/acc1` in percent.
 
-    The validation samples are those of the validation itself (`trainer.limit_val_batches`), and are not read again; training
+    The validation samples are those of the validation itself (`trainer.limit_val_batches`) and are not read twice; training
     samples are read with centre crops. Protocol of DINO: cosine similarity, votes weighted by exp(similarity / temperature).
-    `data.probe_samples` says how many training samples are read; by default 50 of each class or more, as far as there are, and
-    at most 20,000. A line says what there was, since the accuracy grows with it.
+    `data.probe_samples` is the number of training samples; by default at least 50 per class if available, and at
+    most 20,000. The number is printed, since the accuracy increases with it.
 
     Args:
-        k: neighbours.
+        k: number of neighbours.
         temperature: smaller values give near neighbours more weight.
-        every_n_validations: run after every n-th validation.
+        every_n_validations: evaluate after every n-th validation.
     """
 
     reads_clips = reads_bank = True
@@ -33,7 +33,7 @@ class OnlineKNN(ValidationProbe):
         self._warned = self._described = False
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
-        """All samples, if it is time, and they have one label each."""
+        """All samples, if an evaluation is due and they have one label each."""
         return 0 if (self._validations + 1) % self.every_n_validations or batch.label.ndim != 1 else ALL
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,14 +48,14 @@ class OnlineKNN(ValidationProbe):
         queries, labels, _ = sets.validation(trainer, pl_module).labelled()
         if not len(bank) or not len(queries):
             if not self._warned:
-                rank_zero_warn("OnlineKNN needs labelled training and validation videos and found none; it stays silent.")
+                rank_zero_warn("OnlineKNN needs labelled training and validation videos and found none; it logs nothing.")
             self._warned = True
             return
         if not self._described:
             say_bank("OnlineKNN (data.probe_samples)", bank_labels, self.k)
             self._described = True
         accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, self.k, self.temperature)
-        # Every process holds the same gathered features and so the same number; their mean changes nothing.
+        # Every process has the same gathered features, hence the same value; averaging does not change it.
         pl_module.log("knn/acc1", accuracy, prog_bar=True, sync_dist=True)
 
     def state_dict(self) -> dict[str, int]:
@@ -63,5 +63,5 @@ class OnlineKNN(ValidationProbe):
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Restore the validations seen."""
+        """Restore the number of validations."""
         self._validations = state_dict["validations"]

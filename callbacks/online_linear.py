@@ -1,4 +1,4 @@
-"""A linear classifier that learns beside the method, on its frozen features."""
+"""A linear probe trained online on the frozen features of the method."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ from modules.training.method import Method
 
 
 class OnlineLinear(ValidationProbe):
-    """Linear probe on `embed`, trained on the batches that the method trains on; logs `linear/acc1` in percent.
+    """Linear probe on `embed`, trained on the method's training batches; logs `linear/acc1` in percent.
 
-    Features are standardised by running statistics (BatchNorm without affine part). Under DDP all processes see the
-    gathered features, so their probes stay equal. The method's weights, modes and random numbers are left alone.
+    Features are standardised by running statistics (BatchNorm without affine part). With DDP all processes see the
+    gathered features, so their probes stay equal. The method's weights, modes and random numbers are not changed.
 
     Args:
         lr: learning rate of the probe (AdamW).
-        every_n_steps: learn from every n-th training batch; each costs a forward pass.
+        every_n_steps: train on every n-th training batch; each costs a forward pass.
     """
 
     def __init__(self, lr: float = 1e-3, every_n_steps: int = 1) -> None:
@@ -51,7 +51,7 @@ class OnlineLinear(ValidationProbe):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """One step of the probe."""
+        """One training step of the probe."""
         classes = getattr(run_of(trainer).datamodule, "num_classes", None)
         if not isinstance(pl_module, Method) or not classes or batch_idx % self.every_n_steps:
             return
@@ -63,7 +63,7 @@ class OnlineLinear(ValidationProbe):
         features, labels = gather_once(trainer, features[keep], batch.label[keep], batch.index[keep])
         if len(features) < 2:
             return
-        # Making a layer draws its first weights, which are overwritten; the global random state must not notice.
+        # Creating a layer draws its initial weights, which are overwritten; the global random state must not change.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), full_float32(features.device):
             probe, optimiser = (
                 self._build(features, classes) if self.probe is None or self.optimiser is None else (self.probe, self.optimiser)

@@ -1,4 +1,4 @@
-"""What a short run has learned: probes before and after, beside what needs no network."""
+"""What a short run has learned: probes before and after training, compared with baselines that need no network."""
 
 import json
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, say_bank, single_frame
 from modules.training.method import Method
 
-# Fixed before any run, and marked in the table. Time slices are kept apart because a mean over time cannot tell a motion
-# from its reverse, whatever the network knows.
+# Chosen before any run, and marked in the table. Time slices are kept separate because a mean over time cannot distinguish a
+# motion from its reverse, however good the network is.
 SLICES, TOKENS, POOLED = "tokens per time slice", "mean of all tokens", "pooled feature"
 MAIN_READOUT = f"{SLICES}, linear"
-# For backbones without tokens in time slices: video CNNs and encoders of skeletons.
+# For backbones without tokens per time slice: video CNNs and skeleton encoders.
 MAIN_POOLED = f"{POOLED}, linear"
 RECENT_STEPS = 100
 
@@ -37,7 +37,7 @@ def tokens_per_slice(method: Method, batch: Batch) -> Tensor:
 
 
 def has_slices(method: Method) -> bool:
-    """Whether the backbone has tokens in time slices: it tells their grid."""
+    """Whether the backbone has tokens per time slice, i.e. defines their grid."""
     return hasattr(method.backbone, "grid")
 
 
@@ -56,7 +56,7 @@ def pose_differences(clips: Tensor) -> Tensor:
     return clips.diff(dim=2).flatten(1)
 
 
-# What needs no network, by kind of the method's stream: readouts of the first clip of each sample.
+# Baselines without a network, by kind of the method's stream: readouts of the first clip of each sample.
 RAW: dict[Kind, dict[str, Callable[[Tensor], Tensor]]] = {
     "video": {"one raw frame": middle_frame, "raw frame differences": frame_difference},
     "skeleton": {"one raw pose": middle_pose, "raw pose differences": pose_differences},
@@ -68,18 +68,18 @@ def _of_first_clips(method: Method, readout: Callable[[Tensor], Tensor], batch: 
 
 
 class ProbeReport(Callback):
-    """Reads frozen features out before the first step and after the last, and prints both beside simple baselines.
+    """Probes frozen features before the first step and after the last, and prints both next to simple baselines.
 
-    Each time, all probe samples and all validation samples are read once, whatever `trainer.limit_val_batches` is: the numbers
-    are compared with those of other runs.
+    Each time, all probe samples and all validation samples are read once, regardless of `trainer.limit_val_batches`, so that
+    the results of different runs are comparable.
 
-    Every number that is computed is printed, those that got worse included: linear and kNN probes on tokens averaged per
-    time slice and over all tokens, or on `embed` where the backbone has no such tokens; chance; one raw frame or pose; raw
-    differences of frames or poses. The training loss stands beside that of the best constant prediction, if the method logs
+    All results are printed, including those that got worse: linear and kNN probes on tokens averaged per time slice
+    and over all tokens, or on `embed` if the backbone has no such tokens; chance; one raw frame or pose; raw differences of
+    frames or poses. The training loss is compared with that of the best constant prediction, if the method logs
     `constant_loss`. Also written to `probe_report.md` and `.json`.
 
     Args:
-        k: neighbours of the kNN probe.
+        k: number of neighbours of the kNN probe.
     """
 
     reads_clips = True
@@ -93,7 +93,7 @@ class ProbeReport(Callback):
         self._constant: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read out the untrained network; a resumed run kept what it read then."""
+        """Probe the untrained network; a resumed run keeps the results from its start."""
         if isinstance(pl_module, Method) and not self.before:
             found = self._read(trainer, pl_module, self._network_readouts(pl_module))
             self.before = self._network_scores(pl_module, found)
@@ -101,7 +101,7 @@ class ProbeReport(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Keep the last losses, on the device, and see what clips are made of."""
+        """Keep the last losses, on the device, and detect the kind of the clips."""
         if isinstance(pl_module, Method):
             self._kind = batch.stream(pl_module.stream).kind
         self._recent = [*self._recent[1 - RECENT_STEPS :], outputs["loss"].detach()]
@@ -109,14 +109,14 @@ class ProbeReport(Callback):
             self._constant = [*self._constant[1 - RECENT_STEPS :], outputs["log"]["constant_loss"]]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read out again, print, write."""
+        """Probe again, print, write."""
         if not isinstance(pl_module, Method) or not self._recent:
             return
         raw: Readouts = {name: partial(_of_first_clips, pl_module, one) for name, one in RAW.get(self._kind, {}).items()}
         found = self._read(trainer, pl_module, self._network_readouts(pl_module) | raw)
         after = self._network_scores(pl_module, found)
         baselines = self._raw_scores(trainer, raw, found)
-        # What Lightning hands on is divided by the number of accumulated batches; the constant loss is not.
+        # The loss from Lightning is divided by the number of accumulated batches; the constant loss is not.
         loss = torch.stack(self._recent).mean().item() * trainer.accumulate_grad_batches
         constant = torch.stack(self._constant).mean().item() if self._constant else None
         if not trainer.is_global_zero or not after:
@@ -141,11 +141,11 @@ class ProbeReport(Callback):
             logger.log_metrics({f"probe/{name}": value for name, value in after.items()}, trainer.global_step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the loaders."""
+        """Release the loaders."""
         let_go(trainer)
 
     def _read(self, trainer: Trainer, method: Method, readouts: Readouts) -> dict[str, list[Tensor]]:
-        """By readout: training features and labels, validation features and labels. Both sets are read once."""
+        """Training features and labels, validation features and labels, by readout. Both sets are read once."""
         sets = probe_sets(trainer)
         when = "after training" if self.before else "before training"
         rank_zero_info(f"ProbeReport: what can be read from the features {when}.")
@@ -189,11 +189,11 @@ class ProbeReport(Callback):
         return scores
 
     def state_dict(self) -> dict[str, Any]:
-        """What was read before training."""
+        """The results from before training."""
         return {"before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what was read before training."""
+        """Restore the results from before training."""
         self.before = state_dict["before"]
 
 

@@ -1,4 +1,4 @@
-"""One JSON per test: numbers, and all that is needed to know how they came about. Tables are made from these files."""
+"""One JSON file per test: metrics, and everything needed to trace how they were obtained. Tables are made from these files."""
 
 import os
 import re
@@ -19,16 +19,16 @@ from modules.runs.provenance import Provenance, made_with
 from modules.weights.files import weight_file
 from modules.weights.run_config import parse_config
 
-# Settings that name files which weights come from.
+# Settings that name weight files.
 WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")
 
 
 class ResultFile(Callback):
     """Writes `results/<data>_<protocol>-<number>.json` in the run's folder after every test.
 
-    It holds the metrics, the protocol, the seed, how many videos were used and which were missed, the hash of the files that
-    weights came from, the hash of the training list, the share of training clips that are mirrored, the whole config, and
-    versions. The first process writes it. The class of the data module names the data, so that no recipe can name another.
+    It contains the metrics, the protocol, the seed, how many videos were used and which were missing, the hashes of the weight
+    files and of the training list, the fraction of training clips that are mirrored, the complete config, and versions. The
+    first process writes it. The name of the data set is that of the data module's class, so a recipe cannot change it.
 
     Of a classifier, `..._classes.csv` beside it has a row per class: its videos, how many were right, and for which class they
     were taken most often, or its average precision where videos have several. `..._confusion.csv` is the confusion matrix, with
@@ -36,15 +36,15 @@ class ResultFile(Callback):
     with the protocol `test`, to every `test` that has none.
 
     Args:
-        protocol: name of what was measured, for tables, without the data.
-        after_fit: test as soon as training has ended, with the weights that it ended with. (The command line does that.)
+        protocol: name of the evaluation, for tables, without the data set.
+        after_fit: test when training has ended, with the final weights. (Done by the command line.)
     """
 
     def __init__(self, protocol: str, after_fit: bool = True) -> None:
         self.protocol, self.after_fit = _checked(protocol), after_fit
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what was measured."""
+        """Write the results."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = {"selected_on_test": False, "metrics": metrics, "trained_steps": trainer.global_step}
         written = write_result(trainer, self.protocol, content | getattr(pl_module, "test_record", {}))
@@ -54,14 +54,14 @@ class ResultFile(Callback):
 
 
 class BestOnTest(Callback):
-    """Writes the best accuracy over all epochs, measured on the samples that results are reported for.
+    """Writes the best accuracy over all epochs, evaluated on the samples that results are reported for.
 
-    That is how skeleton contrast reports its numbers (https://arxiv.org/abs/2108.03656, official code). Such a number is too
-    high, since labels of the test set chose the epoch: its file says `selected_on_test`, and holds that of the last epoch too.
-    In the data sets of skeletons the validation set is the published test set; elsewhere it may not be.
+    Skeleton contrast reports its results this way (https://arxiv.org/abs/2108.03656, official code). Such a result is too high,
+    since the epoch is selected with labels of the test set: the file says `selected_on_test`, and contains the result of the
+    last epoch too. For skeleton data sets the validation set is the published test set; elsewhere it may not be.
 
     Args:
-        protocol: name of what was measured; the file is `results/<data>_<protocol>_best_on_test-<number>.json`.
+        protocol: name of the evaluation; the file is `results/<data>_<protocol>_best_on_test-<number>.json`.
         monitor: validation metric, the larger the better.
     """
 
@@ -70,10 +70,10 @@ class BestOnTest(Callback):
         self.best: dict[str, float] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare this epoch with the best one.
+        """Compare this epoch with the best so far.
 
         Raises:
-            SettingError: if the metric is not there.
+            SettingError: if the metric was not logged.
         """
         if trainer.sanity_checking:
             return
@@ -104,7 +104,7 @@ class BestOnTest(Callback):
 
 def _checked(protocol: str) -> str:
     if not re.fullmatch(r"[\w.-]+", protocol):
-        raise SettingError(f"protocol is {protocol!r}; it names a file: use letters, digits, '_', '-' and '.' only.")
+        raise SettingError(f"protocol is {protocol!r}; it is part of a file name: use letters, digits, '_', '-' and '.' only.")
     return protocol
 
 
@@ -139,7 +139,7 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
     config = parse_config(texts[0]) if texts else None
     files = weight_files(config) | ({"ckpt_path": str(trainer.ckpt_path)} if trainer.ckpt_path else {})
     data = run_of(trainer).datamodule
-    # Cached features are those of the data that they were read from.
+    # Cached features belong to the data set that they were computed from.
     source = getattr(data, "data", data)
     flip: RandomFlip | None = getattr(trainer.lightning_module, "flip", None)
     return {
@@ -160,11 +160,11 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def weight_files(settings: Any, path: str = "") -> dict[str, str]:
-    """Files that weights come from, by the names of their settings on the command line.
+    """Weight files by the names of their settings on the command line.
 
     Args:
-        settings: of a run, as read from YAML.
-        path: name of the setting that these are under.
+        settings: settings of a run, as read from YAML.
+        path: name of the setting that contains them.
     """
     if isinstance(settings, list):
         settings = {str(number): value for number, value in enumerate(settings)}

@@ -1,4 +1,4 @@
-"""What a test of retrieval has found, as pictures: clips beside a sentence, and sentences beside a clip."""
+"""Results of a retrieval test, as pictures: clips for a sentence, and sentences for a clip."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +21,16 @@ OWN_LINES, SPACE = 2, 10
 
 
 class RetrievedPictures(Callback):
-    """Draws the best answers of a test of `VideoTextRetrieval`, both ways, in TensorBoard and in `<run>/pictures`.
+    """Draws the top results of a test of `VideoTextRetrieval`, in both directions, in TensorBoard and in `<run>/pictures`.
 
     `found_videos`: a row is a sentence, and its best clips below, the best on the left; `found_sentences`: a clip and its best
     sentences beside it, the best on top. Right ones are green, others red, and below each clip is the beginning of its own
     sentence. As a still and as a moving picture.
 
     Args:
-        queries: rows of each picture, evenly picked.
-        k: answers to each query.
-        frames: frames of the moving pictures at most.
+        queries: rows of each picture, evenly spaced over the queries.
+        k: results per query.
+        frames: maximum number of frames of the GIFs.
     """
 
     def __init__(self, queries: int = 6, k: int = 5, frames: int = 16) -> None:
@@ -38,7 +38,7 @@ class RetrievedPictures(Callback):
         self.queries, self.k, self.frames = queries, k, frames
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the clips that are shown, and draw."""
+        """Read the clips to show, and draw."""
         if not isinstance(pl_module, VideoTextRetrieval) or pl_module.retrieved is None or not trainer.is_global_zero:
             return
         found: Retrieved = pl_module.retrieved
@@ -51,7 +51,7 @@ class RetrievedPictures(Callback):
         write_film(trainer, "found_sentences", trainer.global_step, self.sentences(found, clips))
 
     def videos(self, found: Retrieved, clips: Callable[[list[int]], Tensor]) -> Tensor:
-        """Sentences with their best clips: uint8 [T, H, W, 3]. `clips` draws samples of the test by their numbers."""
+        """Sentences with their best clips: uint8 [T, H, W, 3]. `clips` draws samples of the test by index."""
         rows = []
         for query, best in zip(*self._best(found.text_to_video), strict=True):
             colours = [SAME if found.right[video, query] else OTHER for video in best]
@@ -77,7 +77,7 @@ class RetrievedPictures(Callback):
         return torch.cat(rows, dim=1)
 
     def _best(self, scores: Tensor) -> tuple[list[int], list[list[int]]]:
-        """Some queries, and the best candidates of each."""
+        """Some queries, and the top candidates of each."""
         queries = torch.linspace(0, len(scores) - 1, min(self.queries, len(scores))).round().long().tolist()
         best = scores[queries].topk(min(self.k, scores.shape[1]), dim=1).indices
         return queries, best.tolist()
@@ -90,12 +90,12 @@ def _own(found: Retrieved, video: int) -> str:
 
 
 def _still(picture: Tensor, frames: int) -> Tensor:
-    """A picture for some frames long: uint8 [H, W, 3] -> [T, H, W, 3]."""
+    """A picture repeated over frames: uint8 [H, W, 3] -> [T, H, W, 3]."""
     return picture.expand(frames, *picture.shape)
 
 
 def write_lines(lines: list[tuple[str, tuple[int, int, int]]]) -> Tensor:
-    """Sentences below each other in their colours: uint8 [20 n, 480, 3]; what is too long is cut."""
+    """Sentences below each other in their colours: uint8 [20 n, 480, 3]; long ones are cut."""
     picture = Image.new("RGB", (LINE_WIDTH, LINE * len(lines)), "white")
     canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
     for number, (text, colour) in enumerate(lines):

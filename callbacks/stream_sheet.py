@@ -1,4 +1,4 @@
-"""What the data are: all streams of the first validation samples together, as a picture."""
+"""Overview of the data: all streams of the first validation samples in one picture."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ from modules.layers.stream_sheet import film, sheet
 
 
 class StreamSheet(Callback):
-    """Draws all streams of the first validation samples together, once, when training starts, also when it goes on.
+    """Draws all streams of the first validation samples together, once, when training starts or resumes.
 
-    `streams` is a sheet with moments of the clips in columns, and `streams_video` a moving picture; in TensorBoard and in
-    `<run>/pictures`. Samples are those of `probe_dataloader` where there are no validation samples. They are read from the data
-    module by the first process itself: no loader of the run is asked for a batch.
+    `streams` is a sheet with time steps of the clips in columns, and `streams_video` a GIF; in TensorBoard and in
+    `<run>/pictures`. Without validation samples, those of `probe_dataloader` are used. The first process reads them with
+    its own loader, so that the loaders of the run are not affected.
 
     Args:
-        samples: to draw, side by side.
-        columns: moments of each clip in the sheet, at most.
-        frames: of the moving picture, at most.
+        samples: number of samples, drawn side by side.
+        columns: maximum number of time steps of each clip in the sheet.
+        frames: maximum number of frames of the GIF.
     """
 
     reads_clips = True
@@ -38,7 +38,7 @@ class StreamSheet(Callback):
         data: Any = run_of(trainer).datamodule
         if data is None or not trainer.is_global_zero:
             return
-        # Loaders of its own, which share no state with those of the run.
+        # Separate loaders, which share no state with those of the run.
         loader = data.val_dataloader() or data.probe_dataloader()
         count = min(self.samples, len(loader.dataset))
         batch: Batch = loader.read(0, list(range(count)))
@@ -50,7 +50,7 @@ class StreamSheet(Callback):
 
 
 def side_by_side(films: list[Tensor]) -> Tensor:
-    """Films beside each other, white below lower ones; shorter ones end with their last frame: uint8 [T, H, W, 3] each."""
+    """Videos side by side, padded with white; shorter ones repeat their last frame: uint8 [T, H, W, 3] each."""
     frames, height = max(len(one) for one in films), max(one.shape[1] for one in films)
     shown = torch.arange(frames)
     padded = [F.pad(one, (0, 0, 0, 0, 0, height - one.shape[1]), value=255)[shown.clamp(max=len(one) - 1)] for one in films]

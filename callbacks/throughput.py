@@ -1,4 +1,4 @@
-"""How fast the run is, and what holds it back, in one line."""
+"""Speed and bottleneck of a run, in one line."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,18 +18,18 @@ from modules.training.devices import peak_tflops
 from modules.training.flops import step_flops
 from modules.training.method import Method
 
-# Shares of a window's time above which a cause is named.
+# Fractions of a window's time above which a cause is reported.
 WAITING, ELSEWHERE = 0.25, 0.25
 
 
 def utilisation(tflops: float, mfu: float | None) -> str:
-    """What a device computes, in words.
+    """Text about the compute utilisation of a device.
 
     Args:
         tflops: 10^12 floating-point operations of the model per second and device.
-        mfu: the same as a share of what the device could compute at most; None where nobody knows that.
+        mfu: the same as a fraction of the device's peak; None if the peak is unknown.
     """
-    share = "" if mfu is None else f", {100 * mfu:.0f} % of what the device could (MFU)"
+    share = "" if mfu is None else f", {100 * mfu:.0f} % of the device's peak (MFU)"
     return f"{tflops:.3g} TFLOP/s{share}"
 
 
@@ -43,20 +43,20 @@ def diagnose(
     used: str = "",
     stream_ms: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
-    """One line: the speed, what limits it, what to try.
+    """One line with the speed, the bottleneck, and what to try.
 
     Args:
         clips_per_second: over all devices.
-        wait_share: share of the time in which the step waited for a batch.
-        other_share: share of the time outside steps and waiting (callbacks, validation, checkpoints).
-        decode_ms: what a sample cost a worker, in milliseconds; None if the data module does not say.
+        wait_share: fraction of the time in which the step waited for a batch.
+        other_share: fraction of the time outside steps and waiting (callbacks, validation, checkpoints).
+        decode_ms: time of a worker per sample, in milliseconds; None if the data module does not report it.
         workers: data.reading.num_workers.
         device: 'cpu', 'cuda', ...
-        used: what `utilisation` says; empty where it is not known.
-        stream_ms: what of `decode_ms` each stream but the video took, by name.
+        used: text of `utilisation`; empty if unknown.
+        stream_ms: part of `decode_ms` per stream other than the video, by name.
     """
     used = f", {used}" if used else ""
-    line = f"{clips_per_second:.1f} clips/s{used}; {100 * wait_share:.0f} % of the time waits for data"
+    line = f"{clips_per_second:.1f} clips/s{used}; {100 * wait_share:.0f} % of the time is spent waiting for data"
     parts = ", ".join(f"{name} {own:.0f} ms" for name, own in stream_ms.items())
     of_it = f" ({parts} of it)" if parts else ""
     decoding = f"; reading a sample takes {decode_ms:.0f} ms of a worker{of_it}" if decode_ms is not None else ""
@@ -80,11 +80,11 @@ def diagnose(
 
 
 class Stopwatch(Profiler):
-    """Says what each action took, and hands everything on to the profiler of the run.
+    """Reports the duration of each action, and forwards everything to the profiler of the run.
 
     Args:
         profiler: of the run.
-        ended: is called with an action, and the seconds that it took, when the action ends.
+        ended: called with an action and its duration in seconds when it ends.
     """
 
     def __init__(self, profiler: Profiler, ended: Callable[[str, float], None]) -> None:
@@ -94,31 +94,31 @@ class Stopwatch(Profiler):
         self._since: dict[str, float] = {}
 
     def start(self, action_name: str) -> None:
-        """Begin to take the time."""
+        """Start timing."""
         self.profiler.start(action_name)
         self._since[action_name] = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """Say what it was."""
+        """Report the duration."""
         self._ended(action_name, time.perf_counter() - self._since[action_name])
         self.profiler.stop(action_name)
 
 
 class Throughput(Callback):
-    """Logs `speed/*` and prints what limits the run after the first window and at the end of each epoch.
+    """Logs `speed/*`, and prints the bottleneck after the first window and at the end of each epoch.
 
-    Times are taken on the host without waiting for the device. A GPU that is busy holds the host back inside the step,
-    so over a window the shares are right even though single steps are not. The first window begins when the first batch
-    has arrived: what came before (probes, start of the workers) is no part of the speed.
+    Times are measured on the host without a host sync. A busy GPU blocks the host inside the step, so the
+    fractions are correct over a window even though those of single steps are not. The first window starts when the first
+    batch has arrived, so that probes and the start of the workers do not count.
 
-    `speed/tflops` counts what the model needs (see `step_flops`), frozen networks that make its targets included, and not what
-    the device does besides; `speed/mfu`, the model-FLOPs utilisation, is that as a share of the device's peak. The operations
+    `speed/tflops` counts the operations of the model (see `step_flops`), including frozen target networks, but no other work of
+    the device; `speed/mfu`, the model-FLOPs utilisation, is the same as a fraction of the device's peak. The operations
     are counted once, at the end of the first window.
 
     Args:
         every_n_steps: batches per window.
-        peak_tflops: what one device could compute at most in the precision of the run, in TFLOP/s; null takes what its maker
-            publishes, and tells no share where that is not known, as on a CPU.
+        peak_tflops: peak of one device in the precision of the run, in TFLOP/s; null takes its maker's value,
+            and reports no MFU if that is unknown, as on a CPU.
     """
 
     def __init__(self, every_n_steps: int = 50, peak_tflops: float | None = None) -> None:
@@ -138,22 +138,22 @@ class Throughput(Callback):
         self._streams: dict[str, list[float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen to what the trainer tells its profiler."""
-        # Not hooks: they run before those of some callbacks and after those of others, and so cannot tell waiting for
-        # data from what the others do.
+        """Listen to the trainer's calls of its profiler."""
+        # Not hooks: they run before those of some callbacks and after those of others, so they cannot separate waiting for data
+        # from the work of other callbacks.
         self._running = False
         self.teardown(trainer, pl_module, stage)
         run = run_of(trainer)
         run.profiler = Stopwatch(run.profiler, self._ended)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no more."""
+        """Stop listening."""
         run = run_of(trainer)
         if isinstance(run.profiler, Stopwatch):
             run.profiler = run.profiler.profiler
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no more: Lightning calls no `teardown` then."""
+        """Stop listening, since Lightning does not call `teardown` then."""
         self.teardown(trainer, pl_module, "")
 
     def _ended(self, action: str, seconds: float) -> None:
@@ -199,7 +199,7 @@ class Throughput(Callback):
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
         if not self._counted and isinstance(pl_module, Method) and trainer.is_global_zero:
-            # Not before the first step, which would begin later for it.
+            # Not before the first step, which would be delayed by it.
             self._counted, self.flops = True, step_flops(pl_module, batch)
         used = ""
         if self.flops is not None:
@@ -213,7 +213,7 @@ class Throughput(Callback):
         if not self._told:
             rank_zero_info(self.line)
             self._told = True
-        # What is done here is no part of the speed.
+        # The time spent here does not count.
         self._reset(time.perf_counter())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

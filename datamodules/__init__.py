@@ -1,6 +1,6 @@
-"""Data sets, one small file each, and the samplers and crops that they choose from.
+"""Data sets, one small file each, and the samplers and crops they can use.
 
-A data module knows files and labels; it never normalises, masks or pastes.
+A data module handles files and labels; it never normalises, masks or pastes.
 """
 
 from datamodules.cached_features import CachedFeatures

@@ -1,4 +1,4 @@
-"""What all video data modules share. A data set says where its files and labels are; nothing else differs."""
+"""Base class of all video data modules. Data sets only differ in where their files and labels are."""
 
 import os
 from abc import ABC, abstractmethod
@@ -39,49 +39,49 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Clips from video files.
 
     Workers decode, crop and resize; batches hold uint8 (see `modules.core.batch`) and everything else
-    happens on the device. Broken files are replaced, counted and named in `bad_videos.tsv` in the run's folder, also those
-    that end or block a worker.
+    happens on the device. Broken files are replaced, counted and listed in `bad_videos.tsv` in the run's folder, including
+    those that crash or block a worker.
 
     Args:
-        root: folder of the videos; relative paths in lists start here.
-        lists: lists of videos, where they are not the data set's usual files in `root`.
+        root: folder of the videos; relative paths in lists are relative to it.
+        lists: lists of videos, if not the data set's usual files in `root`.
         clip: frames, stride, size, crop and number of clips.
-        batch_size: videos per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        reading: worker processes, decoder, and how much broken files are put up with.
+        batch_size: videos per batch and device; a batch contains batch_size x clip.clips x
+        clip.repeat clips. reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training videos to train on.
-        views: clips and crops of each test video. A batch holds as many clips as in training, so fewer videos.
-        benchmark: which of the data set's official splits, subsets or kinds of labels, where it has several; null takes the
-            first that its description names.
-        probe_samples: labelled training videos that online probes read, with centre crops, evenly picked; null takes 50 of each
-            class or more, where there are so many, and at most 20,000 (see `pick_for_probes`).
+        views: clips and crops of each test video. A batch has as many clips as in training, so fewer videos.
+        benchmark: which of the data set's official splits, subsets or label types to use, if it has several; null takes
+            the first in its description.
+        probe_samples: number of labelled training videos for online probes, with centre crops, evenly spaced over the list;
+            null takes at least 50 per class if available, and at most 20,000 (see `pick_for_probes`).
         seed: order, frames and crops are functions of it; null takes the run's seed.
-        streams: which streams a batch has besides the video, or in its place.
+        streams: which streams a batch has in addition to the video, or instead of it.
 
     Raises:
-        SettingError: if a number is out of its range, or the data set has no such benchmark, list or stream.
+        SettingError: if a value is out of range, or the data set has no such benchmark, list or stream.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
-    """Values of `benchmark`, the default first; none where there is nothing to choose."""
+    """Values of `benchmark`, the default first; empty if there is only one."""
     flips_change_labels: ClassVar[bool] = False
-    """Whether left and right are classes or words of the captions, so that a mirrored clip may have another label."""
+    """Whether classes or captions depend on left and right, so that a mirrored clip may have another label."""
     lists_taken: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    """Splits of which `lists` may name a list."""
+    """Splits that `lists` may provide a list for."""
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    """Official splits; any other is read only where `lists` names a list of it."""
+    """Official splits; others are only read if `lists` names a list for them."""
     needed: ClassVar[tuple[str, ...]] = ("train",)
-    """Splits whose official lists must be there."""
+    """Splits whose official lists are required."""
     places: ClassVar[tuple[str, ...]] = ("", "annotations", "labels")
-    """Where official lists may lie below their folder; '' is the folder itself."""
+    """Sub-folders that may contain the official lists; '' is the folder itself."""
     offers: ClassVar[dict[str, Kind]] = {"video": "video", "audio": "audio", "flow": "flow"}
-    """Streams by name that `streams.names` may name, the one of the listed files first; of any video, its sound too, and the
-    flow that `prepare flow` stored."""
+    """Streams that `streams.names` may contain, by name, that of the listed files first; for any video also its audio, and the
+    flow written by `prepare flow`."""
     gives: ClassVar[tuple[str, ...]] = ("video",)
-    """Streams that a batch has where the settings name none."""
+    """Streams of a batch if the settings name none."""
     preparation: Preparation | None = None
-    """What the method does with batches of training and validation as soon as they are read."""
+    """The method's preparation of training and validation batches, run as soon as they are read."""
     report_folder: str = ""
-    """Where `bad_videos.tsv` is below the run's folder; one of several data sets has a folder of its own."""
+    """Sub-folder of the run's folder for `bad_videos.tsv`; with several data sets, each has its own."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         if unknown or streams.names == []:
             raise SettingError(
                 f"data.streams.names is {streams.names}; {type(self).__name__} has {', '.join(self.offers)}; name at least one "
-                "of them, and nothing else."
+                "of them, and no others."
             )
         if subset.validation and lists.val is not None:
             raise SettingError(
@@ -115,7 +115,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             )
         for split in ("train", "val", "test"):
             if lists.of(split) is not None and split not in self.lists_taken:
-                raise SettingError(f"data.lists.{split} is set, which {type(self).__name__} does not take; leave it out.")
+                raise SettingError(f"data.lists.{split} is set, which {type(self).__name__} does not use; leave it out.")
         self.root, self.lists, self.list_folder = Path(root), lists, Path(lists.folder or root)
         self.clip, self.views, self.batch_size = clip, views, batch_size
         self.reading, self.subset = reading, subset
@@ -133,10 +133,10 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     @abstractmethod
     def read_official(self, split: str) -> Manifest | None:
-        """Manifest of one of `splits` from the data set's own files; None if it is not there."""
+        """Manifest of one of `splits` from the data set's own files; None if they are missing."""
 
     def read_listed(self, path: Path, split: str) -> Manifest:
-        """Manifest from a list that exists: rows 'path label', unless the lists of the data set have another form."""
+        """Manifest from an existing list: rows 'path label', unless the lists of the data set have another format."""
         return read_list(path, self.root)
 
     def read_split(self, split: str) -> Manifest | None:
@@ -148,7 +148,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self._with_flow(found) if found is not None else None
 
     def _with_flow(self, manifest: Manifest) -> Manifest:
-        """Name the files that `prepare flow` wrote, where flow is wanted and the list names none."""
+        """Add the files written by `prepare flow`, if flow is requested and the list has no column for it."""
         if self.wanted.get("flow") != "flow" or "flow" in manifest.further or next(iter(self.offers)) == "flow":
             return manifest
         folder = self.stream_settings.flow.folder
@@ -162,30 +162,30 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             raise SettingError(
                 f"data.streams.flow.bound is {bound:g}, but the flow in {folder} was stored with {stored:g}; set it."
             )
-        # Splits may be folders below the root, and files of the same name in two of them differ.
+        # Splits may be folders below the root, and may contain different files of the same name.
         below = os.path.relpath(manifest.root, self.root)
         inside = (
             os.path.relpath(path, self.root) if path.startswith("/") else os.path.normpath(f"{below}/{path}")
             for path in manifest.paths
         )
-        # Names of folders have no suffix, but may have dots.
+        # Folder names have no suffix, but may contain dots.
         stems = inside if manifest.fps is not None else (os.path.splitext(path)[0] for path in inside)  # noqa: PTH122
         flow = PackedStrings(f"{Path(folder).absolute()}/{stem}" for stem in stems)
         return replace(manifest, further=manifest.further | {"flow": flow})
 
     def find_list(self, *names: str) -> Path | None:
-        """The first of some official files that is at one of `places`."""
+        """The first of some official files that exists in one of `places`."""
         return find_file(self.list_folder, self.places, names)
 
     def read_first(self, split: str, *names: str) -> Manifest | None:
-        """Manifest from the first official list that is there.
+        """Manifest from the first official list that exists.
 
         Args:
             split: 'train', 'val' or 'test'.
-            names: of its list, the most official first.
+            names: of its list, in order of preference.
 
         Raises:
-            SettingError: if a list is `needed` and there is none.
+            SettingError: if a list is `needed` and missing.
         """
         found = self.find_list(*names)
         if found is None and split in self.needed:
@@ -193,14 +193,14 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self.read_listed(found, split) if found is not None else None
 
     def lacks(self, name: str, setting: str | None = None) -> SettingError:
-        """That an official file is missing.
+        """The error for a missing official file.
 
         Args:
             name: of the file.
             setting: that may name the file itself.
         """
         instead = f"{setting} to it, or data.lists.folder" if setting is not None else "data.lists.folder"
-        return SettingError(f"{self.list_folder} holds no {name}; set {instead} to the folder of the official files.")
+        return SettingError(f"{self.list_folder} contains no {name}; set {instead} to the folder of the official files.")
 
     @property
     def num_classes(self) -> int | None:
@@ -223,7 +223,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self.wanted | ({"text": "text"} if has_texts else {})
 
     def reader_of(self, name: str) -> StreamReader:
-        """What reads a stream other than the video; data sets whose files are unlike all others give their own."""
+        """The reader of a stream other than the video; data sets with special files override this."""
         return make_reader(self.offers[name], self.stream_settings)
 
     @property
@@ -247,19 +247,19 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self.train_manifest.sha256() if self.train_manifest is not None else None
 
     def check_root(self) -> None:
-        """Find out whether the root is there; for data that are not in a folder, to be replaced."""
+        """Check that the root exists; overridden for data that are not in a folder."""
         check_root(self.root)
 
     def check(self, stage: str) -> None:
-        """Find out what is wrong with settings, folders and lists before a network is built; `setup` reads nothing again."""
+        """Check settings, folders and lists before a network is built; `setup` does not read them again."""
         self.setup(stage)
 
     def setup(self, stage: str) -> None:
         """Read the lists and check the settings.
 
         Raises:
-            SettingError: for a missing folder or list, no videos, a wrong root, labels that do not fit those of training, or a
-                batch larger than the data set.
+            SettingError: for a missing folder or list, no videos, a wrong root, labels that do not match those of training, or
+                a batch larger than the data set.
         """
         if stage == "predict":
             self._setup_predict()
@@ -270,7 +270,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             if train is None:
                 raise SettingError(
                     f"No list of training videos was found in {self.root}; set data.lists.train, or data.root to the "
-                    "folder that holds it."
+                    "folder that contains it."
                 )
             own_val = val = _same_classes(train, self.read_split("val"), "validation")
             if self.subset.validation:
@@ -344,12 +344,12 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             )
         if val is not None and len(val) < world:
             raise SettingError(
-                f"{len(val)} validation video(s) in {val.root} cannot be shared by {world} processes, of which each needs "
-                "one; add videos, or lower trainer.devices."
+                f"{len(val)} validation video(s) in {val.root} cannot be distributed over {world} processes, which need one "
+                "each; add videos, or lower trainer.devices."
             )
 
     def _start_report(self) -> None:
-        """Every trainer has a report of its own, in its folder."""
+        """Every trainer has its own report, in its folder."""
         trainer = self._reported_to = self.trainer
         self.faults = FaultLog(self.reading.max_bad_fraction)
         if trainer is not None and not run_of(trainer).fast_dev_run:
@@ -376,7 +376,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return collate(samples)
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:
-        """What reads the samples of a manifest."""
+        """The dataset that reads the samples of a manifest."""
         decoder, timeout = self.reading.decoder, self.reading.decode_timeout
         kinds, main = self.wanted, next(iter(self.offers))
         if list(kinds) == ["video"] and main == "video":
@@ -388,7 +388,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return StreamDataset(manifest, self.clip, self.seed, train, wanted, decoder, timeout, guard, views)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
-        """Samples in a batch of one device; with `views` so many that a batch holds as many clips as in training."""
+        """Samples in a batch of one device; with `views`, reduced so that a batch has as many clips as in training."""
         return self.batch_size if views is None else max(1, self.batch_size * self.clip.views // views.views)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -397,7 +397,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self._train_loader.keep(self._loader(self.train_manifest, "train", train=True), self.manifest_hash)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
-        """Centre clips of the validation videos in order; nothing where there are none."""
+        """Centre clips of the validation videos in order; empty if there are none."""
         return self._loader(self.val_manifest, "val", train=False) if self.val_manifest is not None else []
 
     @property
@@ -416,7 +416,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return Batches(self._loader(self.predict_manifest, PREDICTED, train=False, views=self.test_views))
 
     def probe_dataloader(self) -> ResumableLoader:
-        """Centre clips of training videos, for probes; of labelled ones, if there are any."""
+        """Centre clips of training videos, for probes; only labelled ones, if there are any."""
         manifest = self.train_manifest
         assert manifest is not None
         labelled = np.flatnonzero(manifest.labels != UNLABELLED)
@@ -429,21 +429,21 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self._loader(manifest.subset(rows[picked]), "train", train=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch the training is. (Broken files are not in it: their record is the report.)"""
+        """Position of training within the epoch. (Broken files are not included: they are recorded in the report.)"""
         return {"loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where in the epoch the training was."""
+        """Restore the position within the epoch."""
         self._train_loader.load_state_dict(state["loader"])
 
 
 def _classes_of(train: Manifest) -> str:
-    """How many classes there are, in words."""
+    """Text for the number of classes."""
     return f" of {train.num_classes} classes" if train.has_classes else ""
 
 
 def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifest | None:
-    """Validation or test videos with the label numbers of training: a split that lacks a class must not shift those behind it.
+    """Validation or test videos with the label indices of training: a split that lacks a class must not shift the others.
 
     Args:
         train: training videos.
@@ -451,7 +451,7 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
         kind: 'validation' or 'test', for messages.
 
     Raises:
-        SettingError: if nobody can say which labels of the two mean the same, or a label is beyond those of training.
+        SettingError: if the labels of the two cannot be matched, or a label is beyond those of training.
     """
     if other is None:
         return None
@@ -462,14 +462,14 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
         if bool(train.class_names) != bool(other.class_names) and not _paths_agree(train, other):
             named, numbered = ("training", kind) if train.class_names else (kind, "training")
             raise SettingError(
-                f"The {named} videos have names of classes, and those of {numbered} have labels from a list without names, "
-                "whose paths do not confirm that both count alike; set data.lists.train, data.lists.val and data.lists.test "
-                "all to lists of one kind, or to none."
+                f"The {named} videos have class names, but the {numbered} videos have labels without names, and their "
+                "paths do not confirm that both use the same numbers; set data.lists.train, data.lists.val and data.lists.test "
+                "all to lists of the same kind, or to none."
             )
         highest, most = int(other.labels.max()), train.num_classes - 1
         if highest > most:
             raise SettingError(
-                f"A {kind} video in {other.root} has the label {highest}, but those of training end at {most}; correct "
+                f"A {kind} video in {other.root} has the label {highest}, but the highest training label is {most}; correct "
                 f"data.lists.{'val' if kind == 'validation' else 'test'}, or data.lists.train."
             )
     elif other.class_names != train.class_names:
@@ -477,12 +477,12 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
         unknown = sorted(set(other.class_names) - set(train.class_names))
         if alike := [name for name in unknown if name.lower() in known]:
             raise SettingError(
-                f"{other.root} has the class {alike[0]} where training has {known[alike[0].lower()]}; give a class the same "
+                f"{other.root} has the class {alike[0]} but training has {known[alike[0].lower()]}; give a class the same "
                 "name everywhere."
             )
         if unknown:
             rank_zero_warn(
-                f"{len(unknown)} classes of the {kind} videos in {other.root} are not among those of training and count as "
+                f"{len(unknown)} classes of the {kind} videos in {other.root} do not occur in training and count as "
                 f"unlabelled: {shorten(unknown)}."
             )
         other = other.with_classes(train.class_names)
@@ -490,14 +490,14 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
     if len(lacking):
         count = int(np.isin(other.labels, lacking).sum())
         rank_zero_warn(
-            f"{count} {kind} videos in {other.root} are of {len(lacking)} classes of which there is no training video, the "
-            f"first is {int(lacking[0])}."
+            f"{count} {kind} videos in {other.root} belong to {len(lacking)} classes without training videos, the first "
+            f"is {int(lacking[0])}."
         )
     return other
 
 
 def _paths_agree(train: Manifest, other: Manifest) -> bool:
-    """Whether every labelled path of the one without names holds the folder that the other calls that number."""
+    """Whether every labelled path of the one without names contains the folder that has this index in the other."""
     named, numbered = (train, other) if train.class_names else (other, train)
     names = dict(enumerate(named.class_names))
     pairs = zip(numbered.paths, numbered.labels.tolist(), strict=True)
@@ -505,11 +505,11 @@ def _paths_agree(train: Manifest, other: Manifest) -> bool:
 
 
 def _tell_shared(train: Manifest, other: Manifest, kind: str) -> None:
-    """Warn of files that are among the training videos too."""
+    """Warn about files that are also training videos."""
     shared = other.paths[shared_rows(train, other)]
     if shared:
         files, shared_files = (len(np.unique(one.first_rows())) for one in (other.paths, shared))
         rank_zero_warn(
-            f"{shared_files} of the {files} {kind} videos are training videos too, the first is {shared[0]}: their results "
-            "say nothing about unseen videos."
+            f"{shared_files} of the {files} {kind} videos are also training videos, the first is {shared[0]}: results on them "
+            "do not reflect unseen videos."
         )

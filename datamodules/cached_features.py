@@ -1,4 +1,4 @@
-"""Frozen features in the place of clips: the backbone runs once over the data, and every later epoch is a matter of seconds."""
+"""Frozen features instead of clips: the backbone runs over the data once, and every later epoch takes seconds."""
 
 import hashlib
 from pathlib import Path
@@ -21,14 +21,14 @@ from modules.core.files import write_whole
 from modules.core.preprocessing import Normalisation
 from modules.core.run import ReadsClips, TrainingBank, run_of
 
-WANTS_CLIPS = "Probes and pictures want clips, not features; leave such callbacks out, or CachedFeatures."
+WANTS_CLIPS = "Probes and pictures need clips, not features; remove such callbacks, or CachedFeatures."
 
 
 class Features(Dataset[Batch]):
     """Features of all samples of a split, in memory.
 
     Args:
-        passes: what the backbone made of the samples, one entry per pass over the data: `feature` float32 [N, V, D], `label`
+        passes: outputs of the backbone, one entry per pass over the data: `feature` float32 [N, V, D], `label`
             [N, ...], `substituted` int64 [N].
         source: the data set of clips.
     """
@@ -40,7 +40,7 @@ class Features(Dataset[Batch]):
         return len(self.passes[0]["label"])
 
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
-        """A whole batch at once, of the pass that belongs to the epoch."""
+        """A complete batch, of the pass that belongs to the epoch."""
         one = self.passes[keys[0].epoch % len(self.passes)]
         rows = torch.tensor([key.row for key in keys])
         return Batch(rows, one["label"][rows], {"feature": Stream("feature", one["feature"][rows])}, one["substituted"][rows])
@@ -51,23 +51,23 @@ def _whole(batch: Batch) -> Batch:
 
 
 class CachedFeatures(SinglePass, LightningDataModule):
-    """What the frozen backbone of the model makes of another data module's clips.
+    """Features of another data module's clips, computed by the frozen backbone of the model.
 
-    For a linear classifier and for nearest neighbours. Features are read out when a loader is first asked for, by all
-    processes, and kept in a folder. The name of a file is a hash of the backbone's weights and settings, of the clips and of
-    the list of samples: a later run finds what is still right, and reads out anew what is not. Augmentation on the device is
-    not in them.
+    For a linear classifier and for nearest neighbours. Features are extracted when a loader is first requested, by all
+    processes, and stored in a folder. File names are hashes of the backbone's weights and settings, of the clip settings and of
+    the list of samples: a later run reuses features that are still valid, and recomputes the others. They do not include
+    augmentation on the device.
 
     Args:
-        data: where the clips come from.
-        folder: for the files of features.
-        views: passes over the training set with random clips. Epoch e takes pass e modulo `views`, whose clips are those of
-            epoch e, so that as many as trainer.max_epochs give a run without cache. 0 takes the clips of evaluation in every
+        data: data module of the clips.
+        folder: where the feature files are stored.
+        views: passes over the training set with random clips. Epoch e uses pass e modulo `views`, with the clips of
+            epoch e, so that `views` = trainer.max_epochs equals a run without cache. 0 uses the evaluation clips in every
             epoch.
         batch_size: samples per batch and device in training; null takes that of `data`.
 
     Raises:
-        SettingError: if the backbone is not frozen, or a setting is impossible.
+        SettingError: if the backbone is not frozen, or a setting is invalid.
     """
 
     streams: ClassVar[dict[str, Kind]] = {"feature": "feature"}
@@ -106,11 +106,11 @@ class CachedFeatures(SinglePass, LightningDataModule):
         return getattr(self.data, "manifest_hash", None)
 
     def prepare_data(self) -> None:
-        """That of the wrapped data module."""
+        """Delegates to the wrapped data module."""
         self.data.prepare_data()
 
     def check(self, stage: str) -> None:
-        """That of the wrapped data module, where it has one."""
+        """Delegates to the wrapped data module, if it has one."""
         if hasattr(self.data, "check"):
             self.data.check(stage)
 
@@ -118,7 +118,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         """Set the wrapped data module up, and check all settings before the backbone runs.
 
         Raises:
-            SettingError: if the model or a callback wants clips, or the training samples do not fill a batch.
+            SettingError: if the model or a callback needs clips, or the training samples do not fill a batch.
         """
         self.data.trainer = self.trainer
         self.data.setup(stage)
@@ -140,7 +140,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         if moves or not getattr(model, "frozen_batchnorm", True) or getattr(model, "mode", "linear") != "linear":
             raise SettingError(
                 "--data CachedFeatures is for models with a frozen backbone: Classification with model.mode linear (and "
-                "model.frozen_batchnorm true), or NearestNeighbours; change the model, or use the data that it wraps."
+                "model.frozen_batchnorm true), or NearestNeighbours; change the model, or use the wrapped data directly."
             )
         if getattr(model, "augmentation", None) is not None or getattr(model, "mixing", None) is not None:
             raise SettingError("Frozen features cannot be augmented; set model.augmentation and model.mixing to null.")
@@ -153,7 +153,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         return self._train_loader.keep(self._loader(passes, loader, shuffle=True), self.manifest_hash)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
-        """Features in order; nothing where there are no clips."""
+        """Features in order; empty if there are no clips."""
         loader = self.data.val_dataloader()
         if not isinstance(loader, ResumableLoader):
             return []
@@ -170,7 +170,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         return Batches(self._loader([self._read(loader, "predicted")], loader, shuffle=False))
 
     def probe_dataloader(self) -> ResumableLoader:
-        """Refused: probes want clips.
+        """Refused: probes need clips.
 
         Raises:
             SettingError: always.
@@ -187,7 +187,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         return ResumableLoader(dataset, sampler, self.batch_size or 1, 0, _whole)
 
     def _read(self, loader: ResumableLoader, split: str, epoch: int | None = None) -> dict[str, Tensor]:
-        """Features of a loader's samples: from the folder if all processes find them there, else from the backbone."""
+        """Features of a loader's samples: from the folder if all processes find them there, otherwise from the backbone."""
         assert self.trainer is not None
         strategy = self.trainer.strategy
         model: Any = self.trainer.lightning_module
@@ -197,7 +197,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         if strategy.reduce_boolean_decision(path.is_file(), all=True):
             return load_file(path)
         number = "" if epoch is None else f", pass {epoch + 1} of {self.views}"
-        rank_zero_info(f"Reading out features of {split} samples{number}; they are kept as {path}.")
+        rank_zero_info(f"Extracting features of {split} samples{number}; stored as {path}.")
         found = self._extract(loader)
         if self.trainer.is_global_zero:
             write_whole(path, lambda part: save_file(found, part))
@@ -220,16 +220,16 @@ class CachedFeatures(SinglePass, LightningDataModule):
         return {name: value.cpu().contiguous() for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch the training is."""
+        """Position of training within the epoch."""
         return {"loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where in the epoch the training was."""
+        """Restore the position within the epoch."""
         self._train_loader.load_state_dict(state["loader"])
 
 
 def hash_network(network: nn.Module) -> str:
-    """Hash of a network: weights, buffers, and every plain setting of its parts (some settings show in no weight)."""
+    """Hash of a network: weights, buffers, and every plain attribute of its parts (not all settings show in weights)."""
     digest = hashlib.sha256()
     for name, part in network.named_modules():
         plain = {

@@ -13,9 +13,9 @@ from modules.core.errors import SettingError
 class VideoFolder(VideoDataModule):
     """Any folder of videos or pictures (a picture is a video of one frame).
 
-    If it has sub-folders `train`, `val` and perhaps `test`, these are the splits, also with other usual names (`training`,
-    `validation`, `Val`); otherwise all videos train. Sub-folders are classes; a few videos beside them are left out, and so is
-    what is hidden. With `lists.train`, `lists.val` and `lists.test`, the lists decide instead.
+    If it has sub-folders `train`, `val` and perhaps `test`, these are the splits, also with other common names (`training`,
+    `validation`, `Val`); otherwise all videos are for training. Sub-folders are classes; a few videos next to them are left
+    out, and so are hidden files. `lists.train`, `lists.val` and `lists.test` override this.
     """
 
     def read_official(self, split: str) -> Manifest | None:
@@ -30,21 +30,21 @@ class VideoFolder(VideoDataModule):
         if folders:
             named = next(iter(folders.values())).name
             raise SettingError(
-                f"data.root {self.root} holds {named} but no train; put the training videos into a folder train, or set "
+                f"data.root {self.root} contains {named} but no train; put the training videos into a folder train, or set "
                 "data.lists.train."
             )
         return read_folder(self.root)
 
     def _check_beside(self, folders: dict[str, Path]) -> None:
-        """Say what lies beside the folders of splits and is not read; a lone `train` beside others may be a class."""
+        """Print what is next to the split folders and not read; a single `train` next to other folders may be a class."""
         known = {folder.name for folder in folders.values()}
         others = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name not in known)
         others = [name for name in others if not is_hidden(name)]
         if len(folders) == 1 and (used := [name for name in others if video_files(self.root / name)]):
             name = folders["train"].name
             raise SettingError(
-                f"data.root {self.root} holds a folder {name} beside {shorten(used)}, so that {name} could be a split or a "
-                "class; put all folders of classes into a folder train, or move the others away."
+                f"data.root {self.root} contains a folder {name} next to {shorten(used)}, so {name} could be a split or "
+                "a class; put all class folders into a folder train, or move the others away."
             )
         if others:
-            rank_zero_info(f"{self.root}: left out are the folders beside {' and '.join(sorted(known))}: {shorten(others)}.")
+            rank_zero_info(f"{self.root}: folders next to {' and '.join(sorted(known))} are left out: {shorten(others)}.")

@@ -1,4 +1,4 @@
-"""Any recordings with any streams, named in lists."""
+"""Recordings with any streams, defined by lists."""
 
 from pathlib import Path
 
@@ -13,35 +13,36 @@ from modules.core.errors import SettingError, check_positive, given
 
 
 class ListedStreams(VideoDataModule):
-    """Recordings with any streams, from lists: csv files with a first line of names and one row per sample (docs/streams.md).
+    """Recordings with any streams, from lists: csv files with a header and one row per sample (docs/streams.md).
 
-    * `path`: file of the main stream, relative to `root` or whole;
-    * `start`, `end`: the part of it that the sample is, in seconds, of all streams alike; empty for the ends of the file;
-    * `label`: whole numbers from 0, or names; several separated by semicolons; `caption`: a sentence;
+    * `path`: file of the main stream, relative to `root` or absolute;
+    * `start`, `end`: the part of the file that makes up the sample, in seconds, for all streams; empty for the ends of the
+      file;
+    * `label`: integers from 0, or names; several are separated by semicolons; `caption`: a sentence;
     * `audio`, `depth`, `flow`, `mask`, `skeleton`, `signal`, `track`, `feature`, `picture`: files of further streams, or
-      `name:kind`, where there are several of a kind. An empty cell is a stream that the sample lacks.
+      `name:kind` for several of a kind. An empty cell means that the sample lacks the stream.
 
-    Without `lists.train` and so on, the lists are `train.csv`, `val.csv` and `test.csv` in `root`. A batch has the main stream
-    and those that are columns, unless `streams.names` says which; it may name `audio` also where videos have no column of it,
-    for their own sound.
+    Without `lists.train` and so on, the lists are `train.csv`, `val.csv` and `test.csv` in `root`. A batch has the main
+    stream and those with a column, unless `streams.names` selects some; it may include `audio` without a column, for the
+    videos' own audio.
 
     Args:
-        root: folder that relative paths in lists start from.
-        lists: the lists, where they are not in `root`.
+        root: folder that relative paths in lists are relative
+        to. lists: the lists, if not in `root`.
         clip: frames, stride, size, crop and number of clips.
-        batch_size: samples per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        reading: worker processes, decoder, and how much broken files are put up with.
+        batch_size: samples per batch and device; a batch contains batch_size x clip.clips x
+        clip.repeat clips. reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training samples to train on.
         views: clips and crops of each test sample.
-        probe_samples: labelled training samples that online probes read; see `VideoDataModule`.
+        probe_samples: number of labelled training samples for online probes; see `VideoDataModule`.
         seed: order, frames and crops are functions of it; null takes the run's seed.
         streams: which streams a batch has, and how they are read.
         main: kind of the files in the column `path`.
-        window: cut the part that each row names into windows of so many seconds, each a sample; what is left at the end, and a
-            window that ends exactly there (IMU-video), is left out.
+        window: cut each row's part into windows of this many seconds, each of which is a sample; the remainder at the end, and
+            a window that ends exactly there (as in IMU-video), are left out.
 
     Raises:
-        SettingError: if a number is out of its range, or a list is missing or has an unknown column.
+        SettingError: if a value is out of range, or a list is missing or has an unknown column.
     """
 
     def __init__(
@@ -64,20 +65,20 @@ class ListedStreams(VideoDataModule):
             raise SettingError(f"data.main is {main}; it must be one of {', '.join(FURTHER)}.")
         self.main, self.window = main, window
         self.several: bool | None = None
-        """Whether samples have several labels each, once the first list, that of training, is read."""
+        """Whether samples have several labels each; known once the first list, that of training, is read."""
         folder = Path(lists.folder or root)
         first = lists.of("train") or folder / "train.csv"
         self.columns = read_columns(first, main)
         own: dict[str, Kind] = {main: main} | self.columns
         sound: dict[str, Kind] = {"audio": "audio"} if main == "video" else {}
-        # Of this list alone, where other data sets have the same streams everywhere.
+        # Per instance, since other lists may have other streams.
         self.offers = own | {name: kind for name, kind in sound.items() if name not in own}  # type: ignore[misc]
         self.gives = tuple(own)  # type: ignore[misc]
         super().__init__(root, lists, clip, batch_size, reading, subset, views, None, probe_samples, seed, streams)
 
     @property
     def flips_change_labels(self) -> bool:  # type: ignore[override]
-        """Whether samples have captions, in which left and right may be words."""
+        """Whether samples have captions, which may depend on left and right."""
         return self.train_manifest is not None and self.train_manifest.texts is not None
 
     def read_official(self, split: str) -> Manifest | None:
@@ -90,8 +91,8 @@ class ListedStreams(VideoDataModule):
         columns = read_columns(path, self.main)
         if columns != self.columns:
             raise SettingError(
-                f"{path} has columns of the streams {', '.join(columns) or 'none'}, but the list of training samples of "
-                f"{', '.join(self.columns) or 'none'}; give all lists the same."
+                f"{path} has columns for the streams {', '.join(columns) or 'none'}, but the training list for "
+                f"{', '.join(self.columns) or 'none'}; give all lists the same columns."
             )
         manifest = read_streams(path, self.root, self.main, self.window, self.several)
         if self.several is None:

@@ -1,4 +1,4 @@
-"""Several data sets in one training."""
+"""Training on several data sets."""
 
 import hashlib
 import os
@@ -26,39 +26,39 @@ def _whole(batch: Batch) -> Batch:
 
 
 class MixedData(LightningDataModule):
-    """Several data sets in one training, mixed in every batch.
+    """Trains on several data sets, mixed in every batch.
 
-    Which set gives a sample is drawn in proportion to the weights; over an epoch the shares are exact. Every set is walked
-    through in a random order of its own, over the epochs: no row comes twice before all of the set had their turn. (What an
-    epoch leaves out at its end, where the last batch would be incomplete, has its turn again in the next round.) Which set and
-    row a place in an epoch takes is a function of (seed, epoch, place), so that a run goes on at any sample, also with other
-    workers, another batch size or another number of processes. Sets with `sample_weights`, which say how often each row is to
-    be drawn, are walked through in these proportions. Broken files are replaced by others of their set; each set has its own
-    `bad_videos.tsv`, in a folder of the run's that is named after it.
+    Sets are sampled in proportion to the weights; over an epoch the proportions are exact. Every set has its own
+    random order, which continues over epochs: no row is repeated before all rows of the set have been used. (Samples left out
+    at the end of an epoch, where the last batch would be incomplete, are used again in the next round.) The
+    set and row at a position of an epoch are a function of (seed, epoch, position), so that a run resumes at
+    any sample, also with other workers, another batch size or number of processes. Sets with `sample_weights` are
+    sampled in these proportions. Broken files are replaced by others of their set; each set has its own `bad_videos.tsv`, in
+    a sub-folder of the run that is named after it.
 
-    The sets must give the same streams with the same shapes. `extra` of a batch has `source`, the number of the set, and `row`.
+    The sets must have the same streams with the same shapes. `extra` of a batch has `source`, the index of the set, and `row`.
 
-    Validation, tests, probes and nearest neighbours are those of the first set alone, whose classes come first in the list.
+    Validation, tests, probes and nearest neighbours only use the first set, whose classes come first in the list.
 
     Args:
-        sets: data modules. What they set of order and workers concerns validation, tests and probes; their batch sizes are not
+        sets: data modules. Their settings of order and workers apply to validation, tests and probes; their batch sizes are not
             used.
-        weights: share of the samples that each set gives, in proportion; null takes the sizes of the sets.
-        epoch_samples: samples in an epoch, over all processes; null takes as many as the sets have together, which without
+        weights: relative number of samples from each set; null takes the sizes of the sets.
+        epoch_samples: samples in an epoch, over all processes; null takes the total size of the sets, which without
             weights is every sample once.
-        labels: `joint` makes one list of all classes, those of each set behind those of the sets before it, so that classes of
-            the same name in two sets are two; `none` gives training samples the label -1, and leaves those of the first set
-            for validation and probes.
-        batch_size: samples per batch and device, of the first set in validation too; null takes what that set has.
+        labels: `joint` concatenates the class lists of all sets, so that classes of the same name in two sets stay
+            separate; `none` sets the label of training samples to -1, and keeps the labels of the first set for
+            validation and probes.
+        batch_size: samples per batch and device, also for validation of the first set; null takes the batch size of that set.
         reading: worker processes for training.
         seed: the order is a function of it; null takes the run's seed.
 
     Raises:
-        SettingError: if a number is out of its range, or the sets do not fit together.
+        SettingError: if a value is out of range, or the sets are incompatible.
     """
 
     preparation: Preparation | None = None
-    """What the method does with batches of training and validation as soon as they are read."""
+    """The method's preparation of training and validation batches, run as soon as they are read."""
 
     def __init__(
         self,
@@ -76,12 +76,14 @@ class MixedData(LightningDataModule):
         if not sets:
             raise SettingError("data.sets is empty; name at least one data set.")
         if weights is not None and len(weights) != len(sets):
-            raise SettingError(f"data.weights has {len(weights)} numbers for the {len(sets)} sets of data.sets; give one each.")
+            raise SettingError(f"data.weights has {len(weights)} values for the {len(sets)} sets of data.sets; pass one each.")
         for weight in weights or ():
             check_positive("data", weights=weight)
         for one in sets:
             if isinstance(one, CachedFeatures | MixedData):
-                raise SettingError(f"data.sets has {type(one).__name__}, which cannot be mixed; take data of samples instead.")
+                raise SettingError(
+                    f"data.sets has {type(one).__name__}, which cannot be mixed; use individual samples instead."
+                )
         self.sets, self.weights, self.epoch_samples, self.labels = sets, weights, epoch_samples, labels
         self.batch_size = batch_size if batch_size is not None else getattr(sets[0], "batch_size", 1)
         self.reading = reading
@@ -90,7 +92,7 @@ class MixedData(LightningDataModule):
         self._train_loader = LoaderMemory()
         self._common: Common | None = None
 
-    # --- What methods and callbacks ask of a data module ---
+    # --- Interface for methods and callbacks ---
 
     @property
     def streams(self) -> dict[str, Kind]:
@@ -104,12 +106,12 @@ class MixedData(LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of all sets with labels; None where no set has any."""
+        """Classes of all sets with labels; None if no set has any."""
         return sum(self._classes()) or None
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names by label, with the name of their set before them where there are several; None where not all are known."""
+        """Names by label, prefixed with the name of their set if there are several; None if some are unknown."""
         names = []
         for own, one, count in zip(self.names, self.sets, self._classes(), strict=True):
             listed = getattr(one, "class_names", None) or []
@@ -122,12 +124,12 @@ class MixedData(LightningDataModule):
 
     @property
     def flips_change_labels(self) -> bool:
-        """Whether left and right mean something in any of the sets."""
+        """Whether left and right matter in any of the sets."""
         return any(getattr(one, "flips_change_labels", False) for one in self.sets)
 
     @property
     def test_manifest(self) -> Any:
-        """List of the test samples, where there is one."""
+        """List of the test samples, if there is one."""
         return getattr(self.sets[0], "test_manifest", None)
 
     @property
@@ -142,7 +144,7 @@ class MixedData(LightningDataModule):
         return hashlib.sha256(f"{hashes} {self.weights} {self.epoch_samples}".encode()).hexdigest()
 
     def _classes(self) -> list[int]:
-        """Of each set that counts for labels."""
+        """Number of classes of each set that is used for labels."""
         counting = self.sets if self.labels == "joint" else self.sets[:1]
         counts = [getattr(one, "num_classes", None) or 0 for one in counting]
         return counts + [0] * (len(self.sets) - len(counting))
@@ -155,22 +157,22 @@ class MixedData(LightningDataModule):
             one.prepare_data()
 
     def check(self, stage: str) -> None:
-        """Find out what is wrong with settings, folders and lists before a network is built."""
+        """Check settings, folders and lists before a network is built."""
         self.setup(stage)
 
     def setup(self, stage: str) -> None:
-        """Set all sets up, and read one sample of each to see that they fit together.
+        """Set all sets up, and read one sample of each to check that they are compatible.
 
         Raises:
-            SettingError: if they do not, or if an epoch holds no sample of a set or no batch.
+            SettingError: if they are not, or if an epoch has no sample of a set or no batch.
         """
         for number, (name, one) in enumerate(zip(self.names, self.sets, strict=True)):
             one.trainer = self.trainer
             if hasattr(one, "report_folder"):
                 one.report_folder = name
-            # Batches are the mix's: a set may be smaller than one.
+            # Batches are mixed: a set may be smaller than one.
             one.batch_size = 1  # type: ignore[attr-defined]
-            # Only the first one's tests are asked for.
+            # Only the first set is tested.
             one.setup(stage if number == 0 else "fit")
             one.batch_size = self.batch_size  # type: ignore[attr-defined]
         if stage != "fit":
@@ -200,7 +202,7 @@ class MixedData(LightningDataModule):
         loaders = [one.train_dataloader() for one in self.sets]
         for name, loader in zip(self.names, loaders, strict=True):
             if not isinstance(loader, ResumableLoader):
-                raise SettingError(f"{name} of data.sets has training samples that cannot be read in any order; leave it out.")
+                raise SettingError(f"{name} of data.sets has training samples without random access; leave it out.")
         sources = [_source(loader, self.reading.num_workers) for loader in loaders]
         shares = share_out([len(dataset) for dataset, _ in sources], self.weights, self.epoch_samples)
         classes = self._classes()
@@ -231,11 +233,11 @@ class MixedData(LightningDataModule):
         return first
 
     def val_dataloader(self) -> Any:
-        """That of the first set."""
+        """Delegates to the first set."""
         return self._first().val_dataloader()
 
     def test_dataloader(self) -> Any:
-        """That of the first set."""
+        """Delegates to the first set."""
         return self._first().test_dataloader()
 
     def predict_dataloader(self) -> Any:
@@ -243,7 +245,7 @@ class MixedData(LightningDataModule):
         return self._first().predict_dataloader()
 
     def probe_dataloader(self) -> Any:
-        """That of the first set."""
+        """Delegates to the first set."""
         return self._first().probe_dataloader()
 
     def train_once(self) -> Any:
@@ -257,15 +259,15 @@ class MixedData(LightningDataModule):
     def _bank(self) -> Any:
         first = self.sets[0]
         if not isinstance(first, SinglePass):
-            raise SettingError(f"{self.names[0]} of data.sets does not give its training samples once each; put another first.")
+            raise SettingError(f"{self.names[0]} of data.sets cannot return every training sample once; put another set first.")
         return first
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch the training is."""
+        """Position of training within the epoch."""
         return {"loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where in the epoch the training was."""
+        """Restore the position within the epoch."""
         self._train_loader.load_state_dict(state["loader"])
 
 
@@ -273,16 +275,16 @@ def share_out(sizes: list[int], weights: list[float] | None, total: int | None) 
     """Samples of each set in an epoch, which add up to `total`.
 
     Args:
-        sizes: samples that each set has.
-        weights: in proportion; None for the sizes.
-        total: samples in an epoch; None for as many as there are.
+        sizes: number of samples of each
+        set. weights: relative weights; None for
+        the sizes. total: samples in an epoch; None for the total size.
 
     Raises:
         SettingError: if a set would have none.
     """
     total = sum(sizes) if total is None else total
     ends = np.cumsum(np.array(sizes if weights is None else weights, np.float64))
-    # The ends of the shares are rounded, so that they add up.
+    # The cumulative shares are rounded, so that they add up.
     shares = np.diff(np.round(ends / ends[-1] * total), prepend=0).astype(np.int64).tolist()
     if 0 in shares:
         raise SettingError(
@@ -293,7 +295,7 @@ def share_out(sizes: list[int], weights: list[float] | None, total: int | None) 
 
 
 def _source(loader: ResumableLoader, workers: int) -> tuple[Any, Any]:
-    """The data set behind a loader and what collates its samples, guarded in so many workers."""
+    """The data set of a loader and its collate function, with a guard for the given number of workers."""
     dataset, collate = loader.dataset, loader.collate_fn
     if isinstance(dataset, PreparedBatches):
         # Mixed batches are prepared as a whole.
@@ -304,21 +306,21 @@ def _source(loader: ResumableLoader, workers: int) -> tuple[Any, Any]:
 
 
 def _weights_of(one: LightningDataModule, name: str, length: int) -> np.ndarray | None:
-    """What a set says of how often its rows are to be drawn, checked."""
+    """The validated sampling weights of a set."""
     weights = one.sample_weights if isinstance(one, SampleWeights) else None
     if weights is None:
         return None
     weights = np.asarray(weights, np.float64)
     if weights.shape != (length,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise SettingError(
-            f"{name} of data.sets has weights for {len(weights)} of {length} training samples, or some that are no numbers "
-            "from 0; correct its sample_weights."
+            f"{name} of data.sets has weights for {len(weights)} of {length} training samples, or some that are negative or "
+            "not finite; correct its sample_weights."
         )
     return weights
 
 
 def _note(mixed: MixedSamples, notes: list[Any], batch: Batch) -> None:
-    """Have each set take note of its own samples and broken files."""
+    """Let each set record its own samples and broken files."""
     for number, note in enumerate(notes):
         if note is not None:
             note(mixed.own_part(batch, number))

@@ -1,4 +1,4 @@
-"""Long recordings (a child's view, lectures, operations): several clips of a stretch of a file, read in one pass."""
+"""Long recordings (egocentric video, lectures, surgery): several clips of a segment of a file, read in one pass."""
 
 import hashlib
 from pathlib import Path
@@ -17,30 +17,32 @@ from modules.core.errors import check_positive, check_writable
 
 
 class LongRecordings(VideoFolder):
-    """A folder, or lists, of recordings of minutes to hours. A sample is a stretch of one of them, an epoch every stretch once.
+    """Recordings of minutes to hours, from a folder or lists. A sample is a segment of one of them, an epoch covers every
+    segment once.
 
-    The `clip.clips` clips of a sample lie in its stretch, as `clip.sampler` draws them, and are cut out in one pass over the
-    file, which is opened once. Other streams follow the same plan. Folders are classes and splits as in `VideoFolder`.
+    The `clip.clips` clips of a sample are drawn by `clip.sampler` within its segment, and read in one pass over the file,
+    which is opened once. Other streams follow the same plan. Folders are classes and splits as in `VideoFolder`.
 
-    How many stretches a file has follows from the length that it states: at the first start, the heads of all files are read,
-    sixteen at once, and what they say is kept below `durations`, so that later starts only see whether files have changed.
-    Files that cannot be opened count as one broken sample each, and so does every stretch that a file states and does not have.
+    The number of segments follows from the duration stated in a file's header: at the first start, the headers of all files
+    are read, sixteen in parallel, and cached below `durations`, so that later starts only check whether files have changed.
+    Files that cannot be opened count as one broken sample each, and so does every segment beyond the actual end of a file.
 
-    As with every video, a whole file is looked through when it is first read from, so that frames are found exactly. What that
-    shows is kept below `durations`, too: it is done once, and not by every worker, whose memory holds some hundred files.
+    As with every video, a file is completely scanned when it is first used, so that frames are found
+    exactly. The result is cached below `durations`, too: this is done once, and not by every worker.
 
     Args:
-        root: folder of the recordings; relative paths in lists start here.
-        stretch: seconds of a file that a sample's clips are from.
-        lists: lists of recordings, in the place of folders.
+        root: folder of the recordings; relative paths in lists are
+        relative to it. stretch: length of a segment in
+        seconds. lists: lists of recordings, instead of folders.
         clip: frames, stride, size, crop and number of clips.
-        batch_size: stretches per batch and device; a batch holds batch_size x clip.clips x clip.repeat clips.
-        reading: worker processes, decoder, and how much broken files are put up with.
-        views: clips and crops of each stretch in tests.
+        batch_size: segments per batch and device; a batch contains batch_size x clip.clips x
+        clip.repeat clips. reading: worker processes, decoder, and tolerance for broken files. views:
+        clips and crops of each segment in tests.
         probe_samples: see `VideoDataModule`.
-        seed: likewise.
-        streams: likewise.
-        durations: folder for the lengths of files, and for where their frames are: some kilobytes per minute at most.
+        seed: see
+        `VideoDataModule`. streams: see
+        `VideoDataModule`. durations: cache folder for the durations of files and the positions of their frames: at most some
+        kilobytes per minute.
 
     Raises:
         SettingError: as `VideoDataModule` does.
@@ -75,7 +77,7 @@ class LongRecordings(VideoFolder):
         named = hashlib.sha256(f"{self.root.resolve()} {split}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
         seconds = seconds_of_files(manifest, self.durations / f"{named}.json", self.reading.decode_timeout)
         stretches = cut_into_stretches(manifest, seconds, self.stretch)
-        rank_zero_info(f"{len(manifest)} recordings for {split} in {manifest.root}: {len(stretches)} stretches.")
+        rank_zero_info(f"{len(manifest)} recordings for {split} in {manifest.root}: {len(stretches)} segments.")
         return stretches
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:

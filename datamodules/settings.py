@@ -1,4 +1,4 @@
-"""Settings that belong together, and that several data modules take."""
+"""Groups of settings shared by several data modules."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ class LoadSettings:
 
     Args:
         num_workers: Worker processes per device.
-        prefetch_factor: Batches that each of them reads ahead.
+        prefetch_factor: Batches that each worker prefetches.
     """
 
     num_workers: int = 4
@@ -28,17 +28,17 @@ class LoadSettings:
 
 @dataclass
 class ReadSettings:
-    """How videos are read, and what is done about broken ones.
+    """How videos are read, and how broken ones are handled.
 
     Args:
-        num_workers: Worker processes per device that decode.
-        decoder: Library that decodes; decord and torchcodec are optional extras.
-        decode_timeout: Seconds after which a file counts as broken; null waits for ever. Checked between frames. A worker
-            that a file still blocks 10 s later is ended and the file not read again; with num_workers 0 nothing protects
-            the run from files that block or crash the decoder.
-        max_bad_fraction: Share of broken files among the training files read since the start of the process, above which
-            the run stops with their list; judged once 100 different files were read.
-        prefetch_factor: Batches that each worker reads ahead; more even out files that take long, and take memory.
+        num_workers: Decoding worker processes per device.
+        decoder: Decoding library; decord and torchcodec are optional extras.
+        decode_timeout: Seconds after which a file counts as broken; null waits forever. Checked between frames. A worker that
+            is still blocked 10 s later is ended, and the file is not read again; with num_workers 0 the run is
+            not protected from files that block or crash the decoder.
+        max_bad_fraction: Maximum fraction of broken files among the training files read since the start of the process; above
+            it, the run stops and lists them. Applied once 100 different files have been read.
+        prefetch_factor: Batches that each worker prefetches; larger values smooth out slow files, but need memory.
     """
 
     num_workers: int = 4
@@ -63,13 +63,14 @@ class ReadSettings:
 
 @dataclass
 class ListSettings:
-    """The lists of videos, where they are not the usual files of the data set in its root.
+    """The lists of videos, if not the data set's usual files in its root.
 
     Args:
-        train: List of training videos; null looks for the data set's usual files in `folder`.
-        val: List of validation videos; null looks for the data set's usual files in `folder`.
-        test: List of test videos; null takes the data set's test split if it has one with labels, else the validation videos.
-        folder: Folder of the data set's official lists; null looks in the root.
+        train: List of training videos; null uses the data set's usual files in `folder`.
+        val: List of validation videos; null uses the data set's usual files in `folder`.
+        test: List of test videos; null uses the data set's test split if it has one with labels, otherwise the validation
+            videos.
+        folder: Folder of the data set's official lists; null uses the root.
     """
 
     train: str | None = None
@@ -114,12 +115,12 @@ class SubsetSettings:
 
 @dataclass
 class RecordingSubset:
-    """Which part of the training recordings of skeletons to train on.
+    """Which part of the skeleton training recordings to train on.
 
     Args:
-        fraction: Share of the recordings.
-        per_class: Take that share of every class, rounded up; false takes it of all, rounded down.
-        seed: Which recordings these are.
+        fraction: Fraction of the recordings.
+        per_class: Take that fraction of every class, rounded up; false takes it of all, rounded down.
+        seed: Random seed of the selection.
     """
 
     fraction: float = 1.0

@@ -1,4 +1,4 @@
-"""Data sets that one disk does not hold: videos read from shards that `python main.py prepare shards` wrote."""
+"""Data sets larger than one disk: videos read from shards written by `python main.py prepare shards`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -63,11 +63,11 @@ class StreamedClipDataset(VideoClipDataset):
 
 
 class StreamedVideos(VideoDataModule):
-    """Videos of any data set from shards that `python main.py prepare shards` wrote, in a folder or an object store.
+    """Videos of any data set from shards written by `python main.py prepare shards`, in a folder or an object store.
 
-    `root` is the folder, or the address of a copy of it (s3://, gs:// or r2://, with the credentials that the store's own tools
-    use). Order, clips, labels, probes, substitutes of broken videos and resuming to the sample are those of the data set that
-    was prepared, to the bit. A store is asked for the bytes of a video by two requests; nothing is kept on this disk. Needs
+    `root` is the folder, or the URL of a copy of it (s3://, gs:// or r2://, with the credentials of the
+    store's own tools). Order, clips, labels, probes, substitutes of broken videos and resuming are identical to those
+    of the original data set. The bytes of a video need two requests to the store; nothing is cached on disk. Needs
     `pip install -e ".[streaming]"`.
     """
 
@@ -90,7 +90,7 @@ class StreamedVideos(VideoDataModule):
         return bool(self.prepared["flips_change_labels"])
 
     def check_root(self) -> None:
-        """See `VideoDataModule.check_root`: shards that are missing in a folder are found out here, too."""
+        """See `VideoDataModule.check_root`: missing shards in a folder are detected here, too."""
         engine()
         if not is_store(self.place):
             check_root(self.root)

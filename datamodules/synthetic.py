@@ -1,6 +1,6 @@
-"""Labelled clips of objects that move over still backgrounds, made on the fly: no files, no download.
+"""Labelled clips of objects that move over static backgrounds, generated on the fly: no files, no download.
 
-The class of a clip is how its object moves; `modules.scenes.classes` explains why no single frame gives it away, and what
+The class of a clip is the motion of its object; `modules.scenes.classes` explains why no single frame reveals it, and what
 that costs. The other labels are the object's shape and the kind of background, drawn independently of the motion;
 `modules.scenes.objects` says what training and validation do not share.
 """
@@ -116,17 +116,17 @@ def check_backgrounds(setting: str, backgrounds: Sequence[str]) -> None:
 
 @dataclass
 class SceneSettings:
-    """What generated clips show besides their motion.
+    """Content of generated clips besides the motion.
 
     Args:
         backgrounds: Kinds of background, equally frequent.
         background_folder: Folder of pictures for the background "images"; every fifth file is for validation.
-        objects: False trains on bare backgrounds (label -1), for methods that paste objects of their own. Validation and
-            probes have moving objects all the same.
-        object_size: Smallest and largest side of an object, in sides of the frame.
-        distractors: Adds small random drifts of position, angle and size where the class does not concern them.
-        ground: The whole picture is a grey texture that moves as the class says, instead of objects over still backgrounds,
-            which `backgrounds`, `object_size` and `objects` concern. Nothing wraps around then.
+        objects: False trains on empty backgrounds (label -1), for methods that paste their own objects. Validation
+            and probes still have moving objects.
+        object_size: Smallest and largest side of an object, as a fraction of the frame's side.
+        distractors: Adds small random drifts of position, angle and size that are not part of the class.
+        ground: The frame is filled with a grey texture that moves according to the class, instead of objects over static
+            backgrounds (`backgrounds`, `object_size` and `objects` are not used). Nothing wraps around then.
     """
 
     backgrounds: list[Background] = field(default_factory=lambda: ["black"])
@@ -146,7 +146,7 @@ class SceneSettings:
         low, high = self.object_size
         if not 0 < low <= high <= MAX_OBJECT_SIZE or (low < high < GROWTH[1] ** 0.5 * low):
             raise SettingError(
-                f"data.scene.object_size is {list(self.object_size)}; give the smallest and the largest side as shares of the "
+                f"data.scene.object_size is {list(self.object_size)}; pass the smallest and largest side as fractions of the "
                 f"frame's side, above 0 and at most {MAX_OBJECT_SIZE}."
             )
 
@@ -154,27 +154,27 @@ class SceneSettings:
 class SyntheticMotion(SinglePass, LightningDataModule):
     """Labelled clips of objects moving over still backgrounds; needs no files.
 
-    All clips are made once, at set-up, and kept in memory as uint8. No single frame tells the motion class, by
-    construction: positions, angles and sizes wrap around (a torus, a circle, a sawtooth), start anywhere on them with
-    equal probability, and so are distributed alike in all classes at every frame. The price is that many clips show an
-    object that leaves on one side and comes in on the other, or that jumps from the largest to the smallest size.
+    All clips are generated once, at set-up, and kept in memory as uint8. By construction, no single frame reveals the motion
+    class: positions, angles and sizes wrap around (a torus, a circle, a sawtooth), start anywhere on them with
+    equal probability, and so are distributed alike in all classes at every frame. As a consequence, many clips show an
+    object that leaves on one side and enters on the other, or that jumps from the largest to the smallest size.
     Training and validation share classes but no colours, fill patterns, aspects, stroke widths or backgrounds.
 
     Args:
-        clip: Frames, size, clips and repeat; the other fields concern files. Clips of one video show the same object and
+        clip: Frames, size, clips and repeat; the other fields are for files. Clips of one video show the same object and
             class with their own start, speed and heading; repeated copies are equal.
         batch_size: Videos per batch and process.
-        reading: Worker processes. The clips lie in memory, so 0 is best.
+        reading: Worker processes. The clips are in memory, so 0 is best.
         train_videos: Videos to train on.
         val_videos: Videos to validate on, with other objects and backgrounds.
-        label: What `label` holds: the class of motion or the shape of the object.
+        label: Content of `label`: the motion class or the shape of the object.
         scene: What the clips show.
-        captions: Clips of captioned motion in the place of the classes, with sentences as the stream `text`; null keeps the
-            classes. Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that differ in
-            their motion alone (see `modules.scenes.captioned.retrieval_clips`).
-        world: What happens besides the motion that the label names: several objects that hide each other, hops, identities.
-        streams: What batches have besides the video, of the same moments: flow, depth, masks, sound and so on.
-        probe_samples: Training videos that `probe_dataloader` serves.
+        captions: Clips of captioned motion instead of the classes, with sentences as the stream `text`; null keeps the classes.
+            Nothing wraps around then, `label` is the primitive motion, and the test clips are pairs that only differ
+            in their motion (see `modules.scenes.captioned.retrieval_clips`).
+        world: Additional effects: several objects that occlude each other, hops, identities.
+        streams: Streams in addition to the video: flow, depth, masks, audio and so on.
+        probe_samples: Number of training videos in `probe_dataloader`.
         seed: Seed of the clips and of their order.
     """
 
@@ -249,11 +249,11 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         if self.batch_size > self.train_videos:
             raise SettingError(
                 f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
-                "no full batch; lower the one or raise the other."
+                "no full batch; lower the first or raise the second."
             )
         if self.scene.ground and (self.captions is not None or self.label == "object" or not self.scene.objects):
             raise SettingError(
-                "data.scene.ground: a ground that moves has no objects to paste, label or tell of; set data.scene.ground to "
+                "data.scene.ground: a moving ground has no objects to paste, label or describe; set data.scene.ground to "
                 "false, or data.captions to null, data.label to motion and data.scene.objects to true."
             )
         if self.captions is not None:
@@ -267,13 +267,13 @@ class SyntheticMotion(SinglePass, LightningDataModule):
             rule = getattr(self.clip, name)
             if rule.related:
                 raise SettingError(
-                    f"data.clip.{name} is {type(rule).__name__}, but generated clips are no parts of one video; leave it "
-                    "out, or take videos from files."
+                    f"data.clip.{name} is {type(rule).__name__}, but generated clips are not parts of one video; leave it "
+                    "out, or use videos from files."
                 )
         plain = self.captions is None and not self.scene.ground and self.scene.objects
         if self._of_world and not plain:
             raise SettingError(
-                "data.world and data.streams are about objects that move as a class says; set data.captions to null, "
+                "data.world and data.streams need objects that move according to a class; set data.captions to null, "
                 "data.scene.ground to false and data.scene.objects to true, or leave data.world and data.streams out."
             )
         videos = (self.train_videos + self.val_videos) * self.clip.clips
@@ -291,7 +291,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
             )
 
     def check(self, stage: str) -> None:
-        """Find out what is wrong with the pictures before a network is built; `setup` makes nothing again."""
+        """Check the background pictures before a network is built; `setup` does not repeat it."""
         self.setup(stage)
 
     def setup(self, stage: str | None = None) -> None:
@@ -410,9 +410,9 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         return self._loader("probe")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch the training is."""
+        """Position of training within the epoch."""
         return {"loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where in the epoch the training was."""
+        """Restore the position within the epoch."""
         self._train_loader.load_state_dict(state["loader"])

@@ -1,4 +1,4 @@
-"""Long videos of labelled segments, generated: windows of them, or features of the whole; no files, no download."""
+"""Generated long videos of labelled segments: windows of them, or feature sequences; no files, no download."""
 
 from typing import Any
 
@@ -83,21 +83,21 @@ def _whole(batch: Batch) -> Batch:
 class SyntheticLongVideos(SinglePass, LightningDataModule):
     """Generated videos of 10 seconds to 20 minutes, made of labelled segments; needs no files.
 
-    Each segment shows one object that moves as one of the classes of `SyntheticMotion` says, which no single frame tells. A
-    batch has windows spread over each video, or with `features` one sequence of features per video. `label` is the class of a
-    video, which about half of its segments show (`long.share`). Nothing is kept: samples are made when they are asked for, at
-    the cost of what they show. Training and validation share classes but no colours, patterns or backgrounds.
+    Each segment shows one object that moves according to one of the classes of `SyntheticMotion`, which no single
+    frame reveals. A batch has windows spread over each video, or with `features` one feature sequence per video.
+    `label` is the class of a video, shown by about half of its segments (`long.share`). Nothing is cached:
+    samples are generated on demand. Training and validation share classes but no colours, patterns or backgrounds.
 
     Args:
-        clip: Frames and size of windows, how many a video has (`clips`, one in each of so many equal parts) and `repeat`; the
-            other fields concern files.
+        clip: Frames and size of windows, windows per video (`clips`, one in each of as many equal parts) and `repeat`; the
+            other fields are for files.
         batch_size: Videos per batch and process.
-        reading: Worker processes, which make the samples.
+        reading: Worker processes, which generate the samples.
         train_videos: Videos to train on.
         val_videos: Videos to validate on.
-        long: What the videos are made of.
-        features: Sequences of features in the place of windows; null gives windows.
-        probe_samples: Training videos that `probe_dataloader` serves.
+        long: Content of the videos.
+        features: Feature sequences instead of windows; null returns windows.
+        probe_samples: Number of training videos in `probe_dataloader`.
         seed: Seed of the videos and of their order.
     """
 
@@ -131,14 +131,14 @@ class SyntheticLongVideos(SinglePass, LightningDataModule):
         if self.batch_size > self.train_videos:
             raise SettingError(
                 f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
-                "no full batch; lower the one or raise the other."
+                "no full batch; lower the first or raise the second."
             )
         for name in ("sampler", "crop"):
             rule = getattr(self.clip, name)
             if rule.related:
                 raise SettingError(
-                    f"data.clip.{name} is {type(rule).__name__}, but windows of generated videos lie in equal parts and show "
-                    "whole pictures; leave it out, or take videos from files."
+                    f"data.clip.{name} is {type(rule).__name__}, but windows of generated videos are in equal parts and show "
+                    "complete frames; leave it out, or use videos from files."
                 )
         seconds, shortest = (self.clip.frames - 1) / self.long.fps, self.long.duration[0]
         if self.features is None and seconds > shortest:

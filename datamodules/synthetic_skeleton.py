@@ -1,4 +1,4 @@
-"""Moving skeletons with labelled actions, generated: no files, no download."""
+"""Generated moving skeletons with labelled actions: no files, no download."""
 
 import numpy as np
 
@@ -17,20 +17,20 @@ CHUNK = 256
 class SyntheticSkeleton(SkeletonDataModule):
     """Generated people of 25 joints who perform twelve actions, 45 to 150 frames long; needs no files.
 
-    All recordings are made once, at set-up, pre-processed like real ones, and kept in memory. Training and validation share
-    actions but no bodies. `modules.scenes.skeletons` says why a single pose tells little about the action.
+    All recordings are generated once, at set-up, pre-processed like real ones, and kept in memory. Training and validation
+    share actions but no bodies. `modules.scenes.skeletons` explains why a single pose reveals little about the action.
 
     Args:
         clip: clips per recording, frames, and how training crops are drawn.
-        batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
-        reading: worker processes. The recordings lie in memory, so 0 is best.
+        batch_size: recordings per batch and device; a batch contains batch_size x clip.clips clips.
+        reading: worker processes. The recordings are in memory, so 0 is best.
         subset: part of the training recordings to train on.
         train_clips: recordings to train on.
         val_clips: recordings to validate on, of other bodies.
-        second_person: share of recordings in which another person stands still beside the one who acts.
-        noise: largest error of a coordinate, in metres.
-        probe_samples: training recordings that probes read, with centre crops.
-        seed: of the recordings, and of their order and crops.
+        second_person: fraction of recordings in which a second person stands still next to the actor.
+        noise: maximum error of a coordinate, in metres.
+        probe_samples: number of training recordings for probes, with centre crops.
+        seed: seed of the recordings, their order and crops.
     """
 
     num_classes = len(ACTIONS)

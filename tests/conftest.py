@@ -23,7 +23,7 @@ def _same_random_numbers() -> object:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For very many small operations, between which threads only wait for each other where others use the machine too."""
+    """For very many small operations, where threads only block each other on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -58,7 +58,7 @@ def test_rooms_are_small() -> None:
 
 def test_the_picture_is_that_of_the_imports() -> None:
     text = PAGE.read_text()
-    assert text == drawn(text), "python -m tests.architecture draws it anew"
+    assert text == drawn(text), "python -m tests.architecture updates it"
 
 
 def test_what_the_page_names_is_there() -> None:

@@ -214,7 +214,7 @@ def test_gpu_script_runs_to_its_end(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     written = {path.name for path in tmp_path.glob("*.json")}
     assert written == {"step.json", "waits.json", "videomae.json", "smile.json", "others.json", "memory.json"}
-    assert "of the time waits for data" in (tmp_path / "waiting_for_data.txt").read_text()
+    assert "of the time is spent waiting for data" in (tmp_path / "waiting_for_data.txt").read_text()
 
 
 def test_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,7 +358,7 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="benchmarks/manifest.py measures memory as Linux tells it")
 def test_manifest(tmp_path: Path) -> None:
     out = tmp_path / "manifest.json"
-    # In a process of its own: what this one holds would count as soon as it is touched.
+    # In a separate process: what this one holds would count as soon as it is touched.
     command = [sys.executable, str(BENCHMARKS / "manifest.py"), "--rows=20000", "--workers=1", "--reads=20000", f"--out={out}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(out.read_text())

@@ -4,7 +4,7 @@ The paper's claims: a video-language model that is told how things move learns w
 and captions in many verbs teach more than one wording. All trained rows are LocoMotion with its contrast (`match_weight` and
 `word_weight` bring its other losses), on the same clips, from the same random weights; they differ in the sentences alone.
 The readout, written before any run, is retrieval among 100 clips with the cosines of the two towers: 50 pairs, of which one
-clip shows the other's frames in the opposite order, so that nothing but motion tells them apart, and one right sentence for
+clip shows the other's frames in the opposite order, so that they only differ in motion, and one correct sentence for
 each clip. `own order` is how often a clip is more like its own sentence than like its partner's; 50 % is guessing. Three tests:
 verbs of the training with many verbs, verbs that no training shows, and the one wording of the training with one verb.
 

@@ -3,7 +3,7 @@
 The papers' claims: features of a small MLP, kept from collapse by balanced assignments, teach more than pixels do (SIGMA), and
 clusters of hidden tokens that drift over time teach more than tubes do (structured-noise masking). All rows see the same
 unlabelled clips, in which a texture fills the frame and moves: over a still background most hidden tokens would be alike, and
-assignments that must use all prototypes equally have nothing true to tell them apart by. The readout, written before any run,
+assignments that must use all prototypes equally have no meaningful differences to use. The readout, written before any run,
 is frozen tokens averaged per time slice and concatenated, then a linear and a kNN probe: on objects over black, which no
 pretraining has shown; `shifted`, over another family of backgrounds with the probe trained over black; and on `grounds` like
 those of pretraining.

@@ -1,9 +1,9 @@
 """Skeleton contrast between two forms of a skeleton, against contrast within one form.
 
 The paper's claim: queries of one form that must find keys of another learn more than queries and keys of one form. All rows are
-read out alike, as written before any run: the encoder's pooled feature of a recording's middle, a linear probe and a kNN probe
-on the action. Training and test share actions, but no body. Beside the trained rows stand chance, the joints of one frame,
-how much each coordinate varies over time, the untrained encoders, and a supervised network of the same size and budget.
+evaluated alike, by a protocol written before any run: the encoder's pooled feature of a recording's middle, a linear probe and
+a kNN probe on the action. Training and test share actions, but no body. Beside the trained rows stand chance, the joints of one
+frame, how much each coordinate varies over time, the untrained encoders, and a supervised network of the same size and budget.
 Negatives are the other keys of the batch: a queue needs a key branch that hardly moves, and in so short a run that learns less.
 
 A second table says what the pretexts came to, from the step on at which the queues have been filled once: loss of a direction,

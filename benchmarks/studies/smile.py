@@ -1,6 +1,6 @@
 """Masked pixels without and with moving objects: SMILE's claim that it learns without natural video (table 7).
 
-All rows are read out alike (`READOUT`, written before any run): frozen tokens averaged per time slice and concatenated, then
+All rows are evaluated alike (`READOUT`, written before any run): frozen tokens averaged per time slice and concatenated, then
 a linear probe (standardised with the training clips' statistics) and a kNN probe. The probes see labelled clips of moving
 objects over the same family of backgrounds as pretraining; `shifted` columns test on another family with the probe trained
 on the first. Beside the trained rows stand chance, one frame, raw frame differences, the untrained network, and a supervised

@@ -1,1 +1,1 @@
-"""Sound of video and audio files: decoding, resampling, cutting out what a clip shows."""
+"""Audio of video and audio files: decoding, resampling, cutting the part that belongs to a clip."""

@@ -1,6 +1,6 @@
-"""Sound of an open file: which packets cover what is wanted, and samples at their moments.
+"""Audio of an open file: finding the packets that cover a requested part, and placing samples at their time stamps.
 
-Moments count in seconds from the first frame of the file's video, or, without one, from the first sample. Axis letters: `V`
+Times are in seconds from the first frame of the file's video or, without video, from the first sample. Axis letters: `V`
 parts, `C` channels, `S` samples.
 """
 
@@ -22,22 +22,22 @@ from datamodules.video.readers import DecodeError, Source, VideoBytes, check_tim
 
 Channels = Literal["first", "mean", "stereo"]
 
-# Decoding starts so many seconds early: what some codecs give first after a seek is wrong.
+# Decoding starts this many seconds early: some codecs return wrong samples first after a seek.
 MARGIN = 0.2
-# Samples follow each other, whatever the packets' rounded times say, unless these are so many seconds away.
+# Samples are contiguous, whatever the packets' rounded time stamps say, unless these differ by this many seconds.
 GAP = 0.004
-# How far, in seconds, before the wanted moment to look for packets, one after the other, before all of the file is read.
+# Distances in seconds before the requested time at which to look for packets, in turn, before the complete file is read.
 STEPS_BACK = (0.0, 5.0, 30.0)
-# What lies further ahead, in seconds, is sought and not read up to.
+# Parts further ahead than this, in seconds, are reached by a seek instead of reading.
 FAR = 10.0
-# A file that states its length exactly may lack so many seconds, or this share.
+# A file that states its exact length may be shorter by this many seconds, or by this fraction.
 EXACT = ("mov", "flac")
 MISSING_SECONDS, MISSING_SHARE = 0.2, 0.05
-# Sizes from here on in the header of a wav stand for one that is not known.
+# Sizes from here on in a wav header mean that the size is unknown.
 UNKNOWN = 2**31 - 1
-# Of files that hold arrays.
+# Magic bytes of files that contain arrays.
 ARRAY_SUFFIXES = (".npy", ".npz")
-# Bytes of packets that are kept while a video is read.
+# Maximum bytes of packets kept while a video is read.
 MAX_KEPT = 2**26
 
 
@@ -45,15 +45,15 @@ class Sound(NamedTuple):
     """Parts of the sound of one file."""
 
     data: np.ndarray
-    """float32 [V, C, S], from -1 to 1; 0 where the file has none"""
+    """float32 [V, C, S], from -1 to 1; 0 where the file has no audio"""
     valid: np.ndarray
-    """bool [V, S], where the file has sound"""
+    """bool [V, S], where the file has audio"""
     faults: int
-    """packets that could not be decoded, and breaks"""
+    """number of packets that could not be decoded, and of gaps"""
 
 
 class _Run:
-    """Packets that stand behind each other in the file.
+    """Consecutive packets of the file.
 
     Args:
         is_first: whether the first of them is the first of the file.
@@ -62,7 +62,7 @@ class _Run:
 
     def __init__(self, is_first: bool, tick: float) -> None:
         self.packets: list[av.Packet] = []
-        # In the file's own time; NaN, which is neither early nor late, where a packet does not say so.
+        # In the file's own time; NaN, which compares false, if a packet has no time stamp.
         self.begins: list[float] = []
         self.end = -math.inf
         self.is_first, self.is_last, self.fault = is_first, False, ""
@@ -76,11 +76,11 @@ class _Run:
         self.end = self.begins[-1] + (packet.duration or 0) * self._tick
 
     def begins_by(self, moment: float) -> bool:
-        """Whether nothing before a moment is needed that is not here."""
+        """Whether everything needed before a time is here."""
         return self.is_first or (bool(self.packets) and self.begins[0] <= moment)
 
     def reaches(self, moment: float) -> bool:
-        """Whether all up to a moment is here."""
+        """Whether everything up to a time is here."""
         return self.is_last or self.end >= moment
 
 
@@ -88,20 +88,20 @@ class _Segment:
     """Decoded samples without a gap, through one resampler.
 
     Args:
-        start: moment of the first one, in the file's own time.
+        start: time of the first one, in the file's own time.
         frame: the first one.
         rate: wanted.
     """
 
     def __init__(self, start: float, frame: av.AudioFrame, rate: int) -> None:
         self.start, self.source_rate, self.layout = start, frame.sample_rate, frame.layout.name
-        # Channels as they are: the library's own mix of two equal channels is 1.414 times as loud.
+        # Channels are not mixed here: the library's mix of two equal channels is 1.414 times as loud.
         self._resampler = av.AudioResampler(format="fltp", rate=rate)
         self._parts: list[np.ndarray] = []
         self._taken = 0
 
     def continues(self, moment: float | None, frame: av.AudioFrame) -> bool:
-        """Whether a frame belongs behind those that are here."""
+        """Whether a frame continues those that are here."""
         near = moment is None or abs(self.start + self._taken / self.source_rate - moment) <= GAP
         return near and (frame.sample_rate, frame.layout.name) == (self.source_rate, self.layout)
 
@@ -113,16 +113,16 @@ class _Segment:
         self._parts += [part.to_ndarray() for part in self._resampler.resample(frame)]
 
     def samples(self) -> np.ndarray:
-        """All of it, float32 [channels, n]. What a codec makes louder than full scale is cut off, as in 16-bit files."""
+        """All samples, float32 [channels, n]. Values beyond full scale are clipped, as in 16-bit files."""
         return np.concatenate(self._parts, axis=1).clip(-1, 1) if self._parts else np.zeros((1, 0), np.float32)
 
 
 class SoundTrack:
     """The first sound stream of an open file.
 
-    Whoever demuxes the file for its video hands over the packets of sound that it meets, so that the file is read once; what
-    these do not cover is looked up by a seek. Decoding starts at a packet that only the wanted moment decides, so that samples
-    do not depend on what else was read.
+    The reader that demuxes the file for its video passes on the audio packets that it meets, so that the file is read
+    once; missing parts are found by a seek. Decoding starts at a packet that depends only on the requested time, so that
+    samples do not depend on what else was read.
 
     Args:
         source: the file.
@@ -138,12 +138,12 @@ class SoundTrack:
         self._size = 0
 
     def seeked(self) -> None:
-        """The packets that follow do not stand behind those before them."""
+        """The following packets are not contiguous with those before."""
         self._size = 0
         self._runs.append(_Run(False, self._tick))
 
     def add(self, packet: av.Packet) -> None:
-        """A packet of the stream, as it came out of the file. Of hours, only the last ones are kept."""
+        """A packet of the stream, in file order. For long files, only the last ones are kept."""
         if not _has_content(packet):
             return
         self._size += packet.size
@@ -156,15 +156,15 @@ class SoundTrack:
         """Parts of the sound.
 
         Args:
-            starts: float [V], moments of their first samples.
+            starts: float [V], times of their first samples.
             samples: S, length of all of them.
             rate: samples per second.
-            channels: `first` of the file's, the `mean` of all, or `stereo`, a single one twice.
+            channels: `first` channel of the file, `mean` of all, or `stereo` (mono is duplicated).
             origin: moment 0 in the file's own time.
 
         Raises:
-            DecodeError: if there is no stream of sound, nothing of it in any of the parts, nothing but zeros in all of it, or
-                time is up. What is broken is 0, and not valid.
+            DecodeError: if there is no audio stream, no audio in any of the parts, only zeros in the complete track, or the
+                time limit is exceeded. Broken parts are 0, and not valid.
         """
         self._stream_or_fail()
         count = 2 if channels == "stereo" else 1
@@ -184,7 +184,7 @@ class SoundTrack:
         return Sound(data, valid, faults)
 
     def whole_length(self, origin: float) -> float:
-        """Seconds from moment 0 to the end of the sound. Raises DecodeError."""
+        """Seconds from time 0 to the end of the audio. Raises DecodeError."""
         stated = self._stream_or_fail().duration
         end = self._covering(-math.inf, math.inf).end if stated is None else self.start + stated * self._tick
         if not end > origin:
@@ -193,7 +193,7 @@ class SoundTrack:
 
     @property
     def start(self) -> float:
-        """Moment of the first sample in the file's own time, as the container states it."""
+        """Time of the first sample in the file's own time, as stated by the container."""
         return (self._stream_or_fail().start_time or 0) * self._tick
 
     def _stream_or_fail(self) -> av.AudioStream:
@@ -202,7 +202,7 @@ class SoundTrack:
         return self.stream
 
     def _fill(self, data: np.ndarray, valid: np.ndarray, start: float, rate: int, channels: Channels) -> int:
-        """Write one part into its place, and count what is broken.
+        """Write one part to its place, and count broken packets.
 
         Args:
             data: float32 [C, S], zeros.
@@ -227,7 +227,7 @@ class SoundTrack:
         return faults + bool(run.fault)
 
     def _decoded(self, packets: list[av.Packet], rate: int) -> tuple[list[_Segment], int]:
-        """What packets give, and how many of them are broken."""
+        """Decode packets, and count the broken ones."""
         segments: list[_Segment] = []
         context, faults = self._stream_or_fail().codec_context, 0
         for packet in [*packets, None]:
@@ -250,8 +250,8 @@ class SoundTrack:
         return segments, faults
 
     def _is_silent(self) -> bool:
-        """Whether the whole track is nothing but zeros. Reads the file once more, up to the first sound: it is asked only where
-        what was wanted of it is silent."""
+        """Whether the complete track is zero. Reads the file again, up to the first non-zero sample; only called
+        if the requested part is silent."""
         resampler = av.AudioResampler(format="fltp")
         with closing(open_container(self._source, self._deadline)) as container:
             stream = next(one for one in container.streams.audio if one.index == self._stream_or_fail().index)
@@ -265,11 +265,11 @@ class SoundTrack:
             except av.error.ExitError as error:
                 raise DecodeError("timed out", "while reading") from error
             except av.FFmpegError:
-                pass  # what is broken was counted by who asked, or lies behind it
+                pass  # broken packets were counted by the caller, or come later
         return True
 
     def _covering(self, first: float, last: float) -> _Run:
-        """Packets from a moment to another, both in the file's own time; they may begin before and end behind."""
+        """Packets between two times, both in the file's own time; they may start earlier and end later."""
         for run in self._runs:
             if run.begins_by(first):
                 end = run.end if run.packets else self.start
@@ -279,7 +279,7 @@ class SoundTrack:
                     return run
         stream = self._stream_or_fail()
         for back in STEPS_BACK:
-            # Times before the first are no place to go to, and mean the first.
+            # Seeking before the first time stamp fails, so it means the first.
             wanted = max(first - back, self.start - 1)
             self.seeked()
             run = self._runs[-1]
@@ -292,7 +292,7 @@ class SoundTrack:
             if run.begins_by(first):
                 self._extend(run, last)
                 return run
-        # A container that cannot be sought.
+        # A container without seeking.
         run = _Run(True, self._tick)
         with closing(open_container(self._source, self._deadline)) as container:
             self._extend(run, last, container)
@@ -300,7 +300,7 @@ class SoundTrack:
         return run
 
     def _extend(self, run: _Run, last: float, container: av.container.InputContainer | None = None) -> None:
-        """Read on until a run reaches a moment, by at least one packet."""
+        """Read on until a run reaches a time, by at least one packet."""
         if run.packets and run.reaches(last):
             return
         for packet in self._demuxed(run, container):
@@ -325,7 +325,7 @@ class SoundTrack:
             run.fault = "breaks off"
 
     def _breaks_off(self, end: float) -> bool:
-        """Whether the container states a later end of the sound than that of the last packet."""
+        """Whether the container states a later end of the audio than the last packet."""
         stream, name = self._stream_or_fail(), self._container.format.name
         if name == "wav":
             return _is_cut(self._source)
@@ -341,7 +341,7 @@ class OpenSound:
 
     Args:
         track: of it.
-        origin: moment 0 in the file's own time.
+        origin: time 0 in the file's own time.
     """
 
     track: SoundTrack
@@ -353,17 +353,17 @@ class OpenSound:
             return self.track.read(starts, samples, rate, channels, self.origin)
 
     def length(self) -> float:
-        """Seconds from moment 0 to the end of the sound. Raises DecodeError."""
+        """Seconds from time 0 to the end of the audio. Raises DecodeError."""
         with only_decode_errors():
             return self.track.whole_length(self.origin)
 
 
 @contextmanager
 def open_sound(source: Path) -> Iterator[OpenSound]:
-    """Open a file for its sound alone.
+    """Open a file to read its audio only.
 
     Raises:
-        DecodeError: if it cannot be opened, or has no sound.
+        DecodeError: if it cannot be opened, or has no audio.
     """
     try:
         size = source.stat().st_size
@@ -371,7 +371,7 @@ def open_sound(source: Path) -> Iterator[OpenSound]:
         raise DecodeError("file not found", str(error)) from error
     if size == 0:
         raise DecodeError("empty file")
-    # Equal numbers look like one of the codecs that have no header.
+    # Constant values look like a codec without a header.
     if source.suffix.lower() in ARRAY_SUFFIXES:
         raise DecodeError("cannot open", "an array of numbers is no file of sound")
     with closing(open_container(source, None)) as container:
@@ -382,10 +382,10 @@ def open_sound(source: Path) -> Iterator[OpenSound]:
 
 
 def sound_length(path: Path) -> float:
-    """Seconds of sound in a file. Remembered as long as the file is the same.
+    """Seconds of audio in a file. Cached while the file does not change.
 
     Raises:
-        DecodeError: if it cannot be opened, or has no sound.
+        DecodeError: if it cannot be opened, or has no audio.
     """
     try:
         status = path.stat()
@@ -410,7 +410,7 @@ def mix(samples: np.ndarray, channels: Channels) -> np.ndarray:
 
 
 def _frames_of(context: av.AudioCodecContext, packet: av.Packet) -> list[av.AudioFrame]:
-    """What a packet gives; nothing where it is broken."""
+    """Frames of a packet; none if it is broken."""
     try:
         return context.decode(packet)
     except av.FFmpegError:
@@ -418,12 +418,12 @@ def _frames_of(context: av.AudioCodecContext, packet: av.Packet) -> list[av.Audi
 
 
 def _is_cut(source: Source) -> bool:
-    """Whether a RIFF file is shorter than it states, unless it states what programs write that do not know it."""
+    """Whether a RIFF file is shorter than it states, unless it states a placeholder for an unknown length."""
     with source.open() if isinstance(source, VideoBytes) else source.open("rb") as file:
         stated = int.from_bytes(file.read(8)[4:], "little")
         return stated < UNKNOWN and stated + 8 > file.seek(0, io.SEEK_END)
 
 
 def _has_content(packet: av.Packet) -> bool:
-    """Whether a packet is more than the mark of the end."""
+    """Whether a packet contains data and is not the end marker."""
     return packet.size > 0 or packet.dts is not None

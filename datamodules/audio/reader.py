@@ -1,4 +1,4 @@
-"""Sound as a stream of a sample: mono or stereo, from the moment of the clip's first frame on."""
+"""Audio as a stream of a sample: mono or stereo, starting at the time of the clip's first frame."""
 
 import math
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from modules.core.errors import SettingError
 class AudioReader(StreamReader):
     """Sound of video and audio files, with PyAV.
 
-    Sample 0 is the moment of the clip's first frame, also where the file's sound begins later than its video, or earlier. Where
-    the file has no sound (before it begins, behind its end, in the place of broken packets) samples are 0 and not valid. It is
-    a fault if the file has no sound in any of the clips, or nothing but zeros from its beginning to its end.
+    Sample 0 is at the time of the clip's first frame, even if the file's audio starts later or earlier than its
+    video. Where the file has no audio (before its start, after its end, in place of broken packets) samples are 0 and not
+    valid. The file counts as broken if it has no audio in any of the clips, or only zeros from start to end.
 
     Args:
         settings: rate, channels and length.
@@ -40,7 +40,7 @@ class AudioReader(StreamReader):
 
     @property
     def wish(self) -> SoundWish:
-        """Which part of the sound of a video is read."""
+        """Which part of the audio of a video is read."""
         return "whole" if self.settings.whole else "near"
 
     def info(self, source: Path) -> VideoInfo:
@@ -74,20 +74,20 @@ class AudioReader(StreamReader):
         return Stream("audio", data, torch.zeros(data.shape[0], data.shape[2], dtype=torch.bool), _time(starts, 0 * starts))
 
     def _parts(self, plan: Plan, length: Callable[[], float]) -> tuple[np.ndarray, np.ndarray]:
-        """Which parts of a file a plan shows.
+        """The parts of a file that a plan covers.
 
         Args:
             plan: of the sample.
-            length: tells the seconds of sound in the file, where these are needed.
+            length: returns the seconds of audio in the file, if needed.
 
         Returns:
-            float64 [V], first moments, and int64 [V], lengths in samples.
+            float64 [V], start times, and int64 [V], lengths in samples.
 
         Raises:
-            SettingError: if clips show a single moment, and no setting says how long the sound is.
+            SettingError: if clips have a single frame, and no setting defines the length of the audio.
         """
         time, settings = plan.time.astype(np.float64), self.settings
-        # The whole of what a row of a list is, which may be a part of the file.
+        # The complete part of the file that a row of a list refers to.
         first, last = plan.span or (0.0, math.inf)
         first = max(first, 0.0)
         starts = np.full(plan.views, first) if settings.whole else time[:, 0]
@@ -96,10 +96,10 @@ class AudioReader(StreamReader):
         else:
             seconds = np.full(plan.views, min(length(), last) - first) if settings.whole else time[:, 1] - time[:, 0]
         if not settings.whole and plan.moments.shape[1] == 1 and settings.seconds is None:
-            raise SettingError("Clips of one frame say no length of their sound; set data.streams.sound.seconds.")
+            raise SettingError("Clips of one frame do not define the length of their audio; set data.streams.sound.seconds.")
         return starts, np.maximum(np.floor(seconds * settings.rate + 0.5), 1).astype(np.int64)
 
 
 def _time(starts: np.ndarray, seconds: np.ndarray) -> torch.Tensor:
-    """First and last moments: float32 [V, 2]."""
+    """Start and end times: float32 [V, 2]."""
     return torch.from_numpy(np.stack([starts, starts + seconds], 1).astype(np.float32))

@@ -1,1 +1,1 @@
-"""Lists of samples: read from files and folders, joined with labels, cut into subsets."""
+"""Lists of samples: reading files and folders, matching labels, selecting subsets."""

@@ -1,4 +1,4 @@
-"""How long the files of a list are, by what they state, looked up once and kept in a file; and rows cut into stretches."""
+"""Durations of the files of a list, from their headers and cached in a file; and splitting rows into segments."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -16,20 +16,21 @@ from datamodules.video.readers import LENIENT
 from modules.core.files import read_json, write_json, write_whole
 
 AT_ONCE = 16
-"""Files that are looked at together: most of the time is waiting for the disk."""
+"""Files looked up in parallel: most of the time is spent waiting for the disk."""
 
 
 def stated_seconds(path: Path, timeout: float | None = None) -> float:
-    """How long a file says that it is, or, where it does not say it, as counted from its first frame to its last.
+    """The duration stated in a file's header or, if it has none, from its first frame to its last.
 
-    Only the file's head is read (of mp4, its index), and nothing is decoded. Whether it is true shows when the file is read.
+    Only the header is read (for mp4, the index), and nothing is decoded. Whether it is correct is checked when the file is
+    read.
 
     Args:
-        path: of a video, or of sound.
+        path: of a video or audio file.
         timeout: seconds after which to give up.
 
     Raises:
-        DecodeError: if it cannot be opened, or holds neither.
+        DecodeError: if it cannot be opened, or has neither video nor audio.
     """
     if not path.is_file():
         raise DecodeError("file not found")
@@ -50,18 +51,18 @@ def stated_seconds(path: Path, timeout: float | None = None) -> float:
 
 
 def seconds_of_files(manifest: Manifest, cache: Path, timeout: float | None = None) -> np.ndarray:
-    """How long the file of each row is.
+    """Duration of each row's file.
 
-    Files are looked at once, several together; what they say is kept with their size and date. Those that cannot be opened are
-    told in one line, and looked at again the next time.
+    Files are looked up once, several in parallel; durations are cached with file size and date. Those that cannot be opened are
+    reported in one line, and tried again the next time.
 
     Args:
         manifest: of the files.
-        cache: JSON file for what was found.
+        cache: JSON file for the results.
         timeout: seconds for a file.
 
     Returns:
-        float64 [N]; not a number where a file cannot be opened.
+        float64 [N]; NaN if a file cannot be opened.
     """
     first = manifest.paths.first_rows()
     files = {int(row): manifest.file(int(row)) for row in np.unique(first)}
@@ -79,7 +80,7 @@ def seconds_of_files(manifest: Manifest, cache: Path, timeout: float | None = No
             found[str(path)], seconds[row] = kept, kept[2]
     left = [row for row in files if math.isnan(seconds[row])]
     if left:
-        rank_zero_info(f"{manifest.root}: looking up the length of {len(left)} files; they are kept in {cache}.")
+        rank_zero_info(f"{manifest.root}: looking up the durations of {len(left)} files; they are cached in {cache}.")
     faults: list[str] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for row, one in zip(left, pool.map(lambda row: _look(files[row], timeout), left), strict=True):
@@ -107,13 +108,13 @@ def _look(path: Path, timeout: float | None) -> float | DecodeError:
 
 
 def cut_into_stretches(manifest: Manifest, seconds: np.ndarray, stretch: float) -> Manifest:
-    """A manifest of stretches in the place of whole rows, in their order.
+    """A manifest of segments instead of complete rows, in order.
 
-    The last stretch of a row goes to its end and is half as long as the others at least, or half as long again at most.
+    The last segment of a row extends to its end, with 0.5 to 1.5 times the length of the others.
 
     Args:
         manifest: of files, or of parts of files.
-        seconds: float64 [N], how long each row's file is; not a number where nobody knows, which leaves the row whole.
+        seconds: float64 [N], duration of each row's file; NaN if unknown, which leaves the row unsplit.
         stretch: seconds.
     """
     spans = manifest.spans if manifest.spans is not None else np.tile([0.0, np.inf], (len(manifest), 1))

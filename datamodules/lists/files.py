@@ -21,11 +21,11 @@ def read_list(path: Path, root: Path) -> Manifest:
 
     Accepts 'path label' and 'path num_frames label' separated by single spaces (VideoMAE and SEVERE style), the same
     separated by tabs or commas with quotes where needed, and tables whose header names `path` and `label`. A path
-    without suffix gets that of the file that exists. In 'a 12 3', 12 is taken for the number of frames, unless there is
-    a file 'a 12' and none 'a'. An empty last cell means a video without label.
+    without suffix gets that of the existing file. In 'a 12 3', 12 is the number of frames, unless there is a file
+    'a 12' and none named 'a'. An empty last cell means a video without label.
 
     Raises:
-        SettingError: if the file is missing or a row cannot be understood; names the line.
+        SettingError: if the file is missing or a row cannot be parsed; names the line.
     """
     return make_manifest(root, _rows_of(path, root), path)
 
@@ -52,22 +52,22 @@ def _rows_of(path: Path, root: Path) -> Iterator[tuple[str, int]]:
         try:
             found = _file_of(row[where].strip(), root), _label_of(row[what].strip())
         except (ValueError, IndexError) as error:
-            # The first line that is wrong is named, and what ends an earlier one is only known from all of them.
+            # The first invalid line is reported; whether an open-ended earlier line is invalid is only known from all lines.
             rows = (_split(line, delimiter, root) for _, line in number_lines(path))
             _check_ends(path, open_ended, {len(row) for row in rows if row[-1].strip()})
             raise SettingError(
-                f"Line {number} of {path} is {' '.join(row)!r}; expected a path and, last, a label as a whole number."
+                f"Line {number} of {path} is {' '.join(row)!r}; expected a path and, last, an integer label."
             ) from error
         yield found
     _check_ends(path, open_ended, widths)
 
 
 def _check_ends(path: Path, open_ended: dict[int, tuple[int, str]], widths: set[int]) -> None:
-    """Refuse an empty last cell that no row fills: in a,3, the 3 may be a label or a number of frames, and nobody knows.
+    """Refuse an empty last cell if no row fills it: in a,3, the 3 may be a label or a number of frames.
 
     Args:
         path: of the list.
-        open_ended: by their number of cells, the first lines whose last one is empty, with their numbers.
+        open_ended: for each number of cells, the first line with an empty last cell, with its line number.
         widths: numbers of cells of the lines whose last one is not empty.
     """
     for width, (number, line) in open_ended.items():
@@ -89,17 +89,17 @@ def _file_of(name: str, root: Path) -> str:
 
 
 def _label_of(text: str) -> int:
-    # Python would also take 1_0 for 10.
+    # Python would also read 1_0 as 10.
     if text and LABEL.fullmatch(text) is None:
         raise ValueError(text)
     return int(text) if text else UNLABELLED
 
 
 def number_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file with their numbers from 1, without line ends (of any system) and blank lines, one by one.
+    """Lines of a text file with their numbers from 1, without line ends (of any system) and blank lines, as a generator.
 
     Raises:
-        SettingError: if there is no such file, or no line in it.
+        SettingError: if the file is missing or empty.
     """
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
@@ -108,7 +108,7 @@ def number_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 is_empty = False
-                # Tabs at the end stay: behind them an unlabelled row has its empty cell.
+                # Trailing tabs are kept: an unlabelled row has an empty cell after them.
                 yield number, line.removesuffix("\n").strip(" ")
     if is_empty:
         raise SettingError(f"The list {path} is empty; pass another file.")
@@ -123,12 +123,12 @@ def _cells(line: str, delimiter: str) -> list[str]:
     try:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     except csv.Error:
-        # Read as one cell, the line is refused with its number.
+        # Read as one cell, the line is reported with its number.
         return [line]
 
 
 def _split_line(line: str, root: Path) -> list[str]:
-    """'path label' or 'path frames label'; a path may hold spaces, because the numbers stand last."""
+    """'path label' or 'path frames label'; a path may contain spaces, because the numbers come last."""
     text = line.strip()
     words = text.rsplit(" ", 2)
     count = 2 if len(words) > 2 and _is_number(words[1]) else 1
@@ -156,7 +156,7 @@ def _is_complete(path: str) -> bool:
 
 
 def _existing(path: str, root: Path) -> str | None:
-    """A path with the suffix of the file that exists; None if there is none. What has a suffix is not looked up."""
+    """A path with the suffix of the existing file; None if there is none. Paths with a suffix are not looked up."""
     if _is_complete(path):
         return path
     suffixes = ("", *sorted(USUAL_SUFFIXES), *sorted(RARE_SUFFIXES))
@@ -171,7 +171,7 @@ def is_kinetics_csv(path: Path) -> bool:
 def read_kinetics_csv(path: Path, root: Path) -> Manifest:
     """The official table (label, youtube_id, time_start, time_end, ...); files are found by name in any layout.
 
-    Labels are places in the sorted list of class names. Files that are not there keep the name they would have.
+    Labels are indices in the sorted list of class names. Missing files keep the name they would have.
     """
     lines = read_lines(path)
     table = list(csv.DictReader(lines.values()))
@@ -216,14 +216,14 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
     """Something-Something v2: a list of {id, template, ...} and a table of templates without brackets to string ids.
 
     Raises:
-        SettingError: if a file is missing or not of that form; names the entry.
+        SettingError: if a file is missing or has another format; names the entry.
     """
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
     templates = _template_numbers(labels)
     entries = read_json(path)
     if not isinstance(entries, list):
-        raise SettingError(f"{path} holds no list of videos; pass the official list, or rows 'path label' in a .csv file.")
+        raise SettingError(f"{path} contains no list of videos; pass the official list, or rows 'path label' in a .csv file.")
     existing = by_stem(root)
     rows = []
     for number, entry in enumerate(entries):
@@ -234,7 +234,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
             raise SettingError(f"{path}: the template {template!r} of video {entry['id']} is not in {labels}.")
         file = existing.get(str(entry["id"]), f"{entry['id']}.webm")
         rows.append((file, templates.get(template, UNLABELLED)))
-    # The place in the list of names is the label, also where the table leaves numbers out.
+    # The index in the list of names is the label, even if the table skips numbers.
     names = [f"class {label}" for label in range(max(templates.values(), default=-1) + 1)]
     for name, label in templates.items():
         names[label] = name
@@ -244,7 +244,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
 def _template_numbers(path: Path) -> dict[str, int]:
     table = read_json(path)
     if not isinstance(table, dict):
-        raise SettingError(f"{path} holds no table of templates and labels; pass the official file.")
+        raise SettingError(f"{path} contains no table of templates and labels; pass the official file.")
     numbers = {}
     for name, label in table.items():
         try:
@@ -252,7 +252,7 @@ def _template_numbers(path: Path) -> dict[str, int]:
         except ValueError:
             numbers[name] = UNLABELLED
         if not 0 <= numbers[name] < MAX_CLASSES:
-            raise SettingError(f"{path}: the label of {name!r} is {label!r}; labels must be whole numbers from 0.")
+            raise SettingError(f"{path}: the label of {name!r} is {label!r}; labels must be integers from 0.")
     return numbers
 
 

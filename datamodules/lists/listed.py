@@ -20,13 +20,13 @@ from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
 PLAIN = ("path", "start", "end", "label", "caption")
-"""Columns that are no streams."""
+"""Columns that are not streams."""
 FURTHER: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "text")
-"""Kinds that columns may be of."""
+"""Possible kinds of columns."""
 
 
 def read_columns(path: Path, main: Kind) -> dict[str, Kind]:
-    """The columns of further streams that a list has.
+    """The columns of a list that are further streams.
 
     Args:
         path: of the list.
@@ -36,11 +36,11 @@ def read_columns(path: Path, main: Kind) -> dict[str, Kind]:
         Kinds by name: a column `audio` is the stream audio, a column `wrist:signal` the stream wrist of kind signal.
 
     Raises:
-        SettingError: if there is no such list, or a column that is none of these.
+        SettingError: if the list is missing, or a column is none of these.
     """
     header = next(_rows(path))[1]
     if "path" not in header:
-        raise SettingError(f"The first line of {path} names no column path but {', '.join(header)}; name the columns there.")
+        raise SettingError(f"The header of {path} has no column path but {', '.join(header)}; name the columns there.")
     if repeated := [name for name in header if header.count(name) > 1]:
         raise SettingError(f"{path} has the column {repeated[0]} twice; remove one of them.")
     columns: dict[str, Kind] = {}
@@ -49,11 +49,11 @@ def read_columns(path: Path, main: Kind) -> dict[str, Kind]:
             continue
         name, _, given = (part.strip() for part in cell.partition(":"))
         kind = next((one for one in FURTHER if one == (given or name)), None)
-        # Names of kinds are for streams of that kind, and of videos there is one.
+        # Names of kinds are reserved for streams of that kind, and there is only one video.
         is_free = name and name not in (main, *columns, *PLAIN, *get_args(Kind)) and kind != "video"
         if kind is None or not (is_free or (name == kind and name not in (main, *columns))):
             raise SettingError(
-                f"{path} has the column {cell!r}, which is none of {', '.join(PLAIN)}, nor a further stream "
+                f"{path} has the column {cell!r}, which is neither one of {', '.join(PLAIN)} nor a further stream "
                 f"({', '.join(one for one in FURTHER if one != main)}, or name:kind); rename or remove it."
             )
         columns[name] = kind
@@ -74,22 +74,22 @@ def read_streams(
         path: of the list.
         root: folder that relative paths start from.
         main: kind of the files in the column `path`.
-        window: cut every row into windows of so many seconds (`window_list`).
-        several: whether samples have several labels, as in the list of training samples; None if this is that list.
-        is_collection: the rows are numbered, and their files were read before: repeated ones stay, and none is looked up.
+        window: cut every row into windows of this many seconds (`window_list`).
+        several: whether samples have several labels, as in the training list; None if this is the training list.
+        is_collection: rows belong to a collection that was read before: repeated rows are kept, and no file is looked up.
 
     Raises:
-        SettingError: if it is missing, a cell cannot be understood, or most files are missing; names the line.
+        SettingError: if it is missing, a cell cannot be parsed, or most files are missing; names the line.
     """
     streams = read_columns(path, main)
     spans, labels, counts, numbers = array("d"), array("q"), array("q"), dict[str, int]()
     too_short: list[int] = []
 
     def texts() -> Iterator[str]:
-        """Path, caption and further files of each row, one behind the other, so that there is never a row of Python objects."""
+        """Path, caption and further files of each row, streamed one by one to limit the number of Python objects."""
         rows = _rows(path)
         place = {cell.partition(":")[0].strip(): number for number, cell in enumerate(next(rows)[1])}
-        # A column that is not there is the last cell, which is added to every row.
+        # A missing column refers to the last cell, which is appended to every row.
         file, start, end, label, caption, *others = (place.get(name, -1) for name in (*PLAIN, *streams))
         for line, cells in rows:
             cells.append("")
@@ -121,9 +121,7 @@ def read_streams(
     if not len(packed):
         raise SettingError(f"{path} lists no samples; pass another file.")
     if several is False and max(counts) > 1:
-        raise SettingError(
-            f"{path} has several labels in a row, and the list of training samples one; give both the same form."
-        )
+        raise SettingError(f"{path} has several labels per row, but the training list has one; use the same format for both.")
     files, captions, *further = (packed[column :: 2 + len(streams)] for column in range(2 + len(streams)))
     table, class_names = _classes(path, list(numbers))
     classes, ends = table[np.array(labels, np.int64)], np.cumsum(counts)
@@ -159,10 +157,10 @@ def read_streams(
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Numbers of lines and their cells, the header first, row by row: there may be millions.
+    """Line numbers and cells, the header first, as a generator: there may be millions of rows.
 
     Raises:
-        SettingError: if there is no such file, or a row has more or fewer cells than the header.
+        SettingError: if the file is missing, or a row has more or fewer cells than the header.
     """
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")
@@ -190,14 +188,14 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _parts(start: str, end: str, window: float | None) -> list[tuple[float, float]]:
-    """First and last second of each part of a file that a row stands for. Raises ValueError with what is wrong."""
+    """Start and end in seconds of each part of a file that a row refers to. Raises ValueError with the reason."""
     first, last = _seconds("start", start, -math.inf), _seconds("end", end, math.inf)
     if not first < last:
         raise ValueError(f"starts at {start} s and ends at {end} s; correct it")
     if window is None:
         return [(first, last)]
     if last == math.inf:
-        raise ValueError("has no end, up to which data.window cuts windows; fill it in, in seconds")
+        raise ValueError("has no end, which data.window needs; fill it in, in seconds")
     return [(first, last) for first, last in window_list(max(first, 0.0), last, window).tolist()]
 
 
@@ -209,28 +207,28 @@ def _seconds(name: str, cell: str, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"has {cell!r} as its {name}; write seconds from the beginning of the file")
+        raise ValueError(f"has {cell!r} as its {name}; write seconds from the start of the file")
     return seconds
 
 
 def _classes(path: Path, found: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Class of each of the different labels of a list, int64 [n], and the names of the classes, if they have some."""
+    """Class index of each distinct label of a list, int64 [n], and the class names, if there are any."""
     numbered = [LABEL.fullmatch(label) is not None for label in found]
     if found and all(numbered):
         table = np.array([int(label) for label in found], object)
         if wrong := [number for number in table if not UNLABELLED <= number <= MAX_LABEL]:
-            raise SettingError(f"{path} has the label {wrong[0]}; labels must be names, or whole numbers from 0.")
+            raise SettingError(f"{path} has the label {wrong[0]}; labels must be names, or integers from 0.")
         return table.astype(np.int64), []
     if any(numbered):
         number, name = found[numbered.index(True)], found[numbered.index(False)]
-        raise SettingError(f"{path} has the labels {number} and {name!r}; write numbers everywhere, or names.")
+        raise SettingError(f"{path} has the labels {number} and {name!r}; use either numbers or names.")
     names = sorted(found)
     place = {name: number for number, name in enumerate(names)}
     return np.array([place[name] for name in found], np.int64), names
 
 
 def _without_repeated(manifest: Manifest, path: Path) -> Manifest:
-    """A manifest without rows that repeat file, part and caption of an earlier one."""
+    """A manifest without rows that duplicate file, part and caption of an earlier one."""
     ends = manifest.spans.tolist() if manifest.spans is not None else [None] * len(manifest)
     texts = manifest.texts if manifest.texts is not None else [None] * len(manifest)
     keys = PackedStrings(f"{file}\n{end}\n{text}" for file, end, text in zip(manifest.paths, ends, texts, strict=True))

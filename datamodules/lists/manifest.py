@@ -1,7 +1,7 @@
-"""Videos and labels of one split, however they were listed.
+"""Videos and labels of one split, whatever the format of their list.
 
-Labels always count from 0. Missing files stay in the manifest, where the loader finds and reports them; a list of which most
-files are missing is an error, because then the root is wrong.
+Labels always start at 0. Missing files are kept in the manifest, and the loader reports them; it is an error if most
+files of a list are missing, because then the root is wrong.
 """
 
 import hashlib
@@ -19,27 +19,27 @@ from datamodules.lists.subsets import pick_evenly, pick_per_class
 from modules.core.errors import SettingError
 
 UNLABELLED = -1
-# So many rows of a list are looked up at the start; looking up all of a large list takes minutes on a network disk.
+# Number of rows of a list checked at the start; checking all of a large list takes minutes on a network disk.
 CHECKED_ROWS = 500
 MAX_LABEL = 2**31 - 1
 
 
 @dataclass
 class Manifest:
-    """Videos of one split. Paths and sentences are packed, so that worker processes do not copy them; lists may be passed.
+    """Videos of one split. Paths and captions are packed, so that worker processes do not copy them; plain lists are accepted.
 
     Args:
-        root: folder that relative paths start from.
+        root: folder that relative paths are relative to.
         paths: files, relative to `root` or absolute.
         labels: int64 [N], from 0; -1 for none.
         class_names: names by label; empty if unknown.
-        intervals: for each video, when it shows which classes: (first second, last second, class), any number of them; None
-            where each video has one label.
-        texts: the sentences of each video, or None where there are none.
-        further: files of further streams by the stream's name, relative to `root` or absolute; '' where a row has none.
-        spans: float64 [N, 2], first and last second of the part of the file that each row is; infinite for its ends. None
-            where each row is a whole file.
-        fps: frames per second of videos that are folders of pictures; None where they are files.
+        intervals: class intervals of each video: any number of (start in seconds, end in seconds, class); None
+            if each video has one label.
+        texts: captions of each video, or None.
+        further: files of further streams by the stream's name, relative to `root` or absolute; '' if a row has none.
+        spans: float64 [N, 2], start and end in seconds of each row's part of the file; infinite for its ends. None
+            if each row is a complete file.
+        fps: frames per second of videos that are folders of pictures; None for files.
     """
 
     root: Path
@@ -61,21 +61,21 @@ class Manifest:
         return len(self.paths)
 
     def file(self, row: int) -> Path:
-        """Where a row's file is."""
+        """Path of a row's file."""
         return self.root / self.paths[row]
 
     def further_file(self, name: str, row: int) -> Path | None:
-        """Where the file of a row's further stream is; None if the row has none."""
+        """Path of the file of a row's further stream; None if the row has none."""
         path = self.further[name][row]
         return self.root / path if path else None
 
     @property
     def num_classes(self) -> int:
-        """Classes, as many as named or labelled."""
+        """Number of classes, from names or labels."""
         return max(len(self.class_names), int(self.labels.max(initial=UNLABELLED)) + 1)
 
     def sha256(self) -> str:
-        """Hash of paths and labels, for the record of a run; the same wherever the root is, also of a list of whole paths."""
+        """Hash of paths and labels, for the record of a run; independent of the root, also for a list of absolute paths."""
         labels = self.texts or self.intervals or self.labels.tolist()
         digest, prefix = hashlib.sha256(), f"{self.root}/"
         for path, label in zip(self.paths, labels, strict=True):
@@ -96,11 +96,11 @@ class Manifest:
         return self.intervals is not None or bool((self.labels != UNLABELLED).any())
 
     def shown(self, row: int, clips: np.ndarray | None = None) -> np.ndarray:
-        """Which classes a video shows, of those with intervals.
+        """The classes shown in a video with class intervals.
 
         Args:
             row: of the video.
-            clips: float [V, 2], first and last second of clips; None for the whole video.
+            clips: float [V, 2], start and end of clips in seconds; None for the complete video.
 
         Returns:
             float32 [K], 1 for a class that is shown in any of the clips, 0 for others.
@@ -113,7 +113,7 @@ class Manifest:
 
     @property
     def has_classes(self) -> bool:
-        """Whether `labels` are numbers of classes; with sentences they are numbers of those, unless classes have names."""
+        """Whether `labels` are class indices; with captions they are caption indices, unless classes have names."""
         return self.is_labelled and (self.texts is None or bool(self.class_names))
 
     def subset(self, rows: np.ndarray) -> "Manifest":
@@ -128,9 +128,9 @@ class Manifest:
         )
 
     def share(self, fraction: float, seed: int) -> "Manifest":
-        """A share of the videos, in their order: of every class, and of the videos without one, rounded up (`pick_per_class`);
-        with sentences, of which most have few videos, so that they are shared out evenly (`pick_evenly`). Smaller shares lie
-        within larger ones.
+        """A fraction of the videos, in order: of every class, and of the videos without one, rounded up
+        (`pick_per_class`); with captions, most of which have few videos, spread evenly (`pick_evenly`). Smaller fractions are
+        subsets of larger ones.
         """
         if self.texts is not None:
             return self.subset(np.sort(pick_evenly(self.labels, math.ceil(len(self) * fraction), seed)))
@@ -164,31 +164,31 @@ class Manifest:
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
     def few(self, wanted: int, seed: int) -> "Manifest":
-        """So many videos, in their order: of every class the same number, rounded up, or all that it has (SEVERE, official
-        code: of 1000 of UCF101's, 101 classes make 1010). Videos without a class are left out, unless there are no others.
+        """A given number of videos, in order: the same number per class, rounded up, or all of its videos (SEVERE, official
+        code: 1000 videos of UCF101's 101 classes become 1010). Videos without a class are left out, unless there are no others.
 
         Raises:
-            SettingError: if videos have sentences or several classes each.
+            SettingError: if videos have captions or several classes each.
         """
         if self.texts is not None or self.intervals is not None:
             raise SettingError(
-                f"data.subset.low_shot is {wanted}, but the videos in {self.root} have several labels or sentences each, so "
-                "that it cannot take equally many of every class; set data.subset.fraction instead."
+                f"data.subset.low_shot is {wanted}, but the videos in {self.root} have several labels or captions each, so "
+                "it cannot take the same number per class; set data.subset.fraction instead."
             )
         labelled = np.flatnonzero(self.labels != UNLABELLED)
         rows = labelled if len(labelled) else np.arange(len(self))
         per_class = math.ceil(wanted / len(np.unique(self.labels[rows])))
         picked = np.sort(rows[pick_per_class(self.labels[rows], lambda count: per_class, seed)])
         if len(picked) < wanted:
-            few = f"there are only {len(picked)} videos: some classes have too few."
+            few = f"only {len(picked)} videos are available: some classes have too few."
             rank_zero_warn(f"data.subset.low_shot is {wanted}, but {few}")
         return self.subset(picked)
 
     def with_classes(self, class_names: list[str]) -> "Manifest":
-        """The same videos with labels that count in another list of names; a class that is not in it gives no label."""
+        """The same videos with label indices of another list of names; videos of other classes become unlabelled."""
         number = {name: label for label, name in enumerate(class_names)}
         known = [number.get(name, UNLABELLED) for name in self.class_names]
-        # Labels without a name have none in the other list; the last place is for unlabelled rows.
+        # Labels without a name have none in the other list; the last entry is for unlabelled rows.
         table = np.array(known + [UNLABELLED] * (self.num_classes + 1 - len(known)), np.int64)
         intervals = self.intervals
         if intervals is not None:
@@ -198,18 +198,18 @@ class Manifest:
 
 
 def places(manifest: Manifest) -> Iterator[str]:
-    """The files of a manifest, from the root of the system. Joined as texts: lists are long, and paths are slow."""
+    """Absolute paths of the files of a manifest. Joined as strings: lists are long, and Path is slow."""
     root = manifest.root.resolve()
     return (path if path.startswith("/") else f"{root}/{path}" for path in manifest.paths)
 
 
 def shared_rows(train: Manifest, other: Manifest) -> np.ndarray:
-    """Which rows of a manifest show something that another shows, too: of a file's parts, those that overlap.
+    """Rows of a manifest that share content with another: the same file, or overlapping parts of it.
 
     Returns:
         bool [N], for each row of `other`.
     """
-    # By their hashes first: a set of all places would take far more memory than the lists.
+    # Compare hashes first: a set of all paths would take far more memory than the lists.
     trained, asked = (np.fromiter(map(hash, places(one)), np.int64, len(one)) for one in (train, other))
     alike: dict[str, list[int]] = {}
     for row, place in compress(enumerate(places(train)), np.isin(trained, asked)):
@@ -228,7 +228,7 @@ def _ends(manifest: Manifest) -> np.ndarray:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; no name is too long or too strange to ask."""
+    """Whether a file exists; False for invalid or overlong names."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -238,7 +238,7 @@ def is_file(path: Path) -> bool:
 def check_root(root: Path, setting: str = "data.root") -> None:
     """Fail if a folder is missing."""
     if not root.is_dir():
-        raise SettingError(f"{setting} is {root}, which is not a folder; pass the folder that holds the videos.")
+        raise SettingError(f"{setting} is {root}, which is not a folder; pass the folder that contains the videos.")
 
 
 def make_manifest(
@@ -248,14 +248,14 @@ def make_manifest(
     class_names: list[str] | None = None,
     tell_missing: bool = True,
 ) -> Manifest:
-    """A manifest from (path, label) rows: repeated paths are kept once, and a wrong root is found out.
+    """A manifest from (path, label) rows: duplicate paths are kept once, and a wrong root is detected.
 
     Args:
-        root: folder that relative paths start from.
+        root: folder that relative paths are relative to.
         rows: paths and labels.
         source: the list that they are from.
         class_names: names by label, where known.
-        tell_missing: warn of missing files among those that are looked up.
+        tell_missing: warn about missing files among those that are checked.
     """
     numbers: list[int] = []
 
@@ -264,7 +264,7 @@ def make_manifest(
             numbers.append(label)
             yield path
 
-    # Rows go one by one, so that there is never a second list of a million strings.
+    # Rows are streamed, so that there is never a second list of a million strings.
     paths = PackedStrings(noting_labels())
     if not paths:
         raise SettingError(f"{source} lists no videos; pass another file or folder.")
@@ -277,7 +277,7 @@ def make_manifest(
         paths, numbers = paths[kept], [numbers[row] for row in kept]
     for label in numbers:
         if not UNLABELLED <= label <= MAX_LABEL:
-            raise SettingError(f"{source} has the label {label}; labels must be whole numbers from 0.")
+            raise SettingError(f"{source} has the label {label}; labels must be integers from 0.")
     manifest = Manifest(root, paths, np.array(numbers, np.int64), class_names or [])
     check_files(manifest.file, len(manifest), source, tell_missing)
     return manifest
@@ -291,15 +291,15 @@ def check_files(
     what: str = "videos",
     is_there: Callable[[Path], bool] = is_file,
 ) -> None:
-    """Look some of the files of a list up, to find a wrong root out.
+    """Check whether some files of a list exist, to detect a wrong root.
 
     Args:
-        file: of a row; None where it has none.
-        rows: of the list.
+        file: path of a row's file; None if it has none.
+        rows: number of rows of the list.
         source: the list.
-        tell_missing: warn of missing ones.
-        what: they are, for messages.
-        is_there: whether there is such a file.
+        tell_missing: warn about missing ones. what:
+        name of the files, for messages.
+        is_there: returns whether a file exists.
 
     Raises:
         SettingError: if most of them are missing.
@@ -309,11 +309,11 @@ def check_files(
     missing = [path for path in checked if not is_there(path)]
     if len(missing) > len(checked) / 2:
         raise SettingError(
-            f"{len(missing)} of {len(checked)} {what} that were looked up from {source} do not exist (the first: "
-            f"{missing[0]}); set data.root to the folder that the paths of the list start from."
+            f"{len(missing)} of {len(checked)} {what} that were checked from {source} do not exist (the first: "
+            f"{missing[0]}); set data.root to the folder that the paths of the list are relative to."
         )
     if missing and tell_missing:
         rank_zero_warn(
-            f"{len(missing)} of {len(checked)} {what} that were looked up from {source} do not exist, the first is "
+            f"{len(missing)} of {len(checked)} {what} that were checked from {source} do not exist, the first is "
             f"{missing[0]}; they count as broken files."
         )

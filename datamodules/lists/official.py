@@ -1,4 +1,4 @@
-"""What the readers of official annotation files share: finding videos in any layout, and telling how many are there."""
+"""Helpers for official annotation files: finding videos in any folder layout, and reporting how many exist."""
 
 import csv
 from collections.abc import Collection, Iterable
@@ -13,7 +13,7 @@ from modules.core.errors import SettingError
 
 
 def by_place(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> dict[str, str]:
-    """Files below a folder by their folder's name and their own without suffix, 'class/name'; see `by_stem` for which wins."""
+    """Files below a folder by folder name and file name without suffix, 'class/name'; see `by_stem` for ties."""
     found: dict[str, str] = {}
     for file in usual_first(video_files(root, suffixes)):
         found.setdefault(f"{Path(file).parent.name}/{Path(file).stem}", file)
@@ -34,15 +34,15 @@ def found_manifest(
     class_names: list[str],
     suffix: str = ".mp4",
 ) -> Manifest:
-    """A manifest from (name without suffix, label) rows. Missing videos stay in it and are counted in a warning.
+    """A manifest from (name without suffix, label) rows. Missing videos are kept and counted in a warning.
 
     Args:
         root: folder of the videos.
-        rows: names, as `existing` has them, and labels.
+        rows: names, as in `existing`, and labels.
         existing: the files below `root` by name.
         source: the list that the rows are from.
         class_names: names by label.
-        suffix: of the names that missing files get.
+        suffix: suffix given to missing files.
     """
     found = ((existing.get(name, name + suffix), label) for name, label in rows)
     manifest = make_manifest(root, found, source, class_names, tell_missing=False)
@@ -56,7 +56,7 @@ def found_manifest(
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a table with commas and a header, with their line numbers.
+    """Rows of a csv table with a header, with their line numbers.
 
     Raises:
         SettingError: if the file or a column is missing, or a row is too short.
@@ -74,11 +74,11 @@ def read_table(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, 
 
 
 def class_label(text: str, classes: int, where: str) -> int:
-    """A label as a number.
+    """A label as an integer.
 
     Raises:
-        SettingError: if it is none from 0 to `classes` - 1; says `where` it stands.
+        SettingError: if it is not one from 0 to `classes` - 1; `where` describes its position.
     """
     if not (text.strip().isdecimal() and int(text) < classes):
-        raise SettingError(f"{where} has the label {text!r}; expected a whole number from 0 to {classes - 1}.")
+        raise SettingError(f"{where} has the label {text!r}; expected an integer from 0 to {classes - 1}.")
     return int(text)

@@ -1,8 +1,8 @@
 """Many strings in one buffer.
 
-A list of a million Python strings takes two to three times the memory of its text. Worker processes share it with the main
-process only until they look at it: reading a string counts a reference in its header, and the page that it lies on is copied.
-Nothing is written to a buffer that is read.
+A list of a million Python strings takes two to three times the memory of its text. Worker processes share it with
+the main process only until they access it: reading a string changes its reference count, so its memory page is
+copied. Reading from a buffer writes nothing.
 """
 
 import reprlib
@@ -13,19 +13,19 @@ from typing import overload
 
 import numpy as np
 
-# UTF-8 that keeps every Python string, also names of files in no encoding, which have lone surrogates.
+# UTF-8 that can represent every Python string, including undecodable file names, which have lone surrogates.
 CODEC = ("utf-8", "surrogatepass")
-# Offsets that are Python numbers at a time.
+# Number of offsets that are Python integers at a time.
 CHUNK = 4096
 
 
 class PackedStrings(Sequence[str]):
-    """An unchangeable sequence of strings that takes the bytes of their UTF-8 and eight more each.
+    """An immutable sequence of strings that takes the bytes of their UTF-8 encoding plus eight each.
 
     Equal to any list or tuple of the same strings.
 
     Args:
-        strings: what is packed; packed strings are shared and not copied.
+        strings: strings to pack; packed strings are shared, not copied.
     """
 
     _buffer: bytes
@@ -88,7 +88,7 @@ class PackedStrings(Sequence[str]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the strings take."""
+        """Size of the strings in bytes."""
         return len(self._buffer) + self._starts.nbytes
 
     def first_rows(self) -> np.ndarray:
@@ -97,17 +97,17 @@ class PackedStrings(Sequence[str]):
         _, number, count = np.unique(hashes, return_inverse=True, return_counts=True)
         first = np.arange(len(self))
         seen: dict[bytes, int] = {}
-        # Of most lists this is nothing; strings with equal hashes are compared, since they may differ.
+        # Empty for most lists; strings with equal hashes are compared, since they may differ.
         for row in np.flatnonzero(count[number] > 1).tolist():
             first[row] = seen.setdefault(self._piece(row), row)
         return first
 
 
 class PackedLists(Sequence[list[str]]):
-    """An unchangeable sequence of lists of strings, in one buffer as `PackedStrings`.
+    """An immutable sequence of lists of strings, in one buffer like `PackedStrings`.
 
     Args:
-        lists: what is packed; packed lists are shared and not copied.
+        lists: lists to pack; packed lists are shared, not copied.
     """
 
     _strings: PackedStrings
@@ -157,5 +157,5 @@ class PackedLists(Sequence[list[str]]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the strings take."""
+        """Size of the strings in bytes."""
         return self._strings.nbytes + self._starts.nbytes

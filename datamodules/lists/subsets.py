@@ -1,4 +1,4 @@
-"""Parts of a training set."""
+"""Subsets of a training set."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ PROBE_SAMPLES, PROBE_SAMPLES_PER_CLASS, MOST_PROBE_SAMPLES = 2048, 50, 20_000
 
 
 def pick_evenly(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
-    """Draw rows so that each class has its share of them, give or take one; the first of n are those that fewer would be.
+    """Draw rows in proportion to the classes, up to rounding by one; drawing fewer rows returns a prefix of this.
 
     Args:
         labels: int64 [N]
@@ -20,7 +20,7 @@ def pick_evenly(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
     """
     generator = np.random.default_rng(seed)
     mixed = generator.permutation(len(labels))
-    # The rows of a class follow each other at equal distances from 0 to 1, from a random start.
+    # The rows of a class are placed at equal distances from 0 to 1, from a random start.
     _, number, count = np.unique(labels[mixed], return_inverse=True, return_counts=True)
     order = np.argsort(number, kind="stable")
     place = np.empty(len(labels), np.int64)
@@ -30,13 +30,13 @@ def pick_evenly(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
 
 
 def pick_per_class(labels: np.ndarray, wanted: Callable[[int], int], seed: int) -> np.ndarray:
-    """Draw some rows of each class without replacement, class after class from one generator.
+    """Draw some rows of each class without replacement, class by class, from one generator.
 
     The rule, and the generator (NumPy's legacy one), of the subsets of TubeletContrast and SEVERE (official code).
 
     Args:
         labels: int64 [N]; rows without label count as a class.
-        wanted: rows to draw from a class of that many.
+        wanted: number of rows to draw from a class of a given size.
         seed: of the generator.
 
     Returns:
@@ -51,11 +51,11 @@ def pick_per_class(labels: np.ndarray, wanted: Callable[[int], int], seed: int) 
 
 
 def pick_for_probes(labels: np.ndarray) -> np.ndarray:
-    """Evenly picked rows of each class: 50, or more where 2,048 rows allow it, or fewer where 20,000 do not. Of classes that
-    have fewer, all; others then have more.
+    """Evenly spaced rows of each class: 50, or more if the total is below 2,048, or fewer if it exceeds 20,000. Smaller classes
+    contribute all rows; the others then have more.
 
-    Nearest neighbours want many of a class: of generated features of 400 classes, a vote of 20 finds 42 % with 5 of each class,
-    59 % with 12, 71 % with 28, 76 % with 50 and 86 % with 200; with fewer neighbours it finds less.
+    kNN needs many rows per class: for simulated features of 400 classes, 20-NN accuracy is 42 % with 5 rows per class,
+    59 % with 12, 71 % with 28, 76 % with 50 and 86 % with 200; fewer neighbours are worse.
 
     Args:
         labels: int64 [N], all from 0.
@@ -73,18 +73,18 @@ def pick_for_probes(labels: np.ndarray) -> np.ndarray:
 
 
 def spread(length: int, wanted: int) -> np.ndarray:
-    """Evenly picked row numbers, from the first to the last: int64 [min(wanted, length)]."""
+    """Evenly spaced row numbers, from the first to the last: int64 [min(wanted, length)]."""
     return np.linspace(0, length - 1, min(wanted, length)).astype(int)
 
 
 def balancing_weights(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """How often to draw each sample so that rare classes are seen too: the sum of 1000 / (count + .01) over its labels.
+    """Sampling weights that balance rare classes: the sum of 1000 / (count + .01) over a sample's labels.
 
     AudioSet is sampled with these weights (AudioMAE and CAV-MAE, official code).
 
     Args:
-        labels: of each sample, any number.
-        classes: how many there are.
+        labels: labels of each sample, any number.
+        classes: number of classes.
 
     Returns:
         float64 [N], not normalised; a sample without label has weight 0.

@@ -1,1 +1,1 @@
-"""Batches in an order that can be resumed, worker processes that may fail, and the report of files that could not be read."""
+"""Resumable order of batches, fault-tolerant worker processes, and the report of files that could not be read."""

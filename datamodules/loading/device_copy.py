@@ -1,6 +1,6 @@
-"""Batches that are on their way to a GPU while it works on the batch before.
+"""Asynchronous copies of batches to a GPU while it works on the previous batch.
 
-Tests run the order of things on a CPU, with something in the place of the stream. How much it gains was never timed on a GPU.
+Tests check the order of operations on a CPU, with a stand-in for the stream. The gain has not been measured on a GPU.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 class Copies(Protocol):
-    """A way to copy batches that does not wait for the copy."""
+    """A way to copy batches asynchronously."""
 
     def begin(self, batch: Any) -> Any:
-        """Begin to copy a batch; what comes back is for `end`."""
+        """Start to copy a batch; pass the result to `end`."""
 
     def end(self, begun: Any) -> Any:
-        """The copy, which what is computed next may read."""
+        """The copy, ready for the computation that follows."""
 
 
 class SideStream:
-    """Copies to a CUDA device on a stream of its own, beside what the device computes.
+    """Copies to a CUDA device on a separate stream, in parallel with computation.
 
     Args:
         device: of CUDA.
@@ -34,18 +34,18 @@ class SideStream:
         self._stream = torch.cuda.Stream(device)
 
     def begin(self, batch: Any) -> tuple[Any, torch.cuda.Event]:
-        """Begin to copy; from pinned memory the host does not wait."""
+        """Start to copy; from pinned memory, without a host sync."""
         with torch.cuda.stream(self._stream):
             return move_data_to_device(batch, self.device), self._stream.record_event()
 
     def end(self, begun: tuple[Any, torch.cuda.Event]) -> Any:
-        """Let the device wait for this copy, and not for later ones; the host does not."""
+        """Make the device wait for this copy, but not for later ones; the host does not wait."""
         copy, done = begun
         current = torch.cuda.current_stream(self.device)
         current.wait_event(done)
 
         def used(tensor: Tensor) -> Tensor:
-            # Its memory belongs to the side stream, which must not give it away before the step has read it.
+            # Its memory belongs to the side stream, which must not reuse it before the step has read it.
             tensor.record_stream(current)
             return tensor
 
@@ -53,9 +53,9 @@ class SideStream:
 
 
 def one_ahead(batches: Iterator[Any], copies: Copies) -> Iterator[tuple[Any, Any]]:
-    """Each batch and its copy, which begins before the batch in front of it is handed out.
+    """Yields copies of batches; each copy starts before the previous batch is returned.
 
-    An error comes behind the batches in front of it, as it would without copies.
+    An error is raised after the batches before it, as without copies.
     """
     before: tuple[Any, Any] | None = None
     error: Exception | None = None

@@ -1,4 +1,4 @@
-"""What becomes of broken videos: each is counted once and named in a report; too many of them stop the run."""
+"""Handling of broken videos: each is counted once and listed in a report; too many of them stop the run."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,7 @@ from datamodules.lists.packed import PackedStrings
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
 
-# Below that many different files a share says little: one broken file of a dozen must not stop a first try.
+# With fewer files a fraction is not meaningful: one broken file of a dozen must not stop a first try.
 MIN_FILES = 100
 REPORT = "bad_videos.tsv"
 COLUMNS = ("path", "split", "reason")
@@ -30,14 +30,14 @@ class BadFile(NamedTuple):
 
 
 class FaultLog:
-    """Counts broken files from the batches that the loaders hand out.
+    """Counts broken files in the batches that the loaders return.
 
-    The report on disk is the record: a run that goes on reads it again and adds to it. The share of bad files is that of
-    the training files that this process has read.
+    The report on disk is the record: a resumed run reads it and appends to it. The fraction of bad files refers to the
+    training files that this process has read.
 
     Args:
-        max_bad_fraction: share of bad files among those read so far above which training stops; judged once 100
-            different files were read.
+        max_bad_fraction: maximum fraction of bad files among those read so far; training stops above it, once 100 different
+            files have been read.
     """
 
     def __init__(self, max_bad_fraction: float) -> None:
@@ -51,11 +51,11 @@ class FaultLog:
         self._seen_bad: dict[str, str] = {}
 
     def write_to(self, folder: Path, rank: int = 0) -> None:
-        """Name the folder for the report, and read what is in it already.
+        """Set the folder of the report, and read an existing report.
 
         Args:
             folder: of the run.
-            rank: of this process; other processes than the first add their number to the report's name.
+            rank: of this process; other processes than the first add their rank to the report's name.
         """
         self.report = folder / (REPORT if rank == 0 else REPORT.replace(".tsv", f".rank{rank}.tsv"))
         before = read_report(self.report)
@@ -63,7 +63,7 @@ class FaultLog:
         self.bad = before | self.bad
         if new:
             self._write()
-        # A run may go on with another number of processes, which share the files differently.
+        # A run may resume with another number of processes, which distribute the files differently.
         for report in folder.glob(REPORT.replace(".tsv", "*.tsv")):
             self._crashed |= {file for file, reason in read_report(report).items() if reason == CRASHED}
 
@@ -74,7 +74,7 @@ class FaultLog:
         return {row for row, path in enumerate(manifest.paths) if path in paths} if paths else set()
 
     def record(self, batch: Batch, manifest: Manifest, split: str, counts: bool) -> None:
-        """Take note of a batch.
+        """Record a batch.
 
         Args:
             batch: that was read.
@@ -95,15 +95,15 @@ class FaultLog:
         if new:
             if not self.bad and self.report is not None:
                 name, reason = next(iter(faults.items()))
-                # Names of files need not be text that a terminal can show.
+                # File names may contain characters that a terminal cannot show.
                 name = name.encode("utf-8", "backslashreplace").decode()
-                rank_zero_info(f"{name} could not be read ({reason}). It and all others like it are listed in {self.report}.")
+                rank_zero_info(f"{name} could not be read ({reason}). All such files are listed in {self.report}.")
             self.bad |= new
             self._write()
         if any(batch.reading.unreplaced) and split != PREDICTED:
             lacking = any(reason.endswith(": no such stream") for reason in faults.values())
             hint = " data.streams.on_missing mark keeps samples that lack a stream." if lacking else ""
-            raise SettingError(f"Not one of several videos in a row could be read: {self._summary(faults)}{hint}")
+            raise SettingError(f"Several videos in a row could not be read: {self._summary(faults)}{hint}")
         if counts:
             self._note(manifest.paths, batch.index.tolist() + [row for row, _ in batch.reading.faults])
             self._seen_bad |= faults
@@ -114,7 +114,7 @@ class FaultLog:
         return self.bad.get(BadFile(path, split))
 
     def _note(self, training: PackedStrings, rows: list[int]) -> None:
-        """Mark files of a list as read: a byte each, and not a set of names, which would come to hold them all."""
+        """Mark files of a list as read: one byte each instead of a set of names, which would grow to all of them."""
         if training != self._training:
             self._training, self._file = training, training.first_rows()
             self._seen, self._seen_bad = np.zeros(len(training), bool), {}
@@ -139,7 +139,7 @@ class FaultLog:
             return
         self.report.parent.mkdir(parents=True, exist_ok=True)
         partial = self.report.with_suffix(".part")
-        # Names may be in any encoding, and hold tabs and line ends, which the writer puts into quotes.
+        # Names may have any encoding, and contain tabs and line ends, which the writer quotes.
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(COLUMNS)
@@ -148,7 +148,7 @@ class FaultLog:
 
 
 def read_report(path: Path) -> dict[BadFile, str]:
-    """The files and reasons of a report; nothing where there is none."""
+    """The files and reasons in a report; empty if there is none."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:

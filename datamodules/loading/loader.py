@@ -1,7 +1,7 @@
-"""Which sample comes when, and a loader that goes on where it was stopped, or where a worker died.
+"""The order of samples, and a loader that resumes where it was stopped, or where a worker died.
 
 The order of an epoch is a function of (seed, epoch). A sample's own randomness is a function of (seed, epoch, index), so
-nothing depends on how many workers there are, and the only state worth saving is how many samples all processes were given.
+nothing depends on the number of workers, and the only state to save is the number of samples returned in all processes.
 """
 
 import gc
@@ -25,42 +25,42 @@ from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
 from modules.core.undocumented import end_workers, stay_calm, workers
 
-# Deaths while the loader waits for one batch: of any kind, and without a file that is to blame.
+# Maximum worker deaths while the loader waits for one batch: of any kind, and without a responsible file.
 MAX_DEATHS = 10
 MAX_UNEXPLAINED = 3
 
 
 class SampleKey(NamedTuple):
-    """What a sample is a function of, besides the seed: the epoch, and the row of the manifest."""
+    """What determines a sample, besides the seed: the epoch, and the row of the manifest."""
 
     epoch: int
     row: int
 
 
 class Part(NamedTuple):
-    """What one pass over a loader hands out."""
+    """The range of one pass over a loader."""
 
     epoch: int
     start: int
     """First sample, counted in the order of the epoch, over all processes."""
     end: int
-    """Behind the last sample, likewise."""
+    """End of the last sample, counted in the same way."""
     stops: list[int]
-    """For each batch, the samples that this process has been given when it was handed out."""
+    """For each batch, the samples that this process has received when it is returned."""
 
 
 class EpochSampler(Sampler[SampleKey]):
     """Keys of one epoch for one process.
 
     Training order is a permutation from (seed, epoch), of which each process takes every `world_size`-th; a remainder is
-    left out, so that all processes have as many. Evaluation goes through every sample exactly once, in order; processes
+    left out, so that all processes have equally many. Evaluation covers every sample exactly once, in order; processes
     may differ by one.
 
     Args:
         length: samples in the data set.
         seed: of the run.
         shuffle: training order; False for evaluation.
-        rank: number of this process.
+        rank: rank of this process.
         world_size: number of processes.
     """
 
@@ -71,9 +71,9 @@ class EpochSampler(Sampler[SampleKey]):
         self.repeats = False
         """Whether every epoch has the order of the first (trainer.overfit_batches); clips are still cut out anew."""
         self.start = 0
-        """Samples of this epoch that were handed out before, over all processes."""
+        """Samples of this epoch that were returned before, over all processes."""
         self.end = length // world_size * world_size if shuffle else length
-        """Where this epoch ends, likewise."""
+        """End of this epoch, over all processes."""
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this at the start of each epoch."""
@@ -85,7 +85,7 @@ class EpochSampler(Sampler[SampleKey]):
         return len(range(self.rank, self.length, self.world_size))
 
     def rows(self) -> np.ndarray:
-        """What this process reads in this epoch, in order: int64 [n]."""
+        """Rows that this process reads in this epoch, in order: int64 [n]."""
         order = np.arange(self.length)
         if self.shuffle:
             order = worker_rng(self.seed, 0 if self.repeats else self.epoch).permutation(order)
@@ -97,7 +97,7 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """The keys of one process in batches. `len` always is that of a whole epoch, whatever a checkpoint left of it.
+    """The keys of one process in batches. `len` is always that of a complete epoch, even after resuming within one.
 
     Args:
         sampler: gives the keys.
@@ -108,23 +108,23 @@ class EpochBatches(Sampler[list[SampleKey]]):
         # Lightning tells `sampler` the epoch.
         self.sampler, self.batch_size = sampler, batch_size
         self.stops: list[int] = []
-        """Where batches end, counted in keys."""
+        """Ends of the batches, counted in keys."""
         self.skip = 0
-        """Batches that were handed out before."""
+        """Batches that were returned before."""
 
     def __len__(self) -> int:
         keys, size = len(self.sampler), self.batch_size
         return keys // size if self.sampler.shuffle else -(-keys // size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        # Keys are made batch by batch: a million of them take a hundred megabytes, and workers that start later copy them.
+        # Keys are created batch by batch: a million of them take a hundred megabytes, and workers that start later copy them.
         epoch, rows = self.sampler.epoch, self.sampler.rows()
         for first, stop in list(pairwise([0, *self.stops]))[self.skip :]:
             yield [SampleKey(epoch, row) for row in rows[first:stop].tolist()]
 
 
 class PreparedBatches(Dataset[Any]):
-    """Whole batches of a data set, on which the method's preparation is done at once.
+    """Reads complete batches of a data set, and runs the method's preparation on them.
 
     Args:
         dataset: gives the samples.
@@ -147,7 +147,7 @@ class PreparedBatches(Dataset[Any]):
 
 
 def read_samples(dataset: Dataset, keys: list[SampleKey]) -> Any:
-    """Samples of some keys: a list, or one batch of a data set that makes whole ones."""
+    """Samples of some keys: a list, or one batch if the data set creates complete ones."""
     whole = getattr(dataset, "__getitems__", None)
     return whole(keys) if whole is not None else [dataset[key] for key in keys]
 
@@ -157,9 +157,9 @@ def _whole(batch: Any) -> Any:
 
 
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:
-    """Workers share the cores, each uses one; and the main process alone decides what a signal to all of them means."""
+    """Workers use one core each; and only the main process handles signals sent to all of them."""
     torch.set_num_threads(1)
-    # What the process starts with is shared with the main process, until a search for garbage writes to every page of it.
+    # The initial memory is shared with the main process, until garbage collection writes to every page of it.
     gc.freeze()
     guard.start()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -169,14 +169,14 @@ def _prepare_worker(_: int, guard: WorkerGuard) -> None:
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader whose state is the epoch and the number of samples that all processes together were given.
+    """A DataLoader whose state is the epoch and the number of samples returned in all processes together.
 
-    Lightning saves and restores that state with its own, so a run that is resumed in the middle of an epoch continues
-    with the next unseen sample, also with another batch size or another number of processes: the rest of the epoch is
-    dealt out anew. `len` always is that of a whole epoch.
+    Lightning saves and restores that state with its own, so a run that is resumed in the middle of an epoch
+    continues with the next unseen sample, also with another batch size or number of processes: the rest of the epoch
+    is distributed again. `len` is always that of a complete epoch.
 
-    When a worker dies, all are started anew behind the last batch that was handed out, and the file that the guard
-    blames is not read any more. All other samples are what they would have been.
+    When a worker dies, all are restarted after the last returned batch, and the file that the
+    guard identifies is not read any more. All other samples are unchanged.
 
     Args:
         dataset: gives a sample for a `SampleKey`.
@@ -184,13 +184,13 @@ class ResumableLoader(DataLoader):
         batch_size: samples per batch.
         num_workers: worker processes.
         collate_fn: joins samples to a batch.
-        on_batch: called in the main process with each batch, before it is handed out.
-        guard: knows what workers read; the data set must tell it.
+        on_batch: called in the main process with each batch, before it is returned.
+        guard: tracks what workers read; the data set must report it.
         prefetch_factor: batches that each worker reads ahead.
-        prepare: what the method does with each batch, as soon as it is collated.
+        prepare: the method's preparation of each batch, run as soon as it is collated.
 
     Raises:
-        SettingError: when workers die again and again.
+        SettingError: when workers die repeatedly.
     """
 
     def __init__(
@@ -222,24 +222,24 @@ class ResumableLoader(DataLoader):
         )
         self.on_batch = on_batch
         self.copies: Copies | None = None
-        """How batches get to a device ahead of their step; None leaves them on the host."""
+        """Copies batches to a device ahead of their step; None leaves them on the host."""
         self._deaths: list[bool] = []
-        """Deaths since the last batch came, and whether a file was to blame."""
+        """Deaths since the last batch, and whether a file was responsible."""
         self.limit: int | None = None
         """Batches after which an epoch of training ends early (trainer.limit_train_batches)."""
         self.sha256: str | None = None
-        """Hash of the list of samples, where there is one."""
+        """Hash of the list of samples, if there is one."""
         self.unfinished = 0
-        """The last batches that were handed out, whose gradients are not in the weights yet; the state leaves them out."""
+        """The last returned batches, whose gradients are not in the weights yet; the state excludes them."""
         self._read = 0
         """Batches of this pass that came from the data set."""
         self._done = 0
-        """Of these, batches that were handed out: fewer where the next is copied already."""
+        """Of these, batches that were returned: fewer if the next one is being copied already."""
         self._pass: Part | None = None
         self._resume: dict[str, Any] | None = None
 
-    # A generator: workers start with the first batch that is asked for. Lightning makes the iterator before it tells the
-    # sampler the epoch.
+    # A generator: workers start with the first requested batch. Lightning creates the iterator before it sets the
+    # sampler's epoch.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._pass, self._resume = self._next_pass(self.batches.sampler.epoch), None
         self._read = self._done = 0
@@ -252,7 +252,7 @@ class ResumableLoader(DataLoader):
             yield copy
 
     def _from_workers(self, part: Part) -> Iterator[Any]:
-        """The batches of a pass, whatever becomes of the workers that read them."""
+        """The batches of a pass, even if workers die."""
         rest = None
         while self._read < len(part.stops):
             try:
@@ -261,7 +261,7 @@ class ResumableLoader(DataLoader):
                 batch = next(rest)
             except SettingError as error:
                 _, found, said = str(error).rpartition("SettingError: ")
-                # What a worker raised comes with its traceback before it.
+                # An error raised in a worker starts with its traceback.
                 raise (SettingError(said.strip()) if found else error) from error.__cause__
             except (RuntimeError, OSError, EOFError) as error:
                 self._bury(error)
@@ -272,25 +272,25 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def _next_pass(self, epoch: int) -> Part:
-        """A whole epoch, or what a checkpoint left of it."""
+        """A complete epoch, or the rest of it after resuming."""
         sampler, size = self.batches.sampler, self.batches.batch_size
         state, world = self._resume, sampler.world_size
         if state is None or state["epoch"] != epoch or not state["samples"]:
             batches = len(self) if self.limit is None else min(len(self), self.limit)
             own = batches * size if sampler.shuffle else len(sampler)
             return Part(epoch, 0, own * world if sampler.shuffle else sampler.length, _stops(own, size))
-        # Processes have equally many; a sample more of the order is better than one less.
+        # Processes have equally many samples; rounding up is better than down.
         start, end = state["samples"], state["end"]
         most = (sampler.length - start) // world
         share = min(-(-(end - start) // world), most)
         if share == 1 < size or (size == 2 and share % 2):
-            # A sample that is alone in its batch cannot be compared with any other.
+            # A sample that is alone in its batch has no others to compare with.
             share += 1 if share < most else -1
         if left_out := max(0, end - start - share * world):
-            rank_zero_warn(f"{left_out} sample(s) of epoch {epoch} cannot be dealt out to {world} x {size} and are left out.")
+            rank_zero_warn(f"{left_out} sample(s) of epoch {epoch} do not fit into {world} x {size} and are left out.")
         stops = _stops(share, size)
         if len(stops) > 1:
-            # The last two batches share what is left: statistics of a very small one would be poor.
+            # The last two batches share the remainder: statistics of a very small one would be poor.
             before = stops[-3] if len(stops) > 2 else 0
             stops[-2] = (before + stops[-1] + 1) // 2
         return Part(epoch, start, start + share * world, stops)
@@ -301,7 +301,7 @@ class ResumableLoader(DataLoader):
         return min(part.end, part.start + own * self.batches.sampler.world_size)
 
     def _rest(self) -> Iterator[Any]:
-        """The batches that did not come yet."""
+        """The batches that have not been returned yet."""
         assert self._pass is not None
         self.batches.sampler.start, self.batches.sampler.end = self._pass.start, self._pass.end
         self.batches.stops, self.batches.skip = self._pass.stops, self._read
@@ -310,30 +310,30 @@ class ResumableLoader(DataLoader):
         return rest
 
     def _bury(self, error: Exception) -> None:
-        """After an error, let dead workers go, with all the others; without dead ones the error is raised again."""
+        """After an error, discard all workers if any has died; otherwise raise the error again."""
         started = workers(self)
         if started:
             # A process closes its pipes a moment before it counts as dead.
             wait([worker.sentinel for worker in started], timeout=1)
         deaths = {number: worker.exitcode for number, worker in enumerate(started) if worker.exitcode is not None}
-        # Torch's own words for a death while workers are being started.
+        # The message of torch if a worker dies while workers are being started.
         if not deaths and (started or "DataLoader worker" not in str(error)):
             raise error
         self._deaths.append(self.guard.blame(deaths))
         codes = ", ".join(str(code) for code in deaths.values()) or "unknown"
         if len(self._deaths) > MAX_DEATHS or self._deaths.count(False) > MAX_UNEXPLAINED:
             raise SettingError(
-                f"Worker processes that read videos died {len(self._deaths)} times before the next batch was there, the last "
-                f"with exit code {codes} (-9 mostly means that memory ran out); lower data.reading.num_workers, or set it to 0 "
+                f"Worker processes that read videos died {len(self._deaths)} times before the next batch was ready, the last "
+                f"with exit code {codes} (-9 usually means out of memory); lower data.reading.num_workers, or set it to 0 "
                 "to see the error itself."
             ) from error
         if not self._deaths[-1]:
-            warnings.warn(f"A worker process died with exit code {codes} and is started again.", stacklevel=2)
+            warnings.warn(f"A worker process died with exit code {codes} and is restarted.", stacklevel=2)
         end_workers(self)
 
     def send_to(self, device: torch.device) -> None:
-        """Copy each batch to a CUDA device while the step before it runs, from the next pass on; other devices take batches
-        as they come.
+        """Copy each batch to a CUDA device while the step before it runs, from the next pass on; for other devices
+        nothing changes.
         """
         self.copies = SideStream(device) if device.type == "cuda" else None
 
@@ -352,14 +352,14 @@ class ResumableLoader(DataLoader):
         self.batches.sampler.repeats = repeats
 
     def read(self, epoch: int, rows: list[int]) -> Any:
-        """One batch of these rows as they are in that epoch, read by this process; changes no state."""
+        """One batch of these rows as in that epoch, read by this process; does not change the state."""
         keys = [SampleKey(epoch, row) for row in rows]
         return self.collate_fn(read_samples(self.dataset, keys))
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, samples handed out in it and samples that it has, over all processes; and what its order is a function of.
+        """Epoch, samples returned in it and its total, over all processes; and what determines its order.
 
-        That is what was loaded, as long as no batch was asked for.
+        This is the loaded state until a batch is requested.
         """
         if self._resume is not None:
             return dict(self._resume)
@@ -372,37 +372,37 @@ class ResumableLoader(DataLoader):
         return {"seed": sampler.seed, "length": sampler.length, "sha256": self.sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the next iteration over the same epoch begin behind the samples that were handed out.
+        """Make the next iteration over the same epoch start after the samples that were returned.
 
         Raises:
-            SettingError: if the state counts batches, as those of older versions do, or if its samples cannot be told from
-                the others any more, because the order of the epoch is not what it was.
+            SettingError: if the state counts batches, as in older versions, or if the seen
+                samples are unknown because the order of the epoch has changed.
         """
         if "samples" not in state:
             raise SettingError(
                 "The checkpoint is of an older version, which did not save how many samples were seen; resume with the version "
-                "that wrote it, or begin a new run from its weights."
+                "that wrote it, or start a new run from its weights."
             )
         was, now = ({name: order[name] for name in self._order()} for order in (state, self._order()))
         if was != now:
             changed = _changes(was, now)
             if 0 < state["samples"] < state["end"]:
                 raise SettingError(
-                    f"The checkpoint was written within epoch {state['epoch']}, and since then the training data changed "
-                    f"({changed}), so that it is not known which samples that epoch has still to see; restore the data and "
-                    "the seed, or begin a new run from the checkpoint's weights."
+                    f"The checkpoint was written within epoch {state['epoch']}, and the training data have changed "
+                    f"since ({changed}), so the unseen samples of that epoch are unknown; restore the data and the "
+                    "seed, or start a new run from the checkpoint's weights."
                 )
-            rank_zero_warn(f"The training data changed since the checkpoint was written: {changed}.")
+            rank_zero_warn(f"The training data have changed since the checkpoint was written: {changed}.")
         self._resume = dict(state)
 
     @property
     def epochs_done(self) -> float:
-        """Epochs that were handed out, and the share of the present one."""
+        """Returned epochs plus the fraction of the current one."""
         state = self.state_dict()
         return state["epoch"] + state["samples"] / max(1, state["end"])
 
     def batches_left(self, epoch: int) -> int | None:
-        """Batches that an epoch still has, if the state that was loaded lies within it."""
+        """Remaining batches of an epoch, if the loaded state is within it."""
         state = self._resume
         if state is None or state["epoch"] != epoch or not 0 < state["samples"] < state["end"]:
             return None
@@ -410,15 +410,15 @@ class ResumableLoader(DataLoader):
 
     @property
     def resumes(self) -> bool:
-        """Whether a state was loaded that no iteration has used yet."""
+        """Whether a loaded state has not been used by an iteration yet."""
         return self._resume is not None
 
 
 class LoaderMemory:
-    """Carries the state of the training loader in the state of its data module.
+    """Stores the state of the training loader in the state of its data module.
 
-    Lightning restores loaders by itself, but only those made after it read the checkpoint. A learning-rate schedule that
-    asks the trainer for its number of steps has the loader made before. Data modules are restored first.
+    Lightning restores loaders, but only those created after it reads the checkpoint. A learning-rate schedule that
+    asks the trainer for its number of steps creates the loader earlier. Data modules are restored first.
     """
 
     def __init__(self) -> None:
@@ -426,14 +426,14 @@ class LoaderMemory:
         self._state: dict[str, Any] = {}
 
     def keep(self, loader: ResumableLoader, sha256: str | None = None) -> ResumableLoader:
-        """Remember the loader, and bring it to where the checkpoint says.
+        """Register the loader, and restore the position of the checkpoint.
 
         Args:
-            loader: of training.
-            sha256: hash of its list of samples, where there is one.
+            loader: training loader.
+            sha256: hash of its list of samples, if there is one.
         """
         loader.sha256 = sha256
-        # Once used, the state is spent: the next run with the same data module begins at the beginning.
+        # The state is used once: the next run with the same data module starts from the beginning.
         if self._loader is not None and not self._loader.resumes:
             self._state = {}
         self._loader = loader
@@ -442,23 +442,23 @@ class LoaderMemory:
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the loader, if there is one."""
+        """State of the loader, if there is one."""
         return self._loader.state_dict() if self._loader is not None else self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """For the loader that is there, or the next one."""
+        """Restore the state of the loader, or of the next one."""
         self._state = dict(state)
         if self._loader is not None and state:
             self._loader.load_state_dict(state)
 
 
 def _stops(samples: int, size: int) -> list[int]:
-    """Where batches end, the last of which may be smaller."""
+    """Ends of the batches; the last one may be smaller."""
     return [*range(size, samples, size), samples] if samples else []
 
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> str:
-    """In words, what differs between two orders of samples."""
+    """Text about the differences between two orders of samples."""
     told = []
     if was["length"] != now["length"]:
         told.append(f"{was['length']} samples then, {now['length']} now")

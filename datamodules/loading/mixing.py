@@ -1,7 +1,7 @@
-"""One training set made of several: which of them gives which sample, and batches in which they are mixed.
+"""One training set from several: the assignment of samples to sets, and mixed batches.
 
-A sample's place in an epoch says all: the set, and the row of the set, are functions of (seed, epoch, place). So the order of
-places, resuming, and the shares of processes are those of any other data set (`EpochSampler`).
+A sample is determined by its position in an epoch: the set, and the row of the set, are functions of (seed, epoch, position).
+So order, resuming, and distribution over processes work as for any other data set (`EpochSampler`).
 """
 
 import hashlib
@@ -30,11 +30,11 @@ OPTIONAL = ("valid", "time", "box")
 
 @runtime_checkable
 class SampleWeights(Protocol):
-    """A data module that says how often each of its training samples is to be drawn, as sets with rare classes do."""
+    """A data module that defines sampling weights of its training samples, e.g. for sets with rare classes."""
 
     @property
     def sample_weights(self) -> np.ndarray | None:
-        """float [N], in proportion, one for each training sample; None for all alike."""
+        """float [N], one relative weight per training sample; None for equal weights."""
 
 
 @dataclass
@@ -43,10 +43,10 @@ class MixedSet:
 
     Args:
         name: for messages.
-        dataset: gives its samples for `SampleKey`s: whole batches, or one after the other.
-        collate: makes a batch of what `dataset` gives.
-        share: its samples in an epoch.
-        weights: float [N], see `SampleWeights`; None takes every row as often as any other.
+        dataset: returns its samples for `SampleKey`s: complete batches, or one by one. collate:
+        makes a batch from the output of `dataset`.
+        share: number of its samples in an epoch.
+        weights: float [N], see `SampleWeights`; None draws all rows equally often.
         first_label: number of its first class in the list of all; None for batches without labels.
     """
 
@@ -62,28 +62,28 @@ class MixedSet:
 
 
 class Common(NamedTuple):
-    """What the samples of all sets tell, so that every batch does, whichever sets it is of."""
+    """The fields that the samples of all sets have, so that every batch has them."""
 
     fields: dict[str, frozenset[str]]
-    """Of `OPTIONAL`, for each stream by name."""
+    """Fields of `OPTIONAL` for each stream by name."""
     extra: frozenset[str]
     """Names in `Batch.extra`."""
 
 
 def walk(key: tuple[int, ...], length: int, first: int, count: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """A part of the endless series of rows of a set: one random order of all rows after the other.
+    """A part of the infinite series of rows of a set: a sequence of random permutations of all rows.
 
-    With weights, an order has each row as often as its weight says, rounded up or down at random.
+    With weights, each permutation contains a row as often as its weight, randomly rounded up or down.
 
     Args:
         key: of the series' random numbers.
         length: rows of the set.
-        first: place in the series where the part begins.
-        count: of its rows.
+        first: position in the series where the part starts.
+        count: number of rows.
         weights: float [length]; None for equal ones.
 
     Returns:
-        int64 [count, 2]: row, and a number that tells apart the times that this row is taken.
+        int64 [count, 2]: row, and a number that distinguishes repetitions of this row.
     """
     part = np.empty((count, 2), np.int64)
     most = 1 if weights is None else 1 + int(np.ceil(length * weights.max() / weights.sum()))
@@ -102,23 +102,23 @@ def walk(key: tuple[int, ...], length: int, first: int, count: int, weights: np.
 
 
 class MixedSamples(Dataset[Batch]):
-    """Samples of several sets, in mixed batches. The row of a key is the sample's place in the epoch, from 0.
+    """Samples of several sets, in mixed batches. The row of a key is the sample's position in the epoch, from 0.
 
-    Places are dealt out to the sets in blocks, in their order; the sampler mixes them. Of each set, the samples of an epoch go
-    on where those of the epoch before ended, in its own random order: no row comes again before all others were there. A sample
-    is drawn anew each time that its row comes, also within an epoch.
+    Positions are assigned to the sets in blocks, in order; the sampler mixes them. For each set, an epoch continues after the
+    samples of the previous epoch, in the set's own random order: no row is repeated before all others have been used. Clips are
+    drawn again each time that a row is used, also within an epoch.
 
-    A batch has what all sets give. `index` is the place; `extra` has `source`, int64 [B], the number of the set, and `row`,
-    int64 [B], the row in it; `substituted` counts in that set, too. `reading.faults` count through the rows of all sets, which
-    `own_part` undoes.
+    A batch has the fields that all sets have. `index` is the position; `extra` has `source`, int64 [B], the number of the set,
+    and `row`, int64 [B], the row in it; `substituted` counts in that set, too. `reading.faults` count through the rows of all
+    sets, which `own_part` undoes.
 
     Args:
         sets: what is mixed.
         seed: of the run.
-        common: what all sets tell; None reads the first sample of each to find out.
+        common: fields that all sets have; None reads the first sample of each to determine them.
 
     Raises:
-        SettingError: if the sets' samples do not fit together.
+        SettingError: if the sets' samples are incompatible.
     """
 
     def __init__(self, sets: Sequence[MixedSet], seed: int, common: Common | None = None) -> None:
@@ -136,18 +136,18 @@ class MixedSamples(Dataset[Batch]):
         return int(self.first_place[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs; orders are made anew there."""
+        """State for another process; permutations are computed again there."""
         return vars(self) | {"_walks": {}, "_epoch": -1}
 
     def taken(self, epoch: int, place: np.ndarray) -> np.ndarray:
-        """What comes at some places of an epoch.
+        """The samples at some positions of an epoch.
 
         Args:
             epoch: its number.
             place: int64 [n]
 
         Returns:
-            int64 [n, 3]: number of the set, row in it, and a number that tells apart the times that this row is taken.
+            int64 [n, 3]: number of the set, row in it, and a number that distinguishes repetitions of this row.
         """
         if epoch != self._epoch:
             self._walks, self._epoch = {}, epoch
@@ -164,7 +164,7 @@ class MixedSamples(Dataset[Batch]):
         return found
 
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
-        """A whole batch at once. Raises SettingError if the sets' samples do not fit together."""
+        """A complete batch. Raises SettingError if the sets' samples are incompatible."""
         place = np.array([key.row for key in keys], np.int64)
         taken = self.taken(keys[0].epoch, place)
         sources = np.unique(taken[:, 0]).tolist()
@@ -188,7 +188,7 @@ class MixedSamples(Dataset[Batch]):
         return batch
 
     def sha256(self, lists: str) -> str:
-        """Hash of all that the order of rows is a function of, besides the seed.
+        """Hash of everything that determines the order of rows, besides the seed.
 
         Args:
             lists: hash of the sets' own lists.
@@ -200,7 +200,7 @@ class MixedSamples(Dataset[Batch]):
         return digest.hexdigest()
 
     def own_part(self, batch: Batch, number: int) -> Batch:
-        """What a batch says of the samples of one set and of how reading them went, in numbers of that set; without streams."""
+        """The part of a batch about the samples of one set and their faults, with indices of that set; without streams."""
         mine = batch.extra["source"] == number
         first, last = self.first_row[number], self.first_row[number + 1]
         reading = Reading(
@@ -240,13 +240,13 @@ def _joint_label(batch: Batch, one: MixedSet) -> Tensor:
 
 
 def find_common(names: list[str], parts: list[Batch]) -> Common:
-    """What all sets tell, by a batch of each. Raises SettingError if their samples do not fit together."""
+    """The fields that all sets have, from one batch of each. Raises SettingError if their samples are incompatible."""
     check_alike(names, parts)
     fields, first = {}, parts[0]
     for name, stream in first.streams.items():
         if isinstance(stream, Stream):
             known = [{one for one in OPTIONAL if getattr(part.stream(name), one) is not None} for part in parts]
-            # Where one set says what is valid, all of the others is.
+            # If one set has a validity mask, the samples of others are valid everywhere.
             fields[name] = frozenset(set.intersection(*known) | (set.union(*known) & {"valid"}))
     extra = {
         name
@@ -257,14 +257,14 @@ def find_common(names: list[str], parts: list[Batch]) -> Common:
 
 
 def check_alike(names: list[str], parts: list[Batch]) -> None:
-    """Raises SettingError if batches of several sets do not fit together."""
+    """Raises SettingError if batches of several sets are incompatible."""
     for name, part in zip(names, parts, strict=True):
         if part.regions is not None:
             raise SettingError(f"{name} of data.sets has boxes of key frames, which are not mixed; leave it out.")
         if (ours := _shapes(part)) != (theirs := _shapes(parts[0])):
             raise SettingError(
-                f"{name} of data.sets gives samples of {ours}, but {names[0]} gives {theirs}; give all sets the same streams "
-                "and the same clip settings."
+                f"{name} of data.sets has samples of {ours}, but {names[0]} has {theirs}; use the same streams and "
+                "clip settings for all sets."
             )
 
 
@@ -273,8 +273,8 @@ def join(parts: list[Batch], members: np.ndarray, common: Common) -> Batch:
 
     Args:
         parts: one of each set.
-        members: int64 [B], places in the batch of their samples, one part behind the other.
-        common: what all sets tell.
+        members: int64 [B], positions of their samples in the batch, for the concatenated parts.
+        common: fields that all sets have.
     """
     order, first = torch.from_numpy(np.argsort(members)), parts[0]
 
@@ -303,7 +303,7 @@ def join(parts: list[Batch], members: np.ndarray, common: Common) -> Batch:
 
 
 def _shapes(batch: Batch) -> str:
-    """In words, streams by name with the shape of a sample, `?` for an axis that may differ between samples."""
+    """Text: streams by name with the shape of a sample, `?` for an axis that may differ between samples."""
     told = []
     for name, stream in batch.streams.items():
         if isinstance(stream, Text):

@@ -1,11 +1,11 @@
-"""Videos in shards, in a folder or an object store: the way to and from litdata, the one file that knows it.
+"""Videos in shards, in a folder or an object store: the only file that uses litdata.
 
-Of the existing engines, litdata (of Lightning) and WebDataset, only litdata reads any sample by its number, and from a store no
-more than the bytes of that sample. So order, resuming, substitutes and probes stay those of files on a disk, over any number of
-processes. WebDataset reads archives from end to end: a sample's place in its order depends on the number of workers and on a
-buffer, and going on in the middle of an epoch means reading again what came before.
+Of the existing engines, litdata (of Lightning) and WebDataset, only litdata has random access to samples, and only reads the
+bytes of that sample from a store. So order, resuming, substitutes and probes work as for files on a disk, with any
+number of processes. WebDataset reads archives sequentially: the order of samples depends on the number of workers and on a
+buffer, and resuming in the middle of an epoch means reading everything before it again.
 
-A sample is the file as it was encoded. `lists.json` beside the shards says what each of them is.
+A sample is the encoded file. `lists.json` next to the shards describes each of them.
 """
 
 import io
@@ -21,14 +21,14 @@ from typing import Any
 from modules.core.errors import SettingError
 
 LISTS = "lists.json"
-"""Written last: where it is, all shards are."""
+"""Written last: if it exists, all shards are complete."""
 INDEX = "index.json"
 """litdata's own, one for each split: names, sizes and lengths of its shards."""
 FORMAT = 1
 STORES = ("s3://", "gs://", "r2://")
-"""Stores of which litdata reads parts of a file; of others it would bring whole shards to this machine's disk."""
+"""Stores from which litdata can read parts of a file; from others it would download complete shards."""
 AHEAD = 8
-"""Samples that a worker asks a store for at once, so that it does not wait for one answer after the other."""
+"""Samples that a worker requests from a store in parallel."""
 
 
 def engine() -> ModuleType:
@@ -47,21 +47,21 @@ def engine() -> ModuleType:
 
 
 def is_store(root: str) -> bool:
-    """Whether a place is one of `STORES` and not a folder."""
+    """Whether a path is in one of `STORES` and not a folder."""
     return root.startswith(STORES)
 
 
 def place_of(root: Path) -> str:
-    """A folder as it is, and the address of a store with both of its slashes, of which a path keeps one."""
+    """A folder unchanged, and the URL of a store with both slashes, one of which is lost in a path."""
     store, found, rest = str(root).partition(":/")
     return f"{store}://{rest}" if found and f"{store}://" in STORES else str(root)
 
 
 class Shards:
-    """The samples of one split, each read by its number. A process opens them for itself when it first asks.
+    """The samples of one split, with random access. Each process opens them when first needed.
 
     Args:
-        place: folder of the split, or its address in a store.
+        place: folder of the split, or its URL in a store.
     """
 
     def __init__(self, place: str) -> None:
@@ -70,11 +70,11 @@ class Shards:
         self._process = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: open files and connections stay here."""
+        """State for another process, without open files and connections."""
         return {"place": self.place, "_data": None, "_process": 0}
 
     def check(self) -> None:
-        """Find out whether all shards are there; of a store, whether their index is, which workers then need not fetch.
+        """Check that all shards exist; for a store, check and load the index, so that workers need not fetch it.
 
         Raises:
             SettingError: if one is missing or has another size.
@@ -86,14 +86,14 @@ class Shards:
             path = Path(self.place, shard["filename"])
             if not path.is_file() or path.stat().st_size != shard["chunk_bytes"]:
                 raise SettingError(
-                    f"The shard {path} is missing or not whole; copy it again, or run `python main.py prepare shards` anew."
+                    f"The shard {path} is missing or incomplete; copy it again, or run `python main.py prepare shards` again."
                 )
 
     def read(self, item: int) -> bytes:
         """The file of a sample.
 
         Raises:
-            SettingError: if its shard cannot be read. The file itself is not to blame, and must not count as broken.
+            SettingError: if its shard cannot be read. The file itself must not count as broken.
         """
         try:
             return bytes(self._opened()[item])
@@ -101,7 +101,7 @@ class Shards:
             raise self._unreadable(f"Sample {item} of the shards", error) from error
 
     def read_ahead(self, items: Sequence[int]) -> Iterator[bytes]:
-        """The files of some samples, in this order; from a store several are on their way at once. Raises as `read`."""
+        """The files of some samples, in this order; from a store several are fetched in parallel. Raises as `read`."""
         if not is_store(self.place):
             yield from map(self.read, items)
             return
@@ -130,13 +130,13 @@ class Shards:
             return error
         said = f"{type(error).__name__}: {error}".partition("\n")[0]
         return SettingError(
-            f"{what} in {self.place} cannot be read ({said}); see that all of them are there and can be reached, and go on "
+            f"{what} in {self.place} cannot be read ({said}); check that all of them exist and are reachable, and resume "
             "with --ckpt_path last."
         )
 
 
 def read_lists(root: str) -> dict[str, Any]:
-    """What `lists.json` says.
+    """Content of `lists.json`.
 
     Raises:
         SettingError: if there is none, or it is of another version.
@@ -146,11 +146,11 @@ def read_lists(root: str) -> dict[str, Any]:
     except Exception as error:
         said = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise SettingError(
-            f"data.root {root} holds no {LISTS} that can be read ({said}); pass a folder that `python main.py prepare shards` "
-            "has written to its end, or the address of a copy of it."
+            f"data.root {root} contains no readable {LISTS} ({said}); pass a folder that `python main.py prepare shards` "
+            "has completed, or the URL of a copy of it."
         ) from error
     if not isinstance(lists, dict) or lists.get("format") != FORMAT:
-        raise SettingError(f"The {LISTS} of data.root {root} is of another version; run `python main.py prepare shards` anew.")
+        raise SettingError(f"The {LISTS} of data.root {root} is of another version; run `python main.py prepare shards` again.")
     return lists
 
 
@@ -161,7 +161,7 @@ def _read_json(place: str, name: str) -> Any:
     from litdata.streaming.downloader import get_downloader
 
     content = io.BytesIO()
-    # Into memory: the other ways start threads here that workers, which are forked later, could not use.
+    # Into memory: the alternatives start threads that forked workers could not use.
     get_downloader(place, "", []).download_fileobj(f"{place}/{name}", content)
     return json.loads(content.getvalue())
 
@@ -170,8 +170,8 @@ def write_shard(folder: Path, contents: Sequence[bytes]) -> tuple[Path, dict[str
     """Write one shard into a new folder.
 
     Args:
-        folder: in which nothing else is.
-        contents: of the files in it, in order.
+        folder: an empty folder. contents:
+        contents of its files, in order.
 
     Returns:
         The shard, and litdata's index of it: `chunks`, with one entry, and `config`.

@@ -1,4 +1,4 @@
-"""Every sample of a training set exactly once, in order; and which samples a data set has."""
+"""Iterating over a training set exactly once, in order; and the identity of its samples."""
 
 import copy
 import hashlib
@@ -52,7 +52,7 @@ class Batches:
 
 
 class SinglePass:
-    """What data modules with a training and a test set offer besides Lightning's loaders; see `TrainingBank`."""
+    """Interface of data modules with a training and a test set, besides Lightning's loaders; see `TrainingBank`."""
 
     def predict_dataloader(self: Loaders) -> Batches:
         """The samples that `predict` takes: those of a test."""
@@ -72,18 +72,18 @@ class SinglePass:
 
 
 def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
-    """A loader of the same samples in order, each in one process only, the last batch however small.
+    """A loader of the same samples in order, each in one process only, including an incomplete last batch.
 
     Args:
         loader: of a training set, as a data module gives it.
-        epoch: whose random clips to take; None takes those of evaluation.
+        epoch: epoch of the random clips; None takes the evaluation clips.
 
     Raises:
         SettingError: for mixed data sets.
     """
     dataset, sampler = copy.copy(loader.dataset), loader.batches.sampler
     if isinstance(dataset, MixedSamples):
-        raise SettingError("The samples of MixedData are others in every epoch and cannot be kept; take one of its sets alone.")
+        raise SettingError("The samples of MixedData change in every epoch and cannot be cached; use one of its sets alone.")
     if epoch is None and hasattr(dataset, "train"):
         dataset.train = False
     length = len(dataset)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
 
 
 def sample_names(dataset: Dataset) -> set[str]:
-    """Files, parts of files, or rows of a store, that the samples come from; none where they are generated."""
+    """Files, parts of files, or rows of a store of the samples; empty for generated samples."""
     if isinstance(dataset, VideoClipDataset):
         spans = dataset.manifest.spans
         parts = [""] * len(dataset) if spans is None else [f" {first} {last}" for first, last in spans.tolist()]
@@ -113,9 +113,9 @@ def sample_names(dataset: Dataset) -> set[str]:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hash of which clips a data set gives: names, labels, and how they are cut out.
+    """Hash of the clips of a data set: names, labels, and clip settings.
 
-    Generated samples have no names; of these, some are looked at.
+    Generated samples have no names; some of them are hashed instead.
     """
     if isinstance(dataset, VideoClipDataset):
         facts = f"{dataset.manifest.root} {dataset.manifest.sha256()} {dataset.views} {dataset.decoder}"

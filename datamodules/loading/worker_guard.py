@@ -1,4 +1,4 @@
-"""Workers that die or hang inside a decoder: which file it was, so that the loader can go on without it."""
+"""Workers that die or hang inside a decoder: identifying the file, so that the loader can continue without it."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -12,23 +12,23 @@ from datamodules.video.readers import DecodeError, Reason
 NOTHING = -1
 # Beyond a file's own time limit, which readers check between frames.
 GRACE = 10.0
-# Signals of the user, the terminal or the job's scheduler: no file is to blame.
+# Signals of the user, the terminal or the job scheduler: no file is responsible.
 FROM_OUTSIDE = {-number for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM))}
-# Windows has neither these signals nor alarms; there a worker that hangs goes on hanging.
+# Windows has neither these signals nor alarms; there a hanging worker is not ended.
 KILLED = -getattr(signal, "SIGKILL", 9)
 ALARM: signal.Signals | None = getattr(signal, "SIGALRM", None)
 
 
 class WorkerGuard:
-    """Knows what each worker is reading, ends those that hang, and condemns files that ended a worker.
+    """Tracks what each worker is reading, ends hanging workers, and condemns files that ended a worker.
 
-    Workers note the row that they read in shared memory. An alarm of the operating system ends a worker whose file takes
-    too long, also where a decoder never gives control back to Python. In the main process nothing can be ended like that:
-    without workers, only `condemned` has an effect.
+    Workers note the row that they read in shared memory. An alarm of the operating system ends a worker whose file
+    takes too long, even if a decoder never returns to Python. This is not possible in the main process: without
+    workers, only `condemned` has an effect.
 
     Args:
         workers: number of worker processes.
-        limit: seconds for one file; None lets a worker hang.
+        limit: seconds for one file; None disables the limit.
         crashed: rows that are known to crash the decoder.
     """
 
@@ -67,12 +67,12 @@ class WorkerGuard:
             self._rows[worker.id] = NOTHING
 
     def blame(self, deaths: dict[int, int]) -> bool:
-        """Condemn the files that ended workers; all others are taken to read nothing from now on.
+        """Condemn the files that ended workers; all workers count as idle afterwards.
 
-        A killed worker may have been the victim when memory ran out, so its file is tried once more.
+        A worker may have been killed because of low memory, so its file is tried once more.
 
         Args:
-            deaths: exit codes by the numbers of workers; negative ones are signals.
+            deaths: exit codes by worker number; negative ones are signals.
 
         Returns:
             Whether a file was condemned.

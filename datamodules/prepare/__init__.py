@@ -1,1 +1,1 @@
-"""Commands that are run once, before training: smaller videos, stores of skeletons, generated videos."""
+"""Commands that are run once before training: smaller videos, skeleton stores, generated videos."""

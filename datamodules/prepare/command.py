@@ -1,7 +1,7 @@
-"""From the raw files of a data set to what its data module reads: `python main.py prepare ntu` and `prepare pku`.
+"""Converts the raw files of a data set to the format of its data module: `python main.py prepare ntu` and `prepare pku`.
 
-Work is cut into chunks, whose results are written whole or not at all into the folder `parts`. So a command that was
-killed goes on where it was; its memory does not depend on the number of files. Files that cannot be used are listed with a
+Work is split into chunks, whose results are written atomically to the folder `parts`. So a killed command resumes
+when run again; its memory does not depend on the number of files. Files that cannot be used are listed with a
 reason in `malformed.tsv`.
 """
 
@@ -49,19 +49,19 @@ class Chunk(NamedTuple):
 def prepare_ntu(raw: Path, out: Path, workers: int | None = None, overwrite: bool = False) -> None:
     """Prepare the skeletons of NTU RGB+D 60 or 120: choose persons, centre, align, store.
 
-    The 535 samples that the data set's authors list as missing or incomplete are left out. Run again after a kill, it goes
-    on. One folder made of all files serves NTU60 and NTU120.
+    The 535 samples that the data set's authors list as missing or incomplete are left out. A killed command resumes when run
+    again. One folder made from all files can be used for NTU60 and NTU120.
 
     Args:
         raw: folder of the .skeleton files, also in folders below; or a folder of official arrays ({train,val}_data_joint.npy
-            with {train,val}_label.pkl and {train,val}_num_frame.npy), which are stored as they are; or a .pkl file of
-            mmaction2 (ntu60_3d.pkl), whose recordings were cleaned in another way.
+            with {train,val}_label.pkl and {train,val}_num_frame.npy), which are stored unchanged; or a .pkl file of
+            mmaction2 (ntu60_3d.pkl), whose recordings were cleaned differently.
         out: folder to write, for --data.root of NTU60 and NTU120.
-        workers: processes that read files; null takes one per core, 0 none besides this one.
+        workers: processes that read files; null takes one per core, 0 only uses this one.
         overwrite: replace what was prepared in `out` before.
 
     Raises:
-        SettingError: if there is nothing to read, or `out` holds something else.
+        SettingError: if there is nothing to read, or `out` contains something else.
     """
     _check(out, workers)
     if is_arrays(raw):
@@ -75,7 +75,7 @@ def prepare_ntu(raw: Path, out: Path, workers: int | None = None, overwrite: boo
     missing = files.keys() & set(missing_samples())
     kept = sorted(file for name, file in files.items() if name not in missing)
     header = {"dataset": "ntu", "source_sha256": digest_of(kept, raw)}
-    print(f"{len(files)} recordings; {len(missing)} that are known to be incomplete are left out.")
+    print(f"{len(files)} recordings; {len(missing)} known to be incomplete are left out.")
     _prepare(file_chunks(kept, read_ntu, CHUNK_FILES), out, header, workers, overwrite)
 
 
@@ -88,21 +88,21 @@ def prepare_pku(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Prepare the skeletons of PKU-MMD: cut the labelled intervals out, centre, align, store.
+    """Prepare the skeletons of PKU-MMD: cut the labelled intervals, centre, align, store.
 
-    Run again after a kill, it goes on.
+    A killed command resumes when run again.
 
     Args:
         raw: folder of the skeleton files (0002-L.txt, one line of 150 numbers per frame).
-        labels: folder of the lists of labelled intervals, of the same names.
+        labels: folder of the lists of labelled intervals, with the same names.
         splits: folder of cross_subject.txt and cross_view.txt (part 1), cross_subject_v2.txt and cross_view_v2.txt (part 2).
         out: folder to write, for --data.root of PKUMMD.
         part: part of PKU-MMD.
-        workers: processes that read files; null takes one per core, 0 none besides this one.
+        workers: processes that read files; null takes one per core, 0 only uses this one.
         overwrite: replace what was prepared in `out` before.
 
     Raises:
-        SettingError: if there is nothing to read, or `out` holds something else.
+        SettingError: if there is nothing to read, or `out` contains something else.
     """
     _check(out, workers)
     files, listed = find_files(raw, "--raw", ".skeleton", ".txt"), find_files(labels, "--labels", ".txt")
@@ -110,8 +110,8 @@ def prepare_pku(
     videos = {name for split in found["subject"].values() for name in split}
     if not videos & {file.path.stem for file in files}:
         raise SettingError(
-            f"None of the recordings of part {part} in --splits {splits} is in --raw {raw}; set --part to the part that is "
-            "there, or pass other folders."
+            f"None of the recordings of part {part} in --splits {splits} is in --raw {raw}; set --part to the available part, "
+            "or pass other folders."
         )
     header = {
         "dataset": "pku",
@@ -153,7 +153,7 @@ def find_files(root: Path, setting: str, *suffixes: str) -> list[File]:
         SettingError: if there is none.
     """
     if not root.is_dir():
-        raise SettingError(f"{setting} {root} is not a folder; pass the folder that holds the files ({' or '.join(suffixes)}).")
+        raise SettingError(f"{setting} {root} is not a folder; pass the folder of the files ({' or '.join(suffixes)}).")
     found = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -164,7 +164,7 @@ def find_files(root: Path, setting: str, *suffixes: str) -> list[File]:
                 # A broken link is a file that cannot be read.
                 found.append(File(path, facts.st_size if facts else 0, facts.st_mtime_ns if facts else 0))
     if not found:
-        raise SettingError(f"{setting} {root} holds no file {' or '.join(suffixes)}; pass another folder.")
+        raise SettingError(f"{setting} {root} contains no file {' or '.join(suffixes)}; pass another folder.")
     return sorted(found)
 
 
@@ -203,7 +203,7 @@ def read_pku_split(splits: Path, name: str, part: int) -> dict[str, list[str]]:
     names = [f"cross{joint}{name}{suffix}.txt" for joint in "_-"]
     path = next((splits / file for file in names if (splits / file).is_file()), None)
     if path is None:
-        raise SettingError(f"--splits {splits} holds no {names[0]}; pass the folder of the official splits of part {part}.")
+        raise SettingError(f"--splits {splits} contains no {names[0]}; pass the folder of the official splits of part {part}.")
     lines = [line for line in path.read_text(errors="surrogateescape").splitlines() if line.strip()]
     if len(lines) != 4:
         raise SettingError(f"{path} has {len(lines)} lines, not two headings each with a line of names; copy it again.")
@@ -222,7 +222,7 @@ def _prepare(chunks: list[Chunk], out: Path, header: dict[str, Any], workers: in
     before = None if overwrite else read_header(out)
     if before is not None:
         if all(before.get(name) == value for name, value in ({"format": FORMAT} | header).items()):
-            print(f"{out} is prepared already from the same files; pass --overwrite true to do it again.")
+            print(f"{out} has already been prepared from the same files; pass --overwrite true to do it again.")
             return
         raise SettingError(f"--out {out} was prepared from other files; pass another folder, or --overwrite true.")
     parts = out / PARTS
@@ -237,11 +237,11 @@ def _prepare(chunks: list[Chunk], out: Path, header: dict[str, Any], workers: in
         shutil.rmtree(parts)
     except OSError as error:
         raise SettingError(
-            f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
+            f"--out {out} cannot be written ({error}); free disk space or pass another folder. Finished parts are kept."
         ) from error
     if not clips:
         shown = "; ".join(f"{name} ({reason})" for name, reason in faults[:NAMED])
-        raise SettingError(f"Not one recording could be used, so nothing was prepared: {shown or 'all are left out'}.")
+        raise SettingError(f"No recording could be used, so nothing was prepared: {shown or 'all are left out'}.")
     bad = f" {len(faults)} could not be used; {out / REPORT} lists them with reasons." if faults else ""
     print(f"{clips} recordings are in {out}.{bad}")
 
@@ -267,7 +267,7 @@ def _work(todo: list[tuple[Chunk, Path]], workers: int | None) -> None:
         except BrokenProcessPool as error:
             raise SettingError(
                 "A process that reads files died, perhaps because memory ran out; lower --workers and run the same command "
-                "again: what is done is kept."
+                "again: finished parts are kept."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -83,7 +83,7 @@ def prepare_flow(
 ) -> None:
     """Compute the optical flow of all videos of a folder, from each frame to the next one.
 
-    Run again after a kill, it goes on; files that failed are tried again. Set data.streams.flow.folder to `out`, and
+    A killed command resumes when run again; failed files are tried again. Set data.streams.flow.folder to `out`, and
     data.streams.flow.bound to `bound`.
 
     Args:
@@ -93,12 +93,12 @@ def prepare_flow(
             raft, a network, for a GPU.
         weights: state dict of torchvision's raft_large or raft_small, for raft.
         store: array is float16 in pixels; pictures are JPEG of 8 bits, flow_x_00001.jpg and flow_y_00001.jpg.
-        bound: pixels; pictures clip larger flow to it, and the share that was clipped is reported at the end.
+        bound: pixels; in pictures, larger flow is clipped to it, and the clipped fraction is reported at the end.
         short_side: pixels of the shorter side of the frames that flow is computed on; smaller videos keep their size.
         batch_size: pairs of frames that raft takes at once.
         device: where raft runs; null takes a GPU, if there is one.
-        shard: i/n for the i-th of n equal shares of the work, from 1/n to n/n.
-        workers: processes for dis and tvl1; null takes one per core, 0 works in the main process, as raft always does.
+        shard: i/n for the i-th of n equal parts of the work, from 1/n to n/n.
+        workers: processes for dis and tvl1; null takes one per core, 0 uses the main process, as raft always does.
 
     Raises:
         SettingError: for wrong settings or weights, a missing package, no usable video, or no room.
@@ -115,7 +115,7 @@ def prepare_flow(
     if method == "raft" and weights is None:
         raise SettingError("--method raft needs --weights; pass a state dict of torchvision's raft_large or raft_small.")
     if method != "raft" and weights is not None:
-        raise SettingError(f"--weights is {weights}, but --method {method} has none; pass --method raft, or leave it out.")
+        raise SettingError(f"--weights is {weights}, but --method {method} uses none; pass --method raft, or leave it out.")
     estimate: Estimate
     if weights is None:
         estimate = Classical(method)
@@ -127,7 +127,7 @@ def prepare_flow(
     settings = FlowFormat(method, store, kept_bound, short_side, None if weights is None else sha256(weights))
     before = read_json(out / FLOW_FACTS)
     if before and before != asdict(settings):
-        raise SettingError(f"--out {out} holds flow of other settings (see {FLOW_FACTS} there); pass another folder.")
+        raise SettingError(f"--out {out} contains flow with other settings (see {FLOW_FACTS} there); pass another folder.")
     suffix = ".npy" if store == "array" else ""
     named = [job._replace(out=Path(job.out).with_suffix(suffix).as_posix()) for job in read_jobs(root, None)]
     _check_outs(named)
@@ -145,7 +145,7 @@ def prepare_flow(
         _tell_clipped([result for key, result in read_journals(out).items() if key in jobs and result.frames])
     except OSError as error:
         raise SettingError(
-            f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
+            f"--out {out} cannot be written ({error}); free disk space or pass another folder. Finished files are kept."
         ) from error
 
 
@@ -198,7 +198,7 @@ def _tell_clipped(results: list[Result]) -> None:
     shares = [float(result.fault.rstrip("%")) for result in results if result.fault]
     if shares:
         print(
-            f"In {len(shares)} of {len(results)} videos some flow lies beyond --bound and was stored as the bound, at most "
+            f"In {len(shares)} of {len(results)} videos some flow exceeds --bound and was clipped to it, at most "
             f"{max(shares):g} % of a video's values; raise --bound, or pass --store array, if that matters."
         )
 
@@ -338,7 +338,7 @@ class Classical:
     def _lacks(self) -> SettingError:
         return SettingError(
             f'--method {self.method} needs opencv-contrib-python-headless; run pip install -e ".[flow]", without another '
-            "package of OpenCV beside it."
+            "OpenCV package."
         )
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -410,7 +410,7 @@ def load_raft(weights: Path) -> nn.Module:
         if shapes == {name: tuple(value.shape) for name, value in network.state_dict().items()}:
             network.load_state_dict(state)
             return network
-    raise SettingError(f"--weights {weights} holds no state dict of torchvision's raft_large or raft_small; pass such a file.")
+    raise SettingError(f"--weights {weights} contains no state dict of torchvision's raft_large or raft_small; pass one.")
 
 
 def _is_state(content: object) -> bool:

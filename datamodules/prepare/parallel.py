@@ -1,4 +1,4 @@
-"""What commands that work on many files in many processes share."""
+"""Helpers for commands that process many files in parallel."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ class Progress:
         terminal = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=self.done, unit="file") if terminal else None
         if left < total:
-            print(f"{total - left} of {total} files are prepared already.", file=sys.stderr)
+            print(f"{total - left} of {total} files have already been prepared.", file=sys.stderr)
 
     def add(self, count: int) -> None:
         """Note that so many more files are done."""

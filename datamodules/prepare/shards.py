@@ -1,7 +1,7 @@
-"""The videos of any data set in shards: `python main.py prepare shards`, for sets that one disk does not hold.
+"""Packs the videos of any data set into shards: `python main.py prepare shards`, for sets larger than one disk.
 
-Every shard is written whole or not at all and named by what is in it, so a command that was killed goes on where it was. The
-files are not changed; `prepare videos` makes them small first.
+Every shard is written atomically and named by its content, so a killed command resumes when run again. The files are not
+changed; use `prepare videos` first to make them small.
 """
 
 import csv
@@ -39,52 +39,50 @@ class Found(NamedTuple):
 
 
 def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overwrite: bool = False) -> None:
-    """Put the videos of a data set into shards, for --data StreamedVideos. Copy them to an object store as they are.
+    """Pack the videos of a data set into shards, for --data StreamedVideos. Shards can be copied to an object store.
 
-    Run again after a kill, it goes on. All splits that the data set has are written; missing and empty files are left out and
+    A killed command resumes when run again. All splits of the data set are written; missing and empty files are left out and
     listed in malformed.tsv. Labels, sentences and names go into lists.json, which is written last.
 
     Args:
         data: the data set, by name, with its root and, if need be, lists and benchmark: --data UCF101 --data.root DIR.
         out: folder to write, for --data.root of StreamedVideos.
-        megabytes: size of a shard; as much memory is needed three times.
+        megabytes: size of a shard; three times as much memory is needed.
         overwrite: replace what was prepared in `out` before.
 
     Raises:
-        SettingError: for a data set that reads more than whole videos, if there is nothing to read, no room, or `out` holds
-            something else.
+        SettingError: for a data set that reads more than complete videos, if there is nothing to read, the disk is full, or
+            `out` contains something else.
     """
     engine()
     check_writable("--out", out)
     check_whole("--", 1, 2048, megabytes=megabytes)
     name = type(data).__name__
     if type(data)._dataset is not VideoDataModule._dataset or type(data)._collate is not VideoDataModule._collate:
-        raise SettingError(
-            f"--data {name} reads its videos in a way of its own, which shards cannot take; leave them as files."
-        )
+        raise SettingError(f"--data {name} has its own way of reading videos, which shards do not support; keep the files.")
     if [*data.wanted] != ["video"]:
         raise SettingError(
-            f"--data {name} gives the streams {', '.join(data.wanted)}, but shards hold videos only; set "
-            "--data.streams.names '[video]', or leave the data set as files."
+            f"--data {name} has the streams {', '.join(data.wanted)}, but shards only support "
+            "videos; set --data.streams.names '[video]', or keep the files."
         )
     if data.subset != SubsetSettings():
-        raise SettingError("--data.subset is set, but shards hold all videos; leave it out here, and set it for training.")
+        raise SettingError("--data.subset is set, but shards contain all videos; leave it out here, and set it for training.")
     data.check_root()
     manifests = {split: data.read_split(split) for split in SPLITS}
     for split, manifest in manifests.items():
         if manifest is not None and manifest.spans is not None:
             raise SettingError(
-                f"The samples of the split {split} of --data {name} are parts of files, but shards hold whole videos; cut them "
-                "with `python main.py prepare videos`, or leave the data set as files."
+                f"The samples of the split {split} of --data {name} are parts of files, but shards contain whole videos; cut "
+                "them with `python main.py prepare videos`, or keep the files."
             )
     if any(manifest.fps or manifest.further for manifest in manifests.values() if manifest is not None):
         raise SettingError(
-            f"--data {name} reads folders of pictures, or further streams, which shards cannot take; leave them as files."
+            f"--data {name} reads folders of pictures, or further streams, which shards do not support; keep the files."
         )
     files = {split: _find(manifest) for split, manifest in manifests.items() if manifest is not None}
     for split in {"train": None} | files:
         if not files.get(split):
-            raise SettingError(f"--data.root {data.root} holds no readable video of the split {split}; pass another folder.")
+            raise SettingError(f"--data.root {data.root} contains no readable video of the split {split}; pass another folder.")
     content = {
         "format": FORMAT,
         "data": name,
@@ -97,12 +95,12 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
     before = out / LISTS
     if before.is_file() and not overwrite:
         if before.read_text(encoding="utf-8") == lists:
-            print(f"{out} is prepared already from the same files; pass --overwrite true to do it again.")
+            print(f"{out} has already been prepared from the same files; pass --overwrite true to do it again.")
             return
         raise SettingError(f"--out {out} was prepared from other files; pass another folder, or --overwrite true.")
     for split in files:
         if (out / split).exists() and not (out / split / INDEX).is_file():
-            raise SettingError(f"--out {out} holds a folder {split} that is none of shards; pass another folder.")
+            raise SettingError(f"--out {out} contains a folder {split} that does not contain shards; pass another folder.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         before.unlink(missing_ok=True)
@@ -113,7 +111,7 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
             part.write_text(lists, encoding="utf-8")
     except OSError as error:
         raise SettingError(
-            f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
+            f"--out {out} cannot be written ({error}); free disk space or pass another folder. Finished shards are kept."
         ) from error
     count, missing = (sum(map(len, one.values())) for one in (files, {s: m for s, m in manifests.items() if m is not None}))
     left_out = f" {missing - count} were left out; {out / REPORT} lists them." if missing > count else ""
@@ -209,7 +207,7 @@ def _content(file: Found) -> bytes:
     try:
         content = file.path.read_bytes()
     except OSError as error:
-        raise SettingError(f"{file.path} cannot be read ({error}); see to it, and run the same command again.") from error
+        raise SettingError(f"{file.path} cannot be read ({error}); fix it, and run the same command again.") from error
     if len(content) != file.size:
         raise SettingError(f"{file.path} changed while it was read; run the same command again.")
     return content

@@ -1,4 +1,4 @@
-"""Videos of generated motion in files: what `main.py synthesise` writes, to look at and for other code to read."""
+"""Writes generated motion to video files: the command `main.py synthesise`."""
 
 import json
 from fractions import Fraction
@@ -30,29 +30,29 @@ def write_videos(
     """Write clips of moving objects as mp4 files, in a folder that VideoFolder reads.
 
     Args:
-        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/... With captions, whose motions have
-            no classes: <out>/train/<number>.mp4, <out>/val/... and <out>/captions.jsonl.
+        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/... With captions, without
+            classes: <out>/train/<number>.mp4, <out>/val/... and <out>/captions.jsonl.
         train_videos: number of training videos.
         val_videos: number of validation videos, with other objects and backgrounds.
         frames: frames per video.
-        size: side in pixels; even, as video codecs want it.
+        size: side in pixels; even, as required by video codecs.
         fps: frames per second.
         backgrounds: kinds of background, equally frequent: black, noise, gradient, texture.
-        seed: clips are a function of it.
-        captions: write captioned motion, up to three things after each other or two objects at a time, with one JSON object
-            per line and clip: video, caption, signature (what it says, whatever the words), objects, and clauses with their
-            share of the clip's time.
+        seed: random seed of the clips.
+        captions: write captioned motion, up to three consecutive motions or two objects at a time, with one JSON object per
+            line and clip: video, caption, signature (its meaning, independent of wording), objects, and clauses with their
+            fraction of the clip's time.
     """
     check_writable("--out", out)
     check_whole("--", 1, train_videos=train_videos, fps=fps)
     check_whole("--", 0, val_videos=val_videos)
     check_whole("--", 0, MAX_SEED, seed=seed)
     if size % 2 or size < 16:
-        raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
+        raise SettingError(f"size is {size}; video codecs need an even number of at least 16.")
     check_frames("--frames", frames)
     check_backgrounds("--backgrounds", backgrounds)
     if "images" in backgrounds:
-        raise SettingError("--backgrounds has 'images', of which this command knows none; drop it.")
+        raise SettingError("--backgrounds has 'images', which this command does not support; remove it.")
     stages = [
         (Stage(frames, size, "train", seed, backgrounds), train_videos),
         (Stage(frames, size, "val", seed, backgrounds), val_videos),

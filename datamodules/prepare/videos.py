@@ -1,8 +1,8 @@
-"""Videos of any data set as small files that are fast to read: `python main.py prepare videos`.
+"""Re-encodes the videos of any data set as small files that are fast to read: `python main.py prepare videos`.
 
-Long recordings are cut into the clips that a data set names, folders of pictures become videos. Every file is written whole
-or not at all and then decoded; a line of a journal says that it is done, so a command that was killed goes on where it was,
-and several machines can share the work.
+Long recordings are cut into the clips that a data set names, folders of pictures become videos. Every file is written
+atomically and then decoded; a journal records finished files, so a killed command resumes when run again, and several
+machines can share the work.
 """
 
 import csv
@@ -65,23 +65,23 @@ def prepare_videos(
     workers: int | None = None,
     timeout: int = 1800,
 ) -> None:
-    """Make small mp4 files of videos, of parts of them, or of folders of pictures.
+    """Create small mp4 files from videos, from parts of them, or from folders of pictures.
 
-    Run again after a kill, it goes on; files that failed are tried again. Writes manifest.tsv (path, frames and label, for
+    A killed command resumes when run again; failed files are tried again. Writes manifest.tsv (path, frames and label, for
     --data.lists.train of VideoFolder) and malformed.tsv (missing and broken files with reasons) once all shards are done.
 
     Args:
         source: folder of the videos.
         out: folder to write; videos keep their paths, with the suffix .mp4.
-        list: which videos: rows 'path label', or an official file that says how to cut: EPIC_100_train.csv,
-            activity_net.v1-3.min.json or finegym_annotation_info_v1.0.json; null takes all, folders of pictures too.
+        list: which videos: rows 'path label', or an official file that defines cuts: EPIC_100_train.csv,
+            activity_net.v1-3.min.json or finegym_annotation_info_v1.0.json; null takes all, including folders of pictures.
         short_side: pixels of the shorter side; smaller videos keep their size.
-        gop: frames from one keyframe to the next; few make reading clips fast.
-        quality: x264's constant rate factor; lower is better and larger.
+        gop: frames between keyframes; small values make reading clips fast.
+        quality: x264's constant rate factor; lower means better quality and larger files.
         rate: frames per second of folders of pictures; 12 in Something-Something v1 and Jester.
-        shard: i/n for the i-th of n equal shares of the work, from 1/n to n/n.
-        workers: processes; null takes one per core, 0 none besides this one (then nothing guards against files that block).
-        timeout: seconds after which a video that is not done counts as broken.
+        shard: i/n for the i-th of n equal parts of the work, from 1/n to n/n.
+        workers: processes; null takes one per core, 0 only uses this one (then a file that blocks is not detected).
+        timeout: seconds after which an unfinished video counts as broken.
 
     Raises:
         SettingError: for wrong settings, an unreadable list, no usable video, or no room.
@@ -97,7 +97,7 @@ def prepare_videos(
     if out.resolve().is_relative_to(source.resolve()):
         raise SettingError(f"--out {out} is in --source {source}, where it would be read again; pass another folder.")
     if list is not None and not list.is_file():
-        raise SettingError(f"--list {list} is not a file; pass a list of videos, or none to take all of --source.")
+        raise SettingError(f"--list {list} is not a file; pass a list of videos, or leave it out to take all of --source.")
     encoding = Encoding(short_side, gop, quality, rate)
     jobs = with_keys(read_jobs(source, list), encoding)
     try:
@@ -111,7 +111,7 @@ def prepare_videos(
         finish(jobs, out)
     except OSError as error:
         raise SettingError(
-            f"--out {out} cannot be written ({error}); make room or pass another folder. What is done is kept there."
+            f"--out {out} cannot be written ({error}); free disk space or pass another folder. Finished files are kept."
         ) from error
 
 
@@ -330,13 +330,13 @@ def finish(jobs: dict[str, Job], out: Path) -> None:
     """Write the manifest and the report, when all shards are done."""
     known = read_journals(out)
     if waiting := sum(key not in known for key in jobs):
-        print(f"{len(jobs) - waiting} of {len(jobs)} videos are done; the run that does the last ones writes {out / MANIFEST}.")
+        print(f"{len(jobs) - waiting} of {len(jobs)} videos are done; the run that finishes last writes {out / MANIFEST}.")
         return
     done = [(job.out, known[key].frames, job.label) for key, job in jobs.items() if known[key].frames]
     faults = [(job.source, job.out, known[key].fault) for key, job in jobs.items() if not known[key].frames]
     if not done:
         shown = "; ".join(f"{name} ({fault})" for name, _, fault in faults[:3])
-        raise SettingError(f"Not one video could be used, so nothing was prepared: {shown}.")
+        raise SettingError(f"No video could be used, so nothing was prepared: {shown}.")
     _write_table(out / MANIFEST, ("path", "frames", "label"), [(*row[:2], "" if row[2] < 0 else row[2]) for row in done])
     _write_table(out / REPORT, ("source", "path", "reason"), faults)
     bad = f" {len(faults)} are missing or broken; {out / REPORT} lists them with reasons." if faults else ""

@@ -1,1 +1,1 @@
-"""One data set, one file: where its lists are, what they say, and what is special about it."""
+"""One file per data set: where its lists are, their format, and special cases."""

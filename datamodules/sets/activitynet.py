@@ -29,7 +29,7 @@ class ActivityNet(VideoDataModule):
     """ActivityNet 1.3 for classification: one clip per annotated interval, `v_<id>_<number of the interval>.mp4`.
 
     The videos are long; `python main.py prepare videos --list activity_net.v1-3.min.json` cuts them. Takes that file
-    from the folder of the lists, or what lists.train and lists.val name. Labels are places in the sorted list of names.
+    from the folder of the lists, or what lists.train and lists.val name. Labels are indices in the sorted list of names.
     Intervals without length are left out.
     """
 
@@ -64,6 +64,6 @@ def read_intervals(path: Path) -> list[Interval]:
                     found.append(Interval(f"v_{video}_{number}", f"v_{video}", start, stop, entry["subset"], one["label"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SettingError(
-            f"{path} is not of the form of ActivityNet 1.3 ({type(error).__name__}: {error}); pass the official file."
+            f"{path} is not in the format of ActivityNet 1.3 ({type(error).__name__}: {error}); pass the official file."
         ) from error
     return found

@@ -23,14 +23,15 @@ Intervals = list[tuple[float, float, int]]
 
 
 class AudioSet(VideoDataModule):
-    """AudioSet, for a classifier with `model.labels: several`; the clips for evaluation validate.
+    """AudioSet, for a classifier with `model.labels: several`; validation uses the evaluation clips.
 
-    Files are sounds or videos at any depth below `root`, named `<id>` or `<id>_<start second>`; with `streams.names` [video,
-    audio] they are videos, else a sound is taken rather than a video of that name. Takes balanced_train_segments.csv,
-    unbalanced_train_segments.csv (not for the benchmark as20k), eval_segments.csv and class_labels_indices.csv from the folder
-    of the lists. Set `streams.sound.seconds` to 10, or less for random parts.
+    Files are audio or video files at any depth below `root`, named `<id>` or `<id>_<start second>`; with `streams.names`
+    [video, audio] they are videos, otherwise audio files are preferred to videos of the same name. Takes
+    balanced_train_segments.csv, unbalanced_train_segments.csv (not for the benchmark as20k), eval_segments.csv and
+    class_labels_indices.csv from the folder of the lists. Set `streams.sound.seconds` to 10, or less for random parts.
 
-    Nobody can download all of the clips any more: how many there are is told, and belongs beside every result.
+    Not all clips can be downloaded any more: the number of available clips is printed, and should be reported with every
+    result.
     """
 
     splits = needed = ("train", "val")
@@ -107,6 +108,5 @@ def read_segments(path: Path, numbers: dict[str, int]) -> Iterator[tuple[str, fl
             yield clip, float(start), frozenset(numbers[mid] for mid in mids.split(","))
         except (ValueError, KeyError, csv.Error) as error:
             raise SettingError(
-                f"Line {number} of {path} is {line!r}; expected an id, two moments, and ids of classes of {CLASSES_FILE} in "
-                "quotes."
+                f"Line {number} of {path} is {line!r}; expected an id, two times, and class ids of {CLASSES_FILE} in quotes."
             ) from error

@@ -1,4 +1,4 @@
-"""AVA v2.2: what people do in films, once per second and person; 80 actions, of which 60 are scored."""
+"""AVA v2.2: actions of people in films, annotated once per second and person; 80 actions, 60 of which are evaluated."""
 
 import csv
 import re
@@ -67,12 +67,12 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class BoxSettings:
-    """Detected boxes of people, which join or replace the true ones.
+    """Detected boxes of people, in addition to or instead of the true ones.
 
     Args:
-        train: List of detected boxes of training; null looks for the usual name.
-        val: List of detected boxes of validation and test; null looks for ava_detection_val_boxes_and_labels.csv.
-        min_score: Lowest score of detected boxes.
+        train: List of detected boxes for training; null uses the default file name.
+        val: List of detected boxes for validation and test; null uses ava_detection_val_boxes_and_labels.csv.
+        min_score: Minimum score of detected boxes.
     """
 
     train: str | None = None
@@ -91,10 +91,10 @@ class FilmSettings:
     """How films are read.
 
     Args:
-        start: Second of the film with which its file begins: 900 where films were cut as the official scripts do, 0 for whole
+        start: Second of the film at which its file starts: 900 if films were cut by the official scripts, 0 for complete
             films.
-        square: Whether evaluation squeezes the whole frame to a square, as transformers need; else its shorter side becomes
-            `data.clip.size`.
+        square: Whether evaluation resizes the complete frame to a square, as transformers need; otherwise its shorter side
+            becomes `data.clip.size`.
     """
 
     start: float = 900.0
@@ -108,33 +108,33 @@ class AVA(VideoDataModule):
     """AVA v2.2 for action detection: a clip around each key frame, with the boxes of its people and their actions.
 
     Films are files of any kind, `<name>.mkv`, in any layout below `root`, or folders of pictures at 30 frames per second,
-    `frames/<name>/<name>_000001.jpg`; where there is a folder `frames`, it alone is read. The official lists give true boxes,
-    one line per action. Lists of the same form with a score in the place of the person's number give a detector's boxes.
+    `frames/<name>/<name>_000001.jpg`; if there is a folder `frames`, only it is read. The official lists contain true
+    boxes, one line per action. Lists in the same format with a score instead of the person's id contain a detector's boxes.
 
-    Training takes true boxes, and detected ones where there is a list of them (with the actions that it gives, or none). Random
-    squares cut off boxes, and leave out those that are outside; the official code keeps them as boxes without area.
-    Validation takes every fourth second, the test all; both read whole frames, one key frame per batch unless `films.square`.
+    Training uses true boxes, and detected ones if there is a list of them (with its actions, or none). Random square
+    crops clip boxes, and drop those outside; the official code keeps them as boxes without area. Validation uses
+    every fourth second, the test all; both read complete frames, one key frame per batch unless `films.square`.
 
-    mp4 files are read from the keyframe before the clip on; the index of other files is made anew for every clip, which reads
-    through the file. `python main.py prepare videos` makes small mp4 files of films.
+    mp4 files are read from the keyframe before the clip; for other files the index is rebuilt for every clip by reading
+    the file. `python main.py prepare videos` creates small mp4 files of films.
 
     Args:
         root: folder of the films.
-        lists: lists of true boxes: `train`, null looks for ava_train_v2.2.csv, and `val`, also for the test, null looks for
-            ava_val_v2.2.csv; and the folder of the official lists.
+        lists: lists of true boxes: `train` (null uses ava_train_v2.2.csv) and `val`, also for the test (null uses
+            ava_val_v2.2.csv); and the folder of the official lists.
         boxes: lists of detected boxes.
         clip: frames, size, and crop of training clips. The sampler is `Dense`, its stride in thirtieths of a second; `clips`
             and `repeat` must be left as they are.
         batch_size: key frames per batch and device in training.
-        reading: worker processes, decoder, and how much broken films are put up with; `decode_timeout` is for one clip.
-        subset: part of the key frames of training, with films in the place of classes.
-        films: at which second files begin, and whether evaluation reads squares.
-        benchmark: which boxes are scored: detected, or the true ones.
+        reading: worker processes, decoder, and tolerance for broken films; `decode_timeout` is for one clip.
+        subset: part of the key frames of training, with films instead of classes.
+        films: start second of files, and whether evaluation reads
+        squares. benchmark: boxes to evaluate: detected or true ones.
         probe_samples: key frames for probes.
         seed: order, clips and crops are functions of it; null takes the run's seed.
 
     Raises:
-        SettingError: for settings that do not go together.
+        SettingError: for incompatible settings.
     """
 
     benchmarks = ("detected_boxes", "true_boxes")
@@ -192,7 +192,7 @@ class AVA(VideoDataModule):
         boxes: Boxes = {moment: {box: set(actions) for box, actions in found.items()} for moment, found in true.items()}
         detected = self._detected("train")
         if detected is None:
-            rank_zero_warn(f"{self.list_folder} holds no {DETECTED['train'][0]}: training takes true boxes only.")
+            rank_zero_warn(f"{self.list_folder} contains no {DETECTED['train'][0]}: training only uses true boxes.")
         for moment, found in (read_boxes(detected, self.boxes.min_score) if detected is not None else {}).items():
             for box, actions in found.items():
                 boxes.setdefault(moment, {}).setdefault(box, set()).update(actions)
@@ -215,7 +215,7 @@ class AVA(VideoDataModule):
             detected = self._detected("val")
             if detected is None:
                 raise SettingError(
-                    f"{self.list_folder} holds no {DETECTED['val'][0]}; set data.boxes.val to a list of detected boxes, or "
+                    f"{self.list_folder} contains no {DETECTED['val'][0]}; set data.boxes.val to a list of detected boxes, or "
                     "data.benchmark to true_boxes."
                 )
             boxes = read_boxes(detected, self.boxes.min_score)
@@ -245,7 +245,7 @@ class AVA(VideoDataModule):
         moments = sorted(boxes)
         films = sorted({moment.film for moment in moments})
         if not films:
-            raise SettingError(f"{source} gives no key frame with a box; pass another list, or lower data.boxes.min_score.")
+            raise SettingError(f"{source} contains no key frame with a box; pass another list, or lower data.boxes.min_score.")
         existing = film_files(self.root)
         missing = [film for film in films if film not in existing]
         if len(missing) > len(films) / 2:

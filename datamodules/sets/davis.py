@@ -22,8 +22,8 @@ class DAVIS2017(VideoDataModule):
     """DAVIS-2017: folders of pictures `JPEGImages/480p/<sequence>`, masks in `Annotations/480p/<sequence>`, and the official
     lists in `ImageSets/2017`; without 480p, the only other size that is there.
 
-    The streams are video and mask, there are no labels. The masks number the objects: `streams.mask.objects` 1 shows where any
-    of them is, more show each by itself, in samples with more objects broken files.
+    The streams are video and mask; there are no labels. Mask values are object ids: `streams.mask.objects` 1 returns the union
+    of all objects, larger values one plane per object; files with more objects count as broken.
     """
 
     places: ClassVar[tuple[str, ...]] = (f"{LISTS}/2017",)
@@ -44,7 +44,7 @@ class DAVIS2017(VideoDataModule):
         if missing or not names:
             raise SettingError(
                 f"{len(missing)} of {len(names)} sequences of {path} are not in {self.root / PICTURES / size}, the first is "
-                f"{next(iter(missing), '')}; set data.root to the folder that holds {PICTURES} and {MASKS}."
+                f"{next(iter(missing), '')}; set data.root to the folder that contains {PICTURES} and {MASKS}."
             )
         folders, masks = ([f"{kind}/{size}/{name}" for name in names] for kind in (PICTURES, MASKS))
         labels = np.full(len(names), UNLABELLED)

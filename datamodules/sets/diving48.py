@@ -13,12 +13,12 @@ CLASSES = 48
 
 
 class Diving48(VideoDataModule):
-    """Diving48, version 2. The test videos are those that validate; class 30 has none in either list.
+    """Diving48, version 2. Validation uses the test videos; class 30 has none in either list.
 
     Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from the folder of
     the lists or its folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not
-    looked for. A mirrored dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and
-    position know no left or right.
+    used. A mirrored dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and position do
+    not depend on left and right.
     """
 
     splits = needed = ("train", "val")
@@ -42,7 +42,7 @@ def read_vocabulary(path: Path) -> list[str]:
     """
     entries = read_json(path)
     if not isinstance(entries, list) or len(entries) != CLASSES:
-        raise SettingError(f"{path} is no list of {CLASSES} classes; copy the official file again.")
+        raise SettingError(f"{path} is not a list of {CLASSES} classes; copy the official file again.")
     return [", ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in entries]
 
 

@@ -1,4 +1,4 @@
-"""Features of whole collections of recordings, which an encoder made before: for methods that learn from sequences of them."""
+"""Precomputed features of collections of recordings, for methods that learn from feature sequences."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,14 @@ from modules.core.errors import SettingError
 
 
 class FeatureSequences(VideoDataModule):
-    """Features of recordings, as `embed` writes them: `train.safetensors`, `train.csv`, and the same of `val` and `test`.
+    """Features of recordings, as written by `embed`: `train.safetensors`, `train.csv`, and the same for `val` and `test`.
 
-    The file holds `feature` [N, S, D], `length` and `time`, or one feature for each recording, [N, D]; the list a row (path,
-    label, caption) for each of them. A list that the settings name lies beside its collection and has its name
+    The file contains `feature` [N, S, D], `length` and `time`, or one feature per recording, [N, D]; the list one row (path,
+    label, caption) per recording. A list named in the settings must be next to its collection and have the same name
     (`lists.train features.csv` for `features.safetensors`).
 
-    A sample is the sequence of one recording, with `length`; `data.streams.feature.whole false` takes the steps that the clip
-    shows instead. Features with a file for each recording are read by `ListedStreams`.
+    A sample is the sequence of one recording, with `length`; `data.streams.feature.whole false` only takes the steps within
+    the clip. Features with one file per recording are read by `ListedStreams`.
     """
 
     offers: ClassVar[dict[str, Kind]] = {"feature": "feature"}
@@ -39,7 +39,7 @@ class FeatureSequences(VideoDataModule):
         """See `VideoDataModule.read_listed`."""
         collection = path.with_suffix(".safetensors")
         if not is_file(collection):
-            raise SettingError(f"There is no {collection} beside the list {path}; put the features of its rows there.")
+            raise SettingError(f"There is no {collection} next to the list {path}; put the features of its rows there.")
         if columns := read_columns(path, "feature"):
             raise SettingError(
                 f"{path} has columns of streams ({', '.join(columns)}), which {type(self).__name__} does not read."
@@ -47,7 +47,7 @@ class FeatureSequences(VideoDataModule):
         manifest = read_streams(path, self.root, "feature", several=self.several, is_collection=True)
         self.several = manifest.intervals is not None
         if len(manifest) != (size := collection_size(collection)):
-            raise SettingError(f"{path} has {len(manifest)} rows, but {collection} holds {size} recordings; write both anew.")
+            raise SettingError(f"{path} has {len(manifest)} rows, but {collection} has {size} recordings; write both again.")
         # The files of the rows are what the features were made of.
         rows = PackedStrings(f"{collection.absolute()}{MARK}{row}" for row in range(size))
         return replace(manifest, paths=rows)

@@ -1,4 +1,4 @@
-"""FineGym: parts of gymnastic routines, which only detail tells apart (Gym99, Gym288 and parts of Gym99)."""
+"""FineGym: elements of gymnastic routines, which differ in details (Gym99, Gym288 and parts of Gym99)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +22,10 @@ SUBSETS: dict[str, tuple[int, int]] = {
 
 
 class FineGym(VideoDataModule):
-    """FineGym, as clips of elements that `python main.py prepare videos` or others have cut.
+    """FineGym, as clips of elements cut by `python main.py prepare videos` or otherwise.
 
     Reads the official lists (`<id>_E_002407_002435_A_0003_0005 78`, with or without suffix). Clips are found by name.
-    Copies lack videos; how many are there is said at the start.
+    Copies of the data set lack videos; the number of available ones is printed at the start.
 
     Benchmarks: gym99, gym288, the events vault and floor, and the sets fx_s1 (leaps and jumps on floor) and ub_s1 (circles on
     uneven bars). Labels of a part of Gym99 count from 0.
@@ -89,6 +89,6 @@ def read_elements(path: Path) -> list[Element]:
                     found.append(Element(f"{video}_{event}_{name}", f"{video}_{event}", video, begin, start, stop))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise SettingError(
-            f"{path} is not of the form of FineGym's annotation ({type(error).__name__}: {error}); pass the official file."
+            f"{path} is not in the format of FineGym's annotation ({type(error).__name__}: {error}); pass the official file."
         ) from error
     return found

@@ -16,7 +16,7 @@ FLAGS = {"0": "unused", "1": "train", "2": "val"}
 
 
 class HMDB51(VideoDataModule):
-    """HMDB51. Results are usually the mean over the three splits; the test videos are those that validate.
+    """HMDB51. Results are usually the mean over the three splits; validation uses the test videos.
 
     Videos are `<class>/<name>.avi` at any depth below `root`, or have another suffix. Lists are brush_hair_test_split1.txt and
     so on, or rows 'path label' in lists.train and lists.val. Benchmarks are the official splits: split1, split2, split3.
@@ -34,7 +34,7 @@ class HMDB51(VideoDataModule):
             raise self.lacks(f"<class>_test_{self.benchmark}.txt")
         if len(found) != CLASSES:
             folder = next(iter(found.values())).parent
-            rank_zero_warn(f"HMDB51 has {CLASSES} classes, but {folder} holds files of {len(found)}, which labels count.")
+            rank_zero_warn(f"HMDB51 has {CLASSES} classes, but {folder} contains files of {len(found)}.")
         return read_hmdb_split(found, split, self.root)
 
 

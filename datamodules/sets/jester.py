@@ -13,10 +13,10 @@ NAMES = {"train": "train", "val": "validation", "test": "test"}
 
 
 class Jester(VideoDataModule):
-    """Jester, as video files `<number>.mp4`; `python main.py prepare videos` makes them of the folders of pictures.
+    """Jester, as video files `<number>.mp4`; `python main.py prepare videos` creates them from the folders of pictures.
 
-    Takes jester-v1-train.csv and jester-v1-validation.csv with jester-v1-labels.csv beside them. Flips would turn left
-    into right.
+    Takes jester-v1-train.csv and jester-v1-validation.csv with jester-v1-labels.csv next to them. Mirroring would change
+    the classes.
     """
 
     flips_change_labels = True
@@ -30,7 +30,7 @@ class Jester(VideoDataModule):
         """See `VideoDataModule.read_listed`."""
         labels = path.parent / f"{self.prefix}labels.csv"
         if not labels.is_file():
-            raise SettingError(f"The list of classes {labels.name} is missing beside {path}; copy it there.")
+            raise SettingError(f"The list of classes {labels.name} is missing next to {path}; copy it there.")
         return read_numbered_list(path, labels, self.root)
 
 
@@ -50,7 +50,7 @@ def read_numbered_list(path: Path, labels: Path, root: Path) -> Manifest:
         rows.append((video, number.get(name, UNLABELLED)))
     if (root / rows[0][0]).is_dir():
         raise SettingError(
-            f"{root} holds folders of pictures; run `python main.py prepare videos --source {root} --out DIR` and set "
+            f"{root} contains folders of pictures; run `python main.py prepare videos --source {root} --out DIR` and set "
             "data.root to that DIR."
         )
     return found_manifest(root, rows, by_stem(root), path, names)

@@ -51,7 +51,7 @@ class NTU120(PreparedSkeletons):
         names = filter(None, map(parse_ntu_name, recordings.name.tolist()))
         if not any(name.setup > NTU60_SETUPS for name in names):
             raise SettingError(
-                f"data.root {self.root} holds only NTU RGB+D 60; prepare the files of setups 18 to 32 too, or use --data NTU60."
+                f"data.root {self.root} only has NTU RGB+D 60; prepare the files of setups 18 to 32 too, or use --data NTU60."
             )
         return split_ntu(recordings, self.benchmark)
 
@@ -93,7 +93,7 @@ class NTUVideos(VideoDataModule):
                 rows.append((file, name.action - 1))
         if not rows and split == "train":
             raise SettingError(
-                f"data.root {self.root} holds no training video of {self.benchmark}, with a name like "
+                f"data.root {self.root} contains no training video of {self.benchmark}, with a name like "
                 "S001C001P001R001A001_rgb.avi; pass the folder of all videos."
             )
         classes = NTU60_CLASSES if part == "ntu60" else NTU_CLASSES

@@ -56,7 +56,7 @@ class NTUStreams(NTUVideos):
             if split != "train":
                 return None
             raise SettingError(
-                f"data.root {self.root} holds no training recording of {self.benchmark} with a stream {first}, named like "
+                f"data.root {self.root} contains no training recording of {self.benchmark} with a stream {first}, named like "
                 "S001C001P001R001A001; pass the folder of all recordings, or other data.streams.names."
             )
         classes = NTU60_CLASSES if part == "ntu60" else NTU_CLASSES
@@ -85,7 +85,7 @@ class NTUStreams(NTUVideos):
             files = found.setdefault(name, {})
             if stream in files:
                 raise SettingError(
-                    f"data.root {self.root} holds {stream} of {name} twice, in {files[stream]} and {path}; move one away."
+                    f"data.root {self.root} contains {stream} of {name} twice, in {files[stream]} and {path}; move one away."
                 )
             files[stream] = path
         return found

@@ -11,8 +11,8 @@ from modules.core.errors import SettingError
 class PKUMMD(PreparedSkeletons):
     """PKU-MMD (benchmarks part1_xsub, part1_xview, part2_xsub, part2_xview): labelled intervals of 51 actions.
 
-    Part 1 has some 21,500 of them; part 2 is smaller and harder, 41 of the same actions. xsub holds people out for validation,
-    xview a camera.
+    Part 1 has some 21,500 of them; part 2 is smaller and harder, 41 of the same actions. xsub uses other people for validation,
+    xview another camera.
     """
 
     num_classes = PKU_CLASSES
@@ -26,7 +26,7 @@ class PKUMMD(PreparedSkeletons):
         held = recordings.header["part"]
         if held != part:
             raise SettingError(
-                f"data.root {self.root} holds part {held} of PKU-MMD; set data.benchmark to part{held}_{benchmark}, or "
+                f"data.root {self.root} contains part {held} of PKU-MMD; set data.benchmark to part{held}_{benchmark}, or "
                 f"data.root to the folder of part {part}."
             )
         split = recordings.header["splits"][benchmark]

@@ -1,4 +1,4 @@
-"""Something-Something v1 and v2: 174 templates of hand-object interactions, where only motion tells most classes apart."""
+"""Something-Something v1 and v2: 174 templates of hand-object interactions; most classes differ only in motion."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ PREFIX = "something-something-v2-"
 class SSv2(VideoDataModule):
     """Something-Something v2.
 
-    Takes the official json lists (with the table of labels beside them), or 'path label' lists. Videos are found by
-    number below `root`, as webm, mp4 or avi. Flips would turn left into right.
+    Takes the official json lists (with the table of labels next to them), or 'path label' lists. Videos are found by
+    number below `root`, as webm, mp4 or avi. Mirroring would change the classes.
     """
 
     flips_change_labels = True
@@ -33,15 +33,15 @@ class SSv2(VideoDataModule):
             return read_list(path, self.root)
         labels = find_file(path.parent, ("",), [f"{PREFIX}labels.json", "labels.json"])
         if labels is None:
-            raise SettingError(f"The table of labels ({PREFIX}labels.json or labels.json) is missing beside {path}.")
+            raise SettingError(f"The table of labels ({PREFIX}labels.json or labels.json) is missing next to {path}.")
         return read_something_json(path, labels, self.root)
 
 
 class SSv1(Jester):
-    """Something-Something v1, as video files `<number>.mp4`, which `python main.py prepare videos` makes of its pictures.
+    """Something-Something v1, as video files `<number>.mp4`, created by `python main.py prepare videos` from its pictures.
 
-    Takes something-something-v1-train.csv and -validation.csv with something-something-v1-labels.csv beside them, which
-    are written as those of Jester are.
+    Takes something-something-v1-train.csv and -validation.csv with something-something-v1-labels.csv next to them,
+    in the same format as Jester's.
     """
 
     prefix = "something-something-v1-"

@@ -17,8 +17,8 @@ LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 class SpeechCommands(VideoDataModule):
     """SpeechCommands v2, all 35 words, as `<word>/<speaker>_nohash_<number>.wav`.
 
-    Takes validation_list.txt and testing_list.txt; all other clips train, but for the folder of background noise. Labels are
-    places in the sorted list of words. Set `streams.sound.seconds` to 1: shorter clips are filled up.
+    Takes validation_list.txt and testing_list.txt; all other clips are for training, except the folder of background noise.
+    Labels are indices in the sorted list of words. Set `streams.sound.seconds` to 1: shorter clips are padded.
     """
 
     needed = ("train", "val", "test")
@@ -38,7 +38,7 @@ class SpeechCommands(VideoDataModule):
         for place in chosen:
             word = place.partition("/")[0]
             if word not in number:
-                raise SettingError(f"{LISTS[split]} has clips of the word {word}, of which {self.root} has no folder.")
+                raise SettingError(f"{LISTS[split]} has clips of the word {word}, but {self.root} has no such folder.")
             rows.append((place, number[word]))
         return found_manifest(self.root, rows, existing, self.root / LISTS.get(split, ""), words, ".wav")
 

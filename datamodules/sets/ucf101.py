@@ -10,7 +10,7 @@ from modules.core.errors import SettingError
 
 
 class UCF101(VideoDataModule):
-    """UCF101. Results are usually the mean over the three splits; the test videos are those that validate.
+    """UCF101. Results are usually the mean over the three splits; validation uses the test videos.
 
     Videos are `<Class>/v_<Class>_g01_c01.avi` at any depth below `root`, or have another suffix. Lists are classInd.txt,
     trainlist01.txt, testlist01.txt and so on, or rows 'path label' in lists.train and lists.val. Benchmarks are the official
@@ -43,7 +43,7 @@ def read_classes(path: Path) -> list[str]:
             raise SettingError(f"Line {number} of {path} is {line.strip()!r}; expected a new label from 1, and a class.")
         names[int(label)] = name.strip()
     if sorted(names) != list(range(1, len(names) + 1)):
-        raise SettingError(f"{path} leaves out labels between 1 and {max(names)}; copy the official file again.")
+        raise SettingError(f"{path} skips labels between 1 and {max(names)}; copy the official file again.")
     return [names[label] for label in sorted(names)]
 
 

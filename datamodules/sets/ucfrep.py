@@ -40,7 +40,7 @@ class Repetitions:
         end: last frame, where the last cycle ends.
         borders: int64 [K], ascending frames at which cycles begin and end; there are K - 1 cycles.
         previous: int64 [end - start + 1], for each frame from `start` on the length - 1 of the cycle that ends there, or -1.
-        next: likewise of the cycle that begins there.
+        next: the same for the cycle that begins there.
     """
 
     start: int
@@ -73,11 +73,11 @@ def read_repetitions(path: Path) -> Repetitions:
         borders, before, after = (label[name].ravel().astype(np.int64) for name in names)
     except Exception as error:
         # A damaged file makes SciPy raise errors of a dozen kinds.
-        raise SettingError(f"{path} is no annotation of UCFRep ({type(error).__name__}: {error}); copy it again.") from error
+        raise SettingError(f"{path} is no UCFRep annotation ({type(error).__name__}: {error}); copy it again.") from error
     whole = len(before) == len(after) == end - start + 1 > 0
     if not whole or len(borders) == 0 or borders[0] < start or borders[-1] > end or (np.diff(borders) <= 0).any():
         raise SettingError(
-            f"{path} has borders or offsets that do not fit its frames {start} to {end}; copy the official file again."
+            f"{path} has borders or offsets that do not match its frames {start} to {end}; copy the official file again."
         )
     return Repetitions(start, end, borders, before, after)
 
@@ -249,30 +249,30 @@ def collate_repetitions(samples: list[dict[str, Any]]) -> Batch:
 
 
 class UCFRep(VideoDataModule):
-    """Videos with repetitions, for `RepetitionCounting`; the validation videos are those that results are reported for.
+    """Videos with repetitions, for `RepetitionCounting`; results are reported for the validation videos.
 
     Below `root` are the videos of UCF101 at any depth, or folders of their pictures, imgs/train/<Class>/<video>/image_00001.jpg
     and so on; below the folder of the lists the official files annotations/train/<video>.mat and annotations/val/<video>.mat.
     Pictures count from 1 in the order of their names. Videos with fewer than two cycles are left out, as in the official code.
 
     Training samples are random parts of the videos with two cycles or more. The official code draws them once at its start;
-    here they are a function of seed and sample, and with `fresh_segments` also of the epoch. A batch is filled up to the
-    longest of its samples, and not always to 300 frames: what lies behind a sample's end is never looked at.
+    here they are a function of seed and sample, and with `fresh_segments` also of the epoch. A batch is padded to
+    the longest of its samples, not always to 300 frames: padding is never used.
 
     Args:
         root: folder of the videos or pictures.
-        lists: of it `folder`, that of the official annotations.
-        clip: of it `frames`, the longest part in training, and `size`, the side of the square that holds the picture.
+        lists: only `folder` is used, the folder of the official annotations.
+        clip: only `frames`, the longest part in training, and `size`, the side of the padded square frame, are used.
         segments: training samples of each video.
         fresh_segments: draw other parts in every epoch.
         batch_size: samples per batch and device in training; an eighth of it in evaluation, where videos are whole.
-        reading: worker processes, decoder, and how much broken files are put up with.
+        reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training videos, by classes of actions.
-        probe_samples: training samples of which online probes read the whole videos.
+        probe_samples: number of training samples whose complete videos online probes read.
         seed: order and parts are functions of it; null takes the run's seed.
 
     Raises:
-        SettingError: if settings or annotations are not usable.
+        SettingError: if settings or annotations are invalid.
     """
 
     lists_taken = ()
@@ -297,7 +297,7 @@ class UCFRep(VideoDataModule):
         if clip.clips != 1 or clip.repeat != 1:
             raise SettingError("data.clip.clips and data.clip.repeat must be 1 for UCFRep; set data.segments instead.")
         if clip != ClipSettings(frames=clip.frames, size=clip.size):
-            raise SettingError("UCFRep reads whole cycles of whole pictures; leave out data.clip.sampler and data.clip.crop.")
+            raise SettingError("UCFRep reads whole cycles of whole frames; leave out data.clip.sampler and data.clip.crop.")
         self.segments, self.fresh_segments = segments, fresh_segments
         self._repetitions: dict[str, Repetitions] = {}
         self._recordings: dict[str, str] | None = None

@@ -1,4 +1,5 @@
-"""UTD-MHAD: depth, joints and a worn sensor of 27 actions (C. Chen, R. Jafari, N. Kehtarnavaz, ICIP 2015), and their readers.
+"""UTD-MHAD: depth, joints and a wearable sensor of 27 actions (C. Chen, R. Jafari, N. Kehtarnavaz, ICIP 2015), and their
+readers.
 
 Two layouts are read, whichever `data.root` holds:
 
@@ -101,7 +102,7 @@ class UTDMHAD(VideoDataModule):
         for name in names:
             if not any(name in streams for streams in files.values()):
                 raise SettingError(
-                    f"{self.root} holds no {name} of UTD-MHAD; leave it out of data.streams.names, or set data.root to the "
+                    f"{self.root} contains no {name} of UTD-MHAD; leave it out of data.streams.names, or set data.root to the "
                     "folder of all files."
                 )
         subjects = SPLITS[self.benchmark][split]
@@ -110,7 +111,7 @@ class UTDMHAD(VideoDataModule):
         rows = [one for one in own if names[0] in files[one]]
         if not rows:
             raise SettingError(
-                f"{self.root} holds no {names[0]} of the subjects {', '.join(map(str, subjects))} of UTD-MHAD; set data.root "
+                f"{self.root} has no {names[0]} of the subjects {', '.join(map(str, subjects))} of UTD-MHAD; set data.root "
                 "to the folder of all files."
             )
         if len(rows) < len(own):
@@ -140,11 +141,11 @@ def official_files(root: Path) -> dict[Recording, dict[str, str]]:
         recording, stream = _recording(named, path), STREAM_OF[named[4].lower()]
         streams = found.setdefault(recording, {})
         if stream in streams:
-            raise SettingError(f"{root} holds {path.name} in two folders; set data.root to a folder that holds each file once.")
+            raise SettingError(f"{root} contains {path.name} in two folders; set data.root to a folder with each file once.")
         streams[stream] = path.relative_to(root).as_posix()
     if not found:
         raise SettingError(
-            f"{root} holds neither official files of UTD-MHAD, such as a1_s1_t1_depth.mat, nor the labels.csv of its reduced "
+            f"{root} has neither official files of UTD-MHAD, such as a1_s1_t1_depth.mat, nor the labels.csv of its reduced "
             "form; set data.root to the folder of these."
         )
     return found
@@ -379,7 +380,7 @@ class SignalReader(RecordingReader):
         taken = SignalSettings(rate=settings.rate, steps=settings.steps, offset=settings.offset)
         for name, value in vars(settings).items():
             if value != getattr(taken, name):
-                raise SettingError(f"data.streams.signal.{name} is set, which UTDMHAD does not take; leave it out.")
+                raise SettingError(f"data.streams.signal.{name} is set, which UTDMHAD does not use; leave it out.")
         self.settings, self.rate = settings, settings.rate
 
     def steps(self, source: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""VGGSound: 309 classes of things that are seen and heard, in clips of 10 s."""
+"""VGGSound: 309 audio-visual classes, in clips of 10 s."""
 
 import csv
 from pathlib import Path
@@ -16,11 +16,11 @@ SPLITS = {"train": "train", "val": "test"}
 
 
 class VGGSound(VideoDataModule):
-    """VGGSound with its sound; the official test clips validate.
+    """VGGSound with audio; validation uses the official test clips.
 
-    Videos are `<id>_<start second, six digits>.mp4` at any depth below `root`, or sounds of that name where `streams.names` has
-    no video. Takes vggsound.csv (id, start second, label, split) from the folder of the lists, or lists of rows `name,label`.
-    Labels are places in the sorted list of names.
+    Videos are `<id>_<start second, six digits>.mp4` at any depth below `root`, or audio files of that name if `streams.names`
+    has no video. Takes vggsound.csv (id, start second, label, split) from the folder of the lists, or lists of rows
+    `name,label`. Labels are indices in the sorted list of names.
     """
 
     splits = needed = ("train", "val")
@@ -57,7 +57,7 @@ def read_clip_list(path: Path) -> list[tuple[str, str, str]]:
         if len(cells) == 4:
             clip, start, label, split = cells
             if not start.isdecimal():
-                raise SettingError(f"Line {number} of {path} has the start {start!r}; expected a whole number of seconds.")
+                raise SettingError(f"Line {number} of {path} has the start {start!r}; expected an integer number of seconds.")
             if split not in SPLITS.values():
                 raise SettingError(f"Line {number} of {path} has the split {split!r}; expected train or test.")
             clips.append((f"{clip}_{int(start):06d}", label, split))
@@ -66,7 +66,7 @@ def read_clip_list(path: Path) -> list[tuple[str, str, str]]:
         else:
             odd.append(f"line {number}: {line}")
     if odd:
-        rank_zero_warn(f"{path}: {len(odd)} lines are no clips and were left out, the first is {odd[0]}.")
+        rank_zero_warn(f"{path}: {len(odd)} lines are not clips and were left out, the first is {odd[0]}.")
     if not clips:
         raise SettingError(f"{path} has no line of the form id,start,label,split; pass the official vggsound.csv.")
     return clips

@@ -1,8 +1,8 @@
-"""Videos with sentences: the json lists of VindLU and Singularity (official code), and the data sets that have them.
+"""Videos with captions: the json lists of VindLU and Singularity (official code), and data sets that use them.
 
 A list holds objects `{"video": path, "caption": sentence}`; several sentences of a video, or several videos of a sentence, may
-stand in a list. Multiple choice has `answer` too, the number of the right sentence. Punctuation and capitals are left to the
-tokenizer, which cleans them away.
+stand in a list. Multiple choice also has `answer`, the index of the correct sentence. Punctuation and case are
+handled by the tokenizer.
 """
 
 from collections.abc import Iterable
@@ -23,15 +23,16 @@ from modules.language.tokenizers import clean
 
 
 class VideoText(VideoDataModule):
-    """Videos with sentences, from train.json, val.json and test.json, or from the lists that the settings name.
+    """Videos with captions, from train.json, val.json and test.json, or from the lists in the settings.
 
-    In training every pair of a video and a sentence is a sample; in evaluation every video is one, with all its sentences.
+    In training every pair of a video and a sentence is a sample; in evaluation every video is a sample with all its sentences.
     Videos are found at their path below `root`, or by their name in any layout and with any suffix; missing ones are counted.
-    A part of the training set (`subset.fraction`) has its share of every sentence; with the same `subset.seed` a smaller part
-    lies within a larger one. A test takes the clip of evaluation (with `segment` the middle frame of each part), needs no
-    training list, and has no `views`. The label of a sample is the number of its sentence in the list, or the right answer.
+    A subset of the training set (`subset.fraction`) has the same fraction of every sentence; with the same `subset.seed`
+    smaller subsets are contained in larger ones. A test takes the clip of evaluation (with `segment` the middle frame of each
+    part), needs no training list, and has no `views`. The label of a sample is the index of its sentence in the list, or the
+    correct answer.
 
-    Benchmarks: `sentences` takes each sentence by itself, `paragraphs` joins those of a video to one text.
+    Benchmarks: `sentences` treats sentences separately, `paragraphs` joins those of a video to one text.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ("sentences", "paragraphs")
@@ -60,10 +61,10 @@ class VideoText(VideoDataModule):
         """See `VideoDataModule.setup`. A test can do without a training list.
 
         Raises:
-            SettingError: likewise, and for `views`.
+            SettingError: as there, and for `views`.
         """
         if self.views != ViewSettings():
-            raise SettingError(f"data.views is not for {type(self).__name__}, whose tests take data.clip; leave it out.")
+            raise SettingError(f"data.views is not for {type(self).__name__}, whose tests use data.clip; leave it out.")
         trains = self.lists.of("train") is not None or self.find_list(self.official["train"]) is not None
         if stage != "test" or self.train_manifest is not None or trains:
             super().setup(stage)
@@ -150,7 +151,7 @@ def read_text_rows(path: Path, paragraphs: bool = False, pairs: bool = False) ->
         )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise SettingError(f"{path} holds no list of videos; pass a json list of objects with video and caption.")
+        raise SettingError(f"{path} contains no list of videos; pass a json list of objects with video and caption.")
     rows: list[TextRow] = []
     for number, entry in enumerate(entries):
         videos, texts = (_strings(entry, name, f"{path}: entry {number}") for name in ("video", "caption"))

@@ -1,1 +1,1 @@
-"""Recordings of skeletons: raw files, pre-processing, one memory-mapped store per data set, crops in time."""
+"""Skeleton recordings: raw files, pre-processing, one memory-mapped store per data set, temporal crops."""

@@ -38,7 +38,7 @@ def array_chunks(source: Path) -> tuple[list[ArrayChunk], str]:
     content = read_pickle(source)
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
-        raise SettingError(f"--raw {source} holds no list of annotations; pass an annotation file of mmaction2.")
+        raise SettingError(f"--raw {source} contains no list of annotations; pass an annotation file of mmaction2.")
     chunks: list[ArrayChunk] = []
     for start in range(0, len(annotations), CHUNK):
         some = annotations[start : start + CHUNK]
@@ -65,7 +65,7 @@ def _official_chunks(folder: Path, half: str) -> list[ArrayChunk]:
         if data.ndim != 5 or data.shape[1] != 3 or data.shape[3:] != (JOINTS, PERSONS):
             raise ValueError(f"{half}_data_joint.npy has shape {data.shape}, not (N, 3, T, {JOINTS}, {PERSONS})")
     except (OSError, ValueError, TypeError) as error:
-        raise SettingError(f"--raw {folder} holds no official arrays of {half} ({error}); pass another folder.") from error
+        raise SettingError(f"--raw {folder} contains no official arrays of {half} ({error}); pass another folder.") from error
     key = f"{_digest(folder / f'{half}_data_joint.npy')[:16]}_{half}"
     read = partial(_read_rows, data, frames, names, numbers)
     starts = range(0, len(data), CHUNK)
@@ -78,7 +78,7 @@ def _read_rows(data: np.ndarray, frames: np.ndarray, names: Any, labels: Any, st
         name, length = str(names[row]).removesuffix(".skeleton"), min(int(frames[row]), data.shape[2])
         joints = np.array(data[row, :, :length], np.float32).swapaxes(0, 1)
         if length < 1 or not joints.any() or not np.isfinite(joints).all():
-            yield Reading([], [(name, "it is empty, or a coordinate is no number")])
+            yield Reading([], [(name, "it is empty, or a coordinate is not finite")])
         else:
             yield Reading([Clip(name, int(labels[row]), joints)], [])
 
@@ -99,7 +99,7 @@ def read_annotations(annotations: list[Any]) -> Iterator[Reading]:
             if bodies.ndim != 4 or bodies.shape[2:] != (JOINTS, 3) or bodies.dtype.kind != "f":
                 raise RawError(f"its keypoints are not an array (M, T, {JOINTS}, 3)")
             if not np.isfinite(bodies).all():
-                raise RawError("a coordinate is no number")
+                raise RawError("a coordinate is not finite")
             yield Reading([make_clip(name, parsed.action - 1, choose_persons(bodies.astype(np.float64)))], [])
         except RawError as error:
             yield Reading([], [(name, str(error))])

@@ -1,4 +1,4 @@
-"""What all skeleton data modules share. A data set says where its recordings are and how they are split."""
+"""Base class of all skeleton data modules. A data set defines its recordings and their split."""
 
 import os
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ class Split(NamedTuple):
     train: np.ndarray
     """int64 [N], rows of the recordings"""
     val: np.ndarray
-    """int64 [N], likewise"""
+    """int64 [N], as above"""
 
 
 def _whole(batch: Batch) -> Batch:
@@ -39,10 +39,10 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
 
     Args:
         clip: clips per recording, frames, and how training crops are drawn.
-        batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
+        batch_size: recordings per batch and device; a batch contains batch_size x clip.clips clips.
         reading: worker processes.
         subset: part of the training recordings to train on.
-        probe_samples: training recordings that probes read, with centre crops.
+        probe_samples: number of training recordings for probes, with centre crops.
         seed: order and crops are functions of it; null takes the run's seed.
     """
 
@@ -83,7 +83,7 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         return None if self.split is None else self.split.recordings.sha256(self.split.train)
 
     def check(self, stage: str) -> None:
-        """Find out what is wrong with settings and data before a network is built; `setup` opens nothing again."""
+        """Check settings and data before a network is built; `setup` does not open them again."""
         self.setup(stage)
 
     def setup(self, stage: str) -> None:
@@ -109,8 +109,8 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
             )
         if 0 < len(self.split.val) < world:
             raise SettingError(
-                f"{len(self.split.val)} validation recording(s) cannot be shared by {world} processes, of which each needs "
-                "one; lower trainer.devices."
+                f"{len(self.split.val)} validation recording(s) cannot be distributed over {world} processes, which need one "
+                "each; lower trainer.devices."
             )
 
     def _some_of(self, found: Split) -> np.ndarray:
@@ -156,31 +156,31 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         return self._loader(self.split.val, train=False)
 
     def probe_dataloader(self) -> ResumableLoader:
-        """The middle of evenly picked training recordings, for probes."""
+        """The middle of evenly spaced training recordings, for probes."""
         assert self.split is not None
         rows = self.split.train
         return self._loader(rows[spread(len(rows), self.probe_samples)], train=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch the training is."""
+        """Position of training within the epoch."""
         return {"loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where in the epoch the training was."""
+        """Restore the position within the epoch."""
         self._train_loader.load_state_dict(state["loader"])
 
 
 class PreparedSkeletons(SkeletonDataModule):
-    """Recordings that `python main.py prepare` has put into a folder.
+    """Recordings from a folder written by `python main.py prepare`.
 
     Args:
         root: folder that the command wrote.
-        benchmark: official split; null takes the first of those that the data set has.
+        benchmark: official split; null takes the first of the data set.
         clip: clips per recording, frames, and how training crops are drawn.
-        batch_size: recordings per batch and device; a batch holds batch_size x clip.clips clips.
+        batch_size: recordings per batch and device; a batch contains batch_size x clip.clips clips.
         reading: worker processes.
         subset: part of the training recordings to train on.
-        probe_samples: training recordings that probes read, with centre crops; null takes 4,096, or 6,144 of
+        probe_samples: number of training recordings for probes, with centre crops; null takes 4,096, or 6,144 of
             NTU RGB+D 120.
         seed: order and crops are functions of it; null takes the run's seed.
     """

@@ -18,15 +18,15 @@ from modules.core.randomness import worker_rng
 class SkeletonClipSettings:
     """What a method needs of each recording: how many clips of it, and how they are cropped in time.
 
-    Training takes a random part of a recording and resizes it to `frames`; a part is never shorter than `frames`, and a
-    recording that is shorter is taken whole (Skeleton-Contrast, official code). Evaluation takes the middle.
+    Training takes a random part of a recording and resizes it to `frames`; a part is never shorter than `frames`,
+    and shorter recordings are used completely (Skeleton-Contrast, official code). Evaluation takes the middle.
 
     Args:
         frames: Frames per clip after resizing, T.
-        clips: Clips per recording, each with its own part of it.
-        share: Shortest and longest part for training, as shares of the recording: 0.1 to 1 for pretraining, 0.5 to 1 for
+        clips: Clips per recording, each from a different part.
+        share: Shortest and longest part for training, as fractions of the recording: 0.1 to 1 for pretraining, 0.5 to 1 for
             classification (official code).
-        centre_share: Part for evaluation, in the middle, as a share of the recording.
+        centre_share: Middle part for evaluation, as a fraction of the recording.
     """
 
     frames: int = 64
@@ -38,7 +38,7 @@ class SkeletonClipSettings:
         for name in ("frames", "clips"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise SettingError(f"data.clip.{name} is {value!r}; it must be a whole number of at least 1.")
+                raise SettingError(f"data.clip.{name} is {value!r}; it must be an integer of at least 1.")
         low, high = self.share
         if not 0 < low <= high <= 1:
             raise SettingError(

@@ -99,20 +99,20 @@ def open_store(root: Path, dataset: str, command: str) -> Recordings:
     """
     header = read_header(root)
     if header is None:
-        raise SettingError(f"data.root {root} holds no prepared data set ({HEADER} is missing); run {command} first.")
+        raise SettingError(f"data.root {root} contains no prepared data set ({HEADER} is missing); run {command} first.")
     if header.get("dataset") != dataset or header.get("format") != FORMAT:
         raise SettingError(
-            f"data.root {root} holds {header.get('dataset')} in format {header.get('format')}, not {dataset} in format "
+            f"data.root {root} contains {header.get('dataset')} in format {header.get('format')}, not {dataset} in format "
             f"{FORMAT}; set data.root to another folder, or run {command} again."
         )
     try:
         small = {name: np.load(root / f"{name}.npy") for name in SMALL}
         joints = np.load(root / "joints.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise SettingError(f"data.root {root} is not whole ({error}); run {command} with --overwrite true.") from error
+        raise SettingError(f"data.root {root} is incomplete ({error}); run {command} with --overwrite true.") from error
     recordings = Recordings(joints, **small, header=header, file=root / "joints.npy")
     if len(joints) != recordings.end[-1]:
-        raise SettingError(f"data.root {root} is not whole: joints.npy has another size; run {command} with --overwrite true.")
+        raise SettingError(f"data.root {root} is incomplete: joints.npy has another size; run {command} with --overwrite true.")
     return recordings
 
 

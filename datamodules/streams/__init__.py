@@ -1,1 +1,1 @@
-"""Further streams of a sample: sound, depth, flow, masks, sensors, joints, boxes, features, read by the plan of the sample."""
+"""Further streams of a sample: audio, depth, flow, masks, sensors, joints, boxes, features, read by the plan of the sample."""

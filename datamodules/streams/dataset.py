@@ -35,7 +35,7 @@ class Wanted:
     Args:
         kinds: of each stream, by name.
         readers: of each but the video, by name.
-        main: stream whose files are the `paths` of manifests; a stream of which they name no files is looked for in those.
+        main: stream whose files are the `paths` of manifests; streams without their own files are read from these.
         on_missing: see `StreamSettings`.
     """
 
@@ -61,7 +61,7 @@ class Wanted:
 
 
 class StreamDataset(VideoClipDataset):
-    """Several streams of the recordings of a manifest, or one that is no video.
+    """Several streams of the recordings of a manifest, or one other than video.
 
     Args:
         manifest: files and labels.
@@ -95,7 +95,7 @@ class StreamDataset(VideoClipDataset):
         leader = wanted.leader
         if wanted.kinds[leader] == "audio" and wanted.readers[leader].window is None:
             raise SettingError(
-                f"The samples have only sound ({leader}), of which nothing says how long a clip is; set "
+                f"The samples only have audio ({leader}), and the length of a clip is not defined; set "
                 "data.streams.sound.seconds, or data.streams.sound.whole to true."
             )
 

@@ -24,8 +24,8 @@ from modules.core.errors import SettingError
 class FeatureReader(StreamReader):
     """Features from files. All of them are as wide as those of the first file of the list.
 
-    * `file.npy`: [S, D], or [D] of a whole recording; `file.npz` likewise (array `feature`, or the only one, and perhaps
-      `time`), or one array of it as `file.npz#name`.
+    * `file.npy`: [S, D], or [D] of a whole recording; `file.npz` with the same (array `feature`, or the only one, and
+      perhaps `time`), or one array of it as `file.npz#name`.
     * `file.safetensors`: `feature` [S, D] or [D], and perhaps `time` [S, 2], first and last second of each step.
     * `collection.safetensors#7`: recording 7, counted from 0, of `feature` [N, S, D] or [N, D] with perhaps `length` int64 [N]
       and `time` [N, S, 2].
@@ -51,7 +51,7 @@ class FeatureReader(StreamReader):
         self.width, self.is_sequence = feature.shape[-1], feature.ndim == 2
         if not self.settings.whole and time is None:
             raise SettingError(
-                f"{source} does not say when its features are; set data.streams.feature.rate to their steps per second, or "
+                f"{source} has no time stamps; set data.streams.feature.rate to their steps per second, or "
                 "data.streams.feature.whole to true."
             )
 
@@ -173,4 +173,4 @@ def collection_size(path: Path) -> int:
             return int(file.get_slice("feature").get_shape()[0])
     except (SafetensorError, OSError) as error:
         advice = "pass a folder with collections of features"
-        raise SettingError(f"{path} holds no features of a collection ({error}); {advice}.") from error
+        raise SettingError(f"{path} contains no features of a collection ({error}); {advice}.") from error

@@ -71,7 +71,7 @@ def as_persons(joints: np.ndarray, persons: int) -> np.ndarray:
         float32 [T, M, J, 3]
 
     Raises:
-        DecodeError: for another form, more persons, no frames, or what is no number.
+        DecodeError: for another shape, more persons, no frames, or values that are not finite.
     """
     if joints.ndim not in (3, 4) or joints.shape[-1] != 3:
         raise DecodeError("another size", f"shape {joints.shape}, not [T, J, 3] or [T, M, J, 3]")

@@ -39,4 +39,4 @@ def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
         return DepthReader(settings.depth)
     if kind == "mask":
         return MaskReader(settings.mask, settings.depth.fps)
-    raise SettingError(f"data.streams.names has a stream of kind {kind}, which is not read from files; leave it out.")
+    raise SettingError(f"data.streams.names has a stream of kind {kind}, which cannot be read from files; leave it out.")

@@ -1,4 +1,4 @@
-"""Which streams of a sample are read, and how each kind is."""
+"""Which streams of a sample are read, and how."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from modules.core.errors import SettingError, check_positive, check_range, check
 
 @dataclass
 class SoundSettings:
-    """How sound is read.
+    """How audio is read.
 
     Args:
         rate: Samples per second after resampling.
-        channels: `first` takes the first channel, as CAV-MAE's preparation does, `mean` the mean of all, `stereo` two (a single
-            one twice).
-        seconds: Length from the first frame of the clip on; null takes the time that the clip shows.
-        whole: Take the sound of the whole file, whichever frames the clip has (CAV-MAE), cut or filled up to `seconds`.
+        channels: `first` takes the first channel, as in CAV-MAE's preparation, `mean` the mean of all, `stereo` two (mono
+            is duplicated).
+        seconds: Length from the first frame of the clip; null takes the duration of the clip.
+        whole: Take the audio of the complete file, whichever frames the clip has (CAV-MAE), cut or padded to `seconds`.
     """
 
     rate: int = 16000
@@ -31,23 +31,23 @@ class SoundSettings:
 
 @dataclass
 class SignalSettings:
-    """How tables of sensors are read.
+    """How sensor tables are read.
 
     Args:
-        rate: Samples per second. A file without times has so many; one with times is read at that rate.
-        steps: Samples per clip, interpolated linearly from the first moment that the clip shows to its last; null takes as many
-            as the rate gives.
+        rate: Samples per second: the rate of files without time stamps; files with time stamps are resampled to it.
+        steps: Samples per clip, interpolated linearly from the start of the clip to its end; null derives it
+            from the rate.
         max_gap: Longest gap between two samples, in seconds.
-        offset: What to add to the file's times to get those of the video, in seconds.
-        columns: Names of the columns of csv files that are read, in this order; null takes all but that of times, in the order
-            of the first file.
-        time: Name of the column of times; null takes t, time or timestamp, whichever there is.
-        unit: Of times: s or ms.
-        from_first: Count times from the first one of each file on, as for clocks that count from 1970.
-        whole: Read the whole recording, or the part of it that the list names, whichever frames the clip has.
-        median: Take the median over so many samples, an odd number, before anything else (IMU-video: 5); 1 takes none.
-        standardise: Bring each column of a whole recording to mean 0 and deviation 1 (IMU-video).
-        window: Take the samples as they are and fill up with zeros at the end to round(seconds) * rate (IMU-video, with whole).
+        offset: Offset from the file's time stamps to those of the video, in seconds.
+        columns: Names of the columns of csv files that are read, in this order; null takes all except the time stamps, in the
+            order of the first file.
+        time: Name of the time column; null takes t, time or timestamp, whichever exists.
+        unit: Unit of the time stamps: s or ms.
+        from_first: Subtract the first time stamp of each file, e.g. for Unix time.
+        whole: Read the complete recording, or the part given by the list, whichever frames the clip has.
+        median: Width of a median filter, an odd number of samples, applied first (IMU-video: 5); 1 disables it.
+        standardise: Standardise each column of a complete recording to mean 0 and standard deviation 1 (IMU-video).
+        window: Use the samples without interpolation and pad with zeros to round(seconds) * rate (IMU-video, with whole).
     """
 
     rate: float = 50.0
@@ -72,17 +72,17 @@ class SignalSettings:
         if self.columns is not None and len(set(self.columns)) != len(self.columns or [""]):
             raise SettingError(f"data.streams.signal.columns is {self.columns}; name each column once, or leave it out.")
         if self.window and self.steps is not None:
-            raise SettingError("data.streams.signal.window takes samples as they are; leave data.streams.signal.steps out.")
+            raise SettingError("data.streams.signal.window does not interpolate; leave data.streams.signal.steps out.")
 
 
 @dataclass
 class FlowSettings:
-    """How stored flow is read: that of each frame to the next one of the file, in pixels of its pictures, which become those of
-    the clip. Where a clip leaves frames out (a stride above 1), it is not the flow from one frame of the clip to the next.
+    """How stored flow is read: from each frame to the next one of the file, in pixels of the file, scaled
+    to pixels of the clip. With a stride above 1, it is not the flow between consecutive frames of the clip.
 
     Args:
-        bound: Of flow in pictures of 8 bits, 0 to 255 mean -bound to bound pixels.
-        folder: Folder that `prepare flow` wrote; for data sets whose lists name no files of flow.
+        bound: For flow in 8-bit pictures, 0 to 255 mean -bound to bound pixels.
+        folder: Folder written by `prepare flow`; for data sets whose lists have no flow files.
     """
 
     bound: float = 20.0
@@ -94,15 +94,15 @@ class FlowSettings:
 
 @dataclass
 class DepthSettings:
-    """How stored depth is read: a stored value v, which is not 0, means v * scale + shift millimetres.
+    """How stored depth is read: a stored value v other than 0 means v * scale + shift millimetres.
 
     Args:
-        scale: Millimetres that one unit of the file means, below 0 where nearer is brighter, 1000 for metres; null takes whole
-            numbers of 16 bits as millimetres, and refuses other files, which do not say what they mean.
+        scale: Millimetres per unit of the file, negative if nearer is brighter, 1000 for
+            metres; null treats 16-bit integers as millimetres, and refuses other files.
         shift: Millimetres to add.
-        least: Smallest stored value that was measured; what lies below it is 0. Lossy videos need more than 1.
-        fps: Frames per second of folders and arrays, which do not say it; flow and masks take it too. Files of as many frames
-            as the video need none: they are taken frame by frame. null counts all others as broken.
+        least: Smallest valid stored value; values below it become 0. Lossy videos need more than 1.
+        fps: Frames per second of folders and arrays, also for flow and masks. Not needed for files with as many frames
+            as the video, which are matched frame by frame; null counts all others as broken.
     """
 
     scale: float | None = None
@@ -114,7 +114,7 @@ class DepthSettings:
         check_range("data.streams.depth", -1e6, 1e6, shift=self.shift, **given(scale=self.scale))
         check_range("data.streams.depth", 0, least=self.least)
         if self.scale == 0:
-            raise SettingError("data.streams.depth.scale is 0; it must be another number, or null.")
+            raise SettingError("data.streams.depth.scale is 0; it must be non-zero, or null.")
         check_positive("data.streams.depth", **given(fps=self.fps))
 
 
@@ -123,8 +123,8 @@ class MaskSettings:
     """How masks are read.
 
     Args:
-        objects: Planes of a mask. One shows what belongs to any object; more show each object by itself, of which files state
-            the number from 1 in each pixel.
+        objects: Planes of a mask. One is the union of all objects; with more, each object has its own plane, and files store
+            its id, from 1, in each pixel.
     """
 
     objects: int = 1
@@ -139,8 +139,8 @@ class SkeletonSettings:
 
     Args:
         fps: Frames per second.
-        persons: Persons of a clip, M; files may have fewer.
-        origin: Number of the joint of the first person that stands at 0 in the first frame; null leaves joints where they are.
+        persons: Persons per clip, M; files may have fewer.
+        origin: Index of the joint of the first person that is moved to 0 in the first frame; null does not move joints.
     """
 
     fps: float = 30.0
@@ -155,12 +155,12 @@ class SkeletonSettings:
 
 @dataclass
 class FeatureSettings:
-    """How sequences of features are read.
+    """How feature sequences are read.
 
     Args:
-        whole: Take the sequence of the whole recording, or of the part of it that the list names; false takes the steps within
-            the time that the clip shows.
-        rate: Steps per second of files that do not say when their steps are; null refuses these where times are needed.
+        whole: Take the sequence of the complete recording, or of the part given by the list; false takes
+            the steps within the clip.
+        rate: Steps per second of files without time stamps; null refuses such files if times are needed.
     """
 
     whole: bool = True
@@ -170,7 +170,7 @@ class FeatureSettings:
         check_positive("data.streams.feature", **given(rate=self.rate))
 
 
-NO_PICTURES = "data.streams.names has boxes, but no stream of pictures to place them in; name video too."
+NO_PICTURES = "data.streams.names has boxes, but no video that they refer to; name video too."
 
 
 @dataclass
@@ -178,12 +178,12 @@ class TrackSettings:
     """How boxes from detectors are read.
 
     Args:
-        most: Objects per clip or frame, K; those with the highest scores are taken.
-        unit: Of boxes: pixels of the video's frames, or share, from 0 to 1 of their width and height.
+        most: Maximum number of objects per clip or frame, K; those with the highest scores are used.
+        unit: Unit of boxes: pixels of the video's frames, or share, from 0 to 1 of their width and height.
         first_frame: Number of a video's first frame in the file.
-        reach: How far from a frame its boxes may be, in frames or seconds, as the file counts.
-        score: Lowest score of boxes that are taken; null takes all.
-        classes: Classes of boxes that are taken, as written in the file; null takes all.
+        reach: Maximum distance between a frame and its boxes, in frames or seconds, as in the file.
+        score: Minimum score of boxes; null takes all.
+        classes: Classes of boxes to use, as written in the file; null takes all.
     """
 
     most: int = 8
@@ -202,12 +202,12 @@ class TrackSettings:
 
 @dataclass
 class PictureSettings:
-    """Which object of a video is cut out.
+    """Which object of a video is cropped.
 
     Args:
-        pick: Of the boxes of a frame: the largest, the most central, or that with the highest score.
-        track: Name of the only track that is taken; null takes all.
-        enlarge: Side of the square that is cut out, as a multiple of the box's longer side.
+        pick: Which box of a frame to use: the largest, the most central, or the one with the highest score.
+        track: Name of the only track to use; null takes all.
+        enlarge: Side of the square crop, as a multiple of the box's longer side.
     """
 
     pick: Literal["largest", "central", "score"] = "largest"
@@ -223,18 +223,18 @@ class StreamSettings:
     """Which streams a batch has.
 
     Args:
-        names: Streams by name; null takes those that the data set gives by default.
-        on_missing: What becomes of a sample of which a further stream is missing or broken: `replace` takes another sample, as
-            for broken videos; `mark` fills the stream up with zeros that are not valid. Both count and name the file.
-        sound: Of the streams of kind audio.
-        signal: Of sensors.
-        flow: Of optical flow.
-        depth: Of depth.
-        skeleton: Of joints in arrays.
-        feature: Of features.
-        track: Of boxes.
-        picture: Of objects that are cut out.
-        mask: Of masks.
+        names: Streams by name; null takes the defaults of the data set.
+        on_missing: What to do with a sample if a further stream is missing or broken: `replace` takes another sample, as
+            for broken videos; `mark` fills the stream with zeros marked as not valid. Both count and list the file.
+        sound: Settings of audio streams.
+        signal: Settings of
+        sensors. flow: Settings of optical
+        flow. depth: Settings of
+        depth. skeleton: Settings of joints
+        in arrays. feature: Settings
+        of features. track:
+        Settings of boxes. picture: Settings of object crops. mask:
+        Settings of masks.
     """
 
     names: list[str] | None = None

@@ -71,7 +71,7 @@ class _Sequence(NamedTuple):
     """Of a sequence parameter set of H.264 or HEVC."""
 
     reorder: int
-    """how many pictures a decoder holds back at most; -1 where it finds out while decoding"""
+    """how many pictures a decoder holds back at most; -1 if only known while decoding"""
     lsb_bits: int
     """of the picture order count in slices; 0 where pictures are displayed in the order of the file"""
     frame_bits: int = 0

@@ -1,4 +1,4 @@
-"""Which part of the picture each view of a video shows: one class for each rule, named in `data.clip.crop`.
+"""Crops of the views of a video: one class per rule, named in `data.clip.crop`.
 
 One box per clip, the same for all its frames. Boxes are (x, y, width, height) in pixels of the decoded frame.
 """
@@ -99,7 +99,7 @@ class MultiScale(Crop):
     """The multi-scale crop of VideoMAE pretraining; see `multi_scale_box`.
 
     Args:
-        centre: Side of the centred squares of evaluation, as a share of the picture's shorter side.
+        centre: Side of the centred squares of evaluation, as a fraction of the frame's shorter side.
     """
 
     centre: float = 1.0
@@ -117,9 +117,9 @@ class RandomResized(Crop):
     """Random area and aspect ratio; see `random_resized_box`.
 
     Args:
-        scale: Smallest and largest area, as a share of the picture.
+        scale: Smallest and largest area, as a fraction of the frame.
         ratio: Smallest and largest aspect ratio, width / height.
-        centre: Side of the centred squares of evaluation, as a share of the picture's shorter side (SEVERE 0.875).
+        centre: Side of the centred squares of evaluation, as a fraction of the frame's shorter side (SEVERE 0.875).
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -138,10 +138,10 @@ class RandomResized(Crop):
 
 @dataclass(frozen=True)
 class Stretched(Crop):
-    """A square of the picture stretched to 4:3 (TubeletContrast); see `stretched_box`.
+    """A square of the frame stretched to 4:3 (TubeletContrast); see `stretched_box`.
 
     Args:
-        centre: Side of the centred squares of evaluation, as a share of the picture's shorter side.
+        centre: Side of the centred squares of evaluation, as a fraction of the frame's shorter side.
     """
 
     centre: float = 1.0
@@ -159,8 +159,8 @@ class Square(Crop):
     """A square of random side, anywhere (SlowFast); see `square_box`.
 
     Args:
-        scale: Smallest and largest side, as a share of the picture's shorter side.
-        centre: Side of the centred squares of evaluation, as a share of the picture's shorter side.
+        scale: Smallest and largest side, as a fraction of the frame's shorter side.
+        centre: Side of the centred squares of evaluation, as a fraction of the frame's shorter side.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -180,7 +180,7 @@ class Centre(Crop):
     """The centred square, in training too.
 
     Args:
-        centre: Its side, as a share of the picture's shorter side.
+        centre: Its side, as a fraction of the frame's shorter side.
     """
 
     centre: float = 1.0
@@ -195,7 +195,7 @@ class Centre(Crop):
 
 @dataclass(frozen=True)
 class Shared(Crop):
-    """All clips of a video have the same box, so that they can be compared place by place (SiamMAE).
+    """All clips of a video have the same box, so that positions correspond (SiamMAE).
 
     Copies of a clip still differ: the first copies of all clips share one box, the second ones another.
 
@@ -215,7 +215,7 @@ class Shared(Crop):
         """See `Crop.check`."""
         if clips < 2:
             raise SettingError(
-                f"data.clip.clips is {clips}, but Shared gives several clips one box; set it to 2 or more, or choose another "
+                f"data.clip.clips is {clips}, but Shared joins the boxes of several clips; set it to 2 or more, or use another "
                 "data.clip.crop."
             )
         self.crop.check(1, repeat)
@@ -231,7 +231,7 @@ class Shared(Crop):
 
 @dataclass(frozen=True)
 class Nested(Crop):
-    """The first view shows a box, and each other view a part of what the first one shows (CropMAE's `GlobalToLocal`).
+    """The first view is a crop, and each other view a crop of the first one (CropMAE's `GlobalToLocal`).
 
     Args:
         outer: How the box of the first view is drawn.

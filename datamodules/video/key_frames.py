@@ -56,7 +56,7 @@ class KeyFrames(Manifest):
         return slice(int(self.first[row]), int(self.first[row + 1]))
 
     def subset(self, rows: np.ndarray) -> "KeyFrames":
-        """See `Manifest.subset`; boxes are numbered anew."""
+        """See `Manifest.subset`; boxes are numbered again."""
         kept = np.concatenate([np.arange(self.first[row], self.first[row + 1]) for row in rows])
         chosen: KeyFrames = super().subset(rows)  # type: ignore[assignment]
         return replace(

@@ -395,7 +395,7 @@ class PyAVReader:
         """Presentation times of the frames that plain decoding gives, and what it fails with on the way, if it does.
 
         Args:
-            conceals: whether decoding goes on where a decoder can put something in the place of damage.
+            conceals: whether decoding continues if a decoder can conceal damage.
         """
         times: list[int | None] = []
         fault = ""

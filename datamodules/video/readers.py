@@ -256,7 +256,7 @@ class TorchCodecReader:
         except (RuntimeError, ValueError) as error:
             if "libtorchcodec" in str(error):
                 raise SettingError(
-                    "The decoder torchcodec does not find ffmpeg's shared libraries; install ffmpeg, or choose pyav."
+                    "The decoder torchcodec cannot find ffmpeg's shared libraries; install ffmpeg, or choose pyav."
                 ) from error
             raise DecodeError("cannot open", str(error).partition("\n")[0]) from error
         about = self._video.metadata

@@ -1,4 +1,4 @@
-"""Which frames of a video its clips show: one class for each rule, named in `data.clip.sampler`.
+"""Temporal sampling of clips: one class per rule, named in `data.clip.sampler`.
 
 With a generator the clips are those of training; with `None` they are fixed, for evaluation. Numbers count the frames
 of the video in display order, from 0. Axis letters: `V` clips, `T` frames.
@@ -66,10 +66,10 @@ class Sampler(ABC):
 class Dense(Sampler):
     """Every `stride`-th frame from a random start (VideoMAE).
 
-    A test takes windows of T frames, spread evenly over every stride-th frame of the whole video (VideoMAE: 5).
+    A test takes windows of T frames, spaced evenly over every stride-th frame of the complete video (VideoMAE: 5).
 
     Args:
-        stride: Frames of the video from one sampled frame to the next.
+        stride: Frames of the video between sampled frames.
     """
 
     stride: int = 4
@@ -91,7 +91,7 @@ class Jittered(Sampler):
     """Frames at a random stride, each moved by less than it (TubeletContrast); evaluation and test as `Dense`.
 
     Args:
-        stride: Largest stride; each training clip draws its own from 1 on. That of evaluation and test.
+        stride: Largest stride; each training clip draws its own, from 1 on. Evaluation and test use the largest.
     """
 
     stride: int = 4
@@ -114,11 +114,11 @@ class Jittered(Sampler):
 class Segments(Sampler):
     """One frame of each of T equal parts of the video (TSN; usual for Something-Something).
 
-    A test takes T frames spread over the whole video, each view shifted by an equal part of the way to the next frame
+    A test takes T frames spaced over the complete video, each view shifted by an equal fraction of the spacing
     (VideoMAE: 2).
 
     Args:
-        short: What is made of a video with fewer than T frames. `first_frame` repeats its first frame T times, as VideoMAE's
+        short: How to handle a video with fewer than T frames. `first_frame` repeats its first frame T times, as VideoMAE's
             official code does in training and validation; `spread` spreads its frames evenly over the clip, as that code does
             when testing.
     """
@@ -160,7 +160,8 @@ class Spanning(Sampler):
 
 @dataclass(frozen=True)
 class Timed(Sampler):
-    """Frames at a rate, whatever the video's own (SEVERE). A test takes windows at that rate, spread evenly (SEVERE: 10).
+    """Frames at a fixed rate, independent of the video's own (SEVERE). A test takes evenly spaced windows at that rate (SEVERE:
+    10).
 
     Args:
         fps: Frames per second.
@@ -172,7 +173,7 @@ class Timed(Sampler):
         check_positive(OWNER, fps=self.fps)
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; a video that is too short begins anew within a clip."""
+        """See `Sampler.draw`; a video that is too short starts again within a clip."""
         return np.stack([timed_indices(info, frames, self.fps, rng, place) for place in evenly(clips)])
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
@@ -187,7 +188,7 @@ class OrderedClips(Sampler):
     """Clips one after the other with a gap between them, in the video's order (clip order prediction, VCOP; official code).
 
     The first start is uniform over all that leave room for the last clip. A video that is too short counts as broken, because
-    clips that overlap or stand still have no order. Test as `Dense`.
+    overlapping or repeated clips have no order. Test as `Dense`.
 
     Args:
         gap: Frames of the video between the last frame of a clip and the first of the next.
@@ -218,14 +219,14 @@ class OrderedClips(Sampler):
 
 @dataclass(frozen=True)
 class DecreasingGap(Sampler):
-    """Two clips that are rather near to each other than far (CVRL, official code).
+    """Two clips, with small distances preferred (CVRL, official code).
 
     The density of the distance between their starts falls linearly from 0 on to the longest possible one, at which it is 0;
     which of them comes first is drawn. In a video that is too short for a clip both start anywhere, and its end
     is followed by its beginning.
 
     Args:
-        stride: Frames of the video from one sampled frame to the next.
+        stride: Frames of the video between sampled frames.
     """
 
     stride: int = 2
@@ -277,15 +278,13 @@ class FramePair(Sampler):
     def __post_init__(self) -> None:
         low, high = self.gap
         if not 0 <= low <= high:
-            raise SettingError(
-                f"{OWNER}.gap is {list(self.gap)}; it must be two whole numbers of at least 0, the smaller first."
-            )
+            raise SettingError(f"{OWNER}.gap is {list(self.gap)}; it must be two integers of at least 0, the smaller first.")
 
     def check(self, clips: int, frames: int) -> None:
         """See `Sampler.check`."""
         _check_two("FramePair", clips)
         if frames != 1:
-            raise SettingError(f"data.clip.frames is {frames}, but FramePair makes clips of a single frame; set it to 1.")
+            raise SettingError(f"data.clip.frames is {frames}, but FramePair uses clips of a single frame; set it to 1.")
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
         """See `Sampler.draw`; evaluation takes the middle of the possible distances and places."""
@@ -305,7 +304,7 @@ class FramePair(Sampler):
 
 def _check_two(name: str, clips: int) -> None:
     if clips != 2:
-        raise SettingError(f"data.clip.clips is {clips}, but {name} takes two clips of each video; set it to 2.")
+        raise SettingError(f"data.clip.clips is {clips}, but {name} needs two clips of each video; set it to 2.")
 
 
 # --- Rules ---
@@ -477,7 +476,7 @@ def decreasing_gap(room: int, u: float) -> int:
 
 
 def wrapped(starts: np.ndarray, num_frames: int, frames: int, stride: int) -> np.ndarray:
-    """Every `stride`-th frame from each start; behind its end, the video begins anew.
+    """Every `stride`-th frame from each start; behind its end, the video starts again.
 
     Args:
         starts: int64 [V].

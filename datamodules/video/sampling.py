@@ -1,4 +1,4 @@
-"""What is shown of each video: which frames and which part of the picture, decided once for all streams of a sample.
+"""Which frames and which crop of each video are used, chosen once for all streams of a sample.
 
 Axis letters: `V` views, `T` frames.
 """
@@ -17,18 +17,18 @@ from modules.core.errors import check_whole
 
 @dataclass(kw_only=True)
 class ClipSettings:
-    """What a method needs of each video: how many clips, which frames, and how they are cropped.
+    """The clips that a method needs from each video: number, frames and crops.
 
     Args:
         frames: Frames per clip, T.
         size: Height and width of the clips after crop and resize, in pixels.
-        clips: Clips per video, each with its own start; the file is opened once.
-        repeat: Copies of each clip, decoded once and cropped independently. A batch holds V = clips * repeat clips per
+        clips: Clips per video, each with its own start; the file is opened only once.
+        repeat: Copies of each clip, decoded once and cropped independently. A batch has V = clips * repeat clips per
             video, the copies of one clip next to each other.
-        sampler: Which frames: Dense, Jittered, Segments, Spanning or Timed, each clip by itself; OrderedClips, DecreasingGap or
-            FramePair, where the distance between clips matters.
-        crop: Which part of the picture training clips show: MultiScale, RandomResized, Stretched, Square or Centre, each clip
-            by itself; Shared or Nested, where the boxes of several clips belong together. Evaluation shows centred squares.
+        sampler: Which frames: Dense, Jittered, Segments, Spanning or Timed for independent clips; OrderedClips, DecreasingGap
+            or FramePair for clips at certain distances.
+        crop: Crop of the training clips: MultiScale, RandomResized, Stretched, Square or Centre for independent
+            crops; Shared or Nested for related crops of several clips. Evaluation uses centred squares.
     """
 
     frames: int = 16
@@ -58,7 +58,7 @@ class ViewSettings:
     """The views of each test video: V = segments * crops, the crops of one segment next to each other.
 
     Args:
-        segments: Clips over time, as `data.clip.sampler` spreads them (VideoMAE: 5, with `Segments` 2; SEVERE: 10).
+        segments: Clips over time, distributed by `data.clip.sampler` (VideoMAE: 5, with `Segments` 2; SEVERE: 10).
         crops: Squares along the longer side, from one end to the other (VideoMAE: 3), or one in the centre.
     """
 

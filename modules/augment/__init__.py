@@ -1,1 +1,1 @@
-"""Random changes of whole clips and bodies, batched on the device."""
+"""Augmentation of clips and skeletons, batched on the device."""

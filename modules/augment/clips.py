@@ -1,10 +1,10 @@
 """Augmentation of whole clips for classification, on the device: RandAugment, colour jitter, flip, erasing, mixup and cutmix.
 
 Fine-tuning of VideoMAE and SEVERE's video CNNs (both official code). timm draws the operations of RandAugment and their
-strengths, erases boxes and mixes; `modules.augment.pixels` changes the pixels. Whatever is drawn is drawn once per clip
-(mixing: once per batch) and is the same in all its frames, but for the noise of erased boxes. Numbers are drawn on the host, so
-that nothing waits for the device: those of RandAugment and the jitter where batches are read, and the others from the seed of
-the step's generator; noise is drawn on the device.
+strengths, erases boxes and mixes; `modules.augment.pixels` changes the pixels. Random numbers are drawn once per clip
+(mixing: once per batch) and are the same for all frames, except for the noise of erased boxes. They are drawn on the host,
+to avoid host syncs: those of RandAugment and the jitter in the loader workers, and the others from the seed of the
+step's generator; noise is drawn on the device.
 
 Deviations from the official code, which works on PIL images in the loader's workers:
 
@@ -34,15 +34,15 @@ PIXELS, BOXES, MIXING, PREPARED = 1, 2, 3, 7
 
 @dataclass
 class ClipAugmentation:
-    """What is done to training clips, in the order of the settings, besides the crop that the data module makes.
+    """Augmentation of training clips, in the order of the settings, after the crop of the data module.
 
     Args:
-        rand_augment: timm's name of a RandAugment, or null for none. In that of the official fine-tuning, 4 operations are
-            drawn with replacement from 15, each done with probability 1/2, with a strength of 7 of 10 and deviation 0.5.
+        rand_augment: timm's name of a RandAugment, or null for none. In the official fine-tuning, 4 operations are drawn with
+            replacement from 15, each applied with probability 1/2, with a strength of 7 of 10 and standard deviation 0.5.
         jitter: colour jitter as torchvision's: largest change of brightness, contrast and saturation, in random order (SEVERE
             0.4).
         hue: largest shift of the hue, at most 0.5, with the jitter (SEVERE 0.2).
-        flip: probability of mirroring left to right; null takes one half, or 0 where left and right are classes of the data.
+        flip: probability of mirroring; null takes 0.5, or 0 if classes depend on left and right.
         erase: probability of filling a box with normal noise, after normalisation.
     """
 
@@ -66,15 +66,15 @@ class ClipAugmentation:
 
 @dataclass
 class Mixing:
-    """Mixup and cutmix: each clip is mixed with the clip at the mirrored place of the batch, with one share for all.
+    """Mixup and cutmix: each clip is mixed with the clip at the mirrored position of the batch, with the same ratio for all.
 
-    Of an odd number of clips the last one stays as it is, and so do both of a pair of which one has no label.
+    With an odd number of clips one is not mixed, nor are pairs with an unlabelled clip.
 
     Args:
-        mixup: parameter of the Beta distribution of the share; 0 for no mixup.
-        cutmix: likewise for cutmix, which pastes a box of this share of the picture, the same in all frames; 0 for none.
-        probability: of a batch to be mixed.
-        switch: probability of cutmix where both are on.
+        mixup: parameter of the Beta distribution of the ratio; 0 disables mixup. cutmix:
+        the same for cutmix, which pastes a box of this fraction of the frame, the same in all frames; 0 disables it.
+        probability: probability that a batch is mixed.
+        switch: probability of cutmix if both are enabled.
     """
 
     mixup: float = 0.8
@@ -86,7 +86,7 @@ class Mixing:
         for name, highest in (("mixup", math.inf), ("cutmix", math.inf), ("probability", 1), ("switch", 1)):
             _check("mixing", name, getattr(self, name), highest)
         if self.mixup == self.cutmix == 0:
-            raise SettingError("model.mixing has mixup 0 and cutmix 0; set model.mixing to null to mix nothing.")
+            raise SettingError("model.mixing has mixup 0 and cutmix 0; set model.mixing to null to disable mixing.")
 
 
 def _check(group: str, name: str, value: float, highest: float) -> None:
@@ -116,7 +116,7 @@ def rand_augment(name: str) -> RandAugment:
             operation.aug_fn, operation.kwargs = _note, {"name": change}
     except (AssertionError, KeyError, ValueError) as error:
         raise SettingError(
-            f"model.augmentation.rand_augment is {name}, which is no RandAugment of timm for clips; take one like "
+            f"model.augmentation.rand_augment is {name}, which is not a RandAugment config of timm for clips; use one like "
             "rand-m7-n4-mstd0.5-inc1, or null."
         ) from error
     return found
@@ -205,7 +205,7 @@ def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -
         float [N, 3, T, H, W]; `video` may be changed in place.
     """
     with seeded_libraries(generator.initial_seed(), BOXES):
-        # Frames as further channels: timm gives each a noise of its own.
+        # Frames as further channels: timm gives each its own noise.
         erased = RandomErasing(probability, mode="pixel", device=video.device)(video.flatten(1, 2))
     return erased.view_as(video)
 

@@ -70,11 +70,11 @@ def change_hue(clip: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
 
 @dataclass
 class ColourJitter:
-    """How colours are changed, each change with its own draw, alike in all frames of a sample.
+    """Colour augmentation; each change is drawn separately, and is the same for all frames of a sample.
 
     Args:
-        probability: of each change.
-        brightness: largest value added, of 255.
+        probability: probability of each
+        change. brightness: largest value added, of 255.
         contrast: the factor is exp(U(-contrast, contrast)).
         hue: largest value added, of 180.
         saturation: the factor is exp(U(-saturation, saturation)).

@@ -1,4 +1,4 @@
-"""Mirroring whole clips, where that leaves the labels what they are."""
+"""Mirroring clips, if that does not change their labels."""
 
 import re
 from typing import Any
@@ -35,14 +35,14 @@ def flips_change_labels(data: Any) -> bool:
 
 
 class RandomFlip:
-    """Mirrors some training clips. A method holds one, and `Method.take_data` hands it the data.
+    """Mirrors some training clips. Stored in a method; `Method.take_data` passes it the data.
 
     Args:
         setting: name of the setting on the command line.
         asked: probability of mirroring a clip; None takes one half, or 0 where left and right are classes of the data.
 
     Raises:
-        SettingError: if it is no probability.
+        SettingError: if it is not a probability.
     """
 
     def __init__(self, setting: str, asked: float | None) -> None:
@@ -52,8 +52,8 @@ class RandomFlip:
         self.probability = HALF if asked is None else asked
 
     def take_data(self, data: Any) -> None:
-        """Settle the probability. Says in one line where the data turn it off, or where a setting mirrors such data all the
-        same.
+        """Determine the probability. Prints a message if the data disable it, or if a setting mirrors such data
+        anyway.
 
         Args:
             data: data module, set up; None where there is none.
@@ -64,12 +64,12 @@ class RandomFlip:
         name = type(data).__name__
         if self.asked is None:
             rank_zero_info(
-                f"Left and right are classes or words of {name}, so no clip is mirrored, unless {self.setting} says so."
+                f"Classes or captions of {name} depend on left and right, so no clip is mirrored unless {self.setting} is set."
             )
         elif self.asked:
             rank_zero_warn(
-                f"{self.setting} is {self.asked:g}, so clips are mirrored although left and right are classes or words of "
-                f"{name}; set it to 0, or leave it out, to mirror none."
+                f"{self.setting} is {self.asked:g}, so clips are mirrored although left and right matter in {name}; set "
+                f"it to 0, or leave it out, to mirror none."
             )
         self.probability = self.asked or 0.0
 

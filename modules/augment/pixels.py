@@ -1,7 +1,7 @@
 """Changes of the pixels of whole clips: those of RandAugment (timm) and of a colour jitter (torchvision).
 
 What is done to each clip is a list that the host knows before it has the clip. Clips whose next change is of one kind are
-changed at once, each with a strength of its own, so that the number of operations does not grow with the number of clips;
+changed at once, each with its own strength, so that the number of operations does not grow with the number of clips;
 and nothing is read from the device. Results are those of torchvision's functions for one clip after the other, but that a
 value may be rounded to its neighbour.
 

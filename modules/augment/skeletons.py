@@ -1,7 +1,7 @@
-"""Changes of skeletons in space, batched on the device (https://arxiv.org/abs/2108.03656, official code).
+"""Spatial augmentation of skeletons, batched on the device (https://arxiv.org/abs/2108.03656, official code).
 
-Each clip is either sheared as a whole, or some of its joints are moved or hidden, in all frames and for both persons. All of
-these multiply a joint's coordinates by a matrix, so one product does them all.
+Each clip is either sheared as a whole, or some of its joints are moved or zeroed, in all frames and for both persons. All
+of these multiply a joint's coordinates by a matrix, so one product is enough.
 """
 
 from dataclasses import dataclass
@@ -52,9 +52,10 @@ class SkeletonAugmentation:
     """Exactly one of shear and jitter for each clip. The defaults are the paper's (official code).
 
     Args:
-        shear_probability: of a clip to be sheared; joints of the others are jittered.
-        joints: how many joints jitter changes.
-        zero_probability: of jitter to move these joints to the origin; else they are multiplied by a random matrix.
+        shear_probability: probability that a clip is sheared; joints of the others are jittered. joints:
+        number of joints changed by jitter.
+        zero_probability: probability that jitter moves these joints to the origin; otherwise they are multiplied by a random
+            matrix.
         strength: entries of the random matrices are drawn from -strength to strength.
     """
 
@@ -64,7 +65,7 @@ class SkeletonAugmentation:
     strength: float = 1.0
 
     def check(self) -> None:
-        """Refuse what cannot be drawn.
+        """Check the settings.
 
         Raises:
             SettingError: naming the setting.

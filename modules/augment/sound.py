@@ -1,4 +1,4 @@
-"""Random changes of waveforms and of log-mel spectrograms, batched on the device (AudioMAE and CAV-MAE, official code).
+"""Augmentation of waveforms and log-mel spectrograms, batched on the device (AudioMAE and CAV-MAE, official code).
 
 Each change is a pure function of what was drawn; what draws is apart. Axis letters: `B` samples, `C` channels, `S` samples of
 sound, `F` frames, `K` mel bins or classes.
@@ -179,7 +179,7 @@ class WaveformMixup:
         probability: Of a sample to be mixed.
 
     Raises:
-        SettingError: If it is no probability.
+        SettingError: If it is not a probability.
     """
 
     probability: float = 0.5

@@ -1,4 +1,4 @@
-"""Depth as pictures: a network of videos sees how far everything is as shades of grey."""
+"""Depth as images: a video network takes distances as grey values."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""What every encoder offers to the methods that train or use it."""
+"""The interface of all encoders."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -19,15 +19,15 @@ class Encoder(Protocol):
     """length of a pooled feature, and channels of `forward_features`"""
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """Clips as the data give them -> as the weights want them."""
+        """Clips from the data -> normalised as the weights expect."""
         ...
 
     def forward_features(self, video: Tensor, /) -> Tensor:
-        """Tokens, sequence or map before pooling, of what `preprocess` gives."""
+        """Tokens, sequence or map before pooling, from the output of `preprocess`."""
         ...
 
     def forward(self, video: Tensor, /) -> Tensor:
-        """Pooled features [B, D], of what `preprocess` gives."""
+        """Pooled features [B, D], from the output of `preprocess`."""
         ...
 
     def forward_intermediates(

@@ -50,7 +50,7 @@ def clip_tower(checkpoint: str | None, heads: int | None) -> PatchTokens:
     weights = clip_names(read_weights(checkpoint, SETTING))
     if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
         raise SettingError(
-            f"{SETTING} names {checkpoint}, which holds no CLIP image tower (no conv1.weight and positional_embedding); "
+            f"{SETTING} names {checkpoint}, which contains no CLIP image encoder (no conv1.weight and positional_embedding); "
             "pass OpenAI's ViT-B-16.pt or a dictionary of its visual part."
         )
     width, _, _, patch = weights["patch_embed.proj.weight"].shape
@@ -97,7 +97,7 @@ def timm_normalisation(name: str) -> Normalisation:
     said = {"mean": known.mean, "std": known.std} if known is not None else None
     normalisation = Normalisation.of_record(said) or IMAGENET
     if normalisation != IMAGENET:
-        rank_zero_info(f"Frames for {name} are normalised as timm says: {normalisation}.")
+        rank_zero_info(f"Frames for {name} are normalised as defined by timm: {normalisation}.")
     return normalisation
 
 

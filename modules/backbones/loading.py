@@ -9,7 +9,7 @@ ATTRIBUTE = "backbone."
 
 
 def load_encoder(encoder: nn.Module, weights: dict[str, Tensor], path: str) -> LoadReport:
-    """Load the weights of an encoder strictly; everything else in the file (heads, other encoders) is reported as left over.
+    """Load the weights of an encoder strictly; everything else in the file (heads, other encoders) is reported as unused.
 
     Args:
         encoder: where to load to.
@@ -32,7 +32,7 @@ def load_encoder(encoder: nn.Module, weights: dict[str, Tensor], path: str) -> L
     if len(found) != 1:
         held = f"several ({', '.join(found)})" if found else f"none (its tensors: {', '.join(list(weights)[:3])}, ...)"
         raise SettingError(
-            f"model.backbone.checkpoint names {path}, which should hold one {type(encoder).__name__} and holds {held}; pass "
+            f"model.backbone.checkpoint names {path}, which should contain one {type(encoder).__name__} but has {held}; pass "
             "another file."
         )
     ((prefix, inner),) = found.items()

@@ -1,4 +1,4 @@
-"""What encoders of pixels share: how their clips are normalised, and how they learn it from weights."""
+"""Shared by encoders of pixels: the normalisation of clips, and restoring it from weights."""
 
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +31,7 @@ class PixelInput:
         return self.normalisation.apply(clip)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """Feed clips as the network was fed that the weights come from. Settings take precedence; what is not known is assumed.
+        """Use the preprocessing that the weights were trained with. Settings take precedence; unknown values are assumed.
 
         Args:
             origin: of the weights.

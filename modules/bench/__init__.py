@@ -1,1 +1,1 @@
-"""The command `bench`: how fast a run is, what limits it, and what to change."""
+"""The command `bench`: the speed of a run, its bottleneck, and what to change."""

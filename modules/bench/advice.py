@@ -1,4 +1,4 @@
-"""What limits a run, in words, and which settings may make it faster."""
+"""The bottleneck of a run, explained in words, and settings that may make it faster."""
 
 import math
 import os
@@ -11,13 +11,13 @@ from modules.bench.outlook import devices_here
 
 Limit = Literal["data", "callbacks", "transfer", "augmentation", "network"]
 MUCH = 0.25
-"""Share of the time from which on waiting, or what lies beside the steps, is what limits a run."""
+"""Fraction of the time above which waiting, or work outside of the steps, counts as the bottleneck."""
 MOST = 0.6
-"""Share of the network below which something else is worth a look too."""
+"""Fraction of the network below which another part is worth optimising too."""
 LITTLE = 0.03
-"""Share of waiting below which it is not worth a worker process."""
+"""Fraction of waiting below which another worker process is not worthwhile."""
 COPYING = 0.15
-"""The same of copies to the device, which could happen while it computes."""
+"""The same for copies to the device, which could overlap with computation."""
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Proposal:
 
     why: str
     settings: list[str] = field(default_factory=list)
-    """For the command line; empty where it is no matter of a setting alone."""
+    """Command-line settings; empty if a setting is not enough."""
     changes_learning: bool = False
-    """Whether something else is learned with it, so that it is no matter of speed alone."""
+    """Whether it also changes what is learned, not only the speed."""
 
 
 def cores() -> int:
@@ -37,7 +37,7 @@ def cores() -> int:
 
 
 def limit_of(measured: Measured) -> Limit:
-    """What to change first."""
+    """The bottleneck."""
     shares = measured.shares
     beside = shares.get(CALLBACKS, 0.0) + shares.get(REST, 0.0)
     if measured.waiting > MUCH and measured.waiting >= beside:
@@ -52,33 +52,33 @@ def limit_of(measured: Measured) -> Limit:
 
 
 def explain_limit(measured: Measured) -> str:
-    """A sentence or two for someone who has never measured a program."""
+    """One or two sentences for readers who have never profiled a program."""
     shares = measured.shares
     kind = limit_of(measured)
     name = "processor" if measured.device == "cpu" else "GPU"
     if kind == "data":
         waits = measured.waiting
         gain = f"Without waiting, the same {name} would train {1 / max(1 - waits, 0.01):.1f} times as fast."
-        told = f"{_percent(waits)} of the time the network has nothing to do but wait for the next batch."
+        told = f"For {_percent(waits)} of the time the network only waits for the next batch."
         if waits > shares[WAITING] + MUCH / 2:
             told = (
-                f"Workers need {measured.reading_seconds:.2g} s for a batch that is trained on in "
-                f"{measured.busy_seconds:.2g} s. Batches that were read in advance have hidden it so far; in a long run "
+                f"Workers need {measured.reading_seconds:.2g} s to read a batch, and a training step takes "
+                f"{measured.busy_seconds:.2g} s. Prefetched batches have hidden this so far; in a long run "
                 f"{_percent(waits)} of the time is waiting."
             )
         return f"Reading the data. {told} {gain}"
     if kind == "callbacks":
         beside = shares.get(CALLBACKS, 0.0) + shares.get(REST, 0.0)
         return (
-            f"What is done beside training. {_percent(beside)} of the time goes to callbacks (pictures, probes, records), to "
-            "logging and to the loop around the steps."
+            f"Work outside of training. {_percent(beside)} of the time goes to callbacks (pictures, probes, records), "
+            "to logging and to the training loop."
         )
     if kind == "transfer":
         return f"Copies to the {name}. {_percent(shares[TRANSFER])} of the time goes to moving batches into its memory."
     if kind == "augmentation":
         return (
             f"Augmentation. {_percent(shares[AUGMENTATION])} of the time goes to changing clips (colours, pasted objects, ...) "
-            "before the network sees them, which is more than the network itself needs."
+            "before the network sees them, more than the network itself needs."
         )
     network = sum(shares.get(part, 0.0) for part in (FORWARD, BACKWARD, OPTIMISER))
     told = f"The network itself. {_percent(network)} of the time goes to its forward pass, its gradients and the optimiser"
@@ -86,17 +86,17 @@ def explain_limit(measured: Measured) -> str:
         other = max((part for part in shares if part not in (FORWARD, BACKWARD, OPTIMISER)), key=lambda part: shares[part])
         return f"{told}, more than to any other part; next comes {other} with {_percent(shares[other])}."
     return (
-        f"{told}; data arrive in time. That is as it should be: the {name} is kept busy, and only less work or a faster {name} "
+        f"{told}; data arrive in time. This is the ideal case: the {name} is kept busy, and only less work or a faster {name} "
         "would help."
     )
 
 
 def proposals(measured: Measured, largest_batch: int | None) -> list[Proposal]:
-    """Changes that may help, the most promising first.
+    """Changes that may speed up the run, the most promising first.
 
     Args:
-        measured: of the run.
-        largest_batch: samples per batch that fit into memory; None if that is not known.
+        measured: measurement of the run.
+        largest_batch: samples per batch that fit into memory; None if unknown.
     """
     kind = limit_of(measured)
     network = [*_faster_network(measured), *_other_batches(measured, largest_batch)]
@@ -104,13 +104,13 @@ def proposals(measured: Measured, largest_batch: int | None) -> list[Proposal]:
         return [*_workers(measured), *_easier_files(measured)]
     if kind == "callbacks":
         return [
-            Proposal("Call callbacks less often (their every_n_steps), or leave out those that you do not look at."),
+            Proposal("Call callbacks less often (their every_n_steps), or remove those that you do not use."),
             *network,
         ]
     if kind == "transfer":
-        return [Proposal("Smaller clips (data.clip.size, data.clip.frames) are less to copy."), *network]
+        return [Proposal("Smaller clips (data.clip.size, data.clip.frames) mean less data to copy."), *network]
     if kind == "augmentation":
-        return [Proposal("Leave out, or simplify, augmentations (model.augmentation, model.paste)."), *network]
+        return [Proposal("Remove or simplify augmentations (model.augmentation, model.paste)."), *network]
     return network
 
 
@@ -119,7 +119,7 @@ def _percent(share: float) -> str:
 
 
 def _workers(measured: Measured) -> list[Proposal]:
-    """Worker processes: as many as keep up with the network, if there are cores for them."""
+    """Worker processes: enough to keep up with the network, if there are cores for them."""
     if measured.workers is None:
         return []
     devices = devices_here(measured.settings.trainer)
@@ -142,7 +142,7 @@ def _workers(measured: Measured) -> list[Proposal]:
 
 
 def workers_needed(measured: Measured) -> int | None:
-    """Worker processes that read as fast as the network trains; None if the data module does not say what reading takes."""
+    """Number of workers that read as fast as the network trains; None if the data module does not report reading times."""
     if measured.decode_ms is None or measured.batch_size is None:
         return None
     return max(1, math.ceil(measured.decode_ms / 1000 * measured.batch_size / max(measured.busy_seconds, 1e-6)))
@@ -153,11 +153,11 @@ def _easier_files(measured: Measured) -> list[Proposal]:
         return []
     return [
         Proposal(
-            "Videos of 256 px with many key frames are several times faster to read; make them once: "
+            "Videos of 256 px with many key frames are several times faster to read; create them once: "
             "python main.py prepare videos --source DIR --out SMALL, then --data.root SMALL."
         ),
         Proposal(
-            "Use each decoded clip twice: half as much to read per step.", ["--data.clip.repeat=2"], changes_learning=True
+            "Use each decoded clip twice, which halves the reading per step.", ["--data.clip.repeat=2"], changes_learning=True
         ),
     ]
 
@@ -171,9 +171,9 @@ def _faster_network(measured: Measured) -> list[Proposal]:
             Proposal("Half precision is two to five times as fast on a GPU.", ["--trainer.precision=bf16-mixed"], True)
         )
     if gpu and measured.settings.get("compile") == "none":
-        found.append(Proposal("Compiled blocks need fewer trips to memory; the first steps take longer.", ["--compile=blocks"]))
+        found.append(Proposal("Compiled blocks access memory less often; the first steps take longer.", ["--compile=blocks"]))
     if gpu and not trainer.benchmark:
-        found.append(Proposal("Let cuDNN look for the fastest convolutions; it pays for CNNs.", ["--trainer.benchmark=true"]))
+        found.append(Proposal("Let cuDNN search for the fastest convolutions; useful for CNNs.", ["--trainer.benchmark=true"]))
     if measured.workers == 0 and measured.shares[WAITING] > LITTLE:
         found.append(
             Proposal("A worker process reads the next batch while the network trains.", ["--data.reading.num_workers=1"])
@@ -190,13 +190,13 @@ def _faster_network(measured: Measured) -> list[Proposal]:
 
 
 def _other_batches(measured: Measured, largest: int | None) -> list[Proposal]:
-    """Twice and half the batch: what is faster depends on the caches."""
+    """Double and half the batch size: which is faster depends on the caches."""
     size = measured.batch_size
     if size is None:
         return []
     found = []
     if largest is None or 2 * size <= largest:
-        why = "A larger batch gives the device more to do at once; another batch size changes what is learned."
+        why = "A larger batch gives the device more parallel work; another batch size changes what is learned."
         found.append(Proposal(why, [f"--data.batch_size={2 * size}"], True))
     if measured.device == "cpu" and size > 1:
         why = "A smaller batch may fit the processor's caches; another batch size changes what is learned."

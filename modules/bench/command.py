@@ -1,4 +1,4 @@
-"""`python main.py bench --config ...`: measures a run for a minute, says what limits it, and tries what may help."""
+"""`python main.py bench --config ...`: measures a run for a minute, names the bottleneck, and tries settings that may help."""
 
 import argparse
 import json
@@ -16,29 +16,29 @@ from modules.bench.outlook import look_ahead
 from modules.bench.report import Tried, as_json, render, render_tried
 from modules.core.errors import SettingError, check_positive, check_writable
 
-DESCRIPTION = """Measures a run for a minute: how fast it is, where the time goes, what limits it, and what time, memory and
-disk the whole run will take. All settings of fit are understood (main.py fit --help); nothing is left on the disk. One device
-is measured, also of a run on several."""
+DESCRIPTION = """Measures a run for a minute: its speed, where the time goes, the bottleneck, and the time, memory and disk
+space of the complete run. Accepts all settings of fit (main.py fit --help); leaves nothing on disk. Only one device is
+measured, also for a run on several."""
 ROUNDS = 3
-"""How often each of the settings is tried, in turns: the speed of a machine changes with time."""
+"""How often each setting is tried, in turns, since the speed of a machine changes over time."""
 TRY_SHARE = 0.1
-"""Share of the seconds that each try takes."""
+"""Fraction of the seconds for each try."""
 GAIN = 1.03
-"""Speed from which on a setting is taken for faster than none."""
+"""Speed-up above which a setting counts as faster."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors are one sentence."""
+    """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise SettingError(f"bench: {message}; python main.py bench --help lists its settings.")
 
 
 def parse(words: list[str], epilog: str = "") -> tuple[argparse.Namespace, list[str]]:
-    """Options of the command, and the settings of the run. Its help ends with `epilog`.
+    """Options of the command, and the settings of the run. The help ends with `epilog`.
 
     Raises:
-        SettingError: if an option has a value that cannot be.
+        SettingError: if an option has an invalid value.
     """
     parser = _Parser(prog="main.py bench", description=DESCRIPTION, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to train for the measurement (default: 60)")
@@ -47,7 +47,7 @@ def parse(words: list[str], epilog: str = "") -> tuple[argparse.Namespace, list[
         dest="tries",
         choices=("true", "false"),
         default="false",
-        help="try what may help, a few seconds each, and name the fastest (default: false)",
+        help="try settings that may help, a few seconds each, and name the fastest (default: false)",
     )
     parser.add_argument("--out", help="file for all numbers as JSON")
     options, rest = parser.parse_known_args(words)
@@ -57,16 +57,16 @@ def parse(words: list[str], epilog: str = "") -> tuple[argparse.Namespace, list[
         if Path(options.out).is_dir():
             raise SettingError(f"--out {options.out} is a folder; pass a file.")
     if not rest:
-        raise SettingError("bench measures a run, but has no settings of one; add those of fit, such as --config FILE.")
+        raise SettingError("bench needs the settings of a run; add those of fit, such as --config FILE.")
     return options, rest
 
 
 def bench(words: list[str], epilog: str = "") -> None:
-    """Measure, and print what was found.
+    """Measure, and print the report.
 
     Args:
-        words: the command line behind the word bench.
-        epilog: what its help ends with.
+        words: the command line after the word bench.
+        epilog: text at the end of its help.
 
     Raises:
         SettingError: if the run cannot be built or measured.
@@ -89,22 +89,22 @@ def bench(words: list[str], epilog: str = "") -> None:
 
 
 def _other_batch(settings: list[str], measured: Measured, seconds: float) -> Measured | None:
-    """The run with half the batch, for what a sample takes of the memory of a GPU."""
+    """The run with half the batch size, to find the GPU memory per sample."""
     if measured.device == "cpu" or measured.batch_size is None or measured.batch_size < 2:
         return None
     return measure([*settings, f"--data.batch_size={measured.batch_size // 2}"], TRY_SHARE * seconds)
 
 
 def try_all(settings: list[str], advice: list[Proposal], seconds: float) -> list[Tried]:
-    """Try what may help, one by one, then together what did.
+    """Try changes one by one, then combine those that helped.
 
     Args:
         settings: of the run.
-        advice: what may help.
+        advice: changes that may help.
         seconds: of the whole measurement.
 
     Returns:
-        The run as it is and all that was tried, the fastest first.
+        The unchanged run and everything that was tried, the fastest first.
     """
     candidates = [one for one in advice if one.settings]
     tried = in_turns(settings, candidates, TRY_SHARE * seconds)
@@ -129,15 +129,15 @@ def _one_of_each(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def in_turns(settings: list[str], candidates: list[Proposal], seconds: float) -> list[Tried]:
-    """Measure the run as it is, and with each of the changes, one after the other, several times.
+    """Measure the unchanged run, and the run with each of the changes, in turns, several times.
 
     Args:
         settings: of the run.
-        candidates: with settings to add.
+        candidates: settings to add.
         seconds: of each try.
 
     Returns:
-        One for each; the run as it is comes first. What cannot be run with its settings is left out.
+        One result each, the unchanged run first. Changes that cannot be run are left out.
     """
     everything = [Proposal("as it is"), *candidates]
     speeds: list[list[float]] = [[] for _ in everything]

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, from what the trainer tells its profiler."""
+"""Time of a run by part, from the trainer's calls of its profiler."""
 
 import time
 from collections import defaultdict
@@ -24,7 +24,7 @@ def part_of(action: str) -> str:
     """The part of a run that an action of the trainer belongs to.
 
     Args:
-        action: as Lightning names it to its profiler.
+        action: name that Lightning passes to the profiler.
     """
     if action == FETCH:
         return WAITING
@@ -36,17 +36,17 @@ def part_of(action: str) -> str:
         return FORWARD
     if action.endswith(".backward"):
         return BACKWARD
-    # What is left of a step is the optimiser's.
+    # The rest of a step belongs to the optimiser.
     if action == STEP or any(word in action for word in ("optimizer", "gradient_clipping", "lr_scheduler")):
         return OPTIMISER
     return REST
 
 
 class Ledger(Profiler):
-    """Adds up the seconds of each part, without those of actions within it.
+    """Sums the seconds of each part, excluding nested actions.
 
     Args:
-        wait: is called before each look at the clock: on a GPU, to wait for what it has been given.
+        wait: called before each time measurement: on a GPU, to synchronise.
     """
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
@@ -57,10 +57,10 @@ class Ledger(Profiler):
         self._within: list[float] = []
 
     def reset(self) -> None:
-        """Forget what was added up."""
+        """Reset the sums."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.marked = 0
-        """Steps in which `mark` was called."""
+        """Number of steps in which `mark` was called."""
         self._marked_at = -1.0
 
     def start(self, action_name: str) -> None:
@@ -70,7 +70,7 @@ class Ledger(Profiler):
         self._within.append(0.0)
 
     def stop(self, action_name: str) -> None:
-        """The last action that began ends."""
+        """The most recent action ends."""
         self.wait()
         name, since = self._open.pop()
         seconds, within = time.perf_counter() - since, self._within.pop()
@@ -79,7 +79,7 @@ class Ledger(Profiler):
             self._within[-1] += seconds
 
     def mark(self) -> None:
-        """In a step of training, augmentation ends here: only the first call in a step counts."""
+        """Marks the end of augmentation in a training step; only the first call in a step counts."""
         since = next((since for name, since in reversed(self._open) if part_of(name) == FORWARD), None)
         if since is None or since == self._marked_at:
             return

@@ -1,4 +1,4 @@
-"""A run as the command line builds it, trained for some seconds in a folder that is removed, and looked at."""
+"""Measuring a run: it is built as by the command line, and trained for some seconds in a temporary folder."""
 
 import gc
 import logging
@@ -33,14 +33,14 @@ from modules.training.flops import step_flops
 from modules.training.method import Method
 
 WARM_UP = 3
-"""Steps that are not measured: the first ones take longer."""
+"""Warm-up steps that are not measured."""
 FOREVER = 10**6
-"""Epochs: the clock ends the run."""
+"""Number of epochs; the time limit ends the run."""
 
 
 @dataclass
 class Measured:
-    """What was seen of a run on one device."""
+    """Measurements of a run on one device."""
 
     method: str
     data: str
@@ -49,77 +49,77 @@ class Measured:
     batch_size: int | None
     """None if the data module has no such setting."""
     workers: int | None
-    """Worker processes, likewise."""
+    """Worker processes; None if the data module has no such setting."""
     steps: int = 0
-    """Batches that were measured."""
+    """Number of measured batches."""
     seconds: float = 0.0
-    """What they took."""
+    """Their duration."""
     clips: int = 0
     shares: dict[str, float] = field(default_factory=dict)
-    """Of the time, by part; without augmentation where it cannot be told from the forward pass."""
+    """Fractions of the time, by part; without augmentation if it cannot be separated from the forward pass."""
     decode_ms: float | None = None
-    """What a sample cost a worker; None if the data module does not say."""
+    """Time of a worker per sample; None if the data module does not report it."""
     stream_ms: dict[str, float] = field(default_factory=dict)
-    """What of it each stream but the video took, by name."""
+    """Part of it per stream other than the video, by name."""
     memory: int = 0
-    """Most bytes in use: of the GPU, or of this process at the end of a forward pass; 0 where the system does not say."""
+    """Peak bytes in use: of the GPU, or of this process at the end of a forward pass; 0 if unknown."""
     memory_of_batch: int = 0
-    """What of it a forward pass keeps for the backward pass; 0 on a GPU, where two runs tell more."""
+    """Part of it that a forward pass keeps for the backward pass; 0 on a GPU, where two runs are compared instead."""
     memory_there: int = 0
-    """Bytes that there are, of the device or for this process; 0 where the system does not say."""
+    """Available bytes, of the device or for this process; 0 if unknown."""
     flops: int | None = None
-    """Floating-point operations of a batch; None if they were not, or cannot be, counted."""
+    """Floating-point operations of a batch; None if not counted."""
     peak_tflops: float | None = None
-    """What the device could compute at most, if it is known."""
+    """Peak compute of the device, if known."""
     batches_per_epoch: int = 0
-    """On one device."""
+    """Speed on one device."""
     checkpoint_bytes: int = 0
     written_bytes: int = 0
-    """Logs and pictures of the steps that were run."""
+    """Logs and pictures of the measured steps."""
     steps_run: int = 0
     settings: Namespace = field(default_factory=Namespace)
     """All settings, as the user gave them."""
     given: list[Callback] = field(default_factory=list)
-    """The recipe's callbacks."""
+    """Callbacks of the recipe."""
     left_out: list[str] = field(default_factory=list)
-    """Names of those that were left out."""
+    """Names of callbacks that were left out."""
 
     @property
     def busy_seconds(self) -> float:
-        """Time of a step without waiting for data, with all that lies between steps."""
+        """Time of a step without waiting for data, including the time between steps."""
         return (1 - self.shares[WAITING]) * self.seconds / self.steps
 
     @property
     def reading_seconds(self) -> float:
-        """Time in which workers together read a batch; 0 where the main process reads, or the data module does not say."""
+        """Time in which all workers together read a batch; 0 if the main process reads, or if not reported."""
         if self.decode_ms is None or not self.workers or self.batch_size is None:
             return 0.0
         return self.decode_ms / 1000 * self.batch_size / self.workers
 
     @property
     def step_seconds(self) -> float:
-        """Time of a step in a long run, also where batches that were read in advance have hidden that workers are slower."""
+        """Time of a step in a long run, even if prefetched batches have hidden slower workers so far."""
         return max(self.seconds / self.steps, self.reading_seconds)
 
     @property
     def waiting(self) -> float:
-        """Share of such a step that waits for data."""
+        """Fraction of such a step that waits for data."""
         return 1 - self.busy_seconds / self.step_seconds
 
     @property
     def clips_per_second(self) -> float:
-        """Speed of one device, likewise."""
+        """Speed of one device in a long run."""
         return self.clips / self.steps / self.step_seconds
 
 
 class Watch(Callback):
-    """Measures for a while, then ends the run.
+    """Measures for the given time, then ends the run.
 
-    A GPU is let run freely for two thirds of the time, which says how fast the run is and how long it waits for data; then it
-    is waited for at every step of the way, which says what takes how long.
+    For two thirds of the time a GPU runs asynchronously, which shows the speed of the run and the time it waits for data;
+    then it is synchronised after every action, which shows the time of each.
 
     Args:
-        seconds: to measure, warm-up included.
+        seconds: duration, including warm-up.
         whole: also count operations, and write a checkpoint to see its size.
     """
 
@@ -127,7 +127,7 @@ class Watch(Callback):
         self.seconds, self.whole = seconds, whole
         self.ledger = Ledger()
         self.seen: dict[str, Any] = {}
-        """Fields of `Measured`."""
+        """The fields of `Measured`."""
         self._steps = self._clips = 0
         self._decode: list[float] = []
         self._streams: dict[str, list[float]] = {}
@@ -136,11 +136,11 @@ class Watch(Callback):
         self._start = self._begin = 0.0
         self._measures = False
         self._waiting: float | None = None
-        """Share of the time without waiting for the device, once that is known."""
+        """Waiting share without synchronisation, once known."""
         self._unmark: list[Callable[[], None]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have encoders tell when they are given clips."""
+        """Hook the encoders to detect when they receive clips."""
         self._start = time.perf_counter()
         if isinstance(pl_module, Method):
             for name, encoder in pl_module.encoders().items():
@@ -160,12 +160,12 @@ class Watch(Callback):
         self._unmark.append(lambda: delattr(network, entry))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """In the second step, see what is kept for the backward pass."""
+        """In the second step, count what is kept for the backward pass."""
         if not self._measures and self._steps == 1 and pl_module.device.type != "cuda":
             self._kept.begin(pl_module)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
-        """See how much memory is in use where all activations are there."""
+        """Record the memory in use while all activations exist."""
         self._kept.end()
         if self._measures:
             self._memory = max(self._memory, resident_bytes())
@@ -173,13 +173,13 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count; begin after the warm-up; end when time is up."""
+        """Count; start after the warm-up; end when the time is up."""
         spent = time.perf_counter() - self._start
         self._steps += 1
         gpu = pl_module.device.type == "cuda"
         if not self._measures:
             reading = getattr(run_of(trainer).datamodule, "reading", None)
-            # Workers have batches in store when the run begins.
+            # Workers have prefetched batches when the run starts.
             if self._steps >= WARM_UP + 2 * getattr(reading, "num_workers", 0) or spent > self.seconds / 3:
                 if gpu:
                     torch.cuda.reset_peak_memory_stats()
@@ -204,7 +204,7 @@ class Watch(Callback):
         self._begin = time.perf_counter()
 
     def _note_speed(self) -> float:
-        """The share of waiting."""
+        """The fraction of time spent waiting."""
         total = time.perf_counter() - self._begin
         self.seen |= {"steps": self._steps, "clips": self._clips, "seconds": total}
         return self.ledger.seconds[WAITING] / total
@@ -243,14 +243,14 @@ class Watch(Callback):
             path = Path(trainer.default_root_dir) / "size.ckpt"
             trainer.save_checkpoint(path)
             self.seen["checkpoint_bytes"] = path.stat().st_size
-        # What the end of an epoch would bring is not measured.
+        # The end of an epoch is not measured.
         trainer.should_stop = True
 
 
 class Kept:
     """Bytes of the tensors that a forward pass keeps for the backward pass, without parameters.
 
-    What a process has in memory does not tell: what it gives back, the system library may keep for later.
+    The memory of the process is not reliable here: the allocator may keep freed memory.
     """
 
     def __init__(self) -> None:
@@ -260,7 +260,7 @@ class Kept:
         self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
 
     def begin(self, module: torch.nn.Module) -> None:
-        """A forward pass begins."""
+        """A forward pass starts."""
         self._parameters = {value.untyped_storage().data_ptr() for value in module.parameters()}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda kept: kept)
         self._hooks.__enter__()
@@ -271,7 +271,7 @@ class Kept:
         return tensor
 
     def end(self) -> None:
-        """It ended, if one had begun."""
+        """It ended, if one had started."""
         if self._hooks is not None:
             self._hooks.__exit__(None, None, None)
             self._hooks = None
@@ -279,13 +279,13 @@ class Kept:
 
 
 def resident_bytes() -> int:
-    """Memory that this process has; 0 where the system does not say."""
+    """Memory of this process; 0 if unknown."""
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 def machine_bytes() -> int:
-    """Memory that there is for this process; 0 where the system does not say."""
+    """Memory available to this process; 0 if unknown."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return 0
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -300,12 +300,12 @@ def folder_bytes(folder: Path) -> int:
 
 
 class BenchCLI(CLI):
-    """The command line of `fit`, whose run is watched, on one device, in another folder, and without what is done before and
+    """The command line of `fit` with a measured run: on one device, in another folder, and without the work before and
     after training and between epochs.
 
     Args:
         words: settings of `fit`.
-        watch: measures, and ends the run.
+        watch: callback that measures, and ends the run.
         folder: of the run.
     """
 
@@ -317,7 +317,7 @@ class BenchCLI(CLI):
         super().__init__(["fit", *words])
 
     def before_instantiate_classes(self) -> None:
-        """Change what concerns the run as a whole."""
+        """Change the settings of the run."""
         config = self.config["fit"]
         self.asked = config.clone()
         plugins = config.trainer.plugins or []
@@ -340,7 +340,7 @@ class BenchCLI(CLI):
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             "limit_val_batches": 0,
-            # Those of other services would be told of a run that is none.
+            # Loggers of external services would record a run that does not exist.
             "logger": config.trainer.logger is not False,
         }
         for name, value in changed.items():
@@ -349,7 +349,7 @@ class BenchCLI(CLI):
         super().before_instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Leave out callbacks whose work lies outside of the steps of training, and add the watch."""
+        """Remove callbacks that work outside of training steps, and add the watch."""
         settings = self.config_init["fit"].trainer
         given = settings.callbacks or []
         self.given = given if isinstance(given, list) else [given]
@@ -362,11 +362,11 @@ class BenchCLI(CLI):
         """Say nothing."""
 
     def after_fit(self) -> None:
-        """Say nothing, and test nothing."""
+        """Print nothing, and test nothing."""
 
 
 OUTSIDE = (Checkpoint, EarlyStopping, CollapseAlarm, BestOnTest, ProgressBar)
-"""Besides those that read clips of their own. None of them is called between the steps of training and costs much there."""
+"""Besides those that read their own clips. None of them costs much between training steps."""
 
 
 def _is_cluster(plugin: Any) -> bool:
@@ -376,7 +376,7 @@ def _is_cluster(plugin: Any) -> bool:
 
 @contextmanager
 def _undisturbed(warns: bool) -> Iterator[None]:
-    """What a run changes of this process is as it was afterwards; its news are not told, its warnings if `warns`."""
+    """Restores the state of this process that a run changes; its messages are suppressed, its warnings only unless `warns`."""
     names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     before = {name: os.environ.get(name) for name in names}
     digits = torch.get_float32_matmul_precision()
@@ -386,7 +386,7 @@ def _undisturbed(warns: bool) -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     try:
         with isolate_rng(), warnings.catch_warnings():
-            # There is a command line besides the one that is given here, of this command.
+            # The process has another command line than the one passed here.
             warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*" if warns else "")
             yield
     finally:
@@ -400,22 +400,22 @@ def _undisturbed(warns: bool) -> Iterator[None]:
 
 
 def measure(words: list[str], seconds: float, whole: bool = False) -> Measured:
-    """Train for some seconds and say what was seen. Nothing is left on the disk.
+    """Train for some seconds and return the measurements. Nothing is left on disk.
 
     Args:
         words: settings of `fit`, as on the command line.
-        seconds: to train, after the run was built; at least until one batch was measured.
-        whole: also count operations, and see how large a checkpoint is.
+        seconds: duration of training after the run was built; at least one batch is measured.
+        whole: also count operations, and measure the size of a checkpoint.
 
     Raises:
-        SettingError: if the run cannot be built, or ends by itself.
+        SettingError: if the run cannot be built, or ends early.
     """
     with _undisturbed(whole), tempfile.TemporaryDirectory(prefix="bench_") as folder:
         watch = Watch(seconds, whole)
         cli = BenchCLI(words, watch, Path(folder))
         if "shares" not in watch.seen:
             raise SettingError(
-                "The run ended before it could be measured; look for a callback or a setting of the trainer that ends it."
+                "The run ended before it could be measured; check for a callback or a setting of the trainer that ends it."
             )
         data = cli.datamodule
         result = Measured(
@@ -428,7 +428,7 @@ def measure(words: list[str], seconds: float, whole: bool = False) -> Measured:
             left_out=cli.left_out,
             **watch.seen,
         )
-        # Workers end with their loader.
+        # Workers end when their loader is deleted.
         del cli, data, watch
         gc.collect()
     return result

@@ -1,4 +1,4 @@
-"""What a whole run will take: time, memory, disk."""
+"""Estimates for a complete run: time, memory, disk space."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ from callbacks.pictures import Pictures
 from modules.bench.measure import Measured
 
 DEFAULT_EPOCHS = 1000
-"""Lightning's, where neither epochs nor steps are set."""
+"""Lightning's default if neither epochs nor steps are set."""
 SPARE = 0.9
-"""Share of the memory that a larger batch may use."""
+"""Fraction of the memory that a larger batch may use."""
 
 
 @dataclass
@@ -21,23 +21,23 @@ class Outlook:
     """Estimates of the run as the user asked for it."""
 
     devices: int
-    """Over all machines."""
+    """Number of devices on all machines."""
     epochs: float
     batches: int
-    """Of each device, over all epochs."""
+    """Batches per device, over all epochs."""
     seconds: float
     checkpoints: int
-    """Kept at the end."""
+    """Checkpoints kept at the end."""
     disk_bytes: int
     """Checkpoints, logs and pictures."""
     largest_batch: int | None = None
-    """Samples that fit into the memory of a device; None if that cannot be told."""
+    """Samples that fit into the memory of a device; None if unknown."""
     endless: bool = False
-    """Whether neither epochs nor steps end the run; then the other numbers are those of one epoch."""
+    """Whether neither epochs nor steps end the run; the estimates are then for one epoch."""
 
 
 def devices_here(trainer: Namespace) -> int:
-    """How many devices a run has on each machine, as its settings ask for them."""
+    """Number of devices on each machine according to the settings of the run."""
     asked: Any = trainer.devices
     here = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda", "auto") else 0
     if isinstance(asked, list):
@@ -50,11 +50,11 @@ def devices_here(trainer: Namespace) -> int:
 
 
 def look_ahead(measured: Measured, other: Measured | None = None) -> Outlook:
-    """Estimate what the whole run takes, if each device is as fast as the one that was measured.
+    """Estimate the complete run, assuming that each device is as fast as the measured one.
 
     Args:
-        measured: of the run.
-        other: the same run with another batch size, to see what a sample takes of the memory of a GPU.
+        measured: measurement of the run.
+        other: the same run with another batch size, to find the GPU memory per sample.
     """
     trainer = measured.settings.trainer
     devices = devices_here(trainer) * int(trainer.num_nodes)
@@ -84,7 +84,7 @@ def look_ahead(measured: Measured, other: Measured | None = None) -> Outlook:
 
 
 def checkpoints_kept(measured: Measured, epochs: float) -> int:
-    """Checkpoints in the run's folder at its end."""
+    """Number of checkpoints in the run's folder at its end."""
     if measured.settings.trainer.enable_checkpointing is False:
         return 0
     own = [one for one in measured.given if isinstance(one, Checkpoint)]
@@ -100,20 +100,20 @@ def _written(measured: Measured, steps: int) -> int:
     """Bytes of logs and pictures."""
     drawn = [one.every_n_steps for one in measured.given if isinstance(one, Pictures)]
     if drawn:
-        # They are much larger than the rest, and the first ones are drawn at once.
+        # Pictures are much larger than the rest, and the first ones are drawn at the start.
         return measured.written_bytes * (1 + steps // drawn[0]) // (1 + measured.steps_run // drawn[0])
     return measured.written_bytes * steps // max(1, measured.steps_run)
 
 
 def largest_batch(measured: Measured, other: Measured | None) -> int | None:
-    """Samples per batch that fit into memory, if each takes as much as the others; no more than there are.
+    """Samples per batch that fit into memory, assuming equal size; at most the size of the data set.
 
     Args:
-        measured: of the run.
-        other: of the same run with another batch size; None where the memory of the batch was seen directly.
+        measured: measurement of the run.
+        other: the same run with another batch size; None if the memory of the batch was measured directly.
 
     Returns:
-        None if it is not known what a sample takes.
+        None if the memory per sample is unknown.
     """
     size = measured.batch_size
     if not size or not measured.memory_there:

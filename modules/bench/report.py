@@ -1,4 +1,4 @@
-"""What was measured, as a text that needs no knowledge of profilers, and as JSON."""
+"""Report of the measurements, as a text that needs no knowledge of profilers, and as JSON."""
 
 import textwrap
 from dataclasses import asdict, dataclass
@@ -11,32 +11,32 @@ from modules.bench.measure import Measured
 from modules.bench.outlook import Outlook
 
 MEANINGS = {
-    WAITING: "nothing to compute, the next batch is not there yet",
-    TRANSFER: "a batch is moved to the device that computes",
-    AUGMENTATION: "clips are changed before the network sees them: objects, colours, flips",
-    FORWARD: "the network, frozen networks that make targets, and the loss",
+    WAITING: "nothing to compute, the next batch is not ready yet",
+    TRANSFER: "a batch is moved to the device",
+    AUGMENTATION: "clips are augmented before the network sees them: objects, colours, flips",
+    FORWARD: "the network, frozen target networks, and the loss",
     BACKWARD: "gradients",
-    OPTIMISER: "weights are changed",
+    OPTIMISER: "weights are updated",
     CALLBACKS: "pictures, records, checks",
-    REST: "logging, and the loop around the steps",
+    REST: "logging, and the training loop",
 }
 BAR = 30
-"""Characters of a bar for all of the time."""
+"""Characters of a bar for 100 %."""
 WIDTH = 110
 FEW = 5
-"""Steps below which numbers are not to be relied on."""
+"""Minimum number of steps for reliable results."""
 
 
 @dataclass
 class Tried:
-    """Settings that were tried."""
+    """Result of settings that were tried."""
 
     settings: list[str]
-    """Added to those of the run; none for the run as it is."""
+    """Settings added to those of the run; empty for the unchanged run."""
     clips_per_second: float
     """Median."""
     ratio: float
-    """To the run as it is, median of the rounds."""
+    """Speed relative to the unchanged run, median of the rounds."""
     changes_learning: bool = False
 
 
@@ -63,11 +63,11 @@ def render(measured: Measured, outlook: Outlook, advice: list[Proposal]) -> str:
         *_wrapped(explain_limit(measured), "  "),
         "",
         *_few(measured),
-        "The whole run, if it goes on like this",
+        "The complete run at this speed",
         *_whole(measured, outlook),
     ]
     others = ", ".join(["validation", *sorted(set(measured.left_out))])
-    lines += _wrapped(f"without {others}, which were left out of the measurement and come on top", "  ")
+    lines += _wrapped(f"without {others}, which were not measured and add to it", "  ")
     if advice:
         lines += ["", "What may help"]
     for one in advice:
@@ -77,14 +77,14 @@ def render(measured: Measured, outlook: Outlook, advice: list[Proposal]) -> str:
 
 
 def _wrapped(text: str, first: str) -> list[str]:
-    # Settings are pasted, so none is broken.
+    # Settings are for copy and paste, so they are not wrapped.
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
 
 
 def _few(measured: Measured) -> list[str]:
     if measured.steps >= FEW:
         return []
-    return [*_wrapped(f"Only {measured.steps} step(s) fitted into the time; a larger --seconds tells more.", "  "), ""]
+    return [*_wrapped(f"Only {measured.steps} step(s) fitted into the time; a larger --seconds is more reliable.", "  "), ""]
 
 
 def _used(measured: Measured) -> str:
@@ -98,12 +98,12 @@ def _shares(measured: Measured) -> list[str]:
     lines = []
     for part, meaning in MEANINGS.items():
         if part == AUGMENTATION and part not in measured.shares:
-            meaning = "cannot be told from the forward pass here"
+            meaning = "cannot be separated from the forward pass here"
         share = measured.shares.get(part, 0.0)
         shown = f"{100 * share:4.0f} %" if part in measured.shares or part != AUGMENTATION else "   ?  "
         lines.append(f"  {part:<17}{shown}  {'#' * round(BAR * share):<{BAR}}  {meaning}")
     if measured.decode_ms is not None:
-        reads = f"a worker process {measured.decode_ms:.0f} ms; there are {measured.workers}"
+        reads = f"{measured.decode_ms:.0f} ms of a worker process; there are {measured.workers}"
         if not measured.workers:
             reads = f"{measured.decode_ms:.0f} ms, while the network waits: there are no worker processes"
         lines.append(f"  Reading a sample takes {reads}.")
@@ -118,9 +118,9 @@ def _whole(measured: Measured, outlook: Outlook) -> list[str]:
     steps = f"{outlook.batches // together} steps" + (f" of {together} batches" if together > 1 else "")
     time = f"about {_duration(outlook.seconds)}: {outlook.epochs:.4g} epochs, {steps}{each}"
     if outlook.endless:
-        time = f"no number of epochs or steps ends it; one epoch takes about {_duration(outlook.seconds)}, {steps}{each}"
+        time = f"not limited by epochs or steps; one epoch takes about {_duration(outlook.seconds)}, {steps}{each}"
     if outlook.devices > 1:
-        time += ", without what the devices need to talk to each other"
+        time += ", excluding communication between devices"
     lines = [f"  time     {time}"]
     if measured.memory:
         memory = f"  memory   {_size(measured.memory)} of {_size(measured.memory_there)}"
@@ -129,12 +129,12 @@ def _whole(measured: Measured, outlook: Outlook) -> list[str]:
         lines.append(memory)
     disk = f"{_size(outlook.disk_bytes)}{' after it' if outlook.endless else ''}"
     checkpoints = f"{outlook.checkpoints} checkpoint(s) of {_size(measured.checkpoint_bytes)}"
-    lines.append(f"  disk     about {disk}: {checkpoints} are kept, and logs")
+    lines.append(f"  disk     about {disk}: {checkpoints} are kept, plus logs")
     return lines
 
 
 def render_tried(tried: list[Tried]) -> str:
-    """A table of what was tried, the fastest first.
+    """A table of the settings that were tried, the fastest first.
 
     Args:
         tried: with the run as it is.

@@ -35,8 +35,8 @@ def model_config(
     Args:
         architecture: sizes of the network.
         final_norm: whether the weights hold the encoder's last LayerNorm.
-        norm_pix_loss: whether the pixels that a decoder predicts were normalised cube by cube. If None, nobody knows: it is
-            left out, which `transformers` reads as true, and a line says so.
+        norm_pix_loss: whether the pixels that a decoder predicts were normalised cube by cube. If None, it is unknown: it
+            is left out, which `transformers` reads as true, and a message is printed.
         class_names: by label; LABEL_0, LABEL_1 and so on, as in `transformers`, if None.
     """
     sizes = architecture

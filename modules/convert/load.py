@@ -44,7 +44,7 @@ class Loaded(NamedTuple):
     size: int | None
     """side of the clips in pixels; None where the weights do not say, or take no pictures"""
     stride: int | None
-    """frames of the video from one frame of a clip to the next; None where nobody noted it"""
+    """frames of the video from one frame of a clip to the next; None if not recorded"""
     passport: dict[str, Any]
     """what lies with the weights, see `modules.weights.passport`"""
 
@@ -58,7 +58,7 @@ def load_backbone(
         source: whatever `python main.py convert` reads: a checkpoint or .safetensors of ours (encoders of videos, depth,
             skeletons or signals), an official file, a folder of `transformers`.
         num_frames: frames of the clips that it will be given; None takes those of the weights. Position codes are interpolated.
-        image_size: side of these clips in pixels, likewise.
+        image_size: side of these clips in pixels, as above.
         pooling: see `VideoViT`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Networks of skeletons for `convert`: names, sizes read from the weights, and an empty network to check them with.
 
-Read: official files of skeleton contrast (https://arxiv.org/abs/2108.03656: two encoders or one, their slow copies, queues),
+Read: official skeleton-contrast files (https://arxiv.org/abs/2108.03656: two encoders or one, their momentum copies, queues),
 official encoders with or without a classifier, and ours.
 """
 

@@ -1,1 +1,1 @@
-"""The ground: batches, tokens, random numbers, files, errors. It imports no other room."""
+"""The basics: batches, tokens, random numbers, files, errors. It imports no other room."""

@@ -1,4 +1,4 @@
-"""What travels from data modules to methods: one batch with named streams, of whatever kind they are.
+"""The interface between data modules and methods: one batch with named streams of any kind.
 
 Axis letters, used throughout: `B` samples in a batch, `V` clips or views per sample, `T` frames, `H`, `W` rows and columns,
 `C` channels, `L` and `S` steps, `N` tokens, `D` width of a feature, `K` objects or classes, `J` joints, `M` persons.
@@ -88,7 +88,7 @@ class Reading:
     decode_ms: list[float] = field(default_factory=list)
     """What each sample cost a worker, in milliseconds."""
     faults: list[tuple[int, str]] = field(default_factory=list)
-    """Row and reason of every file that could not be read."""
+    """Row and reason of every unreadable file."""
     unreplaced: list[bool] = field(default_factory=list)
     """Whether nothing readable was found in the place of a sample's file."""
     stream_ms: dict[str, list[float]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Reading:
 
 @dataclass(eq=False)
 class Batch:
-    """What a data module yields and a method takes."""
+    """A batch from a data module for a method."""
 
     index: Tensor
     """int64 [B], row of the split that each sample was meant to be (also when a broken file was substituted)."""
@@ -121,7 +121,7 @@ class Batch:
             self.substituted = torch.full_like(self.index, -1)
 
     def stream(self, name: str, *kinds: Kind) -> Stream:
-        """A stream that is no text.
+        """A stream other than text.
 
         Args:
             name: of the stream.
@@ -212,7 +212,7 @@ def feature_stream(data: object, own: str) -> str | None:
 
 
 def check_streams(given: Mapping[str, Kind], wanted: Mapping[str, Iterable[Kind]], advice: str = ADVICE) -> None:
-    """Compare what a data module yields with what a method reads.
+    """Compare the streams of a data module with those that a method needs.
 
     Args:
         given: kind of each stream of the data, by name.

@@ -1,4 +1,4 @@
-"""What is kept on the device, sent to it, and set there for a while: constants, small tensors, all digits of float32."""
+"""Helpers for devices: cached constants, asynchronous copies of small tensors, full float32 precision."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager

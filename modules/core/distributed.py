@@ -1,4 +1,4 @@
-"""Rows of a batch that is spread over processes. With one process nothing is sent and nothing is copied.
+"""Rows of a batch that is distributed over processes. With one process nothing is sent and nothing is copied.
 
 All processes must call these functions equally often, and those of training, where every process has full batches, with
 equally many rows. `gather_lists` and `gather_once` are for evaluation, where they differ.

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and checks of settings that raise it."""
+"""The exception for user errors, and checks of settings that raise it."""
 
 import math
 import os
@@ -11,7 +11,7 @@ MAX_SEED = 2**32 - 1
 
 
 class SettingError(Exception):
-    """Something that the user can change is wrong: a setting, a path, a file.
+    """An error that the user can fix: a setting, a path, a file.
 
     The message is one sentence or two that say what is wrong, where, and what to change, naming settings by their
     command-line path (``data.clip.frames``). `main.py` prints it without a traceback.
@@ -74,7 +74,7 @@ def check_whole(owner: str, low: int, high: float = math.inf, /, **values: objec
 
 
 def check_writable(setting: str, folder: Path) -> None:
-    """Refuse a folder that can neither be written to nor made; nothing is made yet.
+    """Refuse a folder that can neither be written to nor created; it is not created yet.
 
     Args:
         setting: its name on the command line.
@@ -85,7 +85,7 @@ def check_writable(setting: str, folder: Path) -> None:
     """
     there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "is no folder" if not there.is_dir() else "is not writable"
+        reason = "is not a folder" if not there.is_dir() else "is not writable"
         raise SettingError(f"{setting} {folder} cannot be written ({there} {reason}); pass another folder.")
 
 

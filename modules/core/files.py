@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, their hashes, and JSON."""
+"""Atomic writing of files, their hashes, and JSON."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ def sha256(path: Path) -> str:
 
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file that is whole or absent, and that others may read as any file of this user.
+    """Write a file atomically, with the user's default permissions.
 
     Args:
         path: file to write; its folder is made.
@@ -58,7 +58,7 @@ PART = ".part"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives the name of a file beside `path` to write to; it takes the place of `path` at the end, if no error came.
+    """Yields the name of a temporary file next to `path`, which replaces `path` at the end if there was no error.
 
     So `path` is whole or absent, also after a power cut. Its folder must exist.
     """

@@ -1,4 +1,4 @@
-"""Strict loading of weights, with a report, and a look into checkpoints of runs."""
+"""Strict loading of weights, with a report, and reading of checkpoints of runs."""
 
 import pickle
 import re
@@ -37,7 +37,7 @@ def open_run(path: str | Path, setting: str) -> dict[str, Any]:
     needed = ("state_dict", "pytorch-lightning_version")
     lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
     if lacking:
-        raise SettingError(f"{setting} names {path}, which is no checkpoint of a run: it has no {lacking[0]}; {advice}.")
+        raise SettingError(f"{setting} names {path}, which is not a checkpoint of a run: it has no {lacking[0]}; {advice}.")
     run: dict[str, Any] = content
     return run
 

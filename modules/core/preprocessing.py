@@ -1,4 +1,4 @@
-"""How pixels become what a network was trained on: mean, standard deviation and order of the colours, and back."""
+"""Normalisation of pixels: mean, standard deviation and channel order, and the inverse."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Normalisation:
 
     Args:
         mean: of red, green and blue, from 0 to 1.
-        std: standard deviation of red, green and blue, likewise.
+        std: standard deviation of red, green and blue, as above.
         channels: order in which the network takes the colours.
 
     Raises:
@@ -43,7 +43,7 @@ class Normalisation:
         numbers = (*self.mean, *self.std)
         if len(numbers) != 6 or len(self.mean) != 3 or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
             raise SettingError(
-                f"normalisation has mean {self.mean} and std {self.std}; give three finite numbers each, for red, green and "
+                f"normalisation has mean {self.mean} and std {self.std}; pass three finite numbers each, for red, green and "
                 "blue from 0 to 1, std above 0."
             )
         if self.channels not in ("RGB", "BGR"):
@@ -165,10 +165,8 @@ def settle_normalisation(
         differs = known is not None and known != asked
         return asked, [f"{setting} is {asked}, though {origin.source} was trained with {known}."] if differs else []
     if known is None:
-        return default, [
-            f"{origin.source} does not say how its clips were normalised: {default} assumed; {setting} changes it."
-        ]
-    return known, [f"Clips are normalised as {origin.source} was trained: {known}."] if known != default else []
+        return default, [f"{origin.source} does not record its normalisation: {default} assumed; set {setting} to change it."]
+    return known, [f"Clips are normalised as in the training of {origin.source}: {known}."] if known != default else []
 
 
 def say(lines: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How a clip is cut into tokens, and how tokens are picked, put together again and pooled."""
+"""Cutting clips into tokens; selecting, reassembling and pooling tokens."""
 
 from typing import Literal, NamedTuple
 
@@ -58,7 +58,7 @@ def patchify(video: Tensor, grid: Grid) -> Tensor:
     """
     if tuple(video.shape[2:]) != grid.clip_shape:
         given, wanted = ("{} frames of {} x {} px".format(*shape) for shape in (video.shape[2:], grid.clip_shape))
-        raise SettingError(f"Clips have {given} where {wanted} are needed; set data.clip.frames and data.clip.size to these.")
+        raise SettingError(f"Clips have {given}, but {wanted} are needed; set data.clip.frames and data.clip.size to these.")
     b, c = video.shape[:2]
     cubes = video.reshape(b, c, grid.t, grid.tubelet, grid.h, grid.patch, grid.w, grid.patch)
     return cubes.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, grid.tokens, c, grid.token_pixels)

@@ -1,1 +1,1 @@
-"""What pretrained backbones are used for, one task per file."""
+"""Downstream tasks for pretrained backbones, one per file."""

@@ -1,16 +1,16 @@
 """Classification of videos, depth, skeletons or sensors: fine-tuning, or a linear or attentive classifier on a frozen backbone.
 
-Recipes: fine-tuning of video transformers as VideoMAE does (https://arxiv.org/abs/2203.12602, official code) and of video CNNs
-as SEVERE does (https://arxiv.org/abs/2203.14221, official code); linear classifiers as SIGMA, SEVERE and skeleton contrast
-train them; attention with one learned query over frozen tokens (https://arxiv.org/abs/2404.08471).
+Recipes: fine-tuning of video transformers as in VideoMAE (https://arxiv.org/abs/2203.12602, official code) and of video CNNs
+as in SEVERE (https://arxiv.org/abs/2203.14221, official code); linear classifiers as in SIGMA, SEVERE and
+skeleton contrast; attention with one learned query over frozen tokens (https://arxiv.org/abs/2404.08471).
 
 Deviations from the official code:
 
 * the order and interpolation of augmentation: see `modules/augment/clips.py`;
-* in validation, clips are those of evaluation, and not drawn at random;
+* validation uses evaluation clips, not random ones;
 * a frozen backbone runs in evaluation mode, and without gradient. SEVERE leaves it in training mode, so that its running
   statistics drift: `frozen_batchnorm` false does that;
-* a video that cannot be read counts as missed in the test, and no other one takes its place.
+* a video that cannot be read counts as missed in the test, and is not replaced by another.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ HEAD_CHANNELS = 64
 VIT_HEAD_STD, VIT_HEAD_SCALE = 0.02, 0.001
 SHOWN = 8
 PICTURES = ("video", "depth")
-"""Kinds of which networks of videos see clips."""
+"""Kinds whose clips are fed to video networks."""
 NO_LABELS = "No test video has a label; set data.lists.test or data.lists.val to a list with labels."
 
 
@@ -64,11 +64,11 @@ class HeadSettings:
 
     Args:
         dropout: on the pooled feature, before the head.
-        std: deviation of the head's first weights, which are normal, with biases of 0; null starts the head of a video
-            transformer at nearly nothing, and others at PyTorch's defaults.
+        std: standard deviation of the head's initial weights, which are normal, with biases of 0; null initialises the head of
+            a video transformer close to zero, and others with PyTorch's defaults.
 
     Raises:
-        SettingError: if a number makes no sense.
+        SettingError: if a value is out of range.
     """
 
     dropout: float = 0.0
@@ -80,29 +80,29 @@ class HeadSettings:
 
 
 class Classification(Method):
-    """Learns the classes of samples of the kind that the backbone takes, pretrained or not (`model.backbone.checkpoint`).
+    """Trains a classifier on the backbone's kind of samples, pretrained or not (`model.backbone.checkpoint`).
 
-    Top-1, top-5 and mean per-class accuracy, or with several labels mean average precision, are in percent, over every video
-    once: the mean or maximum of the class probabilities of its clips decides. `test` takes the clips that `data.views` names.
+    Top-1, top-5 and mean per-class accuracy, or with several labels mean average precision, are in percent, with every video
+    counted once, by the mean or maximum of the class probabilities of its clips. `test` uses the clips of `data.views`.
 
     Args:
-        backbone: encoder. Of VideoViT, tokens are averaged before its final norm, and a new LayerNorm follows; of others, the
-            pooled feature is taken.
-        num_classes: outputs; null takes the data's.
+        backbone: encoder. For VideoViT, tokens are averaged before its final norm, followed by a new LayerNorm; for others, the
+            pooled feature is used.
+        num_classes: outputs; null takes the number of classes of the data.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
-        augmentation: of training clips of videos, or SkeletonAugmentation of those of skeletons; null for none.
+        augmentation: augmentation of training clips of videos, or SkeletonAugmentation for skeletons; null for none.
         mixing: mixup and cutmix of training clips of videos; null for none.
-        labels: one or several per sample, and what is made of them.
-        head: dropout before the linear classifier, and its first weights.
-        frozen_batchnorm: whether BatchNorm of a frozen backbone stays as it is.
-        init_from: file with a whole classifier to start from or to test: ours, an official fine-tuned file of VideoMAE, SMILE
-            or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves.
-        optim: optimiser and schedule; null takes AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip do not count
-            in the learning-rate rule, nor do several clips of a video.
+        labels: one or several labels per sample, and how they are used.
+        head: dropout before the linear classifier, and its initial weights.
+        frozen_batchnorm: whether BatchNorm of a frozen backbone stays in evaluation mode.
+        init_from: file with a complete classifier to start from or to test: ours, an official fine-tuned file of VideoMAE,
+            SMILE or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves.
+        optim: optimiser and schedule; null uses AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip, and several
+            clips of a video, do not count in the learning-rate rule.
 
     Raises:
-        SettingError: if settings contradict each other, or a file does not fit.
+        SettingError: if settings contradict each other, or a file does not match.
     """
 
     predicts_by_encoder = False
@@ -120,7 +120,7 @@ class Classification(Method):
         init_from: str | None = None,
         optim: ScheduleSettings | None = None,
     ) -> None:
-        # As a default value, its numbers would also become those of another optimiser that is chosen by name.
+        # As a default value, its values would also be used for another optimiser chosen by name.
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
         check_positive("model", **given(num_classes=num_classes))
         self.labels: Labels = labels.make()
@@ -135,7 +135,7 @@ class Classification(Method):
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
-        """Stream of frozen features that the data give in the place of clips, where they do."""
+        """Stream of frozen features, if the data have them instead of clips."""
         if self.body_augmentation is not None:
             self.body_augmentation.check()
             if kind != "skeleton":
@@ -156,7 +156,7 @@ class Classification(Method):
             width *= network.grid.t if network.pooling == "time" else 1
             self.fc_norm = layer_norm(width)
         elif isinstance(network, BEiTVideo):
-            # It pools before this norm, so nothing would give it a gradient.
+            # Pooling happens before this norm, so it would get no gradient.
             network.norm.requires_grad_(False)
         self.width = width
         self.dropout = nn.Dropout(head.dropout)
@@ -197,7 +197,7 @@ class Classification(Method):
             weights = own_names(content.weights)
             if "head.weight" not in weights:
                 raise SettingError(
-                    f"model.init_from names {self.init_from}, which holds no classifier; set model.backbone.checkpoint to "
+                    f"model.init_from names {self.init_from}, which contains no classifier; set model.backbone.checkpoint to "
                     "start from an encoder."
                 )
             self._check_classes(weights, f"model.init_from names {self.init_from}, which")
@@ -213,21 +213,21 @@ class Classification(Method):
         found, own = len(weights["head.weight"]), self.classifier.out_features
         if found != own:
             raise SettingError(
-                f"{source} tells {found} classes apart, but there are {own} here; choose the data or model.num_classes that it "
+                f"{source} has {found} classes, but there are {own} here; choose the data or model.num_classes that it "
                 "was trained for, or start from its encoder alone with model.backbone.checkpoint."
             )
 
     @property
     def classifier(self) -> nn.Linear:
         """The head, once the number of classes is known."""
-        assert self.head is not None, "the head is made when a run begins, or with num_classes"
+        assert self.head is not None, "the head is created when a run starts, or with num_classes"
         return self.head
 
     def configure_model(self) -> None:
-        """Make the head for the data's classes, before weights are restored and the optimiser is made.
+        """Create the head for the data's classes, before weights are restored and the optimiser is created.
 
         Raises:
-            SettingError: if nobody says how many classes there are, or the data has more than the head.
+            SettingError: if the number of classes is unknown, or the data has more than the head.
         """
         trainer = trainer_of(self)
         if trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
@@ -262,10 +262,10 @@ class Classification(Method):
             self.check_class_names(names, "The checkpoint")
 
     def check_class_names(self, known: list[str] | None, source: str) -> None:
-        """Compare the order of the data's classes with that in which weights know them.
+        """Compare the order of the data's classes with that of the weights.
 
         Raises:
-            SettingError: if the same names stand in another order, so that numbers mean other classes.
+            SettingError: if the same names have another order, so that indices mean other classes.
         """
         names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
         if not names or not known:
@@ -276,21 +276,21 @@ class Classification(Method):
         differs = f"{source} calls class {first} {known[first]!r}, but the data calls it {names[first]!r}"
         if sorted(names) == sorted(known):
             raise SettingError(
-                f"{differs}; give the data's classes the same order, or start from the encoder alone with "
+                f"{differs}; use the same order of classes in the data, or start from the encoder alone with "
                 "model.backbone.checkpoint."
             )
-        rank_zero_warn(f"{differs}: numbers are taken to mean the same classes.")
+        rank_zero_warn(f"{differs}: indices are assumed to mean the same classes.")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Restore weights; where the head was not made yet, they say how many classes it has."""
+        """Restore weights; they define the number of classes if the head does not exist yet."""
         self.fit_head(state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 
     def fit_head(self, weights: Mapping[str, Any]) -> None:
-        """Make the head for as many classes as weights that are about to be restored tell apart, where there is none.
+        """Create the head for the number of classes in the weights that are about to be restored, if there is none.
 
         Raises:
-            SettingError: if the head that is there tells apart another number.
+            SettingError: if the existing head has another number of classes.
         """
         if "head.weight" in weights:
             if self.head is None:
@@ -298,7 +298,7 @@ class Classification(Method):
             self._check_classes(weights, "The checkpoint")
 
     def train(self, mode: bool = True) -> "Classification":
-        """Training mode, of which a frozen backbone takes no notice."""
+        """Training mode, except for a frozen backbone."""
         super().train(mode)
         if self.is_frozen:
             self.backbone.eval()
@@ -308,7 +308,7 @@ class Classification(Method):
         return self
 
     def features(self, inputs: Tensor) -> Tensor:
-        """What the backbone makes of normalised clips [N, ...]: a feature [N, D], or tokens [N, n, D] for attention."""
+        """Output of the backbone for normalised clips [N, ...]: a feature [N, D], or tokens [N, n, D] for attention."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             if self.mode == "attentive":
                 tokens = self.backbone.forward_features(inputs)  # type: ignore[operator]
@@ -319,7 +319,7 @@ class Classification(Method):
             return self.backbone(inputs)
 
     def pool(self, features: Tensor) -> Tensor:
-        """What the head is given: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
+        """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
         with torch.autocast(features.device.type, enabled=False):
             return self.attention(self.fc_norm(features.float()))
 
@@ -330,7 +330,7 @@ class Classification(Method):
     def encode(
         self, batch: Batch, clips: int | None = None, every: int = 1, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Features of clips as they come, before the part that a linear or attentive classifier trains.
+        """Features of clips, before the part that is trained in linear or attentive mode.
 
         Args:
             batch: with the stream of the backbone.
@@ -348,23 +348,23 @@ class Classification(Method):
         return self.features(self.normalise(rows)).unflatten(0, inputs.shape[:2])
 
     def known(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
-        """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
+        """The frozen features in the data, or otherwise the output of `encode`, with its shapes."""
         if self.feature_stream is None:
             return self.encode(batch, clips, every)
         return batch.stream(self.feature_stream, "feature").data[:, :clips:every]
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
-        """Features [B, D] that the head is given, of the first clip of each sample."""
+        """Input features [B, D] of the head, of the first clip of each sample."""
         return self.pool(self.known(batch, 1)[:, 0]).float()
 
     # --- Training ---
 
     def setup(self, stage: str) -> None:
-        """See whether the data give clips or their features; see `Method.setup`.
+        """Detect whether the data have clips or features; see `Method.setup`.
 
         Raises:
-            SettingError: likewise, or for features where the classifier is not linear.
+            SettingError: if the stream is missing, or for features with a classifier that is not linear.
         """
         self.feature_stream = feature_stream(getattr(self.trainer, "datamodule", None), self.stream)
         if self.feature_stream is not None and self.mode != "linear":
@@ -376,7 +376,7 @@ class Classification(Method):
         return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
 
     def preparation(self) -> Preparation | None:
-        """The augmentation is drawn where batches are read; see `Method.preparation`."""
+        """The augmentation is drawn in the loader workers; see `Method.preparation`."""
         if self.augmentation is None or self.feature_stream is not None:
             return None
         return partial(prepare_pixels, self.augmentation, self.stream, self.seed)
@@ -413,7 +413,7 @@ class Classification(Method):
         return {"loss": self.labels.loss(logits, targets), "log": log, "show": show}
 
     def take_data(self, data: Any) -> None:
-        """Settle whether training clips are mirrored; see `Method.take_data`."""
+        """Decide whether training clips are mirrored; see `Method.take_data`."""
         super().take_data(data)
         if self.augmentation is not None and self.flip is not None:
             self.augmentation = replace(self.augmentation, flip=self.flip.probability)
@@ -423,7 +423,7 @@ class Classification(Method):
         return batch_size_of(data)
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Videos before and after augmentation and mixing, depth as the network sees it, or skeletons; of others nothing."""
+        """Videos before and after augmentation and mixing, depth as the network sees it, or skeletons; otherwise nothing."""
         show = output["show"]
         if "plain_clip" in show:
             return {"plain": show["plain_clip"], "augmented": show["clip"]}
@@ -444,10 +444,10 @@ class Classification(Method):
         self.test_record["views"] = self._keep(batch)
 
     def on_test_start(self) -> None:
-        """Compare the data's clips with the backbone's, as before training, and look for labels.
+        """Compare the data's clips with the backbone's, as before training, and check for labels.
 
         Raises:
-            SettingError: if they do not fit, or no test video has a label.
+            SettingError: if they do not match, or no test video has a label.
         """
         self.on_fit_start()
         manifest = getattr(getattr(self.trainer, "datamodule", None), "test_manifest", None)
@@ -455,11 +455,11 @@ class Classification(Method):
             raise SettingError(NO_LABELS)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.tally.clear()
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.tally.clear()
         self.test_record = {}
 
@@ -468,7 +468,7 @@ class Classification(Method):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log loss and accuracy as `test/*`, and keep what was seen."""
+        """Log loss and accuracy as `test/*`, and keep the record."""
         self._report("test")
 
     def on_predict_start(self) -> None:
@@ -506,13 +506,13 @@ class Classification(Method):
         return self.logits(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def _keep(self, batch: Batch, every: int = 1) -> int:
-        """Keep the class probabilities of a batch; gives how many clips of each sample they are made of."""
+        """Keep the class probabilities of a batch; returns the number of clips per sample."""
         logits = self.clip_logits(batch, every)
         self.tally.add(batch, logits, self.merge)
         return logits.shape[1]
 
     def _report(self, stage: str) -> None:
-        """Log the scores over all processes; after a test, keep what was seen.
+        """Log the scores over all processes; after a test, keep the record.
 
         Raises:
             SettingError: if no test sample has a label.
@@ -528,7 +528,7 @@ class Classification(Method):
 
 
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a whole classifier under the names of `Classification`, of any file that `init_from` may name."""
+    """The weights of a complete classifier under the names of `Classification`, from any file accepted by `init_from`."""
     if {"stem.0.weight", "fc.weight"} <= weights.keys():
         # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
         names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
@@ -537,11 +537,11 @@ def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def whole_origin(path: str, content: Checkpoint) -> Origin:
-    """Where a whole classifier comes from, of any file that `init_from` may name."""
+    """Origin of a complete classifier, for any file accepted by `init_from`."""
     return published_origin(content.weights, origin_of_encoder(path, content))
 
 
 def to_pixels(video: Tensor, normalisation: Normalisation) -> Tensor:
-    """Normalised clips as one can look at them: float [N, 3, T, H, W] -> uint8 [N, T, H, W, 3]."""
+    """Normalised clips as viewable pixels: float [N, 3, T, H, W] -> uint8 [N, T, H, W, 3]."""
     pixels = normalisation.restore(video.detach()).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1)

@@ -1,15 +1,15 @@
-"""Counting of repetitions as SEVERE does it (https://arxiv.org/abs/2203.14221, official code), after context-aware and
-scale-insensitive counting (https://arxiv.org/abs/2005.08465): a video CNN that looks at two cycles at a time.
+"""Counting of repetitions as in SEVERE (https://arxiv.org/abs/2203.14221, official code), after context-aware and
+scale-insensitive counting (https://arxiv.org/abs/2005.08465): a video CNN that sees two cycles at a time.
 
-One batch gives several steps of the optimiser: after each of them the two cycles move on in every clip, with the lengths that
-the network said (see `modules/downstream/cycles.py`), or begin anew where they fail or pass the end of the clip. Nothing of
-this outlives the batch, so a run that goes on from a checkpoint equals the uninterrupted one. Lightning, its schedules and all
+One batch is used for several optimiser steps: after each of them the two cycles move on in every clip, with
+the predicted lengths (see `modules/downstream/cycles.py`), or start again if they fail or pass the end of the clip.
+This state does not outlive the batch, so a resumed run equals the uninterrupted one. Lightning, its schedules and all
 callbacks count a batch as one step. (`python main.py replay` repeats the first of its steps, with the weights that were kept.)
 
 Deviations from the official code:
 
-* every batch gives `steps_per_batch` steps. There a batch ends earlier if all of its clips have come to their ends;
-* a step without any known cycle has a loss of 0 in the place of NaN;
+* every batch has `steps_per_batch` steps. There a batch ends earlier if all of its clips have reached their end;
+* a step without any known cycle has a loss of 0 instead of NaN;
 * random numbers are functions of (seed, epoch, batch, step).
 """
 
@@ -54,7 +54,7 @@ GREY, GREEN, YELLOW, RED = (90, 90, 90), (0, 200, 0), (255, 220, 0), (230, 40, 4
 
 @dataclass
 class _Walk:
-    """Where the two cycles are, from one step on a batch to the next."""
+    """Positions of the two cycles between the steps on a batch."""
 
     number: int = 0
     states: Tensor | None = None
@@ -63,19 +63,19 @@ class _Walk:
 class RepetitionCounting(Method):
     """Counts the repetitions in videos (data `UCFRep`), from a pretrained backbone (`model.backbone.checkpoint`).
 
-    Logged are MAE, the mean of |predicted - true| / true, and OBO, the share of videos that are at most one off, over every
-    video once. `test` keeps the counts of all videos in the file of results.
+    Logged are MAE, the mean of |predicted - true| / true, and OBO, the fraction of videos that are off by at most one, with
+    every video counted once. `test` stores the counts of all videos in the result file.
 
     Args:
-        backbone: encoder. Clips are of 32 frames, or of as many as a video transformer takes.
+        backbone: encoder. Clips have 32 frames, or as many as a video transformer takes.
         steps_per_batch: steps of the optimiser with each batch.
-        flip: probability of mirroring a training clip; null takes one half, or 0 where left and right are classes of the data.
-        clips_per_forward: clips that the network takes at once in evaluation; a matter of memory.
-        optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as ever; null takes Adam at a
-            constant 5e-5 with a decay of 1e-3.
+        flip: probability of mirroring a training clip; null takes 0.5, or 0 if classes depend on left
+        and right. clips_per_forward: clips per forward pass in evaluation; limits memory.
+        optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as usual; null uses Adam at a
+            constant 5e-5 with a weight decay of 1e-3.
 
     Raises:
-        SettingError: if a number of steps, frames or clips is not usable.
+        SettingError: if a number of steps, frames or clips is invalid.
     """
 
     predicts_by_encoder = False
@@ -102,7 +102,7 @@ class RepetitionCounting(Method):
         self.fc_cls_1, self.fc_box_1 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
         self.fc_cls_2, self.fc_box_2 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
         self.test_record: dict[str, Any] = {}
-        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `counts` (by video)."""
+        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `counts` (by video)."""
         self._walk: _Walk | None = None
         self._shown: tuple[Tensor, ...] = ()
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -110,7 +110,7 @@ class RepetitionCounting(Method):
     # --- Network ---
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network says of the previous and the next cycle.
+        """Predictions for the previous and the next cycle.
 
         Args:
             clips: float [N, 3, frames, H, W].
@@ -142,7 +142,7 @@ class RepetitionCounting(Method):
     def prepare(self, clips: Tensor, outside: Tensor) -> Tensor:
         """Normalise clips, and fill frames outside the video with the mean of the backbone's normalisation.
 
-        The mean is filled in after normalisation, where it is no grey but nearly so (official code).
+        The mean is filled in after normalisation, where it is not exactly grey (official code).
 
         Args:
             clips: uint8 [N, frames, H, W, 3].
@@ -219,7 +219,7 @@ class RepetitionCounting(Method):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Several steps with one batch: the closure, which runs `step` and its gradients, is called before each of them."""
+        """Several optimiser steps with one batch: the closure (`step` and its gradients) is called before each of them."""
         self._walk = _Walk()
         try:
             for number in range(self.steps_per_batch):
@@ -266,12 +266,12 @@ class RepetitionCounting(Method):
     @staticmethod
     def _cycles(batch: Batch) -> dict[str, Tensor]:
         if missing := [name for name in ("count", "previous", "next", "borders") if name not in batch.extra]:
-            raise SettingError(f"The data says nothing of cycles ({missing[0]}); counting is for --data UCFRep.")
+            raise SettingError(f"The data have no annotated cycles ({missing[0]}); counting needs --data UCFRep.")
         return batch.extra
 
     @staticmethod
     def _move_on(states: Tensor, ratios: Tensor, anew: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
-        """The states of the next step: a twentieth to a fifth of the clip further on, or anew."""
+        """The states of the next step: a twentieth to a fifth of the clip further on, or a new start."""
         parts = 5 + 15 * torch.rand(len(length), generator=generator, device=length.device, dtype=torch.float64)
         moved, failed = move(states, ratios, (length / parts).clamp_min(1).trunc())
         return torch.where((failed | (moved[:, 1] >= length))[:, None], anew, moved)
@@ -309,11 +309,11 @@ class RepetitionCounting(Method):
         return Answers({"count": value[:, 0].round().long().tolist(), "estimate": value[:, 0].tolist()})
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen = []
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen, self.test_record = [], {}
 
     def on_validation_epoch_end(self) -> None:
@@ -321,7 +321,7 @@ class RepetitionCounting(Method):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the errors as `test/*`, and keep what was counted."""
+        """Log the errors as `test/*`, and keep the counts."""
         data = run_of(self.trainer).datamodule
         manifest = getattr(data, "test_manifest", None)
         found, true, number, missed = self._report("test")
@@ -336,8 +336,8 @@ class RepetitionCounting(Method):
         self._seen.append((found[:, None], torch.stack([batch.index, count, batch.substituted], 1)))
 
     def _report(self, stage: str) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-        """Log the errors over all processes; gives predictions, true counts, numbers, and those that could not be read."""
-        # A process without a sample takes part all the same.
+        """Log the errors over all processes; returns predictions, true counts, and indices of read and unreadable samples."""
+        # A process without samples takes part as well.
         rows = torch.empty(0, 1, dtype=torch.float64, device=self.device)
         none = (rows, torch.empty(0, 3, dtype=torch.long, device=self.device))
         found, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
@@ -384,8 +384,9 @@ def counting_errors(found: Tensor, true: Tensor) -> dict[str, Tensor]:
         true: int64 [N], from 1.
 
     Returns:
-        `MAE` (mean of |found - true| / true), `MAE_std` (its deviation over videos), `MAE_over` and `MAE_under` (the mean over
-        videos with too high and too low a count alone; 0 without any), `OBO` (share of videos that are at most one off).
+        `MAE` (mean of |found - true| / true), `MAE_std` (its standard deviation over videos), `MAE_over` and `MAE_under` (the
+        mean over videos with too high and too low a count alone; 0 without any), `OBO` (fraction of videos that are off by at
+        most one).
     """
     off = found.round() - true
     relative = off.abs() / true

@@ -1,16 +1,16 @@
-"""Detection of what people do, in boxes of key frames, as SEVERE tests encoders on AVA (https://arxiv.org/abs/2203.14221,
+"""Action detection in boxes of key frames, as in SEVERE's evaluation of encoders on AVA (https://arxiv.org/abs/2203.14221,
 official code, which is SlowFast's).
 
-The encoder's last map is averaged over time, each box of the key frame cut out of it by RoIAlign and max-pooled, and a sigmoid
-per action says what is done in it. Boxes come with the data, in the test those of a person detector; their own scores play no
-part.
+The encoder's last map is averaged over time, each box of the key frame is cropped from it by RoIAlign and max-pooled, and
+a sigmoid per action classifies it. Boxes come with the data, in the test those of a person detector; their own scores are not
+used.
 
 Deviations from the official code:
 
 * in the metric, boxes of a key frame are compared with the true ones from the highest score down (`official_order` switches);
 * validation reads whole frames, as the test does, and not centre crops;
 * several processes average their losses, each the mean over its own boxes, of which they may have different numbers (as in the
-  official code); so they do not do exactly what one would do with the joined batch.
+  official code); so they are not exactly equivalent to one with the joined batch.
 """
 
 from typing import Any
@@ -42,23 +42,23 @@ TRUE_COLOUR, NO_COLOUR = "lime", "white"
 
 
 class ActionDetection(Method):
-    """Learns the actions in boxes of key frames; the pretrained backbone (`model.backbone.checkpoint`) is trained with it.
+    """Trains an action classifier for boxes of key frames, together with the pretrained backbone (`model.backbone.checkpoint`).
 
-    `val/map` and `test/map` are the frame mAP in percent, at an overlap of one half, over the actions that the data scores.
+    `val/map` and `test/map` are the frame mAP in percent, at an overlap of 0.5, over the evaluated actions of the data.
 
     Args:
-        backbone: encoder. A video transformer needs square frames (`data.films.square`); its tokens are a map after the final
-            norm. The official code feeds all encoders pixels of mean 0.45 and standard deviation 0.225
+        backbone: encoder. A video transformer needs square frames (`data.films.square`); its tokens after the final norm form
+            the map. In the official code, all encoders use pixels of mean 0.45 and standard deviation 0.225
             (`model.backbone.normalisation`).
         num_classes: actions.
         dropout: on the pooled feature of a box, before the head.
-        flip: probability of mirroring a training clip with its boxes; null takes one half, or 0 where left and right are
-            classes of the data.
+        flip: probability of mirroring a training clip with its boxes; null takes 0.5, or 0 if classes depend on
+            left and right.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
-        optim: optimiser and schedule; null takes SGD at 0.1 with 5 epochs of warm-up, falling tenfold at epochs 10 and 15.
+        optim: optimiser and schedule; null uses SGD at 0.1 with 5 epochs of warm-up, times 0.1 at epochs 10 and 15.
 
     Raises:
-        SettingError: if a number is out of its range.
+        SettingError: if a value is out of range.
     """
 
     predicts_by_encoder = False
@@ -81,8 +81,8 @@ class ActionDetection(Method):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
         self.test_record: dict[str, Any] = {}
-        """What the last test saw: `key_frames` (used), `missed` (numbers of those that could not be read), `boxes` (scored),
-        `average_precision` by action in percent, null where there is nothing to find."""
+        """Record of the last test: `key_frames` (used), `missed` (indices of unreadable ones), `boxes` (scored),
+        `average_precision` by action in percent, null for actions without true boxes."""
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._missed: list[int] = []
         self._frames: list[int] = []
@@ -174,11 +174,11 @@ class ActionDetection(Method):
         self.on_validation_epoch_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen, self._missed, self._frames = [], [], []
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.on_validation_epoch_start()
         self.test_record = {}
 
@@ -187,13 +187,13 @@ class ActionDetection(Method):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the frame mAP as `test/map`, and keep what was seen."""
+        """Log the frame mAP as `test/map`, and keep the record."""
         self.test_record = self._report("test")
 
     def _keep(self, batch: Batch) -> None:
         regions = regions_of(batch)
         scores = self.logits(self.normalise(self.inputs(batch)[:, 0]), regions.box).sigmoid()
-        # No other key frame stands for one that could not be read.
+        # Unreadable key frames are not replaced by others.
         used = (batch.substituted < 0)[regions.box[:, 0].long()]
         self._seen.append((scores[used], regions.number[used]))
         self._frames += batch.index[batch.substituted < 0].tolist()
@@ -242,7 +242,7 @@ def frame_of_boxes(key_frames: Any) -> Tensor:
 def regions_of(batch: Batch) -> Regions:
     """The boxes of a batch of key frames. Raises SettingError for others."""
     if batch.regions is None:
-        raise SettingError("ActionDetection takes key frames with boxes, which the data has not; choose --data AVA.")
+        raise SettingError("ActionDetection needs key frames with boxes, which the data do not have; choose --data AVA.")
     return batch.regions
 
 

@@ -23,19 +23,19 @@ from modules.training.optim import AdamWSettings, ScheduleSettings
 
 
 class FusedClassification(Method):
-    """Learns the classes of samples of several streams, each with an encoder and a linear classifier of its own.
+    """Trains a classifier on samples with several streams, each with its own encoder and linear classifier.
 
-    The scores of a sample are the mean over the streams that it has. Numbers are those of `Classification`, of the mean as
-    `test/top1` and so on, and of each stream alone as `test/<stream>_top1`; a sample without a stream does not count for it.
+    The scores of a sample are the mean over its available streams. Metrics are those of `Classification`, for the mean as
+    `test/top1` and so on, and for each stream alone as `test/<stream>_top1`; a sample without a stream does not count for it.
 
     Args:
         encoders: encoder of each stream, by the stream's name.
         num_classes: outputs; null takes the data's.
         mode: `finetune` trains everything; `linear` linear classifiers on frozen encoders.
         fuse: what is averaged, `logits` or `probabilities`.
-        loss: `each` is the mean of the streams' own losses, so that each learns as it would alone, and none leaves the work to
-            another; `fused` is the loss of what is averaged.
-        augmentation: of training clips of skeletons; null for none.
+        loss: `each` is the mean of the streams' losses, so that each is trained as it would be alone, and none relies on
+            another; `fused` is the loss of the averaged scores.
+        augmentation: augmentation of training clips of skeletons; null for none.
         labels: see `Classification`.
         head: see `Classification`.
         optim: see `Classification`.
@@ -60,7 +60,7 @@ class FusedClassification(Method):
     ) -> None:
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
         if len(encoders) < 2:
-            raise SettingError(f"model.encoders has {len(encoders)} encoder(s); give two or more, or use Classification.")
+            raise SettingError(f"model.encoders has {len(encoders)} encoder(s); name two or more, or use Classification.")
         if (fuse, loss) not in [(one, other) for one in ("logits", "probabilities") for other in ("each", "fused")]:
             raise SettingError(
                 f"model.fuse is {fuse} and model.loss {loss}; fuse must be logits or probabilities, and loss each or fused."
@@ -201,7 +201,7 @@ class FusedClassification(Method):
     # --- Evaluation ---
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._begin()
 
     def on_test_start(self) -> None:
@@ -210,7 +210,7 @@ class FusedClassification(Method):
             branch.on_test_start()
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._begin()
         self.test_record = {}
 
@@ -228,7 +228,7 @@ class FusedClassification(Method):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log losses and accuracies as `test/*`, and keep what was seen."""
+        """Log losses and accuracies as `test/*`, and keep the record."""
         self._report("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
@@ -269,7 +269,7 @@ class FusedClassification(Method):
 
 
 def present(batch: Batch, name: str) -> Tensor:
-    """Whether anything of a stream is there, bool [B]."""
+    """Whether a stream is available, bool [B]."""
     stream = batch.stream(name)
     if stream.valid is None:
         return torch.ones(len(batch.index), dtype=torch.bool, device=batch.index.device)

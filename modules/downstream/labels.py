@@ -1,4 +1,4 @@
-"""What a classifier makes of labels: targets, loss, probabilities and reported numbers, for one label per sample or several."""
+"""How a classifier uses labels: targets, loss, probabilities and metrics, for one label per sample or several."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -123,7 +123,7 @@ class OneLabel(Labels):
         """See `Labels.rows`."""
         if label.ndim != 1:
             raise SettingError(
-                "Classification takes one label per sample, but the data has several; set model.labels.per_sample to "
+                "Classification expects one label per sample, but the data have several; set model.labels.per_sample to "
                 "several, or choose other data."
             )
         return label[:, None]
@@ -167,7 +167,7 @@ class OneLabel(Labels):
         label, classes = rows[:, 0], probabilities.shape[1]
         if (label >= classes).any():
             raise SettingError(
-                f"A video has the label {int(label.max())}, but the classifier tells only {classes} classes apart, from 0; set "
+                f"A video has the label {int(label.max())}, but the classifier only has {classes} classes, from 0; set "
                 f"model.num_classes to {int(label.max()) + 1} or more, or correct data.lists.val or data.lists.test."
             )
         return accuracies(probabilities, label)
@@ -235,16 +235,16 @@ class SeveralLabels(Labels):
 
 @dataclass
 class LabelSettings:
-    """What the labels of samples are, and what is made of them.
+    """The type of labels, and how they are used.
 
     Args:
         per_sample: `one`, with softmax, or `several` (Charades), with a sigmoid for every class.
-        smoothing: share of the target that all classes get alike; for one label per sample.
-        merge: what the class probabilities of a video's clips become; null takes the mean for one label, and the maximum for
+        smoothing: label smoothing: fraction of the target spread over all classes; for one label per sample.
+        merge: how the class probabilities of a video's clips are merged; null uses the mean for one label, and the maximum for
             several (SEVERE, official code).
 
     Raises:
-        SettingError: if the smoothing is no share, or does not go with several labels.
+        SettingError: if the smoothing is out of range, or set for several labels.
     """
 
     per_sample: Literal["one", "several"] = "one"
@@ -260,7 +260,7 @@ class LabelSettings:
             )
 
     def make(self) -> Labels:
-        """What becomes of labels of this kind."""
+        """The implementation for this type of labels."""
         return OneLabel(self.smoothing) if self.per_sample == "one" else SeveralLabels()
 
 

@@ -41,11 +41,11 @@ class _Samples(NamedTuple):
 
 
 class NearestNeighbours(Method):
-    """Tests a frozen backbone by the training samples that are nearest to each test sample; nothing is trained.
+    """Evaluates a frozen backbone by the nearest training samples of each test sample; nothing is trained.
 
-    All training samples are the bank, with the clips of evaluation. Where a test sample has several views, its feature is the
-    mean of theirs. `test/knn<k>` is the accuracy of a vote weighted with exp(cosine / temperature) in percent, `test/R@<k>` the
-    share of test samples with one of their own class among the nearest k.
+    The bank consists of all training samples, with evaluation clips. The feature of a test sample with several views
+    is their mean. `test/knn<k>` is the accuracy of a vote weighted with exp(cosine / temperature) in percent, `test/R@<k>` the
+    percentage of test samples with a sample of the same class among the nearest k.
 
     Args:
         backbone: encoder, with `checkpoint` set.
@@ -54,7 +54,7 @@ class NearestNeighbours(Method):
         temperature: of the vote; smaller values give near neighbours more weight.
 
     Raises:
-        SettingError: if a number is not positive.
+        SettingError: if a value is not positive.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class NearestNeighbours(Method):
         super().__init__(AdamWSettings())
         if min([*k, *recall, 1]) < 1 or temperature <= 0 or not [*k, *recall]:
             raise SettingError(
-                f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all numbers must be above 0."
+                f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all values must be above 0."
             )
         self.backbone, self.k, self.recall, self.temperature = backbone.requires_grad_(False), k, recall, temperature
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
-        """Stream of frozen features that the data give in the place of clips, where they do."""
+        """Stream of frozen features, if the data have them instead of clips."""
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
         used), `classes`, `views`."""
@@ -132,7 +132,7 @@ class NearestNeighbours(Method):
         return self.backbone(self.normalise(clips.flatten(0, 1))).unflatten(0, clips.shape[:2])
 
     def known(self, batch: Batch) -> Tensor:
-        """The frozen features that the data give in the place of clips, or else those that `encode` makes, with its shapes."""
+        """The frozen features in the data, or otherwise the output of `encode`, with its shapes."""
         return self.encode(batch) if self.feature_stream is None else batch.stream(self.feature_stream, "feature").data
 
     @torch.no_grad()
@@ -217,7 +217,7 @@ class NearestNeighbours(Method):
     def _keep(self, batch: Batch) -> None:
         label = batch.label
         if label.ndim != 1:
-            raise SettingError("NearestNeighbours takes one label per sample, but the data has several; choose other data.")
+            raise SettingError("NearestNeighbours needs one label per sample, but the data have several; choose other data.")
         features = self.known(batch).float()
         self.test_record.setdefault("views", features.shape[1])
         self._seen.append((features.mean(1), torch.stack([batch.index, label, batch.substituted], 1)))
@@ -225,7 +225,7 @@ class NearestNeighbours(Method):
     def _gather(self) -> _Samples:
         """What all processes have kept, each sample once; those without label or file are left out."""
         width = int(self.backbone.embed_dim)  # type: ignore[arg-type]
-        # A process without a sample takes part all the same.
+        # A process without samples takes part as well.
         none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
         features, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
         self._seen = []
@@ -246,7 +246,7 @@ def neighbour_scores(
         queries: float [m, D].
         label: int64 [m], from 0.
         k: neighbours of each vote; more than n are n.
-        recall: neighbours of each R@k, likewise.
+        recall: neighbours of each R@k, as above.
         temperature: of the vote.
 
     Returns:

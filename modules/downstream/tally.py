@@ -1,4 +1,4 @@
-"""What an evaluation collects: the class probabilities of every sample, from all processes."""
+"""Collecting an evaluation: the class probabilities of every sample, from all processes."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from modules.downstream.labels import Labels, Merge
 
 @dataclass
 class Scores:
-    """What became of an evaluation."""
+    """Result of an evaluation."""
 
     values: dict[str, Tensor]
     """`Labels.scores`; empty where no sample has a label"""
@@ -39,7 +39,7 @@ class Tally:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def add(self, batch: Batch, logits: Tensor, merge: Merge) -> None:
@@ -62,7 +62,7 @@ class Tally:
             classes: K.
             device: of a process that has kept nothing.
         """
-        # A process without a sample takes part all the same.
+        # A process without samples takes part as well.
         facts = torch.empty(0, 2, dtype=torch.long, device=device)
         none = (torch.empty(0, classes, device=device), torch.cat([facts, self.labels.rows(facts[:, 0], classes)], 1))
         probabilities, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))

@@ -2,12 +2,12 @@
 
 Protocol of VindLU (https://arxiv.org/abs/2212.05051, official code) and Singularity (https://arxiv.org/abs/2206.03428), which
 defined retrieval on Something-Something v2. Dual scores are the mean of the cosines of a sentence with a video's frames. The
-`best` candidates of each query by these are scored anew by the fusion network, all others get -100; each direction has its
-own best. Fine-tuning learns contrast and matching, without masked words.
+`best` candidates of each query by these are scored again by the fusion network, all others get -100; each direction has its
+own best. Fine-tuning uses the contrastive and matching losses, without masked words.
 
 Deviations from the official code:
 
-* videos with the same caption are all right answers for it, in every data set; the best of them counts.
+* all videos with the same caption are correct answers for it, in every data set; the best of them counts.
 * a query's rank is the number of wrong candidates that are better, and half of those that are equal.
 * a pair that is among the best in both directions is given to the fusion network once.
 * several clips of a video count as one long clip: its frames vote together, and the fusion network sees all of them.
@@ -88,14 +88,14 @@ class Retrieved:
 
 @dataclass
 class RerankSettings:
-    """How the fusion network is asked in evaluation.
+    """Re-ranking by the fusion network in evaluation.
 
     Args:
         best: candidates of each query that are re-ranked; 0 leaves re-ranking out.
         pairs_at_once: pairs per pass.
 
     Raises:
-        SettingError: if a number makes no sense.
+        SettingError: if a value is out of range.
     """
 
     best: int = 128
@@ -111,24 +111,25 @@ class VideoTextRetrieval(LocoMotion):
 
     `test` logs for the dual scores (`test/dual_*`) and the re-ranked ones (`test/rerank_*`): `t2v_r1`, 5 and 10 and `v2t_*` in
     percent, `t2v_median` and `v2t_median` (median rank from 1), and `mean` of the six recalls. Validation logs those of the
-    dual scores. Every video is encoded once, by one process, which also answers for it when the best are re-ranked; its tokens
-    wait in the host's memory. Zero-shot is `test` with `init_from`; `fit` fine-tunes.
+    dual scores. Every video is encoded once, by one process, which also re-ranks it; its tokens are
+    kept in host memory. Zero-shot is `test` with `init_from`; `fit` fine-tunes.
 
     Args:
-        backbone: video tower.
+        backbone: video encoder.
         text: sizes of the text encoder, and weights to start from.
-        tokenizer: how sentences become numbers; must be that of the text encoder's weights.
-        clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and
+        tokenizer: tokenizer of the sentences; must be the one of the text encoder's weights.
+        clip: CLIP's text encoder with its own tokenizer, in place of the two; it has no fusion layers, so `match_weight` and
             `rerank.best` must be 0, and the task retrieval.
         contrast: how clips and sentences are compared.
         match_weight: weight of matching in fine-tuning.
-        task: `retrieval`; or `choice`, the test of which sentence of several fits a video: `test/accuracy` in percent.
-        rerank: how the fusion network is asked in evaluation.
-        init_from: file with the weights of the whole method: ours, or VindLU's .pth.
+        task: `retrieval`; or `choice`, multiple choice between several sentences for a video: `test/accuracy` in percent.
+            rerank:
+        re-ranking by the fusion network in evaluation. init_from:
+        file with the weights of the complete method: ours, or VindLU's .pth.
         optim: optimiser and schedule of fine-tuning.
 
     Raises:
-        SettingError: if a number makes no sense, or a file does not fit.
+        SettingError: if a value is out of range, or a file does not match.
     """
 
     other_streams = "choose --data of videos with captions"
@@ -150,7 +151,7 @@ class VideoTextRetrieval(LocoMotion):
         check_range("model", 0, match_weight=match_weight)
         if clip is not None and (match_weight or rerank.best or task == "choice"):
             raise SettingError(
-                "model.clip is a text tower without fusion layers; set model.match_weight and model.rerank.best to 0 and "
+                "model.clip is a text encoder without fusion layers; set model.match_weight and model.rerank.best to 0 and "
                 "model.task to retrieval, or model.clip to null."
             )
         super().__init__(
@@ -166,8 +167,8 @@ class VideoTextRetrieval(LocoMotion):
         )
         self.task, self.best, self.pairs_at_once = task, rerank.best, rerank.pairs_at_once
         self.test_record: dict[str, Any] = {}
-        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `frames`,
-        and of retrieval `sentences` and `best`."""
+        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `frames`, and
+        for retrieval `sentences` and `best`."""
         self.retrieved: Retrieved | None = None
         """What the last test of retrieval found."""
         self._known: list[Known] = []
@@ -236,7 +237,7 @@ class VideoTextRetrieval(LocoMotion):
         captions = batch.text().sentences
         count = len(captions[0])
         if any(len(own) != count for own in captions):
-            raise SettingError("model.task is choice, but videos have different numbers of sentences; take data with options.")
+            raise SettingError("model.task is choice, but videos have different numbers of sentences; use data with options.")
         frames, tokens = self.see(batch)
         sentences = self.read_sentences([text for own in captions for text in own])
         own = torch.arange(len(frames), device=frames.device).repeat_interleave(count)
@@ -251,9 +252,7 @@ class VideoTextRetrieval(LocoMotion):
         scores = self.options(batch)
         label = batch.label
         if label.ndim != 1 or int(label.min()) < 0 or int(label.max()) >= scores.shape[1]:
-            raise SettingError(
-                "model.task is choice, but the data does not say which sentence is right; take data with answers."
-            )
+            raise SettingError("model.task is choice, but the data have no correct answers; choose data with answers.")
         hits = (ranks(scores, label[:, None]) == 0).tolist()
         self._chosen += [(number, hit) for (number, usable), hit in zip(self._usable(batch), hits, strict=True) if usable]
 
@@ -303,7 +302,7 @@ class VideoTextRetrieval(LocoMotion):
         self._known, self._missed, self._chosen, self._said = [], [], [], []
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew."""
+        """Reset the collected results."""
         self.on_validation_epoch_start()
         self.test_record, self.retrieved = {}, None
 

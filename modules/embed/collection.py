@@ -71,9 +71,9 @@ def read_collection(name: Path, setting: str = "--features") -> Collection:
     if not rows or "path" not in rows[0]:
         raise SettingError(f"{table} has no rows with a column path; write it with embed.")
     if len(rows) != len(feature):
-        raise SettingError(f"{table} has {len(rows)} rows, but {file} holds {len(feature)} recordings; write both anew.")
+        raise SettingError(f"{table} has {len(rows)} rows, but {file} holds {len(feature)} recordings; write both again.")
     if feature.ndim not in (2, 3) or not feature.isfinite().all():
-        raise SettingError(f"{file} holds features of shape {list(feature.shape)}, or NaN among them; write it anew.")
+        raise SettingError(f"{file} holds features of shape {list(feature.shape)}, or NaN among them; write it again.")
     passport = read_json(name.with_name(f"{name.name}.json"))
     root = passport.get("root")
     ones = torch.ones(len(feature), dtype=torch.int64)

@@ -73,8 +73,9 @@ def embed(
         what: pooled features; those of each time slice; or all tokens of the encoder.
         root: folder that relative paths of a list start from; null takes the list's folder.
         frames: frames per clip; null takes those of the encoder's training.
-        size: side of the clips in pixels, likewise; 224 where nobody noted it.
-        stride: frames of the video from one frame of a clip to the next, likewise; 4 where nobody noted it.
+        size: side of the clips in pixels; null takes that of the encoder's training, or 224 if not recorded.
+        stride: frames of the video from one frame of a clip to the next; null takes that of the encoder's training, or 4 if not
+            recorded.
         batch_size: clips that go through the encoder at once.
         num_workers: processes that read, for each device; null takes four, or as many as there are cores.
         device: auto, cpu, cuda or cuda:1 and so on.

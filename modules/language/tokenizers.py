@@ -75,8 +75,8 @@ def read_vocabulary(path: str) -> list[str]:
 def clean(text: str) -> list[str]:
     """Words of a sentence in lower case, without accents, as VindLU and then BERT clean them (official codes).
 
-    The usual punctuation is left out, hyphens and slashes part words, other signs (%, $, a curly apostrophe) are words of their
-    own. <person> is a word.
+    The usual punctuation is left out, hyphens and slashes part words, other signs (%, $, a curly apostrophe) are separate
+    words. <person> is a word.
     """
     text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower().replace("<person>", "person"))
     letters = (sign for sign in unicodedata.normalize("NFD", text) if unicodedata.category(sign) != "Mn")

@@ -1,1 +1,1 @@
-"""Parts that two or more methods share."""
+"""Parts shared by two or more methods."""

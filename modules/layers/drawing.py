@@ -12,7 +12,7 @@ from modules.core.tokens import Grid, gather_tokens, patchify, unpatchify
 from modules.layers.targets import PixelTarget, Target
 from modules.masks.base import is_among
 
-# Okabe and Ito's colours, told apart by most colour-blind readers.
+# Okabe and Ito's colours, which most colour-blind readers can distinguish.
 OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
 HIDDEN_GREY = 110
 BAND, LINE = 48, 12

@@ -8,7 +8,7 @@ from modules.core.device import full_float32
 
 
 def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
-    """A linear layer with all digits of its weights, outside of autocast: logits of half precision have ties.
+    """A linear layer in full precision, outside of autocast: half-precision logits have ties.
 
     Args:
         layer: to apply.

@@ -1,4 +1,4 @@
-"""What masked autoencoders share: target, mask, decoder, and how a whole method is loaded."""
+"""Base class of masked autoencoders: target, mask, decoder, and loading of a complete method."""
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -28,11 +28,11 @@ class MaskedAutoencoder(Method):
     Args:
         backbone: encoder, kept after pretraining.
         target: what is predicted.
-        mask: which tokens are hidden.
+        mask: which tokens are masked.
         optim: optimiser and schedule.
 
     Raises:
-        SettingError: if target or mask do not fit the encoder's token grid.
+        SettingError: if target or mask do not match the encoder's token grid.
     """
 
     backbone: VideoViT
@@ -65,7 +65,7 @@ class MaskedAutoencoder(Method):
         whole = mask.targets.ndim == 2 and mask.visible.shape[1] + mask.targets.shape[1] == grid.tokens
         if not whole or mask.valid is not None or mask.valid_visible is not None:
             raise SettingError(
-                f"model.mask is {type(self.mask).__name__}, whose targets are not all that it hides, or come in blocks or "
+                f"model.mask is {type(self.mask).__name__}, whose targets are not the masked tokens, or come in blocks or "
                 f"unequal numbers; choose another mask for {type(self).__name__}."
             )
         return mask

@@ -1,4 +1,4 @@
-"""A network that follows another one slowly: the key branch of MoCo, the teacher of BYOL and DINO.
+"""Momentum encoders: the key branch of MoCo, the teacher of BYOL and DINO.
 
 The copy is an ordinary module without trained parameters. A method keeps it as an attribute, so it is in the checkpoint,
 and, having no gradient, neither in the optimiser nor in DDP's gradients. In each training step the method calls
@@ -21,13 +21,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen_copy(online: Network) -> Network:
-    """A copy with storage of its own, none of whose parameters is trained."""
+    """A copy with separate storage, none of whose parameters is trained."""
     return copy.deepcopy(online).requires_grad_(False)
 
 
 @torch.no_grad()
 def follow(slow: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Move a copy towards its original: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
+    """Update a momentum copy: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
 
     Parameters only: running statistics of batch norm come from the copy's own passes. In the precision of the copy's
     parameters, float32, also where the network's are bfloat16, which could not hold a step of one in a thousand.

@@ -1,4 +1,4 @@
-"""Momentum contrast: what MoCo and the methods built on it do with a pair of clips."""
+"""Momentum contrast: the common part of MoCo and methods based on it."""
 
 from dataclasses import dataclass
 
@@ -26,13 +26,13 @@ class ContrastSettings:
     Args:
         hidden: width between the two layers of the head; that of the features if None.
         out_dim: length of what is compared.
-        queue_size: keys that are kept as negatives; a multiple of the batch over all devices, and less than half of the samples
-            where negatives are to be other videos, or keys of the query's own video are among them. 0 takes the other keys of
-            the batch instead, as MoCo v3 does. With a queue, a momentum much below 0.999 lets the key branch move so far that
-            new keys are told from old ones, and short runs learn nothing else (docs/learning.md).
-        momentum: of the key branch.
+        queue_size: number of keys kept as negatives; a multiple of the batch over all devices, and less than half of
+            the samples, since otherwise the negatives include keys of the query's own video. 0 uses the other keys of the batch
+            instead, as in MoCo v3. With a queue and a momentum much below 0.999, the key branch changes so fast
+            that short runs only learn to separate new keys from old ones (docs/learning.md).
+        momentum: momentum of the key branch.
         temperature: divides the cosines.
-        shuffle: shuffle keys over processes, so that batch norm's statistics do not give pairs away.
+        shuffle: shuffle keys over processes, so that batch norm's statistics do not reveal pairs.
     """
 
     hidden: int | None = None
@@ -82,13 +82,13 @@ class MomentumContrast(nn.Module):
             self.queue.check(global_batch)
         elif global_batch < 2:
             raise SettingError(
-                "model.contrast.queue_size 0 takes the other keys of the batch as negatives, but the batch has one; set "
+                "model.contrast.queue_size 0 uses the other keys of the batch as negatives, but the batch has only one; set "
                 "data.batch_size to 2 or more, or model.contrast.queue_size to a multiple of the batch."
             )
 
     def check_data(self, trainer: Trainer) -> None:
-        """Warn in one line, before the first step, if the queue is so long for the data set that it holds keys of the query's
-        own video or recording, which are pushed away like all others."""
+        """Warn before the first step if the queue is too long for the data set: it then contains keys of the query's
+        own video or recording, which are treated as negatives."""
         dataset = getattr(trainer.train_dataloader, "dataset", None)
         samples = len(dataset) if hasattr(dataset, "__len__") else 0  # type: ignore[arg-type]
         batch_size = getattr(run_of(trainer).datamodule, "batch_size", None)
@@ -100,7 +100,7 @@ class MomentumContrast(nn.Module):
         if own > MOST_OWN_KEYS:
             rank_zero_warn(
                 f"model.contrast.queue_size {size} is {size / samples:.2g} times the {samples} training samples, so {own:.2g} "
-                f"of the negatives of each query, on average, show its own one; set it to {round(0.4 * samples)} or less."
+                f"of the negatives of each query, on average, are of its own sample; set it to {round(0.4 * samples)} or less."
             )
 
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:

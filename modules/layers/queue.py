@@ -12,7 +12,7 @@ class Queue(nn.Module):
     """The last `size` keys, first in, first out (MoCo, official code, which stores them as columns).
 
     At the start it holds random unit vectors. Keys and pointer are in the checkpoint, so a run that is resumed in the
-    middle of a lap goes on where it was. All processes hold the same queue: they start from the same seed and write the
+    middle of a lap continues there. All processes hold the same queue: they start from the same seed and write the
     keys of all. DDP's broadcast of buffers therefore changes nothing, but costs time; turn it off.
 
     Args:

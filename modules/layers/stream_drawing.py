@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.layers.drawing import OUTLINE_COLOURS, box_corners, outline
 
 OBJECT_COLOURS = (*OUTLINE_COLOURS, (240, 228, 66), (0, 114, 178), (213, 94, 0), (255, 255, 255))
-"""One for each object, anew from the ninth on; those of outlines first."""
+"""One per object, repeated from the ninth on; those of outlines first."""
 CURVE_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
 NOT_MEASURED = (120, 120, 120)
 """Grey is not among the colours of `shades`."""
@@ -140,7 +140,7 @@ def draw_depth(depth: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def draw_masks(canvas: Tensor, masks: Tensor) -> Tensor:
-    """Objects in colours of their own over a picture: half transparent, with the outermost pixels opaque.
+    """Objects in individual colours over a picture: half transparent, with the outermost pixels opaque.
 
     Args:
         canvas: uint8 [T, H, W, 3]
@@ -287,7 +287,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of a text that are at most so many pixels wide; only a word that is longer by itself is wider."""
+    """Lines of a text that are at most so many pixels wide; only a single longer word is wider."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -122,7 +122,7 @@ def sheet(batch: Batch, row: int = 0, view: int = 0, columns: int = 6) -> Tensor
         batch: on any device.
         row: of the sample in the batch.
         view: V axis.
-        columns: moments of the clip at most, evenly picked; what goes on over time has a line at each.
+        columns: moments of the clip at most, evenly spaced; what goes on over time has a line at each.
 
     Returns:
         uint8 [H, W, 3]
@@ -151,7 +151,7 @@ def film(batch: Batch, row: int = 0, view: int = 0, frames: int = 32) -> Tensor:
         batch: on any device.
         row: of the sample in the batch.
         view: V axis.
-        frames: at most, evenly picked.
+        frames: at most, evenly spaced.
 
     Returns:
         uint8 [T, H, W, 3]
@@ -212,7 +212,7 @@ class _Page:
         self.strips = [strip for one in own if one.kind in OVER_TIME for strip in self._strips(one)]
 
     def moments(self, count: int) -> list[float]:
-        """Moments of evenly picked frames of the first pictorial stream; of the time without one."""
+        """Moments of evenly spaced frames of the first pictorial stream; of the time without one."""
         if self.leader is None and not self.strips:
             return [self.clock.start]
         if self.leader is None:

@@ -1,7 +1,7 @@
-"""What a masked method predicts for each token: pixels, or features of a frozen image tower.
+"""Prediction targets of masked methods: pixels, or features of a frozen image encoder.
 
-A target is a callable on the encoder's normalised clips; it holds no trained parameter. Towers are kept out of the module
-tree, so that neither the optimiser, DDP nor a checkpoint ever sees them.
+A target is a callable on the encoder's normalised clips, without trained parameters. Image encoders are kept out of the module
+tree, so that they are not in the optimiser, DDP or checkpoints.
 """
 
 from abc import ABC, abstractmethod
@@ -201,8 +201,8 @@ class TowerTarget(Target):
         """The tower must see the encoder's frames."""
         if backbone.image_size != self.side:
             raise SettingError(
-                f"The tower of model.target sees frames of {self.side} px, the encoder of {backbone.image_size} px; set "
-                "model.backbone.image_size (and data.clip.size) to the tower's, or choose another tower."
+                f"The image encoder of model.target takes frames of {self.side} px, the backbone {backbone.image_size} px; set "
+                "model.backbone.image_size (and data.clip.size) to the former, or choose another target."
             )
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -226,7 +226,7 @@ class TowerTarget(Target):
         low = self.precision == "bf16" and frames.device.type == "cuda"
         parameter, dtype = next(self.tower.parameters()), torch.bfloat16 if low else torch.float32
         if (parameter.device, parameter.dtype) != (frames.device, dtype):
-            # Kept in bf16, and not cast anew in each step.
+            # Kept in bf16, and not cast again in each step.
             self.tower.to(frames.device, dtype)
         with torch.inference_mode(), torch.autocast(frames.device.type, enabled=False):
             patches = self.tower(frames.to(dtype))
@@ -252,17 +252,17 @@ class TowerTarget(Target):
 
 
 class ClipTarget(TowerTarget):
-    """Patch tokens of OpenAI's CLIP image tower after its last LayerNorm, the target of SMILE (official code).
+    """Patch tokens of OpenAI's CLIP image encoder after its last LayerNorm, the target of SMILE (official code).
 
     No class token, no projection. Frames have ImageNet's normalisation, as in the official code; CLIP's own mean and std are
     not used.
 
     Args:
-        checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image tower. None
-            asks timm to download ViT-B/16.
+        checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image encoder.
+            None downloads ViT-B/16 through timm.
         normalise: normalise per channel over the tokens of a clip.
-        heads: attention heads of the tower; None takes one per 64 channels, as all published CLIP towers have.
-        precision: number format of the tower on a GPU; the official code runs it in float32.
+        heads: attention heads of the image encoder; None takes one per 64 channels, as in all
+        published CLIP models. precision: number format on a GPU; the official code uses float32.
     """
 
     def __init__(
@@ -284,12 +284,12 @@ class TimmTarget(TowerTarget):
     Args:
         name: timm model name; DINO is vit_small_patch16_224.dino or vit_base_patch16_224.dino, DINOv2 with registers is
             vit_small_patch14_reg4_dinov2.lvd142m or vit_base_patch14_reg4_dinov2.lvd142m.
-        checkpoint: weights under timm's names (DINO's published files use them), or DINOv2's published file; None asks timm
-            to download them.
+        checkpoint: weights under timm's names (DINO's published files use them), or DINOv2's published file; None downloads
+            them through timm.
         normalise: normalise per channel over the tokens of a clip.
-        precision: number format of the tower on a GPU.
+        precision: number format on a GPU.
         side: side of its frames in pixels; that of data.clip.size. Position codes for other frames are resampled (DINOv2 was
-            trained on 518 px; SIGMA shows it 224).
+            trained on 518 px; SIGMA uses 224).
     """
 
     def __init__(

@@ -17,8 +17,8 @@ class Contrast(NamedTuple):
     top5: Tensor
     """share of queries to which fewer than five negatives are as near as their own key"""
     batch_top1: Tensor
-    """share of queries to which no other key of the batch, which are all of one age, is as near as their own: at chance while
-    `top1` rises, new keys are told from old ones and nothing else is learned"""
+    """share of queries to which no other key of the batch, which are all of one age, is as near as their own: if it stays
+    at chance while `top1` rises, only new and old keys are separated"""
 
 
 def unit_rows(values: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: 
         key: [B, D] unit rows, row i the positive of query i.
         negatives: [K, D] unit rows; a queue, which may be written before the backward pass.
         temperature: divides the cosines.
-        own: int64 [B], the row of `negatives` that is no negative of each query, because it is its own key.
+        own: int64 [B], the row of `negatives` to exclude for each query, because it is its own key.
 
     Returns:
         float32 [B, 1 + K], minus infinity in the place of own keys.

@@ -30,11 +30,12 @@ class SinkhornSettings:
     """How rows are assigned to prototypes. The defaults are SIGMA's for Kinetics-400 (official scripts).
 
     Args:
-        epsilon: divides the cosines; smaller is sharper. At least 0.02.
-        iterations: turns.
-        soft: assign shares (the paper's text) instead of the best prototype alone (official code).
-        side_by_side: scale both branches at once, with one all-reduce per turn for both instead of one for each, and with two
-            n x K matrices in memory instead of one. Null does so where there are several processes.
+        epsilon: divides the cosines; smaller is sharper. At least 0.02. iterations: number
+        of iterations.
+        soft: soft assignments (the paper's text) instead of the best prototype only (official
+        code). side_by_side: scale both branches at once, with one all-reduce per iteration for both instead of one for each,
+        and with
+            two n x K matrices in memory instead of one. Null does so with several processes.
     """
 
     epsilon: float = 0.05
@@ -73,7 +74,7 @@ class Balanced(NamedTuple):
 def balance(
     branches: Sequence[Tensor], prototypes: Tensor, settings: SinkhornSettings, over_processes: bool = False
 ) -> Balanced:
-    """Assign the rows of each branch, by itself, so that all prototypes have equally many.
+    """Assign the rows of each branch separately, so that all prototypes have equally many.
 
     Extra memory: one matrix n x K (one per branch where they go side by side), and vectors. float32 throughout.
 

@@ -1,4 +1,4 @@
-"""Losses that bind videos to sentences (VindLU, https://arxiv.org/abs/2212.05051, official code): pure functions, in float32.
+"""Losses between videos and sentences (VindLU, https://arxiv.org/abs/2212.05051, official code): pure functions, in float32.
 
 Contrast (VTC) compares all videos of all processes with all sentences, matching (VTM) asks a fusion network whether a video
 and a sentence of this process belong together, and masked language modelling (MLM) lets it fill gaps with a video's help.
@@ -33,8 +33,8 @@ class TextContrastSettings:
 
     Args:
         joint_dim: width of the features that are compared.
-        temperature: start of the learned temperature, which stays between 0.001 and 0.5.
-        vote: how the frames' cosines are joined.
+        temperature: initial value of the learned temperature, which is clamped to 0.001 to 0.5.
+        vote: how the frames' cosine similarities are combined.
         gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
 
     Raises:
@@ -85,7 +85,7 @@ def cosines(video: Tensor, text: Tensor, vote: FrameVote = "mean") -> Tensor:
 
     Args:
         video: [B, T, D], projected features per frame; T = 1 for one feature per video.
-        text: [C, D], or [C, M, D] for several sentences, which vote likewise.
+        text: [C, D], or [C, M, D] for several sentences, which vote in the same way.
         vote: over frames and sentences.
 
     Returns:
@@ -164,7 +164,7 @@ def match_loss(logits: Tensor, videos: Negatives, texts: Negatives) -> Tensor:
         logits: [3B, 2], class 1 is a match: the B pairs, then wrong videos with the own sentences, then the own videos with
             wrong sentences.
         videos: the wrong videos; rows that are not valid do not count.
-        texts: the wrong sentences, likewise.
+        texts: the wrong sentences, as above.
     """
     counted = torch.cat([torch.ones_like(videos.valid), videos.valid, texts.valid])
     labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)

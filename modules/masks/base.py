@@ -27,11 +27,11 @@ class Mask(NamedTuple):
     visible: Tensor
     """int64 [B, Nv], ascending up to the filling"""
     targets: Tensor
-    """int64 [B, Nt], or [B, K, Nt] for K blocks that are predicted one by one; ascending likewise"""
+    """int64 [B, Nt], or [B, K, Nt] for K blocks that are predicted one by one; ascending"""
     valid: Tensor | None = None
     """bool like `targets`, False for the filling; None where there is none"""
     valid_visible: Tensor | None = None
-    """bool like `visible`, likewise"""
+    """bool like `visible`, as above"""
 
 
 def mask_from_bool(hidden: Tensor, masked_count: int | None = None) -> Mask:
@@ -56,7 +56,7 @@ def mask_from_sets(visible: Tensor, targets: Tensor, visible_count: int, target_
         visible: bool [B, N]
         targets: bool [B, N], or [B, K, N] for K blocks.
         visible_count: tokens of the longest row of `visible`. Counted by the caller, for it would wait for the device.
-        target_count: likewise of `targets`.
+        target_count: number of `targets` per clip.
     """
     seen, predicted = (
         (~chosen).byte().argsort(dim=-1, stable=True)[..., :count]

@@ -2,7 +2,7 @@
 
 Paper: structured-noise masking, https://arxiv.org/abs/2503.16311. Blue noise cut at a threshold still has small clumps;
 the paper scores clumps along four directions and removes them. Its score, weights and number of steps could not be read
-and no code has been published: what stands here is our reconstruction, unverified.
+and no code has been published: this is our reconstruction, unverified.
 """
 
 import torch
@@ -66,18 +66,18 @@ def spread(visible: Tensor, weights: Tensor, swaps: int, generator: torch.Genera
 
 
 class OptimBlueMask(MaskGenerator):
-    """Evenly spread visible tokens on grids of any sides, such as 8 x 64 of a spectrogram; every slice by itself.
+    """Evenly spread visible tokens on grids of any sides, such as 8 x 64 of a spectrogram; every slice separately.
 
     The search takes hundreds of small steps, too many for a training step. So `bank` masks are searched once, on first use
     and always from the same seed; each clip and slice draws one of them, shifted along both axes (they are made on a
     torus) and flipped along each at random.
 
     Args:
-        ratio: share of the tokens that is masked; 0.8 in AudioMAE.
+        ratio: fraction of masked tokens; 0.8 in AudioMAE.
         sigma: Gaussian of the blue noise that the search starts from, in tokens.
-        reach: distance up to which visible tokens disturb each other.
-        swaps: steps of the search.
-        bank: different masks to search.
+        reach: distance up to which visible tokens affect each other's
+        score. swaps: steps of the search.
+        bank: number of different masks.
     """
 
     def __init__(self, ratio: float = 0.8, sigma: float = 1.0, reach: int = 2, swaps: int = 300, bank: int = 256) -> None:

@@ -1,4 +1,4 @@
-"""Masks from filtered noise: neighbours in space and time share their fate, as far as the filter's widths say.
+"""Masks from filtered noise: neighbours in space and time are masked together, depending on the filter's widths.
 
 Papers: structured-noise masking for video, https://arxiv.org/abs/2503.16311, and ColorMAE for images,
 https://arxiv.org/abs/2407.13036. A random mask is white noise cut at a threshold; noise that is filtered first gives masks
@@ -79,19 +79,19 @@ def _draw(sigma: Sigma, count: int, generator: torch.Generator) -> Tensor:
 class NoiseMask(MaskGenerator):
     """Masks from noise of one colour.
 
-    Red masks have large blobs, green ones clusters of middle size, blue ones neither clumps nor holes, purple ones large
+    Red masks have large blobs, green ones medium-sized clusters, blue ones neither clusters nor holes, purple ones large
     blobs with fine grain. Each sigma is the standard deviation of a Gaussian in tokens; a pair of numbers is a range from
-    which every clip draws its own. Noise and filters are float32, under autocast too, and made anew for each batch: an FFT
-    over twice the grid, of which one corner is used, so that opposite borders of the grid are not tied.
+    which every clip draws its own. Noise and filters are float32, under autocast too, and made again for each batch: an FFT
+    over twice the grid, of which one corner is used, so that opposite borders of the grid are independent.
 
     Args:
         colour: red, blue, green or purple.
-        ratio: share of the tokens that is masked.
+        ratio: fraction of masked tokens.
         sigma: the Gaussian of red and blue, the narrow one of green and purple.
         wide_sigma: the wide Gaussian of green and purple; red and blue have none.
         time_sigma: `sigma` over time slices, where it differs; 0 leaves slices independent. Null takes the clip's `sigma`.
-        time_wide_sigma: `wide_sigma` over time slices, likewise.
-        slices: `filtered` over time too (3D); `independent`, every time slice with noise of its own (2D); `repeated`, one
+        time_wide_sigma: `wide_sigma` over time slices, as above.
+        slices: `filtered` over time too (3D); `independent`, separate noise for every time slice (2D); `repeated`, one
             slice for the whole clip (2D, a tube).
         per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip
             wherever they fall, so that slices differ. The paper does not say which.
@@ -123,11 +123,11 @@ class NoiseMask(MaskGenerator):
                 low, high = _range(sigma)
                 # Over time 0 leaves slices independent; in space it would leave white noise, or none.
                 if not (0 <= low <= high and (over or low > 0)):
-                    raise SettingError(f"{setting}.{name} is {sigma}; give a number above 0, or a range from low to high.")
+                    raise SettingError(f"{setting}.{name} is {sigma}; pass a number above 0, or a range from low to high.")
             gap = _range(wide)[0] - _range(narrow)[1]
             if self.colour in ("green", "purple") and (gap < 0 or not (gap or over)):
                 raise SettingError(
-                    f"{setting}.{over}sigma {narrow} must lie below {setting}.{over}wide_sigma {wide} for {self.colour} "
+                    f"{setting}.{over}sigma {narrow} must be below {setting}.{over}wide_sigma {wide} for {self.colour} "
                     "noise; change one of them."
                 )
         if self.slices == "repeated" and not self.per_slice:
@@ -153,14 +153,14 @@ class NoiseMask(MaskGenerator):
 
 
 class Green3D(NoiseMask):
-    """Green noise over time and space, the mask of the video paper: clusters of middle size that drift over the slices.
+    """Green noise over time and space, the mask of the video paper: medium-sized clusters that drift over the slices.
 
     The ranges of sigma are ours: small to middling clusters, in time as in space.
 
     Args:
-        ratio: share of the tokens that is masked.
+        ratio: fraction of masked tokens.
         sigma: the narrow Gaussian, in tokens; a range is drawn from for every clip.
-        wide_sigma: the wide Gaussian, likewise.
+        wide_sigma: the wide Gaussian, as above.
         time_sigma: `sigma` over time slices; null takes the clip's `sigma`.
         time_wide_sigma: `wide_sigma` over time slices; null takes the clip's `wide_sigma`.
         per_slice: the same count in every slice; false counts over the clip.

@@ -1,4 +1,4 @@
-"""Masks that look at no pixel: tubes over time, random tokens, cells that run."""
+"""Masks that are independent of the pixels: tubes over time, random tokens, running cells."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ class TubeMask(MaskGenerator):
     """One random spatial mask per clip, repeated over all time slices (VideoMAE, official code).
 
     Args:
-        ratio: share of the tokens that is masked; floor(ratio * tokens per slice) in each slice.
+        ratio: fraction of masked tokens; floor(ratio * tokens per slice) in each slice.
     """
 
     def __init__(self, ratio: float = 0.9) -> None:
@@ -28,7 +28,7 @@ class RandomMask(MaskGenerator):
     """Every token alone, independently of its neighbours in space and time.
 
     Args:
-        ratio: share of the tokens that is masked.
+        ratio: fraction of masked tokens.
         per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip
             wherever they fall (MAE).
     """
@@ -51,7 +51,7 @@ class RunningCellMask(MaskGenerator):
     one place per slice are the official code's.
 
     Args:
-        ratio: share of the tokens that is masked: 0.25, 0.5 or 0.75.
+        ratio: fraction of masked tokens: 0.25, 0.5 or 0.75.
     """
 
     def __init__(self, ratio: float = 0.5) -> None:
@@ -64,7 +64,7 @@ class RunningCellMask(MaskGenerator):
         if grid.h % 2 or grid.w % 2:
             raise SettingError(
                 f"{setting} is RunningCellMask, whose cells of 2 x 2 tokens do not fill slices of {grid.h} x {grid.w}; change "
-                "model.backbone.image_size or model.backbone.patch_size, or take another mask."
+                "model.backbone.image_size or model.backbone.patch_size, or choose another mask."
             )
 
     def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:

@@ -1,4 +1,4 @@
-"""Masks that cover what moves, where it is known."""
+"""Masks along known object trajectories."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ def footprint(boxes: Tensor, grid: Grid) -> Tensor:
     """Tokens that moving objects touch (SMILE, official code).
 
     In each time slice the union box of the object over the slice's frames covers the token columns
-    floor(x1 / patch) .. ceil(x2 / patch), both included, so one column more than the box touches; rows likewise.
+    floor(x1 / patch) .. ceil(x2 / patch), both included, so one column more than the box touches; the same for rows.
     Rotation is ignored.
 
     Args:
@@ -45,9 +45,9 @@ class TrajectoryMask(MaskGenerator):
     there). All of it is one sort by priority: no loops and no data-dependent shapes.
 
     Args:
-        ratio: share of all tokens that is masked.
-        visible_share: share of the footprint that stays visible. The official script passes 0.2, which its code never
-            uses: 0.1 is what ran.
+        ratio: fraction of masked tokens. visible_share: fraction
+        of the footprint that stays visible. The official script passes 0.2, which its code never
+            uses: 0.1 is what was used.
     """
 
     def __init__(self, ratio: float = 0.8, visible_share: float = 0.1) -> None:

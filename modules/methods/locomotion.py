@@ -1,27 +1,27 @@
 """LocoMotion: videos and sentences about how things move in them.
 
-Paper: LocoMotion, https://arxiv.org/abs/2410.12018. Objects whose motion is known are pasted into clips, the motion is put
-into words in many wordings, and a video-language model learns which clip and which sentence belong together. So it cannot
-tell a pair by the objects and the scene of a single frame, as it can in web video.
+Paper: LocoMotion, https://arxiv.org/abs/2410.12018. Objects whose motion is known are pasted into clips, captions
+describe the motion in varied wordings, and a video-language model learns which clip and caption
+belong together. Unlike in web video, a single frame is not enough to match them.
 
-The paper's code is not public, and of its numbers little: this is a re-creation, not a reproduction. The grammar of the
+The paper's code is not public, and few of its settings are: this is a re-implementation, not a reproduction. The grammar of the
 captions and the bands of the motions are ours (modules/motion). Network and losses are VindLU's
-(https://arxiv.org/abs/2212.05051, official code), compared with its tensors in tests/parity/test_locomotion.py; that the
-paper builds on the same network is not verified. Three losses, each of weight 1:
+(https://arxiv.org/abs/2212.05051, official code), compared with its tensors in tests/parity/test_locomotion.py; whether the
+paper uses the same network is not verified. Three losses, each of weight 1:
 
-    contrast   cosines of all clips and sentences of all processes over a learned temperature
-    matching   does the fusion network tell a pair from the same with a hard negative clip or sentence of this process?
-    words      half of a sentence's words are masked or replaced, and named again with the clip's help
+    contrast   cosine similarities of all clips and sentences of all processes, divided by a learned temperature
+    matching   the fusion network classifies pairs against the same with a hard negative clip or sentence of this process
+    words      half of a sentence's words are masked or replaced, and predicted given the clip
 
 Shapes for BEiT-B at 8 x 224 x 224: 8 x 197 clip tokens [B, 8, 197, 768], sentence [B, L, 768] with L at most 32, both
 projected to 256; the fusion network sees all 1576 clip tokens of the 4B pairs at once.
 
-Several processes draw their own negatives and masked words, and average the losses of these; the contrast is that of one
-process with the joined batch.
+With several processes, each draws its own negatives and masked words, and these losses are averaged; the contrastive loss is
+that of one process with the joined batch.
 
 Deviations from the official code of VindLU:
 
-* clips with captions that say the same are positives of each other (`positives`), not only a clip and its own caption.
+* clips whose captions have the same meaning are positives of each other (`positives`), not only a clip and its own caption.
 * the negatives' weights and the gradient of gathered features, see modules/losses/video_text.py.
 * positions, the temperature and the scale of the temporal attention have no weight decay.
 * pairs of all losses go through the fusion network in one pass, and padding ends with the longest sentence of the batch.
@@ -88,7 +88,7 @@ MIN_WIDTH = 224
 TRAIN_CAPTIONS, VAL_CAPTIONS, STEP_CAPTIONS = 4, 5, 6
 """Streams of random numbers."""
 NUMBERS = 1 << 62
-"""A clip's objects, motion and words are a function of one number below."""
+"""A clip's objects, motion and words are a function of one number below this."""
 
 
 @dataclass(eq=False)
@@ -100,18 +100,18 @@ class Sentences:
     words: Tensor
     """int64 [N, L] of the tokenizer"""
     ids: Tensor
-    """int64 [N], equal for clips that are no negatives of each other"""
+    """int64 [N], equal for clips that are not negatives of each other"""
     plan: PastePlan | None
     """of what is pasted"""
 
 
 class CaptionWriter:
-    """Writes the captions of batches, and plans what is pasted, on the host.
+    """Writes the captions of batches and plans the pasted objects, on the host.
 
     Args:
         tokenizer: of the text encoder.
         positives: see `LocoMotion`.
-        captions: what is pasted; None takes the sentences of the data.
+        captions: settings of the pasted objects; None takes the sentences of the data.
         cut_outs: see `plan_and_tell`.
     """
 
@@ -159,7 +159,7 @@ class CaptionWriter:
 
 
 class Pairs(NamedTuple):
-    """Clips and sentences as the losses take them, a row per pair."""
+    """Inputs of the losses: clips and sentences, one row per pair."""
 
     clip: Tensor
     """uint8 [N, T, H, W, 3]"""
@@ -167,7 +167,7 @@ class Pairs(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """Partners that do not belong to the sentence and to the clip of each pair."""
+    """Hard negatives for the sentence and for the clip of each pair."""
 
     video: Negatives
     text: Negatives
@@ -180,7 +180,7 @@ class Losses(NamedTuple):
     match: Tensor
     words: Tensor
     log: dict[str, Tensor]
-    """detached shares of what was found"""
+    """detached accuracies, from 0 to 1"""
 
 
 def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
@@ -191,7 +191,7 @@ def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
     """
     lexicon = tokenizer.settings.vocabulary is None
     for word in dict.fromkeys(word for noun in nouns for word in clean(noun)):
-        # The lexicon spells what it does not know, and a sentence full of letters is cut before its end.
+        # The lexicon spells unknown words letter by letter, and such a sentence would be truncated.
         known = word in tokenizer.numbers if lexicon else not bool((tokenizer([word]) == tokenizer.unknown).any())
         if not known:
             raise SettingError(
@@ -202,15 +202,15 @@ def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
 
 @dataclass
 class LossSettings:
-    """The losses of the fusion network, beside the contrast.
+    """The losses of the fusion network, in addition to the contrastive loss.
 
     Args:
         match_weight: weight of matching; 0 leaves it out.
-        word_weight: weight of naming words; 0 leaves it out.
-        masked_words: probability that a word is to be named.
+        word_weight: weight of masked-word prediction; 0 leaves it out.
+        masked_words: probability that a word is masked.
 
     Raises:
-        SettingError: if a number makes no sense.
+        SettingError: if a value is out of range.
     """
 
     match_weight: float = 1.0
@@ -220,23 +220,23 @@ class LossSettings:
     def __post_init__(self) -> None:
         check_range("model.losses", 0, match_weight=self.match_weight, word_weight=self.word_weight)
         if not 0 < self.masked_words < 1:
-            raise SettingError(f"model.losses.masked_words is {self.masked_words}; it must lie between 0 and 1.")
+            raise SettingError(f"model.losses.masked_words is {self.masked_words}; it must be between 0 and 1.")
 
 
 class LocoMotion(Method):
-    """Video-language pretraining on captions of motion (https://arxiv.org/abs/2410.12018, re-created).
+    """Video-language pretraining on motion captions (https://arxiv.org/abs/2410.12018, re-implemented).
 
     Args:
         backbone: video tower, kept after pretraining.
         text: sizes of the text encoder, and weights to start from.
-        tokenizer: how sentences become numbers; must be that of the text encoder's weights.
-        clip: CLIP's text tower with its own tokenizer in the place of the two; it has no fusion, so `match_weight` and
+        tokenizer: tokenizer of the sentences; must be the one of the text encoder's weights.
+        clip: CLIP's text encoder with its own tokenizer, in place of the two; it has no fusion layers, so `match_weight` and
             `word_weight` of the losses must be 0.
         paste: moving objects that are pasted into the clips, and their captions; null takes the captions of the data.
-        positives: which pairs are no negatives of each other: none (`instance`), those with the same caption, or those whose
-            captions say the same (`signature`; as `caption` where the data does not tell).
+        positives: which pairs are not negatives of each other: none (`instance`), those with the same caption, or those whose
+            captions have the same meaning (`signature`; like `caption` if the data has no such annotation).
         contrast: how clips and sentences are compared.
-        losses: weights of matching and of naming words.
+        losses: weights of matching and masked-word prediction.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or
             VindLU's .pth.
         optim: optimiser and schedule.
@@ -260,13 +260,13 @@ class LocoMotion(Method):
         super().__init__(optim)
         if clip is not None and (losses.match_weight or losses.word_weight):
             raise SettingError(
-                "model.clip is a text tower without fusion layers; set model.losses.match_weight and "
+                "model.clip is a text encoder without fusion layers; set model.losses.match_weight and "
                 "model.losses.word_weight to 0, or model.clip to null."
             )
         if text.positions < tokenizer.max_tokens:
             raise SettingError(
                 f"model.tokenizer.max_tokens {tokenizer.max_tokens} is more than model.text.positions {text.positions}; lower "
-                "the one or raise the other."
+                "the first or raise the second."
             )
         if paste is not None:
             paste.captions.check(backbone.num_frames)
@@ -299,7 +299,7 @@ class LocoMotion(Method):
             self.adopt(origin_of(init_from, content))
 
     def freeze_unused(self) -> None:
-        """Keep parts that no loss asks from the optimiser, and from processes that wait for their gradient."""
+        """Freeze parts that no loss uses, so that neither the optimiser nor DDP expects their gradients."""
         if not self.match_weight:
             self.match_head.requires_grad_(False)
         if isinstance(self.text, TextEncoder) and not self.word_weight:
@@ -312,7 +312,7 @@ class LocoMotion(Method):
     @property
     def fusion(self) -> TextEncoder:
         """The text encoder, where it has fusion layers."""
-        assert isinstance(self.text, TextEncoder), "settings that need fusion are refused where there is none"
+        assert isinstance(self.text, TextEncoder), "settings that need fusion layers are refused without them"
         return self.text
 
     def optimizer_step(
@@ -322,7 +322,7 @@ class LocoMotion(Method):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Lightning's step; then the temperature is put back into its range, so that no saved one lies outside."""
+        """Lightning's step; then the temperature is clamped, so that no checkpoint contains one out of range."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.limit_temperature()
 
@@ -361,7 +361,7 @@ class LocoMotion(Method):
         return super().reads() | ({} if self.writer.captions is not None else {"text": ("text",)})
 
     def preparation(self) -> Preparation:
-        """Captions are written and tokenised, and motion is drawn, where batches are read; see `Method.preparation`."""
+        """Captions are written and tokenised, and motion is sampled, in the loader workers; see `Method.preparation`."""
         return partial(self.writer.prepare, self.seed)
 
     def pair(self, batch: Batch, generator: torch.Generator) -> Pairs:
@@ -384,9 +384,9 @@ class LocoMotion(Method):
         Args:
             video: float [B, 3, T, H, W], normalised.
             words: int64 [B, L] of the tokenizer.
-            ids: int64 [B]; pairs with equal ids are no negatives of each other.
-            draws: of the masked words.
-            generator: of the negatives.
+            ids: int64 [B]; pairs with equal ids are not negatives of each other.
+            draws: random numbers of the masked words.
+            generator: random numbers of the negatives.
         """
         self.limit_temperature()
         there = words != self.tokenizer.pad
@@ -403,7 +403,7 @@ class LocoMotion(Method):
             chosen = torch.cat([own, own, wrong.text.row])
             sentences, masks, which = [text.index_select(0, chosen)], [there[chosen]], [own, wrong.video.row, own]
         if self.word_weight:
-            assert isinstance(self.tokenizer, Tokenizer), "CLIP's names no words"
+            assert isinstance(self.tokenizer, Tokenizer), "CLIP's text encoder has no masked-word head"
             gapped, labels = mask_words(words, self.tokenizer.maskable(words), self.tokenizer.mask, draws)
             sentences, masks, which = [*sentences, self.text.encode(gapped, there)], [*masks, there], [*which, own]
         match = named = contrast.new_zeros(())
@@ -420,7 +420,7 @@ class LocoMotion(Method):
         return Losses(contrast, match, named, log)
 
     def project(self, frames: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of frames [B, T, D] and of sentences [C, D] as they are compared: float32 [B, T, d] and [C, d]."""
+        """Project frame features [B, T, D] and sentence features [C, D] to the joint space: float32 [B, T, d] and [C, d]."""
         return linear_in_float32(self.video_projection, frames), linear_in_float32(self.text_projection, sentences)
 
     def negatives(self, similarity: Tensor, ids: Tensor, generator: torch.Generator) -> Wrong:
@@ -434,7 +434,7 @@ class LocoMotion(Method):
         return Wrong(draw_negatives(similarity.T, ids, generator), draw_negatives(similarity, ids, generator))
 
     def everyone(self, similarity: Tensor, projected: tuple[Tensor, Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarities and ids of the pairs of all processes; in validation, where their numbers differ, of this one's."""
+        """Similarities and ids of the pairs of all processes; in validation, where their number differs, of this one."""
         rows = gather_rows(ids) if self.training else ids
         if len(rows) == len(ids):
             return similarity, ids
@@ -443,7 +443,7 @@ class LocoMotion(Method):
 
     @torch.no_grad()
     def monitor(self, similarity: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        """How often the most similar of this process's batch is right, both ways, and the temperature."""
+        """Top-1 retrieval accuracy within this process's batch, in both directions, and the temperature."""
         right = {"video_to_text": similarity.argmax(dim=1), "text_to_video": similarity.argmax(dim=0)}
         log = {f"{name}_top1": (ids[found] == ids).float().mean() for name, found in right.items()}
         return log | {"temperature": self.temperature.detach().clone()}

@@ -1,14 +1,14 @@
-"""MoCo over time: two clips of one video are alike, clips of other videos are not.
+"""MoCo over time: two clips of one video are a positive pair, clips of other videos are negatives.
 
 Paper: MoCo, https://arxiv.org/abs/1911.05722, for video as in the temporal contrast that TubeletContrast
-(https://arxiv.org/abs/2303.11003) compares itself with: the positive of a clip is another clip of the same video, with crop,
-flip and colours of its own; everything else (encoders, head, queue, optimiser) is as in TubeletContrast. The released code
-of that paper has no such branch any more; which colours its baseline used is not known, and ours are drawn per clip.
+(https://arxiv.org/abs/2303.11003) compares itself with: the positive of a clip is another clip of the same video, with its
+own crop, flip and colour changes; everything else (encoders, head, queue, optimiser) is as in TubeletContrast. The released
+code of that paper no longer has this branch; the colour changes of its baseline are unknown, and ours are drawn per clip.
 
 Shapes for R(2+1)D-18 at 16 x 112 x 112: features [B, 512], compared in 128 dimensions, queue [16384, 128].
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch. The momentum moves once per batch, also where batches are accumulated.
+one process with the joined batch. The momentum update happens once per batch, also with accumulated batches.
 """
 
 import torch
@@ -55,12 +55,12 @@ class MoCo(Method):
         self.contrast = MomentumContrast(backbone, contrast)
 
     def on_fit_start(self) -> None:
-        """Compare the batch with the queue before the first step."""
+        """Check the batch size against the queue before the first step."""
         super().on_fit_start()
         self.contrast.check(self.trainer)
 
     def on_train_start(self) -> None:
-        """Compare the queue with the data set before the first step."""
+        """Check the queue against the size of the data set before the first step."""
         super().on_train_start()
         self.contrast.check_data(self.trainer)
 
@@ -72,7 +72,7 @@ class MoCo(Method):
         """Augment both clips, encode, compare. Videos are [B, 2, T, H, W, 3]."""
         video = self.inputs(batch)
         if video.shape[1] != 2:
-            raise SettingError(f"MoCo compares two clips of each video, not {video.shape[1]}; set data.clip.clips to 2.")
+            raise SettingError(f"MoCo needs two clips of each video, not {video.shape[1]}; set data.clip.clips to 2.")
         query, key = self.augment(video[:, 0], generator), self.augment(video[:, 1], generator)
         shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
         found = self.contrast(self.backbone, self.normalise(query), self.normalise(key), shuffle)

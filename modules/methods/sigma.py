@@ -1,10 +1,10 @@
-"""SIGMA: masked video modelling towards features that are learned, kept from collapse by balanced assignments.
+"""SIGMA: masked video modelling with learned target features; balanced assignments prevent collapse.
 
-Paper: SIGMA, https://arxiv.org/abs/2407.15447. VideoMAE's encoder, mask and decoder, but what the decoder predicts for a
-hidden cube is a feature: of a small MLP that is trained along with it on the cube's pixels (SIGMA-MLP), or of a frozen
-image tower (SIGMA-DINO). Features and predictions are both compared with the same learned prototypes; Sinkhorn-Knopp turns
-each branch's cosines into an assignment that uses all prototypes equally often over the global batch; and each branch is
-trained by cross-entropy to tell the other branch's assignment.
+Paper: SIGMA, https://arxiv.org/abs/2407.15447. VideoMAE's encoder, mask and decoder, but for a masked cube the
+decoder predicts a feature: of a small MLP that is trained jointly on the cube's pixels (SIGMA-MLP), or of a frozen image
+encoder (SIGMA-DINO). Features and predictions are both compared with the same learned prototypes; Sinkhorn-Knopp turns each
+branch's cosines into an assignment that uses all prototypes equally often over the global batch; and each branch is
+trained by cross-entropy to predict the other branch's assignment.
 
     cross-entropy(target's cosines / 0.1, prediction's assignment)   trains MLP and prototypes
     cross-entropy(prediction's cosines / 0.1, target's assignment)   trains encoder and decoder
@@ -12,17 +12,18 @@ trained by cross-entropy to tell the other branch's assignment.
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 256] (MLP) or [B, 1408, 768] (DINO-B),
 scores [B * 1408, 3000].
 
-From the official code rather than the paper's text: assignments are hard (`sinkhorn.soft` for the other), the two losses
-are added, the MLP has four linear layers, and prototypes learn from the first step. In training the assignments are balanced
-over all processes, in validation over the batch of each. Without epochs of warm-up, queue or slow copy.
+Following the official code rather than the paper's text: assignments are hard (`sinkhorn.soft` for soft ones), the two losses
+are added, the MLP has four linear layers, and prototypes are trained from the first step. In training the assignments are
+balanced over all processes, in validation over the batch of each. There is no warm-up of the prototypes, no queue and no
+momentum encoder.
 
 Deviations from the official code:
 
 * cosines, Sinkhorn and losses are in float32 (TF32 on GPUs, as `main.py` sets it); the official cosines are in float16.
 * DINO's tower runs in bf16 on a GPU unless the target's `precision` is 32; the official one runs in float32.
 * Sinkhorn-Knopp reads its matrix instead of rewriting it (`modules/losses/sinkhorn.py`).
-* the losses' gradients are taken chunk by chunk along with the losses, so that no n x K matrix waits for the backward pass.
-* prototypes whose length is 1 within 1e-6 are left as they are, so that a step that is repeated gives the same bits.
+* the losses' gradients are taken chunk by chunk along with the losses, so that no n x K matrix is kept for the backward pass.
+* prototypes whose norm is 1 within 1e-6 are left unchanged, so that a repeated step is bit-identical.
 """
 
 import itertools
@@ -57,7 +58,7 @@ from modules.weights.names.videomae import from_official, is_official
 
 @torch.no_grad()
 def normalise_rows(values: Tensor) -> None:
-    """Bring rows to length 1 in place, without gradient; rows that have it within 1e-6 keep their bits.
+    """Normalise rows to length 1 in place, without gradient; rows with length 1 within 1e-6 stay bit-identical.
 
     Args:
         values: float [K, C], a parameter.
@@ -78,16 +79,16 @@ class Swapped(NamedTuple):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of many rows over many classes, whose logits never exist all at once.
+    """Mean cross-entropy of many rows over many classes, without materialising all logits at once.
 
-    The gradients are taken along with the loss, chunk by chunk, and scaled in the backward pass.
+    The gradients are computed along with the loss, chunk by chunk, and scaled in the backward pass.
     """
 
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, prototypes: Tensor, temperature: float, labels: Callable[[slice], Tensor], learn: bool
     ) -> Tensor:
-        """See `chunked_cross_entropy`; without `learn`, no gradients are taken."""
+        """See `chunked_cross_entropy`; without `learn`, no gradients are computed."""
         rows, count, loss = chunk_rows(prototypes), len(features), features.new_zeros(())
         of_features, of_prototypes = (
             torch.zeros_like(value) if learn and need else None
@@ -102,7 +103,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 loss -= (log_shares * wanted).sum() / count
             if of_features is None and of_prototypes is None:
                 continue
-            # The gradient of the scores is what the softmax has too much: shares less labels.
+            # The gradient of the scores is softmax minus labels.
             excess = log_shares.exp_()
             if wanted.ndim == 1:
                 excess.scatter_add_(1, wanted[:, None], excess.new_full((len(wanted), 1), -1))
@@ -119,7 +120,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what `forward` found."""
+        """Scale the gradients of `forward`."""
         return *(None if value is None else outer[0] * value for value in ctx.saved_tensors), None, None, None
 
 
@@ -145,14 +146,14 @@ def swapped_loss(
     settings: SinkhornSettings,
     over_processes: bool = False,
 ) -> Swapped:
-    """Each branch tells the other's assignment (SIGMA, official code).
+    """Each branch predicts the other's assignment (SIGMA, official code).
 
-    The prototypes learn from `Swapped.target` only. No gradient passes through an assignment. Peak memory: the n x K matrix of
-    `balance`, before the losses; these take a few chunks of 32 MB, and for the backward pass gradients of the inputs' size.
+    The prototypes are trained by `Swapped.target` only. No gradient passes through an assignment. Peak memory: the n x K matrix
+    of `balance`, before the losses; these need a few chunks of 32 MB, and gradients of the inputs' size for the backward pass.
 
     Args:
         target: float [n, C], one row per masked token.
-        prediction: float [n, C], likewise.
+        prediction: float [n, C], one row per masked token.
         prototypes: float32 [K, C], unit rows.
         temperature: divides the cosines.
         settings: of the assignments.
@@ -185,7 +186,7 @@ def usage(assigned: Tensor, count: int) -> dict[str, Tensor]:
 
     Returns:
         `perplexity`: exponential of the entropy of the prototypes' shares over K, 1 if all are used equally often;
-        `used`: share of the prototypes that have a row at all. Neither exceeds n / K.
+        `used`: share of the prototypes that have at least one row. Neither exceeds n / K.
     """
     rows = torch.zeros(count, device=assigned.device).scatter_add_(0, assigned, torch.ones_like(assigned, dtype=torch.float32))
     return {"perplexity": torch.special.entr(rows / len(assigned)).sum().exp() / count, "used": (rows > 0).float().mean()}
@@ -203,14 +204,14 @@ def sigma_weights(content: Checkpoint, path: str, setting: str) -> dict[str, Ten
     Args:
         content: of the file.
         path: of the file, for error messages.
-        setting: that named it, likewise.
+        setting: setting that named it, for error messages.
 
     Raises:
         SettingError: if the file holds no prototypes.
     """
     weights = content.weights
     if "prototypes" not in weights:
-        raise SettingError(f"{setting} names {path}, which holds no prototypes; pass the weights of a SIGMA pretraining.")
+        raise SettingError(f"{setting} names {path}, which contains no prototypes; pass weights from SIGMA pretraining.")
     return from_official(weights) if is_official(weights) else weights
 
 
@@ -227,8 +228,8 @@ class MLPSettings:
     """The MLP that is trained on the target. The defaults are the paper's.
 
     Args:
-        widths: of its linear layers, between which there is GELU.
-        checkpoint: file of an earlier SIGMA, whose MLP is used and not trained any more; null trains a new one.
+        widths: widths of its linear layers, with GELU between them.
+        checkpoint: file of a pretrained SIGMA, whose MLP is used frozen; null trains a new one.
 
     Raises:
         SettingError: if there is no layer, or a width is not positive.
@@ -257,9 +258,9 @@ class SIGMA(MaskedAutoencoder):
 
     Args:
         backbone: encoder, kept after pretraining.
-        target: what features are made of; PixelTarget with an `mlp` (SIGMA-MLP) or a TimmTarget without (SIGMA-DINO).
+        target: input of the target features; PixelTarget with an `mlp` (SIGMA-MLP) or a TimmTarget without (SIGMA-DINO).
         mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
-        mlp: the MLP that is trained on the target; null takes the target as it is.
+        mlp: the MLP that is trained on the target; null uses the target unchanged.
         num_prototypes: number of prototypes, K.
         temperature: divides the cosines in the losses.
         sinkhorn: how tokens are assigned to prototypes.
@@ -306,11 +307,11 @@ class SIGMA(MaskedAutoencoder):
             self.freeze_projection(mlp.checkpoint)
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
-        """See `MaskedAutoencoder.own_weights`; there must be prototypes among them."""
+        """See `MaskedAutoencoder.own_weights`; they must include prototypes."""
         return sigma_weights(content, path, "model.init_from")
 
     def freeze_projection(self, path: str) -> None:
-        """Take the MLP of an earlier SIGMA and train it no more (official code: `--mlp_preloading`).
+        """Load the MLP of a pretrained SIGMA and freeze it (official code: `--mlp_preloading`).
 
         Args:
             path: value of model.mlp.checkpoint.
@@ -322,7 +323,7 @@ class SIGMA(MaskedAutoencoder):
         inner = {key.removeprefix("projection."): value for key, value in weights.items() if key.startswith("projection.")}
         if self.projection is None or not inner:
             lacking = path if self.projection is not None else "the file of model.init_from"
-            raise SettingError(f"model.mlp.checkpoint is {path}, but {lacking} holds no MLP; pass a SIGMA-MLP.")
+            raise SettingError(f"model.mlp.checkpoint is {path}, but {lacking} contains no MLP; pass a SIGMA-MLP.")
         load_strictly(self.projection, inner, path)
         self.projection.requires_grad_(False)
 
@@ -358,13 +359,13 @@ class SIGMA(MaskedAutoencoder):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Bring the prototypes back to length 1 at once, so that a step that is left out finds and leaves them so."""
+        """Normalise the prototypes right away, so that they are normalised before and after a skipped step."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         normalise_rows(self.prototypes)
 
     @torch.no_grad()
     def monitor(self, swapped: Swapped) -> dict[str, Tensor]:
-        """Scalars that tell collapse: both losses, agreement of the branches, use of the prototypes by this process's rows.
+        """Scalars that show collapse: both losses, agreement of the branches, use of the prototypes by this process's rows.
 
         Args:
             swapped: of a step.

@@ -1,19 +1,20 @@
-"""Skeleton contrast: two forms of one moving skeleton are alike to two encoders.
+"""Skeleton contrast: contrastive learning between two representations of one skeleton sequence.
 
 Paper: Skeleton-Contrastive 3D Action Representation Learning, https://arxiv.org/abs/2108.03656. Two views of a recording are
-cropped in time and changed in space. Two encoders see each view in different forms (a sequence, a graph, an image). A query
-of one encoder must find the key that the other's slow copy makes of the other view, among the keys that this copy made
-before, and the other way round. With one encoder alone, its queries are compared with its own keys: the paper's baseline
-within one form.
+cropped in time and augmented in space. Two encoders see each view in different representations (a sequence, a graph, an image).
+A query of one encoder must match the key that the other's momentum copy computes from the other view, among earlier keys of
+that copy, and vice versa. With a single encoder, its queries are compared with its own keys: the paper's baseline
+within one representation.
 
 Shapes for BiGRU and A-GCN at 64 frames: views [B, 3, 64, 25, 2], features [B, 2048] and [B, 256], compared in 128 dimensions,
 queues [16384, 128].
 
-Deviations from the official code: views are changed on the device, clip by clip. With several processes, all keys reach both
-queues and the slow copies move in every step; in the official code, DataParallel lost both but on the first device.
+Deviations from the official code: views are augmented on the device, clip by clip. With several processes, all keys reach both
+queues and the momentum copies are updated in every step; in the official code, DataParallel loses both except on the first
+device.
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch; the official code does not ask for it. The momentum moves once per batch, also where batches
+one process with the joined batch; the official code does not require it. The momentum moves once per batch, also where batches
 are accumulated.
 """
 
@@ -36,17 +37,19 @@ from modules.weights.files import read_weights
 from modules.weights.names.skeleton_contrast import from_official
 
 SHUFFLE_STREAM = 4
-# Pictures show so many clips and frames at most.
+# Maximum number of clips and frames in pictures.
 SHOWN_CLIPS, SHOWN_FRAMES = 8, 16
 
 
 class SkeletonContrast(Method):
-    """Momentum contrast between two forms of a skeleton, or within one (https://arxiv.org/abs/2108.03656).
+    """Momentum contrast between two representations of a skeleton, or within one (https://arxiv.org/abs/2108.03656).
 
     Args:
-        backbone: first encoder, kept after pretraining. BiGRU, AGCN or HCN; each makes its own form of the skeleton.
-        partner: second encoder, with whose keys those of the first are compared; null compares `backbone` with itself.
-        augmentation: changes in space, drawn for each view.
+        backbone: first encoder, kept after pretraining. BiGRU, AGCN or HCN; each computes its own representation of the
+            skeleton.
+        partner: second encoder, whose keys the first's queries are compared with and vice versa; null compares `backbone` with
+            itself.
+        augmentation: spatial augmentation, drawn for each view.
         contrast: heads, queues and key branches.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
             official .pth.tar. Optimiser and schedule start afresh.
@@ -79,21 +82,21 @@ class SkeletonContrast(Method):
         return super().encoders() | ({"partner": self.partner} if self.partner is not None else {})
 
     def on_fit_start(self) -> None:
-        """Compare the batch with the queue before the first step."""
+        """Check the batch size against the queue before the first step."""
         super().on_fit_start()
         self.contrast.check(self.trainer)
 
     def on_train_start(self) -> None:
-        """Compare the queue with the data set before the first step."""
+        """Check the queue against the size of the data set before the first step."""
         super().on_train_start()
         self.contrast.check_data(self.trainer)
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        """Change both views, encode, compare. Skeletons are [B, 2, 3, T, J, M]."""
+        """Augment both views, encode, compare. Skeletons are [B, 2, 3, T, J, M]."""
         views = self.inputs(batch)
         if views.shape[1] != 2:
             raise SettingError(
-                f"SkeletonContrast compares two views of each recording, not {views.shape[1]}; set data.clip.clips to 2."
+                f"SkeletonContrast needs two views of each recording, not {views.shape[1]}; set data.clip.clips to 2."
             )
         query, key = self.augmentation(views[:, 0], generator), self.augmentation(views[:, 1], generator)
         found = self.compare(query, key)
@@ -104,7 +107,7 @@ class SkeletonContrast(Method):
         }
 
     def compare(self, query: Tensor, key: Tensor) -> list[Contrast]:
-        """Queries of each encoder against keys of the other, or of itself where there is one. Queues take the keys last.
+        """Queries of each encoder against keys of the other, or its own if there is only one. Queues are updated last.
 
         Args:
             query: float [B, 3, T, J, M], first views.
@@ -130,7 +133,7 @@ class SkeletonContrast(Method):
         return self.encoder(encoder)(self.inputs(batch, encoder)[:, 0]).float()
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """First views before and after the changes, and second views."""
+        """First views before and after augmentation, and second views."""
         names = {"plain": "plain_skeleton", "query": "skeleton", "key": "key_skeleton"}
         show = output["show"]
         every = -(-show["skeleton"].shape[2] // SHOWN_FRAMES)
@@ -138,7 +141,7 @@ class SkeletonContrast(Method):
 
 
 def _contrast(encoder: SkeletonEncoder, settings: ContrastSettings) -> MomentumContrast:
-    """Head, key branch and queue of an encoder, whose head starts as the official code's does."""
+    """Head, key branch and queue of an encoder; the head is initialised as in the official code."""
     contrast = MomentumContrast(encoder, settings)
     encoder.init_head(contrast.head[2])  # type: ignore[arg-type]
     contrast.key_head.load_state_dict(contrast.head.state_dict())

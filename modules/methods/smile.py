@@ -1,23 +1,23 @@
 """SMILE: masked video modelling with CLIP features as target and synthetic moving objects as motion.
 
-Paper: SMILE, https://arxiv.org/abs/2504.00527. VideoMAE with three changes. The target is the patch feature of a frozen
-CLIP image tower, normalised per channel over the clip's tokens. In stage 1, two objects that move along smooth paths are
+Paper: SMILE, https://arxiv.org/abs/2504.00527. VideoMAE with three changes. The target is the patch features of a frozen
+CLIP image encoder, normalised per channel over the clip's tokens. In stage 1, two objects that move along smooth paths are
 pasted into the clip before student and teacher see it, and the mask follows their trajectories. Stage 2 starts from the
 weights of stage 1 and sees natural video only, under tube masks (`paste: null`, `mask: TubeMask`, `init_from`).
 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 320 visible, prediction [M * B, 1248, 768] with M masks per clip.
 
-The paper's 'no natural video' modes put the objects on a repeated single frame, a black or a noise picture (`background`),
+The paper's 'no natural video' modes put the objects on a repeated single frame, a black or a noise image (`background`),
 or on still images (a data module that yields them), and predict pixels.
 
 Deviations from the official code:
 
 * objects are drawn on the device by one affine sampling per object instead of PIL and OpenCV in the loader. With the
-  official centres, pictures agree to within a grey level on average (tests/parity/test_smile_motion.py). Our centres are
-  the middles of the boxes; rounding of the official rotated canvas puts them up to 0.7 pixels off.
+  official centres, images agree to within one grey level on average (tests/parity/test_smile_motion.py). Our centres are
+  those of the boxes; in the official code, rounding of the rotated canvas shifts them by up to 0.7 pixels.
 * both masks of a clip go through the encoder in one pass; the loss equals the official mean over both.
-* two masks per clip in both stages. The official stage-1 script loses this option to a missing line continuation.
-* the learning rate follows one smooth cosine; the official step counter makes it saw-toothed with two masks.
+* two masks per clip in both stages. The official stage-1 script drops this option because of a missing line continuation.
+* the learning rate follows one smooth cosine; with two masks, the official step counter makes it a sawtooth.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ Background = Literal["video", "first_frame", "black", "noise"]
 
 
 def still_background(clip: Tensor, kind: Background, generator: torch.Generator) -> Tensor:
-    """Replace the clip by a picture that does not move.
+    """Replace the clip by a static image.
 
     Args:
         clip: uint8 [B, T, H, W, 3]
@@ -67,11 +67,11 @@ def still_background(clip: Tensor, kind: Background, generator: torch.Generator)
 
 @dataclass
 class PasteSettings:
-    """What is pasted into each clip.
+    """The objects pasted into each clip.
 
     Args:
         objects: the objects to choose from.
-        count: how many are pasted into each clip.
+        count: objects per clip.
         motion: how they move.
 
     Raises:
@@ -94,7 +94,7 @@ class SMILE(MaskedAutoencoder):
         target: what is predicted; ClipTarget is the paper's, PixelTarget for learning without natural video.
         mask: which tokens are hidden; TrajectoryMask in stage 1, TubeMask in stage 2, both with ratio 0.8.
         paste: moving objects that are pasted into the clips (stage 1), whose `objects` must be named; null pastes nothing.
-        background: what they are pasted on: the video, its first frame repeated, black, or a noise picture.
+        background: what they are pasted on: the video, its first frame repeated, black, or a noise image.
         masks_per_clip: masks per clip and step; further masks are the first one permuted over the device's batch.
         decoder: size of the decoder.
         init_from: file with the weights of the whole method to start from, loaded strictly (stage 2 starts from stage 1):
@@ -138,7 +138,7 @@ class SMILE(MaskedAutoencoder):
         if self.paste is None or self.paste.objects is None:
             return clip, None
         count, frames, height, width = clip.shape[:4]
-        # Hundreds of operations on a few numbers: the host is through with them before a GPU has begun all of them.
+        # Hundreds of tiny operations: the host finishes them before a GPU has even launched them all.
         host = host_generator(generator)
         record: MotionRecord = self.paste.motion.draw(count, self.paste.count, frames, (height, width), host)
         record, _ = record.sorted_by_area()

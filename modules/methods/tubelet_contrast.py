@@ -1,8 +1,8 @@
-"""TubeletContrast: clips of different videos are alike if the same patches move over them in the same way.
+"""TubeletContrast: clips of different videos are a positive pair if the same patches move over them in the same way.
 
 Paper: TubeletContrast, https://arxiv.org/abs/2303.11003. Patches are cut from one clip and pasted, as tubelets that move along
 smooth paths and turn, into this clip and into one of another video. The pair is a positive for momentum contrast; negatives
-are clips with other tubelets. All that the two clips share is the motion of the patches, and the patches.
+are clips with other tubelets. The two clips share only the patches and their motion.
 
 Shapes for R(2+1)D-18 at 16 x 112 x 112: clips [B, 2, 16, 112, 112, 3], features [B, 512], compared in 128 dimensions, queue
 [16384, 128].
@@ -10,13 +10,13 @@ Shapes for R(2+1)D-18 at 16 x 112 x 112: clips [B, 2, 16, 112, 112, 3], features
 Deviations from the official code:
 
 * pairs are made on the device. Clip 0 of a video is a query, clip 1 of its neighbour in the (shuffled) batch its key; the
-  official code draws the other video from the whole data set, now and then the same one.
-* tubelets are drawn by one affine sampling per object (`modules/motion/tubelets.py` says what that leaves out).
+  official code draws the other video from the whole data set, occasionally the same one.
+* tubelets are drawn by one affine sampling per object (`modules/motion/tubelets.py` lists what is left out).
 * crops are resized with antialiasing, to whole pixels of the original picture.
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch; batches of each process must be even. The momentum moves once per batch, also where batches
-are accumulated.
+one process with the joined batch; batches of each process must be even. The momentum update happens once per batch, also with
+accumulated batches.
 """
 
 import torch
@@ -40,7 +40,7 @@ SHUFFLE_STREAM = 4
 
 
 def neighbours(count: int, device: torch.device) -> Tensor:
-    """For each row of a batch another one: 0 and 1 exchange, 2 and 3, and so on; an odd last one takes the first.
+    """A partner for each row of a batch: 0 and 1 are swapped, 2 and 3, and so on; an odd last one takes the first.
 
     Returns:
         int64 [count]
@@ -50,13 +50,13 @@ def neighbours(count: int, device: torch.device) -> Tensor:
 
 
 class TubeletContrast(Method):
-    """Contrast of synthetic motion (https://arxiv.org/abs/2303.11003).
+    """Contrastive learning from synthetic motion (https://arxiv.org/abs/2303.11003).
 
     Args:
         backbone: encoder, kept after pretraining.
-        tubelets: how many tubelets there are, how they look and how they move.
+        tubelets: number, appearance and motion of the tubelets.
         contrast: head, queue and key branch.
-        colour: colour changes, drawn for each pair: both clips change alike.
+        colour: colour changes, drawn for each pair: both clips get the same.
         optim: optimiser and schedule.
         flip: probability of mirroring a clip before tubelets are pasted; null takes one half, or 0 where left and right are
             classes of the data.
@@ -79,7 +79,7 @@ class TubeletContrast(Method):
         self.contrast = MomentumContrast(backbone, contrast)
 
     def on_fit_start(self) -> None:
-        """Compare the batch with the queue before the first step."""
+        """Check the batch size against the queue before the first step."""
         super().on_fit_start()
         self.contrast.check(self.trainer)
 
@@ -94,17 +94,17 @@ class TubeletContrast(Method):
             queries and keys, float [B, T, H, W, 3] from 0 to 255, and their tubelets.
 
         Raises:
-            SettingError: if there is not a second clip, or, in training, not a second video.
+            SettingError: if there is no second clip or, in training, no second video.
         """
         count, clips, frames, height, width = video.shape[:5]
         if clips != 2:
-            raise SettingError(f"TubeletContrast takes two clips of each video, not {clips}; set data.clip.clips to 2.")
-        # The last batch of a validation may hold one video, which then is its own neighbour.
+            raise SettingError(f"TubeletContrast needs two clips of each video, not {clips}; set data.clip.clips to 2.")
+        # The last batch of a validation may contain a single video, which is then its own neighbour.
         if count < 2 and self.training:
             raise SettingError("TubeletContrast pairs clips of different videos; set data.batch_size to 2 or more.")
         query = self.flip(video[:, 0], generator)
         key = self.flip(video[:, 1], generator)[neighbours(count, video.device)]
-        # Hundreds of operations on a few numbers: the host is through with them before a GPU has begun all of them.
+        # Hundreds of tiny operations: the host finishes them before a GPU has even launched them all.
         record = draw_tubelets(self.tubelets, count, frames, (height, width), host_generator(generator)).to(video.device)
         pair = torch.cat(paste_tubelets(query, key, record), dim=1).float()
         query, key = self.colour(pair, generator).split(frames, dim=1)

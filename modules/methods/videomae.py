@@ -1,20 +1,20 @@
-"""VideoMAE: hide most of a clip and predict the pixels of what is hidden.
+"""VideoMAE: mask most of a clip and predict the pixels of the masked tokens.
 
 Paper: VideoMAE, https://arxiv.org/abs/2203.12602. A tube mask hides 90 % of the tokens; the encoder sees the rest; a narrow
-decoder predicts, for every hidden cube, its pixels normalised by the cube's own mean and deviation; the loss is the mean
-squared error.
+decoder predicts, for every masked cube, its pixels normalised by the cube's own mean and standard deviation; the loss is the
+mean squared error.
 
-VideoMAE V2 (https://arxiv.org/abs/2303.16727) also spares the decoder: `decoder_mask` says which tokens are decoded. Besides
-the encoded tokens the decoder gets mask tokens at exactly those places, also where the encoder sees; the loss is the mean
-over the tokens that are both decoded and masked for the encoder. At 16 x 224 x 224 with `RunningCellMask`: 784 decoded
+VideoMAE V2 (https://arxiv.org/abs/2303.16727) also masks the decoder: `decoder_mask` selects the tokens that are decoded.
+Besides the encoded tokens the decoder gets mask tokens at exactly those positions, also where the encoder sees; the loss is the
+mean over the tokens that are both decoded and masked for the encoder. At 16 x 224 x 224 with `RunningCellMask`: 784 decoded
 tokens, 704 of which count.
 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 1536].
 
 Deviations from the official code: none in the numbers (see `modules/backbones/vit/video_vit.py` for the network). Masks are
 drawn on the device instead of in the loader; the loss is computed in float32 under bf16 instead of fp16 with a scaler.
-Dual masking agrees with V2's official code (tests/parity/test_videomae_v2.py); its cosine attention is not here. With several
-processes, its mean is over the counted tokens of all of them; the official code lets each take its own.
+Dual masking agrees with V2's official code (tests/parity/test_videomae_v2.py); its cosine attention is not implemented. With
+several processes, its mean is over the counted tokens of all of them; in the official code, each takes its own.
 """
 
 import torch
@@ -99,6 +99,7 @@ class VideoMAE(MaskedAutoencoder):
         if counts is None:
             return F.mse_loss(prediction, target)
         error = F.mse_loss(prediction, target, reduction="none").mean(2)
-        # Processes may count different numbers of tokens; validation, where they take different numbers of steps, cannot ask.
+        # Processes may count different numbers of tokens; in validation they run different numbers of steps, so they cannot
+        # communicate.
         total = gather_rows(counts.sum()[None]) if self.training else counts.sum()
         return (error * counts).sum() / total.mean().clamp_min(1)

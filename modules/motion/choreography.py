@@ -320,7 +320,7 @@ def _headings(dice: Dice, topics: Tensor, known: Tensor, steps: Tensor) -> tuple
     bend = torch.where(_is(topics, "shape", "zigzag"), torch.where((steps > 11) & (share < 0.5), 3.0, 2.0), bend)
     bend = torch.where(_is(topics, "shape", "shuttle"), torch.where((steps > 7) & (share < 0.5), 1.5, 1.0), bend)
     turn = (turns[..., 1] - turns[..., 0] + 4) % 8 - 4
-    # The second leg has a jitter of its own.
+    # The second leg has its own jitter.
     bend = torch.where(is_turn, torch.deg2rad(45 * turn + (2 * share - 1) * JITTER - jitter), bend)
     upwards = torch.where(sector == 0, 1.0, -1.0)
     bend = torch.where(_is(topics, "shape", "arch"), upwards * (0.6 + 0.4 * share), bend)

@@ -145,7 +145,7 @@ def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = F
             of the frames, or the host, which then works out where objects lie.
         textures: uint8 or float [B, K, h, w, 4] with values 0..255, colours already multiplied by alpha. Stretched to
             the size that the record gives.
-        wrap: the picture is a torus: what leaves on the right comes in on the left, and likewise below and above.
+        wrap: the picture is a torus: what leaves on the right enters on the left, and the same for bottom and top.
         windows: float [B, K, 4], corners x1 y1 x2 y2 in texels of the part of each texture that is the object; None
             takes all of it.
 

@@ -1,1 +1,1 @@
-"""What keeps a run safe and readable: the command line, its folder, its checkpoints, its record."""
+"""What makes a run reproducible and easy to read: command line, run folder, checkpoints, provenance."""

@@ -42,11 +42,11 @@ from modules.training.method import Method
 from modules.training.precision import BFloat16Weights
 
 HPC = "hpc_ckpt_*.ckpt"
-"""What Lightning's own plugin for SLURM saves, and resumes from by itself."""
+"""The checkpoint that Lightning's own SLURM plugin saves and resumes from automatically."""
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
-    """The SettingError that an exception was raised from or while handling, or whose words it repeats, if any."""
+    """The SettingError that caused an exception, or was being handled when it was raised, or whose text it repeats."""
     latest = SettingError.latest
     while error is not None:
         if isinstance(error, SettingError):
@@ -58,17 +58,17 @@ def setting_error_in(error: BaseException | None) -> SettingError | None:
 
 
 def _subclasses(kind: type) -> list[type]:
-    """All classes that extend one, as far as they were imported."""
+    """All imported subclasses of a class."""
     extensions: list[type] = kind.__subclasses__()
     return [*extensions, *(one for direct in extensions for one in _subclasses(direct))]
 
 
 class Parser(LightningArgumentParser):
-    """Errors are SettingErrors of one sentence instead of a page of usage, and names are written in full."""
+    """Reports errors as one-sentence SettingErrors instead of a page of usage; option names cannot be abbreviated."""
 
     @property
     def allow_abbrev(self) -> bool:
-        """False, also of the parsers that this one makes for the settings of classes."""
+        """False, also for the parsers that this one creates for the settings of classes."""
         return False
 
     @allow_abbrev.setter
@@ -81,7 +81,7 @@ class Parser(LightningArgumentParser):
         return super().parse_args(words, *more, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what the user must read."""
+        """Raise the error as a SettingError."""
         if not self.exit_on_error:
             super().error(message, ex)
         cause = setting_error_in(ex)
@@ -126,7 +126,7 @@ def _raised_by_lightning(error: Exception) -> bool:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the run's folder, wherever the logger writes."""
+    """Writes `config.yaml` to the run's folder, independent of the logger's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it; called in the first process."""
@@ -191,12 +191,12 @@ class CLI(LightningCLI):
                     self._lock.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the settings that are no method's."""
+        """Add the settings that belong to no method."""
         parser.add_argument(
             "--compile",
             type=Compiled,
             default="none",
-            help="what torch.compile makes faster: blocks of encoders, decoders and CNNs, or all, with frozen target networks",
+            help="what torch.compile compiles: blocks of encoders, decoders and CNNs, or all (frozen target networks too)",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -213,7 +213,7 @@ class CLI(LightningCLI):
             raise SettingError(f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one.")
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder and the checkpoint to resume from, and check what costs nothing, before anything is built."""
+        """Choose the run's folder and the checkpoint to resume from, and do the cheap checks, before anything is built."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
@@ -233,7 +233,7 @@ class CLI(LightningCLI):
 
     def _choose_checkpoint(self, config: Namespace, root: Path) -> None:
         checkpoint, given = root / LAST, config.get("ckpt_path")
-        # Lightning has names of its own, and reads from other file systems.
+        # Lightning has special names ('best', 'hpc') and reads from other file systems.
         if given == "last":
             config.ckpt_path = str(self._existing(checkpoint, given))
         elif given == "best":
@@ -254,7 +254,7 @@ class CLI(LightningCLI):
             self._refuse(root)
 
     def _check_checkpoint(self) -> None:
-        """Refuse a checkpoint that cannot be read, or is of another method, before anything is built.
+        """Refuse a checkpoint that cannot be read, or that belongs to another method, before anything is built.
 
         Raises:
             SettingError: naming both methods.
@@ -266,7 +266,7 @@ class CLI(LightningCLI):
         record = open_run(given, "--ckpt_path").get("record")
         trained = record.get("method") if isinstance(record, dict) else None
         own = class_of(config["model"].class_path)
-        # A method may resume from a checkpoint of one that it extends, and the other way round. Modules may have been moved.
+        # A method may resume from a checkpoint of one that it extends, and vice versa. Modules may have been moved.
         related = [*own.__mro__, *_subclasses(own)]
         if trained is not None and trained.rpartition(".")[2] not in {kind.__qualname__ for kind in related}:
             raise SettingError(
@@ -276,7 +276,7 @@ class CLI(LightningCLI):
 
     @staticmethod
     def _check_command(command: str, class_path: str) -> None:
-        """Refuse what the method has no step for."""
+        """Refuse commands that the method has no step for."""
         step = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}[command]
         kind = class_of(class_path)
         if getattr(kind, step) is not getattr(LightningModule, step):
@@ -310,7 +310,7 @@ class CLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build the trainer, which shows what the machine lacks; make and lock the folder; then build data and method."""
+        """Build the trainer, which reports missing hardware; create and lock the folder; then build data and method."""
         if self.subcommand is None:
             with _building("settings"):
                 super().instantiate_classes()
@@ -334,7 +334,7 @@ class CLI(LightningCLI):
         add_chosen_optimiser(self, command)
 
     def after_instantiate_classes(self) -> None:
-        """What Lightning refuses from here on, is to be explained."""
+        """From here on, explain Lightning's own errors."""
         self._runs = True
 
     def _built(self, command: str, name: str) -> Any:
@@ -364,12 +364,12 @@ class CLI(LightningCLI):
                 resumes = self.config.fit.ckpt_path is not None or any(root.glob(HPC))
                 aside = None if resumes else set_attempt_aside(root)
                 if aside is not None:
-                    rank_zero_info(f"{root} held a run without a checkpoint; what it wrote is in {aside} now.")
+                    rank_zero_info(f"{root} contained a run without a checkpoint; its files have been moved to {aside}.")
         return trainer
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run has, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
-        and checkpoints that keep it from losing anything. (Not part of the saved config, which may be run again with
+        """Add the defaults of every run, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
+        and checkpoints that make it safe to interrupt. (Not part of the saved config, which may be run again with
         another folder.)"""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         trainer = config.trainer
@@ -390,7 +390,7 @@ class CLI(LightningCLI):
         saves = trainer.enable_checkpointing is not False and not trainer.barebones
         given = [callback for callback in given if not isinstance(callback, idle)]
         kinds = {type(callback) for callback in given}
-        # In front are those whose work must be done when a checkpoint is written; Lightning puts checkpoints at the end.
+        # First come callbacks that must have finished when a checkpoint is written; Lightning puts checkpoints last.
         config = parser_of(self, self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         guard = [NonFiniteGuard()] if NonFiniteGuard not in kinds else []
         # Lightning adds the same one, but not beside the last checkpoint.
@@ -433,14 +433,14 @@ class CLI(LightningCLI):
     @rank_zero_only
     def _refuse(root: Path) -> None:
         raise SettingError(
-            f"{root} already holds a run; go on with --ckpt_path last, or choose another folder with "
+            f"{root} already contains a run; resume it with --ckpt_path last, or choose another folder with "
             "--trainer.default_root_dir."
         )
 
     @staticmethod
     @rank_zero_only
     def _keep_config(root: Path) -> None:
-        """A resumed run may have other settings: keep those it began with."""
+        """A resumed run may have other settings: keep the original config."""
         config = root / "config.yaml"
         if config.is_file():
             number = len(list(root.glob("config.before_resume_*.yaml")))

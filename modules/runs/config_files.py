@@ -1,4 +1,4 @@
-"""A look at the YAML files of a command before they are merged: afterwards nothing says which file a value came from."""
+"""Checks of the YAML files of a command before they are merged: afterwards the origin of a value is unknown."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,20 +18,20 @@ def config_files(words: list[str]) -> Iterator[str]:
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         name = value if equals else following
-        # Lightning reads addresses too.
+        # Lightning accepts URLs too.
         if option in OPTIONS and name and "://" not in name:
             yield name
 
 
 def check_config_file(name: str) -> None:
-    """Refuse what the parser would describe in words of its own, or accept by mistake.
+    """Refuse what the parser would report in its own words, or accept by mistake.
 
     Args:
         name: path of a YAML file.
 
     Raises:
-        SettingError: if the file is missing, no text, no YAML, empty, or has a value twice, a part that is no group, or
-            settings that have another name now, of which it names all.
+        SettingError: if the file is missing, not text, not YAML, empty, has a duplicate key, a section that is not
+            a mapping, or renamed settings (all of which are listed).
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -46,17 +46,17 @@ def check_config_file(name: str) -> None:
         line = f"line {mark.line + 1}" if mark is not None else "unknown line"
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         hint = "; indent with spaces, not with tabs" if "\\t" in problem else ""
-        raise SettingError(f"{name}, {line}: this is no YAML ({problem}{hint}).") from error
+        raise SettingError(f"{name}, {line}: invalid YAML ({problem}{hint}).") from error
     if root is None:
-        raise SettingError(f"--config names {name}, which is empty; fill it, or leave it out.")
+        raise SettingError(f"--config names {name}, which is empty; add settings, or leave it out.")
     if not isinstance(root, yaml.MappingNode):
-        raise SettingError(f"--config names {name}, which holds no settings of the form 'name: value'.")
+        raise SettingError(f"--config names {name}, which contains no settings of the form 'name: value'.")
     _check_twice(name, root, "")
     _check_names(name, root)
     for key, value in root.value:
         if key.value == "trainer" and not isinstance(value, yaml.MappingNode):
             line = value.start_mark.line + 1
-            raise SettingError(f"{name}, line {line}: trainer must hold settings by name ('max_epochs: 1'), not one value.")
+            raise SettingError(f"{name}, line {line}: trainer must be a mapping of settings ('max_epochs: 1'), not one value.")
 
 
 def _check_twice(name: str, node: yaml.Node, where: str) -> None:
@@ -69,7 +69,7 @@ def _check_twice(name: str, node: yaml.Node, where: str) -> None:
     for key, value in node.value:
         line = key.start_mark.line + 1
         if key.value in lines:
-            raise SettingError(f"{name}, line {line}: {where}{key.value} was given in line {lines[key.value]} already.")
+            raise SettingError(f"{name}, line {line}: {where}{key.value} was already set in line {lines[key.value]}.")
         lines[str(key.value)] = line
         _check_twice(name, value, f"{where}{key.value}.")
 
@@ -77,11 +77,11 @@ def _check_twice(name: str, node: yaml.Node, where: str) -> None:
 def _check_names(name: str, root: yaml.Node) -> None:
     old = [f"{told} (line {line}) is {new}" for line, told, new in _renamed(root, "", None)]
     if old:
-        raise SettingError(f"{name} has old names of settings: {', '.join(old)}; write the new ones.")
+        raise SettingError(f"{name} uses settings that have been renamed: {', '.join(old)}; use the new names.")
 
 
 def _renamed(node: yaml.Node, path: str, holder: Any) -> Iterator[tuple[int, str, str]]:
-    """Settings that have another name now: line, old name and new name.
+    """Settings that have been renamed: line, old name and new name.
 
     Args:
         node: of the file.
@@ -96,9 +96,9 @@ def _renamed(node: yaml.Node, path: str, holder: Any) -> Iterator[tuple[int, str
             yield from _renamed(value, path, class_named(chosen) if isinstance(chosen, str) else None)
             continue
         told = f"{path}.{key.value}" if path else str(key.value)
-        # Of a class that nobody knows, only the parser knows which settings it takes.
+        # Only the parser knows the settings of an unknown class.
         new = new_name(told, holder) if holder is not None else None
-        # What was one value may be a group of its name now.
+        # A former single value may now be a group of the same name.
         if new is not None and not (new.startswith(f"{told}.") and _is_group(value)):
             yield key.start_mark.line + 1, told, new
         else:

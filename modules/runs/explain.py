@@ -1,4 +1,4 @@
-"""One sentence for what the command line's parser says in a page, with the nearest right name for a wrong one."""
+"""Shortens the long messages of the command line's parser to one sentence, and suggests the closest valid name."""
 
 import difflib
 import inspect
@@ -23,7 +23,7 @@ from modules.training.method import Method
 OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
 TOP_LEVEL = ["trainer", "model", "data", "seed_everything", "ckpt_path", "config", "weights_only", "verbose", "compile"]
 LONG = 200
-"""Characters of a message of Lightning above which its first sentence must do."""
+"""Longer messages of Lightning (in characters) are cut to their first sentence."""
 TOP_CLASSES = {"model": Method, "data": LightningDataModule}
 
 
@@ -31,7 +31,7 @@ def explain(message: str) -> str:
     """Shorten a message of jsonargparse.
 
     Args:
-        message: several lines: where the parser was, in which class, and what it did not like.
+        message: several lines: the parser's position, the class, and the problem.
     """
     # A list that may also be a single object is tried both ways: as its last object, and as one of no kind.
     message = re.sub(r"- Problem with given class_path 'lightning\.Callback':.*?(?=- Expected|$)", "", message, flags=re.DOTALL)
@@ -48,19 +48,19 @@ def explain(message: str) -> str:
         wrong = next(group for group in unknown.groups() if group)
         told = ".".join([*where, wrong])
         if (new := new_name(told, holder)) is not None:
-            return f"{told} is called {new} now; use that name."
+            return f"{told} has been renamed to {new}; use that name."
         inside = message.find("Group ") >= 0
         known = settings_of(holder, f"{where[-1]}.{wrong}" if inside else wrong)
         owner = f" in {holder.__name__}" if holder is not None else ""
         return f"There is no setting {told}{_hint(wrong, known, where, owner)}"
     stray = re.search(r"unrecognized arguments: (.*)", message)
     if stray is not None:
-        return f"{stray[1]} is no setting: write --name value, and --config FILE for a file."
+        return f"{stray[1]} is not a setting: write --name value, or --config FILE for a file."
     whole = re.search(r"Unable to load config ['\"](.*?)['\"]", message)
     if whole is not None:
         if (new := new_name(name, holder)) is not None:
-            return f"{name} is {whole[1]!r}, but what it held is called {new} now; use that name."
-        return f"{name} is {whole[1]!r}; give its settings one by one (--{name}.NAME VALUE), or a YAML file that holds them."
+            return f"{name} is {whole[1]!r}, but its content has been renamed to {new}; use that name."
+        return f"{name} is {whole[1]!r}; give its settings one by one (--{name}.NAME VALUE), or a YAML file with them."
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing is not None:
         return _wrong_class(name, missing[1], _base(holder, where))
@@ -73,14 +73,14 @@ def explain(message: str) -> str:
             )
         return f"{name}.{needed[1]} is not set; {holder.__name__} needs it."
     if "is abstract" in message:
-        return f"{name} names a class that others are made from; it takes {_listed(fitting(_base(holder, where)))}."
+        return f"{name} names an abstract base class; it takes {_listed(fitting(_base(holder, where)))}."
     value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
     nested = re.match(r"NestedArg\(key='[\w.]+', val=(.*)\)", value[1], re.DOTALL) if value is not None else None
     given = "" if value is None else (nested[1] if nested is not None else value[1]).strip().partition("\n")[0].strip("'\"")
     given = "null" if given == "None" else given
     choices = list(dict.fromkeys(re.findall(r"typing\.Literal\[(.*?)\]", message)))
     if choices and name:
-        # Beside a list of words, a setting may take true and false, or null.
+        # Besides a list of words, a setting may take true and false, or null.
         also = [
             word
             for kind, word in (("bool", "true, false"), ("NoneType", "null"))
@@ -100,7 +100,7 @@ def explain(message: str) -> str:
         kinds = re.findall(r"'(\w+)'", plain[-1]) if plain else []
     if kinds and name:
         if set(kinds) == {"NoneType"}:
-            return f"{name} does not say which class it is of; name one with --{name}, or pass a recipe first with --config."
+            return f"{name} does not name a class; name one with --{name}, or pass a recipe first with --config."
         names = list(dict.fromkeys("null" if kind == "NoneType" else kind.rpartition(".")[2] for kind in kinds))
         return f"{name} is {given!r}; it must be of type {' or '.join(names)}."
     text = re.sub(r"Given value( type)?: .*", "", message, flags=re.DOTALL)
@@ -121,7 +121,7 @@ def _wrong_class(name: str, wrong: str, base: Any) -> str:
     if last in class_names() and last not in fits:
         near = difflib.get_close_matches(last, fits, n=1, cutoff=0.85)
         instead = f"did you mean {near[0]}?" if near else f"it takes {_listed(fits)}."
-        return f"{name}: {wrong} does not fit here; {instead}"
+        return f"{name}: {wrong} cannot be used here; {instead}"
     return f"{name}: there is no class {wrong}{_hint(wrong, fits or class_names(), [])}"
 
 
@@ -135,16 +135,16 @@ def _hint(name: str, known: list[str], where: list[str], owner: str = "") -> str
         return f"; did you mean trainer.{last}?"
     near = [one for one in known if one.startswith(last)][:1] or difflib.get_close_matches(last, known, n=1, cutoff=0.6)
     if not near:
-        return f"{owner}; --help lists what there is."
+        return f"{owner}; --help lists the settings."
     return f"; did you mean {'.'.join([*where, head, near[0]] if head else [*where, near[0]])}?"
 
 
 def new_name(name: str, holder: Any) -> str | None:
-    """What a setting of before is called now.
+    """The new name of a renamed setting.
 
     Args:
         name: as on the command line, without the dashes.
-        holder: class that it was given to; None if unknown.
+        holder: class that it was passed to; None if unknown.
 
     Returns:
         None where the name was not changed, or the class has no setting of the new name.
@@ -152,7 +152,7 @@ def new_name(name: str, holder: Any) -> str | None:
     new = RENAMED.get(name)
     whole, _, inner = name.rpartition(".")
     if new is None and whole in RENAMED and not RENAMED[whole].startswith(f"{whole}."):
-        # A setting of a part that stands elsewhere now.
+        # A setting of a part that has been moved.
         new = f"{RENAMED[whole]}.{inner}"
     if new is None or holder is None:
         return new
@@ -170,7 +170,7 @@ def _takes(kind: Any, parts: list[str]) -> bool:
 
 
 def class_of(path: str) -> Any:
-    """The class of a class_path; None if there is none, as where it was written before its module was moved."""
+    """The class of a class_path; None if there is none, for example because its module has been moved since."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None) if module else None
@@ -244,7 +244,7 @@ def settings_of(holder: Any, name: str) -> list[str]:
 
 
 def _known() -> dict[str, type]:
-    """Our classes and Lightning's callbacks and loggers by their short names, those that can be chosen by name."""
+    """Our classes and Lightning's callbacks and loggers that can be chosen by name, by their short names."""
     found: dict[str, type] = {}
     for module in (lightning.pytorch.callbacks, lightning.pytorch.loggers):
         found |= {name: getattr(module, name) for name in module.__all__ if inspect.isclass(getattr(module, name))}
@@ -260,7 +260,7 @@ def class_names() -> list[str]:
 
 
 def check_values(config: Any, path: str, kind: Any = None) -> None:
-    """Refuse null where a class takes none, which the parser lets pass in settings that have a default, and NaN.
+    """Refuse NaN, and null where a class does not accept it (the parser accepts null for settings with a default).
 
     Args:
         config: value of a setting, as parsed.
@@ -291,7 +291,7 @@ def check_values(config: Any, path: str, kind: Any = None) -> None:
 
 
 def explain_lightning(error: Exception, trainer: Namespace) -> str:
-    """One sentence for an error in Lightning's own words, naming the setting of the trainer that it speaks of.
+    """One sentence for an error raised by Lightning, with the trainer's setting that it is about.
 
     Args:
         error: that Lightning raised.

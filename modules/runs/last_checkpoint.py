@@ -1,4 +1,4 @@
-"""The checkpoint to go on from: written now and then, and before a run ends on Ctrl-C, SIGTERM or SLURM's SIGUSR1."""
+"""The checkpoint to resume from: written at intervals, and before a run ends on Ctrl-C, SIGTERM or SLURM's SIGUSR1."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, REQUEUE) if
 
 
 def was_requeued() -> bool:
-    """Whether SLURM started this job again."""
+    """Whether SLURM restarted this job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
@@ -52,19 +52,19 @@ def best_checkpoint(last: Path) -> Path:
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `checkpoints/last.ckpt`, from which `--ckpt_path last` goes on: every n steps, at epoch ends, and on signals.
+    """Writes `checkpoints/last.ckpt`, which `--ckpt_path last` resumes from: every n steps, at epoch ends, and on signals.
 
-    On SIGINT, SIGTERM and SIGUSR1 it saves and ends the run. A signal may come in the middle of a step, when weights and
-    counters do not fit together; so only a flag is set, and the step is finished first, in all processes alike. A second
-    signal ends the run at once, without saving. After SIGUSR1 inside a SLURM job, the job is put back into the queue;
-    started again, it goes on by itself. The command line adds this callback to every run that does not list it. A trial run
+    On SIGINT, SIGTERM and SIGUSR1 it saves and ends the run. A signal may come in the middle of a step, when weights
+    and counters are inconsistent; therefore only a flag is set, and all processes finish the step first. A second
+    signal ends the run at once, without saving. After SIGUSR1 inside a SLURM job, the job is requeued and resumes
+    automatically when it is restarted. The command line adds this callback to every run that does not list it. A trial run
     (`trainer.fast_dev_run`) saves nothing.
 
-    Where a validation or the end of an epoch follows a step, the checkpoint is written after it: Lightning takes one
-    written before for one written after, and a run that goes on from there would leave that validation out.
+    Where a validation or the end of an epoch follows a step, the checkpoint is written after it: Lightning does not
+    distinguish the two, and a run resumed from a checkpoint written before it would skip that validation.
 
     Args:
-        every_n_steps: optimiser steps from one checkpoint to the next.
+        every_n_steps: optimiser steps between checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:
@@ -77,11 +77,11 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals."""
+        """Install the signal handlers."""
         self._take_over()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals."""
+        """Install the signal handlers."""
         self._take_over()
 
     def _take_over(self) -> None:
@@ -94,23 +94,23 @@ class LastCheckpoint(Checkpoint):
         if self._received:
             raise KeyboardInterrupt
         self._received = number
-        print(f"\n{signal.Signals(number).name}: saving after this step; once more ends the run at once.", flush=True)
+        print(f"\n{signal.Signals(number).name}: saving after this step; a second signal ends the run at once.", flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time, or if a signal came to any process."""
+        """Save if it is due, or if any process received a signal."""
         if _within_step(trainer):
             return
         step = trainer.global_step
         if trainer.world_size > 1 and step % ASK_EVERY == 0:
-            # Asking the others waits for the device, so not after every step.
+            # Asking the other processes causes a host sync, so not after every step.
             received = torch.tensor(self._received, device=pl_module.device)
             self._agreed = int(trainer.strategy.reduce(received, reduce_op="max"))
         elif trainer.world_size == 1:
             self._agreed = self._received
         self._due |= bool(self._agreed) or step % self.every_n_steps == 0
-        # Whether a validation follows is decided in the depths of Lightning; where it merely might, a step later will do.
+        # Whether a validation follows is decided inside Lightning; where it might, saving is postponed by a step.
         counts = FitCounts(trainer)
         interval = counts.validates_every or float("inf")
         validates = any(count % interval == 0 for count in (batch_idx + 1, counts.in_all))
@@ -118,10 +118,10 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what was put off, in the middle of an epoch."""
+        """Save a postponed checkpoint in the middle of an epoch."""
         if not is_fitting(trainer) or trainer.sanity_checking or trainer.is_last_batch:
             return
-        # Gradients of batches that are not yet a step are in no checkpoint.
+        # Checkpoints do not contain accumulated gradients.
         if self._due and not _within_step(trainer):
             self._save(trainer)
 
@@ -150,13 +150,13 @@ class LastCheckpoint(Checkpoint):
             signal.signal(number, handler)
         self._handlers = {}
 
-    # Not in `teardown`: Lightning, whose handlers these took the place of, has by then taken its own away.
+    # Not in `teardown`: by then Lightning has removed its own handlers, which these replaced.
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore()
 
 
@@ -167,7 +167,7 @@ def _within_step(trainer: Trainer) -> bool:
 
 @rank_zero_only
 def requeue() -> None:
-    """Put this SLURM job back into the queue; nothing outside of one."""
+    """Requeue this SLURM job; does nothing outside of SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return
@@ -175,6 +175,6 @@ def requeue() -> None:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
         subprocess.run(["scontrol", "requeue", job], check=True)
-        rank_zero_info(f"SLURM job {job} is in the queue again.")
+        rank_zero_info(f"SLURM job {job} has been requeued.")
     except (OSError, subprocess.CalledProcessError) as error:
-        rank_zero_warn(f"SLURM job {job} could not be put back into the queue ({error}); submit it again.")
+        rank_zero_warn(f"SLURM job {job} could not be requeued ({error}); submit it again.")

@@ -1,4 +1,4 @@
-"""When a loss or gradient is no longer a number: nothing is learned from it, and the step is kept for a closer look."""
+"""Handling of losses and gradients that are not finite: the step is skipped, and dumped for debugging."""
 
 import json
 import os
@@ -23,25 +23,25 @@ CONFIG, WEIGHTS = "config.yaml", "weights.pt"
 
 
 def batches_file(rank: int) -> str:
-    """File of a dump that says what the batches of one process were."""
+    """File of a dump that describes the batches of one process."""
     return f"batches.rank{rank}.json"
 
 
 class NonFiniteGuard(Callback):
-    """Keeps NaN and infinite gradients out of the weights, and writes down the step that they came from.
+    """Keeps NaN and infinite gradients out of the weights, and dumps the step that caused them.
 
-    Such a step changes neither weights nor buffers nor slow copies of weights, in no process (`Method.training_step` lets a
+    Such a step does not change weights, buffers or momentum copies of weights in any process (`Method.training_step` lets a
     bad loss reach all gradients, which DDP averages). The weights as they were and the batches' rows go to
     `<run>/nonfinite/step_<n>`, which `python main.py replay` repeats. The command line adds this callback to every run
     that does not list it.
 
-    On a CPU, or with an optimiser that is not fused, every step is checked at once. On a GPU that would make it wait, so
-    the fused optimiser itself is told to leave the weights alone from the bad step on, until the next look a few steps
-    later; these steps are skipped too.
+    On a CPU, or with an optimiser that is not fused, every step is checked at once. On a GPU that would cause a host sync,
+    so the fused optimiser itself is told to skip all updates from the bad step on, until the next check a few steps later;
+    these steps count as skipped too.
 
     Args:
-        max_skipped: optimiser steps of the run that may be skipped; one more ends it. 0 ends it at the first.
-        every_n_steps: optimiser steps from one look to the next on a GPU.
+        max_skipped: maximum number of skipped optimiser steps; one more ends the run. 0 ends it at the first.
+        every_n_steps: optimiser steps between two checks on a GPU.
     """
 
     def __init__(self, max_skipped: int = 0, every_n_steps: int = 10) -> None:
@@ -52,24 +52,24 @@ class NonFiniteGuard(Callback):
         self._batches: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find what a step changes besides the optimiser: running statistics, queues, slow copies of the network."""
+        """Find the state that a step changes besides the optimiser's: running statistics, queues, momentum copies."""
         self._buffers = [value for value in pl_module.state_dict(keep_vars=True).values() if not value.requires_grad]
         self._before = [value.clone() for value in self._buffers]
         self._held = torch.zeros((), dtype=torch.bool, device=pl_module.device)
         self._steps, self._batches = [], []
         fused = all(group.get("fused") for optimiser in trainer.optimizers for group in optimiser.param_groups)
-        # The fused optimiser takes no flag beside shares of weights.
+        # The fused optimiser does not support the flag with sharded weights.
         self._waits = pl_module.device.type == "cpu" or not fused or is_sharded(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Note the batch, and the buffers before the first batch of a step."""
+        """Record the batch, and the buffers before the first batch of a step."""
         if not self._batches and self._buffers:
             copy_all(self._before, self._buffers)
         key = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
         self._batches.append(key | {"index": batch.index})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Hold the weights if a gradient is not finite."""
+        """Keep the weights unchanged if a gradient is not finite."""
         gradients = [value.grad for value in pl_module.parameters() if value.grad is not None]
         bad = ~total_norm(gradients).isfinite()
         self._held |= bad
@@ -82,7 +82,7 @@ class NonFiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Undo what the step did to the buffers, and look if it is time."""
+        """Undo the step's changes to the buffers, and check if it is due."""
         self._batches[-1]["loss"] = outputs["loss"].detach()
         if not self._steps or self._steps[-1][1] is not self._batches:
             return
@@ -97,7 +97,7 @@ class NonFiniteGuard(Callback):
             self._look(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """No checkpoint hides a step that went wrong."""
+        """Check before a checkpoint is written, so that none contains a bad step."""
         if self._steps:
             self._look(trainer, pl_module)
 
@@ -119,17 +119,17 @@ class NonFiniteGuard(Callback):
             what += f" Its batch and the weights before it are in {folder}; `python main.py replay --dump {folder}` repeats it."
         if self._skipped > self.max_skipped:
             raise SettingError(
-                f"{what} Left out so far: {self._skipped}, but NonFiniteGuard.max_skipped is {self.max_skipped}; lower "
+                f"{what} Steps skipped so far: {self._skipped}, but NonFiniteGuard.max_skipped is {self.max_skipped}; lower "
                 "model.optim.base_lr, set trainer.gradient_clip_val, or allow more."
             )
-        rank_zero_warn(f"{what} Left out so far: {self._skipped} of at most {self.max_skipped}.")
+        rank_zero_warn(f"{what} Steps skipped so far: {self._skipped} of at most {self.max_skipped}.")
 
     @staticmethod
     def _write(folder: Path, trainer: Trainer, batches: list[dict[str, Any]]) -> None:
-        # Of shares of weights, all processes together make whole ones.
+        # Sharded weights are gathered from all processes.
         weights = trainer.strategy.lightning_module_state_dict()
         folder.mkdir(parents=True, exist_ok=True)
-        # Each process has batches of its own.
+        # Each process has its own batches.
         seed = {"seed": int(os.environ.get("PL_GLOBAL_SEED", 0))}
         told = [seed | batch | {"index": batch["index"].tolist(), "loss": float(batch["loss"])} for batch in batches]
         (folder / batches_file(trainer.global_rank)).write_text(json.dumps(told, indent=1))
@@ -141,9 +141,9 @@ class NonFiniteGuard(Callback):
             torch.save(weights, partial)
 
     def state_dict(self) -> dict[str, int]:
-        """Steps left out so far."""
+        """Steps skipped so far."""
         return {"skipped": self._skipped}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Restore the steps left out so far."""
+        """Restore the number of skipped steps."""
         self._skipped = state_dict["skipped"]

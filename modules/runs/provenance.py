@@ -1,4 +1,4 @@
-"""What a run was made with: settings, versions, code, command, seed, data. In its folder, and in each of its checkpoints."""
+"""Provenance of a run: settings, versions, code, command, seed, data. Stored in its folder and in each of its checkpoints."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from modules.core.files import replacing
 from modules.core.run import run_of
 
 PACKAGES = ("lightning-video-ssl", "lightning", "torchvision", "timm", "torchmetrics", "av", "numpy")
-# Speeds differ from run to run; a checkpoint holds only what a second run would give again.
+# Speeds differ from run to run; a checkpoint contains only reproducible values.
 NOT_REPEATABLE = "speed/"
 
 
@@ -43,7 +43,7 @@ def made_with() -> dict[str, Any]:
     status = _git("status", "--porcelain")
     return {
         "python": platform.python_version(),
-        # torch's own name of itself also says what it was built for.
+        # torch's own version string also contains the build (CPU or CUDA).
         "packages": {package: _version(package) for package in PACKAGES} | {"torch": str(torch.__version__)},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changed_files": None if status is None else status.splitlines(),
@@ -85,7 +85,7 @@ class Provenance(Callback):
             partial.write_text(json.dumps({"starts": [*starts, start]}, indent=1))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint say what it is, wherever it is copied to."""
+        """Add the provenance to the checkpoint, so that it is kept when the file is copied."""
         for name, value in trainer.callback_metrics.items():
             if not name.startswith(NOT_REPEATABLE):
                 self._metrics[name] = float(value)
@@ -95,10 +95,10 @@ class Provenance(Callback):
             "method": f"{kind.__module__}.{kind.__qualname__}",
             "config": self.config,
             "metrics": dict(self._metrics),
-            # Numbers of classes mean nothing elsewhere.
+            # Class indices mean nothing without the data set.
             "class_names": [str(name) for name in names] if names else None,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the metrics that were last measured before the run was stopped."""
+        """Restore the last metrics from before the run was stopped."""
         self._metrics = dict(checkpoint.get("record", {}).get("metrics", {}))

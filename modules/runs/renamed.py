@@ -1,4 +1,4 @@
-"""Settings that had another name before: what a configuration of then is told."""
+"""Renamed settings: old configurations get an error that names the new one."""
 
 RENAMED: dict[str, str] = {
     "model.decoder_depth": "model.decoder.depth",

@@ -1,4 +1,4 @@
-"""Repeat a training step that `NonFiniteGuard` wrote down, and say where the numbers went wrong."""
+"""Repeat a training step that `NonFiniteGuard` dumped, and report where values became non-finite."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def replay(dump: str, rank: int = 0) -> None:
 
     Args:
         dump: folder `nonfinite/step_<n>` of a run.
-        rank: number of the process whose batches to repeat.
+        rank: rank of the process whose batches to repeat.
 
     Raises:
         SettingError: if the folder is not such a dump.
@@ -34,10 +34,10 @@ def replay(dump: str, rank: int = 0) -> None:
     folder = Path(dump)
     for name in (CONFIG, WEIGHTS, batches_file(rank)):
         if not (folder / name).is_file():
-            raise SettingError(f"--dump {folder} holds no {name}; pass a folder nonfinite/step_<n> of a run.")
+            raise SettingError(f"--dump {folder} contains no {name}; pass a folder nonfinite/step_<n> of a run.")
     batches = json.loads((folder / batches_file(rank)).read_text())
     settings = yaml.safe_load((folder / CONFIG).read_text())
-    # The same method and data, on whatever this machine has.
+    # The same method and data, on the devices of this machine.
     trainer = {"devices": 1, "logger": False, "precision": settings["trainer"]["precision"], "default_root_dir": str(folder)}
     chosen = {key: settings[key] for key in ("seed_everything", "model", "data")} | {"trainer": trainer}
     cli = CLI(chosen, run=False)
@@ -64,7 +64,7 @@ def replay(dump: str, rank: int = 0) -> None:
 
 
 def _watch(name: str, spoiled: list[str]) -> Callable[[nn.Module, Any, Any], None]:
-    """A hook that notes a module whose output is not finite; inner modules end before the outer ones."""
+    """A hook that records modules with a non-finite output; inner modules finish before the outer ones."""
 
     def hook(part: nn.Module, inputs: Any, output: Any) -> None:
         values = [value for value in (output if isinstance(output, tuple) else (output,)) if isinstance(value, Tensor)]

@@ -1,4 +1,4 @@
-"""The folder of a run: where it may be, that one run at a time writes to it, and where an attempt without a checkpoint goes."""
+"""The folder of a run: validation of its path, locking it for one run at a time, and moving failed attempts aside."""
 
 import os
 import re
@@ -14,35 +14,35 @@ from modules.core.errors import SettingError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; there nothing protects a run from a second one.
+except ImportError:  # Windows has no such locks; there, two runs in one folder are not detected.
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 REQUEUE_WAIT = 120.0
-"""Seconds that a requeued job waits for the lock: on NFS, that of a machine that died lives on for about 90 s."""
+"""Seconds that a requeued job waits for the lock: on NFS, the lock of a crashed machine persists for about 90 s."""
 ATTEMPT = ("config.yaml", "hparams.yaml", "events.out.tfevents.*", "checkpoints", "pictures", "nonfinite", "probe_report.*")
-"""What a run writes for itself; `results`, `bad_videos.tsv` and `provenance.json` collect what several starts add."""
+"""Files of a single start; `results`, `bad_videos.tsv` and `provenance.json` are appended to by several starts."""
 
 
 def local_folder(given: str) -> Path:
     """The folder that trainer.default_root_dir names, with `~` expanded.
 
     Raises:
-        SettingError: for an address like s3://..., or if the place is taken by something that is no folder.
+        SettingError: for an address like s3://..., or if the path exists and is not a folder.
     """
     if re.match(r"\w+://", given):
         raise SettingError(
-            f"trainer.default_root_dir is {given}, an address; a run is resumed and locked in a local folder, so name one, or "
-            "one where the store is mounted."
+            f"trainer.default_root_dir is {given}, a URL; runs are locked and resumed in a local folder, so name one, or the "
+            "folder where the store is mounted."
         )
     return Path(given).expanduser()
 
 
 def make_folder(root: Path) -> None:
-    """Make the folder of a run, unless it is there.
+    """Create the folder of a run, unless it exists.
 
     Raises:
-        SettingError: if it cannot be made or written to.
+        SettingError: if it cannot be created or written to.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -56,14 +56,14 @@ def make_folder(root: Path) -> None:
 
 
 class RunLock:
-    """Held by the first process of a run from before anything is built to its end.
+    """Lock on a run's folder, held by its first process from before anything is built until it ends.
 
-    The system releases it when the process ends, in whatever way. It belongs to the process alone, so that loader workers
-    that outlive it for a moment keep nobody out (`lockf`, not `flock`, which children share).
+    The system releases it when the process ends, however it ends. It is not inherited by loader workers, which
+    may outlive the process for a moment (`lockf`, not `flock`, which children share).
 
     Args:
         root: folder of the run; it must exist.
-        wait: seconds to wait for another run's end.
+        wait: seconds to wait for another run to end.
 
     Raises:
         SettingError: if another process holds it.
@@ -86,7 +86,7 @@ class RunLock:
                 holder = self._file.read().strip() or "a process"
                 self.release()
                 raise SettingError(
-                    f"{root} belongs to a run that is still going ({holder}); wait for its end, or choose another folder with "
+                    f"{root} is in use by an active run ({holder}); wait until it ends, or choose another folder with "
                     "--trainer.default_root_dir."
                 )
             time.sleep(min(5.0, wait))
@@ -105,17 +105,17 @@ class RunLock:
         return True
 
     def release(self) -> None:
-        """Let another run have the folder."""
+        """Release the folder."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def set_attempt_aside(root: Path) -> Path | None:
-    """Move what a run left that ended before its first checkpoint, so that curves and settings of two runs do not mix.
+    """Move the files of a run that ended before its first checkpoint, so that curves and settings of two runs do not mix.
 
     Args:
-        root: folder of the run, which holds no checkpoint to resume from.
+        root: folder of the run, which contains no checkpoint to resume from.
 
     Returns:
         Folder `attempt_<n>` within, or None where there was nothing to move.

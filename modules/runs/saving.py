@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, whatever happens while they are written."""
+"""Atomic writing of checkpoints: the file is complete or absent, whatever happens during the write."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from modules.core.loading import reason
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes to a file beside the checkpoint, flushes it to the disk, and only then lets it take the checkpoint's place.
+    """Writes to a temporary file next to the checkpoint, flushes it to disk, and then renames it to the checkpoint.
 
-    Killed at any moment, out of space, or without permission: the checkpoint written before stays as it was. (Lightning's
+    If the process is killed, the disk is full or permission is missing, the previous checkpoint stays intact. (Lightning's
     own writes to the folder for temporary files and copies from there.) The command line uses it in every run; remote
-    paths (`s3://...`) are left to Lightning, whose stores replace objects as a whole.
+    paths (`s3://...`) are left to Lightning; such stores replace objects atomically.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            SettingError: if it cannot be written; names the reason and what is left.
+            SettingError: if it cannot be written; with the reason and the state of the previous checkpoint.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -36,10 +36,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch reports a failed write as RuntimeError, with the system's error before it.
             cause = error if isinstance(error, OSError) else error.__context__ or error
-            left = "the one written before is untouched" if target.is_file() else "there is none from before"
+            left = "the previous one is intact" if target.is_file() else "there is no previous one"
             raise SettingError(
-                f"The checkpoint {target} could not be written ({cause}); {left}. Make room or set "
-                "trainer.default_root_dir to another place, then go on with --ckpt_path last."
+                f"The checkpoint {target} could not be written ({cause}); {left}. Free some disk space "
+                "or set trainer.default_root_dir to another folder, then resume with --ckpt_path last."
             ) from error
 
     def load_checkpoint(
@@ -48,7 +48,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint, as tensors and plain values only unless told otherwise.
 
         Raises:
-            SettingError: if the file is damaged or holds something else.
+            SettingError: if the file is damaged or is not a checkpoint.
         """
         try:
             return super().load_checkpoint(path, map_location, weights_only)

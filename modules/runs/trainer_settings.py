@@ -1,4 +1,4 @@
-"""Settings of the trainer that Lightning would refuse late, in its own words, or not at all."""
+"""Checks of trainer settings that Lightning would reject late, with an unclear message, or not at all."""
 
 import torch
 from jsonargparse import Namespace
@@ -14,7 +14,7 @@ def check_trainer(trainer: Namespace, command: str) -> None:
         command: fit, validate, test or predict.
 
     Raises:
-        SettingError: for the first one that is wrong.
+        SettingError: for the first invalid one.
     """
     check_positive(
         "trainer",
@@ -32,24 +32,24 @@ def check_trainer(trainer: Namespace, command: str) -> None:
     if command == "fit":
         for name in ("max_epochs", "max_steps"):
             if trainer[name] == 0:
-                raise SettingError(f"trainer.{name} is 0, with which nothing is trained; raise it, or use validate or test.")
+                raise SettingError(f"trainer.{name} is 0, so nothing would be trained; raise it, or use validate or test.")
     strategy = trainer.strategy if isinstance(trainer.strategy, Namespace) else Namespace()
     if strategy.get("init_args.save_distributed_checkpoint"):
         raise SettingError(
-            "trainer.strategy.init_args.save_distributed_checkpoint is true, but checkpoints that are folders of shares cannot "
-            "be read here; set it to false."
+            "trainer.strategy.init_args.save_distributed_checkpoint is true, but sharded checkpoints (folders) are not "
+            "supported; set it to false."
         )
     if strategy.get("init_args.static_graph") and trainer.accumulate_grad_batches > 1:
-        # PyTorch's reducer fails an internal assertion where the first backward pass sends no gradients.
+        # PyTorch's reducer fails an internal assertion if the first backward pass sends no gradients.
         raise SettingError(
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, with which DDP cannot take the graph for "
-            "static; set trainer.strategy.init_args.static_graph to false."
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, which DDP does not support with a static "
+            "graph; set trainer.strategy.init_args.static_graph to false."
         )
     _check_devices(trainer)
 
 
 def _check_devices(trainer: Namespace) -> None:
-    """Compare what is asked for with what PyTorch sees."""
+    """Compare the requested devices with those that PyTorch sees."""
     kind, asked, count = trainer.accelerator, trainer.devices, torch.cuda.device_count()
     if kind in ("gpu", "cuda") and not count and not (kind == "gpu" and torch.backends.mps.is_available()):
         raise SettingError(

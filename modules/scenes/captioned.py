@@ -30,7 +30,7 @@ HELD_OUT_SHAPES = ("half_disc", "flag")
 """Shapes that only a test with held-out objects shows."""
 TEXTURE = 96
 CANDIDATES = 8
-"""How many pairs are drawn for each pair of a retrieval set, so that enough of them have captions of their own."""
+"""How many pairs are drawn for each pair of a retrieval set, so that enough of them have unique captions."""
 
 
 @dataclass
@@ -266,8 +266,8 @@ def retrieval_clips(stage: Stage, settings: CaptionSettings) -> CaptionedClips:
             pairs.append(row)
     if len(pairs) < settings.test_pairs:
         raise SettingError(
-            f"data.captions.test_pairs is {settings.test_pairs}, but the primitives give only {len(pairs)} pairs with captions "
-            "of their own; ask for fewer or for more primitives."
+            f"data.captions.test_pairs is {settings.test_pairs}, but the primitives only allow {len(pairs)} pairs with "
+            "unique captions; lower it, or use more primitives."
         )
     index = number[torch.tensor(pairs)].repeat_interleave(2)
     turned = torch.arange(len(index)) % 2 == 1

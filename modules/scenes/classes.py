@@ -3,7 +3,7 @@
 Positions live on a torus, angles on a circle, and logarithms of sizes on a circle too. Every clip starts anywhere on
 them with equal probability, whatever its class, and a motion only adds a shift that depends on time. A uniform
 distribution stays uniform under a shift, so at every frame the position, the size and the angle have exactly the same
-joint distribution in all classes: only a change from frame to frame tells them apart. Speeds come from one distribution
+joint distribution in all classes: only the change from frame to frame distinguishes them. Speeds come from one distribution
 for all classes as well. The price is that objects which leave the picture come in again on the other side, and that an
 object which grows beyond the largest size goes on from the smallest (a sawtooth), in a fair share of the clips.
 """
@@ -80,7 +80,7 @@ class Draws:
         return (self.uniform(name) * count).long()
 
     def banded(self, name: str, low: float = 0.0, high: float = 1.0, bands: int = 6) -> Tensor:
-        """float64 [N] in [low, high), from bands that the two splits share out between them in turn.
+        """float64 [N] in [low, high), from bands that are assigned to the two splits in turn.
 
         The range is cut into `bands` equal bands; the training split draws from the first half of each, the validation
         split from the second, with a gap of a tenth of a band between them. Both splits cover the whole range, and no
@@ -136,7 +136,7 @@ TRAVEL = (0.35, 0.75)
 ROTATION = (90.0, 240.0)
 """Degrees over the clip."""
 MAX_ROTATION_PER_FRAME = 59.0
-"""Faster rotations of few frames would look like rotations the other way round."""
+"""Faster rotations of few frames would look like rotations in the other direction."""
 GROWTH = (1.6, 2.2)
 """Ratio of sizes over the clip."""
 NUISANCE = 0.3

@@ -1,7 +1,7 @@
 """Long generated videos of labelled segments: any part of them is made without the rest.
 
-A segment shows one object that does one of `MOTION_CLASSES`, over the whole of its length and with a start, speed and heading
-of its own; the background is that of the video. A video has a class of its own, which a share of its segments show.
+A segment shows one object that performs one of `MOTION_CLASSES`, over its entire length and with its own start, speed
+and heading; the background is that of the video. A video has its own class, which a share of its segments show.
 Axis letters: `N` videos, `G` segments, `V` windows, `T` frames, `S` steps, `D` width of a feature.
 """
 
@@ -156,7 +156,7 @@ class LongVideos:
         start, end = self.start[video, segment][:, None], self.end[video, segment][:, None]
         draws = self._draws(self.index[video] * MOST + segment, SEGMENT)
         progress = ((seconds - start) / (end - start)).clamp(0, 1)
-        # So slow that no rotation could be one the other way round.
+        # So slow that no rotation could be one in the other direction.
         frames = max(2, round(self.settings.segment[0] * self.settings.fps))
         change = changes_at(draws, self.motion[video, segment], progress, frames, False, self.settings.smooth)
         return draws, change, starting(draws, change, OBJECT_SIZE)

@@ -1,4 +1,4 @@
-"""Streams of generated clips that are no pictures: sound, a sensor on the first object, skeletons and sentences.
+"""Streams of generated clips other than pictures: sound, a sensor on the first object, skeletons and sentences.
 
 All ask one `World` where things are, so that they are exactly synchronous with its pictures. Each has one view. Axis letters:
 `N` clips, `K` objects, `C` channels, `S` samples of sound, `L` of a sensor, `T` frames, `J` joints, `M` persons.
@@ -312,7 +312,7 @@ def bodies(world: World) -> Tensor:
 
 
 def _body(looks: Draws) -> Tensor:
-    """Joints of an upright body of height 1 about its middle, float32 [N, J, 3], with proportions and a pose of its own."""
+    """Joints of an upright body of height 1 about its middle, float32 [N, J, 3], with its own proportions and pose."""
     angles = {name: looks.uniform(f"joint {name}", *bounds)[:, None] for name, bounds in CENTRES.items()}
     joints = pose(angles, draw_proportions(looks))[:, 0]
     low, high = joints.amin(1, keepdim=True), joints.amax(1, keepdim=True)

@@ -82,7 +82,7 @@ class Skeletons(NamedTuple):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Many small tensors: more threads gain little, and where others use the machine too they wait for each other."""
+    """Many small tensors: more threads gain little, and block each other on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -27,7 +27,7 @@ class WorldStreams:
         skeleton: Bodies that move as the objects do.
         text: Sentences about the motion.
         sound: What is heard, as the stream `audio`; {} takes the default settings, null no sound.
-        sensor: What a sensor on the first object measures, as the stream `signal`; likewise.
+        sensor: What a sensor on the first object measures, as the stream `signal`, as above.
     """
 
     flow: bool = False

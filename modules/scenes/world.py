@@ -1,8 +1,8 @@
 """One record of what happens in generated clips, from which all their streams are made, exactly synchronous.
 
 `World.at` tells where every object is at any moment; pictures, flow, depth, masks, sound, sensors and skeletons ask it and
-draw nothing about motion themselves. The class is how the first object moves (`modules/scenes/classes.py`); others move by
-classes of their own, drawn independently of it. Axis letters: `N` clips, `K` objects, `S` moments.
+draw nothing about motion themselves. The class is how the first object moves (`modules/scenes/classes.py`); the classes of
+the others are drawn independently of it. Axis letters: `N` clips, `K` objects, `S` moments.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""What every method shares while it trains: the base class, optimisers and schedules, resuming, averages of weights."""
+"""Training code that all methods share: the base class, optimisers and schedules, resuming, weight averaging."""

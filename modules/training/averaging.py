@@ -1,4 +1,4 @@
-"""An average of the weights over a run that is right for methods with state of their own, such as a queue of keys."""
+"""Weight averaging (EMA) that is correct for methods with additional state, such as a queue of keys."""
 
 import warnings
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ NORMS = (
 
 
 def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the buffers that are no weights: all but the running mean and variance of normalisation layers.
+    """Names and tensors of the buffers that are not averaged: all but the running mean and variance of normalisation layers.
 
-    Queues of keys, pointers and counters are such: an average of two of them is none of them.
+    Queues of keys, pointers and counters are such buffers: averaging them makes no sense.
     """
     for prefix, part in module.named_modules():
         for name, buffer in part.named_buffers(prefix, recurse=False):
@@ -44,8 +44,8 @@ class ModelEMA(EMAWeightAveraging):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average. Lightning warns wherever there is a `configure_model`; here it shares out nothing without the
-        strategy for it, with which an average is refused."""
+        """Create the average. Lightning warns about any `configure_model`; ours only shards with the strategy
+        for it, with which averaging is refused."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*overrides the configure_model")
             super().setup(trainer, pl_module, stage)
@@ -53,12 +53,12 @@ class ModelEMA(EMAWeightAveraging):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the average, and copy what is no weight."""
+        """Update the average, and copy the other buffers."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._copy_state(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Update the average where it is updated per epoch, and copy what is no weight."""
+        """Update the average if it is updated per epoch, and copy the other buffers."""
         super().on_train_epoch_end(trainer, pl_module)
         self._copy_state(pl_module)
 
@@ -69,27 +69,27 @@ class ModelEMA(EMAWeightAveraging):
 
 
 def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
-    """Refuse averages that would average a method's state with its weights, as Lightning's own do.
+    """Refuse callbacks that would average a method's other state with its weights, as Lightning's own do.
 
     Args:
         callbacks: of the run.
         module: that is trained.
 
     Raises:
-        SettingError: naming the buffers, and what to use.
+        SettingError: naming the buffers, and the callback to use instead.
     """
     saved = module.state_dict().keys()
-    # Nothing depends on the counters of normalisation layers.
+    # The counters of normalisation layers are not used.
     state = [name for name, _ in state_buffers(module) if name in saved and not name.endswith("num_batches_tracked")]
     for callback in callbacks:
         if isinstance(callback, WeightAveraging) and is_sharded(module):
             raise SettingError(
-                f"{type(callback).__name__} in trainer.callbacks cannot average weights that ModelParallelStrategy shares out; "
+                f"{type(callback).__name__} in trainer.callbacks cannot average weights sharded by ModelParallelStrategy; "
                 "leave it out, or use DDPStrategy."
             )
         mixes = isinstance(callback, WeightAveraging) and averages_buffers(callback) and not isinstance(callback, ModelEMA)
         if mixes and state:
             names = " and ".join(state)
             raise SettingError(
-                f"{type(callback).__name__} in trainer.callbacks would average {names}, which are no weights; use ModelEMA."
+                f"{type(callback).__name__} in trainer.callbacks would average {names}, which are not weights; use ModelEMA."
             )

@@ -1,4 +1,4 @@
-"""Compiling the parts of a method that pay: the blocks of its networks, and frozen networks that make its targets."""
+"""Compiling the parts of a method that benefit: the blocks of its networks, and frozen networks that compute its targets."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from modules.core.undocumented import allow_graphs
 Compiled = Literal["none", "blocks", "all"]
 
 COMPILERS = ("g++", "clang++", "cl")
-"""Host compilers that PyTorch may use, one of which it needs also for a GPU."""
+"""Host compilers that PyTorch can use; it also needs one of them for a GPU."""
 MOST_GRAPHS = 256
 """Blocks share compiled code, but there is one version for each rate of stochastic depth, for training and evaluation, and for
 several shapes; PyTorch's own limit is 8."""
@@ -23,7 +23,7 @@ several shapes; PyTorch's own limit is 8."""
 
 @runtime_checkable
 class Compilable(Protocol):
-    """A network, or a target with a frozen network, that knows which of its parts can be compiled."""
+    """A network, or a target with a frozen network, that lists its parts that can be compiled."""
 
     def compiled_parts(self) -> list[nn.Module]:
         """Modules that compile without a graph break, and that are called as modules."""
@@ -34,15 +34,15 @@ def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[...
     """Compile parts of a method in place; names in checkpoints stay as they are, and copies are not compiled.
 
     Blocks are compiled one by one and not the step as a whole: generators of random numbers would break it into dozens of
-    graphs. Random numbers are those of the run without compilation.
+    graphs. Random numbers are the same as without compilation.
 
     Args:
         module: method, whose networks and targets are asked for `compiled_parts`.
-        what: `blocks` of encoders, decoders and CNNs; `all` also frozen networks of targets.
+        what: `blocks` of encoders, decoders and CNNs; `all` adds frozen networks of targets.
         backend: of torch.compile.
 
     Returns:
-        How many parts were compiled.
+        Number of compiled parts.
     """
     if what == "none":
         return 0
@@ -51,7 +51,7 @@ def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[...
     parts = [part for owner in module.modules() if isinstance(owner, Compilable) for part in owner.compiled_parts()]
     for part in parts:
         part.compile(fullgraph=True, backend=backend, options=options)
-    # Frozen networks are no submodules. Neither shapes nor weights change, so that launches can be recorded as well.
+    # Frozen networks are no submodules. Neither shapes nor weights change, so that CUDA graphs can be used as well.
     owners = [owner for owner in vars(module).values() if what == "all" and isinstance(owner, Compilable)]
     frozen = [part for owner in owners for part in owner.compiled_parts()]
     for part in frozen:
@@ -62,13 +62,13 @@ def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[...
 class Compile(Callback):
     """Compiles parts of the method before the run: the command line's setting `compile`.
 
-    It is no setting of the methods, because nothing that is learned depends on it. The first steps take some minutes longer.
+    It is not a setting of the methods, because it does not change what is learned. The first steps take some minutes longer.
 
     Args:
         what: see `compile_parts`.
 
     Raises:
-        SettingError: if there is no compiler on this machine, or nothing to compile in the method.
+        SettingError: if this machine has no compiler, or the method has nothing to compile.
     """
 
     def __init__(self, what: Compiled = "all") -> None:
@@ -87,5 +87,5 @@ class Compile(Callback):
             rank_zero_info(f"Compiling {count} parts of {type(pl_module).__name__}; the first steps take longer.")
         elif self.what != "none":
             raise SettingError(
-                f"compile is {self.what}, but {type(pl_module).__name__} has no part that is compiled; set compile to none."
+                f"compile is {self.what}, but {type(pl_module).__name__} has no part that can be compiled; set compile to none."
             )

@@ -1,4 +1,4 @@
-"""What devices could compute at most, as their makers publish it."""
+"""Peak compute of devices, as published by their makers."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import torch
 
 
 class Peak(NamedTuple):
-    """TFLOP/s of dense matrix products, without sparsity, with sums in float32; None where the device has no such unit."""
+    """Peak TFLOP/s of dense matrix products, without sparsity, with float32 accumulation; None if not supported."""
 
     float16: float
     bfloat16: float | None
@@ -35,21 +35,21 @@ PEAKS: dict[str, Peak] = {
     "V100": Peak(125, None, None, 15.7),
     "T4": Peak(65, None, None, 8.1),
 }
-"""By words of the name that PyTorch tells; of two that fit, the first. From NVIDIA's data sheets, which also tell numbers with
+"""By words of the device name in PyTorch; the first match is used. From NVIDIA's data sheets, which also list values with
 sparsity, twice as large."""
 OTHERS = re.compile(r"Laptop|Max-Q|MIG|4090 D\b")
-"""Devices whose names begin like one of these, and that are slower."""
+"""Slower devices whose names start like one of these."""
 
 
 def peak_tflops(name: str, precision: str) -> float | None:
-    """What a device could compute at most in the precision of a run, in TFLOP/s.
+    """Peak compute of a device in the precision of a run, in TFLOP/s.
 
     Args:
-        name: of the device, as PyTorch tells it.
-        precision: the trainer's, such as `bf16-mixed`. Products of float32 take TF32 unless PyTorch is set to all digits.
+        name: device name as reported by PyTorch.
+        precision: the trainer's, such as `bf16-mixed`. Products of float32 use TF32 unless PyTorch is set to full precision.
 
     Returns:
-        None if nobody knows: for devices that are not in `PEAKS`, and precisions that they have no units for.
+        None if unknown: for devices that are not in `PEAKS`, and precisions that they do not support.
     """
     peak = (
         None if OTHERS.search(name) else next((peak for words, peak in PEAKS.items() if re.search(rf"\b{words}\b", name)), None)

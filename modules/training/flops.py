@@ -1,4 +1,4 @@
-"""How many floating-point operations a step of training needs, counted without computing anything."""
+"""Number of floating-point operations of a training step, counted without computing anything."""
 
 import copy
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from modules.training.method import Method
 
 
 def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Of the two products of attention, forward.
+    """Operations of the two matrix products of attention, forward.
 
     Args:
         query: shape [B, H, Lq, D].
@@ -37,50 +37,50 @@ def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: A
 def attention_backward_flops(
     gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
 ) -> int:
-    """Of its gradients: two products for each of forward. That kernels make the weights once more is no work of the model."""
+    """Operations of its gradients: two products for each forward one. Recomputation in kernels is not counted."""
     return 2 * attention_flops(query, key, value)
 
 
-# PyTorch counts the kernels of GPUs alone.
+# PyTorch only counts the GPU kernels.
 ON_CPU: dict[Any, Callable[..., int]] = dict(zip(CPU_ATTENTION, (attention_flops, attention_backward_flops), strict=True))
 
 
 class _WithoutData(TorchFunctionMode):
-    """Inside, copies of tensors are fake ones: of the same shape, on the CPU, and without data."""
+    """Inside this context, copies of tensors are fake tensors: same shape, on the CPU, without data."""
 
     def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()
         self.fake = fake
 
     def empty(self, tensor: Tensor) -> Tensor:
-        """A fake tensor in the place of another. All kinds of floating point are float32, in which every operation is known."""
+        """A fake tensor in place of another. All floating-point types become float32, which every operation supports."""
         dtype = torch.float32 if tensor.is_floating_point() and tensor.itemsize < 4 else tensor.dtype
         with self.fake:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device="cpu")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Parameters copy themselves by `clone`.
+        # Parameters are copied with `clone`.
         if func in (Tensor.clone, Tensor.__deepcopy__):
             return self.empty(args[0])
         return func(*args, **(kwargs or {}))
 
 
 def step_flops(method: Method, batch: Batch) -> int | None:
-    """Floating-point operations of a step of training of one device, forward and backward, without the optimiser's.
+    """Floating-point operations of a training step on one device, forward and backward, without the optimiser.
 
-    Matrix products, convolutions and attention are counted, a multiplication and an addition as two operations. Frozen networks
-    that make targets count, for the method needs them; what is recomputed to save memory does not. Of several processes this is
-    what one alone would do: products with the rows of the others, of contrastive losses, are left out.
+    Matrix products, convolutions and attention are counted, a multiplication and an addition as two operations. Frozen target
+    networks are counted, since the method needs them; recomputation to save memory is not. With several processes this is the
+    count of one alone: products with the rows of other processes, in contrastive losses, are left out.
 
-    The step runs on a copy whose tensors have shapes and no data (`FakeTensorMode`), always as on a CPU: that takes seconds of
-    Python (most for recurrent networks) and no memory, and leaves the method and all random states as they were.
+    The step runs on a copy whose tensors have shapes but no data (`FakeTensorMode`), always as on a CPU: that takes seconds
+    of Python (longest for recurrent networks) and no memory, and does not change the method or any random state.
 
     Args:
-        method: as it trains.
-        batch: of the size that counts, on any device.
+        method: in training mode.
+        batch: with the batch size of interest, on any device.
 
     Returns:
-        None, with a line in the log, if the step looks into the values of tensors, which are not there.
+        None, with a warning, if the step reads values of tensors, which do not exist here.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     without_data = _WithoutData(fake)
@@ -99,11 +99,11 @@ def step_flops(method: Method, batch: Batch) -> int | None:
             shapes: Batch = apply_to_collection(batch, Tensor, without_data.empty)
             with fake, own_constants(), counter:
                 same.step(shapes, device_generator("cpu", 0))["loss"].backward()
-    except Exception as error:  # whatever it is, the run itself can do without the number
+    except Exception as error:  # whatever the error is, the run does not need this number
         reason = (str(error) or type(error).__name__).splitlines()[0]
         rank_zero_info(
-            f"The operations of a step of {type(method).__name__} cannot be counted ({reason}), so neither TFLOP/s nor "
-            "utilisation are told."
+            f"The operations of a step of {type(method).__name__} cannot be counted ({reason}), so TFLOP/s and utilisation "
+            "are not reported."
         )
         return None
     return counter.get_total_flops()

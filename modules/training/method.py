@@ -1,4 +1,4 @@
-"""What is the same for every method: randomness of a step, logging, optimiser. Nothing about what is learned."""
+"""The base class of all methods: randomness of a step, logging, optimiser. It contains nothing about what is learned."""
 
 import inspect
 import math
@@ -38,7 +38,7 @@ TRAIN_STREAM, VAL_STREAM, GLOBAL_STREAM = 1, 2, 3
 
 @runtime_checkable
 class TakesData(Protocol):
-    """A part of a method, held as an attribute, that settles something by the data, such as `RandomFlip`."""
+    """A part of a method, stored as an attribute, that takes defaults from the data, such as `RandomFlip`."""
 
     def take_data(self, data: Any) -> None:
         """Called before the first step with the data module, set up; None where there is none."""
@@ -50,8 +50,9 @@ class Method(LightningModule, ABC):
 
     A subclass sets `backbone`, calls this constructor, and implements `step`; it may draw `pictures`.
 
-    Several processes do what one would do with the joined batch: same loss, same gradients (tests/distributed). Dropout and
-    stochastic depth are the exception, because they draw for the process. A method for which more is different says so.
+    Several processes compute what one would compute with the joined batch: same loss, same gradients (tests/distributed).
+    Dropout and stochastic depth are the exception, because each process draws its own. Methods with further exceptions document
+    them.
 
     Args:
         optim: optimiser and schedule.
@@ -61,7 +62,7 @@ class Method(LightningModule, ABC):
     stream: str = "video"
     """Name of the stream of the data that the backbone takes."""
     kinds: tuple[Kind, ...] = ("video",)
-    """Kinds of that stream that will do."""
+    """Accepted kinds of that stream."""
     other_streams: str = ADVICE
     """What users are told to change where the data lack a stream."""
     predicts_by_encoder: ClassVar[bool] = True
@@ -73,18 +74,18 @@ class Method(LightningModule, ABC):
         super().__init__()
         self.optim_settings = optim
         self._schedule: dict[str, Any] = {}
-        """What the learning rate of this run is made of; in every checkpoint."""
+        """The values that determine the learning rate of this run; stored in every checkpoint."""
         self._before: dict[str, Any] | None = None
         """The same of the checkpoint that the run resumes from, until training starts."""
         self._groups: list[dict[str, Any]] = []
         """Settings of the optimiser's groups of parameters, as built."""
         self._usual_batches: int | float | None = None
-        """Batches of a whole epoch, while the rest of another one is trained on."""
+        """Batches of a complete epoch, while the rest of a resumed one is trained on."""
         self._resumed = False
 
     @abstractmethod
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        """Loss of a batch, and what there is to look at. Every random number comes from `generator` or the preparation.
+        """Loss of a batch, and outputs for pictures. Every random number comes from `generator` or the preparation.
 
         Args:
             batch: has the streams that `reads` names.
@@ -92,25 +93,25 @@ class Method(LightningModule, ABC):
         """
 
     def reads(self) -> dict[str, tuple[Kind, ...]]:
-        """Streams that `step` needs by name, with the kinds that will do; more than one where a method has several."""
+        """Streams that `step` needs by name, with the accepted kinds; more than one if a method reads several."""
         return {self.stream: self.kinds}
 
     def preparation(self) -> Preparation | None:
-        """What is done for a step on the host as soon as its batch is read; None where there is nothing to do.
+        """Work on the host for a step as soon as its batch is read; None if there is none.
 
-        A data module that has no attribute `preparation` does not do it, and `step` finds `batch.prepared` empty.
+        A data module without an attribute `preparation` does not do it; then `batch.prepared` is empty in `step`.
         """
         return None
 
     def inputs(self, batch: Batch, encoder: str = "backbone") -> Tensor:
-        """The clips [B, V, ...] that an encoder takes: the stream of the backbone's, unless a method says otherwise.
+        """The clips [B, V, ...] that an encoder takes: the stream of the backbone, unless a method overrides this.
 
         Args:
             batch: as in `step`.
             encoder: which of `encoders`.
 
         Raises:
-            SettingError: if the data have none of that name and kind.
+            SettingError: if the data have no stream of that name and kind.
         """
         return batch.stream(self.stream, *self.kinds).data
 
@@ -126,7 +127,7 @@ class Method(LightningModule, ABC):
         return network(network.preprocess(self.inputs(batch, encoder)[:, 0])).float()
 
     def encoders(self) -> dict[str, nn.Module]:
-        """The encoders (`modules.backbones.encoder.Encoder`) by the names of their attributes, the one that is kept first."""
+        """The encoders (`modules.backbones.encoder.Encoder`) by attribute name, the one kept after pretraining first."""
         return {"backbone": self.backbone}
 
     def encoder(self, name: str) -> nn.Module:
@@ -141,8 +142,8 @@ class Method(LightningModule, ABC):
         return encoders[name]
 
     def copies(self, name: str) -> list[nn.Module]:
-        """Further networks that are fed as an encoder is, such as its slow copy: all of its type that are no encoders
-        themselves. A method that has copies of two encoders of one type says here which are whose.
+        """Further networks with the same input as an encoder, such as its momentum copy: all of its type that are not
+        encoders themselves. A method with copies of two encoders of the same type must override this.
 
         Args:
             name: of the encoder.
@@ -151,11 +152,11 @@ class Method(LightningModule, ABC):
         others = (part for part in self.modules() if part is not self and not any(part is one for one in encoders))
         found = [part for part in others if isinstance(part, kind)]
         if found and sum(isinstance(one, kind) for one in encoders) > 1:
-            raise TypeError(f"{type(self).__name__}.copies must say which encoder of two each copy is of")
+            raise TypeError(f"{type(self).__name__}.copies must define which of two encoders each copy belongs to")
         return found
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Videos to look at, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
+        """Videos for logging, drawn from the output of a step: name -> uint8 [B, T, H, W, 3]."""
         return {"clip": output["show"]["clip"]}
 
     def picture_notes(self) -> dict[str, str]:
@@ -163,12 +164,12 @@ class Method(LightningModule, ABC):
         return {}
 
     def normalise(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone wants it: its `preprocess`."""
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the backbone expects it: its `preprocess`."""
         return self.backbone.preprocess(clip)  # type: ignore[operator]
 
     def adopt(self, origin: Origin, encoder: str = "backbone") -> None:
-        """Feed clips to an encoder, and to its copies, as the network was fed that the weights of the whole method come from,
-        and say so.
+        """Use the preprocessing of the network that the method's weights come from, for an encoder and its copies, and
+        print it.
 
         Args:
             origin: of the weights.
@@ -187,17 +188,17 @@ class Method(LightningModule, ABC):
                     part.follow(network)  # type: ignore[operator]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay, besides biases and one-dimensional ones: what the parts declare."""
+        """Names of parameters without weight decay, besides biases and one-dimensional ones, as declared by the parts."""
         declared = ((prefix, getattr(part, "no_weight_decay", None)) for prefix, part in self.named_children())
         return {f"{prefix}.{name}" for prefix, names in declared if names is not None for name in names()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Number of the layer of each parameter by name, as timm asks for layer-wise learning rates.
+        """Layer number of each parameter by name, as timm expects it for layer-wise learning rates.
 
-        Layers are the backbone's, from the input on; all that is not in the backbone belongs to its last one.
+        Layers are those of the backbone, counted from the input; everything outside the backbone belongs to the last one.
 
         Args:
-            coarse: timm's, without a meaning here.
+            coarse: argument of timm, unused here.
         """
         layers = self.backbone.layer_groups()  # type: ignore[operator]
         number = {id(value): place for place, layer in enumerate(layers) for value in layer}
@@ -207,7 +208,7 @@ class Method(LightningModule, ABC):
         """Restore weights, as `--ckpt_path` does.
 
         Raises:
-            SettingError: with a report, if `strict` and the weights are those of another network.
+            SettingError: with a report, if `strict` and the weights belong to another network.
         """
         if strict:
             try:
@@ -226,8 +227,8 @@ class Method(LightningModule, ABC):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> "Method":
-        """The method of a checkpoint. Without further arguments it is built with the settings of its run, which checkpoints of
-        the command line hold; then `Method` itself may be asked, for a method of whatever class.
+        """Load a method from a checkpoint. Without further arguments it is built with the settings of its run, which
+        checkpoints of the command line contain; then it may be called on `Method` itself, for a method of any class.
 
         Args:
             checkpoint_path: file, or its address.
@@ -235,11 +236,11 @@ class Method(LightningModule, ABC):
             hparams_file: Lightning's.
             strict: Lightning's.
             weights_only: Lightning's.
-            kwargs: arguments of the constructor, all that have no default, where the settings of the run are not wanted, or the
-                checkpoint holds none.
+            kwargs: arguments of the constructor (all without a default), to use instead of the settings of the run, or if the
+                checkpoint contains none.
 
         Raises:
-            SettingError: if an argument is missing, or the file is no checkpoint, or of another network.
+            SettingError: if an argument is missing, or the file is not a checkpoint, or one of another network.
         """
         content: dict[str, Any] = {}
         if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
@@ -258,7 +259,7 @@ class Method(LightningModule, ABC):
         if missing:
             settings = ", ".join(f"{name}=..." for name in missing)
             raise SettingError(
-                f"{checkpoint_path} does not hold the arguments of {cls.__name__}; pass {settings} to load_from_checkpoint, or "
+                f"{checkpoint_path} lacks the arguments of {cls.__name__}; pass {settings} to load_from_checkpoint, or "
                 "build the method yourself and give its checkpoint to trainer.fit or trainer.test as ckpt_path."
             )
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)
@@ -275,12 +276,13 @@ class Method(LightningModule, ABC):
         # Not with `prog_bar`, which would read it in every step; `LossProgressBar` shows it.
         self.log("train/loss", loss.detach(), batch_size=len(batch.index))
         self.log_dict({f"train/{name}": value for name, value in output.get("log", {}).items()})
-        # An infinite loss may have finite gradients. Times NaN it has none, in no process, and `NonFiniteGuard` sees it.
+        # An infinite loss may have finite gradients. Multiplied by NaN, it has none in any process, and `NonFiniteGuard`
+        # detects it.
         output["loss"] = loss * torch.where(loss.isfinite(), 1.0, math.nan)
         return output
 
     def seeded_step(self, batch: Batch, epoch: int, batch_idx: int, rank: int) -> StepOutput:
-        """The step that a process takes at that batch of that epoch, whenever and wherever it is run."""
+        """The step of a process for a given batch and epoch; deterministic, whenever and wherever it is run."""
         key = (self.seed, epoch, batch_idx, rank)
         # Dropout and stochastic depth can only draw from the global generator: give it a state that does not depend on
         # what ran before, so that a resumed run draws the same.
@@ -288,14 +290,14 @@ class Method(LightningModule, ABC):
         return self.step(batch, device_generator(self.device, TRAIN_STREAM, *key))
 
     def on_validation_model_eval(self) -> None:
-        """Validate the network that checkpoints hold, in all processes."""
+        """Validate the network that checkpoints contain, in all processes."""
         super().on_validation_model_eval()
         share_statistics(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training loss on held-out clips, with the same random numbers in every epoch."""
         output = self.step(batch, device_generator(self.device, VAL_STREAM, self.seed, batch_idx, self.global_rank))
-        # Lightning averages the processes' numbers of samples as integers: 3 and 2 become 2. Multiples stay whole.
+        # Lightning averages the processes' numbers of samples as integers: 3 and 2 become 2. Multiples stay exact.
         size = len(batch.index) * self.trainer.world_size
         self.log("val/loss", output["loss"], prog_bar=True, sync_dist=True, batch_size=size)
         scalars = {f"val/{name}": value for name, value in output.get("log", {}).items()}
@@ -327,14 +329,14 @@ class Method(LightningModule, ABC):
         return None
 
     def setup(self, stage: str) -> None:
-        """Refuse data without the streams that are read, and a precision in which random numbers would have few digits; tell
-        the data module what to prepare, before it makes loaders.
+        """Refuse data without the required streams, and a precision in which random numbers would have few digits; tell the
+        data module what to prepare, before it creates loaders.
 
         Raises:
-            SettingError: naming what can be used.
+            SettingError: naming the alternatives.
         """
         data = getattr(self.trainer, "datamodule", None)
-        # The data modules of others may not say what they yield; then the first batch does.
+        # Third-party data modules may not declare their streams; then the first batch is checked.
         given = getattr(data, "streams", None)
         if given is not None:
             check_streams(given, self.reads(), self.other_streams)
@@ -349,20 +351,20 @@ class Method(LightningModule, ABC):
             )
 
     def configure_model(self) -> None:
-        """Share out the weights where the strategy is one for it; called before the optimiser is built.
+        """Shard the weights if the strategy does so; called before the optimiser is built.
 
         Raises:
-            SettingError: if they cannot be, with these settings.
+            SettingError: if that is not possible with these settings.
         """
         trainer = trainer_of(self)
         if trainer is None or not isinstance(trainer.strategy, ModelParallelStrategy) or is_sharded(self):
             return
         if isinstance(trainer.precision_plugin, BFloat16Weights):
-            raise SettingError("trainer.precision is bf16-true, which ModelParallelStrategy cannot share out; set bf16-mixed.")
+            raise SettingError("trainer.precision is bf16-true, which ModelParallelStrategy cannot shard; set bf16-mixed.")
         shard(self, trainer.world_size)
 
     def take_data(self, data: Any) -> None:
-        """Settle, before the first step, what the settings leave to the data: hand them to all parts that ask for them.
+        """Resolve settings that depend on the data before the first step: pass the data module to all parts that need it.
 
         Args:
             data: data module, set up; None where there is none.
@@ -372,7 +374,7 @@ class Method(LightningModule, ABC):
                 part.take_data(data)
 
     def on_fit_start(self) -> None:
-        """Compare the clips that the data module makes with those that the backbone takes, before the first step."""
+        """Check that the data module's clips have the size that the backbone takes, before the first step."""
         check_averaging(run_of(self.trainer).callbacks, self)
         self.take_data(getattr(self.trainer, "datamodule", None))
         self.check_clip()
@@ -392,23 +394,23 @@ class Method(LightningModule, ABC):
                 raise SettingError(f"data.clip.{theirs} is {given} but model.backbone.{ours} is {wanted}; make them equal.")
 
     def samples_per_batch(self, data: Any) -> int:
-        """What one batch of one device counts for in the learning-rate rule: clips, times `views_per_clip`."""
+        """Effective size of one batch on one device in the learning-rate rule: clips, times `views_per_clip`."""
         clip = getattr(data, "clip", None)
         return batch_size_of(data) * (clip.clips * clip.repeat if clip is not None else 1) * self.views_per_clip
 
     @property
     def epochs_done(self) -> float:
-        """Epochs done and the share of the present one, counted in samples: where the run is in its schedule."""
+        """Completed epochs plus the fraction of the current one, counted in samples: the run's position in its schedule."""
         loader = self.trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             return loader.epochs_done
         return self.trainer.global_step / self._schedule["epoch_steps"]
 
     def scheduled(self, schedule: Schedule) -> float:
-        """The number that a schedule says at this place of the run, as long as the learning rate's where it has no horizon;
-        that of its beginning outside of training.
+        """Value of a schedule at the current position of the run (with the length of the learning-rate schedule if it has no
+        horizon); outside of training, its first value.
 
-        A step asks for it, before the optimiser's. Nothing need be saved: a resumed run is at the same place.
+        Called within a step, before the optimiser's. Nothing needs to be saved: a resumed run is at the same position.
         """
         if trainer_of(self) is None or not self._schedule:
             return schedule.at(0.0, 1.0)
@@ -417,24 +419,24 @@ class Method(LightningModule, ABC):
         return schedule.at(self.epochs_done, self._schedule["epochs"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The settings' optimiser with its peak rate, and a schedule that is a function of epochs done.
+        """The configured optimiser with its peak learning rate, and a schedule that is a function of completed epochs.
 
         A run that resumes from a checkpoint keeps its peak, also with another global batch, unless the settings of the rate
         changed.
 
         Raises:
-            SettingError: if the schedule has no end, or one that is not known any more.
+            SettingError: if the schedule has no end, or its end is no longer known.
         """
         trainer, settings = self.trainer, self.optim_settings
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise SettingError("The schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
         if not math.isfinite(trainer.num_training_batches):
-            # With trainer.max_steps alone, Lightning has not looked at the loader yet.
+            # With trainer.max_steps alone, Lightning has not read the length of the loader yet.
             make_train_loader(trainer)
         # With trainer.limit_train_batches 0 there are none.
         batches = trainer.num_training_batches if math.isfinite(trainer.num_training_batches) else 1
-        # The last step of an epoch takes what is left.
+        # The last step of an epoch takes the remaining batches.
         epoch_steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         epochs = settings.horizon_epochs or max(1, steps) / epoch_steps
         before = self._before
@@ -444,14 +446,14 @@ class Method(LightningModule, ABC):
         if warmup >= epochs:
             warmup = epochs / 10
             rank_zero_warn(
-                f"model.optim.warmup_epochs {settings.warmup_epochs:g} is no less than the schedule's {epochs:g} epochs: "
+                f"model.optim.warmup_epochs {settings.warmup_epochs:g} is not less than the schedule's {epochs:g} epochs: "
                 f"warm-up takes a tenth of them, {warmup:g}."
             )
         per_device = self.samples_per_batch(run_of(trainer).datamodule)
         global_batch = per_device * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = settings.rates(global_batch)
         share = final / peak if peak else 0.0
-        # What the rate of each group of parameters is made of.
+        # The settings that determine the rate of each parameter group.
         named = {name: value for name, value in asdict(settings).items() if name in ("base_lr", "scale_lr", "layer_decay")}
         peak, global_batch, origin = choose_peak(peak, global_batch, named, before)
         rank_zero_info(
@@ -470,13 +472,13 @@ class Method(LightningModule, ABC):
         }
         if before is not None and before["optimiser"] != self._schedule["optimiser"]:
             raise SettingError(
-                f"model.optim makes {self._schedule['optimiser']}, which cannot resume the checkpoint's "
+                f"model.optim builds {self._schedule['optimiser']}, which cannot resume the checkpoint's "
                 f"{before['optimiser']}; choose the optimiser, layer decay and rules of the checkpoint, or start a new run "
                 "from its weights."
             )
         unscale_outside(optimiser)
         factor = settings.factor(warmup, epochs, share)
-        # Steps are not counted: with another batch or other devices an epoch has more of them, or fewer.
+        # Steps are not used: their number per epoch changes with the batch size and the devices.
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, factor if settings.per_epoch else lambda _: factor(self.epochs_done)
         )
@@ -487,21 +489,21 @@ class Method(LightningModule, ABC):
     # --- Resuming from a checkpoint ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the learning rate is made of, and how the encoders are fed, which a later command may not be told again."""
+        """Add what determines the learning rate, and the encoders' preprocessing, which a later command may not repeat."""
         checkpoint["schedule"] = dict(self._schedule)
         for name, encoder in self.encoders().items():
             if hasattr(encoder, "facts"):
                 checkpoint.setdefault("record", {})[name] = encoder.facts()  # type: ignore[operator]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Feed encoders as they were fed; take over what the learning rate was made of, and where in its epoch the run ended.
+        """Restore the encoders' preprocessing, the values that determined the learning rate, and the position within the epoch.
 
         Raises:
-            SettingError: if the run already has more epochs than the settings ask for.
+            SettingError: if the run already has more epochs than the settings request.
         """
         for name in self.encoders():
             kept = checkpoint.get("record", {}).get(name)
-            # Runs before checkpoints said so knew the defaults alone, whatever the weights were that they began with.
+            # Older checkpoints do not store it; those runs always used the defaults.
             kept = kept if isinstance(kept, dict) else {}
             self.adopt(known_origin("the checkpoint", kept.get("normalisation"), kept), name)
         trainer = trainer_of(self)
@@ -516,7 +518,7 @@ class Method(LightningModule, ABC):
         self._before = checkpoint.get("schedule")
 
     def on_train_start(self) -> None:
-        """Apply the present settings, also where Lightning and the optimiser took those of the checkpoint."""
+        """Apply the current settings, also where Lightning and the optimiser restored those of the checkpoint."""
         trainer = self.trainer
         loader = trainer.train_dataloader
         if isinstance(loader, SampleCounter):
@@ -529,8 +531,8 @@ class Method(LightningModule, ABC):
             return
         if before["seed"] != self.seed:
             rank_zero_warn(
-                f"seed_everything is {self.seed} and was {before['seed']} when the checkpoint was written: from here on, masks "
-                "and augmentations are not those that the run would have drawn."
+                f"seed_everything is {self.seed} and was {before['seed']} when the checkpoint was written: from here on, "
+                "masks and augmentations differ from those of an uninterrupted run."
             )
         self._resumed, self._usual_batches = True, trainer.num_training_batches
         if isinstance(loader, SampleCounter):
@@ -539,13 +541,13 @@ class Method(LightningModule, ABC):
         use_settings(optimiser, config.scheduler, self._groups)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
-        """Return to whole epochs after the rest of one."""
+        """Return to complete epochs after the rest of one."""
         if self._usual_batches is not None:
             FitCounts(self.trainer).set_length(self._usual_batches)
             self._usual_batches = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Until the optimiser steps, no checkpoint counts the batch: it would lack its gradients."""
+        """Checkpoints do not count a batch before the optimiser's step, since they do not contain its gradients."""
         loader = self.trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.unfinished = batch_idx % self.trainer.accumulate_grad_batches + 1
@@ -554,7 +556,7 @@ class Method(LightningModule, ABC):
             self._resumed = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep parameters as they are that are not trained yet; what was handed out is about to be in the weights."""
+        """Freeze parameters that are not trained yet; batches handed out so far are counted from this step on."""
         if self.optim_settings.rules:
             hold_frozen(optimizer, self.epochs_done)
         loader = self.trainer.train_dataloader
@@ -562,7 +564,7 @@ class Method(LightningModule, ABC):
             loader.unfinished = 0
 
     def on_fit_end(self) -> None:
-        """Say so if there was nothing to do."""
+        """Warn if nothing was trained."""
         if self._before is None:
             return
         self._before = None
@@ -577,7 +579,7 @@ def batch_size_of(data: Any) -> int:
     """Videos or recordings in one batch of one device.
 
     Raises:
-        SettingError: if the data module does not say.
+        SettingError: if the data module does not define it.
     """
     batch_size = getattr(data, "batch_size", None)
     if batch_size is None:

@@ -17,13 +17,13 @@ from modules.training.schedules import Schedule
 
 @dataclass
 class GroupRule:
-    """Other settings for the parameters whose names a pattern finds.
+    """Different settings for the parameters whose names match a pattern.
 
     Args:
-        pattern: regular expression, searched for in names such as backbone.blocks.0.norm1.weight.
+        pattern: regular expression that is searched in names such as backbone.blocks.0.norm1.weight.
         rate: multiple of the learning rate.
-        weight_decay: in place of the optimiser's, for those that have any; null keeps that.
-        frozen_until: epoch from which on they are trained; before, they have no gradient and no state in the optimiser.
+        weight_decay: replaces the optimiser's, for parameters that have weight decay; null keeps the optimiser's.
+        frozen_until: epoch from which they are trained; before that, they have no gradient and no optimiser state.
     """
 
     pattern: str
@@ -36,7 +36,7 @@ class GroupRule:
             re.compile(self.pattern)
         except re.error as error:
             raise SettingError(
-                f"pattern {self.pattern!r} in model.optim.rules is no regular expression ({error}); correct it."
+                f"pattern {self.pattern!r} in model.optim.rules is not a valid regular expression ({error}); correct it."
             ) from None
         numbers = given(rate=self.rate, weight_decay=self.weight_decay, frozen_until=self.frozen_until)
         check_range("model.optim.rules", 0, **numbers)
@@ -47,16 +47,16 @@ class ScheduleSettings(ABC):
     """What all optimisers share: a peak rate, linear warm-up and half a cosine.
 
     The peak learning rate is `base_lr` x global batch / 256 with `scale_lr`, where the global batch counts clips over all
-    devices and accumulated batches (and masks per clip, where a method has several), else `base_lr`.
+    devices and accumulated batches (and masks per clip, if a method has several); otherwise `base_lr`.
 
     Args:
-        base_lr: peak learning rate, with `scale_lr` that for a global batch of 256 clips.
+        base_lr: peak learning rate; with `scale_lr`, for a global batch of 256 clips.
         min_lr: learning rate at the end of the horizon, scaled like `base_lr`.
-        warmup_epochs: epochs of linear warm-up from 0; a tenth of the schedule, if that has no more epochs than these.
+        warmup_epochs: epochs of linear warm-up from 0; a tenth of the schedule if the schedule is not longer than this.
         horizon_epochs: epochs after which the cosine reaches `min_lr`; None takes the length of the run. Longer than
             trainer.max_epochs reproduces runs that were stopped early.
-        scale_lr: scale both rates with the global batch; turn off to use them as they stand.
-        rules: other settings for some parameters; the first rule that finds a name counts.
+        scale_lr: scale both rates with the global batch; turn off to use them unchanged.
+        rules: different settings for some parameters; the first rule that matches a name applies.
     """
 
     base_lr: float = 1.5e-4
@@ -79,29 +79,29 @@ class ScheduleSettings(ABC):
         return self.base_lr * factor, self.min_lr * factor
 
     def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
-        """Factor on the peak rate as a function of epochs done; see `warmup_cosine`."""
+        """Factor on the peak rate as a function of completed epochs; see `warmup_cosine`."""
         return warmup_cosine(warmup, total, final)
 
     def describe(self, final: float, total: float) -> str:
-        """What the rate does after its warm-up, in words."""
+        """Description of the schedule after the warm-up."""
         return f"cosine to {final:.3g} after {total:g} epochs"
 
     def describe_groups(self, optimiser: torch.optim.Optimizer) -> str:
-        """Kind and groups of parameters of an optimiser that `build` made, in words. One that is described otherwise has other
-        groups, and cannot take its state."""
+        """Description of an optimiser and its parameter groups. An optimiser with another description has other groups,
+        and cannot load its state."""
         rules = f" by the rules {', '.join(rule.pattern for rule in self.rules)}" if self.rules else ""
         return f"{type(optimiser).__name__} with {len(optimiser.param_groups)} group(s) of parameters{rules}"
 
     def by_rules(self, groups: list[dict[str, Any]], module: nn.Module, peak_lr: float) -> list[dict[str, Any]]:
-        """Split groups of parameters by `rules`. Without any they stay as they are.
+        """Split parameter groups by `rules`. Without rules they are unchanged.
 
         Args:
             groups: with `params` and `weight_decay`, and `lr` where it is not the peak.
-            module: that they are of.
+            module: module of the parameters.
             peak_lr: learning rate before the schedule's factor.
 
         Raises:
-            SettingError: if a rule finds no parameter.
+            SettingError: if a rule matches no parameter.
         """
         if not self.rules:
             return groups
@@ -121,8 +121,8 @@ class ScheduleSettings(ABC):
         for place, rule in enumerate(self.rules):
             if not any(found == place for _, found in split):
                 raise SettingError(
-                    f"pattern {rule.pattern!r} in model.optim.rules finds no trained parameter that no earlier rule finds; "
-                    f"names are such as {next(iter(names.values()))}."
+                    f"pattern {rule.pattern!r} in model.optim.rules matches no trained parameter that no earlier rule "
+                    f"matches; one name is {next(iter(names.values()))}."
                 )
         return [split[key] for key in sorted(split)]
 
@@ -137,20 +137,20 @@ class ScheduleSettings(ABC):
         """
 
 
-# Where any of them may be given, the command line says which: {class_path: SGDSettings, init_args: {base_lr: 0.1}}.
+# With several possible classes, the command line names one: {class_path: SGDSettings, init_args: {base_lr: 0.1}}.
 set_parsing_settings(subclasses_enabled=[ScheduleSettings])
 
 
 @dataclass
 class AdamWSettings(ScheduleSettings):
-    """AdamW as the masked methods and fine-tuning use it: decay on matrices only, a schedule per step.
+    """AdamW for masked methods and fine-tuning: weight decay on matrices only, schedule updated per step.
 
     Args:
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled decay; not applied to biases, norms and mask tokens.
-        layer_decay: factor on the rate from each group of layers of the backbone to the one before it (fine-tuning of
-            VideoMAE, official code: 0.75); the last group and all that follows the backbone have the full rate.
+        layer_decay: factor on the rate from each layer group of the backbone to the previous one (fine-tuning of
+            VideoMAE, official code: 0.75); the last group and everything after the backbone use the full rate.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -177,12 +177,12 @@ class AdamWSettings(ScheduleSettings):
 
 @dataclass
 class EpochSettings(ScheduleSettings):
-    """What optimisers with one rate per epoch share: a rate that does not depend on the batch, and milestones.
+    """Settings of optimisers with one rate per epoch: independent of the batch size, with optional milestones.
 
     Args:
         weight_decay: added to the gradient of every trained parameter.
-        milestones: epochs at which the rate falls, in place of the cosine; `min_lr` and `horizon_epochs` then say nothing.
-        milestone_factor: what each of them multiplies the rate with.
+        milestones: epochs at which the rate drops, instead of the cosine; `min_lr` and `horizon_epochs` are then unused.
+        milestone_factor: factor applied to the rate at each milestone.
     """
 
     base_lr: float = 0.01
@@ -200,7 +200,7 @@ class EpochSettings(ScheduleSettings):
         check_range("model.optim", 0, weight_decay=self.weight_decay, milestone_factor=self.milestone_factor)
 
     def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
-        """The cosine's factor at each epoch, or that of the milestones."""
+        """The factor of the cosine, or of the milestones, at each epoch."""
         milestones, each = self.milestones, self.milestone_factor
         if milestones is None:
             return Schedule(1.0, final, warmup=warmup, horizon=total, per="epoch").at
@@ -213,7 +213,7 @@ class EpochSettings(ScheduleSettings):
         return factor
 
     def describe(self, final: float, total: float) -> str:
-        """What the rate does after its warm-up, in words."""
+        """Description of the schedule after the warm-up."""
         if self.milestones is None:
             return super().describe(final, total)
         share = "a tenth" if self.milestone_factor == 0.1 else f"{self.milestone_factor:g}"
@@ -222,10 +222,10 @@ class EpochSettings(ScheduleSettings):
 
 @dataclass
 class SGDSettings(EpochSettings):
-    """SGD as MoCo, TubeletContrast and skeleton contrast use it (official code): decay on every parameter.
+    """SGD as in MoCo, TubeletContrast and skeleton contrast (official code): weight decay on every parameter.
 
     Args:
-        momentum: of the gradient, without Nesterov.
+        momentum: momentum of the gradient, without Nesterov.
     """
 
     weight_decay: float = 1e-4
@@ -243,7 +243,8 @@ class SGDSettings(EpochSettings):
 
 @dataclass
 class AdamSettings(EpochSettings):
-    """Adam as SEVERE fine-tunes video CNNs (https://arxiv.org/abs/2203.14221, official code): decay on every parameter.
+    """Adam as in SEVERE's fine-tuning of video CNNs (https://arxiv.org/abs/2203.14221, official code): weight decay on every
+    parameter.
 
     Args:
         betas: decay rates of the two moments.
@@ -277,11 +278,11 @@ def _trained(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def hold_frozen(optimiser: torch.optim.Optimizer, epochs_done: float) -> None:
-    """Take the gradients from groups that are not trained yet, so that the step leaves them and their state alone.
+    """Remove the gradients of groups that are not trained yet, so that the step does not change them or their state.
 
     Args:
         optimiser: with gradients, before its step.
-        epochs_done: epochs done and the share of the present one.
+        epochs_done: completed epochs plus the fraction of the current one.
     """
     for group in optimiser.param_groups:
         if epochs_done < group.get("frozen_until", 0.0):
@@ -292,7 +293,7 @@ def hold_frozen(optimiser: torch.optim.Optimizer, epochs_done: float) -> None:
 def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float], float]:
     """Factor on the peak rate: linear from 0 to 1, then half a cosine from 1 to `final`.
 
-    A function of epochs done, whatever the batch: a run that is resumed with another one keeps its place in the schedule. (Any
+    A function of completed epochs, independent of the batch size: a run resumed with another one keeps its position. (Any
     other unit does as well, if it is the same for all three.)
 
     Args:

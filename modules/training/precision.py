@@ -1,4 +1,4 @@
-"""Weights in bfloat16, without the losses that Lightning's `bf16-true` brings to the numbers around them."""
+"""Weights in bfloat16, without the loss of precision elsewhere that Lightning's `bf16-true` causes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,28 +10,28 @@ from torch import nn
 
 
 class BFloat16Weights(Precision):
-    """The linear layers of networks, which are nearly all of a transformer's weights, are kept in bfloat16, and so are their
-    gradients and moments: half the memory of bf16-mixed. Everything else is as in bf16-mixed, the computation too.
+    """Linear layers, nearly all of a transformer's weights, are stored in bfloat16, and so are their gradients and optimiser
+    states: half the memory of bf16-mixed. Everything else, including the computation, is as in bf16-mixed.
 
-    Lightning's own plugin makes bfloat16 the default of all new tensors and casts the batch, so that masks, motion, boxes,
-    times and skeletons would have eight bits. Here they are what they are in float32; so are norms, heads, prototypes, losses,
-    slow copies of a network, which bfloat16 would never let move, and convolutions: CNNs are small, and on a CPU their
-    gradients in bfloat16 are not always what they should be. `trainer.precision bf16-true` on the command line is this plugin;
+    Lightning's own plugin makes bfloat16 the default of all new tensors and casts the batch, so that masks, motion,
+    boxes, times and skeletons would have eight bits of precision. Here they stay in float32; so do norms, heads, prototypes,
+    losses, momentum copies of a network (whose updates would be lost in bfloat16) and convolutions: CNNs are small, and on
+    a CPU their gradients in bfloat16 are not always correct. `trainer.precision bf16-true` on the command line is this plugin;
     in Python, it is passed to the trainer's `plugins`.
     """
 
     precision = "bf16-true"
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Convert the layers of a method's networks: its parts that declare what must not be decayed."""
+        """Convert the layers of a method's networks, which are its parts with a declaration of no weight decay."""
         networks = [part for part in module.children() if hasattr(part, "no_weight_decay")]
         layers = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
         for layer in layers:
             layer.to(torch.bfloat16)
         count, total = (sum(one.numel() for part in parts for one in part.parameters()) for parts in (layers, [module]))
         rank_zero_warn(
-            f"trainer.precision is bf16-true: {count / total:.0%} of the weights are kept in bfloat16, where steps below about "
-            "1/256 of a weight are lost; where memory allows, bf16-mixed learns better at small rates."
+            f"trainer.precision is bf16-true: {count / total:.0%} of the weights are in bfloat16, where updates below about "
+            "1/256 of a weight are lost; if memory allows, bf16-mixed learns better at small rates."
         )
         self._module = module
         return module

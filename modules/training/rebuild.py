@@ -1,4 +1,4 @@
-"""A method built again from the settings that its checkpoints hold."""
+"""Rebuilding a method from the settings in its checkpoints."""
 
 from typing import Any, TypeVar
 
@@ -11,18 +11,18 @@ from modules.weights.run_config import inside, parse_config
 Kind = TypeVar("Kind", bound=LightningModule)
 
 WEIGHTS = ("checkpoint", "init_from")
-"""Settings that name files of weights which a checkpoint replaces."""
+"""Settings that name weight files; the checkpoint's weights replace them."""
 FROZEN = ("target", "clip")
-"""Parts that checkpoints leave out, whose files are needed again."""
+"""Parts that are not in checkpoints, whose files are needed again."""
 
 
 def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[type[Kind], dict[str, Any]]:
-    """Class and arguments of the method of a run, its networks and settings built anew.
+    """Class and arguments of a run's method, with newly built networks and settings.
 
     Args:
         config: settings of the run, as YAML.
         wanted: class that the method must be of.
-        source: checkpoint that holds them, for error messages.
+        source: checkpoint that contains them, for error messages.
 
     Raises:
         SettingError: if the run had a method of another class, or its settings no longer fit the code.
@@ -55,12 +55,12 @@ def _class_of(path: str) -> Any:
 
 
 def _without_files(settings: Any, part: str = "") -> Any:
-    """The same settings without the files that the weights of a checkpoint stand in for."""
+    """The same settings without the weight files that the checkpoint replaces."""
     if not isinstance(settings, dict):
         return settings
     kept = {}
     for name, value in settings.items():
-        # Settings of a class lie below its name and `init_args`.
+        # The settings of a class are below its name and `init_args`.
         inner = part if name == "init_args" else name
         kept[name] = None if name in WEIGHTS and part not in FROZEN else _without_files(value, inner)
     return kept

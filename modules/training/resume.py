@@ -1,7 +1,7 @@
-"""Resuming from a checkpoint under other settings.
+"""Resuming from a checkpoint with changed settings.
 
-Lightning counts batches and steps; how far a run is, is a matter of samples and epochs. With the settings of the checkpoint
-both say the same, and nothing here changes anything.
+Lightning counts batches and steps; here, progress is measured in samples and epochs. With the settings of the checkpoint
+both agree, and nothing here has an effect.
 """
 
 import math
@@ -19,18 +19,18 @@ from modules.core.undocumented import FitCounts, loader_state, uncount_epoch
 
 @runtime_checkable
 class SampleCounter(Protocol):
-    """A training loader that knows how many samples it has handed out (`datamodules.loading.loader.ResumableLoader`)."""
+    """A training loader that counts the samples it has handed out (`datamodules.loading.loader.ResumableLoader`)."""
 
     limit: int | None
     unfinished: int
 
     @property
     def epochs_done(self) -> float:
-        """Epochs that were handed out, and the share of the present one."""
+        """Epochs handed out, plus the fraction of the current one."""
         ...
 
     def send_to(self, device: torch.device) -> None:
-        """Hand batches out on this device, if that is faster than to leave the copy to the trainer."""
+        """Return batches on this device, if that is faster than a copy by the trainer."""
         ...
 
     def repeat(self, repeats: bool) -> None:
@@ -38,14 +38,14 @@ class SampleCounter(Protocol):
         ...
 
     def batches_left(self, epoch: int) -> int | None:
-        """Batches that an epoch still has, if the state that was loaded lies within it."""
+        """Remaining batches of an epoch, if the loaded state is within it."""
         ...
 
 
 def reopen_epoch(checkpoint: dict[str, Any]) -> None:
-    """Let an epoch count as unfinished that trainer.max_steps, trainer.max_time or a callback ended early.
+    """Treat an epoch that trainer.max_steps, trainer.max_time or a callback ended early as unfinished.
 
-    Lightning takes it for finished, and a resumed run would leave out the rest of it.
+    Lightning treats it as finished, and a resumed run would skip the rest of it.
 
     Args:
         checkpoint: as read from the file; changed in place.
@@ -57,9 +57,9 @@ def reopen_epoch(checkpoint: dict[str, Any]) -> None:
 
 
 def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
-    """Make Lightning's counts of batches say what the loader has still to hand out, before the first batch.
+    """Make Lightning's batch counters match what the loader still has to return, before the first batch.
 
-    Lightning takes its counts from the checkpoint, also where batches were of another size then.
+    Lightning restores its counters from the checkpoint, even if the batch size has changed.
 
     Args:
         trainer: at the start of training, after a checkpoint was read.
@@ -70,18 +70,18 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
     left = loader.batches_left(epoch)
     if left is None:
         if counts.resumes:
-            # With trainer.max_steps, Lightning takes the end of an epoch for a place within the next one.
+            # With trainer.max_steps, Lightning treats the end of an epoch as a position within the next one.
             counts.begin_epoch()
         return
     if not left:
-        # What is left cannot be dealt out: the epoch ends without a batch, after which a rate per epoch would change.
+        # Too few samples are left for a batch: the epoch ends without one, after which a rate per epoch would change.
         for config in trainer.lr_scheduler_configs:
             if config.interval == "epoch":
                 config.scheduler.last_epoch += 1
     if counts.in_epoch + left == usual:
         return
-    # Counted from the end, so that validations come where they come in every epoch. A rest that is longer than an epoch of
-    # the present settings gets further ones in front.
+    # Counted from the end, so that validations come at the same positions as in every epoch. A rest that is longer than an
+    # epoch of the current settings gets extra ones before it.
     done = usual - left
     if done < 0:
         interval = counts.validates_every
@@ -89,40 +89,40 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
         counts.lengthen(done + left)
     counts.begin_at(done)
     rank_zero_info(
-        f"The run resumes within epoch {epoch}, {loader.epochs_done - epoch:.1%} of which were seen before; the rest of it "
-        f"comes in {left} batches of each process."
+        f"The run resumes within epoch {epoch}, {loader.epochs_done - epoch:.1%} of which are done; the rest takes "
+        f"{left} batches in each process."
     )
 
 
 def check_horizon(epoch_steps: int, before: dict[str, Any]) -> None:
-    """Refuse a schedule that ends with trainer.max_steps, where an epoch has another number of steps than it had.
+    """Refuse a schedule that ends with trainer.max_steps if the number of steps per epoch has changed.
 
     Args:
-        epoch_steps: optimiser steps in an epoch of the present settings.
-        before: what the learning rate was made of (`Method._schedule`).
+        epoch_steps: optimiser steps in an epoch with the current settings.
+        before: values that determined the learning rate (`Method._schedule`).
 
     Raises:
-        SettingError: because the steps that are left are not the epochs that were left.
+        SettingError: because the remaining steps no longer match the remaining epochs.
     """
     if epoch_steps != before["epoch_steps"]:
         raise SettingError(
-            f"trainer.max_steps ends the schedule, but an epoch now has {epoch_steps} steps, and {before['epoch_steps']} when "
-            "the checkpoint was written, so that the steps that are left are not the epochs that were left; set "
+            f"trainer.max_steps ends the schedule, but an epoch now has {epoch_steps} steps, and {before['epoch_steps']} "
+            "when the checkpoint was written, so the remaining steps no longer match the remaining epochs; set "
             f"model.optim.horizon_epochs to the epochs of the whole schedule, which were {before['epochs']:g}."
         )
 
 
 def choose_peak(rule: float, batch: int, named: dict[str, Any], before: dict[str, Any] | None) -> tuple[float, int, str]:
-    """The peak rate: the checkpoint's, unless the settings that it is made of changed.
+    """The peak rate: the checkpoint's, unless the settings that determine it have changed.
 
     Args:
-        rule: what the settings give for the global batch.
+        rule: peak rate that the settings yield for the global batch.
         batch: the global batch.
-        named: the settings that the rate is made of.
-        before: what the learning rate of the checkpoint was made of, if the run resumes from one.
+        named: the settings that determine the rate.
+        before: values that determined the learning rate of the checkpoint, if the run resumes from one.
 
     Returns:
-        The peak, the global batch that it is the rule's for, and where it comes from in words.
+        The peak, the global batch that it belongs to, and a description of its origin.
     """
     if before is None:
         return rule, batch, f"global batch {batch}"
@@ -136,12 +136,12 @@ def choose_peak(rule: float, batch: int, named: dict[str, Any], before: dict[str
 
 
 def use_settings(optimiser: Optimizer, schedule: LambdaLR, groups: list[dict[str, Any]]) -> None:
-    """Give an optimiser that took its settings from a checkpoint those of the run, and say which are others.
+    """Give an optimiser restored from a checkpoint the settings of the run, and print those that changed.
 
     Args:
         optimiser: after its state was restored.
-        schedule: of its rates, likewise.
-        groups: settings of its groups of parameters as they were built, with the peak rate as `initial_lr`.
+        schedule: its learning-rate schedule, after its state was restored.
+        groups: settings of its parameter groups as built, with the peak rate as `initial_lr`.
     """
     schedule.base_lrs = [group["initial_lr"] for group in groups]
     changed = set()
@@ -150,4 +150,4 @@ def use_settings(optimiser: Optimizer, schedule: LambdaLR, groups: list[dict[str
         changed |= {f"{name} {value} (was {group[name]})" for name, value in others.items() if group[name] != value}
         group.update(others, initial_lr=ours["initial_lr"], lr=ours["initial_lr"] * factor(schedule.last_epoch))
     if changed:
-        rank_zero_info(f"The optimiser resumes with other settings than the checkpoint's: {', '.join(sorted(changed))}.")
+        rank_zero_info(f"The optimiser resumes with changed settings: {', '.join(sorted(changed))}.")

@@ -1,4 +1,4 @@
-"""Numbers that change while a run goes on: learning rate, weight decay, momentum of a slow copy, temperature."""
+"""Values that change during a run: learning rate, weight decay, momentum of a momentum encoder, temperature."""
 
 import math
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from modules.core.errors import SettingError, check_range
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number as a function of progress: a linear warm-up, then from `start` to `end`.
+    """A value as a function of progress: a linear warm-up, then from `start` to `end`.
 
-    Progress is counted in epochs done, the share of the present one included, so that a run that is resumed with another batch
-    or on other devices keeps its place; or, where a recipe says so, in optimiser steps. `Method.scheduled` gives the number at
-    the place where a run is.
+    Progress is counted in epochs, including the fraction of the current one, so that a run resumed with another batch size or
+    on other devices keeps its position; or, if a recipe says so, in optimiser steps. `Method.scheduled` returns the value at
+    the current position of a run.
 
     Args:
         start: after the warm-up.
         end: at the horizon and later; None stays at `start`.
-        kind: how it gets there; `constant` does not.
+        kind: shape of the curve; `constant` stays at `start`.
         warmup: length of the warm-up.
         warmup_start: where the warm-up begins.
         horizon: where `end` is reached, warm-up included; None takes the length of the whole schedule.
-        per: `step`, lengths in epochs, a new number for each step; `epoch`, lengths in epochs, one number for each of them, and
-            that in the middle of the epoch during warm-up, for that at its start is `warmup_start` in the first one; `steps`,
+        per: `step`: lengths in epochs, a new value at each step; `epoch`: lengths in epochs, one value per epoch (during
+            warm-up that of the middle of the epoch, since the first epoch would otherwise stay at `warmup_start`); `steps`:
             lengths in optimiser steps, however many an epoch has.
     """
 
@@ -36,10 +36,10 @@ class Schedule:
     per: Literal["step", "epoch", "steps"] = "step"
 
     def check(self, setting: str) -> None:
-        """Refuse what is no schedule.
+        """Check that the settings form a valid schedule.
 
         Args:
-            setting: what the user calls it.
+            setting: name of the setting, for error messages.
 
         Raises:
             SettingError: naming the setting.
@@ -47,17 +47,17 @@ class Schedule:
         check_range(setting, 0, warmup=self.warmup)
         if self.horizon is not None and self.horizon <= self.warmup:
             raise SettingError(
-                f"{setting}.horizon is {self.horizon:g}, no more than {setting}.warmup {self.warmup:g}; set it above that."
+                f"{setting}.horizon is {self.horizon:g}, but must be greater than {setting}.warmup {self.warmup:g}."
             )
         if self.per == "steps" and self.horizon is None and self.kind != "constant" and self.end is not None:
-            raise SettingError(f"{setting}.per is steps, so that {setting}.horizon must say after how many; set it.")
+            raise SettingError(f"{setting}.per is steps, so {setting}.horizon must be set, in steps.")
 
     def at(self, done: float, length: float | None = None) -> float:
-        """The number at a place of the run.
+        """The value at a position of the run.
 
         Args:
-            done: epochs, or optimiser steps where these are counted.
-            length: of the whole schedule, likewise, where there is no `horizon`.
+            done: completed epochs, or optimiser steps if these are counted.
+            length: length of the complete schedule in the same unit, if there is no `horizon`.
         """
         if self.per == "epoch":
             done = math.floor(done)

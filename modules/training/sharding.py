@@ -1,4 +1,4 @@
-"""Weights, gradients and moments shared out over processes (FSDP2), for encoders that one device cannot hold."""
+"""Weights, gradients and optimiser states sharded over processes (FSDP2), for encoders that do not fit on one device."""
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -10,24 +10,24 @@ from modules.core.errors import SettingError
 from modules.training.compilation import Compilable
 
 ENTRIES = ("training_step", "validation_step", "test_step", "embed")
-"""Methods from which the weights outside of blocks are whole; `forward`, which FSDP expects, is not called."""
+"""Methods that need the unsharded weights outside of blocks; `forward`, which FSDP expects, is not called."""
 
 
 def shard(module: LightningModule, world_size: int) -> None:
-    """Share out a method's parameters: block by block, so that a process holds one whole block at a time, and then the rest.
+    """Shard a method's parameters: block by block, so that a process gathers one block at a time, and then the rest.
 
     Args:
         module: method, whose networks are asked for `compiled_parts`.
-        world_size: number of processes, all of which take part.
+        world_size: number of processes; all of them take part.
 
     Raises:
-        SettingError: if the method keeps a slow copy of a network, which would follow shares of other weights, or a scalar.
+        SettingError: if the method keeps a momentum copy of a network, which would be updated from other shards, or a scalar.
     """
     # FSDP takes no scalars.
     unfit = [name for name, value in module.named_parameters() if not value.requires_grad or not value.ndim]
     if unfit:
         raise SettingError(
-            f"trainer.strategy ModelParallelStrategy cannot share out {unfit[0]} of {type(module).__name__}, which is a scalar "
+            f"trainer.strategy ModelParallelStrategy cannot shard {unfit[0]} of {type(module).__name__}, which is a scalar "
             "or is not trained; use DDPStrategy."
         )
     mesh = init_device_mesh(module.trainer.strategy.root_device.type, (world_size,))
@@ -39,11 +39,11 @@ def shard(module: LightningModule, world_size: int) -> None:
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """Norm of all gradients together, the same in every process that has a share of them."""
+    """Global norm of all gradients, identical in every process that has a shard of them."""
     norm = nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether its parameters are shares."""
+    """Whether its parameters are sharded."""
     return any(isinstance(value, DTensor) for value in module.parameters())

@@ -26,7 +26,7 @@ def parse_config(text: str) -> dict[str, Any]:
     """The settings of a run.
 
     Raises:
-        SettingError: if it is no YAML of settings.
+        SettingError: if it is not a YAML mapping of settings.
     """
     try:
         settings = yaml.safe_load(text)

@@ -123,7 +123,7 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     image_size, num_frames = facts.get("image_size", 224), facts.get("num_frames", 16)
     if 3 * tubelet * patch * patch != inputs:
         raise SettingError(
-            f"{source}: a token has {inputs} inputs, which are no square patch of {tubelet} frames in three colours; pass "
+            f"{source}: a token has {inputs} inputs, which is not a square patch of {tubelet} frames in three colours; pass "
             "the number of frames per token with --tubelet_size."
         )
     for option, value, part in (("image_size", image_size, patch), ("num_frames", num_frames, tubelet)):

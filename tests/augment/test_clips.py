@@ -112,7 +112,7 @@ def test_erased_boxes_are_alike_in_all_frames_and_hold_noise() -> None:
     noise = made[changed]
     assert abs(noise.mean()) < 0.05
     assert abs(noise.std() - 1) < 0.05
-    # Frames have noise of their own.
+    # Each frame has its own noise.
     assert not torch.equal(made[hit][:, 0, 0], made[hit][:, 0, 1])
     assert torch.equal(made, erase_boxes(video.clone(), 0.25, generator()))
 
@@ -188,7 +188,10 @@ def test_global_generators_are_left_alone() -> None:
     [
         (lambda: ClipAugmentation(flip=1.5), r"model\.augmentation\.flip is 1\.5; it must be at least 0 and at most 1"),
         (lambda: ClipAugmentation(hue=0.7), r"model\.augmentation\.hue is 0\.7"),
-        (lambda: ClipAugmentation("rand-m7-x4"), r"rand_augment is rand-m7-x4, which is no RandAugment of timm for clips"),
+        (
+            lambda: ClipAugmentation("rand-m7-x4"),
+            r"rand_augment is rand-m7-x4, which is not a RandAugment config",
+        ),
         (lambda: ClipAugmentation("augmix-m3"), r"rand_augment is augmix-m3"),
         (lambda: Mixing(mixup=0, cutmix=0), r"set model\.mixing to null"),
         (lambda: Mixing(switch=-1), r"model\.mixing\.switch is -1"),

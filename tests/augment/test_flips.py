@@ -69,8 +69,8 @@ def test_the_data_decide_and_a_setting_overrides_them(caplog: pytest.LogCaptureF
         assert settled(None, SimpleNamespace(class_names=None)) == 0.5
         assert [settled(flip, sided) for flip in (None, 0.0)] == [0.0, 0.0]
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "so no clip is mirrored, unless model.flip says so" in line
-    with pytest.warns(UserWarning, match=r"model\.flip is 0\.3, so clips are mirrored although left and right are classes"):
+    assert "so no clip is mirrored unless model.flip is set" in line
+    with pytest.warns(UserWarning, match=r"model\.flip is 0\.3, so clips are mirrored although left and right matter"):
         assert settled(0.3, sided) == 0.3
 
 

@@ -86,7 +86,9 @@ def test_bert_file(form: str, bert: Any, tmp_path: Path) -> None:
 def test_wrong_files_are_told(bert: Any, tmp_path: Path) -> None:
     state = named(bert, "new")
     save_file(state, tmp_path / "bert.safetensors")
-    with pytest.raises(SettingError, match=r"has 40 words and the tokenizer 41; pass the vocabulary .* model\.tokenizer\.voca"):
+    with pytest.raises(
+        SettingError, match=r"has 40 words, but the tokenizer has 41; pass the vocabulary .* model\.tokenizer\.voca"
+    ):
         encoder(tmp_path / "bert.safetensors", WORDS + 1)
     with pytest.raises(SettingError, match=r"model\.text\.checkpoint names .*none\.bin, which does not exist; pass the path"):
         encoder(tmp_path / "none.bin")

@@ -75,7 +75,7 @@ def test_standardised_signals_have_no_scale_and_others_do() -> None:
     assert plain.forward_features(clip).shape == (3, 16, 6)
     assert plain.scale.running_mean is not None
     assert plain.scale.running_mean.any()
-    with pytest.raises(SettingError, match=r"takes 6 channels, but the data have 3; set model\.backbone\.channels"):
+    with pytest.raises(SettingError, match=r"has 6 channels, but the data have 3; set model\.backbone\.channels"):
         plain(torch.randn(1, 3, 24))
     with pytest.raises(SettingError, match="must be an odd number"):
         SignalCNN(kernel=4)
@@ -120,13 +120,13 @@ def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:
         new: Any = Depth(tiny_cnn(), checkpoint=checkpoint) if name == "depth" else SignalCNN(6, 4, checkpoint=checkpoint)
         source: Any = alone if path == "alone.pt" else two.branches[name].backbone
         assert all(torch.equal(value, source.state_dict()[key]) for key, value in new.state_dict().items())
-    with pytest.raises(SettingError, match=r"should hold one Depth and holds none"):
+    with pytest.raises(SettingError, match=r"should contain one Depth but has none"):
         Depth(tiny_cnn(), checkpoint=str(tmp_path / "single.pt"))
     with pytest.raises(SettingError, match="other shape"):
         SignalCNN(6, 8, checkpoint=str(tmp_path / "single.pt"))
     weights = {f"branches.{name}.backbone.{key}": value for name in "ab" for key, value in SignalCNN(6, 4).state_dict().items()}
     torch.save(weights, tmp_path / "twice.pt")
-    with pytest.raises(SettingError, match=r"holds several \(branches\.a\.backbone\., branches\.b\.backbone\.\)"):
+    with pytest.raises(SettingError, match=r"has several \(branches\.a\.backbone\., branches\.b\.backbone\.\)"):
         SignalCNN(6, 4, checkpoint=str(tmp_path / "twice.pt"))
     assert prefixes_of(["stem.weight"]) == [""]
     for command in (convert, lambda source, out: load_backbone(source)):

@@ -108,7 +108,7 @@ def test_longer_and_larger_clips_than_in_pretraining(form: str, tmp_path: Path, 
         backbone = vit(8, 48, path, **settings)
     assert torch.allclose(backbone.positions, by_hand((4, 6, 6), (2, 4, 4), WIDTH), atol=1e-5)
     assert len(said(caplog, "interpolated over time, rows and columns from the 2 x 4 x 4 tokens of 4 frames of 32 px")) == 1
-    assert not said(caplog, "does not say on what clips")
+    assert not said(caplog, "does not record its pretraining clips")
     caplog.clear()
     with caplog.at_level("INFO"):
         assert torch.equal(vit(4, 32, path, **settings).positions, sincos_positions(32, WIDTH))
@@ -119,7 +119,7 @@ def test_what_nobody_says_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCap
     torch.save(vit(4, 32).state_dict(), tmp_path / "weights.pth")
     with caplog.at_level("INFO"):
         assert torch.equal(vit(8, 32, tmp_path / "weights.pth").positions, sincos_positions(64, WIDTH))
-    assert len(said(caplog, "does not say on what clips it was pretrained: 8 frames of 32 px assumed")) == 1
+    assert len(said(caplog, "does not record its pretraining clips: 8 frames of 32 px assumed")) == 1
 
 
 def test_published_networks_were_pretrained_on_16_frames_of_224_px(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,7 +134,7 @@ def test_published_networks_were_pretrained_on_16_frames_of_224_px(tmp_path: Pat
     assert torch.allclose(backbone.positions[:, : 14 * 14], source.positions[:, : 14 * 14], atol=1e-6)
     middle = 0.75 * source.positions[:, : 14 * 14] + 0.25 * source.positions[:, 14 * 14 : 2 * 14 * 14]
     assert torch.allclose(backbone.positions[:, 14 * 14 : 2 * 14 * 14], middle, atol=1e-5)
-    assert len(said(caplog, "does not say on what clips it was pretrained: 16 frames of 224 px assumed")) == 1
+    assert len(said(caplog, "does not record its pretraining clips: 16 frames of 224 px assumed")) == 1
     assert len(said(caplog, "interpolated over time, rows and columns")) == 1
 
 
@@ -282,7 +282,7 @@ def test_pooling_over_time_follows_the_clip() -> None:
 
 def test_clips_of_half_tokens_are_refused() -> None:
     for shape in ((3, 32, 32), (4, 36, 32), (4, 32, 4)):
-        with pytest.raises(SettingError, match=r"no whole tokens of 2 frames and 8 px; set data\.clip\.frames"):
+        with pytest.raises(SettingError, match=r"do not make tokens of 2 frames and 8 px; set data\.clip\.frames"):
             vit(4, 32).forward_features(torch.zeros(1, 3, *shape))
 
 

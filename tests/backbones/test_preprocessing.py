@@ -124,7 +124,7 @@ def test_torchvisions_file_gets_its_statistics(classes: int, tmp_path: Path, cap
     expected = KINETICS if classes == 400 else IMAGENET
     wanted = [(value - mean) / std for value, mean, std in zip((1, 128 / 255, 0), expected.mean, expected.std, strict=True)]
     assert colour(NearestNeighbours(backbone).normalise(ORANGE)) == pytest.approx(wanted, abs=1e-5)
-    assert bool(said(caplog, "does not say how its clips were normalised")) == (classes != 400)
+    assert bool(said(caplog, "does not record its normalisation")) == (classes != 400)
     # The same as a whole classifier.
     method = Classification(VideoResNet("r3d_18", width=4), classes, init_from=file)
     assert method.backbone.normalisation == expected
@@ -149,7 +149,7 @@ def test_eps_that_nobody_tells_is_assumed_aloud(tmp_path: Path, caplog: pytest.L
     torch.save(tiny_cnn().state_dict(), tmp_path / "bare.pth")
     with caplog.at_level("INFO"):
         VideoResNet("r3d_18", width=4, checkpoint=str(tmp_path / "bare.pth"))
-    assert len(said(caplog, "does not say with which eps of BatchNorm it was trained: 0.001 assumed")) == 1
+    assert len(said(caplog, "does not record the eps of its BatchNorm: 0.001 assumed")) == 1
 
 
 def test_passport_beside_a_file(tmp_path: Path) -> None:

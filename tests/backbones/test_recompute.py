@@ -1,4 +1,4 @@
-"""Recomputed blocks: the same gradients and running statistics to the bit, and fewer bytes kept for the backward pass."""
+"""Recomputed blocks: the same gradients and running statistics bit for bit, and fewer bytes kept for the backward pass."""
 
 from collections.abc import Callable
 from typing import Any

@@ -208,7 +208,7 @@ def test_wrong_files(name: str, tmp_path: Path) -> None:
         with pytest.raises(SettingError, match=expected):
             network.load(str(path))
     torch.save({"stem.weight": torch.zeros(1)}, path)
-    with pytest.raises(SettingError, match=rf"holds no {type(network).__name__} \(its tensors: stem\.weight"):
+    with pytest.raises(SettingError, match=rf"contains no {type(network).__name__} \(its tensors: stem\.weight"):
         network.load(str(path))
 
 

@@ -82,7 +82,7 @@ def test_layers_are_torchvisions(name: str) -> None:
     theirs.avgpool = nn.Identity()
     kinds = (nn.Conv3d, nn.BatchNorm3d, nn.ReLU)
     layers = [{key: repr(part) for key, part in net.named_modules() if isinstance(part, kinds)} for net in (ours, theirs)]
-    # torchvision's 3 x 3 x 3 convolution is a class of its own; its name is the only thing that may differ.
+    # torchvision's 3 x 3 x 3 convolution is its own class; its name is the only thing that may differ.
     assert layers[0] == layers[1]
     shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (ours, theirs)]
     assert shapes[0] == shapes[1]
@@ -146,7 +146,7 @@ def test_eps_of_every_batch_norm(name: str, eps: float) -> None:
 
 @pytest.mark.parametrize("name", list(NARROW))
 def test_weights_start_from_pytorchs_defaults(name: str) -> None:
-    """Uniform within 1 / sqrt(fan in), as Conv3d starts by itself; BatchNorm starts as the identity."""
+    """Uniform within 1 / sqrt(fan in), as in Conv3d; BatchNorm starts as the identity."""
     spread = []
     for part in NARROW[name]().modules():
         if isinstance(part, nn.Conv3d):

@@ -30,7 +30,7 @@ def data(batch_size: int = BATCH, **settings: Any) -> SyntheticMotion:
 
 
 class Unlabelled(SyntheticMotion):
-    """The same clips, of which nobody knows the class."""
+    """The same clips without labels."""
 
     def _make(self, *args: Any, **settings: Any) -> Any:
         pool = super()._make(*args, **settings)

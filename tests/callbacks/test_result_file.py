@@ -104,7 +104,7 @@ def test_best_epoch_says_that_it_was_selected(tmp_path: Path, monkeypatch: pytes
 
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     for build in (ResultFile, BestOnTest):
-        with pytest.raises(SettingError, match="it names a file"):
+        with pytest.raises(SettingError, match="it is part of a file name"):
             build("a/b")
     trainer = make_trainer(tmp_path, [BestOnTest("a", "val/nothing"), StopAfter(1)], num_sanity_val_steps=0)
     with pytest.raises(SettingError, match=r"val/nothing, which this validation has not logged; choose one of val/"):

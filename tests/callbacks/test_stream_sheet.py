@@ -74,7 +74,7 @@ def test_no_weight_draw_or_place_in_the_data_changes(tmp_path: Path, workers: in
     assert without.keys() == drawn.keys()
     for name, value in without.items():
         assert torch.equal(value, drawn[name]), name
-    # A run that goes on is drawn anew, at the step where it goes on.
+    # A run that goes on is drawn again, at the step where it goes on.
     names = {path.name for path in (tmp_path / "drawn/pictures").glob("*.png")}
     assert names == {f"{step:07d}_streams.png" for step in (0, STEPS + 1)}
 

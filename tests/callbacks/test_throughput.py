@@ -28,7 +28,13 @@ LONG = 0.2
 @pytest.mark.parametrize(
     ("wait", "other", "workers", "device", "words"),
     [
-        (0.8, 0.1, 0, "cuda", ["80 % of the time waits", "Data limits this run: set data.reading.num_workers above 0"]),
+        (
+            0.8,
+            0.1,
+            0,
+            "cuda",
+            ["80 % of the time is spent", "Data limits this run: set data.reading.num_workers above 0"],
+        ),
         (0.8, 0.1, 6, "cuda", ["Data limits this run: raise data.reading.num_workers (now 6)", "12 ms of a worker"]),
         (0.3, 0.5, 6, "cuda", ["50 % goes to callbacks", "They limit this run: call them less often"]),
         (0.1, 0.1, 0, "cpu", ["The network limits this run: a GPU, a smaller model.backbone.size"]),
@@ -44,7 +50,7 @@ def test_diagnosis_names_one_cause_and_a_remedy(wait: float, other: float, worke
 
 def test_the_line_tells_utilisation() -> None:
     line = diagnose(123.45, 0.1, 0.1, 12.0, 0, "cuda", utilisation(396.123, 0.4))
-    assert line.startswith("123.5 clips/s, 396 TFLOP/s, 40 % of what the device could (MFU); ")
+    assert line.startswith("123.5 clips/s, 396 TFLOP/s, 40 % of the device's peak (MFU); ")
     assert utilisation(0.0213, None) == "0.0213 TFLOP/s"
 
 
@@ -88,7 +94,7 @@ def test_utilisation_is_what_was_counted_over_time(tmp_path: Path) -> None:
     assert throughput.flops == step_flops(videomae(), video_batch(BATCH))
     assert logged["speed/tflops"] == pytest.approx(throughput.flops * logged["speed/clips_per_second"] / BATCH / 1e12)
     assert logged["speed/mfu"] == pytest.approx(logged["speed/tflops"] / 1e-3)
-    assert "% of what the device could (MFU)" in throughput.line
+    assert "% of the device's peak (MFU)" in throughput.line
 
 
 def test_without_a_peak_there_is_no_share(tmp_path: Path) -> None:

@@ -477,7 +477,7 @@ def test_what_does_not_fit_is_an_error(pretraining: dict[str, Tensor], tmp_path:
     refused(names, "--heads is 0; it must be at least 1", heads=0)
     refused({"conv1.weight": torch.ones(4, 3, 7, 7), "fc.bias": torch.ones(3)}, "holds no vision transformer")
     refused({"class_embedding": torch.ones(4)}, "no patch embedding")
-    refused(pretraining, "no square patch of 3 frames in three colours; pass .* --tubelet_size", tubelet_size=3)
+    refused(pretraining, "not a square patch of 3 frames in three colours; pass .* --tubelet_size", tubelet_size=3)
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:

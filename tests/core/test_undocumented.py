@@ -319,7 +319,7 @@ def test_tensors_are_copied() -> None:
 
 @pytest.mark.parametrize("wrong", [True, False])
 def test_tensors_are_brought_back(wrong: bool) -> None:
-    """Every type of them, and from values that are no numbers."""
+    """Every type of them, and from values that are not finite."""
     before = [torch.randn(3), torch.arange(4), torch.tensor([True, False]), torch.randn(2).bfloat16(), torch.randn(3, 2).T]
     now = [torch.full((3,), math.nan), torch.arange(4) - 7, torch.tensor([False, True]), torch.full((2,), math.inf).bfloat16()]
     now = [*now, torch.nn.Parameter(torch.randn(3, 2).T, requires_grad=False)]

@@ -163,7 +163,7 @@ def test_what_would_be_wrong_is_refused(tmp_path: Path) -> None:
             make_trainer(tmp_path, []).fit(method, datamodule=CachedFeatures(skeletons(), str(tmp_path)))
     with pytest.raises(SettingError, match=r"data\.views is -1"):
         CachedFeatures(skeletons(), views=-1)
-    with pytest.raises(SettingError, match="want clips, not features"):
+    with pytest.raises(SettingError, match="need clips, not features"):
         CachedFeatures(skeletons()).probe_dataloader()
 
 
@@ -173,8 +173,8 @@ def test_what_would_be_wrong_is_refused(tmp_path: Path) -> None:
         (lambda: videos_classifier("linear", ClipAugmentation()), [], "Frozen features cannot be augmented"),
         (lambda: videos_classifier("linear", None, Mixing()), [], "Frozen features cannot be augmented"),
         (lambda: videos_classifier("attentive"), [], "CachedFeatures is for models with a frozen backbone"),
-        (lambda: videos_classifier("linear"), [OnlineKNN()], "Probes and pictures want clips, not features"),
-        (lambda: videos_classifier("linear"), [ProbeReport()], "Probes and pictures want clips, not features"),
+        (lambda: videos_classifier("linear"), [OnlineKNN()], "Probes and pictures need clips, not features"),
+        (lambda: videos_classifier("linear"), [ProbeReport()], "Probes and pictures need clips, not features"),
     ],
     ids=["augmentation", "mixing", "attentive", "kNN", "report"],
 )

@@ -82,7 +82,7 @@ def test_rows_come_again_only_when_all_were_there() -> None:
     for number in range(3):
         part = rows[5 * number : 5 * number + 5]
         assert sorted(part[:, 0].tolist()) == list(range(5))
-        # What tells apart the times that a row is taken.
+        # What distinguishes repetitions of a row.
         assert set(part[:, 1].tolist()) == {number}
     assert not np.array_equal(rows[:5, 0], rows[5:10, 0])
     pieces = [walk((1, 2), 5, first, 4) for first in range(0, 16, 4)]
@@ -185,7 +185,7 @@ def test_a_run_that_goes_on_sees_the_rest(tree: Path) -> None:
     whole = fit(mixed(tree), tree / "whole")
     part = fit(mixed(tree), tree / "part", stop_after=5)
     other = mixed(tree, weights=[1, 1])
-    with pytest.raises(SettingError, match="since then the training data changed"):
+    with pytest.raises(SettingError, match="the training data have changed since"):
         fit(other, tree / "part", ckpt_path=tree / "part/last.ckpt")
     rest = fit(mixed(tree), tree / "part", ckpt_path=tree / "part/last.ckpt")
     assert (len(part), len(whole)) == (20, 32)
@@ -259,7 +259,7 @@ def test_a_set_reports_in_a_folder_of_its_own(tree: Path) -> None:
 def test_nothing_readable_in_a_set_ends_the_run(tree: Path) -> None:
     for path in (tree / "train").rglob("*.mp4"):
         path.write_bytes(b"")
-    with pytest.raises(SettingError, match="Not one of several videos in a row could be read: class"):
+    with pytest.raises(SettingError, match="Several videos in a row could not be read: class"):
         batches(mixed(tree))
 
 
@@ -353,23 +353,23 @@ def test_probes_and_neighbours_are_those_of_the_first_set(tree: Path) -> None:
 def test_what_cannot_be_mixed_is_refused(tree: Path) -> None:
     for settings, words in (
         ({"sets": []}, r"data\.sets is empty"),
-        ({"weights": [1]}, r"data\.weights has 1 numbers for the 2 sets"),
+        ({"weights": [1]}, r"data\.weights has 1 values for the 2 sets"),
         ({"weights": [1, 0]}, r"data\.weights is 0; it must be a number above 0"),
         ({"epoch_samples": 0}, r"data\.epoch_samples is 0"),
         ({"epoch_samples": 3}, r"data\.batch_size 4 on 1 device\(s\) is more than the 3 samples of an epoch"),
         (
             {"sets": [files(tree), SyntheticSkeleton(train_clips=64)]},
-            "SyntheticSkeleton of data.sets gives samples of skeleton",
+            "SyntheticSkeleton of data.sets has samples of skeleton",
         ),
         (
             {"sets": [files(tree), files(tree, clip=dataclasses.replace(CLIP, size=16))]},
-            r"1_VideoFolder of data\.sets gives samples of video uint8 \[1, 4, 16, 16, 3\], but 0_VideoFolder gives video",
+            r"1_VideoFolder of data\.sets has samples of video uint8 \[1, 4, 16, 16, 3\], but 0_VideoFolder has video",
         ),
         ({"sets": [CachedFeatures(generated(), str(tree))]}, r"data\.sets has CachedFeatures, which cannot be mixed"),
     ):
         with pytest.raises(SettingError, match=words):
             mixed(tree, **settings)
-    with pytest.raises(SettingError, match="The samples of MixedData are others in every epoch"):
+    with pytest.raises(SettingError, match="The samples of MixedData change in every epoch"):
         once(mixed(tree).train_dataloader())
 
 

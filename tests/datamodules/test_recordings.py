@@ -1,4 +1,4 @@
-"""Long recordings: every stretch once, all clips of a sample in one pass, lengths looked up once, parts of files told apart."""
+"""Long recordings: every segment once, all clips of a sample in one pass, lengths looked up once, parts distinguished."""
 
 import json
 from dataclasses import replace
@@ -137,7 +137,7 @@ def test_files_are_looked_through_once_by_whoever_reads_them(
     assert_equal(first, again)
     kept = sorted((tmp_path / "durations/frames").iterdir())
     assert [path.suffix for path in kept] == [".npz"] * 3
-    # What is broken is looked for again, and so is what has changed.
+    # Broken and changed files are read again.
     kept[0].write_bytes(kept[0].read_bytes()[:-100])
     read()
     assert len(looked) == 1
@@ -192,7 +192,7 @@ def test_settings_that_are_refused(films: Path, tmp_path: Path) -> None:
         recordings(films, films / "a.mp4")
 
 
-# --- Whoever compares samples tells parts of one file apart ---
+# --- Comparisons of samples distinguish parts of one file ---
 
 
 def parts(root: Path, *spans: tuple[float, float], path: str = "a.mp4") -> Manifest:
@@ -215,7 +215,7 @@ def test_only_shared_parts_are_warned_of(tmp_path: Path, recwarn: pytest.Warning
     train = parts(tmp_path, (0, 10), (20, 30))
     _same_classes(train, parts(tmp_path, (10, 20)), "validation")
     assert not recwarn.list
-    with pytest.warns(UserWarning, match=r"1 of the 1 validation videos are training videos too, the first is a\.mp4"):
+    with pytest.warns(UserWarning, match=r"1 of the 1 validation videos are also training videos, the first is a\.mp4"):
         _same_classes(train, parts(tmp_path, (5, 15), (30, 40)), "validation")
 
 
@@ -258,9 +258,9 @@ def test_shards_refuse_parts_and_further_streams(films: Path, tmp_path: Path) ->
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
     with pytest.raises(SettingError, match=r"samples of the split train of --data Halves are parts of files"):
         prepare_shards(Halves(str(films)), tmp_path / "out")
-    with pytest.raises(SettingError, match="LongRecordings reads its videos in a way of its own, which shards cannot take"):
+    with pytest.raises(SettingError, match="LongRecordings has its own way of reading videos, which shards do not support"):
         prepare_shards(LongRecordings(str(films), durations=str(tmp_path / "durations")), tmp_path / "out")
     sound = VideoFolder(str(films), streams=StreamSettings(["video", "audio"]))
-    with pytest.raises(SettingError, match=r"gives the streams video, audio, but shards hold videos only; set --data\.streams"):
+    with pytest.raises(SettingError, match=r"has the streams video, audio, but shards only support videos; set --data"):
         prepare_shards(sound, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Videos from shards give the batches, reports and resumed runs that the same files give from a folder, to the bit."""
+"""Videos from shards give the batches, reports and resumed runs that the same files give from a folder, bit for bit."""
 
 import os
 import shutil
@@ -166,11 +166,11 @@ def test_a_missing_shard_is_found_before_the_first_step(sharded: Path) -> None:
     shard = min((sharded / "val").glob("*.bin"))
     shard.rename(sharded / "elsewhere")
     with pytest.raises(
-        SettingError, match=rf"^The shard {shard} is missing or not whole; copy it again, or run `python main.py .*` anew\.$"
+        SettingError, match=rf"^The shard {shard} is missing or incomplete; copy it again, or run `python main.py .*` again\.$"
     ):
         of_kind(StreamedVideos, sharded).check("fit")
     shard.write_bytes((sharded / "elsewhere").read_bytes()[:-1])
-    with pytest.raises(SettingError, match="is missing or not whole"):
+    with pytest.raises(SettingError, match="is missing or incomplete"):
         of_kind(StreamedVideos, sharded).check("fit")
 
 
@@ -181,7 +181,7 @@ def test_a_shard_that_a_store_lacks_ends_the_run_and_counts_no_file_as_broken(
     data = ready(of_kind(StreamedVideos, STORE, workers))
     for shard in (sharded / "train").glob("*.bin"):
         shard.unlink()
-    said = rf"^Sample \d of the shards in {STORE}/train cannot be read \(FileNotFoundError: [^\n]*\); see that [^\n]*\.$"
+    said = rf"^Sample \d of the shards in {STORE}/train cannot be read \(FileNotFoundError: [^\n]*\); check that [^\n]*\.$"
     with pytest.raises(SettingError, match=said):
         batches(data)
     assert data.faults is not None
@@ -202,7 +202,7 @@ def test_each_process_opens_the_shards_for_itself(sharded: Path, monkeypatch: py
 def test_a_root_that_holds_no_shards(litdata: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"data.root is .*nowhere, which is not a folder"):
         of_kind(StreamedVideos, tmp_path / "nowhere").setup("fit")
-    with pytest.raises(SettingError, match=r"^data.root .* holds no lists.json that can be read \(FileNotFoundError: "):
+    with pytest.raises(SettingError, match=r"^data.root .* contains no readable lists.json \(FileNotFoundError: "):
         of_kind(StreamedVideos, tmp_path).setup("fit")
     (tmp_path / "lists.json").write_text('{"format": 0}')
     with pytest.raises(SettingError, match="is of another version"):
@@ -221,7 +221,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(tree: Path, monkeyp
 
 
 def test_lists_of_other_data_sets_are_not_taken(tree: Path) -> None:
-    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which StreamedVideos does not take"):
+    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which StreamedVideos does not use"):
         StreamedVideos(str(tree), ListSettings("list"))
 
 

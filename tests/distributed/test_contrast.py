@@ -58,7 +58,7 @@ class Contrasting(nn.Module):
 
 def run(module: nn.Module, contrasting: Contrasting, rows: slice) -> list[dict[str, Any]]:
     """Some steps with those rows of the joined batches; what was true after each."""
-    # Batch statistics depend on how rows are shared out; the running ones do not.
+    # Batch statistics depend on how rows are distributed; the running ones do not.
     contrasting.eval()
     optimiser = torch.optim.SGD(contrasting.online.parameters(), lr=0.1)
     told = []

@@ -160,7 +160,7 @@ class Broken(lightning.Callback):
 
 
 def two_or_broken(folder: Path, broken: int, rank: int, port: int) -> None:
-    """A run of two processes, one of which raises an error; each writes what it says to a file of its own."""
+    """A run of two processes, one of which raises an error; each writes what it says to its own file."""
     with (folder / f"said{rank}").open("w") as said:
         os.dup2(said.fileno(), 2)
     if rank == broken:

@@ -1,4 +1,4 @@
-"""Weights shared out over two processes: the steps of one, ordinary checkpoints, and runs that go on."""
+"""Weights distributed over two processes: the steps of one, ordinary checkpoints, and runs that go on."""
 
 import multiprocessing
 import os
@@ -129,7 +129,7 @@ def test_a_step_that_one_share_spoils_is_left_out_by_all(tmp_path: Path) -> None
 
 
 def refused(folder: Path, rank: int, port: int) -> None:
-    with pytest.raises(SettingError, match=r"cannot share out contrast\.key_backbone.* of MoCo.* use DDPStrategy"):
+    with pytest.raises(SettingError, match=r"cannot shard contrast\.key_backbone.* of MoCo.* use DDPStrategy"):
         run("MoCo", folder, "shards", 1, False, rank, port)
 
 

@@ -24,7 +24,7 @@ def settings(side_by_side: bool) -> SinkhornSettings:
 def features() -> list[Tensor]:
     """Targets and predictions of all processes, and prototypes."""
     drawn = torch.Generator().manual_seed(4)
-    # The two halves differ in what they look like, so that balancing each by itself would be something else.
+    # The two halves differ in what they look like, so that balancing each alone would differ.
     shift = torch.randn(WORLD, 1, WIDTH, generator=drawn)
     rows = [(torch.randn(WORLD, ROWS, WIDTH, generator=drawn) + shift).flatten(0, 1) for _ in range(2)]
     return [F.normalize(values) for values in (*rows, torch.randn(COUNT, WIDTH, generator=drawn))]

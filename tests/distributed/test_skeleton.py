@@ -20,7 +20,7 @@ JOINED = WORLD * BATCH
 
 
 class Comparing(nn.Module):
-    """The comparison as a module, for DDP. Batch statistics depend on how rows are shared out; the running ones do not."""
+    """The comparison as a module, for DDP. Batch statistics depend on how rows are distributed; the running ones do not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def test_two_processes_equal_one_with_the_joined_batch(told: list[list[dict[str,
         losses = [float(step["loss"]) for step in steps]
         assert losses[0] != losses[1]
         assert sum(losses) / WORLD == pytest.approx(float(joined["loss"]), rel=1e-5)
-        # Slow copies and queues are part of the state.
+        # Momentum copies and queues are part of the state.
         assert {"contrast.queue.keys", "partner_contrast.key_head.0.weight"} < joined["state"].keys()
         for step in steps:
             for part in ("gradients", "state"):

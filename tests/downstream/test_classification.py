@@ -319,12 +319,12 @@ def test_init_from_loads_whole_classifiers(tmp_path: Path) -> None:
     for path in (ours, str(tmp_path / "official.pth")):
         again = Classification(tiny_vit(), 5, init_from=path, optim=OPTIM).eval()
         assert torch.allclose(again.logits(again.encode(batch)[:, 0]), expected, atol=1e-6)
-    with pytest.raises(SettingError, match=r"tells 5 classes apart, but there are 6 here; .* model\.backbone\.checkpoint"):
+    with pytest.raises(SettingError, match=r"has 5 classes, but there are 6 here; .* model\.backbone\.checkpoint"):
         Classification(tiny_vit(), 6, init_from=ours, optim=OPTIM)
     torch.save(tiny_vit().state_dict(), tmp_path / "encoder.pth")
-    with pytest.raises(SettingError, match=r"holds no classifier; set model\.backbone\.checkpoint"):
+    with pytest.raises(SettingError, match=r"contains no classifier; set model\.backbone\.checkpoint"):
         Classification(tiny_vit(), 5, init_from=str(tmp_path / "encoder.pth"), optim=OPTIM)
-    with pytest.raises(SettingError, match=r"The checkpoint tells 5 classes apart, but there are 6 here"):
+    with pytest.raises(SettingError, match=r"The checkpoint has 5 classes, but there are 6 here"):
         Classification(tiny_vit(), 6, optim=OPTIM).load_state_dict(first.state_dict())
 
 
@@ -361,10 +361,10 @@ def test_classes_in_another_order_are_refused(form: str, tmp_path: Path) -> None
 
     check(names)
     with pytest.warns(
-        UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': numbers are taken"
+        UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': indices are assumed"
     ):
         check(["something else", *names[1:]])
-    with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; give the data's"):
+    with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; use the same"):
         check([names[1], names[0], *names[2:]])
 
 
@@ -385,7 +385,7 @@ def test_init_from_loads_whole_video_cnns_of_severe(tmp_path: Path) -> None:
     clip = torch.randn(2, 3, FRAMES, SIDE, SIDE)
     with torch.no_grad():
         assert torch.allclose(method.logits(method.features(clip)), network.fc(network(clip)), atol=1e-5)
-    with pytest.raises(SettingError, match="tells 5 classes apart, but there are 6 here"):
+    with pytest.raises(SettingError, match="has 5 classes, but there are 6 here"):
         Classification(tiny_cnn(), 6, init_from=str(path), optim=OPTIM)
 
 
@@ -421,7 +421,7 @@ def test_wrong_settings(tmp_path: Path) -> None:
         Classification(tiny_vit(), 3, optim=OPTIM).step(several, generator())
     with pytest.raises(SettingError, match=r"model\.num_classes is 4, but the data has 13 classes"):
         trainer(tmp_path).test(Classification(tiny_vit(), 4, optim=OPTIM), datamodule=motion())
-    with pytest.raises(SettingError, match=r"label 9, but the classifier tells only 4 .* set model\.num_classes to 10"):
+    with pytest.raises(SettingError, match=r"label 9, but the classifier only has 4 .* set model\.num_classes to 10"):
         OneLabel().scores(torch.rand(2, 4), torch.tensor([[9], [1]]))
     unlabelled = Unlabelled(SMALL, 4, train_videos=12, val_videos=7)
     with pytest.raises(SettingError, match=r"The data has no classes"):
@@ -433,7 +433,7 @@ def test_wrong_settings(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_linear_classifier_learns_actions_of_skeletons(tmp_path: Path) -> None:
-    """An untrained recurrent network already tells generated actions apart better than chance, once a head is trained."""
+    """An untrained recurrent network already classifies generated actions better than chance, once a head is trained."""
     torch.manual_seed(0)
     lightning.seed_everything(0, verbose=False)
     data = SyntheticSkeleton(SkeletonClipSettings(16), 64, train_clips=512, val_clips=128)

@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Clips are tiny, and evaluation takes many: threads that wait for each other cost most of the time on a busy machine."""
+    """Clips are tiny, and evaluation takes many: threads that block each other cost most of the time on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -247,7 +247,7 @@ def test_several_steps_per_batch_that_move_on(root: Path, tmp_path: Path) -> Non
     assert len(method.noted) == STEPS
     assert not torch.equal(method.noted[0], method.noted[1])
     for one, other in zip(method.noted, method.noted[1:], strict=False):
-        # A clip of 12 to 20 frames moves on by at most a fifth, or begins anew.
+        # A clip of 12 to 20 frames moves on by at most a fifth, or starts again.
         step = other[:, 1] - one[:, 1]
         assert ((step >= 1) & (step <= 4) | (other[:, 2] == 2 * other[:, 1] - other[:, 0] + 1)).all()
     assert all(not torch.equal(before[name], value) for name, value in method.named_parameters())
@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number_in_the_middle_of_a_batch_spoils_nothing(root: 
     torch.manual_seed(0)
     method = Failing(tiny_vit(), STEPS, optim=AdamSettings(1e-3, milestones=[]))
     before = method.fc_cls_1.bias.detach().clone()
-    with pytest.raises(SettingError, match=r"Step 0 has a gradient that is not finite .*Left out so far: 2"):
+    with pytest.raises(SettingError, match=r"Step 0 has a gradient that is not finite .*Steps skipped so far: 2"):
         trainer(tmp_path, limit_val_batches=0, callbacks=[NonFiniteGuard()]).fit(method, datamodule=data(root))
     # The first step counts, and those from the bad one on do not.
     assert (method.fc_cls_1.bias - before).abs().max() <= 1.01e-3
@@ -355,7 +355,7 @@ def test_wrong_settings_give_one_sentence(root: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"data\.clip\.size is 16 but model\.backbone\.image_size is 32"):
         trainer(tmp_path).fit(counting(), datamodule=UCFRep(str(root), clip=ClipSettings(size=16), batch_size=4))
     plain = VideoFolder(str(root / "YoYo"), clip=ClipSettings(frames=4, size=32), batch_size=2, reading=ReadSettings(0))
-    with pytest.raises(SettingError, match=r"says nothing of cycles .*counting is for --data UCFRep"):
+    with pytest.raises(SettingError, match=r"have no annotated cycles .*counting needs --data UCFRep"):
         trainer(tmp_path).fit(counting(), datamodule=plain)
 
 

@@ -156,5 +156,5 @@ def test_a_checkpoint_makes_the_heads() -> None:
     other.load_state_dict(method.state_dict())
     some: Tensor = method.eval().logits(batch())[""]
     assert torch.equal(some, other.eval().logits(batch())[""])
-    with pytest.raises(SettingError, match="tells 5 classes apart, but there are 4 here"):
+    with pytest.raises(SettingError, match="has 5 classes, but there are 4 here"):
         fused(num_classes=4).load_state_dict(method.state_dict())

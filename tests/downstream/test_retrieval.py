@@ -130,7 +130,7 @@ def test_files_that_are_in_both_sets_are_refused(tmp_path: Path) -> None:
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for settings in ({"k": [0]}, {"recall": [-1]}, {"temperature": 0.0}, {"k": [], "recall": []}):
-        with pytest.raises(SettingError, match="all numbers must be above 0"):
+        with pytest.raises(SettingError, match="all values must be above 0"):
             NearestNeighbours(Flat(), **settings)
     with pytest.raises(SettingError, match=r"nothing to train; run python main\.py test"):
         make_trainer(tmp_path, []).fit(NearestNeighbours(Flat()), datamodule=motion())

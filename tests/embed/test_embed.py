@@ -139,7 +139,7 @@ def test_impossible_settings_are_refused(folder: Path, tmp_path: Path) -> None:
         ((f"--size={SIDE + 1}",), "size"),
         (("--device=cuda:77",), "--device is cuda:77, which is not here"),
         (("--batch_size=0",), "--batch_size is 0; it must be a whole number of at least 1"),
-        ((f"--source={tmp_path}",), "which holds no video"),
+        ((f"--source={tmp_path}",), "which contains no video"),
         (("--checkpoint=no.ckpt",), "--checkpoint names no.ckpt, which does not exist"),
         (("--source=nowhere",), "--source is nowhere; pass an existing folder"),
         ((f"--source={folder / 'motion' / BROKEN}",), "pass an existing folder of videos, or a list"),

@@ -1,4 +1,4 @@
-"""The slow copy: its formula, what it leaves alone, and where it is kept."""
+"""The momentum copy: its formula, what it leaves alone, and where it is kept."""
 
 import io
 

@@ -161,12 +161,12 @@ def test_every_place_is_seen_equally_often(kind: MaskGenerator) -> None:
 
 
 WRONG: dict[str, tuple[NoiseMask, str]] = {
-    "order": (Green3D(sigma=2.0), r"model\.mask\.sigma 2\.0 must lie below model\.mask\.wide_sigma \(1\.5, 3\.0\)"),
-    "overlap": (NoiseMask("purple", sigma=(0.5, 2.0)), r"must lie below model\.mask\.wide_sigma 2\.0 for purple"),
-    "backwards": (Green3D(sigma=(1.0, 0.5)), r"model\.mask\.sigma is \(1\.0, 0\.5\); give a number above 0"),
-    "zero": (NoiseMask("blue", sigma=0.0), r"model\.mask\.sigma is 0\.0; give a number above 0"),
+    "order": (Green3D(sigma=2.0), r"model\.mask\.sigma 2\.0 must be below model\.mask\.wide_sigma \(1\.5, 3\.0\)"),
+    "overlap": (NoiseMask("purple", sigma=(0.5, 2.0)), r"must be below model\.mask\.wide_sigma 2\.0 for purple"),
+    "backwards": (Green3D(sigma=(1.0, 0.5)), r"model\.mask\.sigma is \(1\.0, 0\.5\); pass a number above 0"),
+    "zero": (NoiseMask("blue", sigma=0.0), r"model\.mask\.sigma is 0\.0; pass a number above 0"),
     "negative": (Green3D(time_sigma=-1.0), r"model\.mask\.time_sigma is -1\.0"),
-    "time": (Green3D(time_sigma=4.0), r"model\.mask\.time_sigma 4\.0 must lie below model\.mask\.time_wide_sigma"),
+    "time": (Green3D(time_sigma=4.0), r"model\.mask\.time_sigma 4\.0 must be below model\.mask\.time_wide_sigma"),
     "ratio": (Green3D(1.0), r"model\.mask\.ratio 1\.0 masks 1568 of 1568"),
     "count": (NoiseMask("red", slices="repeated", per_slice=False), r"model\.mask\.slices is repeated"),
 }

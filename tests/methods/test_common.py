@@ -163,7 +163,7 @@ def test_pictures_are_uint8_videos(case: Case) -> None:
     for name, video in pictures.items():
         assert video.dtype == torch.uint8, name
         assert video.shape[:2] == (4, FRAMES), name
-        # Figures and captions are drawn at a size of their own.
+        # Figures and captions have their own size.
         assert case.skeletons or name == "captioned" or video.shape[2:] == (SIDE, SIDE, 3), name
 
 
@@ -275,7 +275,7 @@ def test_settings_in_a_checkpoint_that_no_longer_fit_are_refused(tmp_path: Path)
 def test_frozen_parts_are_neither_trained_nor_saved(case: Case) -> None:
     method = build(case)
     saved = method.state_dict()
-    # Slow copies of the network are state of the training; frozen teachers are not.
+    # Momentum copies of the network are state of the training; frozen teachers are not.
     assert all(value.requires_grad or "key_" in name for name, value in method.named_parameters())
     assert not any("tower" in name or "target" in name for name in saved)
 

@@ -164,7 +164,7 @@ def test_wrong_settings_are_told() -> None:
         LocoMotion(given().backbone, TextSettings(32, 2, 1, 2, positions=16))
     with pytest.raises(SettingError, match=r"fusion_depth 2 must be at least 1 and below model\.text\.depth 2"):
         LocoMotion(given().backbone, TextSettings(32, 2, 2, 2))
-    with pytest.raises(SettingError, match=r"model\.losses\.masked_words is 1\.5; it must lie between 0 and 1"):
+    with pytest.raises(SettingError, match=r"model\.losses\.masked_words is 1\.5; it must be between 0 and 1"):
         LossSettings(masked_words=1.5)
 
 

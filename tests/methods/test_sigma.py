@@ -122,7 +122,7 @@ def test_green3d_in_place_of_tubes_changes_no_shape() -> None:
 
 
 def test_only_training_balances_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In validation, where processes may have different numbers of batches, they would wait for each other in vain."""
+    """In validation, where processes may have different numbers of batches, they would block forever."""
     asked = []
     monkeypatch.setattr("modules.methods.sigma.balance", lambda *given: (asked.append(given[3]), balance(*given))[1])
     method = with_mlp()
@@ -296,7 +296,7 @@ def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
     path = save(tower, tmp_path / "tower.pth")
     with pytest.raises(SettingError, match=r"model\.init_from .* 8 wide, but those of model\.target are 384 wide"):
         with_mlp(init_from=path)
-    with pytest.raises(SettingError, match=r"model\.mlp\.checkpoint is .*tower\.pth, but .*tower\.pth holds no MLP"):
+    with pytest.raises(SettingError, match=r"model\.mlp\.checkpoint is .*tower\.pth, but .*tower\.pth contains no MLP"):
         with_mlp(mlp=MLPSettings([16, 8], path))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(SettingError, match=r"model\.init_from .* no prototypes"):
@@ -321,7 +321,7 @@ def test_an_earlier_projection_is_frozen(official: bool, tmp_path: Path) -> None
     trained = {name.split(".")[0] for name, value in second.named_parameters() if value.grad is not None}
     assert trained == {"backbone", "decoder", "prototypes"}
     tower = SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), None, 12, decoder=DecoderSettings(1))
-    with pytest.raises(SettingError, match=r"but the file of model\.init_from holds no MLP"):
+    with pytest.raises(SettingError, match=r"but the file of model\.init_from contains no MLP"):
         with_mlp(mlp=MLPSettings([16, 8], path), init_from=save(tower, tmp_path / "none.pth", official))
 
 

@@ -1,4 +1,4 @@
-"""SkeletonContrast: what is compared with what, what the queues and slow copies do, and files."""
+"""SkeletonContrast: what is compared with what, what the queues and momentum copies do, and files."""
 
 import math
 from pathlib import Path

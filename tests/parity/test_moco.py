@@ -61,7 +61,7 @@ def test_step(case: str) -> None:
     queue.check(settings["batch"])
 
     raw = online(tensors["input.imgs"])
-    # The official head of I3D ends with a normalisation of its own.
+    # The official head of I3D ends with its own normalisation.
     assert_close(unit_rows(raw).detach(), unit_rows(tensors["output.q_raw"]), "direction of the projection")
     if settings["network"] != "i3d":
         assert_close(raw.detach(), tensors["output.q_raw"], "projection")

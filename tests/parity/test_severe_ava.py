@@ -18,7 +18,7 @@ def numbers(rows: Rows) -> dict[tuple[float, float], int]:
 
 
 def found(case: dict, official_order: bool) -> torch.Tensor:
-    """Every row of the file is a box of its own, with a score for one action and none for the others."""
+    """Every row of the file is its own box, with a score for one action and none for the others."""
     given, truth, actions = case["detections"], case["groundtruth"], case["categories"]
     known = numbers(given + truth + case["excluded"])
     frame, true_frame, excluded = (

@@ -134,7 +134,7 @@ def test_sinkhorn_in_two_processes(tmp_path: Path) -> None:
     for rank, (reduced, _) in enumerate(told):
         assert_close(reduced, tensors[f"output.q_rank{rank}"], f"Q of process {rank}", info["suggested_tolerance"])
     alone = tensors["output.q_rank0_if_not_reduced"]
-    assert_close(told[0][1], alone, "Q of process 0 by itself", info["suggested_tolerance"])
+    assert_close(told[0][1], alone, "Q of process 0 alone", info["suggested_tolerance"])
     assert (told[0][0] - alone).abs().max() > 0.1
 
 

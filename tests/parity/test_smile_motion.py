@@ -20,7 +20,7 @@ def test_smooth_path_from_the_official_draws() -> None:
     for axis, name in enumerate("xy"):
         offset = tensors[f"input.translation_{name}"].double()
         path = smooth_path(tensors[f"input.{name}_points"], extent, offset, info["image_wh"][axis], info["num_frames"])
-        # Centres are whole pixels, so they are equal to the bit; corners only up to the rounding of half a size.
+        # Centres are whole pixels, so they are equal bit for bit; corners only up to the rounding of half a size.
         assert torch.equal(path, ((boxes[..., axis] + boxes[..., axis + 2]) / 2).round())
         assert_close(path - size[:, None, axis] / 2, boxes[..., axis], "low corner", 1e-12)
         assert_close(path + size[:, None, axis] / 2, boxes[..., axis + 2], "high corner", 1e-12)
@@ -66,7 +66,7 @@ class Scene:
         return rgba
 
     def paste_as_officially(self) -> Tensor:
-        """Every frame a clip of its own, since the official textures differ from frame to frame."""
+        """Every frame its own clip, since the official textures differ from frame to frame."""
         record, order = self.record(self.centre).sorted_by_area()
         made = []
         for frame in range(len(self.frames)):

@@ -1,4 +1,4 @@
-"""Comparing checkpoints to the bit."""
+"""Comparing checkpoints bit for bit."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A small but complete run in a process of its own, which may die on the way."""
+"""A small but complete run in a separate process, which may die on the way."""
 
 import hashlib
 import json

@@ -325,10 +325,10 @@ def test_one_rate_per_epoch_stays_one(tmp_path: Path) -> None:
 
 
 def test_one_rate_per_epoch_where_what_is_left_of_one_cannot_be_dealt_out(tmp_path: Path) -> None:
-    """A single sample is left, which is no batch: the epoch ends at once, and the next one has its own rate."""
+    """A single sample is left, not enough for a batch: the epoch ends at once, and the next one has its own rate."""
     seen, optim = Seen(), SGDSettings(base_lr=1e-2, milestones=[1, 3])
     run(tmp_path, seen, 1, die_after=20, data=Data(1, samples=21), optim=optim)
-    with pytest.warns(UserWarning, match="1 sample.* of epoch 0 cannot be dealt out"):
+    with pytest.warns(UserWarning, match="1 sample.* of epoch 0 do not fit into"):
         run(tmp_path, seen, 4, data=Data(4, samples=21), optim=optim)
     expected = {0: 1.0, 1: 0.1, 2: 0.1, 3: 0.01}
     found = [(seen.batches[behind - 1][0], rate) for behind, rate in seen.steps]
@@ -338,7 +338,7 @@ def test_one_rate_per_epoch_where_what_is_left_of_one_cannot_be_dealt_out(tmp_pa
 
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
     run(tmp_path, Seen(), stop_after=30)
-    with pytest.raises(SettingError, match=r"makes SGD with 1 group.*, which cannot resume the checkpoint's AdamW with 2"):
+    with pytest.raises(SettingError, match=r"builds SGD with 1 group.*, which cannot resume the checkpoint's AdamW with 2"):
         run(tmp_path, Seen(), optim=SGDSettings())
 
 
@@ -366,12 +366,12 @@ def test_the_peak_is_that_of_the_checkpoint_unless_the_settings_change(
     assert (
         "peak 0.016 (global batch 8, as the settings now say, in place of the checkpoint's 0.004 for global batch 4" in changed
     )
-    told = [record.message for record in caplog.records if "other settings than the checkpoint's" in record.message]
-    assert told == ["The optimiser resumes with other settings than the checkpoint's: weight_decay 0.2 (was 0.05)."]
+    told = [record.message for record in caplog.records if "resumes with changed settings" in record.message]
+    assert told == ["The optimiser resumes with changed settings: weight_decay 0.2 (was 0.05)."]
 
 
 def test_rates_of_layers_keep_their_proportion(tmp_path: Path) -> None:
-    """With layer decay each group of parameters has a rate of its own."""
+    """With layer decay each group of parameters has its own rate."""
     method, data = METHODS[0].build(), METHODS[0].data(4, 24, 4)
     method.optim_settings = AdamWSettings(base_lr=0.256, warmup_epochs=0, layer_decay=0.5)
     settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -406,7 +406,7 @@ def test_a_warm_up_counts_whole_steps_where_batches_do_not_divide(tmp_path: Path
 def test_a_warm_up_longer_than_the_run_takes_a_tenth_of_it(optim: ScheduleSettings, expected: float, tmp_path: Path) -> None:
     seen = Seen()
     with pytest.warns(
-        UserWarning, match="warmup_epochs 5 is no less than the schedule's 2 epochs: warm-up takes a tenth .* 0.2"
+        UserWarning, match="warmup_epochs 5 is not less than the schedule's 2 epochs: warm-up takes a tenth .* 0.2"
     ):
         run(tmp_path, seen, 8, data=Data(8, samples=80), optim=optim, max_epochs=2)
     found = [rate for _, rate in seen.steps]
@@ -418,10 +418,10 @@ def test_another_order_within_an_epoch_is_refused_and_between_epochs_told(tmp_pa
     seen = Seen()
     run(tmp_path, seen, stop_after=30)
     for data in (Data(4, samples=60), Data(4, seed=1), Data(4, sha256="b")):
-        with pytest.raises(SettingError, match="within epoch 1, and since then the training data changed"):
+        with pytest.raises(SettingError, match="within epoch 1, and the training data have changed since"):
             run(tmp_path, seen, data=data)
     run(tmp_path, seen, max_epochs=2)
-    with pytest.warns(UserWarning, match="training data changed since the checkpoint was written: 96 samples then, 60 now"):
+    with pytest.warns(UserWarning, match="training data have changed since the checkpoint was written: 96 samples then, 60"):
         run(tmp_path, seen, data=Data(4, samples=60), max_epochs=3)
     assert [len(seen.rows(epoch)) for epoch in range(3)] == [96, 96, 60]
 

@@ -1,4 +1,4 @@
-"""Runs that are killed, again and again, end with the same bits as runs that are not."""
+"""Runs that are killed, again and again, end bit-identical to runs that are not."""
 
 import json
 import random
@@ -61,7 +61,7 @@ def killed(run: Run, plan: list[tuple[int, str, int]]) -> None:
     """Kill a run at each (batch, moment) of the plan, with that many workers, and then let it end."""
     for batch, moment, workers in plan:
         codes = start(replace(run, die_at=(batch, moment), workers=workers))
-        # A moment may not come any more: the run then ends by itself.
+        # A moment may not occur any more: the run then ends normally.
         assert codes[run.dying_rank] in (0, -run.signal), f"exit codes {codes} after {moment} of batch {batch}"
     assert start(replace(run, workers=plan[-1][2])) == [0] * run.world
 

@@ -116,7 +116,7 @@ def test_slow_data_are_named(tmp_path: Path) -> None:
 def test_slow_callbacks_are_named() -> None:
     seen = measure([*IDLE, "--trainer.callbacks+=tests.runs.test_bench.Dawdler"], 1.5)
     assert limit_of(seen) == "callbacks"
-    assert explain_limit(seen).startswith("What is done beside training. ")
+    assert explain_limit(seen).startswith("Work outside of training. ")
 
 
 def test_a_folder_with_a_run_is_left_alone(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_skeletons_on_several_devices() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "has no settings of one; add those of fit"),
+        ([], "bench needs the settings of a run; add those of fit"),
         (["--seconds=0", *QUICK], "--seconds is 0"),
         (["--seconds=x", *QUICK], "invalid float value"),
         (["--try=maybe", *QUICK], "invalid choice"),
@@ -242,7 +242,7 @@ def test_parts(action: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("shares", "limit", "words"),
     [
-        ({WAITING: 0.6, FORWARD: 0.4}, "data", "60 % of the time the network has nothing to do"),
+        ({WAITING: 0.6, FORWARD: 0.4}, "data", "60 % of the time the network only waits"),
         ({WAITING: 0.3, CALLBACKS: 0.2, REST: 0.2, FORWARD: 0.3}, "callbacks", "40 % of the time goes to callbacks"),
         ({WAITING: 0.1, TRANSFER: 0.2, FORWARD: 0.7}, "transfer", "20 % of the time goes to moving batches"),
         ({WAITING: 0.1, AUGMENTATION: 0.5, FORWARD: 0.2, BACKWARD: 0.2}, "augmentation", "more than the network itself needs"),
@@ -261,7 +261,7 @@ def test_batches_in_store_do_not_hide_slow_workers() -> None:
     assert (seen.reading_seconds, seen.busy_seconds, seen.step_seconds) == (1, 0.5, 1)
     assert (seen.waiting, seen.clips_per_second) == (0.5, 8)
     assert limit_of(seen) == "data"
-    assert "Batches that were read in advance have hidden it so far; in a long run 50 % of the time" in explain_limit(seen)
+    assert "Prefetched batches have hidden this so far; in a long run 50 % of the time" in explain_limit(seen)
     assert look_ahead(seen).seconds == 2000
     # In the main process, reading is waiting.
     assert limit_of(made(shares={WAITING: 0.0, FORWARD: 1.0}, decode_ms=250.0, workers=0)) == "network"
@@ -340,7 +340,7 @@ def test_a_run_without_an_end_is_told_of_by_one_epoch() -> None:
     outlook = look_ahead(seen)
     assert (outlook.endless, outlook.epochs, outlook.batches, outlook.seconds) == (True, 1, 100, 50)
     text = render(seen, outlook, [])
-    assert "time     no number of epochs or steps ends it; one epoch takes about 50.0 s, 100 steps" in text
+    assert "time     not limited by epochs or steps; one epoch takes about 50.0 s, 100 steps" in text
     assert "disk     about 2.0 MB after it" in text
     assert not look_ahead(made(max_epochs=-1, max_steps=7)).endless
     assert not look_ahead(made(max_epochs=None)).endless
@@ -354,7 +354,7 @@ def test_steps_are_those_of_the_optimiser() -> None:
 def test_a_network_that_waits_is_not_praised() -> None:
     waits = made(shares={WAITING: 0.2, FORWARD: 0.8})
     assert "next comes waiting for data with 20 %" in explain_limit(waits)
-    assert "as it should be" not in explain_limit(waits)
+    assert "the ideal case" not in explain_limit(waits)
     assert "data arrive in time" in explain_limit(made(shares={WAITING: 0.02, FORWARD: 0.98}))
 
 
@@ -402,9 +402,9 @@ def test_the_text_names_what_is_not_known() -> None:
     seen = made(memory=10**9, memory_there=2 * 10**9, **known)
     text = render(seen, look_ahead(seen), [])
     for words in (
-        "16.0 clips/s, 500 ms for a step, 2 TFLOP/s, 50 % of what the device could (MFU)",
+        "16.0 clips/s, 500 ms for a step, 2 TFLOP/s, 50 % of the device's peak (MFU)",
         "augmentation        ?",
-        "Reading a sample takes a worker process 3 ms; there are 2.",
+        "Reading a sample takes 3 ms of a worker process; there are 2.",
         "of it audio       0.8 ms    25 %",
         "time     about 16.7 min: 20 epochs, 2000 steps",
         "memory   1.0 GB of 2.0 GB",

@@ -65,7 +65,7 @@ def test_going_on_from_last(tmp_path: Path) -> None:
     run = tmp_path / "run"
     quick(run)
     first = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    with pytest.raises(SettingError, match="already holds a run; go on with --ckpt_path last"):
+    with pytest.raises(SettingError, match="already contains a run; resume it with --ckpt_path last"):
         quick(run)
     quick(run, "--trainer.max_epochs=2", "--ckpt_path=last")
     second = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -181,7 +181,7 @@ def test_wrong_input_gives_one_sentence_before_training(case: str, tmp_path: Pat
         (["convert", "--sorce=a", "--out=b"], "no setting sorce"),
         (["replay"], "^dump is not set; pass --dump"),
         (["synthesise", "--out=x", "--train_videos=-1"], "^--train_videos is -1; it must be a whole number of at least 1"),
-        (["synthesise", f"--out={QUICK}"], "^--out .*quickstart.yaml cannot be written .* is no folder"),
+        (["synthesise", f"--out={QUICK}"], "^--out .*quickstart.yaml cannot be written .* is not a folder"),
         (["ft"], "no command 'ft'; choose one of fit, validate, .*convert"),
         (["fit", "--model.help", "SMLE"], "no class SMLE; did you mean SMILE"),
     ],
@@ -199,12 +199,15 @@ CHECKPOINTS = {
         r"--ckpt_path names .*\.ckpt, a checkpoint of modules\.methods\.moco\.MoCo, but --model is SMILE; pass another, or "
         r"start from its encoder with --model\.backbone\.checkpoint",
     ),
-    "weights alone": ({"model": {}}, r"\.ckpt, which is no checkpoint of a run: it has no state_dict"),
+    "weights alone": ({"model": {}}, r"\.ckpt, which is not a checkpoint of a run: it has no state_dict"),
     "text": (b"no checkpoint", r"\.ckpt, which cannot be read as a checkpoint \(it is a text file\)"),
     "empty": (b"", r"\.ckpt, which cannot be read as a checkpoint \(it is empty\)"),
     "cut": (b"PK\3\4\0 and no more", r"\.ckpt, which cannot be read as a checkpoint \(it is cut short or damaged\)"),
     "folder": (None, r"\.ckpt, which is a folder; pass a file of a run's folder checkpoints"),
-    "weights under their usual name": ({"state_dict": {}}, r"is no checkpoint of a run: it has no pytorch-lightning_version"),
+    "weights under their usual name": (
+        {"state_dict": {}},
+        r"is not a checkpoint of a run: it has no pytorch-lightning_version",
+    ),
     "the same method": ({**OF_A_RUN, "record": {"method": "modules.methods.smile.SMILE"}}, "^built$"),
     "before records": (OF_A_RUN, "^built$"),
 }
@@ -246,7 +249,7 @@ def test_wrong_folders_of_videos(tmp_path: Path, videos: Path) -> None:
         main(["fit", *layers, *data, f"--trainer.default_root_dir={tmp_path / 'run'}"])
 
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingError, match=r"data\.root is .*empty, which holds no video"):
+    with pytest.raises(SettingError, match=r"data\.root is .*empty, which contains no video"):
         fit(tmp_path / "empty", 2)
     with pytest.raises(SettingError, match=r"data\.batch_size 4 on 1 device\(s\) is more than the 3 training videos"):
         fit(videos, 4)
@@ -284,7 +287,7 @@ def test_help_names_every_command_in_a_line_and_each_has_an_example(capsys: pyte
 def test_help_explains_the_settings_of_methods_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in (
         (["fit", "--model.help", "SMILE"], "masks per clip and step; further masks are the first one permuted"),
-        (["fit", "--data.help", "Kinetics400"], "Worker processes per device that decode"),
+        (["fit", "--data.help", "Kinetics400"], "Decoding worker processes per device"),
         (["synthesise", "--help"], "number of training videos"),
     ):
         with pytest.raises(SystemExit) as stopped:

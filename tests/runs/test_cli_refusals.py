@@ -46,7 +46,7 @@ REFUSED = {
     "class of another kind": (
         "fit",
         ["--model.backbone=BEiTVideo"],
-        r"model\.backbone: BEiTVideo does not fit here; it takes ",
+        r"model\.backbone: BEiTVideo cannot be used here; it takes ",
     ),
     "optimiser of another kind": (
         "fit",
@@ -66,7 +66,7 @@ REFUSED = {
         ["--trainer.precision=bf16-mxed"],
         r"trainer\.precision is 'bf16-mxed'; it must be one of 64, .*'bf16-mixed'",
     ),
-    "no epochs": ("fit", ["--trainer.max_epochs=0"], r"trainer\.max_epochs is 0, with which nothing is trained"),
+    "no epochs": ("fit", ["--trainer.max_epochs=0"], r"trainer\.max_epochs is 0, so nothing would be trained"),
     "negative epochs": ("fit", ["--trainer.max_epochs=-2"], r"trainer\.max_epochs is -2: "),
     "half an epoch": ("fit", ["--trainer.max_epochs=1.5"], r"trainer\.max_epochs is '1\.5'; it must be of type int or null"),
     "accumulation": (
@@ -193,7 +193,7 @@ MORE_REFUSED = {
     },
     "scales": ("fit", ["--model.paste.motion.scales=[]"], r"Motion\.scales is \(\); it needs at least one number"),
     "no model": ("fit", ["--model=null"], r"^model is not set; name a class with --model"),
-    "base class": ("fit", ["--model=Method"], r"^model names a class that others are made from; it takes .*VideoMAE"),
+    "base class": ("fit", ["--model=Method"], r"^model names an abstract base class; it takes .*VideoMAE"),
     "timer": ("fit", ["--trainer.max_time=soon"], r"not a valid duration"),
 }
 
@@ -226,13 +226,13 @@ def test_more_devices_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
 FILES = {
     "empty": ("", r"is empty"),
     "comment": ("# nothing\n", r"is empty"),
-    "text": ("hello\n", r"holds no settings"),
-    "list": ("- trainer\n", r"holds no settings"),
-    "tab": ("trainer:\n\tmax_epochs: 1\n", r"line 2: this is no YAML .*with spaces, not with tabs"),
-    "open bracket": ("trainer: {max_epochs: 1\n", r"line 2: this is no YAML"),
-    "twice": ("trainer: {max_epochs: 1}\nmodel: {}\ntrainer: {max_epochs: 3}\n", r"line 3: trainer was given in line 1"),
-    "twice inside": ("trainer:\n  max_epochs: 1\n  max_epochs: 3\n", r"line 3: trainer\.max_epochs was given in line 2"),
-    "value for a group": ("trainer: 3\n", r"trainer must hold settings by name"),
+    "text": ("hello\n", r"contains no settings"),
+    "list": ("- trainer\n", r"contains no settings"),
+    "tab": ("trainer:\n\tmax_epochs: 1\n", r"line 2: invalid YAML .*with spaces, not with tabs"),
+    "open bracket": ("trainer: {max_epochs: 1\n", r"line 2: invalid YAML"),
+    "twice": ("trainer: {max_epochs: 1}\nmodel: {}\ntrainer: {max_epochs: 3}\n", r"line 3: trainer was already set in line 1"),
+    "twice inside": ("trainer:\n  max_epochs: 1\n  max_epochs: 3\n", r"line 3: trainer\.max_epochs was already set in line 2"),
+    "value for a group": ("trainer: 3\n", r"trainer must be a mapping of settings"),
     "unknown": ("foo: 1\n", r"no setting foo"),
     "unknown inside": ("trainer:\n  max_epoch: 1\n", r"no setting trainer\.max_epoch; did you mean trainer\.max_epochs\?"),
     "unknown deep inside": (
@@ -245,7 +245,7 @@ FILES = {
     ),
     "rule that is not for these data": (
         "data: {init_args: {clip: {clips: 2, crop: Shared}}}\n",
-        r"data\.clip\.crop is Shared, but generated clips are no parts of one video",
+        r"data\.clip\.crop is Shared, but generated clips are not parts of one video",
     ),
     "wrong type": ("data: {init_args: {batch_size: many}}\n", r"data\.batch_size must be of type int, not 'many'"),
 }
@@ -382,7 +382,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_run_is_refused_until_the_first_has_died(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    refuse("fit", [], r"belongs to a run that is still going \(process 1 on there\)", tmp_path)
+    refuse("fit", [], r"is in use by an active run \(process 1 on there\)", tmp_path)
     # A look at the data, or a test, may go on beside it.
     run(tmp_path, command="validate")
     holder.kill()
@@ -392,7 +392,7 @@ def test_a_second_run_is_refused_until_the_first_has_died(tmp_path: Path, holder
 
 
 def test_a_requeued_job_waits_for_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(SettingError, match="still going"):
+    with pytest.raises(SettingError, match="in use by an active run"):
         RunLock(tmp_path, wait=0.05)
     holder.send_signal(signal.SIGKILL)
     RunLock(tmp_path, wait=60).release()

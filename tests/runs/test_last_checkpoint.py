@@ -111,7 +111,7 @@ def test_jobs_of_an_array_are_requeued_one_by_one(tmp_path: Path, monkeypatch: p
 
 def test_a_queue_that_refuses_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scontrol(tmp_path / "bin", monkeypatch, code=1)
-    with pytest.warns(UserWarning, match="SLURM job 123 could not be put back into the queue"):
+    with pytest.warns(UserWarning, match="SLURM job 123 could not be requeued"):
         requeue()
 
 

@@ -80,7 +80,7 @@ def fit(
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_skipped_step_changes_nothing_and_training_goes_on(case: Case, value: float, tmp_path: Path) -> None:
     spoil = Spoil({2}, value)
-    with pytest.warns(UserWarning, match=r"Step 2 has a gradient that is not finite .* Left out so far: 1 of at most 1"):
+    with pytest.warns(UserWarning, match=r"Step 2 has a gradient that is not finite .* Steps skipped so far: 1 of at most 1"):
         fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, case=case)
     assert spoil.changed() == [True, True, False, True, True, True]
     assert all(value.isfinite().all() for value in spoil.weights[-1].values())
@@ -91,7 +91,7 @@ def test_skipped_step_changes_nothing_and_training_goes_on(case: Case, value: fl
 @everywhere
 def test_one_step_too_many_ends_the_run(case: Case, tmp_path: Path) -> None:
     spoil = Spoil({1, 4})
-    with pytest.raises(SettingError, match=r"Step 4 .* Left out so far: 2, but NonFiniteGuard.max_skipped is 1"):
+    with pytest.raises(SettingError, match=r"Step 4 .* Steps skipped so far: 2, but NonFiniteGuard.max_skipped is 1"):
         fit(case.build(), tmp_path, NonFiniteGuard(max_skipped=1), spoil, case=case)
     assert {path.name for path in (tmp_path / "nonfinite").iterdir()} == {"step_00000001", "step_00000004"}
 
@@ -107,7 +107,7 @@ def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
 
 def test_without_waiting_the_weights_are_held_until_the_next_look(tmp_path: Path) -> None:
     spoil = Spoil({1})
-    with pytest.warns(UserWarning, match="Step 1 .* Left out so far: 3 of at most 3"):
+    with pytest.warns(UserWarning, match="Step 1 .* Steps skipped so far: 3 of at most 3"):
         fit(METHODS[0].build(), tmp_path, Lagging(max_skipped=3, every_n_steps=4), spoil)
     assert spoil.changed() == [True, False, False, False, True, True]
     kept = torch.load(tmp_path / "nonfinite/step_00000001/weights.pt", weights_only=True)
@@ -175,5 +175,5 @@ def test_replay_repeats_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_replay_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no config\.yaml; pass a folder nonfinite/step_<n> of a run"):
+    with pytest.raises(SettingError, match=r"contains no config\.yaml; pass a folder nonfinite/step_<n> of a run"):
         main(["replay", f"--dump={tmp_path}"])

@@ -33,21 +33,21 @@ def test_every_new_name_of_a_setting_of_a_method_exists() -> None:
 @pytest.mark.parametrize(
     ("recipe", "words", "message"),
     [
-        ("quickstart", ["--model.objects_per_clip=2"], r"^model\.objects_per_clip is called model\.paste\.count now"),
+        ("quickstart", ["--model.objects_per_clip=2"], r"^model\.objects_per_clip has been renamed to model\.paste\.count"),
         # What was given to a part that stands elsewhere now.
-        ("quickstart", ["--model.objects.root=a"], r"^model\.objects\.root is called model\.paste\.objects\.root now"),
+        ("quickstart", ["--model.objects.root=a"], r"^model\.objects\.root has been renamed to model\.paste\.objects\.root"),
         (
             "locomotion",
             ["--model.captions.verbs=plain"],
-            r"^model\.captions\.verbs is called model\.paste\.captions\.verbs now",
+            r"^model\.captions\.verbs has been renamed to model\.paste\.captions\.verbs",
         ),
         ("locomotion", ["--model.captions.verb=plain"], r"^There is no setting model\.captions\.verb"),
-        ("sigma_mlp", ["--model.projection", "[8]"], r"^model\.projection is called model\.mlp\.widths now"),
-        ("retrieval/msrvtt", ["--model.best=3"], r"^model\.best is called model\.rerank\.best now"),
+        ("sigma_mlp", ["--model.projection", "[8]"], r"^model\.projection has been renamed to model\.mlp\.widths"),
+        ("retrieval/msrvtt", ["--model.best=3"], r"^model\.best has been renamed to model\.rerank\.best"),
         (
             "finetune/ucf101",
             ["--model.labels=several"],
-            r"^model\.labels is 'several', .* called model\.labels\.per_sample now",
+            r"^model\.labels is 'several', .* renamed to model\.labels\.per_sample",
         ),
         ("finetune/ucf101", ["--model.labels.shape=several"], r"^There is no setting model\.labels\.shape"),
     ],
@@ -65,18 +65,18 @@ def test_the_file_of_a_run_of_before_is_told_all_new_names_of_its_method(tmp_pat
     with pytest.raises(SettingError) as caught:
         main(["fit", f"--config={ROOT / 'configs/smile.yaml'}", f"--config={file}"])
     assert str(caught.value) == (
-        f"{file} has old names of settings: model.paste_objects (line 4) is model.paste, model.objects (line 5) is "
-        "model.paste.objects, model.motion (line 7) is model.paste.motion; write the new ones."
+        f"{file} uses settings that have been renamed: model.paste_objects (line 4) is model.paste, model.objects (line 5) is "
+        "model.paste.objects, model.motion (line 7) is model.paste.motion; use the new names."
     )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data=VideoFolder", "--data.num_workers=1"], r"^data\.num_workers is called data\.reading\.num_workers now"),
-        (["--data=UCF101", "--data.subset_seed", "1"], r"^data\.subset_seed is called data\.subset\.seed now"),
-        (["--data=UCF101", "--data.lists=/lists"], r"^data\.lists is '/lists', but .* called data\.lists\.folder now"),
-        (["--data=SyntheticMotion", "--data.ground=true"], r"^data\.ground is called data\.scene\.ground now"),
+        (["--data=VideoFolder", "--data.num_workers=1"], r"^data\.num_workers has been renamed to data\.reading\.num_workers"),
+        (["--data=UCF101", "--data.subset_seed", "1"], r"^data\.subset_seed has been renamed to data\.subset\.seed"),
+        (["--data=UCF101", "--data.lists=/lists"], r"^data\.lists is '/lists', but .* renamed to data\.lists\.folder"),
+        (["--data=SyntheticMotion", "--data.ground=true"], r"^data\.ground has been renamed to data\.scene\.ground"),
         # What a class has under no name is no matter of names.
         (["--data=SyntheticMotion", "--data.val_list=a"], r"^There is no setting data\.val_list"),
     ],
@@ -94,16 +94,16 @@ def test_all_old_names_of_a_file_are_told_at_once_with_their_lines(tmp_path: Pat
     with pytest.raises(SettingError) as caught:
         main([*FIT, f"--config={file}"])
     assert str(caught.value) == (
-        f"{file} has old names of settings: data.lists (line 5) is data.lists.folder, data.train_list (line 6) is "
+        f"{file} uses settings that have been renamed: data.lists (line 5) is data.lists.folder, data.train_list (line 6) is "
         "data.lists.train, data.num_workers (line 9) is data.reading.num_workers, data.fraction (line 10) is "
-        "data.subset.fraction; write the new ones."
+        "data.subset.fraction; use the new names."
     )
     # The settings of a dump are no file of the command line.
-    with pytest.raises(SettingError, match=r"^data\.\w+ is called data\.\w+\.\w+ now|but what it held is called"):
+    with pytest.raises(SettingError, match=r"^data\.\w+ has been renamed to|but its content has been renamed to"):
         CLI({"data": {"class_path": "datamodules.VideoFolder", "init_args": old}}, run=False)
     # A layer without a class, and a group that has the name of what was one value.
     file.write_text("data: {init_args: {max_bad_fraction: 0.1}}\n")
-    with pytest.raises(SettingError, match=r"data\.max_bad_fraction is called data\.reading\.max_bad_fraction now"):
+    with pytest.raises(SettingError, match=r"data\.max_bad_fraction has been renamed to data\.reading\.max_bad_fraction"):
         main([*FIT, "--data=VideoFolder", f"--config={file}"])
     file.write_text(
         "data: {class_path: VideoFolder, init_args: {root: /nowhere, lists: {folder: a}, reading: {num_workers: 0}}}\n"

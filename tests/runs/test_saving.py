@@ -46,14 +46,14 @@ def mount(folder: Path, flags: int) -> None:
 def full_disk(folder: Path, rank: int, port: int) -> None:
     mount(folder, 0)
     said = save_twice(folder, LARGE, lambda: None)
-    assert "last.ckpt could not be written ([Errno 28] No space left on device); the one written before is untouched" in said
+    assert "last.ckpt could not be written ([Errno 28] No space left on device); the previous one is intact" in said
 
 
 def read_only(folder: Path, rank: int, port: int) -> None:
     mount(folder, 0)
     said = save_twice(folder, SMALL, lambda: mount(folder, MS_REMOUNT | MS_RDONLY))
     assert "Read-only file system" in said
-    assert "go on with --ckpt_path last" in said
+    assert "resume with --ckpt_path last" in said
 
 
 @pytest.mark.parametrize("what", [full_disk, read_only])
@@ -77,7 +77,7 @@ def test_limit_on_file_size(tmp_path: Path) -> None:
 
 def test_no_folder_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingError, match="there is none from before"):
+    with pytest.raises(SettingError, match="there is no previous one"):
         WholeCheckpointIO().save_checkpoint(SMALL, tmp_path / "file" / "last.ckpt")
 
 

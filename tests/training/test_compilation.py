@@ -160,7 +160,7 @@ def test_towers_of_timm_have_no_graph_break(pretrained: str) -> None:
 
 
 def test_stochastic_depth_at_every_rate_and_recomputed_blocks() -> None:
-    """Each rate is compiled by itself: more versions than PyTorch allows by default."""
+    """Each rate is compiled separately: more versions than PyTorch allows by default."""
 
     def clips(compiled: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
         torch.manual_seed(0)
@@ -237,7 +237,7 @@ def test_a_setting_of_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_to_compile_and_no_compiler_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skeletons = next(case for case in METHODS if case.skeletons)
-    with pytest.raises(SettingError, match="SkeletonContrast has no part that is compiled; set compile to none"):
+    with pytest.raises(SettingError, match="SkeletonContrast has no part that can be compiled; set compile to none"):
         fit(skeletons, build(skeletons), tmp_path, callbacks=[Compile("blocks")])
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SettingError, match=r"compile is all, which needs .* but no-such-compiler cannot be found"):

@@ -21,7 +21,7 @@ from tests.registry import FRAMES, OPTIM, SIDE, tiny_cnn, tiny_vit, video_batch
 
 
 class Pair(Method):
-    """Two encoders of one type, of which the second has a slow copy."""
+    """Two encoders of one type, of which the second has a momentum copy."""
 
     def __init__(self, first: Normalisation | None = None, second: Normalisation | None = None) -> None:
         super().__init__(OPTIM)
@@ -90,5 +90,5 @@ def test_whose_copy_it_is_must_be_said() -> None:
     class Silent(Pair):
         copies = Method.copies
 
-    with pytest.raises(TypeError, match=r"Silent\.copies must say"):
+    with pytest.raises(TypeError, match=r"Silent\.copies must define"):
         Silent().adopt(Origin("a file", HALF))

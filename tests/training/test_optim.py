@@ -171,12 +171,12 @@ def test_rules_and_layer_decay_multiply() -> None:
 
 
 def test_wrong_rules_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"'\(' in model\.optim\.rules is no regular expression"):
+    with pytest.raises(SettingError, match=r"'\(' in model\.optim\.rules is not a valid regular expression"):
         GroupRule("(")
     with pytest.raises(SettingError, match=r"model\.optim\.rules\.rate is -1"):
         GroupRule("body", rate=-1)
     for rules in ([GroupRule("tail")], [GroupRule("body"), GroupRule("body")]):
-        with pytest.raises(SettingError, match=r"'(tail|body)' in model\.optim\.rules finds no trained parameter"):
+        with pytest.raises(SettingError, match=r"'(tail|body)' in model\.optim\.rules matches no trained parameter"):
             SGDSettings(rules=rules).build(small_network(), 1.0, set())
 
 

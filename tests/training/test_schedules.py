@@ -36,11 +36,13 @@ def test_warmup() -> None:
 
 
 def test_what_is_no_schedule_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"model\.momentum\.horizon is 2, no more than model\.momentum\.warmup 3"):
+    with pytest.raises(
+        SettingError, match=r"model\.momentum\.horizon is 2, but must be greater than model\.momentum\.warmup 3"
+    ):
         Schedule(1.0, warmup=3, horizon=2).check("model.momentum")
     with pytest.raises(SettingError, match=r"model\.momentum\.warmup is -1"):
         Schedule(1.0, warmup=-1).check("model.momentum")
-    with pytest.raises(SettingError, match=r"per is steps, so that model\.momentum\.horizon must say after how many"):
+    with pytest.raises(SettingError, match=r"per is steps, so model\.momentum\.horizon must be set"):
         Schedule(1.0, 0.5, per="steps").check("model.momentum")
 
 

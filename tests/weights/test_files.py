@@ -148,7 +148,7 @@ def test_checkpoints_of_runs(tmp_path: Path) -> None:
     assert open_run(path, "x")["record"] == {"method": "a.B"}
     torch.save({"epoch": 3, "loops": {}}, path)
     with pytest.raises(
-        SettingError, match=r"--ckpt_path names .*last\.ckpt, which is no checkpoint of a run: it has no state_dict"
+        SettingError, match=r"--ckpt_path names .*last\.ckpt, which is not a checkpoint of a run: it has no state_dict"
     ):
         open_run(path, "--ckpt_path")
     with pytest.raises(SettingError, match="which is a folder; pass a file"):

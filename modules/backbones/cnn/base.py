@@ -78,7 +78,7 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
             self.load(checkpoint)
 
     def load(self, path: str) -> LoadReport:
-        """Load backbone weights strictly; everything else in the file (heads, key branch, queue) is reported as left over.
+        """Load backbone weights strictly; everything else in the file (heads, key branch, queue) is reported as unused.
 
         Args:
             path: our .ckpt or .safetensors of a method (`backbone.*`) or of the backbone alone, an official .pth of
@@ -107,12 +107,12 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
                 part.eps = eps
 
     def adopt(self, origin: Origin) -> list[str]:
-        """See `PixelInput.adopt`; the eps of BatchNorm is taken likewise."""
+        """See `PixelInput.adopt`; the eps of BatchNorm is adopted too."""
         lines = super().adopt(origin)
         asked, known = self.asked_eps, origin.bn_eps
         if asked is None and known is None:
             lines.append(
-                f"{origin.source} does not say with which eps of BatchNorm it was trained: {self.default_eps:g} assumed; "
+                f"{origin.source} does not record the eps of its BatchNorm: {self.default_eps:g} assumed; "
                 "model.backbone.bn_eps changes it."
             )
         elif asked is not None and known is not None and asked != known:
@@ -125,7 +125,7 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
         return super().facts() | {"bn_eps": self.bn_eps}
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
-        """Refuse clips that the strides would use up.
+        """Refuse clips that are too small for the strides.
 
         Raises:
             SettingError: naming data.clip.frames or data.clip.size.
@@ -197,7 +197,7 @@ def _through(parts: list[nn.Module], hidden: Tensor) -> Tensor:
 
 
 def _recomputed(part: nn.Module, hidden: Tensor) -> Tensor:
-    """A part of a network whose activations are made again in the backward pass."""
+    """A part of a network whose activations are recomputed in the backward pass."""
     result: Tensor = recompute(part, hidden, use_reentrant=False, context_fn=lambda: (nullcontext(), _aside(part)))
     return result
 

@@ -4,7 +4,7 @@ Inception-v1 with kernels inflated to three dimensions, BatchNorm after every co
 padding in its static form: kernel - stride zeros per axis, the smaller half before and the larger half after, whatever the
 size of the clip. Names of parameters are the official ones.
 
-Deviation, without effect on results: where padding is the same on both sides, the layer pads by itself and nothing is copied.
+Deviation, without effect on results: where padding is the same on both sides, the layer does the padding and nothing is copied.
 Max pooling then pads with minus infinity and not with zeros, which is the same, because all its inputs come out of a ReLU.
 """
 

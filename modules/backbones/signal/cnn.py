@@ -1,4 +1,4 @@
-"""A plain residual network in one dimension, for accelerations, angular rates and whatever else sensors measure over time."""
+"""A plain residual network in one dimension, for accelerations, angular rates and other sensor signals."""
 
 from itertools import pairwise
 from typing import Literal

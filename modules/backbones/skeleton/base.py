@@ -1,4 +1,4 @@
-"""What encoders of skeletons have in common: the body of Kinect v2 (NTU RGB+D, PKU-MMD) and the reading of weights.
+"""Base class of skeleton encoders: the body of Kinect v2 (NTU RGB+D, PKU-MMD) and loading of weights.
 
 An encoder takes clips [B, 3, T, J, M]: coordinates, frames, joints, persons. It makes the form that it works on itself.
 """
@@ -95,7 +95,7 @@ class SkeletonEncoder(Layered, nn.Module, ABC):
             if own & inner.keys():
                 rest = {key: value for key, value in weights.items() if not key.startswith(prefix)}
                 return load_strictly(self, rest | inner, path, may_leave=(*rest, "fc."))
-        raise SettingError(f"{path} holds no {type(self).__name__} (its tensors: {', '.join(list(weights)[:3])}, ...).")
+        raise SettingError(f"{path} contains no {type(self).__name__} (its tensors: {', '.join(list(weights)[:3])}, ...).")
 
 
 def adjacency() -> Tensor:

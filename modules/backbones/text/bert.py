@@ -133,7 +133,7 @@ class TextLayer(nn.Module):
 
 
 class WordHead(nn.Module):
-    """Names masked words; its last matrix is the word embedding.
+    """Predicts masked words; its last matrix is the word embedding.
 
     Args:
         width: of the tokens.
@@ -164,7 +164,7 @@ def check_words(words: Tensor | None, vocabulary: int, source: str) -> None:
     """
     if words is not None and len(words) != vocabulary:
         raise SettingError(
-            f"{source} has {len(words)} words and the tokenizer {vocabulary}; pass the vocabulary that belongs to the weights "
+            f"{source} has {len(words)} words, but the tokenizer has {vocabulary}; pass the vocabulary of the weights "
             "as model.tokenizer.vocabulary."
         )
 

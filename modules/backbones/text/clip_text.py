@@ -1,4 +1,4 @@
-"""CLIP's text tower and tokenizer, of the package open_clip: an option in the place of our text encoder.
+"""CLIP's text encoder and tokenizer, from the package open_clip: an alternative to our text encoder.
 
 CLIP (https://arxiv.org/abs/2103.00020): a causal transformer over 77 tokens of byte pairs, whose state at the last token,
 projected, stands for the sentence. It has no layers that look at a video, so it serves the contrast alone. The vocabulary
@@ -97,7 +97,7 @@ class ClipText(nn.Module):
         if settings.checkpoint is not None:
             weights = read_weights(settings.checkpoint, "model.clip.checkpoint")
             if OPENAI in weights and not settings.quick_gelu:
-                raise SettingError(f"{settings.checkpoint} is a file of OpenAI's; set model.clip.quick_gelu to true.")
+                raise SettingError(f"{settings.checkpoint} is a file of OpenAI; set model.clip.quick_gelu to true.")
             load_strictly(self.tower, from_clip(weights), settings.checkpoint)
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""BEiT over the frames of a clip, with attention over time: the video tower of VindLU.
+"""BEiT over the frames of a clip, with attention over time: the video encoder of VindLU.
 
 Network of VindLU (https://arxiv.org/abs/2212.05051, official code): BEiT (https://arxiv.org/abs/2106.08254) encodes each
 frame with relative position biases and layer scale; learned positions of the frames are added to all its tokens; after each

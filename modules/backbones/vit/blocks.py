@@ -1,4 +1,4 @@
-"""What transformers on clips and sentences share: their LayerNorm, stochastic depth, and how their first weights are drawn."""
+"""Shared parts of transformers on clips and sentences: LayerNorm, stochastic depth, and weight initialisation."""
 
 from functools import partial
 from typing import Any
@@ -7,8 +7,8 @@ from torch import nn
 
 
 def first_std(width: int) -> float:
-    """Deviation of the first weights of BERT and BEiT: 0.02 as published, and more for a width below the smallest published one
-    of 768, at which a network with 0.02 hardly begins to learn."""
+    """Standard deviation of the initial weights of BERT and BEiT: 0.02 as published, and more for widths below the smallest
+    published one of 768, at which a network with 0.02 hardly starts to learn."""
     result: float = 0.02 * max(1.0, 768 / width) ** 0.5
     return result
 

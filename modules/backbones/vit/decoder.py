@@ -1,4 +1,4 @@
-"""The narrow decoder that masked methods put behind an encoder."""
+"""The narrow decoder of masked methods."""
 
 from dataclasses import dataclass
 

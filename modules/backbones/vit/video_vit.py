@@ -65,7 +65,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
         pretrained_frames: frames of the clips that the weights were pretrained on; null takes what the file or its passport
             says, or what published networks have. Where num_frames is another, position codes are interpolated.
-        pretrained_size: side of these clips in pixels, likewise.
+        pretrained_size: side of these clips in pixels, as above.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
@@ -144,14 +144,14 @@ class VideoViT(PixelInput, Layered, nn.Module):
         """
         if frames < self.grid.tubelet or size < self.grid.patch or frames % self.grid.tubelet or size % self.grid.patch:
             raise SettingError(
-                f"Clips of {frames} frames of {size} px are no whole tokens of {self.grid.tubelet} frames and "
+                f"Clips of {frames} frames of {size} px do not make tokens of {self.grid.tubelet} frames and "
                 f"{self.grid.patch} px; set model.backbone.pretrained_frames and pretrained_size to those of the weights."
             )
         side = size // self.grid.patch
         return self.grid._replace(t=frames // self.grid.tubelet, h=side, w=side)
 
     def adopt(self, origin: Origin) -> list[str]:
-        """See `PixelInput.adopt`; the grid of the position codes is taken likewise."""
+        """See `PixelInput.adopt`; the grid of the position codes is adopted too."""
         lines = super().adopt(origin)
         frames, size = (asked or known for asked, known in zip(self.asked_clip, (origin.frames, origin.size), strict=True))
         settings = "model.backbone.pretrained_frames and pretrained_size"
@@ -159,7 +159,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
             usual = origin.usual or (self.num_frames, self.image_size)
             frames, size = frames or usual[0], size or usual[1]
             lines.append(
-                f"{origin.source} does not say on what clips it was pretrained: {frames} frames of {size} px assumed for its "
+                f"{origin.source} does not record its pretraining clips: {frames} frames of {size} px assumed for its "
                 f"position codes; {settings} change it."
             )
         self.trained_grid = self.grid_of(frames, size)
@@ -186,14 +186,14 @@ class VideoViT(PixelInput, Layered, nn.Module):
         """Grid of clips [B, 3, T, H, W].
 
         Raises:
-            SettingError: if they are no whole tokens.
+            SettingError: if they do not consist of whole tokens.
         """
         frames, height, width = video.shape[2:]
         tubelet, patch = self.grid.tubelet, self.grid.patch
         grid = Grid(frames // tubelet, height // patch, width // patch, tubelet, patch)
         if not grid.tokens or grid.clip_shape != (frames, height, width):
             raise SettingError(
-                f"Clips of {frames} frames of {height} x {width} px are no whole tokens of {tubelet} frames and {patch} px; "
+                f"Clips of {frames} frames of {height} x {width} px do not make tokens of {tubelet} frames and {patch} px; "
                 "set data.clip.frames and data.clip.size to multiples of these."
             )
         return grid

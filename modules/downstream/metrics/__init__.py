@@ -1,1 +1,1 @@
-"""How downstream tasks are scored, apart from networks and data."""
+"""Metrics of downstream tasks, independent of networks and data."""

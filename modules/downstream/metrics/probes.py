@@ -1,8 +1,8 @@
-"""Read-outs of frozen features: nearest neighbours, a linear classifier, and the raw features that they must beat.
+"""Probes of frozen features: nearest neighbours, a linear classifier, and raw-feature baselines.
 
-Pure functions without random numbers, the same for callbacks, reports and benchmarks, so that numbers compare. Products have
-all digits of float32, whatever the precision of training. Axis letters: `n` training samples, `m` test samples, `d` features,
-`K` classes.
+Pure functions without random numbers, shared by callbacks, reports and benchmarks, so that results are comparable. Products
+use full float32 precision, whatever the precision of training. Axis letters: `n` training samples, `m` test samples, `d`
+features, `K` classes.
 """
 
 import torch
@@ -61,8 +61,8 @@ def knn_accuracy(
 
 
 def say_bank(who: str, labels: Tensor, k: int) -> None:
-    """One line on the samples among which neighbours are looked for, because accuracy grows with their number. A warning where
-    half of the classes have fewer than `k`.
+    """One line on the samples among which neighbours are searched, because accuracy increases with their number. A warning
+    where half of the classes have fewer than `k`.
 
     Args:
         who: looks for neighbours.
@@ -74,7 +74,7 @@ def say_bank(who: str, labels: Tensor, k: int) -> None:
     middle = int(count.median())
     line = f"{who}: k of {k} among {len(labels)} training samples of {len(count)} classes, {middle} in a class of median size"
     if middle < k:
-        rank_zero_warn(f"{line}: so few that the accuracy says more of their number than of the features.")
+        rank_zero_warn(f"{line}: so few that the accuracy depends more on their number than on the features.")
     else:
         rank_zero_info(f"{line}.")
 
@@ -182,7 +182,7 @@ def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> 
         if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
             raise ValueError(f"{name} features {tuple(x.shape)} and classes {tuple(y.shape)} do not fit together")
         if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"{name} features hold infinities or NaN")
+            raise ValueError(f"{name} features contain infinities or NaN")
 
 
 def _shrink(frames: Tensor, side: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Scores of videos and sentences for retrieval, and what they are worth (VindLU and Singularity, official code).
+"""Scores and metrics for retrieval of videos and sentences (VindLU and Singularity, official code).
 
-Dual scores compare two features. Re-ranked ones ask a fusion network about the best by the dual score, and leave -100 to all
-others; each direction has its own best.
+Dual scores compare two features. Re-ranked scores apply a fusion network to the best candidates by dual score, and are -100 for
+all others; each direction has its own best candidates.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def best_candidates(scores: Tensor, best: int) -> Tensor:
 
 @torch.no_grad()
 def rerank(dual: Tensor, match: Callable[[Tensor, Tensor], Tensor], best: int = 128, chunk: int = 256) -> Tensor:
-    """Score the best candidates of each query anew.
+    """Score the best candidates of each query again.
 
     Args:
         dual: [Q, N], queries x candidates.

@@ -1,4 +1,4 @@
-"""Names of skeleton contrast: two encoders, their slow copies, queues."""
+"""Names of skeleton contrast: two encoders, their momentum copies, queues."""
 
 import re
 
@@ -41,7 +41,7 @@ OFFICIAL_QUEUES = {"_S1": "contrast.queue.", "_S2": "partner_contrast.queue.", "
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a whole official run (two encoders or one, their slow copies, queues) to ours.
+    """Rename the weights of a whole official run (two encoders or one, their momentum copies, queues) to ours.
 
     The queues are stored as columns there. Other names stay as they are.
     """

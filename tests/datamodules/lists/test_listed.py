@@ -149,7 +149,7 @@ def test_labels_below_zero_and_wrong_roots_are_refused(root: Path) -> None:
 def test_all_lists_have_the_same_streams(root: Path) -> None:
     write_csv(root / "train.csv", "path,signal", "clips/a.mp4,imu/a.csv")
     write_csv(root / "val.csv", "path", "clips/b.mp4")
-    with pytest.raises(SettingError, match=r"val\.csv has columns of the streams none, .* of signal"):
+    with pytest.raises(SettingError, match=r"val\.csv has columns for the streams none, .* for signal"):
         listed(root)
     with pytest.raises(SettingError, match=r"data\.main is text"):
         ListedStreams(str(root), main="text")
@@ -173,7 +173,7 @@ def test_all_lists_have_as_many_labels(root: Path) -> None:
     assert batch.label.tolist() == [[0, 1]]
     write_csv(root / "train.csv", "path,label", one)
     write_csv(root / "val.csv", "path,label", two)
-    with pytest.raises(SettingError, match=r"val\.csv has several labels in a row"):
+    with pytest.raises(SettingError, match=r"val\.csv has several labels per row"):
         listed(root)
 
 

@@ -66,7 +66,7 @@ def test_hidden_files_and_folders_are_left_out_and_told(tmp_path: Path, caplog: 
     manifest = read_folder(tmp_path)
     assert (listing(manifest), manifest.class_names) == ([("run/1.mp4", 0), ("swim/2.MP4", 1)], ["run", "swim"])
     (line,) = caplog.messages
-    assert "2 videos of 2 classes. Left out: 6 hidden or left by systems (" in line
+    assert "2 videos of 2 classes. Left out: 6 hidden or system files (" in line
     assert "2 files of other kinds (1 .md, 1 .txt); 1 folders without videos (picnic)" in line
 
 
@@ -105,7 +105,7 @@ def test_usual_names_of_splits(names: tuple[str, str], tmp_path: Path, caplog: p
         data.setup("test")
         assert data.test_manifest is not None
         assert data.test_manifest.paths == ["a/4.mp4"]
-    assert any("left out are the folders beside" in line and line.endswith(": more.") for line in caplog.messages)
+    assert any("folders next to" in line and line.endswith(": more.") for line in caplog.messages)
 
 
 def test_official_tables_of_kinetics_by_their_usual_names(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_official_tables_of_kinetics_by_their_usual_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (("train/1.mp4", "val/2.mp4", "validation/3.mp4"), "holds both val and validation, which mean the same split"),
-        (("Train/a/1.mp4", "train/a/2.mp4"), "holds both Train and train"),
+        (("train/1.mp4", "val/2.mp4", "validation/3.mp4"), "contains val and validation, which are the same split"),
+        (("Train/a/1.mp4", "train/a/2.mp4"), "contains Train and train"),
         # A class of vehicles.
-        (("train/1.mp4", "car/2.mp4", "plane/3.mp4"), "a folder train beside car, plane, so that train could be a split or a"),
-        (("test/a/1.mp4", "other/2.mp4"), "holds test but no train"),
-        (("Validation/a/1.mp4",), "holds Validation but no train"),
+        (("train/1.mp4", "car/2.mp4", "plane/3.mp4"), "a folder train next to car, plane, so train could be a split or a"),
+        (("test/a/1.mp4", "other/2.mp4"), "contains test but no train"),
+        (("Validation/a/1.mp4",), "contains Validation but no train"),
         (("train_256/a/1.mp4", "val_256/a/2.mp4"), "whose folders train_256, val_256 could be splits or classes"),
-        (("run/train/1.mp4", "run/val/2.mp4", "swim/train/3.mp4"), r"in whose folder run are folders of splits \(train, val\)"),
+        (("run/train/1.mp4", "run/val/2.mp4", "swim/train/3.mp4"), r"whose folder run contains split folders \(train, val\)"),
         (("videos/train/a/1.mp4", "videos/val/a/2.mp4"), r"set data\.root to \S+videos, or"),
     ],
 )
@@ -149,7 +149,7 @@ def test_videos_beside_folders_of_classes(tmp_path: Path) -> None:
         assert listing(read_folder(tmp_path)) == [("a/1.mp4", 0), ("b/2.mp4", 1)]
     touch(tmp_path, "3.mp4", "4.mp4")
     with pytest.warns(
-        UserWarning, match=r"3 videos \(3\.mp4, 4\.mp4, stray\.mp4\) lie beside the 2 in folders.*no video has a"
+        UserWarning, match=r"3 videos \(3\.mp4, 4\.mp4, stray\.mp4\) are next to the 2 in folders.*no video has a"
     ):
         manifest = read_folder(tmp_path)
     assert (len(manifest), set(manifest.labels), manifest.class_names) == (5, {UNLABELLED}, [])
@@ -160,17 +160,17 @@ def test_empty_folders_circles_and_capitals_are_told(tmp_path: Path, caplog: pyt
     (tmp_path / "run/back").symlink_to(tmp_path)
     (tmp_path / "zoo").symlink_to(tmp_path / "swim")
     assert [name for name, _ in listing(read_folder(tmp_path))] == ["run/1.mp4", "swim/2.mp4"]
-    assert "1 folders without videos (dive); 2 links to folders that were read already (run/back, zoo)" in caplog.text
+    assert "1 folders without videos (dive); 2 links to folders that have already been read (run/back, zoo)" in caplog.text
     touch(tmp_path, "Run/1.mp4")
     if len(list(tmp_path.iterdir())) == 5:
-        with pytest.warns(UserWarning, match="the classes Run, run differ only in their capitals"):
+        with pytest.warns(UserWarning, match="the classes Run, run differ only in case"):
             read_folder(tmp_path)
 
 
 def test_what_was_found_when_there_is_no_video(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.foo", "a/2.foo", "a/._3.mp4")
     with pytest.raises(
-        SettingError, match=r"holds no video .*; there are 1 hidden .*\(a/\._3\.mp4\); 2 files of other kinds \(2 \.f"
+        SettingError, match=r"contains no video .*; there are 1 hidden .*\(a/\._3\.mp4\); 2 files of other kinds \(2 \.f"
     ):
         read_folder(tmp_path)
 
@@ -215,8 +215,8 @@ def test_other_suffixes_of_videos(tmp_path: Path) -> None:
         ("1.mp4,120,3,\n2.mp4,80,0,\n", "Line 1 of .* ends with a separator"),
         ("1.mp4\t3\t\n2.mp4\t0\t\n", "Line 1 of .* ends with a separator"),
         ("1.mp4,0\n2.mp4,3,\n", "Line 2 of .* ends with a separator"),
-        ("1.mp4,archery\n2.mp4,diving\n", "Line 1 of .* expected a path and, last, a label as a whole number"),
-        ("path,label\n1.mp4,archery\n2.mp4,0\n", "Line 2 of .* expected a path and, last, a label"),
+        ("1.mp4,archery\n2.mp4,diving\n", "Line 1 of .* expected a path and, last, an integer label"),
+        ("path,label\n1.mp4,archery\n2.mp4,0\n", "Line 2 of .* expected a path and, last"),
         (
             "path,start,end,label\n1.mp4,0,1,3\n",
             "has the column start, but parts of files are only read by --data ListedStreams",
@@ -275,20 +275,19 @@ def lists(root: Path, train: str, val: str, **more: str) -> ListSettings:
 
 def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingError, match=r"A validation video .* has the label 2, but those of training end at 1; correct data\.lists\.v"
+        SettingError,
+        match=r"A validation video .* has the label 2, but the highest training label is 1; correct data\.lists\.v",
     ):
         ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
     # A list of test videos is looked at before the training, too.
     with pytest.raises(
-        SettingError, match=r"A test video .* has the label 7, but those of training end at 1; correct data\.lists\.test"
+        SettingError, match=r"A test video .* has the label 7, but the highest training label is 1; correct data\.lists\.test"
     ):
         ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1", test="4.mp4 7"))
     gone = dataclasses.replace(lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 1"), test=str(tmp_path / "gone.list"))
     with pytest.raises(SettingError, match=r"gone\.list does not exist; set data\.lists\.test"):
         ready(tmp_path, lists=gone)
-    with pytest.warns(
-        UserWarning, match="1 validation videos in .* are of 1 classes of which there is no training video.* is 1"
-    ):
+    with pytest.warns(UserWarning, match="1 validation videos in .* belong to 1 classes without training videos.* is 1"):
         data = ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 2", "3.mp4 1\n4.mp4 2"))
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1, 2]
@@ -305,7 +304,7 @@ def test_numbers_beside_names_of_classes(numbered: str, tmp_path: Path) -> None:
     listed = tmp_path / "list"
     for rows in (f"{numbered}/a/{{}}.mp4 1\n{numbered}/b/{{}}.mp4 0\n", "flat/5.mp4 0\n"):
         listed.write_text(rows.format(*((1, 2) if numbered == "train" else (3, 4))))
-        with pytest.raises(SettingError, match=r"have names of classes, and those of .* have labels from a list without names"):
+        with pytest.raises(SettingError, match=r"have class names, but the .* have labels without names"):
             ready(tmp_path, lists=ListSettings(**{numbered: str(listed)}))
     # Paths that hold the names confirm that both count alike.
     listed.write_text(f"{numbered}/b/{2 if numbered == 'train' else 4}.mp4 1\n")
@@ -315,14 +314,12 @@ def test_numbers_beside_names_of_classes(numbered: str, tmp_path: Path) -> None:
 
 def test_classes_that_differ_only_in_capitals_between_splits_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/Run/1.mp4", "train/swim/2.mp4", "val/run/3.mp4")
-    with pytest.raises(
-        SettingError, match="val has the class run where training has Run; give a class the same name everywhere"
-    ):
+    with pytest.raises(SettingError, match="val has the class run but training has Run; give a class the same name everywhere"):
         ready(tmp_path)
 
 
 def test_videos_of_training_among_those_of_validation_are_counted(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"2 of the 3 validation videos are training videos too, the first is 2\.mp4"):
+    with pytest.warns(UserWarning, match=r"2 of the 3 validation videos are also training videos, the first is 2\.mp4"):
         ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 0\n3.mp4 1", "2.mp4 0\n3.mp4 1\n4.mp4 1"))
 
 
@@ -336,13 +333,13 @@ def test_low_shot_counts_classes_and_not_what_has_none(tmp_path: Path) -> None:
     assert set(manifest.few(10, 1).labels) == {0, 1}
     # With fraction, of those without a class there is the same share.
     assert np.unique(manifest.share(0.1, 1).labels, return_counts=True)[1].tolist() == [5, 2, 2]
-    with pytest.warns(UserWarning, match=r"data\.subset\.low_shot is 60, but there are only 40 videos"):
+    with pytest.warns(UserWarning, match=r"data\.subset\.low_shot is 60, but only 40 videos"):
         assert len(manifest.few(60, 1)) == 40
     bare = Manifest(tmp_path, manifest.paths, np.full(90, UNLABELLED))
     assert len(bare.few(10, 1)) == 10
     for several in ({"texts": [["a"]] * 90}, {"intervals": [[(0.0, 1.0, 0)]] * 90}):
         with pytest.raises(
-            SettingError, match=r"data\.subset\.low_shot is 10, but the videos in .* have several labels or sentences"
+            SettingError, match=r"data\.subset\.low_shot is 10, but the videos in .* have several labels or captions"
         ):
             dataclasses.replace(bare, **several).few(10, 1)
 
@@ -438,7 +435,7 @@ def test_where_nothing_can_be_written_is_found_before_the_work(part: str, tmp_pa
     touch(tmp_path, "raw/S001C001P001R001A001.skeleton", "raw/1.mp4", "file")
     source = "--raw" if part == "ntu" else "--source"
     for out in ("file", "file/below"):
-        with pytest.raises(SettingError, match=rf"--out \S*{out} cannot be written \(\S+file is no folder\)"):
+        with pytest.raises(SettingError, match=rf"--out \S*{out} cannot be written \(\S+file is not a folder\)"):
             main(["prepare", part, f"{source}={tmp_path / 'raw'}", f"--out={tmp_path / out}"])
     with pytest.raises(SettingError, match="--workers is -1; it must be a whole number of at least 0"):
         main(["prepare", part, f"{source}={tmp_path / 'raw'}", f"--out={tmp_path / 'out'}", "--workers=-1"])
@@ -469,7 +466,7 @@ def test_groups_of_settings_refuse_numbers_likewise(kind: type, name: str, value
 
 def test_lists_that_a_data_set_does_not_read_are_refused(tmp_path: Path) -> None:
     for kind, split in ((UCFRep, "train"), (AVA, "test")):
-        with pytest.raises(SettingError, match=rf"data\.lists\.{split} is set, which {kind.__name__} does not take"):
+        with pytest.raises(SettingError, match=rf"data\.lists\.{split} is set, which {kind.__name__} does not use"):
             kind(str(tmp_path), ListSettings(**{split: "list.csv"}))
 
 
@@ -490,7 +487,7 @@ SMILE = ["fit", f"--config={ROOT / 'configs/smile.yaml'}", "--data=VideoFolder",
         (["--data.root=/nowhere"], r"data\.root is /nowhere, which is not a folder"),
         (["--data.root={}", "--data.lists.train={}/gone.csv"], r"The list \S+gone\.csv does not exist; set data\.lists\.train"),
         (["--data.root={}", "--data.batch_size=3"], r"data\.batch_size 3 on 1 device\(s\) is more than the 2 training videos"),
-        (["--data.root={}", "--data.lists.val={}/val.csv"], "have labels from a list without names"),
+        (["--data.root={}", "--data.lists.val={}/val.csv"], "have labels without names"),
         (["--data.root={}", "--data.clip=null"], r"data\.clip is null, but VideoFolder needs a value; leave it out"),
         (["--data.root={}", "--data.views=null"], r"data\.views is null, but VideoFolder needs a value; leave it out"),
         (

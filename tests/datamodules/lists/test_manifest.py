@@ -127,7 +127,7 @@ def test_rows_without_label_and_repeated_rows(tmp_path: Path) -> None:
         ("path,label\n", "lists no videos"),
         # The first missing one is named, not the first of the list.
         ("1.mp4 0\ngone/2.mp4 1\ngone/3.mp4 1\n", r"2 of 3 videos .*the first: \S*gone/2\.mp4"),
-        ("1.mp4 -3\n", "label -3; labels must be whole numbers from 0"),
+        ("1.mp4 -3\n", "label -3; labels must be integers from 0"),
         ("1.mp4 99999999999999999999\n", "label 99999999999999999999; labels must be"),
         ("1.mp4,0\n" + "x" * 200_000 + ",y\n", r"Line 2 of"),
         ("x" * 3000 + " 1\n", "1 of 1 videos"),
@@ -225,7 +225,7 @@ def test_something_something(tmp_path: Path) -> None:
     [
         ("{", r"train\.json cannot be read as JSON"),
         (b"\xff\xfe[", r"train\.json cannot be read as JSON"),
-        ('{"id": "1"}', r"train\.json holds no list of videos"),
+        ('{"id": "1"}', r"train\.json contains no list of videos"),
         ('[{"id": "1"}, 7]', r"train\.json: entry 1 is 7; expected an object with id and template"),
         ('[{"template": "A"}]', r"train\.json: entry 0 is {'template': 'A'}"),
         ('[{"id": "1", "template": null}]', r"train\.json: entry 0 is"),
@@ -243,7 +243,7 @@ def test_broken_something_list(content: str | bytes, message: str, tmp_path: Pat
     ("content", "message"),
     [
         ("nonsense", r"labels\.json cannot be read as JSON"),
-        ('["A"]', r"labels\.json holds no table"),
+        ('["A"]', r"labels\.json contains no table"),
         *((f'{{"A": {label}}}', r"labels\.json: the label of 'A' is") for label in ('"x"', "1.5", "-1", "null", '"9999999"')),
     ],
 )
@@ -273,7 +273,7 @@ def test_missing_something_list(tmp_path: Path) -> None:
 def test_flat_missing_and_empty_folders(tmp_path: Path) -> None:
     touch(tmp_path, "b.webm", "a c.jpg", "notes.txt", "empty/notes.txt")
     assert listing(read_folder(tmp_path)) == [("a c.jpg", UNLABELLED), ("b.webm", UNLABELLED)]
-    with pytest.raises(SettingError, match=r"data\.root is .*empty, which holds no video \("):
+    with pytest.raises(SettingError, match=r"data\.root is .*empty, which contains no video \("):
         read_folder(tmp_path / "empty")
     with pytest.raises(SettingError, match=r"data\.root is .*gone, which is not a folder"):
         read_folder(tmp_path / "gone")
@@ -300,7 +300,7 @@ def test_folders_are_classes_if_every_video_lies_in_one(tmp_path: Path) -> None:
     assert listing(manifest) == [("blue/picture.jpg", 0), ("grün 1/deep/c.MKV", 1), ("grün 1/ä b.mp4", 1)]
     # A stray is left out and does not take the labels of the others.
     touch(tmp_path, "top.mp4")
-    with pytest.warns(UserWarning, match=r"1 videos \(top\.mp4\) are left out, because the 3 others lie in folders of 2"):
+    with pytest.warns(UserWarning, match=r"1 videos \(top\.mp4\) are left out, because the 3 others are in folders of 2"):
         assert listing(read_folder(tmp_path)) == listing(manifest)
 
 

@@ -142,7 +142,7 @@ def test_validation_stops_where_nothing_can_be_read(tree: Path) -> None:
     for file in (tree / "val").rglob("*.mp4"):
         file.unlink()
         file.write_bytes(b"")
-    with pytest.raises(SettingError, match=r"Not one of several videos .*\(empty file\)"):
+    with pytest.raises(SettingError, match=r"Several videos .*\(empty file\)"):
         list(folder(tree).val_dataloader())
 
 
@@ -196,6 +196,6 @@ def test_run_stops_when_nothing_can_be_read(tree: Path) -> None:
         file.unlink()
         file.write_bytes(b"")
     data = VideoFolder(str(tree), clip=CLIP, batch_size=3, reading=ReadSettings(2))
-    with pytest.raises(SettingError, match=r"Not one of several videos .*\(empty file\).*run/bad_videos\.tsv"):
+    with pytest.raises(SettingError, match=r"Several videos .*\(empty file\).*run/bad_videos\.tsv"):
         fit(data, tree / "run")
     assert "empty file" in (tree / "run/bad_videos.tsv").read_text()

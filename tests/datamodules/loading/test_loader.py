@@ -222,7 +222,7 @@ def test_what_processes_cannot_share_is_said(recwarn: pytest.WarningsRecorder) -
     group = processes(21, 2, world=2)
     for one in group:
         one.load_state_dict({**state(2, 12), "length": 21})
-    with pytest.warns(UserWarning, match=r"1 sample\(s\) of epoch 2 cannot be dealt out to 2 x 2 and are left"):
+    with pytest.warns(UserWarning, match=r"1 sample\(s\) of epoch 2 do not fit into 2 x 2 and are left"):
         assert len(flat(take(group))) == 8
 
 
@@ -265,11 +265,11 @@ def test_progress_is_counted_in_samples() -> None:
 def test_an_epoch_does_not_go_on_in_another_order(length: int, seed: int, sha256: str, what: str) -> None:
     one, other = processes(96, 4, sha256="a")[0], processes(length, 4, seed=seed, sha256=sha256)[0]
     take([one], 3)
-    with pytest.raises(SettingError, match=rf"within epoch 2, and since then the training data changed \({what}\)"):
+    with pytest.raises(SettingError, match=rf"within epoch 2, and the training data have changed since \({what}\)"):
         other.load_state_dict(one.state_dict())
     # Between two epochs nothing is repeated or left out, but it is said.
     take([one])
-    with pytest.warns(UserWarning, match=f"The training data changed since the checkpoint was written: {what}"):
+    with pytest.warns(UserWarning, match=f"The training data have changed since the checkpoint was written: {what}"):
         other.load_state_dict(one.state_dict())
     other.batches.sampler.set_epoch(3)
     assert len(flat(take([other]))) == length

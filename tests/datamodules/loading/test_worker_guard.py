@@ -105,7 +105,7 @@ def test_the_file_that_ends_a_worker_is_not_read_again(way: str, tmp_path: Path)
     reason, deaths = WAYS[way]
     loader = deadly_loader(way, tmp_path)
     if deaths > 1:
-        with pytest.warns(UserWarning, match="died with exit code -9 and is started again"):
+        with pytest.warns(UserWarning, match="died with exit code -9 and is restarted"):
             batches = list(loader)
     else:
         batches = list(loader)
@@ -168,7 +168,7 @@ def test_workers_that_die_for_no_known_reason_stop_the_run(tmp_path: Path) -> No
 
 
 class Failing(Dataset[Tensor]):
-    """A mistake in a data set, which is no death."""
+    """A mistake in a data set, which does not count as a death."""
 
     def __len__(self) -> int:
         return LENGTH

@@ -89,7 +89,7 @@ def test_incomplete_samples_are_left_out_and_malformed_files_listed(tmp_path: Pa
     assert "ends before" in listed[f"{NAMES[0]}.skeleton"]
     assert "SsssCcccPpppRrrrAaaa" in listed["other.skeleton"]
     said = capsys.readouterr().out
-    assert "1 that are known to be incomplete are left out" in said
+    assert "1 known to be incomplete are left out" in said
     assert "4 could not be used" in said
 
 
@@ -98,7 +98,7 @@ def test_a_finished_folder_is_not_touched_unless_asked(tmp_path: Path, capsys: p
     prepare(raw, out)
     before = (out / "joints.npy").stat().st_mtime_ns
     prepare(raw, out)
-    assert "prepared already" in capsys.readouterr().out
+    assert "already been prepared" in capsys.readouterr().out
     assert (out / "joints.npy").stat().st_mtime_ns == before
     (raw / f"{NAMES[0]}.skeleton").unlink()
     with pytest.raises(SettingError, match="from other files"):
@@ -110,10 +110,10 @@ def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--raw .*not a folder"):
         prepare(tmp_path / "gone", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingError, match=r"--raw .*holds no file .skeleton"):
+    with pytest.raises(SettingError, match=r"--raw .*contains no file .skeleton"):
         prepare(tmp_path / "empty", tmp_path / "out")
     (tmp_path / "empty" / "a.skeleton").write_text("")
-    with pytest.raises(SettingError, match=r"Not one recording.*a\.skeleton"):
+    with pytest.raises(SettingError, match=r"No recording.*a\.skeleton"):
         prepare(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(SettingError, match="prepare"):
         NTU60(str(tmp_path / "out")).setup("fit")
@@ -125,7 +125,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 
 def prepare_slowly(raw: Path, out: Path, worker: Path) -> None:
-    """In a process of its own: prepare, so slowly that it can be killed on the way."""
+    """In a separate process: prepare, so slowly that it can be killed on the way."""
 
     def slow(path: Path) -> Reading:
         # Whole at any moment, since this process may be killed at any.
@@ -269,7 +269,7 @@ def test_both_parts_of_ntu_come_from_one_folder(tmp_path: Path) -> None:
     odd = {name for name in NAMES if name[:4] == "S001"}
     assert samples(NTU120(root, "xset", **size)) == (everything - odd, odd)
     prepare(write_ntu(tmp_path / "raw60", sorted(first)), tmp_path / "out60")
-    with pytest.raises(SettingError, match="only NTU RGB"):
+    with pytest.raises(SettingError, match="only has NTU RGB"):
         NTU120(str(tmp_path / "out60"), batch_size=1).setup("fit")
 
 
@@ -318,7 +318,7 @@ def test_the_parts_of_pku_are_not_mixed_up(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"no cross_subject\.txt.*part 1"):
         main([*words, f"--out={tmp_path / 'out'}"])
     main([*words, "--part=2", f"--out={tmp_path / 'out'}"])
-    with pytest.raises(SettingError, match=r"holds part 2.*data\.benchmark to part2_xsub"):
+    with pytest.raises(SettingError, match=r"contains part 2.*data\.benchmark to part2_xsub"):
         PKUMMD(str(tmp_path / "out")).setup("fit")
     data = PKUMMD(str(tmp_path / "out"), "part2_xsub", batch_size=2)
     data.setup("fit")

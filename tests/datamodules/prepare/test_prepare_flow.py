@@ -110,7 +110,7 @@ def test_a_finished_folder_is_not_done_again(
     made.clear()
     # Nothing half written is left, and files of other settings are not mixed with them.
     assert {path.name for path in (out / "class 0").iterdir()} == {"bright.v0.npy"}
-    with pytest.raises(SettingError, match="holds flow of other settings"):
+    with pytest.raises(SettingError, match="contains flow with other settings"):
         prepare(videos, out, "--short_side=16")
 
 
@@ -119,7 +119,7 @@ def test_pictures_hold_flow_up_to_a_bound(
 ) -> None:
     out = tmp_path / "flow"
     prepare(videos, out, "--store=pictures", "--bound=4")
-    assert "In 2 of 3 videos some flow lies beyond --bound" in (said := capsys.readouterr().out)
+    assert "In 2 of 3 videos some flow exceeds --bound" in (said := capsys.readouterr().out)
     assert "50 % of a video's values" in said
     assert len(list((out / "class 0/bright.v0").glob("flow_[xy]_0000[1-8].jpg"))) == 16
     reader = FlowReader(FlowSettings(bound=4), None)
@@ -224,9 +224,9 @@ def test_opencv_finds_how_a_pattern_moves(method: str) -> None:
     ("more", "message"),
     [
         ("--method=raft", "--method raft needs --weights"),
-        ("--method=dis --weights={tmp}/no.pth", "--weights is .* but --method dis has none"),
+        ("--method=dis --weights={tmp}/no.pth", "--weights is .* but --method dis uses none"),
         ("--method=raft --weights={tmp}/no.pth", "--weights .*no.pth cannot be read"),
-        ("--method=raft --weights={tmp}/other.pth", "holds no state dict of torchvision's raft_large or raft_small"),
+        ("--method=raft --weights={tmp}/other.pth", "contains no state dict of torchvision's raft_large or raft_small"),
         ("--method=raft --weights={tmp}/run.pth", "could run code and is not read"),
         ("--method=dis", r'--method dis needs opencv-contrib-python-headless; run pip install -e "\.\[flow\]"'),
         ("--bound=0", "--bound is 0"),

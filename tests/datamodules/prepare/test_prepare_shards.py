@@ -89,7 +89,7 @@ def test_a_killed_command_goes_on(place: int, small: Path, tmp_path: Path, monke
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.bin") if path.parent.name != "new"}
     assert len(done) == place - 1
     assert not (out / "lists.json").exists()
-    with pytest.raises(SettingError, match=r"holds no lists\.json"):
+    with pytest.raises(SettingError, match=r"contains no readable lists\.json"):
         main(["fit", "--config=configs/videomae.yaml", "--data=StreamedVideos", f"--data.root={out}", "--trainer.logger=false"])
     prepare(small, out)
     after = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.bin")}
@@ -102,7 +102,7 @@ def test_done_is_done_and_other_files_are_other_shards(small: Path, tmp_path: Pa
     prepare(small, out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.bin")}
     prepare(small, out)
-    assert "is prepared already from the same files" in capsys.readouterr().out
+    assert "has already been prepared from the same files" in capsys.readouterr().out
     (small / "val/class 0/val0.mp4").write_bytes(b"something else")
     with pytest.raises(
         SettingError, match=r"^--out .* was prepared from other files; pass another folder, or --overwrite true\.$"
@@ -115,11 +115,11 @@ def test_done_is_done_and_other_files_are_other_shards(small: Path, tmp_path: Pa
 
 
 def test_what_cannot_be_put_into_shards_is_refused(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"^--data UCFRep reads its videos in a way of its own"):
+    with pytest.raises(SettingError, match=r"^--data UCFRep has its own way of reading videos"):
         prepare_shards(UCFRep(str(small)), tmp_path / "out")
     with pytest.raises(SettingError, match=r"^--data\.subset is set"):
         prepare_shards(VideoFolder(str(small), subset=SubsetSettings(0.5)), tmp_path / "out")
-    with pytest.raises(SettingError, match=r"^--out .* holds a folder train that is none of shards"):
+    with pytest.raises(SettingError, match=r"^--out .* contains a folder train that does not contain shards"):
         prepare(small, small)
     with pytest.raises(SettingError, match=r"data\.root is .*nowhere, which is not a folder"):
         prepare(small / "nowhere", tmp_path / "out")
@@ -127,7 +127,7 @@ def test_what_cannot_be_put_into_shards_is_refused(small: Path, tmp_path: Path) 
         prepare(small, tmp_path / "out", f"--data.lists.train={small / 'nowhere'}")
     for path in (small / "val").rglob("*.mp4"):
         path.write_bytes(b"")
-    with pytest.raises(SettingError, match="holds no readable video of the split val"):
+    with pytest.raises(SettingError, match="contains no readable video of the split val"):
         prepare(small, tmp_path / "out")
 
 

@@ -315,7 +315,7 @@ def test_finegym_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
     lists = ListSettings(str(tmp_path / "gym99_train.txt"), str(tmp_path / "gym99_val.txt"))
     check_reads(ready(FineGym(str(tmp_path / "out"), lists, benchmark="vault", **SMALL)))
     (tmp_path / "annotation.json").write_text('{"a": 1}')
-    with pytest.raises(SettingError, match="is not of the form of FineGym's annotation"):
+    with pytest.raises(SettingError, match="is not in the format of FineGym's annotation"):
         prepare(recordings, tmp_path / "out", f"--list={tmp_path / 'annotation.json'}")
 
 
@@ -330,7 +330,7 @@ def test_finegym_is_cut_by_time(recordings: Path, tmp_path: Path) -> None:
         ("--source={tmp}/nowhere", "--source is .*nowhere, which is not a folder"),
         ("--source={empty}", "empty names no video"),
         ("--source={twice}", "a.mkv and a.avi would both become a.mp4|a.avi and a.mkv would|a.mkv and a.avi"),
-        ("--source={bad}", r"Not one video could be used, .* a.mp4 \(empty file\)"),
+        ("--source={bad}", r"No video could be used, .* a.mp4 \(empty file\)"),
     ],
 )
 def test_wrong_settings(more: str, message: str, many: Path, tmp_path: Path, one_video: Path) -> None:
@@ -352,7 +352,7 @@ def test_no_room(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(datamodules.prepare.videos, "reencode", full)
     for workers in (0, 2):
-        with pytest.raises(SettingError, match=r"--out .* cannot be written \(.*No space left.*What is done is kept there"):
+        with pytest.raises(SettingError, match=r"--out .* cannot be written \(.*No space left.*Finished files are kept"):
             prepare(many, tmp_path / "out", workers=workers)
 
 

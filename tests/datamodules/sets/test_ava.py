@@ -179,10 +179,10 @@ def test_boxes_follow_the_crop() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ava_train_v2.2.csv", None, "holds no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
-        ("ava_val_v2.2.csv", None, "holds no ava_val_v2.2.csv; set data.lists.val"),
-        ("ava_val_excluded_timestamps_v2.2.csv", None, "holds no ava_val_excluded_timestamps_v2.2.csv; set data.lists.folder"),
-        (NAMES, None, "holds no ava_action_list_v2.2_for_activitynet_2019"),
+        ("ava_train_v2.2.csv", None, "contains no ava_train_v2.2.csv; set data.lists.train to it, or data.lists.folder"),
+        ("ava_val_v2.2.csv", None, "contains no ava_val_v2.2.csv; set data.lists.val"),
+        ("ava_val_excluded_timestamps_v2.2.csv", None, "contains no ava_val_excluded_timestamps_v2.2.csv; set"),
+        (NAMES, None, "contains no ava_action_list_v2.2_for_activitynet_2019"),
         (DETECTED, None, "set data.boxes.val .* or data.benchmark"),
         ("ava_train_v2.2.csv", f"{LINE},7\n", "Line 1 of .* expected 8 cells"),
         ("ava_train_v2.2.csv", "Ab.C-1,soon,0.1,0.1,0.5,0.5,7,1\n", "Line 1 of .* film, second"),
@@ -209,7 +209,7 @@ def test_missing_films_and_detections_are_told(root: Path) -> None:
     (root / DETECTED).write_text("val1,0904,0,0,1,1,,1\nval2,0904,0,0,1,1,,1\n")
     (root / "person_box_67091280_iou90/ava_detection_train_boxes_and_labels_include_negative_v2.2.csv").unlink()
     with (
-        pytest.warns(UserWarning, match="training takes true boxes only"),
+        pytest.warns(UserWarning, match="training only uses true boxes"),
         pytest.warns(UserWarning, match="1 of the 2 films .* the first is val2"),
     ):
         data = ready(small_ava(root), "test")

@@ -174,9 +174,9 @@ def test_missing_files_and_actions_outside_their_video(charades: Path) -> None:
     with pytest.warns(UserWarning, match=r"2 actions begin after the end of their video or after their own end .* AB1CD"):
         assert read_actions(table, CLASSES) == {"AB1CD": [(0.1, 0.2, 3)]}
     (charades / "Charades/Charades_v1_classes.txt").unlink()
-    with pytest.raises(SettingError, match=r"holds no Charades_v1_classes.txt; set data\.lists"):
+    with pytest.raises(SettingError, match=r"contains no Charades_v1_classes.txt; set data\.lists"):
         ready(Charades(str(charades), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no Charades_v1_train.csv; set data\.lists"):
+    with pytest.raises(SettingError, match=r"contains no Charades_v1_train.csv; set data\.lists"):
         ready(Charades(str(charades / "Charades_v1_480"), **SMALL))
     with pytest.raises(SettingError, match=r"nothing.csv does not exist"):
         read_actions(charades / "nothing.csv", CLASSES)

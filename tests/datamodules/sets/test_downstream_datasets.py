@@ -81,7 +81,7 @@ def test_ucf101(ucf: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("classInd.txt", "0 Archery", "trainlist01|leaves out labels"),
+        ("classInd.txt", "0 Archery", "trainlist01|skips labels"),
         ("classInd.txt", "Archery", "Line 1 of .*classInd.txt is 'Archery'"),
         ("trainlist01.txt", "Archery/v_Archery_g08_c01.avi 2", "Line 1 of .*trainlist01.txt is 'Archery/"),
         ("trainlist01.txt", "Golf/v_Golf_g08_c01.avi 1", "Line 1 of .* a class of classInd.txt"),
@@ -96,9 +96,9 @@ def test_wrong_files_of_ucf101(name: str, line: str, message: str, ucf: Path) ->
 
 
 def test_lists_of_ucf101_are_missing(ucf: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no classInd.txt; set data.lists.folder"):
+    with pytest.raises(SettingError, match=r"contains no classInd.txt; set data.lists.folder"):
         ready(UCF101(str(ucf / "UCF-101"), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no trainlist03\.txt; set data\.lists\.folder"):
+    with pytest.raises(SettingError, match=r"contains no trainlist03\.txt; set data\.lists\.folder"):
         ready(UCF101(str(ucf), benchmark="split3", **SMALL))
 
 
@@ -174,12 +174,12 @@ def test_finegym(subset: Any, gym: Path) -> None:
 
 def test_wrong_lists_of_finegym(gym: Path) -> None:
     bad = write(gym, "bad.txt", f"{GYM[0]} 0", f"{GYM[5]} 99")
-    with pytest.raises(SettingError, match=r"Line 2 of .*bad.txt has the label '99'; expected a whole number from 0 to 98\."):
+    with pytest.raises(SettingError, match=r"Line 2 of .*bad.txt has the label '99'; expected an integer from 0 to 98\."):
         ready(FineGym(str(gym), lists=ListSettings(str(bad)), **SMALL))
     few = write(gym, "few.txt", f"{GYM[0]} 0")
     with pytest.raises(SettingError, match=r"few.txt lists no videos"):
         ready(FineGym(str(gym), benchmark="ub_s1", lists=ListSettings(str(few)), **SMALL))
-    with pytest.raises(SettingError, match=r"holds no gym99_train_element_v1.1.txt; set data.lists.train"):
+    with pytest.raises(SettingError, match=r"contains no gym99_train_element_v1.1.txt; set data.lists.train"):
         ready(FineGym(str(gym / "clips"), **SMALL))
 
 
@@ -210,7 +210,7 @@ def test_diving48(diving: Path) -> None:
     with pytest.raises(SettingError, match=r"expected an object with vid_name and label"):
         ready(Diving48(str(diving), **SMALL))
     (diving / "Diving48_V2_train.json").unlink()
-    with pytest.raises(SettingError, match=r"holds no Diving48_V2_train.json"):
+    with pytest.raises(SettingError, match=r"contains no Diving48_V2_train.json"):
         ready(Diving48(str(diving), **SMALL))
 
 
@@ -233,10 +233,10 @@ def test_numbered_lists(kind: type[Jester], prefix: str, tmp_path: Path, one_vid
     put(one_video, tmp_path / "pictures/101/00001.jpg")
     write(tmp_path, f"pictures/{prefix}labels.csv", "Swiping Up")
     write(tmp_path, f"pictures/{prefix}train.csv", "101;Swiping Up")
-    with pytest.raises(SettingError, match=r"holds folders of pictures; run `python main.py prepare videos"):
+    with pytest.raises(SettingError, match=r"contains folders of pictures; run `python main.py prepare videos"):
         ready(kind(str(tmp_path / "pictures"), **SMALL))
     (tmp_path / f"{prefix}labels.csv").unlink()
-    with pytest.raises(SettingError, match=f"The list of classes {prefix}labels.csv is missing beside"):
+    with pytest.raises(SettingError, match=f"The list of classes {prefix}labels.csv is missing next to"):
         ready(kind(str(tmp_path), **SMALL))
 
 
@@ -319,7 +319,7 @@ def test_activitynet(tmp_path: Path, one_video: Path) -> None:
     assert data.class_names == ["Archery", "Drinking coffee"]
     check_reads(data)
     path.write_text("{}")
-    with pytest.raises(SettingError, match=r"is not of the form of ActivityNet 1\.3 \(KeyError: 'database'\)"):
+    with pytest.raises(SettingError, match=r"is not in the format of ActivityNet 1\.3 \(KeyError: 'database'\)"):
         ready(ActivityNet(str(tmp_path), **SMALL))
 
 

@@ -106,7 +106,7 @@ def test_shards_do_not_take_folders_of_pictures(tmp_path: Path) -> None:
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
     root = write_davis(tmp_path / "davis")
     words = ["prepare", "shards", "--data=DAVIS2017", f"--data.root={root}", f"--out={tmp_path / 'out'}"]
-    with pytest.raises(SettingError, match=r"--data DAVIS2017 gives the streams video, mask, but shards hold videos only"):
+    with pytest.raises(SettingError, match=r"--data DAVIS2017 has the streams video, mask, but shards only support videos"):
         main(words)
     with pytest.raises(SettingError, match=r"--data DAVIS2017 reads folders of pictures, or further streams"):
         main([*words, "--data.streams.names=[video]"])
@@ -131,7 +131,7 @@ def test_the_real_davis() -> None:
     listed = root / "ImageSets/2016/val.txt"
     if not listed.is_file():
         pytest.skip(f"{listed} is missing; set REAL_DIR")
-    with pytest.warns(UserWarning, match="are training videos too"):
+    with pytest.warns(UserWarning, match="are also training videos"):
         batch = first_batch(DAVIS2016(str(root), ListSettings(str(listed), str(listed)), **settings()))
     assert batch.reading.faults == []
     valid, mask = batch.stream("mask").valid, batch.stream("mask").data
@@ -284,7 +284,7 @@ def test_a_camera_that_is_missing_or_shorter(tmp_path: Path) -> None:
     assert depth.valid[0, 0].tolist() == [True] * (LENGTH - 1) + [False]
     assert not skeleton.valid.any()
     put(root / f"nturgb+d_ir/{RECORDINGS[0]}_ir.avi", root / f"copy/{RECORDINGS[0]}_ir.avi")
-    with pytest.raises(SettingError, match=f"holds infrared of {RECORDINGS[0]} twice"):
+    with pytest.raises(SettingError, match=f"contains infrared of {RECORDINGS[0]} twice"):
         ready(ntu(root, "infrared"))
 
 

@@ -94,7 +94,7 @@ def test_audioset_with_pictures(audioset: Path, files: dict[str, Path]) -> None:
     with pytest.warns(UserWarning, match=r"1 are missing, the first is abcdefghijk"):
         data = ready(AudioSet(str(audioset), streams=of(None, "video", "audio"), **SMALL))
     assert data.train_manifest is not None
-    # The sound of the first is a file of its own too, which is not that of its pictures.
+    # The sound of the first is a separate file, not that of its pictures.
     assert data.train_manifest.paths == [
         *("--PJHxphWEs.mp4", "--pjhxphwes_30.mp4", "abcdefghijk.mp4", "b/0123456789a.mp4"),
     ]
@@ -108,7 +108,7 @@ def test_lines_of_audioset(tmp_path: Path) -> None:
     listed = write(tmp_path, "a.csv", *HEAD, '-a, 30.000, 40.000, "/m/09x0r,/t/dd1"', '-b,30.000,40.000,"/m/09x0r,/t/dd1"')
     assert list(read_segments(listed, numbers)) == [("-a", 30.0, {0, 1}), ("-b", 30.0, {0, 1})]
     for line in ('a, 30.000, 40.000, "/m/unknown"', "a, 30.000", 'a, x, 40.000, "/t/dd1"'):
-        with pytest.raises(SettingError, match=r"Line 4 of .*a\.csv is 'a.*expected an id, two moments"):
+        with pytest.raises(SettingError, match=r"Line 4 of .*a\.csv is 'a.*expected an id, two times"):
             list(read_segments(write(tmp_path, "a.csv", *HEAD, line), numbers))
 
 
@@ -123,7 +123,7 @@ def test_vggsound(tmp_path: Path, files: dict[str, Path]) -> None:
     write(tmp_path, "typo.csv", "-a,30,playing harp,train", "b,1,playing harp,tset")
     with pytest.raises(SettingError, match=r"Line 2 of .*typo\.csv has the split 'tset'; expected train or test"):
         read_clip_list(tmp_path / "typo.csv")
-    with pytest.warns(UserWarning, match=r"vggsound.csv: 1 lines are no clips and were left out, the first is line 4: Xzq"):
+    with pytest.warns(UserWarning, match=r"vggsound.csv: 1 lines are not clips and were left out, the first is line 4: Xzq"):
         data = ready(VGGSound(str(tmp_path), **(SMALL | {"batch_size": 3})))
     assert data.train_manifest is not None
     assert data.val_manifest is not None
@@ -138,7 +138,7 @@ def test_vggsound(tmp_path: Path, files: dict[str, Path]) -> None:
     assert sound.valid is not None
     assert sound.valid.all()
     listed = write(tmp_path, "test.csv", 'b_000001.mp4,"race car, auto racing"', "Xzq")
-    with pytest.warns(UserWarning, match="1 lines are no clips"):
+    with pytest.warns(UserWarning, match="1 lines are not clips"):
         assert read_clip_list(listed) == [("b_000001", "race car, auto racing", "")]
     many = write(tmp_path, "many.csv", *(f'v{label:03d},1,"class {label}, of many",train' for label in range(309)))
     assert len({label for _, label, _ in read_clip_list(many)}) == 309
@@ -218,13 +218,13 @@ def test_speech_commands(tmp_path: Path, files: dict[str, Path]) -> None:
     with pytest.raises(SettingError, match=r"testing_list.txt has clips of the word word"):
         ready(SpeechCommands(str(tmp_path), streams=of(1.0), **SMALL)).setup("test")
     (tmp_path / "testing_list.txt").unlink()
-    with pytest.raises(SettingError, match=r"holds no testing_list.txt"):
+    with pytest.raises(SettingError, match=r"contains no testing_list.txt"):
         ready(SpeechCommands(str(tmp_path), streams=of(1.0), **SMALL))
 
 
 @pytest.mark.parametrize("kind", [AudioSet, VGGSound, ESC50])
 def test_missing_lists(kind: type[VideoDataModule], tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no .*\.csv; set data\.lists"):
+    with pytest.raises(SettingError, match=r"contains no .*\.csv; set data\.lists"):
         ready(kind(str(tmp_path), streams=of(1.0), **SMALL))
 
 

@@ -59,12 +59,12 @@ def test_numbers_of_one_byte_do_not_overflow(tmp_path: Path) -> None:
 
 def test_wrong_annotations_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mat").write_bytes(b"MATLAB 5.0 MAT-file, or so")
-    with pytest.raises(SettingError, match=r"broken\.mat is no annotation of UCFRep"):
+    with pytest.raises(SettingError, match=r"broken\.mat is no UCFRep annotation"):
         read_repetitions(tmp_path / "broken.mat")
     write_annotation(tmp_path / "back.mat", [3, 9, 7, 20], 4)
-    with pytest.raises(SettingError, match=r"back\.mat has borders or offsets that do not fit its frames 3 to 20"):
+    with pytest.raises(SettingError, match=r"back\.mat has borders or offsets that do not match its frames 3 to 20"):
         read_repetitions(tmp_path / "back.mat")
-    with pytest.raises(SettingError, match=r"holds no annotations/train with \.mat files; set data\.lists"):
+    with pytest.raises(SettingError, match=r"contains no annotations/train with \.mat files; set data\.lists"):
         ready(tmp_path)
     with pytest.raises(SettingError, match=r"set data\.segments instead"):
         UCFRep(str(tmp_path), clip=ClipSettings(clips=2))

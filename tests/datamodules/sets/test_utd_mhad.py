@@ -91,7 +91,7 @@ def test_a_stream_can_be_had_alone_and_without_the_others_files(reduced: Path, t
         (tmp_path / path.name).symlink_to(path)
     alone = next(iter(utd(tmp_path, ["signal"]).val_dataloader()))
     assert torch.equal(alone.stream("signal").data, next(iter(utd(reduced, ["signal"]).val_dataloader())).stream("signal").data)
-    with pytest.raises(SettingError, match=r"holds no depth of UTD-MHAD; leave it out of data\.streams\.names"):
+    with pytest.raises(SettingError, match=r"contains no depth of UTD-MHAD; leave it out of data\.streams\.names"):
         utd(tmp_path)
 
 
@@ -101,13 +101,13 @@ def test_splits_and_refusals(reduced: Path, official: Path, tmp_path: Path) -> N
     assert data.val_manifest is not None
     assert {path.split("_")[1] for path in data.train_manifest.paths} == {"s1", "s3"}
     assert {path.split("_")[1] for path in data.val_manifest.paths} == {"s2", "s4"}
-    with pytest.raises(SettingError, match="holds no depth of the subjects 7"):
+    with pytest.raises(SettingError, match="has no depth of the subjects 7"):
         utd(official, benchmark="xsub_settings")
     with pytest.raises(SettingError, match="neither official files of UTD-MHAD"):
         utd(tmp_path)
-    with pytest.raises(SettingError, match=r"data\.streams\.signal\.columns is set, which UTDMHAD does not take"):
+    with pytest.raises(SettingError, match=r"data\.streams\.signal\.columns is set, which UTDMHAD does not use"):
         SignalReader(SignalSettings(columns=["ax"]))
-    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which UTDMHAD does not take"):
+    with pytest.raises(SettingError, match=r"data\.lists\.train is set, which UTDMHAD does not use"):
         utd(reduced, lists=ListSettings(train="some.csv"))
     (tmp_path / "labels.csv").write_text("clip,action\nnone,1\n")
     with pytest.raises(SettingError, match="row without a clip such as a01_s1_t1"):

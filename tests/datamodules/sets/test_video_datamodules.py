@@ -141,7 +141,7 @@ def test_lists_decide_instead_of_folders(tree: Path) -> None:
 
 def test_validation_videos_are_never_trained_on(tree: Path) -> None:
     shutil.rmtree(tree / "train")
-    with pytest.raises(SettingError, match="holds val but no train"):
+    with pytest.raises(SettingError, match="contains val but no train"):
         folder(tree)
 
 
@@ -268,7 +268,7 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
         assert manifest is not None
         assert (manifest.paths, manifest.labels.tolist()) == (["20bn/2.mp4"], [3])
     (tmp_path / "something-something-v2-labels.json").unlink()
-    with pytest.raises(SettingError, match=r"something-something-v2-labels\.json or labels\.json\) is missing beside"):
+    with pytest.raises(SettingError, match=r"something-something-v2-labels\.json or labels\.json\) is missing next to"):
         ready(SSv2(str(tmp_path), clip=CLIP, batch_size=1))
 
 
@@ -280,7 +280,7 @@ def test_batch_of_all_devices_must_fit(tree: Path, monkeypatch: pytest.MonkeyPat
 
 def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VideoFolder, "_rank", lambda self: (0, 4))
-    with pytest.raises(SettingError, match=r"3 validation video\(s\) in .*val cannot be shared by 4 processes"):
+    with pytest.raises(SettingError, match=r"3 validation video\(s\) in .*val cannot be distributed over 4 processes"):
         folder(tree, batch_size=1)
 
 
@@ -288,10 +288,10 @@ def test_every_process_must_have_a_validation_video(tree: Path, monkeypatch: pyt
     ("make", "message"),
     [
         (lambda root: VideoFolder(str(root / "gone")), r"data\.root is .*gone, which is not a folder"),
-        (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which holds no video"),
+        (lambda root: VideoFolder(str(root / "empty")), r"data\.root is .*empty, which contains no video"),
         (lambda root: VideoFolder(str(root), batch_size=7), r"data\.batch_size 7 on 1 device\(s\) is more than the 6"),
-        (lambda root: SSv2(str(root)), r"holds no something-something-v2-train\.json; set data\.lists\.train"),
-        (lambda root: MiniKinetics(str(root)), r"holds no train_mini1\.txt; set data\.lists\.train"),
+        (lambda root: SSv2(str(root)), r"contains no something-something-v2-train\.json; set data\.lists\.train"),
+        (lambda root: MiniKinetics(str(root)), r"contains no train_mini1\.txt; set data\.lists\.train"),
         (lambda root: Kinetics400(str(root / "train")), r"No list of training videos was found in .*; set data\.lists\.train"),
         (lambda root: VideoFolder(str(root), lists=ListSettings(str(root / "no.csv"))), r"no\.csv does not exist"),
     ],

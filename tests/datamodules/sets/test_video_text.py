@@ -75,10 +75,10 @@ def test_a_test_needs_no_training_list(retrieval: Path) -> None:
     data = VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL)
     data.setup("test")
     assert [batch.index.tolist() for batch in data.test_dataloader()] == [[0, 1]]
-    with pytest.raises(SettingError, match=r"holds no train\.json; set data\.lists\.train to it, or data\.lists\.folder"):
+    with pytest.raises(SettingError, match=r"contains no train\.json; set data\.lists\.train to it, or data\.lists\.folder"):
         data.setup("fit")
     (retrieval / "val.json").unlink()
-    with pytest.raises(SettingError, match=r"holds no val\.json; set data\.lists\.test to it, or data\.lists\.folder"):
+    with pytest.raises(SettingError, match=r"contains no val\.json; set data\.lists\.test to it, or data\.lists\.folder"):
         VideoText(str(retrieval / "videos"), lists=ListSettings(folder=str(retrieval)), **SMALL).setup("test")
 
 
@@ -122,7 +122,7 @@ def test_official_names_of_lists(retrieval: Path) -> None:
     assert batch.text().sentences == [list("vwxyz")] * 2
     template = ready(SSv2Text(videos, lists=ListSettings(folder=str(retrieval)), **SMALL))
     assert template.val_manifest is None
-    with pytest.raises(SettingError, match=r"holds no ssv2_ret_label_train\.json"):
+    with pytest.raises(SettingError, match=r"contains no ssv2_ret_label_train\.json"):
         ready(SSv2Text(videos, lists=ListSettings(folder=str(retrieval)), benchmark="label", **SMALL))
 
 
@@ -158,8 +158,8 @@ def test_missing_videos_are_counted(retrieval: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"a": 1}', "holds no list of videos"),
-        ("[]", "holds no list of videos"),
+        ('{"a": 1}', "contains no list of videos"),
+        ("[]", "contains no list of videos"),
         ('[{"video": "a.mp4"}]', r"entry 0 is \{'video': 'a.mp4'\}; expected an object with video and caption"),
         ('[{"video": "a.mp4", "caption": "x"}, {"caption": "y"}]', "entry 1 is"),
         ('[{"video": "a.mp4", "caption": ["x", 3]}]', "each a text or a list of texts"),

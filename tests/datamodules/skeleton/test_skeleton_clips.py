@@ -201,7 +201,7 @@ def test_stores_that_are_not_whole_or_not_the_right_ones(tmp_path: Path) -> None
     with pytest.raises(SettingError, match="run prepare first"):
         open_store(tmp_path, "ntu", "prepare")
     stored(tmp_path)
-    with pytest.raises(SettingError, match="holds ntu"):
+    with pytest.raises(SettingError, match="contains ntu"):
         open_store(tmp_path, "pku", "prepare")
     whole = (tmp_path / "joints.npy").read_bytes()
     for damage in (whole[:-100], whole[:60], b""):

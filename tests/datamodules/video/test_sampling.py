@@ -274,10 +274,10 @@ def test_frame_pairs_of_short_videos(length: int, low: int, high: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sampler": DecreasingGap()}, r"data\.clip\.clips is 1, but DecreasingGap takes two clips of each video; set it to 2"),
+        ({"sampler": DecreasingGap()}, r"data\.clip\.clips is 1, but DecreasingGap needs two clips of each video; set it to 2"),
         ({"sampler": FramePair(), "frames": 1, "clips": 3}, r"data\.clip\.clips is 3, but FramePair"),
-        ({"sampler": FramePair(), "clips": 2}, r"data\.clip\.frames is 16, but FramePair makes clips of a single frame"),
-        ({"crop": Shared()}, r"data\.clip\.clips is 1, but Shared gives several clips one box"),
+        ({"sampler": FramePair(), "clips": 2}, r"data\.clip\.frames is 16, but FramePair uses clips of a single frame"),
+        ({"crop": Shared()}, r"data\.clip\.clips is 1, but Shared joins the boxes of several clips"),
         ({"crop": Nested()}, r"data\.clip\.clips and data\.clip\.repeat are 1, but Nested needs two views"),
     ],
 )
