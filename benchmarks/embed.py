@@ -4,7 +4,7 @@
     python benchmarks/embed.py --workers 1    # on two cores: one for the worker, one for the encoder
 
 The whole command (reading, a tiny encoder, parts and collection in files) is timed against its own loader with nothing behind
-it, on generated videos. Both start their workers anew. Each ratio is of a pair; the figure is their median, once of wall-clock
+it, on generated videos. Both start new workers. Each ratio is of a pair; the figure is their median, once of wall-clock
 time, and once of processor time of all processes, which other processes disturb less. Clips are small, so that the loader
 is the limit: on a CPU, normalising a clip of 224 pixels takes longer than decoding one.
 """

@@ -22,7 +22,7 @@ SAME, OTHER, QUERY = (0, 158, 115), (213, 94, 0), (0, 0, 0)
 
 
 def draw(stream: Stream, frames: int) -> Tensor:
-    """First views of samples of any kind, evenly picked frames: uint8 [B, T', H, W, 3]; see `stream_sheet.tile`."""
+    """First views of samples of any kind, evenly spaced frames: uint8 [B, T', H, W, 3]; see `stream_sheet.tile`."""
     if stream.kind not in ("video", "skeleton"):
         return torch.stack(as_long([tile(stream, row, frames) for row in range(len(stream.data))]))
     clips, axis = stream.data[:, 0], SEQUENCE_AXIS[stream.kind]
@@ -68,7 +68,7 @@ class Neighbours(ValidationProbe):
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch, and when training has ended.
-        clips: validation clips to draw, evenly picked.
+        clips: validation clips to draw, evenly spaced.
         k: neighbours of each.
         frames: frames of the moving picture at most.
     """

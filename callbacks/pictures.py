@@ -28,7 +28,7 @@ GAP = 2
 BEFORE_AFTER_FRAMES = 4
 PLAIN, NEAR = "validation clip", "nearest validation clips"
 COMPARED, NEAREST = 32, 3
-"""Samples among which the nearest are looked for before and after training, and how many of them are drawn."""
+"""Samples among which the nearest are searched before and after training, and how many of them are drawn."""
 
 
 def enlarge(video: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class Pictures(Callback):
             return {}
         if not isinstance(method, Method) or not stepwise or streams.get(method.stream) not in ("video", "skeleton"):
             return {}
-        # A loader of its own, which shares no state with those of the run; without validation samples there is none.
+        # A separate loader, which shares no state with those of the run; without validation samples there is none.
         loader = data.val_dataloader()
         if not hasattr(loader, "read"):
             return {}

@@ -303,7 +303,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             self._start_report()
 
     def _check_lists(self) -> None:
-        """Find out whether root and named lists are there."""
+        """Check that the root and the named lists exist."""
         self.check_root()
         for split in ("train", "val", "test"):
             listed = self.lists.of(split)

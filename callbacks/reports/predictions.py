@@ -42,7 +42,7 @@ class Predictions(Callback):
         self._told = ""
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Start empty."""
         self._parts, self._reasons, self._told = [], {}, ""
 
     def on_predict_batch_end(
@@ -75,7 +75,7 @@ class Predictions(Callback):
         (numbers, missed, labels), read = facts.T.tolist(), facts[:, 1] == 0
         paths = [manifest.paths[number] if manifest is not None else str(number) for number in numbers]
         reasons = [known.get(number, "could not be read") if gone else "" for number, gone in zip(numbers, missed, strict=True)]
-        # All processes ask: what is said may need samples that they share out.
+        # All processes ask: the answers may need samples that are distributed over them.
         answers = pl_module.answers([path for path, why in zip(paths, reasons, strict=True) if not why], value[read])
         if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
             return

@@ -69,7 +69,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.repeats = False
-        """Whether every epoch has the order of the first (trainer.overfit_batches); clips are still cut out anew."""
+        """Whether every epoch has the order of the first (trainer.overfit_batches); clips are still cropped at random."""
         self.start = 0
         """Samples of this epoch that were returned before, over all processes."""
         self.end = length // world_size * world_size if shuffle else length

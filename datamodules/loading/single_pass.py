@@ -34,8 +34,8 @@ class Loaders(Protocol):
 
 
 class Batches:
-    """A loader that Lightning takes as it is. Of a DataLoader it makes another one for `predict`, which would not go on where a
-    worker died.
+    """A loader that Lightning takes as it is. Of a DataLoader it makes another one for `predict`, which would not continue after
+    a worker died.
 
     Args:
         loader: of the samples to predict.

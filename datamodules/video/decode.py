@@ -166,7 +166,7 @@ def _read(reader: Reader, choose: ChooseFrames, rng: np.random.Generator | None)
 
 
 def probe(path: str | Source | PictureFolder, decode_timeout: float | None = None) -> VideoInfo:
-    """Length, rate and upright size of a video. Decodes its first frame, so that a file without any is found out.
+    """Length, rate and upright size of a video. Decodes its first frame, so that a file without any is detected.
 
     Args:
         path: A video, or an image.

@@ -87,7 +87,7 @@ def build(source: Source, part: Part, num_frames: int | None, image_size: int | 
         source: weights.
         part: `all` takes the classifier of weights that have one; all others give the encoder.
         num_frames: frames of its clips, or steps of its signals; None takes those of the weights.
-        image_size: side of its clips in pixels, likewise.
+        image_size: side of its clips in pixels; None takes that of the weights.
 
     Raises:
         SettingError: if the weights hold no encoder, or do not say on what clips it works.

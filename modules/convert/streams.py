@@ -43,7 +43,7 @@ def _only_ours(source: Source, to: Format, kind: str) -> None:
 
 
 def _setting(source: Source, name: str) -> Any:
-    """A setting of the backbone that weights do not tell: of the run, or of an earlier passport; None where nobody says."""
+    """A setting of the backbone that weights do not tell: of the run, or of an earlier passport; None where they do not say."""
     config = source.passport["config"]
     run = inside(parse_config(config) if config is not None else {}, "model", "init_args", "backbone", "init_args")
     places = (source.kept, inside(source.passport, "architecture"), run)
@@ -59,7 +59,7 @@ def is_depth(weights: dict[str, Tensor]) -> bool:
 
 
 def inner_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the network of videos in the place of the `Depth` that holds it, also in slow copies of it."""
+    """The weights with the network of videos in the place of the `Depth` that holds it, also in momentum copies of it."""
     if any(key.startswith(NETWORK) for key in weights):
         weights = {f"backbone.{key}": value for key, value in weights.items()}
     return {key.replace(f"backbone.{NETWORK}", "backbone.", 1): value for key, value in weights.items()}
@@ -93,7 +93,7 @@ def convert_depth(source: Source, facts: Facts, part: Part, to: Format) -> Conve
     if near is None or far is None:
         near, far = NEAR, FAR
         rank_zero_info(f"Nothing beside {source.path} says its range of depth: {near:g} to {far:g} mm assumed.")
-    # Of the encoder, and of its slow copy in momentum contrast.
+    # Of the encoder, and of its momentum copy.
     names = {key: re.sub(r"(^|(?<=\.))(key_)?backbone\.", rf"\g<0>{NETWORK}", key, count=1) for key in found.weights}
     passport = found.passport
     passport["architecture"] = passport["architecture"] | {"stream": "depth", "near": near, "far": far}

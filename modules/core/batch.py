@@ -152,7 +152,7 @@ class Batch:
         return {name: stream.kind for name, stream in self.streams.items()}
 
     def separate(self, views: int) -> "Batch":
-        """Each view as a sample of its own: B samples of V views become B * V samples of one, those of a sample side by side.
+        """Each view as a separate sample: B samples of V views become B * V samples of one, those of a sample side by side.
 
         Args:
             views: V.

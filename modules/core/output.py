@@ -15,7 +15,7 @@ class StepOutput(TypedDict, total=False):
     """Detached scalars that are logged as `train/<name>` or `val/<name>`."""
     show: dict[str, Any]
     """Detached things to look at, by names of the method's own, which its `pictures` draws. `clip`, uint8 [B, T, H, W, 3], is
-    what the student saw, after every augmentation and paste; `skeleton`, float [B, 3, T, J, M], likewise."""
+    what the student saw, after every augmentation and paste; `skeleton`, float [B, 3, T, J, M], the same for skeletons."""
 
 
 @dataclass

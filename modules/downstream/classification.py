@@ -232,7 +232,7 @@ class Classification(Method):
         trainer = trainer_of(self)
         if trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
             return
-        if trainer.predicting:  # likewise; what the data call their classes plays no part
+        if trainer.predicting:  # the names of the data's classes do not matter here
             if self.head is None and self.init_from is not None:
                 self.fit_head(own_names(read_checkpoint(self.init_from, "model.init_from").weights))
             return
@@ -475,7 +475,7 @@ class Classification(Method):
         """See `Method.on_predict_start`.
 
         Raises:
-            SettingError: likewise, or if no weights say what the classes are.
+            SettingError: if the clips do not fit, or no weights say what the classes are.
         """
         super().on_predict_start()
         if self.head is None:

@@ -170,7 +170,7 @@ class ActionDetection(Method):
         return Answers({"second": seconds, "boxes": value[:, 1].long().tolist()}, told.facts, {"boxes": boxes | told.columns})
 
     def on_predict_epoch_start(self) -> None:
-        """Begin anew."""
+        """Start empty."""
         self.on_validation_epoch_start()
 
     def on_validation_epoch_start(self) -> None:

@@ -107,7 +107,7 @@ class NearestNeighbours(Method):
         if both := data.tested_in_training(stage):
             raise SettingError(
                 f"{both} {'' if predicts else 'test '}sample(s) are in the training set too, where each would find itself; "
-                "choose data with a test set of its own."
+                "choose data with a separate test set."
             )
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:

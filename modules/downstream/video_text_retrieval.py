@@ -259,7 +259,7 @@ class VideoTextRetrieval(LocoMotion):
     # --- All of them ---
 
     def on_predict_epoch_start(self) -> None:
-        """Begin anew."""
+        """Start empty."""
         self.on_validation_epoch_start()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
@@ -298,7 +298,7 @@ class VideoTextRetrieval(LocoMotion):
         self.on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Start empty."""
         self._known, self._missed, self._chosen, self._said = [], [], [], []
 
     def on_test_epoch_start(self) -> None:

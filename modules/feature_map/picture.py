@@ -144,7 +144,7 @@ def _drawable(text: str) -> str:
 
 
 def _cut(text: str, size: int, width: float) -> str:
-    """Text that is no wider than a number of pixels, with an ellipsis where something is left out."""
+    """Text at most as wide as a number of pixels, with an ellipsis where something is left out."""
     font, text = _font(size, 1), _drawable(text)
     if font.getlength(text) <= width:
         return text
@@ -154,7 +154,7 @@ def _cut(text: str, size: int, width: float) -> str:
 
 
 def _wrapped(text: str, size: int, width: float) -> list[str]:
-    """Text in lines that are no wider than a number of pixels."""
+    """Text in lines at most as wide as a number of pixels."""
     font, lines = _font(size, 1), [""]
     for word in _drawable(text).split():
         if lines[-1] and font.getlength(f"{lines[-1]} {word}") > width:

@@ -110,7 +110,7 @@ def _points_of(one: Collection, per: Per) -> tuple[Tensor, Tensor, Tensor | None
     count = is_step.sum(1, keepdim=True)
     if not count.all():
         raise SettingError(
-            f"--features: {one.paths[int(count.argmin())]} in {one.name} has no step; write the collection anew."
+            f"--features: {one.paths[int(count.argmin())]} in {one.name} has no step; write the collection again."
         )
     mean = (one.feature * is_step[..., None]).sum(1) / count
     if one.time is None:

@@ -14,7 +14,7 @@ BETWEEN = 10
 
 
 def pick(length: int, count: int) -> Tensor:
-    """Numbers of evenly picked places from the first to the last, at most `count`: int64 [n]."""
+    """Numbers of evenly spaced places from the first to the last, at most `count`: int64 [n]."""
     return torch.linspace(0, length - 1, min(count, length)).round().long()
 
 

@@ -278,7 +278,7 @@ def width_of(text: str) -> int:
 
 
 def shortened(text: str, width: int) -> str:
-    """A text that is no wider than so many pixels, with dots in the place of its end if that is needed."""
+    """A text at most so many pixels wide, with dots in the place of its end if that is needed."""
     if width_of(text) <= width:
         return text
     while text and width_of(f"{text}...") > width:

@@ -175,7 +175,7 @@ def tile(stream: Stream, row: int, frames: int) -> Tensor:
     Args:
         stream: on any device.
         row: of the sample.
-        frames: at most, evenly picked.
+        frames: at most, evenly spaced.
 
     Returns:
         uint8 [T, TILE, TILE, 3]. What is not seen but goes on over time, such as sound, is one picture of all of it, T = 1.

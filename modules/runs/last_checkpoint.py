@@ -138,7 +138,7 @@ class LastCheckpoint(Checkpoint):
         if not self._agreed:
             return
         if not trial:
-            rank_zero_info(f"Saved {path} at step {trainer.global_step}; go on with --ckpt_path last.")
+            rank_zero_info(f"Saved {path} at step {trainer.global_step}; resume with --ckpt_path last.")
         if self._agreed == REQUEUE:
             requeue()
         self._restore()

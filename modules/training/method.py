@@ -523,7 +523,7 @@ class Method(LightningModule, ABC):
         loader = trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.limit = int(trainer.num_training_batches)
-            # Lightning would put a sampler of its own in the place of one that knows epochs.
+            # Lightning would replace, by its own sampler, one that knows epochs.
             loader.repeat(run_of(trainer).overfit_batches > 0)
             loader.send_to(self.device)
         before, self._before = self._before, None

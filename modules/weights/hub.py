@@ -48,7 +48,7 @@ def local_path(path: str | Path, setting: str = "checkpoint") -> Path:
     return downloaded
 
 
-@lru_cache  # The passport of weights is looked for after the weights: both are of one moment.
+@lru_cache  # The passport of weights is read after the weights: both must be of the same revision.
 def _download(repository: str, revision: str | None, file: str | None) -> Path | None:
     """The file, or else the folder of weights; None if the repository has none."""
     from huggingface_hub import snapshot_download

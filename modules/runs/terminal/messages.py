@@ -63,7 +63,7 @@ class _Filter(logging.Filter):
 
 @contextmanager
 def plain_messages() -> Iterator[None]:
-    """Show what concerns the user, each message on lines of its own, also beside a progress bar.
+    """Show what concerns the user, each message on separate lines, also beside a progress bar.
 
     Warnings for users are one line without the place in the code; those of other libraries stay as they are.
     """
