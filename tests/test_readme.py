@@ -39,7 +39,8 @@ SMALL = [*SHORT, "--data.batch_size=4", "--data.train_videos=16", "--data.val_vi
 
 def words(start: str) -> list[list[str]]:
     """Arguments of commands that begin like this, of all pages, each once."""
-    found = [arguments(line) for line in COMMANDS if line.split("&&")[-1].strip().startswith(start)]
+    lines = (line.split("&&")[-1].strip() for line in COMMANDS)
+    found = [arguments(line) for line in dict.fromkeys(lines) if line.startswith(start)]
     assert found, f"no page has a command {start}"
     return found
 
@@ -137,7 +138,7 @@ OWN = [
 ]
 """How the steps from videos to answers begin, those that only newer commands have behind the others."""
 TINY_OWN = {
-    "synthesise": ["--train_videos=24", "--val_videos=4", "--test_videos=4", "--frames=16", "--size=64"],
+    "synthesise": ["--train_videos=24", "--val_videos=4", "--test_videos=4", "--frames=16"],
     "fit": [*SHORT, "--data.batch_size=4", "--data.reading.num_workers=0", "--trainer.max_epochs=1"],
     "test": ["--data.reading.num_workers=0", "--trainer.enable_progress_bar=false"],
     "predict": ["--data.reading.num_workers=0", "--trainer.enable_progress_bar=false"],
