@@ -132,13 +132,13 @@ OWN = [
     "python main.py embed --checkpoint runs/own_videos",
     "python main.py fit --config configs/finetune/own_videos.yaml",
     "python main.py test --config configs/finetune/own_videos.yaml",
-    "python main.py map --features features/test",
+    "python main.py map --features features/val",
     "python main.py predict --config configs/finetune/own_videos.yaml",
     "python main.py convert --source runs/own_videos",
 ]
 """How the steps from videos to answers begin, those that only newer commands have behind the others."""
 TINY_OWN = {
-    "synthesise": ["--train_videos=24", "--val_videos=4", "--test_videos=4", "--frames=16"],
+    "synthesise": ["--train_videos=24", "--val_videos=4", "--frames=16"],
     "fit": [*SHORT, "--data.batch_size=4", "--data.reading.num_workers=0", "--trainer.max_epochs=1"],
     "test": ["--data.reading.num_workers=0", "--trainer.enable_progress_bar=false"],
     "predict": ["--data.reading.num_workers=0", "--trainer.enable_progress_bar=false"],
@@ -160,13 +160,15 @@ def test_from_ones_own_videos_to_answers(tmp_path: Path, monkeypatch: pytest.Mon
     run = tmp_path / "runs/finetune_own_videos"
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     (result,) = [json.loads(path.read_text()) for path in (run / "results").glob("*.json")]
-    assert result["trained_steps"] == 2
+    # A fifth of the training videos chose the checkpoint, and others are tested.
+    splits = result["splits"]
+    assert (splits["validation"], splits["tested_on_validation"]) == ("0.2 of the training samples", False)
     assert result["metrics"]["test/top1"] in (0, 25, 50, 75, 100)
     with (run / "predictions/videofolder.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 4
     assert {row["class"] for row in rows} <= {"right", "left", "up", "down"}
-    assert all(tmp_path.joinpath(f"features/test_map{end}").exists() for end in (".png", ".html", ".projector"))
+    assert all(tmp_path.joinpath(f"features/val_map{end}").exists() for end in (".png", ".html", ".projector"))
     assert (tmp_path / "encoder_hf/config.json").is_file()
     names: dict[str, Any] = {}
     exec(next(block for block in python(README) if "load_backbone" in block), names)

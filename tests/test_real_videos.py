@@ -40,8 +40,8 @@ def test_forty_real_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     Path("cuts.json").write_text(json.dumps({"database": database}))
     main(["prepare", "videos", f"--source={VIDEOS_DIR}", "--out=cut", "--list=cuts.json", "--short_side=128"])
     for video in sorted(Path("cut").glob("*.mp4")):
-        _, name, number = re.split(r"^v_|_(?=\d$)", video.stem)
-        for folder in (f"real/{name}", f"split/{'val' if number == '0' else 'train'}/{name}", "unsorted"):
+        _, name, _ = re.split(r"^v_|_(?=\d$)", video.stem)
+        for folder in (f"real/{name}", "unsorted"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             Path(folder, video.name).symlink_to(video.absolute())
     quick = ["--data.reading.num_workers=1", "--trainer.enable_progress_bar=false"]
@@ -59,7 +59,7 @@ def test_forty_real_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     again = read_collection(Path("runs/own_videos/predictions/videofolder"))
     assert sorted(again.paths) == sorted(found.paths)
 
-    tune = ["fit", "--config=configs/finetune/own_videos.yaml", "--data.root=split", f"--model.backbone.checkpoint={encoder}"]
+    tune = ["fit", "--config=configs/finetune/own_videos.yaml", "--data.root=real", f"--model.backbone.checkpoint={encoder}"]
     main([*tune, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", *quick])
     trained = "runs/finetune_own_videos/checkpoints/last.ckpt"
     main(["predict", "--config=configs/finetune/own_videos.yaml", "--data.root=unsorted", f"--ckpt_path={trained}", *quick])

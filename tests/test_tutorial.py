@@ -43,6 +43,6 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
     right = sum(row["class"] == row["path"].split("/")[0] for row in rows)
     # The test and the predictions are of the same checkpoint and videos.
     assert (len(rows), right) == (100, round(result["metrics"]["test/top1"]))
-    assert all((tmp_path / f"features/test_map{end}").exists() for end in (".png", ".html", ".projector"))
+    assert all((tmp_path / f"features/val_map{end}").exists() for end in (".png", ".html", ".projector"))
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[benchmarks]'")
     subprocess.run([sys.executable, "-c", f"{first}\n{second}"], cwd=tmp_path, env=environment, check=True)

@@ -27,13 +27,12 @@ def write_videos(
     seed: int = 0,
     captions: bool = False,
     classes: list[str] | None = None,
-    test_videos: int = 0,
 ) -> None:
     """Write clips of moving objects as mp4 files, in a folder that VideoFolder reads.
 
     Args:
-        out: folder to write to: <out>/train/<motion class>/<number>.mp4, <out>/val/... and perhaps <out>/test/... With captions,
-            whose motions have no classes: <out>/train/<number>.mp4, <out>/val/... and <out>/captions.jsonl.
+        out: folder to write to: <out>/train/<motion class>/<number>.mp4 and <out>/val/... With captions, whose motions have
+            no classes: <out>/train/<number>.mp4, <out>/val/... and <out>/captions.jsonl.
         train_videos: number of training videos.
         val_videos: number of validation videos, with other objects and backgrounds.
         frames: frames per video.
@@ -45,11 +44,10 @@ def write_videos(
             per line and clip: video, caption, signature (what it says, whatever the words), objects, and clauses with their
             share of the clip's time.
         classes: names of the motions to write, such as [right, left]; null writes all. Captioned motion has none.
-        test_videos: number of test videos, with objects and backgrounds like those of validation; not with captions.
     """
     check_writable("--out", out)
     check_whole("--", 1, train_videos=train_videos, fps=fps)
-    check_whole("--", 0, val_videos=val_videos, test_videos=test_videos)
+    check_whole("--", 0, val_videos=val_videos)
     check_whole("--", 0, MAX_SEED, seed=seed)
     if size % 2 or size < 16:
         raise SettingError(f"size is {size}; video codecs want an even number of at least 16.")
@@ -58,31 +56,29 @@ def write_videos(
     if "images" in backgrounds:
         raise SettingError("--backgrounds has 'images', of which this command knows none; drop it.")
     known = [motion.name for motion in MOTION_CLASSES]
-    if captions and (classes is not None or test_videos):
-        raise SettingError("--captions true writes neither classes nor test videos; leave out --classes and --test_videos.")
+    if captions and classes is not None:
+        raise SettingError("--captions true writes motion without classes; leave out --classes.")
     if classes is not None and (not classes or len(set(classes)) < len(classes) or not set(classes) <= set(known)):
         raise SettingError(
             f"--classes is {classes}; name some of {', '.join(known)}, each once."
         )
     stages = [
         (Stage(frames, size, "train", seed, backgrounds), train_videos),
-        (Stage(frames, size, "val", seed, backgrounds), val_videos + test_videos),
+        (Stage(frames, size, "val", seed, backgrounds), val_videos),
     ]
     if captions:
         _write_captioned(out, stages, fps)
     else:
-        _write_classes(out, stages, fps, [known.index(name) for name in classes or known], val_videos)
-    tests = f", {val_videos} validation and {test_videos} test" if test_videos else f" and {val_videos} validation"
-    rank_zero_info(f"Wrote {train_videos} training{tests} videos to {out}.")
+        _write_classes(out, stages, fps, [known.index(name) for name in classes or known])
+    rank_zero_info(f"Wrote {train_videos} training and {val_videos} validation videos to {out}.")
 
 
-def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int, classes: list[int], val_videos: int) -> None:
-    """Videos in folders of their class. Those of the second stage after the first `val_videos` are for the test."""
+def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int, classes: list[int]) -> None:
+    """Videos in folders of their class."""
     for stage, count in stages:
         clips = make_clips(count, stage.frames, stage.size, stage.split, stage.seed, stage.backgrounds, classes=classes)
         for number, motion in enumerate(clips.motion.tolist()):
-            split = "test" if stage.split == "val" and number >= val_videos else stage.split
-            path = out / split / MOTION_CLASSES[motion].name / f"{number:05d}.mp4"
+            path = out / stage.split / MOTION_CLASSES[motion].name / f"{number:05d}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, clips.video[number], fps)
 
