@@ -45,7 +45,8 @@ def test_forty_real_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             Path(folder).mkdir(parents=True, exist_ok=True)
             Path(folder, video.name).symlink_to(video.absolute())
     quick = ["--data.reading.num_workers=1", "--trainer.enable_progress_bar=false"]
-    main(["fit", "--config=configs/own_videos.yaml", "--data.root=real", "--data.batch_size=20", "--trainer.max_epochs=3", *quick])
+    pretrain = ["fit", "--config=configs/own_videos.yaml", "--data.root=real", "--data.batch_size=20"]
+    main([*pretrain, "--trainer.max_epochs=3", *quick])
     encoder = "runs/own_videos/checkpoints/last.ckpt"
     main(["embed", f"--checkpoint={encoder}", "--source=real", "--out=features/real", "--num_workers=1"])
     found = read_collection(Path("features/real"))

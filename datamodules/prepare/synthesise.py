@@ -59,9 +59,7 @@ def write_videos(
     if captions and classes is not None:
         raise SettingError("--captions true writes motion without classes; leave out --classes.")
     if classes is not None and (not classes or len(set(classes)) < len(classes) or not set(classes) <= set(known)):
-        raise SettingError(
-            f"--classes is {classes}; name some of {', '.join(known)}, each once."
-        )
+        raise SettingError(f"--classes is {classes}; name some of {', '.join(known)}, each once.")
     stages = [
         (Stage(frames, size, "train", seed, backgrounds), train_videos),
         (Stage(frames, size, "val", seed, backgrounds), val_videos),
