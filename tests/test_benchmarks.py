@@ -306,8 +306,8 @@ def test_page_about_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_pictures_of_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's command draws its picture."""
-    (command,) = re.findall(r"`(python benchmarks/world_pictures.py .*?)`", (BENCHMARKS.parent / "README.md").read_text())
+    """The command of docs/data.md draws its picture."""
+    (command,) = re.findall(r"`(python benchmarks/world_pictures.py .*?)`", (BENCHMARKS.parent / "docs/data.md").read_text())
     assert shlex.split(command)[2:] == ["--out", "docs/streams"]
     pytest.importorskip("modules.scenes.streams", reason="there are no generated streams")
     run(monkeypatch, "world_pictures.py", f"--out={tmp_path / 'streams'}")

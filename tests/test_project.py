@@ -181,6 +181,8 @@ def test_every_recipe_of_classification_trains_and_tests(recipe: str, tmp_path: 
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    if "after_fit: false" in BELOW[recipe]:
+        main(["test", *tiny_classifier(recipe, tmp_path), "--ckpt_path=last"])
     (result,) = (tmp_path / "results").glob("*.json")
     score = "map" if "charades" in recipe else "top1"
     assert f"test/{score}" in json.loads(result.read_text())["metrics"]

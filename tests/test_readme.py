@@ -1,8 +1,10 @@
-"""What the README says to type works as pasted (made small), and what it shows to write runs."""
+"""What README and docs say to type works as pasted (made small), and what they show to write runs."""
 
+import csv
+import json
 import re
-import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +18,11 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.weights.passport import read_passport
 from tests.layers.test_targets import write_clip_file
+from tests.pages import PAGES, ROOT, arguments, commands, python
 from tests.registry import OPTIM, tiny_vit, video_batch
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-COMMANDS = [line.strip() for line in PROSE.splitlines() if line.startswith("    ")]
+README = PAGES["README.md"]
+COMMANDS = list(dict.fromkeys(line for text in PAGES.values() for line in commands(text)))
 TINY = ["--config", str(ROOT / "configs/debug/tiny.yaml")]
 # No process group in the process that runs the tests; tests/test_project.py runs the layers as they are.
 ON_CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
@@ -37,30 +38,41 @@ SMALL = [*SHORT, "--data.batch_size=4", "--data.train_videos=16", "--data.val_vi
 
 
 def words(start: str) -> list[list[str]]:
-    """Arguments of the README's commands that begin like this."""
-    found = [shlex.split(line.split("&&")[-1])[2:] for line in COMMANDS if line.split("&&")[-1].strip().startswith(start)]
-    assert found, f"the README has no command {start}"
+    """Arguments of commands that begin like this, of all pages, each once."""
+    lines = (line.split("&&")[-1].strip() for line in COMMANDS)
+    found = [arguments(line) for line in dict.fromkeys(lines) if line.startswith(start)]
+    assert found, f"no page has a command {start}"
     return found
 
 
-def test_quickstart_runs_and_goes_on(
+VIDEOS = min(words("python main.py synthesise --out data/motion"), key=len)
+
+
+def test_quickstart_runs_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    first, again = words("python main.py fit --config configs/quickstart.yaml")
+    first, again, averaged = sorted(words("python main.py fit --config configs/quickstart.yaml"), key=len)
+    assert again[-2:] == ["--ckpt_path", "last"]
     main([*first, *SMALL, "--trainer.max_epochs=1", "--model.optim.warmup_epochs=0"])
     assert "of the best constant prediction" in capsys.readouterr().out
     assert list((tmp_path / "runs/quickstart/pictures").iterdir())
     assert list((tmp_path / "runs/quickstart").glob("events.out.tfevents.*"))
     main([*again, *SMALL, "--trainer.max_epochs=2", "--model.optim.warmup_epochs=0"])
     assert torch.load(tmp_path / "runs/quickstart/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
-    for command in words("python main.py convert"):
+    main([*averaged, *SMALL, "--trainer.max_epochs=1", "--model.optim.warmup_epochs=0", "--trainer.default_root_dir=averaged"])
+    for command in words("python main.py convert --source runs/quickstart") + words("python main.py convert --source smile"):
         main(command)
     assert read_passport(tmp_path / "smile.safetensors")["method"] == "modules.methods.smile.SMILE"
     assert {path.name for path in (tmp_path / "encoder").iterdir()} >= {"config.json", "model.safetensors"}
-    main([*words("python main.py synthesise")[0], "--train_videos=3", "--val_videos=1", "--frames=16", "--size=32"])
-    for command in words("python main.py embed"):
+    (code,) = python(PAGES["docs/weights.md"])
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["features"].shape == (2, names["encoder"].embed_dim)
+    assert type(names["method"]).__name__ == "SMILE"
+    main([*VIDEOS, "--train_videos=3", "--val_videos=1", "--frames=16", "--size=32"])
+    for command in words("python main.py embed --checkpoint runs/quickstart"):
         main([*command, "--num_workers=0"])
     data = FeatureSequences(str(tmp_path / "features"), batch_size=3, reading=ReadSettings(num_workers=0), seed=0)
     data.setup("fit")
@@ -84,21 +96,24 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_written_videos_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    main([*words("python main.py synthesise")[0], "--train_videos=6", "--val_videos=2", "--frames=8", "--size=32"])
-    command = words("python main.py fit --config configs/videomae.yaml")[0]
+    main([*VIDEOS, "--train_videos=6", "--val_videos=2", "--frames=8", "--size=32"])
+    (command,) = words("python main.py fit --config configs/videomae.yaml --config configs/trainer/laptop.yaml")
     sizes = ["--model.backbone.image_size=32", "--model.backbone.num_frames=4", "--model.backbone.depth=1"]
     clip = ["--data.clip.size=32", "--data.clip.frames=4", "--data.clip.sampler.stride=2", "--data.batch_size=3"]
     main([*command, *SHORT, *sizes, *clip])
     assert (tmp_path / "runs/videomae/checkpoints/last.ckpt").is_file()
     main([*words("python main.py prepare videos")[0], "--short_side=32", "--workers=1"])
     assert len((tmp_path / "data/small/manifest.tsv").read_text().splitlines()) >= 8
+    (captions,) = words("python main.py synthesise --out data/told")
+    main([*captions, "--train_videos=2", "--val_videos=1", "--frames=16", "--size=32"])
+    assert len((tmp_path / "data/told/captions.jsonl").read_text().splitlines()) == 3
 
 
 def test_shards_train_as_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("litdata", reason="litdata is not installed: pip install -e '.[streaming]'")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    main([*words("python main.py synthesise")[0], "--train_videos=10", "--val_videos=2", "--frames=8", "--size=32"])
+    main([*VIDEOS, "--train_videos=10", "--val_videos=2", "--frames=8", "--size=32"])
     main(words("python main.py prepare shards")[0])
     (command,) = words("python main.py fit --config configs/videomae.yaml --config configs/data/shards.yaml")
     small = [*TINY, *ON_CPU, "--data.clip.sampler.stride=2", "--trainer.enable_progress_bar=false"]
@@ -109,6 +124,56 @@ def test_shards_train_as_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert files["global_step"] == shards["global_step"] == 2
     assert files["state_dict"].keys() == shards["state_dict"].keys()
     assert all(torch.equal(value, shards["state_dict"][name]) for name, value in files["state_dict"].items())
+
+
+OWN = [
+    "python main.py synthesise --out data/motion --train_videos",
+    "python main.py fit --config configs/own_videos.yaml --data.root data/motion",
+    "python main.py embed --checkpoint runs/own_videos",
+    "python main.py fit --config configs/finetune/own_videos.yaml --data.root data/motion --model.backbone",
+    "python main.py test --config configs/finetune/own_videos.yaml --data.root data/motion --ckpt_path",
+    "python main.py map --features features/val",
+    "python main.py predict --config configs/finetune/own_videos.yaml",
+    "python main.py convert --source runs/own_videos",
+]
+"""How the steps from videos to answers begin."""
+TINY_OWN = {
+    "synthesise": ["--train_videos=24", "--val_videos=4", "--frames=16"],
+    "fit": [*SHORT, "--data.batch_size=4", "--data.reading.num_workers=0", "--trainer.max_epochs=1"],
+    "test": ["--data.reading.num_workers=0", "--trainer.enable_progress_bar=false"],
+    "predict": ["--data.reading.num_workers=0", "--trainer.enable_progress_bar=false"],
+    "embed": ["--num_workers=0"],
+    "map": ["--num_workers=0"],
+    "convert": [],
+}
+
+
+def test_from_ones_own_videos_to_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for start in OWN:
+        for command in words(start):
+            more = TINY_OWN[command[0]]
+            if start.endswith("--model.backbone"):
+                more = [*more, "--trainer.check_val_every_n_epoch=1", "--trainer.limit_val_batches=1.0"]
+            main([*command, *more])
+    run = tmp_path / "runs/finetune_own_videos"
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    (result,) = [json.loads(path.read_text()) for path in (run / "results").glob("*.json")]
+    # A fifth of the training videos chose the checkpoint, and others are tested.
+    splits = result["splits"]
+    assert (splits["validation"], splits["tested_on_validation"]) == ("0.2 of the training samples", False)
+    assert result["metrics"]["test/top1"] in (0, 25, 50, 75, 100)
+    with (run / "predictions/videofolder.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 4
+    assert {row["class"] for row in rows} <= {"right", "left", "up", "down"}
+    assert all(tmp_path.joinpath(f"features/val_map{end}").exists() for end in (".png", ".html", ".projector"))
+    assert (tmp_path / "encoder_hf/config.json").is_file()
+    names: dict[str, Any] = {}
+    exec(next(block for block in python(README) if "load_backbone" in block), names)
+    assert names["features"].shape == (2, 96)
+    torch.testing.assert_close(torch.from_numpy(names["same"]), names["features"].detach(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layer", ["one_gpu", "ddp_node"])
@@ -200,6 +265,9 @@ def test_help_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.chdir(ROOT)
     asking = words("python main.py fit --model.help") + words("python main.py fit --data.help")
     asking += words("python main.py fit --config configs/smile.yaml --print_config")
+    # What needs files of flow beside the videos is in tests/datamodules/streams.
+    flow = words("python main.py fit --config configs/videomae.yaml --data VideoFolder")
+    asking += [[*command, "--print_config"] for command in flow]
     for command in asking:
         with pytest.raises(SystemExit) as stopped:
             main(command)
@@ -208,20 +276,24 @@ def test_help_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_no_command_is_left_out() -> None:
-    tested = ("pip install", "tensorboard", "python main.py fit --config configs/quickstart", "python main.py synthesise")
-    tested += ("python main.py fit --config configs/videomae.yaml", "python main.py fit --config configs/smile.yaml")
-    tested += (
-        "python main.py fit --model.help",
-        "python main.py fit --data.help",
-        "python benchmarks/",
-        "bash benchmarks/gpu.sh",
-    )
-    tested += ("python main.py convert", "python main.py replay", "python main.py prepare", "python main.py bench")
-    tested += ("python main.py embed",)
+    tested = ("pip install", "tensorboard", "python benchmarks/", "bash benchmarks/gpu.sh")
+    own = ("bench", "convert", "embed", "map", "predict", "prepare", "replay", "synthesise")
+    tested += tuple(f"python main.py {name}" for name in own)
+    tested += ("python main.py fit --model.help", "python main.py fit --data.help")
+    tested += ("python main.py fit --config configs/quickstart",)
+    tested += tuple(f"python main.py fit --config configs/{name}.yaml" for name in ("own_videos", "videomae", "smile"))
+    tested += tuple(f"python main.py {command} --config configs/finetune/own_videos.yaml" for command in ("fit", "test"))
     tested += ("python main.py fit --config configs/skeleton_contrast.yaml --config configs/data/synthetic_skeleton.yaml",)
     tested += tuple(" ".join(command) for command in MEASURING)
     tested += tuple(f"python main.py {command} --config configs/retrieval/ssv2_template.yaml" for command in ("fit", "test"))
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 200
+    for name, text in PAGES.items():
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
 
 
 def test_table_of_methods_names_what_exists() -> None:
@@ -234,8 +306,7 @@ def test_table_of_methods_names_what_exists() -> None:
 
 
 def test_the_example_of_a_method_learns() -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code is not None
+    (code,) = [block for block in python(README) if "class ArrowOfTime" in block]
     imports = """
 import torch
 import torch.nn.functional as F
@@ -247,7 +318,7 @@ from modules.core.output import StepOutput
 from modules.training.optim import AdamWSettings
 """
     names: dict[str, type] = {}
-    exec(imports + code[1], names)
+    exec(imports + code, names)
     method = names["ArrowOfTime"](tiny_vit(), OPTIM)
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3)
     batch = video_batch(8)

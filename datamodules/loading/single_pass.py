@@ -34,7 +34,7 @@ class Loaders(Protocol):
 
 
 class Batches:
-    """A loader that Lightning takes as it is. Of a DataLoader it makes another one for `predict`, which would not continue after
+    """A loader that Lightning takes as it is. Lightning replaces a DataLoader for `predict`, and its own would not continue after
     a worker died.
 
     Args:

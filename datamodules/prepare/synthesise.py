@@ -26,6 +26,7 @@ def write_videos(
     backgrounds: list[Background] = ["texture"],  # noqa: B006  (never mutated; shows the default in --help)
     seed: int = 0,
     captions: bool = False,
+    classes: list[str] | None = None,
 ) -> None:
     """Write clips of moving objects as mp4 files, in a folder that VideoFolder reads.
 
@@ -42,6 +43,7 @@ def write_videos(
         captions: write captioned motion, up to three consecutive motions or two objects at a time, with one JSON object per
             line and clip: video, caption, signature (its meaning, independent of wording), objects, and clauses with their
             fraction of the clip's time.
+        classes: names of the motions to write, such as [right, left]; null writes all. Captioned motion has none.
     """
     check_writable("--out", out)
     check_whole("--", 1, train_videos=train_videos, fps=fps)
@@ -53,19 +55,26 @@ def write_videos(
     check_backgrounds("--backgrounds", backgrounds)
     if "images" in backgrounds:
         raise SettingError("--backgrounds has 'images', which this command does not support; remove it.")
+    known = [motion.name for motion in MOTION_CLASSES]
+    if captions and classes is not None:
+        raise SettingError("--captions true writes motion without classes; leave out --classes.")
+    if classes is not None and (not classes or len(set(classes)) < len(classes) or not set(classes) <= set(known)):
+        raise SettingError(f"--classes is {classes}; name some of {', '.join(known)}, each once.")
     stages = [
         (Stage(frames, size, "train", seed, backgrounds), train_videos),
         (Stage(frames, size, "val", seed, backgrounds), val_videos),
     ]
-    write = _write_captioned if captions else _write_classes
-    write(out, stages, fps)
+    if captions:
+        _write_captioned(out, stages, fps)
+    else:
+        _write_classes(out, stages, fps, [known.index(name) for name in classes or known])
     rank_zero_info(f"Wrote {train_videos} training and {val_videos} validation videos to {out}.")
 
 
-def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int) -> None:
+def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int, classes: list[int]) -> None:
     """Videos in folders of their class."""
     for stage, count in stages:
-        clips = make_clips(count, stage.frames, stage.size, stage.split, stage.seed, stage.backgrounds)
+        clips = make_clips(count, stage.frames, stage.size, stage.split, stage.seed, stage.backgrounds, classes=classes)
         for number, motion in enumerate(clips.motion.tolist()):
             path = out / stage.split / MOTION_CLASSES[motion].name / f"{number:05d}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -118,9 +118,10 @@ def make_clips(
     objects: bool = True,
     distractors: bool = False,
     view: int = 0,
+    classes: Sequence[int] = range(len(MOTION_CLASSES)),
     device: torch.device | str = "cpu",
 ) -> SyntheticClips:
-    """Makes clips 0 .. count - 1 of a split. Clip n is a function of (seed, split, n) alone.
+    """Makes clips 0 .. count - 1 of a split. Clip n is a function of (seed, split, n, classes) alone.
 
     Args:
         count: Number of clips N.
@@ -135,12 +136,14 @@ def make_clips(
         objects: False gives bare backgrounds.
         distractors: Adds small random drifts to what the class does not concern.
         view: Other numbers give the same object, background and class with another start, speed and heading.
+        classes: Indices into `MOTION_CLASSES`, which clips take in turns.
         device: Where the clips are made and stay.
     """
     parts = []
+    motions = torch.tensor(list(classes), device=device)
     for index in in_chunks(count, frames, size, device):
         looks = Draws(seed, split, index)
-        motion = index % len(MOTION_CLASSES) if moving and objects else torch.full_like(index, -1)
+        motion = motions[index % len(motions)] if moving and objects else torch.full_like(index, -1)
         background = looks.integer("background", len(backgrounds))
         still = make_backgrounds(looks, background, backgrounds, size, images)
         video = still[:, None].expand(-1, frames, -1, -1, -1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules.folder import VideoFolder
 from datamodules.prepare.synthesise import write_videos
@@ -41,4 +42,23 @@ def test_sizes_that_codecs_refuse(tmp_path: Path) -> None:
     for size in (15, 33, 8):
         with pytest.raises(SettingError, match="size is"):
             write_videos(tmp_path, 1, 1, 8, size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_some_classes(tmp_path: Path) -> None:
+    write_videos(tmp_path, 3, 2, 8, 32, seed=3, classes=["down", "grow"])
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mp4"))
+    expected = ["train/down/00000", "train/down/00002", "train/grow/00001", "val/down/00000", "val/grow/00001"]
+    assert found == [f"{name}.mp4" for name in expected]
+    made = make_clips(4, 8, 32, "val", 3, classes=[3, 6])
+    assert [MOTION_CLASSES[number].name for number in made.motion.tolist()] == ["down", "grow", "down", "grow"]
+    assert torch.equal(make_clips(4, 8, 32, "val", 3, classes=range(13)).video, make_clips(4, 8, 32, "val", 3).video)
+
+
+def test_classes_that_there_are_not(tmp_path: Path) -> None:
+    for classes in ([], ["sideways"], ["up", "up"]):
+        with pytest.raises(SettingError, match="--classes is"):
+            write_videos(tmp_path, 1, 1, 8, 32, classes=classes)
+    with pytest.raises(SettingError, match="motion without classes"):
+        write_videos(tmp_path, 1, 1, 8, 32, captions=True, classes=["up"])
     assert not list(tmp_path.iterdir())
