@@ -34,8 +34,8 @@ class Loaders(Protocol):
 
 
 class Batches:
-    """A loader that Lightning takes as it is. Lightning replaces a DataLoader for `predict`, and its own would not continue after
-    a worker died.
+    """A loader that Lightning takes as it is. It replaces a DataLoader for `predict` by one that would not continue after a
+    worker died.
 
     Args:
         loader: of the samples to predict.

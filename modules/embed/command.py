@@ -54,7 +54,7 @@ def embed(
     may be of another kind if the encoder is: skeletons, depth, signals. Sizes, preprocessing and sampling are those of the
     encoder's training.
 
-    A command that was killed goes on where it was, and writes the same bytes. What cannot be read is listed in OUT.bad.tsv and
+    A command that was killed resumes, and writes the same bytes. What cannot be read is listed in OUT.bad.tsv and
     is not in the collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with
     --data.lists.train OUT.csv.
 
@@ -79,7 +79,7 @@ def embed(
         batch_size: clips that go through the encoder at once.
         num_workers: processes that read, for each device; null takes four, or as many as there are cores.
         device: auto, cpu, cuda or cuda:1 and so on.
-        devices: GPUs that share the work, each with a process of its own; on a CPU, processes.
+        devices: GPUs that share the work, each with its own process; on a CPU, processes.
         bf16: compute in bfloat16, which is faster on a GPU and less exact.
         store: type of the numbers in the file.
         shard: 2/4 does the second of four shares, for several machines; the one that finishes last writes the collection.

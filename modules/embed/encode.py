@@ -38,7 +38,7 @@ class Work(NamedTuple):
     frames: int | None
     """as `describe_backbone` takes it"""
     size: int | None
-    """likewise"""
+    """side of the clips in pixels"""
     reader: Reader
     parts: Parts
     what: What
@@ -235,7 +235,7 @@ def encode(network: Any, reads: Iterable[Read], what: What, batch_size: int, bf1
 
 
 def _times(time: Tensor, count: int, what: What) -> Tensor:
-    """Times of all features of clips: float32 [B, 2] -> [B * S, 2]. Slices share out the time of their clip evenly."""
+    """Times of all features of clips: float32 [B, 2] -> [B * S, 2]. Slices divide the time of their clip evenly."""
     if what != "slices":
         return time.repeat_interleave(count, 0)
     ends = time[:, :1] + (time[:, 1:] - time[:, :1]) * torch.linspace(0, 1, count + 1)

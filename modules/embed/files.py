@@ -1,7 +1,7 @@
 """Files of features: parts that a killed command need not make again, and the collection that they become.
 
 A collection is `NAME.safetensors` with `feature` float16 or float32, [N, D] with `time` float32 [N, 2] in seconds, or
-[N, S, D] with `length` int64 [N] and `time` [N, S, 2], without `time` where nobody knows it; `NAME.csv` with a row per
+[N, S, D] with `length` int64 [N] and `time` [N, S, 2], without `time` where it is unknown; `NAME.csv` with a row per
 recording; `NAME.json`, the passport; and `NAME.bad.tsv`, if a recording could not be read. Axis letters: `N` recordings, `S`
 steps, `D` width.
 """

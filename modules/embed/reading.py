@@ -29,13 +29,13 @@ class Read(NamedTuple):
     clips: Tensor | None
     """[v, ...], as the data give them: uint8 [v, T, H, W, 3] of videos; None where the file could not be read"""
     time: Tensor
-    """float32 [v, 2], seconds; NaN where nobody knows"""
+    """float32 [v, 2], seconds; NaN where they are unknown"""
     reason: str
     """why it could not be read, else empty"""
     label: str = ""
     """of the sample, where the list does not tell it"""
     caption: str = ""
-    """likewise"""
+    """of the sample, where the list has none"""
 
 
 class Reader(Protocol):

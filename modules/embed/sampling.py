@@ -17,7 +17,7 @@ ALONE = (Dense, Segments, Spanning, Timed)
 
 
 def sampler_of(loaded: Loaded, stride: int | None) -> Sampler | None:
-    """How frames are chosen: with a stride that was asked for, or else as in training; None where nobody noted that."""
+    """How frames are chosen: with a stride that was asked for, or else as in training; None where that is not recorded."""
     if stride is not None:
         return Dense(stride)
     dense = Dense(loaded.stride) if loaded.stride is not None else None
@@ -32,19 +32,19 @@ def sampler_of(loaded: Loaded, stride: int | None) -> Sampler | None:
 
 
 def signal_of(loaded: Loaded) -> dict[str, Any]:
-    """How signals were prepared in training, by the names of `SignalSettings`; empty where nobody noted that."""
+    """How signals were prepared in training, by the names of `SignalSettings`; empty where that is not recorded."""
     noted = _noted(loaded, "streams", "signal")
     return {name: noted[name] for name in PREPARATION if name in noted}
 
 
 def _noted(loaded: Loaded, *names: str) -> dict[str, Any]:
-    """Settings of the data that the encoder was trained on; empty where nobody noted them."""
+    """Settings of the data that the encoder was trained on; empty where they are not recorded."""
     config = loaded.passport.get("config")
     return inside(parse_config(config), "data", "init_args", *names) if isinstance(config, str) and config else {}
 
 
 def usual_clip(loaded: Loaded, stride: int | None, clips: int) -> ClipSettings:
-    """Clips of videos as in the encoder's training, and as usual where nobody noted that."""
+    """Clips of videos as in the encoder's training, and as usual where that is not recorded."""
     sampler = sampler_of(loaded, stride) or Dense(USUAL_STRIDE)
     return ClipSettings(frames=loaded.frames, size=loaded.size or USUAL_SIZE, clips=clips, sampler=sampler, crop=Centre())
 

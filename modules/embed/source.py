@@ -117,7 +117,7 @@ def open_data(
         split: train, val or test.
         kind: of the stream that the encoder takes.
         clip: settings of the clips that are known, by the names of `ClipSettings`. What the user set comes first.
-        signal: how signals are prepared, by the names of `SignalSettings`, likewise.
+        signal: how signals are prepared, by the names of `SignalSettings`; what the user set comes first.
         num_workers: processes that read.
 
     Raises:

@@ -21,7 +21,7 @@ def words(folder: Path, out: Path, *options: str, clips: int = CLIPS) -> list[st
 
 def start(command: list[str]) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # A group of its own, as a terminal gives to each command.
+    # A separate group, as a terminal gives to each command.
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *command],
         env=environment,
