@@ -46,12 +46,12 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         root: folder of the videos; relative paths in lists are relative to it.
         lists: lists of videos, if not the data set's usual files in `root`.
         clip: frames, stride, size, crop and number of clips.
-        batch_size: videos per batch and device; a batch contains batch_size x clip.clips x
-        clip.repeat clips. reading: worker processes, decoder, and tolerance for broken files.
+        batch_size: videos per batch and device; a batch contains batch_size x clip.clips x clip.repeat clips.
+        reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training videos to train on.
         views: clips and crops of each test video. A batch has as many clips as in training, so fewer videos.
-        benchmark: which of the data set's official splits, subsets or label types to use, if it has several; null takes
-            the first in its description.
+        benchmark: which of the data set's official splits, subsets or label types to use, if it has several; null takes the
+            first in its description.
         probe_samples: number of labelled training videos for online probes, with centre crops, evenly spaced over the list;
             null takes at least 50 per class if available, and at most 20,000 (see `pick_for_probes`).
         seed: order, frames and crops are functions of it; null takes the run's seed.

@@ -27,11 +27,11 @@ class ListedStreams(VideoDataModule):
     videos' own audio.
 
     Args:
-        root: folder that relative paths in lists are relative
-        to. lists: the lists, if not in `root`.
+        root: folder that relative paths in lists are relative to.
+        lists: the lists, if not in `root`.
         clip: frames, stride, size, crop and number of clips.
-        batch_size: samples per batch and device; a batch contains batch_size x clip.clips x
-        clip.repeat clips. reading: worker processes, decoder, and tolerance for broken files.
+        batch_size: samples per batch and device; a batch contains batch_size x clip.clips x clip.repeat clips.
+        reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training samples to train on.
         views: clips and crops of each test sample.
         probe_samples: number of labelled training samples for online probes; see `VideoDataModule`.

@@ -275,9 +275,9 @@ def share_out(sizes: list[int], weights: list[float] | None, total: int | None) 
     """Samples of each set in an epoch, which add up to `total`.
 
     Args:
-        sizes: number of samples of each
-        set. weights: relative weights; None for
-        the sizes. total: samples in an epoch; None for the total size.
+        sizes: number of samples of each set.
+        weights: relative weights; None for the sizes.
+        total: samples in an epoch; None for the total size.
 
     Raises:
         SettingError: if a set would have none.

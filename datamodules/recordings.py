@@ -31,18 +31,17 @@ class LongRecordings(VideoFolder):
     exactly. The result is cached below `durations`, too: this is done once, and not by every worker.
 
     Args:
-        root: folder of the recordings; relative paths in lists are
-        relative to it. stretch: length of a segment in
-        seconds. lists: lists of recordings, instead of folders.
+        root: folder of the recordings; relative paths in lists are relative to it.
+        stretch: length of a segment in seconds.
+        lists: lists of recordings, instead of folders.
         clip: frames, stride, size, crop and number of clips.
-        batch_size: segments per batch and device; a batch contains batch_size x clip.clips x
-        clip.repeat clips. reading: worker processes, decoder, and tolerance for broken files. views:
-        clips and crops of each segment in tests.
+        batch_size: segments per batch and device; a batch contains batch_size x clip.clips x clip.repeat clips.
+        reading: worker processes, decoder, and tolerance for broken files.
+        views: clips and crops of each segment in tests.
         probe_samples: see `VideoDataModule`.
-        seed: see
-        `VideoDataModule`. streams: see
-        `VideoDataModule`. durations: cache folder for the durations of files and the positions of their frames: at most some
-        kilobytes per minute.
+        seed: see `VideoDataModule`.
+        streams: see `VideoDataModule`.
+        durations: cache folder for the durations of files and the positions of their frames: at most some kilobytes per minute.
 
     Raises:
         SettingError: as `VideoDataModule` does.

@@ -297,8 +297,8 @@ def check_files(
         file: path of a row's file; None if it has none.
         rows: number of rows of the list.
         source: the list.
-        tell_missing: warn about missing ones. what:
-        name of the files, for messages.
+        tell_missing: warn about missing ones.
+        what: name of the files, for messages.
         is_there: returns whether a file exists.
 
     Raises:

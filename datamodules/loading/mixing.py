@@ -43,8 +43,8 @@ class MixedSet:
 
     Args:
         name: for messages.
-        dataset: returns its samples for `SampleKey`s: complete batches, or one by one. collate:
-        makes a batch from the output of `dataset`.
+        dataset: returns its samples for `SampleKey`s: complete batches, or one by one.
+        collate: makes a batch from the output of `dataset`.
         share: number of its samples in an epoch.
         weights: float [N], see `SampleWeights`; None draws all rows equally often.
         first_label: number of its first class in the list of all; None for batches without labels.

@@ -170,8 +170,8 @@ def write_shard(folder: Path, contents: Sequence[bytes]) -> tuple[Path, dict[str
     """Write one shard into a new folder.
 
     Args:
-        folder: an empty folder. contents:
-        contents of its files, in order.
+        folder: an empty folder.
+        contents: contents of its files, in order.
 
     Returns:
         The shard, and litdata's index of it: `chunks`, with one entry, and `config`.

@@ -128,8 +128,8 @@ class AVA(VideoDataModule):
         batch_size: key frames per batch and device in training.
         reading: worker processes, decoder, and tolerance for broken films; `decode_timeout` is for one clip.
         subset: part of the key frames of training, with films instead of classes.
-        films: start second of files, and whether evaluation reads
-        squares. benchmark: boxes to evaluate: detected or true ones.
+        films: start second of files, and whether evaluation reads squares.
+        benchmark: boxes to evaluate: detected or true ones.
         probe_samples: key frames for probes.
         seed: order, clips and crops are functions of it; null takes the run's seed.
 

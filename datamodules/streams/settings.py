@@ -224,17 +224,17 @@ class StreamSettings:
 
     Args:
         names: Streams by name; null takes the defaults of the data set.
-        on_missing: What to do with a sample if a further stream is missing or broken: `replace` takes another sample, as
-            for broken videos; `mark` fills the stream with zeros marked as not valid. Both count and list the file.
+        on_missing: What to do with a sample if a further stream is missing or broken: `replace` takes another sample, as for
+            broken videos; `mark` fills the stream with zeros marked as not valid. Both count and list the file.
         sound: Settings of audio streams.
-        signal: Settings of
-        sensors. flow: Settings of optical
-        flow. depth: Settings of
-        depth. skeleton: Settings of joints
-        in arrays. feature: Settings
-        of features. track:
-        Settings of boxes. picture: Settings of object crops. mask:
-        Settings of masks.
+        signal: Settings of sensors.
+        flow: Settings of optical flow.
+        depth: Settings of depth.
+        skeleton: Settings of joints in arrays.
+        feature: Settings of features.
+        track: Settings of boxes.
+        picture: Settings of object crops.
+        mask: Settings of masks.
     """
 
     names: list[str] | None = None

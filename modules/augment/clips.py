@@ -71,8 +71,8 @@ class Mixing:
     With an odd number of clips one is not mixed, nor are pairs with an unlabelled clip.
 
     Args:
-        mixup: parameter of the Beta distribution of the ratio; 0 disables mixup. cutmix:
-        the same for cutmix, which pastes a box of this fraction of the frame, the same in all frames; 0 disables it.
+        mixup: parameter of the Beta distribution of the ratio; 0 disables mixup.
+        cutmix: the same for cutmix, which pastes a box of this fraction of the frame, the same in all frames; 0 disables it.
         probability: probability that a batch is mixed.
         switch: probability of cutmix if both are enabled.
     """

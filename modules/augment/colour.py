@@ -73,8 +73,8 @@ class ColourJitter:
     """Colour augmentation; each change is drawn separately, and is the same for all frames of a sample.
 
     Args:
-        probability: probability of each
-        change. brightness: largest value added, of 255.
+        probability: probability of each change.
+        brightness: largest value added, of 255.
         contrast: the factor is exp(U(-contrast, contrast)).
         hue: largest value added, of 180.
         saturation: the factor is exp(U(-saturation, saturation)).

@@ -52,8 +52,8 @@ class SkeletonAugmentation:
     """Exactly one of shear and jitter for each clip. The defaults are the paper's (official code).
 
     Args:
-        shear_probability: probability that a clip is sheared; joints of the others are jittered. joints:
-        number of joints changed by jitter.
+        shear_probability: probability that a clip is sheared; joints of the others are jittered.
+        joints: number of joints changed by jitter.
         zero_probability: probability that jitter moves these joints to the origin; otherwise they are multiplied by a random
             matrix.
         strength: entries of the random matrices are drawn from -strength to strength.

@@ -69,8 +69,8 @@ class RepetitionCounting(Method):
     Args:
         backbone: encoder. Clips have 32 frames, or as many as a video transformer takes.
         steps_per_batch: steps of the optimiser with each batch.
-        flip: probability of mirroring a training clip; null takes 0.5, or 0 if classes depend on left
-        and right. clips_per_forward: clips per forward pass in evaluation; limits memory.
+        flip: probability of mirroring a training clip; null takes 0.5, or 0 if classes depend on left and right.
+        clips_per_forward: clips per forward pass in evaluation; limits memory.
         optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as usual; null uses Adam at a
             constant 5e-5 with a weight decay of 1e-3.
 

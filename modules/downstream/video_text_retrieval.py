@@ -123,9 +123,8 @@ class VideoTextRetrieval(LocoMotion):
         contrast: how clips and sentences are compared.
         match_weight: weight of matching in fine-tuning.
         task: `retrieval`; or `choice`, multiple choice between several sentences for a video: `test/accuracy` in percent.
-            rerank:
-        re-ranking by the fusion network in evaluation. init_from:
-        file with the weights of the complete method: ours, or VindLU's .pth.
+        rerank: re-ranking by the fusion network in evaluation.
+        init_from: file with the weights of the complete method: ours, or VindLU's .pth.
         optim: optimiser and schedule of fine-tuning.
 
     Raises:

@@ -258,11 +258,11 @@ class ClipTarget(TowerTarget):
     not used.
 
     Args:
-        checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image encoder.
-            None downloads ViT-B/16 through timm.
+        checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image encoder. None
+            downloads ViT-B/16 through timm.
         normalise: normalise per channel over the tokens of a clip.
-        heads: attention heads of the image encoder; None takes one per 64 channels, as in all
-        published CLIP models. precision: number format on a GPU; the official code uses float32.
+        heads: attention heads of the image encoder; None takes one per 64 channels, as in all published CLIP models.
+        precision: number format on a GPU; the official code uses float32.
     """
 
     def __init__(

@@ -30,11 +30,10 @@ class SinkhornSettings:
     """How rows are assigned to prototypes. The defaults are SIGMA's for Kinetics-400 (official scripts).
 
     Args:
-        epsilon: divides the cosines; smaller is sharper. At least 0.02. iterations: number
-        of iterations.
-        soft: soft assignments (the paper's text) instead of the best prototype only (official
-        code). side_by_side: scale both branches at once, with one all-reduce per iteration for both instead of one for each,
-        and with
+        epsilon: divides the cosines; smaller is sharper. At least 0.02.
+        iterations: number of iterations.
+        soft: soft assignments (the paper's text) instead of the best prototype only (official code).
+        side_by_side: scale both branches at once, with one all-reduce per iteration for both instead of one for each, and with
             two n x K matrices in memory instead of one. Null does so with several processes.
     """
 

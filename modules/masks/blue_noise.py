@@ -75,8 +75,8 @@ class OptimBlueMask(MaskGenerator):
     Args:
         ratio: fraction of masked tokens; 0.8 in AudioMAE.
         sigma: Gaussian of the blue noise that the search starts from, in tokens.
-        reach: distance up to which visible tokens affect each other's
-        score. swaps: steps of the search.
+        reach: distance up to which visible tokens affect each other's score.
+        swaps: steps of the search.
         bank: number of different masks.
     """
 

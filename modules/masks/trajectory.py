@@ -45,9 +45,9 @@ class TrajectoryMask(MaskGenerator):
     there). All of it is one sort by priority: no loops and no data-dependent shapes.
 
     Args:
-        ratio: fraction of masked tokens. visible_share: fraction
-        of the footprint that stays visible. The official script passes 0.2, which its code never
-            uses: 0.1 is what was used.
+        ratio: fraction of masked tokens.
+        visible_share: fraction of the footprint that stays visible. The official script passes 0.2, which its code never uses:
+            0.1 is what was used.
     """
 
     def __init__(self, ratio: float = 0.8, visible_share: float = 0.1) -> None:
