@@ -21,6 +21,7 @@ from modules.layers.before_after import below, beside, pick
 from modules.layers.drawing import caption_band
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import VAL_STREAM, Method
+from modules.training.sharding import is_sharded
 
 # Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
 VISIBLE_SIDE = 112
@@ -170,7 +171,13 @@ class Pictures(Callback):
         streams = getattr(data, "streams", None) or {}
         if not trainer.limit_val_batches or run_of(trainer).fast_dev_run:
             return {}
-        if not isinstance(method, Method) or not stepwise or streams.get(method.stream) not in ("video", "skeleton"):
+        # A step outside of FSDP's forward pass would see shares of the weights.
+        if (
+            not isinstance(method, Method)
+            or is_sharded(method)
+            or not stepwise
+            or streams.get(method.stream) not in ("video", "skeleton")
+        ):
             return {}
         # A separate loader, which shares no state with those of the run; without validation samples there is none.
         loader = data.val_dataloader()
@@ -186,7 +193,8 @@ class Pictures(Callback):
             generator = device_generator(method.device, VAL_STREAM, method.seed, 0, 0)
             output = method.step(trainer.strategy.batch_to_device(batch), generator)
             for name, video in method.pictures(output).items():
-                clips = video[: self.clips]
+                # Of several clips of a sample, the first; they follow each other.
+                clips = video[:: max(1, len(video) // len(shown))][: len(shown)]
                 found[name] = clips[:, pick(clips.shape[1], BEFORE_AFTER_FRAMES)].cpu()
             features, frames = [], []
             for start in range(0, len(rows), len(shown)):

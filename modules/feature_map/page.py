@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.core.files import write_whole
-from modules.feature_map.colours import GREY, Colouring
+from modules.feature_map.colours import GREY, Colouring, Entry
 from modules.feature_map.films import SIDE, Film
 from modules.feature_map.groups import Neighbours
 from modules.feature_map.layout import Layout
@@ -70,7 +70,7 @@ def write_page(
                 "name": one.name,
                 "index": _packed(one.group, "<i4"),
                 "scale": one.scale,
-                "entries": [entry._asdict() for entry in one.entries],
+                "entries": [dict(zip(Entry._fields, entry, strict=True)) for entry in one.entries],
             }
             for one in colourings
         ],

@@ -22,15 +22,15 @@ def beside(columns: Mapping[str, Tensor]) -> Tensor:
     """Clips in columns under their titles: a row per clip, and in each column the frames side by side.
 
     Args:
-        columns: uint8 [B, T, H, W, 3] by title; sizes may differ from column to column.
+        columns: uint8 [B, T, H, W, 3] by title; sizes may differ from column to column, and what not all have is left out.
 
     Returns:
         uint8 [H', W', 3]
     """
-    side = max(video.shape[2] for video in columns.values())
+    side, rows = max(video.shape[2] for video in columns.values()), min(len(video) for video in columns.values())
     drawn = []
     for title, video in columns.items():
-        tiles = F.pad(video, (0, 0, GAP, GAP, GAP, GAP + side - video.shape[2]), value=255)
+        tiles = F.pad(video[:rows], (0, 0, GAP, GAP, GAP, GAP + side - video.shape[2]), value=255)
         tile = tiles.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
         whole = torch.cat([caption_band(title, tile.shape[1]), tile])
         drawn.append(F.pad(whole, (0, 0, 0, BETWEEN), value=255))

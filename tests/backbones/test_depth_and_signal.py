@@ -75,7 +75,7 @@ def test_standardised_signals_have_no_scale_and_others_do() -> None:
     assert plain.forward_features(clip).shape == (3, 16, 6)
     assert plain.scale.running_mean is not None
     assert plain.scale.running_mean.any()
-    with pytest.raises(SettingError, match=r"has 6 channels, but the data have 3; set model\.backbone\.channels"):
+    with pytest.raises(SettingError, match=r"SignalCNN takes 6 channels, but the data have 3; set model\.backbone\.channels"):
         plain(torch.randn(1, 3, 24))
     with pytest.raises(SettingError, match="must be an odd number"):
         SignalCNN(kernel=4)

@@ -150,11 +150,11 @@ def test_what_is_no_normalised_clip_is_refused_in_one_sentence(name: str) -> Non
 
 
 REFUSED = {
-    "frames no tubelet divides": ("vit", VIDEO[:, :, :3], "Clips of 3 frames of 32 x 32 px are no whole tokens of 2 frames"),
-    "pixels no token divides": ("vit", VIDEO[..., :30], "of 32 x 30 px are no whole tokens"),
-    "tokens of depth": ("depth", VIDEO[:, :, :3], "no whole tokens of 2 frames"),
+    "frames no tubelet divides": ("vit", VIDEO[:, :, :3], "Clips of 3 frames of 32 x 32 px do not make tokens of 2 frames"),
+    "pixels no token divides": ("vit", VIDEO[..., :30], "of 32 x 30 px do not make tokens"),
+    "tokens of depth": ("depth", VIDEO[:, :, :3], "do not make tokens of 2 frames"),
     "more frames than positions": ("beit", torch.zeros(1, 3, 5, 32, 32), "have 5 frames, but this BEiTVideo knows .* of 4"),
-    "another size": ("beit", torch.zeros(1, 3, 4, 32, 40), "4 frames of 32 x 40 px where 4 frames of 32 x 32 px are needed"),
+    "another size": ("beit", torch.zeros(1, 3, 4, 32, 40), "4 frames of 32 x 40 px, but 4 frames of 32 x 32 px are needed"),
     "too short": ("r3d", VIDEO[:, :, :2], "Clips of 2 frames are too short for VideoResNet; set data.clip.frames to 4"),
     "too small": ("i3d", VIDEO[..., :20], "32 x 20 pixels are too small for I3D; set data.clip.size to 32 or more"),
     "bodies of two axes": (

@@ -293,5 +293,5 @@ def test_masks_are_for_the_clips_of_the_settings() -> None:
     mask = method.draw_mask(1, torch.Generator())
     with pytest.raises(SettingError, match=r"4 frames of 32 px, not 4 of 16 x 64; set data\.clip\.frames"):
         method.predict(clip, mask.visible, mask.targets)
-    with pytest.raises(SettingError, match=r"Clips have 4 frames of 16 x 64 px where 4 frames of 32 x 32 px are needed"):
+    with pytest.raises(SettingError, match=r"Clips have 4 frames of 16 x 64 px, but 4 frames of 32 x 32 px are needed"):
         method.step(unlabelled(clip[:, None]), torch.Generator())

@@ -144,7 +144,9 @@ def test_which_videos_are_predicted(tmp_path: Path) -> None:
         predicted(lists=ListSettings(test=str(tmp_path / "nothing.csv")))
 
 
-@pytest.mark.parametrize("case", [case for case in METHODS if case.name in ("VideoMAE", "SkeletonContrast")], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in METHODS if case.name in ("VideoMAE", "SkeletonContrast")], ids=lambda case: case.name
+)
 def test_pretraining_methods_write_features(case: Any, tmp_path: Path) -> None:
     method, data = case.build().eval(), case.data(4, 4, 5)
     make_trainer(tmp_path, [Predictions()]).predict(method, datamodule=data, return_predictions=False)

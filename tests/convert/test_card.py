@@ -20,7 +20,7 @@ from tests.registry import FRAMES, METHODS, OPTIM, SIDE, tiny_cnn, tiny_vit
 SIZES: dict[str, Any] = {"heads": 2, "image_size": SIDE, "num_frames": FRAMES}
 CONFIG = """
 seed_everything: 7
-trainer: {{max_epochs: 30, default_root_dir: /home/somebody/runs}}
+trainer: {{max_epochs: 30, default_root_dir: /data/somebody/runs}}
 model:
   class_path: modules.downstream.classification.Classification
   init_args:
@@ -29,7 +29,7 @@ model:
       init_args: {{num_heads: 2, image_size: 32, num_frames: 4, patch_size: 8, checkpoint: {start}}}
 data:
   class_path: datamodules.sets.ucf101.UCF101
-  init_args: {{root: /home/somebody/data, batch_size: 16, clip: {{frames: 4, size: 32, sampler: {{init_args: {{stride: 4}}}}}}}}
+  init_args: {{root: /data/somebody/data, batch_size: 16, clip: {{frames: 4, size: 32, sampler: {{init_args: {{stride: 4}}}}}}}}
 """
 
 

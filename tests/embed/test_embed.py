@@ -150,7 +150,7 @@ def test_impossible_settings_are_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for out, message in (("/proc/x/features", "/proc/x"), (tmp_path / "file/features", "is no folder")):
+    for out, message in (("/proc/x/features", "/proc/x"), (tmp_path / "file/features", "is not a folder")):
         with pytest.raises(SettingError, match=f"--out {Path(out).parent}.* cannot be written .*{message}.* another"):
             embed(folder, Path(out))
 

@@ -445,10 +445,10 @@ def test_a_run_goes_on_after_the_videos_moved_and_not_after_the_list_changed(tmp
     assert len(set(first)) == len(first) == 20
     assert len(set(seen.rows(1))) == len(seen.rows(1)) == 12
     (moved / "train/class 0/0.mp4").unlink()
-    with pytest.raises(SettingError, match=r"within epoch 1, .* changed \(21 samples then, 20 now\)"):
+    with pytest.raises(SettingError, match=r"within epoch 1, .* changed since \(21 samples then, 20 now\)"):
         run(tmp_path / "run", seen, data=data(moved), limit_val_batches=0)
     (moved / "train/class 0/new.mp4").write_bytes(b"")
-    with pytest.raises(SettingError, match=r"within epoch 1, .* changed \(another list of 21 samples\)"):
+    with pytest.raises(SettingError, match=r"within epoch 1, .* changed since \(another list of 21 samples\)"):
         run(tmp_path / "run", seen, data=data(moved), limit_val_batches=0)
 
 

@@ -51,7 +51,7 @@ REFUSED = {
     "optimiser of another kind": (
         "fit",
         ["--model.optim=SGDSettings"],
-        r"model\.optim: SGDSettings does not fit.* AdamWSettings",
+        r"model\.optim: SGDSettings cannot be used here.* AdamWSettings",
     ),
     "no package": ("fit", ["--trainer.logger=CometLogger"], r"^trainer\.logger: .*comet-ml.*pip install"),
     "predict": ("predict", [], r"^predict: nothing says which weights SMILE is to use; pass --ckpt_path last"),
@@ -115,7 +115,7 @@ REFUSED = {
         r"--ckpt_path names .*README\.md, which cannot be read",
     ),
     "best": ("fit", ["--ckpt_path=best"], r"--ckpt_path best: there is no .*last\.ckpt"),
-    "address": ("fit", ["--trainer.default_root_dir=s3://bucket/run"], r"default_root_dir is s3://bucket/run, an address"),
+    "address": ("fit", ["--trainer.default_root_dir=s3://bucket/run"], r"default_root_dir is s3://bucket/run, a URL"),
     "folder in a file": (
         "fit",
         [f"--trainer.default_root_dir={ROOT / 'README.md' / 'run'}"],

@@ -38,12 +38,17 @@ class Ending:
             following: a command to try next, where there is one.
         """
         pictures = self._written(PICTURES)
-        files = self._written(*FILES) + ([f"{len(pictures)} files in pictures"] if pictures else [])
+        files = self._written(*FILES) + ([count_pictures(len(pictures))] if pictures else [])
         return [
             *([f"Written to {self.root}: {', '.join(files)}"] if files else []),
             *(f"Metrics: {place_of(logger)}" for logger in trainer.loggers),
             *([f"Next: python main.py {following}"] if following else []),
         ]
+
+
+def count_pictures(count: int) -> str:
+    """How many pictures there are, in words."""
+    return f"{count} picture{'s' if count > 1 else ''} in pictures"
 
 
 def place_of(logger: Logger) -> str:

@@ -206,7 +206,7 @@ def test_stores_that_are_not_whole_or_not_the_right_ones(tmp_path: Path) -> None
     whole = (tmp_path / "joints.npy").read_bytes()
     for damage in (whole[:-100], whole[:60], b""):
         (tmp_path / "joints.npy").write_bytes(damage)
-        with pytest.raises(SettingError, match="not whole"):
+        with pytest.raises(SettingError, match="is incomplete"):
             open_store(tmp_path, "ntu", "prepare")
     (tmp_path / "joints.npy").write_bytes(whole)
     (tmp_path / "header.json").write_text("{")

@@ -101,7 +101,7 @@ def test_collections_with_lists_are_a_data_set(tmp_path: Path) -> None:
 def test_lists_that_do_not_fit_their_collection_are_refused(tmp_path: Path) -> None:
     root = collections(tmp_path)
     write_csv(root / "val.csv", "path,label", "a.mp4,run")
-    with pytest.raises(SettingError, match=r"1 rows, but .* holds 3 recordings"):
+    with pytest.raises(SettingError, match=r"1 rows, but .* has 3 recordings"):
         FeatureSequences(str(root), batch_size=1).setup("fit")
     (root / "val.safetensors").unlink()
     with pytest.raises(SettingError, match=r"no .*val\.safetensors"):
