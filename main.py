@@ -24,6 +24,7 @@ from modules.core.errors import SettingError
 from modules.embed.command import embed
 from modules.runs.cli import CLI, Parser
 from modules.runs.replay import replay
+from modules.severe.command import severe
 
 
 class Command(NamedTuple):
@@ -49,6 +50,11 @@ COMMANDS = {
         "write features of videos by any encoder",
         "--checkpoint runs/quickstart/checkpoints/last.ckpt --source data/motion --out features",
         embed,
+    ),
+    "severe": Command(
+        "run SEVERE, the benchmark of how well encoders generalise, and write its table",
+        "--checkpoint encoder.safetensors --root data",
+        severe,
     ),
     "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
     "prepare": Command(
