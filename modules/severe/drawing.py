@@ -40,9 +40,9 @@ def draw_rows(title: str, rows: list[Row]) -> bytes:
 
     canvas.text((SCALE * 16, SCALE * 14), title, TEXT, large)
     bottom = TOP + LINE * len(rows)
-    for points in range(0, 101, 20):
-        canvas.line((place(points), SCALE * (TOP - 6), place(points), SCALE * bottom), FAINT, SCALE)
-        canvas.text((place(points), SCALE * (bottom + 4)), str(points), TEXT, small, anchor="mt")
+    for mark in range(0, 101, 20):
+        canvas.line((place(mark), SCALE * (TOP - 6), place(mark), SCALE * bottom), FAINT, SCALE)
+        canvas.text((place(mark), SCALE * (bottom + 4)), str(mark), TEXT, small, anchor="mt")
     for number, row in enumerate(rows):
         middle = SCALE * (TOP + LINE * number + LINE // 2)
         if row.value is None and not row.others:
