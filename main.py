@@ -27,6 +27,7 @@ from modules.embed.command import embed
 from modules.feature_map.command import feature_map
 from modules.runs.cli import CLI, Parser
 from modules.runs.replay import replay
+from modules.severe.command import severe
 
 
 class Command(NamedTuple):
@@ -57,6 +58,11 @@ COMMANDS = {
         embed,
     ),
     "map": Command("draw features as a picture and as a page on which clips play", "--features features", feature_map),
+    "severe": Command(
+        "run SEVERE, the benchmark of how well encoders generalise, and write its table",
+        "--checkpoint encoder.safetensors --root data",
+        severe,
+    ),
     "synthesise": Command("write a folder of generated videos", "--out data/motion", write_videos),
     "prepare": Command(
         "create small videos, optical flow, skeleton arrays or shards", "videos --source data/motion --out data/small", PREPARE

@@ -1,5 +1,6 @@
 """Methods, one file each, and the masks that the masked ones choose from."""
 
+from modules.downstream.arrow_of_time import ArrowOfTime
 from modules.downstream.classification import Classification
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.detection import ActionDetection
@@ -25,6 +26,7 @@ __all__ = [
     "ActionDetection",
     "AdamSettings",
     "AdamWSettings",
+    "ArrowOfTime",
     "Classification",
     "FusedClassification",
     "Green3D",

@@ -9,6 +9,7 @@ START, END = "```mermaid\n", "```\n"
 
 ORDER = (
     "main",
+    "severe",
     "bench",
     "feature_map",
     "embed",

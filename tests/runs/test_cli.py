@@ -273,7 +273,17 @@ def test_errors_are_printed_without_traceback(tmp_path: Path) -> None:
 def test_help_names_every_command_in_a_line_and_each_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert {*CLI.subcommands(), "bench", "convert", "embed", "map", "prepare", "replay", "synthesise"} == COMMANDS.keys()
+    assert {
+        *CLI.subcommands(),
+        "bench",
+        "convert",
+        "embed",
+        "map",
+        "prepare",
+        "replay",
+        "severe",
+        "synthesise",
+    } == COMMANDS.keys()
     for name, command in COMMANDS.items():
         assert f"  {name:<12}{command.does}" in lines
         with pytest.raises(SystemExit):

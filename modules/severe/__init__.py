@@ -1,0 +1,1 @@
+"""SEVERE, the benchmark of how well video representations generalise: `python main.py severe`."""

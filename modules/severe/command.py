@@ -1,0 +1,234 @@
+"""The command `python main.py severe`."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_info
+
+from modules.backbones.cnn.i3d import I3D
+from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.vit.beit_video import BEiTVideo
+from modules.backbones.vit.video_vit import VideoViT
+from modules.convert.load import Loaded, describe_backbone
+from modules.core.errors import SettingError, check_writable
+from modules.core.files import read_json, sha256, write_json, write_whole
+from modules.severe.experiments import ALL, Experiment, Preset, choose
+from modules.severe.report import write_report
+from modules.severe.results import differences, make_result, read_result, result_path, write_result
+from modules.weights.files import weight_file
+
+PROJECT = Path(__file__).parents[2]
+VIT_CLIPS = {"num_frames": 16, "image_size": 224}
+"""Clips of the preset `vit`, for encoders whose default is another."""
+FAILED = 1
+
+
+def severe(
+    checkpoint: Path,
+    root: Path,
+    out: Path | None = None,
+    only: list[str] | None = None,
+    preset: Preset | None = None,
+    seeds: list[int] = [100],  # noqa: B006  (never mutated; shows the default in --help)
+    layers: list[Path] = [],  # noqa: B006
+    roots: dict[str, str] = {},  # noqa: B006
+    shard: str = "1/1",
+) -> None:
+    """Run or resume SEVERE: fine-tune an encoder on each data set of the benchmark, and write the table of the results.
+
+    Without --only, the eight experiments whose mean is SEVERE's score. Results are in OUT/results, a JSON for each experiment
+    and seed; the report of all of them is OUT/report.md, report.html and report.png. What is finished is not repeated, and what
+    was interrupted resumes. Data sets that are not there are named in the report, and without all eight there is no mean.
+
+    Args:
+        checkpoint: encoder, from any file or folder that convert reads.
+        root: folder with a folder for each data set: ssv2, finegym, ucf101, ucfrep, charades, and for other experiments hmdb51,
+            ntu60_videos, diving48, epic_kitchens, kinetics400, ava, activitynet.
+        out: folder for runs, results and report; null takes runs/severe_<name of the checkpoint>.
+        only: names of experiments; a wrong one lists them all.
+        preset: recipe; cnn is the official one, vit that of VideoMAE, which is not verified for SEVERE; null takes that of the
+            encoder.
+        seeds: each experiment is run with each of them; the official code has 100.
+        layers: further YAML files for every experiment, such as configs/trainer/one_gpu.yaml.
+        roots: folders of data sets that are not below root, by the names above.
+        shard: 2/4 does the second of four shares of the experiments; each share also writes the report of all that is there.
+
+    Raises:
+        SettingError: if a setting is impossible, the encoder cannot be used, or an experiment fails.
+    """
+    chosen = choose(only)
+    number, shares = parse_shard(shard)
+    out = out or Path("runs") / f"severe_{checkpoint.stem}"
+    check_writable("--out", out)
+    if not root.is_dir():
+        raise SettingError(f"--root is {root}, which is not a folder; pass the folder that holds the data sets.")
+    if unknown := sorted(roots.keys() - {one.folder for one in ALL.values()}):
+        raise SettingError(
+            f"--roots names {', '.join(unknown)}; it takes {', '.join(sorted({e.folder for e in ALL.values()}))}."
+        )
+    if not seeds:
+        raise SettingError("--seeds is empty; pass at least one, such as --seeds [100].")
+    for path in layers:
+        if not path.is_file():
+            raise SettingError(f"--layers names {path}, which does not exist.")
+    kind, backbone = backbone_settings(describe_backbone(checkpoint, setting="--checkpoint"), checkpoint)
+    if preset is not None and preset != kind:
+        raise SettingError(f"--preset is {preset}, but {checkpoint} holds a {backbone['class_path']}; leave --preset out.")
+    encoder = {"file": checkpoint.name, "sha256": sha256(weight_file(checkpoint, "--checkpoint")), **backbone}
+    write_whole(
+        out / "encoder.yaml", lambda path: path.write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
+    )
+    tasks = [(one, seed) for one in chosen for seed in seeds][number - 1 :: shares]
+    failed: list[str] = []
+    for place, (one, seed) in enumerate(tasks, 1):
+        job = {"encoder": encoder, "settings": settings_of(one, kind, layers), "seed": seed}
+        data = Path(roots.get(one.folder, root / one.folder))
+        path = result_path(out, one, seed)
+        if read_result(path, job) is not None:
+            rank_zero_info(f"[{place}/{len(tasks)}] {one.title}, seed {seed}: finished before.")
+        elif not data.is_dir():
+            rank_zero_info(f"[{place}/{len(tasks)}] {one.title}: no data, {data} is not there.")
+        else:
+            rank_zero_info(f"[{place}/{len(tasks)}] {one.title}, seed {seed}: runs in {run_folder(out, one, seed)}.")
+            found = run(one, kind, seed, data, checkpoint, out, layers, job)
+            if found is None:
+                failed.append(f"{one.name} (seed {seed})")
+            else:
+                write_result(path, make_result(found, one, kind, job))
+    write_report(out, checkpoint.name, kind, chosen, seeds)
+    rank_zero_info(f"Report: {out}/report.md, {out}/report.html and {out}/report.png.")
+    if failed:
+        raise SettingError(f"{', '.join(failed)} failed; see the messages above, then run the same command to go on.")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Number and count of the shares in '2/4'.
+
+    Raises:
+        SettingError: if it is of another form.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SettingError(f"--shard is {text}; it must be like 2/4, from 1/4 to 4/4.")
+    return int(number), int(count)
+
+
+def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[str, Any]]:
+    """The preset of an encoder, and the settings of its class and sizes as in YAML.
+
+    Raises:
+        SettingError: if it is not an encoder of videos that can be fine-tuned.
+    """
+    network = loaded.network
+    known = loaded.passport.get("architecture") or {}
+    sizes: dict[str, Any]
+    preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo) else "cnn"
+    if isinstance(network, VideoResNet):
+        sizes = {"name": known["name"], "width": known["width"]}
+    elif isinstance(network, I3D):
+        sizes = {"width_factor": known["width_factor"]}
+    elif isinstance(network, VideoViT):
+        grid = network.grid
+        sizes = {"patch_size": grid.patch, "tubelet_size": grid.tubelet, "mlp_ratio": network.mlp_ratio}
+        sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
+    elif isinstance(network, BEiTVideo):
+        heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr]
+        sizes = {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": heads, **VIT_CLIPS}
+    else:
+        raise SettingError(
+            f"--checkpoint {checkpoint} holds a {type(network).__name__}, but SEVERE fine-tunes encoders of videos."
+        )
+    return preset, {"class_path": type(network).__name__, "init_args": sizes}
+
+
+def settings_of(experiment: Experiment, preset: Preset, layers: list[Path]) -> dict[str, Any]:
+    """What decides about an experiment besides encoder, data and seed: options, and hashes of the YAML files."""
+    files = [*recipe_files(experiment, preset), *layers]
+    return {"files": {path.name: sha256(path) for path in files}, "options": list(experiment.options)}
+
+
+def recipe_files(experiment: Experiment, preset: Preset) -> list[Path]:
+    """The YAML files of an experiment."""
+    return [PROJECT / "configs" / f"{name}.yaml" for name in experiment.files[preset]]
+
+
+def run_folder(out: Path, experiment: Experiment, seed: int) -> Path:
+    """Folder of a run."""
+    return out / "runs" / experiment.name / f"seed{seed}"
+
+
+def run(
+    experiment: Experiment,
+    preset: Preset,
+    seed: int,
+    data: Path,
+    checkpoint: Path,
+    out: Path,
+    layers: list[Path],
+    job: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Fine-tune and test in a separate process, from where an earlier one was interrupted.
+
+    Returns:
+        What the run measured; None if it failed.
+
+    Raises:
+        SettingError: if what is there is of another job.
+    """
+    folder = run_folder(out, experiment, seed)
+    if before := read_json(folder / "job.json"):
+        if changed := differences(before, job):
+            raise SettingError(f"{folder} holds a run with another {changed}; pass another --out, or remove the folder.")
+    else:
+        write_whole(folder / "job.json", lambda path: write_json(path, job))
+    if (found := last_result(folder)) is not None:
+        return found
+    files = [*recipe_files(experiment, preset), out / "encoder.yaml", *layers]
+    words = [word for path in files for word in ("--config", str(path))]
+    words += [
+        *experiment.options,
+        f"--data.root={data}",
+        f"--model.backbone.checkpoint={checkpoint}",
+        f"--seed_everything={seed}",
+        f"--trainer.default_root_dir={folder}",
+    ]
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        words.append("--ckpt_path=last")
+    if call([sys.executable, str(PROJECT / "main.py"), "fit", *words]) != 0:
+        return None
+    return last_result(folder)
+
+
+def last_result(folder: Path) -> dict[str, Any] | None:
+    """What the last test of a run measured; None if there was none."""
+    files = sorted((folder / "results").glob("*-[0-9][0-9][0-9].json"))
+    return read_json(files[-1]) if files else None
+
+
+def call(command: list[str]) -> int:
+    """Run a command and pass on the signals that end this process, so that the run saves where it is.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, as soon as the run has ended.
+        SystemExit: after SIGTERM, as soon as the run has ended.
+    """
+    process = subprocess.Popen(command)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent it to the run, too.
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        os._exit(128 + signal.SIGTERM)
+    if code in (-signal.SIGINT, 128 + signal.SIGINT):
+        raise KeyboardInterrupt
+    return code

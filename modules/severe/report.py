@@ -1,0 +1,218 @@
+"""The report of SEVERE: a table beside published rows, as Markdown, as a page and as a picture. Its numbers are those of the
+JSON files alone.
+"""
+
+import base64
+import html
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from modules.core.files import write_whole
+from modules.severe.drawing import Row, draw_rows
+from modules.severe.experiments import FACTORS, NOT_KNOWN, SUBSET, Experiment, Preset
+from modules.severe.published import COLUMNS, PUBLISHED, points, severe_score
+from modules.severe.results import all_results
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { white-space: nowrap; padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+tr.own { font-weight: 600; background: #0072b222; }
+.scroll { overflow-x: auto; }
+img { max-width: 100%; background: white; }
+"""
+
+
+class Cell(NamedTuple):
+    """The numbers of an experiment over its seeds."""
+
+    experiment: Experiment
+    numbers: list[float]
+    """one for each seed"""
+
+    @property
+    def value(self) -> float:
+        """Mean over the seeds."""
+        return mean(self.numbers)
+
+    def text(self) -> str:
+        """As in the tables, with the standard deviation where there are several seeds."""
+        digits = 3 if self.experiment.is_error else 1
+        spread = f" ± {stdev(self.numbers):.{digits}f}" if len(self.numbers) > 1 else ""
+        return f"{self.value:.{digits}f}{spread}"
+
+
+class Report(NamedTuple):
+    """All that is in the report."""
+
+    encoder: str
+    preset: Preset
+    cells: dict[str, Cell]
+    """by the name of the experiment"""
+    missing: list[str]
+    """sentences about what is not there"""
+    unverified: list[str]
+    seeds: list[int]
+
+    @property
+    def score(self) -> float | None:
+        """SEVERE's mean, where all eight are there."""
+        return severe_score({name: cell.value for name, cell in self.cells.items()})
+
+
+def read_report(out: Path, encoder: str, preset: Preset, wanted: list[Experiment], seeds: list[int]) -> Report:
+    """Collect the results in a folder.
+
+    Args:
+        out: the folder.
+        encoder: name of its file.
+        preset: whose published rows stand beside.
+        wanted: experiments that were asked for.
+        seeds: that were asked for.
+    """
+    results = all_results(out)
+    known = {one.name: one for one in (*SUBSET, *wanted)}
+    numbers: dict[str, list[float]] = {}
+    for content in results:
+        numbers.setdefault(content["experiment"], []).append(float(content["value"]))
+    cells = {name: Cell(one, numbers[name]) for name, one in known.items() if name in numbers}
+    missing = [f"{one.title}: no result" for one in SUBSET if one.name not in cells]
+    missing += [f"{one.title}: no result" for one in wanted if one.name not in cells and one not in SUBSET]
+    for name, cell in cells.items():
+        if len(cell.numbers) < len(seeds):
+            missing.append(f"{cell.experiment.title}: {len(cell.numbers)} of {len(seeds)} seeds")
+        unread = max((content["missed"] for content in results if content["experiment"] == name), default=0)
+        if unread:
+            missing.append(f"{cell.experiment.title}: {unread} test videos could not be read and are not in the number")
+    unverified = list(dict.fromkeys(text for content in results for text in content["unverified"]))
+    return Report(encoder, preset, cells, missing, unverified, sorted({int(content["seed"]) for content in results}))
+
+
+def header() -> list[str]:
+    """Names of the columns of the eight experiments."""
+    return ["", *(one.title for one in SUBSET), "mean"]
+
+
+def own_row(report: Report) -> list[str]:
+    """The encoder's row."""
+    score = report.score
+    cells = [report.cells[name].text() if name in report.cells else "-" for name in COLUMNS]
+    return [report.encoder, *cells, f"{score:.1f}" if score is not None else "-"]
+
+
+def published_rows(preset: Preset) -> list[list[str]]:
+    """The published rows, with the mean of their numbers."""
+    rows = []
+    for name, numbers in PUBLISHED[preset].items():
+        cells = [f"{number:.{3 if one.is_error else 1}f}" for one, number in zip(SUBSET, numbers, strict=True)]
+        score = severe_score(dict(zip(COLUMNS, numbers, strict=True)))
+        rows.append([name, *cells, f"{score:.1f}"])
+    return rows
+
+
+def further_rows(report: Report) -> list[list[str]]:
+    """Experiments besides the eight: title, factor, number."""
+    return [
+        [cell.experiment.title, cell.experiment.factor, cell.text()]
+        for name, cell in report.cells.items()
+        if name not in COLUMNS
+    ]
+
+
+def notes(report: Report) -> list[str]:
+    """Sentences below the table."""
+    networks = {"cnn": "R(2+1)D-18", "vit": "ViT-B"}
+    lines = [
+        f"Published rows: {networks[report.preset]}, pretrained on Kinetics-400. Accuracy in percent; UCF-RC is the mean "
+        "absolute error of counting, lower is better; Charades is mean average precision. The mean takes 100 (1 - error) for "
+        "UCF-RC.",
+    ]
+    if report.score is None:
+        lines.append("There is no mean: it needs all eight experiments.")
+    if len(report.seeds) > 1:
+        lines.append(f"± is the standard deviation over seeds ({', '.join(map(str, report.seeds))}).")
+    lines += [f"Missing: {text}." for text in report.missing]
+    lines += [f"Unverified: {text}." for text in report.unverified]
+    lines += [f"Not in this benchmark: {name} ({why})." for name, why in NOT_KNOWN.items()]
+    return lines
+
+
+def as_markdown(report: Report) -> str:
+    """The report as Markdown."""
+    columns = header()
+    lines = [f"# SEVERE: {report.encoder}", "", f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
+    rows = [[f"**{cell}**" for cell in own_row(report)], *published_rows(report.preset)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    if further := further_rows(report):
+        lines += ["", "| further experiment | factor | result |", "|---|---|---:|"]
+        lines += [f"| {' | '.join(row)} |" for row in further]
+    lines += ["", *(f"* {text}" for text in notes(report)), "", "![Results beside published rows](report.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def as_page(report: Report, picture: bytes) -> str:
+    """The report as one page that needs no other file."""
+
+    def table(head: list[str], rows: list[list[str]], own: int | None = None) -> str:
+        cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+        body = "".join(
+            f"<tr{' class=own' if place == own else ''}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+            for place, row in enumerate(rows)
+        )
+        return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+
+    further = further_rows(report)
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>SEVERE: {html.escape(report.encoder)}</title><style>{STYLE}</style>",
+            f"<h1>SEVERE: {html.escape(report.encoder)}</h1>",
+            table(header(), [own_row(report), *published_rows(report.preset)], own=0),
+            table(["further experiment", "factor", "result"], further) if further else "",
+            f'<img alt="Results beside published rows" src="data:image/png;base64,{base64.b64encode(picture).decode()}">',
+            f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in notes(report))}</ul></html>",
+        ]
+    )
+
+
+def rows_to_draw(report: Report) -> list[Row]:
+    """Rows of the picture: the experiments by factor, then the mean."""
+    published = PUBLISHED[report.preset]
+    rows = []
+    for factor, meaning in FACTORS.items():
+        rows.append(Row(f"{factor}: {meaning}", None, 0.0, []))
+        for place, one in enumerate(SUBSET):
+            if one.factor == factor:
+                others = [(name, points(one.is_error, numbers[place])) for name, numbers in published.items()]
+                rows.append(_row(one, report.cells.get(one.name), others))
+        for name, cell in report.cells.items():
+            if name not in COLUMNS and cell.experiment.factor == factor:
+                rows.append(_row(cell.experiment, cell, []))
+    means = [(name, severe_score(dict(zip(COLUMNS, numbers, strict=True))) or 0.0) for name, numbers in published.items()]
+    return [*rows, Row("all eight", None, 0.0, []), Row("mean", report.score, 0.0, means)]
+
+
+def _row(experiment: Experiment, cell: Cell | None, others: list[tuple[str, float]]) -> Row:
+    title = f"{experiment.title}, 100 (1 - error)" if experiment.is_error else experiment.title
+    if cell is None:
+        return Row(title, None, 0.0, others)
+    spread = stdev(cell.numbers) if len(cell.numbers) > 1 else 0.0
+    return Row(title, points(experiment.is_error, cell.value), 100 * spread if experiment.is_error else spread, others)
+
+
+def write_report(out: Path, encoder: str, preset: Preset, wanted: list[Experiment], seeds: list[int]) -> dict[str, Any]:
+    """Write report.md, report.html and report.png of all results in a folder.
+
+    Returns:
+        The score and what is missing, for those who call it from Python.
+    """
+    report = read_report(out, encoder, preset, wanted, seeds)
+    picture = draw_rows(f"SEVERE: {encoder}", rows_to_draw(report))
+    write_whole(out / "report.png", lambda path: path.write_bytes(picture))
+    write_whole(out / "report.md", lambda path: path.write_text(as_markdown(report), encoding="utf-8"))
+    write_whole(out / "report.html", lambda path: path.write_text(as_page(report, picture), encoding="utf-8"))
+    return {"score": report.score, "missing": report.missing}

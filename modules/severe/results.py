@@ -1,0 +1,107 @@
+"""One JSON for each experiment and seed: all that the report needs, and nothing that differs between equal runs."""
+
+from pathlib import Path
+from typing import Any
+
+from modules.core.errors import SettingError
+from modules.core.files import read_json, write_json, write_whole
+from modules.severe.experiments import Experiment, Preset, doubts
+
+FORMAT = "lightning-video-ssl SEVERE result, version 1"
+REPEATABLE = (
+    "protocol",
+    "data",
+    "benchmark",
+    "data_sha256",
+    "flip",
+    "seed",
+    "trained_steps",
+    "videos",
+    "key_frames",
+    "classes",
+)
+"""What is taken over of the result file of the run, where it has it."""
+
+
+def result_path(out: Path, experiment: Experiment, seed: int) -> Path:
+    """Where the JSON of an experiment is."""
+    return out / "results" / f"{experiment.name}-seed{seed}.json"
+
+
+def make_result(run: dict[str, Any], experiment: Experiment, preset: Preset, job: dict[str, Any]) -> dict[str, Any]:
+    """Content of the JSON.
+
+    Args:
+        run: content of the run's result file (`callbacks.result_file`).
+        experiment: what was measured.
+        preset: whose recipe was used.
+        job: encoder and settings.
+
+    Raises:
+        SettingError: if the run did not log the number of the experiment.
+    """
+    metrics = run.get("metrics", {})
+    if experiment.metric not in metrics:
+        raise SettingError(
+            f"{experiment.name}: the run logged {', '.join(sorted(metrics)) or 'nothing'}, but not {experiment.metric}; its "
+            "settings are not those of this experiment."
+        )
+    return {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "preset": preset,
+        "metric": experiment.metric,
+        "value": metrics[experiment.metric],
+        "metrics": metrics,
+        **{name: run[name] for name in REPEATABLE if name in run},
+        "missed": len(run.get("missed", [])),
+        "unverified": doubts(experiment, preset),
+        "job": job,
+    }
+
+
+def read_result(path: Path, job: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a finished experiment; None if there is none yet.
+
+    Args:
+        path: of the JSON.
+        job: encoder and settings that it must be of.
+
+    Raises:
+        SettingError: if it is of another job.
+    """
+    content = read_json(path)
+    if not content:
+        return None
+    if (changed := differences(content.get("job"), job)) or content.get("format") != FORMAT:
+        raise SettingError(
+            f"{path} was made with another {changed or 'version'}; pass another --out, or remove the file to repeat the "
+            "experiment."
+        )
+    return content
+
+
+def differences(before: Any, now: dict[str, Any]) -> str:
+    """Names of the parts of a job that differ; empty if none does."""
+    before = before if isinstance(before, dict) else {}
+    return ", ".join(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
+
+
+def write_result(path: Path, content: dict[str, Any]) -> None:
+    """Write it, whole or not at all."""
+    write_whole(path, lambda part: write_json(part, content))
+
+
+def all_results(out: Path) -> list[dict[str, Any]]:
+    """All results in a folder, in the order of their names.
+
+    Raises:
+        SettingError: if they are of several encoders, which no report can join.
+    """
+    found = [
+        content for path in sorted((out / "results").glob("*.json")) if (content := read_json(path)).get("format") == FORMAT
+    ]
+    encoders = {content["job"]["encoder"]["sha256"] for content in found}
+    if len(encoders) > 1:
+        raise SettingError(f"{out}/results holds results of {len(encoders)} encoders; use an --out for each.")
+    return found

@@ -1,0 +1,1 @@
+"""SEVERE by one command."""
