@@ -1,8 +1,8 @@
 """The arrow of time: does a clip run forwards or backwards? A task of SEVERE (https://arxiv.org/abs/2203.14221).
 
 The official code has no arrow of time. What the paper does is not known here beyond its name; ours, which is UNVERIFIED:
-clips of training are reversed with a probability of one half, and a binary classifier on the pooled feature is trained with the encoder,
-or on the frozen encoder; in the test every video is shown both ways, and each way counts once. Chance is 50 %.
+clips of training are reversed with a probability of one half, and a binary classifier on the pooled feature is trained with
+the encoder, or on the frozen encoder; in the test every video is shown both ways, and each way counts once. Chance is 50 %.
 """
 
 from dataclasses import replace
