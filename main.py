@@ -25,7 +25,7 @@ from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.embed.command import embed
 from modules.feature_map.command import feature_map
-from modules.runs.cli import CLI, Parser
+from modules.runs.cli import CLI, Parser, setting_error_in
 from modules.runs.replay import replay
 from modules.severe.command import severe
 
@@ -117,15 +117,21 @@ def main(args: list[str] | None = None) -> CLI | None:
         return None
     if (run := COMMANDS.get(words[0], COMMANDS["fit"]).run) is not None:
         # Without a description, the parser takes the first line of the docstring.
-        auto_cli(
-            run,
-            args=words[1:],
-            as_positional=False,
-            parser_class=Parser,
-            prog=f"main.py {words[0]}",
-            description=None,
-            epilog=example(words[0]),
-        )
+        try:
+            auto_cli(
+                run,
+                args=words[1:],
+                as_positional=False,
+                parser_class=Parser,
+                prog=f"main.py {words[0]}",
+                description=None,
+                epilog=example(words[0]),
+            )
+        except ValueError as error:
+            # jsonargparse wraps what data sets raise while they are built.
+            if (cause := setting_error_in(error)) is not None:
+                raise cause from None
+            raise
         return None
     writers = {"test": ResultFile("test", after_fit=False), "predict": Predictions()}
     return CLI(args=args, examples={name: example(name) for name in CLI.subcommands()}, writers=writers)

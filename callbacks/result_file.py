@@ -13,6 +13,7 @@ from callbacks.reports.classes import write_report
 from modules.augment.flips import RandomFlip
 from modules.core.errors import SettingError
 from modules.core.files import sha256, write_json, write_whole
+from modules.core.loading import open_run
 from modules.core.run import run_of
 from modules.downstream.metrics.classes import ClassReport
 from modules.runs.provenance import Provenance, made_with
@@ -46,11 +47,18 @@ class ResultFile(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        content = {"selected_on_test": False, "metrics": metrics, "trained_steps": trainer.global_step}
+        content = {"selected_on_test": False, "metrics": metrics, "trained_steps": trained_steps(trainer)}
         written = write_result(trainer, self.protocol, content | getattr(pl_module, "test_record", {}))
         report: ClassReport | None = getattr(pl_module, "class_report", None)
         if written is not None and report is not None:
             write_report(trainer, report, written)
+
+
+def trained_steps(trainer: Trainer) -> int:
+    """Optimiser steps behind the weights: of this run, or of the checkpoint that it tests."""
+    if trainer.global_step or not trainer.ckpt_path:
+        return trainer.global_step
+    return int(open_run(str(trainer.ckpt_path), "--ckpt_path").get("global_step", 0))
 
 
 class BestOnTest(Callback):

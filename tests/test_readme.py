@@ -306,7 +306,7 @@ def test_table_of_methods_names_what_exists() -> None:
 
 
 def test_the_example_of_a_method_learns() -> None:
-    (code,) = [block for block in python(README) if "class ArrowOfTime" in block]
+    (code,) = [block for block in python(README) if "class Backwards" in block]
     imports = """
 import torch
 import torch.nn.functional as F
@@ -319,7 +319,7 @@ from modules.training.optim import AdamWSettings
 """
     names: dict[str, type] = {}
     exec(imports + code, names)
-    method = names["ArrowOfTime"](tiny_vit(), OPTIM)
+    method = names["Backwards"](tiny_vit(), OPTIM)
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3)
     batch = video_batch(8)
     losses = []

@@ -44,8 +44,7 @@ def write_report(trainer: Trainer, report: ClassReport, result: Path) -> None:
         names = [f"{number} {name}" for number, name in enumerate(names)]
     matrix: Columns = {"class": list(names)} | dict(zip(names, report.confusion.T.tolist(), strict=True))
     write_table(result.with_name(f"{result.stem}_confusion.csv"), matrix)
-    protocol = result.stem.rpartition("-")[0]
-    write_film(trainer, f"confusion_{protocol}", trainer.global_step, draw_confusion(report)[None])
+    write_film(trainer, f"confusion_{result.stem}", trainer.global_step, draw_confusion(report)[None])
 
 
 def draw_confusion(report: ClassReport) -> Tensor:

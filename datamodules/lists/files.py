@@ -16,7 +16,7 @@ LABEL = re.compile(r"[+-]?\d+", re.ASCII)
 MAX_CLASSES = 10**6
 
 
-def read_list(path: Path, root: Path) -> Manifest:
+def read_list(path: Path, root: Path, needs_labels: bool = True) -> Manifest:
     """A list of videos: with or without a header, one row per video.
 
     Accepts 'path label' and 'path num_frames label' separated by single spaces (VideoMAE and SEVERE style), the same
@@ -24,18 +24,47 @@ def read_list(path: Path, root: Path) -> Manifest:
     without suffix gets that of the existing file. In 'a 12 3', 12 is the number of frames, unless there is a file
     'a 12' and none named 'a'. An empty last cell means a video without label.
 
+    Args:
+        path: the list.
+        root: folder that relative paths are relative to.
+        needs_labels: refuse what may have lost its labels. Otherwise the list may hold paths alone, and in tables with a header
+            labels may be names of classes, which are numbered in alphabetical order.
+
     Raises:
         SettingError: if the file is missing or a row cannot be parsed; names the line.
     """
-    return make_manifest(root, _rows_of(path, root), path)
+    names = None if needs_labels else _names_of(path)
+    return make_manifest(root, _rows_of(path, root, names or [], needs_labels), path, names)
 
 
-def _rows_of(path: Path, root: Path) -> Iterator[tuple[str, int]]:
-    """Paths and labels of a list, line by line: there may be millions."""
+def _header_of(path: Path) -> tuple[str | None, list[str]]:
+    """Separator of the columns of a list, and the cells of its first line in lower case."""
     start = next(number_lines(path))[1]
     delimiter = "\t" if "\t" in start else "," if "," in start else None
-    header = [cell.strip().lower() for cell in _split(start, delimiter, root)]
+    cells = [start] if delimiter is None else _cells(start, delimiter)
+    return delimiter, [cell.strip().lower() for cell in cells]
+
+
+def _names_of(path: Path) -> list[str] | None:
+    """Names of the classes of a table whose labels are not all numbers; None of all other lists."""
+    delimiter, header = _header_of(path)
+    if delimiter is None or not {"path", "label"} <= set(header):
+        return None
+    what = header.index("label")
+    rows = (_cells(line, delimiter) for _, line in islice(number_lines(path), 1, None))
+    labels = {row[what].strip() for row in rows if len(row) > what} - {""}
+    return None if all(LABEL.fullmatch(label) for label in labels) else sorted(labels)
+
+
+def _rows_of(path: Path, root: Path, names: list[str], needs_labels: bool) -> Iterator[tuple[str, int]]:
+    """Paths and labels of a list, line by line: there may be millions. Labels are numbers, or some of the names."""
+    delimiter, header = _header_of(path)
     columns = (header.index("path"), header.index("label")) if {"path", "label"} <= set(header) else None
+    start = next(number_lines(path))[1]
+    if not needs_labels and columns is None and delimiter is None and len(_split_line(start, root)) == 1:
+        yield from _paths_alone(path, root, header == ["path"])
+        return
+    known = {name: number for number, name in enumerate(names)}
     if columns and (parts := {"start", "end"} & set(header)):
         raise SettingError(
             f"{path} has the column {max(parts)}, but parts of files are only read by --data ListedStreams; remove the column."
@@ -50,7 +79,8 @@ def _rows_of(path: Path, root: Path) -> Iterator[tuple[str, int]]:
         elif columns is None and len(row) > 2:
             open_ended.setdefault(len(row), (number, line))
         try:
-            found = _file_of(row[where].strip(), root), _label_of(row[what].strip())
+            label = row[what].strip()
+            found = _file_of(row[where].strip(), root), known[label] if label in known else _label_of(label)
         except (ValueError, IndexError) as error:
             # The first invalid line is reported; whether an open-ended earlier line is invalid is only known from all lines.
             rows = (_split(line, delimiter, root) for _, line in number_lines(path))
@@ -60,6 +90,20 @@ def _rows_of(path: Path, root: Path) -> Iterator[tuple[str, int]]:
             ) from error
         yield found
     _check_ends(path, open_ended, widths)
+
+
+def _paths_alone(path: Path, root: Path, has_header: bool) -> Iterator[tuple[str, int]]:
+    """Rows of a list of paths without labels.
+
+    Raises:
+        SettingError: if a line has more than a path.
+    """
+    for number, line in islice(number_lines(path), 1 if has_header else 0, None):
+        if len(_split_line(line, root)) > 1:
+            raise SettingError(
+                f"Line {number} of {path} is {line!r}, but the first line has no label; give all lines a label, or none."
+            )
+        yield _file_of(line.strip(), root), UNLABELLED
 
 
 def _check_ends(path: Path, open_ended: dict[int, tuple[int, str]], widths: set[int]) -> None:

@@ -6,6 +6,7 @@ files of a list are missing, because then the root is wrong.
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -147,7 +148,8 @@ class Manifest:
         Raises:
             SettingError: if there are too few files.
         """
-        first = self.paths.first_rows()
+        # One file may be spelled in several ways.
+        first = PackedStrings(os.path.normpath(self.file(row)) for row in range(len(self))).first_rows()
         files = np.unique(first)
 
         def count(files_of_class: int) -> int:

@@ -265,7 +265,7 @@ class Classification(Method):
         """Compare the order of the data's classes with that of the weights.
 
         Raises:
-            SettingError: if the same names have another order, so that indices mean other classes.
+            SettingError: if a name has another index in each, so that indices mean other classes.
         """
         names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
         if not names or not known:
@@ -274,10 +274,11 @@ class Classification(Method):
         if first is None:
             return
         differs = f"{source} calls class {first} {known[first]!r}, but the data calls it {names[first]!r}"
-        if sorted(names) == sorted(known):
+        place = {name: number for number, name in enumerate(known)}
+        if any(place.get(name, number) != number for number, name in enumerate(names)):
             raise SettingError(
-                f"{differs}; use the same order of classes in the data, or start from the encoder alone with "
-                "model.backbone.checkpoint."
+                f"{differs}, and a class has another index in each; use the same classes in the same order, or start from the "
+                "encoder alone with model.backbone.checkpoint."
             )
         rank_zero_warn(f"{differs}: indices are assumed to mean the same classes.")
 
@@ -519,7 +520,8 @@ class Classification(Method):
         """
         classes = self.classifier.out_features
         found = self.tally.scores(self.trainer, classes, self.device)
-        self.log_dict({f"{stage}/{name}": value for name, value in found.values.items()}, sync_dist=True)
+        for name, value in found.values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("top1", "map"), sync_dist=True)
         if stage == "test":
             if not found.values:
                 raise SettingError(NO_LABELS)

@@ -124,6 +124,8 @@ def embed(
     job = {
         "encoder": sha256(weight_file(checkpoint, "--checkpoint")),
         "videos": found.rows.sha256,
+        "root": str(found.rows.root) if found.rows.root is not None else None,
+        "reading": [repr(clip), repr(getattr(data, "stream_settings", None))],
         "clip": shape,
         "every": every,
         "what": what,
@@ -166,7 +168,7 @@ def embed(
             rank_zero_info(f"{len(missing)} of {count} parts are still to be made, by other shares.")
             return
         steps = parts.read(count)
-        passport = passport_of_features(loaded, checkpoint, found.sampler, job)
+        passport = passport_of_features(loaded, checkpoint, found.sampler, str(getattr(clip, "crop", None)), job)
         passport |= {"root": str(found.rows.root) if found.rows.root is not None else None}
         passport |= {"data": type(data).__name__, "split": split or "train"} if data is not None else {}
         is_sequence = every is not None or clip.clips > 1 or what != "pooled"
@@ -242,25 +244,28 @@ def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_
     return np.array(known["seconds"], np.float64)
 
 
-def passport_of_features(loaded: Loaded, checkpoint: Path, sampler: Sampler | None, job: dict[str, Any]) -> dict[str, Any]:
+def passport_of_features(
+    loaded: Loaded, checkpoint: Path, sampler: Sampler | None, crop: str, job: dict[str, Any]
+) -> dict[str, Any]:
     """What made the features: encoder, its hash, preprocessing and sampling.
 
     Args:
         loaded: the encoder.
         checkpoint: that it is from.
         sampler: how frames of files are chosen; None where there are none.
+        crop: how frames are cropped, of which evaluation takes the centre.
         job: of the command.
     """
     frames, size, _, clips = job["clip"]
     about = {name: loaded.passport.get(name) for name in ("method", "architecture", "source")}
     normalisation = getattr(loaded.network, "normalisation", None)
-    crop = {"size": size, "crop": "centre"} if size is not None else {}
+    cropped = {"size": size, "crop": crop} if size is not None else {}
     stride = sampler.stride if isinstance(sampler, Dense) else None
     other = {"sampler": str(sampler)} if sampler is not None and stride is None else {}
     return {
         "format": "lightning-video-ssl features, version 1",
         "encoder": {"file": checkpoint.name, "sha256": job["encoder"], "network": type(loaded.network).__name__, **about},
-        "preprocessing": crop | {"normalisation": normalisation.as_record() if normalisation is not None else None},
+        "preprocessing": cropped | {"normalisation": normalisation.as_record() if normalisation is not None else None},
         "sampling": {"frames": frames, "stride": stride, "clips": clips, "every": job["every"]} | other,
         "job": job,
     }

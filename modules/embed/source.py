@@ -95,7 +95,7 @@ def videos_of(source: Path, root: Path | None) -> Manifest:
     if not source.is_dir() and (source.suffix.lower() in VIDEO_SUFFIXES or not source.exists()):
         raise SettingError(f"--source is {source}; pass an existing folder of videos, or a list of them.")
     if not source.is_dir():
-        return read_list(source, root or source.parent)
+        return read_list(source, root or source.parent, needs_labels=False)
     splits = split_folders(source)
     if not splits:
         return read_folder(source, "--source")

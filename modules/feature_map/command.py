@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from datamodules.prepare.parallel import core_count
 from modules.core.errors import SettingError, check_whole, check_writable, given
 from modules.feature_map.colours import Colouring, by_cluster, by_name, by_time
 from modules.feature_map.films import Film, middle_frame, read_films
@@ -31,7 +32,7 @@ def feature_map(
     films: bool = True,
     film_limit: int = 1000,
     root: Path | None = None,
-    num_workers: int = 4,
+    num_workers: int | None = None,
 ) -> None:
     """Draw a map of features that embed wrote: OUT.png, a page OUT.html with films, and OUT.projector for TensorBoard.
 
@@ -45,19 +46,21 @@ def feature_map(
         method: pca, or umap (needs umap-learn: pip install -e .[map]).
         colour: by class, by cluster (k-means) or by time (second of the video); null takes the class, or the cluster where
             no video has a class. The page can show each of them.
-        clusters: of k-means; null is 10, or fewer where there are fewer points.
-        neighbours: that the page shows of each point, from other videos; null is 6, or fewer where there are fewer.
+        clusters: number of k-means clusters; null is 10, or fewer where there are fewer points.
+        neighbours: number of nearest neighbours, from other videos, that the page shows for each point; null is 6, or fewer
+            where there are fewer.
         per: points of videos that have a sequence of features: step, a point for each of them; or video, their mean.
         films: show clips as films, read from the videos.
         film_limit: points that have a film, evenly spread over all; more make the page larger, by some 10 kB each.
         root: folder that relative paths start from; null takes the one that embed noted.
-        num_workers: processes that read videos.
+        num_workers: processes that read videos; null takes four, or as many as there are cores.
 
     Raises:
         SettingError: if a setting is impossible, a collection cannot be read, or umap-learn is missing.
     """
     check_whole("--", 1, film_limit=film_limit, **given(neighbours=neighbours))
     check_whole("--", 2, **given(clusters=clusters))
+    num_workers = min(4, core_count()) if num_workers is None else num_workers
     check_whole("--", 0, num_workers=num_workers)
     names = [
         _without(name, ".safetensors", ".csv", ".json") for name in (features if isinstance(features, list) else [features])

@@ -475,12 +475,22 @@ class CLI(LightningCLI):
         following = None
         if last.is_file() and self._overrides("test_step"):
             config = last.parents[1] / "config.yaml"
-            following = f"test --config {config} --ckpt_path last"
+            best = next((one for one in self._monitors() if one.best_model_path), None)
+            if best is not None:
+                score = f"{float(best.best_model_score):.4g}" if best.best_model_score is not None else "?"
+                rank_zero_info(f"Best {best.monitor}: {score}, kept in {best.best_model_path}.")
+            chosen = "last" if best is None else "best"
+            following = f"test --config {config} --ckpt_path {chosen}"
             if tests:
-                following = f"predict --config {config} --data VideoFolder --data.root DIR --ckpt_path last"
+                following = f"predict --config {config} --data VideoFolder --data.root DIR --ckpt_path {chosen}"
         elif last.is_file():
             following = f"embed --checkpoint {last} --source DIR --out features"
         self._say_written(following)
+
+    def _monitors(self) -> list[ModelCheckpoint]:
+        """What keeps the best checkpoint by a metric."""
+        found = (one for one in run_of(self.trainer).callbacks if isinstance(one, ModelCheckpoint))
+        return [one for one in found if one.monitor is not None]
 
     def after_validate(self) -> None:
         """Say what was written."""

@@ -15,11 +15,11 @@ from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.load import Loaded, describe_backbone
-from modules.core.errors import SettingError, check_writable
+from modules.core.errors import MAX_SEED, SettingError, check_writable
 from modules.core.files import read_json, sha256, write_json, write_whole
 from modules.severe.experiments import ALL, Experiment, Preset, choose
 from modules.severe.report import write_report
-from modules.severe.results import differences, make_result, read_result, result_path, write_result
+from modules.severe.results import all_results, differences, make_result, read_result, result_path, write_result
 from modules.weights.files import weight_file
 
 PROJECT = Path(__file__).parents[2]
@@ -50,10 +50,10 @@ def severe(
         root: folder with a folder for each data set: ssv2, finegym, ucf101, ucfrep, charades, and for other experiments hmdb51,
             ntu60_videos, diving48, epic_kitchens, kinetics400, ava, activitynet.
         out: folder for runs, results and report; null takes runs/severe_<name of the checkpoint>.
-        only: names of experiments; a wrong one lists them all.
+        only: names of experiments; an unknown name prints the list.
         preset: recipe; cnn is the official one, vit that of VideoMAE, which is not verified for SEVERE; null takes that of the
             encoder.
-        seeds: each experiment is run with each of them; the official code has 100.
+        seeds: each experiment is run with each of them; the official code uses 100.
         layers: further YAML files for every experiment, such as configs/trainer/one_gpu.yaml.
         roots: folders of data sets that are not below root, by the names above.
         shard: 2/4 does the second of four shares of the experiments; each share also writes the report of all that is there.
@@ -67,12 +67,11 @@ def severe(
     check_writable("--out", out)
     if not root.is_dir():
         raise SettingError(f"--root is {root}, which is not a folder; pass the folder that holds the data sets.")
-    if unknown := sorted(roots.keys() - {one.folder for one in ALL.values()}):
-        raise SettingError(
-            f"--roots names {', '.join(unknown)}; it takes {', '.join(sorted({e.folder for e in ALL.values()}))}."
-        )
-    if not seeds:
-        raise SettingError("--seeds is empty; pass at least one, such as --seeds [100].")
+    folders = sorted({one.folder for one in ALL.values()})
+    if unknown := sorted(roots.keys() - set(folders)):
+        raise SettingError(f"--roots names {', '.join(unknown)}; it takes {', '.join(folders)}.")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        raise SettingError(f"--seeds is {seeds}; pass different numbers from 0 to {MAX_SEED}, such as [100].")
     for path in layers:
         if not path.is_file():
             raise SettingError(f"--layers names {path}, which does not exist.")
@@ -80,9 +79,9 @@ def severe(
     if preset is not None and preset != kind:
         raise SettingError(f"--preset is {preset}, but {checkpoint} holds a {backbone['class_path']}; leave --preset out.")
     encoder = {"file": checkpoint.name, "sha256": sha256(weight_file(checkpoint, "--checkpoint")), **backbone}
-    write_whole(
-        out / "encoder.yaml", lambda path: path.write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
-    )
+    all_results(out, encoder["sha256"])
+    layer = yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}})
+    write_whole(out / "encoder.yaml", lambda path: path.write_text(layer))
     tasks = [(one, seed) for one in chosen for seed in seeds][number - 1 :: shares]
     failed: list[str] = []
     for place, (one, seed) in enumerate(tasks, 1):

@@ -1,5 +1,6 @@
 """One JSON for each experiment and seed: all that the report needs, and nothing that differs between equal runs."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def make_result(run: dict[str, Any], experiment: Experiment, preset: Preset, job
             f"{experiment.name}: the run logged {', '.join(sorted(metrics)) or 'nothing'}, but not {experiment.metric}; its "
             "settings are not those of this experiment."
         )
+    if not math.isfinite(metrics[experiment.metric]):
+        raise SettingError(f"{experiment.name}: {experiment.metric} is {metrics[experiment.metric]}; look at the run's log.")
     return {
         "format": FORMAT,
         "experiment": experiment.name,
@@ -92,16 +95,28 @@ def write_result(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda part: write_json(part, content))
 
 
-def all_results(out: Path) -> list[dict[str, Any]]:
+def all_results(out: Path, encoder: str | None = None) -> list[dict[str, Any]]:
     """All results in a folder, in the order of their names.
 
+    Args:
+        out: the folder.
+        encoder: hash of the encoder that they must be of; None takes those of any.
+
     Raises:
-        SettingError: if they are of several encoders, which no report can join.
+        SettingError: if they are of another encoder or of several, or those of one experiment have different settings.
     """
     found = [
         content for path in sorted((out / "results").glob("*.json")) if (content := read_json(path)).get("format") == FORMAT
     ]
-    encoders = {content["job"]["encoder"]["sha256"] for content in found}
+    encoders = {content["job"]["encoder"]["sha256"] for content in found} | ({encoder} if encoder is not None else set())
     if len(encoders) > 1:
-        raise SettingError(f"{out}/results holds results of {len(encoders)} encoders; use an --out for each.")
+        raise SettingError(f"{out}/results holds results of {len(encoders) - 1} other encoder(s); use an --out for each.")
+    settings: dict[str, Any] = {}
+    for content in found:
+        name, own = content["experiment"], (content["preset"], content["job"].get("settings"))
+        if settings.setdefault(name, own) != own:
+            raise SettingError(
+                f"{out}/results holds results of {name} with different settings, whose mean says nothing; remove some of "
+                "them, or use another --out."
+            )
     return found

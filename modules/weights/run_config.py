@@ -47,8 +47,9 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
         preset = PRESETS[backbone["size"]]
         for name, value in (("num_heads", preset.num_heads), ("patch_size", preset.patch_size)):
             found[name] = value if found[name] is None else found[name]
-    if found["num_frames"] is None:  # a CNN takes any number
-        found["num_frames"] = clip.get("frames")
+    # A CNN takes clips of any size.
+    for name, in_clip in (("num_frames", "frames"), ("image_size", "size")):
+        found[name] = clip.get(in_clip) if found[name] is None else found[name]
     # Runs of before had the decoder's heads beside its other settings, and the stride beside the frames.
     heads = inside(model, "decoder").get("heads", model.get("decoder_heads"))
     stride = inside(clip, "sampler", "init_args").get("stride", clip.get("stride"))

@@ -94,3 +94,11 @@ def test_refusals(tmp_path: Path) -> None:
     alone = Manifest(Path("/"), ["a", "b"], np.array([0, 1]))  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="no class in / has more than one video"):
         alone.hold_out(0.5, 0)
+
+
+def test_a_file_that_is_spelled_in_two_ways_is_on_one_side(tmp_path: Path) -> None:
+    names = [name for number in range(8) for name in (f"{number}.mp4", f"./{number}.mp4", f"{tmp_path}/{number}.mp4")]
+    train, val = Manifest(tmp_path, names, np.zeros(len(names), np.int64)).hold_out(0.3, 0)  # type: ignore[arg-type]
+    sides = [{Path(file).resolve() for file in files(side)} for side in (train, val)]
+    assert not sides[0] & sides[1]
+    assert len(val) == 3 * len(sides[1])

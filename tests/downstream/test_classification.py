@@ -364,8 +364,12 @@ def test_classes_in_another_order_are_refused(form: str, tmp_path: Path) -> None
         UserWarning, match=f"calls class 0 'something else', but the data calls it '{names[0]}': indices are assumed"
     ):
         check(["something else", *names[1:]])
-    with pytest.raises(SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}'; use the same"):
+    with pytest.raises(
+        SettingError, match=f"calls class 0 '{names[1]}', but the data calls it '{names[0]}', and a class has another"
+    ):
         check([names[1], names[0], *names[2:]])
+    with pytest.raises(SettingError, match="a class has another index in each"):
+        check(["something else", *names[:-1]])
 
 
 def test_load_from_checkpoint_makes_the_head(tmp_path: Path) -> None:

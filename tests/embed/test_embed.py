@@ -1,6 +1,7 @@
 """Features of a folder of videos: the right ones, of the right moments, also after the command was killed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from datamodules.sets.feature_sequences import FeatureSequences
 from datamodules.settings import ListSettings, ReadSettings
+from main import main
 from modules.convert.load import load_backbone
 from modules.core.errors import SettingError
 from modules.embed.files import Parts
@@ -84,7 +86,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         embed(folder, tmp_path / "again")
     monkeypatch.setattr(Parts, "write", lambda self, number, steps: (made.append(number), write(self, number, steps)))
-    with pytest.raises(SettingError, match=r"holds features that were made with another clip; pass another --out"):
+    with pytest.raises(SettingError, match=r"holds features that were made with another clip, reading; pass another --out"):
         embed(folder, tmp_path / "again", "--stride=1")
     embed(folder, tmp_path / "again")
     assert made == [0, 1, 2]
@@ -175,3 +177,16 @@ def test_large_labels_stay_numbers(folder: Path, tmp_path: Path) -> None:
     data = FeatureSequences(str(tmp_path), ListSettings(train=str(tmp_path / "features.csv")), batch_size=2)
     with pytest.raises(SettingError, match="has the label 99999999; there may be 1000000 classes"):
         data.setup("fit")
+
+
+def test_another_folder_with_the_same_names_is_another_job(folder: Path, tmp_path: Path) -> None:
+    embed(folder, tmp_path / "features")
+    shutil.copytree(folder / "motion", tmp_path / "motion")
+    with pytest.raises(SettingError, match="is of another job"):
+        embed(folder, tmp_path / "features", f"--source={tmp_path / 'motion'}")
+
+
+def test_what_a_data_set_refuses_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    words = ["embed", f"--checkpoint={folder / 'vit.safetensors'}", f"--out={tmp_path / 'features'}"]
+    with pytest.raises(SettingError, match=r"^data\.batch_size is 64 but data\.train_videos is 4"):
+        main([*words, "--data=SyntheticMotion", "--data.train_videos=4", "--data.val_videos=4"])

@@ -62,7 +62,8 @@ def test_nothing_is_said_twice_when_a_test_follows(tmp_path: Path, capfd: pytest
     lines = capfd.readouterr().err.splitlines()
     (loaded,) = (line for line in lines if line.startswith("Loaded model weights"))
     assert "checkpoints/best-" in loaded
-    assert lines[-2] == f"Written to {run}: results/syntheticmotion_finetune-001.json, 1 picture in pictures"
+    results = ", ".join(f"results/syntheticmotion_finetune-001{end}" for end in (".json", "_classes.csv", "_confusion.csv"))
+    assert lines[-2] == f"Written to {run}: {results}, 1 picture in pictures"
     for path in (run / "checkpoints").glob("best-*"):
         path.unlink()
     with pytest.raises(SettingError, match=r"knows of .*best-\d\.ckpt, which is gone"):

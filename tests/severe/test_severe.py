@@ -220,5 +220,19 @@ def test_results_of_two_encoders_are_not_mixed(tmp_path: Path) -> None:
     content: dict[str, Any] = json.loads(result_path(tmp_path, ALL["ssv2"], 1).read_text())
     content["job"]["encoder"]["sha256"] = "1"
     write_result(result_path(tmp_path, ALL["gym99"], 1), content)
-    with pytest.raises(SettingError, match="results of 2 encoders"):
+    with pytest.raises(SettingError, match=r"results of 1 other encoder\(s\)"):
         all_results(tmp_path)
+
+
+def test_results_that_do_not_belong_together_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = pretend(monkeypatch)
+    fill(folder / "foreign", "cnn", {"ssv2": 1.0})
+    with pytest.raises(SettingError, match=r"results of 1 other encoder\(s\)"):
+        main(words(folder, "foreign", "--only=[fx_s1]"))
+    assert not calls
+    fill(tmp_path, "cnn", {"ssv2": 1.0}, 1)
+    fill(tmp_path, "vit", {"ssv2": 2.0}, 2)
+    with pytest.raises(SettingError, match="results of ssv2 with different settings"):
+        all_results(tmp_path)
+    with pytest.raises(SettingError, match="test/top1 is nan"):
+        make_result({"metrics": {"test/top1": float("nan")}}, ALL["ssv2"], "cnn", {})

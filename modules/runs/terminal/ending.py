@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-FILES = ("checkpoints/*.ckpt", "probe_report.md", "results/*.json", "bad_videos.tsv", "*/bad_videos.tsv")
+FILES = ("checkpoints/*.ckpt", "probe_report.md", "results/*", "bad_videos.tsv", "*/bad_videos.tsv")
 """Files that are named one by one; `predict` names its own."""
 PICTURES = "pictures/*"
 

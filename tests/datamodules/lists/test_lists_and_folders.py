@@ -545,3 +545,27 @@ def test_labels_of_recordings_beyond_the_classes_are_refused(monkeypatch: pytest
     monkeypatch.setattr(data, "load", lambda: found)
     with pytest.raises(SettingError, match=r"labels from .* to 12, but SyntheticSkeleton has 12 classes"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("header", [[], ["path"]])
+def test_a_list_of_paths_alone_has_no_labels(tmp_path: Path, header: list[str]) -> None:
+    for name in ("a b", "a", "c"):
+        (tmp_path / f"{name}.mp4").touch()
+    (tmp_path / "list.txt").write_text("\n".join([*header, "a b.mp4", "c.mp4", ""]))
+    manifest = read_list(tmp_path / "list.txt", tmp_path, needs_labels=False)
+    assert list(manifest.paths) == ["a b.mp4", "c.mp4"]
+    assert not manifest.is_labelled
+    (tmp_path / "list.txt").write_text("\n".join([*header, "a.mp4", "c.mp4 3", ""]))
+    with pytest.raises(SettingError, match=r"Line \d of .*list.txt is 'c.mp4 3', but the first line has no label"):
+        read_list(tmp_path / "list.txt", tmp_path, needs_labels=False)
+
+
+def test_a_table_may_name_its_classes(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("label,path\nrun,a.mp4\n,b.mp4\njump,c.mp4\n")
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").touch()
+    manifest = read_list(tmp_path / "list.csv", tmp_path, needs_labels=False)
+    assert manifest.class_names == ["jump", "run"]
+    assert manifest.labels.tolist() == [1, -1, 0]
+    (tmp_path / "list.csv").write_text("label,path\n4,a.mp4\n,b.mp4\n")
+    assert read_list(tmp_path / "list.csv", tmp_path, needs_labels=False).labels.tolist() == [4, -1]
