@@ -40,6 +40,7 @@ from modules.runs.trainer_settings import check_trainer
 from modules.training.compilation import Compile, Compiled
 from modules.training.method import Method
 from modules.training.precision import BFloat16Weights
+from modules.weights.run_config import inside, parse_config
 
 HPC = "hpc_ckpt_*.ckpt"
 """The checkpoint that Lightning's own SLURM plugin saves and resumes from automatically."""
@@ -123,6 +124,30 @@ def _raised_by_lightning(error: Exception) -> bool:
     """Whether Lightning itself raised an error, on purpose, and not something that it called."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return "/lightning/" in last.filename.replace("\\", "/") and (last.line or "").startswith("raise ")
+
+
+def check_held_out(checkpoint: dict[str, Any], config: Namespace) -> None:
+    """Refuse to train on videos that validated before the checkpoint was written.
+
+    Args:
+        checkpoint: of a run.
+        config: settings of the run that resumes from it.
+
+    Raises:
+        SettingError: naming the settings of before.
+    """
+    text = checkpoint.get("record", {}).get("config")
+    before = inside(parse_config(text), "data", "init_args", "subset") if text else {}
+    if not before.get("validation"):
+        return
+    names = ("validation", "seed")
+    subset = config.data.init_args.get("subset") or Namespace()
+    was, now = ([settings.get(name) for name in names] for settings in (before, subset))
+    if was != now:
+        raise SettingError(
+            f"data.subset.validation and seed were {was[0]} and {was[1]} when the checkpoint was written, and are {now[0]} and "
+            f"{now[1]}: videos that validated would be trained on; pass the former values, or start a new run."
+        )
 
 
 class SaveConfig(SaveConfigCallback):
@@ -230,6 +255,8 @@ class CLI(LightningCLI):
             self._check_predict(config)
         self._choose_checkpoint(config, root)
         self._check_checkpoint()
+        if self.subcommand == "fit" and config.get("ckpt_path") is not None and Path(config.ckpt_path).exists():
+            check_held_out(open_run(config.ckpt_path, "--ckpt_path"), config)
 
     def _choose_checkpoint(self, config: Namespace, root: Path) -> None:
         checkpoint, given = root / LAST, config.get("ckpt_path")

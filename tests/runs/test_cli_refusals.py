@@ -433,3 +433,16 @@ def test_ctrl_c_leaves_no_page(moment: str, tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=120)
     assert "Traceback" not in said, said
     assert process.returncode != 0
+
+
+@pytest.mark.parametrize(("now", "refused"), [("0.2", False), ("0.3", True), ("0", True)])
+def test_videos_that_validated_are_not_trained_on(tmp_path: Path, now: str, refused: bool) -> None:
+    settings = yaml.safe_dump({"data": {"init_args": {"subset": {"validation": 0.2, "seed": 12345}}}})
+    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "record": {"config": settings}}
+    torch.save(content, tmp_path / "a.ckpt")
+    words = ["fit", f"--config={ROOT / 'configs/finetune/own_videos.yaml'}", f"--data.root={tmp_path}"]
+    words += [f"--ckpt_path={tmp_path / 'a.ckpt'}", f"--data.subset.validation={now}", f"--trainer.default_root_dir={tmp_path}"]
+    # Without videos, the next refusal is that of the data.
+    with pytest.raises(SettingError) as error:
+        main(words)
+    assert ("videos that validated would be trained on" in str(error.value)) is refused
