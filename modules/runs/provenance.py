@@ -18,7 +18,7 @@ from modules.core.run import run_of
 
 PACKAGES = ("lightning-video-ssl", "lightning", "torchvision", "timm", "torchmetrics", "av", "numpy")
 # Speeds differ from run to run; a checkpoint contains only reproducible values.
-NOT_REPEATABLE = "speed/"
+NOT_REPEATABLE = ("speed/", "lr-")
 
 
 def _version(package: str) -> str | None:
