@@ -17,6 +17,7 @@ from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import MAX_SEED, SettingError, check_writable
 from modules.core.files import read_json, sha256, write_json, write_whole
+from modules.embed.command import parse_shard
 from modules.severe.experiments import ALL, Experiment, Preset, choose
 from modules.severe.report import write_report
 from modules.severe.results import all_results, differences, make_result, read_result, result_path, write_result
@@ -103,18 +104,6 @@ def severe(
     rank_zero_info(f"Report: {out}/report.md, {out}/report.html and {out}/report.png.")
     if failed:
         raise SettingError(f"{', '.join(failed)} failed; see the messages above, then run the same command to go on.")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Number and count of the shares in '2/4'.
-
-    Raises:
-        SettingError: if it is of another form.
-    """
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise SettingError(f"--shard is {text}; it must be like 2/4, from 1/4 to 4/4.")
-    return int(number), int(count)
 
 
 def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[str, Any]]:
