@@ -86,6 +86,11 @@ class Depth(Layered, nn.Module):
         """Tokens or map of the network, of what `preprocess` gives."""
         return self.network.forward_features(depth)
 
+    @property
+    def feature_dim(self) -> int:
+        """That of the network; see `Layered.feature_dim`."""
+        return self.network.feature_dim
+
     def layers(self, clip: Tensor) -> Layers:
         """Those of the network; see `Layered.layers`."""
         return self.network.layers(clip)

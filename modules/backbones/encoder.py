@@ -16,7 +16,12 @@ class Encoder(Protocol):
     kind: Kind
     """of the stream that it takes"""
     embed_dim: int
-    """length of a pooled feature, and channels of `forward_features`"""
+    """channels of `forward_features`"""
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a pooled feature."""
+        ...
 
     def preprocess(self, clip: Tensor) -> Tensor:
         """Clips from the data -> normalised as the weights expect."""

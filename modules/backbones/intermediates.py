@@ -49,6 +49,13 @@ def maps(start: Tensor, blocks: Sequence[Callable[[Tensor], Tensor]], shape: Cal
 class Layered(ABC):
     """Part of an encoder: `forward_intermediates`, for which it names its layers."""
 
+    embed_dim: int
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a pooled feature, which `forward` returns."""
+        return self.embed_dim
+
     @abstractmethod
     def layers(self, clip: Tensor) -> Layers:
         """The layers that clips go through, of what `preprocess` gives.

@@ -52,7 +52,7 @@ class ArrowOfTime(Method):
             # Also where left and right are classes of the data, which play no part here.
             augmentation = replace(augmentation, flip=0.5)
         self.augmentation = augmentation
-        self.head = nn.Linear(backbone.embed_dim, 1)
+        self.head = nn.Linear(backbone.feature_dim, 1)
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used) and `missed` (numbers of those that could not be read)."""
         self._seen: list[tuple[Tensor, Tensor]] = []

@@ -153,7 +153,7 @@ class Classification(Method):
             self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
         elif isinstance(network := self.network, VideoViT):
             network.norm = nn.Identity()
-            width *= network.grid.t if network.pooling == "time" else 1
+            width = backbone.feature_dim
             self.fc_norm = layer_norm(width)
         elif isinstance(network, BEiTVideo):
             # Pooling happens before this norm, so it would get no gradient.

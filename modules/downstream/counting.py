@@ -98,7 +98,7 @@ class RepetitionCounting(Method):
         self.frames = int(getattr(backbone, "num_frames", 32))
         if self.frames % 2 or self.frames < 4:
             raise SettingError(f"model.backbone.num_frames is {self.frames}; counting needs an even number of at least 4.")
-        width, anchors = backbone.embed_dim, len(ANCHORS)
+        width, anchors = backbone.feature_dim, len(ANCHORS)
         self.fc_cls_1, self.fc_box_1 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
         self.fc_cls_2, self.fc_box_2 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
         self.test_record: dict[str, Any] = {}

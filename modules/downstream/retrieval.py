@@ -224,7 +224,7 @@ class NearestNeighbours(Method):
 
     def _gather(self) -> _Samples:
         """What all processes have kept, each sample once; those without label or file are left out."""
-        width = int(self.backbone.embed_dim)  # type: ignore[arg-type]
+        width = int(self.backbone.feature_dim)  # type: ignore[arg-type]
         # A process without samples takes part as well.
         none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
         features, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))

@@ -134,6 +134,11 @@ class VideoViT(PixelInput, Layered, nn.Module):
             check_heads(checkpoint, "model.backbone.checkpoint", self.num_heads)
             say(self.adopt(origin_of_encoder(checkpoint, content)))
 
+    @property
+    def feature_dim(self) -> int:
+        """See `Layered.feature_dim`."""
+        return self.embed_dim * (self.grid.t if self.pooling == "time" else 1)
+
     # --- How clips are fed ---
 
     def grid_of(self, frames: int, size: int) -> Grid:
