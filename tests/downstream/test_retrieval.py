@@ -44,7 +44,7 @@ class Flat(nn.Module):
     """Raw pixels as features, a few of them."""
 
     kind = "video"
-    embed_dim = 3 * FRAMES * 16
+    embed_dim = feature_dim = 3 * FRAMES * 16
     preprocess = staticmethod(IMAGENET.apply)
 
     def forward(self, video: Tensor) -> Tensor:
