@@ -224,6 +224,11 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         return [c.name for c in MOTION_CLASSES] if self.captions is None else list(PRIMITIVES)
 
     @property
+    def samples_read(self) -> dict[str, dict[str, int]]:
+        """Numbers of training and validation videos, for the record of a run."""
+        return {split: {"used": count, "missed": 0} for split, count in (("train", self.train_videos), ("val", self.val_videos))}
+
+    @property
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch."""
         text: dict[str, Kind] = {} if self.captions is None else {"text": "text"}

@@ -84,11 +84,29 @@ def read_report(out: Path, encoder: str, preset: Preset, wanted: list[Experiment
     for name, cell in cells.items():
         if len(cell.numbers) < len(seeds):
             missing.append(f"{cell.experiment.title}: {len(cell.numbers)} of {len(seeds)} seeds")
-        unread = max((content["missed"] for content in results if content["experiment"] == name), default=0)
-        if unread:
-            missing.append(f"{cell.experiment.title}: {unread} test videos could not be read and are not in the number")
+        missing += unread(cell.experiment, [content["videos"] for content in results if content["experiment"] == name])
     unverified = list(dict.fromkeys(text for content in results for text in content["unverified"]))
     return Report(encoder, preset, cells, missing, unverified, sorted({int(content["seed"]) for content in results}))
+
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def unread(experiment: Experiment, videos: list[dict[str, dict[str, int]]]) -> list[str]:
+    """Sentences about the videos of an experiment that could not be read.
+
+    Args:
+        experiment: that they are of.
+        videos: of each seed, how many were used and missed by split.
+    """
+    found = []
+    for split, name in SPLITS.items():
+        counts = [one[split] for one in videos if split in one]
+        worst = max(counts, key=lambda one: one["missed"], default={"missed": 0})
+        if worst["missed"]:
+            every = worst["used"] + worst["missed"]
+            found.append(f"{experiment.title}: {worst['missed']} of {every} {name} videos, which could not be read")
+    return found
 
 
 def header() -> list[str]:

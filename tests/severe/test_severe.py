@@ -57,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_video(folder / f"data/finegym/{name}.mp4", clip, fps=16)
             lines.append(f"{name} {label}\n")
         (folder / f"data/finegym/gym99_{part}.txt").write_text("".join(lines))
+    (folder / "data/finegym/tcCdEfGhIjK_E_000001_000002_A_0000_0001.mp4").write_bytes(b"broken")
     return folder
 
 
@@ -90,16 +91,19 @@ def pretend(monkeypatch: pytest.MonkeyPatch, fails: str = "") -> list[list[str]]
 
 def test_fine_tunes_and_reports(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "call", lambda started: int(main(started[2:]) is None))
-    main(words(folder, "real", "--only=[fx_s1, ssv2]"))
+    main(words(folder, "real", "--only=[fx_s1, ub_s1, ssv2]"))
     text = (folder / "real/report.md").read_text()
     assert "SSv2: no result" in text
     assert "There is no mean" in text
-    (found,) = all_results(folder / "real")
+    assert "Missing: UB-S1: 1 of 2 training videos, which could not be read." in text
+    found, other = all_results(folder / "real")
+    good = {"used": 2, "missed": 0}
+    assert found["videos"] == {"train": good, "val": good, "test": good}
+    assert other["videos"] == {"train": {"used": 1, "missed": 1}, "val": good, "test": good}
     assert {
         "experiment": "fx_s1",
         "seed": 100,
-        "videos": 2,
-        "missed": 0,
+        "protocol": "finegym_severe_cnn",
         "classes": 11,
         "trained_steps": 1,
     }.items() <= found.items()
