@@ -27,10 +27,10 @@ WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")
 class ResultFile(Callback):
     """Writes `results/<data>_<protocol>-<number>.json` in the run's folder after every test.
 
-    It contains the metrics, the protocol, the seed, how many videos were used and which were missing (of a run that trained, also
-    how many training and validation videos), the hashes of the weight files and of the training list, the fraction of training
-    clips that are mirrored, the complete config, and versions. The first process writes it. The name of the data set is that of
-    the data module's class, so a recipe cannot change it.
+    It contains the metrics, the protocol, the seed, how many videos were used and which were missing (of a run that trained,
+    also how many training and validation videos), the hashes of the weight files and of the training list, the fraction of
+    training clips that are mirrored, the complete config, and versions. The first process writes it. The name of the data set
+    is that of the data module's class, so a recipe cannot change it.
 
     Of a classifier, `..._classes.csv` beside it has a row per class: its videos, how many were right, and for which class they
     were taken most often, or its average precision where videos have several. `..._confusion.csv` is the confusion matrix, with

@@ -226,7 +226,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
     @property
     def samples_read(self) -> dict[str, dict[str, int]]:
         """Numbers of training and validation videos, for the record of a run."""
-        return {split: {"used": count, "missed": 0} for split, count in (("train", self.train_videos), ("val", self.val_videos))}
+        return {"train": {"used": self.train_videos, "missed": 0}, "val": {"used": self.val_videos, "missed": 0}}
 
     @property
     def streams(self) -> dict[str, Kind]:
