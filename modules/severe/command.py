@@ -1,9 +1,13 @@
 """The command `python main.py severe`."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,8 @@ VIT_CLIPS = {"num_frames": 16, "image_size": 224}
 """Clips of the preset `vit`, for encoders whose default is another."""
 MINI_CLIPS = {"num_frames": 16, "image_size": 32}
 """Clips of the preset `mini`."""
-FAILED = 1
+EXPECTED = ("LightningCLI's args parameter is intended", r"Found \d+ module\(s\) in eval mode at the start of training")
+"""Beginnings of warnings of Lightning about settings, and about frozen encoders, that are meant."""
 
 
 def severe(
@@ -51,7 +56,7 @@ def severe(
     and seed; the report of all of them is OUT/report.md, report.html and report.png. What is finished is not repeated, and what
     was interrupted resumes. Data sets that are not there are named in the report, and without all eight there is no mean.
 
-    With --preset mini, the same questions are asked with generated clips and a frozen encoder: no data sets, minutes on a laptop.
+    With --preset mini, generated clips and a frozen encoder answer the same questions, without data sets, in minutes.
 
     Args:
         checkpoint: encoder, from any file or folder that convert reads.
@@ -74,8 +79,7 @@ def severe(
     check_writable("--out", out)
     if preset != "mini" and (root is None or not root.is_dir()):
         raise SettingError(
-            f"--root is {root}, which is not a folder; pass the folder that contains the data sets, or --preset mini, which needs "
-            "none."
+            f"--root is {root}, which is not a folder; pass the folder of the data sets, or --preset mini, which needs none."
         )
     folders = sorted({one.folder for one in ALL.values() if one.folder})
     if unknown := sorted(roots.keys() - set(folders)):
@@ -109,7 +113,9 @@ def severe(
             if found is None:
                 failed.append(f"{one.name} (seed {seed})")
             else:
-                write_result(path, make_result(found, one, kind, job))
+                result = make_result(found, one, kind, job)
+                write_result(path, result)
+                rank_zero_info(f"    {one.metric} {result['value']:.4g}")
     write_report(out, checkpoint.name, kind, chosen, seeds)
     rank_zero_info(f"Report: {out}/report.md, {out}/report.html and {out}/report.png.")
     if failed:
@@ -229,12 +235,18 @@ def last_result(folder: Path) -> dict[str, Any] | None:
 
 
 def call_here(words: list[str]) -> bool:
-    """Fit in this process; whether it succeeded. What is wrong is printed, so that the other experiments are run."""
+    """Fit in this process, without its messages; whether it succeeded. What is wrong is printed, and other experiments run."""
     try:
-        CLI(args=["fit", *words])
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            for message in EXPECTED:
+                warnings.filterwarnings("ignore", message)
+            logging.disable(logging.INFO)
+            CLI(args=["fit", *words])
     except SettingError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
+    finally:
+        logging.disable(logging.NOTSET)
     return True
 
 
