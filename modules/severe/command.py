@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-import callbacks  # noqa: F401  (these imports make short class names known to the experiments of mini-SEVERE)
-import datamodules  # noqa: F401
+import callbacks  # noqa: F401  (makes their short names known to the experiments of mini-SEVERE)
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.vit.beit_video import BEiTVideo

@@ -9,7 +9,7 @@ import pytest
 import main  # noqa: F401  (the classes that YAML files name)
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI
-from modules.severe.experiments import ALL, VIT, choose, doubts
+from modules.severe.experiments import ALL, FACTORS, FURTHER, MINI, SUBSET, VIT, choose, doubts
 
 ROOT = Path(__file__).parents[2]
 # Epochs are those of the official code, times the clips that it takes of each video in an epoch.
@@ -68,7 +68,7 @@ def test_official_recipe_of_classification(name: str) -> None:
 
 
 @pytest.mark.parametrize("preset", ["cnn", "vit"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [one.name for one in (*SUBSET, *FURTHER)])
 def test_settings_fit(name: str, preset: Any) -> None:
     config = parsed(name, preset)
     network = config.model.init_args.backbone.class_path.rpartition(".")[2]
@@ -88,7 +88,23 @@ def test_avid_cma_is_fine_tuned_with_ten_times_the_rate() -> None:
 
 
 def test_choice() -> None:
-    assert [one.name for one in choose(["charades", "ssv2"])] == ["ssv2", "charades"]
-    assert len(choose(None)) == 8
-    with pytest.raises(SettingError, match=r"--only names fxs1; choose from ssv2, gym99, .*fx_s1"):
-        choose(["fxs1"])
+    assert [one.name for one in choose(["charades", "ssv2"], "cnn")] == ["ssv2", "charades"]
+    assert len(choose(None, "vit")) == 8
+    with pytest.raises(SettingError, match=r"--only names fxs1; with the preset cnn, choose from ssv2, gym99, .*fx_s1"):
+        choose(["fxs1"], "cnn")
+    with pytest.raises(SettingError, match="with the preset mini, choose from backgrounds"):
+        choose(["ssv2"], "mini")
+
+
+def test_every_experiment_of_mini_severe_ends_with_its_number() -> None:
+    assert {one.factor for one in choose(None, "mini")} == set(FACTORS)
+    for one in MINI:
+        config = parsed(one.name, "mini")
+        network, data = config.model.init_args.backbone.init_args, config.data.init_args
+        clips = data.data.init_args if one.is_cached else data
+        assert (network.num_frames, network.image_size) == (16, 32)
+        assert network.pooling == "time"
+        if one.is_cached:
+            assert (clips.clip.frames, clips.clip.size) == (16, 32)
+            assert config.model.init_args.mode == "linear"
+        assert config.trainer.callbacks[0].init_args.protocol == "severe_mini"

@@ -164,7 +164,7 @@ def test_a_failed_experiment_does_not_stop_the_others(folder: Path, monkeypatch:
         (["--preset=vit"], "holds a VideoResNet; leave --preset out"),
         (["--roots={ucf: /data}"], "--roots names ucf; it takes .*ucf101"),
         (["--shard=3/2"], "--shard is 3/2"),
-        (["--only=[fx]"], "--only names fx; choose from"),
+        (["--only=[fx]"], "--only names fx; with the preset cnn, choose from"),
         (["--layers=[none.yaml]"], "--layers names none.yaml"),
     ],
 )
