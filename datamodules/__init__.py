@@ -45,6 +45,7 @@ from datamodules.video.samplers import (
     OrderedClips,
     Segments,
     Spanning,
+    Strided,
     Timed,
 )
 
@@ -99,6 +100,7 @@ __all__ = [
     "Square",
     "StreamedVideos",
     "Stretched",
+    "Strided",
     "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticSkeleton",

@@ -80,7 +80,12 @@ def severe(
     if preset is not None and preset != kind:
         raise SettingError(f"--preset is {preset}, but {checkpoint} holds a {backbone['class_path']}; leave --preset out.")
     encoder = {"file": checkpoint.name, "sha256": sha256(weight_file(checkpoint, "--checkpoint")), **backbone}
-    all_results(out, encoder["sha256"])
+    found = all_results(out, encoder["sha256"])
+    if not found and not any(Path(roots.get(one.folder, root / one.folder)).is_dir() for one in chosen):
+        raise SettingError(
+            f"--root {root} contains none of the folders {', '.join(sorted({one.folder for one in chosen}))}; pass the folder "
+            "that contains them, or name them with --roots."
+        )
     layer = yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}})
     write_whole(out / "encoder.yaml", lambda path: path.write_text(layer))
     tasks = [(one, seed) for one in chosen for seed in seeds][number - 1 :: shares]
@@ -95,15 +100,18 @@ def severe(
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}: no data, {data} is not there.")
         else:
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}, seed {seed}: runs in {run_folder(out, one, seed)}.")
-            found = run(one, kind, seed, data, checkpoint, out, layers, job)
-            if found is None:
+            measured = run(one, kind, seed, data, checkpoint, out, layers, job)
+            if measured is None:
                 failed.append(f"{one.name} (seed {seed})")
             else:
-                write_result(path, make_result(found, one, kind, job))
+                write_result(path, make_result(measured, one, kind, job))
     write_report(out, checkpoint.name, kind, chosen, seeds)
     rank_zero_info(f"Report: {out}/report.md, {out}/report.html and {out}/report.png.")
     if failed:
-        raise SettingError(f"{', '.join(failed)} failed; see the messages above, then run the same command to go on.")
+        raise SettingError(
+            f"{', '.join(failed)} failed; see the messages above, complete the folders of data that they name, then run the "
+            "same command to go on."
+        )
 
 
 def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[str, Any]]:
@@ -129,7 +137,7 @@ def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[st
         sizes = {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": heads, **VIT_CLIPS}
     else:
         raise SettingError(
-            f"--checkpoint {checkpoint} holds a {type(network).__name__}, but SEVERE fine-tunes encoders of videos."
+            f"--checkpoint {checkpoint} holds a {type(network).__name__}, but SEVERE fine-tunes encoders of videos; pass one."
         )
     return preset, {"class_path": type(network).__name__, "init_args": sizes}
 
@@ -177,7 +185,8 @@ def run(
     if (found := last_result(folder)) is not None:
         return found
     files = [*recipe_files(experiment, preset), out / "encoder.yaml", *layers]
-    words = [word for path in files for word in ("--config", str(path))]
+    # The batches of the recipes are those of one device; a layer may set more.
+    words = ["--trainer.devices=1", *(word for path in files for word in ("--config", str(path)))]
     words += [
         *experiment.options,
         f"--data.root={data}",
