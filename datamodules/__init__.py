@@ -46,6 +46,7 @@ from datamodules.video.samplers import (
     OrderedClips,
     Segments,
     Spanning,
+    Strided,
     Timed,
 )
 
@@ -100,6 +101,7 @@ __all__ = [
     "Square",
     "StreamedVideos",
     "Stretched",
+    "Strided",
     "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticSkeleton",

@@ -159,6 +159,51 @@ class Spanning(Sampler):
 
 
 @dataclass(frozen=True)
+class Strided(Sampler):
+    """Every `stride`-th frame of a video of `fps` frames per second, whatever its own rate (SlowFast's and SEVERE's Charades).
+
+    A clip that is longer than the video starts at most so far before it or ends so far behind it, and repeats its first or
+    last frame there. A test takes windows evenly spaced from the first to the last possible one (SEVERE: 10).
+
+    Args:
+        stride: Frames between sampled ones, at that rate.
+        fps: Frames per second that the stride counts.
+    """
+
+    stride: int = 8
+    fps: float = 24.0
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+        check_positive(OWNER, fps=self.fps)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        room = self._length(info) - self._span(frames)
+        if rng is None:
+            starts = [round(max(room, 0) * place) for place in evenly(clips)]
+        else:
+            starts = rng.integers(min(room, 0), max(room, 0), clips, endpoint=True).tolist()
+        return self._at(info, starts, frames)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`."""
+        room = max(0, self._length(info) - self._span(frames))
+        return self._at(info, [round(room / max(segments - 1, 1) * number) for number in range(segments)], frames)
+
+    def _span(self, frames: int) -> int:
+        return (frames - 1) * self.stride + 1
+
+    def _length(self, info: VideoInfo) -> int:
+        return max(1, round(info.num_frames / info.fps * self.fps))
+
+    def _at(self, info: VideoInfo, starts: list[int], frames: int) -> np.ndarray:
+        places = np.array(starts)[:, None] + self.stride * np.arange(frames)
+        own = places.clip(0, self._length(info) - 1) * (info.fps / self.fps)
+        return own.round().astype(np.int64).clip(0, info.num_frames - 1)
+
+
+@dataclass(frozen=True)
 class Timed(Sampler):
     """Frames at a fixed rate, independent of the video's own (SEVERE). A test takes evenly spaced windows at that rate (SEVERE:
     10).

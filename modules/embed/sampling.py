@@ -3,7 +3,7 @@
 from typing import Any
 
 from datamodules.video.crops import Centre
-from datamodules.video.samplers import Dense, Jittered, Sampler, Segments, Spanning, Timed
+from datamodules.video.samplers import Dense, Jittered, Sampler, Segments, Spanning, Strided, Timed
 from datamodules.video.sampling import ClipSettings
 from modules.convert.load import Loaded
 from modules.core.errors import SettingError, given
@@ -12,7 +12,7 @@ from modules.weights.run_config import inside, parse_config
 USUAL_SIZE, USUAL_STRIDE = 224, 4
 PREPARATION = ("rate", "steps", "whole", "median", "standardise", "window")
 """What of `SignalSettings` is not about the files."""
-ALONE = (Dense, Segments, Spanning, Timed)
+ALONE = (Dense, Segments, Spanning, Strided, Timed)
 """Samplers of clips that stand alone. That of Jittered is Dense's in evaluation, and others need several clips."""
 
 

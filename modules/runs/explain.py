@@ -24,6 +24,7 @@ OUR_PACKAGES = {"modules", "datamodules", "callbacks"}
 TOP_LEVEL = ["trainer", "model", "data", "seed_everything", "ckpt_path", "config", "weights_only", "verbose", "compile"]
 LONG = 200
 """Longer messages of Lightning (in characters) are cut to their first sentence."""
+AS_LIST = ", written as [a, b]"
 TOP_CLASSES = {"model": Method, "data": LightningDataModule}
 
 
@@ -92,7 +93,7 @@ def explain(message: str) -> str:
         return f"{name} is {given}; it must have {sized[1]} values."
     mistyped = re.search(r"Expected a <class '([\w.]+)'>\. Got value: ", message)
     if mistyped is not None:
-        return f"{name} must be of type {mistyped[1]}, not {given!r}."
+        return f"{name} must be of type {mistyped[1]}, not {given!r}{AS_LIST if mistyped[1] == 'list' else ''}."
     kinds = re.findall(r"- Expected a <class '([\w.]+)'>", message)
     if classes:
         # The others are those of the setting that holds the class.
@@ -102,7 +103,7 @@ def explain(message: str) -> str:
         if set(kinds) == {"NoneType"}:
             return f"{name} does not name a class; name one with --{name}, or pass a recipe first with --config."
         names = list(dict.fromkeys("null" if kind == "NoneType" else kind.rpartition(".")[2] for kind in kinds))
-        return f"{name} is {given!r}; it must be of type {' or '.join(names)}."
+        return f"{name} is {given!r}; it must be of type {' or '.join(names)}{AS_LIST if 'list' in names else ''}."
     text = re.sub(r"Given value( type)?: .*", "", message, flags=re.DOTALL)
     text = re.sub(
         r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Expected a <class 'NoneType'>", "", text

@@ -80,9 +80,9 @@ def severe(
         raise SettingError(
             f"--root is {root}, which is not a folder; pass the folder of the data sets, or --preset mini, which needs none."
         )
-    folders = sorted({one.folder for one in ALL.values() if one.folder})
-    if unknown := sorted(roots.keys() - set(folders)):
-        raise SettingError(f"--roots names {', '.join(unknown)}; it takes {', '.join(folders)}.")
+    known = sorted({one.folder for one in ALL.values() if one.folder})
+    if unknown := sorted(roots.keys() - set(known)):
+        raise SettingError(f"--roots names {', '.join(unknown)}; it takes {', '.join(known)}.")
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= MAX_SEED for seed in seeds):
         raise SettingError(f"--seeds is {seeds}; pass different numbers from 0 to {MAX_SEED}, such as [100].")
     for path in layers:
@@ -93,7 +93,13 @@ def severe(
         raise SettingError(f"--preset is {preset}, but {checkpoint} holds a {backbone['class_path']}; leave --preset out.")
     chosen = choose(only, kind)
     encoder = {"file": checkpoint.name, "sha256": sha256(weight_file(checkpoint, "--checkpoint")), **backbone}
-    all_results(out, encoder["sha256"])
+    found = all_results(out, encoder["sha256"])
+    folders = [data for one in chosen if (data := data_of(one, root, roots)) is not None]
+    if not found and folders and not any(folder.is_dir() for folder in folders):
+        raise SettingError(
+            f"--root {root} contains none of the folders {', '.join(sorted({one.folder for one in chosen}))}; pass the folder "
+            "that contains them, or name them with --roots."
+        )
     layer = yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}})
     write_whole(out / "encoder.yaml", lambda path: path.write_text(layer))
     tasks = [(one, seed) for one in chosen for seed in seeds][number - 1 :: shares]
@@ -108,17 +114,20 @@ def severe(
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}: no data, {data} is not there.")
         else:
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}, seed {seed}: runs in {run_folder(out, one, seed)}.")
-            found = run(one, kind, seed, data, checkpoint, out, layers, job)
-            if found is None:
+            measured = run(one, kind, seed, data, checkpoint, out, layers, job)
+            if measured is None:
                 failed.append(f"{one.name} (seed {seed})")
             else:
-                result = make_result(found, one, kind, job)
+                result = make_result(measured, one, kind, job)
                 write_result(path, result)
                 rank_zero_info(f"    {one.metric} {result['value']:.4g}")
     write_report(out, checkpoint.name, kind, chosen, seeds)
     rank_zero_info(f"Report: {out}/report.md, {out}/report.html and {out}/report.png.")
     if failed:
-        raise SettingError(f"{', '.join(failed)} failed; see the messages above, then run the same command to go on.")
+        raise SettingError(
+            f"{', '.join(failed)} failed; see the messages above, complete the folders of data that they name, then run the "
+            "same command to go on."
+        )
 
 
 def data_of(experiment: Experiment, root: Path | None, roots: dict[str, str]) -> Path | None:
@@ -157,7 +166,7 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
         sizes |= {"num_heads": heads, **VIT_CLIPS}
     else:
         raise SettingError(
-            f"--checkpoint {checkpoint} holds a {type(network).__name__}, but SEVERE fine-tunes encoders of videos."
+            f"--checkpoint {checkpoint} holds a {type(network).__name__}, but SEVERE fine-tunes encoders of videos; pass one."
         )
     if wanted == "mini":
         sizes |= MINI_CLIPS if preset == "vit" else {}
@@ -211,7 +220,8 @@ def run(
     if (found := last_result(folder)) is not None:
         return found
     files = [*recipe_files(experiment, preset), out / "encoder.yaml", *layers]
-    words = [word for path in files for word in ("--config", str(path))]
+    # The batches of the recipes are those of one device; a layer may set more.
+    words = ["--trainer.devices=1", *(word for path in files for word in ("--config", str(path)))]
     words += [
         *experiment.options,
         *([f"--data.root={data}"] if data is not None else []),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.video.decode import VideoInfo
-from datamodules.video.samplers import Timed, resample
+from datamodules.video.samplers import Strided, Timed, resample
 from modules.downstream.classification import Classification
 from modules.downstream.labels import SeveralLabels, accuracies, average_precisions
 from modules.training.optim import AdamWSettings
@@ -79,6 +79,15 @@ def test_windows_over_a_video() -> None:
         assert found[:, 0].tolist() == case["expected"]["starts"]
         assert len(np.unique(found[0])) == case["expected"]["frames_per_clip"]
         assert (len(np.unique(found, axis=0)) == 1) == (case["nf"] <= case["window"])
+    assert cases
+
+
+def test_windows_of_charades() -> None:
+    cases = load("temporal_sampling")["charades_test_view"]
+    for case in cases:
+        frames = case["num_frames"]
+        found = Strided(case["stride"], 24).views(VideoInfo(case["video_length"], 24.0, 2, 2), case["views"], frames)
+        assert found[case["view"]].tolist() == case["expected"]
     assert cases
 
 

@@ -6,8 +6,11 @@ import math
 import pytest
 import torch
 
+from datamodules.video.decode import VideoInfo
+from datamodules.video.key_frames import key_frame_indices
 from modules.downstream.metrics.frame_average_precision import TrueBoxes, frame_average_precisions
 from tests.parity.cases import PARITY_DIR
+from tests.parity.test_severe import load
 
 Rows = list[list[float]]
 
@@ -28,6 +31,13 @@ def found(case: dict, official_order: bool) -> torch.Tensor:
     box, true_box = (torch.tensor([row[2:6] for row in rows], dtype=torch.float64) for rows in (given, truth))
     wanted = TrueBoxes(true_frame, true_box, torch.tensor([int(row[6]) for row in truth]))
     return frame_average_precisions(frame, box, score, wanted, actions, excluded, official_order)
+
+
+def test_frames_around_a_key_frame() -> None:
+    for case in load("temporal_sampling")["ava_clip"]:
+        film = VideoInfo(case["video_frames"], 30.0, 8, 8)
+        found = key_frame_indices(case["second"] - 900.0, case["num_frames"], case["stride"], film)
+        assert found.tolist() == [case["expected"]]
 
 
 def test_frame_map() -> None:

@@ -87,6 +87,13 @@ def test_avid_cma_is_fine_tuned_with_ten_times_the_rate() -> None:
     assert (settings.base_lr, settings.milestones, settings.weight_decay) == (1e-3, SHORT[1], 0)
 
 
+def test_a_layer_decides_the_number_of_devices(tmp_path: Path) -> None:
+    (tmp_path / "layer.yaml").write_text("trainer: {devices: 2}")
+    words = ["--trainer.devices=1", "--config", f"{ROOT}/configs/severe/cnn.yaml"]
+    assert parser().parse_args(words).trainer.devices in (1, "1")
+    assert parser().parse_args([*words, "--config", f"{tmp_path}/layer.yaml"]).trainer.devices == 2
+
+
 def test_choice() -> None:
     assert [one.name for one in choose(["charades", "ssv2"], "cnn")] == ["ssv2", "charades"]
     assert len(choose(None, "vit")) == 8

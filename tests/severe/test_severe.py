@@ -161,6 +161,7 @@ def test_a_failed_experiment_does_not_stop_the_others(folder: Path, monkeypatch:
     ("more", "message"),
     [
         (["--root=/nowhere"], "--root is /nowhere"),
+        (["--only=[ssv2, charades]"], "contains none of the folders charades, ssv2; pass the folder"),
         (["--preset=vit"], "holds a VideoResNet; leave --preset out"),
         (["--roots={ucf: /data}"], "--roots names ucf; it takes .*ucf101"),
         (["--shard=3/2"], "--shard is 3/2"),

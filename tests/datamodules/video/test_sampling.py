@@ -18,6 +18,7 @@ from datamodules.video.samplers import (
     Segments,
     Short,
     Spanning,
+    Strided,
     decreasing_gap,
     dense_indices,
     draw_jittered,
@@ -105,7 +106,7 @@ def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
     assert segment_indices(16, 16, np.random.default_rng(0)).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("sampler", [Dense(3), Jittered(3), Segments(), Spanning(3)], ids=str)
+@pytest.mark.parametrize("sampler", [Dense(3), Jittered(3), Segments(), Spanning(3), Strided(8, 24)], ids=str)
 @pytest.mark.parametrize("num_frames", [1, 9, 40, 200])
 @pytest.mark.parametrize("training", [True, False])
 def test_chosen_frames_are_ascending_and_inside(sampler: Sampler, num_frames: int, training: bool) -> None:
@@ -291,3 +292,17 @@ def test_impossible_gaps_are_named() -> None:
         FramePair((5, 4))
     with pytest.raises(SettingError, match=r"data\.clip\.sampler\.gap is -1"):
         OrderedClips(gap=-1)
+
+
+@pytest.mark.parametrize(("fps", "length"), [(24.0, 700), (30.0, 875), (12.0, 350)])
+def test_a_stride_that_counts_at_another_rate(fps: float, length: int) -> None:
+    video, sampler = VideoInfo(length, fps, 64, 48), Strided(8, 24)
+    clip = sampler.draw(video, 1, 32, np.random.default_rng(0))[0]
+    assert set(np.diff(clip)) <= {round(8 * fps / 24)}
+    starts = [sampler.draw(video, 1, 32, np.random.default_rng(seed))[0, 0] for seed in range(400)]
+    assert 0 <= min(starts) < 10
+    assert (length - 249 * fps / 24) - 10 < max(starts) <= length - 248 * fps / 24
+    # One that is longer than the video begins before it, or ends behind it.
+    short = sampler.draw(VideoInfo(100, 24.0, 64, 48), 50, 32, np.random.default_rng(0))
+    assert {(row[0], row[-1]) for row in short.tolist()} >= {(0, 99)}
+    assert 0 < (short[:, 1] > 0).sum() < 50
