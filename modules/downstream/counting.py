@@ -69,6 +69,7 @@ class RepetitionCounting(Method):
     Args:
         backbone: encoder. Clips have 32 frames, or as many as a video transformer takes.
         steps_per_batch: steps of the optimiser with each batch.
+        frozen: train the last layers alone, on the encoder in evaluation mode.
         flip: probability of mirroring a training clip; null takes 0.5, or 0 if classes depend on left and right.
         clips_per_forward: clips per forward pass in evaluation; limits memory.
         optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as usual; null uses Adam at a
@@ -84,13 +85,14 @@ class RepetitionCounting(Method):
         self,
         backbone: VideoCNN | VideoViT,
         steps_per_batch: int = 11,
+        frozen: bool = False,
         flip: float | None = None,
         clips_per_forward: int = 64,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or AdamSettings(5e-5, weight_decay=1e-3, milestones=[]))
         self.flip = RandomFlip("model.flip", flip)
-        self.backbone = backbone
+        self.backbone, self.frozen = backbone, frozen
         self.steps_per_batch, self.clips_per_forward = steps_per_batch, clips_per_forward
         for name in ("steps_per_batch", "clips_per_forward"):
             if getattr(self, name) < 1:
@@ -106,6 +108,16 @@ class RepetitionCounting(Method):
         self._walk: _Walk | None = None
         self._shown: tuple[Tensor, ...] = ()
         self._seen: list[tuple[Tensor, Tensor]] = []
+        if frozen:
+            backbone.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> "RepetitionCounting":
+        """Training mode, of which a frozen backbone takes no notice."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     # --- Network ---
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.counting import count_slowly, guessing
 from benchmarks.fake_cuda import step_cost
 from callbacks import Pictures
 from datamodules import UCFRep, VideoFolder
@@ -94,74 +95,10 @@ def test_true_lengths_give_the_true_count(frames: int, period: float) -> None:
     assert ((right - middle - period).abs() <= 2).all()
 
 
-def guessing(states: Tensor) -> tuple[Tensor, Tensor]:
-    """A network without sense, whose answers depend on nothing but the state."""
-    number = torch.arange(2 * len(ANCHORS), dtype=torch.float64).view(2, -1) + 1
-    mixed = (states @ torch.tensor([1.3, 2.7, 0.9], dtype=torch.float64))[..., None, None]
-    return 0.5 + 0.5 * torch.sin(mixed * number), 0.7 * torch.cos(1.1 * mixed + number)
-
-
-def count_slowly(frames: int) -> float:
-    """The official procedure for one video, one state after the other, with whole numbers where these are kept there."""
-
-    def ask(left: float, middle: float, right: float) -> tuple[list[list[float]], list[list[float]]]:
-        score, box = guessing(torch.tensor([left, middle, right], dtype=torch.float64))
-        return score.tolist(), [[min(max(value, -0.5), 0.5) for value in row] for row in box.tolist()]
-
-    size, best = 0, -1.0
-    for k in range(30):
-        tried = frames * 0.03 * (0.35 / 0.03) ** (k / 29)
-        score, box = ask(frames / 2 - tried, frames / 2, frames / 2 + tried + 1)
-        found = tried * math.exp(box[0][SAME])
-        if score[0][SAME] > best and 4 <= found < frames / 2:
-            size, best = int(found), score[0][SAME]
-    for _ in range(4):
-        _, box = ask(frames / 2 - size, frames / 2, frames / 2 + size + 1)
-        found = size * math.exp(box[0][SAME])
-        size = round(0.5 * size + 0.5 * found) if 4 <= found < frames / 2 else size
-
-    points = [int(frames / 33 * (place + 0.5)) for place in range(32)]
-    # Ends of the two cycles at each point: what the points before and after it say of them.
-    told = [{"before": (p - size, p + size + 1), "after": (p - size, p + size + 1)} for p in points]
-    for level, updates in ((1, 4), (2, 2), (3, 1), (4, 1)):
-        reach = 16 // 2**level
-        last = [dict(entry) for entry in told]
-        for number in range(2**level):
-            place = reach * (2 * number + 1)
-            middle = points[place]
-            old = [round((last[place]["before"][side] + last[place]["after"][side]) / 2) for side in (0, 1)]
-            new = old
-            for update in range(updates):
-                old = [round(0.5 * a + 0.5 * b) for a, b in zip(new, old, strict=True)] if update else old
-                score, box = ask(old[0], middle, old[1])
-                lengths = []
-                for side, length in enumerate((middle - old[0] + 1, old[1] - middle)):
-                    pick = score[side].index(max(score[side]))
-                    lengths.append(min(max(4, length * ANCHORS[pick] * math.exp(box[side][pick])), frames / 2))
-                new = [int(middle - lengths[0] + 1), int(middle + lengths[1])]
-                new = old if middle - new[0] + 1 < 4 or new[1] - middle < 4 else new
-            merged = [0.5 * a + 0.5 * b for a, b in zip(new, old, strict=True)]
-            for other in range(place - reach, place + reach):
-                value = (int(points[other] + merged[0] - middle), int(points[other] + merged[1] - middle))
-                is_left = other < place
-                told[other]["after" if is_left else "before"] = value
-                outermost = number == (0 if is_left else 2**level - 1)
-                if level != 3 or outermost:
-                    told[other]["before" if is_left else "after"] = value
-    rates = []
-    for middle, entry in zip(points, told, strict=True):
-        left, right = (round((entry["before"][side] + entry["after"][side]) / 2) for side in (0, 1))
-        if left - (middle - left + 1) >= 0 and right + right - middle < frames:
-            rates.append((1 / (middle - left + 1), 1 / (right - middle)))
-    if not rates:
-        return frames / (size + 1)
-    return frames * (0.5 * sum(a for a, _ in rates) + 0.5 * sum(b for _, b in rates)) / len(rates)
-
-
 def test_counting_all_at_once_equals_the_walk() -> None:
     frames = [17, 24, 31, 40, 57, 64, 93, 120, 151, 200, 333, 584]
     counted = count_cycles(guessing, torch.tensor(frames))
-    expected = [count_slowly(number) for number in frames]
+    expected = [count_slowly(guessing, number) for number in frames]
     assert counted.counts.tolist() == pytest.approx(expected, rel=1e-12)
     # Not all of them by the way out for videos without any usable point.
     assert counted.inside.any(1).sum() >= 6
