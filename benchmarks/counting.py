@@ -4,8 +4,8 @@
     python benchmarks/counting.py --clips 0           # without the ViT
 
 Both ways ask the same network the same questions. `walk` asks one that knows nothing and costs next to nothing, so that the
-counting itself is timed; `ViT` asks an encoder, whose clips take most of the time on a CPU. Counts must be equal. Ways are timed
-in turns. Run it on a quiet machine.
+counting itself is timed; `ViT` asks an encoder, whose clips take most of the time on a CPU. Counts must be equal. The ways are
+timed in turns. Run it on a quiet machine.
 """
 
 import json

@@ -1,6 +1,5 @@
 """Generated videos of repeated motions for counting: no files, no download."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,38 +11,9 @@ from datamodules.loading.single_pass import SinglePass
 from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch, Kind, Preparation, Stream
-from modules.core.errors import MAX_SEED, SettingError, check_range, check_whole
+from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.scenes.classes import Split
-from modules.scenes.repetitions import REPEATED, RepetitionClips, make_repetitions
-
-
-@dataclass
-class CycleSettings:
-    """The cycles of generated videos.
-
-    Args:
-        fewest: Smallest number of cycles in a video.
-        most: Largest number of cycles in a video.
-        shortest: Frames of the shortest mean cycle; the longest one is what `data.clip.frames` leaves for that many cycles.
-        variation: Share of the mean by which a cycle may be longer or shorter.
-    """
-
-    fewest: int = 2
-    most: int = 8
-    shortest: int = 6
-    variation: float = 0.1
-
-    def __post_init__(self) -> None:
-        # Counting starts from two cycles, and believes in none of less than four frames.
-        check_whole("data.cycles", 2, fewest=self.fewest)
-        check_whole("data.cycles", self.fewest, most=self.most)
-        check_whole("data.cycles", 4, shortest=self.shortest)
-        check_range("data.cycles", 0, 0.5, variation=self.variation)
-
-    @property
-    def frames(self) -> int:
-        """Frames that the largest number of the shortest cycles may take."""
-        return int(self.most * (self.shortest * (1 + self.variation) + 0.5)) + 2
+from modules.scenes.repetitions import REPEATED, CycleSettings, RepetitionClips, make_repetitions
 
 
 class RepetitionPool(Dataset[Batch]):
@@ -161,10 +131,7 @@ class SyntheticRepetitions(SinglePass, LightningDataModule):
             self._pools = {"train": self._make("train", self.train_videos), "val": self._make("val", self.val_videos)}
 
     def _make(self, split: Split, count: int) -> RepetitionPool:
-        cycles = self.cycles
-        counts = (cycles.fewest, cycles.most)
-        frames, size = self.clip.frames, self.clip.size
-        return RepetitionPool(make_repetitions(count, frames, size, split, self.seed, counts, cycles.shortest, cycles.variation))
+        return RepetitionPool(make_repetitions(count, self.clip.frames, self.clip.size, split, self.seed, self.cycles))
 
     def _loader(self, name: str) -> ResumableLoader:
         self.setup()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modules.core.errors import check_range, check_whole
 from modules.motion.appearance import SHAPES
 from modules.scenes.classes import Draws, Split
 from modules.scenes.objects import draw_objects, in_chunks
@@ -28,6 +29,35 @@ GROWTH = (1.5, 2.2)
 UNKNOWN = -1
 
 
+@dataclass
+class CycleSettings:
+    """The cycles of generated videos.
+
+    Args:
+        fewest: Smallest number of cycles in a video.
+        most: Largest number of cycles in a video.
+        shortest: Frames of the shortest mean cycle; the longest one is what `data.clip.frames` leaves for that many cycles.
+        variation: Share of the mean by which a cycle may be longer or shorter.
+    """
+
+    fewest: int = 2
+    most: int = 8
+    shortest: int = 6
+    variation: float = 0.1
+
+    def __post_init__(self) -> None:
+        # Counting starts from two cycles, and believes in none of less than four frames.
+        check_whole("data.cycles", 2, fewest=self.fewest)
+        check_whole("data.cycles", self.fewest, most=self.most)
+        check_whole("data.cycles", 4, shortest=self.shortest)
+        check_range("data.cycles", 0, 0.5, variation=self.variation)
+
+    @property
+    def frames(self) -> int:
+        """Frames that the largest number of the shortest cycles may take."""
+        return int(self.most * (self.shortest * (1 + self.variation) + 0.5)) + 2
+
+
 class Cycles(NamedTuple):
     """When a motion starts again. Frames count from 0.
 
@@ -36,8 +66,8 @@ class Cycles(NamedTuple):
         count: int64 [N], cycles.
         borders: int64 [N, K], frames at which cycles begin and end, from 0 to length - 1; -1 where there are no more.
         phase: float64 [N, T], cycles since the start, at each of the T frames of the longest video.
-        previous: int64 [N, T], for each frame the length - 1 of the cycle that ends there, or -1 where none is complete. Between
-            borders this is the time since the frame after it was last at the same phase.
+        previous: int64 [N, T], for each frame the length - 1 of the cycle that ends there, or -1 where none is complete.
+            Cycles may begin at any phase: this one began when the phase of the next frame was last shown.
         next: the same for the cycle that begins there.
     """
 
@@ -66,21 +96,19 @@ class RepetitionClips:
     cycles: Cycles
 
 
-def draw_cycles(draws: Draws, frames: int, counts: tuple[int, int], shortest: int, variation: float) -> Cycles:
+def draw_cycles(draws: Draws, frames: int, settings: CycleSettings) -> Cycles:
     """Cycles of N videos that have `frames` frames at most.
 
     Args:
         draws: Random numbers of the N videos.
         frames: T, of the longest possible video.
-        counts: Fewest and most cycles.
-        shortest: Frames of the shortest mean cycle.
-        variation: Share of the mean by which a cycle may be longer or shorter.
+        settings: of the cycles.
     """
-    fewest, most = counts
+    fewest, most, variation = settings.fewest, settings.most, settings.variation
     count = fewest + draws.integer("count", most - fewest + 1)
     # Half a frame is what rounding may add to each cycle.
     longest = ((frames - 1) / count - 0.5) / (1 + variation)
-    mean = shortest * (longest / shortest) ** draws.uniform("cycle")
+    mean = settings.shortest * (longest / settings.shortest) ** draws.uniform("cycle")
     each = (mean[:, None] * (1 + draws.many("variation", most, -variation, variation))).round().long()
     number = torch.arange(most + 1, device=count.device)
     each = torch.where(number[:-1] < count[:, None], each, 0)
@@ -119,11 +147,9 @@ def make_repetitions(
     size: int,
     split: Split,
     seed: int,
-    counts: tuple[int, int] = (2, 8),
-    shortest: int = 6,
-    variation: float = 0.1,
+    settings: CycleSettings = CycleSettings(),  # noqa: B008  (never mutated)
 ) -> RepetitionClips:
-    """Makes videos 0 .. count - 1 of a split. Video n is a function of (seed, split, n) and the further settings alone.
+    """Makes videos 0 .. count - 1 of a split. Video n is a function of (seed, split, n), `frames` and the settings alone.
 
     Args:
         count: Number of videos N.
@@ -131,14 +157,12 @@ def make_repetitions(
         size: Side of the frames in pixels.
         split: Which looks to draw from.
         seed: Seed of the data set.
-        counts: Fewest and most cycles.
-        shortest: Frames of the shortest mean cycle.
-        variation: Share of the mean by which a cycle may be longer or shorter.
+        settings: of the cycles.
     """
     parts = []
     for index in in_chunks(count, frames, size, "cpu"):
         draws = Draws(seed, split, index)
-        cycles = draw_cycles(draws, frames, counts, shortest, variation)
+        cycles = draw_cycles(draws, frames, settings)
         motion, kind = index % len(REPEATED), draws.integer("object", len(SHAPES))
         # From 0 at the borders to 1 at the turning point in the middle of a cycle.
         swing = 0.5 - 0.5 * (2 * math.pi * cycles.phase).cos()

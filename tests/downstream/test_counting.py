@@ -9,20 +9,21 @@ from typing import Any
 import lightning
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from benchmarks.counting import count_slowly, guessing
 from benchmarks.fake_cuda import step_cost
 from callbacks import Pictures
-from datamodules import UCFRep, VideoFolder
-from datamodules.settings import ReadSettings
+from datamodules import SyntheticRepetitions, UCFRep, VideoFolder
+from datamodules.settings import LoadSettings, ReadSettings
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET_MEAN
 from modules.downstream.counting import RepetitionCounting, cycle_loss, draw_cycles
-from modules.downstream.cycles import ANCHORS, SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
+from modules.downstream.cycles import SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.training.optim import AdamSettings
@@ -274,6 +275,43 @@ def test_the_recipe_goes_from_official_files_to_a_file_of_results(root: Path, tm
     assert "python main.py fit" in head
 
 
+ENCODERS = {
+    "vit": {"class_path": "VideoViT", "init_args": {"depth": 1}},
+    "cnn": {"class_path": "VideoResNet", "init_args": {"name": "r3d_18", "width": 2}},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_recipe_of_mini_severe_takes_both_kinds_of_encoders(kind: str, tmp_path: Path) -> None:
+    recipe, encoder = ROOT / "configs/severe/mini/counting.yaml", tmp_path / "encoder.yaml"
+    encoder.write_text(yaml.safe_dump({"model": {"init_args": {"backbone": ENCODERS[kind]}}}))
+    words = ["--config", str(recipe), "--config", str(encoder), f"--trainer.default_root_dir={tmp_path}"]
+    words += ["--data.batch_size=2", "--data.train_videos=2", "--data.val_videos=2", "--model.steps_per_batch=2"]
+    main(["fit", *words, "--trainer.enable_progress_bar=false"])
+    (path,) = (tmp_path / "results").glob("*_severe_mini-*.json")
+    result = json.loads(path.read_text())
+    assert {"test/MAE", "test/OBO"} <= result["metrics"].keys()
+    assert (result["videos"], result["missed"]) == (2, [])
+    off = [abs(round(entry["predicted"]) - entry["true"]) / entry["true"] for entry in result["counts"].values()]
+    assert result["metrics"]["test/MAE"] == pytest.approx(sum(off) / 2)
+
+
+def test_a_frozen_encoder_stays_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = RepetitionCounting(tiny_cnn(), STEPS, frozen=True, frames=8, optim=AdamSettings(1e-2, milestones=[]))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    source = SyntheticRepetitions(ClipSettings(frames=60, size=32), 2, LoadSettings(0), train_videos=4, val_videos=2)
+    run = trainer(tmp_path, limit_val_batches=0, max_epochs=1)
+    run.fit(method, datamodule=source)
+    assert run.global_step == 2
+    assert method.fc_box_1.training
+    assert not any(part.training for part in method.backbone.modules())
+    assert all(value.grad is None for value in method.backbone.parameters())
+    # Running means of batch normalisation, too.
+    changed = {name.split(".")[0] for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"fc_cls_1", "fc_box_1", "fc_cls_2", "fc_box_2"}
+
+
 def test_videos_that_cannot_be_read_are_missed(tmp_path: Path) -> None:
     folder = write_ucfrep(tmp_path, train=4)
     next(folder.glob("*/*_g06_c01.mp4")).write_bytes(b"no video")
@@ -287,6 +325,10 @@ def test_videos_that_cannot_be_read_are_missed(tmp_path: Path) -> None:
 def test_wrong_settings_give_one_sentence(root: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"model\.steps_per_batch is 0; set it to 1 or more"):
         RepetitionCounting(tiny_cnn(), 0)
+    with pytest.raises(SettingError, match=r"model\.frames is 5; counting needs an even number"):
+        RepetitionCounting(tiny_cnn(), frames=5)
+    with pytest.raises(SettingError, match=r"model\.frames is 8 but model\.backbone\.num_frames is 4; make them equal"):
+        RepetitionCounting(tiny_vit(), frames=8)
     with pytest.raises(SettingError, match=r"accumulate_grad_batches must be 1"):
         trainer(tmp_path, accumulate_grad_batches=2).fit(counting(), datamodule=data(root))
     with pytest.raises(SettingError, match=r"data\.clip\.size is 16 but model\.backbone\.image_size is 32"):
