@@ -35,6 +35,7 @@ from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_long import SyntheticLongVideos
+from datamodules.synthetic_repetitions import SyntheticRepetitions
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.synthetic_tasks import SyntheticTasks
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
@@ -104,6 +105,7 @@ __all__ = [
     "Strided",
     "SyntheticLongVideos",
     "SyntheticMotion",
+    "SyntheticRepetitions",
     "SyntheticSkeleton",
     "SyntheticTasks",
     "Timed",

@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmarks import startup
 from benchmarks.methods import BUILD, job
 from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
+from modules.downstream.cycles import Counted
 from tests.datamodules.sets.utd_files import write_reduced
 from tests.datamodules.video_files import X264, write_video, write_with_sound
 
@@ -334,6 +335,22 @@ def test_sinkhorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     said = capsys.readouterr().out
     assert "8192 rows of each branch, 1500 prototypes" in said
     assert "64 rows of each branch, 30 prototypes" in said
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "counting.json"
+    run(monkeypatch, "counting.py", "--videos=3", "--frames=200", "--clips=1", "--repeats=1", f"--out={out}")
+    result = json.loads(out.read_text())
+    assert {name: row["videos"] for name, row in result.items()} == {"walk": 3, "ViT": 1}
+    for row in result.values():
+        assert row["ratio"] == row["seconds"]["slow"][0] / row["seconds"]["ours"][0]
+    # A count that only one of the ways has is not passed over.
+    wrong = Counted(torch.zeros(2), torch.zeros(2), torch.zeros(2))
+    monkeypatch.setattr("modules.downstream.cycles.count_cycles", lambda answer, length: wrong)
+    with pytest.raises(SystemExit, match="walk: the counts are not equal"):
+        run(monkeypatch, "counting.py", "--videos=2", "--clips=0")
+    assert "slow / ours" in capsys.readouterr().out
 
 
 def test_gru(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,8 +67,10 @@ class RepetitionCounting(Method):
     every video counted once. `test` stores the counts of all videos in the result file.
 
     Args:
-        backbone: encoder. Clips have 32 frames, or as many as a video transformer takes.
+        backbone: encoder.
         steps_per_batch: steps of the optimiser with each batch.
+        frozen: train the last layers alone, on the encoder in evaluation mode.
+        frames: of the clips that the encoder sees; null takes those of a video transformer, and 32 for a video CNN.
         flip: probability of mirroring a training clip; null takes 0.5, or 0 if classes depend on left and right.
         clips_per_forward: clips per forward pass in evaluation; limits memory.
         optim: optimiser and schedule, whose warm-up and milestones count batches and epochs as usual; null uses Adam at a
@@ -84,20 +86,26 @@ class RepetitionCounting(Method):
         self,
         backbone: VideoCNN | VideoViT,
         steps_per_batch: int = 11,
+        frozen: bool = False,
+        frames: int | None = None,
         flip: float | None = None,
         clips_per_forward: int = 64,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or AdamSettings(5e-5, weight_decay=1e-3, milestones=[]))
         self.flip = RandomFlip("model.flip", flip)
-        self.backbone = backbone
+        self.backbone, self.frozen = backbone, frozen
         self.steps_per_batch, self.clips_per_forward = steps_per_batch, clips_per_forward
         for name in ("steps_per_batch", "clips_per_forward"):
             if getattr(self, name) < 1:
                 raise SettingError(f"model.{name} is {getattr(self, name)}; set it to 1 or more.")
-        self.frames = int(getattr(backbone, "num_frames", 32))
+        taken = getattr(backbone, "num_frames", None)
+        if None not in (frames, taken) and frames != taken:
+            raise SettingError(f"model.frames is {frames} but model.backbone.num_frames is {taken}; make them equal.")
+        self.frames = next(number for number in (frames, taken, 32) if number is not None)
         if self.frames % 2 or self.frames < 4:
-            raise SettingError(f"model.backbone.num_frames is {self.frames}; counting needs an even number of at least 4.")
+            setting = "model.backbone.num_frames" if frames is None else "model.frames"
+            raise SettingError(f"{setting} is {self.frames}; counting needs an even number of at least 4.")
         width, anchors = backbone.feature_dim, len(ANCHORS)
         self.fc_cls_1, self.fc_box_1 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
         self.fc_cls_2, self.fc_box_2 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
@@ -106,6 +114,16 @@ class RepetitionCounting(Method):
         self._walk: _Walk | None = None
         self._shown: tuple[Tensor, ...] = ()
         self._seen: list[tuple[Tensor, Tensor]] = []
+        if frozen:
+            backbone.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> "RepetitionCounting":
+        """Training mode, of which a frozen backbone takes no notice."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     # --- Network ---
 

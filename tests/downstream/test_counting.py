@@ -9,19 +9,21 @@ from typing import Any
 import lightning
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from benchmarks.counting import count_slowly, guessing
 from benchmarks.fake_cuda import step_cost
 from callbacks import Pictures
-from datamodules import UCFRep, VideoFolder
-from datamodules.settings import ReadSettings
+from datamodules import SyntheticRepetitions, UCFRep, VideoFolder
+from datamodules.settings import LoadSettings, ReadSettings
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET_MEAN
 from modules.downstream.counting import RepetitionCounting, cycle_loss, draw_cycles
-from modules.downstream.cycles import ANCHORS, SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
+from modules.downstream.cycles import SAME, CycleTargets, anchors, count_cycles, cycle_targets, first_states
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.training.optim import AdamSettings
@@ -94,74 +96,10 @@ def test_true_lengths_give_the_true_count(frames: int, period: float) -> None:
     assert ((right - middle - period).abs() <= 2).all()
 
 
-def guessing(states: Tensor) -> tuple[Tensor, Tensor]:
-    """A network without sense, whose answers depend on nothing but the state."""
-    number = torch.arange(2 * len(ANCHORS), dtype=torch.float64).view(2, -1) + 1
-    mixed = (states @ torch.tensor([1.3, 2.7, 0.9], dtype=torch.float64))[..., None, None]
-    return 0.5 + 0.5 * torch.sin(mixed * number), 0.7 * torch.cos(1.1 * mixed + number)
-
-
-def count_slowly(frames: int) -> float:
-    """The official procedure for one video, one state after the other, with whole numbers where these are kept there."""
-
-    def ask(left: float, middle: float, right: float) -> tuple[list[list[float]], list[list[float]]]:
-        score, box = guessing(torch.tensor([left, middle, right], dtype=torch.float64))
-        return score.tolist(), [[min(max(value, -0.5), 0.5) for value in row] for row in box.tolist()]
-
-    size, best = 0, -1.0
-    for k in range(30):
-        tried = frames * 0.03 * (0.35 / 0.03) ** (k / 29)
-        score, box = ask(frames / 2 - tried, frames / 2, frames / 2 + tried + 1)
-        found = tried * math.exp(box[0][SAME])
-        if score[0][SAME] > best and 4 <= found < frames / 2:
-            size, best = int(found), score[0][SAME]
-    for _ in range(4):
-        _, box = ask(frames / 2 - size, frames / 2, frames / 2 + size + 1)
-        found = size * math.exp(box[0][SAME])
-        size = round(0.5 * size + 0.5 * found) if 4 <= found < frames / 2 else size
-
-    points = [int(frames / 33 * (place + 0.5)) for place in range(32)]
-    # Ends of the two cycles at each point: what the points before and after it say of them.
-    told = [{"before": (p - size, p + size + 1), "after": (p - size, p + size + 1)} for p in points]
-    for level, updates in ((1, 4), (2, 2), (3, 1), (4, 1)):
-        reach = 16 // 2**level
-        last = [dict(entry) for entry in told]
-        for number in range(2**level):
-            place = reach * (2 * number + 1)
-            middle = points[place]
-            old = [round((last[place]["before"][side] + last[place]["after"][side]) / 2) for side in (0, 1)]
-            new = old
-            for update in range(updates):
-                old = [round(0.5 * a + 0.5 * b) for a, b in zip(new, old, strict=True)] if update else old
-                score, box = ask(old[0], middle, old[1])
-                lengths = []
-                for side, length in enumerate((middle - old[0] + 1, old[1] - middle)):
-                    pick = score[side].index(max(score[side]))
-                    lengths.append(min(max(4, length * ANCHORS[pick] * math.exp(box[side][pick])), frames / 2))
-                new = [int(middle - lengths[0] + 1), int(middle + lengths[1])]
-                new = old if middle - new[0] + 1 < 4 or new[1] - middle < 4 else new
-            merged = [0.5 * a + 0.5 * b for a, b in zip(new, old, strict=True)]
-            for other in range(place - reach, place + reach):
-                value = (int(points[other] + merged[0] - middle), int(points[other] + merged[1] - middle))
-                is_left = other < place
-                told[other]["after" if is_left else "before"] = value
-                outermost = number == (0 if is_left else 2**level - 1)
-                if level != 3 or outermost:
-                    told[other]["before" if is_left else "after"] = value
-    rates = []
-    for middle, entry in zip(points, told, strict=True):
-        left, right = (round((entry["before"][side] + entry["after"][side]) / 2) for side in (0, 1))
-        if left - (middle - left + 1) >= 0 and right + right - middle < frames:
-            rates.append((1 / (middle - left + 1), 1 / (right - middle)))
-    if not rates:
-        return frames / (size + 1)
-    return frames * (0.5 * sum(a for a, _ in rates) + 0.5 * sum(b for _, b in rates)) / len(rates)
-
-
 def test_counting_all_at_once_equals_the_walk() -> None:
     frames = [17, 24, 31, 40, 57, 64, 93, 120, 151, 200, 333, 584]
     counted = count_cycles(guessing, torch.tensor(frames))
-    expected = [count_slowly(number) for number in frames]
+    expected = [count_slowly(guessing, number) for number in frames]
     assert counted.counts.tolist() == pytest.approx(expected, rel=1e-12)
     # Not all of them by the way out for videos without any usable point.
     assert counted.inside.any(1).sum() >= 6
@@ -337,6 +275,43 @@ def test_the_recipe_goes_from_official_files_to_a_file_of_results(root: Path, tm
     assert "python main.py fit" in head
 
 
+ENCODERS = {
+    "vit": {"class_path": "VideoViT", "init_args": {"depth": 1}},
+    "cnn": {"class_path": "VideoResNet", "init_args": {"name": "r3d_18", "width": 2}},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_recipe_of_mini_severe_takes_both_kinds_of_encoders(kind: str, tmp_path: Path) -> None:
+    recipe, encoder = ROOT / "configs/severe/mini/counting.yaml", tmp_path / "encoder.yaml"
+    encoder.write_text(yaml.safe_dump({"model": {"init_args": {"backbone": ENCODERS[kind]}}}))
+    words = ["--config", str(recipe), "--config", str(encoder), f"--trainer.default_root_dir={tmp_path}"]
+    words += ["--data.batch_size=2", "--data.train_videos=2", "--data.val_videos=2", "--model.steps_per_batch=2"]
+    main(["fit", *words, "--trainer.enable_progress_bar=false"])
+    (path,) = (tmp_path / "results").glob("*_severe_mini-*.json")
+    result = json.loads(path.read_text())
+    assert {"test/MAE", "test/OBO"} <= result["metrics"].keys()
+    assert (result["videos"], result["missed"]) == (2, [])
+    off = [abs(round(entry["predicted"]) - entry["true"]) / entry["true"] for entry in result["counts"].values()]
+    assert result["metrics"]["test/MAE"] == pytest.approx(sum(off) / 2)
+
+
+def test_a_frozen_encoder_stays_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = RepetitionCounting(tiny_cnn(), STEPS, frozen=True, frames=8, optim=AdamSettings(1e-2, milestones=[]))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    source = SyntheticRepetitions(ClipSettings(frames=60, size=32), 2, LoadSettings(0), train_videos=4, val_videos=2)
+    run = trainer(tmp_path, limit_val_batches=0, max_epochs=1)
+    run.fit(method, datamodule=source)
+    assert run.global_step == 2
+    assert method.fc_box_1.training
+    assert not any(part.training for part in method.backbone.modules())
+    assert all(value.grad is None for value in method.backbone.parameters())
+    # Running means of batch normalisation, too.
+    changed = {name.split(".")[0] for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"fc_cls_1", "fc_box_1", "fc_cls_2", "fc_box_2"}
+
+
 def test_videos_that_cannot_be_read_are_missed(tmp_path: Path) -> None:
     folder = write_ucfrep(tmp_path, train=4)
     next(folder.glob("*/*_g06_c01.mp4")).write_bytes(b"no video")
@@ -350,6 +325,10 @@ def test_videos_that_cannot_be_read_are_missed(tmp_path: Path) -> None:
 def test_wrong_settings_give_one_sentence(root: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"model\.steps_per_batch is 0; set it to 1 or more"):
         RepetitionCounting(tiny_cnn(), 0)
+    with pytest.raises(SettingError, match=r"model\.frames is 5; counting needs an even number"):
+        RepetitionCounting(tiny_cnn(), frames=5)
+    with pytest.raises(SettingError, match=r"model\.frames is 8 but model\.backbone\.num_frames is 4; make them equal"):
+        RepetitionCounting(tiny_vit(), frames=8)
     with pytest.raises(SettingError, match=r"accumulate_grad_batches must be 1"):
         trainer(tmp_path, accumulate_grad_batches=2).fit(counting(), datamodule=data(root))
     with pytest.raises(SettingError, match=r"data\.clip\.size is 16 but model\.backbone\.image_size is 32"):
