@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, augment_pixels, erase_boxes, prepare_pixels
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Preparation
@@ -41,7 +42,7 @@ class ArrowOfTime(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | BEiTVideo,
+        backbone: VideoViT | VideoCNN | BEiTVideo | FrameTower,
         frozen: bool = False,
         augmentation: ClipAugmentation | None = None,
         optim: ScheduleSettings | None = None,

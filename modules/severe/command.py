@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.load import Loaded, describe_backbone
@@ -115,7 +116,7 @@ def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[st
     network = loaded.network
     known = loaded.passport.get("architecture") or {}
     sizes: dict[str, Any]
-    preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo) else "cnn"
+    preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo | FrameTower) else "cnn"
     if isinstance(network, VideoResNet):
         sizes = {"name": known["name"], "width": known["width"]}
     elif isinstance(network, I3D):
@@ -124,6 +125,8 @@ def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[st
         grid = network.grid
         sizes = {"patch_size": grid.patch, "tubelet_size": grid.tubelet, "mlp_ratio": network.mlp_ratio}
         sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
+    elif isinstance(network, FrameTower):
+        sizes = network.sizes() | VIT_CLIPS
     elif isinstance(network, BEiTVideo):
         heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr]
         sizes = {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": heads, **VIT_CLIPS}
