@@ -86,8 +86,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
         patch = self.vit.patch_embed.patch_size[0]
         if image_size % patch:
             raise SettingError(
-                f"model.backbone.image_size {image_size} is not a multiple of {patch}, the side of a token of {name}; change it "
-                "(and data.clip.size with it)."
+                f"model.backbone.image_size {image_size} is not a multiple of {patch}, the side of a token of {name}; change "
+                "it (and data.clip.size with it)."
             )
         self.name, self.num_frames, self.image_size, self.pooling = name, num_frames, image_size, pooling
         self.embed_dim = int(self.vit.embed_dim)
@@ -105,7 +105,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
     @property
     def num_heads(self) -> int:
         """Attention heads of a block."""
-        return int(self.vit.blocks[0].attn.num_heads)
+        heads: int = self.vit.blocks[0].attn.num_heads  # type: ignore[union-attr, assignment]
+        return heads
 
     @property
     def feature_dim(self) -> int:
@@ -123,7 +124,6 @@ class FrameTower(PixelInput, Layered, nn.Module):
             "num_frames": self.num_frames,
             "image_size": self.image_size,
             "every": self.grid.tubelet,
-            "pooling": self.pooling,
             "patch_size": self.grid.patch,
             "embed_dim": self.embed_dim,
             "depth": len(self.vit.blocks),
@@ -142,8 +142,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
         every, side = self.grid.tubelet, self.image_size
         if not frames or frames % every or (height, width) != (side, side):
             raise SettingError(
-                f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames of "
-                f"{side} x {side} px; set data.clip.frames and data.clip.size to these."
+                f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames "
+                f"of {side} x {side} px; set data.clip.frames and data.clip.size to these."
             )
         return self.grid._replace(t=frames // every)
 
@@ -164,7 +164,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
 
     def _patches(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Tokens of frames [B * t, n, D] -> those of the patches alone, [B, t * h * w, D]."""
-        return tokens[:, self.vit.num_prefix_tokens :].unflatten(0, (-1, grid.t)).flatten(1, 2)
+        patches: Tensor = tokens[:, self.vit.num_prefix_tokens :].unflatten(0, (-1, grid.t)).flatten(1, 2)
+        return patches
 
     def layers(self, clip: Tensor) -> Layers:
         """See `Layered.layers`; the grid is [B, D, t, h, w], without class and register tokens."""
@@ -174,7 +175,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
             patches = self._patches(self.vit.norm(tokens) if norm else tokens, grid)
-            return patches.transpose(1, 2).unflatten(2, grid[:3])
+            result: Tensor = patches.transpose(1, 2).unflatten(2, grid[:3])
+            return result
 
         return Layers(start, list(self.vit.blocks), as_grid, lambda tokens: self._patches(self.vit.norm(tokens), grid))
 

@@ -193,11 +193,9 @@ def position_side(weights: dict[str, Tensor]) -> int:
     """Rows and columns of patches that position codes are of: of weights as `vit_weights` takes them."""
     count = weights["pos_embed"].shape[1]
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
-    # In some networks the class token and the registers have no position, in DINOv2's published files only the former has.
-    patches = next(
-        (count - other for other in (0, 1) if math.isqrt(count - other) ** 2 == count - other), count - 1 - registers
-    )
-    return math.isqrt(max(0, patches))
+    # In some networks neither class token nor registers have a position; in DINOv2's published files, the former alone has.
+    counts = (count, count - 1, count - 1 - registers)
+    return next((math.isqrt(one) for one in counts if one > 0 and math.isqrt(one) ** 2 == one), 0)
 
 
 def _say_resampled(source: str, trained: int, side: int) -> None:

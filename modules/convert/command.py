@@ -25,8 +25,8 @@ from torch import Tensor
 
 from modules.convert.card import card_path, count_parameters, model_card
 from modules.convert.export import build, check_installed, described, write_runtime
-from modules.convert.huggingface import model_config, preprocessor_config
 from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
+from modules.convert.huggingface import model_config, preprocessor_config
 from modules.convert.networks import (
     Converted,
     Format,

@@ -90,7 +90,6 @@ def sizes_of(source: Source, tower: dict[str, Tensor], facts: Facts) -> dict[str
         "num_frames": facts.get("num_frames", 16),
         "image_size": patch * position_side(tower),
         "every": setting_of(source, "every") or 1,
-        "pooling": setting_of(source, "pooling") or "mean",
         "patch_size": patch,
         "embed_dim": width,
         "depth": count_blocks(tower, "blocks."),

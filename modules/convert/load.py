@@ -136,7 +136,7 @@ def _of_videos(
         converted = convert_frame_tower(found, found.facts, "backbone", "safetensors")
         sizes = {name: value for name, value in converted.passport["architecture"].items() if name != "backbone"}
         asked = {"num_frames": num_frames or sizes["num_frames"], "image_size": image_size or sizes["image_size"]}
-        return converted, FrameTower(**sizes | asked | {"pooling": pooling, "checkpoint": checkpoint})
+        return converted, FrameTower(**sizes | asked, pooling=pooling, checkpoint=checkpoint)
     if is_cnn(found.weights):
         converted = convert_cnn(found, found.facts, "backbone", "safetensors")
         return converted, _cnn(converted, checkpoint)

@@ -1,7 +1,6 @@
 """Encoders of depth and of signals, for which no other code base has a form: `convert` writes them under our names."""
 
 import re
-from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info

@@ -38,6 +38,9 @@ class ArrowOfTime(Method):
         frozen: train the classifier alone, on the encoder in evaluation mode.
         augmentation: of training clips, of which half are mirrored where it does not say; null for none.
         optim: optimiser and schedule; null takes Adam at 1e-4.
+
+    Raises:
+        SettingError: if the feature of the encoder cannot tell the order of frames.
     """
 
     def __init__(
@@ -48,6 +51,10 @@ class ArrowOfTime(Method):
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or AdamSettings(1e-4))
+        if isinstance(backbone, FrameTower) and backbone.pooling == "mean":
+            raise SettingError(
+                "The mean over the frames of a FrameTower is the same forwards and backwards; set model.backbone.pooling to time."
+            )
         self.backbone, self.frozen = backbone, frozen
         if augmentation is not None and augmentation.flip is None:
             # Also where left and right are classes of the data, which play no part here.

@@ -126,7 +126,8 @@ def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[st
         sizes = {"patch_size": grid.patch, "tubelet_size": grid.tubelet, "mlp_ratio": network.mlp_ratio}
         sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
     elif isinstance(network, FrameTower):
-        sizes = network.sizes() | VIT_CLIPS
+        # The mean over frames forgets their order, which some experiments ask for.
+        sizes = network.sizes() | VIT_CLIPS | {"pooling": "time"}
     elif isinstance(network, BEiTVideo):
         heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr]
         sizes = {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": heads, **VIT_CLIPS}
