@@ -53,7 +53,7 @@ class ArrowOfTime(Method):
         super().__init__(optim or AdamSettings(1e-4))
         if isinstance(backbone, FrameTower) and backbone.pooling == "mean":
             raise SettingError(
-                "The mean over the frames of a FrameTower is the same forwards and backwards; set model.backbone.pooling to time."
+                "The mean over the frames of a FrameTower is the same both ways; set model.backbone.pooling to time."
             )
         self.backbone, self.frozen = backbone, frozen
         if augmentation is not None and augmentation.flip is None:
