@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from modules.backbones.checks import check_video
-from modules.backbones.image_towers import create_vit, download_vit, load_vit, timm_normalisation
+from modules.backbones.image_towers import create_vit, download_vit, known_normalisation, load_vit
 from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.loading import prefixes_of
 from modules.backbones.pixels import PixelInput
@@ -93,7 +93,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
         self.embed_dim = int(self.vit.embed_dim)
         side = image_size // patch
         self.grid = Grid(num_frames // every, side, side, every, patch)
-        self.usual_normalisation = timm_normalisation(name)
+        self.usual_normalisation = known_normalisation(name)
         self.feed(normalisation)
         if checkpoint is not None and checkpoint != DOWNLOAD:
             content = read_checkpoint(checkpoint, SETTING)

@@ -93,11 +93,16 @@ def timm_tower(name: str, checkpoint: str | None, side: int) -> PatchTokens:
     return PatchTokens(vit)
 
 
-def timm_normalisation(name: str) -> Normalisation:
-    """How timm normalises the pictures of a network, which is said where it is not ImageNet's way."""
+def known_normalisation(name: str) -> Normalisation:
+    """How timm normalises the images of a network; ImageNet's way where it does not say."""
     known = timm.get_pretrained_cfg(name)
     said = {"mean": known.mean, "std": known.std} if known is not None else None
-    normalisation = Normalisation.of_record(said) or IMAGENET
+    return Normalisation.of_record(said) or IMAGENET
+
+
+def timm_normalisation(name: str) -> Normalisation:
+    """`known_normalisation`, which is printed where it is not ImageNet's way."""
+    normalisation = known_normalisation(name)
     if normalisation != IMAGENET:
         rank_zero_info(f"Frames for {name} are normalised as defined by timm: {normalisation}.")
     return normalisation
@@ -183,7 +188,13 @@ def vit_weights(vit: VisionTransformer, weights: dict[str, Tensor], source: str)
             f"{source} has patches of {' x '.join(map(str, kernel.shape[2:]))} px, but the network {own[0]} x {own[1]}; choose "
             "another name or patch_size."
         )
-    fitted: dict[str, Tensor] = checkpoint_filter_fn(weights, vit)
+    try:
+        fitted: dict[str, Tensor] = checkpoint_filter_fn(weights, vit)
+    except RuntimeError as error:
+        raise SettingError(
+            f"{source} has position codes {list(weights['pos_embed'].shape)}, which cannot be resampled to the network's "
+            f"{list(vit.pos_embed.shape)}; choose another name or file."
+        ) from error
     if "pos_embed" in weights:
         _say_resampled(source, own[0] * position_side(weights), vit.patch_embed.img_size[0])
     return fitted

@@ -140,13 +140,15 @@ def test_a_missing_tensor_is_named(lost: str, tmp_path: Path) -> None:
         FrameTower(DINO, **TINY, checkpoint=str(tmp_path / "dino.pth"))
 
 
-def test_other_patches_are_refused_and_other_positions_resampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_patches_are_refused_and_other_positions_resampled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_dino(tmp_path / "dino.pth")
     path = str(tmp_path / "dino.pth")
     with pytest.raises(SettingError, match=r"dino\.pth has patches of 8 x 8 px, but the network 16 x 16"):
         FrameTower(DINO, **TINY | {"patch_size": 16}, checkpoint=path)
-    tower = FrameTower(DINO, **TINY | {"image_size": 48}, checkpoint=path)
+    with caplog.at_level("INFO"):
+        tower = FrameTower(DINO, **TINY | {"image_size": 48}, checkpoint=path)
     assert tower.vit.pos_embed.shape == (1, 37, 64)
+    assert "dino.pth are resampled over rows and columns from frames of 32 px to 48 px" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_without_the_network_the_error_names_the_setting_of_a_file(monkeypatch: 
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", fails)
-    with pytest.raises(SettingError, match=r"could not be downloaded \(OSError\); pass a file with model\.backbone\.checkpoint"):
+    with pytest.raises(SettingError, match=r"downloaded \(OSError\); pass a file with model\.backbone\.checkpoint"):
         FrameTower()
 
 
@@ -190,7 +192,6 @@ def learns(method: Any, batch: Any) -> None:
 def test_classification(mode: Any, pooling: Any) -> None:
     method = Classification(tiny(pooling=pooling), 2, mode, optim=OPTIM)
     if mode == "attentive":
-        # Its attention starts with a projection of zeros behind it in timm.
         for value in method.attention.parameters():
             nn.init.normal_(value, std=0.2)
     nn.init.normal_(method.classifier.weight)
