@@ -170,7 +170,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
     def layers(self, clip: Tensor) -> Layers:
         """See `Layered.layers`; the grid is [B, D, t, h, w], without class and register tokens."""
         frames, grid = self._frames(clip)
-        # What `forward_features` of timm does before its blocks, for which it has no method of its own.
+        # What timm's `forward_features` does before the blocks.
         start = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(frames)))
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:

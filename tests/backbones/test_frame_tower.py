@@ -66,6 +66,9 @@ def test_features_are_those_of_timm_frame_by_frame(name: str) -> None:
     tokens = [known.forward_features(video[:, :, frame])[:, known.num_prefix_tokens :] for frame in range(FRAMES)]
     assert torch.allclose(tower.forward_features(video), torch.cat(tokens, 1), atol=1e-5)
     assert torch.allclose(tower.layers(video).through(), torch.cat(tokens, 1), atol=1e-5)
+    (block,) = tower.forward_intermediates(video, [0], norm=True, intermediates_only=True)
+    (expected,) = known.forward_intermediates(video[:, :, 3], indices=[0], norm=True, intermediates_only=True)
+    assert torch.allclose(block[:, :, 3], expected, atol=1e-5)
 
 
 @torch.no_grad()
@@ -187,13 +190,9 @@ def learns(method: Any, batch: Any) -> None:
     assert [name for name, value in trained if value.grad is None or not value.grad.any()] == []
 
 
-@pytest.mark.parametrize("pooling", ["mean", "time"])
-@pytest.mark.parametrize("mode", ["finetune", "linear", "attentive"])
+@pytest.mark.parametrize(("mode", "pooling"), [("finetune", "time"), ("linear", "mean"), ("attentive", "time")])
 def test_classification(mode: Any, pooling: Any) -> None:
     method = Classification(tiny(pooling=pooling), 2, mode, optim=OPTIM)
-    if mode == "attentive":
-        for value in method.attention.parameters():
-            nn.init.normal_(value, std=0.2)
     nn.init.normal_(method.classifier.weight)
     learns(method, video_batch())
     assert method.embed(video_batch()).shape == (4, 64 if mode == "attentive" or pooling == "mean" else 256)
