@@ -192,8 +192,8 @@ def vit_weights(vit: VisionTransformer, weights: dict[str, Tensor], source: str)
         fitted: dict[str, Tensor] = checkpoint_filter_fn(weights, vit)
     except RuntimeError as error:
         raise SettingError(
-            f"{source} has position codes {list(weights['pos_embed'].shape)}, which cannot be resampled for this network; choose "
-            "another name or file."
+            f"{source} has position codes {list(weights['pos_embed'].shape)}, which cannot be resampled for this network; "
+            "choose another name or file."
         ) from error
     if "pos_embed" in weights:
         _say_resampled(source, own[0] * position_side(weights), vit.patch_embed.img_size[0])
