@@ -79,16 +79,21 @@ def sizes_of(source: Source, tower: dict[str, Tensor], facts: Facts) -> dict[str
         facts: what tensors do not tell.
 
     Raises:
-        SettingError: if tensors for a size are missing.
+        SettingError: if tensors for a size are missing, or another size is asked for.
     """
     path = str(source.path)
     width, _, _, patch = shape_of(tower, FIRST, 4, path)
     shape_of(tower, "pos_embed", 3, path)
+    size = patch * position_side(tower)
+    if facts.get("image_size", size) != size:
+        raise SettingError(
+            f"{path} has position codes for frames of {size} px, not {facts['image_size']}; leave out --image_size."
+        )
     heads = facts.get("num_heads") or setting_of(source, "num_heads")
     return {
         "name": setting_of(source, "name") or guessed_name(source, tower),
         "num_frames": facts.get("num_frames", 16),
-        "image_size": patch * position_side(tower),
+        "image_size": size,
         "every": setting_of(source, "every") or 1,
         "patch_size": patch,
         "embed_dim": width,

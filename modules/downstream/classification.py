@@ -27,7 +27,7 @@ from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, eras
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.backbones.depth import Depth
-from modules.backbones.frame_tower import FrameTower
+from modules.backbones.frame_tower import FIRST, VIT, FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
@@ -535,6 +535,8 @@ def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
         names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
         return {names[key]: value for key, value in weights.items()}
+    if any(key.endswith(f"{VIT}{FIRST}") for key in weights):
+        return weights
     return our_names(weights)
 
 

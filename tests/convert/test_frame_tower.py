@@ -146,6 +146,10 @@ def test_a_fine_tuned_tower_comes_back(pooling: Any, tmp_path: Path) -> None:
         "backbone": "FrameTower", "name": OTHER, **TINY, "every": 1, "num_classes": 3,
     }  # fmt: skip
     assert "head.weight" in load_file(tmp_path / "out.safetensors")
+    started = Classification(tiny(OTHER, pooling=pooling), 3, init_from=str(tmp_path / "out.safetensors"), optim=OPTIM).eval()
+    assert torch.equal(started.clip_logits(video_batch()), method.clip_logits(video_batch()))
+    with pytest.raises(SettingError, match="has position codes for frames of 32 px, not 48; leave out --image_size"):
+        convert(run, tmp_path / "other.safetensors", image_size=48)
     card = (tmp_path / "out.safetensors.md").read_text()
     assert 'load_backbone("out.safetensors")' in card
     assert "torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)" in card
