@@ -5,6 +5,7 @@ from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
 from modules.backbones.depth import Depth
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
@@ -13,8 +14,21 @@ from modules.backbones.skeleton.hcn import HCN
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 
-__all__ = ["AGCN", "HCN", "I3D", "S3D", "AnyEncoder", "BEiTVideo", "BiGRU", "Depth", "SignalCNN", "VideoResNet", "VideoViT"]
+__all__ = [
+    "AGCN",
+    "HCN",
+    "I3D",
+    "S3D",
+    "AnyEncoder",
+    "BEiTVideo",
+    "BiGRU",
+    "Depth",
+    "FrameTower",
+    "SignalCNN",
+    "VideoResNet",
+    "VideoViT",
+]
 
-AnyEncoder = VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder | Depth | SignalCNN
+AnyEncoder = VideoViT | VideoCNN | BEiTVideo | FrameTower | SkeletonEncoder | Depth | SignalCNN
 """What methods take that serve every kind of stream. Of a protocol (`modules.backbones.encoder.Encoder`), the command line
 would not find the classes by their short names."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modules.backbones.checks import check_raw
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.intermediates import Layered, Layers
 from modules.backbones.loading import load_encoder
 from modules.backbones.vit.beit_video import BEiTVideo
@@ -40,7 +41,11 @@ class Depth(Layered, nn.Module):
     kind: Literal["depth"] = "depth"
 
     def __init__(
-        self, network: VideoViT | VideoCNN | BEiTVideo, near: float = 0.0, far: float = 4500.0, checkpoint: str | None = None
+        self,
+        network: VideoViT | VideoCNN | BEiTVideo | FrameTower,
+        near: float = 0.0,
+        far: float = 4500.0,
+        checkpoint: str | None = None,
     ) -> None:
         super().__init__()
         check_range("model.backbone", 0, 65535, near=near, far=far)

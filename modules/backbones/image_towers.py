@@ -1,4 +1,7 @@
-"""Frozen image towers: timm's vision transformers with weights read strictly from files."""
+"""Image towers: timm's vision transformers with weights read strictly from files."""
+
+import math
+from typing import Any
 
 import timm
 from lightning.pytorch.utilities import rank_zero_info
@@ -12,7 +15,8 @@ from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.weights.files import read_weights
 from modules.weights.names.clip import clip_names
 
-SETTING = "model.target.checkpoint"
+TARGET = "model.target"
+SETTING = f"{TARGET}.checkpoint"
 CLIP_TIMM_NAME = "vit_base_patch16_clip_quickgelu_224.openai"
 
 
@@ -84,51 +88,136 @@ def timm_tower(name: str, checkpoint: str | None, side: int) -> PatchTokens:
     """
     if checkpoint is None:
         return _download(name, side)
-    vit = _create(name, side, pretrained=False)
-    weights = checkpoint_filter_fn(read_weights(checkpoint, SETTING), vit)
-    # DINO's published files may carry the projection head of pretraining.
-    load_strictly(vit, weights, checkpoint, may_leave=("head.",))
+    vit = create_vit(name, side, TARGET)
+    load_vit(vit, read_weights(checkpoint, SETTING), checkpoint)
     return PatchTokens(vit)
 
 
-def timm_normalisation(name: str) -> Normalisation:
-    """How timm normalises the pictures of a network, which is said where it is not ImageNet's way."""
+def known_normalisation(name: str) -> Normalisation:
+    """How timm normalises the images of a network; ImageNet's way where it does not say."""
     known = timm.get_pretrained_cfg(name)
     said = {"mean": known.mean, "std": known.std} if known is not None else None
-    normalisation = Normalisation.of_record(said) or IMAGENET
+    return Normalisation.of_record(said) or IMAGENET
+
+
+def timm_normalisation(name: str) -> Normalisation:
+    """`known_normalisation`, which is printed where it is not ImageNet's way."""
+    normalisation = known_normalisation(name)
     if normalisation != IMAGENET:
         rank_zero_info(f"Frames for {name} are normalised as defined by timm: {normalisation}.")
     return normalisation
 
 
-def _create(name: str, side: int, pretrained: bool) -> VisionTransformer:
+def create_vit(
+    name: str, side: int, part: str, sizes: dict[str, Any] | None = None, pretrained: bool = False
+) -> VisionTransformer:
+    """timm's vision transformer of a name, without a classifier.
+
+    Args:
+        name: timm model name.
+        side: side of its frames in pixels.
+        part: setting that `name` belongs to, for error messages.
+        sizes: arguments of timm's class in place of those of the name.
+        pretrained: download its weights; their position codes are resampled as timm does.
+
+    Raises:
+        SettingError: if the name is unknown, or of another kind of network, or the sizes are impossible.
+    """
     if not timm.is_model(name):
-        raise SettingError(f"model.target.name {name} is not a timm model; timm.list_models('vit_*') lists them.")
+        raise SettingError(f"{part}.name {name} is not a timm model; timm.list_models('vit_*') lists them.")
     try:
-        vit = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=side)
+        vit = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=side, **(sizes or {}))
     except TypeError:
         # Most networks of timm take frames of any size and no such argument.
         vit = None
+    except AssertionError as error:
+        raise SettingError(f"{part}: {name} cannot have the sizes {sizes} ({error}); change them.") from error
     if not isinstance(vit, VisionTransformer):
-        raise SettingError(f"model.target.name {name} is not a plain vision transformer; choose a vit_* model.")
-    known = timm.get_pretrained_cfg(name)
-    trained = known.input_size[-1] if known is not None else side
-    if trained != side:
-        rank_zero_info(
-            f"Position codes of {name} are resampled over rows and columns from frames of {trained} px to {side} px."
-        )
+        raise SettingError(f"{part}.name {name} is not a plain vision transformer; choose a vit_* model.")
     return vit
 
 
-def _download(name: str, side: int = 224) -> PatchTokens:
+def download_vit(name: str, side: int, part: str, sizes: dict[str, Any] | None = None) -> VisionTransformer:
+    """`create_vit` with the weights that timm downloads.
+
+    Raises:
+        SettingError: as there, or if nothing can be downloaded.
+    """
     try:
-        return PatchTokens(_create(name, side, pretrained=True))
+        vit = create_vit(name, side, part, sizes, pretrained=True)
     except SettingError:
         raise
     except Exception as error:
         raise SettingError(
-            f"The weights of {name} could not be downloaded ({type(error).__name__}); pass a file with {SETTING}."
+            f"The weights of {name} could not be downloaded ({type(error).__name__}); pass a file with {part}.checkpoint."
         ) from error
+    known = timm.get_pretrained_cfg(name)
+    _say_resampled(name, side if known is None else known.input_size[-1], side)
+    return vit
+
+
+def load_vit(vit: VisionTransformer, weights: dict[str, Tensor], source: str) -> None:
+    """Load a vision transformer strictly; position codes of other frames are resampled as timm does.
+
+    Args:
+        vit: where to load to.
+        weights: see `vit_weights`.
+        source: file, for what is printed.
+
+    Raises:
+        SettingError: if they do not fit.
+    """
+    # DINO's published files may carry the projection head of pretraining.
+    load_strictly(vit, vit_weights(vit, weights, source), source, may_leave=("head.",))
+
+
+def vit_weights(vit: VisionTransformer, weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Weights under timm's names, with position codes for the frames of a vision transformer.
+
+    Args:
+        vit: that takes them.
+        weights: under timm's names (DINO's published files have them), or of DINOv2's published file.
+        source: file, for what is printed.
+
+    Raises:
+        SettingError: if they are of patches of another size, which timm would resample.
+    """
+    kernel, own = weights.get("patch_embed.proj.weight"), vit.patch_embed.patch_size
+    if kernel is not None and kernel.ndim == 4 and tuple(kernel.shape[2:]) != own:
+        raise SettingError(
+            f"{source} has patches of {' x '.join(map(str, kernel.shape[2:]))} px, but the network {own[0]} x {own[1]}; choose "
+            "another name or patch_size."
+        )
+    try:
+        fitted: dict[str, Tensor] = checkpoint_filter_fn(weights, vit)
+    except RuntimeError as error:
+        raise SettingError(
+            f"{source} has position codes {list(weights['pos_embed'].shape)}, which cannot be resampled for this network; "
+            "choose another name or file."
+        ) from error
+    if "pos_embed" in weights:
+        _say_resampled(source, own[0] * position_side(weights), vit.patch_embed.img_size[0])
+    return fitted
+
+
+def position_side(weights: dict[str, Tensor]) -> int:
+    """Rows and columns of patches that position codes are of: of weights as `vit_weights` takes them."""
+    count = weights["pos_embed"].shape[1]
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    # In some networks neither class token nor registers have a position; in DINOv2's published files, the former alone has.
+    counts = (count, count - 1, count - 1 - registers)
+    return next((math.isqrt(one) for one in counts if one > 0 and math.isqrt(one) ** 2 == one), 0)
+
+
+def _say_resampled(source: str, trained: int, side: int) -> None:
+    if trained != side:
+        rank_zero_info(
+            f"Position codes of {source} are resampled over rows and columns from frames of {trained} px to {side} px."
+        )
+
+
+def _download(name: str, side: int = 224) -> PatchTokens:
+    return PatchTokens(download_vit(name, side, TARGET))
 
 
 def _set_norm_eps(module: nn.Module, eps: float) -> None:

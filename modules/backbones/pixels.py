@@ -1,6 +1,6 @@
 """Shared by encoders of pixels: the normalisation of clips, and restoring it from weights."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ class PixelInput:
     """Part of an encoder of video: its normalisation. A constructor sets it with `feed`."""
 
     kind: Literal["video"] = "video"
-    usual_normalisation: ClassVar[Normalisation] = IMAGENET
+    usual_normalisation: Normalisation = IMAGENET
     """where neither a setting nor the weights say"""
     normalisation: Normalisation
     asked_normalisation: Normalisation | None

@@ -16,7 +16,7 @@ from modules.weights.run_config import inside, parse_config
 
 LIBRARIES = {"huggingface": "transformers", "onnx": "onnx"}
 PARTS = {"clip_tower": "image tower of CLIP", "timm_tower": "image tower", "text": "text encoder"}
-"""Kinds of which `load_backbone` makes no encoder of clips."""
+"""Kinds that are parts of methods."""
 WHOLES = {
     "pretraining": "encoder and decoder",
     "contrast": "encoder and momentum contrast",
@@ -101,6 +101,7 @@ def _loading(passport: dict[str, Any], out: Path, to: Format) -> list[str]:
         return [
             f"In the folder of the file:\n\n```python\n{snippet}```",
             f"\nMethods of this project that have such a part take the file as `--{setting}`.",
+            *(["`load_backbone` makes an encoder of clips of it, frame by frame."] if passport["kind"] != "text" else []),
         ]
     lines = [f"In the folder of the file, where this project is installed:\n\n```python\n{_ours(passport, out)}```"]
     if passport["kind"] == "classifier":

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from modules.convert.card import card_path, count_parameters, model_card
 from modules.convert.export import build, check_installed, described, write_runtime
+from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
 from modules.convert.huggingface import model_config, preprocessor_config
 from modules.convert.networks import (
     Converted,
@@ -152,6 +153,8 @@ def convert(
         converted = convert_video_text(found, facts, part, to)
     elif is_beit(found.weights):
         converted = convert_beit(found, facts, part, to)
+    elif is_frame_tower(found.weights):
+        converted = convert_frame_tower(found, facts, part, to)
     elif is_text(found.weights):
         converted = convert_text(found, to)
     elif is_tower(found.weights):

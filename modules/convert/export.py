@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.skeleton.base import JOINTS, PERSONS, SkeletonEncoder
 from modules.backbones.vit.video_vit import VideoViT
@@ -100,7 +101,8 @@ def build(source: Source, part: Part, num_frames: int | None, image_size: int | 
         return Built(Deployed(encoder, None), lambda clip: encoder(encoder.preprocess(clip)), clips, loaded, "features")
     mode: Any = "attentive" if any(key.startswith("attention.") for key in weights) else "finetune"
     network = getattr(encoder, "network", encoder)  # that of depth
-    if isinstance(network, VideoViT) and mode == "finetune" and weights["head.weight"].shape[1] != network.embed_dim:
+    pools = mode == "finetune" and isinstance(network, VideoViT | FrameTower)
+    if pools and weights["head.weight"].shape[1] != network.embed_dim:
         network.pooling = "time"
     classifier = Classification(encoder, len(weights["head.weight"]), mode)
     counters = tuple(key for key in classifier.state_dict() if key.endswith("num_batches_tracked"))

@@ -10,9 +10,11 @@ from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
 from modules.backbones.depth import Depth
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
+from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
 from modules.convert.networks import (
     Converted,
     convert_beit,
@@ -96,7 +98,7 @@ def build_backbone(
     elif is_skeleton(found.weights):
         converted = convert_skeleton(found, "backbone", "safetensors")
         network = _skeleton(found, converted)
-    elif not is_video_text(found.weights) and (is_text(found.weights) or is_tower(found.weights)):
+    elif is_text(found.weights) and not is_video_text(found.weights):
         raise SettingError(f"{found.path} holds no encoder of clips; pass weights of a video or skeleton network.")
     else:
         converted, network = _of_videos(found, num_frames, image_size, pooling, str(found.path))
@@ -113,7 +115,7 @@ def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _of_videos(
     found: Source, num_frames: int | None, image_size: int | None, pooling: Pooling, checkpoint: str | None
-) -> tuple[Converted, VideoViT | VideoCNN | BEiTVideo]:
+) -> tuple[Converted, VideoViT | VideoCNN | BEiTVideo | FrameTower]:
     """A network of videos of the sizes of weights, and what was read of it; with the weights of a checkpoint, if given."""
     if is_video_text(found.weights) or is_beit(found.weights):
         convert = convert_video_text if is_video_text(found.weights) else convert_beit
@@ -130,6 +132,11 @@ def _of_videos(
             mlp_ratio=mlp_ratio(hidden, sizes["embed_dim"]),
             checkpoint=checkpoint,
         )
+    if is_frame_tower(found.weights) or is_tower(found.weights):
+        converted = convert_frame_tower(found, found.facts, "backbone", "safetensors")
+        sizes = {name: value for name, value in converted.passport["architecture"].items() if name != "backbone"}
+        asked = {"num_frames": num_frames or sizes["num_frames"], "image_size": image_size or sizes["image_size"]}
+        return converted, FrameTower(**sizes | asked, pooling=pooling, checkpoint=checkpoint)
     if is_cnn(found.weights):
         converted = convert_cnn(found, found.facts, "backbone", "safetensors")
         return converted, _cnn(converted, checkpoint)

@@ -85,3 +85,11 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
         "license_note": earlier.get("license_note") if earlier else licence_note(checkpoint.weights),
     }
     return Source(path, checkpoint.weights, passport, facts, earlier.get("kind"), origin, kept)
+
+
+def setting_of(source: Source, name: str) -> Any:
+    """A setting of the backbone that weights do not tell: of the run, or of an earlier passport; None where they do not say."""
+    config = source.passport["config"]
+    run = inside(parse_config(config) if config is not None else {}, "model", "init_args", "backbone", "init_args")
+    places = (source.kept, inside(source.passport, "architecture"), run)
+    return next((place[name] for place in places if place.get(name) is not None), None)

@@ -1,16 +1,16 @@
 """Encoders of depth and of signals, for which no other code base has a form: `convert` writes them under our names."""
 
 import re
-from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from modules.backbones.signal.cnn import SignalCNN
+from modules.convert.frame_tower import convert_frame_tower, is_frame_tower
 from modules.convert.networks import Converted, Format, convert_beit, convert_cnn, convert_video, is_beit, is_cnn
 from modules.convert.skeleton import Part
-from modules.convert.source import Source
+from modules.convert.source import Source, setting_of
 from modules.core.errors import SettingError
 from modules.core.loading import compare
 from modules.weights.passport import PASSPORT_FORMAT
@@ -40,14 +40,6 @@ def refuse_several(source: Source) -> None:
 def _only_ours(source: Source, to: Format, kind: str) -> None:
     if to != "safetensors":
         raise SettingError(f"--to {to} has no form for encoders of {kind}, as {source.path} holds; pass --to safetensors.")
-
-
-def _setting(source: Source, name: str) -> Any:
-    """A setting of the backbone that weights do not tell: of the run, or of an earlier passport; None where they do not say."""
-    config = source.passport["config"]
-    run = inside(parse_config(config) if config is not None else {}, "model", "init_args", "backbone", "init_args")
-    places = (source.kept, inside(source.passport, "architecture"), run)
-    return next((place[name] for place in places if place.get(name) is not None), None)
 
 
 # --- Depth ---
@@ -85,11 +77,13 @@ def convert_depth(source: Source, facts: Facts, part: Part, to: Format) -> Conve
     facts = inner.facts | facts
     if is_beit(inner.weights):
         found = convert_beit(inner, facts, part, to)
+    elif is_frame_tower(inner.weights):
+        found = convert_frame_tower(inner, facts, part, to)
     elif is_cnn(inner.weights):
         found = convert_cnn(inner, facts, part, to)
     else:
         found = convert_video(inner, facts, part)
-    near, far = _setting(source, "near"), _setting(source, "far")
+    near, far = setting_of(source, "near"), setting_of(source, "far")
     if near is None or far is None:
         near, far = NEAR, FAR
         rank_zero_info(f"Nothing beside {source.path} says its range of depth: {near:g} to {far:g} mm assumed.")
@@ -125,7 +119,7 @@ def convert_signal(source: Source, part: Part, to: Format) -> Converted:
     width, channels, kernel = stem.shape
     blocks = count_blocks(kept, "backbone.stages.0.")
     sizes = {"channels": channels, "width": width, "blocks": blocks, "kernel": kernel}
-    standardise = _setting(source, "standardise")
+    standardise = setting_of(source, "standardise")
     if standardise is None:
         rank_zero_info(f"Nothing beside {source.path} says whether its signals are standardised: they are not, it is assumed.")
     with torch.device("meta"):

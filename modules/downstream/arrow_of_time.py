@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modules.augment.clips import ClipAugmentation, augment_pixels, erase_boxes, prepare_pixels
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Preparation
@@ -37,16 +38,23 @@ class ArrowOfTime(Method):
         frozen: train the classifier alone, on the encoder in evaluation mode.
         augmentation: of training clips, of which half are mirrored where it does not say; null for none.
         optim: optimiser and schedule; null takes Adam at 1e-4.
+
+    Raises:
+        SettingError: if the feature of the encoder cannot tell the order of frames.
     """
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | BEiTVideo,
+        backbone: VideoViT | VideoCNN | BEiTVideo | FrameTower,
         frozen: bool = False,
         augmentation: ClipAugmentation | None = None,
         optim: ScheduleSettings | None = None,
     ) -> None:
         super().__init__(optim or AdamSettings(1e-4))
+        if isinstance(backbone, FrameTower) and backbone.pooling == "mean":
+            raise SettingError(
+                "The mean over the frames of a FrameTower is the same both ways; set model.backbone.pooling to time."
+            )
         self.backbone, self.frozen = backbone, frozen
         if augmentation is not None and augmentation.flip is None:
             # Also where left and right are classes of the data, which play no part here.

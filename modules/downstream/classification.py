@@ -27,6 +27,7 @@ from modules.augment.clips import ClipAugmentation, Mixing, augment_pixels, eras
 from modules.augment.skeletons import SkeletonAugmentation
 from modules.backbones import AnyEncoder
 from modules.backbones.depth import Depth
+from modules.backbones.frame_tower import FIRST, VIT, FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.blocks import layer_norm
 from modules.backbones.vit.video_vit import VideoViT
@@ -145,7 +146,7 @@ class Classification(Method):
             raise SettingError(
                 f"model.mode attentive, model.augmentation and model.mixing are for videos; for {kind}s leave them out."
             )
-        width = backbone.embed_dim
+        width = backbone.embed_dim if mode == "attentive" else backbone.feature_dim
         self.fc_norm: nn.Module = nn.Identity()
         self.attention: nn.Module = nn.Identity()
         if mode == "attentive":
@@ -153,7 +154,6 @@ class Classification(Method):
             self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
         elif isinstance(network := self.network, VideoViT):
             network.norm = nn.Identity()
-            width = backbone.feature_dim
             self.fc_norm = layer_norm(width)
         elif isinstance(network, BEiTVideo):
             # Pooling happens before this norm, so it would get no gradient.
@@ -187,7 +187,7 @@ class Classification(Method):
         if self.head_std is not None:
             nn.init.normal_(head.weight, std=self.head_std)
             nn.init.zeros_(head.bias)
-        elif isinstance(self.network, VideoViT | BEiTVideo):
+        elif isinstance(self.network, VideoViT | BEiTVideo | FrameTower):
             nn.init.trunc_normal_(head.weight, std=VIT_HEAD_STD)
             head.weight.data.mul_(VIT_HEAD_SCALE)
             nn.init.zeros_(head.bias)
@@ -535,6 +535,8 @@ def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
         names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
         return {names[key]: value for key, value in weights.items()}
+    if any(key.endswith(f"{VIT}{FIRST}") for key in weights):
+        return weights
     return our_names(weights)
 
 

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.distributed import gather_once
@@ -84,7 +85,7 @@ class RepetitionCounting(Method):
 
     def __init__(
         self,
-        backbone: VideoCNN | VideoViT,
+        backbone: VideoCNN | VideoViT | FrameTower,
         steps_per_batch: int = 11,
         frozen: bool = False,
         frames: int | None = None,

@@ -23,6 +23,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Regions
 from modules.core.distributed import gather_lists, gather_once
@@ -65,7 +66,7 @@ class ActionDetection(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN,
+        backbone: VideoViT | VideoCNN | FrameTower,
         num_classes: int = 80,
         dropout: float = 0.5,
         flip: float | None = None,
@@ -77,7 +78,7 @@ class ActionDetection(Method):
         if not 0 <= dropout < 1:
             raise SettingError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
         self.backbone, self.official_order = backbone, official_order
-        self.stride = backbone.grid.patch if isinstance(backbone, VideoViT) else backbone.smallest_clip[1]
+        self.stride = backbone.grid.patch if isinstance(backbone, VideoViT | FrameTower) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
         self.test_record: dict[str, Any] = {}
@@ -99,10 +100,12 @@ class ActionDetection(Method):
         Returns:
             float32 [M, K]
         """
-        if isinstance(self.backbone, VideoViT):
+        if isinstance(self.backbone, VideoViT | FrameTower):
             side = self.backbone.image_size
             if tuple(video.shape[-2:]) != (side, side):
-                raise SettingError(f"VideoViT takes frames of {side} x {side} pixels; set data.films.square to true.")
+                raise SettingError(
+                    f"{type(self.backbone).__name__} takes frames of {side} x {side} pixels; set data.films.square to true."
+                )
             maps = self.backbone.forward_features(video).transpose(1, 2).unflatten(2, self.backbone.grid[:3])
         else:
             maps = self.backbone.forward_features(video)  # type: ignore[operator]

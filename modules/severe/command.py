@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 import callbacks  # noqa: F401  (makes their short names known to the experiments of mini-SEVERE)
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.load import Loaded, describe_backbone
@@ -151,7 +152,7 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
     network = loaded.network
     known = loaded.passport.get("architecture") or {}
     sizes: dict[str, Any]
-    preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo) else "cnn"
+    preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo | FrameTower) else "cnn"
     if isinstance(network, VideoResNet):
         sizes = {"name": known["name"], "width": known["width"]}
     elif isinstance(network, I3D):
@@ -160,6 +161,9 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
         grid = network.grid
         sizes = {"patch_size": grid.patch, "tubelet_size": grid.tubelet, "mlp_ratio": network.mlp_ratio}
         sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
+    elif isinstance(network, FrameTower):
+        # The mean over frames forgets their order, which some experiments ask for.
+        sizes = network.sizes() | VIT_CLIPS | {"pooling": "time"}
     elif isinstance(network, BEiTVideo):
         heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr]
         sizes = {"patch_size": network.grid.patch, "embed_dim": network.embed_dim, "depth": len(network.blocks)}

@@ -127,9 +127,9 @@ def test_what_cannot_be_exported_is_refused_first(tmp_path: Path, monkeypatch: p
     saved(nn.ModuleDict({"backbone": AGCN(4)}), tmp_path / "gcn.ckpt")
     with pytest.raises(SettingError, match=r"says the frames of its clips; pass them with --num_frames"):
         convert(tmp_path / "gcn.ckpt", tmp_path / "model.pt2", to="export")
-    save_file({"patch_embed.proj.weight": torch.zeros(4, 3, 2, 2)}, tmp_path / "tower.safetensors")
+    save_file({"words.weight": torch.zeros(4, 3)}, tmp_path / "text.safetensors")
     with pytest.raises(SettingError, match="holds no encoder of clips"):
-        convert(tmp_path / "tower.safetensors", tmp_path / "model.pt2", to="export")
+        convert(tmp_path / "text.safetensors", tmp_path / "model.pt2", to="export")
     monkeypatch.setattr(export, "LARGEST", 1000)
     with pytest.raises(SettingError, match=r"cannot hold .* GB of weights in one file; pass --to export"):
         convert(source, tmp_path / "model.onnx", to="onnx", num_frames=FRAMES, image_size=SIDE)

@@ -84,8 +84,11 @@ def test_other_clips_interpolate_positions(tmp_path: Path) -> None:
 
 
 def test_what_is_no_encoder_of_clips_is_refused(tmp_path: Path) -> None:
-    save_file({"patch_embed.proj.weight": torch.zeros(4, 3, 2, 2)}, tmp_path / "tower.safetensors")
+    save_file({"words.weight": torch.zeros(4, 3)}, tmp_path / "text.safetensors")
     with pytest.raises(SettingError, match="holds no encoder of clips"):
+        load_backbone(tmp_path / "text.safetensors")
+    save_file({"patch_embed.proj.weight": torch.zeros(4, 3, 2, 2)}, tmp_path / "tower.safetensors")
+    with pytest.raises(SettingError, match="holds no whole network that we know: pos_embed is missing"):
         load_backbone(tmp_path / "tower.safetensors")
     with pytest.raises(SettingError, match="names"):
         load_backbone(tmp_path / "none.safetensors")

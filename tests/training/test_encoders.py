@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.backbones.encoder import Encoder
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.core.batch import Batch
@@ -51,9 +52,10 @@ class Pair(Method):
         (tiny_vit, "video"),
         (tiny_cnn, "video"),
         (lambda: BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=1, num_heads=2), "video"),
+        (lambda: FrameTower(num_frames=FRAMES, depth=1, checkpoint=None), "video"),
         (lambda: BiGRU(hidden=4, layers=1), "skeleton"),
     ],
-    ids=["VideoViT", "VideoResNet", "BEiTVideo", "BiGRU"],
+    ids=["VideoViT", "VideoResNet", "BEiTVideo", "FrameTower", "BiGRU"],
 )
 def test_all_backbones_are_encoders(build: object, kind: str) -> None:
     encoder = build()  # type: ignore[operator]
