@@ -3,9 +3,9 @@
     python benchmarks/compare.py --utd DIR                          # about an hour on two CPU cores
     python benchmarks/compare.py --methods [videomae] --only [samples_5] --page null      # only to see it run
 
-Each row is pretrained by `main.py fit` with benchmarks/compare/common.yaml and its own YAML file there. It is evaluated by `main.py
-severe --preset mini`, and with frozen features on the depth clips of UTD-MHAD. What is finished is in JSON files below --out and
-is not repeated; what was interrupted resumes. The page and its picture are made from these files alone.
+Each row is pretrained by `main.py fit` with benchmarks/compare/common.yaml and its own YAML file there. It is evaluated by
+`main.py severe --preset mini`, and with frozen features on the depth clips of UTD-MHAD. What is finished is in JSON files below
+--out and is not repeated; what was interrupted resumes. The page and its picture are made from these files alone.
 """
 
 import signal

@@ -181,23 +181,23 @@ def generated(comparison: Comparison, picture: str) -> str:
     run, measured = comparison.run, comparison.measured
     seeds = {row: sum(one.row == row for one in measured) for row in ROWS}
     trained = [row for row in ROWS if row not in UNTRAINED.values() and seeds[row]]
+    each = max((seeds[row] for row in trained), default=0), max(seeds[row] for row in UNTRAINED.values())
     few = next((one.utd["recordings"][2] for one in measured if one.utd), 0)
     lines = [
-        f"{len(trained)} trained rows, seeds of each: {max((seeds[row] for row in trained), default=0)}, of untrained networks: "
-        f"{max(seeds[row] for row in UNTRAINED.values())}. It took {run.get('minutes', 0):.0f} minutes on {run.get('cores')} cores "
-        f"({run.get('machine')}), with {run.get('processes')} rows at a time, {run.get('threads')} thread(s) each, PyTorch "
-        f"{run.get('torch')}.",
+        f"{len(trained)} trained rows with {each[0]} seed(s), untrained networks with {each[1]}.",
+        f"It took {run.get('minutes', 0):.0f} minutes on {run.get('cores')} cores ({run.get('machine')}),",
+        f"with {run.get('processes')} rows at a time, {run.get('threads')} thread(s) each, PyTorch {run.get('torch')}.",
         "",
         *table(comparison, {**{axis: axis for axis in AXES}, **UTD}),
         "",
-        "Points from 0 to 100, higher is better: percent, for counting 100 (1 - error). An axis is the mean of its experiments, and",
-        f"`{EVERYTHING}` the mean of all experiments. In brackets: largest minus smallest of the seeds. `{UTD['linear_few']}` uses",
-        f"{few} labelled recordings.",
+        "Points from 0 to 100, higher is better: percent, for counting 100 (1 - error). An axis is the mean of its",
+        f"experiments, `{EVERYTHING}` the mean of all experiments. In brackets: largest minus smallest of the seeds.",
+        f"`{UTD['linear_few']}` uses {few} labelled recordings.",
         "",
         f"![Methods on each axis, with their untrained and supervised networks]({picture})",
         "",
-        "Differences to the untrained network of the same class. `Within the spread` are those not larger than the difference between",
-        "the seeds of the untrained network:",
+        "Differences to the untrained network of the same class. `Within the spread` are those that are not larger than the",
+        "difference between the seeds of the untrained network:",
         "",
         *verdicts(comparison),
         "",

@@ -1,8 +1,8 @@
 """Frozen features of the depth of UTD-MHAD: a linear classifier, nearest neighbours, and a linear classifier on few labels.
 
-Subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test. A recording is one clip of 16 frames of 32 px spread over all of it. Distances from
-1.5 m to 3.5 m become grey values (configs/utd_mhad/depth.yaml). Of VideoViT, the feature is the mean of the tokens of each time
-slice, one after the other; of other networks, it is their pooled feature.
+Subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test. A recording is one clip of 16 frames of 32 px spread over all of it. Distances
+of 1.5 m to 3.5 m become grey values (configs/utd_mhad/depth.yaml). The feature of VideoViT is the mean of the tokens of each
+time slice, one after the other; that of other networks is their pooled feature.
 """
 
 import time
