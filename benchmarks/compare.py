@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,13 +56,12 @@ def compare(
     """
     check_positive("compare", seeds=seeds, processes=processes)
     jobs = jobs_of(methods, seeds, out)
-    start, cores = time.perf_counter(), machine(1, processes)["cores"]
-    threads = max(1, cores // processes)
-    torch.set_num_threads(threads)
+    start, about = time.perf_counter(), machine(processes)
+    torch.set_num_threads(about["threads"])
     clips = clips_of(utd, out / "utd_mhad.pt") if utd is not None else None
     if clips is None:
         print("UTD-MHAD: left out, because --utd is not set.", flush=True)
-    run = Processes(threads)
+    run = Processes(about["threads"])
     before = read_json(out / "run.json").get("minutes", 0.0)
     failed = []
 
@@ -78,8 +78,7 @@ def compare(
             running: dict[Future[None], Job] = {pool.submit(measure, job): job for job in jobs}
             for done in as_completed(running):
                 minutes = before + (time.perf_counter() - start) / 60
-                content = machine(threads, processes) | {"minutes": round(minutes, 1)}
-                write_whole(out / "run.json", lambda part, content=content: write_json(part, content))
+                write_whole(out / "run.json", partial(write_json, content=about | {"minutes": round(minutes, 1)}))
                 error = done.exception()
                 if error is not None:
                     failed.append(str(running[done]))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def write(out: Path, key: str, seed: int, values: dict[str, float], utd: dict[st
     if utd is not None:
         content["utd_mhad"] = utd | {"recordings": [431, 430, 43], "seconds": 2.0}
     for name, part in content.items():
-        write_whole(folder / f"{name}.json", lambda path, part=part: write_json(path, part))
+        write_whole(folder / f"{name}.json", partial(write_json, content=part))
 
 
 def test_table_is_that_of_the_files(tmp_path: Path) -> None:

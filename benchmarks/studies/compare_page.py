@@ -154,7 +154,7 @@ def pretraining_table(comparison: Comparison) -> list[str]:
 def verdicts(comparison: Comparison) -> list[str]:
     """For each column, which rows end above their untrained network by more than its seeds differ, and which do not."""
     lines = []
-    titles = {**dict.fromkeys(FACTORS, ""), EVERYTHING: "mean of all"} | UTD
+    titles = {EVERYTHING: "mean of all"} | UTD
     for column in COLUMNS:
         groups: dict[str, list[str]] = {"above": [], "within the spread": [], "below": []}
         for row in ROWS:
@@ -167,7 +167,7 @@ def verdicts(comparison: Comparison) -> list[str]:
             groups[group].append(f"{row.title} ({difference:+.1f})")
         said = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
         if said:
-            lines.append(f"* **{titles[column] or column}**. {said[0].upper()}{said[1:]}.")
+            lines.append(f"* **{titles.get(column, column)}**. {said[0].upper()}{said[1:]}.")
     return lines
 
 

@@ -216,13 +216,13 @@ def severe(job: Job, run: Processes, only: list[str] | None) -> None:
     write_whole(path, lambda part: write_json(part, content))
 
 
-def machine(threads: int, at_once: int) -> dict[str, Any]:
-    """What the comparison was measured with."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def machine(processes: int) -> dict[str, Any]:
+    """What the comparison is measured with, where so many rows are measured at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "machine": platform.processor() or platform.machine(),
         "cores": cores,
         "torch": torch.__version__,
-        "processes": at_once,
-        "threads": threads,
+        "processes": processes,
+        "threads": max(1, cores // processes),
     }

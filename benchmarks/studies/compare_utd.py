@@ -27,7 +27,7 @@ from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
 FRAMES, SIDE = 16, 32
 NEAR, FAR = 1500, 3500
 SHARE = 0.1
-BATCH = 32
+BATCH = 4
 
 
 def clips_of(root: Path, out: Path) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ def features(checkpoint: Path, clips: Tensor) -> Tensor:
     """Features of the frozen encoder of a file, float32 [N, D]."""
     network: Any = load_backbone(checkpoint, FRAMES, SIDE, pooling="time")
     encoder = Depth(network, NEAR, FAR).eval()
-    return torch.cat([encoder(encoder.preprocess(chunk)).float() for chunk in clips.split(BATCH)])
+    return torch.cat([encoder(encoder.preprocess(chunk)).float() for chunk in clips.split(32)])
 
 
 def utd_mhad(job: Job, clips: dict[str, Tensor]) -> None:
