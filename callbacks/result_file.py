@@ -27,9 +27,10 @@ WEIGHT_FILES = ("checkpoint", "init_from", "ckpt_path")
 class ResultFile(Callback):
     """Writes `results/<data>_<protocol>-<number>.json` in the run's folder after every test.
 
-    It contains the metrics, the protocol, the seed, how many videos were used and which were missing, the hashes of the weight
-    files and of the training list, the fraction of training clips that are mirrored, the complete config, and versions. The
-    first process writes it. The name of the data set is that of the data module's class, so a recipe cannot change it.
+    It contains the metrics, the protocol, the seed, how many videos were used and which were missing (of a run that trained,
+    also how many training and validation videos), the hashes of the weight files and of the training list, the fraction of
+    training clips that are mirrored, the complete config, and versions. The first process writes it. The name of the data set
+    is that of the data module's class, so a recipe cannot change it.
 
     Of a classifier, `..._classes.csv` beside it has a row per class: its videos, how many were right, and for which class they
     were taken most often, or its average precision where videos have several. `..._confusion.csv` is the confusion matrix, with
@@ -158,6 +159,8 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         "flip": flip.probability if flip is not None else 0.0,
         "data_sha256": getattr(data, "manifest_hash", None),
         "splits": getattr(source, "split_record", None),
+        # Of a test alone, nothing is known about the training.
+        "samples_read": getattr(source, "samples_read", None) if trainer.global_step else None,
         "weights": {setting: {"file": name, "sha256": sha256(weight_file(name, setting))} for setting, name in files.items()},
         "devices": trainer.world_size,
         "precision": str(trainer.precision),

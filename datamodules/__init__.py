@@ -36,6 +36,7 @@ from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
 from datamodules.synthetic_long import SyntheticLongVideos
 from datamodules.synthetic_skeleton import SyntheticSkeleton
+from datamodules.synthetic_tasks import SyntheticTasks
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
 from datamodules.video.samplers import (
     DecreasingGap,
@@ -102,6 +103,7 @@ __all__ = [
     "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticSkeleton",
+    "SyntheticTasks",
     "Timed",
     "UCFRep",
     "VGGSound",

@@ -242,6 +242,17 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         }
 
     @property
+    def samples_read(self) -> dict[str, dict[str, int]]:
+        """Of the training and the validation list: how many samples were `used`, and how many `missed`, their files broken."""
+        found = {}
+        for split, manifest in (("train", self.train_manifest), ("val", self.val_manifest)):
+            if manifest is not None:
+                broken = self.faults.broken(split) if self.faults is not None else set()
+                missed = sum(path in broken for path in manifest.paths) if broken else 0
+                found[split] = {"used": len(manifest) - missed, "missed": missed}
+        return found
+
+    @property
     def manifest_hash(self) -> str | None:
         """Hash of the training list, for the record of a run."""
         return self.train_manifest.sha256() if self.train_manifest is not None else None

@@ -8,19 +8,18 @@ that costs. The other labels are the object's shape and the kind of background, 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from datamodules.loading.single_pass import SinglePass
+from datamodules.generated import GeneratedData, Part
+from datamodules.loading.loader import SampleKey
 from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import Batch, Kind, Preparation, Stream, Text
-from modules.core.errors import MAX_SEED, SettingError, check_whole
+from modules.core.batch import Batch, Kind, Stream, Text
+from modules.core.errors import SettingError
 from modules.motion.appearance import SHAPES
 from modules.motion.primitives import PRIMITIVES
 from modules.scenes.backgrounds import Background, load_images
@@ -28,6 +27,7 @@ from modules.scenes.captioned import CaptionedClips, CaptionSettings, Stage, cap
 from modules.scenes.classes import GROWTH, MOTION_CLASSES, Split
 from modules.scenes.objects import SyntheticClips, make_clips
 from modules.scenes.streams import WorldStreams
+from modules.scenes.tasks import TaskClips
 from modules.scenes.textures import make_grounds
 from modules.scenes.world import WorldSettings
 from modules.scenes.world_pictures import WorldClips, clip_bytes, join_clips, make_world
@@ -58,7 +58,7 @@ class ClipPool(Dataset[Batch]):
     def __init__(
         self,
         video: Tensor,
-        clips: SyntheticClips | CaptionedClips | WorldClips,
+        clips: SyntheticClips | CaptionedClips | WorldClips | TaskClips,
         label: Tensor,
         repeat: int,
         streams: dict[str, Stream | Text] | None = None,
@@ -96,10 +96,6 @@ def take(stream: Stream | Text, rows: Tensor | slice, views: slice = slice(None)
     if repeat > 1:
         taken = {name: value.repeat_interleave(repeat, dim=1) for name, value in taken.items()}
     return Stream(stream.kind, **taken)
-
-
-def _whole(batch: Batch) -> Batch:
-    return batch
 
 
 def check_frames(setting: str, frames: int) -> None:
@@ -151,7 +147,7 @@ class SceneSettings:
             )
 
 
-class SyntheticMotion(SinglePass, LightningDataModule):
+class SyntheticMotion(GeneratedData):
     """Labelled clips of objects moving over still backgrounds; needs no files.
 
     All clips are generated once, at set-up, and kept in memory as uint8. By construction, no single frame reveals the motion
@@ -178,9 +174,6 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         seed: Seed of the clips and of their order.
     """
 
-    preparation: Preparation | None = None
-    """What the method does with batches of training and validation as soon as they are read."""
-
     def __init__(
         self,
         clip: ClipSettings = ClipSettings(frames=8, size=32),  # noqa: B008  (never mutated; shows the defaults in --help)
@@ -196,24 +189,9 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         probe_samples: int = 2048,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        check_whole("data", 1, batch_size=batch_size, train_videos=train_videos, val_videos=val_videos)
-        check_whole("data", 1, probe_samples=probe_samples)
-        check_whole("data", 0, MAX_SEED, seed=seed)
-        self.clip = clip
-        self.batch_size = batch_size
-        self.reading = reading
-        self.train_videos = train_videos
-        self.val_videos = val_videos
-        self.label = label
-        self.scene = scene
-        self.captions = captions
-        self.world = world
-        self.further = streams
-        self.probe_samples = min(probe_samples, train_videos)
-        self.seed = seed
+        super().__init__(clip, batch_size, reading, train_videos, val_videos, probe_samples, seed)
+        self.label, self.scene, self.captions, self.world, self.further = label, scene, captions, world, streams
         self._pools: dict[str, ClipPool] = {}
-        self._train_loader = LoaderMemory()
         self._check()
 
     @property
@@ -222,6 +200,11 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         if self.label == "object":
             return list(SHAPES)
         return [c.name for c in MOTION_CLASSES] if self.captions is None else list(PRIMITIVES)
+
+    @property
+    def samples_read(self) -> dict[str, dict[str, int]]:
+        """Numbers of training and validation videos, for the record of a run."""
+        return {"train": {"used": self.train_videos, "missed": 0}, "val": {"used": self.val_videos, "missed": 0}}
 
     @property
     def streams(self) -> dict[str, Kind]:
@@ -235,22 +218,13 @@ class SyntheticMotion(SinglePass, LightningDataModule):
         return self.world != WorldSettings() or self.further != WorldStreams()
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes of `label`."""
-        return len(self.class_names)
-
-    @property
     def flips_change_labels(self) -> bool:
         """Whether a mirrored clip may have another label: motions and sentences say left and right, shapes do not."""
         return self.label == "motion" or "text" in self.streams
 
     def _check(self) -> None:
         check_frames("data.clip.frames", self.clip.frames)
-        if self.batch_size > self.train_videos:
-            raise SettingError(
-                f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
-                "no full batch; lower the first or raise the second."
-            )
+        self.check_batch()
         if self.scene.ground and (self.captions is not None or self.label == "object" or not self.scene.objects):
             raise SettingError(
                 "data.scene.ground: a moving ground has no objects to paste, label or describe; set data.scene.ground to "
@@ -263,13 +237,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
                     "data.captions: captioned videos have one clip and moving objects; set data.clip.clips to 1 and "
                     "data.scene.objects to true, or data.captions to null."
                 )
-        for name in ("sampler", "crop"):
-            rule = getattr(self.clip, name)
-            if rule.related:
-                raise SettingError(
-                    f"data.clip.{name} is {type(rule).__name__}, but generated clips are not parts of one video; leave it "
-                    "out, or use videos from files."
-                )
+        self.check_unrelated("generated clips are not parts of one video")
         plain = self.captions is None and not self.scene.ground and self.scene.objects
         if self._of_world and not plain:
             raise SettingError(
@@ -383,36 +351,7 @@ class SyntheticMotion(SinglePass, LightningDataModule):
             view=view,
         )
 
-    def _loader(self, name: str) -> ResumableLoader:
+    def dataset(self, part: Part) -> ClipPool:
+        """Clips in memory; a test has the validation clips, or with captions the pairs that differ in their motion alone."""
         self.setup()
-        pool = self._pools[name]
-        trainer = self.trainer
-        ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        sampler = EpochSampler(len(pool), self.seed, name == "train", *ranks)
-        workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
-        prepare = self.preparation if name in ("train", "val") else None
-        return ResumableLoader(pool, sampler, self.batch_size, workers, _whole, prefetch_factor=ahead, prepare=prepare)
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Training clips in a random order; the last, incomplete batch is dropped."""
-        return self._train_loader.keep(self._loader("train"))
-
-    def val_dataloader(self) -> ResumableLoader:
-        """Validation clips in fixed order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableLoader:
-        """The validation clips; with captions, the pairs that differ in their motion alone."""
-        return self._loader("val" if self.captions is None else "test")
-
-    def probe_dataloader(self) -> ResumableLoader:
-        """The first `probe_samples` training videos, one labelled clip each with a moving object, in fixed order."""
-        return self._loader("probe")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position of training within the epoch."""
-        return {"loader": self._train_loader.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position within the epoch."""
-        self._train_loader.load_state_dict(state["loader"])
+        return self._pools["val" if part == "test" and self.captions is None else part]

@@ -1,18 +1,15 @@
 """Generated long videos of labelled segments: windows of them, or feature sequences; no files, no download."""
 
-from typing import Any
-
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from datamodules.loading.single_pass import SinglePass
+from datamodules.generated import GeneratedData, Part
+from datamodules.loading.loader import SampleKey
 from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import Batch, Kind, Preparation, Stream, stack_padded
-from modules.core.errors import MAX_SEED, SettingError, check_whole
+from modules.core.batch import Batch, Kind, Stream, stack_padded
+from modules.core.errors import SettingError
 from modules.scenes.classes import MOTION_CLASSES, Split
 from modules.scenes.long import FeatureSettings, LongSettings, LongVideos
 
@@ -76,11 +73,7 @@ class LongVideoDataset(Dataset[Batch]):
         return Stream("feature", stack_padded(features)[:, None], time=time, length=length), extra
 
 
-def _whole(batch: Batch) -> Batch:
-    return batch
-
-
-class SyntheticLongVideos(SinglePass, LightningDataModule):
+class SyntheticLongVideos(GeneratedData):
     """Generated videos of 10 seconds to 20 minutes, made of labelled segments; needs no files.
 
     Each segment shows one object that moves according to one of the classes of `SyntheticMotion`, which no single
@@ -102,8 +95,6 @@ class SyntheticLongVideos(SinglePass, LightningDataModule):
     """
 
     flips_change_labels = True
-    preparation: Preparation | None = None
-    """What the method does with batches of training and validation as soon as they are read."""
 
     def __init__(
         self,
@@ -117,29 +108,13 @@ class SyntheticLongVideos(SinglePass, LightningDataModule):
         probe_samples: int = 512,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        check_whole("data", 1, batch_size=batch_size, train_videos=train_videos, val_videos=val_videos)
-        check_whole("data", 1, probe_samples=probe_samples)
-        check_whole("data", 0, MAX_SEED, seed=seed)
-        self.clip, self.batch_size, self.reading = clip, batch_size, reading
-        self.train_videos, self.val_videos, self.probe_samples = train_videos, val_videos, min(probe_samples, train_videos)
-        self.long, self.features, self.seed = long, features, seed
-        self._train_loader = LoaderMemory()
+        super().__init__(clip, batch_size, reading, train_videos, val_videos, probe_samples, seed)
+        self.long, self.features = long, features
         self._check()
 
     def _check(self) -> None:
-        if self.batch_size > self.train_videos:
-            raise SettingError(
-                f"data.batch_size is {self.batch_size} but data.train_videos is {self.train_videos}: an epoch would have "
-                "no full batch; lower the first or raise the second."
-            )
-        for name in ("sampler", "crop"):
-            rule = getattr(self.clip, name)
-            if rule.related:
-                raise SettingError(
-                    f"data.clip.{name} is {type(rule).__name__}, but windows of generated videos are in equal parts and show "
-                    "complete frames; leave it out, or use videos from files."
-                )
+        self.check_batch()
+        self.check_unrelated("windows of generated videos are in equal parts and show complete frames")
         seconds, shortest = (self.clip.frames - 1) / self.long.fps, self.long.duration[0]
         if self.features is None and seconds > shortest:
             raise SettingError(
@@ -158,11 +133,6 @@ class SyntheticLongVideos(SinglePass, LightningDataModule):
         return [one.name for one in MOTION_CLASSES]
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(MOTION_CLASSES)
-
-    @property
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch."""
         return {"video": "video"} if self.features is None else {"feature": "feature"}
@@ -171,38 +141,8 @@ class SyntheticLongVideos(SinglePass, LightningDataModule):
         """Check the settings, which may have changed since; samples are made when they are asked for."""
         self._check()
 
-    def _loader(self, name: str) -> ResumableLoader:
-        train = name == "train"
-        count = {"train": self.train_videos, "val": self.val_videos, "probe": self.probe_samples}[name]
-        split: Split = "val" if name == "val" else "train"
-        dataset = LongVideoDataset(count, split, self.seed, self.long, self.clip, self.features, train)
-        trainer = self.trainer
-        ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        sampler = EpochSampler(count, self.seed, train, *ranks)
-        workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
-        prepare = self.preparation if name != "probe" else None
-        return ResumableLoader(dataset, sampler, self.batch_size, workers, _whole, prefetch_factor=ahead, prepare=prepare)
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Training videos in a random order, with windows elsewhere in every epoch; the last, incomplete batch is dropped."""
-        return self._train_loader.keep(self._loader("train"))
-
-    def val_dataloader(self) -> ResumableLoader:
-        """Validation videos in fixed order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableLoader:
-        """The validation videos."""
-        return self._loader("val")
-
-    def probe_dataloader(self) -> ResumableLoader:
-        """The first `probe_samples` training videos in fixed order, with the windows of evaluation."""
-        return self._loader("probe")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch the training is."""
-        return {"loader": self._train_loader.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where in the epoch the training was."""
-        self._train_loader.load_state_dict(state["loader"])
+    def dataset(self, part: Part) -> LongVideoDataset:
+        """Videos that are made when they are asked for. Probes read training videos with the windows of evaluation."""
+        count = {"train": self.train_videos, "probe": self.probe_samples}.get(part, self.val_videos)
+        split: Split = "train" if part in ("train", "probe") else "val"
+        return LongVideoDataset(count, split, self.seed, self.long, self.clip, self.features, part == "train")

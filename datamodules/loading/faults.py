@@ -109,6 +109,12 @@ class FaultLog:
             self._seen_bad |= faults
             self._judge()
 
+    def broken(self, split: str) -> set[str]:
+        """Files of a split that could not be read, in all processes and before the run was resumed."""
+        reports = self.report.parent.glob(REPORT.replace(".tsv", "*.tsv")) if self.report is not None else ()
+        files = self.bad.keys() | {file for report in reports for file in read_report(report)}
+        return {file.path for file in files if file.split == split}
+
     def reason(self, path: str, split: str) -> str | None:
         """Why a file of a split could not be read; None where this process does not know."""
         return self.bad.get(BadFile(path, split))

@@ -1,15 +1,21 @@
 """The command `python main.py severe`."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
+import callbacks  # noqa: F401  (these imports make short class names known to the experiments of mini-SEVERE)
+import datamodules  # noqa: F401
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.vit.beit_video import BEiTVideo
@@ -18,6 +24,7 @@ from modules.convert.load import Loaded, describe_backbone
 from modules.core.errors import MAX_SEED, SettingError, check_writable
 from modules.core.files import read_json, sha256, write_json, write_whole
 from modules.embed.command import parse_shard
+from modules.runs.cli import CLI
 from modules.severe.experiments import ALL, Experiment, Preset, choose
 from modules.severe.report import write_report
 from modules.severe.results import all_results, differences, make_result, read_result, result_path, write_result
@@ -26,12 +33,15 @@ from modules.weights.files import weight_file
 PROJECT = Path(__file__).parents[2]
 VIT_CLIPS = {"num_frames": 16, "image_size": 224}
 """Clips of the preset `vit`, for encoders whose default is another."""
-FAILED = 1
+MINI_CLIPS = {"num_frames": 16, "image_size": 32}
+"""Clips of the preset `mini`."""
+EXPECTED = ("LightningCLI's args parameter is intended", r"Found \d+ module\(s\) in eval mode at the start of training")
+"""Beginnings of warnings of Lightning about settings, and about frozen encoders, that are meant."""
 
 
 def severe(
     checkpoint: Path,
-    root: Path,
+    root: Path | None = None,
     out: Path | None = None,
     only: list[str] | None = None,
     preset: Preset | None = None,
@@ -46,6 +56,8 @@ def severe(
     and seed; the report of all of them is OUT/report.md, report.html and report.png. What is finished is not repeated, and what
     was interrupted resumes. Data sets that are not there are named in the report, and without all eight there is no mean.
 
+    With --preset mini, generated clips and a frozen encoder answer the same questions, without data sets, in minutes.
+
     Args:
         checkpoint: encoder, from any file or folder that convert reads.
         root: folder with a folder for each data set: ssv2, finegym, ucf101, ucfrep, charades, and for other experiments hmdb51,
@@ -53,7 +65,7 @@ def severe(
         out: folder for runs, results and report; null takes runs/severe_<name of the checkpoint>.
         only: names of experiments; an unknown name prints the list.
         preset: recipe; cnn is the official one, vit that of VideoMAE, which is not verified for SEVERE; null takes that of the
-            encoder.
+            encoder. mini is for any encoder, and needs no data sets.
         seeds: each experiment is run with each of them; the official code uses 100.
         layers: further YAML files for every experiment, such as configs/trainer/one_gpu.yaml.
         roots: folders of data sets that are not below root, by the names above.
@@ -62,13 +74,14 @@ def severe(
     Raises:
         SettingError: if a setting is impossible, the encoder cannot be used, or an experiment fails.
     """
-    chosen = choose(only)
     number, shares = parse_shard(shard)
     out = out or Path("runs") / f"severe_{checkpoint.stem}"
     check_writable("--out", out)
-    if not root.is_dir():
-        raise SettingError(f"--root is {root}, which is not a folder; pass the folder that holds the data sets.")
-    folders = sorted({one.folder for one in ALL.values()})
+    if preset != "mini" and (root is None or not root.is_dir()):
+        raise SettingError(
+            f"--root is {root}, which is not a folder; pass the folder of the data sets, or --preset mini, which needs none."
+        )
+    folders = sorted({one.folder for one in ALL.values() if one.folder})
     if unknown := sorted(roots.keys() - set(folders)):
         raise SettingError(f"--roots names {', '.join(unknown)}; it takes {', '.join(folders)}.")
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= MAX_SEED for seed in seeds):
@@ -76,9 +89,10 @@ def severe(
     for path in layers:
         if not path.is_file():
             raise SettingError(f"--layers names {path}, which does not exist.")
-    kind, backbone = backbone_settings(describe_backbone(checkpoint, setting="--checkpoint"), checkpoint)
+    kind, backbone = backbone_settings(describe_backbone(checkpoint, setting="--checkpoint"), checkpoint, preset)
     if preset is not None and preset != kind:
         raise SettingError(f"--preset is {preset}, but {checkpoint} holds a {backbone['class_path']}; leave --preset out.")
+    chosen = choose(only, kind)
     encoder = {"file": checkpoint.name, "sha256": sha256(weight_file(checkpoint, "--checkpoint")), **backbone}
     all_results(out, encoder["sha256"])
     layer = yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}})
@@ -87,11 +101,11 @@ def severe(
     failed: list[str] = []
     for place, (one, seed) in enumerate(tasks, 1):
         job = {"encoder": encoder, "settings": settings_of(one, kind, layers), "seed": seed}
-        data = Path(roots.get(one.folder, root / one.folder))
+        data = data_of(one, root, roots)
         path = result_path(out, one, seed)
         if read_result(path, job) is not None:
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}, seed {seed}: finished before.")
-        elif not data.is_dir():
+        elif data is not None and not data.is_dir():
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}: no data, {data} is not there.")
         else:
             rank_zero_info(f"[{place}/{len(tasks)}] {one.title}, seed {seed}: runs in {run_folder(out, one, seed)}.")
@@ -99,15 +113,29 @@ def severe(
             if found is None:
                 failed.append(f"{one.name} (seed {seed})")
             else:
-                write_result(path, make_result(found, one, kind, job))
+                result = make_result(found, one, kind, job)
+                write_result(path, result)
+                rank_zero_info(f"    {one.metric} {result['value']:.4g}")
     write_report(out, checkpoint.name, kind, chosen, seeds)
     rank_zero_info(f"Report: {out}/report.md, {out}/report.html and {out}/report.png.")
     if failed:
         raise SettingError(f"{', '.join(failed)} failed; see the messages above, then run the same command to go on.")
 
 
-def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[str, Any]]:
+def data_of(experiment: Experiment, root: Path | None, roots: dict[str, str]) -> Path | None:
+    """Folder of the data of an experiment; None for generated clips."""
+    if not experiment.folder or root is None:
+        return None
+    return Path(roots.get(experiment.folder, root / experiment.folder))
+
+
+def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = None) -> tuple[Preset, dict[str, Any]]:
     """The preset of an encoder, and the settings of its class and sizes as in YAML.
+
+    Args:
+        loaded: the encoder.
+        checkpoint: where it is from.
+        wanted: `mini` gives any encoder the settings for small clips.
 
     Raises:
         SettingError: if it is not an encoder of videos that can be fine-tuned.
@@ -126,11 +154,18 @@ def backbone_settings(loaded: Loaded, checkpoint: Path) -> tuple[Preset, dict[st
         sizes |= {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": network.num_heads}
     elif isinstance(network, BEiTVideo):
         heads = network.blocks[0].attn.num_heads  # type: ignore[union-attr]
-        sizes = {"embed_dim": network.embed_dim, "depth": len(network.blocks), "num_heads": heads, **VIT_CLIPS}
+        sizes = {"patch_size": network.grid.patch, "embed_dim": network.embed_dim, "depth": len(network.blocks)}
+        sizes |= {"num_heads": heads, **VIT_CLIPS}
     else:
         raise SettingError(
             f"--checkpoint {checkpoint} holds a {type(network).__name__}, but SEVERE fine-tunes encoders of videos."
         )
+    if wanted == "mini":
+        sizes |= MINI_CLIPS if preset == "vit" else {}
+        if isinstance(network, VideoViT):
+            # The mean over time does not tell a motion from its reverse.
+            sizes["pooling"] = "time"
+        preset = "mini"
     return preset, {"class_path": type(network).__name__, "init_args": sizes}
 
 
@@ -154,13 +189,13 @@ def run(
     experiment: Experiment,
     preset: Preset,
     seed: int,
-    data: Path,
+    data: Path | None,
     checkpoint: Path,
     out: Path,
     layers: list[Path],
     job: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """Fine-tune and test in a separate process, from where an earlier one was interrupted.
+    """Fine-tune and test, from where an earlier run was interrupted: small experiments in this process, others in their own.
 
     Returns:
         What the run measured; None if it failed.
@@ -180,22 +215,39 @@ def run(
     words = [word for path in files for word in ("--config", str(path))]
     words += [
         *experiment.options,
-        f"--data.root={data}",
+        *([f"--data.root={data}"] if data is not None else []),
+        *([f"--data.folder={out / 'features'}"] if experiment.is_cached else []),
         f"--model.backbone.checkpoint={checkpoint}",
         f"--seed_everything={seed}",
         f"--trainer.default_root_dir={folder}",
     ]
     if (folder / "checkpoints" / "last.ckpt").is_file():
         words.append("--ckpt_path=last")
-    if call([sys.executable, str(PROJECT / "main.py"), "fit", *words]) != 0:
-        return None
-    return last_result(folder)
+    # A small experiment takes no longer than the imports of a new process.
+    done = call_here(words) if preset == "mini" else call([sys.executable, str(PROJECT / "main.py"), "fit", *words]) == 0
+    return last_result(folder) if done else None
 
 
 def last_result(folder: Path) -> dict[str, Any] | None:
     """What the last test of a run measured; None if there was none."""
     files = sorted((folder / "results").glob("*-[0-9][0-9][0-9].json"))
     return read_json(files[-1]) if files else None
+
+
+def call_here(words: list[str]) -> bool:
+    """Fit in this process, without its messages; whether it succeeded. What is wrong is printed, and other experiments run."""
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            for message in EXPECTED:
+                warnings.filterwarnings("ignore", message)
+            logging.disable(logging.INFO)
+            CLI(args=["fit", *words])
+    except SettingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    finally:
+        logging.disable(logging.NOTSET)
+    return True
 
 
 def call(command: list[str]) -> int:

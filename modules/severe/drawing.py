@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 SCALE = 2
 """Pixels of the picture for one of the numbers below."""
-LABELS, PLOT, RIGHT, LINE, TOP = 230, 560, 190, 26, 62
-OWN, OTHER, TEXT, FAINT = (0, 114, 178), (150, 150, 150), (30, 30, 30), (222, 222, 222)
-# Okabe and Ito's blue for the encoder itself.
+LABELS, PLOT, RIGHT, LINE, TOP = 250, 560, 190, 26, 62
+OWN, BAND, OTHER, TEXT, FAINT = (0, 114, 178), (158, 204, 230), (150, 150, 150), (30, 30, 30), (222, 222, 222)
+# Okabe and Ito's blue for the encoder itself, and paler for its spread.
 
 
 class Row(NamedTuple):
@@ -33,7 +33,7 @@ def draw_rows(title: str, rows: list[Row]) -> bytes:
     width, height = LABELS + PLOT + RIGHT, TOP + LINE * len(rows) + 50
     picture = Image.new("RGB", (SCALE * width, SCALE * height), "white")
     canvas = ImageDraw.Draw(picture)
-    large, normal, small = (ImageFont.load_default(SCALE * size) for size in (17, 12, 10))
+    large, heading, normal, small = (ImageFont.load_default(SCALE * size) for size in (17, 14, 12, 10))
 
     def place(points: float) -> float:
         return SCALE * (LABELS + PLOT * min(max(points, 0.0), 100.0) / 100)
@@ -46,28 +46,35 @@ def draw_rows(title: str, rows: list[Row]) -> bytes:
     for number, row in enumerate(rows):
         middle = SCALE * (TOP + LINE * number + LINE // 2)
         if row.value is None and not row.others:
-            canvas.text((SCALE * 16, middle), row.title, TEXT, normal, anchor="lm", stroke_width=1)
+            canvas.text((SCALE * 16, middle), row.title, TEXT, heading, anchor="lm")
             continue
         canvas.text((SCALE * 30, middle), row.title, TEXT, normal, anchor="lm")
         canvas.line((place(0), middle, place(100), middle), FAINT, SCALE)
+        if row.value is not None and row.spread:
+            # Taller than the dots, since it is often narrower than one.
+            ends = place(row.value - row.spread), place(row.value + row.spread)
+            canvas.rectangle((ends[0], middle - SCALE * 10, ends[1], middle + SCALE * 10), BAND)
         for _, points in row.others:
             _dot(canvas, place(points), middle, 4, OTHER)
         if row.value is None:
             canvas.text((SCALE * (LABELS + PLOT + 14), middle), "no result", OTHER, normal, anchor="lm")
             continue
-        if row.spread:
-            ends = place(row.value - row.spread), place(row.value + row.spread)
-            canvas.line((ends[0], middle, ends[1], middle), OWN, SCALE * 3)
         _dot(canvas, place(row.value), middle, 6, OWN)
         text = f"{row.value:.1f}" + (f" ± {row.spread:.1f}" if row.spread else "")
         better = sum(points > row.value for _, points in row.others)
         rank = f"  ({better + 1} of {len(row.others) + 1})" if row.others else ""
         canvas.text((SCALE * (LABELS + PLOT + 14), middle), text + rank, OWN, normal, anchor="lm")
-    legend = SCALE * (bottom + 34)
+    legend = SCALE * (bottom + 36)
     _dot(canvas, SCALE * 24, legend, 6, OWN)
     canvas.text((SCALE * 38, legend), "this encoder", TEXT, small, anchor="lm")
-    _dot(canvas, SCALE * 140, legend, 4, OTHER)
-    canvas.text((SCALE * 152, legend), "published", TEXT, small, anchor="lm")
+    meaning = "percent, the larger the better"
+    if any(row.spread for row in rows):
+        meaning += "; pale band: standard deviation over seeds"
+    if any(row.others for row in rows):
+        _dot(canvas, SCALE * 140, legend, 4, OTHER)
+        canvas.text((SCALE * 152, legend), "published", TEXT, small, anchor="lm")
+        meaning += "; in brackets: rank among published results"
+    canvas.text((SCALE * LABELS, legend), meaning, TEXT, small, anchor="lm")
     stream = io.BytesIO()
     picture.resize((width * 3 // 2, height * 3 // 2), Image.Resampling.LANCZOS).save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -3,13 +3,16 @@
 An experiment fine-tunes an encoder under one kind of shift from its pretraining and ends with one number. Its settings are the
 YAML files below `configs/severe/`: those of a preset (`cnn.yaml` is the official recipe of video CNNs, `vit.yaml` that of
 VideoMAE, which SEVERE's official code does not contain), and on top those of the experiment.
+
+The preset `mini` asks the same questions with generated clips, which need no files. Its encoders are frozen. It is this
+project's, and its numbers cannot be compared with published ones.
 """
 
 from typing import Literal, NamedTuple
 
 from modules.core.errors import SettingError
 
-Preset = Literal["cnn", "vit"]
+Preset = Literal["cnn", "vit", "mini"]
 Factor = Literal["domain", "samples", "actions", "task"]
 FACTORS: dict[Factor, str] = {
     "domain": "other videos than Kinetics",
@@ -28,7 +31,7 @@ class Experiment(NamedTuple):
     """in tables"""
     factor: Factor
     folder: str
-    """of the data, below --root"""
+    """of the data, below --root; empty for generated clips"""
     metric: str
     """in the result file"""
     files: dict[Preset, tuple[str, ...]]
@@ -39,6 +42,8 @@ class Experiment(NamedTuple):
     """the smaller the better"""
     unverified: str = ""
     """what of the protocol is not known from the official code; empty if nothing"""
+    is_cached: bool = False
+    """features of the frozen encoder are computed once and kept"""
 
 
 def recipe(name: str) -> dict[Preset, tuple[str, ...]]:
@@ -109,27 +114,62 @@ FURTHER = (
     ),
 )  # fmt: skip
 """The rest of the two studies."""
+
+
+def small(name: str, title: str, factor: Factor, metric: str = "test/top1", is_error: bool = False) -> Experiment:
+    """An experiment of mini-SEVERE with its own recipe."""
+    return Experiment(name, title, factor, "", metric, {"mini": (f"severe/mini/{name}",)}, is_error=is_error)
+
+
+def probe(name: str, title: str, factor: Factor, metric: str = "test/top1") -> Experiment:
+    """An experiment of mini-SEVERE on features that are computed once."""
+    return Experiment(name, title, factor, "", metric, {"mini": ("severe/mini", f"severe/mini/{name}")}, is_cached=True)
+
+
+MINI = (
+    probe("backgrounds", "Other backgrounds", "domain"),
+    probe("objects", "Other objects", "domain"),
+    probe("noise", "Noise", "domain"),
+    probe("samples_5", "5 per class", "samples"),
+    probe("samples_20", "20 per class", "samples"),
+    probe("samples_100", "100 per class", "samples"),
+    probe("samples_all", "All samples", "samples"),
+    probe("speed", "Speed", "actions"),
+    probe("phase", "Phase", "actions"),
+    probe("direction", "Direction", "actions"),
+    small("counting", "Counting", "task", "test/MAE", is_error=True),
+    probe("labels", "Several labels", "task", "test/map"),
+    small("arrow", "Arrow of time", "task"),
+    small("detection", "Detection", "task", "test/map"),
+    probe("order", "Order of phases", "task"),
+)
+"""SEVERE in small, on generated clips."""
+TABLES: dict[Preset, tuple[Experiment, ...]] = {"cnn": SUBSET, "vit": SUBSET, "mini": MINI}
+"""The experiments of which a mean is made."""
 NOT_KNOWN = {
     "UCF101-24 detection": "no protocol of it is known here",
     "temporal action localisation": "no protocol of it is known here",
 }
 """What the studies measured besides, and why it is not here."""
-ALL = {one.name: one for one in (*SUBSET, *FURTHER)}
+ALL = {one.name: one for one in (*SUBSET, *FURTHER, *MINI)}
 VIT = "SEVERE's official code has no recipe for video transformers; this one is VideoMAE's, and was not checked"
 
 
-def choose(names: list[str] | None) -> list[Experiment]:
-    """Experiments by their names, in the order of the tables; None for the eight of the score.
+def choose(names: list[str] | None, preset: Preset) -> list[Experiment]:
+    """Experiments of a preset by their names, in the order of the tables; None for all that count in the mean.
 
     Raises:
         SettingError: if there is none of a name.
     """
     if names is None:
-        return list(SUBSET)
-    unknown = sorted(set(names) - ALL.keys())
+        return list(TABLES[preset])
+    known = {name: one for name, one in ALL.items() if preset in one.files}
+    unknown = sorted(set(names) - known.keys())
     if unknown or not names:
-        raise SettingError(f"--only names {', '.join(unknown) or 'nothing'}; choose from {', '.join(ALL)}.")
-    return [one for name, one in ALL.items() if name in names]
+        raise SettingError(
+            f"--only names {', '.join(unknown) or 'nothing'}; with the preset {preset}, choose from {', '.join(known)}."
+        )
+    return [one for name, one in known.items() if name in names]
 
 
 def doubts(experiment: Experiment, preset: Preset) -> list[str]:

@@ -7,12 +7,13 @@ slightly different numbers for some rows. All are in percent except UCF-RC, the 
 the true count.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from modules.severe.experiments import SUBSET, Preset
+from modules.severe.experiments import SUBSET, Experiment, Preset
 
 COLUMNS = tuple(one.name for one in SUBSET)
 PUBLISHED: dict[Preset, dict[str, tuple[float, ...]]] = {
+    "mini": {},
     "cnn": {
         "None (from scratch)": (56.8, 89.4, 43.1, 23.1, 45.0, 84.0, 0.232, 7.9),
         "MoCo": (57.0, 90.6, 60.7, 29.0, 65.1, 85.0, 0.220, 8.1),
@@ -47,18 +48,19 @@ PUBLISHED_MEANS = {
 """Means as they were published; the first paper has none."""
 
 
-def severe_score(numbers: Mapping[str, float]) -> float | None:
-    """Mean of the eight numbers, the counting error e as 100 (1 - e): the score of the papers that follow SEVERE.
+def severe_score(numbers: Mapping[str, float], experiments: Sequence[Experiment] = SUBSET) -> float | None:
+    """Mean of the numbers, the counting error e as 100 (1 - e): with the eight, the score of the papers that follow SEVERE.
 
     Args:
         numbers: by the name of the experiment.
+        experiments: of which the mean is made.
 
     Returns:
-        None if one of the eight is missing: there is no mean over seven.
+        None if one is missing: there is no mean over seven.
     """
-    if any(one.name not in numbers for one in SUBSET):
+    if any(one.name not in numbers for one in experiments):
         return None
-    return sum(points(one.is_error, numbers[one.name]) for one in SUBSET) / len(SUBSET)
+    return sum(points(one.is_error, numbers[one.name]) for one in experiments) / len(experiments)
 
 
 def points(is_error: bool, number: float) -> float:

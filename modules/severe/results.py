@@ -8,7 +8,7 @@ from modules.core.errors import SettingError
 from modules.core.files import read_json, write_json, write_whole
 from modules.severe.experiments import Experiment, Preset, doubts
 
-FORMAT = "lightning-video-ssl SEVERE result, version 1"
+FORMAT = "lightning-video-ssl SEVERE result, version 2"
 REPEATABLE = (
     "protocol",
     "data",
@@ -17,8 +17,6 @@ REPEATABLE = (
     "flip",
     "seed",
     "trained_steps",
-    "videos",
-    "key_frames",
     "classes",
 )
 """What is taken over of the result file of the run, where it has it."""
@@ -57,10 +55,20 @@ def make_result(run: dict[str, Any], experiment: Experiment, preset: Preset, job
         "value": metrics[experiment.metric],
         "metrics": metrics,
         **{name: run[name] for name in REPEATABLE if name in run},
-        "missed": len(run.get("missed", [])),
+        "videos": videos(run),
         "unverified": doubts(experiment, preset),
         "job": job,
     }
+
+
+def videos(run: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """By split, how many videos (key frames in detection) were `used`, and how many `missed` since they could not be read.
+
+    Args:
+        run: content of the run's result file.
+    """
+    tested = {"used": run.get("videos", run.get("key_frames", 0)), "missed": len(run.get("missed", []))}
+    return {**(run.get("samples_read") or {}), "test": tested}
 
 
 def read_result(path: Path, job: dict[str, Any]) -> dict[str, Any] | None:

@@ -78,6 +78,7 @@ def test_windows_over_a_video() -> None:
         found = Timed(16).views(VideoInfo(case["nf"], 16.0, 2, 2), case["clips"], case["window"])
         assert found[:, 0].tolist() == case["expected"]["starts"]
         assert len(np.unique(found[0])) == case["expected"]["frames_per_clip"]
+        assert (len(np.unique(found, axis=0)) == 1) == (case["nf"] <= case["window"])
     assert cases
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import main  # noqa: F401  (the classes that YAML files name)
 from modules.core.errors import SettingError
 from modules.runs.cli import CLI
 from modules.severe.experiments import ALL, VIT, choose, doubts
@@ -74,6 +75,16 @@ def test_settings_fit(name: str, preset: Any) -> None:
     assert network == {"cnn": "VideoResNet", "vit": "VideoViT"}[preset]
     assert any(one.class_path.endswith("ResultFile") for one in config.trainer.callbacks)
     assert (VIT in doubts(ALL[name], preset)) == (preset == "vit")
+
+
+def test_avid_cma_is_fine_tuned_with_ten_times_the_rate() -> None:
+    words = [
+        word
+        for file in (*ALL["gym99"].files["cnn"], "severe/cnn/avid_cma")
+        for word in ("--config", f"{ROOT}/configs/{file}.yaml")
+    ]
+    settings = parser().parse_args(words).model.init_args.optim.init_args
+    assert (settings.base_lr, settings.milestones, settings.weight_decay) == (1e-3, SHORT[1], 0)
 
 
 def test_choice() -> None:

@@ -67,6 +67,8 @@ def test_files_that_crashed_any_process_are_known_to_all(tmp_path: Path) -> None
         log.write_to(tmp_path, rank)
         record(log, NAMES, [5], [(rank, "decoder crashed"), (3, "timed out")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad_videos.rank1.tsv", "bad_videos.tsv"]
+    assert logs[0].broken("train") == {*NAMES[:2], NAMES[3]}
+    assert not logs[0].broken("val")
     later = FaultLog(1.0)
     later.write_to(tmp_path)
     assert later.crashes(manifest(NAMES), "train") == {0, 1}
