@@ -18,6 +18,12 @@ START, END = "<!-- compare.py -->\n", "<!-- end of compare.py -->\n"
 EVERYTHING = "all"
 UTD = {"linear": "UTD linear", "knn": "UTD kNN", "linear_few": "UTD 10 %"}
 AXES = (*FACTORS, EVERYTHING)
+MEANINGS = {
+    "domain": "backgrounds, objects and noise that are new",
+    "samples": "few labels",
+    "actions": "classes that differ in little",
+    "task": "other tasks than classification",
+}
 COLUMNS = (*AXES, *UTD)
 """Of the table."""
 Scores = dict[str, float]
@@ -126,9 +132,9 @@ def table(comparison: Comparison, columns: Mapping[str, str]) -> list[str]:
     """
     lines = ["| | " + " | ".join(columns.values()) + " |", "|---" + "|---:" * len(columns) + "|"]
     for row in ROWS:
-        found = comparison.scores(row)
-        cells = [row.impossible, *[""] * (len(columns) - 1)] if row.impossible else [cell(found, name) for name in columns]
-        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+        title = f"{row.title}: {row.impossible}" if row.impossible else row.title
+        cells = [cell(comparison.scores(row), name) for name in columns]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines.append("| chance | " + " | ".join(cell([comparison.chance()], name) for name in columns) + " |")
     return lines
 
@@ -248,7 +254,7 @@ def draw(comparison: Comparison) -> bytes:
     sheet = Image.new("RGB", (SCALE * 2 * width, SCALE * (2 * height + 30)), "white")
     canvas = ImageDraw.Draw(sheet)
     normal, small = (ImageFont.load_default(SCALE * size) for size in (12, 10))
-    for number, (axis, meaning) in enumerate(FACTORS.items()):
+    for number, (axis, meaning) in enumerate(MEANINGS.items()):
         left, top = number % 2 * width, number // 2 * height
 
         def place(value: float, left: int = left) -> float:

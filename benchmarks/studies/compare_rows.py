@@ -36,7 +36,7 @@ class Row(NamedTuple):
     """why it is not measured; empty if it is"""
 
 
-TOWER = "needs a published image tower, and no file was downloaded"
+TOWER = "not measured, needs the weights of a published image tower"
 ROWS = (
     Row("videomae", "VideoMAE", "VideoViT", "videomae"),
     Row("videomae_v2", "VideoMAE V2", "VideoViT", "videomae"),
@@ -47,7 +47,7 @@ ROWS = (
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("tubelet_contrast", "TubeletContrast", "VideoResNet", "tubelet_contrast"),
     Row("locomotion", "LocoMotion", "BEiTVideo", "locomotion"),
-    Row("skeleton_contrast", "Skeleton contrast", "", "skeleton_contrast", "takes skeletons: cannot be measured on videos"),
+    Row("skeleton_contrast", "Skeleton contrast", "", "skeleton_contrast", "cannot be measured on videos, takes skeletons"),
     Row("supervised_vit", "supervised VideoViT", "VideoViT"),
     Row("supervised_cnn", "supervised VideoResNet", "VideoResNet"),
     Row("untrained_vit", "untrained VideoViT", "VideoViT"),
