@@ -67,12 +67,10 @@ def compare(
 
     def measure(job: Job) -> None:
         pretrain(job, run, settings)
-        severe(job, run, only)
         if clips is not None:
             utd_mhad(job, clips)
+        severe(job, run, only)
 
-    # Ends like Ctrl-C: commands save where they are.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(processes) as pool:
         try:
             running: dict[Future[None], Job] = {pool.submit(measure, job): job for job in jobs}
@@ -96,6 +94,8 @@ def compare(
 
 
 if __name__ == "__main__":
+    # SIGTERM ends it like Ctrl-C: commands save where they are.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         auto_cli(compare, as_positional=False)
     except KeyboardInterrupt:
