@@ -190,9 +190,9 @@ def generated(comparison: Comparison, picture: str) -> str:
     each = max((seeds[row] for row in trained), default=0), max(seeds[row] for row in UNTRAINED.values())
     few = next((one.utd["recordings"][2] for one in measured if one.utd), 0)
     lines = [
-        f"{len(trained)} trained rows with {each[0]} seed(s), untrained networks with {each[1]}.",
-        f"It took {run.get('minutes', 0):.0f} minutes on {run.get('cores')} cores ({run.get('machine')}),",
-        f"with {run.get('processes')} rows at a time, {run.get('threads')} thread(s) each, PyTorch {run.get('torch')}.",
+        f"Trained rows: {len(trained)}, seeds of each: {each[0]}; seeds of untrained networks: {each[1]}.",
+        f"It took {run.get('minutes', 0):.0f} minutes on {run.get('cores')} cores ({run.get('machine')}), with "
+        f"{run.get('processes')} rows at a time, {run.get('threads')} thread(s) each, PyTorch {run.get('torch')}.",
         "",
         *table(comparison, {**{axis: axis for axis in AXES}, **UTD}),
         "",

@@ -87,7 +87,7 @@ class FailedError(Exception):
 
 
 class Processes:
-    """Runs commands in processes of their own, which end when this one is told to.
+    """Runs commands in separate processes, which end when this one is told to.
 
     Args:
         threads: of each.
