@@ -112,7 +112,7 @@ class Processes:
                 if self._stopped:
                     raise FailedError("stopped")
                 command = [sys.executable, str(ROOT / "main.py"), *words]
-                # In a session of its own, Ctrl-C does not reach it: it gets one signal, that of `stop`, and saves.
+                # In a separate session, Ctrl-C does not reach it: it gets one signal, that of `stop`, and saves.
                 process = subprocess.Popen(
                     command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
                 )
