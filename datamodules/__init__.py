@@ -34,6 +34,7 @@ from datamodules.sets.vggsound import VGGSound
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic_boxes import SyntheticBoxes
 from datamodules.synthetic_long import SyntheticLongVideos
 from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
@@ -99,6 +100,7 @@ __all__ = [
     "Square",
     "StreamedVideos",
     "Stretched",
+    "SyntheticBoxes",
     "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticSkeleton",

@@ -212,6 +212,23 @@ def test_from_the_official_lists_to_the_result_file(films: Path, tmp_path: Path)
     assert list(tmp_path.glob("pictures/*_key_frame.png"))
 
 
+def test_a_video_transformer_from_prepared_films_to_the_result_file(films: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    main(["prepare", "videos", f"--source={films}", f"--out={small}", "--short_side=32", "--workers=0"])
+    layers = [f"--config={ROOT / name}" for name in ("configs/severe/vit/ava.yaml", "configs/debug/tiny_classifier.yaml")]
+    sizes = ("size=micro", "image_size=32", "num_frames=4", "patch_size=8", "embed_dim=32", "depth=2", "num_heads=2")
+    data = [f"--data.root={small}", f"--data.lists.folder={films}", f"--data.films.start={FILM_START}", "--data.batch_size=2"]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.num_sanity_val_steps=0"]
+    main(["fit", *layers, *(f"--model.backbone.{size}" for size in sizes), *data, *quiet, f"--trainer.default_root_dir={tmp_path}"])
+    (result,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(result.read_text())
+    assert (content["protocol"], content["trained_steps"]) == ("ava_severe_vit_unverified", 2)
+    assert 0 < content["metrics"]["test/map"] <= 100
+    # Films are the prepared ones, frames are squares, and a batch has two of them.
+    assert [path.name for path in sorted(small.glob("*.mp4"))] == ["Ab.C-1.mp4", "train2.mp4", "val1.mp4", "val2.mp4"]
+    assert (content["key_frames"], content["boxes"], content["missed"]) == (2, 3, [])
+
+
 def test_pictures_show_the_boxes() -> None:
     method = ActionDetection(tiny_cnn(), ACTIONS, flip=0, optim=SGD)
     output = method.step(batch_with_boxes(), generator())
