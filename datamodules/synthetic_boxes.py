@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from datamodules.lists.packed import PackedStrings
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.loading.single_pass import SinglePass
-from datamodules.settings import LoadSettings
 from datamodules.sets.ava import Evaluation
+from datamodules.settings import LoadSettings
 from datamodules.synthetic import check_frames
 from datamodules.video.key_frames import RATE, KeyFrames
 from datamodules.video.sampling import ClipSettings
@@ -96,7 +96,7 @@ class SyntheticBoxes(SinglePass, LightningDataModule):
         seed: of the clips, their boxes and their order.
     """
 
-    class_names = list(ACTIONS)
+    class_names = ACTIONS
     num_classes = len(ACTIONS)
     flips_change_labels = True
     """Right and left are actions."""
