@@ -1,9 +1,8 @@
 """Clips of several objects on black of which one moves, with what it does and the boxes of all in the key frame.
 
-The key frame is the one in the middle. There, each object is inside a quarter of the picture of its own, and its place, size
-and angle are distributed alike whatever it does: no box of the key frame tells which object moves, or how. All motions pass
-through the key frame at one speed, so that pairs of actions (right and left, grow and shrink and so on) show almost the same
-pictures in the reverse order.
+The key frame is the one in the middle. There, every object is in another quarter of the picture, and its place, size and angle
+are distributed alike whatever it does: no box of the key frame tells which object moves, or how. Motions have one speed, and
+the key frame is halfway: two actions in opposite directions show almost the same pictures in reverse order.
 """
 
 from dataclasses import dataclass
