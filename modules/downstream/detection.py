@@ -255,7 +255,9 @@ def frame_of_boxes(key_frames: Any) -> Tensor:
 def regions_of(batch: Batch) -> Regions:
     """The boxes of a batch of key frames. Raises SettingError for others."""
     if batch.regions is None:
-        raise SettingError("ActionDetection needs key frames with boxes, which the data do not have; choose --data AVA or SyntheticBoxes.")
+        raise SettingError(
+            "ActionDetection needs key frames with boxes, which the data do not have; choose --data AVA or SyntheticBoxes."
+        )
     return batch.regions
 
 
