@@ -42,8 +42,8 @@ TRUE_COLOUR, NO_COLOUR = "lime", "white"
 
 
 class ActionDetection(Method):
-    """Trains an action classifier for boxes of key frames, together with the pretrained backbone (`model.backbone.checkpoint`),
-    or alone.
+    """Trains an action classifier for boxes of key frames, alone or together with the pretrained backbone
+    (`model.backbone.checkpoint`).
 
     `val/map` and `test/map` are the frame mAP in percent, at an overlap of 0.5, over the evaluated actions of the data.
 
