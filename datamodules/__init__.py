@@ -34,6 +34,7 @@ from datamodules.sets.vggsound import VGGSound
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
 from datamodules.synthetic import SyntheticMotion
+from datamodules.synthetic_boxes import SyntheticBoxes
 from datamodules.synthetic_long import SyntheticLongVideos
 from datamodules.synthetic_repetitions import SyntheticRepetitions
 from datamodules.synthetic_skeleton import SyntheticSkeleton
@@ -103,6 +104,7 @@ __all__ = [
     "StreamedVideos",
     "Stretched",
     "Strided",
+    "SyntheticBoxes",
     "SyntheticLongVideos",
     "SyntheticMotion",
     "SyntheticRepetitions",

@@ -43,7 +43,8 @@ TRUE_COLOUR, NO_COLOUR = "lime", "white"
 
 
 class ActionDetection(Method):
-    """Trains an action classifier for boxes of key frames, together with the pretrained backbone (`model.backbone.checkpoint`).
+    """Trains an action classifier for boxes of key frames, alone or together with the pretrained backbone
+    (`model.backbone.checkpoint`).
 
     `val/map` and `test/map` are the frame mAP in percent, at an overlap of 0.5, over the evaluated actions of the data.
 
@@ -55,6 +56,7 @@ class ActionDetection(Method):
         dropout: on the pooled feature of a box, before the head.
         flip: probability of mirroring a training clip with its boxes; null takes 0.5, or 0 if classes depend on
             left and right.
+        frozen: train the classifier alone, on the encoder in evaluation mode.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
         optim: optimiser and schedule; null uses SGD at 0.1 with 5 epochs of warm-up, times 0.1 at epochs 10 and 15.
 
@@ -70,6 +72,7 @@ class ActionDetection(Method):
         num_classes: int = 80,
         dropout: float = 0.5,
         flip: float | None = None,
+        frozen: bool = False,
         official_order: bool = False,
         optim: ScheduleSettings | None = None,
     ) -> None:
@@ -77,7 +80,7 @@ class ActionDetection(Method):
         self.flip = RandomFlip("model.flip", flip)
         if not 0 <= dropout < 1:
             raise SettingError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
-        self.backbone, self.official_order = backbone, official_order
+        self.backbone, self.frozen, self.official_order = backbone, frozen, official_order
         self.stride = backbone.grid.patch if isinstance(backbone, VideoViT | FrameTower) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
@@ -87,6 +90,16 @@ class ActionDetection(Method):
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._missed: list[int] = []
         self._frames: list[int] = []
+        if frozen:
+            backbone.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> "ActionDetection":
+        """Training mode, of which a frozen backbone takes no notice."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     # --- Network ---
 
@@ -245,7 +258,9 @@ def frame_of_boxes(key_frames: Any) -> Tensor:
 def regions_of(batch: Batch) -> Regions:
     """The boxes of a batch of key frames. Raises SettingError for others."""
     if batch.regions is None:
-        raise SettingError("ActionDetection needs key frames with boxes, which the data do not have; choose --data AVA.")
+        raise SettingError(
+            "ActionDetection needs key frames with boxes, which the data do not have; choose --data AVA or SyntheticBoxes."
+        )
     return batch.regions
 
 

@@ -62,6 +62,15 @@ def test_every_parameter_learns_and_only_boxes_are_seen(backbone: Any) -> None:
         assert (method.step(other, generator())["loss"] != output["loss"]).item() == changes
 
 
+def test_frozen_encoder_stays_as_it_is() -> None:
+    method = ActionDetection(tiny_cnn(), ACTIONS, frozen=True, optim=SGD).train()
+    before = {name: value.clone() for name, value in method.backbone.state_dict().items()}
+    method.step(batch_with_boxes(), generator())["loss"].backward()
+    assert [name for name, value in method.named_parameters() if value.grad is not None] == ["head.weight", "head.bias"]
+    assert all(torch.equal(value, before[name]) for name, value in method.backbone.state_dict().items())
+    assert method.dropout.training
+
+
 def test_a_batch_without_boxes_has_no_loss_and_no_gradient() -> None:
     method = ActionDetection(tiny_cnn(), ACTIONS, optim=SGD)
     batch = batch_with_boxes()
@@ -210,6 +219,24 @@ def test_from_the_official_lists_to_the_result_file(films: Path, tmp_path: Path)
     assert (content["key_frames"], content["boxes"], content["missed"]) == (2, 3, [])
     assert set(content["average_precision"]) == {"bend/bow (at the waist)", 'crouch \\"low\\"', "jump"}
     assert list(tmp_path.glob("pictures/*_key_frame.png"))
+
+
+def test_a_video_transformer_from_prepared_films_to_the_result_file(films: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    main(["prepare", "videos", f"--source={films}", f"--out={small}", "--short_side=32", "--workers=0"])
+    layers = [f"--config={ROOT / name}" for name in ("configs/severe/vit/ava.yaml", "configs/debug/tiny_classifier.yaml")]
+    sizes = ("size=micro", "image_size=32", "num_frames=4", "patch_size=8", "embed_dim=32", "depth=2", "num_heads=2")
+    data = [f"--data.root={small}", f"--data.lists.folder={films}", f"--data.films.start={FILM_START}", "--data.batch_size=2"]
+    words = [*(f"--model.backbone.{size}" for size in sizes), f"--trainer.default_root_dir={tmp_path}"]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.num_sanity_val_steps=0"]
+    main(["fit", *layers, *words, *data, *quiet])
+    (result,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(result.read_text())
+    assert (content["protocol"], content["trained_steps"]) == ("ava_severe_vit_unverified", 2)
+    assert 0 < content["metrics"]["test/map"] <= 100
+    # Films are the prepared ones, frames are squares, and a batch has two of them.
+    assert [path.name for path in sorted(small.glob("*.mp4"))] == ["Ab.C-1.mp4", "train2.mp4", "val1.mp4", "val2.mp4"]
+    assert (content["key_frames"], content["boxes"], content["missed"]) == (2, 3, [])
 
 
 def test_pictures_show_the_boxes() -> None:
