@@ -16,5 +16,5 @@ from modules.backbones.vit.video_vit import VideoViT
 __all__ = ["AGCN", "HCN", "I3D", "S3D", "AnyEncoder", "BEiTVideo", "BiGRU", "Depth", "SignalCNN", "VideoResNet", "VideoViT"]
 
 AnyEncoder = VideoViT | VideoCNN | BEiTVideo | SkeletonEncoder | Depth | SignalCNN
-"""What methods take that serve every kind of stream. Of a protocol (`modules.backbones.encoder.Encoder`), the command line
-would not find the classes by their short names."""
+"""The encoder type of methods that support every kind of stream. It is a union of classes because the command line could not
+resolve short class names from a protocol (`modules.backbones.encoder.Encoder`)."""

@@ -166,7 +166,7 @@ REFUSED = {
     "double bodies": ("hcn", torch.zeros(1, 3, 16, 25, 2).double(), "was given float64"),
     "another body": ("gcn", torch.zeros(1, 3, 16, 17, 2), "not 2 of 17 in 3"),
     "no frames": ("gru", torch.zeros(1, 3, 0, 25, 2), "skeletons of at least one frame"),
-    "another window": ("hcn", torch.zeros(1, 3, 32, 25, 2), "window 16 but clips have 32 frames"),
+    "another window": ("hcn", torch.zeros(1, 3, 32, 25, 2), "window 16, but clips have 32 frames"),
     "a signal of one axis": ("signal", torch.zeros(6), r"takes signals \[B, 6, L\] of float32, but was given float32 \[6\]"),
     "other channels": ("signal", torch.zeros(1, 24, 6), "takes 6 channels, but the data have 24"),
 }

@@ -122,8 +122,8 @@ BROKEN = {
     "page": (b"<html><body>404</body></html>", "it is a text file"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a text file"),
     "cut": (cut({"state_dict": {"weight": torch.ones(100, 100)}}), "it is cut short or damaged"),
-    "array": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n", "it holds no tensors and plain values"),
-    "archive": (b"\x1f\x8b\x08\x00\x00", "it holds no tensors and plain values"),
+    "array": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n", "it does not contain tensors and plain values"),
+    "archive": (b"\x1f\x8b\x08\x00\x00", "it does not contain tensors and plain values"),
 }
 
 
@@ -258,14 +258,14 @@ def test_code_in_torchscript_does_not_run(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/constants.pkl", b"")
         archive.writestr("archive/data.pkl", pickle.dumps(Evil(trace)))
-    with pytest.raises(SettingError, match=r"it holds a \w+\.mkdir, which could run code"):
+    with pytest.raises(SettingError, match=r"it contains a \w+\.mkdir, which could run code"):
         read_weights(path, "x")
     assert not trace.exists()
 
 
 def test_refused_classes_are_named(tmp_path: Path) -> None:
     torch.save({"model": WEIGHTS, "args": Evil(tmp_path / "trace")}, tmp_path / "weights.pth")
-    with pytest.raises(SettingError, match=r"it holds a \w+\.mkdir, which could run code") as caught:
+    with pytest.raises(SettingError, match=r"it contains a \w+\.mkdir, which could run code") as caught:
         read_weights(tmp_path / "weights.pth", "x")
     assert "weights_only" not in str(caught.value)
 
