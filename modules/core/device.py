@@ -44,7 +44,7 @@ def _set_precision(values: Sequence[str]) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Context of evaluation mode without gradients. The modes of all submodules and the random state are restored at the end."""
+    """Context of evaluation mode without gradients. All submodules' modes and the random state are restored at the end."""
     training = [part for part in module.modules() if part.training]
     state = torch.get_rng_state()
     module.eval()

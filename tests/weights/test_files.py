@@ -160,7 +160,7 @@ def test_checkpoints_of_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FOLDER_FILES)
 def test_folders_are_read(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"model\.init_from: the folder .* holds none of model\.safetensors"):
+    with pytest.raises(SettingError, match=r"model\.init_from: the folder .* contains none of model\.safetensors"):
         read_weights(tmp_path, "model.init_from")
     path = tmp_path / name
     save_file(WEIGHTS, path) if path.suffix == ".safetensors" else torch.save({"module": WEIGHTS}, path)
