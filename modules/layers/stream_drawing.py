@@ -253,8 +253,8 @@ def draw_spectrogram(audio: Tensor, height: int, width: int) -> Tensor:
 def draw_features(feature: Tensor, height: int, width: int) -> Tensor:
     """A sequence of features as a picture, with one row per channel and one column per step.
 
-    If there are more of them than pixels, each pixel shows the mean of several. Colours are those of `shades`, from the smallest
-    to the largest value.
+    If there are more of them than pixels, each pixel shows the mean of several. Colours are those of `shades`, from the
+    smallest to the largest value.
 
     Args:
         feature: float [S, D]
