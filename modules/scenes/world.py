@@ -1,8 +1,8 @@
 """The state of generated clips over time, from which all their streams are made, exactly synchronous.
 
 `World.at` returns the position of every object at any time. Frames, flow, depth, masks, sound, sensors and skeletons use it,
-and draw no random motion themselves. The class is the motion of the first object (`modules/scenes/classes.py`); those of the other
-objects are drawn independently. Axis letters: `N` clips, `K` objects, `S` times.
+and draw no random motion themselves. The class is the motion of the first object (`modules/scenes/classes.py`); those of the
+other objects are drawn independently. Axis letters: `N` clips, `K` objects, `S` times.
 """
 
 import math
