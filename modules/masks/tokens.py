@@ -46,8 +46,8 @@ class RunningCellMask(MaskGenerator):
 
     The positions of a cell are numbered row by row. In each slice, 4 * ratio consecutive positions are masked (cyclically), and
     the pattern shifts back by one position per slice; its offset is drawn uniformly per clip. So over four slices, every token
-    is visible equally often. The cells, the ratio 0.5 and the shift over time are from the paper; the order of the positions and the shift
-    by one position per slice are from the official code.
+    is visible equally often. The cells, the ratio 0.5 and the shift over time are from the paper; the order of the positions
+    and the shift by one position per slice are from the official code.
 
     Args:
         ratio: fraction of masked tokens: 0.25, 0.5 or 0.75.
