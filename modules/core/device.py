@@ -102,7 +102,7 @@ def constant(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @contextmanager
 def own_constants() -> Iterator[None]:
-    """Context with a cache of its own, for tensors without data (meta or fake tensors), which must not be reused later."""
+    """Context with a separate cache, for tensors without data (meta or fake tensors), which must not be reused later."""
     before = dict(_KEPT)
     _KEPT.clear()
     try:

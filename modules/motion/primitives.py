@@ -165,7 +165,7 @@ REVERSIBLE = tuple(
     or name
     in ("P.start", "P.stop", "C.straight", "C.curve", "C.zigzag", "C.loop", "C.turn", "R.cw", "R.ccw", "R.tilt", "R.full")
 )
-"""Primitives that become another one, which has words of its own, if a clip runs backwards."""
+"""Primitives that become another one, which has its own words, if a clip runs backwards."""
 
 
 def mirror_heading(heading: int) -> int:

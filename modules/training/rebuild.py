@@ -45,7 +45,9 @@ def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[ty
             "pass its arguments to load_from_checkpoint."
         ) from error
     if not issubclass(kind, wanted):
-        raise SettingError(f"{source} holds a {kind.__name__}, not a {wanted.__name__}; ask that class for it.")
+        raise SettingError(
+            f"{source} contains a {kind.__name__}, not a {wanted.__name__}; use {kind.__name__}.load_from_checkpoint."
+        )
     return kind, vars(built)
 
 

@@ -405,13 +405,13 @@ def test_other_heads_are_refused(pretraining: dict[str, Tensor], tmp_path: Path)
     torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
     for name, to in (("hf", "huggingface"), ("a.safetensors", "safetensors"), ("b.pth", "official")):
         convert(tmp_path / "last.ckpt", tmp_path / name, to=to, heads=4, decoder_heads=1, image_size=32, num_frames=4)
-        message = r"model\.%s names .* has 4 heads where model\.backbone\.num_heads is 2"
+        message = r"model\.%s names .* has num_heads 4, but model\.backbone\.num_heads is 2"
         with pytest.raises(SettingError, match=message % r"backbone\.checkpoint"):
             VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / name))
         with pytest.raises(SettingError, match=message % "init_from"):
             start(str(tmp_path / name))
     convert(tmp_path / "last.ckpt", tmp_path / "c.safetensors", heads=2, decoder_heads=2, image_size=32, num_frames=4)
-    with pytest.raises(SettingError, match=r"has 2 heads where model\.decoder\.heads is 1"):
+    with pytest.raises(SettingError, match=r"has decoder_heads 2, but model\.decoder\.heads is 1"):
         start(str(tmp_path / "c.safetensors"))
 
 

@@ -104,7 +104,7 @@ def test_an_encoder_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # What gives other outputs is not kept, nor what cannot be written at all.
     monkeypatch.setattr(export, "_program", lambda built: None)
     monkeypatch.setattr(export, "_write_program", lambda *_: lambda clips: network(network.preprocess(clips)) + 1e-3)
-    with pytest.raises(SettingError, match=r"outputs that differ from the network's by .* above 1e-05, and is not kept"):
+    with pytest.raises(SettingError, match=r"would differ from the network's by .* above 1e-05, so it is not kept"):
         convert(source, tmp_path / "other.pt2", to="export", num_frames=FRAMES, image_size=SIDE)
 
     def refuse(*_: Any) -> None:

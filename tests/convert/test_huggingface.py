@@ -115,7 +115,7 @@ def test_config_tells_the_sizes_again(kind: str, tmp_path: Path) -> None:
         ({"use_mean_pooling": False}, "use_mean_pooling False"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps 'small'"),
         ({"image_size": [224, 112]}, r"image_size \[224, 112\]; only integers and squares"),
-        ({"num_frames": None}, "num_frames None; only whole numbers"),
+        ({"num_frames": None}, "num_frames None; only integers"),
         (None, "is not the config of a model"),
     ],
 )

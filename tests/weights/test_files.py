@@ -43,11 +43,11 @@ def test_forms(content: dict, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prefix", "said"),
     [
-        ("module.", "module. left out"),
-        ("_orig_mod.", "_orig_mod. left out"),
-        ("module._orig_mod.", "module. and _orig_mod. left out"),
-        ("_orig_mod.module.", "module. and _orig_mod. left out"),
-        ("backbone._orig_mod.", "_orig_mod. left out"),
+        ("module.", "module. removed"),
+        ("_orig_mod.", "_orig_mod. removed"),
+        ("module._orig_mod.", "module. and _orig_mod. removed"),
+        ("_orig_mod.module.", "module. and _orig_mod. removed"),
+        ("backbone._orig_mod.", "_orig_mod. removed"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -62,12 +62,12 @@ def test_prefixes_of_wrapping_modules(
         read = read_weights(path, "model.checkpoint")
     start = "backbone." if prefix.startswith("backbone.") else ""
     assert read.keys() == {start + key for key in WEIGHTS}
-    assert f"{said} of the names of 2 tensors" in caplog.text
+    assert f"{said} from the names of 2 tensors" in caplog.text
 
 
 def test_wrapped_and_bare_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     torch.save({**WEIGHTS, "_orig_mod.weight": torch.zeros(2, 3)}, tmp_path / "weights.pth")
-    with pytest.raises(SettingError, match=r"both with and without the prefix"):
+    with pytest.raises(SettingError, match=r"contains the same tensors with and without the prefix"):
         read_weights(tmp_path / "weights.pth", "x")
 
 

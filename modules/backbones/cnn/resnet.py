@@ -29,7 +29,7 @@ class VideoResNet(VideoCNN):
         bn_eps: eps of every BatchNorm; null uses that of the weights: 1e-3 for weights of TubeletContrast and CtP (official
             code) and for random initialisation, 1e-5 for weights of torchvision and of the other published methods.
         channels_last: use the channels-last memory layout for weights and maps, which cuDNN's half-precision kernels expect.
-            Results and names are the same. It is no gain on CPU: R3D-18 is as fast, R(2+1)D-18 trains about 20 % slower.
+            Results and names are the same. There is no gain on CPU: R3D-18 is as fast, R(2+1)D-18 trains about 20 % slower.
         recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
         checkpoint: file with weights: a .safetensors or .ckpt of this project, torchvision's, an official .pth of
             TubeletContrast or CtP, or a published file supported by `from_published`.
