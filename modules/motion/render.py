@@ -81,7 +81,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(record: MotionRecord, picture: tuple[int, int], wrap: bool) -> Geometry:
-    """Of objects in pictures of that height and width, on the device of the record."""
+    """The geometry of objects in pictures of this height and width, on the device of the record."""
     (height, width), size = picture, record.size.float()
     matrix = inverse_affine(record.angle.float(), record.shear.float(), size)
     dx, dy = (

@@ -281,7 +281,7 @@ def hold_frozen(optimiser: torch.optim.Optimizer, epochs_done: float) -> None:
     """Remove the gradients of groups that are not trained yet, so that the step does not change them or their state.
 
     Args:
-        optimiser: with gradients, before its step.
+        optimiser: optimiser before its step, with gradients.
         epochs_done: completed epochs plus the fraction of the current one.
     """
     for group in optimiser.param_groups:

@@ -62,7 +62,7 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
     Lightning restores its counters from the checkpoint, even if the batch size has changed.
 
     Args:
-        trainer: at the start of training, after a checkpoint was read.
+        trainer: trainer at the start of training, after a checkpoint was read.
         loader: training loader.
     """
     counts, usual = FitCounts(trainer), int(trainer.num_training_batches)

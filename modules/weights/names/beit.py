@@ -59,8 +59,8 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         state: weights. The text encoder and the heads of VindLU are dropped; names of this project are kept. If all blocks
-            share one table, as in BEiT's pretraining, each block gets it. Of a complete method of this project, only
-            `backbone.*` is used.
+            share one table, as in BEiT's pretraining, each block gets it. If the weights are a complete method of this project,
+            only `backbone.*` is used.
     """
     if any(key.startswith("backbone.") for key in state):
         return {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

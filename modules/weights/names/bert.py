@@ -43,8 +43,8 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         state: `embeddings.*` and `encoder.*`, optionally with the prefix `bert.` or `text_encoder.bert.`, and optionally
-            `cls.*`. Old files call weight and bias of a LayerNorm gamma and beta. Of a complete method of this project, only
-            `text.*` is used.
+            `cls.*`. Old files call weight and bias of a LayerNorm gamma and beta. If the weights are a complete method of this
+            project, only `text.*` is used.
     """
     if "text.words.weight" in state:
         return {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}

@@ -12,7 +12,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     4. Names of the backbones are renamed by `modules.weights.names.video_cnn.from_official`.
 
     Args:
-        state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all but `backbone.*` may be missing.
+        state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all except `backbone.*` are optional.
     """
     layers = {"2.": "0.", "4.": "2."} if "fc.4.weight" in state else {}
     renamed: dict[str, Tensor] = {}
