@@ -57,10 +57,10 @@ class ClipAugmentation:
             rand_augment(self.rand_augment)
         for name, highest in (("jitter", 1.0), ("hue", 0.5), ("erase", 1.0)):
             _check("augmentation", name, getattr(self, name), highest)
-        self.mirror()  # refuses what is no probability
+        self.mirror()  # checks the probability
 
     def mirror(self) -> RandomFlip:
-        """What mirrors clips with the probability that is set."""
+        """The random flip with the configured probability."""
         return RandomFlip("model.augmentation.flip", self.flip)
 
 
@@ -103,16 +103,16 @@ def _note(changes: list[Change], *levels: float, name: str) -> list[Change]:
 
 
 def rand_augment(name: str) -> RandAugment:
-    """timm's RandAugment of that name, for lists of changes in the place of PIL images: it adds what it would do.
+    """timm's RandAugment of that name. Instead of changing PIL images, it appends its operations to lists of changes.
 
     Raises:
-        SettingError: if timm knows no such one, or it takes operations that are not for clips.
+        SettingError: if timm does not know the name, or the operations are not supported for clips.
     """
     try:
         found = rand_augment_transform(name, {})
         for operation in found.ops:
             change = operation.name.removesuffix("Increasing")
-            KIND_OF[change]  # refuses what is none
+            KIND_OF[change]  # raises KeyError if it is not supported
             operation.aug_fn, operation.kwargs = _note, {"name": change}
     except (AssertionError, KeyError, ValueError) as error:
         raise SettingError(
@@ -132,11 +132,11 @@ def jitter_colours(settings: ClipAugmentation, rng: np.random.Generator) -> list
 
 
 def draw_changes(count: int, settings: ClipAugmentation, seed: int) -> list[list[Change]]:
-    """What is done to some clips besides mirroring, before normalisation.
+    """Changes of some clips other than mirroring, before normalisation.
 
     Args:
-        count: of clips.
-        settings: what is drawn.
+        count: number of clips.
+        settings: settings of the augmentation.
         seed: source of randomness.
     """
     changes: list[list[Change]] = [[] for _ in range(count)]
@@ -151,12 +151,12 @@ def draw_changes(count: int, settings: ClipAugmentation, seed: int) -> list[list
 
 
 def prepare_pixels(settings: ClipAugmentation, stream: str, seed: int, batch: Batch, epoch: int | None) -> None:
-    """What `augment_pixels` does with a batch of training, as `modules.core.batch.Preparation`.
+    """Draw the changes for `augment_pixels` for a training batch, as a `modules.core.batch.Preparation`.
 
     Args:
-        settings: what is done.
-        stream: of the clips.
-        seed: of the run. A clip's changes are a function of it, the epoch, its row and its place in the row.
+        settings: settings of the augmentation.
+        stream: name of the stream of the clips.
+        seed: seed of the run. A clip's changes are a function of it, the epoch, the sample's row and the clip's view.
         batch: see `Preparation`.
         epoch: see `Preparation`.
     """
@@ -171,13 +171,13 @@ def prepare_pixels(settings: ClipAugmentation, stream: str, seed: int, batch: Ba
 def augment_pixels(
     clips: Tensor, settings: ClipAugmentation, generator: torch.Generator, groups: list[Group] | None = None
 ) -> Tensor:
-    """All that is done before normalisation.
+    """Apply the augmentations before normalisation.
 
     Args:
         clips: uint8 [N, T, H, W, 3]
-        settings: what is done.
+        settings: settings of the augmentation.
         generator: source of randomness, on the device of the clips.
-        groups: of the clips' changes but mirroring; None draws them from the seed of the generator.
+        groups: the clips' changes without mirroring; None draws them from the seed of the generator.
 
     Returns:
         uint8 [N, T, H, W, 3]
@@ -194,18 +194,18 @@ def augment_pixels(
 
 
 def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Fill a box of some clips with normal noise, the same box in all frames, each with noise of its own (timm's).
+    """Fill a box of some clips with normal noise: the same box in all frames, with independent noise per frame (timm).
 
     Args:
         video: float [N, 3, T, H, W], normalised.
-        probability: of a clip to lose a box.
+        probability: probability that a box of a clip is erased.
         generator: source of randomness, on the device of the clips.
 
     Returns:
         float [N, 3, T, H, W]; `video` may be changed in place.
     """
     with seeded_libraries(generator.initial_seed(), BOXES):
-        # Frames as further channels: timm gives each its own noise.
+        # Frames are passed as channels, so timm draws independent noise for each.
         erased = RandomErasing(probability, mode="pixel", device=video.device)(video.flatten(1, 2))
     return erased.view_as(video)
 
@@ -213,14 +213,14 @@ def erase_boxes(video: Tensor, probability: float, generator: torch.Generator) -
 def mix_clips(
     video: Tensor, targets: Tensor, settings: Mixing, generator: torch.Generator, labelled: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mixup or cutmix of a batch with itself in reversed order (timm's).
+    """Mixup or cutmix of a batch with itself in reversed order (timm).
 
     Args:
         video: float [N, 3, T, H, W]; may be changed in place.
         targets: float [N, K], probabilities of the classes.
-        settings: what is drawn.
-        generator: of the step; the share and the box come from its seed.
-        labelled: bool [N], which targets mean something; None if all do. The others mix with nobody.
+        settings: settings of mixing.
+        generator: generator of the step; the ratio and the box are drawn from its seed.
+        labelled: bool [N], which clips have labels; None if all do. Others are not mixed.
 
     Returns:
         Mixed clips and targets.
@@ -232,7 +232,7 @@ def mix_clips(
         settings.mixup, settings.cutmix, None, settings.probability, settings.switch, label_smoothing=0, num_classes=pairs
     )
     with seeded_libraries(generator.initial_seed(), MIXING):
-        # Frames as further channels; the clips' own numbers in the place of classes give the share of each clip in each.
+        # Frames are passed as channels. The clips' indices are passed as classes, which gives the ratio of each clip.
         plain = video[:pairs] if labelled is None else video[:pairs].clone()
         mixed, shares = mixup(video[:pairs].flatten(1, 2), torch.arange(pairs, device=video.device))
     mixed, blend = mixed.view_as(plain), shares.to(targets) @ targets[:pairs]

@@ -1,7 +1,7 @@
-"""Colour changes of whole clips on the device: brightness, contrast, hue and saturation (TubeletContrast, official code).
+"""Colour changes of complete clips on the device: brightness, contrast, hue and saturation (TubeletContrast, official code).
 
-Values are 0..255. Brightness and contrast leave fractions; the change of hue and saturation works on whole numbers, with
-hue from 0 to 179 as in OpenCV, and does not wrap hue around, as in the official code.
+Values are 0..255. Brightness and contrast give fractional values; the change of hue and saturation works on integers, with hue
+from 0 to 179 as in OpenCV. As in the official code, hue does not wrap around.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ HUES = 180
 
 
 def rgb_to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """OpenCV's HSV of whole RGB values: hue 0..179, saturation and value 0..255, rounded.
+    """OpenCV's HSV of integer RGB values: hue 0..179, saturation and value 0..255, rounded.
 
     Args:
         rgb: float [..., 3]

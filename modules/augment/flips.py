@@ -12,24 +12,24 @@ from modules.language.grammar import flip_words
 
 HALF = 0.5
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-"""Between the words of a name such as SwipeLeft."""
+"""Position between the words of a name such as SwipeLeft."""
 
 
 def flip_some(clip: Tensor, generator: torch.Generator, probability: float = HALF) -> Tensor:
-    """Mirror some clips left to right, all frames of a clip alike.
+    """Mirror some clips left to right, consistently for all frames of a clip.
 
     Args:
         clip: [B, T, H, W, C]
         generator: source of randomness.
-        probability: of a clip to be mirrored.
+        probability: probability of mirroring a clip.
     """
     chosen = torch.rand(len(clip), generator=generator, device=clip.device) < probability
     return torch.where(chosen[:, None, None, None, None], clip.flip(3), clip)
 
 
 def flips_change_labels(data: Any) -> bool:
-    """Whether a mirrored clip may belong to another class: the data module says so, or the name of a class would have to be
-    mirrored too, as 'Swiping Left' or 'SwipeLeft' (a folder of videos has no other way to say so)."""
+    """Whether a mirrored clip may belong to another class: the data module declares it, or the name of a class would have to be
+    mirrored too, such as 'Swiping Left' or 'SwipeLeft' (a folder of videos has no other way to declare this)."""
     names = [CAMEL.sub(" ", name).lower() for name in getattr(data, "class_names", None) or ()]
     return getattr(data, "flips_change_labels", False) or any(flip_words(name) != name for name in names)
 
@@ -39,7 +39,7 @@ class RandomFlip:
 
     Args:
         setting: name of the setting on the command line.
-        asked: probability of mirroring a clip; None takes one half, or 0 where left and right are classes of the data.
+        asked: probability of mirroring a clip; None uses one half, or 0 if classes of the data depend on left and right.
 
     Raises:
         SettingError: if it is not a probability.
@@ -56,7 +56,7 @@ class RandomFlip:
         anyway.
 
         Args:
-            data: data module, set up; None where there is none.
+            data: data module after its setup; None if there is none.
         """
         if not flips_change_labels(data):
             self.probability = HALF if self.asked is None else self.asked
@@ -69,10 +69,10 @@ class RandomFlip:
         elif self.asked:
             rank_zero_warn(
                 f"{self.setting} is {self.asked:g}, so clips are mirrored although left and right matter in {name}; set "
-                f"it to 0, or leave it out, to mirror none."
+                f"it to 0, or remove it, to mirror none."
             )
         self.probability = self.asked or 0.0
 
     def __call__(self, clip: Tensor, generator: torch.Generator) -> Tensor:
-        """Mirror some clips left to right, all frames of a clip alike: [B, T, H, W, C]."""
+        """Mirror some clips left to right, consistently for all frames of a clip: [B, T, H, W, C]."""
         return flip_some(clip, generator, self.probability)

@@ -1,11 +1,10 @@
-"""Changes of the pixels of whole clips: those of RandAugment (timm) and of a colour jitter (torchvision).
+"""Changes of the pixels of complete clips: those of RandAugment (timm) and of a colour jitter (torchvision).
 
-What is done to each clip is a list that the host knows before it has the clip. Clips whose next change is of one kind are
-changed at once, each with its own strength, so that the number of operations does not grow with the number of clips;
-and nothing is read from the device. Results are those of torchvision's functions for one clip after the other, but that a
-value may be rounded to its neighbour.
+The host draws a list of changes for each clip in advance. Clips whose next change is of the same kind are changed together,
+each with its own strength, so that the number of operations does not grow with the number of clips. There is no host sync.
+Results are those of torchvision's functions applied to each clip, except for rounding to a neighbouring value.
 
-Axis letters: `N` clips of a batch, `n` those that are changed at once. All frames of a clip are changed alike.
+Axis letters: `N` clips of a batch, `n` clips that are changed together. All frames of a clip are changed in the same way.
 """
 
 import math
@@ -24,7 +23,7 @@ from modules.core.device import constant
 GREY = 128
 EDGE, MIDDLE = 1 / 13, 5 / 13
 BLUR = ((EDGE, EDGE, EDGE), (EDGE, MIDDLE, EDGE), (EDGE, EDGE, EDGE))
-"""PIL's kernel of a smoothed picture."""
+"""PIL's smoothing kernel."""
 
 
 class Change(NamedTuple):
@@ -33,7 +32,7 @@ class Change(NamedTuple):
     name: str
     """timm's name of the operation, without 'Increasing', or Hue"""
     levels: tuple[float, ...] = ()
-    """strength, where it has one"""
+    """strength, if it has one"""
 
 
 @dataclass(eq=False)
@@ -42,9 +41,9 @@ class Group:
 
     kind: str
     rows: Tensor
-    """int64 [n], which clips"""
+    """int64 [n], indices of the clips"""
     values: Tensor
-    """[n, ...], their strengths, as the kind takes them"""
+    """[n, ...], their strengths, encoded for the kind"""
 
 
 # --- Strengths, on the host ---
@@ -56,31 +55,32 @@ def _solarize_add(values: Tensor, amount: int) -> Tensor:
 
 VALUES: dict[str, Callable[..., Tensor]] = {
     "Invert": tv.invert,
-    # No bit at all, at full strength, would be a black clip.
+    # With 0 bits, at full strength, the clip would be black.
     "Posterize": lambda values, bits: tv.posterize(values, max(1, bits)),
     "Solarize": lambda values, threshold: tv.solarize(values, threshold) if threshold < 256 else values,
     "SolarizeAdd": _solarize_add,
     "Brightness": tv.adjust_brightness,
 }
-"""Changes that depend on nothing but the value."""
+"""Changes that only depend on the value."""
 
 
 def _table(change: Change, picture: tuple[int, int]) -> list[int]:
-    """What becomes of each of the 256 values."""
+    """The new value for each of the 256 values."""
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
     table: list[int] = VALUES[change.name](values, *change.levels).flatten().tolist()
     return table
 
 
 def _shares(change: Change, picture: tuple[int, int]) -> tuple[float, float, float]:
-    """Shares of the picture and of what it is blended with, and whether that is the mean."""
+    """Weights of the picture and of the blended value, and whether the latter is the mean."""
     return change.levels[0], 1 - change.levels[0], float(change.name == "Contrast")
 
 
 def _matrix(change: Change, picture: tuple[int, int]) -> list[list[float]]:
-    """Where pixels come from, counted from the centre: [2, 3].
+    """Affine matrix from output to source coordinates, relative to the centre: [2, 3].
 
-    PIL shears about the upper left corner, and turns about the centre; it turns the other way, and shifts where they come from.
+    PIL shears about the upper left corner and rotates about the centre. Its rotation has the opposite direction, and its
+    translation applies to the source.
     """
     (level,), (height, width) = change.levels, picture
     if change.name == "Rotate":
@@ -117,7 +117,7 @@ def _equalize(clips: Tensor, _: Tensor) -> Tensor:
 
 
 def _blend(clips: Tensor, shares: Tensor) -> Tensor:
-    """With the grey picture, which changes saturation, or with the mean of it, which changes contrast: float [n, 3]."""
+    """Blend with the grey picture, which changes saturation, or with its mean, which changes contrast: float [n, 3]."""
     share, rest, to_mean = map(_per_clip, shares.unbind(1))
     grey = tv.rgb_to_grayscale(clips).float()
     other = torch.where(to_mean > 0, grey.mean((2, 3, 4), keepdim=True), grey)
@@ -125,7 +125,7 @@ def _blend(clips: Tensor, shares: Tensor) -> Tensor:
 
 
 def _sharpen(clips: Tensor, share: Tensor) -> Tensor:
-    """Blend with the smoothed picture, which has the same border: float [n, 1], the share of the picture."""
+    """Blend with the smoothed picture, which has the same border: float [n, 1], weight of the picture."""
     if min(clips.shape[-2:]) <= 2:
         return clips
     made = clips.float()
@@ -137,13 +137,13 @@ def _sharpen(clips: Tensor, share: Tensor) -> Tensor:
 
 
 def _move(clips: Tensor, matrix: Tensor) -> Tensor:
-    """Rotate, shear or shift, with grey where nothing comes from: float [n, 2, 3], see `_matrix`."""
+    """Rotate, shear or shift, with grey outside the source: float [n, 2, 3], see `_matrix`."""
     height, width = clips.shape[-2:]
     x, y = (torch.linspace((1 - side) / 2, (side - 1) / 2, side, device=clips.device) for side in (width, height))
     places = torch.stack([*torch.meshgrid(x, y, indexing="xy"), x.new_ones(1, 1).expand(height, width)], dim=-1)
     scaled = matrix.transpose(1, 2) / constant((width / 2, height / 2), torch.float32, clips.device)
     grid = places.view(1, -1, 3).expand(len(clips), -1, -1).bmm(scaled).view(-1, height, width, 2)
-    # Frames as further channels; the last one says how much of a pixel comes from inside.
+    # Frames are passed as channels; the last channel is the fraction of a pixel that is inside the source.
     planes = clips.flatten(1, 2).float()
     planes = torch.cat([planes, planes.new_ones(1, 1, 1, 1).expand(len(clips), 1, height, width)], dim=1)
     moved = F.grid_sample(planes, grid, "bilinear", "zeros", align_corners=False)
@@ -152,7 +152,7 @@ def _move(clips: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _turn_hue(clips: Tensor, shift: Tensor) -> Tensor:
-    """float [n, 1], a share of the circle"""
+    """float [n, 1], as a fraction of the circle"""
     colours = clips.float() / 255
     red, green, blue = colours.unbind(2)
     value, low = colours.amax(2), colours.amin(2)
@@ -165,17 +165,17 @@ def _turn_hue(clips: Tensor, shift: Tensor) -> Tensor:
     for peak in (5, 3, 1):
         away = (peak + sixth).remainder(6)
         made.append(value - spread * torch.minimum(away, 4 - away).clamp(0, 1))
-    # As torchvision rounds.
+    # Rounding as in torchvision.
     return (torch.stack(made, dim=2) * (256 - 1e-3)).to(torch.uint8)
 
 
 class Kind(NamedTuple):
-    """Changes that are made at once."""
+    """A kind of changes that can be applied together."""
 
     encode: Callable[[Change, tuple[int, int]], Any]
     apply: Callable[[Tensor, Tensor], Tensor]
     dtype: torch.dtype = torch.float32
-    """of what is encoded"""
+    """type of the encoded strengths"""
 
 
 KINDS = {
@@ -200,10 +200,10 @@ KIND_OF = {
 
 
 def group_changes(changes: list[list[Change]], picture: tuple[int, int]) -> list[Group]:
-    """Put the changes of a batch into an order in which many are made at once; those of one clip keep theirs.
+    """Group the changes of a batch so that many are applied together; the order within each clip is kept.
 
     Args:
-        changes: of each of N clips, in their order.
+        changes: changes of each of N clips, in order.
         picture: height and width.
     """
     waiting = {row: [*own] for row, own in enumerate(changes) if own}
@@ -218,11 +218,11 @@ def group_changes(changes: list[list[Change]], picture: tuple[int, int]) -> list
 
 
 def change_pixels(clips: Tensor, groups: list[Group]) -> Tensor:
-    """Make the changes.
+    """Apply the changes.
 
     Args:
         clips: uint8 [N, T, H, W, 3]
-        groups: on their device.
+        groups: groups of changes, on the device of the clips.
 
     Returns:
         uint8 [N, T, H, W, 3]; `clips` are not changed.

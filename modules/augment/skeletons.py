@@ -1,7 +1,7 @@
 """Spatial augmentation of skeletons, batched on the device (https://arxiv.org/abs/2108.03656, official code).
 
-Each clip is either sheared as a whole, or some of its joints are moved or zeroed, in all frames and for both persons. All
-of these multiply a joint's coordinates by a matrix, so one product is enough.
+Each clip is either sheared completely, or some of its joints are jittered or zeroed, in all frames and for both persons. Each
+of these changes multiplies a joint's coordinates by a matrix, so one product is enough.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from modules.core.errors import SettingError
 
 
 class SkeletonDraws(NamedTuple):
-    """What is drawn for a batch of clips."""
+    """Random draws for a batch of clips."""
 
     sheared: Tensor
     """bool [B], clips that are sheared; joints of the others are jittered"""
     chosen: Tensor
-    """bool [B, J], joints that jitter would change"""
+    """bool [B, J], joints that jitter changes"""
     zeroed: Tensor
-    """bool [B], whether jitter would move the chosen joints to the origin instead of multiplying them by a matrix"""
+    """bool [B], whether jitter moves the chosen joints to the origin instead of multiplying them by a matrix"""
     matrix: Tensor
-    """float [B, 3, 3], of the shear, whose diagonal is 1 whatever this says, or of the jitter, from the right"""
+    """float [B, 3, 3], matrix of the shear, whose diagonal is replaced by 1, or of the jitter, multiplied from the right"""
 
 
 def joint_matrices(draws: SkeletonDraws) -> Tensor:
@@ -43,7 +43,7 @@ def transform_joints(skeleton: Tensor, matrices: Tensor) -> Tensor:
         matrices: float [B, J, 3, 3]
     """
     columns = matrices.permute(3, 0, 2, 1)[..., None, :, None]
-    # Sums of products and no matrix product, which some devices compute with fewer digits.
+    # Sums of products instead of a matrix product, which some devices compute with lower precision.
     return sum(column * skeleton[:, None, axis] for axis, column in enumerate(columns))
 
 
@@ -77,7 +77,7 @@ class SkeletonAugmentation:
             raise SettingError(f"model.augmentation.joints is {self.joints}; it must be at least 0.")
 
     def draw(self, clips: int, joints: int, generator: torch.Generator) -> SkeletonDraws:
-        """Draw for `clips` clips of bodies with `joints` joints."""
+        """Draw for `clips` clips of skeletons with `joints` joints."""
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, device=generator.device)

@@ -1,7 +1,7 @@
 """Augmentation of waveforms and log-mel spectrograms, batched on the device (AudioMAE and CAV-MAE, official code).
 
-Each change is a pure function of what was drawn; what draws is apart. Axis letters: `B` samples, `C` channels, `S` samples of
-sound, `F` frames, `K` mel bins or classes.
+Drawing and applying are separate: each change is a pure function of its random draws. Axis letters: `B` samples, `C` channels,
+`S` samples of sound, `F` frames, `K` mel bins or classes.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ BETA = 10
 
 
 def draw_beta(count: int, generator: torch.Generator) -> Tensor:
-    """Draws from Beta(10, 10), mean .5 and standard deviation .109: the 10th smallest of 19 uniform numbers has that law.
+    """Draws from Beta(10, 10), with mean 0.5 and standard deviation 0.109: the distribution of the 10th smallest of 19 uniform
+    numbers.
 
     Returns:
         float32 [count]
@@ -31,7 +32,7 @@ def draw_beta(count: int, generator: torch.Generator) -> Tensor:
 
 
 class Bands(NamedTuple):
-    """What SpecAugment blanks out, each int64 [B]; the last ones are not blanked."""
+    """Bands that SpecAugment sets to 0, each int64 [B]; the last index is exclusive."""
 
     first_bin: Tensor
     last_bin: Tensor
@@ -41,11 +42,11 @@ class Bands(NamedTuple):
 
 @dataclass(frozen=True)
 class SpecAugment:
-    """One band of frequencies and one of frames become 0, before normalisation (https://arxiv.org/abs/1904.08779).
+    """Set one band of frequencies and one of frames to 0, before normalisation (https://arxiv.org/abs/1904.08779).
 
     Args:
-        bins: Width of the band of frequencies, drawn below this.
-        frames: Width of the band of frames, drawn below this; it may lie where a spectrogram is only filled up.
+        bins: Upper limit of the random width of the band of frequencies.
+        frames: Upper limit of the random width of the band of frames, which may be within the padding.
 
     Raises:
         SettingError: If a width is negative.
@@ -88,7 +89,7 @@ def blank_bands(spectrogram: Tensor, bands: Bands) -> Tensor:
 
 
 class NoiseDraws(NamedTuple):
-    """What noise and roll are made of."""
+    """Random draws for noise and roll."""
 
     uniform: Tensor
     """float [B, F, K], from 0 to 1"""
@@ -100,13 +101,13 @@ class NoiseDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseAndRoll:
-    """Noise, and a roll over time, of normalised spectrograms, what only fills up included.
+    """Add noise to normalised spectrograms, including padding, and roll them over time.
 
     Args:
-        shift: Frames that they are rolled by at most; CAV-MAE takes all, AudioMAE's option, off in its recipes, 10.
+        shift: Largest shift in frames; CAV-MAE uses all frames, AudioMAE's option, which its recipes disable, 10.
 
     Raises:
-        SettingError: If it is not at least 1.
+        SettingError: If `shift` is not at least 1.
     """
 
     shift: int = 1024
@@ -133,7 +134,7 @@ def add_noise_and_roll(spectrogram: Tensor, draws: NoiseDraws) -> Tensor:
 
 
 def roll(values: Tensor, shift: Tensor) -> Tensor:
-    """Roll the second axis of each sample by its own number of steps; what leaves at the end comes in at the beginning.
+    """Roll the second axis of each sample by its own number of steps, cyclically.
 
     Args:
         values: [B, N, ...], spectrograms, or waveforms [B, S].
@@ -150,7 +151,7 @@ def roll(values: Tensor, shift: Tensor) -> Tensor:
 def draw_gain(batch: int, generator: torch.Generator) -> Tensor:
     """Factors for `scale_waveforms`, 0.5 + Beta(10, 10): float32 [batch].
 
-    It is what AudioMAE's `roll_mag_aug` does; the roll in that name moves nothing, or one sample of a stereo file.
+    This is the effect of AudioMAE's `roll_mag_aug`; its roll has no effect, or shifts a stereo file by one sample.
     """
     return 0.5 + draw_beta(batch, generator)
 
@@ -161,22 +162,22 @@ def scale_waveforms(waveform: Tensor, gain: Tensor) -> Tensor:
 
 
 class MixDraws(NamedTuple):
-    """What is mixed with what."""
+    """Random draws for mixing."""
 
     mixed: Tensor
-    """bool [B]"""
+    """bool [B], whether a sample is mixed"""
     partner: Tensor
-    """int64 [B], place in the batch"""
+    """int64 [B], index of the other sample in the batch"""
     weight: Tensor
-    """float [B], of the own one, from 0 to 1"""
+    """float [B], weight of the sample itself, from 0 to 1"""
 
 
 @dataclass(frozen=True)
 class WaveformMixup:
-    """Some samples are mixed with another one of the batch.
+    """Mix some samples with another one of the batch.
 
     Args:
-        probability: Of a sample to be mixed.
+        probability: Probability that a sample is mixed.
 
     Raises:
         SettingError: If it is not a probability.
@@ -196,12 +197,12 @@ class WaveformMixup:
 
 
 def mix_waveforms(waveform: Tensor, draws: MixDraws, length: Tensor | None = None) -> Tensor:
-    """The weighted sum of two waveforms without their means; the partner is filled up with 0 or cut to the length of the first.
+    """Weighted sum of two waveforms without their means. The second one is padded with 0 or cut to the length of the first.
 
     Args:
-        waveform: float [B, S] or [B, C, S]; gains come before.
-        draws: what is mixed.
-        length: int64 [B], samples that are real; None where all are. The mixture has that of the first.
+        waveform: float [B, S] or [B, C, S], after gains are applied.
+        draws: draws for mixing.
+        length: int64 [B], lengths without padding; None if there is no padding. The mixture has the length of the first.
     """
     waveform = centred(waveform, length)
     mixed = blend(waveform, draws)
@@ -212,19 +213,19 @@ def mix_waveforms(waveform: Tensor, draws: MixDraws, length: Tensor | None = Non
 
 
 def blend(values: Tensor, draws: MixDraws) -> Tensor:
-    """The weighted sum of two samples, where they are mixed: float [B, ...]. CAV-MAE mixes its normalised pictures so too."""
+    """Weighted sum of two samples if they are mixed: float [B, ...]. CAV-MAE also mixes its normalised images in this way."""
     weight = torch.where(draws.mixed, draws.weight, 1).to(values.dtype).view(-1, *[1] * (values.ndim - 1))
     return weight * values + (1 - weight) * values[draws.partner]
 
 
 def mix_labels(label: Tensor, draws: MixDraws, smoothing: float = 0.0) -> Tensor:
-    """Targets of mixed samples: both labels, with the weights of their sounds; one that both have counts twice.
+    """Targets of mixed samples: the sum of both labels, weighted like their sounds.
 
     Args:
         label: float [B, K], 1 for the classes of a sample, 0 for others.
-        draws: what is mixed.
-        smoothing: what classes lose; each target is at least `smoothing` / K, to which labels are added in a mixture, and which
-            they replace where nothing is mixed (CAV-MAE: .1).
+        draws: draws for mixing.
+        smoothing: label smoothing (CAV-MAE: 0.1). The smallest target is `smoothing` / K. Weighted labels times
+            (1 - `smoothing`) are added to it in a mixture; without mixing, classes have the target 1 - `smoothing`.
     """
     low, high = smoothing / label.shape[1], 1 - smoothing
     return torch.where(draws.mixed[:, None], low + high * blend(label, draws), low + (high - low) * label)

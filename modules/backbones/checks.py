@@ -1,4 +1,4 @@
-"""What encoders refuse to take. Only shapes and types are looked at, so that nothing waits for the device."""
+"""Checks of the inputs of encoders. They only look at shapes and types, so they cause no host sync."""
 
 import torch
 from torch import Tensor
@@ -9,29 +9,29 @@ VIDEO, RAW_VIDEO = "[B, 3, T, H, W]", "[B, T, H, W, 3]"
 
 
 def check_raw(clip: Tensor, channels: int, network: str) -> None:
-    """Refuse clips that are not [B, T, H, W, C], before they are normalised.
+    """Check that clips are [B, T, H, W, C], before they are normalised.
 
     Args:
-        clip: what `preprocess` was given.
+        clip: input of `preprocess`.
         channels: C.
         network: name of the encoder's class.
 
     Raises:
-        SettingError: if they are of another form.
+        SettingError: if the clips have another shape.
     """
     if clip.ndim != 5 or clip.shape[-1] != channels:
         raise SettingError(
-            f"{network}.preprocess takes clips as they are decoded, [B, T, H, W, {channels}], but was given {_form(clip)}; "
-            "put the axes in this order, and give a single image or clip the axes of batch and time."
+            f"{network}.preprocess takes decoded clips [B, T, H, W, {channels}], but was given {_form(clip)}; "
+            "put the axes in this order, and add the axes of batch and time to a single image or clip."
         )
 
 
 def check_video(video: Tensor, weight: Tensor, network: str) -> None:
-    """Refuse what is no normalised clip [B, 3, T, H, W].
+    """Check that the input is a batch of normalised clips [B, 3, T, H, W].
 
     Args:
-        video: what the encoder was given.
-        weight: of its first layer.
+        video: input of the encoder.
+        weight: weight of its first layer.
         network: name of its class.
 
     Raises:
@@ -40,16 +40,16 @@ def check_video(video: Tensor, weight: Tensor, network: str) -> None:
     if video.ndim != 5 or video.shape[1] != 3 or not _fits(video, weight):
         raise SettingError(
             f"{network} takes normalised clips {VIDEO} of float32, but was given {_form(video)}; pass "
-            f"network.preprocess(clip), which makes them of uint8 {RAW_VIDEO}."
+            f"network.preprocess(clip), which makes them from uint8 {RAW_VIDEO}."
         )
 
 
 def check_signal(signal: Tensor, weight: Tensor, channels: int, network: str) -> None:
-    """Refuse what is no signal [B, C, L].
+    """Check that the input is a batch of signals [B, C, L].
 
     Args:
-        signal: what the encoder was given.
-        weight: of its first layer.
+        signal: input of the encoder.
+        weight: weight of its first layer.
         channels: C.
         network: name of its class.
 
@@ -68,17 +68,17 @@ def check_signal(signal: Tensor, weight: Tensor, channels: int, network: str) ->
 
 
 def check_bodies(skeleton: Tensor, weight: Tensor, joints: int, persons: int, network: str) -> None:
-    """Refuse what is no clip of skeletons [B, 3, T, J, M].
+    """Check that the input is a batch of skeleton clips [B, 3, T, J, M].
 
     Args:
-        skeleton: what the encoder was given.
-        weight: of its first layer.
+        skeleton: input of the encoder.
+        weight: weight of its first layer.
         joints: J.
         persons: M.
         network: name of its class.
 
     Raises:
-        SettingError: if it has other axes, another body or another type.
+        SettingError: if it has other axes, another number of joints or persons, or another type.
     """
     if skeleton.ndim != 5 or not _fits(skeleton, weight):
         raise SettingError(
@@ -87,16 +87,16 @@ def check_bodies(skeleton: Tensor, weight: Tensor, joints: int, persons: int, ne
         )
     _, coordinates, frames, given_joints, given_persons = skeleton.shape
     if not frames:
-        raise SettingError(f"{network} takes skeletons of at least one frame; give it longer ones.")
+        raise SettingError(f"{network} takes skeletons of at least one frame; pass longer ones.")
     if (coordinates, given_joints, given_persons) != (3, joints, persons):
         raise SettingError(
             f"{network} takes {persons} persons of {joints} joints in 3 coordinates, not {given_persons} of {given_joints} in "
-            f"{coordinates}; choose data that has these."
+            f"{coordinates}; choose data of this form."
         )
 
 
 def _fits(clip: Tensor, weight: Tensor) -> bool:
-    """Whether the type is one that the weights can be multiplied with; autocast makes others of float32 only."""
+    """Whether the weights can be multiplied with this type. Autocast converts float32 only, not float64."""
     return clip.is_floating_point() and (clip.dtype != torch.float64 or weight.dtype == torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""Depth as images: a video network takes distances as grey values."""
+"""Depth as grey images, for encoders of video."""
 
 from typing import Any, Literal
 
@@ -22,14 +22,15 @@ from modules.weights.run_config import inside
 
 
 class Depth(Layered, nn.Module):
-    """A network of videos that takes depth.
+    """An encoder of video, applied to depth.
 
-    Millimetres from `near` to `far` become 0 to 1, what lies outside the nearer end, and what was not measured 0. Three equal
-    channels of it are normalised as the network's own clips. That the range is 0 to 4500 mm and channels are repeated is this
-    project's choice; papers on depth (such as https://arxiv.org/abs/2108.03329) could not be compared.
+    Distances from `near` to `far` (in millimetres) become 0 to 1. Distances outside the range are clamped, and pixels without
+    a measurement become 0. The result is repeated to three channels and normalised like the network's own clips. The default
+    range of 0 to 4500 mm and the repeated channels are this project's choice; they could not be compared with papers on depth
+    (such as https://arxiv.org/abs/2108.03329).
 
     Args:
-        network: encoder of videos; its `checkpoint` may name weights that were trained on colour.
+        network: encoder of video; its `checkpoint` may contain weights that were trained on colour.
         near: distance that becomes 0, in millimetres.
         far: distance that becomes 1, in millimetres.
         checkpoint: file with weights that were trained on depth; see `load_encoder`.
@@ -60,7 +61,7 @@ class Depth(Layered, nn.Module):
             self.load(checkpoint)
 
     def load(self, path: str) -> LoadReport:
-        """Load weights strictly (see `load_encoder`), and feed clips as they were fed to the network of the file.
+        """Load weights strictly (see `load_encoder`), and use the preprocessing that they were trained with.
 
         Raises:
             SettingError: if the file cannot be read or does not fit.
@@ -80,7 +81,7 @@ class Depth(Layered, nn.Module):
         return report
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """uint16 millimetres [B, T, H, W, 1] -> float32 [B, 3, T, H, W] as the network's weights want it."""
+        """uint16 millimetres [B, T, H, W, 1] -> float32 [B, 3, T, H, W], normalised as the network's weights expect."""
         check_raw(clip, 1, type(self).__name__)
         far = clip.float()
         grey = ((far - self.near) / (self.far - self.near)).clamp(0, 1)
@@ -88,29 +89,29 @@ class Depth(Layered, nn.Module):
         return self.network.preprocess(255 * grey.expand(*grey.shape[:-1], 3))
 
     def forward_features(self, depth: Tensor) -> Tensor:
-        """Tokens or map of the network, of what `preprocess` gives."""
+        """Tokens or feature map of the network, from the output of `preprocess`."""
         return self.network.forward_features(depth)
 
     @property
     def feature_dim(self) -> int:
-        """That of the network; see `Layered.feature_dim`."""
+        """Feature length of the network; see `Layered.feature_dim`."""
         return self.network.feature_dim
 
     def layers(self, clip: Tensor) -> Layers:
-        """Those of the network; see `Layered.layers`."""
+        """Layers of the network; see `Layered.layers`."""
         return self.network.layers(clip)
 
     def forward(self, depth: Tensor) -> Tensor:
-        """Pooled features [B, D] of the network, of what `preprocess` gives."""
+        """Pooled features [B, D] of the network, from the output of `preprocess`."""
         features: Tensor = self.network(depth)
         return features
 
     def no_weight_decay(self) -> set[str]:
-        """Those of the network."""
+        """Names of the network's parameters without weight decay."""
         return {f"network.{name}" for name in self.network.no_weight_decay()}
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Those of the network."""
+        """Layer groups of the network."""
         return self.network.layer_groups()
 
     def adopt(self, origin: Origin) -> list[str]:
@@ -118,5 +119,5 @@ class Depth(Layered, nn.Module):
         return self.network.adopt(origin)
 
     def facts(self) -> dict[str, Any]:
-        """What `adopt` needs again, for checkpoints."""
+        """What `adopt` needs when a checkpoint is loaded."""
         return self.network.facts() | {"near": self.near, "far": self.far}

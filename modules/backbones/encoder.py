@@ -11,12 +11,12 @@ from modules.core.batch import Kind
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A network on clips, of whatever kind. All are `nn.Module`s; there is no common base class beyond that."""
+    """An encoder of clips of any kind. Encoders are `nn.Module`s; they have no other common base class."""
 
     kind: Kind
-    """of the stream that it takes"""
+    """kind of its input stream"""
     embed_dim: int
-    """channels of `forward_features`"""
+    """number of channels of `forward_features`"""
 
     @property
     def feature_dim(self) -> int:
@@ -24,11 +24,11 @@ class Encoder(Protocol):
         ...
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """Clips from the data -> normalised as the weights expect."""
+        """Normalise clips from the data as the weights expect."""
         ...
 
     def forward_features(self, video: Tensor, /) -> Tensor:
-        """Tokens, sequence or map before pooling, from the output of `preprocess`."""
+        """Tokens, sequence or feature map before pooling, from the output of `preprocess`."""
         ...
 
     def forward(self, video: Tensor, /) -> Tensor:
@@ -48,9 +48,9 @@ class Encoder(Protocol):
         ...
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that an optimiser must not decay, besides biases and one-dimensional ones."""
+        """Names of parameters without weight decay, in addition to biases and one-dimensional parameters."""
         ...
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input to the output, for layer-wise learning rates."""
+        """Parameters grouped by layer, from the input to the output, for layer-wise learning rates."""
         ...

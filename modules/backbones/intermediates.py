@@ -1,4 +1,4 @@
-"""Features between the layers of an encoder, as timm's networks give them."""
+"""Intermediate features of encoders, with the interface of timm."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,19 +12,19 @@ OutputFormat = Literal["grid", "NLC"]
 
 
 class Layers(NamedTuple):
-    """The way of some clips through an encoder."""
+    """The blocks of an encoder, with their input for a batch of clips."""
 
     start: Tensor
-    """what the first block takes"""
+    """input of the first block"""
     blocks: Sequence[Callable[[Tensor], Tensor]]
-    """in order; each takes what the one before it returns"""
+    """in order; each takes the output of the previous one"""
     grid: Callable[[Tensor, bool], Tensor]
     """output of a block, and whether to apply the network's final norm -> [B, D, ...], channels before the axes of the grid"""
     features: Callable[[Tensor], Tensor]
-    """output of the last block -> what `forward_features` returns"""
+    """output of the last block -> output of `forward_features`"""
 
     def through(self) -> Tensor:
-        """What `forward_features` returns."""
+        """Run all blocks, and return the output of `forward_features`."""
         hidden = self.start
         for block in self.blocks:
             hidden = block(hidden)
@@ -39,26 +39,26 @@ def maps(start: Tensor, blocks: Sequence[Callable[[Tensor], Tensor]], shape: Cal
     """Layers of a network without a final norm, whose `forward_features` is the last grid.
 
     Args:
-        start: what the first block takes.
-        blocks: in order.
+        start: input of the first block.
+        blocks: the blocks in order.
         shape: output of a block -> [B, D, ...].
     """
     return Layers(start, blocks, lambda hidden, norm: shape(hidden), shape)
 
 
 class Layered(ABC):
-    """Part of an encoder: `forward_intermediates`, for which it names its layers."""
+    """Mixin of encoders that provides `forward_intermediates` from their `layers`."""
 
     embed_dim: int
 
     @property
     def feature_dim(self) -> int:
-        """Length of a pooled feature, which `forward` returns."""
+        """Length of the pooled feature that `forward` returns."""
         return self.embed_dim
 
     @abstractmethod
     def layers(self, clip: Tensor) -> Layers:
-        """The layers that clips go through, of what `preprocess` gives.
+        """The encoder's layers, with the output of `preprocess` as their input.
 
         Raises:
             SettingError: if the encoder cannot take the clips.
@@ -73,19 +73,19 @@ class Layered(ABC):
         output_fmt: OutputFormat = "grid",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of blocks, with the arguments of timm's method of this name.
+        """Outputs of blocks, with the arguments of timm's method of the same name.
 
         Args:
-            clip: of `preprocess`.
-            indices: blocks by number, from the end if negative; a number n takes the last n, None takes all. They come in the
-                order of the network.
-            norm: apply the network's final norm, if it has one, to each.
-            stop_early: leave out the blocks behind the last one that is asked for, also for the features.
-            output_fmt: `grid` gives [B, D, ...] with the axes that the network keeps apart, `NLC` tokens [B, N, D].
-            intermediates_only: return the outputs of the blocks alone.
+            clip: output of `preprocess`.
+            indices: block indices, negative ones from the end; an integer n selects the last n blocks, None all blocks. The
+                outputs are in the order of the network.
+            norm: apply the network's final norm, if it has one, to each output.
+            stop_early: stop after the last selected block; the features are then computed from its output.
+            output_fmt: `grid` returns [B, D, ...] with the axes of the network's grid, `NLC` tokens [B, N, D].
+            intermediates_only: return only the outputs of the blocks.
 
         Returns:
-            what `forward_features` returns, and the outputs of the blocks; or these alone. Class tokens are not among them.
+            the output of `forward_features` and the outputs of the blocks, or only the latter. Class tokens are removed.
 
         Raises:
             SettingError: if the encoder cannot take the clips, or has no such block.
@@ -105,7 +105,7 @@ class Layered(ABC):
 
 
 def _numbers(indices: int | Sequence[int] | None, count: int, name: str) -> set[int]:
-    """Blocks that are asked for, numbered from 0."""
+    """Indices of the selected blocks, from 0."""
     if indices is None:
         return set(range(count))
     asked = range(-indices, 0) if isinstance(indices, int) else indices

@@ -1,4 +1,4 @@
-"""Weights of encoders that no other code base publishes: only files of this project hold them."""
+"""Loading of encoders whose weights are published by no other code base, only in files of this project."""
 
 from torch import Tensor, nn
 
@@ -9,25 +9,26 @@ ATTRIBUTE = "backbone."
 
 
 def load_encoder(encoder: nn.Module, weights: dict[str, Tensor], path: str) -> LoadReport:
-    """Load the weights of an encoder strictly; everything else in the file (heads, other encoders) is reported as unused.
+    """Load the weights of an encoder strictly. All other weights in the file (heads, other encoders) are reported as unused.
 
     Args:
-        encoder: where to load to.
-        weights: of our .ckpt or .safetensors of a method, also of one with several encoders, or of the encoder alone.
-        path: the file, for what is printed.
+        encoder: encoder to load the weights into.
+        weights: content of a .ckpt or .safetensors file of this project, of a method (with one or more encoders) or of the
+            encoder only.
+        path: the file, for messages.
 
     Returns:
         The report that was printed.
 
     Raises:
-        SettingError: if the file holds no such encoder or several, lacks a weight, or has another shape.
+        SettingError: if the file contains no such encoder or several, lacks a weight, or has a weight of another shape.
     """
     own, found = encoder.state_dict().keys(), {}
     for prefix in prefixes_of(list(weights)):
         inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         if own & inner.keys():
             found[prefix] = inner
-    # An encoder may have parts that are named as those of others.
+    # Another encoder may have parameters of the same names. Prefer the encoders that have all of them.
     found = {prefix: inner for prefix, inner in found.items() if own <= inner.keys()} or found
     if len(found) != 1:
         held = f"several ({', '.join(found)})" if found else f"none (its tensors: {', '.join(list(weights)[:3])}, ...)"
@@ -41,7 +42,7 @@ def load_encoder(encoder: nn.Module, weights: dict[str, Tensor], path: str) -> L
 
 
 def prefixes_of(names: list[str]) -> list[str]:
-    """What stands before the names of an encoder in a file: nothing, or all up to the attribute of a method that holds it."""
+    """Prefixes of encoders in the names of a file: the path of a method's attribute, or an empty one for an encoder alone."""
     inside = (name.partition(ATTRIBUTE) for name in names)
     found = {before + attribute for before, attribute, _ in inside if attribute}
     return sorted(found) or [""]

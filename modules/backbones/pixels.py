@@ -1,4 +1,4 @@
-"""Shared by encoders of pixels: the normalisation of clips, and restoring it from weights."""
+"""Normalisation of clips, shared by encoders of video: from a setting, or from the weights."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from modules.core.preprocessing import IMAGENET, Normalisation, Origin, settle_n
 
 
 class PixelInput:
-    """Part of an encoder of video: its normalisation. A constructor sets it with `feed`."""
+    """Mixin of encoders of video for their normalisation. The constructor sets it with `feed`."""
 
     kind: Literal["video"] = "video"
     usual_normalisation: Normalisation = IMAGENET
@@ -18,11 +18,11 @@ class PixelInput:
     asked_normalisation: Normalisation | None
 
     def feed(self, asked: Normalisation | None) -> None:
-        """Take the setting of the normalisation; None leaves it to the weights."""
+        """Set the normalisation. With None, the weights decide when they are loaded."""
         self.normalisation, self.asked_normalisation = asked or self.usual_normalisation, asked
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] as the weights want it.
+        """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W], normalised as the weights expect.
 
         Raises:
             SettingError: if the clips have other axes.
@@ -34,7 +34,7 @@ class PixelInput:
         """Use the preprocessing that the weights were trained with. Settings take precedence; unknown values are assumed.
 
         Args:
-            origin: of the weights.
+            origin: origin of the weights.
 
         Returns:
             Lines to print.
@@ -43,5 +43,5 @@ class PixelInput:
         return lines
 
     def facts(self) -> dict[str, Any]:
-        """What `adopt` needs again, for checkpoints."""
+        """What `adopt` needs when a checkpoint is loaded."""
         return {"normalisation": self.normalisation.as_record()}

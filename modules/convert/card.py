@@ -1,4 +1,4 @@
-"""Model cards: a page beside weights that says what they are, how to load and feed them, and what they come from."""
+"""Model cards: a page next to weights that describes the network, how to load it, its input, and its origin."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,12 +27,12 @@ SHOWN_CLASSES = 400
 
 
 def card_path(out: Path, folder: bool) -> Path:
-    """Where the card of a file or folder is written."""
+    """Path of the card of a file or folder."""
     return out / "README.md" if folder else out.with_name(f"{out.name}.md")
 
 
 def count_parameters(weights: dict[str, Tensor]) -> int:
-    """Numbers that are learned."""
+    """Number of learned parameters."""
     return sum(value.numel() for name, value in weights.items() if not name.endswith(NO_PARAMETERS))
 
 
@@ -40,10 +40,10 @@ def model_card(passport: dict[str, Any], out: Path, to: Format, parameters: int)
     """The card in the format of Hugging Face.
 
     Args:
-        passport: of the weights.
-        out: file or folder that holds them.
+        passport: passport of the weights.
+        out: file or folder of the weights.
         to: its format.
-        parameters: how many the network has.
+        parameters: number of parameters of the network.
     """
     config = passport.get("config")
     settings = parse_config(config) if config else {}
@@ -103,7 +103,7 @@ def _loading(passport: dict[str, Any], out: Path, to: Format) -> list[str]:
             f"\nMethods of this project that have such a part take the file as `--{setting}`.",
             *(["`load_backbone` makes an encoder of clips of it, frame by frame."] if passport["kind"] != "text" else []),
         ]
-    lines = [f"In the folder of the file, where this project is installed:\n\n```python\n{_ours(passport, out)}```"]
+    lines = [f"In the folder of the file, with this project installed:\n\n```python\n{_ours(passport, out)}```"]
     if passport["kind"] == "classifier":
         lines.append("\n`--model.init_from` takes the file with its classifier, `--model.backbone.checkpoint` its encoder.")
     return lines
@@ -122,7 +122,7 @@ def _ours(passport: dict[str, Any], out: Path) -> str:
 
 
 def _random(passport: dict[str, Any]) -> str:
-    """Two random clips as the data give them, in Python."""
+    """Python code for two random clips in the format of the data."""
     sizes = passport["architecture"]
     frames, side = passport.get("frames") or 16, sizes.get("image_size") or 112
     if sizes.get("stream") == "signal":
@@ -248,7 +248,7 @@ def _source(passport: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     started = started_from(settings)
     return [
         *lines,
-        "* licence: unknown; nothing that lies with the weights states one (`convert --license NAME` does).",
+        "* licence: unknown; none is stated with the weights (`convert --license NAME` sets one).",
         *([f"* {note}"] if note else []),
-        *([f"* The licence of {Path(started[0]).name}, which it started from, holds for it too."] if started else []),
+        *([f"* The licence of {Path(started[0]).name}, which it was initialised from, also applies."] if started else []),
     ]

@@ -1,15 +1,15 @@
-"""Weights from any file that this project reads, in one format, with a passport that says what they are.
+"""Conversion of weights from any supported file to another format, with a passport that describes them.
 
-Read: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also those that DeepSpeed wrote),
-official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR, GDT, SeLaVi
-and AVID-CMA, official files of skeleton contrast and VindLU, BERT's, OpenAI's CLIP (its image tower), DINO's and timm's vision
-transformers, our .ckpt and .safetensors, and folders of `transformers`' VideoMAE. Written: .safetensors under our names,
-official .pth, a folder for `transformers`, or a network for other runtimes (`modules.convert.export`); each with a passport
-and a model card.
+Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also as written by
+DeepSpeed), official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR,
+GDT, SeLaVi and AVID-CMA, official files of skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision
+transformers of DINO and timm, .ckpt and .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs:
+.safetensors under this project's names, official .pth, a folder for `transformers`, or a network for other runtimes
+(`modules.convert.export`); each with a passport and a model card.
 
-Names and shapes are compared with the network that the file claims to hold: what does not fit is an error, never left out
-in silence. No file can run code: pickles are read with `weights_only=True`, and besides tensors, numbers, texts and plain
-containers only `argparse.Namespace` is allowed in them (official files hold their command line); see
+Names and shapes are compared with the network that the file should contain. Weights that do not fit are an error and are never
+dropped silently. No file can run code: pickles are read with `weights_only=True`, and the only class allowed besides tensors,
+numbers, strings and plain containers is `argparse.Namespace` (official files contain their command line); see
 `modules.weights.files.read_checkpoint`.
 """
 
@@ -72,28 +72,28 @@ def convert(
     license: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Rewrite weights in another format, with a passport and a model card beside them.
+    """Convert weights to another format, with a passport and a model card next to them.
 
-    Sizes that weights do not tell (heads, image_size, num_frames, tubelet_size, stride) are taken from the options, else from
-    what lies with the file: config.yaml of our run, config.json of a transformers folder, or the passport in or beside it.
-    Else they are those of the official networks: 224 pixels, 16 frames, tubelets of 2, heads by the width; the stride stays
-    unknown. For onnx and export, image_size and num_frames are those of the clips that the network will be given, to which
-    position codes are interpolated.
+    Sizes that cannot be read from weights (heads, image_size, num_frames, tubelet_size, stride) are taken from the options,
+    else from files next to the weights: config.yaml of a run, config.json of a transformers folder, or the passport in or next
+    to the file. Otherwise, they are those of the official networks: 224 pixels, 16 frames, tubelets of 2, heads by the width;
+    the stride remains unknown. For onnx and export, image_size and num_frames are those of the clips that the written network
+    will take; position codes are interpolated to them.
 
-    onnx and export write one network that takes uint8 clips [B, T, H, W, 3] as they are decoded and cropped, normalises them
-    itself, and gives features [B, D], or the scores of a classifier [B, K]. The file is run on random clips, and only kept if
-    its outputs equal the network's.
+    onnx and export write one network that takes uint8 clips [B, T, H, W, 3] as decoded and cropped, normalises them, and
+    returns features [B, D] or the scores of a classifier [B, K]. The file is run on random clips, and only kept if its outputs
+    equal the network's.
 
     Args:
         source: file or folder to read: official .pth of VideoMAE, VideoMAE V2, SMILE or SIGMA, a folder or file of DeepSpeed,
-            a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or timm, our
-            .ckpt or .safetensors, or a folder of transformers' VideoMAE or BERT.
+            a published video CNN, an official file of skeleton contrast or VindLU, a BERT, a tower of CLIP, DINO or timm, a
+            .ckpt or .safetensors of this project, or a folder of transformers' VideoMAE or BERT.
         out: file to write (.safetensors, .pth for official, .onnx for onnx, .pt2 for export), or the folder for huggingface.
-            The passport lies beside the file as <name>.json (weights.pth.json), or in the folder as passport.json; all but .pth
-            files hold it too. The model card is <name>.md, or README.md in the folder.
-        to: safetensors under our names; official names in a .pth; huggingface, a folder for transformers; onnx; or export, a
-            program of torch.export.
-        part: all, or the backbone (encoder) alone; partner is the second encoder of skeleton contrast. For onnx and export, all
+            The passport is written next to the file as <name>.json (weights.pth.json), or in the folder as passport.json; all
+            files but .pth also contain it. The model card is <name>.md, or README.md in the folder.
+        to: safetensors, with this project's names; official, a .pth with official names; huggingface, a folder for
+            transformers; onnx; or export, a program of torch.export.
+        part: all, or only the backbone (encoder); partner is the second encoder of skeleton contrast. For onnx and export, all
             is the encoder with the classifier if there is one.
         heads: attention heads of the encoder or tower.
         decoder_heads: attention heads of the decoder; half of the encoder's if unknown.
@@ -101,12 +101,12 @@ def convert(
         num_frames: frames per clip.
         tubelet_size: frames per token.
         stride: video frames from one frame of a clip to the next, for the passport.
-        run_config: config.yaml of the run that made the weights, where it is not in the run's folder.
-        license: of the weights, such as cc-by-nc-4.0, for passport and model card; null keeps what is known.
-        overwrite: replace what is there.
+        run_config: config.yaml of the run that trained the weights, if it is not in the run's folder.
+        license: licence of the weights, such as cc-by-nc-4.0, for passport and model card; null keeps the known one.
+        overwrite: replace existing files.
 
     Raises:
-        SettingError: if the file cannot be read, does not fit the network that it claims to be, or a size must be passed.
+        SettingError: if the file cannot be read, does not fit the expected network, or a size must be passed.
     """
     check_out(source, out, to, overwrite)
     if to == "onnx" or to == "export":
@@ -114,7 +114,7 @@ def convert(
     found = read_source(source, run_config)
     if license is not None:
         if not license.strip() or "\n" in license:
-            raise SettingError(f"--license is {license!r}; give a name on one line, such as cc-by-nc-4.0.")
+            raise SettingError(f"--license is {license!r}; pass a name on one line, such as cc-by-nc-4.0.")
         found.passport["license"] = license.strip()
     asked = {
         "num_heads": heads,
@@ -132,7 +132,7 @@ def convert(
     if to == "onnx" or to == "export":
         if part == "partner":
             raise SettingError(f"--part partner cannot be written as {to}; convert it to safetensors first, then that file.")
-        # Clips of other sizes than those of the weights are what the network will be given.
+        # The options are the sizes of the clips that the written network will take, not those of the weights.
         facts |= {name: found.facts[name] for name in ("num_frames", "image_size") if name in found.facts}
         built = build(found._replace(facts=facts), part, num_frames, image_size)
         passport = described(built, dict(built.loaded.passport))
@@ -148,7 +148,7 @@ def convert(
     elif is_skeleton(found.weights):
         converted = convert_skeleton(found, part, to)
     elif part == "partner":
-        raise SettingError(f"--part partner is for skeleton contrast, which {found.path} does not hold; pass --part backbone.")
+        raise SettingError(f"--part partner is for skeleton contrast, but {found.path} has none; pass --part backbone.")
     elif is_video_text(found.weights):
         converted = convert_video_text(found, facts, part, to)
     elif is_beit(found.weights):
@@ -169,7 +169,7 @@ def convert(
 
 
 def check_out(source: Path, out: Path, to: Format, overwrite: bool) -> None:
-    """Refuse a destination before anything is read.
+    """Check the destination before anything is read.
 
     Raises:
         SettingError: if it has the wrong suffix, is the source, or exists and `overwrite` is off.
@@ -191,15 +191,18 @@ def check_out(source: Path, out: Path, to: Format, overwrite: bool) -> None:
 
 
 def what_applies(passport: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Class names of a network that has classes, and `norm_pix_loss` of a decoder that predicts pixels; else null."""
+    """Class names if the network is a classifier, and `norm_pix_loss` if a decoder predicts pixels; else None."""
     sizes = passport["architecture"]
     names, classes = passport["class_names"], sizes.get("num_classes")
     if names and classes and len(names) != classes:
-        rank_zero_info(f"{path} has {classes} classes, but {len(names)} names are known: left out.")
+        rank_zero_info(f"{path} has {classes} classes, but {len(names)} names are known: the names are dropped.")
     outputs = sizes.get("decoder_out")
     is_pixels = outputs and not sizes["num_prototypes"] and outputs == 3 * sizes["tubelet_size"] * sizes["patch_size"] ** 2
     if is_pixels and passport["norm_pix_loss"] is False:
-        rank_zero_info(f"The decoder of {path} predicts plain pixels: train it further with model.target.normalise false.")
+        rank_zero_info(
+            f"The decoder of {path} predicts pixels that are not normalised: to continue training, set model.target.normalise "
+            "to false."
+        )
     return {
         "class_names": list(names) if names and classes == len(names) else None,
         "norm_pix_loss": passport["norm_pix_loss"] if is_pixels else None,
@@ -210,25 +213,25 @@ def what_applies(passport: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def write(converted: Converted, out: Path, to: Format) -> None:
-    """Write weights and passport; each file appears whole or not at all.
+    """Write weights and passport; each file is written atomically.
 
     Raises:
-        SettingError: if the place cannot be written to, or the format cannot hold the network.
+        SettingError: if the files cannot be written, or the format does not support the network.
     """
     weights, passport, sizes = converted
     metadata = {"format": "pt"}
     files: list[tuple[Path, Callable[[Path], object]]] = []
     if sizes is not None and to != "safetensors" and sizes.interpolates:
         raise SettingError(
-            f"--to {to} has no place for position codes that are interpolated from clips of {sizes.pretrained_frames} frames "
+            f"--to {to} does not support position codes that are interpolated from clips of {sizes.pretrained_frames} frames "
             f"of {sizes.pretrained_size} px; pass --to safetensors."
         )
     if sizes is not None and to == "huggingface":
         if sizes.num_prototypes is not None:
-            raise SettingError("--to huggingface has no place for SIGMA's prototypes; pass --part backbone.")
+            raise SettingError("--to huggingface does not support SIGMA's prototypes; pass --part backbone.")
         normalisation = Normalisation.of_record(passport["normalisation"]) or IMAGENET
         if normalisation.channels != "RGB":
-            raise SettingError("--to huggingface has no place for clips of blue, green and red; pass --to safetensors.")
+            raise SettingError("--to huggingface does not support the channel order BGR; pass --to safetensors.")
         named = plain(to_huggingface(weights, sizes))
         preprocessor = preprocessor_config(sizes.image_size, normalisation)
         final_norm = "backbone.norm.weight" in weights
@@ -250,7 +253,7 @@ def write(converted: Converted, out: Path, to: Format) -> None:
             write_whole(path, save)
         write_beside(passport, out, to, count_parameters(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise SettingError(f"--out {out} cannot be written ({error}); pass another place or make room.") from error
+        raise SettingError(f"--out {out} cannot be written ({error}); pass another path or free some space.") from error
 
 
 def write_beside(passport: dict[str, Any], out: Path, to: Format, parameters: int) -> None:
@@ -272,5 +275,5 @@ def official_names(weights: dict[str, Tensor], sizes: Architecture) -> dict[str,
 
 
 def plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that are contiguous and share no memory, as safetensors wants them."""
+    """Copies of the tensors that are contiguous and share no memory, as safetensors requires."""
     return {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in weights.items()}

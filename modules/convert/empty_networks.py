@@ -1,4 +1,4 @@
-"""Networks of the sizes that weights have, without storage, to check them with."""
+"""Networks without storage (meta device), built with the sizes of given weights, to check the weights."""
 
 import itertools
 import math
@@ -22,9 +22,9 @@ from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_o
 
 
 def empty_network(sizes: Architecture) -> nn.Module:
-    """The network without storage, under our names.
+    """The network without storage, under this project's names.
 
-    These are `backbone.*`, `decoder.*`, `projection.*`, `prototypes`, `fc_norm.*`, `head.*`.
+    Names are `backbone.*`, `decoder.*`, `projection.*`, `prototypes`, `fc_norm.*`, `head.*`.
     """
     with torch.device("meta"):
         backbone = VideoViT(
@@ -56,10 +56,10 @@ def empty_network(sizes: Architecture) -> nn.Module:
 
 
 def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTransformer:
-    """timm's vision transformer of the sizes of an image tower, without storage and without a head.
+    """timm's vision transformer with the sizes of an image tower, without storage and without a head.
 
     Args:
-        weights: under timm's names.
+        weights: weights under timm's names.
         heads: attention heads.
         source: file, for error messages.
 
@@ -70,7 +70,7 @@ def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTr
     _, positions, _ = shape_of(weights, "pos_embed", 3, source)
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     prefix = int("cls_token" in weights) + registers
-    # Towers with registers give positions to the patches alone.
+    # Towers with registers have positions for the patches only.
     bare = math.isqrt(positions) ** 2 == positions
     side = math.isqrt(positions if bare else max(0, positions - prefix))
     with torch.device("meta"):
@@ -94,10 +94,10 @@ def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTr
 
 
 def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, int | str | float]]:
-    """A video CNN, with a classifier or what momentum contrast adds to it if the file has that, of the sizes of the weights.
+    """A video CNN with the sizes of the weights, and a classifier or the parts of momentum contrast if the file has them.
 
     Args:
-        weights: under our names, `backbone.*` and perhaps `head.*` or `contrast.*`.
+        weights: weights under this project's names, `backbone.*` and optionally `head.*` or `contrast.*`.
         source: file, for error messages.
 
     Returns:
@@ -134,17 +134,17 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
 
 
 def empty_beit(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.ModuleDict, dict[str, Any]]:
-    """BEiT with temporal attention, with a classifier if there is one, without memory, and its sizes.
+    """BEiT with temporal attention without storage, with a classifier if there is one, and its sizes.
 
     Args:
-        weights: under our names, `backbone.*` and perhaps `head.*`.
-        image_size: side of the clips in pixels; None takes that of the relative positions.
+        weights: weights under this project's names, `backbone.*` and optionally `head.*`.
+        image_size: side of the clips in pixels; None uses that of the relative positions.
     """
     width, frames = weights["backbone.cls_token"].shape[2], weights["backbone.frame_positions"].shape[1]
     patch = math.isqrt(weights["backbone.patch_embed.weight"].shape[1] // 3)
     ratio = mlp_ratio(len(weights["backbone.blocks.0.mlp.fc1.bias"]), width)
     offsets, heads = weights["backbone.blocks.0.attn.relative_position_bias_table"].shape
-    # 2 n - 1 offsets each way between n rows and columns, and three for the class token.
+    # The table has 2 n - 1 offsets along each of n rows and columns, and three rows for the class token.
     image_size = image_size or (math.isqrt(offsets - 3) + 1) // 2 * patch
     depth = count_blocks(weights, "backbone.blocks.")
     sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch, "image_size": image_size}
@@ -158,11 +158,11 @@ def empty_beit(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.M
 
 
 def empty_video_text(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of `LocoMotion`'s weights, without memory, and its sizes.
+    """The network of `LocoMotion`'s weights without storage, and its sizes.
 
     Args:
-        weights: under our names.
-        image_size: side of the clips in pixels; None takes that of the relative positions.
+        weights: weights under this project's names.
+        image_size: side of the clips in pixels; None uses that of the relative positions.
     """
     tower, video = empty_beit({key: value for key, value in weights.items() if key.startswith("backbone.")}, image_size)
     width, text_depth = video["embed_dim"], count_blocks(weights, "text.layers.")
@@ -192,10 +192,10 @@ def empty_video_text(weights: dict[str, Tensor], image_size: int | None) -> tupl
 
 
 def empty_text(weights: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Any]]:
-    """The text encoder of weights under our names, without memory, and its sizes; a BERT has no fusion.
+    """The text encoder of weights under this project's names, without storage, and its sizes. A BERT has no fusion layers.
 
     Args:
-        weights: with `words.weight`, `positions` and `layers.0.up.bias`.
+        weights: weights with `words.weight`, `positions` and `layers.0.up.bias`.
     """
     vocabulary, width = weights["words.weight"].shape
     depth, hidden = count_blocks(weights, "layers."), len(weights["layers.0.up.bias"])

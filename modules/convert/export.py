@@ -1,9 +1,9 @@
-"""Networks for other runtimes: ONNX, and programs of `torch.export`.
+"""Export of networks to other runtimes: ONNX, and programs of `torch.export`.
 
-What is written takes clips as they are decoded and cropped, so that nobody need know how they are normalised: uint8
-[B, T, H, W, 3] pixels, uint16 [B, T, H, W, 1] millimetres, float32 [B, 3, T, J, M] skeletons or float32 [B, C, L] signals. It
-gives pooled features [B, D], or of a classifier the scores of its classes [B, K]. The batch may have any size; frames and sides
-are those of the clips that the network was built for.
+An exported network takes decoded and cropped clips and normalises them itself: uint8 [B, T, H, W, 3] pixels, uint16
+[B, T, H, W, 1] millimetres, float32 [B, 3, T, J, M] skeletons or float32 [B, C, L] signals. It returns pooled features [B, D],
+or for a classifier the scores of its classes [B, K]. The batch may have any size; the other sizes are those of the clips that
+the network was built for.
 """
 
 import io
@@ -36,21 +36,21 @@ from modules.downstream.classification import Classification, own_names
 
 Runtime = Literal["onnx", "export"]
 OPSET = 20
-"""of ONNX; onnxruntime 1.20, the oldest that the extra installs, knows up to 21"""
+"""ONNX opset; onnxruntime 1.20, the oldest version that the extra allows, supports up to 21"""
 HIGHEST = 1e-5
-"""difference of outputs that is accepted, over the largest output"""
+"""largest accepted difference of outputs, relative to the largest output"""
 LARGEST = 1_900_000_000
-"""bytes of weights that one .onnx may hold; protocol buffers end at 2 GiB"""
+"""largest size of the weights in one .onnx file, in bytes; protocol buffers are limited to 2 GiB"""
 PASSPORT = "passport.json"
 INPUT = "clip"
 
 
 class Deployed(nn.Module):
-    """An encoder, with a classifier or without, that takes clips as they are decoded.
+    """An encoder, with or without a classifier, that takes decoded clips.
 
     Args:
         encoder: `Encoder`.
-        classifier: gives scores instead of features.
+        classifier: classifier that returns scores; None returns features.
     """
 
     def __init__(self, encoder: nn.Module, classifier: Classification | None) -> None:
@@ -69,29 +69,29 @@ class Deployed(nn.Module):
 
 
 class Built(NamedTuple):
-    """A network that can be written."""
+    """A network to export."""
 
     network: Deployed
     reference: Callable[[Tensor], Tensor]
-    """what the network's own classes make of the same clips"""
+    """clips -> expected outputs, computed with the original modules"""
     clips: Tensor
-    """three random ones"""
+    """three random clips"""
     loaded: Loaded
     output: str
     """`features` or `logits`"""
 
 
 def build(source: Source, part: Part, num_frames: int | None, image_size: int | None) -> Built:
-    """The network of weights, and clips to try it with.
+    """The network of weights, and clips to test it.
 
     Args:
         source: weights.
-        part: `all` takes the classifier of weights that have one; all others give the encoder.
-        num_frames: frames of its clips, or steps of its signals; None takes those of the weights.
-        image_size: side of its clips in pixels; None takes that of the weights.
+        part: `all` includes the classifier if the weights have one; otherwise, only the encoder is built.
+        num_frames: frames of its clips, or steps of its signals; None uses those of the weights.
+        image_size: side of its clips in pixels; None uses that of the weights.
 
     Raises:
-        SettingError: if the weights hold no encoder, or do not say on what clips it works.
+        SettingError: if the weights contain no encoder, or the size of its clips is unknown.
     """
     loaded = build_backbone(source, num_frames, image_size)
     encoder: Any = loaded.network
@@ -116,34 +116,34 @@ def build(source: Source, part: Part, num_frames: int | None, image_size: int | 
 
 
 def random_clips(loaded: Loaded, source: Source, image_size: int | None, num_frames: int | None) -> Tensor:
-    """Three random clips as the data give them.
+    """Three random clips in the format of the data.
 
     Raises:
-        SettingError: if nothing says of what size.
+        SettingError: if their size is unknown.
     """
     encoder: Any = loaded.network
     g = torch.Generator().manual_seed(0)
     frames = num_frames or getattr(encoder, "num_frames", None) or loaded.passport.get("frames")
     if frames is None:
         name = "steps of its signals" if isinstance(encoder, SignalCNN) else "frames of its clips"
-        raise SettingError(f"Nothing beside {source.path} says the {name}; pass them with --num_frames.")
+        raise SettingError(f"No file with {source.path} states the {name}; pass them with --num_frames.")
     if isinstance(encoder, SignalCNN):
         return torch.randn(3, encoder.channels, frames, generator=g)
     if isinstance(encoder, SkeletonEncoder):
         return torch.randn(3, 3, frames, JOINTS, PERSONS, generator=g)
     side = image_size or loaded.size
     if side is None:
-        raise SettingError(f"Nothing beside {source.path} says the side of its clips; pass it with --image_size.")
+        raise SettingError(f"No file with {source.path} states the side of its clips; pass it with --image_size.")
     if encoder.kind == "depth":
         return torch.randint(0, 6000, (3, frames, side, side, 1), generator=g).to(torch.uint16)
     return torch.randint(0, 256, (3, frames, side, side, 3), generator=g).to(torch.uint8)
 
 
 def check_installed(to: Runtime) -> None:
-    """Refuse a format whose packages are missing, before anything is read.
+    """Check that the packages for a format are installed, before anything is read.
 
     Raises:
-        SettingError: if one is.
+        SettingError: if one is missing.
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if to == "onnx" and find_spec(name) is None]
     if missing:
@@ -151,7 +151,7 @@ def check_installed(to: Runtime) -> None:
 
 
 def described(built: Built, passport: dict[str, Any]) -> dict[str, Any]:
-    """The passport of a network that is written, with what goes in and comes out."""
+    """The passport of an exported network, with a description of its input and output."""
     clips = built.clips
     shape: list[int | str] = ["batch", *clips.shape[1:]]
     given = {"name": INPUT, "type": str(clips.dtype).removeprefix("torch."), "shape": shape}
@@ -171,23 +171,23 @@ def described(built: Built, passport: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_runtime(built: Built, passport: dict[str, Any], out: Path, to: Runtime) -> float:
-    """Write a network, run the file, and keep it if it gives the same outputs.
+    """Export a network, run the file, and keep it only if its outputs are the same.
 
     Args:
         built: network and clips.
-        passport: of it, written into the file too.
-        out: .onnx or .pt2.
-        to: which.
+        passport: its passport, which is also written into the file.
+        out: .onnx or .pt2 file.
+        to: format.
 
     Returns:
-        The largest difference of outputs over the largest output.
+        The largest difference of outputs, relative to the largest output.
 
     Raises:
-        SettingError: if the network cannot be written, or the file gives other outputs.
+        SettingError: if the network cannot be exported, or the outputs of the file differ.
     """
     size = sum(value.numel() * value.element_size() for value in built.network.state_dict().values())
     if to == "onnx" and size > LARGEST:
-        raise SettingError(f"--to onnx cannot hold {size / 1e9:.1f} GB of weights in one file; pass --to export.")
+        raise SettingError(f"--to onnx cannot store {size / 1e9:.1f} GB of weights in one file; pass --to export.")
     found: list[float] = []
 
     def save(path: Path) -> None:
@@ -198,27 +198,28 @@ def write_runtime(built: Built, passport: dict[str, Any], out: Path, to: Runtime
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
             raise SettingError(
-                f"--to {to} cannot hold this {type(built.network.encoder).__name__} ({type(error).__name__}: {first:.200}); "
+                f"--to {to} cannot export this {type(built.network.encoder).__name__} ({type(error).__name__}: {first:.200}); "
                 "pass --to safetensors."
             ) from error
         found.append(difference(built, run))
         if not found[0] <= HIGHEST:
             raise SettingError(
-                f"{out} would give outputs that differ from the network's by {found[0]:.1e} of the largest, above {HIGHEST:g}, "
-                "and is not kept; pass --to safetensors."
+                f"Outputs of {out} would differ from the network's by {found[0]:.1e} of the largest, above {HIGHEST:g}, so it "
+                "is not kept; pass --to safetensors."
             )
 
     try:
         write_whole(out, save)
     except (OSError, SafetensorError) as error:
-        raise SettingError(f"--out {out} cannot be written ({error}); pass another place or make room.") from error
+        raise SettingError(f"--out {out} cannot be written ({error}); pass another path or free some space.") from error
     rank_zero_info(f"Outputs of {out} and of the network differ by {found[0]:.1e} of the largest, for one clip and for three.")
     return found[0]
 
 
 @torch.no_grad()
 def difference(built: Built, run: Callable[[Tensor], Tensor]) -> float:
-    """Largest difference between what a file and the network make of one clip and of three, over the largest output."""
+    """Largest difference between the outputs of a file and of the network, for one clip and for three, relative to the largest
+    output."""
     worst = 0.0
     for count in (1, 3):
         expected, found = built.reference(built.clips[:count]), run(built.clips[:count])
@@ -230,9 +231,9 @@ def difference(built: Built, run: Callable[[Tensor], Tensor]) -> float:
 
 @torch.no_grad()
 def _program(built: Built) -> torch.export.ExportedProgram:
-    # First as it is: what is computed once, such as the constants of normalisation, must not be made of tensors without data.
+    # Run the network once before tracing, so that cached constants, such as those of normalisation, are not fake tensors.
     built.network.eval()(built.clips)
-    # BEiT's attention, fused with its biases, has no form in ONNX; written out, it is the same.
+    # BEiT's fused attention with biases cannot be exported to ONNX; the unfused one is equal.
     fused = [one for one in built.network.modules() if getattr(one, "relative_position_bias_table", None) is not None]
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -283,7 +284,7 @@ def _write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what exporters tell of their own work off the terminal."""
+    """Context that suppresses the output of exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

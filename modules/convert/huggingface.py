@@ -1,16 +1,17 @@
 """VideoMAE in the format of the library `transformers`: names, config.json, preprocessor_config.json.
 
-An encoder becomes its `VideoMAEModel`, encoder and decoder its `VideoMAEForPreTraining`, and a fine-tuned network its
-`VideoMAEForVideoClassification`. The same network under other names, with these particulars:
+An encoder becomes a `VideoMAEModel`, encoder and decoder a `VideoMAEForPreTraining`, and a fine-tuned network a
+`VideoMAEForVideoClassification`. The networks are the same under other names, with these differences:
 
-* query, key and value are separate there. Neither it nor the official code has a key bias; ours changes no output and is
-  left out. The names q_bias and v_bias are those of the published files, which all versions of the library read.
-* `use_mean_pooling` says two things: that tokens are averaged before the head, and that the encoder ends without a
-  LayerNorm. Pretrained encoders have one, fine-tuned ones have not.
-* its decoder can only predict pixels, and its last LayerNorms (`decoder.norm`, `fc_norm`) have eps 1e-5 whatever the
-  config says, where ours and the official ones have 1e-6. The relative difference of outputs is at most 5e-6 over the
-  variance of what is normalised. Published configs say eps 1e-12 for the other LayerNorms; ours keep the official 1e-6.
-* clips are [B, T, 3, H, W] there and [B, 3, T, H, W] here.
+* Query, key and value are separate in `transformers`. Neither the library nor the official code has a key bias; ours changes
+  no output and is dropped. The names q_bias and v_bias are those of the published files, which all versions of the library
+  can read.
+* `use_mean_pooling` means both that tokens are averaged before the head, and that the encoder has no final LayerNorm.
+  Pretrained encoders have a final LayerNorm, fine-tuned ones do not.
+* The library's decoder can only predict pixels. Its last LayerNorms (`decoder.norm`, `fc_norm`) always have eps 1e-5,
+  independent of the config; ours and the official ones have 1e-6. The relative difference of outputs is at most 5e-6 over the
+  variance of the normalised values. Published configs have eps 1e-12 for the other LayerNorms; ours keep the official 1e-6.
+* Clips are [B, T, 3, H, W] in `transformers` and [B, 3, T, H, W] here.
 """
 
 from typing import Any
@@ -34,10 +35,10 @@ def model_config(
 
     Args:
         architecture: sizes of the network.
-        final_norm: whether the weights hold the encoder's last LayerNorm.
-        norm_pix_loss: whether the pixels that a decoder predicts were normalised cube by cube. If None, it is unknown: it
-            is left out, which `transformers` reads as true, and a message is printed.
-        class_names: by label; LABEL_0, LABEL_1 and so on, as in `transformers`, if None.
+        final_norm: whether the weights contain the encoder's final LayerNorm.
+        norm_pix_loss: whether the pixels that a decoder predicts were normalised per cube. None if unknown: it is then omitted,
+            which `transformers` reads as true, and a message is printed.
+        class_names: class names by label; None uses LABEL_0, LABEL_1 and so on, as in `transformers`.
     """
     sizes = architecture
     config: dict[str, Any] = {
@@ -70,7 +71,7 @@ def model_config(
             config["norm_pix_loss"] = norm_pix_loss
         else:
             rank_zero_info(
-                "Nothing says whether the predicted pixels were normalised: transformers takes it that they were; if not, set "
+                "It is unknown whether the predicted pixels were normalised: transformers assumes that they were; if not, set "
                 "norm_pix_loss to false in config.json."
             )
     if sizes.num_classes is not None:
@@ -81,7 +82,7 @@ def model_config(
 
 
 def preprocessor_config(image_size: int, normalisation: Normalisation) -> dict[str, Any]:
-    """Content of preprocessor_config.json: shorter side to `image_size`, centre crop, mean and standard deviation."""
+    """Content of preprocessor_config.json: shorter side resized to `image_size`, centre crop, mean and standard deviation."""
     return {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,

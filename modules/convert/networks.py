@@ -1,4 +1,4 @@
-"""What `convert` makes of networks of videos, skeletons and texts, and of image towers: our names, sizes, a passport."""
+"""Conversion of video, skeleton and text networks and of image towers to this project's names, with sizes and a passport."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -35,20 +35,20 @@ from modules.weights.sizes import Architecture, Facts, count_heads, infer_archit
 
 Format = Literal["safetensors", "huggingface", "official", "onnx", "export"]
 FRAME_POSITIONS = "frame_positions"
-"""Tensor that only BEiT with temporal attention has."""
+"""A tensor that only BEiT with temporal attention has."""
 
 
 class Converted(NamedTuple):
-    """Weights under our names and what they are."""
+    """Weights under this project's names, and their description."""
 
     weights: dict[str, Tensor]
     passport: dict[str, Any]
     architecture: Architecture | None
-    """None for all but video transformers"""
+    """sizes of a network of the VideoMAE family; None for others"""
 
 
 def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
-    """A network of the VideoMAE family under our names.
+    """A network of the VideoMAE family under this project's names.
 
     Raises:
         SettingError: if it does not fit.
@@ -63,7 +63,7 @@ def convert_video(source: Source, facts: Facts, part: Part) -> Converted:
     # A fine-tuned network pools before it normalises, so its encoder has no final norm.
     may_miss = () if architecture.kind == "pretraining" else ("backbone.norm.",)
     own = dict(empty_network(architecture).state_dict())
-    hint = " (--part backbone reads the encoder alone)" if part == "all" and architecture.kind != "encoder" else ""
+    hint = " (--part backbone reads only the encoder)" if part == "all" and architecture.kind != "encoder" else ""
     report = compare(own, weights, source.path, f"{architecture.kind} network{hint}", may_miss, may_leave)
     say(source.path, architecture, facts, report)
     passport = {
@@ -81,7 +81,7 @@ def vit_weights(source: Source) -> dict[str, Tensor]:
     """Weights of any network of the VideoMAE family under the names of `Architecture.empty_network`.
 
     Raises:
-        SettingError: if it is no such network.
+        SettingError: if it is not such a network.
     """
     weights = our_names(source.weights)
     if "patch_embed.weight" in weights:
@@ -89,13 +89,11 @@ def vit_weights(source: Source) -> dict[str, Tensor]:
     if "backbone.patch_embed.weight" in weights:
         return weights
     names = ", ".join(list(source.weights)[:3])
-    raise SettingError(
-        f"{source.path} holds no vision transformer that we know (its tensors: {names}, ...); pass another file."
-    )
+    raise SettingError(f"{source.path} contains no known vision transformer (its tensors: {names}, ...); pass another file.")
 
 
 def say(path: Path, sizes: Architecture, facts: Facts, report: LoadReport) -> None:
-    """Print what was read and what was assumed."""
+    """Print the sizes that were read and those that were assumed."""
     decoder = ""
     if sizes.decoder_dim is not None:
         decoder = f", decoder {sizes.decoder_dim} wide with {sizes.decoder_depth} blocks of {sizes.decoder_heads} heads"
@@ -109,12 +107,13 @@ def say(path: Path, sizes: Architecture, facts: Facts, report: LoadReport) -> No
     assumed = [f"{name} {value}" for name, value in taken.items() if name not in facts]
     if assumed:
         rank_zero_info(
-            f"Nothing beside the weights says {', '.join(assumed)}: assumed, as in official files; options change them."
+            f"No file with the weights states these sizes, so {', '.join(assumed)} are assumed, as in official files; options "
+            "change them."
         )
 
 
 def is_tower(weights: dict[str, Tensor]) -> bool:
-    """Whether these are an image tower: CLIP's under OpenAI's names, or a vision transformer under timm's."""
+    """Whether these are weights of an image tower: CLIP's under OpenAI's names, or a vision transformer under timm's."""
     flat = weights.get("patch_embed.proj.weight")
     return _is_clip(weights) or (flat is not None and flat.ndim == 4)
 
@@ -127,14 +126,14 @@ def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
     """An image tower under timm's names, without head, projection and text tower.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for towers.
+        SettingError: if it does not fit, or the format does not support towers.
     """
     if to != "safetensors":
-        raise SettingError(f"--to {to} is for video networks; {source.path} holds an image tower: pass --to safetensors.")
+        raise SettingError(f"--to {to} is for video networks; {source.path} contains an image tower: pass --to safetensors.")
     clip = _is_clip(source.weights) or source.kind == "clip_tower"
     weights = clip_names(source.weights) if clip else source.weights
     if "patch_embed.proj.weight" not in weights:
-        raise SettingError(f"{source.path} holds no patch embedding of an image tower; pass another file.")
+        raise SettingError(f"{source.path} contains no patch embedding of an image tower; pass another file.")
     width = weights["patch_embed.proj.weight"].shape[0]
     heads = count_heads(width, facts.get("num_heads"), str(source.path))
     tower = empty_tower(weights, heads, str(source.path))
@@ -155,7 +154,7 @@ def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
         "kind": "clip_tower" if clip else "timm_tower",
         **source.passport,
         "architecture": architecture,
-        # DINO's is ImageNet's, but that of other towers is not: their files do not say.
+        # DINO uses ImageNet's, but other towers may not, and their files do not record it.
         "normalisation": {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD} if clip else None,
         "frames": 1,
         "stride": None,
@@ -164,7 +163,7 @@ def convert_tower(source: Source, facts: Facts, to: Format) -> Converted:
 
 
 def is_cnn(weights: dict[str, Tensor]) -> bool:
-    """Whether these are a video CNN, alone or in a method: ours, or TubeletContrast's official one."""
+    """Whether these are weights of a video CNN, alone or in a method, of this project or in a published format."""
     weights = from_published(weights)
     firsts = (
         *("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight"),
@@ -174,13 +173,13 @@ def is_cnn(weights: dict[str, Tensor]) -> bool:
 
 
 def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
-    """A video CNN under our names, with classifier, head, key branch and queue if the file has them.
+    """A video CNN under this project's names, with classifier, head, key branch and queue if the file has them.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for CNNs.
+        SettingError: if it does not fit, or the format does not support CNNs.
     """
     if to != "safetensors":
-        raise SettingError(f"--to {to} is for video transformers; {source.path} holds a CNN: pass --to safetensors.")
+        raise SettingError(f"--to {to} is for video transformers; {source.path} contains a CNN: pass --to safetensors.")
     weights = cnn_from_official(from_published(source.weights))
     if not any(key.startswith("backbone.") for key in weights):
         # "fc." and "classifier." are the heads of torchvision's networks.
@@ -192,7 +191,7 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
     network, sizes = empty_contrast(kept, str(source.path))
     counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
     may_leave = tuple(key for key in weights if key not in kept)
-    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    hint = " (--part backbone reads only the encoder)" if part == "all" else ""
     report = compare(
         dict(network.state_dict()), weights, source.path, f"{sizes['backbone']} network{hint}", counters, may_leave
     )
@@ -213,13 +212,13 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
 
 
 def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:
-    """A network of skeletons under our names.
+    """A skeleton network under this project's names.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for skeletons.
+        SettingError: if it does not fit, or the format does not support skeletons.
     """
     if to == "huggingface":
-        raise SettingError(f"--to huggingface is for video transformers; {source.path} holds a network of skeletons.")
+        raise SettingError(f"--to huggingface is for video transformers; {source.path} contains a skeleton network.")
     config = source.passport["config"]
     run = parse_config(config) if config is not None else {}
     direction = inside(run, "model", "init_args", "backbone", "init_args").get("direction", "forward_twice")
@@ -238,10 +237,10 @@ def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:
 
 
 def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
-    """A video tower with its text encoder under our names, from ours or VindLU's.
+    """A video encoder with its text encoder under this project's names, from a file of this project or VindLU.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for such networks.
+        SettingError: if it does not fit, or the format does not support such networks.
     """
     if to != "safetensors":
         raise SettingError(f"--to {to} is for video transformers; {source.path} has a text encoder: pass --to safetensors.")
@@ -263,24 +262,26 @@ def convert_video_text(source: Source, facts: Facts, part: Part, to: Format) -> 
 
 
 def is_beit(weights: dict[str, Tensor]) -> bool:
-    """Whether these are BEiT with temporal attention, alone or in a method, without a text encoder."""
+    """Whether these are weights of BEiT with temporal attention, alone or in a method."""
     return any(prefix + FRAME_POSITIONS in weights for prefix in ("", "backbone."))
 
 
 def convert_beit(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
-    """BEiT with temporal attention under our names, with a classifier if the file has one.
+    """BEiT with temporal attention under this project's names, with a classifier if the file has one.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for it.
+        SettingError: if it does not fit, or the format does not support it.
     """
     if to != "safetensors":
-        raise SettingError(f"--to {to} is for networks of the VideoMAE family; {source.path} holds a BEiT: pass safetensors.")
+        raise SettingError(
+            f"--to {to} is for networks of the VideoMAE family; {source.path} contains a BEiT: pass --to safetensors."
+        )
     weights = source.weights
     if FRAME_POSITIONS in weights:
         weights = {f"backbone.{key}": value for key, value in weights.items()}
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
     network, sizes = empty_beit(kept, facts.get("image_size"))
-    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    hint = " (--part backbone reads only the encoder)" if part == "all" else ""
     report = compare(dict(network.state_dict()), kept, source.path, f"BEiT{hint}")
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
     passport = {
@@ -296,17 +297,18 @@ def convert_beit(source: Source, facts: Facts, part: Part, to: Format) -> Conver
 
 
 def convert_text(source: Source, to: Format) -> Converted:
-    """A text encoder under our names, from ours or a BERT; without BERT's pooler and its head for next sentences.
+    """A text encoder under this project's names, from a file of this project or a BERT, without BERT's pooler and its head for
+    next-sentence prediction.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for text encoders.
+        SettingError: if it does not fit, or the format does not support text encoders.
     """
     if to != "safetensors":
         raise SettingError(f"--to {to} is for video networks; {source.path} is a text encoder: pass --to safetensors.")
     weights = text_from_official(source.weights)
     for name in ("positions", "layers.0.up.bias"):
         if name not in weights:
-            raise SettingError(f"{source.path} is no whole text encoder, {name} is missing; pass another file.")
+            raise SettingError(f"{source.path} is not a complete text encoder, {name} is missing; pass another file.")
     network, sizes = empty_text(weights)
     fresh = tuple(f"layers.{layer}.cross." for layer in range(sizes["depth"]))
     report = compare(dict(network.state_dict()), weights, source.path, "text encoder", may_miss=(*fresh, "head."))

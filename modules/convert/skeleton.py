@@ -1,7 +1,7 @@
-"""Networks of skeletons for `convert`: names, sizes read from the weights, and an empty network to check them with.
+"""Skeleton networks for `convert`: names, sizes read from the weights, and an empty network to check the weights.
 
-Read: official skeleton-contrast files (https://arxiv.org/abs/2108.03656: two encoders or one, their momentum copies, queues),
-official encoders with or without a classifier, and ours.
+Supported: official skeleton-contrast files (https://arxiv.org/abs/2108.03656: one or two encoders, their momentum copies,
+queues), official encoders with or without a classifier, and files of this project.
 """
 
 from typing import Any, Literal
@@ -20,18 +20,18 @@ from modules.weights.names.skeleton_contrast import from_official, gru_to_offici
 from modules.weights.sizes import count_blocks
 
 Part = Literal["all", "backbone", "partner"]
-# A tensor that only one kind of encoder has, under our names.
+# For each family of encoders, a tensor that no other has, under this project's names.
 OF_GRU, OF_GRAPH, OF_IMAGE = "first.0.weight_hh_l0", "l1.tcn1.conv.weight", "conv1m.0.weight"
 
 
 def is_skeleton(weights: dict[str, Tensor]) -> bool:
-    """Whether these are an encoder of skeletons, alone or in a method."""
+    """Whether these are weights of a skeleton encoder, alone or in a method."""
     names = from_official(weights).keys()
     return any(prefix + first in names for prefix in ("", "backbone.") for first in (OF_GRU, OF_GRAPH, OF_IMAGE))
 
 
 def our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names to those of `SkeletonContrast`, or of a backbone with a `head`."""
+    """Rename official names to those of `SkeletonContrast`, or of a backbone with a `head`."""
     weights = from_official(weights)
     if any(key.startswith("backbone.") for key in weights):
         return weights
@@ -48,14 +48,14 @@ def choose(weights: dict[str, Tensor], part: Part, source: str) -> dict[str, Ten
         return weights
     chosen = {key.replace(part, "backbone", 1): value for key, value in weights.items() if key.startswith(f"{part}.")}
     if not chosen:
-        raise SettingError(f"--part {part}: {source} holds one encoder only; pass --part backbone.")
+        raise SettingError(f"--part {part}: {source} contains only one encoder; pass --part backbone.")
     return chosen
 
 
 def empty_encoder(
     weights: dict[str, Tensor], prefix: str, direction: str, source: str
 ) -> tuple[SkeletonEncoder, dict[str, Any]]:
-    """An encoder of the sizes of the weights under a prefix, and these by the names of its settings.
+    """An encoder with the sizes of the weights under a prefix, and these sizes by the names of its settings.
 
     Raises:
         SettingError: if a tensor for a size is missing.
@@ -71,11 +71,11 @@ def empty_encoder(
     if prefix + OF_IMAGE in weights and f"{prefix}conv2.weight" in weights:
         width, window = weights[prefix + OF_IMAGE].shape[0], weights[f"{prefix}conv2.weight"].shape[0]
         return HCN(width, window), {"class": "HCN", "width": width, "window": window}
-    raise SettingError(f"{source} holds no whole encoder of skeletons under {prefix}*; pass another file.")
+    raise SettingError(f"{source} contains no complete skeleton encoder under {prefix}*; pass another file.")
 
 
 def empty_network(weights: dict[str, Tensor], direction: str, source: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A network of the sizes of the weights, without storage, under our names; and its sizes."""
+    """A network with the sizes of the weights, without storage, under this project's names; and its sizes."""
     network = nn.ModuleDict()
     sizes: dict[str, Any] = {}
     with torch.device("meta"):
@@ -98,31 +98,31 @@ def empty_network(weights: dict[str, Tensor], direction: str, source: str) -> tu
 def read_skeleton(
     weights: dict[str, Tensor], part: Part, direction: str, source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Weights of a network of skeletons under our names.
+    """Weights of a skeleton network under this project's names.
 
     Args:
-        weights: under the file's own names.
-        part: everything, or one of the two encoders.
-        direction: of a BiGRU, which its weights do not tell.
+        weights: weights under the file's own names.
+        part: all parts, or one of the two encoders.
+        direction: direction of a BiGRU, which cannot be read from its weights.
         source: file, for error messages.
 
     Returns:
-        The weights, the sizes of the network, and what was matched in words.
+        The weights, the sizes of the network, and a report of what matched.
 
     Raises:
-        SettingError: if anything is missing, left over or of another shape.
+        SettingError: if weights are missing, left over or of another shape.
     """
     kept = choose(our_names(weights), part, source)
     network, sizes = empty_network(kept, direction, source)
-    hint = " (--part backbone or partner reads one encoder alone)" if part == "all" else ""
+    hint = " (--part backbone or partner reads only one encoder)" if part == "all" else ""
     report = compare(dict(network.state_dict()), kept, source, f"{sizes['backbone']['class']} network{hint}")
     return kept, sizes, str(report)
 
 
 def official_file(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Content of a file as the official code writes and reads it, from our names.
+    """Content of a file in the official code's format, from weights under this project's names.
 
-    An encoder alone becomes `encoder_q`; with a head, it becomes a classifier with `fc`.
+    A bare encoder becomes `encoder_q`; with a head, it becomes a classifier with `fc`.
     """
     if "head.weight" in weights:
         bare = {key.removeprefix("backbone.").replace("head.", "fc.", 1): value for key, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Weights as they lie in a file, and what lies with them about where they come from."""
+"""Reading weights together with the metadata about their origin."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,24 +19,24 @@ from modules.weights.sizes import Facts
 
 
 class Source(NamedTuple):
-    """A file that was read."""
+    """Content of a weight file, with metadata."""
 
     path: Path
     weights: dict[str, Tensor]
-    """under the file's own names"""
+    """weights under the file's own names"""
     passport: dict[str, Any]
-    """what is known of where the weights come from: method, config, metrics, source"""
+    """known facts about the origin of the weights: method, config, metrics, source"""
     facts: Facts
     kind: str | None
-    """what the file's own passport says that it is"""
+    """kind of network according to the file's passport"""
     origin: Origin
-    """what is known of how its network was fed"""
+    """known facts about the input of its network"""
     kept: dict[str, Any]
-    """what a run noted of its encoder (`facts` of it); empty for other files"""
+    """facts that a run stored about its encoder (`facts` of the encoder); empty for other files"""
 
 
 def read_source(source: Path, run_config: Path | None, setting: str = "--source") -> Source:
-    """Read weights, and what lies with them about where they come from; errors name the setting."""
+    """Read weights, and the metadata in and next to the file; errors name the setting."""
     path = weight_file(source, setting)
     checkpoint = read_checkpoint(path, setting)
     earlier = passport_of(source) or {}
@@ -47,12 +47,12 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
         if isinstance(earlier.get(theirs), int):
             facts.setdefault(ours, earlier[theirs])
     origin = origin_of(path, checkpoint)
-    # Only checkpoints of runs record the clips of pretraining apart from the network's own.
+    # Only checkpoints of runs record the clips of pretraining separately from those of the network.
     kept = inside(checkpoint.record, "backbone")
     clips = ("pretrained_frames", "pretrained_size", "num_frames", "image_size")
     facts |= {name: kept[name] for name in clips if type(kept.get(name)) is int}
     norm_pix_loss = earlier.get("norm_pix_loss")
-    # What is passed corrects the passport; the config in the passport may itself have been corrected by options.
+    # A given config overrides the passport. The config in a passport does not, since options may have corrected it.
     if run_config is None:
         facts = facts_of_run(settings) | facts
         norm_pix_loss = norm_pix_loss_of_run(settings) if norm_pix_loss is None else norm_pix_loss
@@ -64,7 +64,7 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
         beside = path.parent / "config.json"
         facts |= read_config(beside, setting)
         class_names = class_names_of(beside) or class_names
-        # Left out by transformers, it is true; left out by us, nothing was known.
+        # If it is missing, transformers means true, whereas in a file with a passport of this project it is unknown.
         norm_pix_loss = norm_pix_loss_of(beside, default=norm_pix_loss if earlier else True)
     if "normlize_target" in checkpoint.args:  # the spelling of the official scripts
         norm_pix_loss = bool(checkpoint.args["normlize_target"])
@@ -72,7 +72,7 @@ def read_source(source: Path, run_config: Path | None, setting: str = "--source"
         if value.ndim == 5 and "patch_embed" in key:
             facts |= {"tubelet_size": value.shape[2], "patch_size": value.shape[4]}
     passport = {
-        # Everything that an earlier passport says is kept, but for the kind of network, which the weights show.
+        # All entries of an earlier passport are kept, except for the kind of network, which follows from the weights.
         **{name: value for name, value in earlier.items() if name != "kind"},
         "method": checkpoint.record.get("method") or earlier.get("method") or inside(settings, "model").get("class_path"),
         "config": config,

@@ -1,4 +1,4 @@
-"""Encoders of depth and of signals, for which no other code base has a form: `convert` writes them under our names."""
+"""Conversion of encoders of depth and signals, which exist in no other code base, under this project's names."""
 
 import re
 
@@ -18,47 +18,47 @@ from modules.weights.run_config import facts_of_run, inside, parse_config
 from modules.weights.sizes import Facts, count_blocks
 
 NETWORK = "network."
-"""Where `Depth` has its network."""
+"""Prefix of the network in the weights of `Depth`."""
 NEAR, FAR = 0.0, 4500.0
-"""Range of `Depth`, in millimetres, where nothing says another."""
+"""Default range of `Depth`, in millimetres."""
 
 
 def refuse_several(source: Source) -> None:
-    """Refuse files with an encoder for each of several streams.
+    """Check that a file does not contain encoders of several streams.
 
     Raises:
-        SettingError: if this is one.
+        SettingError: if it does.
     """
     streams = sorted({key.split(".")[1] for key in source.weights if key.startswith("branches.")})
     if streams:
         raise SettingError(
-            f"{source.path} holds several encoders ({', '.join(streams)}); Method.load_from_checkpoint(path).encoder(name) in "
-            "Python gives each, and model.backbone.checkpoint reads them from the file as it is."
+            f"{source.path} contains several encoders ({', '.join(streams)}); load one in Python with "
+            "Method.load_from_checkpoint(path).encoder(name), or pass the unconverted file as model.backbone.checkpoint."
         )
 
 
 def _only_ours(source: Source, to: Format, kind: str) -> None:
     if to != "safetensors":
-        raise SettingError(f"--to {to} has no form for encoders of {kind}, as {source.path} holds; pass --to safetensors.")
+        raise SettingError(f"--to {to} does not support encoders of {kind}, as in {source.path}; pass --to safetensors.")
 
 
 # --- Depth ---
 
 
 def is_depth(weights: dict[str, Tensor]) -> bool:
-    """Whether these are an encoder of depth, alone or in a method."""
+    """Whether these are weights of a depth encoder, alone or in a method."""
     return any(key.startswith((NETWORK, f"backbone.{NETWORK}")) for key in weights)
 
 
 def inner_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the network of videos in the place of the `Depth` that holds it, also in momentum copies of it."""
+    """The weights with `Depth` replaced by the video network that it contains, also in momentum copies."""
     if any(key.startswith(NETWORK) for key in weights):
         weights = {f"backbone.{key}": value for key, value in weights.items()}
     return {key.replace(f"backbone.{NETWORK}", "backbone.", 1): value for key, value in weights.items()}
 
 
 def inner_network(source: Source) -> Source:
-    """The same file as one of the network of videos that its `Depth` holds."""
+    """The same source, as a file of the video network that its `Depth` contains."""
     config = source.passport["config"]
     settings = parse_config(config) if config is not None else {}
     network = inside(settings, "model", "init_args", "backbone", "init_args", "network")
@@ -67,10 +67,10 @@ def inner_network(source: Source) -> Source:
 
 
 def convert_depth(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
-    """An encoder of depth under our names, with all that a method adds to it.
+    """An encoder of depth under this project's names, with the other parts of a method.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for it.
+        SettingError: if it does not fit, or the format does not support it.
     """
     _only_ours(source, to, "depth")
     inner = inner_network(source)
@@ -86,8 +86,8 @@ def convert_depth(source: Source, facts: Facts, part: Part, to: Format) -> Conve
     near, far = setting_of(source, "near"), setting_of(source, "far")
     if near is None or far is None:
         near, far = NEAR, FAR
-        rank_zero_info(f"Nothing beside {source.path} says its range of depth: {near:g} to {far:g} mm assumed.")
-    # Of the encoder, and of its momentum copy.
+        rank_zero_info(f"No file with {source.path} states its range of depth: {near:g} to {far:g} mm assumed.")
+    # Rename the encoder and its momentum copy.
     names = {key: re.sub(r"(^|(?<=\.))(key_)?backbone\.", rf"\g<0>{NETWORK}", key, count=1) for key in found.weights}
     passport = found.passport
     passport["architecture"] = passport["architecture"] | {"stream": "depth", "near": near, "far": far}
@@ -98,15 +98,15 @@ def convert_depth(source: Source, facts: Facts, part: Part, to: Format) -> Conve
 
 
 def is_signal(weights: dict[str, Tensor]) -> bool:
-    """Whether these are an encoder of signals, alone or in a method."""
+    """Whether these are weights of a signal encoder, alone or in a method."""
     return any(f"{prefix}scale.running_mean" in weights for prefix in ("", "backbone."))
 
 
 def convert_signal(source: Source, part: Part, to: Format) -> Converted:
-    """An encoder of signals under our names, with a classifier if the file has one.
+    """An encoder of signals under this project's names, with a classifier if the file has one.
 
     Raises:
-        SettingError: if it does not fit, or the format is not for it.
+        SettingError: if it does not fit, or the format does not support it.
     """
     _only_ours(source, to, "signals")
     weights = source.weights
@@ -115,19 +115,19 @@ def convert_signal(source: Source, part: Part, to: Format) -> Converted:
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
     stem = kept.get("backbone.stem.0.weight")
     if stem is None or stem.ndim != 3:
-        raise SettingError(f"{source.path} holds no whole encoder of signals; pass another file.")
+        raise SettingError(f"{source.path} contains no complete signal encoder; pass another file.")
     width, channels, kernel = stem.shape
     blocks = count_blocks(kept, "backbone.stages.0.")
     sizes = {"channels": channels, "width": width, "blocks": blocks, "kernel": kernel}
     standardise = setting_of(source, "standardise")
     if standardise is None:
-        rank_zero_info(f"Nothing beside {source.path} says whether its signals are standardised: they are not, it is assumed.")
+        rank_zero_info(f"No file with {source.path} states whether its signals are standardised: assumed that they are not.")
     with torch.device("meta"):
         network = nn.ModuleDict({"backbone": SignalCNN(channels, width, blocks, kernel)})
         if "head.weight" in kept:
             sizes["num_classes"] = len(kept["head.weight"])
             network["head"] = nn.Linear(4 * width, sizes["num_classes"])
-    hint = " (--part backbone reads the encoder alone)" if part == "all" else ""
+    hint = " (--part backbone reads only the encoder)" if part == "all" else ""
     report = compare(dict(network.state_dict()), kept, source.path, f"SignalCNN{hint}")
     rank_zero_info(f"Read {source.path}: {', '.join(f'{name} {value}' for name, value in sizes.items())}: {report}.")
     config = source.passport["config"]

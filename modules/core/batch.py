@@ -22,37 +22,37 @@ SEQUENCE_AXIS: dict[Kind, int] = {
     **{"video": 1, "flow": 1, "depth": 1, "mask": 1, "track": 1},
     **{"skeleton": 2, "audio": 2, "signal": 2, "feature": 1},
 }
-"""Which axis of one sample's data counts time, where it may be longer in one sample than in another."""
+"""Time axis of one sample's data, for kinds whose length may differ between samples."""
 
 ADVICE = "choose another --data, or another --model or --model.backbone"
 
 
 @dataclass(eq=False)
 class Stream:
-    """One modality of the samples of a batch. Of one sample, all tensors lack their first axis."""
+    """One modality of a batch. In the stream of a single sample, the tensors have no batch axis."""
 
     kind: Kind
-    """What `data` is."""
+    """Kind of `data`."""
     data: Tensor
     """
-    * video uint8 [B, V, T, H, W, 3], RGB exactly as decoded, cropped and resized; nothing is normalised.
-    * flow float16 [B, V, T, H, W, 2], pixels of the clip to the right and down from each frame to the next; depth uint16
-      [B, V, T, H, W, 1], millimetres, 0 where nothing was measured.
+    * video uint8 [B, V, T, H, W, 3], RGB as decoded, cropped and resized, not normalised.
+    * flow float16 [B, V, T, H, W, 2], displacement from each frame to the next, right and down, in pixels of the clip; depth
+      uint16 [B, V, T, H, W, 1], millimetres, 0 without a measurement.
     * mask bool [B, V, T, H, W, K], one plane per object; track float32 [B, V, T, K, 4], x1 y1 x2 y2 in pixels of the clip.
     * skeleton float32 [B, V, 3, T, J, M], metres: x, y, z of J joints of M persons, centred and aligned once per recording,
-      cropped in time and resized to T frames. A person who is not there is 0 everywhere.
+      cropped in time and resized to T frames. An absent person is 0 everywhere.
     * audio float32 [B, V, C, S], one channel or two, from -1 to 1; signal float32 [B, V, C, L].
     * feature float [B, V, D], or sequences [B, V, S, D] with `length`.
     * picture uint8 [B, V, H, W, 3].
     """
     valid: Tensor | None = None
-    """bool [B, V, ...], which of it is real; None where all is, up to `length`."""
+    """bool [B, V, ...], which entries of `data` are valid; None if all are, up to `length`."""
     time: Tensor | None = None
-    """float32 [B, V, 2], first and last moment of each view in seconds."""
+    """float32 [B, V, 2], start and end of each view in seconds."""
     box: Tensor | None = None
-    """float32 [B, V, 4], part of the source that each view shows: x1 y1 x2 y2 in pixels of the source."""
+    """float32 [B, V, 4], crop of each view: x1 y1 x2 y2 in pixels of the source."""
     length: Tensor | None = None
-    """int64 [B] or [B, V], steps that are real; what lies behind them only fills up. None where all are."""
+    """int64 [B] or [B, V], number of real steps; later ones are padding. None if there is no padding."""
 
 
 @dataclass
@@ -65,34 +65,34 @@ class Text:
 
     @property
     def first(self) -> list[str]:
-        """The own sentence of each sample."""
+        """The first sentence of each sample."""
         return [own[0] for own in self.sentences]
 
 
 @dataclass(eq=False)
 class Regions:
-    """Boxes of key frames. Axis letters here: `M` boxes of all samples in a row, `K` actions."""
+    """Boxes of key frames. Axis letters here: `M` boxes of all samples, concatenated, `K` actions."""
 
     box: Tensor
-    """float32 [M, 5], the sample's place in the batch, and x1 y1 x2 y2 in pixels of the clip."""
+    """float32 [M, 5], the sample's index in the batch, and x1 y1 x2 y2 in pixels of the clip."""
     action: Tensor
     """float32 [M, K], 1 for the actions of each box, 0 for others."""
     number: Tensor
-    """int64 [M], number of each box in its split."""
+    """int64 [M], index of each box in its split."""
 
 
 @dataclass
 class Reading:
-    """How reading the samples went. Stays on the host."""
+    """Statistics and faults of reading the samples. Stays on the host."""
 
     decode_ms: list[float] = field(default_factory=list)
-    """What each sample cost a worker, in milliseconds."""
+    """Time that a worker needed for each sample, in milliseconds."""
     faults: list[tuple[int, str]] = field(default_factory=list)
     """Row and reason of every unreadable file."""
     unreplaced: list[bool] = field(default_factory=list)
-    """Whether nothing readable was found in the place of a sample's file."""
+    """Whether no readable file was found to replace a sample's file."""
     stream_ms: dict[str, list[float]] = field(default_factory=dict)
-    """What of `decode_ms` the reading of each stream but the video took, by its name."""
+    """Share of `decode_ms` for reading each stream other than the video, by name."""
 
 
 @dataclass(eq=False)
@@ -100,21 +100,21 @@ class Batch:
     """A batch from a data module for a method."""
 
     index: Tensor
-    """int64 [B], row of the split that each sample was meant to be (also when a broken file was substituted)."""
+    """int64 [B], requested row of each sample in the split (also if its file was broken and replaced)."""
     label: Tensor
-    """int64 [B], or float [B, K] for several labels; -1 where there is none."""
+    """int64 [B], or float [B, K] for several labels; -1 if there is none."""
     streams: dict[str, Stream | Text]
-    """The samples' modalities by name. Where there is one of a kind, its name is the kind."""
+    """The samples' modalities by name. The only stream of a kind is named after its kind."""
     substituted: Tensor = None  # type: ignore[assignment]  # made in __post_init__, so that readers need not ask
-    """int64 [B], row of the broken file that a sample stands in for, or -1, which is the default."""
+    """int64 [B], row of the broken file that a sample replaces, or -1 (the default)."""
     regions: Regions | None = None
     """Boxes of key frames, for detection."""
     extra: dict[str, Tensor] = field(default_factory=dict)
-    """What else a data set knows of its samples, by name, [B, ...]: a second label, the cycles of a repetition."""
+    """Further annotations of the samples, by name, [B, ...]: a second label, the cycles of a repetition."""
     reading: Reading = field(default_factory=Reading)
-    """How reading went."""
+    """Statistics and faults of reading."""
     prepared: Any = None
-    """What the method's `Preparation` made, if the data module ran it."""
+    """Result of the method's `Preparation`, if the data module ran it."""
 
     def __post_init__(self) -> None:
         if self.substituted is None:
@@ -124,8 +124,8 @@ class Batch:
         """A stream other than text.
 
         Args:
-            name: of the stream.
-            kinds: that the caller can use; any without.
+            name: name of the stream.
+            kinds: kinds that the caller supports; without them, any kind.
 
         Raises:
             SettingError: if the data have no such stream, or one of another kind.
@@ -139,7 +139,7 @@ class Batch:
         """A stream of sentences.
 
         Raises:
-            SettingError: if the data have none of that name.
+            SettingError: if the data have no text of that name.
         """
         found = self.streams.get(name)
         if isinstance(found, Text):
@@ -148,11 +148,11 @@ class Batch:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Kinds of the streams by name, as data modules tell them in `streams`."""
+        """Kinds of the streams by name, like the attribute `streams` of data modules."""
         return {name: stream.kind for name, stream in self.streams.items()}
 
     def separate(self, views: int) -> "Batch":
-        """Each view as a separate sample: B samples of V views become B * V samples of one, those of a sample side by side.
+        """Each view as a separate sample: B samples of V views become B * V samples of one view, grouped by sample.
 
         Args:
             views: V.
@@ -175,38 +175,38 @@ class Batch:
         return Batch(index, label, streams, substituted, extra=extra)
 
     def pin_memory(self) -> "Batch":
-        """A copy in pinned memory: torch's loader asks for it before a batch goes to a GPU."""
+        """A copy in pinned memory. torch's DataLoader calls this before a batch is moved to a GPU."""
         pinned: Batch = apply_to_collection(self, Tensor, Tensor.pin_memory)
         return pinned
 
 
 class Preparation(Protocol):
-    """Work of a method on the host that needs no weights, such as writing captions. Data modules that have an attribute
-    `preparation` run it where batches are read, ahead of the step: in workers, where there are any, to which it is sent."""
+    """Work of a method on the host that needs no weights, such as writing captions. Data modules with an attribute
+    `preparation` run it ahead of the step, where batches are read: in the workers if there are any, so it is pickled."""
 
     def __call__(self, batch: Batch, epoch: int | None) -> None:
-        """Set `batch.prepared`, from which `step` takes it.
+        """Set `batch.prepared` for the method's `step`.
 
         Args:
-            batch: as it was read, on the host.
-            epoch: of training; None in validation, which is the same in every epoch.
+            batch: batch as it was read, on the host.
+            epoch: training epoch; None in validation, which is the same in every epoch.
         """
         ...
 
 
 def unlabelled(data: Tensor, kind: Kind = "video") -> Batch:
-    """A batch of one stream, named as its kind, with rows from 0 and without labels.
+    """A batch of one stream, named after its kind, with rows from 0 and without labels.
 
     Args:
         data: [B, ...]
-        kind: of the stream.
+        kind: kind of the stream.
     """
     index = torch.arange(len(data), device=data.device)
     return Batch(index, torch.full_like(index, -1), {kind: Stream(kind, data)})
 
 
 def feature_stream(data: object, own: str) -> str | None:
-    """Name of the stream of frozen features that a data module yields in the place of the stream `own`, if it does."""
+    """Name of the stream of frozen features that a data module yields instead of the stream `own`, or None."""
     given: Mapping[str, Kind] = getattr(data, "streams", {})
     return None if own in given else next((name for name, kind in given.items() if kind == "feature"), None)
 
@@ -216,11 +216,11 @@ def check_streams(given: Mapping[str, Kind], wanted: Mapping[str, Iterable[Kind]
 
     Args:
         given: kind of each stream of the data, by name.
-        wanted: kinds that can be used of each stream that is read, by name.
-        advice: what to change.
+        wanted: supported kinds of each stream that the method reads, by name.
+        advice: what to change, for the error.
 
     Raises:
-        SettingError: for the first one that is missing or of another kind.
+        SettingError: for the first stream that is missing or of another kind.
     """
     for name, kinds in wanted.items():
         if given.get(name) not in tuple(kinds):
@@ -228,12 +228,12 @@ def check_streams(given: Mapping[str, Kind], wanted: Mapping[str, Iterable[Kind]
 
 
 def join_streams(samples: list[Stream]) -> Stream:
-    """The streams of single samples as one, all of them with the same fields.
+    """Collate the streams of single samples, which must have the same fields.
 
-    Data of unequal length are filled up with 0 behind their ends; then `length` is theirs, where samples do not tell it.
+    Data of unequal lengths are padded with 0 at the end. `length` is then set to these lengths if the samples have none.
 
     Args:
-        samples: B streams, whose tensors lack the first axis.
+        samples: B streams, whose tensors have no batch axis.
     """
     kind, axis = samples[0].kind, SEQUENCE_AXIS.get(samples[0].kind, 0)
     fields: dict[str, Any] = {name: [getattr(one, name) for one in samples] for name in ("time", "box", "length")}
@@ -247,18 +247,18 @@ def join_streams(samples: list[Stream]) -> Stream:
 
 
 def stack_padded(parts: list[Tensor], axis: int = 0, value: float = 0) -> Tensor:
-    """Stack tensors that may differ in the length of one axis, filled up behind their ends to the longest.
+    """Stack tensors that may differ in the length of one axis, padded at the end to the longest.
 
     Args:
         parts: B tensors.
-        axis: of each part, counted from its first.
-        value: that fills up.
+        axis: axis of each part that may differ.
+        value: padding value.
 
     Returns:
         [B, ...]
     """
     if len({part.shape[axis] for part in parts}) == 1:
-        # In a worker, right into the memory that it shares with the main process.
+        # In a worker, this writes directly into memory that is shared with the main process.
         stacked: Tensor = default_collate(parts)
         return stacked
     padded = pad_sequence([part.movedim(axis, 0) for part in parts], batch_first=True, padding_value=value)
@@ -272,15 +272,15 @@ def _unlike(given: Mapping[str, Kind], name: str, kinds: tuple[Kind, ...], advic
 
 
 class TrueBoxes(NamedTuple):
-    """What is to be found. Axis letter: `M` pairs of a box and an action."""
+    """Ground-truth boxes of detection. Axis letter: `M` pairs of a box and an action."""
 
     frame: Tensor
-    """int64 [M], number of the key frame."""
+    """int64 [M], index of the key frame."""
     box: Tensor
-    """float [M, 4], corners x1 y1 x2 y2, in the same unit as those that are found."""
+    """float [M, 4], corners x1 y1 x2 y2, in the same unit as the predicted boxes."""
     action: Tensor
     """int64 [M]"""
 
     def only(self, keep: Tensor) -> "TrueBoxes":
-        """Some of the pairs: bool [M]."""
+        """The pairs selected by `keep`, bool [M]."""
         return TrueBoxes(*(part[keep] for part in self))

@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# PyTorch 2.9 has a setting for each backend, and refuses to read the common one of old where they differ.
+# PyTorch 2.9 has one setting per backend. Reading the older common setting fails if they differ.
 PARTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
 ALL_DIGITS = ("ieee", "ieee") if PARTS else ("highest",)
 
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products of float32 have all their digits inside, whatever autocast and `torch.set_float32_matmul_precision` say,
-    which the command line sets to 'high'; afterwards these are what they were.
+    """Context in which float32 matrix products have full precision, regardless of autocast and of
+    `torch.set_float32_matmul_precision`, which the command line sets to 'high'. Both are restored at the end.
 
-    With TF32's ten bits, features that share a large mean have other nearest neighbours.
+    With the ten-bit mantissa of TF32, features with a large common mean get other nearest neighbours.
 
     Args:
-        device: of the products.
+        device: device of the products.
     """
     before = _precision()
     _set_precision(ALL_DIGITS)
@@ -44,7 +44,7 @@ def _set_precision(values: Sequence[str]) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradient; afterwards each part has its own mode again, and the random state its value."""
+    """Context of evaluation mode without gradients. All submodules' modes and the random state are restored at the end."""
     training = [part for part in module.modules() if part.training]
     state = torch.get_rng_state()
     module.eval()
@@ -67,42 +67,42 @@ def _as_they_are(values: Any) -> Any:
 
 
 def table(make: Callable[..., Any], *arguments: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What a function returns, as a tensor that is kept: made once for the same arguments, type and device.
+    """The result of a function as a cached tensor, made once per arguments, type and device.
 
     Args:
-        make: function of a module (no lambda, which would be another one each time) that returns numbers or an array.
-        arguments: of `make`.
-        dtype: of the tensor.
-        device: of the tensor.
+        make: module-level function (a lambda would be a new object at every call) that returns numbers or an array.
+        arguments: arguments of `make`.
+        dtype: type of the tensor.
+        device: device of the tensor.
 
     Returns:
-        a tensor that all callers share, and none must change.
+        a tensor that all callers share. It must not be changed in place.
     """
     key = (make, arguments, dtype, device)
     if key not in _KEPT:
-        # Of use in training too, where it is first asked for in validation.
+        # Training must be able to use a tensor that validation requested first.
         with torch.inference_mode(False):
             _KEPT[key] = torch.as_tensor(make(*arguments), dtype=dtype).to(device)
     return _KEPT[key]
 
 
 def constant(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers, as a tensor that is kept.
+    """Numbers as a cached tensor.
 
     Args:
         values: a number or tuples of numbers.
-        dtype: of the tensor.
-        device: of the tensor.
+        dtype: type of the tensor.
+        device: device of the tensor.
 
     Returns:
-        a tensor that all callers share, and none must change.
+        a tensor that all callers share. It must not be changed in place.
     """
     return table(_as_they_are, values, dtype=dtype, device=device)
 
 
 @contextmanager
 def own_constants() -> Iterator[None]:
-    """Forget what was made inside, at the end: for tensors without data, which must not be met again."""
+    """Context with a separate cache, for tensors without data (meta or fake tensors), which must not be reused later."""
     before = dict(_KEPT)
     _KEPT.clear()
     try:
@@ -112,19 +112,19 @@ def own_constants() -> Iterator[None]:
         _KEPT.update(before)
 
 
-# --- On the way to the device ---
+# --- Copies to the device ---
 
 
 def to_device(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of the CPU on a device, all of them in one copy, which neither host nor device waits for.
+    """Copy CPU tensors to a device, all of them in one asynchronous copy.
 
     Args:
-        tensors: of any types and shapes; as they are if they are there already.
-        device: where they are needed.
+        tensors: tensors of any types and shapes; returned unchanged if they are on the device already.
+        device: target device.
     """
     if tensors[0].device.type == device.type:
         return tensors
-    # Wide types first: so all of them begin at a multiple of their width.
+    # Wide types first, so that every tensor starts at a multiple of its element size.
     order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())
     packed = torch.cat([tensors[number].contiguous().view(-1).view(torch.uint8) for number in order])
     rest = packed.pin_memory().to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Rows of a batch that is distributed over processes. With one process nothing is sent and nothing is copied.
+"""Gathering of rows across processes. With one process, nothing is sent or copied.
 
-All processes must call these functions equally often, and those of training, where every process has full batches, with
-equally many rows. `gather_lists` and `gather_once` are for evaluation, where they differ.
+All processes must call these functions the same number of times. The functions for training expect the same number of rows
+in every process; `gather_lists` and `gather_once` are for evaluation, where the numbers may differ.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _alone = False
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process takes itself for the only one, and sends nothing: to try a step that the others do not take."""
+    """Context in which this process acts as the only one and sends nothing, to try a step that the others do not run."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -29,14 +29,14 @@ def alone() -> Iterator[None]:
 
 
 def position() -> tuple[int, int]:
-    """Rank of this process and the number of processes; (0, 1) without a process group, and in `alone`."""
+    """Rank of this process and number of processes; (0, 1) without a process group and within `alone`."""
     if _alone or not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
 
 
 def gather_rows(values: Tensor) -> Tensor:
-    """The rows of all processes, rank after rank, without gradient; one process gets its own memory back.
+    """Gather the rows of all processes in order of rank, without gradient. A single process gets a view of its own rows.
 
     Args:
         values: [B, ...], of the same shape and type in every process.
@@ -55,12 +55,12 @@ def gather_rows(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def share_statistics(module: nn.Module) -> None:
-    """Give all processes the running statistics of the first one's normalisation layers, which checkpoints hold.
+    """Copy the running statistics of normalisation layers from the first process, which writes checkpoints, to all others.
 
-    In training each process has those of its own batches, unless they are synchronised.
+    In training, each process has the statistics of its own batches, unless the layers are synchronised.
 
     Args:
-        module: the same in every process.
+        module: the same module in every process.
     """
     if position()[1] == 1:
         return
@@ -72,19 +72,19 @@ def share_statistics(module: nn.Module) -> None:
 
 @torch.no_grad()
 def shuffled(network: Callable[[Tensor], Tensor], values: Tensor, generator: torch.Generator) -> Tensor:
-    """What a network makes of `values`, after a shuffle of the rows of all processes (shuffle BN of MoCo, official code).
+    """Run a network on rows that are shuffled across processes (shuffle BN of MoCo, official code).
 
-    Each process runs the network on a random share of all rows, and gets the results for its own rows. So the batch
-    statistics of batch norm do not tell which query a key belongs to. Without gradient; one process shuffles nothing and
-    draws nothing.
+    Each process runs the network on a random share of all rows, and receives the results for its own rows. So the batch
+    statistics of batch norm do not reveal which query a key belongs to. No gradient; with one process, nothing is shuffled
+    and no random number is drawn.
 
     Args:
-        network: maps [B, ...] to one row per row.
-        values: [B, ...], as many rows in every process.
-        generator: on the device of `values`, in the same state in every process, so not seeded with the rank.
+        network: maps [B, ...] to one output row per input row.
+        values: [B, ...], the same number of rows in every process.
+        generator: generator on the device of `values`, in the same state in every process, so not seeded with the rank.
 
     Returns:
-        [B, ...], row i for row i of `values`.
+        [B, ...], row i is the output for row i of `values`.
     """
     rank, world = position()
     if world == 1:
@@ -95,7 +95,7 @@ def shuffled(network: Callable[[Tensor], Tensor], values: Tensor, generator: tor
 
 
 def gather_lists(values: list[T]) -> list[T]:
-    """What the processes have in lists, rank after rank; for evaluation, their lengths may differ."""
+    """Concatenate the lists of all processes in order of rank. Their lengths may differ, as in evaluation."""
     world = position()[1]
     if world == 1:
         return values
@@ -105,13 +105,13 @@ def gather_lists(values: list[T]) -> list[T]:
 
 
 def gather_once(trainer: Trainer, rows: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Join what the processes have, in the order of sample numbers, each number once.
+    """Gather the rows and labels of all processes, sorted by sample index, each sample once.
 
     Args:
-        trainer: knows the processes.
+        trainer: trainer of the processes.
         rows: [n, D], n may differ between processes.
         labels: [n, ...]
-        numbers: int64 [n], sample numbers.
+        numbers: int64 [n], sample indices.
     """
     if trainer.world_size > 1:
         sizes = trainer.strategy.all_gather(torch.tensor(rows.shape, device=rows.device))

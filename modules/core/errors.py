@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MAX_SEED = 2**32 - 1
-"""Largest seed that all generators take."""
+"""Largest seed that all generators accept."""
 
 
 class SettingError(Exception):
     """An error that the user can fix: a setting, a path, a file.
 
-    The message is one sentence or two that say what is wrong, where, and what to change, naming settings by their
+    The message is one or two sentences that state what is wrong, where, and what to change. It names settings by their
     command-line path (``data.clip.frames``). `main.py` prints it without a traceback.
     """
 
     latest: ClassVar["SettingError | None"] = None
-    """The last one that was made. A parser that tries several types keeps no more of an exception than its words."""
+    """The last instance. A parser that tries several types keeps only the message of an exception, so it is stored here."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -26,23 +26,23 @@ class SettingError(Exception):
 
 
 # --- Checks ---
-# `owner` is what the settings belong to, by its command-line path; "--" for the options of a command.
+# `owner` is the command-line path of the object that has the settings; "--" for the options of a command.
 
 
 def given(**values: object) -> dict[str, Any]:
-    """The values that are not None, to check settings for which null stands for a default."""
+    """The values that are not None, to check settings for which null means a default."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def check_positive(owner: str, /, **values: object) -> None:
-    """Refuse what is not a finite number above 0.
+    """Check that values are finite numbers above 0.
 
     Args:
-        owner: what the settings belong to.
-        values: by name of the setting.
+        owner: command-line path of the object that has the settings.
+        values: values by name of the setting.
 
     Raises:
-        SettingError: for the first one that is wrong.
+        SettingError: for the first invalid value.
     """
     for name, value in values.items():
         if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
@@ -50,16 +50,16 @@ def check_positive(owner: str, /, **values: object) -> None:
 
 
 def check_range(owner: str, low: float, high: float = math.inf, /, **values: object) -> None:
-    """Refuse what is not a finite number in a range to which both ends belong.
+    """Check that values are finite numbers in a closed range.
 
     Args:
-        owner: what the settings belong to.
+        owner: command-line path of the object that has the settings.
         low: smallest number.
         high: largest number.
-        values: by name of the setting.
+        values: values by name of the setting.
 
     Raises:
-        SettingError: for the first one that is wrong.
+        SettingError: for the first invalid value.
     """
     for name, value in values.items():
         if not (_is_number(value) and low <= value <= high and value < math.inf):  # type: ignore[operator]
@@ -67,18 +67,18 @@ def check_range(owner: str, low: float, high: float = math.inf, /, **values: obj
 
 
 def check_whole(owner: str, low: int, high: float = math.inf, /, **values: object) -> None:
-    """Refuse what is not a whole number in a range to which both ends belong; see `check_range`."""
+    """Check that values are integers in a closed range; see `check_range`."""
     for name, value in values.items():
         if not (isinstance(value, Integral) and _is_number(value) and low <= value <= high):  # type: ignore[operator]
             raise _wrong(owner, name, value, f"whole number {_limits(low, high)}")
 
 
 def check_writable(setting: str, folder: Path) -> None:
-    """Refuse a folder that can neither be written to nor created; it is not created yet.
+    """Check that a folder can be written to or created. It is not created yet.
 
     Args:
-        setting: its name on the command line.
-        folder: its value.
+        setting: name of the setting on the command line.
+        folder: value of the setting.
 
     Raises:
         SettingError: with the reason.

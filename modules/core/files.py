@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
+    """The object in a JSON file; empty if the file is missing, is not valid JSON, or contains something else."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's content."""
+    """SHA-256 of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -31,15 +31,15 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     """Write a file atomically, with the user's default permissions.
 
     Args:
-        path: file to write; its folder is made.
-        save: writes to the path that it is given.
+        path: file to write; its folder is created.
+        save: function that writes to a given path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = os.umask(0)
     os.umask(mask)
     with replacing(path) as part:
         save(part)
-        # safetensors lets nobody else read its files.
+        # safetensors creates files that only their owner can read.
         part.chmod(0o666 & ~mask)
 
 
@@ -49,7 +49,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def to_json(content: dict[str, Any], indent: int | None = None) -> str:
-    """JSON, with the value of tensors that hold one number."""
+    """JSON text; tensors of one number become numbers."""
     return json.dumps(content, indent=indent, default=float)
 
 
@@ -58,15 +58,15 @@ PART = ".part"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields the name of a temporary file next to `path`, which replaces `path` at the end if there was no error.
+    """Yield the path of a temporary file next to `path`, which replaces `path` at the end if there was no error.
 
-    So `path` is whole or absent, also after a power cut. Its folder must exist.
+    So `path` is never incomplete, even after a power cut. Its folder must exist.
     """
-    # In the same folder: only there does replacing a file take no time at all. One name: a killed run leaves one at most.
+    # Replacing a file is atomic only within a folder's file system. With a fixed name, killed runs leave one file at most.
     partial = path.with_name(f".{path.name}{PART}")
     try:
         yield partial
-        # Without it, the name may reach the disk before the content.
+        # Without the flush, the name may reach the disk before the content.
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
@@ -78,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     if os.name == "nt":
-        # Windows does not flush folders, nor files that are open for reading.
+        # Windows can flush neither folders nor files that are open for reading.
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Strict loading of weights, with a report, and reading of checkpoints of runs."""
+"""Strict loading of weights with a report, and reading of checkpoints of runs."""
 
 import pickle
 import re
@@ -15,14 +15,14 @@ from modules.core.errors import SettingError
 
 
 def open_run(path: str | Path, setting: str) -> dict[str, Any]:
-    """What is in a checkpoint of a run besides tensors, which are not read.
+    """The content of a run's checkpoint. Tensors are memory-mapped where possible, so only metadata is read.
 
     Args:
-        path: file.
-        setting: that named it, for error messages.
+        path: checkpoint file.
+        setting: setting that specified it, for error messages.
 
     Raises:
-        SettingError: if it cannot be read, or is no checkpoint of a run.
+        SettingError: if it cannot be read, or is not a checkpoint of a run.
     """
     path = Path(path)
     advice = "pass a file of a run's folder checkpoints"
@@ -43,10 +43,10 @@ def open_run(path: str | Path, setting: str) -> dict[str, Any]:
 
 
 def reason(path: str | Path, error: Exception) -> str:
-    """Why a file could not be read, in place of torch's advice to trust it."""
+    """The reason why a file could not be read, without torch's advice to trust the file."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused is not None:
-        return f"it holds a {refused[1]}, which could run code and is not read"
+        return f"it contains a {refused[1]}, which could run code and is not read"
     try:
         with Path(path).open("rb") as file:
             start = file.read(256)
@@ -60,13 +60,13 @@ def reason(path: str | Path, error: Exception) -> str:
     if is_cut or "unexpected EOF" in str(error) or Path(path).suffix == ".safetensors":
         return "it is cut short or damaged"
     if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError | LookupError | ValueError):
-        return "it holds no tensors and plain values as torch.save writes them"
+        return "it does not contain tensors and plain values as torch.save writes them"
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 @dataclass
 class LoadReport:
-    """What happened to each key of a load."""
+    """The keys that matched, and those that did not, when weights were loaded."""
 
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -92,8 +92,8 @@ def compare(
     """Compare names and shapes, and fail on every difference that was not declared.
 
     Args:
-        own: what the network has.
-        weights: what the file has, under the network's names.
+        own: state dict of the network.
+        weights: tensors of the file, under the network's names.
         source: file name, for the error.
         network: name of the network, for the error.
         may_miss: prefixes of names that the file may lack.
@@ -129,7 +129,7 @@ def load_strictly(
     """Load weights, print what matched, and fail on every difference that was not declared.
 
     Args:
-        module: where to load to.
+        module: module to load the weights into.
         weights: tensors under the module's own names.
         source: file name, for the report.
         may_miss: prefixes of parameters that may stay as initialised (for example a fresh head).

@@ -1,4 +1,4 @@
-"""What a step of a method returns, and what it predicts."""
+"""Return types of a method's `step` and `predict_step`."""
 
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -7,40 +7,41 @@ from torch import Tensor
 
 
 class StepOutput(TypedDict, total=False):
-    """What a method's `step` returns. `loss` is always there."""
+    """Output of a method's `step`. `loss` is always present."""
 
     loss: Tensor
     """Scalar with gradient."""
     log: dict[str, Tensor]
     """Detached scalars that are logged as `train/<name>` or `val/<name>`."""
     show: dict[str, Any]
-    """Detached things to look at, by names of the method's own, which its `pictures` draws. `clip`, uint8 [B, T, H, W, 3], is
-    what the student saw, after every augmentation and paste; `skeleton`, float [B, 3, T, J, M], the same for skeletons."""
+    """Detached values for visualisation, drawn by the method's `pictures`, which defines their names. `clip`, uint8
+    [B, T, H, W, 3], is the student's input after all augmentations; `skeleton`, float [B, 3, T, J, M], the same for
+    skeletons."""
 
 
 @dataclass
 class Predicted:
-    """What `predict_step` returns of a batch of samples. Axis letters: `B` samples, `D` numbers."""
+    """Output of `predict_step` for a batch. Axis letters: `B` samples, `D` predicted values."""
 
     number: Tensor
-    """int64 [B], of each sample in its data set."""
+    """int64 [B], index of each sample in its data set."""
     missed: Tensor
-    """bool [B], whether its file could not be read. Then the numbers are those of another one, and mean nothing."""
+    """bool [B], whether the sample's file could not be read. Its values are then those of another sample, to be ignored."""
     value: Tensor
-    """float [B, D], what the method says of each sample."""
+    """float [B, D], the method's prediction for each sample."""
 
 
 Columns = dict[str, list[Any]]
-"""A table by its columns, which have one entry per row. A list as an entry stands for several in a cell."""
+"""A table by columns, with one entry per row. An entry that is a list puts several values into a cell."""
 
 
 @dataclass
 class Answers:
-    """What a method says of all samples, for people to read."""
+    """A method's predictions for all samples, in readable form."""
 
     columns: Columns
-    """One row per sample that could be read, in their order."""
+    """One row per readable sample, in order."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What one must know to understand them."""
+    """Information needed to interpret the columns."""
     tables: dict[str, Columns] = field(default_factory=dict)
-    """Further tables by name, whose rows are no samples."""
+    """Further tables by name, whose rows are not samples."""

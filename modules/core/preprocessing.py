@@ -15,21 +15,21 @@ Triple = tuple[float, float, float]
 
 
 def _per_channel(values: Triple, scale: float) -> np.ndarray:
-    """Numbers [3, 1, 1, 1] for clips that are counted to `scale` instead of 1, rounded as float32 rounds both."""
+    """Numbers [3, 1, 1, 1] for clips from 0 to `scale` instead of 0 to 1, as a product of float32 values."""
     return (np.float32(scale) * np.array(values, np.float32)).reshape(3, 1, 1, 1)
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a network's weights take for pixels.
+    """The normalisation of pixels that a network's weights expect.
 
     Args:
-        mean: of red, green and blue, from 0 to 1.
-        std: standard deviation of red, green and blue, as above.
-        channels: order in which the network takes the colours.
+        mean: mean of red, green and blue, from 0 to 1.
+        std: standard deviation of red, green and blue, in the same unit.
+        channels: channel order of the network's input.
 
     Raises:
-        SettingError: if a number is not finite, or a standard deviation not above 0.
+        SettingError: if a number is not finite, or a standard deviation is not above 0.
     """
 
     mean: Triple
@@ -54,7 +54,7 @@ class Normalisation:
         return f"mean ({mean}), std ({std}), {self.channels}"
 
     def apply(self, clip: Tensor) -> Tensor:
-        """Clips as the network takes them (a view of channels-last memory).
+        """Normalise clips for the network (a view of channels-last memory).
 
         Args:
             clip: uint8 or float [B, T, H, W, 3], red, green, blue from 0 to 255.
@@ -65,32 +65,32 @@ class Normalisation:
         return self.apply_planes(clip.permute(0, 4, 1, 2, 3))
 
     def apply_planes(self, planes: Tensor) -> Tensor:
-        """`apply` of pixels in another form, such as cubes: uint8 or float [N, 3, ...] -> float32 of that shape."""
+        """`apply` for pixels in another shape, such as cubes: uint8 or float [N, 3, ...] -> float32 of the same shape."""
         planes = (planes.flip(1) if self.channels == "BGR" else planes).float()
         mean, std = (self.constant(name, planes, 255).view(3, *[1] * (planes.ndim - 2)) for name in ("mean", "std"))
         return (planes - mean) / std
 
     def restore(self, video: Tensor) -> Tensor:
-        """Inverse of `apply` up to the range: float [B, 3, T, H, W] -> the same, red, green, blue in [0, 1]."""
+        """Inverse of `apply`, but with the range 0 to 1: float [B, 3, T, H, W] -> the same shape, red, green, blue."""
         pixels = video * self.constant("std", video) + self.constant("mean", video)
         return pixels.flip(1) if self.channels == "BGR" else pixels
 
     def constant(self, name: Literal["mean", "std"], like: Tensor, scale: float = 1) -> Tensor:
-        """Mean or standard deviation in the network's order of colours: [3, 1, 1, 1], of the type and on the device of `like`.
+        """Mean or standard deviation in the network's channel order: [3, 1, 1, 1], of the type and on the device of `like`.
 
-        No buffer of a module, which half precision would round.
+        It is not a buffer of a module, because half precision would round buffers.
         """
         values = getattr(self, name) if self.channels == "RGB" else getattr(self, name)[::-1]
         return table(_per_channel, values, scale, dtype=like.dtype, device=like.device)
 
     def as_record(self) -> dict[str, Any]:
-        """As it stands in passports and checkpoints: plain numbers, `channels` only where not RGB."""
+        """Plain numbers for passports and checkpoints; `channels` is included only if it is not RGB."""
         record: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
         return record if self.channels == "RGB" else record | {"channels": self.channels}
 
     @classmethod
     def of_record(cls, record: Any) -> "Normalisation | None":
-        """Inverse of `as_record`; None of anything else."""
+        """Inverse of `as_record`; None for invalid records."""
         if not isinstance(record, dict) or not {"mean", "std"} <= record.keys():
             return None
         try:
@@ -100,7 +100,7 @@ class Normalisation:
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Of torchvision's published video networks.
+# Torchvision's published video networks.
 KINETICS = Normalisation((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 # From -1 to 1: BEiT and VindLU.
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -110,34 +110,34 @@ IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std
 
 
 def normalise(clip: Tensor) -> Tensor:
-    """`IMAGENET.apply`. What a backbone takes, its `preprocess` says."""
+    """`IMAGENET.apply`. The normalisation of a backbone is defined by its `preprocess`."""
     return IMAGENET.apply(clip)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Facts about the network that weights come from; None where they are not known."""
+    """Facts about the network that weights come from; None if unknown."""
 
     source: str
-    """file, for what is printed"""
+    """file, for messages"""
     normalisation: Normalisation | None = None
-    """of its clips"""
+    """normalisation of its clips"""
     frames: int | None = None
-    """of the clips whose position codes it knows"""
+    """number of frames that its position codes were trained for"""
     size: int | None = None
-    """side of these clips in pixels"""
+    """side of these frames in pixels"""
     usual: tuple[int, int] | None = None
-    """frames and size of all published networks of its form"""
+    """frames and size of all published networks of this architecture"""
     bn_eps: float | None = None
-    """of its BatchNorm"""
+    """eps of its BatchNorm"""
 
 
 def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
-    """An `Origin` from what JSON, YAML or a pickle says; values of another type are left out.
+    """An `Origin` from the content of JSON, YAML or a pickle. Values of an unexpected type are ignored.
 
     Args:
-        source: file, for what is printed.
-        normalisation: `Normalisation.as_record`.
+        source: file, for messages.
+        normalisation: output of `Normalisation.as_record`.
         facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`.
     """
     facts = facts if isinstance(facts, dict) else {}
@@ -153,12 +153,12 @@ def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
 def settle_normalisation(
     asked: Normalisation | None, origin: Origin, default: Normalisation
 ) -> tuple[Normalisation, list[str]]:
-    """The normalisation of a backbone's clips: the setting, else that of its weights, else the default; and what to print.
+    """The normalisation of a backbone's clips, from the setting, else the weights, else the default; and lines to print.
 
     Args:
         asked: the backbone's setting.
-        origin: of its weights.
-        default: of its kind.
+        origin: origin of its weights.
+        default: default of its family.
     """
     known, setting = origin.normalisation, "model.backbone.normalisation"
     if asked is not None:
@@ -170,6 +170,6 @@ def settle_normalisation(
 
 
 def say(lines: list[str]) -> None:
-    """Print lines, in the first process."""
+    """Print lines in the first process."""
     for line in lines:
         rank_zero_info(line)

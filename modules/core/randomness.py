@@ -1,7 +1,7 @@
-"""Random numbers as a function of where they are used, never of what ran before.
+"""Random numbers that depend only on where they are used, not on earlier draws.
 
-Workers draw from (seed, epoch, index), the device from (seed, step, rank). So a run does not depend on the number of
-workers, and one that is killed and resumed draws what the uninterrupted run would have drawn.
+Generators of workers are seeded from (seed, epoch, index), those of the device from (seed, step, rank). So a run does not
+depend on the number of workers, and a resumed run draws the same numbers as an uninterrupted one.
 """
 
 import random
@@ -14,25 +14,26 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 
 def derive_seed(*key: int) -> int:
-    """A 63-bit seed from a tuple of integers; every integer counts, and so does their order.
+    """A 63-bit seed from a tuple of integers. It depends on every integer and on their order.
 
-    NumPy's `SeedSequence` does the mixing, so that neighbouring keys give unrelated streams.
+    NumPy's `SeedSequence` mixes the integers, so that neighbouring keys give unrelated streams.
     """
-    # Two words per integer and the length in front: SeedSequence itself cannot tell (1,) from (1, 0).
+    # Two words per integer, after the length, because SeedSequence does not distinguish (1,) from (1, 0).
     words = [len(key)] + [part >> shift & 0xFFFFFFFF for part in key for shift in (0, 32)]
     high, low = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(high) << 31) ^ int(low)
 
 
 def device_generator(device: torch.device | str, *key: int) -> torch.Generator:
-    """A torch generator on `device`, seeded from the key. Costs no device synchronisation."""
+    """A torch generator on `device`, seeded from the key. Causes no host sync."""
     return torch.Generator(device).manual_seed(derive_seed(*key))
 
 
 def host_generator(generator: torch.Generator) -> torch.Generator:
-    """A generator on the CPU for numbers that the host draws within a step: the given one if it is there, else a new one.
+    """A CPU generator for numbers that the host draws within a step: the given one if it is on the CPU, else a new one.
 
-    The new one is a function of the given one's seed and place, and moves it on, so that the next is another. Nothing waits.
+    The new generator is seeded from the seed and offset of the given one, whose offset is then advanced, so that the next call
+    returns another one. There is no host sync.
     """
     if generator.device.type == "cpu":
         return generator
@@ -49,20 +50,21 @@ def worker_rng(*key: int) -> np.random.Generator:
 
 @contextmanager
 def seeded_libraries(*key: int) -> Iterator[None]:
-    """Let libraries that draw from the global generators of Python, NumPy and torch draw from the key; then restore these."""
+    """Context in which the global generators of Python, NumPy and torch are seeded from the key, for libraries that use them.
+    Their states are restored at the end."""
     seed = derive_seed(*key)
     with isolate_rng():
         random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  (it is what libraries draw from)
+        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  (libraries draw from it)
         torch.manual_seed(seed)
         yield
 
 
 @contextmanager
 def seeded_host_libraries(*key: int) -> Iterator[None]:
-    """As `seeded_libraries` for those that draw from Python and NumPy alone; also in a worker, where CUDA cannot be asked."""
+    """`seeded_libraries` for Python and NumPy only. It also works in a worker, where CUDA cannot be used."""
     seed = derive_seed(*key)
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (it is what libraries draw from)
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (libraries draw from it)
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
     try:

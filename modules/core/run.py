@@ -1,4 +1,4 @@
-"""What a trainer holds, with types, and what its parts ask of one another."""
+"""Types of a trainer's attributes, and interfaces between data modules and callbacks."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, cast, runtime_checkable
@@ -10,26 +10,26 @@ from modules.core.batch import Batch
 
 
 class Run(Protocol):
-    """What Lightning gives every trainer without declaring it, so that type checkers do not know of it."""
+    """Attributes of a trainer that Lightning sets without declaring their types."""
 
     datamodule: Any
-    """Where the batches come from; None in a run on plain loaders."""
+    """The data module; None in a run on plain loaders."""
     callbacks: list[Callback]
     fast_dev_run: int | bool
-    """In a trial run, true, or its number of batches: nothing is written to the run's folder."""
+    """True, or the number of batches, in a trial run, which writes nothing to the run's folder."""
     overfit_batches: int | float
-    """Batches, or a share of them, that every epoch repeats; 0 for all."""
+    """Number or fraction of batches that every epoch repeats; 0 disables it."""
     profiler: Profiler
     log_every_n_steps: int
 
 
 def run_of(trainer: Trainer) -> Run:
-    """The same trainer, with the types that Lightning leaves out."""
+    """The same trainer with the types that Lightning does not declare."""
     return cast(Run, trainer)
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
-    """The trainer of a module; None outside of a run, where `module.trainer` raises an error."""
+    """The trainer of a module; None outside a run, where `module.trainer` raises an error."""
     try:
         return module.trainer
     except RuntimeError:
@@ -38,20 +38,20 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 
 @runtime_checkable
 class TrainingBank(Protocol):
-    """A data module whose training samples can be a bank for the nearest neighbours of test samples."""
+    """A data module whose training samples can serve as the bank of a nearest-neighbour evaluation."""
 
     def setup(self, stage: str) -> None:
-        """Lightning's."""
+        """See Lightning's data modules."""
 
     def train_once(self) -> Iterable[Batch]:
-        """Every training sample once over all processes, in order, with the clips of evaluation."""
+        """Every training sample once across all processes, in order, with the clips of evaluation."""
 
     def tested_in_training(self, stage: str = "test") -> int:
-        """Number of samples that are training samples too: of the test, or of those to predict."""
+        """Number of test samples (or samples to predict) that are also training samples."""
 
 
 @runtime_checkable
 class ReadsClips(Protocol):
-    """A callback that reads clips from the data module's loaders, and so cannot do with their features."""
+    """A callback that reads clips from the data module's loaders, so it cannot work with frozen features."""
 
     reads_clips: bool

@@ -9,7 +9,7 @@ from modules.core.errors import SettingError
 
 
 class Grid(NamedTuple):
-    """How a clip is cut into tokens."""
+    """The token grid of a clip."""
 
     t: int
     """token slices over time"""
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 
     @property
     def token_pixels(self) -> int:
-        """Pixels (of one channel) in a token."""
+        """Number of pixels of one channel in a token."""
         return self.tubelet * self.patch * self.patch
 
 
@@ -48,7 +48,7 @@ def patchify(video: Tensor, grid: Grid) -> Tensor:
 
     Args:
         video: [B, C, T, H, W]
-        grid: token grid of these clips
+        grid: token grid of the clips
 
     Returns:
         [B, N, C, P]: tokens in the order t, h, w; P pixels of each channel in the order time, row, column.
@@ -72,7 +72,7 @@ def unpatchify(cubes: Tensor, grid: Grid) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens by number.
+    """Select tokens by index.
 
     Args:
         tokens: [B, N, ...]
@@ -86,11 +86,11 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def gather_rounds(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens of the same clips several times.
+    """Select tokens of the same clips several times.
 
     Args:
         tokens: [B, N, ...]
-        index: int64 [R * B, M], all clips of the first round, then those of the next.
+        index: int64 [R * B, M], all clips for the first round, then all clips for the next.
 
     Returns:
         [R * B, M, ...]
@@ -108,7 +108,7 @@ def pool_tokens(tokens: Tensor, grid: tuple[int, int, int], pooling: Pooling) ->
     Args:
         tokens: float [B, N, D] in the order time, row, column; N = t * h * w.
         grid: Number of tokens (t, h, w) along time, height and width.
-        pooling: `mean` averages all tokens; `time` averages over space and keeps the time slices apart.
+        pooling: `mean` averages all tokens; `time` averages over space and concatenates the time slices.
 
     Returns:
         float [B, D] for `mean`, [B, t * D] for `time`.

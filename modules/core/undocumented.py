@@ -1,7 +1,7 @@
-"""All that is used here of Lightning, PyTorch, jsonargparse and TensorBoard without being part of their documentation.
+"""All uses of undocumented parts of Lightning, PyTorch, jsonargparse and TensorBoard.
 
-An update of any of them may take it away, so it is in this file alone, and tests/core/test_undocumented.py says what broke.
-Everything else goes through callbacks, plugins, hooks, profilers and samplers, as the code of any user does.
+An update of these packages may remove them, so they are in this file only, and tests/core/test_undocumented.py shows what
+broke. All other code uses the public API: callbacks, plugins, hooks, profilers and samplers.
 """
 
 from collections.abc import Iterator
@@ -23,27 +23,27 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-# --- Lightning: how far a run is ---
+# --- Lightning: progress of a run ---
 
 FETCH, STEP = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
-"""What Lightning calls waiting for a batch of training, and a step with it, when it tells its profiler of them."""
+"""Lightning's profiler actions for waiting for a training batch, and for a training step."""
 
 
 def is_fitting(trainer: Trainer) -> bool:
-    """Whether the trainer was asked to fit, also while it validates."""
+    """Whether the trainer runs `fit`, including its validation."""
     return trainer.state.fn == TrainerFn.FITTING
 
 
 def make_train_loader(trainer: Trainer) -> None:
-    """Have the loader of training made now, so that the trainer knows its number of batches; nothing if it is there."""
+    """Create the training loader now, so that the trainer knows its number of batches; no effect if it already exists."""
     trainer.fit_loop.setup_data()
 
 
 class FitCounts:
-    """Lightning's own counts of epochs and batches, which it also keeps in checkpoints and takes from them.
+    """Lightning's counters of epochs and batches, which it saves in checkpoints and restores from them.
 
     Args:
-        trainer: that trains.
+        trainer: trainer of the run.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -53,27 +53,27 @@ class FitCounts:
 
     @property
     def epoch(self) -> int:
-        """Number of the present epoch, or of the next one."""
+        """Index of the current epoch, or of the next one between epochs."""
         return int(self._epochs.current.processed)
 
     @property
     def in_epoch(self) -> int:
-        """Batches of the present epoch that training has begun with."""
+        """Number of batches of the current epoch that training has started."""
         return int(self._batches.current.ready)
 
     @property
     def in_all(self) -> int:
-        """The same over all epochs."""
+        """Number of batches of all epochs that training has started."""
         return int(self._batches.total.ready)
 
     @property
     def resumes(self) -> bool:
-        """Whether training takes itself to begin within an epoch of a checkpoint."""
+        """Whether training is about to resume within an epoch of a checkpoint."""
         return bool(self._fit.restarting)
 
     @property
     def validates_every(self) -> int | float | None:
-        """Batches from one validation to the next; infinitely many or None where batches do not decide."""
+        """Number of batches between validations; infinite or None if validation is not scheduled by batches."""
         return self._trainer.val_check_batch
 
     def set_length(self, batches: int | float) -> None:
@@ -81,13 +81,13 @@ class FitCounts:
         self._fit.max_batches = batches
 
     def lengthen(self, batches: int) -> None:
-        """Set the number of batches of an epoch that has begun."""
+        """Set the number of batches of the current epoch."""
         self._fit.max_batches = batches
         assert self._fit._data_fetcher is not None
         self._fit._data_fetcher.length = batches
 
     def begin_epoch(self) -> None:
-        """Let what was taken for a place within an epoch be its begin."""
+        """Start at the beginning of the epoch, not within it."""
         for part in (self._epochs.current, self._epochs.total):
             _set_all(part, self.epoch)
         self._batches.total.completed = self._batches.total.ready
@@ -95,14 +95,14 @@ class FitCounts:
             loop.on_iteration_done()
 
     def begin_at(self, batch: int) -> None:
-        """Let training go on behind so many batches of the epoch."""
+        """Continue training after the first `batch` batches of the epoch."""
         _set_all(self._batches.current, batch)
         self._batches.total.completed = self._batches.total.ready
         self._batches.is_last_batch = False
         self._fit.epoch_loop.reset_restart_stage()
 
     def log_by_steps(self) -> None:
-        """Let loggers count what the optimiser counts; after a checkpoint, Lightning guesses whether its last step counts."""
+        """Make loggers count optimiser steps. After a checkpoint, Lightning only guesses whether its last step counts."""
         self._fit.epoch_loop._batches_that_stepped = self._trainer.global_step
 
 
@@ -123,13 +123,13 @@ def epochs_done(checkpoint: dict[str, Any]) -> int:
 
 
 def loader_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What the first loader of training put into a checkpoint; nothing if there was none that did."""
+    """State of the first training loader in a checkpoint; empty if there is none."""
     states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
     return dict(states[0]) if states else {}
 
 
 def uncount_epoch(checkpoint: dict[str, Any], epoch: int) -> None:
-    """Let that epoch count as unfinished in a checkpoint, which is changed in place, if it is the last that counts as done."""
+    """Mark an epoch as unfinished in a checkpoint, in place, if it is the last finished epoch."""
     for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
         if counts["processed"] == epoch + 1:
             counts["processed"] = counts["completed"] = epoch
@@ -139,12 +139,12 @@ def uncount_epoch(checkpoint: dict[str, Any], epoch: int) -> None:
 
 
 def averages_buffers(callback: WeightAveraging) -> bool:
-    """Whether an average of weights is also one of buffers."""
+    """Whether the callback also averages buffers."""
     return bool(callback._use_buffers)
 
 
 def averaged(callback: WeightAveraging) -> nn.Module:
-    """The network with averaged weights, while a run trains."""
+    """The network with averaged weights, during training."""
     assert callback._average_model is not None, "it is made when training begins"
     network: nn.Module = callback._average_model.module
     return network
@@ -159,15 +159,15 @@ def parser_of(cli: LightningCLI, command: str) -> LightningArgumentParser:
 
 
 def add_chosen_optimiser(cli: LightningCLI, command: str) -> None:
-    """Give the method the optimiser of `--optimizer`, if there is one; the last thing that `LightningCLI` builds."""
+    """Configure the method with the optimiser of `--optimizer`, if it is set. `LightningCLI` does this as its last step."""
     cli._add_configure_optimizers_method_to_model(command)
 
 
 def whole_numbers_first(parser: LightningArgumentParser) -> None:
-    """Let 1 be a whole number, and 1.0 a share, in all settings that may be either.
+    """Parse 1 as an integer and 1.0 as a fraction in all settings that accept both.
 
-    The parser takes the first type of `Optional[Union[int, float]]` that fits. Which one that is depends on the process:
-    typing hands out again what was written as `Optional[Union[float, int]]` anywhere before.
+    The parser uses the first type of `Optional[Union[int, float]]` that fits. Their order may vary between processes, because
+    typing caches unions: it returns `Optional[Union[float, int]]` if that was created first.
     """
     for action in parser._actions:
         kinds = get_args(getattr(action, "_typehint", None))
@@ -179,20 +179,20 @@ def whole_numbers_first(parser: LightningArgumentParser) -> None:
 
 
 def unscale_outside(optimiser: Optimizer) -> None:
-    """Let the trainer undo the scaling of float16 before a step, even if the optimiser could do it in the step.
+    """Make the trainer unscale float16 gradients before a step, even if the optimiser could do it within the step.
 
-    Lightning refuses to clip gradients for an optimiser that offers to, as fused ones do, even in bfloat16, where nothing
-    is scaled.
+    Otherwise, Lightning refuses to clip gradients for fused optimisers, which support unscaling, even in bfloat16, where
+    nothing is scaled.
     """
     optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def hold_weights(optimiser: Optimizer, held: Tensor) -> None:
-    """Let a fused optimiser leave weights and moments alone if `held` is true; nobody waits for the device to know.
+    """Make a fused optimiser skip the update of weights and moments if `held` is true, without a host sync.
 
     Args:
-        optimiser: fused.
-        held: bool [], on the device of the weights; a copy of its present value counts.
+        optimiser: a fused optimiser.
+        held: bool [], on the device of the weights; its current value is copied.
     """
     # torch's own gradient scaler does the same.
     optimiser.found_inf = held.float()  # type: ignore[attr-defined]
@@ -205,18 +205,18 @@ def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that processes share."""
+    """This process's shard of a distributed tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def restore_where(wrong: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
-    """Bring tensors back to earlier values if a flag of the device says so, in a few launches on a GPU, without reading it.
+    """Restore tensors to earlier values if a flag on the device is true, with a few kernel launches and no host sync.
 
-    Bits are added as whole numbers, for NaN times 0 is not 0.
+    The arithmetic is on the bits as integers, because NaN times 0 is not 0.
 
     Args:
-        wrong: bool scalar.
-        now: tensors to change.
+        wrong: bool scalar, whether to restore.
+        now: tensors to change in place.
         before: their earlier values, of the same types and shapes.
     """
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -243,12 +243,12 @@ CPU_ATTENTION = (
 
 
 def allow_graphs(count: int) -> None:
-    """Let torch.compile make up to so many versions of one function, for which it has a limit of 8 by default.
+    """Allow torch.compile up to `count` versions of one function; its default limit is 8.
 
     Args:
-        count: of versions; a higher limit that was set before stays.
+        count: number of versions; a higher existing limit is kept.
     """
-    import torch._dynamo  # it takes a second
+    import torch._dynamo  # the import takes a second
 
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, count)
@@ -259,10 +259,10 @@ def allow_graphs(count: int) -> None:
 
 
 def stay_calm(batches: Iterator[Any]) -> None:
-    """Let the death of a worker be an error only where the main process waits for a batch.
+    """Raise the error of a dead worker only where the main process waits for a batch.
 
-    PyTorch raises one at once, wherever the main process is just then, say in the middle of a step; not so without its list
-    of processes.
+    By default, PyTorch raises it immediately, for example in the middle of a step. It does not for workers that are removed
+    from its list of process ids.
 
     Args:
         batches: iterator of a DataLoader.
@@ -274,13 +274,13 @@ def stay_calm(batches: Iterator[Any]) -> None:
 
 
 def workers(loader: DataLoader[Any]) -> list[BaseProcess]:
-    """The worker processes that a loader keeps (`persistent_workers`), by number; none before they are started."""
+    """The persistent worker processes of a loader (`persistent_workers`), by index; empty before they are started."""
     iterator: Any = loader._iterator
     return list(iterator._workers) if iterator is not None else []
 
 
 def end_workers(loader: DataLoader[Any]) -> None:
-    """End the workers that a loader keeps; the next iteration starts others."""
+    """Stop the persistent workers of a loader; the next iteration starts new ones."""
     iterator: Any = loader._iterator
     if iterator is not None:
         iterator._shutdown_workers()
@@ -291,6 +291,6 @@ def end_workers(loader: DataLoader[Any]) -> None:
 
 
 def write_image(logger: TensorBoardLogger, name: str, step: int, content: bytes, height: int, width: int) -> None:
-    """Show a picture file as it is, which may be an animated GIF; the documented way makes still ones of arrays of pixels."""
+    """Log an encoded image file, which may be an animated GIF. The documented API only logs still images from pixel arrays."""
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
     logger.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)

@@ -1,1 +1,1 @@
-"""Sentences about motion: facts measured on trajectories, the words for them, and sentences as numbers."""
+"""Sentences about motion: facts measured on trajectories, their wording, and tokenisation."""

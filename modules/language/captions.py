@@ -1,8 +1,8 @@
-"""Captions of motion: what to tell of a clip, in which words, and when two clips tell the same.
+"""Captions of motion: selection of facts, their wording, and comparison of meanings.
 
-What is told is chosen among the facts measured on the final record, so it is true of the clip after every flip and crop.
-The grammar is ours; LocoMotion's own (https://arxiv.org/abs/2410.12018) is not public. A flipped script gives the flipped
-caption, word by word.
+The facts of a caption are selected from those measured on the final record, so they are true of the clip after all flips and
+crops. The grammar is this project's; LocoMotion's (https://arxiv.org/abs/2410.12018) is not public. A flipped script gives the
+flipped caption, word by word.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from modules.motion.primitives import PRIMITIVES, RELATIONS
 from modules.motion.scripts import Script
 
 KEEP, KEEP_USUAL = 0.7, 0.15
-"""Probability to tell what need not be told, and what is true of most motions."""
+"""Probability of mentioning an optional fact, and one that is true of most motions."""
 USUAL = ("C.straight", "S.steady")
 TRIES = 8
 GENERIC_NOUN = 0.15
@@ -37,7 +37,7 @@ TELLING = (
     "P.still", "M.move",
 )
 # fmt: on
-"""What to tell of a phase of which its own primitive does not hold, the first that does."""
+"""Facts for a phase whose own primitive is not true, in order of preference."""
 NEEDS_DIRECTION = ("S.", "D.", "G.", "P.start", "P.stop", "P.stopgo", "C.straight", "C.curve", "C.zigzag")
 SPEEDS = ("S.slow", "S.fast")
 EXTRAS = ("S.slow", "S.fast", "S.steady", "S.faster", "S.slower", "D.short", "D.long", "C.straight", "G.from", "G.to")
@@ -48,10 +48,10 @@ class Caption:
     """The caption of one clip.
 
     Args:
-        text: lower case, no punctuation but commas.
-        signature: what it says of the motion, the same for all wordings.
-        signature_id: 63-bit hash of the signature and the words for the objects; equal ones are no negatives.
-        clauses: what it is made of.
+        text: caption in lower case, without punctuation except commas.
+        signature: the meaning, the same for all wordings.
+        signature_id: 63-bit hash of the signature and the words for the objects; captions with equal ids are not negatives.
+        clauses: clauses of the caption.
     """
 
     text: str
@@ -62,7 +62,7 @@ class Caption:
 
 @dataclass
 class Name:
-    """How an object may be called: a noun, and a colour if it has one."""
+    """Name of an object: a noun, and optionally a colour."""
 
     noun: str
     colour: str = ""
@@ -73,14 +73,13 @@ class Name:
 
 
 class Captioner:
-    """Makes captions of scripts.
+    """Writes captions of scripts.
 
     Args:
-        verbs: plain takes one verb and one phrase per meaning; lexicon all but the held-out verbs; held_out those.
-        paraphrases: JSON lines of further wordings (see `modules.language.paraphrases`), taken half of the time where the
-            meaning is in the file; null takes none.
-        full_names: always call an object by colour and noun; else it is now and then nothing but 'object', or small or
-            large.
+        verbs: plain uses one verb and one phrase per meaning; lexicon all verbs except the held-out ones; held_out those.
+        paraphrases: JSON lines of further wordings (see `modules.language.paraphrases`), used half of the time if the meaning
+            is in the file; null disables this.
+        full_names: always name an object by colour and noun; otherwise, it is sometimes only 'object', or small or large.
     """
 
     def __init__(self, verbs: Verbs = "lexicon", paraphrases: str | None = None, full_names: bool = False) -> None:
@@ -99,9 +98,9 @@ class Captioner:
 
         Args:
             script: final motion.
-            names: of the objects of each clip.
-            wording: other numbers say the same in other words.
-            told: what to say of each clip, if it is known already: `tell(script)`.
+            names: names of the objects of each clip.
+            wording: other numbers give other wordings of the same meaning.
+            told: the clauses of each clip, `tell(script)`, if already computed.
         """
         told = tell(script) if told is None else told
         sides = script.size.mean((2, 3)).tolist()
@@ -124,19 +123,19 @@ class Captioner:
                 break
             text = sentence(clauses, subjects, Speaker(rng, self.verbs))
         if text is None or word_count(text) > MAX_WORDS:
-            # What is told must not depend on the choice of words.
+            # The meaning must not depend on the choice of words.
             text = sentence(clauses, [name.noun.replace("_", " ") for name in names], Speaker(rng, "plain", brief=True))
         said = [f"{c.signature()} of {' and '.join(subjects[number] for number in c.objects)}" for c in clauses]
         return Caption(text, meaning, stable_hash(" | ".join(sorted(said) if " & " in meaning else said)), clauses)
 
 
 def stable_hash(text: str) -> int:
-    """63 bits, the same in every process."""
+    """63-bit hash, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _subjects(rng: random.Random, names: Sequence[Name], sides: list[float], clauses: list[Clause]) -> list[str]:
-    """Nouns with at most one attribute, without article."""
+    """Nouns with at most one attribute, without an article."""
     facts = [fact for clause in clauses for fact in clause.facts.items()]
     changes = any(name.startswith(("Z.", "K.flyaway")) or values == IN_SIGHT for name, values in facts)
     subjects = []
@@ -150,7 +149,7 @@ def _subjects(rng: random.Random, names: Sequence[Name], sides: list[float], cla
 
 
 def tell(script: Script) -> list[list[Clause]]:
-    """What to say of each clip: clauses in order of time; at the same time for two objects without a relation."""
+    """Clauses of each clip, in order of time; for two objects without a relation, they may be at the same time."""
     related = (script.relation >= 0).nonzero()[:, 0]
     relations = dict(zip(related.tolist(), relation_facts(script.select(related)), strict=True))
     columns = (clip_facts(script), script.topic.tolist(), script.relation.tolist(), script.span.tolist(), script.seed.tolist())
@@ -163,10 +162,10 @@ def tell(script: Script) -> list[list[Clause]]:
             told.append([Clause(wanted, {wanted: known[wanted]}, (1, 0), (0.0, 1.0))])
             continue
         clauses = []
-        # Of three phases, one may have an addition: more would not fit into a caption.
+        # With three phases, only one may have an additional fact, because more would not fit into a caption.
         favoured = rng.randrange(3)
         for who, phases in enumerate(facts):
-            # Spans without duration are phases that do not exist; they have no facts either.
+            # Spans without duration are unused phases, which have no facts.
             there = [k for k, (start, end) in enumerate(spans[who]) if end > start]
             for known_facts, k in zip(phases, there, strict=True):
                 budget = 0 if len(facts) > 1 else (2, 1, int(k == favoured))[len(there) - 1]
@@ -179,7 +178,7 @@ def tell(script: Script) -> list[list[Clause]]:
 
 
 def _with_movers(script: Script, told: list[list[Clause]]) -> list[list[Clause]]:
-    """What is told; where that is nothing, which object moves in sight for longest, if one does."""
+    """The clauses of each clip; if there are none, the object that moves visibly for the longest time, if any."""
     silent = [number for number, clauses in enumerate(told) if not clauses]
     if not silent:
         return told
@@ -193,7 +192,7 @@ def _with_movers(script: Script, told: list[list[Clause]]) -> list[list[Clause]]
 
 
 def _merged(script: Script, told: list[list[Clause]]) -> list[list[Clause]]:
-    """What neighbours say alike of the same object told once, where it is true of both together: two tilts may not be one."""
+    """Merge consecutive equal clauses about an object if the result is true of their joint time: two tilts may not be one."""
     grouped = [[list(run) for _, run in groupby(clauses, lambda clause: (clause.facts, clause.objects))] for clauses in told]
     repeated = [(number, _joined(run)) for number, runs in enumerate(grouped) for run in runs if len(run) > 1]
     true = iter(_hold(script, repeated))
@@ -205,12 +204,12 @@ def _merged(script: Script, told: list[list[Clause]]) -> list[list[Clause]]:
 
 
 def _joined(run: list[Clause]) -> Clause:
-    """The first clause over the time of all."""
+    """The first clause, with the time span of all."""
     return run[0]._replace(span=(run[0].span[0], run[-1].span[1]))
 
 
 def _hold(script: Script, clauses: list[tuple[int, Clause]]) -> list[bool]:
-    """Whether all that a clause says is measured on its own span; each comes with the number of its clip."""
+    """Whether all facts of a clause are measured on its time span; each clause comes with the index of its clip."""
     if not clauses:
         return []
     chosen = script.select(_rows(script, [number for number, _ in clauses]))
@@ -226,16 +225,16 @@ def _rows(script: Script, numbers: list[int]) -> torch.Tensor:
 
 
 def choose(facts: Facts, topic: str, budget: int, rng: random.Random) -> tuple[str, Facts] | None:
-    """What to say of a phase: its own primitive where it holds, else the most telling one, and up to `budget` more facts.
+    """Choose the facts for a phase: its own primitive if it is true, else the most specific one, and up to `budget` more facts.
 
     Args:
-        facts: all that is true.
-        topic: the primitive that it was drawn as.
-        budget: how many things to add.
-        rng: source of the choice; the same numbers are drawn whatever the facts are.
+        facts: all true facts.
+        topic: the primitive that the phase was drawn as.
+        budget: number of facts to add.
+        rng: source of randomness; the same numbers are drawn for any facts.
 
     Returns:
-        The head and the facts to tell, or None where nothing can be said.
+        The head and the chosen facts, or None if there are none.
     """
     direction = next((name for name in facts if name.startswith("T.")), None)
     able = [name for name in facts if direction is not None or not name.startswith(NEEDS_DIRECTION)]
@@ -257,7 +256,7 @@ def choose(facts: Facts, topic: str, budget: int, rng: random.Random) -> tuple[s
 
 
 def _additions(head: str, facts: Facts) -> list[str]:
-    """What may be added to a clause about a primitive."""
+    """Facts that may be added to a clause about a primitive."""
     if head.startswith(("T.", "S.", "D.", "G.", "C.straight")):
         growth = [] if "K.flyaway" in facts else [name for name in ("Z.grow", "Z.shrink") if name in facts]
         return [name for name in (*EXTRAS, *growth) if name in facts and name != head]

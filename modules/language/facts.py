@@ -1,7 +1,7 @@
-"""What is true of a script: measured on its trajectories, without looking at what they were drawn as.
+"""Facts about a script, measured on its trajectories, independent of the primitives they were drawn as.
 
-`clip_facts` here and `relation_facts` in `modules.language.relations` say which primitives hold, and with which parameters.
-Words are made of nothing else, so that every clause is true of the final record, whatever flips and crops did to it.
+`clip_facts` here and `relation_facts` in `modules.language.relations` return the primitives that are true, with their
+parameters. Captions only use these facts, so that every clause is true of the final record after all flips and crops.
 """
 
 from modules.language.measurements import NO_ROTATION, SAME_SIZE, Measured, measure
@@ -20,33 +20,33 @@ from modules.motion.primitives import (
 from modules.motion.scripts import Script
 
 Facts = dict[str, tuple[str, ...]]
-"""Primitives that hold, with their parameters: headings, sides, senses, regions."""
+"""Primitives that are true, with their parameters: headings, sides, directions of rotation, regions."""
 
 REGIONS = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 SEEN = 0.6
-"""Share of an object that must be in the frame throughout, else nothing but its coming and going is told."""
+"""Minimum visible fraction of an object during a phase; below it, captions only mention that it enters or leaves."""
 PAUSE = 0.15
 
 
 def name_heading(degrees: float) -> str | None:
-    """The heading's name, or None between two names."""
+    """Name of the heading, or None if it is between two named headings."""
     sector = round(degrees / 45) % 8
     return HEADINGS[sector] if abs((degrees - 45 * sector + 180) % 360 - 180) <= SECTOR else None
 
 
 def name_region(x: float, y: float) -> str | None:
-    """The region of the frame, or None near the border between two: x and y as shares of the frame."""
+    """Region of the frame, or None near the border between two regions: x and y as fractions of the frame."""
     if not (0 <= x <= 1 and 0 <= y <= 1) or min(abs(v - line) for v in (x, y) for line in (1 / 3, 2 / 3)) < MARGIN:
         return None
     return REGIONS[3 * min(2, int(3 * y)) + min(2, int(3 * x))]
 
 
 def phase_facts(m: Measured, whole: bool) -> Facts:
-    """What can be said of one phase.
+    """Facts about one phase.
 
     Args:
-        m: its numbers.
-        whole: the object does nothing else in the clip.
+        m: its measurements.
+        whole: whether it is the object's only phase in the clip.
     """
     if m.seen_least < SEEN:
         return _border_facts(m)
@@ -99,7 +99,7 @@ def _path_facts(m: Measured) -> Facts:
         facts.update({name: () for name, (low, high) in DISTANCE.items() if low <= m.chord <= high})
         ratio = m.last_third / max(m.first_third, 1e-6)
         profile = "S.steady" if 0.8 <= ratio <= 1.25 else "S.faster" if ratio >= 2 else "S.slower" if ratio <= 0.5 else None
-        # A rest on the way is none of these.
+        # A motion with a pause has no speed profile.
         if profile is not None and m.halt < 0.03:
             facts[profile] = ()
     return facts
@@ -182,7 +182,7 @@ def _pause_facts(m: Measured) -> Facts:
 
 
 def clip_facts(script: Script) -> list[list[list[Facts]]]:
-    """What can be said of every phase, by clip, object and phase; phases that do not exist are left out."""
+    """Facts about every phase, by clip, object and phase, without unused phases."""
     everything = []
     for clip, objects in zip(measure(script), script.objects.tolist(), strict=True):
         told = []

@@ -1,4 +1,4 @@
-"""Words out of facts: inflection, clauses, sentences. Which facts are told is decided in `modules.language.captions`."""
+"""Wording of facts: inflection, clauses, phrases. The facts are selected in `modules.language.captions`."""
 
 import random
 import re
@@ -14,14 +14,14 @@ MAX_WORDS = 28
 PLAIN = 0.3
 
 CONNECTIVES = ("{one} and then {two}", "{one}, then {two}", "{one}, after which it {two}", "{one} before it {two}")
-"""How the second clause of an object follows the first; its subject is dropped or 'it'."""
+"""Connections of two clauses about the same object; the subject of the second is dropped or 'it'."""
 NOTHING = "nothing moves in sight"
 IN_SIGHT = ("in sight",)
-"""Parameter of M.move where all that is known is that an object moves, turns or grows while some of it can be seen."""
+"""Parameter of M.move if it is only known that an object moves, turns or grows while it is partly visible."""
 GLUE = ("and finally", "after", "while", "of", "a", "an", "the", "another", "object", "small", "large", NOTHING)
 """Further words of captions."""
 SAID_BY_VERBS = ("S.slow", "S.fast", "S.steady", "D.short", "D.long")
-"""Rows whose templates do not say what they are about: their verbs do, or a modifier."""
+"""Rows whose meaning is expressed by their verbs or by a modifier, not by their templates."""
 
 _IRREGULAR = {"go": "goes"}
 # fmt: off
@@ -39,13 +39,13 @@ _MIRROR = {**_OPPOSITES, **{b: a for a, b in _OPPOSITES.items()}, "anticlockwise
 
 
 class Clause(NamedTuple):
-    """What is told of one phase of one object, or of two objects.
+    """A clause about one phase of one object, or about two objects.
 
     Args:
-        head: the primitive that the clause is about.
-        facts: all that it says, with parameters; `head` is one of them.
-        objects: whom it is about, object 1 before object 0.
-        span: first and last moment, from 0 to 1.
+        head: the main primitive of the clause.
+        facts: all facts of the clause, with parameters, including `head`.
+        objects: indices of the objects, object 1 before object 0.
+        span: start and end, from 0 to 1.
     """
 
     head: str
@@ -54,13 +54,13 @@ class Clause(NamedTuple):
     span: tuple[float, float]
 
     def signature(self) -> str:
-        """Its meaning in one word, the same for all wordings: 'T.up+S.fast', 'V.enter(left)'."""
+        """The meaning as a string, the same for all wordings: 'T.up+S.fast', 'V.enter(left)'."""
         said = [name + (f"({','.join(values)})" if values else "") for name, values in sorted(self.facts.items())]
         return "+".join(said)
 
 
 def inflect(phrase: str, form: Form) -> str:
-    """Third person or gerund of a verb with what follows it: ('go up', 'finite') -> 'goes up'."""
+    """Third person or gerund of a verb phrase: ('go up', 'finite') -> 'goes up'."""
     if form == "plural":
         return phrase
     if " and " in phrase and not phrase.endswith("back and forth"):
@@ -77,30 +77,30 @@ def inflect(phrase: str, form: Form) -> str:
 
 
 def flip_words(text: str) -> str:
-    """The caption of the mirrored clip: left and right swapped, clockwise and counterclockwise."""
+    """The caption of the mirrored clip, with left and right, and clockwise and counterclockwise, swapped."""
     return re.sub(r"[a-z]+", lambda word: _MIRROR.get(word[0], word[0]), text)
 
 
 def word_count(text: str) -> int:
-    """Words of a caption."""
+    """Number of words of a caption."""
     return len(text.replace(",", " ").split())
 
 
 def with_article(noun: str) -> str:
     """'a cup', 'an arrow', 'a unicycle', 'an hourglass'."""
-    # By sound: categories of objects begin so, too.
+    # The article depends on the sound; object categories may start with any of these.
     vowel = re.match(r"hour|heir|[aeiou]", noun) and not re.match(r"uni[^nm]|use|uten|uku|eu|one\b", noun)
     return f"{'an' if vowel else 'a'} {noun}"
 
 
 class Speaker:
-    """Chooses words, all from one stream of random numbers.
+    """Chooses words, with one stream of random numbers.
 
     Args:
-        rng: source of all choices.
-        verbs: plain: always the first verb and phrase. lexicon: the first verb with probability 0.3, else any but the
-            held-out ones. held_out: held-out verbs where a row has one that fits.
-        brief: take the shortest phrases.
+        rng: source of randomness.
+        verbs: plain: always the first verb and phrase. lexicon: the first verb with probability 0.3, otherwise any verb that
+            is not held out. held_out: held-out verbs if a row has a suitable one.
+        brief: use the shortest phrases.
     """
 
     def __init__(self, rng: random.Random, verbs: Verbs = "lexicon", brief: bool = False) -> None:
@@ -110,14 +110,14 @@ class Speaker:
 
     def pick(self, choices: tuple[str, ...]) -> str:
         """One of several phrases."""
-        # A number is drawn in any case, so that captions of a clip and its mirror image take the same turns.
+        # A number is always drawn, so that the captions of a clip and its mirror image use the same random choices.
         number = self.rng.random()
         if self.brief:
             return min(choices, key=word_count)
         return choices[0] if self.verbs == "plain" else choices[int(number * len(choices))]
 
     def verb(self, row: str, said: Facts) -> Verb:
-        """A verb whose implications are all said."""
+        """A verb whose implications are all among the facts."""
         plain, number = self.rng.random() < PLAIN, self.rng.random()
         fitting = [verb for verb in ROWS[row].verbs if verb.implies <= said.keys()]
         held_out = [verb for verb in fitting if verb.held_out]
@@ -127,7 +127,7 @@ class Speaker:
         return known[0] if self.verbs == "plain" or plain else known[int(number * len(known))]
 
     def _row(self, clause: Clause) -> str:
-        """Whose verbs to take: those of the primitive or of any other fact that a clause can be built on."""
+        """Row of the verb: that of the main primitive, or of another fact that a clause can be based on."""
         number = self.rng.random()
         if clause.head[0] not in "TSDG" and clause.head not in ("C.straight", "C.curve"):
             return clause.head
@@ -144,7 +144,7 @@ class Speaker:
         row = self._row(clause)
         verb = self.verb(row, clause.facts)
         if clause.facts[row] == IN_SIGHT:
-            # Other verbs say that it goes somewhere, and it may turn where it is.
+            # Other verbs imply a change of position, but the object may only rotate in place.
             verb = ROWS[row].verbs[0]
             return f"{inflect(verb.base, form)} {' '.join(IN_SIGHT)}", verb
         text = self.fill(inflect_template(self.pick(ROWS[row].templates), verb, form), row, clause.facts)
@@ -157,7 +157,7 @@ class Speaker:
         return text, verb
 
     def fill(self, text: str, row: str, facts: Facts) -> str:
-        """The text with its slots for directions, sides and senses filled."""
+        """Fill the slots for directions, sides and directions of rotation in a text."""
         values = facts[row]
         heading = next((name[2:] for name in facts if name.startswith("T.")), None)
         if row in ("K.spinmove", "C.return", "C.turn") or (row.startswith("L.") and values):
@@ -178,7 +178,7 @@ class Speaker:
         return text
 
     def noun_phrase(self, clause: Clause, subject: str) -> str | None:
-        """'a slow leftward slide of a cup', where there are words for it."""
+        """A noun phrase such as 'a slow leftward slide of a cup'; None if there are no words for it."""
         speeds = {"S.slow": "slow", "S.fast": "fast"}
         heads = [name for name in clause.facts if name not in speeds]
         if len(heads) != 1:
@@ -194,13 +194,13 @@ class Speaker:
 
 
 def inflect_template(template: str, verb: Verb, form: Form) -> str:
-    """The template with its verbs in one form, its slots still open."""
+    """The template with its verbs in one form; slots are not filled."""
     template = template.replace("<v*>", verb.base).replace("<v>", inflect(verb.base, form))
     return re.sub(r"<([a-z ]+)>", lambda word: inflect(word[1], form), template)
 
 
 def vocabulary(nouns: tuple[str, ...] = ()) -> list[str]:
-    """All words that captions can have, in alphabetical order.
+    """All words that captions can contain, in alphabetical order.
 
     Args:
         nouns: names and attributes of objects.
@@ -218,7 +218,7 @@ def vocabulary(nouns: tuple[str, ...] = ()) -> list[str]:
     ]
     forms: tuple[Form, ...]
     for name, row in ROWS.items():
-        # Relations are told in whole sentences only.
+        # Relations are only expressed as complete sentences.
         forms = ("finite",) if name.startswith("L.") else ("finite", "gerund")
         for form in forms:
             for verb in row.verbs:

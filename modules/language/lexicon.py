@@ -1,10 +1,10 @@
-"""Verbs and templates for every primitive motion, in our own choice of words (LocoMotion's own are not public).
+"""Verbs and templates for every primitive motion, written for this project (LocoMotion's are not public).
 
-A verb may imply more than its primitive: ^s slow, ^f fast, ^h a short way, ^l a long way. It is used only where that is
-said, and then says it. The first verb of a row is the plain one.
+A verb may imply more than its primitive: ^s slow, ^f fast, ^h a short distance, ^l a long distance. Such a verb is only used to
+express this fact. The first verb of a row is the plain one.
 
-Templates: <v> is the verb, <word> another verb that takes the same form; {dir} a direction, {side} left, right, top or
-bottom, {sense} clockwise or anticlockwise. The subject stands in front unless the template names {a} and {b}.
+Templates: <v> is the verb, <word> another verb in the same form; {dir} a direction, {side} left, right, top or bottom, {sense}
+clockwise or anticlockwise. The subject precedes the template unless it contains {a} and {b}.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,14 @@ IMPLIED = {"s": "S.slow", "f": "S.fast", "h": "D.short", "l": "D.long"}
 
 
 class Verb(NamedTuple):
-    """A verb in its base form, and the primitives that it implies besides its own."""
+    """A verb in its base form, and the primitives that it implies in addition to its own."""
 
     base: str
     implies: frozenset[str]
 
     @property
     def held_out(self) -> bool:
-        """Kept from training, to test on verbs that were never seen."""
+        """Whether the verb is excluded from training, to test on unseen verbs."""
         return self.base in HELD_OUT
 
 
@@ -116,7 +116,7 @@ ROWS: dict[str, Row] = {
     "L.onemoves": _row("{a} <v> {dir} while {b} stays put", "move, slide, go, pass, travel"),
     "M.move": _row("<v>", "move, go along, shift, travel, change place"),
 }
-"""M.move stands where nothing more can be said of a motion, for example after a crop."""
+"""M.move is used if nothing more specific is true of a motion, for example after a crop."""
 
 # fmt: off
 HELD_OUT = frozenset((
@@ -125,14 +125,14 @@ HELD_OUT = frozenset((
     "balloon", "dwindle", "pop in", "exit", "trundle", "tumble", "jet off", "converge", "diverge", "pursue", "overtake",
 ))
 # fmt: on
-"""Verbs kept for testing, one in most rows."""
+"""Verbs that are only used for testing, one in most rows."""
 
 # fmt: off
 TRANSITIVE = frozenset((
     "move", "slide", "shift", "turn", "rotate", "twist", "swivel", "pivot", "drop", "lift", "tilt", "tip", "roll", "spin",
 ))
 # fmt: on
-"""Verbs that can also be done to an object: 'sliding a cup to the right'."""
+"""Verbs that are also transitive: 'sliding a cup to the right'."""
 
 NOUNS = {
     "move": "move",
@@ -150,7 +150,7 @@ NOUNS = {
     "revolve": "revolution",
     "twist": "twist",
 }
-"""Nouns of verbs, for captions such as 'a leftward slide of a cup'."""
+"""Nouns derived from verbs, for captions such as 'a leftward slide of a cup'."""
 
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "right": ("to the right", "rightward", "towards the right"),
@@ -168,7 +168,7 @@ SENSES = {"clockwise": ("clockwise", "clockwise"), "anticlockwise": ("counterclo
 AXES = {"sideways": ("from side to side",), "upright": ("up and down",)}
 
 REGIONS = {"left": "left side", "right": "right side"}
-"""Words for regions of the frame that are not their names."""
+"""Words for regions of the frame, if they differ from the names."""
 
 MODIFIERS: dict[str, tuple[str, ...]] = {
     "S.slow": ("slowly", "gradually", "gently", "at a low speed"),
@@ -185,4 +185,4 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "Z.grow": ("and growing", "while growing"),
     "Z.shrink": ("and shrinking", "while shrinking"),
 }
-"""What can be added to a clause about a motion. The first is the plain one."""
+"""Phrases that can be added to a clause about a motion. The first is the plain one."""

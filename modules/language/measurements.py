@@ -1,4 +1,4 @@
-"""Trajectories in numbers: what words about motion are decided by, for every phase of every object.
+"""Measurements of trajectories that captions are based on, for every phase of every object.
 
 Axis letters: `B` clips, `K` = 2 objects, `S` phases, `M` moments.
 """
@@ -14,13 +14,13 @@ from modules.motion.primitives import STILL
 from modules.motion.scripts import MOMENTS, Script
 
 NO_ROTATION, SAME_SIZE = 3.0, 0.05
-"""Degrees and share by which what does not turn or grow may change."""
+"""Largest changes of angle in degrees, and of size as a fraction, without rotation or growth."""
 HIDDEN = 0.02
-"""An object with no larger share of its box in the frame is out of sight: few shapes fill the corners of their boxes."""
+"""Largest fraction of an object's box in the frame at which the object is out of sight: few shapes fill the box's corners."""
 
 
 class Measured(NamedTuple):
-    """One phase of one object in numbers; lengths in short sides, angles in degrees (headings anticlockwise)."""
+    """Measurements of one phase of one object; lengths in short sides, angles in degrees (headings anticlockwise)."""
 
     duration: float
     arc: float
@@ -59,7 +59,7 @@ class Measured(NamedTuple):
 
 
 def _flips(values: Tensor, inside: Tensor) -> Tensor:
-    """How often the sign changes along the last dimension, zeros left out: [..., N] -> [...]."""
+    """Number of sign changes along the last dimension, ignoring zeros: [..., N] -> [...]."""
     sign = torch.where(inside & (values.abs() > 1e-5), values.sign(), 0)
     place = torch.arange(values.shape[-1], device=values.device)
     latest = torch.where(sign != 0, place, 0).cummax(-1).values
@@ -73,23 +73,23 @@ def _degrees(vector: Tensor) -> Tensor:
 
 
 def visible_share(script: Script) -> Tensor:
-    """How much of each object's box, seen without its rotation, lies in the frame: [B, K, M]."""
+    """Fraction of each object's box, without rotation, that is in the frame: [B, K, M]."""
     low = (script.centre - script.size / 2).clamp_min(0)
     high = (script.centre + script.size / 2).minimum(script.extent[:, None, None])
     return ((high - low).clamp_min(0) / script.size).prod(-1)
 
 
 def _activity(script: Script) -> Tensor:
-    """Whether an object moves, turns or grows from moment to moment: bool [B, K, M - 1]."""
+    """Whether an object moves, turns or grows between consecutive moments: bool [B, K, M - 1]."""
     moves = script.centre.diff(dim=2).norm(dim=-1) > STILL / (MOMENTS - 1)
     turns = script.angle.diff(dim=2).abs() > NO_ROTATION / (MOMENTS - 1)
     return moves | turns | (script.size[..., 0].log().diff(dim=2).abs() > SAME_SIZE / (MOMENTS - 1))
 
 
 def spans_in_sight(script: Script) -> list[list[tuple[float, float] | None]]:
-    """From when to when each object moves, turns or grows in sight, by clip and object; None where it hardly does."""
+    """Time span in which each object moves, turns or grows visibly, by clip and object; None if it hardly does."""
     seen = visible_share(script) > HIDDEN
-    # Steps count where both of their moments are in sight, and only what is more than rest adds up.
+    # A step counts if the object is visible at both of its moments and is not at rest.
     steps = _activity(script) & seen[..., 1:] & seen[..., :-1]
     there = torch.arange(steps.shape[1], device=steps.device) < script.objects[:, None]
     moved = (script.centre.diff(dim=2).norm(dim=-1) * steps).sum(-1) > STILL
@@ -104,7 +104,7 @@ def spans_in_sight(script: Script) -> list[list[tuple[float, float] | None]]:
 
 
 def _pauses(script: Script) -> tuple[Tensor, Tensor, Tensor]:
-    """Time at rest at the beginning, at the end, and the longest between, as shares of the clip: [B, K] each."""
+    """Time at rest at the beginning, at the end, and the longest pause in between, as fractions of the clip: [B, K] each."""
     active = _activity(script)
     steps = torch.arange(MOMENTS - 1, device=active.device)
     first = torch.where(active, steps, MOMENTS - 1).amin(-1)
@@ -116,7 +116,7 @@ def _pauses(script: Script) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _legs(centre: Tensor, corner: Tensor, first: Tensor, last: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Headings before and after a moment, and how straight the more bent of both legs is: [B, K, S] each."""
+    """Headings before and after a moment, and straightness of the less straight of both legs: [B, K, S] each."""
     steps = centre.diff(dim=-2).norm(dim=-1)
     place = torch.arange(steps.shape[-1], device=steps.device)
     middle = centre.gather(-2, corner[..., None, None].expand(*corner.shape, 1, 2))[..., 0, :]
@@ -128,7 +128,7 @@ def _legs(centre: Tensor, corner: Tensor, first: Tensor, last: Tensor, inside: T
 
 @dataclass
 class _Window:
-    """Which moments belong to each phase: first and last, int64 [B, K, S]; points [B, K, S, M], steps [B, K, S, M - 1]."""
+    """Moments of each phase: first and last, int64 [B, K, S]; points, bool [B, K, S, M]; steps, bool [B, K, S, M - 1]."""
 
     begin: Tensor
     end: Tensor
@@ -149,7 +149,7 @@ class _Window:
 
 
 def _path_numbers(centre: Tensor, first: Tensor, last: Tensor, window: _Window) -> dict[str, Tensor]:
-    """Direction, length and shape of paths: centre [B, K, S, M, 2], first and last place [B, K, S, 2]."""
+    """Direction, length and shape of paths: centre [B, K, S, M, 2], first and last position [B, K, S, 2]."""
     step, chord = centre.diff(dim=-2), last - first
     length = step.norm(dim=-1) * window.inside
     moving = length > 1e-5
@@ -179,7 +179,7 @@ def _path_numbers(centre: Tensor, first: Tensor, last: Tensor, window: _Window) 
 
 
 def _reach_numbers(centre: Tensor, first: Tensor, window: _Window) -> dict[str, Tensor]:
-    """How far paths lead from their first place, and whether they stay on one line."""
+    """Largest distance of paths from their start, and whether they stay on one line."""
     away = torch.where(window.point[..., None], centre - first[..., None, :], 0)
     farthest = away.norm(dim=-1).argmax(-1)
     far = away.gather(-2, farthest[..., None, None].expand(*farthest.shape, 1, 2))[..., 0, :]
@@ -210,7 +210,7 @@ def _look_numbers(script: Script, window: _Window) -> dict[str, Tensor]:
 
 
 def measure(script: Script) -> list[list[list[Measured]]]:
-    """Numbers of every phase, by clip, object and phase."""
+    """Measurements of every phase, by clip, object and phase."""
     begin, end = (script.span * (MOMENTS - 1)).round().long().unbind(-1)
     place = torch.arange(MOMENTS, device=begin.device)
     point = (place >= begin[..., None]) & (place <= end[..., None])

@@ -1,9 +1,9 @@
-"""Further wordings from a file, made once by whoever has the means, and checked line by line when it is read.
+"""Further wordings from a file that users provide, checked line by line when it is read.
 
-Each line of the file is a JSON object: `signature` (the meaning, as `modules.language.sentences.signature` writes it),
-`paraphrases` (list of templates with the slots of the meaning: {o} for one object, {a} and {b} for two in a relation) and,
-if wanted, `allowed_extra` (main verbs that the lexicon does not have, as they stand in the templates). Other entries, such as
-`canonical` and `source`, are not read.
+Each line of the file is a JSON object: `signature` (the meaning, in the format of `modules.language.sentences.signature`),
+`paraphrases` (list of templates with the slots of the meaning: {o} for one object, {a} and {b} for two in a relation) and
+optionally `allowed_extra` (main verbs that are not in the lexicon, in the form that the templates use). Other entries, such as
+`canonical` and `source`, are ignored.
 """
 
 import json
@@ -19,7 +19,7 @@ from modules.language.grammar import MAX_WORDS, inflect, with_article, word_coun
 from modules.language.lexicon import ROWS
 from modules.motion.primitives import PRIMITIVES, REVERSED
 
-# Words that tell one way and not its opposite.
+# Words for a direction that exclude its opposite.
 _WORDS = {
     "right": "right rightward rightwards",
     "left": "left leftward leftwards",
@@ -47,7 +47,7 @@ _WAYS = {
 
 
 def _directions(signature: str) -> set[str]:
-    """What `_WORDS` tell of a meaning: right, left, up, down, clockwise, and so on."""
+    """Keys of `_WORDS` in a meaning: right, left, up, down, clockwise, and so on."""
     found: set[str] = set()
     for name, values in re.findall(r"([A-Z]\.\w+)(?:\(([^)]*)\))?", signature):
         words = [name[2:]] if name.startswith("T.") else values.split(",") if values and not name.startswith("G.") else []
@@ -59,7 +59,7 @@ def _directions(signature: str) -> set[str]:
 
 
 def _forms(row: str) -> set[str]:
-    """All forms of a row's verbs, as whole phrases."""
+    """All forms of a row's verbs, as complete phrases."""
     return {inflect(verb.base, form) for verb in ROWS[row].verbs for form in ("finite", "gerund", "plural")}
 
 
@@ -68,12 +68,12 @@ def _has(text: str, phrases: set[str]) -> bool:
 
 
 def fault(template: str, signature: str, allowed_extra: frozenset[str] = frozenset()) -> str | None:
-    """Why a template cannot stand for a meaning, or None if it can.
+    """The reason why a template does not express a meaning, or None if it does.
 
     Args:
-        template: with slots {o}, or {a} and {b}.
+        template: template with slots {o}, or {a} and {b}.
         signature: the meaning.
-        allowed_extra: main verbs to accept besides the lexicon's.
+        allowed_extra: main verbs to accept in addition to the lexicon's.
     """
     names = re.findall(r"([A-Z]\.\w+)", signature)
     slots = ["a", "b"] if any(name.startswith("L.") for name in names) else ["o"]
@@ -87,7 +87,7 @@ def fault(template: str, signature: str, allowed_extra: frozenset[str] = frozens
         text = re.sub(spelling, usual, text)
     for phrase in _TRICKY:
         text = text.replace(phrase, "_" * len(phrase)) if _has(text, {phrase}) else text
-    # Both ways are told by captions with two phases, and then the words of both are right.
+    # Captions with two phases may mention opposite directions, and then the words for both are allowed.
     directions = _directions(signature)
     wrong = {word for way in directions if _OPPOSITE[way] not in directions for word in _WORDS[_OPPOSITE[way]].split()}
     if _has(text, wrong) or _opposite_verb(text, names):
@@ -98,7 +98,7 @@ def fault(template: str, signature: str, allowed_extra: frozenset[str] = frozens
 
 
 def _opposite_verb(text: str, names: list[str]) -> bool:
-    """Whether a verb of the opposite primitive is there which none of the meaning's own primitives has."""
+    """Whether the text contains a verb of the opposite primitive that none of the meaning's own primitives has."""
     opposite = {PRIMITIVES[REVERSED[PRIMITIVES.index(name)]] for name in names if name in PRIMITIVES} - set(names)
     own = set().union(*(_forms(name) for name in names if name in ROWS))
     verbs = set().union(*(_forms(name) for name in opposite)) if opposite else set()
@@ -112,12 +112,12 @@ class Paraphrases:
         path: file of JSON lines.
 
     Raises:
-        SettingError: the file is missing, or a line is not what it should be.
+        SettingError: if the file is missing, or a line is invalid.
     """
 
     def __init__(self, path: str) -> None:
         if not Path(path).is_file():
-            raise SettingError(f"paraphrases: {path} is not a file; name a file of JSON lines, or null for none.")
+            raise SettingError(f"paraphrases: {path} is not a file; pass a file of JSON lines, or null for none.")
         self.templates: dict[str, list[str]] = {}
         self.dropped: Counter[str] = Counter()
         for number, line in enumerate(Path(path).read_text().splitlines(), 1):
@@ -141,7 +141,7 @@ class Paraphrases:
                 self.dropped[reason] += 1
 
     def sentence(self, signature: str, subjects: list[str], rng: random.Random) -> str | None:
-        """One of the wordings with the objects' names, or None where there is none."""
+        """One of the wordings with the objects' names, or None if there is none."""
         templates = self.templates.get(signature)
         if not templates:
             return None

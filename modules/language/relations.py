@@ -1,4 +1,4 @@
-"""Which relation two objects are in, measured on their trajectories, without looking at what they were drawn as."""
+"""The relation of two objects, measured on their trajectories, independent of the relation they were drawn in."""
 
 import math
 from itertools import pairwise
@@ -32,16 +32,16 @@ class _Track:
         self.heading = math.degrees(math.atan2(-self.chord[1], self.chord[0]))
 
     def along(self, point: Point) -> Point:
-        """How far a difference of places points along this path, and to the side of it."""
+        """Components of a difference of positions along this path and perpendicular to it."""
         length = math.hypot(*self.chord) or 1.0
         x, y = self.chord[0] / length, self.chord[1] / length
         return point[0] * x + point[1] * y, point[0] * y - point[1] * x
 
 
 def relation_facts(script: Script) -> list[Facts]:
-    """The relation that holds in each clip, with its headings: none or one.
+    """The relation in each clip, if there is one, with its headings.
 
-    Object 1 is a, object 0 is b. Clips with one object, or in which one is mostly out of the frame, have none.
+    Object 1 is a, object 0 is b. Clips with one object, or with an object that is mostly outside the frame, have none.
     """
     both = ((visible_share(script).amin((1, 2)) >= SEEN) & (script.objects == 2)).nonzero()[:, 0]
     facts: list[Facts] = [{} for _ in range(len(script.objects))]
@@ -97,7 +97,7 @@ def _in_turn(a: _Track, b: _Track, distances: list[float], here: str | None, the
 
 
 def _same_way(a: _Track, b: _Track, gaps: list[Point], here: str | None) -> Facts:
-    """Both go the same way; gaps are a's place less b's, along the way and across it."""
+    """Relations of objects with the same heading; gaps are a's position minus b's, along the heading and across it."""
     if not here:
         return {}
     (along, across), (end, _) = gaps[0], gaps[-1]

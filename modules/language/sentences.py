@@ -1,4 +1,4 @@
-"""Whole sentences out of clauses, in three registers: 'a cup slides left', 'sliding a cup left', 'a slide of a cup'."""
+"""Sentences from clauses, in three forms: 'a cup slides left', 'sliding a cup left', 'a slide of a cup'."""
 
 import random
 
@@ -8,14 +8,14 @@ from modules.language.lexicon import ROWS, TRANSITIVE
 FINITE, GERUND = 0.6, 0.25
 DEFINITE = 0.3
 SWAPPED = 0.2
-"""How often two clauses are told in the opposite order, with 'after'."""
+"""Probability that two clauses are in the opposite order, with 'after'."""
 
 
 def signature(clauses: list[Clause]) -> str:
     """The meaning of a caption, without the words for objects: the same for all wordings.
 
-    Phases are joined by '|' in order of time; what two objects do at the same time by '&', in alphabetical order, and one
-    after the other by ';'.
+    Phases are joined by '|' in order of time; simultaneous motions of two objects by '&', in alphabetical order, and
+    consecutive ones by ';'.
     """
     meanings = [clause.signature() for clause in clauses]
     if len({clause.objects for clause in clauses}) <= 1:
@@ -33,11 +33,11 @@ def sentence(clauses: list[Clause], subjects: list[str], speaker: Speaker) -> st
     """A caption.
 
     Args:
-        clauses: what to say, in order of time; none where nothing moves in sight.
+        clauses: clauses in order of time; empty if nothing moves visibly.
         subjects: names of the objects, without articles.
-        speaker: chooses words.
+        speaker: source of the words.
     """
-    # Drawn in any case, so that the same numbers follow whatever the clauses are.
+    # These are always drawn, so that later random numbers do not depend on the clauses.
     register, article, order = (speaker.rng.random() for _ in range(3))
     if speaker.verbs == "plain":
         register, article, order = 0.0, 1.0, 1.0
@@ -49,7 +49,7 @@ def sentence(clauses: list[Clause], subjects: list[str], speaker: Speaker) -> st
     if len({clause.objects for clause in clauses}) > 1:
         return _two_objects(clauses, subjects, article < DEFINITE, order, speaker)
     noun = subjects[clauses[0].objects[0]]
-    # The second object is not 'another' where the first is not named.
+    # The second object is not 'another' if the first is not mentioned.
     subject = _with_articles([noun], article < DEFINITE)[0]
     if register > FINITE + GERUND and len(clauses) == 1:
         phrase = speaker.noun_phrase(clauses[0], subject)
@@ -102,7 +102,7 @@ def _relation(clause: Clause, named: list[str], speaker: Speaker) -> str:
     text = speaker.fill(inflect_template(template, verb, "finite"), clause.head, clause.facts)
     a, b = named[1], named[0]
     if b.startswith("another") or a.startswith("another"):
-        # The first in the text is the one, the other another.
+        # 'another' must be the object that comes second in the text.
         plain = b if a.startswith("another") else a
         a, b = (plain, a) if text.index("{a}") < text.index("{b}") else (a, plain)
     return text.replace("{a}", a).replace("{b}", b)

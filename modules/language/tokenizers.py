@@ -1,9 +1,9 @@
-"""Sentences to numbers: BERT's word pieces, of a vocabulary file or of the lexicon of motion captions.
+"""Tokenisation with BERT's word pieces, from a vocabulary file or from the lexicon of motion captions.
 
 A word is cut into the longest pieces of the vocabulary from left to right (WordPiece, BERT, official code). The lexicon's
-vocabulary is made at run time and needs no file: all words of `modules.language.grammar`, names of shapes and colours, and
-single letters for what else may come. Sentences are cleaned as VindLU does (official code): lower case, no punctuation;
-and they begin with [CLS] and have no [SEP] at the end, as in its checkpoints.
+vocabulary is created at run time and needs no file: it contains all words of `modules.language.grammar`, names of shapes and
+colours, and single letters for other words. Sentences are cleaned as in VindLU (official code): lower case, no punctuation.
+They start with [CLS] and have no [SEP] at the end, as for its checkpoints.
 """
 
 import re
@@ -26,13 +26,13 @@ NOUNS = (*(name.replace("_", " ") for name in SHAPES), *COLOURS, "shape", "patch
 
 @dataclass
 class TokenizerSettings:
-    """How sentences become numbers.
+    """Settings of the tokeniser.
 
     Args:
-        vocabulary: text file with one word piece per line (vocab.txt of bert-base-uncased); null takes the lexicon of motion
+        vocabulary: text file with one word piece per line (vocab.txt of bert-base-uncased); null uses the lexicon of motion
             captions.
-        add_sep: end sentences with [SEP], as stock BERT does and VindLU does not.
-        max_tokens: longest sentence in tokens, [CLS] included; what is longer is cut.
+        add_sep: end sentences with [SEP], as in the original BERT, but not in VindLU.
+        max_tokens: longest sentence in tokens, including [CLS]; longer sentences are cut.
     """
 
     vocabulary: str | None = None
@@ -44,7 +44,7 @@ class TokenizerSettings:
 
 
 def lexicon_pieces() -> list[str]:
-    """The vocabulary without a file: special tokens, letters and digits, the words of motion captions."""
+    """The vocabulary of the lexicon: special tokens, letters and digits, the words of motion captions."""
     letters = string.ascii_lowercase + string.digits
     words = [word for word in vocabulary(NOUNS) if len(word) > 1]
     return [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
@@ -75,8 +75,8 @@ def read_vocabulary(path: str) -> list[str]:
 def clean(text: str) -> list[str]:
     """Words of a sentence in lower case, without accents, as VindLU and then BERT clean them (official codes).
 
-    The usual punctuation is left out, hyphens and slashes part words, other signs (%, $, a curly apostrophe) are separate
-    words. <person> is a word.
+    Common punctuation is removed, hyphens and slashes separate words, and other signs (%, $, a curly apostrophe) are separate
+    words. <person> becomes a word.
     """
     text = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower().replace("<person>", "person"))
     letters = (sign for sign in unicodedata.normalize("NFD", text) if unicodedata.category(sign) != "Mn")
@@ -84,7 +84,7 @@ def clean(text: str) -> list[str]:
 
 
 def is_punctuation(sign: str) -> bool:
-    """What BERT takes for punctuation: all of Unicode's, and every sign of ASCII but letters, digits and blanks."""
+    """Whether BERT treats a character as punctuation: Unicode's, and all of ASCII except letters, digits and blanks."""
     return unicodedata.category(sign)[0] == "P" or sign in string.punctuation
 
 
@@ -111,13 +111,13 @@ class Tokenizer:
         return len(self.pieces)
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Numbers of sentences, padded to the longest of them.
+        """Token ids of sentences, padded to the longest of them.
 
         Args:
             texts: B sentences.
 
         Returns:
-            int64 [B, L], `pad` behind the end.
+            int64 [B, L], with `pad` after the end.
         """
         room = self.settings.max_tokens - 1 - self.settings.add_sep
         end = [self.sep] if self.settings.add_sep else []
@@ -126,11 +126,11 @@ class Tokenizer:
         return torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows])
 
     def maskable(self, ids: Tensor) -> Tensor:
-        """What may be masked, bool: not padding and [CLS] (VindLU, official code)."""
+        """Which tokens may be masked, bool: all except padding and [CLS] (VindLU, official code)."""
         return (ids != self.pad) & (ids != self.cls)
 
     def text(self, ids: list[int]) -> str:
-        """The sentence that numbers stand for, without padding and [CLS]."""
+        """The sentence for token ids, without padding, [CLS] and [SEP]."""
         silent = (self.pad, self.cls, self.sep)
         return " ".join(self.pieces[number] for number in ids if number not in silent).replace(" ##", "")
 

@@ -1,4 +1,4 @@
-"""One picture of what training has changed: the same clips, with the same random draws, before it and after it."""
+"""A picture that compares the outputs before and after training, for the same clips and random draws."""
 
 from collections.abc import Mapping
 
@@ -14,15 +14,15 @@ BETWEEN = 10
 
 
 def pick(length: int, count: int) -> Tensor:
-    """Numbers of evenly spaced places from the first to the last, at most `count`: int64 [n]."""
+    """At most `count` evenly spaced indices, including the first and the last: int64 [n]."""
     return torch.linspace(0, length - 1, min(count, length)).round().long()
 
 
 def beside(columns: Mapping[str, Tensor]) -> Tensor:
-    """Clips in columns under their titles: a row per clip, and in each column the frames side by side.
+    """Clips in columns under their titles, with one row per clip and the frames next to each other.
 
     Args:
-        columns: uint8 [B, T, H, W, 3] by title; sizes may differ from column to column, and what not all have is left out.
+        columns: uint8 [B, T, H, W, 3] by title. Sizes may differ between columns; only rows that all columns have are drawn.
 
     Returns:
         uint8 [H', W', 3]
@@ -38,6 +38,6 @@ def beside(columns: Mapping[str, Tensor]) -> Tensor:
 
 
 def below(pictures: list[Tensor]) -> Tensor:
-    """Pictures one below the other, white beside narrower ones: uint8 [H, W, 3] each -> [H', W', 3]."""
+    """Stack pictures vertically, with white to the right of narrower ones: uint8 [H, W, 3] each -> [H', W', 3]."""
     width = max(picture.shape[1] for picture in pictures)
     return torch.cat([F.pad(one, (0, 0, 0, width - one.shape[1], 0, BETWEEN), value=255) for one in pictures])

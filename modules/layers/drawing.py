@@ -1,4 +1,4 @@
-"""Pictures of what a masked method sees and predicts: uint8 videos [B, T, H, W, 3]."""
+"""Pictures of the inputs and predictions of masked methods: uint8 videos [B, T, H, W, 3]."""
 
 import math
 
@@ -17,11 +17,11 @@ OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)
 HIDDEN_GREY = 110
 BAND, LINE = 48, 12
 BORROWED = "hidden cubes: predicted detail on their true mean and contrast"
-"""What a reconstruction of pixels that were normalised cube by cube shows, and what of it nobody has predicted."""
+"""Note on reconstructions of pixels that are normalised per cube: mean and contrast are not predicted."""
 
 
 def caption_band(text: str, width: int) -> Tensor:
-    """A sentence in black on white: uint8 [48, width, 3]; what does not fit in four lines is cut."""
+    """A sentence in black on white: uint8 [48, width, 3]; cut after four lines."""
     picture = Image.new("RGB", (width, BAND), "white")
     canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
     lines = [""]
@@ -37,19 +37,19 @@ def caption_band(text: str, width: int) -> Tensor:
 
 
 def outline(clip: Tensor, corners: Tensor) -> Tensor:
-    """Draw the outermost pixels of convex shapes, a colour per object.
+    """Draw the outlines of convex shapes, with one colour per object.
 
     Args:
         clip: uint8 [B, T, H, W, 3]
-        corners: float [B, K, T, P, 2], x and y of corner after corner, clockwise, in pixels; may leave the picture. Shapes
-            without area are not drawn.
+        corners: float [B, K, T, P, 2], x and y of the corners, clockwise, in pixels; may be outside the picture. Shapes without
+            area are not drawn.
     """
     height, width = clip.shape[2:4]
     drawn = clip
     x = torch.arange(width, device=clip.device) + 0.5
     y = torch.arange(height, device=clip.device)[:, None] + 0.5
     for k in range(corners.shape[1]):
-        # How far a pixel's middle lies within the nearest side.
+        # Distance of a pixel's centre from the nearest side, positive inside.
         depth = torch.full(clip.shape[:4], math.inf, device=clip.device)
         for start, end in zip(corners[:, k].unbind(2), corners[:, k].roll(-1, 2).unbind(2), strict=True):
             along = F.normalize(end - start, dim=-1)[:, :, None, None]
@@ -61,7 +61,7 @@ def outline(clip: Tensor, corners: Tensor) -> Tensor:
 
 
 def box_corners(boxes: Tensor) -> Tensor:
-    """Corners of upright boxes, clockwise from the upper left: [..., 4] as x1 y1 x2 y2 -> [..., 4, 2]."""
+    """Corners of axis-aligned boxes, clockwise from the upper left: [..., 4] as x1 y1 x2 y2 -> [..., 4, 2]."""
     result: Tensor = boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
     return result
 
@@ -72,11 +72,11 @@ def to_uint8(video: Tensor) -> Tensor:
 
 
 def replace_tokens(clip: Tensor, index: Tensor, values: Tensor, grid: Grid) -> Tensor:
-    """Put other pixels in the place of some tokens.
+    """Replace the pixels of some tokens.
 
     Args:
         clip: uint8 [B, T, H, W, 3]
-        index: int64 [B, M], token numbers.
+        index: int64 [B, M], token indices.
         values: float [B, M, 3, P] in [0, 1], or a number for a flat grey.
         grid: token grid.
     """
@@ -98,10 +98,10 @@ def hide_tokens(clip: Tensor, masked: Tensor, grid: Grid) -> Tensor:
 
 
 def similarity_map(clip: Tensor, masked: Tensor, prediction: Tensor, target: Tensor, grid: Grid) -> Tensor:
-    """Cosine similarity of prediction and target at predicted tokens, from dark (-1) to bright (1); others black.
+    """Cosine similarity of prediction and target at predicted tokens, from dark (-1) to bright (1); other tokens are black.
 
     Args:
-        clip: uint8 [B, T, H, W, 3], only for its size.
+        clip: uint8 [B, T, H, W, 3], only used for its size.
         masked: int64 [B, Nm]
         prediction: [B, Nm, D]
         target: [B, Nm, D]
@@ -115,17 +115,18 @@ def similarity_map(clip: Tensor, masked: Tensor, prediction: Tensor, target: Ten
 def masked_pictures(
     show: dict[str, Tensor], target: Target, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET
 ) -> dict[str, Tensor]:
-    """What a masked method shows: the clip (with boxes), what the encoder saw, and what was predicted.
+    """Pictures of a masked method: the clip (with boxes), the visible tokens, and the prediction.
 
     Pixel targets give a reconstruction, other targets a map of cosine similarity.
 
     Args:
-        show: of the output of the method's step; its rows may be fewer clips than masks. Masked tokens that were not decoded
-            stay grey in the reconstruction, and decoded tokens that the encoder saw are not replaced.
+        show: entry `show` of the output of the method's step. There may be several masks per clip; only the first is drawn.
+            Masked tokens that were not decoded are grey in the reconstruction, and decoded tokens that were visible are not
+            replaced.
         target: the method's target.
         video: float [B, 3, T, H, W], the normalised clips.
         grid: token grid.
-        normalisation: of the video.
+        normalisation: normalisation of the video.
     """
     clip = show["clip"]
     rows = slice(0, clip.shape[0])

@@ -8,10 +8,10 @@ from modules.core.device import full_float32
 
 
 def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
-    """A linear layer in full precision, outside of autocast: half-precision logits have ties.
+    """Apply a linear layer in full precision, without autocast, because half-precision logits have ties.
 
     Args:
-        layer: to apply.
+        layer: the layer.
         features: float [..., D].
 
     Returns:
@@ -25,12 +25,12 @@ def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
 class VideoClassifier(nn.Module):
     """Fine-tuning network of VideoMAE (official code): mean of the encoder's tokens, LayerNorm, dropout, linear head.
 
-    The encoder's own final norm is not applied. The head starts small, so that the first logits are nearly zero.
+    The encoder's own final norm is not applied. The head's initial weights are small, so that the first logits are nearly zero.
 
     Args:
         backbone: encoder.
-        num_classes: outputs.
-        dropout: on the pooled feature, before the head.
+        num_classes: number of outputs.
+        dropout: dropout rate of the pooled feature, before the head.
         init_scale: factor on the head's initial weights and bias.
     """
 
@@ -55,9 +55,9 @@ class VideoClassifier(nn.Module):
 
 
 class ProjectionHead(nn.Sequential):
-    """Maps pooled features to the space in which they are compared: linear, ReLU, linear (MoCo v2).
+    """Projection of pooled features for the contrastive loss: linear, ReLU, linear (MoCo v2).
 
-    Parameters are named `0.*` and `2.*`, as in TubeletContrast's official code. The result is not normalised.
+    Parameters are named `0.*` and `2.*`, as in TubeletContrast's official code. The output is not normalised.
 
     Args:
         in_dim: length of a feature.

@@ -21,14 +21,14 @@ from modules.weights.passport import check_heads, said_of
 
 
 class MaskedAutoencoder(Method):
-    """A method that encodes some tokens of a clip and predicts something for others.
+    """A method that encodes some tokens of a clip and predicts targets for others.
 
-    A subclass calls this constructor, then `build_decoder`, then `start_from` if there is a file to start from.
+    A subclass calls this constructor, then `build_decoder`, then `start_from` if it is initialised from a file.
 
     Args:
         backbone: encoder, kept after pretraining.
-        target: what is predicted.
-        mask: which tokens are masked.
+        target: prediction target.
+        mask: mask generator.
         optim: optimiser and schedule.
 
     Raises:
@@ -45,17 +45,17 @@ class MaskedAutoencoder(Method):
         self.backbone, self.target, self.mask = backbone, target, mask
 
     def build_decoder(self, settings: DecoderSettings, out_dim: int | None = None) -> None:
-        """Add the decoder, last of all parts: the order of parts is that of random weights and of the optimiser.
+        """Add the decoder as the last part, because the order of parts determines initial weights and the optimiser's state.
 
         Args:
-            settings: its size.
-            out_dim: width of a prediction; the target's if None.
+            settings: size of the decoder.
+            out_dim: width of a prediction; None uses the target's.
         """
         width = self.target.dim(self.backbone.grid) if out_dim is None else out_dim
         self.decoder = MaskedDecoder(self.backbone, width, settings)
 
     def draw_mask(self, count: int, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:
-        """Draw a mask for each clip; see `MaskGenerator.draw`. All that is hidden is to be predicted.
+        """Draw a mask for each clip whose targets are all masked tokens; see `MaskGenerator.draw`.
 
         Raises:
             SettingError: if the mask has other targets, several blocks of them, or rows of unequal lengths.
@@ -65,17 +65,17 @@ class MaskedAutoencoder(Method):
         whole = mask.targets.ndim == 2 and mask.visible.shape[1] + mask.targets.shape[1] == grid.tokens
         if not whole or mask.valid is not None or mask.valid_visible is not None:
             raise SettingError(
-                f"model.mask is {type(self.mask).__name__}, whose targets are not the masked tokens, or come in blocks or "
+                f"model.mask is {type(self.mask).__name__}, whose targets are not the masked tokens, or are in blocks or of "
                 f"unequal numbers; choose another mask for {type(self).__name__}."
             )
         return mask
 
     def targets(self, clip: Tensor, places: Tensor) -> Tensor:
-        """What is to be predicted.
+        """Prediction targets.
 
         Args:
             clip: uint8 [B, T, H, W, 3]
-            places: int64 [R * B, Nt], token numbers; with several rows per clip (masks), round after round.
+            places: int64 [R * B, Nt], token indices; with several masks per clip, in mask-major order.
 
         Returns:
             float32 [R * B, Nt, D]
@@ -87,8 +87,8 @@ class MaskedAutoencoder(Method):
 
         Args:
             clip: uint8 [B, T, H, W, 3]
-            visible: int64 [R * B, Nv], token numbers, as in `targets`.
-            places: int64 [R * B, Nt], token numbers to predict.
+            visible: int64 [R * B, Nv], token indices, ordered as in `targets`.
+            places: int64 [R * B, Nt], indices of the tokens to predict.
 
         Returns:
             [R * B, Nt, D]
@@ -104,32 +104,32 @@ class MaskedAutoencoder(Method):
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """Clip (with boxes of objects), what the encoder saw, and the reconstruction (or its similarity to the target)."""
+        """Clip (with boxes of objects), visible tokens, and the reconstruction (or its similarity to the target)."""
         video = self.normalise(output["show"]["clip"])
         return masked_pictures(output["show"], self.target, video, self.backbone.grid, self.backbone.normalisation)
 
     def picture_notes(self) -> dict[str, str]:
-        """What of a reconstruction is not predicted; see `Method.picture_notes`."""
+        """Note on the parts of a reconstruction that are not predicted; see `Method.picture_notes`."""
         borrows = isinstance(self.target, PixelTarget) and self.target.normalise
         return {"reconstruction": BORROWED} if borrows else {}
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
-        """Weights of the whole method under our names.
+        """Weights of the complete method under this project's names.
 
         Args:
-            content: of the file.
+            content: content of the file.
             path: value of model.init_from, for error messages.
         """
         return our_names(content.weights)
 
     def start_from(self, path: str) -> None:
-        """Load the whole method strictly, from our .ckpt or .safetensors, an official .pth, or a folder.
+        """Load the complete method strictly, from a .ckpt or .safetensors of this project, an official .pth, or a folder.
 
         Args:
             path: value of model.init_from.
 
         Raises:
-            SettingError: if it does not fit.
+            SettingError: if the weights do not fit.
         """
         content = read_checkpoint(path, "model.init_from")
         load_strictly(self, self.own_weights(content, path), path)

@@ -1,7 +1,7 @@
 """Momentum encoders: the key branch of MoCo, the teacher of BYOL and DINO.
 
-The copy is an ordinary module without trained parameters. A method keeps it as an attribute, so it is in the checkpoint,
-and, having no gradient, neither in the optimiser nor in DDP's gradients. In each training step the method calls
+The copy is an ordinary module without trained parameters. A method stores it as an attribute, so it is in the checkpoint.
+Since it has no gradient, it is neither in the optimiser nor in DDP's gradients. In each training step, the method calls
 
     follow(self.key_encoder, self.backbone, momentum)   # first
     with torch.no_grad():                               # not inference mode: the loss of the queries saves the keys
@@ -21,7 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen_copy(online: Network) -> Network:
-    """A copy with separate storage, none of whose parameters is trained."""
+    """A copy with separate storage and without trained parameters."""
     return copy.deepcopy(online).requires_grad_(False)
 
 
@@ -29,13 +29,14 @@ def frozen_copy(online: Network) -> Network:
 def follow(slow: nn.Module, online: nn.Module, momentum: float) -> None:
     """Update a momentum copy: slow <- momentum * slow + (1 - momentum) * online (MoCo, official code).
 
-    Parameters only: running statistics of batch norm come from the copy's own passes. In the precision of the copy's
-    parameters, float32, also where the network's are bfloat16, which could not hold a step of one in a thousand.
+    Only parameters are updated; running statistics of batch norm come from the copy's own forward passes. The update has the
+    precision of the copy's parameters, float32, even if the network's are bfloat16, in which updates of a thousandth would be
+    lost.
 
     Args:
-        slow: made by `frozen_copy` of `online`.
+        slow: the copy, made by `frozen_copy` of `online`.
         online: the trained network.
-        momentum: 1 leaves the copy as it is, 0 makes it equal to the original.
+        momentum: 1 leaves the copy unchanged, 0 makes it equal to the original.
     """
     copies = list(slow.parameters())
     current = [value.to(copy) for value, copy in zip(online.parameters(), copies, strict=True)]

@@ -16,7 +16,7 @@ from modules.layers.queue import Queue
 from modules.losses.contrast import Contrast, info_nce, unit_rows
 
 MOST_OWN_KEYS = 0.1
-"""A queue with more keys of the query's own video, on average, is too long for the data."""
+"""Largest average number of keys of the query's own video in the queue; with more, it is too long for the data."""
 
 
 @dataclass
@@ -24,15 +24,15 @@ class ContrastSettings:
     """Head, queue and key branch. The defaults are those of TubeletContrast (official code).
 
     Args:
-        hidden: width between the two layers of the head; that of the features if None.
-        out_dim: length of what is compared.
+        hidden: width between the two layers of the head; None uses that of the features.
+        out_dim: length of queries and keys.
         queue_size: number of keys kept as negatives; a multiple of the batch over all devices, and less than half of
             the samples, since otherwise the negatives include keys of the query's own video. 0 uses the other keys of the batch
             instead, as in MoCo v3. With a queue and a momentum much below 0.999, the key branch changes so fast
             that short runs only learn to separate new keys from old ones (docs/learning.md).
         momentum: momentum of the key branch.
-        temperature: divides the cosines.
-        shuffle: shuffle keys over processes, so that batch norm's statistics do not reveal pairs.
+        temperature: divisor of the cosine similarities.
+        shuffle: shuffle keys across processes, so that batch norm's statistics do not reveal pairs.
     """
 
     hidden: int | None = None
@@ -51,12 +51,13 @@ class ContrastSettings:
 class MomentumContrast(nn.Module):
     """Compares each query with its key and with a queue of earlier keys (MoCo, https://arxiv.org/abs/1911.05722).
 
-    The key branch is a copy of the query branch that follows it slowly. One direction only; negatives are those of the queue,
-    or, without one, the other keys of the batch over all devices (MoCo v3, https://arxiv.org/abs/2104.02057).
-    The steps of `forward` can also be taken one by one, to compare the queries of one branch with the keys of another.
+    The key branch is a momentum copy of the query branch. The loss has one direction, from queries to keys. Negatives are the
+    keys of the queue or, without a queue, the other keys of the batch over all devices (MoCo v3,
+    https://arxiv.org/abs/2104.02057). The steps of `forward` can also be called separately, to compare the queries of one
+    branch with the keys of another.
 
     Args:
-        backbone: of the query branch; stays with the method. Pools clips to [B, D].
+        backbone: encoder of the query branch, which remains an attribute of the method. It pools clips to [B, D].
         settings: head, queue and key branch.
     """
 
@@ -72,7 +73,7 @@ class MomentumContrast(nn.Module):
         """Compare the batch with the queue.
 
         Raises:
-            SettingError: where the keys of a batch do not divide the queue, or there is neither a queue nor a second key.
+            SettingError: if the queue is not a multiple of the batch, or there is neither a queue nor a second key.
         """
         batch_size = getattr(run_of(trainer).datamodule, "batch_size", None)
         if batch_size is None:
@@ -104,13 +105,13 @@ class MomentumContrast(nn.Module):
             )
 
     def forward(self, backbone: nn.Module, query: Tensor, key: Tensor, generator: torch.Generator) -> Contrast:
-        """Loss of a batch of pairs. In training, the key branch moves first and the queue takes the keys last.
+        """Loss of a batch of pairs. In training, the key branch is updated before, and the queue afterwards.
 
         Args:
-            backbone: the one that this was built with.
+            backbone: the encoder that was passed to the constructor.
             query: float [B, 3, T, H, W], normalised.
-            key: float [B, 3, T, H, W], row i the positive of query i.
-            generator: of the shuffle, in the same state in every process.
+            key: float [B, 3, T, H, W], row i is the positive of query i.
+            generator: generator for the shuffle, in the same state in every process.
         """
         queries = self.queries(backbone, query)
         keys = self.keys(backbone, key, generator)
@@ -119,22 +120,22 @@ class MomentumContrast(nn.Module):
         return contrast
 
     def queries(self, backbone: nn.Module, clips: Tensor) -> Tensor:
-        """Clips as the backbone takes them -> unit rows [B, out_dim]."""
+        """Inputs of the backbone -> unit rows [B, out_dim]."""
         return unit_rows(self.head(backbone(clips)))
 
     @torch.no_grad()
     def keys(self, backbone: nn.Module, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """Clips as the backbone takes them -> unit rows [B, out_dim]. In training, the key branch moves before."""
+        """Inputs of the backbone -> unit rows [B, out_dim]. In training, the key branch is updated before."""
         if self.training:
             follow(self.key_backbone, backbone, self.settings.momentum)
             follow(self.key_head, self.head, self.settings.momentum)
         return shuffled(self._keys, clips, generator) if self.settings.shuffle and self.training else self._keys(clips)
 
     def compare(self, queries: Tensor, keys: Tensor) -> Contrast:
-        """Loss of finding each query's own key among the negatives. The queue must be of the same branch as `keys`."""
+        """Loss of identifying each query's own key among the negatives. The queue must belong to the branch of `keys`."""
         if self.queue is not None:
             return info_nce(queries, keys, self.queue.keys, self.settings.temperature)
-        # In validation processes have different numbers of keys: each takes its own.
+        # In validation, processes may have different numbers of keys, so each uses only its own.
         rank = position()[0] if self.training else 0
         everyone = gather_rows(keys) if self.training else keys
         own = rank * len(keys) + torch.arange(len(keys), device=keys.device)
@@ -150,15 +151,15 @@ class MomentumContrast(nn.Module):
 
 
 def own_keys(queue_size: int, samples: int, per_epoch: int) -> float:
-    """How many keys in a queue are of the query's own video or recording, on average over an epoch, after many epochs.
+    """Number of keys in the queue that are of the query's own video or recording, on average over a late epoch.
 
-    An epoch puts one key of a video into the queue, after its query. What the queue still holds of earlier epochs shows each
-    video equally often.
+    Each epoch adds one key per video to the queue, after its query. Keys of earlier epochs that are still in the queue are
+    equally distributed over the videos.
 
     Args:
         queue_size: keys in the queue.
-        samples: videos or recordings of the training set.
-        per_epoch: how many of them an epoch takes.
+        samples: videos or recordings in the training set.
+        per_epoch: number of them in an epoch.
     """
     earlier = queue_size - per_epoch / 2 if queue_size >= per_epoch else queue_size**2 / (2 * per_epoch)
     return earlier / samples

@@ -1,4 +1,4 @@
-"""Keys of earlier steps, the negatives of momentum contrast."""
+"""Queue of the keys of earlier steps, the negatives of momentum contrast."""
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,14 @@ from modules.core.errors import SettingError
 class Queue(nn.Module):
     """The last `size` keys, first in, first out (MoCo, official code, which stores them as columns).
 
-    At the start it holds random unit vectors. Keys and pointer are in the checkpoint, so a run that is resumed in the
-    middle of a lap continues there. All processes hold the same queue: they start from the same seed and write the
-    keys of all. DDP's broadcast of buffers therefore changes nothing, but costs time; turn it off.
+    It is initialised with random unit vectors. Keys and pointer are in the checkpoint, so a resumed run continues at the same
+    position. The queue is the same in all processes, because they use the same seed and write the keys of all processes. DDP's
+    broadcast of buffers therefore changes nothing, but costs time; turn it off.
 
     Args:
         size: number of keys, K.
         dim: length of a key, D.
-        seed: of the random keys at the start; the global generator is not used.
+        seed: seed of the initial keys; the global generator is not used.
 
     Raises:
         SettingError: if `size` is not positive.
@@ -38,10 +38,10 @@ class Queue(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def check(self, global_batch: int) -> None:
-        """Fail before the first step if the keys of a batch do not divide the queue.
+        """Check before the first step that the queue is a multiple of the batch.
 
         Args:
-            global_batch: keys that `enqueue` writes at once: those of one batch of every process.
+            global_batch: number of keys that `enqueue` writes at once, those of one batch in every process.
 
         Raises:
             SettingError: naming both settings.
@@ -57,10 +57,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the oldest keys by those of all processes, rank after rank; to be called in training only.
+        """Replace the oldest keys by those of all processes, in order of rank. Only call this in training.
 
         Args:
-            keys: [B, D] unit rows of this process, as many in every process.
+            keys: [B, D] unit rows of this process, the same number in every process.
         """
         keys = gather_rows(keys.float())
         rows = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)

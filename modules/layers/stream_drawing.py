@@ -1,8 +1,7 @@
-"""One view of one stream as a picture, a function for each kind.
+"""Drawing of one view of a stream, with one function per kind.
 
-What changes from frame to frame is drawn frame by frame, uint8 [T, H, W, 3]. What is heard or measured over time is one
-picture, uint8 [H, W, 3], whose columns are moments, evenly spaced: the first column is the first step, the last one the last.
-Axis letters as in `modules/core/batch.py`.
+Streams of frames are drawn frame by frame, uint8 [T, H, W, 3]. Sound and sensor signals become one picture, uint8 [H, W, 3],
+whose columns are evenly spaced over time, from the first to the last step. Axis letters as in `modules/core/batch.py`.
 """
 
 import math
@@ -16,12 +15,12 @@ from torch import Tensor
 from modules.layers.drawing import OUTLINE_COLOURS, box_corners, outline
 
 OBJECT_COLOURS = (*OUTLINE_COLOURS, (240, 228, 66), (0, 114, 178), (213, 94, 0), (255, 255, 255))
-"""One per object, repeated from the ninth on; those of outlines first."""
+"""One colour per object, repeated from the ninth object on; starts with the outline colours."""
 CURVE_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
 NOT_MEASURED = (120, 120, 120)
-"""Grey is not among the colours of `shades`."""
+"""Grey, which is not a colour of `shades`."""
 HATCH = (235, 190)
-"""Greys of what is not there."""
+"""Greys of missing parts."""
 SHADES = (
     (68, 1, 84),
     (71, 44, 122),
@@ -33,17 +32,17 @@ SHADES = (
     (170, 220, 50),
     (253, 231, 37),
 )
-"""Viridis at nine even steps: from dark to bright, evenly for the eye."""
+"""Viridis at nine even steps: perceptually uniform, from dark to bright."""
 OCTAVES, DECIBELS = 6, 70
-"""A spectrogram shows so many octaves below half the rate, and levels down to so much below the loudest."""
+"""Range of a spectrogram: octaves below half the sampling rate, and decibels below the loudest level."""
 WINDOW = 512
 """Longest window of a spectrum, in samples."""
 LINE, FONT_SIZE = 13, 10
-"""Height of a written line and of its letters, in pixels."""
+"""Height of a text line and font size, in pixels."""
 
 
 def shades(values: Tensor) -> Tensor:
-    """Colours of numbers from 0, dark violet, to 1, yellow; those beyond are cut: float [...] -> uint8 [..., 3]."""
+    """Colours of numbers from 0 (dark violet) to 1 (yellow); other numbers are clamped: float [...] -> uint8 [..., 3]."""
     steps = torch.tensor(SHADES, dtype=torch.float32)
     place = values.float().clamp(0, 1) * (len(SHADES) - 1)
     below = place.floor().long().clamp(max=len(SHADES) - 2)
@@ -51,14 +50,14 @@ def shades(values: Tensor) -> Tensor:
 
 
 def hatch(height: int, width: int) -> Tensor:
-    """Stripes in two greys, for what is not there: uint8 [H, W, 3]."""
+    """Stripes in two greys, for missing parts: uint8 [H, W, 3]."""
     stripe = (torch.arange(height)[:, None] + torch.arange(width)).remainder(8) < 4
     return torch.where(stripe, *HATCH).byte()[..., None].expand(height, width, 3)
 
 
 @cache
 def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Of all that is written."""
+    """Font of all text."""
     return ImageFont.load_default(FONT_SIZE)
 
 
@@ -68,7 +67,7 @@ def steps_at(steps: int, width: int) -> Tensor:
 
 
 def fit(frames: Tensor, side: int) -> Tensor:
-    """Bring frames near to a size: small ones by a whole factor, pixel for pixel, larger ones by areas.
+    """Resize frames to at most a size: small ones by an integer factor (nearest), larger ones by area averaging.
 
     Args:
         frames: uint8 [T, H, W, C]
@@ -84,17 +83,17 @@ def fit(frames: Tensor, side: int) -> Tensor:
 
 
 def flow_limit(flow: Tensor) -> float:
-    """Largest finite speed, in pixels from frame to frame: float [..., 2] -> a number, 0 without any."""
+    """Largest finite speed, in pixels per frame: float [..., 2] -> a number, 0 if there is none."""
     speed = flow.float().norm(dim=-1)
     return float(speed[speed.isfinite()].max()) if speed.isfinite().any() else 0.0
 
 
 def draw_flow(flow: Tensor, limit: float) -> Tensor:
-    """Colour wheel: what moves right is red, down yellow-green, left cyan, up violet; what is still is white.
+    """Flow as colours of a wheel: right is red, down yellow-green, left cyan, up violet; no motion is white.
 
     Args:
         flow: float [..., 2], pixels to the right and down.
-        limit: speed of full colour; the saturation is proportional to the speed.
+        limit: speed of full saturation; the saturation is proportional to the speed.
 
     Returns:
         uint8 [..., 3]
@@ -109,7 +108,7 @@ def draw_flow(flow: Tensor, limit: float) -> Tensor:
 
 
 def flow_wheel(side: int) -> Tensor:
-    """The colours of all directions and speeds, on white: uint8 [side, side, 3]."""
+    """Legend of `draw_flow`, with all directions and speeds: uint8 [side, side, 3]."""
     step = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(step, step, indexing="ij")
     inside = torch.hypot(x, y) <= 1
@@ -117,17 +116,17 @@ def flow_wheel(side: int) -> Tensor:
 
 
 def depth_limits(depth: Tensor) -> tuple[float, float]:
-    """Nearest and farthest that was measured, in millimetres: uint16 [...] -> numbers, both 0 without any."""
-    # uint16 has few operators.
+    """Smallest and largest measured distance, in millimetres: uint16 [...] -> numbers, both 0 if nothing was measured."""
+    # Few operators support uint16.
     measured = depth.int()[depth.int() > 0]
     return (float(measured.min()), float(measured.max())) if len(measured) else (0.0, 0.0)
 
 
 def draw_depth(depth: Tensor, limits: tuple[float, float]) -> Tensor:
-    """What is near is bright; what was not measured is grey.
+    """Depth as colours: near is bright, and pixels without a measurement are grey.
 
     Args:
-        depth: uint16 [T, H, W, 1], millimetres, 0 where nothing was measured.
+        depth: uint16 [T, H, W, 1], millimetres, 0 without a measurement.
         limits: distances of the brightest and the darkest colour, in millimetres.
 
     Returns:
@@ -140,7 +139,7 @@ def draw_depth(depth: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def draw_masks(canvas: Tensor, masks: Tensor) -> Tensor:
-    """Objects in individual colours over a picture: half transparent, with the outermost pixels opaque.
+    """Draw objects over a picture, one colour per object: half transparent, with opaque outlines.
 
     Args:
         canvas: uint8 [T, H, W, 3]
@@ -149,7 +148,7 @@ def draw_masks(canvas: Tensor, masks: Tensor) -> Tensor:
     drawn = canvas.float()
     for number, mask in enumerate(masks.unbind(-1)):
         colour = torch.tensor(OBJECT_COLOURS[number % len(OBJECT_COLOURS)], dtype=torch.float32)
-        # A pixel is inside if its four neighbours are of the object; beyond the picture, nothing is.
+        # A pixel is inside if its four neighbours belong to the object; pixels outside the picture do not.
         around = F.pad(mask, (1, 1, 1, 1))
         inside = around[:, 1:-1, :-2] & around[:, 1:-1, 2:] & around[:, :-2, 1:-1] & around[:, 2:, 1:-1]
         drawn = torch.where(mask[..., None], torch.where(inside[..., None], (drawn + colour) / 2, colour), drawn)
@@ -157,19 +156,19 @@ def draw_masks(canvas: Tensor, masks: Tensor) -> Tensor:
 
 
 def draw_tracks(canvas: Tensor, boxes: Tensor, there: Tensor | None = None) -> Tensor:
-    """Boxes with the numbers of their objects, from 1, over a picture.
+    """Draw boxes over a picture, labelled with the numbers of their objects, from 1.
 
     Args:
         canvas: uint8 [T, H, W, 3]
-        boxes: float [T, K, 4], x1 y1 x2 y2 in pixels of the canvas; may leave it. Those without area are not drawn.
-        there: bool [T, K], which boxes there are; None for all.
+        boxes: float [T, K, 4], x1 y1 x2 y2 in pixels of the canvas; may be outside it. Boxes without area are not drawn.
+        there: bool [T, K], which boxes are present; None for all.
     """
     boxes = boxes.float().nan_to_num(posinf=0, neginf=0)
     shown = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1)
     shown = shown if there is None else shown & there
     boxes = boxes * shown[..., None]
     drawn = torch.empty_like(canvas)
-    # One object at a time and on black, for `outline` has fewer colours than there are objects.
+    # One object at a time on black, because `outline` has fewer colours.
     outlined, black = canvas, torch.zeros_like(canvas)[None]
     for number in range(boxes.shape[1]):
         line = (outline(black, box_corners(boxes[None, None, :, number]))[0] > 0).any(-1, keepdim=True)
@@ -193,13 +192,13 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def draw_curves(values: Tensor, height: int, width: int, limits: tuple[float, float] | None = None) -> Tensor:
-    """Each channel as a curve, with a grey line at 0; where steps are closer than columns, from their least to their most.
+    """Each channel as a curve, with a grey line at 0. If a column covers several steps, it shows their range.
 
     Args:
         values: float [C, L]
-        height: in pixels.
-        width: in pixels.
-        limits: values of the lowest and the highest row; None for those of the values.
+        height: height in pixels.
+        width: width in pixels.
+        limits: values at the lowest and the highest row; None uses the range of the values.
 
     Returns:
         uint8 [height, width, 3]
@@ -209,7 +208,7 @@ def draw_curves(values: Tensor, height: int, width: int, limits: tuple[float, fl
     if values.shape[1] < width:
         values = F.interpolate(values[None], size=width, mode="linear", align_corners=True)[0]
     most, least = F.adaptive_max_pool1d(values[None], width)[0], -F.adaptive_max_pool1d(-values[None], width)[0]
-    # Each column reaches to the next, so that no curve has a hole.
+    # Each column reaches to the next one, so that curves have no gaps.
     least[:, :-1], most[:, :-1] = least[:, :-1].minimum(most[:, 1:]), most[:, :-1].maximum(least[:, 1:])
     scale = (height - 1) / max(high - low, 1e-9)
     row = torch.arange(height)[:, None]
@@ -224,24 +223,24 @@ def draw_curves(values: Tensor, height: int, width: int, limits: tuple[float, fl
 
 
 def draw_spectrogram(audio: Tensor, height: int, width: int) -> Tensor:
-    """Levels by frequency, the mean of all channels: rows are 6 octaves below half the rate, on a logarithmic axis.
+    """Spectrogram of the mean of all channels. Rows cover 6 octaves below half the rate, on a logarithmic axis.
 
     Args:
         audio: float [C, S]
-        height: in pixels.
-        width: in pixels.
+        height: height in pixels.
+        width: width in pixels.
 
     Returns:
-        uint8 [height, width, 3], from 70 dB below the loudest, dark, to the loudest.
+        uint8 [height, width, 3], from dark (70 dB below the loudest level) to bright (the loudest).
     """
     sound = audio.float().nan_to_num(posinf=0, neginf=0).mean(0)
     sound = F.pad(sound, (0, max(0, 4 - len(sound))))
     window = min(WINDOW, len(sound))
-    # A spectrum around each column's moment; at both ends, the first and the last that there is.
+    # One spectrum centred at each column's time; at both ends, the first and the last possible window.
     starts = steps_at(len(sound), width) - window // 2
     pieces = sound.unfold(0, window, 1)[starts.clamp(0, len(sound) - window)]
     power = torch.fft.rfft(pieces * torch.hann_window(window)).abs().square()
-    # Row by row, the frequencies from half an octave's share below to half above, the loudest of them.
+    # Each row shows the loudest of the frequencies within half a row below and above its own.
     bins = torch.linspace(0, -OCTAVES, height).exp2() * (power.shape[1] - 1)
     half = 2 ** (OCTAVES / (2 * max(height - 1, 1)))
     first = (bins / half).round().long()
@@ -252,15 +251,15 @@ def draw_spectrogram(audio: Tensor, height: int, width: int) -> Tensor:
 
 
 def draw_features(feature: Tensor, height: int, width: int) -> Tensor:
-    """A sequence of features as a picture: a row for each number of a feature, a column for each step.
+    """A sequence of features as a picture, with one row per channel and one column per step.
 
-    Where there are more of them than pixels, several share one, which shows their mean. Colours are those of `shades`, from the
-    least to the most.
+    If there are more of them than pixels, each pixel shows the mean of several. Colours are those of `shades`, from the
+    smallest to the largest value.
 
     Args:
         feature: float [S, D]
-        height: in pixels.
-        width: in pixels.
+        height: height in pixels.
+        width: width in pixels.
 
     Returns:
         uint8 [height, width, 3]
@@ -273,12 +272,12 @@ def draw_features(feature: Tensor, height: int, width: int) -> Tensor:
 
 
 def width_of(text: str) -> int:
-    """Pixels that a line of text takes."""
+    """Width of a line of text in pixels."""
     return math.ceil(font().getlength(text))
 
 
 def shortened(text: str, width: int) -> str:
-    """A text at most so many pixels wide, with dots in the place of its end if that is needed."""
+    """A text of at most `width` pixels, cut and ended with dots if necessary."""
     if width_of(text) <= width:
         return text
     while text and width_of(f"{text}...") > width:
@@ -287,7 +286,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of a text that are at most so many pixels wide; only a single longer word is wider."""
+    """Wrap a text into lines of at most `width` pixels; only a single long word may be wider."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -299,7 +298,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def write(lines: list[str], width: int) -> Tensor:
-    """Lines of text, black on white, below each other: uint8 [13 n, width, 3]; what is too long is cut."""
+    """Lines of text, black on white: uint8 [13 n, width, 3]; lines that are too long are cut."""
     picture = Image.new("RGB", (width, LINE * len(lines)), "white")
     pen = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):

@@ -1,8 +1,8 @@
-"""All streams of a sample on one page: moments of the clip in columns, and below what goes on over its whole length.
+"""All streams of a sample on one page: frames at several times of the clip in columns, and signals over time below.
 
-What a stream lacks is hatched in grey: what its `valid` says is not there, moments that it has no step for, and numbers that
-are not finite. Steps of a stream are taken to be evenly spaced over its `time`, the first at its start and the last at its end;
-those of streams that do not say when they are, over the time of all others. Axis letters as in `modules/core/batch.py`.
+Missing parts are hatched in grey: entries that are not `valid`, times without a step, and numbers that are not finite. The
+steps of a stream are assumed to be evenly spaced over its `time`, from its start to its end; those of streams without `time`,
+over the time of all others. Axis letters as in `modules/core/batch.py`.
 """
 
 import math
@@ -40,24 +40,24 @@ from modules.layers.stream_drawing import (
 )
 
 TILE, GAP, MARGIN = 128, 4, 112
-"""Sides of a frame, space between frames, and width of the names on the left, in pixels."""
+"""Side of a frame, space between frames, and width of the names on the left, in pixels."""
 ABREAST = 4
-"""Tiles in a row of a moving picture."""
+"""Tiles in a row of an animation."""
 STRIP, THIN = 64, 32
-"""Heights of what goes on over time, in pixels: of a picture and of a curve of sound."""
+"""Heights of signals over time, in pixels: of a picture, and of a curve of sound."""
 CURSOR = (213, 94, 0)
 PICTORIAL: tuple[Kind, ...] = ("video", "picture", "flow", "depth", "mask", "track", "skeleton")
 OVER_TIME: tuple[Kind, ...] = ("audio", "signal", "feature")
 PER_PANEL, MOST_CURVES = 3, 12
-"""Channels of a sensor in one panel, and how many are drawn as curves at most."""
+"""Channels of a sensor per panel, and largest number of channels that are drawn as curves."""
 MOST_SENTENCES = 4
 BLANK = 60
-"""Grey under masks and boxes where there is no video."""
+"""Grey background of masks and boxes if there is no video."""
 
 
 @dataclass
 class One:
-    """One view of one stream of one sample, on the host, without what only fills it up."""
+    """One view of one stream of one sample, on the host, without padding."""
 
     name: str
     kind: Kind
@@ -66,7 +66,7 @@ class One:
     valid: Tensor
     """bool [T, ...]"""
     span: tuple[float, float] | None
-    """first and last moment in seconds, if it says so"""
+    """start and end in seconds, if known"""
 
     @property
     def steps(self) -> int:
@@ -76,20 +76,20 @@ class One:
 
 @dataclass
 class Tiles:
-    """What is shown frame by frame."""
+    """A stream that is shown as frames."""
 
     title: list[str]
     frames: Tensor
     """uint8 [T, h, w, 3]"""
     moments: Tensor
-    """float64 [T], when they are; none for what is there all the time"""
+    """float64 [T], times of the frames; empty for a still image"""
     lasts: float
-    """how long a frame is seen, and the first one before its moment"""
+    """largest distance in time at which a frame is shown"""
     legend: Tensor | None = None
     """uint8 [h, w, 3]"""
 
     def at(self, moment: float) -> Tensor:
-        """The frame of a moment on a white square, uint8 [TILE, TILE, 3]; hatched where there is none."""
+        """The frame at a time on a white square, uint8 [TILE, TILE, 3]; hatched if there is none."""
         if not len(self.frames):
             return hatch(TILE, TILE)
         if not len(self.moments):
@@ -100,18 +100,18 @@ class Tiles:
 
 @dataclass
 class Clock:
-    """The time that a page shows, in seconds; any two numbers where no stream says from when to when it is."""
+    """The time range of a page, in seconds; an arbitrary range if no stream has times."""
 
     start: float
     end: float
     is_known: bool
 
     def column(self, moment: float, width: int) -> int:
-        """Where a moment is in a picture of all the time."""
+        """Column of a time in a picture of the complete range."""
         return round((moment - self.start) / (self.end - self.start) * (width - 1))
 
     def label(self, moment: float) -> str:
-        """A moment in words."""
+        """A time as text."""
         return f"{moment:.2f} s" if self.is_known else f"{(moment - self.start) / (self.end - self.start):.0%} of the clip"
 
 
@@ -119,10 +119,10 @@ def sheet(batch: Batch, row: int = 0, view: int = 0, columns: int = 6) -> Tensor
     """All streams of a sample on one picture.
 
     Args:
-        batch: on any device.
-        row: of the sample in the batch.
-        view: V axis.
-        columns: moments of the clip at most, evenly spaced; what goes on over time has a line at each.
+        batch: batch on any device.
+        row: index of the sample in the batch.
+        view: index of the view.
+        columns: largest number of evenly spaced times; signals over time have a line at each of them.
 
     Returns:
         uint8 [H, W, 3]
@@ -145,13 +145,13 @@ def sheet(batch: Batch, row: int = 0, view: int = 0, columns: int = 6) -> Tensor
 
 
 def film(batch: Batch, row: int = 0, view: int = 0, frames: int = 32) -> Tensor:
-    """The same as a moving picture: a frame for each of the clip's, and a line that moves with them.
+    """All streams of a sample as an animation, with a moving line in the signals over time.
 
     Args:
-        batch: on any device.
-        row: of the sample in the batch.
-        view: V axis.
-        frames: at most, evenly spaced.
+        batch: batch on any device.
+        row: index of the sample in the batch.
+        view: index of the view.
+        frames: largest number of evenly spaced frames.
 
     Returns:
         uint8 [T, H, W, 3]
@@ -170,15 +170,15 @@ def film(batch: Batch, row: int = 0, view: int = 0, frames: int = 32) -> Tensor:
 
 
 def tile(stream: Stream, row: int, frames: int) -> Tensor:
-    """The first view of one sample of one stream, of any kind, on white squares.
+    """The first view of one sample of a stream of any kind, on white squares.
 
     Args:
-        stream: on any device.
-        row: of the sample.
-        frames: at most, evenly spaced.
+        stream: stream on any device.
+        row: index of the sample.
+        frames: largest number of evenly spaced frames.
 
     Returns:
-        uint8 [T, TILE, TILE, 3]. What is not seen but goes on over time, such as sound, is one picture of all of it, T = 1.
+        uint8 [T, TILE, TILE, 3]. Signals over time, such as sound, are one picture of their complete length, T = 1.
     """
     one = _one(stream.kind, stream, row, 0)
     if one.kind in OVER_TIME:
@@ -192,15 +192,15 @@ def tile(stream: Stream, row: int, frames: int) -> Tensor:
 
 
 class _Page:
-    """What is on a page, before it is laid out; its margin aside, `width` pixels wide."""
+    """Contents of a page before the layout, `width` pixels wide without the margin."""
 
     def __init__(self, batch: Batch, row: int, view: int, width: int) -> None:
         streams = [stream for stream in batch.streams.values() if isinstance(stream, Stream)]
         views = min((stream.data.shape[1] for stream in streams), default=1)
         if not (0 <= row < len(batch.index) and 0 <= view < views):
             raise SettingError(
-                f"A picture of sample {row}, view {view} was asked for, but the batch has {len(batch.index)} sample(s) of "
-                f"{views} view(s); ask for one of these."
+                f"Sample {row}, view {view} cannot be drawn, because the batch has {len(batch.index)} sample(s) of {views} "
+                "view(s); choose one of these."
             )
         self.batch, self.row, self.view, self.views, self.width = batch, row, view, views, width
         own = [_one(name, stream, row, view) for name, stream in batch.streams.items() if isinstance(stream, Stream)]
@@ -212,7 +212,7 @@ class _Page:
         self.strips = [strip for one in own if one.kind in OVER_TIME for strip in self._strips(one)]
 
     def moments(self, count: int) -> list[float]:
-        """Moments of evenly spaced frames of the first pictorial stream; of the time without one."""
+        """Evenly spaced times of frames of the first pictorial stream; without one, of the complete time range."""
         if self.leader is None and not self.strips:
             return [self.clock.start]
         if self.leader is None:
@@ -234,13 +234,13 @@ class _Page:
         frames, note, legend = _draw_frames(one, video)
         is_still = one.kind == "picture" or (one.steps == 1 and one.span is None)
         moments = torch.empty(0) if is_still else self._moments(one)
-        # One frame at a moment is shown with the frame of the page that is nearest to it.
+        # A single frame with a time is shown at the nearest time of the page.
         lasts = self._step(one) or (0.0 if self.leader is None else self._step(self.leader) / 2)
-        # Moments are rounded to float32.
+        # Times are rounded to float32.
         return Tiles([one.name, *note], _hatched(frames, one), moments, lasts * 1.001 + 1e-3, legend)
 
     def title(self, moment: float | None = None) -> Tensor:
-        """What sample it is, and the moment if there is one."""
+        """A description of the sample, with the time if it is given."""
         label = self.batch.label[self.row]
         labels = [int(label)] if label.ndim == 0 else label.nonzero().flatten().tolist()
         told = [f"sample {int(self.batch.index[self.row])}"]
@@ -252,7 +252,7 @@ class _Page:
         return write(["; ".join(told)], MARGIN + self.width)
 
     def over_time(self, cursors: list[float]) -> list[Tensor]:
-        """Rows of what goes on over time, with lines at some moments, an axis below, and the sentences."""
+        """Rows of signals over time with lines at some times, an axis, and the sentences."""
         rows = []
         columns = [self.clock.column(moment, self.width) for moment in cursors]
         for title, picture in self.strips:
@@ -267,11 +267,11 @@ class _Page:
         return rows
 
     def _strips(self, one: One) -> list[tuple[list[str], Tensor]]:
-        """Titles and pictures of one stream, on the page's time."""
+        """Titles and pictures of one stream, aligned with the page's time range."""
         start, end = one.span or (self.clock.start, self.clock.end)
         first, last = (self.clock.column(moment, self.width) for moment in (start, end))
         made = []
-        # The last step lasts until the next one would come.
+        # The last step is drawn up to the time of a next one.
         after = min(end + self._step(one), self.clock.end)
         until = self.clock.column(after, self.width)
         for title, picture in _draw_over_time(one, last - first + 1):
@@ -282,7 +282,7 @@ class _Page:
         return made
 
     def _axis(self) -> Tensor:
-        """Five moments below what goes on over time."""
+        """Time axis with five ticks."""
         width = self.width
         picture = Image.new("RGB", (width, LINE + 4), "white")
         pen = ImageDraw.Draw(picture)
@@ -312,7 +312,7 @@ def _one(name: str, stream: Stream, row: int, view: int) -> One:
     span = None
     if stream.time is not None:
         start, end = stream.time[row, view].tolist()
-        # Several steps at one moment are those of nothing.
+        # Several steps cannot have the same time; such a range is ignored.
         span = (start, end) if math.isfinite(end - start) and (start < end or (start == end and steps == 1)) else None
     return One(name, stream.kind, data[:steps], valid[:steps], span)
 
@@ -324,7 +324,7 @@ def _clock(streams: list[One]) -> Clock:
 
 
 def _draw_frames(one: One, video: One | None) -> tuple[Tensor, list[str], Tensor | None]:
-    """Frames of a pictorial stream, uint8 [T, h, w, 3], a few words about them, and a legend."""
+    """Frames of a pictorial stream, uint8 [T, h, w, 3], a short description, and a legend."""
     data = one.data
     if not one.steps:
         return torch.empty(0, TILE, TILE, 3, dtype=torch.uint8), ["nothing"], None
@@ -363,7 +363,7 @@ def _draw_boxes(one: One, video: One | None) -> tuple[Tensor, list[str], Tensor 
 
 
 def _canvas(video: One | None, frames: int, size: tuple[int, int], grey: bool) -> Tensor:
-    """The video to draw over, if it has these frames, or a dark grey: uint8 [T, H, W, 3]."""
+    """The background: the video if it has the same frames and size, or else dark grey. uint8 [T, H, W, 3]."""
     if video is None or video.data.shape[:3] != (frames, *size):
         return torch.full((frames, *size, 3), BLANK, dtype=torch.uint8)
     if not grey:
@@ -372,7 +372,7 @@ def _canvas(video: One | None, frames: int, size: tuple[int, int], grey: bool) -
 
 
 def _hatched(frames: Tensor, one: One) -> Tensor:
-    """Hatch the frames, or the pixels, that are not there."""
+    """Hatch missing frames or pixels."""
     if not one.steps:
         return frames
     there = _pixels_there(one)
@@ -381,12 +381,12 @@ def _hatched(frames: Tensor, one: One) -> Tensor:
 
 
 def _pixels_there(one: One) -> Tensor:
-    """bool [T, H, W, 1], or [T, 1, 1, 1] where whole frames are there or not."""
+    """Which pixels are present: bool [T, H, W, 1], or [T, 1, 1, 1] if this only depends on the frame."""
     valid, has_pixels = one.valid, one.kind in ("video", "flow", "depth", "mask")
     if has_pixels and valid.shape[1:3] == one.data.shape[1:3]:
         there = valid.flatten(3).any(-1, keepdim=True) if valid.ndim > 3 else valid[..., None]
     else:
-        # Objects or persons that are not there do not hide the others.
+        # Missing objects or persons do not hide the others.
         there = valid.reshape(one.steps, -1).any(1)[:, None, None, None]
     if one.kind == "flow":
         return there & one.data.isfinite().all(-1, keepdim=True)
@@ -396,12 +396,12 @@ def _pixels_there(one: One) -> Tensor:
 
 
 def _draw_over_time(one: One, width: int) -> list[tuple[list[str], Tensor]]:
-    """Titles and pictures of a stream from its first step to its last, [h, width, 3] each."""
+    """Titles and pictures of a stream over its complete length, [h, width, 3] each."""
     if not one.steps:
         return [([one.name, "nothing"], hatch(STRIP, width))]
     values = one.data.float()
     there = (one.valid.flatten(1).any(1) if one.valid.ndim > 1 else one.valid) & values.isfinite().all(1)
-    # What is not there sets no scale.
+    # Missing values must not affect the scale.
     values = torch.where(there[:, None], values, torch.zeros(())) if one.kind == "audio" else _held(values, there)
     if one.kind == "audio":
         made = _sound(one, values, width)
@@ -418,7 +418,7 @@ def _draw_over_time(one: One, width: int) -> list[tuple[list[str], Tensor]]:
 
 
 def _held(values: Tensor, there: Tensor) -> Tensor:
-    """Steps [L, C], in the place of those that are not there the last before that is, or the first of all."""
+    """Steps [L, C], with missing ones replaced by the previous present step, or at the start by the first present one."""
     if not there.any():
         return torch.zeros_like(values)
     steps = torch.arange(len(values))
@@ -467,24 +467,24 @@ def _square(frame: Tensor) -> Tensor:
 
 
 def _widened(picture: Tensor, width: int) -> Tensor:
-    """White on the right, up to a width."""
+    """Pad with white on the right to a width."""
     return F.pad(picture, (0, 0, 0, width - picture.shape[1]), value=255)
 
 
 def _heightened(picture: Tensor, height: int) -> Tensor:
-    """White below, down to a height."""
+    """Pad with white below to a height."""
     return F.pad(picture, (0, 0, 0, 0, 0, height - picture.shape[0]), value=255)
 
 
 def _row(cells: list[Tensor], width: int) -> Tensor:
-    """Pictures side by side, with gaps, and white up to a width."""
+    """Pictures in a row with gaps, padded with white to a width."""
     height = max(len(cell) for cell in cells)
     spaced = [_widened(_heightened(cell, height), cell.shape[1] + GAP) for cell in cells]
     return _widened(torch.cat(spaced, dim=1)[:, :-GAP], width)
 
 
 def _beside(title: list[str], content: Tensor, legend: Tensor | None = None) -> Tensor:
-    """A title, and a legend below it, on the left of a picture."""
+    """A picture with a title and a legend on its left."""
     lines = [line for part in title for line in wrap(part, MARGIN - GAP)]
     margin = write(lines, MARGIN) if lines else torch.full((1, MARGIN, 3), 255, dtype=torch.uint8)
     if legend is not None:
@@ -494,7 +494,7 @@ def _beside(title: list[str], content: Tensor, legend: Tensor | None = None) -> 
 
 
 def _under(title: list[str], tile: Tensor, legend: Tensor | None) -> Tensor:
-    """Two lines of a title above a picture, and a legend of half the size at their right."""
+    """A picture under a title of two lines, with a legend of half the size to the right of the title."""
     band = write([title[0], " ".join(title[1:])], tile.shape[1])
     if legend is not None:
         small = legend[::2, ::2]
@@ -503,7 +503,7 @@ def _under(title: list[str], tile: Tensor, legend: Tensor | None) -> Tensor:
 
 
 def _column(parts: list[Tensor]) -> Tensor:
-    """Pictures below each other, with gaps and a white border."""
+    """Pictures in a column, with gaps and a white border."""
     width = max(part.shape[1] for part in parts)
     spaced = [F.pad(_widened(part, width), (0, 0, GAP, GAP, GAP, 0), value=255) for part in parts]
     return F.pad(torch.cat(spaced), (0, 0, 0, 0, 0, GAP), value=255)

@@ -1,7 +1,7 @@
 """Prediction targets of masked methods: pixels, or features of a frozen image encoder.
 
-A target is a callable on the encoder's normalised clips, without trained parameters. Image encoders are kept out of the module
-tree, so that they are not in the optimiser, DDP or checkpoints.
+A target is a callable on the encoder's normalised clips, without trained parameters. Image encoders are not submodules of the
+method, so they are not in the optimiser, DDP or checkpoints.
 """
 
 from abc import ABC, abstractmethod
@@ -19,14 +19,14 @@ from modules.core.tokens import Grid, gather_rounds, patchify
 
 
 class Target(ABC):
-    """Something to predict for every token."""
+    """Base class of prediction targets, one vector per token."""
 
     @abstractmethod
     def dim(self, grid: Grid) -> int:
         """Width of a token's target."""
 
     def check(self, backbone: VideoViT) -> None:  # noqa: B027  (most targets fit any encoder)
-        """Fail before the first step if this target does not fit the encoder's token grid."""
+        """Check before the first step that this target fits the encoder's token grid."""
 
     @abstractmethod
     def __call__(self, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
@@ -35,20 +35,20 @@ class Target(ABC):
         Args:
             video: float [B, 3, T, H, W], normalised.
             grid: token grid.
-            normalisation: of the video; the encoder's.
+            normalisation: normalisation of the video, that of the encoder.
 
         Returns:
             float32 [B, N, D]
         """
 
     def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        """Targets of some tokens of clips as they are read, without gradient.
+        """Targets of some tokens of unnormalised clips, without gradient.
 
         Args:
             clip: uint8 [B, T, H, W, 3]
-            places: int64 [R * B, Nt], token numbers; with several rows per clip (masks), round after round.
+            places: int64 [R * B, Nt], token indices; with several masks per clip, in mask-major order.
             grid: token grid.
-            normalisation: the encoder's.
+            normalisation: normalisation of the encoder.
 
         Returns:
             float32 [R * B, Nt, D]
@@ -59,8 +59,8 @@ class Target(ABC):
 class PixelTarget(Target):
     """The pixels of each cube, as in VideoMAE (official code).
 
-    The clip is brought back to [0, 1]. With `normalise`, each cube and channel is shifted and scaled by its own mean and
-    sqrt(unbiased variance) + 1e-6. Values are ordered time, row, column, channel, the channel fastest.
+    Pixels are in [0, 1]. With `normalise`, each cube and channel is standardised by its own mean and
+    sqrt(unbiased variance) + 1e-6. Values are in the order time, row, column, channel, with the channel as the last axis.
 
     Args:
         normalise: normalise each cube by its own statistics (the paper's default).
@@ -80,11 +80,11 @@ class PixelTarget(Target):
 
     @torch.no_grad()
     def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        """See `Target.of_tokens`. Cubes are picked as bytes, a quarter of their size as numbers."""
+        """See `Target.of_tokens`. Cubes are gathered as uint8, which needs a quarter of the memory of float32."""
         return self._values(gather_rounds(patchify(clip.permute(0, 4, 1, 2, 3), grid), places).float(), 255)
 
     def _values(self, cubes: Tensor, scale: float) -> Tensor:
-        """Cubes [B, N, 3, P] from 0 to `scale` in this target's form, [B, N, 3P]."""
+        """Target values [B, N, 3P] of cubes [B, N, 3, P] from 0 to `scale`."""
         if self.normalise:
             mean, std = self.statistics(cubes, scale)
             cubes = (cubes - mean) / std
@@ -100,13 +100,13 @@ class PixelTarget(Target):
 
     @torch.no_grad()
     def to_pixels(self, values: Tensor, video: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        """Turn predictions of all tokens into pixels, for pictures.
+        """Convert predictions of all tokens to pixels, for pictures.
 
         Args:
-            values: [B, N, 3P], predictions in this target's form.
-            video: float [B, 3, T, H, W], the normalised clip, whose cube statistics are borrowed.
+            values: [B, N, 3P], predicted target values.
+            video: float [B, 3, T, H, W], the normalised clip, whose cube statistics are used.
             grid: token grid.
-            normalisation: of the video.
+            normalisation: normalisation of the video.
 
         Returns:
             [B, N, 3, P] in [0, 1]
@@ -124,7 +124,7 @@ def constant_loss(target: Tensor, counts: Tensor | None = None) -> Tensor:
 
     Args:
         target: float [B, Nm, D]
-        counts: float [B, Nm], 1 for the tokens that the loss counts; None counts all.
+        counts: float [B, Nm], 1 for tokens that are part of the loss; None for all.
     """
     if counts is None:
         return target.float().var(dim=(0, 1), correction=0).mean()
@@ -136,8 +136,8 @@ def constant_loss(target: Tensor, counts: Tensor | None = None) -> Tensor:
 def normalise_over_tokens(features: Tensor) -> Tensor:
     """Normalise each clip's features per channel over its tokens (SMILE, official code).
 
-    Subtracts the mean over the token axis and divides by sqrt(unbiased variance) + 1e-6. Not a per-token LayerNorm: what
-    all tokens of a clip have in common vanishes.
+    Subtracts the mean over the token axis and divides by sqrt(unbiased variance) + 1e-6. Unlike a per-token LayerNorm, this
+    removes the component that all tokens of a clip have in common.
 
     Args:
         features: [B, N, D]
@@ -148,12 +148,12 @@ def normalise_over_tokens(features: Tensor) -> Tensor:
 
 
 def resize_patches(patches: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """Resize a square map of features, bilinear, corners not aligned.
+    """Resize a square feature map (bilinear, corners not aligned).
 
     Args:
         patches: [F, side * side, D]
         side: rows and columns of the map.
-        size: rows and columns to resize to.
+        size: rows and columns of the output.
 
     Returns:
         float32 [F, rows * columns, D]
@@ -165,17 +165,17 @@ def resize_patches(patches: Tensor, side: int, size: tuple[int, int]) -> Tensor:
 class TowerTarget(Target):
     """Patch features of a frozen image tower on the first frame of each tubelet.
 
-    Where the tower's patches are not the encoder's, the map of its features is resized to the encoder's grid (bilinear,
-    corners not aligned: SIGMA, official code for DINOv2).
+    If the tower has another patch size than the encoder, its feature map is resized to the encoder's grid (bilinear, corners
+    not aligned: SIGMA, official code for DINOv2).
 
     Args:
         tower: module that maps frames [F, 3, H, W] to patch tokens [F, h * w, D] without class token.
         dim: D.
-        side: side of the frames that the tower takes, in pixels.
+        side: side of the tower's input frames, in pixels.
         patch: side of its patches, in pixels.
         normalise: normalise per channel over the tokens of a clip (`normalise_over_tokens`).
-        precision: number format of the tower and its weights on a GPU; the official code runs it in float32.
-        normalisation: of the frames that the tower takes.
+        precision: number format of the tower and its weights on a GPU; the official code uses float32.
+        normalisation: normalisation of the tower's input frames.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class TowerTarget(Target):
         return self.width
 
     def check(self, backbone: VideoViT) -> None:
-        """The tower must see the encoder's frames."""
+        """Check that the tower's input has the size of the encoder's frames."""
         if backbone.image_size != self.side:
             raise SettingError(
                 f"The image encoder of model.target takes frames of {self.side} px, the backbone {backbone.image_size} px; set "
@@ -206,7 +206,7 @@ class TowerTarget(Target):
             )
 
     def compiled_parts(self) -> list[nn.Module]:
-        """What `compile` compiles: the tower."""
+        """Modules to compile: the tower."""
         return [self.tower]
 
     def frames(self, video: Tensor, grid: Grid) -> Tensor:
@@ -226,7 +226,7 @@ class TowerTarget(Target):
         low = self.precision == "bf16" and frames.device.type == "cuda"
         parameter, dtype = next(self.tower.parameters()), torch.bfloat16 if low else torch.float32
         if (parameter.device, parameter.dtype) != (frames.device, dtype):
-            # Kept in bf16, and not cast again in each step.
+            # Converted once, not in each step.
             self.tower.to(frames.device, dtype)
         with torch.inference_mode(), torch.autocast(frames.device.type, enabled=False):
             patches = self.tower(frames.to(dtype))
@@ -242,26 +242,26 @@ class TowerTarget(Target):
 
     @torch.no_grad()
     def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
-        """See `Target.of_tokens`. Only frames that the tower sees are normalised, and for the tower."""
+        """See `Target.of_tokens`. Only the tower's input frames are normalised, with the tower's normalisation."""
         frames = self.normalisation.apply(clip[:, :: grid.tubelet]).transpose(1, 2).flatten(0, 1)
         return gather_rounds(self._values(self._patches(frames, grid)), places)
 
     def _values(self, features: Tensor) -> Tensor:
-        """Features [B, N, D] in this target's form, no longer of inference mode."""
+        """Target values of features [B, N, D], as tensors outside inference mode."""
         return normalise_over_tokens(features) if self.normalise else features.float() + 0.0
 
 
 class ClipTarget(TowerTarget):
     """Patch tokens of OpenAI's CLIP image encoder after its last LayerNorm, the target of SMILE (official code).
 
-    No class token, no projection. Frames have ImageNet's normalisation, as in the official code; CLIP's own mean and std are
-    not used.
+    There is no class token and no projection. Frames have ImageNet's normalisation, as in the official code; CLIP's own mean
+    and standard deviation are not used.
 
     Args:
         checkpoint: CLIP weights under OpenAI's names: the published .pt, or a flat dictionary of its image encoder. None
             downloads ViT-B/16 through timm.
         normalise: normalise per channel over the tokens of a clip.
-        heads: attention heads of the image encoder; None takes one per 64 channels, as in all published CLIP models.
+        heads: attention heads of the image encoder; None uses one per 64 channels, as in all published CLIP models.
         precision: number format on a GPU; the official code uses float32.
     """
 
@@ -279,7 +279,7 @@ class ClipTarget(TowerTarget):
 class TimmTarget(TowerTarget):
     """Patch tokens of any timm vision transformer after its final norm, without class or register tokens.
 
-    Its frames have the normalisation that timm names for it: ImageNet's for DINO and DINOv2, others for many other towers.
+    Frames have the normalisation in timm's config of the model: ImageNet's for DINO and DINOv2, others for many other towers.
 
     Args:
         name: timm model name; DINO is vit_small_patch16_224.dino or vit_base_patch16_224.dino, DINOv2 with registers is
@@ -288,8 +288,8 @@ class TimmTarget(TowerTarget):
             them through timm.
         normalise: normalise per channel over the tokens of a clip.
         precision: number format on a GPU.
-        side: side of its frames in pixels; that of data.clip.size. Position codes for other frames are resampled (DINOv2 was
-            trained on 518 px; SIGMA uses 224).
+        side: side of its frames in pixels; must equal data.clip.size. Position codes are resampled to it (DINOv2 was trained on
+            518 px; SIGMA uses 224).
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Losses that two or more methods could share: pure functions, in float32."""
+"""Losses that several methods can share: pure functions, in float32."""

@@ -1,4 +1,4 @@
-"""Contrastive losses: pure functions of unit vectors, in float32 whatever autocast says."""
+"""Contrastive losses: pure functions of unit vectors, in float32 also under autocast."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 class Contrast(NamedTuple):
-    """What `info_nce` returns: float32 scalars, all but the first without gradient."""
+    """Output of `info_nce`: float32 scalars, all except the loss without gradient."""
 
     loss: Tensor
     """mean cross-entropy"""
     top1: Tensor
-    """share of queries to which no negative is as near as their own key"""
+    """fraction of queries whose own key is nearer than all negatives"""
     top5: Tensor
-    """share of queries to which fewer than five negatives are as near as their own key"""
+    """fraction of queries with fewer than five negatives that are at least as near as their own key"""
     batch_top1: Tensor
-    """share of queries to which no other key of the batch, which are all of one age, is as near as their own: if it stays
-    at chance while `top1` rises, only new and old keys are separated"""
+    """fraction of queries whose own key is nearer than all other keys of the batch, which were all encoded in the same step. If
+    it stays at chance while `top1` rises, the network only separates new from old keys"""
 
 
 def unit_rows(values: Tensor) -> Tensor:
@@ -34,18 +34,18 @@ def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: 
     """Similarity of each query to its own key (column 0) and to the negatives, over the temperature (MoCo, official code).
 
     Args:
-        query: [B, D] unit rows; they alone receive a gradient.
-        key: [B, D] unit rows, row i the positive of query i.
-        negatives: [K, D] unit rows; a queue, which may be written before the backward pass.
-        temperature: divides the cosines.
-        own: int64 [B], the row of `negatives` to exclude for each query, because it is its own key.
+        query: [B, D] unit rows; only they receive a gradient.
+        key: [B, D] unit rows, row i is the positive of query i.
+        negatives: [K, D] unit rows; may be a queue that is updated before the backward pass.
+        temperature: divisor of the cosine similarities.
+        own: int64 [B], row of `negatives` to exclude for each query, because it is its own key.
 
     Returns:
-        float32 [B, 1 + K], minus infinity in the place of own keys.
+        float32 [B, 1 + K], minus infinity for excluded rows.
     """
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.detach().float()
-        # The backward pass needs the negatives as they are now, and by then new keys have been written over some.
+        # The backward pass needs a copy of the negatives, because the queue is overwritten before it.
         negatives = negatives.detach().float().clone()
         cosines = query @ negatives.T
         if own is not None:
@@ -54,14 +54,14 @@ def contrast_logits(query: Tensor, key: Tensor, negatives: Tensor, temperature: 
 
 
 def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, own: Tensor | None = None) -> Contrast:
-    """Cross-entropy of finding each query's own key among the negatives (MoCo, official code).
+    """Cross-entropy of identifying each query's own key among the negatives (MoCo, official code).
 
     Args:
-        query: [B, D] unit rows; they alone receive a gradient.
-        key: [B, D] unit rows, row i the positive of query i.
-        negatives: [K, D] unit rows, as they were before this step's keys are written.
-        temperature: divides the cosines.
-        own: int64 [B], the row of `negatives` that is each query's own key; None if none is.
+        query: [B, D] unit rows; only they receive a gradient.
+        key: [B, D] unit rows, row i is the positive of query i.
+        negatives: [K, D] unit rows, before the keys of this step are added.
+        temperature: divisor of the cosine similarities.
+        own: int64 [B], row of `negatives` that is each query's own key; None if the negatives do not contain them.
     """
     logits = contrast_logits(query, key, negatives, temperature, own)
     loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

@@ -1,11 +1,11 @@
-"""Balanced assignment of rows to prototypes by Sinkhorn and Knopp, for rows that are spread over processes.
+"""Balanced assignment of rows to prototypes by the Sinkhorn-Knopp algorithm, for rows that are distributed over processes.
 
-Source: SIGMA (https://arxiv.org/abs/2407.15447, official code). E = exp(scores / epsilon) is scaled in turns over prototypes
-and over rows, until every prototype holds about as many rows as any other; each row's entries then sum to 1.
+Source: SIGMA (https://arxiv.org/abs/2407.15447, official code). E = exp(scores / epsilon) is alternately scaled over prototypes
+and over rows, until all prototypes have about the same number of rows; each row's entries then sum to 1.
 
-Deviation from the official code, which rewrites the n x K matrix in every turn: two vectors hold the scales, u of the
-prototypes and v of the rows, and E is only read. A row's shares of the prototypes are the softmax of scores / epsilon + log u,
-so u is all that is needed of it. Results agree to rounding (tests/parity/test_sigma.py).
+Deviation: the official code rewrites the n x K matrix in every iteration. Here, two vectors contain the scales, u of the
+prototypes and v of the rows, and E is not modified. A row's assignments are the softmax of scores / epsilon + log u, so only u
+needs to be returned. Results agree up to rounding (tests/parity/test_sigma.py).
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from torch import Tensor, distributed
 from modules.core.distributed import position
 from modules.core.errors import SettingError, check_positive
 
-# Scores that are made at once, in float32: 32 MB on a CPU, small beside the whole; 512 MB on a GPU, where every piece of work
-# has its price. Sums over n rows are sums of sums over a chunk, which loses fewer digits.
+# Number of float32 scores per chunk: 32 MB on a CPU, small compared to the complete matrix; 512 MB on a GPU, where each launch
+# has a cost. Sums over n rows are sums of chunk sums, which is more precise.
 CHUNK_ENTRIES, CHUNK_ENTRIES_GPU = 1 << 23, 1 << 27
-# Below it, exp(1 / epsilon) and exp(-1 / epsilon), times each other and the rows, leave the range of float32.
+# For smaller values, products of exp(1 / epsilon), exp(-1 / epsilon) and the number of rows exceed the range of float32.
 LEAST_EPSILON = 0.02
 
 
 @dataclass
 class SinkhornSettings:
-    """How rows are assigned to prototypes. The defaults are SIGMA's for Kinetics-400 (official scripts).
+    """Settings of the assignment of rows to prototypes. The defaults are SIGMA's for Kinetics-400 (official scripts).
 
     Args:
-        epsilon: divides the cosines; smaller is sharper. At least 0.02.
+        epsilon: divisor of the cosine similarities; smaller is sharper. At least 0.02.
         iterations: number of iterations.
-        soft: soft assignments (the paper's text) instead of the best prototype only (official code).
+        soft: soft assignments (the paper's text) instead of only the best prototype (official code).
         side_by_side: scale both branches at once, with one all-reduce per iteration for both instead of one for each, and with
-            two n x K matrices in memory instead of one. Null does so with several processes.
+            two n x K matrices in memory instead of one. Null enables this with several processes.
     """
 
     epsilon: float = 0.05
@@ -43,7 +43,7 @@ class SinkhornSettings:
     side_by_side: bool | None = None
 
     def check(self, setting: str) -> None:
-        """Raise a SettingError that names the setting, if a number makes no sense."""
+        """Raise a SettingError that names the setting if a number is invalid."""
         check_positive(setting, iterations=self.iterations)
         if self.epsilon < LEAST_EPSILON:
             raise SettingError(
@@ -55,33 +55,34 @@ class SinkhornSettings:
 
 
 def chunk_rows(prototypes: Tensor) -> int:
-    """Rows whose scores against all prototypes are one chunk."""
+    """Number of rows per chunk of scores."""
     entries = CHUNK_ENTRIES_GPU if prototypes.device.type == "cuda" else CHUNK_ENTRIES
     return max(1, entries // len(prototypes))
 
 
 class Balanced(NamedTuple):
-    """What `balance` returns."""
+    """Output of `balance`."""
 
     best: Tensor
-    """int64 [branches, n], the prototype that has most of each row"""
+    """int64 [branches, n], the best prototype of each row"""
     log_weights: Tensor
-    """float32 [branches, K], log u; a constant on top of a branch has no effect"""
+    """float32 [branches, K], log u; a constant added to a branch has no effect"""
 
 
 @torch.no_grad()
 def balance(
     branches: Sequence[Tensor], prototypes: Tensor, settings: SinkhornSettings, over_processes: bool = False
 ) -> Balanced:
-    """Assign the rows of each branch separately, so that all prototypes have equally many.
+    """Assign the rows of each branch separately, with about the same number of rows for all prototypes.
 
-    Extra memory: one matrix n x K (one per branch where they go side by side), and vectors. float32 throughout.
+    Additional memory: one n x K matrix (one per branch with `side_by_side`), and vectors. All computations are in float32.
 
     Args:
-        branches: of each branch float32 [n, C], unit rows.
+        branches: float32 [n, C] per branch, unit rows.
         prototypes: float32 [K, C], unit rows.
-        settings: of the algorithm.
-        over_processes: balance over the rows of all processes, which must have equally many and call this equally often.
+        settings: settings of the algorithm.
+        over_processes: balance over the rows of all processes, which must have the same number of rows and make the same number
+            of calls.
     """
     world = position()[1] if over_processes else 1
     together = world > 1 if settings.side_by_side is None else settings.side_by_side
@@ -92,9 +93,9 @@ def balance(
 
 
 def _balance(branches: list[Tensor], prototypes: Tensor, settings: SinkhornSettings, world: int) -> Balanced:
-    """`balance` of branches that go side by side."""
+    """`balance` of branches that are scaled at once."""
     rows = chunk_rows(prototypes)
-    # Rows per prototype. As each row weighs 1, this keeps the scales from growing or shrinking with every turn.
+    # Rows per prototype. Since each row has mass 1, this keeps the scales from growing or shrinking with every iteration.
     share = len(branches[0]) * world / len(prototypes)
     kernels = [_kernel(features, prototypes, settings.epsilon, rows) for features in branches]
     masses = torch.stack([torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0) for parts in kernels])
@@ -102,7 +103,7 @@ def _balance(branches: list[Tensor], prototypes: Tensor, settings: SinkhornSetti
         if world > 1:
             distributed.all_reduce(masses)
         weights = share / masses
-        # The last turn's scales of the rows change no row's shares.
+        # The last scales of the rows would not change the assignments.
         if turn < settings.iterations - 1:
             masses = torch.stack([_column_masses(parts, u) for parts, u in zip(kernels, weights, strict=True)])
     best = [torch.cat([part.mul_(u).argmax(dim=1) for part in parts]) for parts, u in zip(kernels, weights, strict=True)]
@@ -123,12 +124,12 @@ def _column_masses(kernel: tuple[Tensor, ...], weights: Tensor) -> Tensor:
 
 
 def shares(scores: Tensor, log_weights: Tensor, epsilon: float) -> Tensor:
-    """Soft assignments, of which the best is the hard one.
+    """Soft assignments, whose maximum is the hard assignment.
 
     Args:
-        scores: float32 [n, K], cosines.
-        log_weights: float32 [K] of `balance`.
-        epsilon: that of `balance`.
+        scores: float32 [n, K], cosine similarities.
+        log_weights: float32 [K], from `balance`.
+        epsilon: as in `balance`.
 
     Returns:
         float32 [n, K], rows sum to 1.

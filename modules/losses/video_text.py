@@ -1,14 +1,15 @@
 """Losses between videos and sentences (VindLU, https://arxiv.org/abs/2212.05051, official code): pure functions, in float32.
 
-Contrast (VTC) compares all videos of all processes with all sentences, matching (VTM) asks a fusion network whether a video
-and a sentence of this process belong together, and masked language modelling (MLM) lets it fill gaps with a video's help.
+The contrastive loss (VTC) compares all videos of all processes with all sentences. The matching loss (VTM) trains a fusion
+network to predict whether a video and a sentence of this process belong together. Masked language modelling (MLM) trains it to
+predict masked words with the help of a video.
 
 Deviations from the official code:
 
-* the gradient of gathered features is that of one process with the joined batch. The official one is smaller by the number
-  of processes; `vindlu` as `gradient` of `gather_rows_with_gradient` gives it.
-* weights of negatives have their floor after the softmax, so that a peaked row can be drawn from (as in SMILE's official
-  code), and a row without any negative is left out instead of failing.
+* The gradient of gathered features is that of one process with the joined batch. The official gradient is smaller by a factor
+  of the number of processes; `gather_rows_with_gradient` computes it with `gradient` set to `vindlu`.
+* The floor of the negatives' weights is added after the softmax, so that negatives can be drawn from a peaked row (as in
+  SMILE's official code), and a row without any negative is ignored instead of failing.
 """
 
 from dataclasses import dataclass
@@ -29,13 +30,13 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.5
 
 @dataclass
 class TextContrastSettings:
-    """How clips and sentences are compared.
+    """Settings of the comparison of clips and sentences.
 
     Args:
-        joint_dim: width of the features that are compared.
+        joint_dim: width of the compared features.
         temperature: initial value of the learned temperature, which is clamped to 0.001 to 0.5.
         vote: how the frames' cosine similarities are combined.
-        gather_gradient: gradient of features that are gathered from all processes: `true`, or as `vindlu` has it.
+        gather_gradient: gradient of features that are gathered from all processes: `true`, or as in `vindlu`.
 
     Raises:
         SettingError: if a number is not positive.
@@ -63,15 +64,15 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows_with_gradient(values: Tensor, gradient: GatherGradient = "true") -> Tensor:
-    """The rows of all processes, with a gradient for those of this process.
+    """Gather the rows of all processes, with a gradient for those of this process.
 
-    Every process must compute the same loss of the result, so nothing is sent in the backward pass: the sum of the
-    processes' gradients is the own one times their number.
+    Every process must compute the same loss from the result, so nothing is sent in the backward pass: the sum of the
+    processes' gradients is the gradient of this process times their number.
 
     Args:
-        values: float [B, ...], as many rows in every process.
-        gradient: `true` for that of the mean of the processes' losses, after DDP has averaged; `vindlu` leaves out the
-            factor, which makes it smaller by the number of processes.
+        values: float [B, ...], the same number of rows in every process.
+        gradient: `true` for the gradient of the mean of the processes' losses, after DDP's averaging; `vindlu` omits the
+            factor, so the gradient is smaller by the number of processes.
 
     Returns:
         [W * B, ...] for W processes.
@@ -81,12 +82,12 @@ def gather_rows_with_gradient(values: Tensor, gradient: GatherGradient = "true")
 
 
 def cosines(video: Tensor, text: Tensor, vote: FrameVote = "mean") -> Tensor:
-    """Cosines of videos and sentences: per frame, then the frames vote (VindLU, official code).
+    """Cosine similarities of videos and sentences, computed per frame and then combined (VindLU, official code).
 
     Args:
         video: [B, T, D], projected features per frame; T = 1 for one feature per video.
-        text: [C, D], or [C, M, D] for several sentences, which vote in the same way.
-        vote: over frames and sentences.
+        text: [C, D], or [C, M, D] for several sentences, which are combined in the same way.
+        vote: how frames and sentences are combined.
 
     Returns:
         float32 [B, C]
@@ -99,7 +100,7 @@ def cosines(video: Tensor, text: Tensor, vote: FrameVote = "mean") -> Tensor:
 
 
 def contrast_targets(ids: Tensor) -> Tensor:
-    """Which columns each row should find: equal shares for all with the same id.
+    """Target probabilities: equal shares for all columns with the row's id.
 
     Args:
         ids: int64 [B]
@@ -112,10 +113,10 @@ def contrast_targets(ids: Tensor) -> Tensor:
 
 
 def contrast_loss(similarity: Tensor, ids: Tensor) -> Tensor:
-    """Cross-entropy of finding each video's sentences and each sentence's videos (VTC), a scalar.
+    """Cross-entropy of identifying each video's sentences and each sentence's videos (VTC), a scalar.
 
     Args:
-        similarity: float32 [B, B], videos x sentences: cosines over the temperature.
+        similarity: float32 [B, B], videos x sentences: cosine similarities over the temperature.
         ids: int64 [B]; pairs with equal ids are positives of each other.
     """
     targets = contrast_targets(ids)
@@ -123,16 +124,16 @@ def contrast_loss(similarity: Tensor, ids: Tensor) -> Tensor:
 
 
 class Negatives(NamedTuple):
-    """A wrong partner for each row."""
+    """A negative for each row."""
 
     row: Tensor
-    """int64 [B]"""
+    """int64 [B], row of the negative"""
     valid: Tensor
-    """bool [B], False where no row of the batch has another id"""
+    """bool [B], False if no row of the batch has another id"""
 
 
 def negative_weights(similarity: Tensor, ids: Tensor, floor: float = 1e-4) -> Tensor:
-    """How likely each column is drawn as a negative of each row: the more similar, the more likely (SMILE, official code).
+    """Weights for drawing each column as a negative of each row, larger for more similar ones (SMILE, official code).
 
     Args:
         similarity: float32 [B, B], over the temperature.
@@ -148,8 +149,8 @@ def draw_negatives(similarity: Tensor, ids: Tensor, generator: torch.Generator) 
 
     Args:
         similarity: float32 [B, B], over the temperature; the columns are drawn.
-        ids: int64 [B]; equal ids are no negatives of each other.
-        generator: on the device of `similarity`.
+        ids: int64 [B]; rows with equal ids are not negatives of each other.
+        generator: generator on the device of `similarity`.
     """
     weights = negative_weights(similarity, ids)
     valid = weights.any(dim=1)
@@ -158,13 +159,13 @@ def draw_negatives(similarity: Tensor, ids: Tensor, generator: torch.Generator) 
 
 
 def match_loss(logits: Tensor, videos: Negatives, texts: Negatives) -> Tensor:
-    """Cross-entropy of telling pairs that belong together from those that do not (VTM), a scalar.
+    """Cross-entropy of classifying pairs as matching or not (VTM), a scalar.
 
     Args:
-        logits: [3B, 2], class 1 is a match: the B pairs, then wrong videos with the own sentences, then the own videos with
-            wrong sentences.
-        videos: the wrong videos; rows that are not valid do not count.
-        texts: the wrong sentences, as above.
+        logits: [3B, 2], class 1 is a match: the B matching pairs, then negative videos with the original sentences, then the
+            original videos with negative sentences.
+        videos: the negative videos; rows that are not valid are ignored.
+        texts: the negative sentences, as above.
     """
     counted = torch.cat([torch.ones_like(videos.valid), videos.valid, texts.valid])
     labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
@@ -176,7 +177,7 @@ class MaskDraws(NamedTuple):
     """Random numbers of `mask_words`, each [B, L]."""
 
     chosen: Tensor
-    """bool, words to be predicted"""
+    """bool, words to predict"""
     masked: Tensor
     """bool, which of these become the mask token"""
     replaced: Tensor
@@ -190,9 +191,9 @@ def draw_masks(ids: Tensor, probability: float, vocabulary: int, generator: torc
 
     Args:
         ids: int64 [B, L]
-        probability: that a word is chosen.
+        probability: probability that a word is chosen.
         vocabulary: number of words to draw from.
-        generator: on the device of `ids`.
+        generator: generator on the device of `ids`.
     """
 
     def below(share: float) -> Tensor:
@@ -203,16 +204,16 @@ def draw_masks(ids: Tensor, probability: float, vocabulary: int, generator: torc
 
 
 def mask_words(ids: Tensor, maskable: Tensor, mask_id: int, draws: MaskDraws) -> tuple[Tensor, Tensor]:
-    """Put gaps into sentences.
+    """Mask words of sentences.
 
     Args:
         ids: int64 [B, L]
-        maskable: bool [B, L], False at padding and at the token that stands for the sentence.
-        mask_id: of the mask token.
-        draws: of `draw_masks`.
+        maskable: bool [B, L], False at padding and at the token that represents the sentence.
+        mask_id: id of the mask token.
+        draws: output of `draw_masks`.
 
     Returns:
-        int64 [B, L], what the network sees; and what it should say: the word, or -100 where it was not chosen.
+        int64 [B, L], input of the network; and its labels: the word, or -100 if it was not chosen.
     """
     chosen = draws.chosen & maskable
     masked = chosen & draws.masked
@@ -225,7 +226,7 @@ def word_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: [B, L, words]
-        labels: int64 [B, L], -100 where nothing was chosen.
+        labels: int64 [B, L], -100 for words that were not chosen.
     """
     total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp_min(1)

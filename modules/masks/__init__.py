@@ -1,1 +1,1 @@
-"""Which tokens an encoder sees and which are predicted: generators, on the device and exact in number."""
+"""Mask generators, which choose visible and predicted tokens in exact numbers, on the device."""

@@ -1,11 +1,11 @@
-"""Which tokens the encoder sees and which are predicted: mask generators, on the device and exact in number.
+"""Base class of mask generators, which choose visible and predicted tokens in exact numbers, on the device.
 
-A mask is made of integer index tensors, so that a step needs no boolean indexing (which would wait for the device). In those
-of the generators here, what is not visible is predicted, and all rows of a batch have the same counts: in every time slice,
-floor(ratio * tokens of the slice) are hidden (trajectory masks have as many over the clip).
+A mask consists of integer index tensors, so that a step needs no boolean indexing (which would cause a host sync). With the
+generators in this package, all tokens that are not visible are predicted, and all rows of a batch have the same counts: in
+every time slice, floor(ratio * tokens of the slice) are masked (trajectory masks have this number over the clip).
 
-Generators: `tokens.py` (tubes, random tokens, running cells), `trajectory.py` (what moves), `noise.py` (filtered noise),
-`blue_noise.py` (spectrograms). All serve any masked method, as `model.mask` or as `model.decoder_mask` of VideoMAE.
+Generators: `tokens.py` (tubes, random tokens, running cells), `trajectory.py` (moving objects), `noise.py` (filtered noise),
+`blue_noise.py` (spectrograms). All can be used by any masked method, as `model.mask` or as `model.decoder_mask` of VideoMAE.
 """
 
 from abc import ABC, abstractmethod
@@ -19,27 +19,27 @@ from modules.core.tokens import Grid
 
 
 class Mask(NamedTuple):
-    """Numbers of the tokens that are visible and of those that are to be predicted, of a batch of clips.
+    """Indices of the visible tokens and of the tokens to predict, for a batch of clips.
 
-    A token may be neither, or both. Where rows have unequal lengths, the shorter ones are filled up with other tokens.
+    A token may be neither or both. If rows have unequal lengths, shorter ones are padded with other tokens.
     """
 
     visible: Tensor
-    """int64 [B, Nv], ascending up to the filling"""
+    """int64 [B, Nv], ascending up to the padding"""
     targets: Tensor
-    """int64 [B, Nt], or [B, K, Nt] for K blocks that are predicted one by one; ascending"""
+    """int64 [B, Nt], or [B, K, Nt] for K blocks that are predicted separately; ascending"""
     valid: Tensor | None = None
-    """bool like `targets`, False for the filling; None where there is none"""
+    """bool like `targets`, False for padding; None if there is none"""
     valid_visible: Tensor | None = None
     """bool like `visible`, as above"""
 
 
 def mask_from_bool(hidden: Tensor, masked_count: int | None = None) -> Mask:
-    """Index form of a 0/1 mask whose rows have equal counts.
+    """Convert a 0/1 mask whose rows have equal counts to indices.
 
     Args:
-        hidden: [B, N], nonzero where masked.
-        masked_count: masked tokens per row. None counts them, which waits for the device: for tests and fixtures.
+        hidden: [B, N], nonzero for masked tokens.
+        masked_count: masked tokens per row. None counts them, which causes a host sync; only for tests and fixtures.
     """
     hidden = hidden.bool()
     if masked_count is None:
@@ -50,13 +50,13 @@ def mask_from_bool(hidden: Tensor, masked_count: int | None = None) -> Mask:
 
 
 def mask_from_sets(visible: Tensor, targets: Tensor, visible_count: int, target_count: int) -> Mask:
-    """Index form of sets of tokens, of any number in each row and each block.
+    """Convert sets of tokens, with any number per row and block, to indices.
 
     Args:
         visible: bool [B, N]
         targets: bool [B, N], or [B, K, N] for K blocks.
-        visible_count: tokens of the longest row of `visible`. Counted by the caller, for it would wait for the device.
-        target_count: number of `targets` per clip.
+        visible_count: tokens in the longest row of `visible`. The caller passes it, because counting would cause a host sync.
+        target_count: the same for `targets`.
     """
     seen, predicted = (
         (~chosen).byte().argsort(dim=-1, stable=True)[..., :count]
@@ -66,12 +66,12 @@ def mask_from_sets(visible: Tensor, targets: Tensor, visible_count: int, target_
 
 
 def is_among(index: Tensor, chosen: Tensor, tokens: int) -> Tensor:
-    """Which tokens of one list are in another.
+    """Whether tokens of one list are in another.
 
     Args:
-        index: int64 [B, M], token numbers.
-        chosen: int64 [B, K], token numbers.
-        tokens: tokens of a clip.
+        index: int64 [B, M], token indices.
+        chosen: int64 [B, K], token indices.
+        tokens: number of tokens per clip.
 
     Returns:
         bool [B, M]
@@ -81,36 +81,36 @@ def is_among(index: Tensor, chosen: Tensor, tokens: int) -> Tensor:
 
 
 def hide_smallest(values: Tensor, hidden_count: int) -> Tensor:
-    """Mask all but the largest values (ColorMAE, official code). Exact in number, whatever ties there are.
+    """Mask all except the largest values (ColorMAE, official code). The number is exact, even with ties.
 
     Args:
         values: float [..., L]
-        hidden_count: how many of the L to mask.
+        hidden_count: number of the L values to mask.
 
     Returns:
-        bool [..., L], True where masked.
+        bool [..., L], True if masked.
     """
     shown = values.topk(values.shape[-1] - hidden_count, dim=-1).indices
     return torch.ones(values.shape, dtype=torch.bool, device=values.device).scatter_(-1, shown, False)
 
 
 class MaskGenerator(ABC):
-    """Draws masks. Subclasses say how."""
+    """Base class of mask generators."""
 
     ratio: float
     per_slice: bool = True
-    """Whether tokens are counted by the slice or by the clip, see `masked_count`."""
+    """Whether the ratio applies to each slice or to the clip, see `masked_count`."""
 
     def masked_count(self, grid: Grid) -> int:
         """Masked tokens per clip: floor(ratio * tokens of a slice) in each slice (VideoMAE, official code)."""
         return grid.t * int(self.ratio * grid.slice_tokens) if self.per_slice else int(self.ratio * grid.tokens)
 
     def check(self, grid: Grid, setting: str = "model.mask") -> None:
-        """Fail before the first step if the ratio leaves nothing visible or nothing masked.
+        """Check before the first step that some tokens are visible and some are masked.
 
         Args:
             grid: token grid.
-            setting: what the user calls this generator.
+            setting: command-line path of this generator.
 
         Raises:
             SettingError: if the generator cannot make masks of this grid.
@@ -129,12 +129,12 @@ class MaskGenerator(ABC):
             count: number of clips B.
             grid: token grid.
             generator: source of randomness; its device is the masks' device.
-            boxes: float [B, K, T, 4], corners x1 y1 x2 y2 in pixels of moving objects, on that device or the host; None where
-                there are none.
+            boxes: float [B, K, T, 4], corners x1 y1 x2 y2 of moving objects in pixels, on that device or the host; None if
+                there are no objects.
         """
 
     def keep_largest(self, values: Tensor, grid: Grid) -> Mask:
-        """Show the tokens with the largest values: as many as the ratio leaves, per slice or per clip.
+        """Make the tokens with the largest values visible, in the number that the ratio leaves per slice or per clip.
 
         Args:
             values: float [B, t, h * w], or [B, 1, h * w] for one mask in all slices.

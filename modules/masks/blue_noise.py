@@ -1,8 +1,8 @@
-"""Masks whose visible tokens lie as evenly as a search can place them, for spectrograms ('Optim Blue').
+"""Masks whose visible tokens are distributed as evenly as possible by a search, for spectrograms ('Optim Blue').
 
-Paper: structured-noise masking, https://arxiv.org/abs/2503.16311. Blue noise cut at a threshold still has small clumps;
-the paper scores clumps along four directions and removes them. Its score, weights and number of steps could not be read
-and no code has been published: this is our reconstruction, unverified.
+Paper: structured-noise masking, https://arxiv.org/abs/2503.16311. Thresholded blue noise still has small clumps; the paper
+scores clumps along four directions and removes them. Its score, weights and number of steps were not available, and no code
+has been published: this is an unverified reconstruction.
 """
 
 import torch
@@ -16,10 +16,10 @@ BANK_SEED = 0
 
 
 def star_weights(h: int, w: int, reach: int) -> Tensor:
-    """How much two cells of a grid disturb each other if both are visible.
+    """Penalty for each pair of grid cells if both are visible.
 
-    Along rows, columns and both diagonals, cells at distance d = 1 .. reach weigh 1 / d. The grid is a torus, so that cells
-    at its border have as many neighbours as others.
+    Along rows, columns and both diagonals, cells at distance d = 1 .. reach have a penalty of 1 / d. The grid is a torus, so
+    that cells at its border have as many neighbours as others.
 
     Returns:
         float [h * w, h * w], symmetric, zero on the diagonal.
@@ -37,24 +37,24 @@ def star_weights(h: int, w: int, reach: int) -> Tensor:
 
 
 def spread(visible: Tensor, weights: Tensor, swaps: int, generator: torch.Generator) -> Tensor:
-    """Move visible cells away from each other, one per grid and step, all grids at once.
+    """Move visible cells away from each other, one per grid and step, for all grids in parallel.
 
-    In each step the visible cell with the highest score (the weights of its visible neighbours) moves to where its score
-    is lowest; among equals, chance decides. So the sum of all scores never rises, and cells that no move betters wander
-    until one does.
+    In each step, the visible cell with the highest score (the sum of penalties with its visible neighbours) moves to the cell
+    with the lowest score; ties are broken randomly. So the sum of all scores never increases, and moves between equal scores
+    continue until one improves it.
 
     Args:
         visible: bool [M, N], the same number in every row.
-        weights: float [N, N], of `star_weights`.
+        weights: float [N, N], from `star_weights`.
         swaps: number of steps.
-        generator: source of chance.
+        generator: source of randomness.
 
     Returns:
-        bool [M, N], as many as before in every row.
+        bool [M, N], with the same number as before in every row.
     """
     shown, score = visible.clone(), visible.to(weights) @ weights
     for _ in range(swaps):
-        # Scores differ by more than this.
+        # Different scores differ by more than this noise.
         chance = 1e-3 * torch.rand(score.shape, generator=generator, device=score.device)
         leave = (score + chance).masked_fill(~shown, -torch.inf).argmax(1, keepdim=True)
         shown.scatter_(1, leave, False)
@@ -66,15 +66,15 @@ def spread(visible: Tensor, weights: Tensor, swaps: int, generator: torch.Genera
 
 
 class OptimBlueMask(MaskGenerator):
-    """Evenly spread visible tokens on grids of any sides, such as 8 x 64 of a spectrogram; every slice separately.
+    """Evenly distributed visible tokens on grids of any size, such as 8 x 64 for a spectrogram; separately for each slice.
 
     The search takes hundreds of small steps, too many for a training step. So `bank` masks are searched once, on first use
-    and always from the same seed; each clip and slice draws one of them, shifted along both axes (they are made on a
-    torus) and flipped along each at random.
+    and always with the same seed. Each clip and slice draws one of them, randomly shifted (they are made on a torus) and
+    flipped along both axes.
 
     Args:
         ratio: fraction of masked tokens; 0.8 in AudioMAE.
-        sigma: Gaussian of the blue noise that the search starts from, in tokens.
+        sigma: standard deviation in tokens of the Gaussian for the blue noise that the search starts from.
         reach: distance up to which visible tokens affect each other's score.
         swaps: steps of the search.
         bank: number of different masks.
@@ -88,7 +88,7 @@ class OptimBlueMask(MaskGenerator):
         """Search masks of one slice on the generator's device.
 
         Returns:
-            bool [count, h * w], True where visible.
+            bool [count, h * w], True if visible.
         """
         h, w, device = grid.h, grid.w, generator.device
         with torch.autocast(device.type, enabled=False):

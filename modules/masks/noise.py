@@ -1,12 +1,12 @@
 """Masks from filtered noise: neighbours in space and time are masked together, depending on the filter's widths.
 
 Papers: structured-noise masking for video, https://arxiv.org/abs/2503.16311, and ColorMAE for images,
-https://arxiv.org/abs/2407.13036. A random mask is white noise cut at a threshold; noise that is filtered first gives masks
-with structure, without looking at the data. One noise value per token; the largest of each slice are visible.
+https://arxiv.org/abs/2407.13036. A random mask is thresholded white noise; filtered noise gives masks with structure that do
+not depend on the data. There is one noise value per token, and the largest of each slice are visible.
 
-No code of the video paper has been published and its values of sigma could not be read: the defaults are ours, and
-unverified. Filters act on the spectrum, exactly as written below; Gaussian kernels sampled in space differ for widths
-below one token.
+No code of the video paper has been published, and its values of sigma were not available: the defaults are this project's, and
+unverified. Filters are applied to the spectrum, as defined below; Gaussian kernels sampled in space differ for widths below
+one token.
 """
 
 import math
@@ -29,12 +29,12 @@ def low_pass(shape: tuple[int, int, int], sigma: Tensor, time_sigma: Tensor) -> 
     Args:
         shape: slices, rows and columns of the noise.
         sigma: float [B], standard deviation in tokens over rows and columns.
-        time_sigma: float [B], over slices; 0 filters nothing there.
+        time_sigma: float [B], standard deviation over slices; 0 disables this filter.
 
     Returns:
-        [B, T, H, W // 2 + 1], as `torch.fft.rfftn` lays out the last three axes.
+        [B, T, H, W // 2 + 1], in the layout of `torch.fft.rfftn` over the last three axes.
     """
-    # Three short exponentials and their product instead of one over the volume.
+    # The product of three one-dimensional exponentials, instead of one over the volume.
     slices, rows, columns = (
         torch.exp(-2 * (math.pi * width[:, None] * frequencies(size, dtype=width.dtype, device=width.device)).square())
         for width, frequencies, size in zip(
@@ -47,14 +47,14 @@ def low_pass(shape: tuple[int, int, int], sigma: Tensor, time_sigma: Tensor) -> 
 def filter_noise(white: Tensor, colour: Colour, narrow: Tensor, wide: Tensor) -> Tensor:
     """Colour white noise (ColorMAE, paper; over three axes: structured-noise masking, paper).
 
-    With G * W for W behind the narrow or the wide Gaussian: red G_narrow * W, blue W - red, green G_narrow * W - G_wide * W,
-    purple W - green.
+    With G * W for W filtered by the narrow or the wide Gaussian: red is G_narrow * W, blue W - red, green
+    G_narrow * W - G_wide * W, purple W - green.
 
     Args:
         white: float [B, S, T, H, W], S periodic volumes for each clip.
-        colour: which filter.
+        colour: colour of the noise.
         narrow: [B or 1, T, H, W // 2 + 1], spectrum of the narrow Gaussian.
-        wide: [B or 1, T, H, W // 2 + 1], that of the wide one, for green and purple.
+        wide: [B or 1, T, H, W // 2 + 1], spectrum of the wide Gaussian, for green and purple.
     """
     response = narrow if colour in ("red", "blue") else narrow - wide
     if colour in ("blue", "purple"):
@@ -80,21 +80,21 @@ class NoiseMask(MaskGenerator):
     """Masks from noise of one colour.
 
     Red masks have large blobs, green ones medium-sized clusters, blue ones neither clusters nor holes, purple ones large
-    blobs with fine grain. Each sigma is the standard deviation of a Gaussian in tokens; a pair of numbers is a range from
-    which every clip draws its own. Noise and filters are float32, under autocast too, and made again for each batch: an FFT
-    over twice the grid, of which one corner is used, so that opposite borders of the grid are independent.
+    blobs with fine grain. Each sigma is the standard deviation of a Gaussian in tokens; with a pair of numbers, every clip
+    draws its own sigma from this range. Noise and filters are float32 also under autocast, and computed for each batch. The FFT
+    covers twice the grid, of which one corner is used, so that opposite borders of the grid are independent.
 
     Args:
         colour: red, blue, green or purple.
         ratio: fraction of masked tokens.
-        sigma: the Gaussian of red and blue, the narrow one of green and purple.
+        sigma: the Gaussian of red and blue, or the narrow one of green and purple.
         wide_sigma: the wide Gaussian of green and purple; red and blue have none.
-        time_sigma: `sigma` over time slices, where it differs; 0 leaves slices independent. Null takes the clip's `sigma`.
+        time_sigma: `sigma` over time slices; 0 makes slices independent. Null uses the clip's `sigma`.
         time_wide_sigma: `wide_sigma` over time slices, as above.
-        slices: `filtered` over time too (3D); `independent`, separate noise for every time slice (2D); `repeated`, one
-            slice for the whole clip (2D, a tube).
-        per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip
-            wherever they fall, so that slices differ. The paper does not say which.
+        slices: `filtered` also over time (3D); `independent`, separate noise for every time slice (2D); `repeated`, the same
+            mask in all slices of a clip (2D, a tube).
+        per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip, so that
+            slices may have different numbers. The paper does not specify this.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class NoiseMask(MaskGenerator):
         for over, narrow, wide in pairs:
             for name, sigma in ((f"{over}sigma", narrow), (f"{over}wide_sigma", wide)):
                 low, high = _range(sigma)
-                # Over time 0 leaves slices independent; in space it would leave white noise, or none.
+                # Over time, 0 makes slices independent; in space, it would give white noise or none.
                 if not (0 <= low <= high and (over or low > 0)):
                     raise SettingError(f"{setting}.{name} is {sigma}; pass a number above 0, or a range from low to high.")
             gap = _range(wide)[0] - _range(narrow)[1]
@@ -155,15 +155,15 @@ class NoiseMask(MaskGenerator):
 class Green3D(NoiseMask):
     """Green noise over time and space, the mask of the video paper: medium-sized clusters that drift over the slices.
 
-    The ranges of sigma are ours: small to middling clusters, in time as in space.
+    The ranges of sigma are this project's: small to medium-sized clusters in time and space.
 
     Args:
         ratio: fraction of masked tokens.
-        sigma: the narrow Gaussian, in tokens; a range is drawn from for every clip.
+        sigma: the narrow Gaussian, in tokens; with a range, every clip draws its own.
         wide_sigma: the wide Gaussian, as above.
-        time_sigma: `sigma` over time slices; null takes the clip's `sigma`.
-        time_wide_sigma: `wide_sigma` over time slices; null takes the clip's `wide_sigma`.
-        per_slice: the same count in every slice; false counts over the clip.
+        time_sigma: `sigma` over time slices; null uses the clip's `sigma`.
+        time_wide_sigma: `wide_sigma` over time slices; null uses the clip's `wide_sigma`.
+        per_slice: mask the same number of tokens in every slice; false only fixes the number per clip.
     """
 
     def __init__(

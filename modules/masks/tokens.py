@@ -25,12 +25,11 @@ class TubeMask(MaskGenerator):
 
 
 class RandomMask(MaskGenerator):
-    """Every token alone, independently of its neighbours in space and time.
+    """Random tokens, independent of their neighbours in space and time.
 
     Args:
         ratio: fraction of masked tokens.
-        per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip
-            wherever they fall (MAE).
+        per_slice: mask floor(ratio * tokens per slice) in each slice; false masks floor(ratio * tokens) of the clip (MAE).
     """
 
     def __init__(self, ratio: float = 0.9, per_slice: bool = True) -> None:
@@ -43,12 +42,12 @@ class RandomMask(MaskGenerator):
 
 
 class RunningCellMask(MaskGenerator):
-    """Cells of 2 x 2 tokens, all alike, whose masked places move on from slice to slice: what VideoMAE V2 decodes.
+    """Identical cells of 2 x 2 tokens whose masked positions shift from slice to slice: the decoder mask of VideoMAE V2.
 
-    The places of a cell are counted row by row. In slice s, as many of them as the ratio says are masked, from place -s on
-    and around; where slice 0 begins is drawn per clip, each of the four equally likely. So over four slices every token is
-    visible equally often. The cells, the ratio 0.5 and the shift with time are the paper's; the order of the places and
-    one place per slice are the official code's.
+    The positions of a cell are numbered row by row. In each slice, 4 * ratio consecutive positions are masked (cyclically), and
+    the pattern shifts back by one position per slice; its offset is drawn uniformly per clip. So over four slices, every token
+    is visible equally often. The cells, the ratio 0.5 and the shift over time are from the paper; the order of the positions
+    and the shift by one position per slice are from the official code.
 
     Args:
         ratio: fraction of masked tokens: 0.25, 0.5 or 0.75.

@@ -12,12 +12,12 @@ from modules.masks.tokens import TubeMask
 def footprint(boxes: Tensor, grid: Grid) -> Tensor:
     """Tokens that moving objects touch (SMILE, official code).
 
-    In each time slice the union box of the object over the slice's frames covers the token columns
-    floor(x1 / patch) .. ceil(x2 / patch), both included, so one column more than the box touches; the same for rows.
+    In each time slice, the union of the object's boxes over the slice's frames covers the token columns
+    floor(x1 / patch) .. ceil(x2 / patch), both included, so one column more than the box touches; the same applies to rows.
     Rotation is ignored.
 
     Args:
-        boxes: float [B, K, T, 4], corners in pixels; may leave the picture.
+        boxes: float [B, K, T, 4], corners in pixels; may be outside the picture.
         grid: token grid.
 
     Returns:
@@ -40,21 +40,21 @@ def footprint(boxes: Tensor, grid: Grid) -> Tensor:
 class TrajectoryMask(MaskGenerator):
     """Masks along the trajectories of pasted objects, 'tube+traj_mask' of SMILE (official code).
 
-    Inside the objects' footprint all but a small random share is masked; elsewhere a tube mask decides; then the count is
-    brought to exactly that of the tube mask by showing tube-masked tokens outside the footprint (or hiding visible ones
-    there). All of it is one sort by priority: no loops and no data-dependent shapes.
+    Inside the objects' footprint, all tokens except a small random fraction are masked; outside, a tube mask is used. Then the
+    count is adjusted to exactly that of the tube mask, by unmasking tube-masked tokens outside the footprint (or masking
+    visible ones there). This is implemented as one sort by priority, without loops and data-dependent shapes.
 
     Args:
         ratio: fraction of masked tokens.
-        visible_share: fraction of the footprint that stays visible. The official script passes 0.2, which its code never uses:
-            0.1 is what was used.
+        visible_share: fraction of the footprint that remains visible. The official script passes 0.2, but its code ignores this
+            and uses 0.1.
     """
 
     def __init__(self, ratio: float = 0.8, visible_share: float = 0.1) -> None:
         self.ratio, self.visible_share = ratio, visible_share
 
     def draw(self, count: int, grid: Grid, generator: torch.Generator, boxes: Tensor | None = None) -> Mask:
-        """See `MaskGenerator.draw`. Without objects, what is left is the tube mask."""
+        """See `MaskGenerator.draw`. Without objects, this is the tube mask."""
         tube = TubeMask(self.ratio).draw(count, grid, generator)
         if boxes is None:
             return tube
@@ -73,11 +73,11 @@ class TrajectoryMask(MaskGenerator):
             generator: source of randomness.
         """
         noise = torch.rand(touched.shape, generator=generator, device=touched.device)
-        # Rank of each footprint token among its clip's footprint tokens, to show exactly int(share * count) of them.
+        # Rank of each footprint token among its clip's footprint tokens, to keep exactly int(share * count) of them visible.
         rank = (noise + (~touched).float()).argsort(dim=1).argsort(dim=1)
         shown = touched & (rank < (self.visible_share * touched.sum(1, keepdim=True)).floor())
-        # Lower is shown earlier: chosen footprint, tube-visible, tube-masked, rest of the footprint. Half a unit of noise
-        # keeps the classes strictly apart in float32.
+        # Tokens of lower priority value are visible first: chosen footprint, tube-visible, tube-masked, rest of the footprint.
+        # With half a unit of noise, the classes do not overlap in float32.
         priority = torch.where(touched, torch.where(shown, 0.0, 3.0), torch.where(tube_masked, 2.0, 1.0))
         order = (priority + 0.5 * noise).argsort(dim=1)
         visible = touched.shape[1] - masked_count

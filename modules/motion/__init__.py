@@ -1,1 +1,1 @@
-"""The motion core: how synthetic objects move, what they look like, and how they are drawn into clips."""
+"""Motion, appearance and rendering of synthetic objects in clips."""

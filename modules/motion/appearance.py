@@ -1,7 +1,7 @@
-"""What moving objects look like: cut-outs from a folder, or shapes drawn by the machine when there is none.
+"""Appearance of moving objects: cut-outs in a folder, or procedural shapes.
 
-Textures are square RGBA pictures, colours multiplied by alpha, that the renderer stretches to an object's box (SMILE's
-official code does not keep an object's aspect ratio either). Axis letters: `B` clips, `K` objects, `s` texels per side.
+Textures are square RGBA images with premultiplied alpha, which the renderer stretches to an object's box (SMILE's official
+code does not keep an object's aspect ratio either). Axis letters: `B` clips, `K` objects, `s` texels per side.
 """
 
 import math
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 """Hue, saturation and value by name, brighter than any background."""
 LEVELS = 4
-"""Textures are blurred to at most 1/8 of their resolution, for objects drawn small."""
+"""Number of blur levels for small objects, down to 1/8 of a texture's resolution."""
 
 
 def _box(
@@ -102,7 +102,7 @@ def shape_alpha(kind: Tensor, stroke: Tensor, side: int) -> Tensor:
 
 
 def texel_axis(side: int, device: torch.device) -> Tensor:
-    """Middles of texels from -1 to 1, float [s]."""
+    """Centres of texels from -1 to 1, float [s]."""
     return (torch.arange(side, device=device) + 0.5) * (2 / side) - 1
 
 
@@ -120,7 +120,7 @@ def premultiplied(colour: Tensor, alpha: Tensor) -> Tensor:
 
 
 def procedural_objects(count: int, side: int, seed: int) -> Tensor:
-    """Shapes in two-coloured stripes: uint8 [count, side, side, 4], a function of its arguments."""
+    """Shapes with stripes in two colours: uint8 [count, side, side, 4], which only depend on the arguments."""
     g = device_generator("cpu", seed)
     stroke = 0.22 + 0.18 * torch.rand(count, generator=g)
     alpha = shape_alpha(torch.arange(count) % len(SHAPES), stroke, side)
@@ -132,10 +132,10 @@ def procedural_objects(count: int, side: int, seed: int) -> Tensor:
 
 
 def load_object(path: Path, side: int) -> tuple[np.ndarray, float]:
-    """One cut-out, resized with antialiasing, and the width over height that it had.
+    """One cut-out, resized with antialiasing, and its original width over height.
 
-    The texture is uint8 [side, side, 4], colours multiplied by alpha. Files without alpha count as opaque. Bicubic, as in
-    SMILE's official code.
+    The texture is uint8 [side, side, 4] with premultiplied alpha. Files without alpha are opaque. Interpolation is bicubic, as
+    in SMILE's official code.
     """
     with Image.open(path) as picture:
         aspect = picture.width / picture.height
@@ -148,11 +148,11 @@ class ObjectBank:
     """Objects to paste into clips.
 
     Args:
-        root: folder of cut-outs, <root>/<category>/<file>.png with transparency (SMILE takes 60,687 such pictures of
-            1,203 categories); null draws shapes instead.
-        side: texels per side of a texture. All textures are kept on the device: 4 bytes x side^2 x objects.
-        shapes: number of different objects without a folder.
-        seed: colours and proportions of the objects without a folder.
+        root: folder of cut-outs, <root>/<category>/<file>.png with transparency (SMILE uses 60,687 such images of 1,203
+            categories); null uses procedural shapes instead.
+        side: texels per side of a texture. All textures are stored on the device: 4 bytes x side^2 x objects.
+        shapes: number of procedural objects.
+        seed: seed for colours and proportions of the procedural objects.
     """
 
     def __init__(self, root: str | None = None, side: int = 96, shapes: int = 512, seed: int = 0) -> None:
@@ -163,13 +163,13 @@ class ObjectBank:
             self.aspect = torch.ones(shapes)
             self._textures = procedural_objects(shapes, side, seed)
             return
-        # Hidden ones are what systems leave behind, ._1.png beside 1.png.
+        # Operating systems create hidden files, such as ._1.png next to 1.png.
         found = (path for path in Path(root).glob("*/*.png") if not path.name.startswith("."))
         files = sorted(path for path in found if not path.parent.name.startswith((".", "__MACOSX")))
         if not files:
             raise SettingError(
-                f"model.paste.objects.root {root} holds no <category>/<file>.png; pass the folder of cut-out objects, or null "
-                "for procedural shapes."
+                f"model.paste.objects.root {root} contains no <category>/<file>.png; pass the folder of cut-out objects, or "
+                "null for procedural shapes."
             )
         self.names = [file.parent.name for file in files]
         with ThreadPoolExecutor() as threads:
@@ -181,7 +181,7 @@ class ObjectBank:
         return len(self.names)
 
     def draw(self, size: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw an object, each equally likely, for every box, blurred as far as its size asks for.
+        """Draw an object for every box, uniformly, and blur it according to its size.
 
         Args:
             size: float [B, K, 2], mean width and height of the boxes in pixels.
@@ -194,16 +194,16 @@ class ObjectBank:
         return blur_to_size(self.pick(index), size)
 
     def pick(self, index: Tensor) -> Tensor:
-        """Textures of certain objects, not blurred: int64 [B, K], on the device to draw on -> uint8 [B, K, s, s, 4]."""
+        """Textures of objects by index, not blurred: int64 [B, K], on the device for rendering -> uint8 [B, K, s, s, 4]."""
         if self._textures.device != index.device:
             self._textures = self._textures.to(index.device)
         return self._textures[index]
 
 
 def blur_to_size(textures: Tensor, size: Tensor) -> Tensor:
-    """Blur textures that will be shrunk, so that sampling between texels misses nothing.
+    """Blur textures that will be shrunk, so that bilinear sampling does not skip texels.
 
-    A box of 1/2, 1/4 or 1/8 of the texture's side takes it averaged over 2, 4 or 8 texels.
+    For a box of 1/2, 1/4 or 1/8 of the texture's side, the texture is averaged over 2, 4 or 8 texels.
 
     Args:
         textures: uint8 [B, K, s, s, 4].

@@ -1,7 +1,7 @@
-"""Drawing of captioned motion: the primitive first, then its parameters inside their bands, all clips of a batch at once.
+"""Random drawing of captioned motion: first the primitive, then its parameters within their bands, for a batch of clips.
 
-Everything comes from a table of uniform numbers, one row per clip, so that a clip does not depend on the others, and the
-same numbers give the same motion wherever they come from. Axis letters: `B` clips, `K` = 2 objects, `S` = 3 phases.
+All draws use a table of uniform numbers with one row per clip, so that a clip does not depend on the others, and the same
+numbers always give the same motion. Axis letters: `B` clips, `K` = 2 objects, `S` = 3 phases.
 """
 
 import math
@@ -34,18 +34,18 @@ NUMBERS = 160
 """Uniform numbers per clip."""
 OBJECTS, MAX_PHASES = 2, 3
 JITTER = 10.0
-"""Headings are at most so far from their sector's middle."""
+"""Largest deviation of a heading from the centre of its sector, in degrees."""
 FREE = -2
 """A primitive that is still to be drawn."""
 HALF_FRAME = 0.38
-"""Longest path in half of the frame, in short sides."""
+"""Longest path within half of the frame, in short sides."""
 ROOM = 0.7
-"""Extent of a path, in short sides, above which later phases turn back."""
+"""Extent of a path, in short sides, above which later phases are reversed."""
 GRID = MOMENTS - 1
 
 
 class Dice:
-    """Hands out the columns of a table of uniform numbers [B, N], each once."""
+    """Returns the columns of a table of uniform numbers [B, N] one after another, each once."""
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
@@ -63,20 +63,20 @@ class Dice:
         return low + (high - low) * self.roll(*shape)
 
     def choose(self, allowed: Tensor) -> Tensor:
-        """Index of one of the true entries, each equally likely: bool [B, ..., n] -> int64 [B, ...]."""
+        """Index of a random true entry, uniformly: bool [B, ..., n] -> int64 [B, ...]."""
         rank = (self.roll(*allowed.shape[1:-1]) * allowed.sum(-1)).long()
         return (allowed.cumsum(-1) > rank[..., None]).int().argmax(-1)
 
 
 @dataclass
 class ScriptSettings:
-    """What captioned motion consists of. All defaults are ours; LocoMotion's own numbers are not public.
+    """Settings of captioned motion. All defaults are this project's; LocoMotion's numbers are not public.
 
     Args:
-        primitives: which to draw, by name ("T.up") or group ("T"); empty takes all.
-        phases: how often one object does one, two and three things after each other; in any unit.
-        relations: share of clips with two objects in a relation.
-        together: share of clips with two objects that do two things at the same time.
+        primitives: primitives to draw, by name ("T.up") or group ("T"); empty uses all.
+        phases: relative frequencies of clips in which one object performs one, two and three primitives in sequence.
+        relations: fraction of clips with two objects in a relation.
+        together: fraction of clips with two objects that perform two primitives at the same time.
         object_size: smallest and largest side of an object, in short sides of the frame.
     """
 
@@ -90,27 +90,27 @@ class ScriptSettings:
         """Names of the primitives.
 
         Raises:
-            SettingError: a name is unknown, or shares and sizes are impossible.
+            SettingError: if a name is unknown, or fractions or sizes are invalid.
         """
         for name in self.primitives:
             if name not in PRIMITIVES and not any(p.startswith(name + ".") for p in PRIMITIVES):
                 groups = ", ".join(dict.fromkeys(p.split(".")[0] for p in PRIMITIVES))
-                raise SettingError(f"primitives: there is no {name!r}; name groups ({groups}) or members such as T.up.")
+                raise SettingError(f"primitives: there is no {name!r}; pass groups ({groups}) or members such as T.up.")
         if min(*self.phases, self.relations, self.together) < 0 or sum(self.phases) <= 0 or self.relations + self.together > 1:
-            raise SettingError("phases, relations and together are shares: none below 0, and the last two at most 1 together.")
+            raise SettingError("phases, relations and together must not be negative, and the sum of the last two at most 1.")
         if not 0.05 <= self.object_size[0] <= self.object_size[1] <= 0.5:
-            raise SettingError(f"object_size is {list(self.object_size)}; give two ascending shares between 0.05 and 0.5.")
+            raise SettingError(f"object_size is {list(self.object_size)}; pass two ascending numbers between 0.05 and 0.5.")
         return [p for p in PRIMITIVES if not self.primitives or p in self.primitives or p.split(".")[0] in self.primitives]
 
 
 def uniform_numbers(count: int, generator: torch.Generator) -> Tensor:
-    """What `draw_scripts` needs for some clips, on the generator's device: [count, NUMBERS]."""
+    """Random numbers for `draw_scripts`, on the generator's device: [count, NUMBERS]."""
     dtype = torch.float32 if generator.device.type == "mps" else torch.float64
     return torch.rand(count, NUMBERS, generator=generator, device=generator.device, dtype=dtype)
 
 
 def drawable(frames: int) -> list[str]:
-    """Primitives that can be seen in so many frames; four frames, for example, cannot show a zigzag."""
+    """Primitives that are visible in this number of frames; for example, four frames cannot show a zigzag."""
     return [name for name in PRIMITIVES if name in RELATIONS or RECIPES[name].steps <= frames - 1]
 
 
@@ -125,11 +125,11 @@ def draw_scripts(
 
     Args:
         numbers: float [B, NUMBERS], uniform in [0, 1).
-        frames: fewest frames that the motion will be shown in; bounds rotation and phases.
+        frames: smallest number of frames in which the motion will be shown; it limits rotation and phases.
         picture: height and width of the frame, in any unit.
-        settings: what to draw.
-        topic: int64 [B], number in `PRIMITIVES` that each clip shows, alone, one of the `drawable` ones; None draws it, and
-            several phases.
+        settings: settings of the motion.
+        topic: int64 [B], index into `PRIMITIVES` of the only primitive of each clip, which must be `drawable`; None draws
+            primitives and the number of phases.
     """
     dice = Dice(numbers)
     seed = (dice.roll(1)[:, 0] * (1 << 24)).long() << 24 | (dice.roll(1)[:, 0] * (1 << 24)).long()
@@ -138,7 +138,7 @@ def draw_scripts(
     objects = 1 + ((relation >= 0) | together).long()
     bounds = _bounds(dice, count)
     allowed = _topic_mask(bounds, frames, settings)
-    # Where a phase is too short for all that was chosen, the clip shows one thing only.
+    # If a phase is too short for all chosen primitives, the clip shows only one primitive.
     stuck = ((topics == FREE) & ~allowed.any(-1)).any(-1).any(-1)
     bounds[:, 1:] = torch.where(stuck[:, None], GRID, bounds[:, 1:])
     topics = torch.where(stuck[:, None, None], first, torch.where(topics == FREE, dice.choose(allowed), topics))
@@ -153,11 +153,11 @@ def draw_scripts(
 
 
 def _plan(dice: Dice, frames: int, settings: ScriptSettings, topic: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What happens in each clip.
+    """Draw the structure of each clip.
 
     Returns:
-        Phases per clip [B], topics [B, K, S] (-1 for none, FREE where still to be drawn), relations [B] (-1 for none), and
-        topics [B, K, S] of one phase only.
+        Number of phases per clip [B], topics [B, K, S] (-1 for none, FREE if still to be drawn), relations [B] (-1 for none),
+        and topics [B, K, S] for a single phase.
     """
     names = [name for name in settings.chosen() if name in drawable(frames)]
     device = dice.numbers.device
@@ -165,7 +165,7 @@ def _plan(dice: Dice, frames: int, settings: ScriptSettings, topic: Tensor | Non
     related = torch.tensor([name in names for name in RELATIONS], device=device)
     phased = any(name in PHASES for name in names)
     if not names:
-        raise SettingError(f"primitives {list(settings.primitives)} cannot be seen in {frames} frames; take more frames.")
+        raise SettingError(f"primitives {list(settings.primitives)} cannot be seen in {frames} frames; use more frames.")
     kind, share = dice.roll(1)[:, 0], torch.tensor(settings.phases, device=device, dtype=dice.numbers.dtype)
     has_relation = (kind < settings.relations) & related.any() | ~single.any()
     together = (kind >= 1 - settings.together) & ~has_relation & phased
@@ -189,7 +189,7 @@ def _plan(dice: Dice, frames: int, settings: ScriptSettings, topic: Tensor | Non
 
 
 def _bounds(dice: Dice, count: Tensor) -> Tensor:
-    """Where the time of each phase begins and ends, in moments: float [B, S + 1]."""
+    """Start and end of each phase, as indices of moments: float [B, S + 1]."""
     shift = ((dice.roll(2) * 2 - 1) * (GRID / 24)).round()
     halves = torch.stack([GRID / 2 + 2 * shift[:, 0], torch.full_like(shift[:, 0], GRID)], dim=1)
     thirds = torch.stack([GRID / 3 + shift[:, 0], GRID * 2 / 3 + shift[:, 1]], dim=1)
@@ -199,31 +199,31 @@ def _bounds(dice: Dice, count: Tensor) -> Tensor:
 
 
 def _tables(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaits [G, 4], which primitive may take which [P, G], and steps per primitive [P]."""
+    """Gaits [G, 4], which primitive may have which gait [P, G], and steps per primitive [P]."""
     gaits = torch.tensor(list(GAITS.values()), device=device, dtype=dtype)
     takes = torch.tensor([[name in recipe.gaits for name in GAITS] for recipe in RECIPES.values()], device=device)
     return gaits, takes, torch.tensor([r.steps for r in RECIPES.values()], device=device, dtype=dtype)
 
 
 def _feasible(slot: Tensor, frames: int) -> Tensor:
-    """Which primitive can take which gait in the time there is, in moments: [...] -> bool [..., P, G]."""
+    """Which primitive can have which gait in the available time, in moments: [...] -> bool [..., P, G]."""
     gaits, takes, steps = _tables(slot.device, slot.dtype)
     shortest, longest = _durations(gaits, steps[:, None], frames)
     room = slot[..., None, None]
     rest = torch.tensor([recipe.timing in ("start", "stop") for recipe in RECIPES.values()], device=slot.device)
     room = torch.where(rest[:, None], room * 0.78, room)
-    # Durations are whole numbers of moments.
+    # Durations are integer numbers of moments.
     return takes & (shortest.ceil() <= room.minimum(longest).floor())
 
 
 def _durations(gaits: Tensor, steps: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Shortest and longest duration in moments of gaits [..., 4] that take `steps` frames."""
+    """Shortest and longest duration in moments of gaits [..., 4] that need `steps` frames."""
     shortest = torch.maximum(gaits[..., 0] / gaits[..., 3], steps / (frames - 1)) * GRID
     return shortest, torch.where(gaits[..., 1] == 0, GRID, gaits[..., 1] / gaits[..., 2].clamp_min(1e-6) * GRID)
 
 
 def _topic_mask(bounds: Tensor, frames: int, settings: ScriptSettings) -> Tensor:
-    """What may be one of several phases, by the time that it would have: bool [B, K, S, P]."""
+    """Primitives that may be one of several phases, given the available time: bool [B, K, S, P]."""
     chosen = settings.chosen()
     allowed = torch.tensor([name in PHASES and name in chosen for name in RECIPES], device=bounds.device)
     possible = _feasible(bounds.diff(dim=1), frames).any(-1) & allowed
@@ -237,7 +237,7 @@ def _is(topics: Tensor, name: str, *wanted: str) -> Tensor:
 
 
 def _phases(dice: Dice, topics: Tensor, bounds: Tensor, frames: int, together: Tensor) -> Phases:
-    """Parameters of all phases, each inside its bands; where two objects share the frame, paths are short."""
+    """Parameters of all phases, within their bands; if two objects share the frame, paths are short."""
     shape = topics.shape[1:]
     known, there = topics.clamp_min(0), topics >= 0
     slot = bounds.diff(dim=1)[:, None].expand(-1, OBJECTS, -1)
@@ -252,14 +252,14 @@ def _phases(dice: Dice, topics: Tensor, bounds: Tensor, frames: int, together: T
     low = torch.where(gait[..., 1] == 0, torch.maximum(low, slot * 0.7), low).ceil()
     low = torch.where(_is(topics, "timing", "whole"), slot, low).minimum(high)
     duration = dice.uniform(low, high, *shape).round()
-    # Sharp corners lie in the middle, which must be a moment.
+    # Sharp corners are in the middle, which must be a moment.
     duration = duration - (duration % 2) * _is(topics, "shape", "turn", "vee")
     begin = (dice.roll(*shape) * (slot - duration)).round()
-    # What two objects do 'while' the other does something must overlap.
+    # Motions of two objects that are described with 'while' must overlap in time.
     begin = torch.where(together, ((slot - duration) / 2).round(), begin)
     begin = torch.where(_is(topics, "timing", "start"), slot - duration, begin)
     begin = torch.where(_is(topics, "timing", "stop"), 0, begin) + bounds[:, None, :-1]
-    # No phase has no duration, but its numbers must be finite.
+    # Unused phases have no duration, but their parameters must be finite.
     time = duration.clamp_min(1) / GRID
     slowest = torch.maximum(gait[..., 2], gait[..., 0] / time)
     speed = dice.uniform(slowest, torch.minimum(gait[..., 3], gait[..., 1] / time).maximum(slowest), *shape)
@@ -284,7 +284,7 @@ def _phases(dice: Dice, topics: Tensor, bounds: Tensor, frames: int, together: T
 
 
 def _turn_back(phases: Phases, topics: Tensor) -> Tensor:
-    """Reverse phases that would lead out of the frame, in place; the topics that they then have, [B, K, S]."""
+    """Reverse phases that would leave the frame, in place, and return their new topics, [B, K, S]."""
     radians = torch.deg2rad(phases.heading)
     steps = phases.length[..., None] * torch.stack([radians.cos(), radians.sin()], dim=-1)
     reverse = torch.tensor(REVERSED, device=topics.device)
@@ -329,7 +329,7 @@ def _headings(dice: Dice, topics: Tensor, known: Tensor, steps: Tensor) -> tuple
 
 
 def _spin(dice: Dice, topics: Tensor, heading: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotation in degrees, clockwise, and whether it is to and fro; `steps` from frame to frame bound it."""
+    """Rotation in degrees, clockwise, and whether it is back and forth; it is limited by the number of frames, `steps`."""
     shape, share = topics.shape[1:], dice.roll(*topics.shape[1:])
 
     def between(band: tuple[float, float]) -> Tensor:
@@ -346,13 +346,13 @@ def _spin(dice: Dice, topics: Tensor, heading: Tensor, steps: Tensor) -> tuple[T
     across = torch.deg2rad(heading).cos()
     rolling = across.sign()
     sign = torch.where(_is(topics, "spin", "roll"), rolling, sign)
-    # A sideways spin against the direction of rolling; up, down and slanting any.
+    # Sideways, a spin is against the direction of rolling; in other directions, it is random.
     sign = torch.where(_is(topics, "spin", "against") & (across.abs() > 0.9), -rolling, sign)
     return torch.where(_is(topics, "spin", "none"), 0, amount * sign), rocks
 
 
 def _growth(dice: Dice, topics: Tensor, several: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithm of how objects grow, and whether they shrink again. In several phases they grow less, to stay visible."""
+    """Logarithm of the growth of objects, and whether they shrink again. In several phases, they grow less, to stay visible."""
     low, high = math.log(GROWTH[0] * 1.03), math.log(GROWTH[1] * 0.97)
     amount = dice.uniform(low, torch.where(several, math.log(1.9), high), *topics.shape[1:])
     amount = torch.where(_is(topics, "growth", "shrink"), -amount, amount)

@@ -1,7 +1,7 @@
-"""Shapes of paths, and phases of motion put together to trajectories.
+"""Shapes of paths, and composition of phases of motion into trajectories.
 
-A path lies in its own frame of reference: `along` its heading and `lateral`, to the left of it. Axis letters: `B` clips,
-`K` objects, `S` phases, `M` moments.
+A path has its own coordinate system: along its heading, and to the left of it. Axis letters: `B` clips, `K` objects, `S`
+phases, `M` moments.
 """
 
 import math
@@ -19,26 +19,26 @@ SHAPES: tuple[str, ...] = get_args(Shape)
 ZIGZAG = 0.9
 """Sideways over forward speed of a zigzag."""
 PAUSE = 0.24
-"""Share of a stop on the way."""
+"""Duration of a stop within a path, as a fraction of its time."""
 
 
 @dataclass
 class Phases:
-    """What objects do in each phase; phases of an object follow each other in time. All [B, K, S].
+    """Motion of objects in each phase; phases of an object are in sequence. All tensors are [B, K, S].
 
     Args:
-        start: moment at which each begins, from 0 to 1.
-        end: moment at which it ends; start = end for no phase.
+        start: start of each phase, from 0 to 1.
+        end: end of each phase; equal to `start` for an unused phase.
         shape: int64, index into `SHAPES`.
         profile: int64, uniform, accelerating or decelerating.
         heading: degrees, anticlockwise from 'right'.
-        length: of the path, in short sides.
-        bend: what the shape needs: curve: half of the change of heading, radians; loop: the whole of it; zigzag and
-            shuttle: periods; turn: change of heading, radians; vee and arch: height over width, to the left.
+        length: length of the path, in short sides.
+        bend: parameter of the shape: curve: half of the change of heading, radians; loop: the complete change; zigzag and
+            shuttle: number of periods; turn: change of heading, radians; vee and arch: height over width, to the left.
         spin: degrees, clockwise positive.
-        rocks: bool, whether the object turns to and fro by `spin` instead.
+        rocks: bool, whether the object rotates back and forth by `spin` instead.
         growth: logarithm of the ratio of sizes.
-        pulses: bool, whether it shrinks again.
+        pulses: bool, whether the object shrinks again.
     """
 
     start: Tensor
@@ -60,7 +60,7 @@ def triangle(time: Tensor) -> Tensor:
 
 
 def _path(shape: Tensor, w: Tensor, bend: Tensor) -> tuple[Tensor, Tensor]:
-    """Places along a heading and to the left of it, [..., M]: shape and bend [..., 1], w [..., M] from 0 to 1."""
+    """Positions along a heading and to the left of it, [..., M]: shape and bend [..., 1], w [..., M] from 0 to 1."""
     nothing = torch.zeros_like(w)
     curve = torch.where(bend.abs() < 0.1, 0.1, bend)
     stopgo = w.clamp(max=(1 - PAUSE) / 2) + (w - (1 + PAUSE) / 2).clamp_min(0)
@@ -86,19 +86,19 @@ def _path(shape: Tensor, w: Tensor, bend: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _progress(phases: Phases) -> Tensor:
-    """How far each phase is at each moment: [B, K, S, M] from 0 to 1."""
+    """Progress of each phase at each moment: [B, K, S, M] from 0 to 1."""
     start, end = phases.start[..., None], phases.end[..., None]
     time = torch.linspace(0, 1, MOMENTS, device=start.device, dtype=start.dtype)
     return ((time - start) / (end - start).clamp_min(1e-6)).clamp(0, 1)
 
 
 def displacement(phases: Phases) -> Tensor:
-    """Where objects are, with their first place as origin: [B, K, M, 2], x to the right and y down."""
+    """Positions of objects relative to their first one: [B, K, M, 2], x to the right and y down."""
     w = _progress(phases)
     profile = phases.profile[..., None]
     w = torch.where(profile == ACCELERATE, w.square(), torch.where(profile == DECELERATE, 1 - (1 - w).square(), w))
     along, left = (part - part[..., :1] for part in _path(phases.shape[..., None], w, phases.bend[..., None]))
-    # The length is that of the polygon through the moments, which is what is measured later.
+    # The length is that of the polygon through the moments, because this is measured later.
     length = torch.hypot(along.diff(dim=-1), left.diff(dim=-1)).sum(-1).clamp_min(1e-6)
     scale, radians = phases.length / length, phases.heading * (math.pi / 180)
     cos, sin = (scale * radians.cos())[..., None], (scale * radians.sin())[..., None]
@@ -106,12 +106,12 @@ def displacement(phases: Phases) -> Tensor:
 
 
 def turning(phases: Phases) -> Tensor:
-    """Angles in degrees, clockwise: [B, K, M], 0 at first."""
+    """Angles in degrees, clockwise, relative to the first moment: [B, K, M]."""
     w = _progress(phases)
     return (phases.spin[..., None] * torch.where(phases.rocks[..., None], triangle(1.5 * w), w)).sum(2)
 
 
 def growing(phases: Phases) -> Tensor:
-    """Logarithms of sizes: [B, K, M], 0 at first."""
+    """Logarithms of sizes relative to the first moment: [B, K, M]."""
     w = _progress(phases)
     return (phases.growth[..., None] * torch.where(phases.pulses[..., None], 1 - (1 - 2 * w).abs(), w)).sum(2)

@@ -1,4 +1,4 @@
-"""How large moving objects are and where in the frame their paths lie, so that they stay in sight.
+"""Sizes of moving objects and positions of their paths in the frame, so that they stay visible.
 
 Axis letters: `B` clips, `K` = 2 objects, `M` moments.
 """
@@ -11,14 +11,14 @@ from modules.motion.primitives import PRIMITIVES
 from modules.motion.scripts import MOMENTS, Script
 
 REACH = 0.35
-"""Share of an object's side that stays inside the frame on either side of its centre; 0.5 would be all of it."""
+"""Fraction of an object's side that stays inside the frame on both sides of its centre; 0.5 would be the complete object."""
 HIDDEN = 0.55
-"""How far outside the border the centre of a hidden object is, in sides of it."""
+"""Distance of a hidden object's centre from the border, outside the frame, in sides of the object."""
 SMALLEST = 0.1
 MARGIN = 0.04
-"""A place nearer to the border between two of the frame's nine regions has no name, as a share of the frame."""
+"""Minimum distance of a named position from the borders between the frame's nine regions, as a fraction of the frame."""
 TOGETHER = (0.14, 0.22)
-"""Sizes of two objects that share a frame without a relation."""
+"""Smallest and largest side of two objects that share a frame without a relation."""
 
 
 def sizes(u: Tensor, bounds: tuple[float, float], close: Tensor, together: Tensor, growth: Tensor) -> Tensor:
@@ -26,9 +26,9 @@ def sizes(u: Tensor, bounds: tuple[float, float], close: Tensor, together: Tenso
 
     Args:
         u: float [B, 4], uniform in [0, 1).
-        bounds: smallest and largest side where one object has the frame to itself.
-        close: float [B], the side where two objects are in a relation, 0 elsewhere.
-        together: bool [B], where two objects do two things.
+        bounds: smallest and largest side for clips with one object.
+        close: float [B], side for clips with two objects in a relation, 0 for others.
+        together: bool [B], clips with two objects without a relation.
         growth: float [B, K, M], logarithm of sizes.
 
     Returns:
@@ -46,7 +46,7 @@ def sizes(u: Tensor, bounds: tuple[float, float], close: Tensor, together: Tenso
 
 
 def _named(places: Tensor) -> Tensor:
-    """The places, as shares of the frame, moved away from the borders of regions where they are too near."""
+    """Positions, as fractions of the frame, moved away from borders of regions if they are too near."""
     for line in (1 / 3, 2 / 3):
         near = (places - line).abs() < MARGIN + 0.01
         places = torch.where(near, line + (MARGIN + 0.01) * torch.where(places < line, -1.0, 1.0), places)
@@ -56,14 +56,14 @@ def _named(places: Tensor) -> Tensor:
 def place(
     u: Tensor, path: Tensor, size: Tensor, extent: Tensor, topics: Tensor, relation: Tensor, together: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Put paths into the frame, and make objects smaller where there is no room.
+    """Place paths in the frame, and shrink objects if there is not enough room.
 
     Args:
         u: float [B, 6], uniform in [0, 1).
-        path: float [B, K, M, 2], relative to any origin, which both objects of a relation share.
+        path: float [B, K, M, 2], relative to an arbitrary origin, which both objects of a relation share.
         size: float [B, K, M, 2].
         extent: float [2], width and height of the frame.
-        topics: int64 [B, K, S], numbers in `PRIMITIVES`.
+        topics: int64 [B, K, S], indices into `PRIMITIVES`.
         relation: int64 [B], -1 for none.
         together: bool [B], whether two objects without a relation share the frame, each in one half of it.
 
@@ -90,7 +90,7 @@ def place(
 
 
 def _regions(u: Tensor, extent: Tensor, together: Tensor) -> tuple[Tensor, Tensor]:
-    """Corners of the part of the frame that each object has: [B, K, 2] twice."""
+    """Upper left and lower right corner of the part of the frame for each object: [B, K, 2] twice."""
     first = torch.zeros(len(u), 2, 2, dtype=u.dtype, device=u.device)
     last = first + extent
     axis = torch.arange(2, device=u.device) == (u[:, 4:5] * 2).long()
@@ -102,7 +102,7 @@ def _regions(u: Tensor, extent: Tensor, together: Tensor) -> tuple[Tensor, Tenso
 
 
 def _at_regions(start: Tensor, path: Tensor, extent: Tensor, topics: Tensor) -> Tensor:
-    """Where a caption is to say where a motion begins or ends, let that place be inside a region: [B, K, 2]."""
+    """Move paths whose start or end the caption will name, so that this position is within a region: [B, K, 2]."""
     for name, moment in (("G.from", 0), ("G.to", -1)):
         wanted = (topics[:, :, :1] == PRIMITIVES.index(name)).expand(-1, -1, 2)
         at = (start + path[:, :, moment]) / extent
@@ -111,7 +111,7 @@ def _at_regions(start: Tensor, path: Tensor, extent: Tensor, topics: Tensor) -> 
 
 
 def _at_borders(start: Tensor, path: Tensor, size: Tensor, extent: Tensor, topics: Tensor) -> Tensor:
-    """Let objects that enter begin outside, and those that leave end there: [B, K, 2]."""
+    """Move paths so that objects that enter start outside the frame, and objects that leave end outside: [B, K, 2]."""
     way = path[:, :, -1] - path[:, :, 0]
     main = way.abs() >= way.abs().amax(-1, keepdim=True)
     for name, moment, leaves in (("V.enter", 0, False), ("V.leave", -1, True)):
@@ -132,7 +132,7 @@ def to_script(
     relation: Tensor,
     seed: Tensor,
 ) -> Script:
-    """Everything in one record."""
+    """Combine all parts in a `Script`."""
     B, K = centre.shape[:2]
     there = torch.arange(K, device=objects.device) < objects[:, None]
     span = torch.stack([phases.start, phases.end], dim=-1)

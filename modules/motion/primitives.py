@@ -1,11 +1,11 @@
-"""The primitive motions that captions name, how each is drawn, and into what each turns when a clip is mirrored.
+"""The primitive motions of captions, how each is drawn, and their counterparts in mirrored and reversed clips.
 
-LocoMotion (https://arxiv.org/abs/2410.12018) pastes moving objects into clips and tells in words how they moved. Its code
-and its tables are not public: the primitives, the bands and all numbers here are ours.
+LocoMotion (https://arxiv.org/abs/2410.12018) pastes moving objects into clips and describes their motion in words. Its code
+and tables are not public: the primitives, the bands and all numbers here are this project's.
 
 Lengths are in short sides of the frame, times in lengths of the clip, headings in degrees anticlockwise from 'right' (90 is
-up in the picture); rotations are clockwise positive. Bands leave gaps between them which are never drawn, so that a word
-is either clearly true or clearly false.
+up in the picture); rotations are clockwise positive. There are gaps between the bands, whose values are never drawn, so that a
+word is either clearly true or clearly false.
 """
 
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from modules.motion.trajectory import ACCELERATE, DECELERATE, UNIFORM
 HEADINGS = ("right", "upright", "up", "upleft", "left", "downleft", "down", "downright")
 """Heading k points at 45 k degrees."""
 SECTOR = 12.0
-"""A heading has a name within so many degrees of it."""
+"""Largest deviation in degrees at which a heading still has its name."""
 
 STILL = 0.03
 SPEED = {"S.slow": (0.10, 0.25), "S.fast": (0.75, 1.8)}
@@ -25,7 +25,7 @@ HALF_TURN = (120.0, 240.0)
 FULL_TURN = (330.0, 750.0)
 GROWTH = (1.5, 3.0)
 MAX_ROTATION_PER_FRAME = 58.0
-"""Of faster rotations the sense cannot be seen."""
+"""The direction of faster rotations is not visible."""
 
 Shape = Literal["still", "straight", "stopgo", "curve", "zigzag", "loop", "shuttle", "return", "turn", "vee", "arch"]
 Spin = Literal["none", "cw", "ccw", "tilt", "full", "rock", "roll", "against"]
@@ -34,7 +34,7 @@ Timing = Literal["any", "start", "stop", "whole"]
 
 
 class Gait(NamedTuple):
-    """Shortest and longest path, lowest and highest speed (path over duration), both a little inside their bands."""
+    """Range of path lengths and of speeds (length over duration), both slightly within their bands."""
 
     shortest: float
     longest: float
@@ -60,18 +60,18 @@ ANY = tuple(range(8))
 
 
 class Recipe(NamedTuple):
-    """How one object makes a primitive.
+    """How one object performs a primitive.
 
     Args:
-        shape: of the path.
-        headings: to choose from; of the straight line from first to last place, of the first leg, or of the way out.
-        gaits: to choose from.
-        steps: from frame to frame that it takes to be seen.
-        profile: how speed changes.
-        spin: cw, ccw: 120 to 240 degrees; tilt: 20 to 60; full: 330 to 750; rock: to and fro; roll: as a wheel would;
-            against: not as a wheel would.
+        shape: shape of the path.
+        headings: headings to choose from; of the straight line from start to end, of the first leg, or of the way out.
+        gaits: gaits to choose from.
+        steps: number of frame-to-frame steps that are needed to see it.
+        profile: change of the speed.
+        spin: cw, ccw: 120 to 240 degrees; tilt: 20 to 60; full: 330 to 750; rock: back and forth; roll: like a wheel; against:
+            opposite to a wheel.
         growth: pulse grows and shrinks again.
-        timing: start: rests first; stop: rests at the end; whole: takes all the time there is.
+        timing: start: rests at the beginning; stop: rests at the end; whole: uses all the available time.
     """
 
     shape: Shape = "straight"
@@ -126,7 +126,7 @@ RECIPES: dict[str, Recipe] = {
     "G.from": Recipe(gaits=MIDDLING),
     "G.to": Recipe(gaits=MIDDLING),
 }
-"""Primitives of one object. P, V and G look at the whole clip or at the frame; all else at one phase of the motion."""
+"""Primitives of one object. P, V and G refer to the complete clip or to the frame; all others to one phase of the motion."""
 
 RELATIONS = (
     "L.approach",
@@ -140,13 +140,13 @@ RELATIONS = (
     "L.order",
     "L.onemoves",
 )
-"""Primitives of two objects. The first is object 1, which lies on top; the second is object 0."""
+"""Primitives of two objects. The first is object 1, which is on top; the second is object 0."""
 
 PRIMITIVES = (*RECIPES, *RELATIONS)
-"""All primitives, in the order of their numbers."""
+"""All primitives, in the order of their indices."""
 
 PHASES = (*(f"T.{name}" for name in HEADINGS), "S.slow", "S.fast", "D.short", "R.cw", "R.ccw", "R.tilt", "Z.grow", "Z.shrink")
-"""What may be one of several phases of a clip, or what each of two objects does at the same time."""
+"""Primitives that may be one of several phases of a clip, or the motion of one of two objects at the same time."""
 
 TURNS = tuple(
     (first, second)
@@ -155,7 +155,7 @@ TURNS = tuple(
     if min((first - second) % 8, (second - first) % 8) in (2, 3)
     and not ({first, second} & {1, 2, 3} and {first, second} & {5, 6, 7})
 )
-"""Headings before and after a turn by 90 or 135 degrees. Those that go up and then down, or back, are jumps and bounces."""
+"""Headings before and after a turn by 90 or 135 degrees. Turns from up to down or vice versa are jumps and bounces instead."""
 
 
 REVERSIBLE = tuple(
@@ -165,11 +165,11 @@ REVERSIBLE = tuple(
     or name
     in ("P.start", "P.stop", "C.straight", "C.curve", "C.zigzag", "C.loop", "C.turn", "R.cw", "R.ccw", "R.tilt", "R.full")
 )
-"""Primitives whose clips show something else when they run backwards, and have words for it."""
+"""Primitives that become another one, which has its own words, if a clip runs backwards."""
 
 
 def mirror_heading(heading: int) -> int:
-    """The heading as a mirror shows it that swaps left and right."""
+    """The heading in a clip that is mirrored left to right."""
     return (4 - heading) % 8
 
 
@@ -189,6 +189,6 @@ def _reversed(name: str) -> str:
 
 
 MIRRORED = tuple(PRIMITIVES.index(_mirrored(name)) for name in PRIMITIVES)
-"""Number of the primitive that each becomes in a mirror."""
+"""Index of the primitive that each becomes in a mirrored clip."""
 REVERSED = tuple(PRIMITIVES.index(_reversed(name)) for name in PRIMITIVES)
-"""Number of the primitive that each becomes when the clip runs backwards, or its own where there is none."""
+"""Index of the primitive that each becomes if the clip runs backwards, or its own index if there is none."""

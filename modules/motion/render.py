@@ -1,7 +1,7 @@
-"""Drawing moving objects into clips: one affine sampling per object for all frames of all clips.
+"""Rendering of moving objects into clips: one affine sampling per object for all frames of all clips.
 
 The official SMILE and TubeletContrast code pastes with PIL and OpenCV, object by object and frame by frame in the
-loader's workers. Here every output pixel asks where it lies on the object, on the device and for the whole batch.
+loader's workers. Here, the position on the object is computed for every output pixel, on the device and for the complete batch.
 """
 
 import math
@@ -14,17 +14,17 @@ from torch import Tensor
 from modules.core.device import to_device
 from modules.motion.trajectory import MotionRecord
 
-# Pixels that are drawn at once, times objects. Bounds the float32 working memory (40 to 52 bytes for each) and, on a CPU,
-# keeps it in the cache; on a GPU a batch of usual size is a handful of pieces, too few to cost anything.
+# Number of pixels times objects per chunk. It limits the float32 working memory (40 to 52 bytes for each) and keeps it in the
+# cache of a CPU. On a GPU, a typical batch has only a few chunks, which cost nothing.
 PIECE_CPU = 1 << 17
 PIECE_GPU = 1 << 26
 
-# Exact blends that are whole numbers must not fall to the next lower one by rounding in float32.
+# Rounding in float32 must not reduce exact integer blends to the next lower integer.
 ROUNDING = 1e-3
 
 
 def inverse_affine(angle: Tensor, shear: Tensor, size: Tensor) -> Tensor:
-    """Matrices that take an offset from an object's centre in pixels to texture coordinates.
+    """Matrices that map an offset from an object's centre in pixels to texture coordinates.
 
     An object is stretched to its size, sheared along x, then along y, then rotated clockwise.
 
@@ -39,7 +39,7 @@ def inverse_affine(angle: Tensor, shear: Tensor, size: Tensor) -> Tensor:
     radians = angle * (math.pi / 180)
     cos, sin = radians.cos(), radians.sin()
     shear_x, shear_y = shear.unbind(-1)
-    # Rotation undone, then the shear along y, then the one along x.
+    # The inverse of the rotation, then of the shear along y, then of the shear along x.
     y_from_x, y_from_y = -sin - shear_y * cos, cos - shear_y * sin
     x_from_x, x_from_y = cos - shear_x * y_from_x, sin - shear_x * y_from_y
     rows = torch.stack((x_from_x, x_from_y, y_from_x, y_from_y), dim=-1).unflatten(-1, (2, 2))
@@ -47,7 +47,7 @@ def inverse_affine(angle: Tensor, shear: Tensor, size: Tensor) -> Tensor:
 
 
 def offsets(centre: Tensor, extent: int, wrap: bool) -> Tensor:
-    """Distance of every pixel's middle from the centre along one axis: float [..., extent]."""
+    """Distance of every pixel's centre from the object's centre along one axis: float [..., extent]."""
     pixels = torch.arange(extent, device=centre.device, dtype=torch.float32) + 0.5
     offset = pixels - centre.unsqueeze(-1)
     if wrap:
@@ -56,9 +56,9 @@ def offsets(centre: Tensor, extent: int, wrap: bool) -> Tensor:
 
 
 def _look_through(grid: Tensor, window: Tensor, width: int, height: int) -> None:
-    """Map coordinates [B, T, H, W, 2] over an object to those over its texture, in place, given its window [B, 4].
+    """Map coordinates [B, T, H, W, 2] on an object to those on its texture, in place, given its window [B, 4].
 
-    Between the middles of a window's first and last texels, so that none outside it is ever seen.
+    They are clamped between the centres of a window's first and last texels, so that no texels outside are sampled.
     """
     window = window.view(-1, 1, 1, 1, 4)
     for axis, extent in enumerate((width, height)):
@@ -68,12 +68,12 @@ def _look_through(grid: Tensor, window: Tensor, width: int, height: int) -> None
 
 
 class Geometry(NamedTuple):
-    """Where objects lie, axis by axis."""
+    """Geometry of objects, separated by axis."""
 
     across: Tensor
-    """[B, K, T, 2, 1, W], what a pixel's column adds to each of its coordinates over the object"""
+    """[B, K, T, 2, 1, W], contribution of a pixel's column to each of its coordinates on the object"""
     down: Tensor
-    """[B, K, T, 2, H, 1], what its row adds"""
+    """[B, K, T, 2, H, 1], contribution of its row"""
     half: Tensor
     """[B, K, T, 2, 1, 1], half the object's sides in pixels"""
     opacity: Tensor
@@ -81,7 +81,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(record: MotionRecord, picture: tuple[int, int], wrap: bool) -> Geometry:
-    """Of objects in pictures of that height and width, on the device of the record."""
+    """The geometry of objects in pictures of this height and width, on the device of the record."""
     (height, width), size = picture, record.size.float()
     matrix = inverse_affine(record.angle.float(), record.shear.float(), size)
     dx, dy = (
@@ -94,10 +94,10 @@ def geometry(record: MotionRecord, picture: tuple[int, int], wrap: bool) -> Geom
 
 
 def sample_objects(place: Geometry, textures: Tensor, windows: Tensor | None) -> Tensor:
-    """What every pixel sees of every object: float [B, K, 4, T, H, W], colours from 0 to 255 and alpha from 0 to 1.
+    """Sample every object at every pixel: float [B, K, 4, T, H, W], colours from 0 to 255 and alpha from 0 to 1.
 
     Args:
-        place: of K objects in T frames, on the device of the textures.
+        place: geometry of K objects in T frames, on the device of the textures.
         textures: [B, K, h, w, 4]
         windows: see `paste`.
     """
@@ -107,7 +107,7 @@ def sample_objects(place: Geometry, textures: Tensor, windows: Tensor | None) ->
     cover: Tensor | None = None
     for axis in range(2):
         torch.add(place.across[..., axis, :, :], place.down[..., axis, :, :], out=grid[..., axis])
-        # How much of the pixel lies inside the box, so that opaque textures end softly wherever their edge falls.
+        # Fraction of the pixel inside the box, so that opaque textures have antialiased edges.
         half = place.half[..., axis, :, :]
         torch.abs(grid[..., axis], out=reach)
         inside = reach.mul_(-half).add_(half + 0.5).clamp_(0, 1)
@@ -125,7 +125,7 @@ def sample_objects(place: Geometry, textures: Tensor, windows: Tensor | None) ->
 
 
 def blend(canvas: Tensor, sample: Tensor) -> None:
-    """Blend an object [B, 4, T, H, W] of `sample_objects` into a float canvas [B, T, H, W, 3 n] in place."""
+    """Blend an object [B, 4, T, H, W], from `sample_objects`, into a float canvas [B, T, H, W, 3 n] in place."""
     for channel in range(canvas.shape[-1]):
         plane = canvas[..., channel]
         plane.addcmul_(plane, sample[:, 3], value=-1).add_(sample[:, channel % 3])
@@ -133,24 +133,24 @@ def blend(canvas: Tensor, sample: Tensor) -> None:
 
 
 def paste(frames: Tensor, record: MotionRecord, textures: Tensor, wrap: bool = False, windows: Tensor | None = None) -> Tensor:
-    """Paste moving objects into clips, object 0 first, so that later objects lie on top.
+    """Paste moving objects into clips, object 0 first, so that later objects are on top.
 
     ``out = frame * (1 - alpha) + object * alpha``, written to uint8 by truncation after each object (SMILE and
     TubeletContrast, official code). Parts outside the picture are cut. Pixels that no object touches keep their
     value exactly.
 
     Args:
-        frames: uint8 [B, T, H, W, 3], or [B, T, H, W, 3 n] for n clips that get the same objects at the same places.
-        record: motion of K objects over T frames; pixel i covers [i, i + 1). Rotation is clockwise in degrees. On the device
-            of the frames, or the host, which then works out where objects lie.
-        textures: uint8 or float [B, K, h, w, 4] with values 0..255, colours already multiplied by alpha. Stretched to
-            the size that the record gives.
-        wrap: the picture is a torus: what leaves on the right enters on the left, and the same for bottom and top.
-        windows: float [B, K, 4], corners x1 y1 x2 y2 in texels of the part of each texture that is the object; None
-            takes all of it.
+        frames: uint8 [B, T, H, W, 3], or [B, T, H, W, 3 n] for n clips that get the same objects at the same positions.
+        record: motion of K objects over T frames; pixel i covers [i, i + 1). Rotation is clockwise in degrees. It is on the
+            device of the frames, or on the host, which then computes the geometry.
+        textures: uint8 or float [B, K, h, w, 4] with values 0..255 and premultiplied alpha. They are stretched to the size in
+            the record.
+        wrap: treat the picture as a torus: objects that leave on the right enter on the left, and the same for bottom and top.
+        windows: float [B, K, 4], corners x1 y1 x2 y2 in texels of the part of each texture that is the object; None uses the
+            complete texture.
 
     Returns:
-        uint8, shaped as `frames`, which is not changed.
+        uint8, with the shape of `frames`, which is not changed.
     """
     B, T, H, W, _ = frames.shape
     K = textures.shape[1]

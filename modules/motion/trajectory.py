@@ -1,11 +1,10 @@
-"""How objects move: paths, sizes, angles and opacities over time, for whole batches on the device.
+"""Motion of objects: paths, sizes, angles and opacities over time, for batches on the device.
 
-SMILE (official code) moves objects along smooth paths, with sizes and angles that change from key frame to key frame;
-TubeletContrast (official code) does the same with other numbers, or moves them in straight lines between key frames.
-`Motion` draws, and pure functions turn the draws into trajectories, so that recorded draws of the official code give its
-trajectories.
+SMILE (official code) moves objects along smooth paths, with sizes and angles that change between key frames. TubeletContrast
+(official code) does the same with other parameters, or moves them in straight lines between key frames. `Motion` draws random
+numbers, and pure functions convert them to trajectories, so that recorded draws of the official code give its trajectories.
 
-Lengths are given for a picture whose shorter side is 224 pixels and scale with it; 112 pixels give TubeletContrast's
+Lengths are given for a picture whose shorter side is 224 pixels and scale with it; for 112 pixels, they are TubeletContrast's
 numbers. Axis letters: `B` clips, `K` objects, `T` frames, `S` = 3 segments between at most four key frames.
 """
 
@@ -38,7 +37,7 @@ Record = TypeVar("Record", bound="MotionRecord")
 
 @dataclass
 class MotionRecord:
-    """Everything that is known about how objects move in a batch of clips.
+    """Complete description of the motion of objects in a batch of clips.
 
     Args:
         centre: float [B, K, T, 2], x and y in pixels; pixel i covers [i, i + 1).
@@ -47,7 +46,7 @@ class MotionRecord:
         shear: float [B, K, T, 2], shift in x per pixel of y, then shift in y per pixel of x.
         opacity: float [B, K, T], from 0 to 1.
         keys: bool [B, T], key frames of the path (first and last frame for smooth paths).
-        interpolation: int8 [B, T], how the path is filled between the key frames around each frame: 0 uniform,
+        interpolation: int8 [B, T], interpolation of the path between the key frames around each frame: 0 uniform,
             1 accelerating, 2 decelerating.
     """
 
@@ -64,13 +63,13 @@ class MotionRecord:
         return replace(self, **{entry.name: getattr(self, entry.name)[part] for entry in fields(self)})
 
     def to(self: Record, device: torch.device) -> Record:
-        """The record on a device, in one copy that nothing waits for."""
+        """The record on a device, in one asynchronous copy."""
         names = [entry.name for entry in fields(self)]
         moved: Any = zip(names, to_device([getattr(self, name) for name in names], device), strict=True)
         return replace(self, **dict(moved))
 
     def boxes(self) -> Tensor:
-        """Corners x1 y1 x2 y2 in pixels, without rotation (as SMILE's mask wants them): float [B, K, T, 4]."""
+        """Corners x1 y1 x2 y2 in pixels, without rotation (as expected by SMILE's mask): float [B, K, T, 4]."""
         return torch.cat([self.centre - self.size / 2, self.centre + self.size / 2], dim=-1)
 
     def sorted_by_area(self: Record) -> tuple[Record, Tensor]:
@@ -97,7 +96,7 @@ def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -
 
 
 def _precision(device: torch.device) -> torch.dtype:
-    """Trajectories are small: computed in double where there is double, so that truncation falls as in NumPy."""
+    """Type of trajectories. They are small, so they are computed in double if supported, so that truncation matches NumPy's."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -108,13 +107,13 @@ def _integers(generator: torch.Generator, bound: Tensor | int, *shape: int) -> T
 
 
 def draw_key_frames(count: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Key frames of `count` clips: the first, the last and none, one or two in between with probability .5, .3, .2.
+    """Key frames of `count` clips: the first, the last, and zero, one or two in between with probability 0.5, 0.3, 0.2.
 
-    With k inner ones, these lie at int(i * T / (k + 1)), each moved by an integer from -J to J - 1, J a third of the
-    distance (SMILE and TubeletContrast, official code).
+    With k inner key frames, these are at int(i * T / (k + 1)), each shifted by an integer from -J to J - 1, where J is a third
+    of the distance (SMILE and TubeletContrast, official code).
 
     Returns:
-        float [count, 4], ascending. Unused places repeat the last frame, which makes segments of length zero.
+        float [count, 4], ascending. Unused entries repeat the last frame, which gives segments of length zero.
     """
     last = frames - 1
     share = constant(INNER_KEYS, torch.float32, generator.device)
@@ -132,7 +131,7 @@ def draw_key_frames(count: int, frames: int, generator: torch.Generator) -> Tens
 
 
 def fill(values: Tensor, keys: Tensor, kinds: Tensor, frames: int) -> Tensor:
-    """Values at all frames from values at key frames.
+    """Interpolate values at all frames from values at key frames.
 
     Between keys a and b with u from 0 to 1: uniform a + (b - a) u, accelerating a + (b - a) u^2, decelerating
     b - (b - a) (1 - u)^2 (SMILE and TubeletContrast, official code).
@@ -158,7 +157,7 @@ def fill(values: Tensor, keys: Tensor, kinds: Tensor, frames: int) -> Tensor:
 
 
 def _progress(keys: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Segment of each frame, int64 [B, T], and how far it is through it, [B, T] in [0, 1]."""
+    """Segment of each frame, int64 [B, T], and its progress within the segment, [B, T] in [0, 1]."""
     time = torch.arange(frames, device=keys.device, dtype=keys.dtype)
     segment = (time[None, :, None] > keys[:, None, 1:-1]).sum(-1)
     start, end = keys.gather(1, segment), keys.gather(1, segment + 1)
@@ -167,27 +166,27 @@ def _progress(keys: Tensor, frames: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache
 def _smoothing_matrix() -> np.ndarray:
-    """What SciPy's Gaussian filter (sigma 8, border 'reflect', cut at 4 sigma) does to 48 points: float64 [48, 48]."""
+    """Matrix of SciPy's Gaussian filter (sigma 8, border 'reflect', truncated at 4 sigma) on 48 points: float64 [48, 48]."""
     return gaussian_filter1d(np.eye(POINTS), SMOOTHING, axis=0, mode="reflect")
 
 
 def _even_points(frames: int) -> np.ndarray:
-    """Which of the 48 points the frames take."""
+    """Indices of the points of each frame, among the 48 points."""
     return np.linspace(0, POINTS - 1, frames).round()
 
 
 def smooth_path(points: Tensor, extent: Tensor, offset: Tensor, side: int, frames: int, whole: bool = True) -> Tensor:
     """One coordinate of a smooth path from its draws (SMILE and TubeletContrast, official code).
 
-    The points are smoothed, stretched to [0, extent], shifted, clipped to the picture; T of them are picked evenly.
+    The points are smoothed, scaled to [0, extent], shifted, and clipped to the picture; T evenly spaced ones are selected.
 
     Args:
         points: float [..., 48], uniform draws.
-        extent: float [...], how far the path reaches.
-        offset: float [...], where it begins.
-        side: of the picture along this coordinate.
+        extent: float [...], extent of the path.
+        offset: float [...], smallest coordinate of the path.
+        side: side of the picture along this coordinate.
         frames: T.
-        whole: truncate to whole pixels.
+        whole: truncate to integer pixels.
 
     Returns:
         float [..., T]
@@ -207,7 +206,7 @@ def box_sizes(scale: Tensor, ratio: Tensor, jitter: Tensor, picture: tuple[int, 
         scale: float [...], square root of the area in pixels of a 224-pixel picture.
         ratio: float [...], width over height.
         jitter: float [..., 2], logarithm of the factor on each side.
-        picture: height and width in pixels; no side is longer than the picture's, less one.
+        picture: height and width in pixels; sides are limited to the picture's minus one.
 
     Returns:
         float [..., 2], in pixels.
@@ -218,15 +217,15 @@ def box_sizes(scale: Tensor, ratio: Tensor, jitter: Tensor, picture: tuple[int, 
 
 
 def ramp(steps: Tensor) -> Tensor:
-    """A quantity at the key frames, which is 0 at the first, from its changes: float [..., S] -> [..., S + 1]."""
+    """Cumulative sum of changes between key frames, starting at 0: float [..., S] -> [..., S + 1]."""
     return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], dim=-1)
 
 
 def linear_path(start: Tensor, steps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Centres at the key frames: each is the one before plus a step, clipped (TubeletContrast, official code).
+    """Centres at the key frames: each is the previous one plus a step, clipped (TubeletContrast, official code).
 
     Args:
-        start: float [..., 2], at the first key frame.
+        start: float [..., 2], centre at the first key frame.
         steps: float [..., 2, S].
         low: float [..., 2], smallest coordinates.
         high: float [..., 2], largest ones.
@@ -241,7 +240,7 @@ def linear_path(start: Tensor, steps: Tensor, low: Tensor, high: Tensor) -> Tens
 
 
 def whole_boxes(centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres and sizes of boxes with corners rounded to whole pixels, halves to even: [..., 2] and [..., 2]."""
+    """Centres and sizes of boxes with corners rounded to integer pixels, halves to even: [..., 2] and [..., 2]."""
     low, high = (centre - size / 2).round(), (centre + size / 2).round()
     return (low + high) / 2, high - low
 
@@ -256,26 +255,26 @@ def draw_segments(count: int, frames: int, generator: torch.Generator) -> tuple[
 
 @dataclass
 class Motion:
-    """How objects move. The defaults are SMILE's (official code).
+    """Settings of the motion of objects. The defaults are SMILE's (official code).
 
     Args:
-        path: smooth: centres wander along smooth random curves ('gaussian' in the official code); both coordinates span
-            the same extent, 40 to 179 pixels of a 224-pixel picture, wherever that fits. linear: they start where the
-            object lies inside and go straight from key frame to key frame, clipped so that it stays inside. static:
-            they stay where a smooth path begins.
+        path: smooth: centres move along smooth random curves ('gaussian' in the official code); both coordinates have the same
+            extent, 40 to 179 pixels of a 224-pixel picture, if that fits. linear: objects start inside the picture and move in
+            straight lines between key frames, clipped so that they stay inside. static: objects stay at the start of a smooth
+            path.
         scales: square roots of the objects' areas to choose from, in pixels of a 224-pixel picture.
         ratios: widths over heights to choose from.
         jitter: each side is multiplied by exp(U(-jitter, jitter)).
         velocity: linear paths move by U(-v D, v D) along each axis between key frames D frames apart, in pixels of a
             224-pixel picture.
         size_velocity: sides change between key frames by a factor exp(U(-v D, v D)); 0 keeps them.
-        transformation: rotation turns objects, shear slants them along x, y or both (one choice per clip), none does
-            neither.
+        transformation: rotation rotates objects, shear shears them along x, y or both (one choice per clip), none disables
+            both.
         rotation_velocity: angles change between key frames by U(-v D, v D) degrees.
         shear_velocity: both shear factors change between key frames by U(-v D, v D).
-        opacity: smallest and largest; drawn at key frames of every object, filled evenly.
-        whole_pixels: centres are truncated, boxes rounded and angles truncated to whole numbers, as in the official
-            code; off keeps motion below a pixel.
+        opacity: smallest and largest opacity; drawn at key frames of every object, with linear interpolation.
+        whole_pixels: truncate centres, round boxes and truncate angles to integers, as in the official code; false keeps
+            subpixel motion.
     """
 
     path: Path = "smooth"
@@ -304,7 +303,7 @@ class Motion:
             objects: objects per clip K.
             frames: T.
             picture: height and width in pixels.
-            generator: source of randomness; its device is where everything is made.
+            generator: source of randomness; all tensors are made on its device.
         """
         start = self._sizes(count * objects, picture, generator).view(count, objects, 2)
         centre, keys, kinds = self.centres(start, frames, picture, generator)

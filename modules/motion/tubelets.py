@@ -1,21 +1,23 @@
-"""Tubelets: patches cut from one clip that move over two clips alike (TubeletContrast, https://arxiv.org/abs/2303.11003).
+"""Tubelets: patches cut from one clip, pasted with the same motion into two clips (TubeletContrast,
+https://arxiv.org/abs/2303.11003).
 
-`draw_tubelets` draws everything, `cut_patches` makes the patches, `paste_tubelets` puts them into both clips of a pair.
-All of it is batched on the device. A patch is what the query clip shows in the tubelet's own box in its source frame; it
-is not copied out but looked at through that window, so one interpolation takes it to any place, size, angle and shear, and
-an upright tubelet hides itself in its source frame.
+`draw_tubelets` draws all random numbers, `cut_patches` makes the patches, `paste_tubelets` pastes them into both clips of a
+pair, batched on the device. A patch is the content of the query clip in the tubelet's box in its source frame. It is not copied
+but sampled through this window, so that one interpolation applies position, size, angle and shear, and a tubelet without
+rotation and shear is invisible in its source frame.
 
-Boxes are clipped at the border of the picture and the patch is squeezed into what remains, as in the official code. Some
-habits of the official code are left out:
+Boxes are clipped at the border of the picture, and the patch is squeezed into the remaining box, as in the official code. There
+are some deviations from the official code:
 
-* a turned or slanted patch that reaches over the left or upper border is cut there; the official code shifts it inwards;
-* its middle is that of its box; rounding of the official canvases puts it up to a pixel off;
-* its rim is the patch itself, fading out; the official code mixes the rim with black, too;
-* colours and masks are interpolated once and together; officially apart, once for each of resizing, both shears, rotation.
+* A rotated or sheared patch that exceeds the left or upper border is cut; the official code shifts it inwards.
+* A patch has the centre of its box; in the official code, rounding of the canvases shifts it by up to a pixel.
+* The rim is the patch itself, fading out; the official code also mixes the rim with black.
+* Colours and masks are interpolated once and together; the official code does this separately, and once for each of resizing,
+  both shears and rotation.
 
-Where tubelets stay inside the picture, pasted frames differ from the official ones by 0.03 grey levels on average when
-upright, 0.2 when turned and 1.0 when slanted, of which 0.07 and 0.14 remain around the official middles; with the shift at
-the border it is 0.03, 0.4 and 2.9 (tests/parity/test_tubelet_motion.py).
+If tubelets are inside the picture, pasted frames differ from the official ones by 0.03 grey levels on average without rotation
+and shear, 0.2 with rotation and 1.0 with shear; around the official centres, the latter are 0.07 and 0.14. With the shift at
+the border, the differences are 0.03, 0.4 and 2.9 (tests/parity/test_tubelet_motion.py).
 
 Axis letters: `B` pairs, `K` tubelets, `T` frames.
 """
@@ -33,36 +35,36 @@ from modules.motion.trajectory import Motion, MotionRecord
 RECTANGLE, ELLIPSE, RHOMBUS = 0, 1, 2
 CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 HARD = 0.5
-# Where soft edges begin, as a distance from the middle of which the outline has 0.5.
+# Distance from the centre at which soft edges begin; the outline is at 0.5.
 SOFT = (0.30, 0.45)
 
 
 @dataclass
 class TubeletSettings(Motion):
-    """How many tubelets, how they look and how they move. The defaults are those of TubeletContrast (official code).
+    """Number, appearance and motion of tubelets. The defaults are those of TubeletContrast (official code).
 
-    The official base sizes are 16 to 64 at 112 pixels and 32 to 128 at 224, which are the same here.
+    The official base sizes are 16 to 64 at 112 pixels and 32 to 128 at 224, which is the same setting here.
 
     Args:
-        path: smooth: centres wander along smooth random curves ('non-linear' in the paper). linear: they go straight
-            from key frame to key frame. static: they stay where a smooth path begins.
+        path: smooth: centres move along smooth random curves ('non-linear' in the paper). linear: they move in straight lines
+            between key frames. static: they stay at the start of a smooth path.
         scales: square roots of the boxes' areas to choose from, in pixels of a 224-pixel picture.
         ratios: widths over heights to choose from.
         jitter: each side is multiplied by exp(U(-jitter, jitter)).
         velocity: linear paths move by U(-v D, v D) along each axis between key frames D frames apart, in pixels of a
-            224-pixel picture. The official number is 5 pixels whatever the picture: 10 here at 112, 5 at 224.
-        size_velocity: sides change between key frames by a factor exp(U(-v D, v D)); the default all but keeps them.
+            224-pixel picture. The official value is 5 pixels for any picture: this is 10 here at 112, and 5 at 224.
+        size_velocity: sides change between key frames by a factor exp(U(-v D, v D)); with the default, they hardly change.
             0.025 together with `transformation: none` is the paper's scaling.
-        transformation: rotation turns tubelets, shear slants them along x, y or both (one choice per pair), none does
-            neither.
+        transformation: rotation rotates tubelets, shear shears them along x, y or both (one choice per pair), none disables
+            both.
         rotation_velocity: angles change between key frames by U(-v D, v D) degrees.
         shear_velocity: both shear factors change between key frames by U(-v D, v D).
-        opacity: smallest and largest; drawn at key frames of every tubelet, filled evenly.
-        whole_pixels: round to whole pixels and degrees as the official code does; off keeps motion below a pixel.
+        opacity: smallest and largest opacity; drawn at key frames of every tubelet, with linear interpolation.
+        whole_pixels: round to integer pixels and degrees, as in the official code; false keeps subpixel motion.
         count: tubelets per pair.
-        shapes: how often masks are rectangles, ellipses, rhombi; in any unit.
-        soft_edges: share of masks with a soft edge.
-        visible: share of frames that show a tubelet; the first and the source frame always do.
+        shapes: relative frequencies of rectangles, ellipses and rhombi as masks.
+        soft_edges: fraction of masks with a soft edge.
+        visible: fraction of frames that show a tubelet; the first and the source frame always show it.
     """
 
     velocity: float = 10.0
@@ -74,33 +76,33 @@ class TubeletSettings(Motion):
     visible: float = 1.0
 
     def check(self) -> None:
-        """Raise a SettingError for values that nothing can be drawn from."""
+        """Raise a SettingError for invalid values."""
         if self.count < 1:
-            raise SettingError(f"model.tubelets.count is {self.count}; a pair shares the motion of at least 1 tubelet.")
+            raise SettingError(f"model.tubelets.count is {self.count}; set it to at least 1 tubelet per pair.")
         if min(self.shapes) < 0 or sum(self.shapes) <= 0:
             raise SettingError(f"model.tubelets.shapes {self.shapes} must not be negative, nor all of them zero.")
         if not 0 <= self.opacity[0] <= self.opacity[1] <= 1:
             raise SettingError(f"model.tubelets.opacity {self.opacity} must ascend from 0 or more to 1 or less.")
         for name in ("soft_edges", "visible"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"model.tubelets.{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
+                raise SettingError(f"model.tubelets.{name} is {getattr(self, name)}; it is a fraction, from 0 to 1.")
 
 
 @dataclass
 class TubeletRecord(MotionRecord):
-    """Everything that is known about the tubelets of a batch of pairs.
+    """Complete description of the tubelets of a batch of pairs.
 
     Args:
-        centre: see `MotionRecord`; boxes lie inside the picture, so this is the middle of what is left of them there.
+        centre: see `MotionRecord`; boxes are clipped to the picture, so this is the centre of the remaining box.
         size: see `MotionRecord`.
         angle: see `MotionRecord`.
         shear: see `MotionRecord`.
-        opacity: see `MotionRecord`; 0 where a tubelet is not shown.
+        opacity: see `MotionRecord`; 0 in frames that do not show the tubelet.
         keys: see `MotionRecord`.
         interpolation: see `MotionRecord`.
-        source: int64 [B, K], frame of the query clip that the patch is cut from.
+        source: int64 [B, K], index of the query clip's frame that the patch is cut from.
         shape: int64 [B, K], 0 rectangle, 1 ellipse, 2 rhombus.
-        edge: float [B, K], where the soft edge begins (tau in the official code); 0.5 for a hard one.
+        edge: float [B, K], start of the soft edge (tau in the official code); 0.5 for a hard edge.
     """
 
     source: Tensor
@@ -108,13 +110,13 @@ class TubeletRecord(MotionRecord):
     edge: Tensor
 
     def corners(self) -> Tensor:
-        """Corners as pasted, clockwise around the patch from its upper left: x and y in pixels, float [B, K, T, 4, 2].
+        """Corners of the pasted patch, clockwise from its upper left: x and y in pixels, float [B, K, T, 4, 2].
 
-        All four are the centre where a tubelet is not shown.
+        In frames that do not show the tubelet, all four are the centre.
         """
         size = self.size * (self.opacity > 0)[..., None]
         x, y = (size[..., None, :] / 2 * constant(CORNERS, size.dtype, size.device)).unbind(-1)
-        # Sheared along x, then along y, then turned, as in `paste`.
+        # Sheared along x, then along y, then rotated, as in `paste`.
         x = x + self.shear[..., :1] * y
         y = y + self.shear[..., 1:] * x
         cos, sin = self.angle.deg2rad()[..., None].cos(), self.angle.deg2rad()[..., None].sin()
@@ -127,7 +129,7 @@ class TubeletRecord(MotionRecord):
 
 
 def clip_boxes(motion: MotionRecord, picture: tuple[int, int]) -> MotionRecord:
-    """Boxes cut at the border of the picture (height, width), as in the official code."""
+    """Clip boxes at the border of the picture (height, width), as in the official code."""
     height, width = picture
     low, high = (
         motion.boxes()
@@ -144,11 +146,11 @@ def draw_tubelets(
     """Draw the tubelets of a batch of pairs.
 
     Args:
-        settings: what to draw.
+        settings: settings of the tubelets.
         count: pairs B.
         frames: T.
         picture: height and width in pixels.
-        generator: source of randomness; its device is where everything is made.
+        generator: source of randomness; all tensors are made on its device.
 
     Returns:
         Record of K tubelets per pair, the largest first.
@@ -172,13 +174,13 @@ def draw_tubelets(
 
 
 def mask_alpha(dx: Tensor, dy: Tensor, shape: Tensor, edge: Tensor) -> Tensor:
-    """How much a mask covers, by distance from its middle (TubeletContrast, official code).
+    """Opacity of a mask by distance from its centre (TubeletContrast, official code).
 
     Args:
-        dx: float, horizontal distance as a share of the box's width.
-        dy: float, vertical distance as a share of the box's height.
+        dx: float, horizontal distance as a fraction of the box's width.
+        dy: float, vertical distance as a fraction of the box's height.
         shape: int64, 0 rectangle, 1 ellipse, 2 rhombus.
-        edge: float, where the soft edge begins; 0.5 for a hard one. All four broadcast.
+        edge: float, start of the soft edge; 0.5 for a hard edge. All four broadcast.
 
     Returns:
         float from 0 to 1: 1 within `edge`, falling evenly to 0 at 0.5; a hard rectangle is 1 everywhere.
@@ -190,20 +192,20 @@ def mask_alpha(dx: Tensor, dy: Tensor, shape: Tensor, edge: Tensor) -> Tensor:
 
 
 def cut_patches(clip: Tensor, record: TubeletRecord) -> Tensor:
-    """Source frames with the tubelets' masks as alpha; the patch is what `record.windows()` shows of them.
+    """Source frames with the tubelets' masks as alpha; the patches are their parts within `record.windows()`.
 
     Args:
         clip: query clip, uint8 [B, T, H, W, 3].
         record: tubelets.
 
     Returns:
-        float [B, K, H, W, 4] with values 0..255, colours multiplied by alpha.
+        float [B, K, H, W, 4] with values 0..255 and premultiplied alpha.
     """
     height, width = clip.shape[2:4]
     rows = torch.arange(len(clip), device=clip.device)[:, None]
     windows = record.windows()
     low, size = windows[..., :2], windows[..., 2:] - windows[..., :2]
-    # Masks with an even number of pixels lean to the upper left by half of one, as officially.
+    # Masks with an even number of pixels are shifted to the upper left by half a pixel, as in the official code.
     middle = low + ((size - 1) / 2).floor()
     x, y = (torch.arange(extent, device=clip.device) for extent in (width, height))
     dx = (x - middle[..., :1]).abs() / size[..., :1]
@@ -219,12 +221,12 @@ def paste_tubelets(query: Tensor, key: Tensor, record: TubeletRecord) -> tuple[T
     Args:
         query: uint8 [B, T, H, W, 3].
         key: uint8 of the same shape, from another video.
-        record: tubelets, those that lie below first.
+        record: tubelets, from bottom to top.
 
     Returns:
         Both clips with tubelets, uint8 of the same shape. Pixels that no tubelet touches keep their value.
     """
-    # Both at once, so that every patch is sampled once.
+    # Both clips are processed together, so that every patch is sampled once.
     both = paste(torch.cat([query, key], dim=-1), record, cut_patches(query, record), windows=record.windows())
     first, second = both.split(3, dim=-1)
     return first.contiguous(), second.contiguous()

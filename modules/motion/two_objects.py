@@ -1,6 +1,6 @@
-"""Two objects in a relation: where each starts and how it goes, seen along and across a common heading.
+"""Two objects in a relation: their start and motion, along and across a common heading.
 
-Object 1 lies on top and is the first that captions name (a), object 0 the second (b). All numbers are ours.
+Object 1 is on top and is the first object in captions (a); object 0 is the second (b). All numbers are this project's.
 """
 
 import torch
@@ -15,7 +15,7 @@ CONTACT = 0.95
 
 
 class _Layout:
-    """Start (along, across), signed length of path and time of both objects, each [B, 2]; unset entries are 0."""
+    """Start (along, across), signed path length and time range of both objects, each [B, 2]; unset entries are 0."""
 
     def __init__(self, like: Tensor) -> None:
         self.along, self.across, self.length = (like.new_zeros(len(like), 2) for _ in range(3))
@@ -40,7 +40,7 @@ def _layouts(u: Tensor, size: Tensor) -> list[_Layout]:
         made["L.apart"].put(who, -sign * near / 2, 0, -sign * (far - near) / 2)
         made["L.opposite"].put(who, -sign * way / 2, sign * lane / 2, sign * way)
         made["L.parallel"].put(who, 0, sign * lane / 2, way)
-    # b is where a was 0.26 to 0.3 of the clip earlier.
+    # b is at the position of a 0.26 to 0.3 of the clip earlier.
     run = 0.5 + 0.1 * u[:, 0]
     made["L.follow"].put(A, (0.26 + 0.04 * u[:, 1]) * run, 0, run)
     made["L.follow"].put(B, 0, 0, run)
@@ -59,15 +59,15 @@ def _layouts(u: Tensor, size: Tensor) -> list[_Layout]:
 
 
 def arrange(numbers: Tensor, relation: Tensor, phases: Phases) -> tuple[Tensor, Tensor]:
-    """Put the objects of some clips in relation, by changing the first phases of these clips in place.
+    """Arrange the objects of some clips in a relation, by changing the first phases of these clips in place.
 
     Args:
         numbers: float [B, 16], uniform in [0, 1).
-        relation: int64 [B], index into `RELATIONS`, -1 for clips to leave as they are.
-        phases: of all clips.
+        relation: int64 [B], index into `RELATIONS`, -1 for clips that are not changed.
+        phases: phases of all clips.
 
     Returns:
-        Where the objects start, relative to each other, float [B, K, 2], x and y down; and the objects' size, float [B].
+        Start positions of the objects relative to each other, float [B, K, 2], x and y down; and the objects' size, float [B].
     """
     clip = relation >= 0
     size = 0.12 + 0.06 * numbers[:, 0]

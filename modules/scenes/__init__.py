@@ -1,1 +1,1 @@
-"""Generated clips and bodies with labels: what moves, over what, and everything that is known about it."""
+"""Generated, labelled clips and skeletons: moving objects, backgrounds, and complete annotations."""

@@ -1,6 +1,6 @@
-"""Still backgrounds made on the fly, and crops of pictures from a folder. The two splits share no colour and no picture.
+"""Still backgrounds: generated ones, and crops of images in a folder. The two splits share no colours and no images.
 
-Backgrounds are darker than 0.6 of full brightness so that objects, which are brighter than that, stand out.
+Backgrounds have at most 0.6 of full brightness; objects are brighter, so they stand out.
 """
 
 import math
@@ -46,9 +46,9 @@ def _coordinates(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def noise(draws: Draws, size: int) -> Tensor:
-    """Every pixel and channel uniform in [0, BRIGHTEST): float32 [N, size, size, 3]."""
+    """Uniform noise in [0, BRIGHTEST) for every pixel and channel: float32 [N, size, size, 3]."""
     count = size * size * 3
-    # Eight pixels from each 64-bit number: hashing is most of the cost.
+    # Eight values from each 64-bit number, because hashing is most of the cost.
     words = draws.bits("noise", -(-count // 8)).view(torch.uint8)[:, :count]
     return words.reshape(-1, size, size, 3) * (BRIGHTEST / 255)
 
@@ -62,7 +62,7 @@ def gradient(draws: Draws, size: int) -> Tensor:
 
 
 def texture(draws: Draws, size: int) -> Tensor:
-    """A few plane waves of random direction, frequency and phase between two colours: float32 [N, size, size, 3]."""
+    """Plane waves of random direction, frequency and phase, blended between two colours: float32 [N, size, size, 3]."""
     x, y = _coordinates(size, draws.index.device)
     total = torch.zeros(len(draws.index), size, size, device=draws.index.device)
     for wave in range(WAVES):
@@ -70,26 +70,26 @@ def texture(draws: Draws, size: int) -> Tensor:
         frequency = draws.banded(f"texture frequency {wave}", 1.0, 7.0).float()[:, None, None]
         phase = draws.uniform(f"texture phase {wave}", 0, 2 * math.pi).float()[:, None, None]
         total += torch.cos(2 * math.pi * frequency * (x * angle.cos() + y * angle.sin()) + phase)
-    # Scaled by about two standard deviations, so that the pattern uses the range and rarely saturates.
+    # Scaled by about two standard deviations, so that the pattern fills the range and rarely saturates.
     weight = (total / (2 * math.sqrt(2 * WAVES)) * 2 + 0.5).clamp(0, 1)
     return _blend(weight, _palette(draws, "texture"))
 
 
 def load_images(folder: Path, split: Split, side: int) -> Tensor:
-    """Pictures of one split, shorter side scaled to `side` and cut to a square: uint8 [M, side, side, 3].
+    """Images of one split, with the shorter side resized to `side`, centre-cropped: uint8 [M, side, side, 3].
 
     Files are sorted by path; every fifth belongs to validation. At most `MAX_IMAGES` are read, evenly spaced.
 
     Raises:
-        SettingError: The folder is missing or has fewer than two pictures.
+        SettingError: If the folder is missing or has fewer than two images.
     """
     found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    # Hidden ones are what systems leave behind, ._1.jpg beside 1.jpg.
+    # Operating systems create hidden files, such as ._1.jpg next to 1.jpg.
     files = sorted(p for p in found if not any(part.startswith((".", "__MACOSX")) for part in p.relative_to(folder).parts))
     if len(files) < 2:
         raise SettingError(
-            f"data.scene.background_folder: {folder} holds {len(files)} pictures, but training and validation need at least "
-            f"one each; name a folder with two or more of {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"data.scene.background_folder: {folder} contains {len(files)} images, but training and validation need at least "
+            f"one each; pass a folder with two or more of {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     own = [f for i, f in enumerate(files) if (i % 5 == 1) == (split == "val")]
     own = [own[i] for i in np.linspace(0, len(own) - 1, min(len(own), MAX_IMAGES)).round().astype(int)]
@@ -106,7 +106,7 @@ def load_images(folder: Path, split: Split, side: int) -> Tensor:
 
 
 def crop_images(draws: Draws, size: int, images: Tensor) -> Tensor:
-    """A random picture, crop and flip for each clip: float32 [N, size, size, 3] from uint8 [M, S, S, 3]."""
+    """A random image, crop and flip for each clip: float32 [N, size, size, 3] from uint8 [M, S, S, 3]."""
     device = draws.index.device
     picture = draws.integer("picture", len(images))
     spare = images.shape[1] - size + 1
@@ -117,14 +117,14 @@ def crop_images(draws: Draws, size: int, images: Tensor) -> Tensor:
 
 
 def make_backgrounds(draws: Draws, kind: Tensor, kinds: Sequence[Background], size: int, images: Tensor | None) -> Tensor:
-    """Backgrounds of the wanted kinds.
+    """Backgrounds of the given kinds.
 
     Args:
         draws: Random numbers of the N clips.
-        kind: int64 [N], which of `kinds` each clip has.
+        kind: int64 [N], index into `kinds` for each clip.
         kinds: Kinds of background.
         size: Side of the frame in pixels.
-        images: uint8 [M, S, S, 3] with S >= size, pictures to cut from; needed for "images" only.
+        images: uint8 [M, S, S, 3] with S >= size, images to crop; only needed for "images".
 
     Returns:
         uint8 [N, size, size, 3].

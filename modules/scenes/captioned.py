@@ -1,7 +1,7 @@
-"""Whole clips of captioned motion over still backgrounds, and sets of clip pairs to test retrieval with.
+"""Clips of captioned motion over still backgrounds, and sets of clip pairs to test retrieval.
 
-Objects are the shapes of `modules.motion.appearance` in one plain colour that has a name. Nothing wraps around: what leaves
-the frame is gone, as captions have it. Axis letters: `N` clips, `K` = 2 objects.
+Objects are the shapes of `modules.motion.appearance` in one of the named plain colours. Nothing wraps around: objects that
+leave the frame disappear, as the captions state. Axis letters: `N` clips, `K` = 2 objects.
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ HeldOut = Literal["none", "verbs", "objects"]
 
 
 HELD_OUT_SHAPES = ("half_disc", "flag")
-"""Shapes that only a test with held-out objects shows."""
+"""Shapes that only appear in tests with held-out objects."""
 TEXTURE = 96
 CANDIDATES = 8
-"""How many pairs are drawn for each pair of a retrieval set, so that enough of them have unique captions."""
+"""Number of candidates drawn per pair of a retrieval set, so that enough of them have unique captions."""
 
 
 @dataclass
 class CaptionSettings(ScriptSettings):
-    """Captioned motion in the place of labelled motion.
+    """Captioned motion instead of labelled motion.
 
     Args:
         primitives: see `ScriptSettings`.
@@ -43,12 +43,12 @@ class CaptionSettings(ScriptSettings):
         relations: see `ScriptSettings`.
         together: see `ScriptSettings`.
         object_size: see `ScriptSettings`.
-        text: what captions tell: the motion, or nothing but the objects ('a red arrow'), to compare with.
-        verbs: one plain verb per meaning, or the whole lexicon without the held-out verbs.
+        text: content of the captions: the motion, or only the objects ('a red arrow'), as a baseline.
+        verbs: one plain verb per meaning, or the complete lexicon without the held-out verbs.
         paraphrases: file of further wordings (JSON lines), or null.
-        wordings: how many wordings each training clip has; they take turns from epoch to epoch.
-        test_pairs: pairs of clips in the test set, each clip with the same frames in the opposite order as its partner.
-        held_out: what the test set has that training never saw: none, verbs or objects.
+        wordings: number of wordings per training clip, which alternate between epochs.
+        test_pairs: pairs of clips in the test set; the two clips have the same frames in opposite order.
+        held_out: content of the test set that is not in training: none, verbs or objects.
     """
 
     text: Literal["motion", "object"] = "motion"
@@ -59,7 +59,7 @@ class CaptionSettings(ScriptSettings):
     held_out: HeldOut = "none"
 
     def check(self, frames: int) -> None:
-        """Raise a SettingError for what no clip can be made of."""
+        """Raise a SettingError if no clips can be made with these settings."""
         names = set(self.chosen()) & set(drawable(frames))
         if not names:
             raise SettingError(f"data.captions.primitives: none of {list(self.primitives)} can be seen in {frames} frames.")
@@ -67,25 +67,25 @@ class CaptionSettings(ScriptSettings):
             raise SettingError("data.captions.wordings and data.captions.test_pairs must be at least 1.")
         if not names & set(REVERSIBLE):
             raise SettingError(
-                f"data.captions.primitives: {list(self.primitives)} look the same backwards, so that no pairs can be made to "
-                "test retrieval; add others, for example T."
+                f"data.captions.primitives: {list(self.primitives)} look the same backwards, so no pairs can be made to test "
+                "retrieval; add others, for example T."
             )
 
 
 @dataclass
 class CaptionedClips:
-    """Clips with their captions and everything that is known about them.
+    """Clips with their captions and annotations.
 
     Args:
         video: uint8 [N, T, H, W, 3].
         captions: one per clip, in the first wording.
         texts: all wordings of each clip, [wordings][N].
-        signature: int64 [N], equal for clips whose captions say the same.
+        signature: int64 [N], equal for clips whose captions have the same meaning.
         script: the motion.
-        names: of the objects of each clip.
-        motion: int64 [N], number in `PRIMITIVES` of what the first object does first, or of the relation.
+        names: names of the objects of each clip.
+        motion: int64 [N], index into `PRIMITIVES` of the first object's first motion, or of the relation.
         object: int64 [N], shape of object 0, index into `SHAPES`.
-        background: int64 [N], index into the backgrounds that were asked for.
+        background: int64 [N], index into the given backgrounds.
     """
 
     video: Tensor
@@ -101,15 +101,15 @@ class CaptionedClips:
 
 @dataclass
 class Stage:
-    """How clips are filmed, apart from what moves in them.
+    """Settings of the clips other than their moving objects.
 
     Args:
         frames: T.
         size: side in pixels.
-        split: which random numbers to draw.
-        seed: of the data set.
+        split: split, which determines the random numbers.
+        seed: seed of the data set.
         backgrounds: kinds of background, equally frequent.
-        images: uint8 [M, S, S, 3], pictures for the background "images".
+        images: uint8 [M, S, S, 3], images for the background "images".
     """
 
     frames: int
@@ -155,16 +155,16 @@ def _choose(old: Script, new: Script, where: Tensor) -> Script:
 
 
 class Cast:
-    """Everything about some clips but their pixels.
+    """Everything about some clips except their pixels.
 
     Args:
-        index: int64 [N], numbers of the clips; a clip is a function of (seed, split, number, version).
-        stage: how they are filmed.
-        settings: what moves.
+        index: int64 [N], indices of the clips; a clip is a function of (seed, split, index, version).
+        stage: settings of the clips.
+        settings: settings of the motion.
         shapes: names of the objects to choose from.
-        topics: names of the primitives to choose from, one per clip; None takes the settings' mixture.
+        topics: names of the primitives to choose from, one per clip; None uses the settings' mixture.
         backwards: bool [N], which clips run backwards.
-        version: of the random numbers.
+        version: version of the random numbers.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Cast:
         self.names = [[Name(SHAPES[s], colours[c]) for s, c in zip(k[:n], o[:n], strict=True)] for k, o, n in pairs]
 
     def clips(self, stage: Stage, settings: CaptionSettings, captioner: Captioner, wordings: int) -> CaptionedClips:
-        """Film them and put them into words."""
+        """Render the clips and write their captions."""
         told = tell(self.script)
         all_captions = [captioner(self.script, self.names, wording, told) for wording in range(wordings)]
         if settings.text == "object":
@@ -200,7 +200,7 @@ class Cast:
         chunk = max(1, CHUNK_PIXELS // (stage.frames * stage.size**2))
         rows = torch.arange(len(self.names), device=self.kind.device)
         for part in rows.split(chunk):
-            # Frames backwards, not a picture of motion backwards: so that not a bit differs but the order.
+            # Reverse the rendered frames instead of rendering reversed motion, so that frames are identical except for order.
             forwards = _choose(self.script.select(part), self.script.select(part).reverse(), self.backwards[part])
             video, background = _film(self.draws.at(part), forwards, self.kind[part], self.colour[part], stage)
             turned = self.backwards[part][:, None, None, None, None]
@@ -223,32 +223,33 @@ class Cast:
 
 
 def _object_caption(names: list[Name]) -> Caption:
-    """Nothing but the objects."""
+    """A caption of only the objects."""
     text = " and ".join(with_article(name.full()) for name in names)
     return Caption(text, "objects", stable_hash(text), [])
 
 
 def training_shapes() -> list[str]:
-    """Shapes that training may show."""
+    """Shapes that may appear in training."""
     return [name for name in SHAPES if name not in HELD_OUT_SHAPES]
 
 
 def captioned_clips(count: int, stage: Stage, settings: CaptionSettings, wordings: int = 1) -> CaptionedClips:
-    """Clips 0 .. count - 1 of a split, with captions. Clip n is a function of (seed, split, n) alone."""
+    """Clips 0 .. count - 1 of a split, with captions. Clip n only depends on (seed, split, n)."""
     captioner = Captioner(settings.verbs, settings.paraphrases)
     cast = Cast(torch.arange(count), stage, settings, training_shapes())
     return cast.clips(stage, settings, captioner, wordings)
 
 
 def retrieval_clips(stage: Stage, settings: CaptionSettings) -> CaptionedClips:
-    """Pairs of clips that differ in their motion alone: clip 2n + 1 shows the frames of clip 2n in the opposite order.
+    """Pairs of clips that only differ in their motion: clip 2n + 1 has the frames of clip 2n in opposite order.
 
-    Each clip has one right caption: no two have the same object do the same, even if at another speed, over another
-    distance or elsewhere. Each shows one primitive whose reverse is another one, such as up and down, enter and leave,
-    clockwise and anticlockwise. Captions tell the motion and name the colour and the noun of objects, whatever `text` is.
+    Each clip has one correct caption: no two clips show the same object with the same motion, not even at another speed,
+    distance or position. Each clip shows one primitive whose reverse is another primitive, such as up and down, enter and
+    leave, clockwise and anticlockwise. Captions describe the motion and name colour and noun of the objects, independent of
+    `text`.
 
     Raises:
-        SettingError: the primitives do not give so many different captions.
+        SettingError: if the primitives do not allow this number of different captions.
     """
     names = set(settings.chosen()) & set(drawable(stage.frames))
     topics = [name for name in REVERSIBLE if name in names]
@@ -276,6 +277,6 @@ def retrieval_clips(stage: Stage, settings: CaptionSettings) -> CaptionedClips:
 
 
 def _gist(caption: Caption) -> str:
-    """What a caption says without speed, distance, place and straightness."""
+    """The meaning of a caption without speed, distance, place and straightness."""
     parts = caption.signature.split("+")
     return "+".join(part for part in parts if not part.startswith(("S.", "D.", "G.", "P.start", "P.stop", "C.straight")))

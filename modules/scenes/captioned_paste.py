@@ -1,10 +1,11 @@
-"""Objects whose motion is told, pasted into any clips (LocoMotion, https://arxiv.org/abs/2410.12018).
+"""Objects with captioned motion, pasted into arbitrary clips (LocoMotion, https://arxiv.org/abs/2410.12018).
 
-Objects are shapes of one plain colour, or cut-outs of a folder that are called by their category. Rotation must be seen where
-it is told: no shape looks the same turned, and cut-outs are taken as having an orientation (of a ball that need not be so).
+Objects are shapes in one plain colour, or cut-outs in a folder that are named by their category. A captioned rotation must be
+visible: no shape looks the same after a rotation, and cut-outs are assumed to have an orientation (which is not true of a
+ball).
 
-A cut-out keeps its own aspect ratio (SMILE's official code does not) inside the box that was drawn for it, so that it never
-reaches further than was planned, and is smaller where it is long. Its motion is measured and told after that.
+A cut-out keeps its aspect ratio (unlike in SMILE's official code) inside the box that was drawn for it, so it never exceeds
+the planned extent, and elongated cut-outs are smaller. Its motion is measured and described after that.
 
 Axis letters: `N` clips, `K` = 2 objects, `M` moments, `s` texels per side.
 """
@@ -30,12 +31,11 @@ STROKE = 0.32
 
 @dataclass
 class CaptionedPasteSettings:
-    """What is pasted into clips and told of.
+    """Settings of pasted objects and their captions.
 
     Args:
-        objects: cut-outs to paste, named by their category; null pastes shapes of one plain colour.
-        captions: how the objects move and how it is told; the settings of a data set (wordings, test_pairs, held_out) say
-            nothing here.
+        objects: cut-outs to paste, named by their category; null pastes shapes in one plain colour.
+        captions: settings of motion and captions; those of a data set (wordings, test_pairs, held_out) have no effect here.
     """
 
     objects: ObjectBank | None = None
@@ -44,40 +44,40 @@ class CaptionedPasteSettings:
 
 @dataclass(eq=False)
 class PastePlan:
-    """What is pasted into clips and said of it: all that needs no pixels. Made on the host."""
+    """Pasted objects and their captions, without pixels. Made on the host."""
 
     record: MotionRecord
-    """of N clips, in pixels"""
+    """motion in N clips, in pixels"""
     picture: Tensor
-    """int64 [N, K], which of the `Pictures`"""
+    """int64 [N, K], index into the `Pictures`"""
     texts: list[str]
-    """N captions of what the pasted objects do"""
+    """N captions of the motion of the pasted objects"""
     signature: Tensor
-    """int64 [N], equal where captions say the same"""
+    """int64 [N], equal for captions with the same meaning"""
 
 
 class Pictures(Protocol):
-    """What can be pasted, by number."""
+    """Pictures of the objects that can be pasted, by index."""
 
     def pick(self, index: Tensor) -> Tensor:
-        """Textures, not blurred: int64 [N, K], on the device to draw on -> uint8 [N, K, s, s, 4]."""
+        """Textures, not blurred: int64 [N, K], on the device for rendering -> uint8 [N, K, s, s, 4]."""
         ...
 
 
 class Players(NamedTuple):
-    """Who moves in some clips, and how."""
+    """The moving objects of some clips, and their motion."""
 
     script: Script
     names: list[list[Name]]
-    """of the objects that there are, 1 or 2 per clip"""
+    """names of the objects, 1 or 2 per clip"""
     picture: Tensor
-    """int64 [N, K], which of the `Pictures`"""
+    """int64 [N, K], index into the `Pictures`"""
 
 
 def noun_of(category: str) -> str:
-    """What captions call a category, in lower case and without punctuation: 'Aerosol-can' -> 'aerosol can'.
+    """The noun for a category, in lower case and without punctuation: 'Aerosol-can' -> 'aerosol can'.
 
-    Remarks in brackets, which LVIS has, are no part of a name: 'bow_(weapon)' -> 'bow'.
+    Remarks in brackets, as in LVIS, are removed: 'bow_(weapon)' -> 'bow'.
     """
     words = re.sub(r"\(.*?\)|[\W_]", " ", category.lower().replace("'", ""))
     return " ".join(words.split()) or "object"
@@ -87,20 +87,20 @@ class CutOuts:
     """The nouns of the pictures of a bank, without the pictures. The two objects of a clip have different nouns.
 
     Args:
-        bank: cut-outs of a folder. If all have one noun, a clip shows such a thing and another one.
+        bank: cut-outs in a folder. If all have the same noun, both objects of a clip have it.
 
     Raises:
-        SettingError: if the bank has no folder; its shapes have no colour that a caption could name.
+        SettingError: if the bank has no folder, because its shapes have no colour that a caption could name.
     """
 
     def __init__(self, bank: ObjectBank) -> None:
         if bank.root is None:
             raise SettingError(
-                "model.paste.objects.root is null; name the folder of cut-outs, or set model.paste.objects to null for shapes."
+                "model.paste.objects.root is null; set it to the folder of cut-outs, or model.paste.objects to null for shapes."
             )
         self.aspect = bank.aspect
         self.nouns = [noun_of(category) for category in bank.names]
-        # In this order the pictures with another noun than a picture's own follow each other, from `_next` on, cyclically.
+        # In this order, the pictures with another noun than a given picture are contiguous (cyclically), starting at `_next`.
         order = sorted(range(len(bank)), key=lambda number: self.nouns[number])
         number = {noun: n for n, noun in enumerate(sorted(set(self.nouns)))}
         count = torch.tensor([number[self.nouns[k]] for k in order]).bincount()
@@ -110,13 +110,13 @@ class CutOuts:
         self._others = torch.where(others > 0, others, len(bank))
 
     def draw(self, draws: Draws) -> Tensor:
-        """Numbers of the pictures of some clips, int64 [N, K]: the first any, the second any with another noun."""
+        """Indices of the pictures of some clips, int64 [N, K]: the first is arbitrary, the second has another noun."""
         first = draws.integer("cut-out", len(self.nouns))
         step = (draws.uniform("other cut-out") * self._others[first]).long()
         return self._order[torch.stack([first, (self._next[first] + step) % len(self.nouns)], dim=1)]
 
     def players(self, cast: Cast) -> Players:
-        """Cut-outs in the place of the shapes of a cast."""
+        """The cast with cut-outs instead of shapes."""
         index = self.draw(cast.draws)
         names = [[Name(self.nouns[k]) for k in own[: len(old)]] for own, old in zip(index.tolist(), cast.names, strict=True)]
         script = replace(cast.script, size=inside(cast.script.size, self.aspect[index]))
@@ -162,15 +162,15 @@ class ShapePictures:
 def plan_and_tell(
     number: Tensor, frames: int, side: int, settings: CaptionSettings, captioner: Captioner, cut_outs: CutOuts | None = None
 ) -> PastePlan:
-    """Let objects move, and say how they do.
+    """Draw the objects, motion and captions of some clips.
 
     Args:
-        number: int64 [N], on the host; a clip's objects, motion and words depend on its number alone.
-        frames: of a clip.
-        side: of a frame in pixels.
-        settings: what moves.
-        captioner: how it is told.
-        cut_outs: what moves; None takes shapes.
+        number: int64 [N], on the host; the objects, motion and words of a clip only depend on its number.
+        frames: frames per clip.
+        side: side of a frame in pixels.
+        settings: settings of the motion.
+        captioner: writer of the captions.
+        cut_outs: cut-outs to paste; None uses shapes.
     """
     cast = Cast(number, Stage(frames, side, "train", seed=0), settings, training_shapes())
     players = ShapePictures.players(cast) if cut_outs is None else cut_outs.players(cast)
@@ -181,5 +181,5 @@ def plan_and_tell(
 
 
 def paste_plan(clip: Tensor, plan: PastePlan, pictures: Pictures) -> Tensor:
-    """Paste what was planned: uint8 [N, T, S, S, 3] -> the same. All tensors are on one device."""
+    """Paste the objects of a plan: uint8 [N, T, S, S, 3] -> the same shape. All tensors are on one device."""
     return paste(clip, plan.record, blur_to_size(pictures.pick(plan.picture), plan.record.size.mean(2)))

@@ -1,11 +1,11 @@
-"""Labelled motions whose class cannot be read from any single frame, and the random draws behind them.
+"""Labelled motions whose class cannot be inferred from any single frame, and their random draws.
 
-Positions live on a torus, angles on a circle, and logarithms of sizes on a circle too. Every clip starts anywhere on
-them with equal probability, whatever its class, and a motion only adds a shift that depends on time. A uniform
-distribution stays uniform under a shift, so at every frame the position, the size and the angle have exactly the same
-joint distribution in all classes: only the change from frame to frame distinguishes them. Speeds come from one distribution
-for all classes as well. The price is that objects which leave the picture come in again on the other side, and that an
-object which grows beyond the largest size goes on from the smallest (a sawtooth), in a fair share of the clips.
+Positions are on a torus; angles and logarithms of sizes are on a circle. In every class, clips start with a uniform
+distribution on them, and a motion only adds a shift that depends on time. A uniform distribution remains uniform under a shift,
+so in every frame, position, size and angle have exactly the same joint distribution in all classes: only the change between
+frames distinguishes them. Speeds have the same distribution in all classes, too. As a consequence, objects that leave the
+picture reappear on the other side, and an object that grows beyond the largest size continues from the smallest (a sawtooth),
+in a considerable fraction of the clips.
 """
 
 import math
@@ -29,23 +29,23 @@ def _signed(value: int) -> int:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 (which wraps around on overflow, as the algorithm wants)."""
-    # torch shifts int64 arithmetically; the mask turns that into the logical shift of the algorithm.
+    """SplitMix64's finaliser on int64 (which wraps around on overflow, as the algorithm requires)."""
+    # torch shifts int64 arithmetically; the mask converts this to the logical shift of the algorithm.
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 class Draws:
-    """Random numbers that are a pure function of (seed, split, clip number, name of the quantity).
+    """Random numbers that are a pure function of (seed, split, clip index, name of the quantity).
 
-    They are hashed, not drawn in sequence (SplitMix64; Steele, Lea and Flood 2014). So a clip is the same in whatever
-    company, order, chunk and on whatever device it is made.
+    They are hashed, not drawn in sequence (SplitMix64; Steele, Lea and Flood 2014). So a clip does not depend on the order,
+    chunk, device or other clips with which it is made.
 
     Args:
         seed: Seed of the data set.
         split: The two splits get unrelated numbers.
-        index: int64 [N], numbers of the clips. Its device is where everything is made.
+        index: int64 [N], indices of the clips. All tensors are made on its device.
         version: Other versions give unrelated numbers.
     """
 
@@ -80,11 +80,11 @@ class Draws:
         return (self.uniform(name) * count).long()
 
     def banded(self, name: str, low: float = 0.0, high: float = 1.0, bands: int = 6) -> Tensor:
-        """float64 [N] in [low, high), from bands that are assigned to the two splits in turn.
+        """float64 [N] in [low, high), from bands that alternate between the two splits.
 
-        The range is cut into `bands` equal bands; the training split draws from the first half of each, the validation
-        split from the second, with a gap of a tenth of a band between them. Both splits cover the whole range, and no
-        value of one lies among the values of the other.
+        The range is divided into `bands` equal bands; the training split draws from the first half of each, the validation
+        split from the second, with a gap of a tenth of a band between them. Both splits cover the complete range, but their
+        values do not overlap.
         """
         unit = self.uniform(name) * bands
         band = unit.floor()
@@ -98,9 +98,9 @@ class MotionClass(NamedTuple):
     Args:
         name: Name of the class.
         heading: Direction of the first phase in degrees, clockwise from 'right'; None draws one per clip.
-        first: Whether the object travels in the first phase.
-        second: Whether it travels in the second phase.
-        turn: Degrees clockwise by which the heading changes between the phases.
+        first: Whether the object moves in the first phase.
+        second: Whether it moves in the second phase.
+        turn: Change of the heading between the phases, in degrees clockwise.
         spin: 1 rotates clockwise, -1 anticlockwise.
         growth: 1 grows, -1 shrinks.
     """
@@ -132,22 +132,22 @@ MOTION_CLASSES = (
 """The classes, in the order of their labels."""
 
 TRAVEL = (0.35, 0.75)
-"""Length of a path over the whole clip, in sides of the frame; phases at rest only shorten the path, not the speed."""
+"""Length of a path over the complete clip, in sides of the frame; phases at rest shorten the path, but not the speed."""
 ROTATION = (90.0, 240.0)
 """Degrees over the clip."""
 MAX_ROTATION_PER_FRAME = 59.0
-"""Faster rotations of few frames would look like rotations in the other direction."""
+"""Faster rotations would look like rotations in the opposite direction."""
 GROWTH = (1.6, 2.2)
 """Ratio of sizes over the clip."""
 NUISANCE = 0.3
-"""Share of the motions above that objects make, in every class, in what their class does not concern."""
+"""Fraction of the motions above by which distractors change the quantities that the class does not use."""
 
 
 class Change(NamedTuple):
-    """What a motion adds to the place where it starts, float64: `shift` [N, T, 2] (x, y), `turn` [N, T] and `growth` [N, T].
+    """Change since the start of a motion, float64: `shift` [N, T, 2] (x, y), `turn` [N, T] and `growth` [N, T].
 
-    Shifts are in sides of the frame, turns in degrees clockwise, growth is the logarithm of a ratio of sizes. Nothing is
-    wrapped around yet.
+    Shifts are in sides of the frame, turns in degrees clockwise, growth is the logarithm of a ratio of sizes. Values are not
+    wrapped around.
     """
 
     shift: Tensor
@@ -156,9 +156,9 @@ class Change(NamedTuple):
 
 
 class Path(NamedTuple):
-    """Where objects are, float32: `centre` [N, T, 2] (x, y), `size` [N, T] and `angle` [N, T].
+    """Positions of objects, float32: `centre` [N, T, 2] (x, y), `size` [N, T] and `angle` [N, T].
 
-    Centres and sizes are in sides of the frame, angles in degrees clockwise; centres lie in [0, 1), angles in [0, 360).
+    Centres and sizes are in sides of the frame, angles in degrees clockwise; centres are in [0, 1), angles in [0, 360).
     """
 
     centre: Tensor
@@ -176,30 +176,30 @@ def _direction(degrees: Tensor) -> Tensor:
 
 
 def ease(progress: Tensor) -> Tensor:
-    """Way gone of a phase from its progress, both from 0 to 1: a body that starts and ends at rest, whose acceleration is a
-    period of a sine.
+    """Covered distance of a phase as a function of its progress, both from 0 to 1, for a body that starts and ends at rest. The
+    acceleration is one period of a sine.
     """
     progress = progress.clamp(0, 1)
     return progress - (2 * math.pi * progress).sin() / (2 * math.pi)
 
 
 def changes(draws: Draws, motion: Tensor, frames: int, distractors: bool) -> Change:
-    """`changes_at` of T frames that are spread evenly over the whole motion."""
+    """`changes_at` for T frames that are evenly spaced over the complete motion."""
     time = torch.linspace(0, 1, frames, device=motion.device, dtype=torch.float64)
     return changes_at(draws, motion, time, frames, distractors)
 
 
 def changes_at(draws: Draws, motion: Tensor, time: Tensor, frames: int, distractors: bool, smooth: bool = False) -> Change:
-    """Draws speeds and headings, and what the motion of a class has changed at given moments.
+    """Draw speeds and headings, and compute the changes of a motion at given times.
 
     Args:
         draws: Random numbers of the N clips.
         motion: int64 [N], class of each clip; -1 changes nothing.
-        time: float64 [T] or [N, T], moments, from 0 at the first frame to 1 at the last one. What lies outside goes on as it
-            was, or with `smooth` rests.
-        frames: Number of frames of the clip, which bounds the rotation.
-        distractors: Adds small random drifts of position, angle and size where the class does not use them.
-        smooth: Both phases start and end at rest (see `ease`), instead of going at one speed; drifts keep theirs.
+        time: float64 [T] or [N, T], times, from 0 at the first frame to 1 at the last one. Outside this range, the motion
+            continues, or with `smooth` rests.
+        frames: Number of frames of the clip, which limits the rotation.
+        distractors: Add small random drifts of the quantities (position, angle, size) that the class does not use.
+        smooth: Both phases start and end at rest (see `ease`), instead of having constant speed; drifts are not affected.
     """
     still = (motion < 0)[:, None]
     motion = motion.clamp(min=0)
@@ -237,7 +237,7 @@ def changes_at(draws: Draws, motion: Tensor, time: Tensor, frames: int, distract
 
 
 def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, float], distractors: bool) -> Path:
-    """Lets objects start anywhere, and moves them according to their class.
+    """Paths of objects with random starts that move according to their class.
 
     Args:
         draws: Random numbers of the N clips.
@@ -250,7 +250,7 @@ def move(draws: Draws, motion: Tensor, frames: int, object_size: tuple[float, fl
 
 
 def starting(draws: Draws, change: Change, object_size: tuple[float, float]) -> Path:
-    """Paths of objects that start anywhere on the torus and change as a class says."""
+    """Paths of objects with random starts on the torus and given changes."""
     start = torch.stack([draws.uniform("x"), draws.uniform("y")], dim=-1)[:, None]
     octave = math.log(object_size[1] / object_size[0])
     size = draws.uniform("size")[:, None] * octave + change.growth

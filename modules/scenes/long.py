@@ -1,7 +1,7 @@
-"""Long generated videos of labelled segments: any part of them is made without the rest.
+"""Long generated videos of labelled segments. Any part of a video can be made without the rest.
 
-A segment shows one object that performs one of `MOTION_CLASSES`, over its entire length and with its own start, speed
-and heading; the background is that of the video. A video has its own class, which a share of its segments show.
+A segment shows one object that performs one of `MOTION_CLASSES` over its entire length, with its own start, speed and heading,
+in front of the video's background. A video has a class, which a fraction of its segments show.
 Axis letters: `N` videos, `G` segments, `V` windows, `T` frames, `S` steps, `D` width of a feature.
 """
 
@@ -20,25 +20,26 @@ from modules.scenes.objects import CHUNK_PIXELS, draw_objects
 
 OBJECT_SIZE = (0.22, 0.55)
 VIDEO, SEGMENT, WINDOW = 101, 102, 1000
-"""Versions of the draws of videos, of segments, and of where windows lie in epoch 0; none are those of short clips."""
+"""Versions of the draws for videos, segments, and window positions in epoch 0; short clips have other versions."""
 MOST = 4096
-"""Segments of a video are numbered from its number times this."""
+"""Maximum number of segments per video; segments are indexed from the video's index times this."""
 LONGEST = 3600.0
 PACE = (5.0, 1.0, 4.0)
-"""What motion counts in features: of sides of the picture, radians and logarithms of sizes per second."""
+"""Weights of the motion in features: of sides of the picture, radians and logarithms of sizes per second."""
 PROJECTION = 20
 """Seed of the projection of features, the same for all data sets."""
 
 
 @dataclass
 class LongSettings:
-    """What long generated videos are made of.
+    """Settings of long generated videos.
 
     Args:
-        duration: Shortest and longest video in seconds; their logarithms are spread evenly.
+        duration: Shortest and longest video in seconds, with a uniform distribution of the logarithm.
         segment: Shortest and longest segment in seconds; the last one ends with the video.
-        share: Share of the segments that show the class of the video, besides one that does in any case; others show any.
-        smooth: Objects start and end each phase of their motion at rest, instead of going at one speed.
+        share: Fraction of the segments that show the class of the video, in addition to one that always does. The others show
+            random classes.
+        smooth: Objects start and end each phase of their motion at rest, instead of having constant speed.
         fps: Frames per second within a window.
         backgrounds: Kinds of background, equally frequent.
     """
@@ -55,30 +56,30 @@ class LongSettings:
             low, high = getattr(self, name)
             check_range("data.long", 1, most, **{f"{name}.0": low, f"{name}.1": high})
             if low > high:
-                raise SettingError(f"data.long.{name} is {[low, high]}; give the shortest first and then the longest.")
+                raise SettingError(f"data.long.{name} is {[low, high]}; pass the shortest first and then the longest.")
         check_positive("data.long", fps=self.fps)
         check_range("data.long", 0, 1, share=self.share)
         if not isinstance(self.smooth, bool):
             raise SettingError(f"data.long.smooth is {self.smooth}; it must be true or false.")
         if "images" in self.backgrounds or not self.backgrounds or len(set(self.backgrounds)) < len(self.backgrounds):
             raise SettingError(
-                f"data.long.backgrounds is {list(self.backgrounds)}; name one or more of black, gradient, noise and texture."
+                f"data.long.backgrounds is {list(self.backgrounds)}; pass one or more of black, gradient, noise and texture."
             )
 
     @property
     def most(self) -> int:
-        """Segments that the longest video may have."""
+        """Maximum number of segments of a video."""
         return math.ceil(self.duration[1] / self.segment[0])
 
 
 @dataclass
 class FeatureSettings:
-    """Features of a long video in the place of its pictures, see `LongVideos.features`.
+    """Features of a long video instead of its frames, see `LongVideos.features`.
 
     Args:
-        step: Seconds from one feature to the next, each of which is about so long a part of the video.
-        width: Numbers per feature.
-        noise: Standard deviation of what is added to them; that of a feature without it is about 1.
+        step: Seconds between features; each describes a part of the video of this length.
+        width: Length of a feature.
+        noise: Standard deviation of the added noise; that of a feature without noise is about 1.
     """
 
     step: float = 1.0
@@ -92,13 +93,13 @@ class FeatureSettings:
 
 
 class LongVideos:
-    """What happens in some long videos. Video n is a function of (seed, split, n) and the settings alone.
+    """Content of some long videos. Video n only depends on (seed, split, n) and the settings.
 
     Args:
-        index: int64 [N], numbers of the videos; its device is where everything is made.
-        split: which draws, colours and backgrounds.
-        seed: of the data set.
-        settings: of the videos.
+        index: int64 [N], indices of the videos; all tensors are made on its device.
+        split: split, which determines draws, colours and backgrounds.
+        seed: seed of the data set.
+        settings: settings of the videos.
     """
 
     def __init__(self, index: Tensor, split: Split, seed: int, settings: LongSettings) -> None:
@@ -111,9 +112,9 @@ class LongVideos:
         starts = torch.cat([torch.zeros_like(lengths[:, :1]), lengths.cumsum(1)], 1)
         bounds = torch.minimum(starts, self.duration[:, None])
         self.start, self.end = bounds[:, :-1].contiguous(), bounds[:, 1:]
-        """float64 [N, G], seconds; segments behind the end of a video begin and end there"""
+        """float64 [N, G], seconds; unused segments start and end at the end of the video"""
         self.there = self.end > self.start
-        """bool [N, G], which segments there are"""
+        """bool [N, G], which segments exist"""
         self.label = index.remainder(len(MOTION_CLASSES))
         """int64 [N], the class of each video"""
         motion = (draws.many("motions", settings.most) * len(MOTION_CLASSES)).long()
@@ -121,22 +122,22 @@ class LongVideos:
         sure = (draws.uniform("sure") * self.there.sum(1)).long()
         own |= torch.arange(settings.most, device=index.device) == sure[:, None]
         self.motion = torch.where(own, self.label[:, None], motion).masked_fill(~self.there, -1)
-        """int64 [N, G], the class of each segment; -1 behind the end of a video"""
+        """int64 [N, G], the class of each segment; -1 after the end of a video"""
 
     def _draws(self, numbers: Tensor, version: int) -> Draws:
         return Draws(self.seed, self.split, numbers, version)
 
     def segment_at(self, seconds: Tensor) -> Tensor:
-        """Numbers of the segments that are on at moments float64 [N, S]: int64 [N, S]."""
+        """Indices of the segments at times float64 [N, S]: int64 [N, S]."""
         return torch.searchsorted(self.start, seconds.contiguous(), right=True).minimum(self.there.sum(1, keepdim=True)) - 1
 
     def windows(self, count: int, frames: int, epoch: int | None) -> Tensor:
-        """Moments of the frames of windows, one in each of so many equal parts of a video: float64 [N, V, T], in seconds.
+        """Timestamps of the frames of windows, one in each of `count` equal parts of a video: float64 [N, V, T], in seconds.
 
         Args:
             count: V
             frames: T
-            epoch: in which they lie anywhere in their parts; None takes the middles.
+            epoch: epoch, which determines random positions within the parts; None uses their centres.
         """
         place = self.index.new_full((len(self.index), count), 0.5, dtype=torch.float64)
         if epoch is not None:
@@ -146,25 +147,23 @@ class LongVideos:
         return start[..., None] + torch.arange(frames, device=place.device) / self.settings.fps
 
     def labels(self, moments: Tensor) -> Tensor:
-        """Class that is shown in the middle of windows with moments float64 [N, V, T]: int64 [N, V]."""
+        """Class at the centre of windows with timestamps float64 [N, V, T]: int64 [N, V]."""
         return self.motion.gather(1, self.segment_at((moments[..., 0] + moments[..., -1]) / 2))
 
     def _move(self, video: Tensor, segment: Tensor, seconds: Tensor) -> tuple[Draws, Change, Path]:
-        """What the objects of R segments, of videos int64 [R], do at moments float64 [R, M]; outside of their segments they
+        """Motion of the objects of R segments, of videos int64 [R], at times float64 [R, M]. Outside their segments, they
         rest.
         """
         start, end = self.start[video, segment][:, None], self.end[video, segment][:, None]
         draws = self._draws(self.index[video] * MOST + segment, SEGMENT)
         progress = ((seconds - start) / (end - start)).clamp(0, 1)
-        # So slow that no rotation could be one in the other direction.
+        # This limits the rotation, so that it cannot look like one in the opposite direction.
         frames = max(2, round(self.settings.segment[0] * self.settings.fps))
         change = changes_at(draws, self.motion[video, segment], progress, frames, False, self.settings.smooth)
         return draws, change, starting(draws, change, OBJECT_SIZE)
 
     def render(self, moments: Tensor, size: int) -> Tensor:
-        """Pictures at any moments float64 [N, ...] in seconds: uint8 [N, ..., size, size, 3]. What is not asked for costs
-        nothing.
-        """
+        """Frames at any times float64 [N, ...] in seconds: uint8 [N, ..., size, size, 3]. Only these frames are computed."""
         flat = moments.reshape(len(moments), -1)
         segment = self.segment_at(flat).flatten()
         video = torch.arange(len(flat), device=flat.device).repeat_interleave(flat.shape[1])
@@ -182,19 +181,19 @@ class LongVideos:
         return torch.cat(parts).view(*moments.shape, size, size, 3)
 
     def features(self, number: int, settings: FeatureSettings) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of a video, one per step, as an encoder might give them that sees motion; made without one.
+        """Synthetic features of a video, one per step, similar to those of an encoder that sees motion.
 
-        A feature is a fixed random projection of what the segment in the middle of a step shows during it: how far the object
-        goes, turns and grows in its first and second half, where it is in the middle (on the torus, the circle and the scale of
-        sizes), and its shape; and noise. Segments tell their class, as far as motion of that length does; the video's class is
-        that of many of its segments.
+        A feature is a fixed random projection of the segment at the centre of a step, plus noise. The projected values are the
+        object's shift, rotation and growth in the first and second half of the step, its position at the centre (on the torus,
+        the circle and the scale of sizes), and its shape. So the class of a segment can be recognised as far as motion of that
+        length allows; the class of a video is that of many of its segments.
 
         Args:
-            number: of the video among the N.
-            settings: of features.
+            number: index of the video among the N.
+            settings: settings of the features.
 
         Returns:
-            float32 [S, D], the middle of each step in seconds float32 [S], and its class int64 [S]; S is the number of whole
+            float32 [S, D], the centre of each step in seconds float32 [S], and its class int64 [S]; S is the number of complete
             steps, at least 1.
         """
         device, duration = self.index.device, float(self.duration[number])
@@ -213,10 +212,10 @@ class LongVideos:
         shape = torch.nn.functional.one_hot(looks.integer("object", len(SHAPES)), len(SHAPES)).double()
         shown = torch.cat([rate.flatten(1), torch.stack(circles, 1), shape], 1)
         projection = torch.randn(shown.shape[1], settings.width, generator=device_generator("cpu", PROJECTION))
-        # About 8 of its numbers are 1 in the square.
+        # The squared norm of its input is about 8.
         feature = shown @ (projection.double() / 8**0.5).to(device)
         if settings.noise > 0:
-            # Of this standard deviation, but uniform, which costs a third.
+            # Uniform noise of this standard deviation costs a third of normal noise.
             bound = settings.noise * 3**0.5
             draws = self._draws(self.index[number : number + 1], VIDEO)
             feature = feature + draws.many("noise", steps * settings.width, -bound, bound).view_as(feature)

@@ -1,9 +1,8 @@
-"""Whole clips of one moving object over a still background, with everything that is known about them.
+"""Clips of one moving object over a still background, with complete annotations.
 
-Training and validation share the classes of motion, shape and background and nothing else: they have other fill patterns
-(plain and stripes against ramps and checks), and hues, proportions and stroke widths from bands that interleave but do not
-overlap; backgrounds have other seeds, other hues and other texture frequencies, and pictures are other files. (Black is
-black in both.)
+Training and validation only share the classes of motion, shape and background. They have different fill patterns (plain and
+stripes versus ramps and checks), and hues, proportions and stroke widths from bands that alternate but do not overlap.
+Backgrounds have different seeds, hues and texture frequencies, and images are different files. (Only black is the same.)
 """
 
 import math
@@ -24,15 +23,15 @@ CHUNK_PIXELS = 1 << 22
 
 @dataclass
 class SyntheticClips:
-    """Clips and everything that is known about them.
+    """Clips with their annotations.
 
     Args:
         video: uint8 [N, T, H, W, 3].
-        motion: int64 [N], index into `MOTION_CLASSES`; -1 where nothing moves.
+        motion: int64 [N], index into `MOTION_CLASSES`; -1 if nothing moves.
         object: int64 [N], index into `SHAPES`; -1 without objects.
-        background: int64 [N], index into the backgrounds that were asked for.
+        background: int64 [N], index into the given backgrounds.
         boxes: float32 [N, K, T, 4], corners x1 y1 x2 y2 in pixels, K objects (1, or 0 without objects). Boxes of objects
-            that wrap around an edge reach beyond the frame.
+            that wrap around an edge extend beyond the frame.
         size: float32 [N, T], side of the object in pixels.
         angle: float32 [N, T], degrees clockwise.
     """
@@ -47,7 +46,7 @@ class SyntheticClips:
 
 
 def _fill(draws: Draws, x: Tensor, y: Tensor) -> Tensor:
-    """How much of the second colour each texel has, float32 [N, s, s]; the two splits have different patterns."""
+    """Weight of the second colour in each texel, float32 [N, s, s]; the two splits have different patterns."""
     second = (draws.uniform("pattern") < 0.5)[:, None, None]
     cycles = draws.uniform("pattern cycles", 1.0, 1.8).float()[:, None, None]
     phase = draws.uniform("pattern phase", 0, 2 * math.pi).float()[:, None, None]
@@ -81,8 +80,8 @@ def make_textures(draws: Draws, kind: Tensor, side: int) -> Tensor:
 
 
 def texels(smallest: float, size: int) -> int:
-    """Side of the textures of objects that are at least `smallest` sides of a picture of `size` pixels large."""
-    # The smallest object has half as many pixels as the texture has texels: bilinear sampling then misses none.
+    """Side of textures for objects of at least `smallest` sides of a picture of `size` pixels."""
+    # The smallest object has half as many pixels as the texture has texels, so that bilinear sampling skips none.
     return max(8, round(2 * smallest * size))
 
 
@@ -101,7 +100,7 @@ def record_of(centre: Tensor, extent: Tensor, angle: Tensor) -> MotionRecord:
 
 
 def in_chunks(count: int, frames: int, size: int, device: torch.device | str) -> Iterator[Tensor]:
-    """Numbers 0 .. count - 1 of clips, int64 [n], so many at a time that their pixels fit into `CHUNK_PIXELS`."""
+    """Indices 0 .. count - 1 of clips in chunks int64 [n], whose pixels fit into `CHUNK_PIXELS`."""
     return iter(torch.arange(count, device=device).split(max(1, CHUNK_PIXELS // (frames * size * size))))
 
 
@@ -121,23 +120,23 @@ def make_clips(
     classes: Sequence[int] = range(len(MOTION_CLASSES)),
     device: torch.device | str = "cpu",
 ) -> SyntheticClips:
-    """Makes clips 0 .. count - 1 of a split. Clip n is a function of (seed, split, n, classes) alone.
+    """Make clips 0 .. count - 1 of a split. Clip n only depends on (seed, split, n, classes).
 
     Args:
         count: Number of clips N.
         frames: Frames per clip T.
         size: Side of the frames in pixels.
-        split: Which colours, patterns, proportions and backgrounds to draw from.
+        split: Split, which determines colours, patterns, proportions and backgrounds.
         seed: Seed of the data set.
         backgrounds: Kinds of background, equally frequent.
-        images: uint8 [M, S, S, 3], pictures of this split, for the "images" background.
+        images: uint8 [M, S, S, 3], images of this split, for the "images" background.
         object_size: Smallest and largest side of an object, in sides of the frame.
-        moving: False leaves every object where it starts.
-        objects: False gives bare backgrounds.
-        distractors: Adds small random drifts to what the class does not concern.
+        moving: False keeps every object at its start.
+        objects: False makes only backgrounds.
+        distractors: Add small random drifts of the quantities that the class does not use.
         view: Other numbers give the same object, background and class with another start, speed and heading.
-        classes: Indices into `MOTION_CLASSES`, which clips take in turns.
-        device: Where the clips are made and stay.
+        classes: Indices into `MOTION_CLASSES`, assigned to clips in turn.
+        device: Device of the clips.
     """
     parts = []
     motions = torch.tensor(list(classes), device=device)
@@ -166,7 +165,7 @@ def make_clips(
 def draw_objects(
     looks: Draws, kind: Tensor, video: Tensor, centre: Tensor, extent: Tensor, angle: Tensor, smallest: float
 ) -> tuple[Tensor, Tensor]:
-    """Pastes one object per clip: video uint8 [N, T, H, W, 3], centre and extent [N, T, 2], angle [N, T] -> video, boxes."""
+    """Paste one object per clip: video uint8 [N, T, H, W, 3], centre and extent [N, T, 2], angle [N, T] -> video, boxes."""
     textures = make_textures(looks, kind, texels(smallest, video.shape[2]))
     record = record_of(centre[:, None], extent[:, None], angle[:, None])
     radians = torch.deg2rad(angle)

@@ -1,7 +1,7 @@
-"""Streams of generated clips other than pictures: sound, a sensor on the first object, skeletons and sentences.
+"""Streams of generated clips other than images: sound, a sensor on the first object, skeletons and sentences.
 
-All ask one `World` where things are, so that they are exactly synchronous with its pictures. Each has one view. Axis letters:
-`N` clips, `K` objects, `C` channels, `S` samples of sound, `L` of a sensor, `T` frames, `J` joints, `M` persons.
+All of them use the positions of one `World`, so they are exactly synchronous with its frames. Each has one view. Axis letters:
+`N` clips, `K` objects, `C` channels, `S` samples of sound, `L` samples of a sensor, `T` frames, `J` joints, `M` persons.
 """
 
 import math
@@ -24,33 +24,35 @@ from modules.scenes.world import HOP, METRES, Moment, World
 
 RATES = (16000, 48000)
 PITCH = (250.0, 1000.0)
-"""Hertz of a tone at the lower and at the upper edge of the picture; so near that motion hardly shows in 25 ms."""
+"""Frequencies of a tone in Hz at the lower and the upper edge of the picture. The range is small, so that motion is hardly
+visible within 25 ms."""
 KNOTS = 250
-"""How many times per second pitch and loudness of tones are worked out; they change linearly between."""
+"""Number of points per second at which pitch and loudness of tones are computed; they are linear in between."""
 TONE, CLAP = 0.4, 0.5
-"""Amplitudes of the tone and of the landing of the largest object, where it is the only one."""
+"""Amplitudes of the tone and of the landing of the largest object if it is the only one."""
 FADE = 0.06
-"""An object is silent where it leaves the picture, or jumps from the largest to the smallest size, and is heard in full at
-this distance from there, as a share of the side of the picture or of the range of sizes."""
+"""An object is silent where it leaves the picture, or jumps from the largest to the smallest size. It has full loudness from
+this distance on, as a fraction of the side of the picture or of the range of sizes."""
 PARTIALS = ((2300.0, 0.6), (3700.0, 0.4))
-"""Hertz and share of what is heard when an object lands; no tone is as high."""
+"""Frequencies in Hz and amplitudes of the sound of a landing; they are above those of all tones."""
 DECAY, RING = 0.02, 0.2
-"""Seconds in which a landing dies away to 1/e, and after which it is over."""
+"""Decay time of a landing to 1/e, and its total length, in seconds."""
 GRAVITY = 9.81
 PERSONS = 2
 
 
 @dataclass
 class GeneratedSound:
-    """What is heard in generated clips: a tone per object, higher the higher it is, louder the larger, and further to the side
-    where it is; and with `data.world.contacts` a knock when it lands, louder for larger objects. Rotations change nothing.
+    """Sound of generated clips: one tone per object. Its pitch follows the object's height, its loudness the size, and its
+    panning the horizontal position. With `data.world.contacts`, there is a knock when the object lands, louder for larger
+    objects. Rotations have no effect.
 
     Args:
         rate: Samples per second, 16000 or 48000.
-        stereo: Two channels, between which objects pan (constant power). In one channel right and left sound alike, and so do
-            turn_left and turn_right.
-        noise: Standard deviation of white noise. Without any, side lobes far below the tone tell in a single spectrum of a few
-            milliseconds how fast its pitch changes.
+        stereo: Two channels with constant-power panning. With one channel, right and left sound the same, and so do turn_left
+            and turn_right.
+        noise: Standard deviation of white noise. Without noise, weak side lobes in a single spectrum of a few milliseconds
+            reveal the rate at which the pitch changes.
     """
 
     rate: int = 16000
@@ -67,20 +69,21 @@ class GeneratedSound:
 
 @dataclass
 class GeneratedSensor:
-    """What a sensor on the first object measures, which moves and turns with it: acceleration and angular rate.
+    """Sensor on the first object, which moves and turns with it and measures acceleration and angular rate.
 
-    A body that moves or turns at one speed feels nothing, and nothing tells it where in the picture it goes. So right, left,
-    up and down feel alike, and so do grow and shrink. Without `data.world.smooth`, none of the six feels anything, nor do
-    rotations, whose mean a bias hides; the other classes are a single jerk. `gravity` without bias tells how the object lies.
+    Motion at constant speed causes no acceleration, and the sensor does not measure directions in the picture. So right, left,
+    up and down have the same signals, and so have grow and shrink. Without `data.world.smooth`, the signals of these six
+    classes are zero, and those of rotations are a constant, which is hidden by the bias; other classes have a single peak. With
+    `gravity` and no bias, the signals show the orientation of the object.
 
     Args:
         rate: Samples per second.
         noise: Standard deviation of the noise of the acceleration, in m/s².
         bias: Largest offset of the acceleration, in m/s². The mean of each channel over a recording is replaced by a draw from
-            [-bias, bias), as if the sensor drifted, so that it says nothing of the class; 0 leaves all as it is.
-        gyro_noise: As `noise`, of the angular rate, in rad/s.
-        gyro_bias: As `bias`, of the angular rate, in rad/s.
-        gravity: The acceleration is that which sensors feel, 9.81 m/s² upwards at rest.
+            [-bias, bias), like a sensor's drift, so that it does not depend on the class; 0 keeps the mean.
+        gyro_noise: Like `noise`, for the angular rate, in rad/s.
+        gyro_bias: Like `bias`, for the angular rate, in rad/s.
+        gravity: Include gravity in the acceleration, as real sensors do: 9.81 m/s² upwards at rest.
     """
 
     rate: float = 50.0
@@ -99,27 +102,27 @@ class GeneratedSensor:
 
 
 class Senses(Protocol):
-    """Which of these streams are asked for."""
+    """Selection of these streams."""
 
     @property
     def sound(self) -> GeneratedSound | None:
-        """What is heard; None for silence."""
+        """Settings of the sound; None for no sound."""
 
     @property
     def sensor(self) -> GeneratedSensor | None:
-        """What a sensor measures; None without one."""
+        """Settings of the sensor; None for no sensor."""
 
     @property
     def skeleton(self) -> bool:
-        """Whether there are bodies."""
+        """Whether to make skeletons."""
 
     @property
     def text(self) -> bool:
-        """Whether there are sentences."""
+        """Whether to make sentences."""
 
 
 def sense_streams(world: World, streams: Senses) -> dict[str, Stream | Text]:
-    """The streams that are asked for, by name, with `time` in seconds and `valid`; nothing else is worked out.
+    """The selected streams by name, with `time` in seconds and `valid`. Other streams are not computed.
 
     * audio float32 [N, 1, C, S], from the first frame until the last one ends: S = T / fps * rate
     * signal float32 [N, 1, 6, L], over the same time; see `sensed`
@@ -139,7 +142,7 @@ def sense_streams(world: World, streams: Senses) -> dict[str, Stream | Text]:
 
 
 def _stream(kind: Kind, data: Tensor, axis: int, rate: float) -> Stream:
-    """Data [N, ...] as a stream of one view, all of it valid; `axis` counts time, in steps of 1 / rate seconds."""
+    """Data [N, ...] as a stream of one view, all of it valid; `axis` is the time axis, in steps of 1 / rate seconds."""
     count, steps = len(data), data.shape[axis]
     valid = torch.ones(1, 1, 1, dtype=torch.bool, device=data.device).expand(count, 1, steps)
     time = torch.tensor([0, (steps - 1) / rate], device=data.device).expand(count, 1, 2)
@@ -147,7 +150,7 @@ def _stream(kind: Kind, data: Tensor, axis: int, rate: float) -> Stream:
 
 
 def _normal(draws: Draws, name: str, count: int) -> Tensor:
-    """float64 [N, count], standard normal: Box and Muller's pairs."""
+    """float64 [N, count], standard normal (Box-Muller transform)."""
     half = (count + 1) // 2
     radius = (-2 * (1 - draws.many(f"{name} radius", half)).log()).sqrt()
     angle = draws.many(f"{name} angle", half, 0, 2 * math.pi)
@@ -158,15 +161,15 @@ def _normal(draws: Draws, name: str, count: int) -> Tensor:
 
 
 def pitch(height: Tensor) -> Tensor:
-    """Hertz of a tone at a height from 0, the lower edge of the picture, to 1, the upper one: equal steps, equal ratios."""
+    """Frequency of a tone in Hz by height, from 0 (lower edge of the picture) to 1 (upper edge), on a logarithmic scale."""
     return PITCH[0] * (PITCH[1] / PITCH[0]) ** height
 
 
 def heard(world: World, sound: GeneratedSound) -> Tensor:
-    """What is heard from the first frame until the last one ends: float32 [N, C, S], from -1 to 1.
+    """Sound from the start of the first frame to the end of the last one: float32 [N, C, S], from -1 to 1.
 
-    Phases run on where an object comes in again on the other side, and loudness goes through 0 there (`FADE`), so that nothing
-    clicks but landings. These start at the very moment of `World.contacts`, between two samples or not.
+    Where an object wraps around, phases are continuous and loudness is 0 (`FADE`), so that only landings make clicks. Landings
+    start at the exact times of `World.contacts`, also between samples.
     """
     seconds = world.frames / world.settings.fps
     samples, block = round(seconds * sound.rate), sound.rate // KNOTS
@@ -183,7 +186,7 @@ def heard(world: World, sound: GeneratedSound) -> Tensor:
 
 
 def _level(world: World, moment: Moment, stereo: bool) -> Tensor:
-    """Loudness of each object in each channel, float32 [N, K, C, S]; the squares of two channels add up to that of one."""
+    """Loudness of each object in each channel, float32 [N, K, C, S]; the power of two channels adds up to that of one."""
     level = (moment.size / world.object_size[1] / world.settings.objects)[:, :, None]
     if not stereo:
         return level
@@ -192,7 +195,7 @@ def _level(world: World, moment: Moment, stereo: bool) -> Tensor:
 
 
 def _presence(world: World, moment: Moment) -> Tensor:
-    """float32 [N, K, S], 1 but where something is wrapped around: 0 there, and smooth between."""
+    """float32 [N, K, S], 1 except near positions or sizes that wrap around, where it falls smoothly to 0."""
     small, large = world.object_size
     circles = [moment.centre[..., 0], moment.centre[..., 1]]
     if large > small:
@@ -207,7 +210,7 @@ def _presence(world: World, moment: Moment) -> Tensor:
 def _tones(world: World, moment: Moment, loud: Tensor, block: int) -> Tensor:
     """Sum of the objects' tones: float32 [N, C, blocks * block] from loudness float32 [N, K, C, blocks + 1] at the knots."""
     each = pitch(1 - moment.way[..., 1].remainder(1)) * (2 * math.pi / KNOTS)
-    # Pitch is linear within a block, so that phase is a parabola. Whole turns are dropped before they cost digits.
+    # Pitch is linear within a block, so the phase is quadratic. Full turns are removed to keep the precision.
     turned = ((each[..., 1:] + each[..., :-1]) / 2).cumsum(-1)
     begin = torch.stack([world.moves(k).uniform("phase of the tone", 0, 2 * math.pi) for k in range(each.shape[1])], 1)
     phase = (begin[..., None] + torch.cat([torch.zeros_like(turned[..., :1]), turned[..., :-1]], -1)).remainder(2 * math.pi)
@@ -223,13 +226,13 @@ def _tones(world: World, moment: Moment, loud: Tensor, block: int) -> Tensor:
 
 
 def _landings(world: World, level: Tensor, rate: int, samples: int) -> Tensor:
-    """Sum of what is heard when objects land: float32 [N, C, samples] from loudness float32 [N, K, C, S] at the knots."""
+    """Sum of the sounds of landings: float32 [N, C, samples] from loudness float32 [N, K, C, S] at the knots."""
     when, there = world.contacts(world.frames / world.settings.fps)
     clip, number, event = there.nonzero().unbind(1)
     start = when[clip, number, event]
     loud = level[clip, number, :, (start * KNOTS).long()]
     first = (start * rate).ceil()
-    # What is heard at the first sample began a part of a sample before. sin and exp of a sum are products of two tables.
+    # A landing starts a fraction of a sample before its first sample. sin and exp of a sum are products of two tables.
     late, after = first / rate - start, torch.arange(round(RING * rate), device=level.device).double() / rate
     ringing = torch.zeros(len(start), len(after), device=level.device)
     for hertz, share in PARTIALS:
@@ -249,15 +252,16 @@ def _landings(world: World, level: Tensor, rate: int, samples: int) -> Tensor:
 
 
 def sensed(world: World, sensor: GeneratedSensor) -> Tensor:
-    """What a sensor on the first object measures from the first frame until the last one ends: float32 [N, 6, L].
+    """Signal of a sensor on the first object, from the start of the first frame to the end of the last one: float32 [N, 6, L].
 
-    ax, ay, az in m/s² and gx, gy, gz in rad/s, in the frame of the object: where its angle is 0, x to the right in the picture,
-    y down and z away from the camera, else turned clockwise by that angle. A picture is `METRES` wide. Objects turn about z
-    alone, and move along it where they hop (`data.world.contacts`), by `HOP` towards the camera.
+    Channels are ax, ay, az in m/s² and gx, gy, gz in rad/s, in the object's coordinate system. At angle 0, x is to the right in
+    the picture, y down and z away from the camera; otherwise, the axes are rotated clockwise by the angle. A picture is
+    `METRES` wide. Objects only rotate about z, and move along it when they hop (`data.world.contacts`), by `HOP` towards the
+    camera.
 
-    Sample i is of the moment i / rate. The acceleration is the second difference of the path there, and the angular rate the
-    difference to the next angle, so that sums give path and angle back: from the place p at sample 0 and the velocity v before
-    it, (p(0) - p(-1)) * rate, and with noise and bias 0, v += a / rate and p += v / rate lead through all places.
+    Sample i belongs to the time i / rate. The acceleration is the second difference of the path, and the angular rate the
+    difference to the next angle, so that sums recover path and angle: with noise and bias 0, starting from the position p at
+    sample 0 and the previous velocity v = (p(0) - p(-1)) * rate, repeating v += a / rate and p += v / rate gives all positions.
     """
     steps, device = max(1, round(world.frames / world.settings.fps * sensor.rate)), world.index.device
     moment = world.at((torch.arange(steps + 2, device=device) - 1).double() / sensor.rate)
@@ -289,12 +293,12 @@ def sensed(world: World, sensor: GeneratedSensor) -> Tensor:
 
 
 def bodies(world: World) -> Tensor:
-    """A stiff body for each of the first two objects, which moves, grows and turns with it: float32 [N, 3, T, J, M].
+    """A rigid body for each of the first two objects, which moves, grows and turns with it: float32 [N, 3, T, J, M].
 
-    Joints in the order of NTU RGB+D, in metres; x to the right, y away from the camera, z up as in aligned recordings, from
-    the middle of the picture and the ground of the first object. Bodies are not centred and aligned to their own first frame,
-    as those of files are: how far one is from there would then tell the class in a single pose. A body is as high as its
-    object, in a picture of `METRES`.
+    Joints have the order of NTU RGB+D and are in metres; x is to the right, y away from the camera, z up as in aligned
+    recordings. The origin is the centre of the picture at the ground of the first object. Unlike skeletons from files, bodies
+    are not centred and aligned to their first frame, because the distance from it would reveal the class in a single pose. A
+    body has the height of its object, in a picture of `METRES`.
     """
     count = min(PERSONS, world.settings.objects)
     moment = world.at(world.times)
@@ -312,7 +316,7 @@ def bodies(world: World) -> Tensor:
 
 
 def _body(looks: Draws) -> Tensor:
-    """Joints of an upright body of height 1 about its middle, float32 [N, J, 3], with its own proportions and pose."""
+    """Joints of an upright body of height 1, centred, float32 [N, J, 3], with random proportions and pose."""
     angles = {name: looks.uniform(f"joint {name}", *bounds)[:, None] for name, bounds in CENTRES.items()}
     joints = pose(angles, draw_proportions(looks))[:, 0]
     low, high = joints.amin(1, keepdim=True), joints.amax(1, keepdim=True)
@@ -323,7 +327,7 @@ def _body(looks: Draws) -> Tensor:
 
 
 def told(world: World) -> list[str]:
-    """A sentence per clip about what the first object does, and the second where there is one; draws choose its words."""
+    """One sentence per clip about the motion of the first object, and of the second if there is one, with random wording."""
     count = min(2, world.settings.objects)
     names = [[SHAPES[shape].replace("_", " ") for shape in world.shape(number).tolist()] for number in range(count)]
     headings = [world.moves(number).uniform("heading", 0, 360).tolist() for number in range(count)]
@@ -336,10 +340,10 @@ def told(world: World) -> list[str]:
 
 
 def _clause(motion: int, free: float, number: int) -> Clause:
-    """What a class says of an object whose heading, where the class leaves it free, is `free` degrees clockwise."""
+    """The clause for a class of motion; `free` is the heading in degrees clockwise if the class does not define it."""
     one = MOTION_CLASSES[motion]
     heading = free if one.heading is None else one.heading
-    # Names of headings go anticlockwise.
+    # Names of headings are in anticlockwise order.
     first, second = (HEADINGS[round(-degrees / 45) % len(HEADINGS)] for degrees in (heading, heading + one.turn))
     direction: dict[str, tuple[str, ...]] = {f"T.{first}": ()}
     if one.spin:

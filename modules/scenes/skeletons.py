@@ -1,9 +1,9 @@
-"""Moving skeletons with labelled actions, made on the fly: 25 joints as a Kinect v2 names them, at 30 frames per second.
+"""Generated moving skeletons with labelled actions: 25 joints of a Kinect v2, at 30 frames per second.
 
 Every angle of a body is a sum of patterns: arms wave, rise and circle, legs kick, squat and march, the trunk bows. An action
-lets its own pattern run; all others are held at a random moment. So a single pose says little about the action: a lifted arm
-may be held, on its way up, or part of a circle. What one frame still gives away are the two turns, because recordings are
-aligned to their first frame, and how far raising and lowering have come.
+runs its own pattern; all others are fixed at a random phase. So a single pose reveals little about the action: a lifted arm may
+be fixed, rising, or part of a circle. A single frame can still reveal the two turns, because recordings are aligned to their
+first frame, and the progress of raising and lowering.
 """
 
 import math
@@ -25,8 +25,8 @@ FPS = 30
 LENGTHS = (45, 150)
 """Shortest and longest recording, in frames."""
 
-# Joint, the joint it hangs on, the part of the body that it moves with, and where it is then (metres, for 1.7 m; x to the
-# person's left, y up, z backwards).
+# Joint, its parent joint, the body part that it moves with, and its offset from the parent (metres, for a height of 1.7 m; x to
+# the person's left, y up, z backwards).
 BONES: tuple[tuple[int, int, str, tuple[float, float, float]], ...] = (
     (1, 0, "trunk", (0.0, 0.30, 0.0)),
     (20, 1, "trunk", (0.0, 0.22, 0.0)),
@@ -56,7 +56,7 @@ BONES: tuple[tuple[int, int, str, tuple[float, float, float]], ...] = (
 JOINTS = 25
 SIDES = ("left", "right")
 
-# Radians around which the patterns move, and by how much all of them may drift, very slowly, in every recording.
+# Ranges of the angles in radians without patterns, and the amplitude of a very slow drift of all angles in every recording.
 CENTRES = {
     **{f"{name}_{side}": bounds for side in SIDES for name, bounds in (("raise", (0.8, 1.3)), ("swing", (0.1, 0.6)))},
     **{f"{name}_{side}": bounds for side in SIDES for name, bounds in (("bend", (0.9, 1.5)), ("lift", (0.0, 0.2)))},
@@ -72,17 +72,17 @@ class Skeletons(NamedTuple):
     """Recordings of moving people."""
 
     joints: Tensor
-    """float32 [N, M, T, J, 3], metres in the camera's coordinates; the first person acts, the second, if there is one,
-    stands still. 0 for nobody, and behind the end of a recording."""
+    """float32 [N, M, T, J, 3], metres in the camera's coordinates. The first person performs the action; the second, if there
+    is one, stands still. 0 for a missing person, and after the end of a recording."""
     length: Tensor
-    """int64 [N], frames of each recording, at most T"""
+    """int64 [N], number of frames of each recording, at most T"""
     action: Tensor
     """int64 [N], index into `ACTIONS`"""
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Many small tensors: more threads gain little, and block each other on a busy machine."""
+    """Context with one thread. For many small tensors, more threads gain little, and block each other on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -102,7 +102,7 @@ def make_angles(draws: Draws, action: Tensor, length: Tensor, frames: int) -> di
     Args:
         draws: random numbers of the N recordings.
         action: int64 [N]; -1 keeps the person still.
-        length: int64 [N], frames over which an action that happens once is spread.
+        length: int64 [N], number of frames of an action that happens once.
         frames: T
 
     Returns:
@@ -114,7 +114,7 @@ def make_angles(draws: Draws, action: Tensor, length: Tensor, frames: int) -> di
         return torch.stack([action == ACTIONS.index(name) for name in names]).any(0)[:, None]
 
     def clock(pattern: str, active: Tensor, rate: tuple[float, float]) -> Tensor:
-        # A phase that runs where the pattern is active, and is held at a random moment elsewhere.
+        # The phase advances if the pattern is active, and is fixed at a random value otherwise.
         start = draws.uniform(f"{pattern} phase", 0, 2 * math.pi)[:, None]
         return start + active * 2 * math.pi * draws.uniform(f"{pattern} rate", *rate)[:, None] * time / FPS
 
@@ -167,11 +167,11 @@ def rotation(axis: int, angle: Tensor) -> Tensor:
 
 
 def pose(angles: dict[str, Tensor], proportions: dict[str, Tensor]) -> Tensor:
-    """Joints from angles: float32 [N, T, J, 3] in metres, the pelvis at 0, facing -z before its turn.
+    """Joints from angles: float32 [N, T, J, 3] in metres, with the pelvis at 0, facing -z before the turn.
 
     Args:
         angles: radians [N, T] by name.
-        proportions: factors [N] by first word of the part that they stretch, and `height` for all.
+        proportions: scale factors [N] by the first word of the body part, and `height` for all parts.
     """
     angles = {name: angle.float() for name, angle in angles.items()}
     whole = rotation(1, angles["turn"])
@@ -191,7 +191,7 @@ def pose(angles: dict[str, Tensor], proportions: dict[str, Tensor]) -> Tensor:
 
 
 def draw_proportions(draws: Draws) -> dict[str, Tensor]:
-    """Height and limbs of each person; no value of training lies among those of validation."""
+    """Height and limb lengths of each person; the values of training and validation do not overlap."""
     found = {"height": draws.banded("height", 0.85, 1.15)}
     for part in ("trunk", "pelvis", "upper", "forearm", "thigh", "shin"):
         found[part] = draws.banded(f"{part} length", 0.88, 1.12)
@@ -202,14 +202,14 @@ def draw_proportions(draws: Draws) -> dict[str, Tensor]:
 def make_skeletons(
     count: int, split: Split, seed: int, first: int = 0, second_person: float = 0.2, noise: float = 0.01
 ) -> Skeletons:
-    """Make some recordings; each is a function of (seed, split, number), whatever else is made.
+    """Make some recordings. Each only depends on (seed, split, index).
 
     Args:
         count: N
-        split: training and validation share actions, but no body.
-        seed: of the data set.
-        first: number of the first recording.
-        second_person: share of recordings in which another person stands beside the one who acts.
+        split: training and validation share actions, but no bodies.
+        seed: seed of the data set.
+        first: index of the first recording.
+        second_person: fraction of recordings with a second person, who stands next to the first.
         noise: largest error of a coordinate, in metres.
     """
     draws = Draws(seed, split, torch.arange(first, first + count))
@@ -224,7 +224,7 @@ def make_skeletons(
     joints[accompanied, 1] = pose(make_angles(others, still, length[accompanied], frames), draw_proportions(others))
     side = torch.where(draws.uniform("beside") < 0.5, -1.0, 1.0) * draws.uniform("distance", 0.6, 1.1)
     joints[:, 1, ..., 0] += side[:, None, None]
-    # The camera sees them from anywhere in front.
+    # The camera is at a random position in front of them.
     view = rotation(0, draws.uniform("pitch", -0.2, 0.2)) @ rotation(1, draws.uniform("yaw", -0.8, 0.8))
     joints = joints @ view.float()[:, None, None].transpose(-1, -2)
     place = torch.stack([draws.uniform("x", -0.6, 0.6), draws.uniform("y", -0.2, 0.2), draws.uniform("depth", 2.5, 4.0)], 1)

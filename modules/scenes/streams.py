@@ -1,4 +1,4 @@
-"""Which streams generated clips have besides the video."""
+"""Selection of the streams of generated clips other than the video."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ from modules.scenes.senses import GeneratedSensor, GeneratedSound
 PLANES: dict[str, Kind] = {
     **{"flow": "flow", "occlusion": "mask", "depth": "depth", "mask": "mask", "whole_mask": "mask", "track": "track"}
 }
-"""Kinds of the streams that say something of every pixel, or of the picture."""
+"""Kinds of the streams that describe pixels or boxes of the picture."""
 
 
 @dataclass
 class WorldStreams:
-    """Streams that generated clips have besides the video. All show the same world at the same moments.
+    """Streams of generated clips other than the video. All are synchronous recordings of the same world.
 
     Args:
-        flow: Pixels from each frame to the next of what is seen in the middle of a pixel; from the last frame, to the one that
-            would follow. Points that leave the picture come in again on the other side, and their flow leads out of it.
-        occlusion: One plane, true where something nearer hides in the next frame what is seen in this one.
+        flow: Displacement in pixels to the next frame of the point at the centre of each pixel; for the last frame, to the one
+            that would follow. Points that leave the picture reappear on the other side; their flow points out of the picture.
+        occlusion: One plane, true where the visible point is hidden by something nearer in the next frame.
         depth: Distance from the camera in millimetres.
-        mask: Where each object is seen, one plane per object, farthest first; the first is the one that the label is about.
-        whole_mask: Where each object is, also behind others.
-        track: Boxes of the whole objects, to the pixel. Objects that reach over an edge have boxes that reach beyond it.
-        skeleton: Bodies that move as the objects do.
+        mask: Visible parts of each object, one plane per object, farthest first; the label belongs to the first.
+        whole_mask: Masks of the complete objects, including hidden parts.
+        track: Boxes of the complete objects, exact to the pixel. Boxes of objects across an edge extend beyond the picture.
+        skeleton: Bodies that move like the objects.
         text: Sentences about the motion.
-        sound: What is heard, as the stream `audio`; {} takes the default settings, null no sound.
-        sensor: What a sensor on the first object measures, as the stream `signal`, as above.
+        sound: Sound, as the stream `audio`; {} uses the default settings, null disables it.
+        sensor: Measurements of a sensor on the first object, as the stream `signal`; {} and null as above.
     """
 
     flow: bool = False
@@ -48,7 +48,7 @@ class WorldStreams:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Streams that are switched on, and their kinds."""
+        """Enabled streams and their kinds."""
         further: dict[str, Kind] = {"skeleton": "skeleton", "text": "text"}
         kinds = {name: kind for name, kind in (PLANES | further).items() if getattr(self, name)}
         if self.sound is not None:

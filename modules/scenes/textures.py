@@ -1,11 +1,11 @@
-"""Labelled clips of a texture that fills the frame and moves as a whole, as the ground does under a camera.
+"""Labelled clips of a texture that fills the frame and moves as a whole, like the ground under a camera.
 
-Every token of such a clip moves, and none looks like another, whereas an object over a still background leaves most of the
-picture as it is. As with objects, no single frame tells the class: the texture is a sum of plane waves with any phase and any
-direction, and under growth their wavelengths go round within an octave like the notes of Shepard's scale, each fading out at
-the long end before it comes in again at the short one. So a frame has the same distribution in every class, and nothing ever
-jumps. The texture is grey, for colour would tell a clip's tokens from those of others whatever moves; which octave its waves
-come from is its own.
+Every token of such a clip moves and looks different, whereas an object over a still background leaves most of the picture
+unchanged. As with objects, a single frame does not reveal the class. The texture is a sum of plane waves with random phases and
+directions. Under growth, their wavelengths cycle within an octave like the notes of Shepard's scale: each wave fades out at
+the long end before it reappears at the short end. So a frame has the same distribution in every class, and there are no jumps.
+The texture is grey, because colour would distinguish a clip's tokens from those of other clips without any motion. Each clip
+has its own octave of wavelengths.
 """
 
 import math
@@ -17,11 +17,11 @@ from modules.scenes.objects import SyntheticClips, in_chunks
 
 WAVES = 16
 SHORTEST = (0.3, 0.65)
-"""Of a clip's wavelengths, in sides of the frame; the longest is twice as long."""
+"""Range of a clip's shortest wavelength, in sides of the frame; its longest is twice as long."""
 CONTRAST = 0.25
-"""Standard deviation of the pixels, as a share of the range."""
+"""Standard deviation of the pixels, as a fraction of the range."""
 MEAN_SQUARE = 0.391
-"""Of a wave: half the mean square of its strength, which is 1 in the middle two thirds of the octave."""
+"""Mean square of a wave: half the mean square of its strength, which is 1 in the middle two thirds of the octave."""
 
 
 def make_grounds(
@@ -34,21 +34,21 @@ def make_grounds(
     view: int = 0,
     device: torch.device | str = "cpu",
 ) -> SyntheticClips:
-    """Makes clips 0 .. count - 1 of a split. Clip n is a function of (seed, split, n) alone.
+    """Make clips 0 .. count - 1 of a split. Clip n only depends on (seed, split, n).
 
     Args:
         count: Number of clips N.
         frames: Frames per clip T.
         size: Side of the frames in pixels.
-        split: The two splits share the classes of motion, and no draw.
+        split: The two splits share the classes of motion, but no draws.
         seed: Seed of the data set.
-        distractors: Adds small random drifts to what the class does not concern.
+        distractors: Add small random drifts of the quantities that the class does not use.
         view: Other numbers give the same texture and class with another start, speed and heading.
-        device: Where the clips are made and stay.
+        device: Device of the clips.
 
     Returns:
         Clips, video uint8 [N, T, H, W, 3], without objects (`object` is -1, no boxes); `size` and `angle` are those of a mark
-        on the ground, which starts with 1 and 0 degrees.
+        on the ground, which starts with size 1 and angle 0.
     """
     axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
     octave = math.log(2)

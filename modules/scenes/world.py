@@ -1,8 +1,8 @@
-"""One record of what happens in generated clips, from which all their streams are made, exactly synchronous.
+"""The state of generated clips over time, from which all their streams are made, exactly synchronous.
 
-`World.at` tells where every object is at any moment; pictures, flow, depth, masks, sound, sensors and skeletons ask it and
-draw nothing about motion themselves. The class is how the first object moves (`modules/scenes/classes.py`); the classes of
-the others are drawn independently of it. Axis letters: `N` clips, `K` objects, `S` moments.
+`World.at` returns the position of every object at any time. Frames, flow, depth, masks, sound, sensors and skeletons use it,
+and draw no random motion themselves. The class is the motion of the first object (`modules/scenes/classes.py`); those of the
+other objects are drawn independently. Axis letters: `N` clips, `K` objects, `S` times.
 """
 
 import math
@@ -17,29 +17,30 @@ from modules.motion.appearance import SHAPES
 from modules.scenes.classes import MOTION_CLASSES, Draws, Split, changes_at, starting
 
 BACKGROUND_DEPTH, NEAREST, FARTHEST = 4.0, 1.2, 3.4
-"""Distances from the camera in metres: of the background, of the nearest ground of an object, and of the farthest."""
+"""Distances from the camera in metres: background, nearest ground of an object, and farthest ground."""
 HOP = 0.25
 """Height of a hop towards the camera, in metres."""
 HOPS_PER_SECOND = (1.2, 2.8)
 APART = 0.26
-"""Least distance between the grounds of two objects, in metres: no hop brings one before another that lies nearer."""
+"""Minimum distance between the grounds of two objects, in metres, so that hops do not change their order in depth."""
 DIMMEST = 0.7
-"""Brightness of an object that lies on its ground; at the top of a hop it is 1."""
+"""Brightness of an object on its ground; at the top of a hop, it is 1."""
 METRES = 2.0
-"""Side of the picture, for sensors and skeletons."""
+"""Side of the picture in metres, for sensors and skeletons."""
 
 
 @dataclass
 class WorldSettings:
-    """What happens in generated clips besides the motion that the label names.
+    """Settings of generated clips in addition to the labelled motion.
 
     Args:
-        objects: Objects per clip; the label is the motion of the first, any may hide others.
-        smooth: Objects start and end each phase of their motion at rest, as bodies do, instead of at one speed.
-        contacts: Objects hop towards the camera and land again, at moments that say nothing about the class; they are brighter
-            the nearer they are.
-        identities: So many different objects per split, each in many clips; null gives every clip its own.
-        fps: Frames per second, which says how long a clip is.
+        objects: Objects per clip; the label is the motion of the first. Each may occlude others.
+        smooth: Objects start and end each phase of their motion at rest, like physical bodies, instead of having constant
+            speed.
+        contacts: Objects hop towards the camera and land, at times that do not depend on the class. Nearer objects are
+            brighter.
+        identities: Number of different objects per split, each in many clips; null gives every clip its own object.
+        fps: Frames per second, which determines the duration of a clip.
     """
 
     objects: int = 1
@@ -59,31 +60,31 @@ class WorldSettings:
 
 
 class Moment(NamedTuple):
-    """Where all objects are at given moments. Lengths are in sides of the picture, which is a torus."""
+    """State of all objects at given times. Lengths are in sides of the picture, which is a torus."""
 
     centre: Tensor
     """float32 [N, K, S, 2], x and y in [0, 1)"""
     way: Tensor
-    """float64 [N, K, S, 2], the same before anything is wrapped around"""
+    """float64 [N, K, S, 2], the same without wrapping around"""
     size: Tensor
     """float32 [N, K, S]"""
     angle: Tensor
     """float32 [N, K, S], degrees clockwise in [0, 360)"""
     turned: Tensor
-    """float64 [N, K, S], the same before anything is wrapped around"""
+    """float64 [N, K, S], the same without wrapping around"""
     lift: Tensor
     """float32 [N, K, S], from 0 on the ground to 1 at the top of a hop; 0 without contacts"""
 
 
 class World:
-    """What happens in some clips. Clip n is a function of (seed, split, n, view) and the settings alone.
+    """State of some clips over time. Clip n only depends on (seed, split, n, view) and the settings.
 
     Args:
-        index: int64 [N], numbers of the clips; its device is where everything is made.
+        index: int64 [N], indices of the clips; all tensors are made on its device.
         frames: T
-        split: which draws, colours and backgrounds.
-        seed: of the data set.
-        settings: what happens.
+        split: split, which determines draws, colours and backgrounds.
+        seed: seed of the data set.
+        settings: settings of the world.
         object_size: smallest and largest side of an object, in sides of the picture.
         distractors: see `changes_at`.
         view: other numbers give the same objects and class with other starts, speeds and headings.
@@ -103,7 +104,7 @@ class World:
         self.index, self.frames, self.split, self.seed, self.settings = index, frames, split, seed, settings
         self.object_size, self.distractors, self.view = object_size, distractors, view
         self.identity = index if settings.identities is None else index.remainder(settings.identities)
-        """int64 [N], number of the first object within its split"""
+        """int64 [N], identity of the first object within its split"""
         self.motion = torch.stack([self._motion(number) for number in range(settings.objects)], 1)
         """int64 [N, K], class of each object's motion; that of the first is the label"""
 
@@ -113,12 +114,12 @@ class World:
         return (self.frames - 1) / self.settings.fps
 
     def looks(self, number: int) -> Draws:
-        """Draws of how an object looks, of its identity."""
+        """Draws of the appearance of an object, which depend on its identity."""
         # The first object of version 0 looks as in clips without further streams.
         return Draws(self.seed, self.split, self.identity if number == 0 else self.index, 1000 * number)
 
     def moves(self, number: int) -> Draws:
-        """Draws of how an object moves."""
+        """Draws of the motion of an object."""
         return Draws(self.seed, self.split, self.index, self.view + 1000 * number)
 
     def shape(self, number: int) -> Tensor:
@@ -131,23 +132,23 @@ class World:
             return Draws(self.seed, self.split, self.index, 1000 * number).integer("motion of another", classes)
         if self.settings.identities is None:
             return self.index.remainder(classes)
-        # Independent of the number of identities, with which it might share a factor.
+        # This does not depend on whether the numbers of classes and identities have a common factor.
         return (self.index.div(self.settings.identities, rounding_mode="floor") + self.identity).remainder(classes)
 
     @property
     def times(self) -> Tensor:
-        """float64 [T], moments of the frames in seconds."""
+        """float64 [T], timestamps of the frames in seconds."""
         return torch.arange(self.frames, device=self.index.device).double() / self.settings.fps
 
     def at(self, seconds: Tensor) -> Moment:
-        """Where everything is at moments float64 [S], in seconds from the first frame; also before it and after the last."""
+        """State at times float64 [S], in seconds from the first frame; they may also be before it or after the last frame."""
         return self._moment(seconds, seconds / self.duration)
 
     def at_frames(self, more: int = 0) -> Moment:
-        """Where everything is in the frames, and in so many more after the last.
+        """State in the frames, and in `more` frames after the last one.
 
-        `at` of their moments, but for the last bit of a double: in clips without further streams, progress was spread over
-        the frames as it is here.
+        This equals `at` for their timestamps except for rounding: progress is spaced over the frames in the same way as in
+        clips without further streams.
         """
         device = self.index.device
         spread = torch.linspace(0, 1, self.frames, device=device, dtype=torch.float64)
@@ -179,13 +180,13 @@ class World:
         return draws.uniform("hops", *HOPS_PER_SECOND), draws.uniform("hop phase")
 
     def contacts(self, end: float | None = None) -> tuple[Tensor, Tensor]:
-        """When objects land, from the first frame to the last.
+        """Times at which objects land, from the first frame to the last.
 
         Args:
-            end: another last moment in seconds.
+            end: end of the time range in seconds; None uses the last frame.
 
         Returns:
-            float64 [N, K, E] seconds, ascending, and bool [N, K, E], which of them there are.
+            float64 [N, K, E] seconds, ascending, and bool [N, K, E], which of them are valid.
         """
         end = self.duration if end is None else end
         most = math.ceil(HOPS_PER_SECOND[1] * end) + 1 if self.settings.contacts else 0
@@ -198,7 +199,7 @@ class World:
         return moments, moments <= end
 
     def ground(self) -> Tensor:
-        """float64 [N, K], distance of each object's ground from the camera in metres; later objects lie nearer."""
+        """float64 [N, K], distance of each object's ground from the camera in metres; later objects are nearer."""
         draws, count = Draws(self.seed, self.split, self.index, self.view), self.settings.objects
         spare = draws.many("distance", count, NEAREST, FARTHEST - (count - 1) * APART).sort(dim=1, descending=True).values
         return spare + APART * torch.arange(count - 1, -1, -1, device=spare.device)

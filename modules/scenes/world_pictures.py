@@ -1,7 +1,7 @@
-"""What is seen of the generated world: frames, flow, occlusion, depth, masks and boxes, all from one sampling of its objects.
+"""Rendering of the generated world: frames, flow, occlusion, depth, masks and boxes, all from one sampling of its objects.
 
-An object is in a pixel where its opacity there is at least a half, and seen where no nearer one is; everything but the frames
-goes by that. Axis letters: `N` clips, `T` frames, `K` objects.
+An object covers a pixel if its opacity there is at least a half, and is visible if no nearer object covers the pixel. All
+streams except the frames are based on this. Axis letters: `N` clips, `T` frames, `K` objects.
 """
 
 import math
@@ -23,20 +23,20 @@ from modules.scenes.streams import PLANES, WorldStreams
 from modules.scenes.world import BACKGROUND_DEPTH, DIMMEST, HOP, Moment, World, WorldSettings
 
 SEEN = 0.5
-"""Opacity from which on an object counts as being in a pixel."""
+"""Minimum opacity at which an object covers a pixel."""
 BACKGROUND_MM = round(1000 * BACKGROUND_DEPTH)
 
 
 @dataclass
 class WorldClips:
-    """Clips of the generated world and everything that is known about them.
+    """Clips of the generated world with their annotations.
 
     Args:
-        streams: the video and those that were asked for, by name; data [N, 1, ...], one view.
+        streams: the video and the selected streams by name; data [N, 1, ...], one view.
         motion: int64 [N], index into `MOTION_CLASSES` of the first object's motion.
-        object: int64 [N], index into `SHAPES`, of the first object.
-        background: int64 [N], index into the backgrounds that were asked for.
-        identity: int64 [N], number of the first object within its split; None where each clip has its own.
+        object: int64 [N], index into `SHAPES` of the first object.
+        background: int64 [N], index into the given backgrounds.
+        identity: int64 [N], identity of the first object within its split; None if each clip has its own.
     """
 
     streams: dict[str, Stream | Text]
@@ -63,19 +63,19 @@ def make_world(
     view: int = 0,
     device: torch.device | str = "cpu",
 ) -> WorldClips:
-    """Makes clips 0 .. count - 1 of a split. Clip n is a function of (seed, split, n, view) and the settings alone.
+    """Make clips 0 .. count - 1 of a split. Clip n only depends on (seed, split, n, view) and the settings.
 
-    With the settings' defaults, the video is that of `make_clips`.
+    With default settings, the video is that of `make_clips`.
 
     Args:
         count: Number of clips N.
-        stage: How they are filmed.
-        settings: What happens.
-        streams: What to make besides the video. The video does not depend on it.
+        stage: Settings of frames and backgrounds.
+        settings: Settings of the world.
+        streams: Streams to make in addition to the video, which does not depend on them.
         object_size: Smallest and largest side of an object, in sides of the frame.
-        distractors: Adds small random drifts to what the class does not concern.
+        distractors: Add small random drifts of the quantities that the class does not use.
         view: Other numbers give the same objects, background and class with other starts, speeds and headings.
-        device: Where the clips are made and stay.
+        device: Device of the clips.
     """
     parts: list[dict[str, Stream | Text]] = []
     known = []
@@ -89,7 +89,7 @@ def make_world(
 
 
 def clip_bytes(stage: Stage, settings: WorldSettings, streams: WorldStreams) -> int:
-    """Bytes of a clip with all its streams."""
+    """Size of a clip with all its streams in bytes."""
     each = sum(last * kind.itemsize for last, kind in _planes(streams, settings.objects).values())
     world = World(torch.zeros(1, dtype=torch.int64), stage.frames, stage.split, stage.seed, settings)
     senses = [stream.data for stream in sense_streams(world, streams).values() if isinstance(stream, Stream)]
@@ -97,7 +97,7 @@ def clip_bytes(stage: Stage, settings: WorldSettings, streams: WorldStreams) -> 
 
 
 def _planes(streams: WorldStreams, objects: int) -> dict[str, tuple[int, torch.dtype]]:
-    """Numbers per pixel of the video and of the streams that are asked for, and their type."""
+    """Channels and type of the video and the selected streams of pixels."""
     planes = {
         "flow": (2, torch.float16),
         "occlusion": (1, torch.bool),
@@ -109,7 +109,8 @@ def _planes(streams: WorldStreams, objects: int) -> dict[str, tuple[int, torch.d
 
 
 def join_clips(parts: list[Stream | Text], axis: int = 0) -> Stream | Text:
-    """One stream of other clips, or with axis 1 of other views of the same clips; sentences are those of the first view."""
+    """Concatenate streams of different clips, or with axis 1 of different views of the same clips. Sentences of views are those
+    of the first one."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -124,7 +125,7 @@ def join_clips(parts: list[Stream | Text], axis: int = 0) -> Stream | Text:
 
 
 def background_of(world: World, stage: Stage) -> Tensor:
-    """int64 [N], which of the kinds of background each clip has, whatever its objects are."""
+    """int64 [N], index of each clip's kind of background, independent of its objects."""
     return _scenery(world).integer("background", len(stage.backgrounds))
 
 
@@ -133,7 +134,7 @@ def _scenery(world: World) -> Draws:
 
 
 class _Scene(NamedTuple):
-    """What is the same for all pieces of a picture, in pixels; all tensors begin with [N]."""
+    """Tensors that are shared by all chunks, in pixels; their first axis is [N]."""
 
     still: Tensor
     """uint8 [N, H, W, 3], backgrounds"""
@@ -142,22 +143,22 @@ class _Scene(NamedTuple):
     bright: Tensor
     """float32 [N, K, T, 1, 1], brightness of objects"""
     distance: Tensor
-    """int16 [N, K, T, 1, 1], of objects in millimetres"""
+    """int16 [N, K, T, 1, 1], distance of objects in millimetres"""
     across: Tensor
-    """float32 [N, K, T, 2, 1, W], what a pixel's column adds to its flow"""
+    """float32 [N, K, T, 2, 1, W], contribution of a pixel's column to its flow"""
     down: Tensor
-    """float32 [N, K, T, 2, H, 1], what its row adds"""
+    """float32 [N, K, T, 2, H, 1], contribution of its row"""
 
 
 def film(world: World, stage: Stage, streams: WorldStreams) -> dict[str, Stream | Text]:
-    """The video and the streams of pixels of some clips, those that are asked for: data [N, 1, T, ...], one view."""
+    """The video and the selected streams of pixels of some clips: data [N, 1, T, ...], one view."""
     count, frames, size = len(world.index), world.frames, stage.size
     objects, device = world.settings.objects, world.index.device
     moment = world.at_frames(more=1)
     centre, side = moment.centre * size, moment.size * size
     aspect = torch.stack([world.looks(k).banded("aspect", 0.7, 1).float() for k in range(objects)], 1)
     record = record_of(centre, torch.stack([side * aspect[..., None], side], -1), moment.angle)
-    # The frame that would follow tells what the last one's flow runs into.
+    # The occlusion of the last frame needs the frame that would follow.
     sampled = frames + 1 if streams.occlusion else frames
     place = Geometry(*(part[:, :, :sampled] for part in geometry(record, (size, size), wrap=True)))
     scene = _scene(world, stage, moment)
@@ -201,9 +202,9 @@ def _scene(world: World, stage: Stage, moment: Moment) -> _Scene:
 
 
 def _flow(moment: Moment, size: int) -> tuple[Tensor, Tensor]:
-    """What the column and the row of a pixel add to its flow, if the object is there (see `_Scene`).
+    """Contributions of the column and the row of a pixel to the flow of an object (see `_Scene`).
 
-    From a frame to the next an object is shifted, and turned and stretched about its centre: a point at d from there goes by
+    Between frames, an object is shifted, and rotated and scaled about its centre. A point at offset d from the centre moves by
     ``shift + (stretch * rotation - 1) d``.
     """
     shift = (moment.way.diff(dim=2) * size).float()
@@ -218,14 +219,14 @@ def _flow(moment: Moment, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tensor, dimmed: bool) -> None:
-    """Fill the planes [n, T, H, W, ...] of a piece.
+    """Fill the planes [n, T, H, W, ...] of a chunk.
 
     Args:
-        planes: by name of the stream.
-        scene: of these clips.
+        planes: planes by name of the stream.
+        scene: scene of these clips.
         sample: float [n, K, 4, T or T + 1, H, W], see `sample_objects`.
-        whole: bool [n, K, T or T + 1, H, W], where objects are.
-        dimmed: objects are not as bright as can be.
+        whole: bool [n, K, T or T + 1, H, W], pixels that objects cover.
+        dimmed: whether the brightness of objects varies.
     """
     frames, objects = planes["video"].shape[1], whole.shape[1]
     now = whole[:, :, :frames]
@@ -235,7 +236,7 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
         if dimmed:
             one[:, :3].mul_(scene.bright[:, None, number])
         blend(canvas, one)
-    # CPUs convert to int16, and from there to uint8, in a third of the time.
+    # On CPUs, conversion to int16 and then to uint8 takes a third of the time of a direct one.
     planes["video"].copy_(canvas.to(torch.int16))
     if "whole_mask" in planes:
         planes["whole_mask"].copy_(now.movedim(1, -1))
@@ -245,7 +246,7 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
     if "mask" in planes:
         planes["mask"].copy_(seen.movedim(1, -1))
     if "depth" in planes:
-        # torch has few operations on uint16; these numbers are as well an int16.
+        # Few operations of torch support uint16; these numbers fit into int16.
         depth = planes["depth"].view(torch.int16)[..., 0].fill_(BACKGROUND_MM)
         for number in range(objects):
             depth.add_(seen.view(torch.uint8)[:, number] * (scene.distance[:, number] - BACKGROUND_MM))
@@ -258,7 +259,7 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
     if "occlusion" in planes:
         hidden = planes["occlusion"][..., 0]
         if objects == 1:
-            # Nothing hides the only object, and the background does not move.
+            # Nothing occludes the only object, and the background does not move.
             torch.bitwise_and(whole[:, 0, 1:], ~now[:, 0], out=hidden)
             return
         layer = torch.zeros_like(whole[:, 0], dtype=torch.uint8)
@@ -268,7 +269,7 @@ def _draw(planes: dict[str, Tensor], scene: _Scene, sample: Tensor, whole: Tenso
 
 
 def _seen(whole: Tensor) -> Tensor:
-    """Where objects are that no nearer one hides, from where they are: bool [n, K, T, H, W]."""
+    """Visible parts of objects from their complete masks: bool [n, K, T, H, W]."""
     if whole.shape[1] == 1:
         return whole
     seen, nearer = torch.empty_like(whole), torch.zeros_like(whole[:, 0])
@@ -279,7 +280,7 @@ def _seen(whole: Tensor) -> Tensor:
 
 
 def _flow_plane(scene: _Scene, seen: Tensor, axis: int) -> Tensor:
-    """One component of the flow: float [n, T, H, W], from where objects are seen, bool [n, K, T, H, W]."""
+    """One component of the flow: float [n, T, H, W], from the visible parts of objects, bool [n, K, T, H, W]."""
     plane: Tensor | None = None
     for number in range(seen.shape[1]):
         own = scene.across[:, number, :, axis] + scene.down[:, number, :, axis]
@@ -290,7 +291,7 @@ def _flow_plane(scene: _Scene, seen: Tensor, axis: int) -> Tensor:
 
 
 def _carried(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Values [n, T, H, W] of the pixels into which the middles of pixels are carried by a flow x, y in pixels."""
+    """Values [n, T, H, W] at the pixels to which the centres of pixels move by a flow x, y in pixels."""
     height, width = values.shape[-2:]
     column = (torch.arange(width, device=x.device) + 0.5 + x).floor_().remainder_(width)
     row = (torch.arange(height, device=y.device)[:, None] + 0.5 + y).floor_().remainder_(height)
@@ -299,8 +300,8 @@ def _carried(values: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _extent(centre: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """First edge and last edge of the pixels that hold an object along an axis, float [N, K, T], beyond the picture where it
-    reaches over an edge; from its centre in pixels [N, K, T] and there bool [N, K, T, extent].
+    """First and last edge of the pixels that an object covers along an axis, float [N, K, T], beyond the picture if the object
+    wraps around; from its centre in pixels [N, K, T] and the covered pixels, bool [N, K, T, extent].
     """
     edge = (centre[..., None] + offsets(centre, there.shape[-1], wrap=True) - 0.5).round()
     return torch.where(there, edge, math.inf).amin(-1), torch.where(there, edge, -math.inf).amax(-1) + 1

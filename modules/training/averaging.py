@@ -26,9 +26,9 @@ NORMS = (
 
 
 def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the buffers that are not averaged: all but the running mean and variance of normalisation layers.
+    """Names and tensors of the buffers that are not averaged: all except the running mean and variance of normalisation layers.
 
-    Queues of keys, pointers and counters are such buffers: averaging them makes no sense.
+    Queues of keys, pointers and counters are such buffers, whose average is meaningless.
     """
     for prefix, part in module.named_modules():
         for name, buffer in part.named_buffers(prefix, recurse=False):
@@ -39,13 +39,13 @@ def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 class ModelEMA(EMAWeightAveraging):
     """Lightning's `EMAWeightAveraging`, but queues of keys, pointers and counters are always those of the trained network.
 
-    Validation, `state_dict` in checkpoints and the end of the run have averaged weights, and averaged running statistics of
-    BatchNorm. Settings are those of `EMAWeightAveraging`, `decay` above all.
+    Validation, `state_dict` in checkpoints and the end of the run use averaged weights, and averaged running statistics of
+    BatchNorm. The settings are those of `EMAWeightAveraging`; the most important one is `decay`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Create the average. Lightning warns about any `configure_model`; ours only shards with the strategy
-        for it, with which averaging is refused."""
+        """Create the average. Lightning warns about any `configure_model`. That of `Method` only shards weights, and averaging
+        of sharded weights is refused."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*overrides the configure_model")
             super().setup(trainer, pl_module, stage)
@@ -69,11 +69,11 @@ class ModelEMA(EMAWeightAveraging):
 
 
 def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
-    """Refuse callbacks that would average a method's other state with its weights, as Lightning's own do.
+    """Check that no callback averages other state of a method along with its weights, as Lightning's own callbacks do.
 
     Args:
-        callbacks: of the run.
-        module: that is trained.
+        callbacks: callbacks of the run.
+        module: module that is trained.
 
     Raises:
         SettingError: naming the buffers, and the callback to use instead.
@@ -85,7 +85,7 @@ def check_averaging(callbacks: list[Callback], module: nn.Module) -> None:
         if isinstance(callback, WeightAveraging) and is_sharded(module):
             raise SettingError(
                 f"{type(callback).__name__} in trainer.callbacks cannot average weights sharded by ModelParallelStrategy; "
-                "leave it out, or use DDPStrategy."
+                "remove it, or use DDPStrategy."
             )
         mixes = isinstance(callback, WeightAveraging) and averages_buffers(callback) and not isinstance(callback, ModelEMA)
         if mixes and state:

@@ -17,8 +17,8 @@ Compiled = Literal["none", "blocks", "all"]
 COMPILERS = ("g++", "clang++", "cl")
 """Host compilers that PyTorch can use; it also needs one of them for a GPU."""
 MOST_GRAPHS = 256
-"""Blocks share compiled code, but there is one version for each rate of stochastic depth, for training and evaluation, and for
-several shapes; PyTorch's own limit is 8."""
+"""Limit of compiled versions per function. Blocks share compiled code, but there is one version for each rate of stochastic
+depth, mode (training or evaluation) and shape; PyTorch's default limit is 8."""
 
 
 @runtime_checkable
@@ -33,13 +33,13 @@ class Compilable(Protocol):
 def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[..., Any] = "inductor") -> int:
     """Compile parts of a method in place; names in checkpoints stay as they are, and copies are not compiled.
 
-    Blocks are compiled one by one and not the step as a whole: generators of random numbers would break it into dozens of
-    graphs. Random numbers are the same as without compilation.
+    Blocks are compiled separately, not the complete step, because random generators would split it into dozens of graphs.
+    Random numbers are the same as without compilation.
 
     Args:
-        module: method, whose networks and targets are asked for `compiled_parts`.
-        what: `blocks` of encoders, decoders and CNNs; `all` adds frozen networks of targets.
-        backend: of torch.compile.
+        module: method whose networks and targets list their `compiled_parts`.
+        what: `blocks` compiles blocks of encoders, decoders and CNNs; `all` adds frozen networks of targets.
+        backend: backend of torch.compile.
 
     Returns:
         Number of compiled parts.
@@ -51,7 +51,7 @@ def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[...
     parts = [part for owner in module.modules() if isinstance(owner, Compilable) for part in owner.compiled_parts()]
     for part in parts:
         part.compile(fullgraph=True, backend=backend, options=options)
-    # Frozen networks are no submodules. Neither shapes nor weights change, so that CUDA graphs can be used as well.
+    # Frozen networks are not submodules. Their shapes and weights do not change, so CUDA graphs can be used as well.
     owners = [owner for owner in vars(module).values() if what == "all" and isinstance(owner, Compilable)]
     frozen = [part for owner in owners for part in owner.compiled_parts()]
     for part in frozen:
@@ -60,9 +60,9 @@ def compile_parts(module: nn.Module, what: Compiled, backend: str | Callable[...
 
 
 class Compile(Callback):
-    """Compiles parts of the method before the run: the command line's setting `compile`.
+    """Compiles parts of the method before the run. It implements the command line's setting `compile`.
 
-    It is not a setting of the methods, because it does not change what is learned. The first steps take some minutes longer.
+    It is not a setting of the methods, because it does not affect the result. The first steps take some minutes longer.
 
     Args:
         what: see `compile_parts`.

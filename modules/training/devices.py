@@ -35,7 +35,7 @@ PEAKS: dict[str, Peak] = {
     "V100": Peak(125, None, None, 15.7),
     "T4": Peak(65, None, None, 8.1),
 }
-"""By words of the device name in PyTorch; the first match is used. From NVIDIA's data sheets, which also list values with
+"""Peaks by words of the device name in PyTorch; the first match is used. From NVIDIA's data sheets, which also list values with
 sparsity, twice as large."""
 OTHERS = re.compile(r"Laptop|Max-Q|MIG|4090 D\b")
 """Slower devices whose names start like one of these."""

@@ -1,4 +1,4 @@
-"""Number of floating-point operations of a training step, counted without computing anything."""
+"""Number of floating-point operations of a training step, counted on fake tensors."""
 
 import copy
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: A
 def attention_backward_flops(
     gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
 ) -> int:
-    """Operations of its gradients: two products for each forward one. Recomputation in kernels is not counted."""
+    """Operations of the gradients of attention: two products per forward product. Recomputation in kernels is not counted."""
     return 2 * attention_flops(query, key, value)
 
 
@@ -69,15 +69,15 @@ def step_flops(method: Method, batch: Batch) -> int | None:
     """Floating-point operations of a training step on one device, forward and backward, without the optimiser.
 
     Matrix products, convolutions and attention are counted, a multiplication and an addition as two operations. Frozen target
-    networks are counted, since the method needs them; recomputation to save memory is not. With several processes this is the
-    count of one alone: products with the rows of other processes, in contrastive losses, are left out.
+    networks are counted, since the method needs them; recomputation to save memory is not. With several processes, the count is
+    that of a single process: products with the rows of other processes, in contrastive losses, are omitted.
 
-    The step runs on a copy whose tensors have shapes but no data (`FakeTensorMode`), always as on a CPU: that takes seconds
-    of Python (longest for recurrent networks) and no memory, and does not change the method or any random state.
+    The step runs on a copy whose tensors have shapes but no data (`FakeTensorMode`), on the CPU. This takes seconds of Python
+    (longest for recurrent networks) and no memory, and changes neither the method nor any random state.
 
     Args:
-        method: in training mode.
-        batch: with the batch size of interest, on any device.
+        method: method in training mode.
+        batch: batch of the size of interest, on any device.
 
     Returns:
         None, with a warning, if the step reads values of tensors, which do not exist here.

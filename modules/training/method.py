@@ -41,7 +41,7 @@ class TakesData(Protocol):
     """A part of a method, stored as an attribute, that takes defaults from the data, such as `RandomFlip`."""
 
     def take_data(self, data: Any) -> None:
-        """Called before the first step with the data module, set up; None where there is none."""
+        """Called before the first step with the data module after its setup; None if there is none."""
         ...
 
 
@@ -64,7 +64,7 @@ class Method(LightningModule, ABC):
     kinds: tuple[Kind, ...] = ("video",)
     """Accepted kinds of that stream."""
     other_streams: str = ADVICE
-    """What users are told to change where the data lack a stream."""
+    """Advice in the error message if the data lack a stream."""
     predicts_by_encoder: ClassVar[bool] = True
     """Whether `predict` needs no weights but the backbone's."""
     views_per_clip: int = 1
@@ -76,7 +76,7 @@ class Method(LightningModule, ABC):
         self._schedule: dict[str, Any] = {}
         """The values that determine the learning rate of this run; stored in every checkpoint."""
         self._before: dict[str, Any] | None = None
-        """The same of the checkpoint that the run resumes from, until training starts."""
+        """The same values of the checkpoint that the run resumes from; None after training has started."""
         self._groups: list[dict[str, Any]] = []
         """Settings of the optimiser's groups of parameters, as built."""
         self._usual_batches: int | float | None = None
@@ -146,7 +146,7 @@ class Method(LightningModule, ABC):
         encoders themselves. A method with copies of two encoders of the same type must override this.
 
         Args:
-            name: of the encoder.
+            name: name of the encoder.
         """
         encoders, kind = list(self.encoders().values()), type(self.encoder(name))
         others = (part for part in self.modules() if part is not self and not any(part is one for one in encoders))
@@ -172,7 +172,7 @@ class Method(LightningModule, ABC):
         print it.
 
         Args:
-            origin: of the weights.
+            origin: origin of the weights.
             encoder: which of `encoders`.
         """
         network: Any = self.encoder(encoder)
@@ -233,14 +233,14 @@ class Method(LightningModule, ABC):
         Args:
             checkpoint_path: file, or its address.
             map_location: where to put the weights.
-            hparams_file: Lightning's.
-            strict: Lightning's.
-            weights_only: Lightning's.
+            hparams_file: see Lightning.
+            strict: see Lightning.
+            weights_only: see Lightning.
             kwargs: arguments of the constructor (all without a default), to use instead of the settings of the run, or if the
                 checkpoint contains none.
 
         Raises:
-            SettingError: if an argument is missing, or the file is not a checkpoint, or one of another network.
+            SettingError: if an argument is missing, the file is not a checkpoint, or it is one of another network.
         """
         content: dict[str, Any] = {}
         if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
@@ -310,27 +310,27 @@ class Method(LightningModule, ABC):
         self.check_clip()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
-        """What the method says of a batch; its features, unless it has learned more. `Predictions` writes it into files."""
+        """Predictions for a batch: features, unless a method overrides this. The callback `Predictions` writes them."""
         views = self.inputs(batch).shape[1]
         # One pass for all views, whose features are averaged.
         feature = self.embed(batch.separate(views)).unflatten(0, (-1, views)).mean(1)
         return Predicted(batch.index, batch.substituted >= 0, feature)
 
     def answers(self, paths: list[str], value: Tensor) -> Answers | None:
-        """What is to be read in a table; all processes ask, with the same arguments.
+        """Predictions as a readable table. All processes call this with the same arguments.
 
         Args:
-            paths: names of the samples that could be read, in their order.
-            value: float [N, D], of each what `predict_step` said.
+            paths: names of the readable samples, in order.
+            value: float [N, D], output of `predict_step` for each sample.
 
         Returns:
-            None where the values are features, which no table is made of.
+            None if the values are features, which are not shown in a table.
         """
         return None
 
     def setup(self, stage: str) -> None:
-        """Refuse data without the required streams, and a precision in which random numbers would have few digits; tell the
-        data module what to prepare, before it creates loaders.
+        """Check that the data have the required streams, and that random numbers are not drawn in half precision; pass the
+        `preparation` to the data module before it creates loaders.
 
         Raises:
             SettingError: naming the alternatives.
@@ -367,7 +367,7 @@ class Method(LightningModule, ABC):
         """Resolve settings that depend on the data before the first step: pass the data module to all parts that need it.
 
         Args:
-            data: data module, set up; None where there is none.
+            data: data module after its setup; None if there is none.
         """
         for part in (*vars(self).values(), *self.children()):
             if isinstance(part, TakesData):
@@ -434,7 +434,7 @@ class Method(LightningModule, ABC):
         if not math.isfinite(trainer.num_training_batches):
             # With trainer.max_steps alone, Lightning has not read the length of the loader yet.
             make_train_loader(trainer)
-        # With trainer.limit_train_batches 0 there are none.
+        # With trainer.limit_train_batches 0, there are no batches.
         batches = trainer.num_training_batches if math.isfinite(trainer.num_training_batches) else 1
         # The last step of an epoch takes the remaining batches.
         epoch_steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
@@ -489,7 +489,7 @@ class Method(LightningModule, ABC):
     # --- Resuming from a checkpoint ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what determines the learning rate, and the encoders' preprocessing, which a later command may not repeat."""
+        """Add the values that determine the learning rate, and the encoders' preprocessing, which a later command may omit."""
         checkpoint["schedule"] = dict(self._schedule)
         for name, encoder in self.encoders().items():
             if hasattr(encoder, "facts"):
@@ -518,12 +518,12 @@ class Method(LightningModule, ABC):
         self._before = checkpoint.get("schedule")
 
     def on_train_start(self) -> None:
-        """Apply the current settings, also where Lightning and the optimiser restored those of the checkpoint."""
+        """Apply the current settings, including those that Lightning and the optimiser restored from the checkpoint."""
         trainer = self.trainer
         loader = trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.limit = int(trainer.num_training_batches)
-            # Lightning would replace, by its own sampler, one that knows epochs.
+            # Lightning would replace the sampler by its own, which does not depend on the epoch.
             loader.repeat(run_of(trainer).overfit_batches > 0)
             loader.send_to(self.device)
         before, self._before = self._before, None
@@ -541,13 +541,13 @@ class Method(LightningModule, ABC):
         use_settings(optimiser, config.scheduler, self._groups)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
-        """Return to complete epochs after the rest of one."""
+        """Restore the number of batches of a complete epoch after the remainder of a resumed one."""
         if self._usual_batches is not None:
             FitCounts(self.trainer).set_length(self._usual_batches)
             self._usual_batches = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Checkpoints do not count a batch before the optimiser's step, since they do not contain its gradients."""
+        """Exclude batches before the optimiser's step from checkpoints, which do not contain their gradients."""
         loader = self.trainer.train_dataloader
         if isinstance(loader, SampleCounter):
             loader.unfinished = batch_idx % self.trainer.accumulate_grad_batches + 1
@@ -556,7 +556,7 @@ class Method(LightningModule, ABC):
             self._resumed = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Freeze parameters that are not trained yet; batches handed out so far are counted from this step on."""
+        """Skip parameters that are still frozen, and include the batches so far in later checkpoints."""
         if self.optim_settings.rules:
             hold_frozen(optimizer, self.epochs_done)
         loader = self.trainer.train_dataloader
@@ -576,7 +576,7 @@ class Method(LightningModule, ABC):
 
 
 def batch_size_of(data: Any) -> int:
-    """Videos or recordings in one batch of one device.
+    """Number of videos or recordings in one batch of one device.
 
     Raises:
         SettingError: if the data module does not define it.

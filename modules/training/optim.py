@@ -96,7 +96,7 @@ class ScheduleSettings(ABC):
         """Split parameter groups by `rules`. Without rules they are unchanged.
 
         Args:
-            groups: with `params` and `weight_decay`, and `lr` where it is not the peak.
+            groups: groups with `params` and `weight_decay`, and `lr` if it is not the peak.
             module: module of the parameters.
             peak_lr: learning rate before the schedule's factor.
 
@@ -131,9 +131,9 @@ class ScheduleSettings(ABC):
         """The optimiser of a module's trained parameters.
 
         Args:
-            module: its trained parameters are optimised.
+            module: module whose trained parameters are optimised.
             peak_lr: learning rate before the schedule's factor.
-            no_decay: names of further parameters without decay, besides biases and one-dimensional ones.
+            no_decay: names of further parameters without decay, in addition to biases and one-dimensional ones.
         """
 
 
@@ -165,7 +165,7 @@ class AdamWSettings(ScheduleSettings):
         check_range("model.optim", 0, 1, layer_decay=self.layer_decay)
 
     def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.AdamW:
-        """See `ScheduleSettings.build`; layer decay asks the module for its layers (`Method.group_matcher`)."""
+        """See `ScheduleSettings.build`; layer decay uses the module's layers (`Method.group_matcher`)."""
         if self.layer_decay == 1:
             groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
         else:
@@ -281,7 +281,7 @@ def hold_frozen(optimiser: torch.optim.Optimizer, epochs_done: float) -> None:
     """Remove the gradients of groups that are not trained yet, so that the step does not change them or their state.
 
     Args:
-        optimiser: with gradients, before its step.
+        optimiser: optimiser before its step, with gradients.
         epochs_done: completed epochs plus the fraction of the current one.
     """
     for group in optimiser.param_groups:
@@ -293,8 +293,8 @@ def hold_frozen(optimiser: torch.optim.Optimizer, epochs_done: float) -> None:
 def warmup_cosine(warmup: float, total: float, final: float) -> Callable[[float], float]:
     """Factor on the peak rate: linear from 0 to 1, then half a cosine from 1 to `final`.
 
-    A function of completed epochs, independent of the batch size: a run resumed with another one keeps its position. (Any
-    other unit does as well, if it is the same for all three.)
+    It is a function of completed epochs, independent of the batch size, so a run that resumes with another batch size keeps its
+    position. (Any other unit is possible if it is the same for all three.)
 
     Args:
         warmup: epochs of warm-up.

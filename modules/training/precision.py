@@ -1,4 +1,4 @@
-"""Weights in bfloat16, without the loss of precision elsewhere that Lightning's `bf16-true` causes."""
+"""Weights in bfloat16, without the loss of precision in other tensors that Lightning's `bf16-true` causes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ class BFloat16Weights(Precision):
     states: half the memory of bf16-mixed. Everything else, including the computation, is as in bf16-mixed.
 
     Lightning's own plugin makes bfloat16 the default of all new tensors and casts the batch, so that masks, motion,
-    boxes, times and skeletons would have eight bits of precision. Here they stay in float32; so do norms, heads, prototypes,
+    boxes, times and skeletons would have eight bits of precision. Here, they remain in float32; so do norms, heads, prototypes,
     losses, momentum copies of a network (whose updates would be lost in bfloat16) and convolutions: CNNs are small, and on
-    a CPU their gradients in bfloat16 are not always correct. `trainer.precision bf16-true` on the command line is this plugin;
-    in Python, it is passed to the trainer's `plugins`.
+    a CPU, their gradients in bfloat16 are not always correct. On the command line, `trainer.precision bf16-true` selects this
+    plugin; in Python, pass it to the trainer's `plugins`.
     """
 
     precision = "bf16-true"
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Convert the layers of a method's networks, which are its parts with a declaration of no weight decay."""
+        """Convert the layers of a method's networks, which are its children with a method `no_weight_decay`."""
         networks = [part for part in module.children() if hasattr(part, "no_weight_decay")]
         layers = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
         for layer in layers:

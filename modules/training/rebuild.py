@@ -11,9 +11,9 @@ from modules.weights.run_config import inside, parse_config
 Kind = TypeVar("Kind", bound=LightningModule)
 
 WEIGHTS = ("checkpoint", "init_from")
-"""Settings that name weight files; the checkpoint's weights replace them."""
+"""Settings with weight files, which are replaced by the checkpoint's weights."""
 FROZEN = ("target", "clip")
-"""Parts that are not in checkpoints, whose files are needed again."""
+"""Frozen parts that are not in checkpoints, so their files are still needed."""
 
 
 def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[type[Kind], dict[str, Any]]:
@@ -21,7 +21,7 @@ def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[ty
 
     Args:
         config: settings of the run, as YAML.
-        wanted: class that the method must be of.
+        wanted: required class of the method.
         source: checkpoint that contains them, for error messages.
 
     Raises:
@@ -33,7 +33,7 @@ def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[ty
         builder = ArgumentParser(exit_on_error=False)
         builder.add_class_arguments(kind, "model", instantiate=False)
         settings = builder.parse_object({"model": _without_files(model.get("init_args") or {})})
-        # The name that jsonargparse gave it before 4.49.
+        # Before version 4.49, jsonargparse called it `instantiate_classes`.
         build = builder.instantiate if hasattr(builder, "instantiate") else builder.instantiate_classes
         built = build(settings).model
     except SettingError:
@@ -45,7 +45,9 @@ def recorded_arguments(config: str, wanted: type[Kind], source: str) -> tuple[ty
             "pass its arguments to load_from_checkpoint."
         ) from error
     if not issubclass(kind, wanted):
-        raise SettingError(f"{source} holds a {kind.__name__}, not a {wanted.__name__}; ask that class for it.")
+        raise SettingError(
+            f"{source} contains a {kind.__name__}, not a {wanted.__name__}; use {kind.__name__}.load_from_checkpoint."
+        )
     return kind, vars(built)
 
 

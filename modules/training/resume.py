@@ -1,7 +1,7 @@
 """Resuming from a checkpoint with changed settings.
 
-Lightning counts batches and steps; here, progress is measured in samples and epochs. With the settings of the checkpoint
-both agree, and nothing here has an effect.
+Lightning counts batches and steps; here, progress is measured in samples and epochs. With the settings of the checkpoint,
+both agree, and these functions change nothing.
 """
 
 import math
@@ -34,7 +34,7 @@ class SampleCounter(Protocol):
         ...
 
     def repeat(self, repeats: bool) -> None:
-        """Give the samples of the first epoch in every epoch, in the same order, or those of each epoch."""
+        """Return the samples of the first epoch in every epoch, in the same order, or those of each epoch."""
         ...
 
     def batches_left(self, epoch: int) -> int | None:
@@ -48,7 +48,7 @@ def reopen_epoch(checkpoint: dict[str, Any]) -> None:
     Lightning treats it as finished, and a resumed run would skip the rest of it.
 
     Args:
-        checkpoint: as read from the file; changed in place.
+        checkpoint: content of the file; changed in place.
     """
     state = loader_state(checkpoint)
     # States of other loaders, or of older versions, have other names.
@@ -62,8 +62,8 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
     Lightning restores its counters from the checkpoint, even if the batch size has changed.
 
     Args:
-        trainer: at the start of training, after a checkpoint was read.
-        loader: of training.
+        trainer: trainer at the start of training, after a checkpoint was read.
+        loader: training loader.
     """
     counts, usual = FitCounts(trainer), int(trainer.num_training_batches)
     epoch = counts.epoch
@@ -95,7 +95,7 @@ def fit_counts(trainer: Trainer, loader: SampleCounter) -> None:
 
 
 def check_horizon(epoch_steps: int, before: dict[str, Any]) -> None:
-    """Refuse a schedule that ends with trainer.max_steps if the number of steps per epoch has changed.
+    """Check that the number of steps per epoch is unchanged, for a schedule that ends with trainer.max_steps.
 
     Args:
         epoch_steps: optimiser steps in an epoch with the current settings.
@@ -108,7 +108,7 @@ def check_horizon(epoch_steps: int, before: dict[str, Any]) -> None:
         raise SettingError(
             f"trainer.max_steps ends the schedule, but an epoch now has {epoch_steps} steps, and {before['epoch_steps']} "
             "when the checkpoint was written, so the remaining steps no longer match the remaining epochs; set "
-            f"model.optim.horizon_epochs to the epochs of the whole schedule, which were {before['epochs']:g}."
+            f"model.optim.horizon_epochs to the epochs of the complete schedule, which were {before['epochs']:g}."
         )
 
 
@@ -128,11 +128,11 @@ def choose_peak(rule: float, batch: int, named: dict[str, Any], before: dict[str
         return rule, batch, f"global batch {batch}"
     was = f"the checkpoint's {before['peak']:.3g} for global batch {before['global_batch']}"
     if before["settings"] != named:
-        return rule, batch, f"global batch {batch}, as the settings now say, in place of {was}"
+        return rule, batch, f"global batch {batch}, from the changed settings, instead of {was}"
     if before["peak"] == rule:
         return rule, batch, f"global batch {batch}, as in the checkpoint"
-    advice = f"model.optim.scale_lr false and model.optim.base_lr {rule:.3g} would take"
-    return before["peak"], before["global_batch"], f"{was}; the rule gives {rule:.3g} for the present {batch}, which {advice}"
+    advice = f"set model.optim.scale_lr false and model.optim.base_lr {rule:.3g} to use it"
+    return before["peak"], before["global_batch"], f"{was}; the rule gives {rule:.3g} for the current {batch}, {advice}"
 
 
 def use_settings(optimiser: Optimizer, schedule: LambdaLR, groups: list[dict[str, Any]]) -> None:

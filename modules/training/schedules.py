@@ -16,15 +16,15 @@ class Schedule:
     the current position of a run.
 
     Args:
-        start: after the warm-up.
-        end: at the horizon and later; None stays at `start`.
-        kind: shape of the curve; `constant` stays at `start`.
+        start: value after the warm-up.
+        end: value at the horizon and later; None keeps `start`.
+        kind: shape of the curve; `constant` keeps `start`.
         warmup: length of the warm-up.
-        warmup_start: where the warm-up begins.
-        horizon: where `end` is reached, warm-up included; None takes the length of the whole schedule.
+        warmup_start: value at the start of the warm-up.
+        horizon: position at which `end` is reached, including the warm-up; None uses the length of the complete schedule.
         per: `step`: lengths in epochs, a new value at each step; `epoch`: lengths in epochs, one value per epoch (during
-            warm-up that of the middle of the epoch, since the first epoch would otherwise stay at `warmup_start`); `steps`:
-            lengths in optimiser steps, however many an epoch has.
+            warm-up, that of the middle of the epoch, since the first epoch would otherwise have `warmup_start`); `steps`:
+            lengths in optimiser steps.
     """
 
     start: float

@@ -17,8 +17,8 @@ def shard(module: LightningModule, world_size: int) -> None:
     """Shard a method's parameters: block by block, so that a process gathers one block at a time, and then the rest.
 
     Args:
-        module: method, whose networks are asked for `compiled_parts`.
-        world_size: number of processes; all of them take part.
+        module: method whose networks list their `compiled_parts`.
+        world_size: number of processes; all of them call this.
 
     Raises:
         SettingError: if the method keeps a momentum copy of a network, which would be updated from other shards, or a scalar.

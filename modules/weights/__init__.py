@@ -1,1 +1,1 @@
-"""Weights in files: reading them safely, what is known of them, and the names that other code bases give them."""
+"""Weight files: safe reading, their metadata, and the parameter names of other code bases."""

@@ -1,7 +1,6 @@
 """Weights on the Hugging Face Hub: `hf://owner/name`, `hf://owner/name/file` and `hf://owner/name@revision/file`.
 
-`huggingface_hub` keeps what it downloads in its own cache (`HF_HOME`) and needs no network for what is there already
-(`HF_HUB_OFFLINE=1`).
+`huggingface_hub` keeps downloads in its cache (`HF_HOME`). Cached files can be used without a network (`HF_HUB_OFFLINE=1`).
 """
 
 import re
@@ -10,22 +9,22 @@ from pathlib import Path
 
 from modules.core.errors import SettingError
 
-# A command line that takes paths makes one slash of two.
+# The command line's path type replaces two slashes by one.
 ADDRESS = re.compile(r"hf:/{1,2}(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<file>.+))?")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Names of weights in a repository, the first that is there is taken."""
+"""Names of weight files in a repository; the first existing one is used."""
 
 
 def local_path(path: str | Path, setting: str = "checkpoint") -> Path:
-    """The path itself; of an address on the hub, the file or folder that it is downloaded to.
+    """The local path: the path itself, or for an address on the hub, the downloaded file or folder.
 
     Args:
-        path: file, folder or address. Of a repository, weights and all .json files are downloaded; of one of its files, the
-            file and what may say more of it.
-        setting: that named it, for error messages.
+        path: file, folder or address. For a repository, the weights and all .json files are downloaded; for a single file, the
+            file and the .json files that describe it.
+        setting: setting with this path, for error messages.
 
     Raises:
-        SettingError: if the hub does not give it, or `huggingface_hub` is not installed.
+        SettingError: if the download fails, or `huggingface_hub` is not installed.
     """
     found = ADDRESS.fullmatch(str(path))
     if found is None:
@@ -37,20 +36,20 @@ def local_path(path: str | Path, setting: str = "checkpoint") -> Path:
         downloaded = _download(repository, revision, file)
     except ImportError as error:
         raise SettingError(f"{setting} is {address}, but huggingface_hub is missing; install it, or {instead}.") from error
-    except Exception as error:  # of the network, the hub, its cache, or names that it does not allow
+    except Exception as error:  # errors of the network, the hub, its cache, or invalid names
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise SettingError(f"{setting} is {address}, which could not be downloaded ({reason}); {instead}.") from error
     if downloaded is None:
         raise SettingError(
-            f"{setting} is {address}, a repository that holds no {file or ' or '.join(HUB_FILES)}; pass hf://{repository}/FILE "
-            "with the name of its file."
+            f"{setting} is {address}, a repository without {file or ' or '.join(HUB_FILES)}; pass hf://{repository}/FILE with "
+            "the name of its weight file."
         )
     return downloaded
 
 
-@lru_cache  # The passport of weights is read after the weights: both must be of the same revision.
+@lru_cache  # Weights and their passport are read separately, but must be of the same revision.
 def _download(repository: str, revision: str | None, file: str | None) -> Path | None:
-    """The file, or else the folder of weights; None if the repository has none."""
+    """The downloaded file or folder with weights; None if the repository has none."""
     from huggingface_hub import snapshot_download
 
     for name in (file,) if file else HUB_FILES:

@@ -1,4 +1,4 @@
-"""Under which licence weights are, as far as anyone says: never guessed."""
+"""The licence of weights, where it is stated. It is never guessed."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ from modules.weights.passport import passport_of
 from modules.weights.run_config import inside
 
 UNKNOWN = "unknown"
-"""What a model card says where nobody stated a licence."""
+"""Entry of a model card if no licence is stated."""
 SETTINGS = ("checkpoint", "init_from")
-"""Settings of a run that name files which its weights started from."""
+"""Settings of a run with the files that its weights were initialised from."""
 FAMILY_NOTE = (
     "Files of this form come from several code bases of the VideoMAE family. The code of VideoMAE is under CC BY-NC 4.0 and "
-    "that of SMILE under MIT; neither says which file this is, nor does the file."
+    "that of SMILE under MIT; the file does not record which of them it comes from."
 )
 
 
 def licence_of(path: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> str | None:
-    """What a passport, the model card of a folder, or else the weights that a run started from, say; None where nobody does.
+    """The licence in a passport, in the model card of a folder, or of the weights that a run was initialised from; else None.
 
     Args:
         path: weight file.
-        earlier: its passport; empty where there is none.
-        settings: of the run that made the weights.
+        earlier: its passport; empty if there is none.
+        settings: settings of the run that trained the weights.
     """
     if isinstance(earlier.get("license"), str):
         return str(earlier["license"])
@@ -39,7 +39,7 @@ def licence_of(path: Path, earlier: dict[str, Any], settings: dict[str, Any]) ->
 
 
 def started_from(settings: Any) -> list[str]:
-    """The files of weights that the settings of a run's model name."""
+    """The weight files in the settings of a run's model."""
     found: list[str] = []
 
     def look(part: Any) -> None:
@@ -53,7 +53,7 @@ def started_from(settings: Any) -> list[str]:
 
 
 def front_matter(path: Path) -> dict[str, Any]:
-    """The YAML at the head of a model card; empty where there is none."""
+    """The YAML at the start of a model card; empty if there is none."""
     try:
         text = path.read_text()
         content = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") else None
@@ -63,5 +63,5 @@ def front_matter(path: Path) -> dict[str, Any]:
 
 
 def licence_note(weights: dict[str, Tensor]) -> str | None:
-    """What is known of the licences of the code bases that write files of this form."""
+    """A note on the licences of the code bases that write such files; None for other files."""
     return FAMILY_NOTE if is_official(weights) else None

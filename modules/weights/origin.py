@@ -1,4 +1,4 @@
-"""What is known of the network that weights come from: how it was fed, and what its tensors do not tell."""
+"""Facts about the network that weights come from, which its tensors do not contain, such as the normalisation of its input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from modules.weights.run_config import facts_of_run, inside, parse_config
 
 
 def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
-    """Facts from the passport of a file, else from what its run or the official script saved with the weights.
+    """Facts from the passport of a file, or from what its run or the official script saved with the weights.
 
     Args:
         path: file or folder.
@@ -36,7 +36,7 @@ def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
         return known_origin(str(path), kept.get("normalisation"), kept)
     config = checkpoint.record.get("config")
     if isinstance(config, str) and config:
-        # Checkpoints of earlier versions hold the config alone.
+        # Checkpoints of earlier versions only contain the config.
         settings = parse_config(config)
         eps = inside(settings, "model", "init_args", "backbone", "init_args").get("bn_eps")
         return known_origin(str(path), None, facts_of_run(settings) | {"bn_eps": eps})
@@ -47,15 +47,15 @@ def origin_of(path: str | Path, checkpoint: Checkpoint) -> Origin:
 
 
 def transformers_origin(path: str | Path) -> Origin:
-    """Facts from the files that `transformers` writes beside the weights of its VideoMAE.
+    """Facts from the files that `transformers` writes next to the weights of its VideoMAE.
 
     Args:
-        path: folder, or the weights in it.
+        path: folder, or the weight file in it.
     """
     path = local_path(path)
     folder = path if path.is_dir() else path.parent
     network, pictures = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
-    # It leaves out what has its default.
+    # It omits settings that have their default.
     facts = {"num_frames": 16, "image_size": 224} | network if network.get("model_type") == "videomae" else {}
     normalisation = {"mean": pictures.get("image_mean"), "std": pictures.get("image_std")}
     if pictures.get("do_normalize") is False:
@@ -63,7 +63,7 @@ def transformers_origin(path: str | Path) -> Origin:
     return known_origin(str(path), normalisation, facts)
 
 
-# Clips of all published networks of the VideoMAE family, which have these widths; 1408 is ViT-g.
+# Clips and widths of all published networks of the VideoMAE family; 1408 is ViT-g.
 PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
 
 
@@ -71,7 +71,7 @@ PUBLISHED_WIDTHS = (384, 768, 1024, 1280, 1408)
 
 
 def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
-    """`origin_of` a file of the VideoMAE family, of which published networks do not say what they all have in common."""
+    """`origin_of` for the VideoMAE family. Published files do not record their clip sizes, which are the same for all."""
     origin = origin_of(path, content)
     if origin.frames is None and origin.size is None and is_official(content.weights):
         width = next(len(value) for key, value in content.weights.items() if key.endswith("patch_embed.proj.weight"))
@@ -80,16 +80,16 @@ def origin_of_encoder(path: str, content: Checkpoint) -> Origin:
     return origin
 
 
-# Classes of the data that torchvision's published video networks are of.
+# Number of classes of torchvision's published video networks.
 KINETICS_CLASSES = 400
 
 
 def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
-    """Add what the form of a published file tells of its network to what is known of it.
+    """Complete the origin of a published file with facts that follow from its parameter names.
 
     Args:
         state: weights under the file's own names.
-        origin: of the file.
+        origin: origin of the file.
     """
     normalisation, eps = None, None
     head = state.get("fc.weight", state.get("classifier.1.weight"))

@@ -1,4 +1,4 @@
-"""The passport of a weight file: what it holds, what made it, and how to feed it."""
+"""The passport of a weight file: its content, its origin, and the input that it expects."""
 
 import json
 from pathlib import Path
@@ -18,17 +18,17 @@ IN_FOLDER = "passport.json"
 
 
 def passport_path(out: Path, folder: bool) -> Path:
-    """Where the passport of a file or folder is written."""
+    """Path of the passport of a file or folder."""
     return out / IN_FOLDER if folder else out.with_name(f"{out.name}.json")
 
 
 def passport_of(path: str | Path) -> dict[str, Any] | None:
-    """The passport of weights, if they have one of this project.
+    """The passport of weights, or None if they have none of this project.
 
     Args:
-        path: a file, whose passport is in it (.safetensors), beside it as <name>.json, or in its folder as passport.json where
-            the file is a folder's weights; or such a folder. Earlier versions wrote <name without suffix>.json, which is read
-            too, where no file of another suffix can be meant.
+        path: a file or folder. The passport of a file is inside it (.safetensors) or next to it as <name>.json; that of a
+            folder's weights is passport.json in the folder. Earlier versions wrote <name without suffix>.json, which is also
+            read if it cannot belong to a file with another suffix.
     """
     path = local_path(path)
     if path.is_dir():
@@ -41,18 +41,18 @@ def passport_of(path: str | Path) -> dict[str, Any] | None:
 
 
 def said_of(path: str | Path, setting: str) -> dict[str, Any]:
-    """What a folder of `transformers`, or else a passport, says of weights that their tensors do not tell.
+    """Facts about weights that their tensors do not contain, from the config of a `transformers` folder, or from a passport.
 
     Args:
         path: file or folder.
-        setting: that named it, for error messages.
+        setting: setting with this path, for error messages.
 
     Returns:
-        Sizes of the network by the names of `Architecture`, num_heads and decoder_heads among them, and norm_pix_loss; those
-        that are not known are missing or None.
+        Sizes of the network by the names of `Architecture`, including num_heads and decoder_heads, and norm_pix_loss. Unknown
+        ones are missing or None.
 
     Raises:
-        SettingError: if the folder's config.json is of a network that ours is not.
+        SettingError: if the folder's config.json is of a network that is not supported.
     """
     file = weight_file(path, setting)
     config = file.parent / "config.json"
@@ -63,16 +63,16 @@ def said_of(path: str | Path, setting: str) -> dict[str, Any]:
 
 
 def check_heads(path: str, setting: str, heads: int, decoder_heads: int | None = None) -> None:
-    """Compare numbers of heads, which no tensor tells, with what a passport or a folder of `transformers` says.
+    """Compare numbers of heads, which cannot be read from tensors, with a passport or the config of a `transformers` folder.
 
     Args:
-        path: file or folder that weights came from.
-        setting: that named it, for error messages.
-        heads: of the encoder that took them.
-        decoder_heads: of the decoder that took them, if one did.
+        path: file or folder that weights were loaded from.
+        setting: setting with this path, for error messages.
+        heads: number of heads of the encoder.
+        decoder_heads: number of heads of the decoder, if weights were loaded into one.
 
     Raises:
-        SettingError: if a number differs, or a folder's config.json is of a network that ours is not.
+        SettingError: if a number differs, or the folder's config.json is of a network that is not supported.
     """
     said = said_of(path, setting)
     parts = [("num_heads", "model.backbone.num_heads", heads)]
@@ -81,17 +81,17 @@ def check_heads(path: str, setting: str, heads: int, decoder_heads: int | None =
     for name, own, number in parts:
         if said.get(name) not in (None, number):
             raise SettingError(
-                f"{setting} names {path}, which says that it has {said[name]} heads where {own} is {number}; make them equal, "
-                "or correct what it says with `convert`."
+                f"{setting} names {path}, whose metadata has {name} {said[name]}, but {own} is {number}; make them equal, or "
+                "correct the metadata with `convert`."
             )
 
 
 def class_names_beside(path: str | Path, setting: str) -> list[str] | None:
-    """Names of the classes by label that a folder of `transformers`, or else a passport, says of weights.
+    """Class names by label, from the config of a `transformers` folder, or from a passport.
 
     Args:
         path: file or folder.
-        setting: that named it, for error messages.
+        setting: setting with this path, for error messages.
     """
     file = weight_file(path, setting)
     names = class_names_of(file.parent / "config.json") if file.name in FOLDER_FILES[:2] else None
@@ -99,10 +99,11 @@ def class_names_beside(path: str | Path, setting: str) -> list[str] | None:
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
-    """The passport that an earlier version wrote; two files of one name were given one then, and the last took it."""
+    """The passport that an earlier version wrote. Files that differed only in the suffix then shared one passport, which
+    belonged to the file that was written last."""
     passport = _passport_in(path.with_suffix(".json"))
     twin = path.with_suffix(".safetensors")
-    # For x.pth.tar it is x.pth.json, which is that of a file x.pth.
+    # For x.pth.tar, the name is x.pth.json, which may belong to a file x.pth.
     if (
         passport is None
         or path.with_suffix("").is_file()
@@ -113,7 +114,7 @@ def _earlier(path: Path) -> dict[str, Any] | None:
 
 
 def _is_source(path: Path, passport: dict[str, Any]) -> bool:
-    """Whether a passport is of weights that were made of a file, so that it holds for the file as well."""
+    """Whether the weights of a passport were converted from this file, so that the passport also applies to the file."""
     source = inside(passport, "source")
     return source.get("file") == path.name and source.get("sha256") == sha256(path)
 
@@ -139,21 +140,21 @@ def _passport_in(path: Path) -> dict[str, Any] | None:
 
 
 def read_passport(path: str | Path) -> dict[str, Any]:
-    """What is known of weights that `convert` wrote.
+    """Metadata of weights that `convert` wrote.
 
     Args:
         path: .safetensors or .pth file, or folder.
 
     Returns:
         format; kind (pretraining, classifier, encoder, contrast, video_text, text, clip_tower, timm_tower); method (class
-        path); config (YAML text of the run); metrics; source (file, sha256, made_from: the same of the file before);
-        architecture (sizes by the names of the backbone's settings); normalisation (mean and std of RGB in 0..1; channels,
-        where not RGB); frames; stride; class_names (by label); norm_pix_loss (whether the pixels that the decoder predicts
-        were normalised cube by cube); license (as stated) and license_note (what is known of the code bases that write such
-        files); of networks for other runtimes input and output (name, type, shape). What is not known is null.
+        path); config (YAML text of the run); metrics; source (file, sha256, made_from: the same of the previous file);
+        architecture (sizes by the names of the backbone's settings); normalisation (mean and std of RGB in 0..1; channels
+        if not RGB); frames; stride; class_names (by label); norm_pix_loss (whether the pixels that the decoder predicts
+        were normalised per cube); license (as stated) and license_note (about the code bases that write such files); for
+        networks for other runtimes also input and output (name, type, shape). Unknown values are null.
 
     Raises:
-        SettingError: if there is none.
+        SettingError: if there is no passport.
     """
     passport = passport_of(path)
     if passport is None:
@@ -162,7 +163,7 @@ def read_passport(path: str | Path) -> dict[str, Any]:
 
 
 def _ours(text: str) -> dict[str, Any] | None:
-    """The passport in a text; None if it is something else."""
+    """The passport in a JSON text; None for other texts."""
     try:
         content = json.loads(text)
     except ValueError:

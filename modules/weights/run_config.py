@@ -1,4 +1,4 @@
-"""What the settings of a run say of the weights that it trained."""
+"""Facts about weights from the settings of the run that trained them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from modules.weights.sizes import PRESETS, Facts
 
 
 def config_text(path: Path, run_config: Path | None, record: dict[str, Any]) -> str | None:
-    """YAML of the run: as passed, as saved in the checkpoint, or the config.yaml of the folder that holds checkpoints/."""
+    """YAML of the run: the given file, the text in the checkpoint, or config.yaml in the folder that contains checkpoints/."""
     if run_config is not None:
         if not run_config.is_file():
             raise SettingError(f"--run_config names {run_config}, which does not exist; pass the config.yaml of a run.")
@@ -31,14 +31,14 @@ def parse_config(text: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingError(f"The run's config is no YAML ({type(error).__name__}); pass another with --run_config.") from error
+        raise SettingError(f"The run's config is not YAML ({type(error).__name__}); pass another with --run_config.") from error
     if not isinstance(settings, dict):
-        raise SettingError("The run's config holds no settings; pass the run's config.yaml with --run_config.")
+        raise SettingError("The run's config contains no settings; pass the run's config.yaml with --run_config.")
     return settings
 
 
 def facts_of_run(settings: dict[str, Any]) -> Facts:
-    """What a run's settings say that weights do not."""
+    """Facts in a run's settings that weights do not contain."""
     model = inside(settings, "model", "init_args")
     backbone = inside(model, "backbone", "init_args")
     clip = inside(settings, "data", "init_args", "clip")
@@ -50,7 +50,7 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
     # A CNN takes clips of any size.
     for name, in_clip in (("num_frames", "frames"), ("image_size", "size")):
         found[name] = clip.get(in_clip) if found[name] is None else found[name]
-    # Runs of before had the decoder's heads beside its other settings, and the stride beside the frames.
+    # Earlier versions had the decoder's heads among the method's settings, and the stride next to the frames.
     heads = inside(model, "decoder").get("heads", model.get("decoder_heads"))
     stride = inside(clip, "sampler", "init_args").get("stride", clip.get("stride"))
     found |= {"decoder_heads": heads, "stride": stride}
@@ -58,7 +58,7 @@ def facts_of_run(settings: dict[str, Any]) -> Facts:
 
 
 def norm_pix_loss_of_run(settings: dict[str, Any]) -> bool | None:
-    """Whether a run normalised the pixels that it predicted cube by cube; None where it predicted something else."""
+    """Whether a run normalised the pixels that it predicted per cube; None if it predicted something else."""
     target = inside(settings, "model", "init_args").get("target")
     if not isinstance(target, dict) or str(target.get("class_path")).rpartition(".")[2] != "PixelTarget":
         return None
@@ -66,7 +66,7 @@ def norm_pix_loss_of_run(settings: dict[str, Any]) -> bool | None:
 
 
 def inside(settings: Any, *names: str) -> dict[str, Any]:
-    """What stands under a path of names; empty where there is no such dictionary."""
+    """The dictionary under a path of keys; empty if there is none."""
     for name in names:
         settings = settings.get(name) if isinstance(settings, dict) else None
     return settings if isinstance(settings, dict) else {}

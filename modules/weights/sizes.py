@@ -1,4 +1,4 @@
-"""Sizes of transformers: those that were published, and those read from weights."""
+"""Sizes of transformers: published presets, and sizes read from weights."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from modules.core.errors import SettingError, check_positive, given
 
 
 class Preset(NamedTuple):
-    """Width, depth, heads, side of a token in pixels and hidden width of the MLP over the token width, of an encoder size."""
+    """Encoder preset: width, depth, heads, side of a token in pixels, and hidden width of the MLP over the token width."""
 
     embed_dim: int
     depth: int
@@ -20,7 +20,7 @@ class Preset(NamedTuple):
     mlp_ratio: float = 4.0
 
 
-# VideoMAE and VideoMAE V2 (giant), official code; tiny and micro are ours, for laptops and tests.
+# VideoMAE and VideoMAE V2 (giant), official code; tiny and micro are this project's, for laptops and tests.
 PRESETS = {
     "micro": Preset(96, 4, 3),
     "tiny": Preset(192, 12, 3),
@@ -33,8 +33,8 @@ PRESETS = {
 Size = Literal["micro", "tiny", "small", "base", "large", "huge", "giant"]
 Kind = Literal["pretraining", "classifier", "encoder"]
 Facts = dict[str, int]
-"""What weights do not tell, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size, stride; and
-pretrained_frames and pretrained_size, of the clips whose position codes they know."""
+"""Facts that cannot be read from weights, by name: num_heads, decoder_heads, image_size, num_frames, patch_size, tubelet_size,
+stride; and pretrained_frames and pretrained_size of the clips that the position codes were trained for."""
 HEAD_CHANNELS = 64
 # ViT-H and ViT-g of the VideoMAE family have wider heads (official code of VideoMAE and VideoMAE V2).
 KNOWN_HEADS = {preset.embed_dim: preset.num_heads for preset in PRESETS.values()}
@@ -46,10 +46,10 @@ def choose_sizes(size: Size, image_size: int, **instead: float | None) -> Preset
     Args:
         size: name of the preset.
         image_size: side of the clips in pixels.
-        instead: other values of the preset's fields; None keeps the preset's.
+        instead: values that replace the preset's fields; None keeps the preset's.
 
     Raises:
-        SettingError: if a value is not positive, or tokens do not divide the clips, or heads the width.
+        SettingError: if a value is not positive, the clips are not a multiple of the tokens, or the width of the heads.
     """
     check_positive("model.backbone", image_size=image_size, **given(**instead))
     chosen = PRESETS[size]._replace(**given(**instead))
@@ -68,7 +68,7 @@ def choose_sizes(size: Size, image_size: int, **instead: float | None) -> Preset
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a network of the VideoMAE family; those of parts that it has not are None."""
+    """Sizes of a network of the VideoMAE family; None for parts that it does not have."""
 
     embed_dim: int
     depth: int
@@ -84,22 +84,22 @@ class Architecture:
     decoder_out: int | None = None
     num_classes: int | None = None
     num_prototypes: int | None = None
-    """of SIGMA"""
+    """number of prototypes of SIGMA"""
     projection_inputs: tuple[int, ...] | None = None
-    """of each linear layer of SIGMA's MLP"""
+    """input width of each linear layer of SIGMA's MLP"""
     pretrained_frames: int | None = None
-    """of the clips whose position codes it interpolates, where they are others"""
+    """frames of the clips that its position codes are interpolated from, if they differ"""
     pretrained_size: int | None = None
 
     @property
     def interpolates(self) -> bool:
-        """Whether its position codes are interpolated from those of other clips."""
+        """Whether its position codes are interpolated from those of another clip size."""
         frames, size = self.pretrained_frames or self.num_frames, self.pretrained_size or self.image_size
         return (frames, size) != (self.num_frames, self.image_size)
 
     @property
     def kind(self) -> Kind:
-        """Which network it is: encoder and decoder, encoder and classification head, or the encoder alone."""
+        """Kind of network: encoder and decoder, encoder and classification head, or only the encoder."""
         if self.decoder_dim is not None:
             return "pretraining"
         return "encoder" if self.num_classes is None else "classifier"
@@ -109,13 +109,13 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
     """Read the sizes of a network of the VideoMAE family from its tensors.
 
     Args:
-        weights: under our names.
-        facts: what tensors do not tell. Missing ones are those of the official networks: 224 pixels, 16 frames, tubelets
-            of 2 frames, heads by the table of published widths or else of 64 channels, half as many in the decoder.
+        weights: weights under this project's names.
+        facts: facts that tensors do not contain. Defaults are those of the official networks: 224 pixels, 16 frames, tubelets
+            of 2 frames, heads by the table of published widths or one per 64 channels, half as many in the decoder.
         source: file, for error messages.
 
     Raises:
-        SettingError: if tensors for a size are missing, or a size cannot be known and must be passed.
+        SettingError: if tensors for a size are missing, or a size is unknown and must be passed.
     """
     width, inputs = shape_of(weights, "backbone.patch_embed.weight", 2, source)
     tubelet = facts.get("tubelet_size", 2)
@@ -151,7 +151,7 @@ def infer_architecture(weights: dict[str, Tensor], facts: Facts, source: str) ->
 
 
 def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[str, Any]:
-    """Sizes of the decoder, and of what SIGMA adds to it."""
+    """Sizes of the decoder, and of SIGMA's additional parts."""
     width = shape_of(weights, "decoder.embed.weight", 2, source)[0]
     if width % heads:
         raise SettingError(f"{source}: {heads} heads do not divide the decoder's width {width}; pass --decoder_heads.")
@@ -169,10 +169,10 @@ def _decoder_sizes(weights: dict[str, Tensor], heads: int, source: str) -> dict[
 
 
 def count_heads(width: int, asked: int | None, source: str) -> int:
-    """Attention heads of a width: as asked, else of the published network of this width, else one per 64 channels.
+    """Number of attention heads: as given, else that of the published network of this width, else one per 64 channels.
 
     Raises:
-        SettingError: if neither is possible.
+        SettingError: if none of these is possible.
     """
     heads = asked or KNOWN_HEADS.get(width) or (width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else None)
     if heads is None or width % heads:
@@ -182,13 +182,13 @@ def count_heads(width: int, asked: int | None, source: str) -> int:
 
 
 def count_blocks(weights: dict[str, Tensor], prefix: str) -> int:
-    """Blocks under a prefix: the highest number and one, so that a gap shows as missing."""
+    """Number of blocks under a prefix: the highest index plus one, so that a gap is reported as missing."""
     names = (key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix))
     return 1 + max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def mlp_ratio(hidden: int, width: int) -> float:
-    """Ratio of which timm's `int(width * ratio)` makes `hidden` again."""
+    """Ratio for which timm's `int(width * ratio)` returns `hidden`."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
@@ -197,5 +197,5 @@ def shape_of(weights: dict[str, Tensor], key: str, ndim: int, source: str) -> tu
     """Shape of a tensor. Raises a SettingError if it is missing or has another number of axes."""
     if key not in weights or weights[key].ndim != ndim:
         found = f"has the shape {list(weights[key].shape)}" if key in weights else "is missing"
-        raise SettingError(f"{source} holds no whole network that we know: {key} {found}; pass another file.")
+        raise SettingError(f"{source} contains no complete network of a known type: {key} {found}; pass another file.")
     return tuple(weights[key].shape)

@@ -1,7 +1,7 @@
-"""Tensors of a TorchScript archive, as OpenAI publishes CLIP, without running the code in it.
+"""Reading the tensors of a TorchScript archive (the format of OpenAI's CLIP) without running the code in it.
 
 `torch.jit.load` runs the archive's own `__setstate__` methods, which can write files. An archive is a zip file with a pickle
-of nested modules and the raw storages of their tensors; here the pickle may build nothing but those.
+of nested modules and the raw storages of their tensors. Here, the pickle can only create these.
 """
 
 import pickle
@@ -26,7 +26,7 @@ STORAGES = {
 
 
 class Part:
-    """A module of the archive, whatever its class."""
+    """A module of the archive, of any class."""
 
     def __setstate__(self, state: Any) -> None:
         """Keep the attributes."""
@@ -46,7 +46,7 @@ class PartUnpickler(pickle.Unpickler):
         self.archive, self.root = archive, root
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a global name."""
+        """The replacement for a global name."""
         if module.split(".")[0] == "__torch__":
             return Part
         if module == "torch" and name in STORAGES:
@@ -60,13 +60,13 @@ class PartUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """The storage that ("storage", type, number, ...) names, as a flat tensor."""
+        """The storage with the id ("storage", type, number, ...), as a flat tensor."""
         _, dtype, number = pid[:3]
         return torch.frombuffer(bytearray(self.archive.read(f"{self.root}data/{number}")), dtype=dtype)
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is such an archive; files of `torch.save` are zip files too, but hold no constants."""
+    """Whether a file is a TorchScript archive; files of `torch.save` are also zip files, but contain no constants."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -74,13 +74,13 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Tensors by the names that a state dict would have, and tensors that are plain attributes.
+    """Tensors by the names that they would have in a state dict, including tensors that are plain attributes.
 
     Args:
         path: archive.
 
     Raises:
-        Exception: of many kinds, if the file is broken or holds what is not allowed.
+        Exception: of various types, if the file is broken or contains anything that is not allowed.
     """
     with zipfile.ZipFile(path) as archive:
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))

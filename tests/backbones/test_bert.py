@@ -97,7 +97,7 @@ def test_wrong_files_are_told(bert: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"does not fit this TextEncoder: .*layers\.0\.attention\.key_value\.bias"):
         encoder(tmp_path / "part.safetensors")
     save_file({"embeddings.word_embeddings.weight": torch.zeros(5, 32)}, tmp_path / "words.safetensors")
-    with pytest.raises(SettingError, match="is no whole text encoder, positions is missing; pass another file"):
+    with pytest.raises(SettingError, match="is not a complete text encoder, positions is missing; pass another file"):
         convert(tmp_path / "words.safetensors", tmp_path / "out.safetensors")
     with pytest.raises(SettingError, match="is a text encoder: pass --to safetensors"):
         convert(tmp_path / "bert.safetensors", tmp_path / "out.pth", to="official")

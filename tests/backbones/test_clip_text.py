@@ -60,7 +60,7 @@ def test_sentences_of_a_clip(form: str, open_clip: Any, tmp_path: Path) -> None:
     assert found.shape == (3, 1, 16)
     assert torch.equal(found[:, 0], network.encode_text(ids))
     if form == "openai":
-        with pytest.raises(SettingError, match=r"is a file of OpenAI; set model\.clip\.quick_gelu to true"):
+        with pytest.raises(SettingError, match=r"is a file from OpenAI; set model\.clip\.quick_gelu to true"):
             ClipText(tiny(checkpoint=str(path)), len(tokenizer))
 
 

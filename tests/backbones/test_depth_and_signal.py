@@ -130,7 +130,7 @@ def test_weights_come_from_every_file_that_holds_them(tmp_path: Path) -> None:
         SignalCNN(6, 4, checkpoint=str(tmp_path / "twice.pt"))
     assert prefixes_of(["stem.weight"]) == [""]
     for command in (convert, lambda source, out: load_backbone(source)):
-        with pytest.raises(SettingError, match=r"two\.pt holds several encoders \(depth, signal\); .*\.encoder\(name\)"):
+        with pytest.raises(SettingError, match=r"two\.pt contains several encoders \(depth, signal\); .*\.encoder\(name\)"):
             command(tmp_path / "two.pt", tmp_path / "out.safetensors")
 
 
@@ -184,5 +184,5 @@ def test_converted_files_and_checkpoints_give_equal_features(form: str, tmp_path
     passport = read_passport(tmp_path / "whole.safetensors")
     assert (passport["kind"], passport["class_names"]) == ("classifier", ["a", "b", "c"])
     assert read_passport(tmp_path / "encoder.safetensors")["kind"] == "encoder"
-    with pytest.raises(SettingError, match=r"--to huggingface has no form for encoders of|--to huggingface is for"):
+    with pytest.raises(SettingError, match=r"--to huggingface does not support encoders of|--to huggingface is for"):
         convert(tmp_path / "last.ckpt", tmp_path / "folder", to="huggingface")

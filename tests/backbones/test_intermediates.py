@@ -145,7 +145,7 @@ def test_what_is_no_normalised_clip_is_refused_in_one_sentence(name: str) -> Non
                 call(given)
     channels = 1 if name == "depth" else 3
     for given in (VIDEO, VIDEO[:, :, 0], UINT8[0], torch.zeros(2, FRAMES, SIDE, SIDE, 4)):
-        with pytest.raises(SettingError, match=rf"preprocess takes clips as they are decoded, \[B, T, H, W, {channels}\], but"):
+        with pytest.raises(SettingError, match=rf"preprocess takes decoded clips \[B, T, H, W, {channels}\], but"):
             encoder.preprocess(given)
 
 
@@ -153,7 +153,7 @@ REFUSED = {
     "frames no tubelet divides": ("vit", VIDEO[:, :, :3], "Clips of 3 frames of 32 x 32 px do not make tokens of 2 frames"),
     "pixels no token divides": ("vit", VIDEO[..., :30], "of 32 x 30 px do not make tokens"),
     "tokens of depth": ("depth", VIDEO[:, :, :3], "do not make tokens of 2 frames"),
-    "more frames than positions": ("beit", torch.zeros(1, 3, 5, 32, 32), "have 5 frames, but this BEiTVideo knows .* of 4"),
+    "more frames than positions": ("beit", torch.zeros(1, 3, 5, 32, 32), "5 frames, but this BEiTVideo has positions for 4"),
     "another size": ("beit", torch.zeros(1, 3, 4, 32, 40), "4 frames of 32 x 40 px, but 4 frames of 32 x 32 px are needed"),
     "too short": ("r3d", VIDEO[:, :, :2], "Clips of 2 frames are too short for VideoResNet; set data.clip.frames to 4"),
     "too small": ("i3d", VIDEO[..., :20], "32 x 20 pixels are too small for I3D; set data.clip.size to 32 or more"),
@@ -166,7 +166,7 @@ REFUSED = {
     "double bodies": ("hcn", torch.zeros(1, 3, 16, 25, 2).double(), "was given float64"),
     "another body": ("gcn", torch.zeros(1, 3, 16, 17, 2), "not 2 of 17 in 3"),
     "no frames": ("gru", torch.zeros(1, 3, 0, 25, 2), "skeletons of at least one frame"),
-    "another window": ("hcn", torch.zeros(1, 3, 32, 25, 2), "window 16 but clips have 32 frames"),
+    "another window": ("hcn", torch.zeros(1, 3, 32, 25, 2), "window 16, but clips have 32 frames"),
     "a signal of one axis": ("signal", torch.zeros(6), r"takes signals \[B, 6, L\] of float32, but was given float32 \[6\]"),
     "other channels": ("signal", torch.zeros(1, 24, 6), "takes 6 channels, but the data have 24"),
 }

@@ -27,7 +27,7 @@ def test_frames() -> None:
     for seconds, frames in ((10, 998), (5, 498), (1, 98)):
         assert log_mel(torch.zeros(1, 1, seconds * RATE)).shape == (1, frames, 128)
     assert log_mel(torch.zeros(1, 400)).shape == (1, 1, 128)
-    with pytest.raises(SettingError, match=r"has 399 samples, and a frame of a spectrogram takes 400; raise data\.streams"):
+    with pytest.raises(SettingError, match=r"has 399 samples, but a frame of a spectrogram needs 400; raise data\.streams"):
         log_mel(torch.zeros(1, 399))
 
 

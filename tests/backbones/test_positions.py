@@ -178,7 +178,7 @@ def test_formats_that_cannot_say_it_are_refused(to: Any, tmp_path: Path) -> None
     (tmp_path / "tuned").mkdir()
     run = run_of(Classification(vit(8, 48, first), 13, optim=OPTIM), 8, 48, tmp_path / "tuned")
     out = tmp_path / ("folder" if to == "huggingface" else "out.pth")
-    with pytest.raises(SettingError, match=r"no place for position codes .* from clips of 4 frames of 32 px"):
+    with pytest.raises(SettingError, match=r"does not support position codes .* from clips of 4 frames of 32 px"):
         convert(run, out, to, heads=2, image_size=48, num_frames=8)
     convert(first, out, to, heads=2, image_size=32, num_frames=4)
 

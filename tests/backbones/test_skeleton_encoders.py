@@ -216,7 +216,7 @@ WRONG = {
     "layers": (lambda: BiGRU(0), "hidden 0 and layers 3"),
     "width": (lambda: AGCN(3), "width 3; set it to 4 or more"),
     "window": (lambda: HCN(window=60), "a multiple of 16"),
-    "frames": (lambda: HCN(4, 16)(skeletons(frames=17)), "window 16 but clips have 17 frames"),
+    "frames": (lambda: HCN(4, 16)(skeletons(frames=17)), "window 16, but clips have 17 frames"),
     "joints": (lambda: BiGRU(2)(torch.zeros(1, 3, 4, 17, 2)), "2 persons of 25 joints in 3 coordinates, not 2 of 17 in 3"),
 }
 

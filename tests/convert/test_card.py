@@ -79,7 +79,7 @@ def test_the_card_of_a_classifier(tmp_path: Path) -> None:
         "* test/top1: 61.25",
         "0. wave\n1. jump\n2. fall",
         f"* made from `best.ckpt`, sha256 `{passport['source']['sha256']}`",
-        "* licence: unknown; nothing that lies with the weights states one (`convert --license NAME` does).",
+        "* licence: unknown; none is stated with the weights (`convert --license NAME` sets one).",
     ):
         assert line in card, line
     assert "somebody" not in card
@@ -92,7 +92,7 @@ def test_licence_and_source_travel(tmp_path: Path) -> None:
     assert read_passport(tmp_path / "plain.safetensors")["license"] is None
     said = (tmp_path / "plain.safetensors.md").read_text()
     assert "licence: unknown" in said
-    assert "The code of VideoMAE is under CC BY-NC 4.0 and that of SMILE under MIT; neither says which file this is" in said
+    assert "The code of VideoMAE is under CC BY-NC 4.0 and that of SMILE under MIT; the file does not record which" in said
     convert(source, tmp_path / "a.safetensors", license="cc-by-nc-4.0", **SIZES)
     way = [("b.pth", "official"), ("c", "huggingface"), ("d.safetensors", "safetensors")]
     before = tmp_path / "a.safetensors"
@@ -110,8 +110,10 @@ def test_licence_and_source_travel(tmp_path: Path) -> None:
     assert read_passport(tmp_path / "f.safetensors")["license"] == "cc-by-nc-4.0"
     assert "* started from: d.safetensors" in (tmp_path / "f.safetensors.md").read_text()
     convert(fine_tuned(tmp_path, "gone.pth"), tmp_path / "g.safetensors")
-    assert "The licence of gone.pth, which it started from, holds for it too." in (tmp_path / "g.safetensors.md").read_text()
-    with pytest.raises(SettingError, match=r"--license is ' '; give a name on one line"):
+    assert (
+        "The licence of gone.pth, which it was initialised from, also applies." in (tmp_path / "g.safetensors.md").read_text()
+    )
+    with pytest.raises(SettingError, match=r"--license is ' '; pass a name on one line"):
         convert(source, tmp_path / "h.safetensors", license=" ", **SIZES)
 
 

@@ -131,7 +131,7 @@ def test_published_encoders_load_and_convert(method: str, tmp_path: Path) -> Non
     again = VideoResNet(name, width=4, checkpoint=str(out))
     assert (again.bn_eps, again.normalisation) == (other.bn_eps, other.normalisation) == (eps, again.normalisation)
     assert again.normalisation == (BGR_TO_ONE if method == "TCLR" else IMAGENET)
-    with pytest.raises(SettingError, match="--part backbone reads the encoder alone"):
+    with pytest.raises(SettingError, match="--part backbone reads only the encoder"):
         convert(file, tmp_path / "whole.safetensors")
     published_file(method, {key: value for key, value in own.items() if key != "layer3.0.conv1.1.bias"}, file)
     for load in (other.load, lambda path: convert(Path(path), out, part="backbone", overwrite=True)):

@@ -281,7 +281,7 @@ def test_plain_pixels_stay_plain(
         (tmp_path / "hf" / "passport.json").unlink()
         convert(tmp_path / "hf", tmp_path / "back.safetensors")
     assert read_passport(tmp_path / "back.safetensors")["norm_pix_loss"] is expected
-    assert ("predicts plain pixels: train it further with model.target.normalise false" in caplog.text) is not expected
+    assert ("pixels that are not normalised: to continue training, set model.target.normalise" in caplog.text) is not expected
     convert(tmp_path / "back.safetensors", tmp_path / "encoder.safetensors", part="backbone")
     assert read_passport(tmp_path / "encoder.safetensors")["norm_pix_loss"] is None
 
@@ -299,7 +299,7 @@ def test_unknown_pixels_are_said(pretraining: dict[str, Tensor], tmp_path: Path,
     with caplog.at_level("INFO"):
         convert(tmp_path / "source.pth", tmp_path / "hf", to="huggingface", **SIZES)
     assert "norm_pix_loss" not in json.loads((tmp_path / "hf" / "config.json").read_text())
-    assert "Nothing says whether the predicted pixels were normalised" in caplog.text
+    assert "It is unknown whether the predicted pixels were normalised" in caplog.text
     convert(tmp_path / "hf", tmp_path / "back.safetensors")
     assert read_passport(tmp_path / "back.safetensors")["norm_pix_loss"] is None
 
@@ -405,13 +405,13 @@ def test_other_heads_are_refused(pretraining: dict[str, Tensor], tmp_path: Path)
     torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
     for name, to in (("hf", "huggingface"), ("a.safetensors", "safetensors"), ("b.pth", "official")):
         convert(tmp_path / "last.ckpt", tmp_path / name, to=to, heads=4, decoder_heads=1, image_size=32, num_frames=4)
-        message = r"model\.%s names .* has 4 heads where model\.backbone\.num_heads is 2"
+        message = r"model\.%s names .* has num_heads 4, but model\.backbone\.num_heads is 2"
         with pytest.raises(SettingError, match=message % r"backbone\.checkpoint"):
             VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / name))
         with pytest.raises(SettingError, match=message % "init_from"):
             start(str(tmp_path / name))
     convert(tmp_path / "last.ckpt", tmp_path / "c.safetensors", heads=2, decoder_heads=2, image_size=32, num_frames=4)
-    with pytest.raises(SettingError, match=r"has 2 heads where model\.decoder\.heads is 1"):
+    with pytest.raises(SettingError, match=r"has decoder_heads 2, but model\.decoder\.heads is 1"):
         start(str(tmp_path / "c.safetensors"))
 
 
@@ -471,11 +471,11 @@ def test_what_does_not_fit_is_an_error(pretraining: dict[str, Tensor], tmp_path:
     refused(names | {"mask_token": torch.ones(1, 1, 3)}, r"decoder\.mask_token \[1, 1, 3\] for \[1, 1, 16\]")
     refused(lacking("encoder.blocks.0.attn.v_bias"), r"1 left over \(backbone\.blocks\.0\.attn\.q_bias\)")
     refused(lacking("encoder.blocks."), r"backbone\.blocks\.0\.mlp\.fc1\.weight is missing")
-    refused(lacking("encoder.patch_embed."), "holds no vision transformer that we know")
+    refused(lacking("encoder.patch_embed."), "contains no known vision transformer")
     refused(names, "tokens of 8 do not divide image_size 36; pass the right --image_size", image_size=36)
     refused(names, "tokens of 2 do not divide num_frames 5; pass the right --num_frames", num_frames=5)
     refused(names, "--heads is 0; it must be at least 1", heads=0)
-    refused({"conv1.weight": torch.ones(4, 3, 7, 7), "fc.bias": torch.ones(3)}, "holds no vision transformer")
+    refused({"conv1.weight": torch.ones(4, 3, 7, 7), "fc.bias": torch.ones(3)}, "contains no known vision transformer")
     refused({"class_embedding": torch.ones(4)}, "no patch embedding")
     refused(pretraining, "not a square patch of 3 frames in three colours; pass .* --tubelet_size", tubelet_size=3)
 
@@ -485,7 +485,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--source names .*gone\.pth, which does not exist"):
         convert(tmp_path / "gone.pth", out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingError, match=r"the folder .*empty holds none of model\.safetensors"):
+    with pytest.raises(SettingError, match=r"the folder .*empty contains none of model\.safetensors"):
         convert(tmp_path / "empty", out)
     (tmp_path / "short.safetensors").write_bytes(b"1234")
     with pytest.raises(SettingError, match=r"short\.safetensors, which cannot be read"):
@@ -496,11 +496,13 @@ def test_a_transformers_folder_needs_its_config(classifier: dict[str, Tensor], t
     torch.save(official(classifier), tmp_path / "source.pth")
     convert(tmp_path / "source.pth", tmp_path / "folder", to="huggingface", **SIZES)
     (tmp_path / "folder" / "config.json").unlink()
-    with pytest.raises(SettingError, match=r"config\.json is no config of a model"):
+    with pytest.raises(SettingError, match=r"config\.json is not the config of a model"):
         convert(tmp_path / "folder", tmp_path / "out.safetensors")
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is no YAML"), ("- 1", "holds no settings"), (None, "does not exist")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "is not YAML"), ("- 1", "contains no settings"), (None, "does not exist")]
+)
 def test_bad_run_configs(text: str | None, message: str, pretraining: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
     if text is not None:

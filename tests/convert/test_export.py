@@ -104,14 +104,14 @@ def test_an_encoder_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # What gives other outputs is not kept, nor what cannot be written at all.
     monkeypatch.setattr(export, "_program", lambda built: None)
     monkeypatch.setattr(export, "_write_program", lambda *_: lambda clips: network(network.preprocess(clips)) + 1e-3)
-    with pytest.raises(SettingError, match=r"outputs that differ from the network's by .* above 1e-05, and is not kept"):
+    with pytest.raises(SettingError, match=r"would differ from the network's by .* above 1e-05, so it is not kept"):
         convert(source, tmp_path / "other.pt2", to="export", num_frames=FRAMES, image_size=SIDE)
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("no operator of this name\nand more")
 
     monkeypatch.setattr(export, "_write_program", refuse)
-    with pytest.raises(SettingError, match=r"cannot hold this VideoResNet \(RuntimeError: no operator of this name\); pass"):
+    with pytest.raises(SettingError, match=r"cannot export this VideoResNet \(RuntimeError: no operator of this name\); pass"):
         convert(source, tmp_path / "other.pt2", to="export", num_frames=FRAMES, image_size=SIDE)
     assert not list(tmp_path.glob("*other*"))
 
@@ -120,18 +120,18 @@ def test_what_cannot_be_exported_is_refused_first(tmp_path: Path, monkeypatch: p
     source = saved(nn.ModuleDict({"backbone": tiny_cnn()}), tmp_path / "cnn.ckpt")
     with pytest.raises(SettingError, match=r"does not end in \.onnx, as --to onnx writes"):
         convert(source, tmp_path / "model.pt2", to="onnx")
-    with pytest.raises(SettingError, match=r"says the side of its clips; pass it with --image_size"):
+    with pytest.raises(SettingError, match=r"states the side of its clips; pass it with --image_size"):
         convert(source, tmp_path / "model.pt2", to="export")
     with pytest.raises(SettingError, match=r"--part partner cannot be written"):
         convert(source, tmp_path / "model.pt2", to="export", part="partner")
     saved(nn.ModuleDict({"backbone": AGCN(4)}), tmp_path / "gcn.ckpt")
-    with pytest.raises(SettingError, match=r"says the frames of its clips; pass them with --num_frames"):
+    with pytest.raises(SettingError, match=r"states the frames of its clips; pass them with --num_frames"):
         convert(tmp_path / "gcn.ckpt", tmp_path / "model.pt2", to="export")
     save_file({"words.weight": torch.zeros(4, 3)}, tmp_path / "text.safetensors")
     with pytest.raises(SettingError, match="holds no encoder of clips"):
         convert(tmp_path / "text.safetensors", tmp_path / "model.pt2", to="export")
     monkeypatch.setattr(export, "LARGEST", 1000)
-    with pytest.raises(SettingError, match=r"cannot hold .* GB of weights in one file; pass --to export"):
+    with pytest.raises(SettingError, match=r"cannot store .* GB of weights in one file; pass --to export"):
         convert(source, tmp_path / "model.onnx", to="onnx", num_frames=FRAMES, image_size=SIDE)
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(

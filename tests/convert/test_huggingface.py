@@ -114,9 +114,9 @@ def test_config_tells_the_sizes_again(kind: str, tmp_path: Path) -> None:
         ({"layer_norm_eps": 1e-3}, "layer_norm_eps 0.001"),
         ({"use_mean_pooling": False}, "use_mean_pooling False"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps 'small'"),
-        ({"image_size": [224, 112]}, r"image_size \[224, 112\]; only whole numbers and squares"),
-        ({"num_frames": None}, "num_frames None; only whole numbers"),
-        (None, "is no config of a model"),
+        ({"image_size": [224, 112]}, r"image_size \[224, 112\]; only integers and squares"),
+        ({"num_frames": None}, "num_frames None; only integers"),
+        (None, "is not the config of a model"),
     ],
 )
 def test_other_networks_are_refused(change: dict | None, message: str, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_encoder_alone(kind: str, tmp_path: Path) -> None:
         assert_equal(encoder_weights(load_file(tmp_path / f"{name}.safetensors")), expected)
     loaded = VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2, checkpoint=str(tmp_path / "b.safetensors"))
     assert_equal(dict(loaded.state_dict()), expected)
-    with pytest.raises(SettingError, match="no place for SIGMA's prototypes; pass --part backbone"):
+    with pytest.raises(SettingError, match="does not support SIGMA's prototypes; pass --part backbone"):
         convert(tmp_path / "a.pth", tmp_path / "other", to="huggingface", **SIZES)
 
 

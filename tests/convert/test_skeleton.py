@@ -119,7 +119,7 @@ def test_direction_is_that_of_the_run(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     source, out = tmp_path / "a.pth", tmp_path / "out.safetensors"
     state = official_file(build("BiGRU", None), source)
-    with pytest.raises(SettingError, match=r"--part partner: .* holds one encoder only"):
+    with pytest.raises(SettingError, match=r"--part partner: .* contains only one encoder"):
         convert(source, out, part="partner")
     with pytest.raises(SettingError, match="--to huggingface is for video transformers"):
         convert(source, tmp_path / "folder", to="huggingface")

@@ -267,7 +267,7 @@ def test_settings_in_a_checkpoint_that_no_longer_fit_are_refused(tmp_path: Path)
         VideoMAE.load_from_checkpoint(tmp_path / "a.ckpt")
     config = "model: {class_path: modules.MoCo, init_args: {backbone: {class_path: modules.backbones.VideoResNet}}}"
     torch.save(content | {"record": {"config": config}}, tmp_path / "b.ckpt")
-    with pytest.raises(SettingError, match=r"b\.ckpt holds a MoCo, not a VideoMAE"):
+    with pytest.raises(SettingError, match=r"b\.ckpt contains a MoCo, not a VideoMAE"):
         VideoMAE.load_from_checkpoint(tmp_path / "b.ckpt")
 
 

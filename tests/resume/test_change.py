@@ -362,9 +362,9 @@ def test_the_peak_is_that_of_the_checkpoint_unless_the_settings_change(
     )
     first, kept, changed = rates(caplog)
     assert "peak 0.004 (global batch 4)" in first
-    assert "peak 0.004 (the checkpoint's 0.004 for global batch 4; the rule gives 0.008 for the present 8" in kept
+    assert "peak 0.004 (the checkpoint's 0.004 for global batch 4; the rule gives 0.008 for the current 8" in kept
     assert (
-        "peak 0.016 (global batch 8, as the settings now say, in place of the checkpoint's 0.004 for global batch 4" in changed
+        "peak 0.016 (global batch 8, from the changed settings, instead of the checkpoint's 0.004 for global batch 4" in changed
     )
     told = [record.message for record in caplog.records if "resumes with changed settings" in record.message]
     assert told == ["The optimiser resumes with changed settings: weight_decay 0.2 (was 0.05)."]

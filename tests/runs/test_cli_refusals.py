@@ -277,7 +277,7 @@ def test_help_says_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> No
         main(["convert", "--help"])
     said = capsys.readouterr().out
     assert said.startswith("usage: main.py convert ")
-    assert "Rewrite weights in another format" in said
+    assert "Convert weights to another format" in said
 
 
 def test_null_reaches_settings_within_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ def test_a_bank_without_a_folder_is_refused() -> None:
 def test_the_command_line_takes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--data.batch_size=4"]
     objects = [*data, "--model.paste.objects", "ObjectBank", "--model.paste.objects.root"]
-    with pytest.raises(SettingError, match=r"model\.paste\.objects\.root \S+nowhere holds no <category>/<file>\.png"):
+    with pytest.raises(SettingError, match=r"model\.paste\.objects\.root \S+nowhere contains no <category>/<file>\.png"):
         main([*RECIPE, *objects, str(tmp_path / "nowhere")])
     root = write_objects(tmp_path / "objects", "aerosol_can")
     with pytest.raises(SettingError, match="does not know the word 'aerosol'"):

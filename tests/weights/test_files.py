@@ -43,11 +43,11 @@ def test_forms(content: dict, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prefix", "said"),
     [
-        ("module.", "module. left out"),
-        ("_orig_mod.", "_orig_mod. left out"),
-        ("module._orig_mod.", "module. and _orig_mod. left out"),
-        ("_orig_mod.module.", "module. and _orig_mod. left out"),
-        ("backbone._orig_mod.", "_orig_mod. left out"),
+        ("module.", "module. removed"),
+        ("_orig_mod.", "_orig_mod. removed"),
+        ("module._orig_mod.", "module. and _orig_mod. removed"),
+        ("_orig_mod.module.", "module. and _orig_mod. removed"),
+        ("backbone._orig_mod.", "_orig_mod. removed"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -62,12 +62,12 @@ def test_prefixes_of_wrapping_modules(
         read = read_weights(path, "model.checkpoint")
     start = "backbone." if prefix.startswith("backbone.") else ""
     assert read.keys() == {start + key for key in WEIGHTS}
-    assert f"{said} of the names of 2 tensors" in caplog.text
+    assert f"{said} from the names of 2 tensors" in caplog.text
 
 
 def test_wrapped_and_bare_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     torch.save({**WEIGHTS, "_orig_mod.weight": torch.zeros(2, 3)}, tmp_path / "weights.pth")
-    with pytest.raises(SettingError, match=r"both with and without the prefix"):
+    with pytest.raises(SettingError, match=r"contains the same tensors with and without the prefix"):
         read_weights(tmp_path / "weights.pth", "x")
 
 
@@ -122,8 +122,8 @@ BROKEN = {
     "page": (b"<html><body>404</body></html>", "it is a text file"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a text file"),
     "cut": (cut({"state_dict": {"weight": torch.ones(100, 100)}}), "it is cut short or damaged"),
-    "array": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n", "it holds no tensors and plain values"),
-    "archive": (b"\x1f\x8b\x08\x00\x00", "it holds no tensors and plain values"),
+    "array": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n", "it does not contain tensors and plain values"),
+    "archive": (b"\x1f\x8b\x08\x00\x00", "it does not contain tensors and plain values"),
 }
 
 
@@ -160,7 +160,7 @@ def test_checkpoints_of_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FOLDER_FILES)
 def test_folders_are_read(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"model\.init_from: the folder .* holds none of model\.safetensors"):
+    with pytest.raises(SettingError, match=r"model\.init_from: the folder .* contains none of model\.safetensors"):
         read_weights(tmp_path, "model.init_from")
     path = tmp_path / name
     save_file(WEIGHTS, path) if path.suffix == ".safetensors" else torch.save({"module": WEIGHTS}, path)
@@ -258,14 +258,14 @@ def test_code_in_torchscript_does_not_run(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/constants.pkl", b"")
         archive.writestr("archive/data.pkl", pickle.dumps(Evil(trace)))
-    with pytest.raises(SettingError, match=r"it holds a \w+\.mkdir, which could run code"):
+    with pytest.raises(SettingError, match=r"it contains a \w+\.mkdir, which could run code"):
         read_weights(path, "x")
     assert not trace.exists()
 
 
 def test_refused_classes_are_named(tmp_path: Path) -> None:
     torch.save({"model": WEIGHTS, "args": Evil(tmp_path / "trace")}, tmp_path / "weights.pth")
-    with pytest.raises(SettingError, match=r"it holds a \w+\.mkdir, which could run code") as caught:
+    with pytest.raises(SettingError, match=r"it contains a \w+\.mkdir, which could run code") as caught:
         read_weights(tmp_path / "weights.pth", "x")
     assert "weights_only" not in str(caught.value)
 

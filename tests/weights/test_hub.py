@@ -62,7 +62,7 @@ def test_a_file_of_a_repository_has_its_passport(asked: list[Any]) -> None:
 
 def test_what_a_repository_lacks_is_named(asked: list[Any]) -> None:
     with pytest.raises(
-        SettingError, match=r"--checkpoint is hf://us/tiny/no\.pth, a repository that holds no no\.pth; pass hf://us/tiny/FILE"
+        SettingError, match=r"--checkpoint is hf://us/tiny/no\.pth, a repository without no\.pth; pass hf://us/tiny/FILE"
     ):
         read_weights("hf://us/tiny/no.pth", "--checkpoint")
 

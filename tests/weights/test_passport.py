@@ -61,7 +61,7 @@ def test_a_passport_beside_a_file_is_read_back(tmp_path: Path, caplog: pytest.Lo
     assert (tmp_path / "a.pth.json").is_file()
     with caplog.at_level("INFO"):
         convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
-    assert "Nothing beside the weights says" not in caplog.text
+    assert "No file with the weights states" not in caplog.text
     first, second = read_passport(tmp_path / "a.pth"), read_passport(tmp_path / "b.safetensors")
     assert {**second, "source": None} == {**first, "source": None}
     assert (second["method"], second["stride"], second["architecture"]["num_frames"]) == ("a.B", 3, 4)

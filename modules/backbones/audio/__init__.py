@@ -1,1 +1,1 @@
-"""Encoders of sound, and what they look at."""
+"""Input of sound encoders."""

@@ -1,7 +1,8 @@
-"""Log-mel spectrograms on the device, as Kaldi computes them and AST, AudioMAE and CAV-MAE look at them.
+"""Log-mel spectrograms on the device, as computed by Kaldi and used by AST, AudioMAE and CAV-MAE.
 
-`log_mel` makes them of waveforms, `fit_frames` makes them equally long, `LogMelInput.standardise` does what a network was
-trained with; frames are 10 ms apart. Axis letters: `B` samples, `C` channels, `S` samples of sound, `F` frames, `K` mel bins.
+`log_mel` computes them from waveforms, `fit_frames` pads or cuts them to one length, and `LogMelInput.standardise` applies the
+normalisation that a network was trained with. Frames are 10 ms apart. Axis letters: `B` samples, `C` channels, `S` samples of
+sound, `F` frames, `K` mel bins.
 """
 
 import math
@@ -18,19 +19,19 @@ from modules.core.errors import SettingError, check_positive, check_whole
 WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.01
 PRE_EMPHASIS = 0.97
 LOWEST_HZ = 20.0
-# What is logged is at least this, the smallest step of float32 from 1: digital silence becomes -15.9424.
+# Lower bound of the power before the logarithm, the machine epsilon of float32: digital silence becomes -15.9424.
 FLOOR = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
 class LogMelInput:
-    """What a network takes for sound.
+    """The spectrograms that a network expects.
 
     Args:
-        frames: Length that shorter ones are filled up to and longer ones cut to.
-        mean: That is subtracted.
+        frames: Length that shorter spectrograms are padded to and longer ones are cut to.
+        mean: Mean that is subtracted.
         std: Standard deviation of the training data.
-        deviations: How many of these are divided by: 2 in AST and AudioMAE, 1 in CAV-MAE.
+        deviations: Number of standard deviations to divide by: 2 in AST and AudioMAE, 1 in CAV-MAE.
         rate: Samples per second.
         bins: Mel bins.
 
@@ -50,11 +51,11 @@ class LogMelInput:
         check_positive("log-mel", std=self.std, deviations=self.deviations)
 
     def __call__(self, waveform: Tensor, length: Tensor | None = None) -> Tensor:
-        """Spectrograms of one length, not normalised yet: SpecAugment comes in between.
+        """Spectrograms of one length, not yet normalised, so that SpecAugment can be applied before `standardise`.
 
         Args:
             waveform: float [B, C, S] or [B, S], from -1 to 1.
-            length: int64 [B], samples that are real; None where all are.
+            length: int64 [B], lengths without padding; None if there is no padding.
 
         Returns:
             float32 [B, frames, bins]
@@ -73,15 +74,15 @@ LOG_MEL_INPUTS = {
     "cav_mae": LogMelInput(1024, -5.081, 4.4849, 1.0),
     "ogm_ge_kinetics_sounds": LogMelInput(1024, -4.503877, 5.141276),
 }
-"""What published networks were trained with (official code): that of AudioSet on Kinetics-400 too, CAV-MAE on VGGSound too."""
+"""Inputs of published networks (official code). That of AudioSet also applies to Kinetics-400, CAV-MAE's also to VGGSound."""
 
 
 def centred(waveform: Tensor, length: Tensor | None = None) -> Tensor:
-    """Subtract from each sample its mean over time and channels; what only fills up stays 0.
+    """Subtract from each sample its mean over time and channels; padding stays 0.
 
     Args:
         waveform: float [B, ..., S]
-        length: int64 [B], samples that are real; None where all are.
+        length: int64 [B], lengths without padding; None if there is no padding.
     """
     flat = waveform.flatten(1, -2) if waveform.ndim > 2 else waveform[:, None]
     if length is None:
@@ -92,21 +93,21 @@ def centred(waveform: Tensor, length: Tensor | None = None) -> Tensor:
 
 
 def log_mel(waveform: Tensor, rate: int = 16000, bins: int = 128, length: Tensor | None = None) -> Tensor:
-    """Kaldi's filter banks of the first channel, after the mean of all has been subtracted.
+    """Kaldi's filter banks of the first channel, after the mean over all channels has been subtracted.
 
-    Each frame of 25 ms loses its own mean, is pre-emphasised and weighted with a symmetric Hann window; then come the power of
-    its Fourier transform, summed with triangles that are linear in mel, and the natural logarithm. Samples are taken as they
-    are, from -1 to 1: Kaldi's own values, of 16-bit numbers, are 20.79 higher. At 16 kHz and 128 bins, bin 3 lies between two
-    frequencies of the transform and is always at the floor.
+    Each frame of 25 ms is centred, pre-emphasised and weighted with a symmetric Hann window. The power of its Fourier
+    transform is summed with triangles that are linear in mel, and the natural logarithm is taken. Samples are from -1 to 1;
+    Kaldi's own values, from 16-bit integers, are 20.79 higher. At 16 kHz and 128 bins, bin 3 is between two frequencies of the
+    transform, so it is always at the floor.
 
     Args:
         waveform: float [B, C, S] or [B, S], from -1 to 1.
         rate: samples per second.
         bins: K.
-        length: int64 [B], samples that are real; None where all are.
+        length: int64 [B], lengths without padding; None if there is no padding.
 
     Returns:
-        float32 [B, 1 + (S - 400) // 160, K] at 16 kHz; rows behind a sample's own length are 0.
+        float32 [B, 1 + (S - 400) // 160, K] at 16 kHz; rows after a sample's own length are 0.
 
     Raises:
         SettingError: if the waveforms are shorter than one frame.
@@ -114,7 +115,7 @@ def log_mel(waveform: Tensor, rate: int = 16000, bins: int = 128, length: Tensor
     size, shift = int(rate * WINDOW_SECONDS), int(rate * SHIFT_SECONDS)
     if waveform.shape[-1] < size:
         raise SettingError(
-            f"The sound has {waveform.shape[-1]} samples, and a frame of a spectrogram takes {size}; raise "
+            f"The sound has {waveform.shape[-1]} samples, but a frame of a spectrogram needs {size}; raise "
             "data.streams.sound.seconds."
         )
     device, fft = waveform.device, 2 ** math.ceil(math.log2(size))
@@ -141,18 +142,18 @@ def fit_frames(spectrogram: Tensor, frames: int) -> Tensor:
 
     Args:
         spectrogram: float [B, F, K]
-        frames: wanted.
+        frames: number of frames of the output.
     """
     return pad(spectrogram[:, :frames], (0, 0, 0, max(0, frames - spectrogram.shape[1])))
 
 
 def hann_window(size: int) -> np.ndarray:
-    """Symmetric: 0 at both ends, float64 [size]."""
+    """Symmetric Hann window: 0 at both ends, float64 [size]."""
     return np.hanning(size)
 
 
 def mel_filters(rate: int, bins: int, fft: int) -> np.ndarray:
-    """Kaldi's triangles from 20 Hz to half the rate.
+    """Kaldi's triangular filters from 20 Hz to half the rate.
 
     Args:
         rate: samples per second.

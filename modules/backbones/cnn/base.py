@@ -1,15 +1,16 @@
 """Video CNNs from torchvision's parts: R3D-18 and R(2+1)D-18 (https://arxiv.org/abs/1711.11248), S3D
 (https://arxiv.org/abs/1712.04851).
 
-Names of parameters are torchvision's, so its published weights load. Weights of the official code of TubeletContrast
-(https://arxiv.org/abs/2303.11003) and CtP load as well: same network, other names (`from_official`).
+Parameters have torchvision's names, so its published weights can be loaded. Weights of the official code of TubeletContrast
+(https://arxiv.org/abs/2303.11003) and CtP can be loaded as well: the networks are the same, only the names differ
+(`from_official`).
 
-Two things that differ between torchvision and the official contrastive code:
+Torchvision and the official contrastive code differ in two ways:
 
-* R3D and R(2+1)D were pretrained there with BatchNorm eps 1e-3; torchvision has 1e-5. Features of the same weights differ by
-  up to a tenth of their mean size, so eps is a setting.
-* weights start from PyTorch's defaults (Conv3d: Kaiming uniform with a = sqrt 5; BatchNorm 1 and 0), which is what the official
-  contrastive code does, and not from torchvision's Kaiming normal (fan out).
+* The contrastive code pretrained R3D and R(2+1)D with BatchNorm eps 1e-3; torchvision uses 1e-5. With the same weights,
+  features then differ by up to a tenth of their mean size, so eps is a setting.
+* Weights are initialised with PyTorch's defaults (Conv3d: Kaiming uniform with a = sqrt 5; BatchNorm 1 and 0), as in the
+  official contrastive code, not with torchvision's Kaiming normal (fan out).
 """
 
 from abc import ABC, abstractmethod
@@ -32,23 +33,23 @@ from modules.weights.files import read_checkpoint
 from modules.weights.names.video_cnn import backbone_part, from_official, from_published
 from modules.weights.origin import origin_of, published_origin
 
-# The parts of S3D and I3D in groups: the stem, then Inception blocks at one resolution, with the pool behind them.
+# The layers of S3D and I3D by stage: the stem, then Inception blocks at one resolution with the pooling after them.
 INCEPTION_STAGES = (slice(0, 5), slice(5, 8), slice(8, 14), slice(14, 16))
 
 
 class VideoCNN(PixelInput, Layered, nn.Module, ABC):
-    """What the video CNNs have in common. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
+    """Base class of video CNNs. A subclass sets `embed_dim` and builds its layers, then calls `finish`."""
 
     embed_dim: int
-    """channels of the last map"""
+    """channels of the last feature map"""
     smallest_clip: tuple[int, int]
-    """fewest frames (half the stride in time) and smallest side (the stride in space); less leaves mostly padding"""
+    """fewest frames (half the temporal stride) and smallest side (the spatial stride); smaller clips would be mostly padding"""
     default_eps: float
-    """of every BatchNorm, where neither the settings nor the weights say"""
+    """eps of every BatchNorm if neither the settings nor the weights specify it"""
 
     @abstractmethod
     def stages(self) -> list[list[nn.Module]]:
-        """Layers in the order in which a clip goes through them, grouped from the stem to the last stage."""
+        """Layers in order of execution, grouped by stage, from the stem to the last stage."""
 
     def finish(
         self,
@@ -59,7 +60,7 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
         checkpoint: str | None,
         normalisation: Normalisation | None,
     ) -> None:
-        """Settings of every BatchNorm, memory layout, what is recomputed, how clips are fed, and weights.
+        """Apply the settings of BatchNorm, memory layout, recomputation and normalisation, then load weights.
 
         Raises:
             SettingError: if the checkpoint does not fit.
@@ -78,21 +79,22 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
             self.load(checkpoint)
 
     def load(self, path: str) -> LoadReport:
-        """Load backbone weights strictly; everything else in the file (heads, key branch, queue) is reported as unused.
+        """Load backbone weights strictly. All other weights in the file (heads, key branch, queue) are reported as unused.
 
         Args:
-            path: our .ckpt or .safetensors of a method (`backbone.*`) or of the backbone alone, an official .pth of
-                TubeletContrast or CtP (`backbone.*`), a published file that `from_published` knows, or torchvision's weights.
+            path: a .ckpt or .safetensors file of this project, of a method (`backbone.*`) or of the backbone only; an official
+                .pth of TubeletContrast or CtP (`backbone.*`); a published file supported by `from_published`; or torchvision's
+                weights.
 
         Returns:
             The report that was printed.
 
         Raises:
-            SettingError: if the file cannot be read, or lacks a weight, or has another one or another shape.
+            SettingError: if the file cannot be read, or weights are missing, unexpected or of another shape.
         """
         content = read_checkpoint(path, "model.backbone.checkpoint")
         inner, rest = backbone_part(from_official(from_published(content.weights)))
-        # Some official files lack the counters of BatchNorm, which only a cumulative average would need.
+        # Some official files lack the counters of BatchNorm, which are only needed for a cumulative average.
         counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
         # "fc." and "classifier." are the heads of torchvision's networks.
         report = load_strictly(self, rest | inner, path, may_miss=counters, may_leave=(*rest, "fc.", "classifier."))
@@ -121,11 +123,11 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
         return lines
 
     def facts(self) -> dict[str, Any]:
-        """What `adopt` needs again, for checkpoints."""
+        """What `adopt` needs when a checkpoint is loaded."""
         return super().facts() | {"bn_eps": self.bn_eps}
 
     def check_clip(self, frames: int, height: int, width: int) -> None:
-        """Refuse clips that are too small for the strides.
+        """Check that clips are large enough for the strides.
 
         Raises:
             SettingError: naming data.clip.frames or data.clip.size.
@@ -143,13 +145,13 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
         """Encode clips.
 
         Args:
-            video: float [B, 3, T, H, W], of `preprocess`.
+            video: float [B, 3, T, H, W], output of `preprocess`.
 
         Returns:
-            last map [B, D, t, h, w].
+            last feature map [B, D, t, h, w].
 
         Raises:
-            SettingError: if these are no normalised clips, or too short or too small for the network's strides.
+            SettingError: if these are not normalised clips, or they are too short or too small for the network's strides.
         """
         hidden = self._begin(video)
         again = self.recompute_blocks and self.training and torch.is_grad_enabled()
@@ -159,7 +161,7 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
         return hidden
 
     def _begin(self, video: Tensor) -> Tensor:
-        """Clips as the stem takes them."""
+        """Checked clips in the memory layout of the stem."""
         check_video(video, next(self.parameters()), type(self).__name__)
         self.check_clip(*video.shape[2:])
         return video.contiguous(memory_format=self.memory_format)
@@ -169,25 +171,25 @@ class VideoCNN(PixelInput, Layered, nn.Module, ABC):
         return maps(self._begin(clip), [partial(_through, stage) for stage in self.stages()])
 
     def forward(self, video: Tensor) -> Tensor:
-        """Mean over time, rows and columns of the last map: [B, 3, T, H, W] -> float32 [B, D], also of a map in bfloat16."""
+        """Mean of the last map over time, rows and columns: [B, 3, T, H, W] -> float32 [B, D], even if the map is bfloat16."""
         maps = self.forward_features(video)
         return maps.mean((2, 3, 4), dtype=torch.promote_types(maps.dtype, torch.float32))
 
     def compiled_parts(self) -> list[nn.Module]:
-        """What `compile` compiles: the parts of each stage, in which BatchNorm and ReLU join the convolutions' output."""
+        """Modules to compile: the parts of each stage, in which BatchNorm and ReLU can be fused."""
         return [part for stage in self.stages() for part in stage]
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters: none here."""
         return set()
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input to the output, for layer-wise learning rates: the stem, then each stage."""
+        """Parameters grouped by layer, for layer-wise learning rates: the stem, then each stage."""
         return [[value for part in stage for value in part.parameters()] for stage in self.stages()]
 
 
 def _through(parts: list[nn.Module], hidden: Tensor) -> Tensor:
-    """A map behind several layers."""
+    """The output of several layers."""
     for part in parts:
         hidden = part(hidden)
     return hidden
@@ -197,14 +199,14 @@ def _through(parts: list[nn.Module], hidden: Tensor) -> Tensor:
 
 
 def _recomputed(part: nn.Module, hidden: Tensor) -> Tensor:
-    """A part of a network whose activations are recomputed in the backward pass."""
+    """The output of a part of a network, whose activations are recomputed in the backward pass."""
     result: Tensor = recompute(part, hidden, use_reentrant=False, context_fn=lambda: (nullcontext(), _aside(part)))
     return result
 
 
 @contextmanager
 def _aside(part: nn.Module) -> Iterator[None]:
-    """Let copies of the running statistics of BatchNorm take what a second pass over the same clips would count twice."""
+    """Context in which BatchNorm updates copies of its running statistics, so that recomputation does not count clips twice."""
     norms = [one for one in part.modules() if getattr(one, "track_running_stats", False)]
     kept = [(norm, dict(norm.named_buffers())) for norm in norms]
     for norm, buffers in kept:

@@ -1,11 +1,11 @@
-"""I3D (https://arxiv.org/abs/1705.07750) as TubeletContrast trains it (https://arxiv.org/abs/2303.11003, official code).
+"""I3D (https://arxiv.org/abs/1705.07750) as trained by TubeletContrast (https://arxiv.org/abs/2303.11003, official code).
 
-Inception-v1 with kernels inflated to three dimensions, BatchNorm after every convolution, no biases, and TensorFlow's "SAME"
-padding in its static form: kernel - stride zeros per axis, the smaller half before and the larger half after, whatever the
-size of the clip. Names of parameters are the official ones.
+Inception-v1 with kernels inflated to three dimensions, BatchNorm after every convolution, no biases, and a static form of
+TensorFlow's "SAME" padding: kernel - stride zeros per axis, the smaller half before and the larger half after, independent of
+the size of the clip. Parameters have the official names.
 
-Deviation, without effect on results: where padding is the same on both sides, the layer does the padding and nothing is copied.
-Max pooling then pads with minus infinity and not with zeros, which is the same, because all its inputs come out of a ReLU.
+There is one deviation, without effect on results: symmetric padding is done by the layer, so that nothing is copied. Max
+pooling then pads with minus infinity instead of zeros. The result is the same because all its inputs are outputs of a ReLU.
 """
 
 import torch
@@ -32,20 +32,20 @@ BRANCHES: dict[str, Branches] = {
 
 
 class ConvUnit(nn.Module):
-    """Convolution, BatchNorm, ReLU; same size as the input, or half of it with stride 2.
+    """Convolution, BatchNorm and ReLU. The output has the size of the input, or half of it with stride 2.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
+        inputs: input channels.
+        outputs: output channels.
         kernel: side of the cubic kernel, odd.
-        stride: on all axes.
+        stride: stride of all axes.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
         before, odd = divmod(kernel - stride, 2)
         self.extra = odd
-        """zeros that the end of every axis gets more than its start"""
+        """additional zeros at the end of every axis, compared to its start"""
         self.before = before
         padding = 0 if odd else before
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
@@ -59,11 +59,11 @@ class ConvUnit(nn.Module):
 
 
 class HalvingPool(nn.MaxPool3d):
-    """Max pooling with stride 2, over time as well or not, and zeros after the end of each axis.
+    """Max pooling with stride 2 over space and optionally time, with zeros after the end of each axis.
 
     Args:
         kernel: side of the window, 2 or 3.
-        time: halve the frames too; else the window is one frame long.
+        time: also halve the number of frames; otherwise, the window is one frame long.
     """
 
     def __init__(self, kernel: int, time: bool) -> None:
@@ -72,16 +72,16 @@ class HalvingPool(nn.MaxPool3d):
         self.after = [0, after, 0, after, 0, after if time else 0]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, C, T, H, W], not negative -> half the size, rounded up."""
+        """[B, C, T, H, W], non-negative -> half the size, rounded up."""
         result: Tensor = super().forward(F.pad(hidden, self.after) if any(self.after) else hidden)
         return result
 
 
 class Mixed(nn.Module):
-    """Inception block: four branches over the same map, joined by channel.
+    """Inception block: four branches over the same map, concatenated by channel.
 
     Args:
-        inputs: channels in.
+        inputs: input channels.
         branches: channels of the branches, as in `BRANCHES`.
     """
 
@@ -101,15 +101,16 @@ class Mixed(nn.Module):
 
 
 class I3D(VideoCNN):
-    """I3D without pooling and classifier: 8 x 32 x 32 smaller maps of 1024 channels; 12,287,264 parameters.
+    """I3D without pooling and classifier. Its feature map has 1024 channels and is downsampled by 8 x 32 x 32; 12,287,264
+    parameters.
 
     Args:
         width_factor: factor on the channels of every layer, for small runs. 1 is the published network.
-        bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-5 (TubeletContrast, official code).
+        bn_eps: eps of every BatchNorm; null uses that of the weights, or 1e-5 (TubeletContrast, official code).
         channels_last: memory layout of weights and maps; see `VideoResNet`.
         recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
-        checkpoint: file with weights: our .safetensors or .ckpt, or an official .pth of TubeletContrast.
-        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
+        checkpoint: file with weights: a .safetensors or .ckpt of this project, or an official .pth of TubeletContrast.
+        normalisation: normalisation of the clips; null uses that of the weights, or ImageNet's if the file does not record it.
 
     Raises:
         SettingError: if the factor is not positive, or the checkpoint does not fit.
@@ -151,7 +152,7 @@ class I3D(VideoCNN):
         self.finish(bn_eps, 0.1, channels_last, recompute_blocks, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
-        """Stem and three groups of Inception blocks, each part in the order in which it was set."""
+        """Stem and three groups of Inception blocks, in the order in which the attributes are set."""
         parts = list(self.children())
         return [parts[stage] for stage in INCEPTION_STAGES]
 

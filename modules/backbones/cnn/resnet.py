@@ -1,4 +1,4 @@
-"""R3D-18 and R(2+1)D-18 (https://arxiv.org/abs/1711.11248), and TCLR's variant, from torchvision's parts."""
+"""R3D-18 and R(2+1)D-18 (https://arxiv.org/abs/1711.11248), and TCLR's variant, built from torchvision's blocks."""
 
 from typing import Literal
 
@@ -13,25 +13,27 @@ ResNetName = Literal["r3d_18", "r2plus1d_18", "r2plus1d_18_tclr"]
 
 
 class VideoResNet(VideoCNN):
-    """R3D-18 or R(2+1)D-18 without pooling and classifier: 8 x 16 x 16 smaller maps of 8 * width channels.
+    """R3D-18 or R(2+1)D-18 without pooling and classifier. Its feature map has 8 * width channels and is downsampled by
+    8 x 16 x 16.
 
-    TCLR's published encoder (https://arxiv.org/abs/2101.07974) is an R(2+1)D-18 whose last stage keeps all time steps: its maps
-    are 4 x 16 x 16 smaller, and the first convolution of that stage is a whole 3 x 3 x 3 one, dilated by 2 in time. It takes
-    blue, green, red from 0 to 1, and gets them (official code of SEVERE, which feeds all others, torchvision's among them, red,
-    green, blue with ImageNet's mean and standard deviation; here torchvision's files with 400 classes get theirs).
+    TCLR's published encoder (https://arxiv.org/abs/2101.07974) is an R(2+1)D-18 without temporal stride in the last stage. Its
+    map is downsampled by 4 x 16 x 16, and the first convolution of that stage is a full 3 x 3 x 3 one, dilated by 2 in time.
+    Its input is blue, green, red from 0 to 1, as in the official code of SEVERE. That code normalises clips for all other
+    networks, including torchvision's, with ImageNet's mean and standard deviation; here, torchvision's files with 400 classes
+    use torchvision's own.
 
     Args:
-        name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters), r2plus1d_18 (space and time apart; 31,300,125) or
-            r2plus1d_18_tclr (TCLR's form of it; 31,300,587).
-        width: channels of the first stage; each next one has twice as many. 64 is the published network.
-        bn_eps: eps of every BatchNorm; null takes that of the weights: 1e-3 for those of TubeletContrast and CtP (official
-            code) and for fresh ones, 1e-5 for torchvision's and those of the other published methods.
-        channels_last: memory layout of weights and maps (channels innermost, which half-precision kernels of cuDNN work in).
-            Results and names are the same. On CPU it gains nothing: R3D-18 is as fast, R(2+1)D-18 trains some 20 % slower.
+        name: r3d_18 (3 x 3 x 3 convolutions; 33,166,272 parameters), r2plus1d_18 (factorised over space and time; 31,300,125)
+            or r2plus1d_18_tclr (TCLR's variant; 31,300,587).
+        width: channels of the first stage; each later stage has twice as many as the previous one. 64 is the published network.
+        bn_eps: eps of every BatchNorm; null uses that of the weights: 1e-3 for weights of TubeletContrast and CtP (official
+            code) and for random initialisation, 1e-5 for weights of torchvision and of the other published methods.
+        channels_last: use the channels-last memory layout for weights and maps, which cuDNN's half-precision kernels expect.
+            Results and names are the same. There is no gain on CPU: R3D-18 is as fast, R(2+1)D-18 trains about 20 % slower.
         recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
-        checkpoint: file with weights: our .safetensors or .ckpt, torchvision's, an official .pth of TubeletContrast or CtP, or
-            a published file that `from_published` knows.
-        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
+        checkpoint: file with weights: a .safetensors or .ckpt of this project, torchvision's, an official .pth of
+            TubeletContrast or CtP, or a published file supported by `from_published`.
+        normalisation: normalisation of the clips; null uses that of the weights, or ImageNet's if the file does not record it.
 
     Raises:
         SettingError: if the width is not positive, or the checkpoint does not fit.
@@ -68,7 +70,7 @@ class VideoResNet(VideoCNN):
         return [[self.stem], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
 
-# torchvision's stems have a fixed width; these have the same layers and names.
+# Torchvision's stems have a fixed width. These have the same layers and names.
 def _stem(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
@@ -90,7 +92,7 @@ def _split_stem(width: int) -> nn.Sequential:
 
 
 def _stage(inputs: int, outputs: int, conv: type[Conv2Plus1D] | type[Conv3DSimple], keep_time: bool = False) -> nn.Sequential:
-    """Two residual blocks, of which the first halves time and space, or space alone, where the width grows."""
+    """Two residual blocks. If the width grows, the first one halves time and space, or only space with `keep_time`."""
     if inputs == outputs:
         return nn.Sequential(BasicBlock(inputs, outputs, conv), BasicBlock(outputs, outputs, conv))
     stride = (1, 2, 2) if keep_time else 2

@@ -1,4 +1,4 @@
-"""S3D (https://arxiv.org/abs/1712.04851), from torchvision's parts."""
+"""S3D (https://arxiv.org/abs/1712.04851), from torchvision."""
 
 from torch import nn
 from torchvision.models.video import s3d
@@ -8,16 +8,17 @@ from modules.core.preprocessing import Normalisation
 
 
 class S3D(VideoCNN):
-    """S3D without pooling and classifier (torchvision's): 8 x 32 x 32 smaller maps of 1024 channels; 7,910,048 parameters.
+    """Torchvision's S3D without pooling and classifier. Its feature map has 1024 channels and is downsampled by 8 x 32 x 32;
+    7,910,048 parameters.
 
     Args:
-        bn_eps: eps of every BatchNorm; null takes that of the weights, or 1e-3 (torchvision's).
-        bn_momentum: share of a batch in BatchNorm's running statistics. torchvision has 0.001, with which they need
-            thousands of steps to forget their start; they do not matter for fine-tuning from its weights.
+        bn_eps: eps of every BatchNorm; null uses that of the weights, or 1e-3 (torchvision's).
+        bn_momentum: momentum of BatchNorm's running statistics. With torchvision's 0.001, they need thousands of steps to
+            converge from their initial values; this does not matter for fine-tuning from its weights.
         channels_last: memory layout of weights and maps; see `VideoResNet`.
         recompute_blocks: trade compute for memory: activations within stages are recomputed in the backward pass.
-        checkpoint: file with weights: our .safetensors or .ckpt, or torchvision's.
-        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
+        checkpoint: file with weights: a .safetensors or .ckpt of this project, or torchvision's.
+        normalisation: normalisation of the clips; null uses that of the weights, or ImageNet's if the file does not record it.
 
     Raises:
         SettingError: if the checkpoint does not fit.
@@ -25,7 +26,7 @@ class S3D(VideoCNN):
 
     embed_dim = 1024
     default_eps = 1e-3
-    # One frame more than half the stride, because the last pool does not pad.
+    # One frame more than half the stride, because the last pooling layer does not pad.
     smallest_clip = (5, 32)
 
     def __init__(

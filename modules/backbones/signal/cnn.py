@@ -1,4 +1,4 @@
-"""A plain residual network in one dimension, for accelerations, angular rates and other sensor signals."""
+"""A one-dimensional residual network for accelerations, angular rates and other sensor signals."""
 
 from itertools import pairwise
 from typing import Literal
@@ -14,22 +14,22 @@ from modules.core.errors import SettingError, check_whole
 from modules.weights.files import read_weights
 
 LEAST = 1e-5
-"""Smallest deviation that a channel is divided by."""
+"""Smallest standard deviation that a channel is divided by."""
 
 
 class SignalCNN(Layered, nn.Module):
-    """Residual blocks of two convolutions, in three stages: maps of 4 * width channels with a quarter of the steps.
+    """Residual blocks of two convolutions in three stages. The output has 4 * width channels and a quarter of the steps.
 
-    The usual form (https://arxiv.org/abs/1512.03385) in one dimension; the sizes are this project's. Whatever the unit of a
-    channel, a first BatchNorm without weights brings it to a common scale.
+    The architecture is a one-dimensional ResNet (https://arxiv.org/abs/1512.03385); the sizes are this project's. An initial
+    BatchNorm without weights brings channels of different units to a common scale.
 
     Args:
-        channels: of the signal, C.
-        width: channels of the first stage; each next one has twice as many, and half the steps.
-        blocks: in each stage.
-        kernel: steps that a convolution sees, an odd number.
-        standardise: give each channel of each clip mean 0 and deviation 1. What is lost is how strong a movement is, and where
-            gravity points.
+        channels: channels of the signal, C.
+        width: channels of the first stage; each later stage has twice as many channels and half the steps.
+        blocks: blocks per stage.
+        kernel: kernel size of the convolutions in steps, odd.
+        standardise: standardise each channel of each clip to mean 0 and standard deviation 1. This removes the strength of a
+            movement and the direction of gravity.
         checkpoint: file with weights; see `load_encoder`.
 
     Raises:
@@ -62,7 +62,7 @@ class SignalCNN(Layered, nn.Module):
             load_encoder(self, read_weights(checkpoint, "model.backbone.checkpoint"), checkpoint)
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """float [B, C, L] -> float32 [B, C, L], standardised if that is set."""
+        """float [B, C, L] -> float32 [B, C, L], standardised if `standardise` is set."""
         clip = clip.float()
         check_signal(clip, next(self.parameters()), self.channels, type(self).__name__)
         if not self.standardise:
@@ -70,7 +70,7 @@ class SignalCNN(Layered, nn.Module):
         return (clip - clip.mean(2, keepdim=True)) / clip.std(2, keepdim=True, correction=0).clamp_min(LEAST)
 
     def forward_features(self, signal: Tensor) -> Tensor:
-        """Last map: float [B, C, L], of `preprocess` -> [B, D, l].
+        """Last feature map: float [B, C, L], from `preprocess` -> [B, D, l].
 
         Raises:
             SettingError: if the signal has other axes, channels or another type.
@@ -83,20 +83,20 @@ class SignalCNN(Layered, nn.Module):
         return maps(self.scale(clip), [self.stem, *self.stages])
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Mean of the last map over time: [B, C, L] -> float32 [B, D]."""
+        """Mean of the last feature map over time: [B, C, L] -> float32 [B, D]."""
         return self.forward_features(signal).mean(2, dtype=torch.float32)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters: none here."""
         return set()
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input to the output, for layer-wise learning rates: the stem, then each stage."""
+        """Parameters grouped by layer, for layer-wise learning rates: the stem, then each stage."""
         return [list(part.parameters()) for part in (self.stem, *self.stages)]
 
 
 class _Block(nn.Module):
-    """Two convolutions, and the input beside them."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel: int) -> None:
         super().__init__()
@@ -113,6 +113,6 @@ class _Block(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, blocks: int, kernel: int) -> nn.Sequential:
-    """Blocks of which the first halves the steps where the channels grow."""
+    """A sequence of blocks. The first halves the steps if the number of channels grows."""
     first = _Block(inputs, outputs, 1 if inputs == outputs else 2, kernel)
     return nn.Sequential(first, *(_Block(outputs, outputs, 1, kernel) for _ in range(blocks - 1)))

@@ -1,6 +1,6 @@
-"""Base class of skeleton encoders: the body of Kinect v2 (NTU RGB+D, PKU-MMD) and loading of weights.
+"""Base class of skeleton encoders: the skeleton of Kinect v2 (NTU RGB+D, PKU-MMD) and loading of weights.
 
-An encoder takes clips [B, 3, T, J, M]: coordinates, frames, joints, persons. It makes the form that it works on itself.
+An encoder takes clips [B, 3, T, J, M]: coordinates, frames, joints, persons. It converts them to the layout that it needs.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ BONES = (
     *((12, 0), (13, 12), (14, 13), (15, 14)),
     *((16, 0), (17, 16), (18, 17), (19, 18)),
 )
-# Where an encoder may be in a file: a method of ours, the official method, a bare encoder.
+# Prefixes of an encoder's weights in a file: a method of this project, the official method, a bare encoder.
 PREFIXES = ("backbone.", "partner.", "encoder_q.", "encoder_r.", "")
 
 
@@ -38,11 +38,11 @@ class SkeletonEncoder(Layered, nn.Module, ABC):
     kind: Literal["skeleton"] = "skeleton"
 
     def preprocess(self, clip: Tensor) -> Tensor:
-        """float [B, 3, T, J, M], as it is: each encoder makes its own form of it."""
+        """Return float [B, 3, T, J, M] unchanged. Each encoder converts it to its own layout."""
         return clip
 
     def check(self, skeleton: Tensor) -> None:
-        """Refuse clips that the encoder was not built for.
+        """Check that clips have the shape that the encoder was built for.
 
         Raises:
             SettingError: if they are not float [B, 3, T, 25, 2].
@@ -50,10 +50,10 @@ class SkeletonEncoder(Layered, nn.Module, ABC):
         check_bodies(skeleton, next(self.parameters()), JOINTS, PERSONS, type(self).__name__)
 
     def forward_features(self, skeleton: Tensor) -> Tensor:
-        """float [B, 3, T, J, M] -> sequence or map with the features in dimension 2 or 1.
+        """float [B, 3, T, J, M] -> sequence or feature map, with the features in dimension 2 or 1.
 
         Raises:
-            SettingError: if these are not two persons of 25 joints.
+            SettingError: if the clips do not have two persons of 25 joints.
         """
         return self.layers(skeleton).through()
 
@@ -62,31 +62,31 @@ class SkeletonEncoder(Layered, nn.Module, ABC):
         """float [B, 3, T, J, M] -> pooled [B, D]."""
 
     def init_head(self, last: nn.Linear) -> None:
-        """Start the last layer of a projection head as the official code does for this encoder: Glorot, no bias."""
+        """Initialise the last layer of a projection head as in the official code of this encoder: Glorot, zero bias."""
         nn.init.xavier_uniform_(last.weight)
         nn.init.zeros_(last.bias)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that an optimiser must not decay, besides biases and one-dimensional ones: none here."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters: none here."""
         return set()
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input to the output, for layer-wise learning rates."""
+        """Parameters grouped by layer, from the input to the output, for layer-wise learning rates."""
         groups = (list(part.parameters()) for part in self.children())
         return [group for group in groups if group]
 
     def load(self, path: str) -> LoadReport:
-        """Load weights strictly; everything else in the file (heads, key branches, queues) is reported as left over.
+        """Load weights strictly. All other weights in the file (heads, key branches, queues) are reported as left over.
 
         Args:
-            path: our .ckpt or .safetensors of a method or of the encoder alone, or an official file of pretraining
-                (`encoder_q.*`, `encoder_r.*`; whichever fits this encoder) or of the encoder with a classifier.
+            path: a .ckpt or .safetensors file of this project, of a method or of the encoder only; or an official file of
+                pretraining (`encoder_q.*`, `encoder_r.*`, whichever fits this encoder) or of the encoder with a classifier.
 
         Returns:
             The report that was printed.
 
         Raises:
-            SettingError: if the file cannot be read, or lacks a weight, or has another one or another shape.
+            SettingError: if the file cannot be read, or weights are missing, unexpected or of another shape.
         """
         weights = read_weights(path, "the checkpoint of an encoder")
         own = self.state_dict().keys()
@@ -99,7 +99,7 @@ class SkeletonEncoder(Layered, nn.Module, ABC):
 
 
 def adjacency() -> Tensor:
-    """Each joint with itself, from its child, and from its parent; columns of the last two sum to 1. float [3, J, J]."""
+    """Adjacency matrices: identity, inward (child to parent), outward; columns of the last two sum to 1. float [3, J, J]."""
     inward = torch.zeros(JOINTS, JOINTS)
     children, parents = zip(*BONES, strict=True)
     inward[list(parents), list(children)] = 1

@@ -22,7 +22,7 @@ def _batch_norm(width: int, weight: float = 1.0) -> nn.BatchNorm2d:
 
 
 def _conv(inputs: int, outputs: int, length: int = 1, stride: int = 1) -> nn.Conv2d:
-    """Over `length` frames of each joint."""
+    """Convolution over `length` frames of each joint."""
     conv = nn.Conv2d(inputs, outputs, (length, 1), (stride, 1), (length // 2, 0))
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -30,13 +30,14 @@ def _conv(inputs: int, outputs: int, length: int = 1, stride: int = 1) -> nn.Con
 
 
 class GraphConv(nn.Module):
-    """Joints exchange features along three graphs: the body's, inward and outward, plus what is learnt, plus attention.
+    """Graph convolution over joints with three graphs (self, inward and outward edges). Each adjacency matrix is the sum of
+    the skeleton's, a learned one, and attention.
 
-    The three graphs are computed at once.
+    The three graphs are computed together.
 
     Args:
-        inputs: channels.
-        outputs: channels, at least 4.
+        inputs: input channels.
+        outputs: output channels, at least 4.
     """
 
     A: Tensor
@@ -55,7 +56,7 @@ class GraphConv(nn.Module):
         self.down = nn.Sequential(_conv(inputs, outputs), _batch_norm(outputs)) if inputs != outputs else nn.Identity()
 
     def attention(self, hidden: Tensor) -> Tensor:
-        """How much each joint w takes of joint v: [N, C, T, J] -> [N, 3, J, J]; sums to 1 over v."""
+        """Attention weight of joint v for each joint w: [N, C, T, J] -> [N, 3, J, J]; sums to 1 over v."""
         convs = [*self.conv_a, *self.conv_b]
         weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
         ours, theirs = F.conv2d(hidden, weight, bias).unflatten(1, (2, SUBSETS, self.inner)).flatten(3, 4).unbind(1)
@@ -65,7 +66,7 @@ class GraphConv(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[N, C, T, J] -> [N, C', T, J]"""
         graph = self.attention(hidden) + self.A + self.PA
-        # Each graph's channels one behind the other, so that one convolution maps and sums them.
+        # The channels of the graphs are concatenated, so that one convolution maps and sums them.
         mixed = (hidden.flatten(1, 2)[:, None] @ graph.to(hidden.dtype)).unflatten(2, hidden.shape[1:3]).flatten(1, 2)
         weight = torch.cat([conv.weight for conv in self.conv_d], dim=1)  # type: ignore[misc]
         bias = torch.stack([conv.bias for conv in self.conv_d]).sum(0)  # type: ignore[misc]
@@ -76,10 +77,10 @@ class TimeConv(nn.Module):
     """Convolution over frames and batch norm.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        length: frames that the kernel sees.
-        stride: frames from one step to the next.
+        inputs: input channels.
+        outputs: output channels.
+        length: kernel size in frames.
+        stride: stride in frames.
     """
 
     def __init__(self, inputs: int, outputs: int, length: int, stride: int) -> None:
@@ -94,13 +95,13 @@ class TimeConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Exchange between joints, then between frames, around which the input goes past.
+    """Graph convolution over joints, then convolution over frames, with an optional residual connection.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        stride: frames from one step to the next.
-        residual: whether the input goes past.
+        inputs: input channels.
+        outputs: output channels.
+        stride: stride in frames.
+        residual: add a residual connection.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, residual: bool) -> None:
@@ -118,10 +119,11 @@ class Block(nn.Module):
 
 
 class AGCN(SkeletonEncoder):
-    """Adaptive graph convolutional network: maps of 4 * width channels, 4 times fewer frames. 3,454,090 parameters by default.
+    """Adaptive graph convolutional network. Its output has 4 * width channels and a quarter of the frames. 3,454,090
+    parameters by default.
 
     Args:
-        width: channels of the first blocks; the later ones have twice and four times as many. 64 is the published network.
+        width: channels of the first blocks; later blocks have twice and four times as many. 64 is the published network.
         checkpoint: file with weights; see `load`.
 
     Raises:
@@ -143,7 +145,7 @@ class AGCN(SkeletonEncoder):
             self.load(checkpoint)
 
     def layers(self, clip: Tensor) -> Layers:
-        """See `Layered.layers`; the grid, and what `forward_features` returns, is [B, C, t, J, M]."""
+        """See `Layered.layers`; the grid, which `forward_features` returns, is [B, C, t, J, M]."""
         self.check(clip)
         batch, coordinates, frames, joints, persons = clip.shape
         flat = self.data_bn(clip.permute(0, 4, 3, 1, 2).reshape(batch, persons * joints * coordinates, frames))
@@ -152,10 +154,10 @@ class AGCN(SkeletonEncoder):
         return maps(start, blocks, lambda hidden: hidden.unflatten(0, (batch, persons)).permute(0, 2, 3, 4, 1))
 
     def forward(self, skeleton: Tensor) -> Tensor:
-        """Mean over frames, joints and persons: [B, 3, T, J, M] -> float32 [B, D], also of a map in bfloat16."""
+        """Mean over frames, joints and persons: [B, 3, T, J, M] -> float32 [B, D], even if the map is bfloat16."""
         maps = self.forward_features(skeleton)
         return maps.mean((2, 3, 4), dtype=torch.promote_types(maps.dtype, torch.float32))
 
     def init_head(self, last: nn.Linear) -> None:
-        """Normal with the deviation of sqrt(2 / outputs), and PyTorch's bias (official code)."""
+        """Normal weights with a standard deviation of sqrt(2 / outputs), and PyTorch's default bias (official code)."""
         nn.init.normal_(last.weight, std=math.sqrt(2 / last.out_features))

@@ -19,17 +19,17 @@ def to_sequence(skeleton: Tensor) -> Tensor:
 
 
 class BiGRU(SkeletonEncoder):
-    """Layers of two GRUs each, whose joined states are the input of the next layer. 44,998,656 parameters by default.
+    """Layers of two GRUs each, whose concatenated states are the input of the next layer. 44,998,656 parameters by default.
 
-    The official network hands a bidirectional GRU one frame at a time, together with the states so far. One frame has no other
-    direction, so both GRUs of a layer run forward in time, and published weights need that. Here each runs over the whole
-    sequence in one call, with equal results.
+    The official network calls a bidirectional GRU with one frame at a time and the previous states. With single frames, there
+    is no backward direction, so both GRUs of a layer run forward in time, and the published weights require this. Here, each
+    GRU runs over the entire sequence in one call, with equal results.
 
     Args:
-        hidden: length of a state of each GRU; 1024 is the published network.
+        hidden: length of the state of each GRU; 1024 is the published network.
         layers: number of layers.
-        direction: `forward_twice` as in the official code, or `true_bidirectional`: the second GRU of each layer runs backward,
-            and the feature is made of the last state of each.
+        direction: `forward_twice` as in the official code, or `true_bidirectional`: the second GRU of each layer runs
+            backward, and the feature consists of the final states of both.
         checkpoint: file with weights; see `load`.
 
     Raises:
@@ -72,13 +72,13 @@ class BiGRU(SkeletonEncoder):
         return hidden.flip(1) if self.backward_in_time else hidden
 
     def forward(self, skeleton: Tensor) -> Tensor:
-        """The last state of each GRU of the last layer: [B, 3, T, J, M] -> [B, D]."""
+        """The final states of both GRUs of the last layer: [B, 3, T, J, M] -> [B, D]."""
         states = self.forward_features(skeleton)
         one, other = states.chunk(2, dim=-1)
         return torch.cat([one[:, -1], other[:, 0 if self.backward_in_time else -1]], dim=-1)
 
     def init_head(self, last: nn.Linear) -> None:
-        """Glorot, and PyTorch's bias (official code)."""
+        """Glorot weights, and PyTorch's default bias (official code)."""
         nn.init.xavier_uniform_(last.weight)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:

@@ -12,7 +12,7 @@ from modules.core.errors import SettingError, check_range
 
 
 def motion(skeleton: Tensor) -> Tensor:
-    """Differences of neighbouring frames, stretched to as many frames: [B, 3, T, J, M] -> the same shape."""
+    """Differences of consecutive frames, interpolated to the same number of frames: [B, 3, T, J, M] -> the same shape."""
     step = skeleton.diff(dim=2)
     flat = F.interpolate(step.flatten(3), size=(skeleton.shape[2], step[0, 0, 0].numel()), mode="bilinear")
     return flat.view_as(skeleton)
@@ -21,12 +21,12 @@ def motion(skeleton: Tensor) -> Tensor:
 class HCN(SkeletonEncoder):
     """Hierarchical co-occurrence network: convolutions over time, then with joints as channels. 519,424 parameters by default.
 
-    Both persons go through the same layers, positions and motions through their own; of two persons the larger value counts.
+    Both persons share the same layers; positions and motions have separate ones. The output is the maximum over the persons.
 
     Args:
-        width: channels of the first layer; maps have up to four times as many. 64 is the published network.
-        window: frames of a clip, a multiple of 16.
-        dropout: probability of a channel to be left out, behind three layers.
+        width: channels of the first layer; the last feature map has four times as many. 64 is the published network.
+        window: frames per clip, a multiple of 16.
+        dropout: probability of dropping a channel, after three layers.
         checkpoint: file with weights; see `load`.
 
     Raises:
@@ -69,8 +69,8 @@ class HCN(SkeletonEncoder):
         ]
 
     def layers(self, clip: Tensor) -> Layers:
-        """See `Layered.layers`: the layers in which positions and motions are joined. The grid, and what `forward_features`
-        returns, is the larger of the two persons, [B, C, T / 16, T / 16] after the last one.
+        """See `Layered.layers`: the layers after positions and motions are joined. The grid, which `forward_features` returns,
+        is the maximum over the two persons, [B, C, T / 16, T / 16] after the last layer.
 
         Raises:
             SettingError: if the clips are not of `window` frames.
@@ -78,7 +78,7 @@ class HCN(SkeletonEncoder):
         self.check(clip)
         frames, persons = clip.shape[2], clip.shape[4]
         if frames != self.window:
-            raise SettingError(f"HCN has window {self.window} but clips have {frames} frames; make them equal.")
+            raise SettingError(f"HCN has window {self.window}, but clips have {frames} frames; make them equal.")
         paths = []
         for path, part in (("", clip), ("m", motion(clip))):
             hidden = part.movedim(4, 1).flatten(0, 1)
@@ -90,10 +90,10 @@ class HCN(SkeletonEncoder):
         )
 
     def forward(self, skeleton: Tensor) -> Tensor:
-        """The last map as a row: [B, 3, T, J, M] -> [B, D]."""
+        """The last feature map, flattened: [B, 3, T, J, M] -> [B, D]."""
         return self.forward_features(skeleton).flatten(1)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters of each layer, those of both paths together."""
+        """Parameters of each layer, of both paths together."""
         numbers = sorted({name[4] for name, _ in self.named_children()})
         return [[value for name, value in self.named_parameters() if name.startswith(f"conv{number}")] for number in numbers]

@@ -1,11 +1,12 @@
-"""Text encoder of BERT's shape, whose last layers also look at a video (as in VindLU, official code).
+"""Text encoder with the architecture of BERT, whose last layers also attend to a video (as in VindLU, official code).
 
 BERT (https://arxiv.org/abs/1810.04805): learned positions, post-norm layers with LayerNorm eps 1e-12, GELU. The first layers
-encode a sentence alone; the fusion layers have a cross-attention to the tokens of a video between self-attention and MLP.
-The head that names masked words shares its matrix with the word embedding. No pooler: the first token stands for a sentence.
+only encode the sentence; the fusion layers have a cross-attention to the tokens of a video between self-attention and MLP.
+The head for masked words shares its matrix with the word embedding. There is no pooler: the first token represents the
+sentence.
 
-Attention keys and values are one matrix here, and padding is left out of the softmax where the official code adds -10000:
-the same numbers.
+Attention keys and values are one matrix here, and padding is masked out of the softmax where the official code adds -10000.
+The results are equal.
 """
 
 from dataclasses import dataclass
@@ -30,14 +31,14 @@ class TextSettings:
 
     Args:
         embed_dim: width.
-        depth: layers, those of fusion included.
-        fusion_depth: how many of these, the last, also look at the video.
+        depth: number of layers, including the fusion layers.
+        fusion_depth: number of fusion layers at the end, which also attend to the video.
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLP over the width.
-        positions: longest sentence in tokens that has positions.
-        dropout: of embeddings, attention and outputs of the layers.
-        checkpoint: file with weights: bert-base-uncased's (model.safetensors or pytorch_model.bin), VindLU's, or our
-            .safetensors or .ckpt; or null. The tokenizer must be theirs.
+        positions: number of positions, the length of the longest sentence in tokens.
+        dropout: dropout rate of embeddings, attention and outputs of the layers.
+        checkpoint: file with weights: bert-base-uncased's (model.safetensors or pytorch_model.bin), VindLU's, or a
+            .safetensors or .ckpt file of this project; or null. The tokenizer must match the weights.
     """
 
     embed_dim: int = 768
@@ -50,7 +51,7 @@ class TextSettings:
     checkpoint: str | None = None
 
     def check(self) -> None:
-        """Raise a `SettingError` where the sizes do not fit together."""
+        """Raise a `SettingError` if the sizes do not fit together."""
         check_positive("model.text", embed_dim=self.embed_dim, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio)
         check_positive("model.text", positions=self.positions)
         check_range("model.text", 0, 1, dropout=self.dropout)
@@ -61,7 +62,7 @@ class TextSettings:
         if not 1 <= self.fusion_depth < self.depth:
             raise SettingError(
                 f"model.text.fusion_depth {self.fusion_depth} must be at least 1 and below model.text.depth {self.depth}, so "
-                "that some layers encode the sentence alone; change one of them."
+                "that some layers encode only the sentence; change one of them."
             )
 
 
@@ -69,10 +70,10 @@ class Attention(nn.Module):
     """Attention from one sequence to another or to itself, with its residual and post-norm.
 
     Args:
-        width: of the tokens that ask.
-        context: width of the tokens that are asked.
+        width: width of the query tokens.
+        context: width of the context tokens.
         heads: number of heads.
-        dropout: of the weights and the output.
+        dropout: dropout rate of the attention weights and the output.
     """
 
     def __init__(self, width: int, context: int, heads: int, dropout: float) -> None:
@@ -90,12 +91,12 @@ class Attention(nn.Module):
             tokens: [B, L, D]
             context: [B or C, M, E]
             mask: bool [B, M], False at padding.
-            which: int64 [B], the row of `context` that each sequence asks; None for its own. Keys and values of a row are
-                computed once.
+            which: int64 [B], row of `context` that each sequence attends to; None for the row of the same index. Keys and
+                values of a row are computed once.
         """
         query = self.query(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
         both = self.key_value(context)
-        # The gradient of an indexed tensor is added up in any order by several threads; that of `index_select` is not.
+        # Threads accumulate the gradient of an indexed tensor in arbitrary order, but not that of `index_select`.
         both = both if which is None else both.index_select(0, which)
         key, value = both.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         visible = None if mask is None else mask[:, None, None, :]
@@ -106,7 +107,7 @@ class Attention(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """One layer.
+    """One layer of the text encoder.
 
     Args:
         settings: sizes.
@@ -136,7 +137,7 @@ class WordHead(nn.Module):
     """Predicts masked words; its last matrix is the word embedding.
 
     Args:
-        width: of the tokens.
+        width: width of the tokens.
         vocabulary: number of words.
     """
 
@@ -152,10 +153,10 @@ class WordHead(nn.Module):
 
 
 def check_words(words: Tensor | None, vocabulary: int, source: str) -> None:
-    """Refuse weights of another vocabulary.
+    """Check that weights fit the vocabulary.
 
     Args:
-        words: [N, D], embeddings of the words; None where the file has none.
+        words: [N, D], embeddings of the words; None if the file has none.
         vocabulary: number of words of the tokenizer.
         source: file of the weights.
 
@@ -173,7 +174,7 @@ class TextEncoder(nn.Module):
     """Sentence encoder, fusion with a video, and head for masked words.
 
     Args:
-        settings: sizes and weights to start from.
+        settings: sizes and initial weights.
         vocabulary: number of words of the tokenizer.
         video_dim: width of the video's tokens.
 
@@ -188,7 +189,7 @@ class TextEncoder(nn.Module):
         self.embed_dim, self.dropout = width, settings.dropout
         self.words = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.zeros(settings.positions, width))
-        # A sentence is always of kind 0; the table of BERT's files has a second row, which is never used.
+        # The token type is always 0; the second row of BERT's table of token types is never used.
         self.kind = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width, eps=EPS)
         alone = settings.depth - settings.fusion_depth
@@ -206,10 +207,10 @@ class TextEncoder(nn.Module):
             load_strictly(self, weights, settings.checkpoint, may_miss=(*fresh, "head."))
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Sentences alone, through the layers before the fusion.
+        """Encode sentences with the layers before the fusion.
 
         Args:
-            ids: int64 [B, L], the first token stands for the sentence.
+            ids: int64 [B, L], the first token represents the sentence.
             mask: bool [B, L], False at padding.
 
         Returns:
@@ -227,13 +228,13 @@ class TextEncoder(nn.Module):
         return tokens
 
     def fuse(self, tokens: Tensor, mask: Tensor, video: Tensor, which: Tensor | None = None) -> Tensor:
-        """Encoded sentences together with videos, through the remaining layers.
+        """Fuse encoded sentences with videos in the remaining layers.
 
         Args:
-            tokens: [B, L, D] of `encode`.
+            tokens: [B, L, D], output of `encode`.
             mask: bool [B, L], False at padding.
             video: [B or C, N, E], tokens of videos.
-            which: int64 [B], the video of each sentence; None for that of its own row.
+            which: int64 [B], row of the video of each sentence; None for the row of the same index.
 
         Returns:
             [B, L, D]
@@ -248,7 +249,7 @@ class TextEncoder(nn.Module):
         return result
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters."""
         return {"positions"}
 
 

@@ -1,8 +1,8 @@
 """CLIP's text encoder and tokenizer, from the package open_clip: an alternative to our text encoder.
 
-CLIP (https://arxiv.org/abs/2103.00020): a causal transformer over 77 tokens of byte pairs, whose state at the last token,
-projected, stands for the sentence. It has no layers that look at a video, so it serves the contrast alone. The vocabulary
-lies in the package; nothing is downloaded. The package is imported only when such a tower is built.
+CLIP (https://arxiv.org/abs/2103.00020): a causal transformer over 77 byte-pair tokens. The projected state at the last token
+represents the sentence. It has no layers that attend to a video, so it is only used for the contrastive loss. The vocabulary
+is part of the package; nothing is downloaded. The package is imported only when such a tower is built.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class ClipTextSettings:
     """Sizes of CLIP's text tower. The defaults are those of ViT-B-32 and ViT-B-16.
 
     Args:
-        width: of the tokens; 768 in ViT-L-14.
-        depth: layers.
+        width: width of the tokens; 768 in ViT-L-14.
+        depth: number of layers.
         num_heads: attention heads; 12 in ViT-L-14.
-        out_dim: width of a sentence's feature; 768 in ViT-L-14.
-        quick_gelu: the activation of OpenAI's weights, x times the sigmoid of 1.702 x, in the place of GELU.
-        checkpoint: file with the weights of a CLIP, open_clip's or OpenAI's, or null.
+        out_dim: length of a sentence's feature; 768 in ViT-L-14.
+        quick_gelu: use the activation of OpenAI's weights, x times the sigmoid of 1.702 x, instead of GELU.
+        checkpoint: file with the weights of a CLIP, from open_clip or OpenAI, or null.
     """
 
     width: int = 512
@@ -39,7 +39,7 @@ class ClipTextSettings:
     checkpoint: str | None = None
 
     def check(self) -> None:
-        """Raise a `SettingError` where the sizes do not fit together."""
+        """Raise a `SettingError` if the sizes do not fit together."""
         check_positive("model.clip", width=self.width, depth=self.depth, num_heads=self.num_heads, out_dim=self.out_dim)
         if self.width % self.num_heads:
             raise SettingError(
@@ -48,7 +48,7 @@ class ClipTextSettings:
 
 
 class ClipTokenizer:
-    """Byte pairs of CLIP. Padding has the number of a "!", but stands behind the last token, where nothing looks.
+    """CLIP's byte-pair tokenizer. Padding has the id of "!", but comes after the last token, where nothing attends to it.
 
     Raises:
         SettingError: if open_clip is not installed.
@@ -64,7 +64,7 @@ class ClipTokenizer:
         return result
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Numbers of B sentences, int64 [B, 77]; what is longer is cut."""
+        """Token ids of B sentences, int64 [B, 77]; longer sentences are cut."""
         result: Tensor = self._cut(texts, TOKENS)
         return result
 
@@ -73,7 +73,7 @@ class ClipText(nn.Module):
     """CLIP's text tower.
 
     Args:
-        settings: sizes and weights to start from.
+        settings: sizes and initial weights.
         vocabulary: number of words of the tokenizer.
 
     Raises:
@@ -97,15 +97,15 @@ class ClipText(nn.Module):
         if settings.checkpoint is not None:
             weights = read_weights(settings.checkpoint, "model.clip.checkpoint")
             if OPENAI in weights and not settings.quick_gelu:
-                raise SettingError(f"{settings.checkpoint} is a file of OpenAI; set model.clip.quick_gelu to true.")
+                raise SettingError(f"{settings.checkpoint} is a file from OpenAI; set model.clip.quick_gelu to true.")
             load_strictly(self.tower, from_clip(weights), settings.checkpoint)
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Sentences as one token each.
+        """Encode each sentence as one token.
 
         Args:
             ids: int64 [B, 77]
-            mask: not needed, as the tower looks at nothing behind the last token.
+            mask: not used, because the tower does not attend to tokens after the last one.
 
         Returns:
             [B, 1, D]
@@ -114,7 +114,7 @@ class ClipText(nn.Module):
         return result
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters."""
         return {"tower.positional_embedding"}
 
 

@@ -1,1 +1,1 @@
-"""Transformers on clips."""
+"""Video transformers."""

@@ -1,12 +1,12 @@
-"""BEiT over the frames of a clip, with attention over time: the video encoder of VindLU.
+"""BEiT on the frames of a clip, with temporal attention: the video encoder of VindLU.
 
 Network of VindLU (https://arxiv.org/abs/2212.05051, official code): BEiT (https://arxiv.org/abs/2106.08254) encodes each
-frame with relative position biases and layer scale; learned positions of the frames are added to all its tokens; after each
-block every position of the picture attends to itself in the other frames (`TemporalAttention`), scaled by a number that
-starts at 0, so that a new tower is BEiT frame by frame.
+frame with relative position biases and layer scale. A learned embedding of the frame's position is added to all its tokens.
+After each block, every spatial position attends to the same position in all frames (`TemporalAttention`). The output is scaled
+by a learned factor that starts at 0, so that a new tower is equal to BEiT on each frame.
 
-Blocks are timm's with LayerNorm eps 1e-12, the patch embedding is a Linear: same numbers. A layer of the official temporal
-module that is never used is left out.
+The blocks are timm's with LayerNorm eps 1e-12, and the patch embedding is a Linear, with equal results. A layer of the official
+temporal module that is never used is left out.
 """
 
 import math
@@ -38,12 +38,12 @@ layer_norm: Any = partial(nn.LayerNorm, eps=1e-12)
 
 
 class TemporalAttention(nn.Module):
-    """Attention of each position of the picture over the frames, added with a learned scale.
+    """Attention of each spatial position over the frames, added with a learned scale.
 
     Args:
-        width: of the tokens; a head has 64 of it.
+        width: width of the tokens; each head has 64 channels.
         drop_path: stochastic depth rate.
-        scale: start of the scale.
+        scale: initial value of the scale.
     """
 
     def __init__(self, width: int, drop_path: float = 0.0, scale: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class TemporalAttention(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, N, D] -> [B, T, N, D]; one frame stays as it is."""
+        """[B, T, N, D] -> [B, T, N, D]; a single frame is unchanged."""
         b, t, n, d = tokens.shape
         if t == 1:
             return tokens
@@ -72,22 +72,22 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
             large 1024/24/16, huge 1280/32/16, giant 1408/40/16.
         image_size: side of the square clips in pixels; must equal data.clip.size.
         num_frames: frames per clip; must equal data.clip.frames.
-        patch_size: side of a token in pixels, in place of the preset's: 14 for giant, 16 for all others.
-        embed_dim: width, in place of the preset's.
-        depth: number of blocks, in place of the preset's.
-        num_heads: attention heads, in place of the preset's.
-        mlp_ratio: hidden width of the MLP over the token width, in place of the preset's: 48/11 for giant, 4 for all others.
-        drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
-        layer_scale: start of the layer scale.
-        temporal_scale: start of the scale of temporal attention. At 0 (VindLU) a network starts frame by frame, as that of
-            pictures which it comes from; from random weights it then hardly learns motion: take 1, which also draws the first
-            positions of the frames.
+        patch_size: side of a token in pixels; null uses the preset's: 14 for giant, 16 for all others.
+        embed_dim: width; null uses the preset's.
+        depth: number of blocks; null uses the preset's.
+        num_heads: attention heads; null uses the preset's.
+        mlp_ratio: hidden width of the MLP over the token width; null uses the preset's: 48/11 for giant, 4 for all others.
+        drop_path: stochastic depth rate of the last block; the rate grows linearly from 0 in the first one.
+        layer_scale: initial value of the layer scale.
+        temporal_scale: initial value of the scale of temporal attention. With 0 (VindLU), the network initially encodes each
+            frame separately, like the image network it is initialised from. From random weights, it then hardly learns motion;
+            use 1, which also initialises the frame positions randomly.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
-        checkpoint: file with weights: our .safetensors or .ckpt, VindLU's .pth, or BEiT's, of its authors, timm or
-            transformers, to which the parts over time are added fresh. Positions of other clips are fitted: see
-            `fit_positions`.
-        normalisation: of the clips; null takes that of the weights, or a mean and standard deviation of
-            0.5 where the file does not say.
+        checkpoint: file with weights: a .safetensors or .ckpt of this project, VindLU's .pth, or BEiT's, from its authors, timm
+            or transformers. With BEiT's weights, the temporal parts are newly initialised. Positions of clips of another size
+            are adapted: see `fit_positions`.
+        normalisation: normalisation of the clips; null uses that of the weights, or a mean and standard deviation of 0.5 if the
+            file does not record it.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
@@ -152,14 +152,14 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
         """Encode clips.
 
         Args:
-            video: float [B, 3, T, H, W], T at most `num_frames`, of `preprocess`.
+            video: float [B, 3, T, H, W], output of `preprocess`, with T at most `num_frames`.
 
         Returns:
-            tokens [B, T, 1 + N, D] after a LayerNorm, the class token first; and the frames' features [B, T, D], LayerNorm of
-            the mean of the other tokens.
+            tokens [B, T, 1 + N, D] after a LayerNorm, the class token first; and the frames' features [B, T, D], which are the
+            LayerNorm of the mean of the other tokens.
 
         Raises:
-            SettingError: if these are no normalised clips, of more frames than `num_frames`, or of another size.
+            SettingError: if these are not normalised clips, have more frames than `num_frames`, or have another size.
         """
         tokens = self._begin(video)
         for block, temporal in zip(self.blocks, self.temporal, strict=True):
@@ -170,13 +170,13 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
         return self.norm(tokens), self.pool_norm(tokens[:, :, 1:].mean(dim=2))
 
     def _begin(self, video: Tensor) -> Tensor:
-        """What the first block takes: [B, 3, T, H, W] -> [B, T, 1 + N, D]."""
+        """Input of the first block: [B, 3, T, H, W] -> [B, T, 1 + N, D]."""
         check_video(video, self.patch_embed.weight, type(self).__name__)
         b, frames = video.shape[0], video.shape[2]
         if not 1 <= frames <= self.num_frames:
             raise SettingError(
-                f"Clips have {frames} frames, but this {type(self).__name__} knows the positions of {self.num_frames}; give it "
-                "that many or fewer, or set model.backbone.num_frames (num_frames of load_backbone)."
+                f"Clips have {frames} frames, but this {type(self).__name__} has positions for {self.num_frames}; pass that "
+                "many or fewer, or set model.backbone.num_frames (num_frames of load_backbone)."
             )
         grid = self.grid._replace(t=frames)
         cubes = patchify(video, grid).flatten(2).unflatten(1, (frames, grid.slice_tokens))
@@ -207,16 +207,16 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
         return self.encode(video)[1].mean(dim=1)
 
     def compiled_parts(self) -> list[nn.Module]:
-        """What `compile` compiles: the blocks, and attention over time."""
+        """Modules to compile: the blocks and temporal attention."""
         return [*self.blocks, *self.temporal]
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters."""
         tables = {f"blocks.{number}.attn.relative_position_bias_table" for number in range(len(self.blocks))}
         return tables | {"cls_token", "frame_positions"}
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input to the output, for layer-wise learning-rate decay: embedding, each block, norms."""
+        """Parameters grouped by layer, for layer-wise learning-rate decay: embedding, each block, norms."""
         return [
             [*self.patch_embed.parameters(), self.cls_token, self.frame_positions],
             *([*one.parameters(), *two.parameters()] for one, two in zip(self.blocks, self.temporal, strict=True)),
@@ -225,7 +225,7 @@ class BEiTVideo(PixelInput, Layered, nn.Module):
 
 
 def _space_time(block: nn.Module, temporal: nn.Module, tokens: Tensor) -> Tensor:
-    """A block on each frame, then attention over time: [B, T, N, D]."""
+    """A block on each frame, then temporal attention: [B, T, N, D]."""
     result: Tensor = temporal(block(tokens.flatten(0, 1)).view_as(tokens))
     return result
 
@@ -241,15 +241,15 @@ def _init(part: nn.Module, std: float) -> None:
 
 HEADS = ("head.", "lm_head.", "mask_token")
 CLASS_BIASES = 3
-"""rows of a table of biases that are of the class token"""
+"""rows of a table of position biases that belong to the class token"""
 
 
 def fit_frames(weights: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
-    """Cut the positions of the frames, or add zeros behind them (VindLU, official code).
+    """Cut the frame positions, or append zeros (VindLU, official code).
 
     Args:
-        weights: of a `BEiTVideo`; without such positions nothing changes.
-        frames: of the tower that takes them.
+        weights: weights of a `BEiTVideo`; unchanged if they have no frame positions.
+        frames: number of frames of the network that loads them.
     """
     if "frame_positions" not in weights:
         return weights
@@ -260,21 +260,21 @@ def fit_frames(weights: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
 
 
 def _is_square(table: Tensor, length: int) -> bool:
-    """Whether a table of biases is of square frames, of another size than one of this length."""
+    """Whether a table of position biases belongs to square frames, but has another length than `length`."""
     offsets = len(table) - CLASS_BIASES
     return len(table) != length and table.ndim == 2 and offsets > 0 and math.isqrt(offsets) ** 2 == offsets
 
 
 def fit_positions(weights: dict[str, Tensor], network: BEiTVideo, source: str) -> dict[str, Tensor]:
-    """Positions of clips of another size for a network, and a line that says so.
+    """Adapt positions to a network with another number of frames or another image size, and print what was changed.
 
-    Those of the frames are cut, or zeros are added behind them (VindLU, official code); relative position biases are resampled
-    over rows and columns (geometric, as BEiT's official code does).
+    Frame positions are cut, or zeros are appended (VindLU, official code). Relative position biases are resampled over rows and
+    columns (on a geometric grid, as in BEiT's official code).
 
     Args:
-        weights: of a `BEiTVideo`; without positions nothing changes.
-        network: that takes them.
-        source: file, for what is printed.
+        weights: weights of a `BEiTVideo`; unchanged if they have no positions.
+        network: network that loads them.
+        source: file, for messages.
     """
     fitted, lines = fit_frames(weights, network.num_frames), []
     given = weights["frame_positions"].shape[1] if "frame_positions" in weights else network.num_frames

@@ -1,4 +1,4 @@
-"""Shared parts of transformers on clips and sentences: LayerNorm, stochastic depth, and weight initialisation."""
+"""Shared parts of video and text transformers: LayerNorm, stochastic depth, and weight initialisation."""
 
 from functools import partial
 from typing import Any
@@ -7,8 +7,8 @@ from torch import nn
 
 
 def first_std(width: int) -> float:
-    """Standard deviation of the initial weights of BERT and BEiT: 0.02 as published, and more for widths below the smallest
-    published one of 768, at which a network with 0.02 hardly starts to learn."""
+    """Standard deviation of the initial weights of BERT and BEiT: 0.02 as published, and more for widths below 768, the
+    smallest published one. Narrower networks initialised with 0.02 hardly learn."""
     result: float = 0.02 * max(1.0, 768 / width) ** 0.5
     return result
 
@@ -25,7 +25,7 @@ def init_blocks(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-# timm annotates a class here and, like everyone, accepts anything that builds one.
+# timm's annotation requires a class, but any callable that builds a layer works.
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 

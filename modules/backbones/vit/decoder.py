@@ -1,4 +1,4 @@
-"""The narrow decoder of masked methods."""
+"""The decoder of masked methods."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ class DecoderSettings:
 
     Args:
         depth: number of blocks (4 in the official scripts, 12 for ViT-L and ViT-H).
-        dim: width; half of the encoder's if None.
-        heads: attention heads; half of the encoder's if None.
+        dim: width; None uses half of the encoder's.
+        heads: attention heads; None uses half of the encoder's.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass. With many
-            hidden tokens the decoder keeps more of them than the encoder.
+            masked tokens, the decoder stores more activations than the encoder.
     """
 
     depth: int = 4
@@ -36,13 +36,13 @@ class DecoderSettings:
 
 
 class MaskedDecoder(nn.Module):
-    """Decoder of VideoMAE: predicts something for every masked token from the encoded visible ones.
+    """Decoder of VideoMAE. It predicts a vector for every masked token from the encoded visible ones.
 
-    Visible tokens come first, mask tokens last, each in ascending order and with their own position code; only the mask
-    tokens are normalised and projected to predictions.
+    Visible tokens come first, then mask tokens, both in ascending order and with position codes. Only the mask tokens are
+    normalised and projected to predictions.
 
     Args:
-        encoder: encoder whose tokens are decoded; sets the token grid and the MLP ratio.
+        encoder: encoder whose tokens are decoded; it defines the token grid and the MLP ratio.
         out_dim: width of a prediction.
         settings: size of the decoder.
     """
@@ -73,15 +73,15 @@ class MaskedDecoder(nn.Module):
         init_blocks(self.head)
 
     def follow(self, encoder: VideoViT) -> None:
-        """Take position codes of the same grids as the encoder's."""
+        """Update the position codes to the grids of the encoder."""
         self.positions = position_codes(encoder.grid, encoder.trained_grid, self.embed_dim).to(encoder.positions)
 
     def compiled_parts(self) -> list[nn.Module]:
-        """What `compile` compiles: the blocks."""
+        """Modules to compile: the blocks."""
         return list(self.blocks)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that AdamW must not decay, besides biases and one-dimensional ones."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters."""
         return {"mask_token"}
 
     def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class MaskedDecoder(nn.Module):
 
         Args:
             tokens: [B, Nv, De] encoded visible tokens.
-            visible: int64 [B, Nv], their numbers.
-            masked: int64 [B, Nm], numbers of the tokens to predict.
+            visible: int64 [B, Nv], their indices.
+            masked: int64 [B, Nm], indices of the tokens to predict.
 
         Returns:
             [B, Nm, out_dim] in the order of `masked`.

@@ -8,9 +8,9 @@ from modules.core.tokens import Grid
 
 
 def sincos_positions(count: int, dim: int) -> Tensor:
-    """Fixed position codes over the flattened token number.
+    """Fixed sin-cos position codes of the flattened token index.
 
-    Channel j of token n holds sin (even j) or cos (odd j) of n / 10000^(2 floor(j/2) / dim), computed in float64
+    Channel j of token n is sin (even j) or cos (odd j) of n / 10000^(2 floor(j/2) / dim), computed in float64
     (VideoMAE, official code: not factorised over time, rows and columns).
 
     Returns:
@@ -24,12 +24,12 @@ def sincos_positions(count: int, dim: int) -> Tensor:
 
 
 def position_codes(grid: Grid, trained: Grid, dim: int) -> Tensor:
-    """Position codes of a grid for weights that know those of another: `sincos_positions` of the other grid, interpolated over
-    time, rows and columns (trilinear, corners not aligned).
+    """Position codes of a grid for weights pretrained on another grid: `sincos_positions` of the pretraining grid, interpolated
+    over time, rows and columns (trilinear, corners not aligned).
 
     Args:
-        grid: of the clips.
-        trained: of the clips that the weights were pretrained on.
+        grid: grid of the clips.
+        trained: grid of the clips that the weights were pretrained on.
         dim: width of a code.
 
     Returns:

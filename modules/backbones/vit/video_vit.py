@@ -1,16 +1,17 @@
 """Video vision transformer with tubelet tokens.
 
 Network of VideoMAE (https://arxiv.org/abs/2203.12602, official code): cubes of `tubelet_size` x `patch_size` x `patch_size`
-pixels become tokens in the order t, h, w; fixed sin-cos positions over the flattened token number; pre-norm blocks with
+pixels become tokens in the order t, h, w; fixed sin-cos position codes of the flattened token index; pre-norm blocks with
 LayerNorm eps 1e-6; no class token.
 
 Deviations from the official code, none of which changes an output:
 
-* blocks are timm's, whose key bias the official ones lack. A key bias adds the same number to all logits of a query, so a
-  softmax cannot see it and its gradient is zero; q_bias, 0, v_bias map into the fused bias (`from_official`).
-* the patch embedding is a Linear over flattened cubes instead of a Conv3d with equal kernel and stride: same numbers, and
-  cubes that the encoder does not see are never embedded.
-* positions are a buffer on the device, not an attribute that is copied in each step.
+* The blocks are timm's, which have a key bias, unlike the official ones. A key bias adds the same number to all logits of a
+  query, so it does not change the softmax and its gradient is zero. q_bias, 0 and v_bias are fused into one bias
+  (`from_official`).
+* The patch embedding is a Linear over flattened cubes instead of a Conv3d with equal kernel and stride. The results are equal,
+  and masked cubes need not be embedded.
+* Positions are a buffer on the device, not an attribute that is copied in each step.
 """
 
 from typing import Any
@@ -36,36 +37,36 @@ from modules.weights.passport import check_heads
 from modules.weights.sizes import Size, choose_sizes
 
 MOST_GRIDS = 32
-"""Grids of other clips whose position codes are kept."""
+"""Maximum number of further grids whose position codes are cached."""
 
 
 class VideoViT(PixelInput, Layered, nn.Module):
     """Video vision transformer (encoder).
 
-    It takes clips of any number of frames and any size that make whole tokens, also such that are not square; for others than
-    those of the settings, position codes are interpolated.
+    It accepts clips of any length and size, also not square, that are multiples of the token's. For sizes other than those of
+    the settings, position codes are interpolated.
 
     Args:
         size: preset of width, depth and heads: micro 96/4/3, tiny 192/12/3, small 384/12/6, base 768/12/12,
             large 1024/24/16, huge 1280/32/16, giant 1408/40/16 (VideoMAE V2's ViT-g; 1,011,610,752 parameters).
         image_size: side of the square clips in pixels; must equal data.clip.size.
         num_frames: frames per clip; must equal data.clip.frames.
-        patch_size: side of a token in pixels, in place of the preset's: 14 for giant, 16 for all others.
+        patch_size: side of a token in pixels; null uses the preset's: 14 for giant, 16 for all others.
         tubelet_size: frames per token.
-        embed_dim: width, in place of the preset's.
-        depth: number of blocks, in place of the preset's.
-        num_heads: attention heads, in place of the preset's.
-        mlp_ratio: hidden width of the MLP over the token width, in place of the preset's: 48/11 for giant, 4 for all others.
-        drop_path: stochastic depth rate of the last block; earlier ones grow linearly from 0.
+        embed_dim: width; null uses the preset's.
+        depth: number of blocks; null uses the preset's.
+        num_heads: attention heads; null uses the preset's.
+        mlp_ratio: hidden width of the MLP over the token width; null uses the preset's: 48/11 for giant, 4 for all others.
+        drop_path: stochastic depth rate of the last block; the rate grows linearly from 0 in the first one.
         recompute_blocks: trade compute for memory: activations of blocks are recomputed in the backward pass.
-        pooling: what `forward` does with the tokens, for probes and export: `mean` over all, or per time slice and
-            concatenated (`time`), which keeps the order of time.
-        checkpoint: file with encoder weights: our .safetensors or .ckpt, or an official VideoMAE / SMILE .pth; or a folder of
-            `transformers`, of `convert` or of DeepSpeed.
-        normalisation: of the clips; null takes that of the weights, or ImageNet's where the file does not say.
-        pretrained_frames: frames of the clips that the weights were pretrained on; null takes what the file or its passport
-            says, or what published networks have. Where num_frames is another, position codes are interpolated.
-        pretrained_size: side of these clips in pixels, as above.
+        pooling: how `forward` pools tokens, for probes and export: `mean` over all tokens, or `time`, the concatenated means
+            of the time slices, which preserves temporal order.
+        checkpoint: file with encoder weights: a .safetensors or .ckpt of this project, or an official VideoMAE / SMILE .pth; or
+            a folder written by `transformers`, `convert` or DeepSpeed.
+        normalisation: normalisation of the clips; null uses that of the weights, or ImageNet's if the file does not record it.
+        pretrained_frames: frames of the clips that the weights were pretrained on; null uses the value in the file or its
+            passport, or that of published networks. If num_frames differs, position codes are interpolated.
+        pretrained_size: side of these clips in pixels; null as above.
 
     Raises:
         SettingError: if sizes do not divide, or the checkpoint does not fit.
@@ -120,7 +121,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         self.register_buffer("positions", codes, persistent=False)
         self.positions: Tensor
         self._other_positions: dict[tuple[Grid, torch.device], Tensor] = {}
-        """position codes of clips of other frames or sizes, as they came"""
+        """cached position codes of clips of other lengths or sizes, oldest first"""
         init_blocks(self.blocks)
         if checkpoint is not None:
             content = read_checkpoint(checkpoint, "model.backbone.checkpoint")
@@ -128,7 +129,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
                 self,
                 encoder_weights(content.weights),
                 source=checkpoint,
-                # A fine-tuned network has pooled before it normalises, so its encoder has no final norm.
+                # A fine-tuned network pools before it normalises, so its encoder has no final norm.
                 may_miss=("norm.",),
             )
             check_heads(checkpoint, "model.backbone.checkpoint", self.num_heads)
@@ -139,13 +140,13 @@ class VideoViT(PixelInput, Layered, nn.Module):
         """See `Layered.feature_dim`."""
         return self.embed_dim * (self.grid.t if self.pooling == "time" else 1)
 
-    # --- How clips are fed ---
+    # --- Normalisation and position codes ---
 
     def grid_of(self, frames: int, size: int) -> Grid:
-        """Grid of other clips, cut into tokens as here.
+        """Grid of square clips of another length or size, with the tokens of this network.
 
         Raises:
-            SettingError: if they cannot be.
+            SettingError: if the clips cannot be divided into tokens.
         """
         if frames < self.grid.tubelet or size < self.grid.patch or frames % self.grid.tubelet or size % self.grid.patch:
             raise SettingError(
@@ -179,7 +180,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         return lines
 
     def facts(self) -> dict[str, Any]:
-        """What `adopt` needs again, and the network's own clips, for checkpoints."""
+        """What `adopt` needs when a checkpoint is loaded, and the network's own clip sizes."""
         return super().facts() | {
             "pretrained_frames": self.trained_grid.t * self.grid.tubelet,
             "pretrained_size": self.trained_grid.h * self.grid.patch,
@@ -191,7 +192,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         """Grid of clips [B, 3, T, H, W].
 
         Raises:
-            SettingError: if they do not consist of whole tokens.
+            SettingError: if the clips cannot be divided into tokens.
         """
         frames, height, width = video.shape[2:]
         tubelet, patch = self.grid.tubelet, self.grid.patch
@@ -204,7 +205,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
         return grid
 
     def positions_of(self, grid: Grid) -> Tensor:
-        """Position codes [1, N, D] on the network's device; those of another grid than the settings' are made once."""
+        """Position codes [1, N, D] on the network's device. Those of other grids than the settings' are computed once."""
         if grid == self.grid:
             return self.positions
         key = (grid, self.positions.device)
@@ -214,7 +215,7 @@ class VideoViT(PixelInput, Layered, nn.Module):
                 say(["Position codes are interpolated from {} to {} tokens for clips of other frames or size.".format(*sizes)])
             if len(self._other_positions) >= MOST_GRIDS:
                 self._other_positions.pop(next(iter(self._other_positions)))
-            # Of use in training too, where they are first asked for in validation.
+            # Training must be able to use codes that validation requested first.
             with torch.inference_mode(False):
                 codes = position_codes(grid, self.trained_grid, self.embed_dim).to(self.positions)
             self._other_positions[key] = codes
@@ -226,17 +227,17 @@ class VideoViT(PixelInput, Layered, nn.Module):
         """Encode clips.
 
         Args:
-            video: float [B, 3, T, H, W], of `preprocess`.
-            visible: int64 [B, Nv], the tokens to encode, numbered in the grid of these clips; None encodes all. With
-                several rows per clip (masks), [B * M, Nv] in mask-major order: the clips are cut once and all rows go through
-                in one pass.
+            video: float [B, 3, T, H, W], output of `preprocess`.
+            visible: int64 [B, Nv], indices of the tokens to encode in the grid of these clips; None encodes all. With several
+                masks per clip, [B * M, Nv] in mask-major order: the clips are cut into cubes once, and all rows are encoded in
+                one pass.
             norm: apply the final LayerNorm (pretraining does, fine-tuning with mean pooling does not).
 
         Returns:
             tokens [B (* M), Nv or N, D], in the order of `visible`.
 
         Raises:
-            SettingError: if these are no normalised clips, or no whole tokens.
+            SettingError: if these are not normalised clips, or they cannot be divided into tokens.
         """
         check_video(video, self.patch_embed.weight, type(self).__name__)
         grid = self.clip_grid(video)
@@ -244,11 +245,11 @@ class VideoViT(PixelInput, Layered, nn.Module):
         return self.encode(cubes if visible is None else gather_rounds(cubes, visible), grid, visible, norm)
 
     def encode_clip(self, clip: Tensor, visible: Tensor) -> Tensor:
-        """`forward_features` of `preprocess(clip)`, for which only what is visible is ever normalised.
+        """Equal to `forward_features(preprocess(clip), visible)`, but only visible tokens are normalised.
 
         Args:
             clip: uint8 [B, T, H, W, 3]
-            visible: as there.
+            visible: as in `forward_features`.
         """
         planes = clip.permute(0, 4, 1, 2, 3)
         grid = self.clip_grid(planes)
@@ -258,12 +259,12 @@ class VideoViT(PixelInput, Layered, nn.Module):
         )
 
     def encode(self, cubes: Tensor, grid: Grid, visible: Tensor | None = None, norm: bool = True) -> Tensor:
-        """Encode cubes that are cut out already.
+        """Encode cubes.
 
         Args:
             cubes: float [B, Nv or N, 3 * P], normalised.
-            grid: of the clips.
-            visible: int64 [B, Nv], which tokens these are; None where they are all.
+            grid: grid of the clips.
+            visible: int64 [B, Nv], indices of these tokens; None if all tokens are given.
             norm: as in `forward_features`.
 
         Returns:
@@ -296,15 +297,15 @@ class VideoViT(PixelInput, Layered, nn.Module):
         return pool_tokens(self.forward_features(video), self.clip_grid(video)[:3], self.pooling)
 
     def compiled_parts(self) -> list[nn.Module]:
-        """What `compile` compiles: the blocks."""
+        """Modules to compile: the blocks."""
         return list(self.blocks)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that AdamW must not decay, besides biases and one-dimensional ones: none here."""
+        """Parameters without weight decay, in addition to biases and one-dimensional parameters: none here."""
         return set()
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from the input to the output, for layer-wise learning-rate decay: embedding, each block, norm."""
+        """Parameters grouped by layer, for layer-wise learning-rate decay: embedding, each block, norm."""
         return [
             list(self.patch_embed.parameters()),
             *(list(block.parameters()) for block in self.blocks),

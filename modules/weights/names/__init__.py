@@ -1,1 +1,1 @@
-"""One table of names per foreign code base: pure functions on dictionaries of tensors."""
+"""Parameter names of other code bases, one file each: pure functions on dictionaries of tensors."""

@@ -1,4 +1,4 @@
-"""Names of BEiT and of VindLU's video side."""
+"""Parameter names of BEiT and of VindLU's video encoder."""
 
 import re
 
@@ -55,11 +55,12 @@ QUERY, KEY, VALUE = (f"attention.attention.{name}.weight" for name in ("query", 
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a VindLU's video side, or of a BEiT (official code, transformers or timm), to those of `BEiTVideo`.
+    """Rename weights of VindLU's video encoder, or of a BEiT (official code, transformers or timm), to those of `BEiTVideo`.
 
     Args:
-        state: the text side and the heads of a VindLU are left out; our own names stay as they are. Each block gets the table
-            that all blocks of BEiT's pretraining share. Of a whole method of ours, its `backbone.*` is taken.
+        state: weights. The text encoder and the heads of VindLU are dropped; names of this project are kept. If all blocks
+            share one table, as in BEiT's pretraining, each block gets it. If the weights are a complete method of this project,
+            only `backbone.*` is used.
     """
     if any(key.startswith("backbone.") for key in state):
         return {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

@@ -1,4 +1,4 @@
-"""Names of BERT and of VindLU's text side."""
+"""Parameter names of BERT and of VindLU's text encoder."""
 
 import re
 
@@ -31,7 +31,7 @@ OFFICIAL_NAMES = {
 }
 
 
-# Copies of the word embedding, the pooler that is not used, and a table of row numbers.
+# Copies of the word embedding, the unused pooler, and a table of row indices.
 OFFICIAL_UNUSED = ("cls.predictions.decoder.", "cls.seq_relationship.", "pooler.", "embeddings.position_ids")
 
 
@@ -39,11 +39,12 @@ LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a BERT, or of the text side of a VindLU, to those of `TextEncoder`; the rest is left out.
+    """Rename the weights of a BERT, or of VindLU's text encoder, to those of `TextEncoder`; other weights are dropped.
 
     Args:
-        state: under `embeddings.*` and `encoder.*`, or these with `bert.` or `text_encoder.bert.` before; perhaps `cls.*`.
-            Old files call weight and bias of a LayerNorm gamma and beta. Of a whole method of ours, its `text.*` is taken.
+        state: `embeddings.*` and `encoder.*`, optionally with the prefix `bert.` or `text_encoder.bert.`, and optionally
+            `cls.*`. Old files call weight and bias of a LayerNorm gamma and beta. If the weights are a complete method of this
+            project, only `text.*` is used.
     """
     if "text.words.weight" in state:
         return {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}
@@ -67,7 +68,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif layer[2].endswith("self.key"):
             part = "cross" if layer[2].startswith("cross") else "attention"
             partner = theirs.get(name.replace("self.key.", "self.value."))
-            # A key without its value keeps its name, so that the load refuses it.
+            # A key without its value keeps its name, so that loading fails.
             joined = name if partner is None else f"layers.{layer[1]}.{part}.key_value.{layer[3]}"
             renamed[joined] = value if partner is None else torch.cat([value, partner])
         elif not layer[2].endswith("self.value"):

@@ -1,8 +1,8 @@
-"""Names of CLIP: its image tower and its text tower."""
+"""Parameter names of CLIP's image tower and text tower."""
 
 from torch import Tensor
 
-# Of a whole CLIP: its image side, its temperature, and in OpenAI's files three numbers.
+# Further entries of a complete CLIP: its image tower, its temperature, and in OpenAI's files three numbers.
 OPENAI = "input_resolution"
 
 
@@ -13,7 +13,7 @@ def from_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The text tower of a CLIP.
 
     Args:
-        state: of open_clip or OpenAI, the tower's names with or without `text.` before.
+        state: weights of open_clip or OpenAI, with or without the prefix `text.`.
     """
     named = {key.removeprefix("text."): value for key, value in state.items()}
     return {key: value for key, value in named.items() if not key.startswith(UNUSED)}

@@ -1,4 +1,4 @@
-"""VideoMAE under the names of the library `transformers`."""
+"""Parameter names of VideoMAE in the library `transformers`."""
 
 import re
 
@@ -14,7 +14,7 @@ def is_transformers(weights: dict[str, Tensor]) -> bool:
     return any(key.endswith("embeddings.patch_embeddings.projection.weight") for key in weights)
 
 
-# Ours -> theirs, within a block. Their older name of a bias stands where they have two.
+# Ours -> theirs, within a block. If a bias has two names, the older one is used.
 BLOCK_PARTS = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -43,10 +43,10 @@ ATTENTION = "attention.attention."
 
 
 def to_huggingface(weights: dict[str, Tensor], architecture: "Architecture") -> dict[str, Tensor]:
-    """Rename our weights to those of the class that fits them (see `CLASSES`).
+    """Rename weights to those of the matching class of `transformers` (see `CLASSES`).
 
     Args:
-        weights: under our names.
+        weights: weights under this project's names.
         architecture: their sizes.
 
     Raises:
@@ -57,7 +57,7 @@ def to_huggingface(weights: dict[str, Tensor], architecture: "Architecture") -> 
     if sizes.decoder_out not in (None, pixels):
         raise SettingError(
             f"--to huggingface: the decoder predicts {sizes.decoder_out} values per token, but transformers' VideoMAE only the "
-            f"{pixels} of a token's pixels; pass --part backbone to write the encoder alone."
+            f"{pixels} of a token's pixels; pass --part backbone to write only the encoder."
         )
     renamed: dict[str, Tensor] = {}
     for key, value in weights.items():
@@ -84,7 +84,7 @@ def to_huggingface(weights: dict[str, Tensor], architecture: "Architecture") -> 
 
 
 def from_huggingface(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `to_huggingface`, with a zero key bias; names that are unknown or lack their partners stay as they are."""
+    """Inverse of `to_huggingface`, with a zero key bias. Unknown names, and parts of an incomplete qkv, are unchanged."""
     theirs = {their: our for our, their in PREFIXES.items()}
     parts = {their: our for our, their in BLOCK_PARTS.items()}
     named = {_full_name(key): value for key, value in weights.items()}
@@ -108,7 +108,7 @@ def from_huggingface(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _full_name(key: str) -> str:
-    """The newest name, with the prefix that an encoder alone lacks."""
+    """The newest name, with the prefix that is missing in files of a bare encoder."""
     key = key.replace(".q_bias", ".query.bias").replace(".v_bias", ".value.bias")
     return f"videomae.{key}" if key.startswith(("embeddings.", "encoder.layer.", "layernorm.")) else key
 

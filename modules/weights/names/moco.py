@@ -1,4 +1,4 @@
-"""Names of what MoCo, CtP and TubeletContrast train beside the backbone: heads, key branch, queue."""
+"""Parameter names of the parts of MoCo, CtP and TubeletContrast other than the backbone: heads, key branch, queue."""
 
 from torch import Tensor
 
@@ -8,11 +8,11 @@ OFFICIAL_PARTS = {"key_encoder.": "contrast.key_backbone.", "key_fc.": "contrast
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename heads, key branch and queue of TubeletContrast's official files (CtP's have the same form) to a method's names.
 
-    The queue is stored as columns there. The head of I3D counts from its pooling, so its layers are 2 and 4. Names of the
-    backbones are those of `modules.weights.names.video_cnn.from_official`.
+    Official files store the keys of the queue as columns. The head of I3D includes the pooling, so its linear layers are 2 and
+    4. Names of the backbones are renamed by `modules.weights.names.video_cnn.from_official`.
 
     Args:
-        state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all but `backbone.*` may be missing.
+        state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all except `backbone.*` are optional.
     """
     layers = {"2.": "0.", "4.": "2."} if "fc.4.weight" in state else {}
     renamed: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Names of skeleton contrast: two encoders, their momentum copies, queues."""
+"""Parameter names of skeleton contrast: two encoders, their momentum copies, queues."""
 
 import re
 
@@ -9,7 +9,7 @@ OUR_GRU = re.compile(r"(first|second)\.(\d+)\.(\w+)_l0")
 
 
 def gru_from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename `encoder.gru.<kind>_l<layer>[_reverse]` to ours; other names stay."""
+    """Rename `encoder.gru.<kind>_l<layer>[_reverse]` to this project's names; other names are unchanged."""
     return {
         OFFICIAL_GRU.sub(lambda m: f"{'second' if m[3] else 'first'}.{m[2]}.{m[1]}_l0", key): value
         for key, value in state.items()
@@ -24,7 +24,7 @@ def gru_to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-# Official names of the two pairs of encoders; the heads are inside.
+# Official names of the two pairs of encoders, which contain the heads.
 OFFICIAL_PARTS = {
     "encoder_q.fc.": "contrast.head.",
     "encoder_k.fc.": "contrast.key_head.",
@@ -41,9 +41,9 @@ OFFICIAL_QUEUES = {"_S1": "contrast.queue.", "_S2": "partner_contrast.queue.", "
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a whole official run (two encoders or one, their momentum copies, queues) to ours.
+    """Rename the weights of a complete official run (one or two encoders, their momentum copies, queues) to this project's.
 
-    The queues are stored as columns there. Other names stay as they are.
+    Official files store the keys of the queues as columns. Other names are unchanged.
     """
     renamed: dict[str, Tensor] = {}
     for key, value in gru_from_official(state).items():

@@ -1,8 +1,8 @@
-"""Names of video CNNs: TubeletContrast's and CtP's, and those of published files of other methods."""
+"""Parameter names of video CNNs: those of TubeletContrast and CtP, and of published files of other methods."""
 
 from torch import Tensor
 
-# Official code of TubeletContrast and CtP -> torchvision; the first table is of R(2+1)D, the second of R3D.
+# Official code of TubeletContrast and CtP -> torchvision, with one table for R(2+1)D and one for R3D.
 SHARED_NAMES = {
     ".bn1.": ".conv1.1.",
     ".bn2.": ".conv2.1.",
@@ -33,9 +33,9 @@ R3D_NAMES = SHARED_NAMES | {
 }
 
 
-# Where the encoder is in published files of other methods, all of which are torchvision's R(2+1)D-18 inside (official code of
-# SEVERE): RSPNet, MoCo and VideoMoCo, SeLaVi and GDT, AVID-CMA, Pretext-Contrast, TCLR (with a change, see `VideoResNet`). Stem
-# and stages have numbers in some.
+# Prefixes of the encoder in published files of other methods. All encoders are torchvision's R(2+1)D-18 (official code of
+# SEVERE): RSPNet, MoCo and VideoMoCo, SeLaVi and GDT, AVID-CMA, Pretext-Contrast, TCLR (with a change, see `VideoResNet`). In
+# some files, stem and stages are numbered.
 PUBLISHED_PREFIXES = (
     "encoder_q.encoder.base_network.",
     "encoder_q.",
@@ -52,7 +52,7 @@ PUBLISHED_HEADS = ("fc.", "linear", "head", "new_fc", "fc8", "encoder_fuse")
 def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Split weights into those of the backbone, without their prefix, and the rest.
 
-    A file without any `backbone.*` is a bare backbone: all of it is the first part.
+    A file without any `backbone.*` is a bare backbone: all its weights are returned as the first part.
     """
     prefix = "backbone."
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -61,8 +61,8 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA under
-    `backbone.` and torchvision's names. Other parts (heads, key branch, queue, audio network) and other files stay as they are.
+    """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
+    torchvision's names after `backbone.`. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
@@ -85,8 +85,7 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename R3D and R(2+1)D weights of TubeletContrast and CtP (official code) to torchvision's names.
 
-    Prefixes (`backbone.`, `key_encoder.`) stay. Names that are not official ones, those of torchvision and of I3D among them,
-    stay as they are.
+    Prefixes (`backbone.`, `key_encoder.`) are kept. Other names, including those of torchvision and of I3D, are unchanged.
     """
     names = R2PLUS1D_NAMES | R3D_NAMES
     return {_renamed(key, names): value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Names of the official VideoMAE family: VideoMAE, SMILE and SIGMA share them."""
+"""Parameter names of the official VideoMAE family: VideoMAE, SMILE and SIGMA."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from modules.weights.names.huggingface import from_huggingface, is_transformers
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of an official pretraining or fine-tuning network to ours.
+    """Rename the weights of an official pretraining or fine-tuning network to this project's names.
 
     `encoder.*` becomes `backbone.*`; `encoder_to_decoder` and `mask_token` move into `decoder.*`; q_bias and v_bias are
     fused with a zero key bias; the patch embedding is flattened; SIGMA's MLP `head.0.*`, `head.2.*`, ... becomes
@@ -18,7 +18,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         name = key
         start = key.removesuffix("q_bias").removesuffix("v_bias")
-        # One without the other keeps its name, so that a strict load reports it.
+        # A single bias of the two keeps its name, so that strict loading reports it.
         if start.endswith("attn.") and {f"{start}q_bias", f"{start}v_bias"} <= state.keys() and key != start:
             if key.endswith("v_bias"):
                 continue
@@ -42,9 +42,9 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state: dict[str, Tensor], grid: Grid) -> dict[str, Tensor]:
-    """Inverse of `from_official` for a pretraining network (`backbone.*`, `decoder.*`, of SIGMA `projection.*`, `prototypes`).
+    """Inverse of `from_official` for a pretraining network (`backbone.*`, `decoder.*`; SIGMA: `projection.*`, `prototypes`).
 
-    The key bias is left out: no output depends on it.
+    The key bias is dropped, because no output depends on it.
     """
     named: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -69,17 +69,17 @@ def is_official(state: dict[str, Tensor]) -> bool:
 
 
 def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of official files and of `transformers` to ours; others stay as they are."""
+    """Rename weights of official files and of `transformers` to this project's names; others are unchanged."""
     if is_transformers(state):
         return from_huggingface(state)
     return from_official(state) if is_official(state) else state
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of any file that we read, under the names of `VideoViT`.
+    """The encoder's weights from any supported file, under the names of `VideoViT`.
 
-    Accepts our whole methods (`backbone.*`), bare encoders, and pretraining or fine-tuning networks, official or of
-    `transformers`.
+    Accepts complete methods of this project (`backbone.*`), bare encoders, and pretraining or fine-tuning networks of the
+    official code or of `transformers`.
     """
     state = our_names(state)
     inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

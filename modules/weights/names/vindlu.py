@@ -1,4 +1,4 @@
-"""Names of a whole VindLU."""
+"""Parameter names of a complete VindLU."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ HEADS = {"vision_proj.": "video_projection.", "text_proj.": "text_projection.", 
 
 
 def is_vindlu(state: dict[str, Tensor]) -> bool:
-    """Whether the names are those of a whole VindLU (official code)."""
+    """Whether the names are those of a complete VindLU (official code)."""
     return all(any(key.startswith(side) for key in state) for side in ("vision_encoder.", "text_encoder."))
 
 
@@ -17,7 +17,7 @@ def from_vindlu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a VindLU to those of `LocoMotion`.
 
     Args:
-        state: of an official file.
+        state: weights of an official file.
     """
     renamed = {f"backbone.{key}": value for key, value in video_from_official(state).items()}
     renamed |= {f"text.{key}": value for key, value in text_from_official(state).items()}
@@ -31,10 +31,10 @@ def from_vindlu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_video_text(weights: dict[str, Tensor]) -> bool:
-    """Whether these are a video tower with a text encoder: ours, or VindLU's."""
+    """Whether these are a video encoder with a text encoder, of this project or VindLU."""
     return is_vindlu(weights) or ("text.words.weight" in weights and "backbone.frame_positions" in weights)
 
 
 def is_text(weights: dict[str, Tensor]) -> bool:
-    """Whether these are a text encoder alone: ours, or a BERT."""
+    """Whether these are only a text encoder, of this project or a BERT."""
     return "words.weight" in text_from_official(weights)
