@@ -85,7 +85,7 @@ class Neighbours(ValidationProbe):
         return 0 if (trainer.current_epoch + 1) % self.every_n_epochs or batch.label.ndim != 1 else ALL
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, draw."""
+        """Find neighbours and draw."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
         if not (trainer.current_epoch + 1) % self.every_n_epochs:

@@ -37,7 +37,7 @@ class OnlineKNN(ValidationProbe):
         return 0 if (self._validations + 1) % self.every_n_validations or batch.label.ndim != 1 else ALL
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Vote, log."""
+        """Vote and log."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
         self._validations += 1
@@ -59,7 +59,7 @@ class OnlineKNN(ValidationProbe):
         pl_module.log("knn/acc1", accuracy, prog_bar=True, sync_dist=True)
 
     def state_dict(self) -> dict[str, int]:
-        """Validations seen."""
+        """Number of validations."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

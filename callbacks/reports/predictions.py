@@ -42,7 +42,7 @@ class Predictions(Callback):
         self._told = ""
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start empty."""
+        """Reset the collected predictions."""
         self._parts, self._reasons, self._told = [], {}, ""
 
     def on_predict_batch_end(

@@ -140,7 +140,7 @@ class PreparedBatches(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, keys: list[SampleKey]) -> Any:
-        """A batch."""
+        """A prepared batch."""
         batch = self.collate(read_samples(self.dataset, keys))
         self.prepare(batch, keys[0].epoch if self.train else None)
         return batch

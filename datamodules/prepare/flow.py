@@ -62,7 +62,7 @@ class FlowFormat:
     method: str
     store: str
     bound: float | None
-    """of pictures"""
+    """bound of pictures"""
     short_side: int
     weights: str | None
     """hash of the weights, if there are any"""

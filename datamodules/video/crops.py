@@ -208,7 +208,7 @@ class Shared(Crop):
 
     @property
     def centre(self) -> float:  # type: ignore[override]
-        """That of `crop`."""
+        """The centre of `crop`."""
         return self.crop.centre
 
     def check(self, clips: int, repeat: int) -> None:
@@ -245,7 +245,7 @@ class Nested(Crop):
 
     @property
     def centre(self) -> float:  # type: ignore[override]
-        """That of `outer`."""
+        """The centre of `outer`."""
         return self.outer.centre
 
     def check(self, clips: int, repeat: int) -> None:

@@ -97,4 +97,4 @@ class PictureFolderReader:
         return pictures
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""

@@ -53,7 +53,7 @@ class Measured:
     steps: int = 0
     """Number of measured batches."""
     seconds: float = 0.0
-    """Their duration."""
+    """Duration of these batches."""
     clips: int = 0
     shares: dict[str, float] = field(default_factory=dict)
     """Fractions of the time, by part; without augmentation if it cannot be separated from the forward pass."""
@@ -359,14 +359,14 @@ class BenchCLI(CLI):
         return super().instantiate_trainer(profiler=self.watch.ledger, **kwargs)
 
     def before_fit(self) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def after_fit(self) -> None:
         """Print nothing, and test nothing."""
 
 
 OUTSIDE = (Checkpoint, EarlyStopping, CollapseAlarm, BestOnTest, ProgressBar)
-"""Callbacks that are kept, apart from those that read their own clips. None of them costs much between training steps."""
+"""Removed callbacks, in addition to those that read their own clips. None of them costs much between training steps."""
 
 
 def _is_cluster(plugin: Any) -> bool:

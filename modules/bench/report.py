@@ -34,7 +34,7 @@ class Tried:
     settings: list[str]
     """Settings added to those of the run; empty for the unchanged run."""
     clips_per_second: float
-    """Median."""
+    """Median speed."""
     ratio: float
     """Speed relative to the unchanged run, median of the rounds."""
     changes_learning: bool = False

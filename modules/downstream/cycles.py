@@ -169,9 +169,9 @@ def first_states(length: Tensor, count: Tensor, label: Tensor, generator: torch.
 
 def count_cycles(answer: Answer, length: Tensor) -> Counted:
     """Count the repetitions of videos (official code, vectorised over videos, points and scales).
-A first estimate at the middle of each video, with 30 assumed lengths, gives one length. It is then corrected at 2, 4, 8 and
-finally 16 points in time; each correction also updates the 32 points around them, as the mean of old and new lengths.
-    16 times; each time, the lengths at 32 points around them are averaged with the previous ones.
+
+    A first estimate at the middle of each video, with 30 assumed lengths, gives one length. It is then corrected at 2, 4, 8 and
+    finally 16 points in time; each correction also updates the 32 points around them, as the mean of old and new lengths.
 
     Args:
         answer: network that predicts probabilities and boxes for states.

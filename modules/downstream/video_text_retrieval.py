@@ -46,7 +46,7 @@ class Known(NamedTuple):
     """A video of an evaluation, in the process that encoded it."""
 
     number: int
-    """of the sample"""
+    """index of the sample"""
     captions: list[str]
     meaning: int | None
     """number shared by captions with the same meaning, if the data has such annotations"""
@@ -259,7 +259,7 @@ class VideoTextRetrieval(LocoMotion):
     # --- All of them ---
 
     def on_predict_epoch_start(self) -> None:
-        """Start empty."""
+        """Reset the collected results."""
         self.on_validation_epoch_start()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
@@ -298,7 +298,7 @@ class VideoTextRetrieval(LocoMotion):
         self.on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Start empty."""
+        """Reset the collected results."""
         self._known, self._missed, self._chosen, self._said = [], [], [], []
 
     def on_test_epoch_start(self) -> None:

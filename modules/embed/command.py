@@ -191,7 +191,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 class Opened(NamedTuple):
-    """What is embedded."""
+    """The recordings to embed."""
 
     rows: Rows
     clip: ClipSettings | SkeletonClipSettings

@@ -51,7 +51,7 @@ class Work(NamedTuple):
 
     @property
     def num_parts(self) -> int:
-        """Parts."""
+        """Number of parts."""
         return -(-len(self.reader) // PART_ITEMS)
 
     def places(self, part: int) -> range:
@@ -90,7 +90,7 @@ def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True, 
 
 @contextmanager
 def _noted(number: signal.Signals) -> Iterator[list[int]]:
-    """Record a signal instead of ending at once, which would break the transfer from a worker; a second one ends the process."""
+    """Record a signal instead of ending at once, which may break a transfer from a worker; a second one ends the process."""
     noted: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -45,10 +45,10 @@ class Reader(Protocol):
     """tracks what workers read"""
 
     def __len__(self) -> int:
-        """Items."""
+        """Number of items."""
 
     def read(self, place: int) -> Any:
-        """An item."""
+        """Read one item."""
 
 
 class Samples:

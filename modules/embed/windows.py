@@ -96,7 +96,7 @@ class Lengths:
         return len(self.videos.manifest)
 
     def read(self, place: int) -> tuple[float, float]:
-        """Of one row."""
+        """Read one row."""
         try:
             with self.guard.reading(place), facts_kept_in(self.videos.facts):
                 _, part = part_of(probe(self.videos.file(place), TIMEOUT), self.videos.span(place))

@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     place: Tensor
     """float32 [P, 2], right and up"""
     axes: tuple[str, str]
-    """what they are"""
+    """names of the axes"""
     note: str
     """how to read the map, in a sentence"""
 

@@ -18,7 +18,7 @@ MAX_POINTS = 100_000
 
 
 class Points(NamedTuple):
-    """What is drawn."""
+    """The points of a map."""
 
     feature: Tensor
     """float32 [P, D]"""
@@ -35,7 +35,7 @@ class Points(NamedTuple):
     origin: list[str]
     """collections of the recordings, [N]"""
     encoder: str
-    """in words"""
+    """name of the encoder"""
     missing_root: str
     """why the files cannot be found; empty if they may exist"""
 

@@ -68,7 +68,7 @@ def normalise_rows(values: Tensor) -> None:
 
 
 class Swapped(NamedTuple):
-    """What `swapped_loss` returns."""
+    """Result of `swapped_loss`."""
 
     target: Tensor
     """scalar, mean cross-entropy of the targets' scores with the predictions' assignments"""

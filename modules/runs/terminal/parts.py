@@ -10,7 +10,7 @@ class PartsSummary(ModelSummary):
     """One line per part of the method, instead of Lightning's table. The command line adds it to every training run."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
+        """Print it."""
         rank_zero_info("\n".join(describe_parts(pl_module)))
 
 
