@@ -194,7 +194,7 @@ def _write_split(out: Path, split: str, shards: dict[str, list[Found]]) -> None:
     indices = [json.loads(path.read_text(encoding="utf-8")) for path in single]
     with replacing(part / INDEX) as whole:
         chunks = [index["chunks"][0] for index in indices]
-        # litdata compares this value to find out whether its cached index is up to date.
+        # litdata compares this value to detect an outdated cached index.
         digest = hashlib.sha256(" ".join(shards).encode()).hexdigest()
         content = {"chunks": chunks, "config": indices[0]["config"], "updated_at": digest}
         whole.write_text(json.dumps(content), encoding="utf-8")

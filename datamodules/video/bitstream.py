@@ -534,7 +534,7 @@ _PARSERS: dict[str, Callable[[bytes], _Parser]] = {
 
 
 class PacketOrder:
-    """Reads packets in order, to find out whether decoding gives one picture per packet, in a known order.
+    """Reads packets in order, and checks whether decoding gives one picture per packet, in a known order.
 
     Args:
         codec: ffmpeg's name of the decoder.

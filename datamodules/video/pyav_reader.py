@@ -281,7 +281,7 @@ class PyAVReader:
         for run in _runs(numbers, self._places):
             part = self._read_by_time(run)
             if part is None:
-                # If the file returned too few frames, count from the start to find out what it really contains.
+                # If the file returned too few frames, count from the start to get its real content.
                 return self._read_by_count(numbers)
             pictures += part
         return pictures

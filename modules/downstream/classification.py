@@ -362,7 +362,7 @@ class Classification(Method):
     # --- Training ---
 
     def setup(self, stage: str) -> None:
-        """Find out whether the data have clips or features; see `Method.setup`.
+        """Detect whether the data have clips or features; see `Method.setup`.
 
         Raises:
             SettingError: if the stream is missing, or for features with a classifier that is not linear.

@@ -406,7 +406,7 @@ INFINITE = np.full((5, 8, 8, 2), np.inf, np.float16)
         (FLOWS, array(np.full((5, 8, 8, 2), 1.7e9, np.float32)), "not numbers"),
         (FLOWS, fewer_of_v, "a gap in time .*4 and 3 pictures"),
         (FLOWS, half_a_flo, "cannot open .*2.flo"),
-        (FLOWS, twice, "another format .*is there twice"),
+        (FLOWS, twice, "another format .*exists twice"),
         (FLOWS, lambda root: save_all(root / "x", np.zeros((4, 8, 8), np.uint8)), "another format .*1 channels"),
     ],
 )  # fmt: skip
