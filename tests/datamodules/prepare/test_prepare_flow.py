@@ -258,7 +258,7 @@ def test_pictures_of_one_video_within_those_of_another_are_refused(
 ) -> None:
     put(one_video, tmp_path / "videos/a.mp4")
     put(one_video, tmp_path / "videos/a/b.mp4")
-    with pytest.raises(SettingError, match=r"The flow of a/b\.mp4 would lie within the folder of that of a\.mp4"):
+    with pytest.raises(SettingError, match=r"The flow of a/b\.mp4 would be inside the folder of that of a\.mp4"):
         prepare(tmp_path / "videos", tmp_path / "flow", "--store=pictures")
     prepare(tmp_path / "videos", tmp_path / "flow")
     assert len(rows_of(tmp_path / "flow/manifest.tsv")) == 2
