@@ -184,7 +184,7 @@ def load_array(path: Path) -> np.ndarray:
             return content
         with content:
             if len(content.files) != 1:
-                raise DecodeError("another format", f"{path.name} contains several arrays: {', '.join(content.files)}")
+                raise DecodeError("another format", f"{path.name} contains the arrays {', '.join(content.files)}, not one")
             array: np.ndarray = content[content.files[0]]
             return array
     except FileNotFoundError as error:
