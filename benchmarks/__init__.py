@@ -1,1 +1,1 @@
-"""Measurements, each one command that prints a table and writes JSON."""
+"""Benchmarks; each one is a command that prints a table and writes JSON."""

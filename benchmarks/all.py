@@ -1,10 +1,10 @@
-"""All measurements that others can be compared with, one after the other, as one table, one JSON file and one picture.
+"""All benchmarks for comparisons with other projects, in one table, one JSON file and one picture.
 
     python benchmarks/all.py --videos DIR                # full size, an hour or two on two CPU cores
-    python benchmarks/all.py --videos DIR --quick true   # small sizes, minutes: to see the shape of things
+    python benchmarks/all.py --videos DIR --quick true   # small sizes, in minutes, only to try it
 
-Runs `loader`, `step`, `cost`, `memory` and `startup` as separate processes, each of which can also be run alone. What
-cannot run, because a peer is not installed or there are no videos, is left out and said to be. Run it on a quiet machine.
+Runs `loader`, `step`, `cost`, `memory` and `startup` as separate processes; each can also be run alone. Benchmarks that
+cannot run, because a peer is not installed or there are no videos, are listed as left out. Run it on a quiet machine.
 """
 
 import importlib.util
@@ -24,12 +24,12 @@ Figures = dict[str, float]
 
 
 def loader_figures(result: dict[str, Any]) -> dict[str, Figures]:
-    """Clips per second of one core over those of decord and PIL."""
+    """Clips per second of one core, divided by those of decord and PIL."""
     return {"times as fast as the peer": {"loader / decord and PIL": result["geometric_mean"]["ratio"]}}
 
 
 def step_figures(result: dict[str, Any]) -> dict[str, Figures]:
-    """Speed over that of the peers, and clips per second of each method."""
+    """Speed relative to the peers, and clips per second of each method."""
     faster = {name: 1 / row["ratio"] for name, row in result["comparisons"].items()}
     return {
         "times as fast as the peer": faster,
@@ -38,7 +38,7 @@ def step_figures(result: dict[str, Any]) -> dict[str, Figures]:
 
 
 def memory_figures(result: dict[str, Any]) -> dict[str, Figures]:
-    """Peak of a step, with and without recomputing."""
+    """Peak memory of a step, with and without recomputing."""
     rows = result["methods"].items()
     plain = {name: row["plain"]["peak"] for name, row in rows}
     return {
@@ -48,7 +48,7 @@ def memory_figures(result: dict[str, Any]) -> dict[str, Figures]:
 
 
 def startup_figures(result: dict[str, Any]) -> dict[str, Figures]:
-    """Time to the first step over that of the imports."""
+    """Time to the first step, divided by that of the imports."""
     return {"times as long as import lightning, timm": {"first step": result["ratio"]}}
 
 
@@ -57,11 +57,11 @@ class Part:
     """A benchmark.
 
     Args:
-        words: further words on the command line.
-        quick: words of the quick form.
-        figures: what of its JSON file goes into the table and the picture, by the heading.
-        by_videos: it measures on files.
-        needs: package without which it cannot run.
+        words: further command-line arguments.
+        quick: arguments of the quick form.
+        figures: figures of its JSON file for the table and the picture, by heading.
+        by_videos: whether it needs video files.
+        needs: package that it needs.
     """
 
     words: list[str]
@@ -74,7 +74,7 @@ class Part:
 PARTS = {
     "loader": Part([], ["--pairs=3"], loader_figures, by_videos=True, needs="decord"),
     "step": Part([], ["--size=tiny", "--batch=1", "--pairs=2"], step_figures),
-    # Its counts are a separate table, which it prints.
+    # It prints its counts as a separate table.
     "cost": Part([], ["--size=tiny", "--batch=2"], lambda result: {}),
     "memory": Part([], ["--size=tiny", "--batch=1"], memory_figures),
     "startup": Part([], ["--pairs=2"], startup_figures),

@@ -1,10 +1,10 @@
-"""What a training step of each method asks of a GPU, counted on fake CUDA tensors; no GPU is needed, and nothing is computed.
+"""Cost of a training step of each method on a GPU, counted with fake CUDA tensors; no GPU is needed, and nothing is computed.
 
     python benchmarks/cost.py
     python benchmarks/cost.py --method SMILE --lines 20
 
-Operations are those of the forward pass that a GPU is given one by one where nothing is compiled, without views. Bytes are
-what they read and write if nothing stays in a cache. FLOPs are those of the whole step with frozen towers, per sample.
+Operations are those launched by the forward pass without compilation, excluding views. Bytes are
+what they read and write without caches. FLOPs are those of the whole step including frozen towers, per sample.
 """
 
 import gc
@@ -24,7 +24,7 @@ from modules.core.errors import SettingError
 from modules.training.flops import step_flops
 
 BATCH = {"VideoMAE": 64, "SMILE": 16, "SIGMA-MLP": 40, "SIGMA-DINO": 40, "LocoMotion": 32, "SkeletonContrast": 64}
-"""Samples per device in the recipes, where they are not 8."""
+"""Samples per device in the recipes, if not 8."""
 
 
 def main(
@@ -33,10 +33,10 @@ def main(
     """Print a table.
 
     Args:
-        method: one of them; all if null.
+        method: name of a method; null takes all.
         size: encoder preset.
-        batch: samples per step; those of the recipe if null.
-        lines: so many places in the code with the most operations, for each method.
+        batch: samples per step; null takes those of the recipe.
+        lines: number of code lines to list for each method, those with the most operations.
         out: JSON file to write.
 
     Raises:

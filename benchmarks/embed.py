@@ -1,10 +1,10 @@
-"""How near `python main.py embed` comes to the limit of its loader: clips per second of both, in turns.
+"""Speed of `python main.py embed` relative to its loader: clips per second of both, in turns.
 
     python benchmarks/embed.py --size 224     # on a GPU
     python benchmarks/embed.py --workers 1    # on two cores: one for the worker, one for the encoder
 
-The whole command (reading, a tiny encoder, parts and collection in files) is timed against its own loader with nothing behind
-it, on generated videos. Both start new workers. Each ratio is of a pair; the figure is their median, once of wall-clock
+The whole command (reading, a tiny encoder, parts and collection in files) is timed against its own loader without any
+consumer, on generated videos. Both start new workers. The figure is the median ratio over pairs, once of wall-clock
 time, and once of processor time of all processes, which other processes disturb less. Clips are small, so that the loader
 is the limit: on a CPU, normalising a clip of 224 pixels takes longer than decoding one.
 """
@@ -39,11 +39,11 @@ from modules.embed.source import videos_of
 from modules.embed.windows import Videos, Windows, make_items
 
 DIFFERENT = 16
-"""Videos that are generated; the others are copies."""
+"""Number of generated videos; the others are copies."""
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall-clock seconds of a call, and processor seconds of this process and of those that it started and ended."""
+    """Wall-clock seconds of a call, and processor seconds of this process and its ended child processes."""
     start, before = time.perf_counter(), sum(os.times()[:4])
     work()
     gc.collect()  # ends the workers, whose time is counted then
@@ -51,7 +51,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def tiny_encoder(path: Path, frames: int, size: int) -> None:
-    """Write an encoder that takes next to no time, for clips of full size."""
+    """Write a very fast encoder for clips of full size."""
     network = VideoViT(
         image_size=size, num_frames=frames, patch_size=size // 4, tubelet_size=frames // 2, embed_dim=32, depth=1, num_heads=2
     )
@@ -74,14 +74,14 @@ def main(
     """Time the command and its loader.
 
     Args:
-        videos: files.
-        frames: of a clip.
+        videos: number of files.
+        frames: frames per clip.
         size: side of the clips in pixels.
         video_size: side of the videos.
         length: frames of each video.
-        workers: processes that read.
-        pairs: measurements of each, after one that does not count.
-        device: of the encoder.
+        workers: number of reading processes.
+        pairs: measurements of each, after a warm-up.
+        device: device of the encoder.
         out: JSON file to write.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""A training step on fake CUDA tensors: all that a GPU would be given, without computing anything.
+"""A training step on fake CUDA tensors: everything that would run on a GPU, without computing anything.
 
-PyTorch's `FakeTensorMode` knows shapes, types and devices of tensors that have no data. Run on such tensors, a step shows
-what it asks of the device, operations and bytes, and what would make the host wait: copies to it and from it. What needs
-the data of a tensor on the host (`.item()`, `.tolist()`) is an error here, as it is a wait there.
+With PyTorch's `FakeTensorMode`, tensors have shapes, types and devices, but no data. A step on such tensors shows
+the operations and bytes on the device, and what would cause a host sync: copies to and from the device. Operations that need
+the data of a tensor on the host (`.item()`, `.tolist()`) would be a host sync, and are an error here.
 """
 
 import collections
@@ -60,55 +60,55 @@ VIEWS = {
         "sym_stride",
     ),
 }
-"""Operations that give the device nothing to do."""
+"""Operations that launch nothing on the device."""
 PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "mm"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"}
-"""Operations whose result the host must wait for."""
+"""Operations that cause a host sync."""
 
 
 class FakeGenerator(torch.Generator):
-    """A source of randomness that is on the GPU, as far as a step can see."""
+    """A generator that looks like one on a GPU."""
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """The fake one."""
+        """The fake device."""
         return DEVICE
 
     def get_offset(self) -> int:
-        """Where it is, which only generators of a GPU say."""
+        """The offset, which only GPU generators have."""
         return 0
 
     def set_offset(self, offset: int) -> torch.Generator:
-        """Stay there."""
+        """Do nothing."""
         return self
 
 
 @dataclass
 class Cost:
-    """What the forward pass of a step asks of the device, up to the loss."""
+    """Cost of the forward pass of a step on the device, up to the loss."""
 
     ops: collections.Counter[str] = field(default_factory=collections.Counter)
     """Operations other than views, by name."""
     places: collections.Counter[str] = field(default_factory=collections.Counter)
-    """The same by the places in the code."""
+    """The same by line of code."""
     traffic: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Bytes of their inputs and outputs by the places in the code: what they move if nothing stays in a cache."""
+    """Bytes of their inputs and outputs by line of code: the memory traffic without caches."""
     copies: list[str] = field(default_factory=list)
-    """Places that copy from host to device, or back."""
+    """Lines that copy from host to device, or back."""
     waits: list[str] = field(default_factory=list)
-    """Places whose result the host has to read."""
+    """Lines whose result the host has to read."""
     full_products: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Places with matrix products of float32, and how many of them."""
+    """Lines with matrix products in float32, and their number."""
 
 
 def _size(tensor: Tensor) -> int:
-    """Bytes of a tensor, counted once where an expanded one repeats them."""
+    """Bytes of a tensor, repeated elements of expanded tensors are counted once."""
     extents = [size if stride else min(size, 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
     return math.prod(extents) * tensor.element_size()
 
 
 def _place() -> str:
-    """The innermost line of this project that is being run."""
+    """The innermost current line of this project."""
     frame: Any = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
@@ -119,7 +119,7 @@ def _place() -> str:
 
 
 class _Recorder(TorchDispatchMode):
-    """Counts what reaches the device."""
+    """Counts operations that reach the device."""
 
     def __init__(self, cost: Cost) -> None:
         super().__init__()
@@ -132,20 +132,20 @@ class _Recorder(TorchDispatchMode):
         args = tuple(None if isinstance(one, FakeGenerator) else one for one in args)
         name, cost = func.overloadpacket.__name__, self.cost
         if name not in VIEWS and torch.is_inference_mode_enabled():
-            # In inference mode operations arrive whole that are made of others.
+            # In inference mode, composite operations are not decomposed before they arrive here.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         if name in WAITS:
             cost.waits.append(f"{_place()} {name}")
-        # PyTorch does not say what shapes the cell of a GRU has, and computes them on the device instead.
+        # PyTorch has no shape function for the GRU cell, so shapes are computed here.
         result = (torch.empty_like(args[2]), None) if name == "_thnn_fused_gru_cell" else func(*args, **kwargs)
         if name in VIEWS:
             return result
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         made = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
-        # A number that Python computed is a tensor of the host without dimensions, and no copy.
+        # A number computed by Python is a host tensor without dimensions; it is not copied.
         devices = {one.device.type for one in given if one.ndim or one.device.type != "cpu"} | {one.device.type for one in made}
         if "cuda" not in devices:
             return result
@@ -172,7 +172,7 @@ def _flash_attention(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """What `scaled_dot_product_attention` calls on a GPU under autocast; with a mask, PyTorch takes another kernel."""
+    """The kernel of `scaled_dot_product_attention` on a GPU under autocast; with a mask, PyTorch uses another kernel."""
     query, key, value = (one.to(torch.bfloat16) for one in (query, key, value))
     if attn_mask is None:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention
@@ -183,13 +183,13 @@ def _flash_attention(
 
 
 def _is_ours(thing: Any) -> bool:
-    """Whether it is an object of a method: a network, or of a class of this project."""
+    """Whether an object is a network, or an instance of a class of this project."""
     ours = type(thing).__module__.partition(".")[0] in ("modules", "benchmarks", "tests")
     return isinstance(thing, nn.Module) or (ours and hasattr(thing, "__dict__") and not isinstance(thing, type))
 
 
 class _Mover:
-    """Moves the tensors of objects to the fake device, in place: parameters, buffers, and what plain attributes hold."""
+    """Moves the tensors of objects to the fake device, in place: parameters, buffers and plain attributes."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self.mode = mode
@@ -205,7 +205,7 @@ class _Mover:
         return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
 
     def move(self, thing: Any) -> Any:
-        """The thing, its tensors moved."""
+        """The object with moved tensors."""
         if isinstance(thing, Tensor):
             return self.fake(thing)
         if isinstance(thing, dict):
@@ -227,7 +227,7 @@ class _Mover:
 
 @contextlib.contextmanager
 def _gpu_there(method: Method) -> Iterator[None]:
-    """Answers of PyTorch and Lightning as on a machine with a GPU."""
+    """Let PyTorch and Lightning behave as on a machine with a GPU."""
     kind, real = type(method), torch.Generator
     with (
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
@@ -245,14 +245,14 @@ def _gpu_there(method: Method) -> Iterator[None]:
 
 
 def step_cost(method: Method, batch: Batch) -> Cost:
-    """Cost of a training step under bf16 autocast. The method is of no use afterwards: its tensors have no data any more.
+    """Cost of a training step under bf16 autocast. The method cannot be used afterwards, because its tensors have no data.
 
-    The step is run twice and the second one counted, for the first makes what is kept: constants and tables. Recurrent
-    layers are counted step by step, as without cuDNN, which would need a GPU.
+    The step runs twice and the second one is counted, because the first one creates cached constants and tables. Recurrent
+    layers are counted step by step, because cuDNN would need a GPU.
 
     Args:
-        method: to measure.
-        batch: of real tensors on the CPU.
+        method: method to measure.
+        batch: batch of real tensors on the CPU.
     """
     prepare = method.preparation()
     if prepare is not None:
@@ -262,7 +262,7 @@ def step_cost(method: Method, batch: Batch) -> Cost:
     mover = _Mover(mode)
     target = getattr(method, "target", None)
     if isinstance(target, TowerTarget):
-        # As a GPU keeps it.
+        # In the memory format of a GPU.
         target.tower.bfloat16()
     mover.move(method.train())
     mover.move(batch)

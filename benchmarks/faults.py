@@ -1,8 +1,9 @@
-"""Broken videos: copies damaged in a thousand ways go through the real data module, among files that are whole.
+"""Broken videos: copies damaged in many ways are read by the real data module, among intact files.
 
-Checked are the promises that the README makes: the run neither crashes nor hangs, every file that could not be read is
-named once with a reason, intact files give the same output as if they were alone, and the workers' memory stays flat. What
-can still be read after the damage counts as read. Damage is a function of the seed. Exits with 1 if a promise is broken.
+It checks the promises of the README: the run neither crashes nor hangs, every file that could not be read is
+listed once with a reason, intact files give the same output as without broken ones, and the workers' memory does not grow.
+Files that can still be read after the damage count as read. Damage is a function of the seed. Exits with 1 if a promise is
+broken.
 """
 
 import json
@@ -44,7 +45,7 @@ Damage = Callable[[list[Path], np.random.Generator], tuple[bytes, str]]
 
 @dataclass
 class Result:
-    """What became of the files; counts by kind of damage and reason, 'read' where the file could still be read."""
+    """Counts of files by kind of damage and reason, 'read' if the file could still be read."""
 
     count: int
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class Result:
     condemned: int = 0
     """Files that ended or blocked a worker."""
     memory_mb: tuple[float, float] = (0.0, 0.0)
-    """Of the largest worker, median over the first and the last third of the batches."""
+    """Memory of the largest worker, median over the first and the last third of the batches."""
     broken_promises: list[str] = field(default_factory=list)
 
 
@@ -65,7 +66,7 @@ def pick(files: list[Path], rng: np.random.Generator) -> Path:
 
 
 def header_of(data: bytes) -> tuple[int, int]:
-    """Where the description of the streams is: the index of an mp4, else the beginning."""
+    """Range of the stream descriptions: the index of an mp4, otherwise the beginning."""
     at = data.find(b"moov")
     if at >= 4:
         return at, min(len(data), at + int.from_bytes(data[at - 4 : at], "big"))
@@ -73,7 +74,7 @@ def header_of(data: bytes) -> tuple[int, int]:
 
 
 def flipped(data: bytes, start: int, stop: int, rng: np.random.Generator) -> bytes:
-    """Bits of a part turned over: at least one, up to a hundredth of all."""
+    """Flip bits of a part: at least one, up to 1 % of all."""
     values = np.frombuffer(data, np.uint8).copy()
     bits = (stop - start) * 8
     number = max(1, int(bits * 10 ** rng.uniform(-6, -2)))
@@ -83,21 +84,21 @@ def flipped(data: bytes, start: int, stop: int, rng: np.random.Generator) -> byt
 
 
 def truncated(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """Cut off at a random place."""
+    """Cut off at a random position."""
     file = pick(files, rng)
     data = file.read_bytes()
     return data[: rng.integers(1, len(data))], file.suffix
 
 
 def flipped_in_header(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """Bits of the description of the streams."""
+    """Flipped bits in the stream descriptions."""
     file = pick(files, rng)
     data = file.read_bytes()
     return flipped(data, *header_of(data), rng), file.suffix
 
 
 def flipped_anywhere(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """Bits of the whole file."""
+    """Flipped bits in the whole file."""
     file = pick(files, rng)
     data = file.read_bytes()
     return flipped(data, 0, len(data), rng), file.suffix
@@ -116,13 +117,13 @@ def zeroed_start(files: list[Path], rng: np.random.Generator) -> tuple[bytes, st
 
 
 def wrong_suffix(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """Named like another container or a picture."""
+    """With the suffix of another container or an image."""
     suffixes = [*sorted(VIDEO_SUFFIXES), ".jpg", ".png"]
     return pick(files, rng).read_bytes(), suffixes[rng.integers(len(suffixes))]
 
 
 def other_codec(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """The container names another codec than the one of the stream."""
+    """The container states another codec than that of the stream."""
     tagged = [(file, tag) for file in files for tag in TAGS + LONG_TAGS if tag in file.read_bytes()]
     file, tag = tagged[rng.integers(len(tagged))]
     others = [other for other in TAGS + LONG_TAGS if len(other) == len(tag) and other != tag]
@@ -130,7 +131,7 @@ def other_codec(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str
 
 
 def foreign_body(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """The description of one file with the frames of another."""
+    """The header of one file with the frames of another."""
     file, data = pick(files, rng), pick(files, rng).read_bytes()
     own = file.read_bytes()
     start, stop = header_of(own)
@@ -138,7 +139,7 @@ def foreign_body(files: list[Path], rng: np.random.Generator) -> tuple[bytes, st
 
 
 def swapped_streams(files: list[Path], rng: np.random.Generator) -> tuple[bytes, str]:
-    """Sound before video; in every second file the packets of each say that they belong to the other."""
+    """Audio before video; in every second file, the packets of both have each other's stream index."""
     with_sound = [file for file in files if has_sound(file)]
     file, lies = pick(with_sound or files, rng), rng.random() < 0.5
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +154,7 @@ def swapped_streams(files: list[Path], rng: np.random.Generator) -> tuple[bytes,
                     try:
                         target.mux(packet)
                     except av.FFmpegError:
-                        # The container refuses it; the file goes on without.
+                        # The container refuses the packet; the file continues without it.
                         continue
         return path.read_bytes(), file.suffix
 
@@ -178,7 +179,7 @@ KINDS: dict[str, Damage] = {
 
 
 def whole_files(videos: Path) -> list[Path]:
-    """The videos of a folder that can be read to their end."""
+    """The videos of a folder that can be read completely."""
     files = []
     for path in sorted(videos.iterdir()):
         if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -193,7 +194,7 @@ def whole_files(videos: Path) -> list[Path]:
 
 
 def write_all(files: list[Path], folder: Path, count: int, whole: int, seed: int) -> dict[str, str]:
-    """Write damaged files among whole ones in random order; returns the kind of damage by path, '' for none."""
+    """Write damaged files among intact ones in random order; returns the kind of damage by path, '' for none."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(count + whole)
     kinds = {}
@@ -212,7 +213,7 @@ def write_all(files: list[Path], folder: Path, count: int, whole: int, seed: int
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory of a process; NaN where it is gone or the system does not tell."""
+    """Resident memory of a process; NaN if the process has ended, or if unknown."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
@@ -221,7 +222,7 @@ def memory_mb(pid: int) -> float:
 
 
 def read_all(data: VideoFolder, alone: dict[int, torch.Tensor], result: Result) -> set[int]:
-    """One epoch; returns the rows that were replaced. Whole files are compared with what they are alone."""
+    """One epoch; returns the rows that were replaced. Intact files are compared with separate readings of them."""
     loader = data.train_dataloader()
     replaced: set[int] = set()
     used = []
@@ -243,12 +244,12 @@ def read_all(data: VideoFolder, alone: dict[int, torch.Tensor], result: Result) 
 
 
 def check(result: Result, kinds: dict[str, str], named: list[str], replaced: set[str], timeout: float) -> None:
-    """Add what was not as promised."""
+    """Add the broken promises."""
     promises = {
         "a file is named twice": len(named) > len(set(named)),
         "a whole file is named": any(not kinds[name] for name in named),
         "a file that was replaced is not named": bool(replaced - set(named)),
-        # Several files in a row may be broken, but few of them take all their time.
+        # Several files in a row may be broken, but few of them reach the time limit.
         "a sample took too long": result.slowest_sample_s > 3 * (timeout + GRACE),
         "memory grew": result.memory_mb[1] - result.memory_mb[0] > MAX_GROWTH_MB,
     }
@@ -258,7 +259,7 @@ def check(result: Result, kinds: dict[str, str], named: list[str], replaced: set
 def measure(videos: Path, folder: Path, count: int, workers: int, timeout: float, seed: int) -> Result:
     """Write the files, read them, check the promises."""
     batch = 8
-    # So many that ten broken files in a row, which rightly end a run, do not come up; and the last batch is full.
+    # Enough intact files that ten broken ones in a row, which end a run, do not occur, and that the last batch is full.
     whole = 2 * count + -3 * count % batch
     (folder / "videos").mkdir()
     kinds = write_all(whole_files(videos), folder / "videos", count, whole, seed)
@@ -313,14 +314,14 @@ def main(
 
     Args:
         videos: Folder of videos; those that can be read are damaged in copies.
-        count: Damaged copies.
+        count: Number of damaged copies.
         out: JSON file to write the counts to.
-        workers: Worker processes.
-        decode_timeout: As the data module's setting.
-        seed: Of the damage, the order and the clips.
+        workers: Number of worker processes.
+        decode_timeout: The data module's setting.
+        seed: Random seed of the damage, the order and the clips.
     """
     torch.set_num_threads(1)
-    # A worker that is killed is part of what is measured, and counted.
+    # Killed workers are expected here, and counted.
     warnings.filterwarnings("ignore", "A worker process died")
     with tempfile.TemporaryDirectory() as folder:
         result = measure(videos, Path(folder), count, workers, decode_timeout, seed)

@@ -1,12 +1,12 @@
-"""How much faster BiGRU runs than the official form of the same network.
+"""Speed of BiGRU compared with the official implementation of the same network.
 
     python benchmarks/gru.py                  # published size, batch 8, CPU or the first GPU
     python benchmarks/gru.py --batch 64
 
-The official network hands a bidirectional GRU one frame at a time, appends each output to the earlier ones and takes the last
-of every clip; ours runs every layer over the whole sequence. Both have the same weights and give the same features. Forward
+The official network feeds a bidirectional GRU one frame at a time, appends each output to the earlier ones and uses the last
+of every clip; ours runs each layer over the whole sequence. Both have the same weights and give the same features. Forward
 and backward passes are timed in turns on the same clips, in changing order; the figure is the median over pairs of theirs /
-ours. The larger the batch, the less of the time is spent on reading weights once per frame, and the smaller the gain on a CPU.
+ours. With larger batches, reading the weights once per frame takes a smaller part of the time, so the gain on a CPU is smaller.
 Run it on a quiet machine.
 """
 
@@ -29,10 +29,10 @@ from modules.weights.names.skeleton_contrast import gru_to_official
 
 
 class StepByStep(nn.Module):
-    """The network as the official code runs it, with the weights of ours.
+    """The official implementation, with the weights of ours.
 
     Args:
-        network: whose weights to copy.
+        network: network whose weights are copied.
     """
 
     def __init__(self, network: BiGRU) -> None:
@@ -62,7 +62,7 @@ def main(
         frames: frames per clip.
         hidden: length of a state of each GRU.
         layers: layers of two GRUs.
-        pairs: measurements of each, after one that does not count.
+        pairs: measurements of each, after a warm-up.
         out: JSON file to write.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,11 +1,11 @@
-"""The loader's worker against decord and PIL, and against torchcodec: clips per second of one core, file by file.
+"""The loader's worker against decord and PIL, and against torchcodec: clips per second of one core, for each file.
 
-Both do the work of one loader worker for the same frames and the same crop boxes, in one process and one thread, in
+Both do the work of one loader worker on the same frames and crop boxes, in one process and one thread, in
 turns:
 
-- this project: `read_clips`, then crop and resize into a uint8 clip. Nothing else happens in a worker by design;
+- this project: `read_clips`, then crop and resize into a uint8 clip. Workers do nothing else by design;
   normalisation runs on the device, over the whole batch.
-- the peer, as the official VideoMAE pretraining loader does it: decord with one thread, PIL crop and bilinear resize of
+- the peer, as in the official VideoMAE pretraining loader: decord with one thread, PIL crop and bilinear resize of
   each frame, stacking, conversion to float, and normalisation plane by plane.
 
 Times are CPU times of the process, which other processes disturb less than wall-clock times; each ratio is the median
@@ -13,9 +13,9 @@ over interleaved pairs. The frames of both are compared before anything is timed
 lets the peer stop at a uint8 clip, without conversion to float and normalisation; `decode` leaves out crop and resize
 on both sides as well. Needs the `benchmarks` extra.
 
-Where torchcodec is installed it is a second peer, as its guide uses it: one thread, exact seeking, crop and resize of the whole
-clip by torchvision, up to a uint8 clip. `codec` compares that with this project's uint8 clip, `its decode` the decoding alone.
-torchvision itself has no video reader any more; its guide names torchcodec in its place.
+If torchcodec is installed, it is a second peer, used as in its guide: one thread, exact seeking, crop and resize of the whole
+clip by torchvision, up to a uint8 clip. `codec` compares this with this project's uint8 clip, `its decode` only the decoding.
+torchvision itself no longer has a video reader; its guide recommends torchcodec instead.
 """
 
 import json
@@ -49,14 +49,14 @@ from datamodules.video.transforms import crop_and_resize
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Fields of Row that compare the two, and their headings.
+# Fields of Row with comparisons, and their headings.
 RATIOS = {"ratio": "ratio", "ratio_wall": "wall", "uint8_ratio": "uint8", "decode_ratio": "decode"}
 TORCHCODEC_RATIOS = {"torchcodec_ratio": "codec", "torchcodec_decode_ratio": "its decode"}
 
 
 @dataclass
 class Row:
-    """Medians over all pairs of one file; milliseconds of CPU time per clip."""
+    """Medians over all pairs of one file, in milliseconds of CPU time per clip."""
 
     file: str
     ours_ms: float
@@ -88,7 +88,7 @@ def read_ours(path: Path, indices: np.ndarray) -> list[np.ndarray]:
 def read_peer(path: Path, indices: np.ndarray) -> np.ndarray:
     """Decoded frames, by decord."""
     reader = decord.VideoReader(str(path), num_threads=1)
-    # The official loader asks for the length first, to draw the indices.
+    # The official loader reads the length first, to draw the indices.
     len(reader)
     frames: np.ndarray = reader.get_batch(indices.tolist()).asnumpy()
     return frames
@@ -114,7 +114,7 @@ def clip_peer(path: Path, indices: np.ndarray, box: Box, size: int, normalise: b
 
 
 def torchcodec_decoders() -> ModuleType | None:
-    """torchcodec, where it is installed with the libraries that it needs."""
+    """torchcodec, if it is installed with its libraries."""
     try:
         from torchcodec import decoders
     except (ImportError, OSError, RuntimeError) as error:
@@ -144,7 +144,7 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
 
 
 def single_stream(path: Path, folder: Path) -> Path:
-    """The file, or a copy of its first video stream where it holds several: decord would take another one."""
+    """The file, or a copy of its first video stream if it has several, because decord would use another one."""
     with av.open(str(path)) as source:
         if len(source.streams.video) == 1:
             return path
@@ -225,7 +225,7 @@ def measure(path: Path, info: VideoInfo, pairs: int, frames: int, stride: int, s
 
 
 def machine() -> dict[str, str | int | float]:
-    """What the figures were measured with."""
+    """Description of the machine."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 0,
@@ -243,9 +243,9 @@ def main(videos: Path, out: Path | None = None, pairs: int = 15, frames: int = 1
     Args:
         videos: Folder of videos; its .mp4 and .mkv files with h264 are used.
         out: JSON file to write the table to.
-        pairs: Clips per file, each read by both in turns.
+        pairs: Clips per file, each read by all in turns.
         frames: Frames per clip.
-        stride: Distance of the frames in the video.
+        stride: Distance of consecutive frames in the video.
         size: Side of the clip after crop and resize.
     """
     torch.set_num_threads(1)

@@ -1,11 +1,12 @@
-"""A list of a million videos in the main process and in its workers: the manifest of this project against Python strings.
+"""Memory of a list of a million videos in the main process and its workers: the manifest of this project against Python
+strings.
 
     python benchmarks/manifest.py
 
 Writes a list of rows 'path label' and reads it in two ways, each in a separate process: with `read_list` into a manifest,
-whose paths are packed, and line by line into a Python list of paths. Memory is what a process comes to hold alone (USS) by
-reading the list; that of a worker, which is forked off that process, what it comes to hold alone by reading random rows.
-Workers that are spawned, as on macOS and Windows, hold a copy, and the time to send one is that of pickling. Linux only.
+whose paths are packed, and line by line into a Python list of paths. Memory is the growth of a process's unshared memory (USS)
+from reading the list; for workers, which are forked from this process, the growth from reading random rows.
+Spawned workers (macOS and Windows) have a copy, and sending it takes the time of pickling. Linux only.
 """
 
 import gc
@@ -36,20 +37,20 @@ T = TypeVar("T")
 
 
 def own_mb() -> float:
-    """Memory of this process that no other process shares, in MB."""
+    """Unshared memory of this process in MB."""
     rollup = Path("/proc/self/smaps_rollup").read_text()
     return sum(int(size) for size in re.findall(r"^Private_(?:Clean|Dirty): +(\d+) kB", rollup, re.MULTILINE)) / 1024
 
 
 def peak_mb() -> float:
-    """The most memory that this process had, shared or not, since it was last told to forget it, in MB."""
+    """Peak memory of this process since the last reset, shared or not, in MB."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
 
 
 def write_list(folder: Path, rows: int) -> None:
-    """A list of videos with paths of about 60 characters, and empty files for the rows that are looked up."""
+    """A list of videos with paths of about 60 characters, and empty files for the rows that are checked."""
     generator = np.random.default_rng(0)
     letters = np.array(list(string.ascii_letters + string.digits + "-_"))
     names = generator.choice(letters, (rows, 11))
@@ -65,7 +66,7 @@ def write_list(folder: Path, rows: int) -> None:
 
 
 def read_packed(path: Path, root: Path) -> tuple[Sequence[str], np.ndarray]:
-    """Packed paths, and labels, as the data modules read them."""
+    """Packed paths, and labels, read like the data modules do."""
     manifest = read_list(path, root)
     return manifest.paths, manifest.labels
 
@@ -77,11 +78,11 @@ def read_strings(path: Path, root: Path) -> tuple[Sequence[str], np.ndarray]:
 
 
 def forked(work: Callable[..., T], *jobs: tuple[Any, ...]) -> list[T]:
-    """What some work gives for each of several arguments, each in a process forked off this one, at the same time."""
+    """Call a function with several arguments in parallel, each in a process forked from this one."""
     context = multiprocessing.get_context("fork")
 
     def send(end: Connection, job: tuple[Any, ...]) -> None:
-        # What this process starts with stays shared, as in the workers of the loader.
+        # Memory from before the fork stays shared, as in the workers of the loader.
         gc.freeze()
         end.send(work(*job))
 
@@ -97,7 +98,7 @@ def forked(work: Callable[..., T], *jobs: tuple[Any, ...]) -> list[T]:
 
 
 def growth(paths: Sequence[str], reads: int, number: int) -> float:
-    """What a worker adds to its own memory by reading random rows, in MB."""
+    """Growth of a worker's unshared memory from reading random rows, in MB."""
     rows = np.random.default_rng(number).integers(len(paths), size=reads)
     before = own_mb()
     for row in rows:
@@ -106,9 +107,9 @@ def growth(paths: Sequence[str], reads: int, number: int) -> float:
 
 
 def measure(way: str, folder: Path, workers: int, reads: int) -> dict[str, float]:
-    """Figures of one way to read the list, in this process and in workers of it."""
+    """Figures of one way to read the list, in this process and its workers."""
     read = {"manifest": read_packed, "strings": read_strings}[way]
-    # Linux forgets the peak so far when told to.
+    # Reset the peak memory (Linux).
     Path("/proc/self/clear_refs").write_text("5")
     held_before, peak_before, start = own_mb(), peak_mb(), time.process_time()
     paths, labels = read(folder / LIST, folder)
@@ -125,16 +126,16 @@ def main(rows: int = 1_000_000, workers: int = 2, reads: int = 1_000_000, out: P
     """Print time and memory of both ways.
 
     Args:
-        rows: of the list.
-        workers: processes that read from it.
-        reads: random rows that each of them reads.
+        rows: number of rows of the list.
+        workers: number of processes that read from it.
+        reads: number of random rows that each of them reads.
         out: JSON file to write.
     """
     if not Path("/proc/self/smaps_rollup").exists():
         raise SystemExit("benchmarks/manifest.py measures memory as Linux tells it; run it on Linux.")
     result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        # In a separate process, too, so that the others find no memory to use again.
+        # In a separate process, so that the others cannot reuse freed memory.
         forked(write_list, (Path(folder), rows))
         for way in ("manifest", "strings"):
             result |= {way: forked(measure, (way, Path(folder), workers, reads))[0]}

@@ -1,4 +1,4 @@
-"""Draws the masks of every generator over one clip, side by side, and measures what they have in common with neighbours.
+"""Draws the masks of every generator on one clip, side by side, and measures how often neighbouring tokens are both visible.
 
 python benchmarks/mask_pictures.py --out docs/masks.gif
 """
@@ -30,14 +30,14 @@ COLUMNS, LABEL, GAP = 4, 16, 4
 
 def moving_clips(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Clips with two moving objects, uint8 [B, T, H, W, 3], and their boxes, [B, 2, T, 4]."""
-    # Backgrounds are dark; their negatives stand out better from the grey of hidden tokens.
+    # Backgrounds are dark; their negatives differ more from the grey of hidden tokens.
     still = 255 - make_clips(count, FRAMES, SIDE, "train", 4, ("texture",), objects=False).video
     record, _ = Motion().draw(count, 2, FRAMES, (SIDE, SIDE), generator).sorted_by_area()
     return paste(still, record, ObjectBank().draw(record.size.mean(2), generator)), record.boxes()
 
 
 def shared_fate(kind: MaskGenerator, boxes: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """Shares of visible tokens whose next in time, and whose right neighbour, are visible too."""
+    """Fractions of visible tokens whose next token in time, and whose right neighbour, are also visible."""
     visible = kind.draw(len(boxes), GRID, generator, boxes).visible
     seen = torch.zeros(len(boxes), GRID.tokens).scatter_(1, visible, 1).view(-1, *GRID[:3])
     in_time = (seen[:, 1:] * seen[:, :-1]).sum() / seen[:, :-1].sum()

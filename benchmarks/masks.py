@@ -1,11 +1,11 @@
-"""What masks cost beside the training step that uses them.
+"""Cost of masks relative to a training step.
 
     python benchmarks/masks.py                    # ViT-B, 16 x 224 x 224, batch 32, CPU or the first GPU
-    python benchmarks/masks.py --batch 2          # where memory is short
+    python benchmarks/masks.py --batch 2          # for less memory
     python benchmarks/masks.py --precision bf16   # the step under autocast
 
-Times, in turns on the same machine, one draw of every mask generator and a whole training step of VideoMAE with tube masks.
-The share is what counts. On a GPU, a generator that waits for the device ends the run with an error.
+Times one draw of every mask generator and a complete training step of VideoMAE with tube masks, in turns on the same machine.
+The relevant figure is the ratio. On a GPU, a generator that causes a host sync ends the run with an error.
 """
 
 import json
@@ -33,7 +33,7 @@ from modules.masks.trajectory import TrajectoryMask
 
 
 def generators(ratio: float) -> dict[str, MaskGenerator]:
-    """One of each kind, under the names of docs/masks.md. Running cells cannot mask more than 3 of 4."""
+    """One generator of each kind, by the names in docs/masks.md. Running cells cannot mask more than 3 of 4."""
     return {
         "tube": TubeMask(ratio),
         "random": RandomMask(ratio),
@@ -56,7 +56,7 @@ def random_boxes(count: int, frames: int, side: int, device: torch.device) -> Te
 
 
 def check_that_none_waits(draws: list[Callable[[], object]], device: torch.device) -> None:
-    """On a GPU, end with an error if a draw after the first one makes the host wait."""
+    """On a GPU, end with an error if a draw after the first one causes a host sync."""
     for waiting in ("default", "error"):
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode(waiting)
@@ -79,7 +79,7 @@ def main(
     Args:
         size: encoder preset of the step.
         batch: clips per step and masks per draw.
-        repeats: measurements of each, after one that does not count.
+        repeats: measurements of each, after a warm-up.
         ratio: mask ratio.
         precision: float32, or bf16 under autocast, for the step.
         out: JSON file to write.

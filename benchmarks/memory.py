@@ -1,11 +1,11 @@
-"""What memory a training step takes, of every method, with and without recomputing activations.
+"""Memory of a training step of every method, with and without recomputing activations.
 
     python benchmarks/memory.py                    # ViT-B, batch 2, CPU or the first GPU
     python benchmarks/memory.py --precision bf16   # under autocast
 
-On a GPU, the peak of a step as its allocator counts it, after steps that do not count. On a CPU, where no allocator counts, the
-two parts that make up most of such a peak, counted to the byte: what stays from step to step (weights, buffers, gradients,
-optimiser, frozen towers) and what the forward pass keeps for the backward pass. Recomputing is asked of every part that can
+On a GPU, it is the allocator's peak of a step, after warm-up steps. On a CPU, where no allocator counts, it is the
+two parts that make up most of such a peak, counted in bytes: tensors that exist between steps (weights, buffers, gradients,
+optimiser, frozen towers), and tensors kept for the backward pass. Recomputing is enabled in every part that supports it
 (`recompute_blocks`).
 """
 
@@ -32,7 +32,7 @@ def bytes_of(tensors: list[Tensor]) -> int:
 
 
 def lasting(work: Job) -> list[Tensor]:
-    """All tensors that a job holds from step to step; gradients are freed in between but exist at the peak."""
+    """All tensors of a job that exist between steps; also gradients, which are freed in between but exist at the peak."""
     tower = getattr(getattr(work.method, "target", None), "tower", None)
     parts: list[nn.Module] = [work.method, *([tower] if isinstance(tower, nn.Module) else [])]
     weights = [value for part in parts for value in part.parameters()]
@@ -42,7 +42,7 @@ def lasting(work: Job) -> list[Tensor]:
 
 
 def on_cpu(work: Job) -> dict[str, float]:
-    """MiB that last and that are kept for the backward pass."""
+    """MiB that exist between steps, and that are kept for the backward pass."""
     work.step()
     kept: list[Tensor] = []
 
@@ -59,7 +59,7 @@ def on_cpu(work: Job) -> dict[str, float]:
 
 
 def on_gpu(work: Job) -> dict[str, float]:
-    """MiB that last, and the peak of a step."""
+    """MiB that exist between steps, and the peak of a step."""
     for _ in range(2):
         work.step()
     torch.cuda.reset_peak_memory_stats()
@@ -79,7 +79,7 @@ def main(
     """Count memory.
 
     Args:
-        size: encoder preset; networks without presets are as wide in proportion.
+        size: encoder preset; networks without presets are scaled in proportion.
         batch: samples per step; a sample of MoCo, TubeletContrast and SkeletonContrast is two clips.
         precision: float32, or bf16 under autocast.
         methods: names of methods; null takes all.
@@ -97,7 +97,7 @@ def main(
             work = job(name, size, batch, device, precision, recompute)
             figures["recomputing" if recompute else "plain"] = on_gpu(work) if device.type == "cuda" else on_cpu(work)
             del work
-            # Modules refer to each other in circles.
+            # Modules have circular references.
             gc.collect()
         rows[name] = figures
         plain, again = figures["plain"], figures["recomputing"]

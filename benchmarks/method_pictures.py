@@ -1,4 +1,4 @@
-"""Draws what each method sees and compares, for docs/methods/: small networks after a short training on generated clips.
+"""Draws inputs and predictions of each method for docs/methods/, with small networks after a short training on generated clips.
 
 python benchmarks/method_pictures.py --out docs/methods
 """
@@ -61,23 +61,23 @@ TITLES = {
     "plain": "recording",
     "captioned": "",
 }
-"""What stands beside a row; other names as they are."""
+"""Titles of rows; other names are shown unchanged."""
 
 
 @dataclass
 class Sheet:
-    """How the picture of a method is made."""
+    """Settings of the picture of a method."""
 
     build: Callable[[], Method]
     data: Callable[[], LightningDataModule]
     rows: tuple[str, ...]
-    """of the method's pictures, from top to bottom"""
+    """names of the method's pictures, from top to bottom"""
     samples: tuple[int, ...] = (0,)
-    """numbers of the validation samples that are drawn"""
+    """indices of the drawn validation samples"""
     steps: int = 0
-    """of training before"""
+    """training steps before drawing"""
     every: int = 1
-    """every so many frames are drawn"""
+    """every n-th frame is drawn"""
 
 
 def vit() -> VideoViT:
@@ -86,19 +86,19 @@ def vit() -> VideoViT:
 
 
 def moving(clips: int = 1, ground: bool = False, background: Background = "texture") -> SyntheticMotion:
-    """Generated videos: an object over a background that does not move, or a texture that moves."""
+    """Generated videos: an object over a still background, or a moving texture."""
     clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
     return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
 
 
 def locomotion() -> LocoMotion:
-    """As in the recipe, but small."""
+    """Like the recipe, but small."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=16, embed_dim=32, depth=1, num_heads=2)
     return LocoMotion(backbone, TextSettings(32, 2, 1, 2, positions=40), TokenizerSettings(max_tokens=40))
 
 
 def smile() -> SMILE:
-    """The quickstart's mode: pixels, and objects over black."""
+    """As in the quickstart: pixel targets, and objects over black."""
     paste = PasteSettings(ObjectBank(side=64), 2, Motion(scales=(64, 96)))
     return SMILE(vit(), PixelTarget(normalise=False), TrajectoryMask(0.5), paste, "black", 1, DecoderSettings(1))
 
@@ -140,7 +140,7 @@ SHEETS = {
 
 
 def trained(sheet: Sheet, data: LightningDataModule) -> Method:
-    """The method after its steps of AdamW."""
+    """The method after training with AdamW."""
     method = sheet.build()
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3, weight_decay=0.05)
     step = 0
@@ -168,7 +168,7 @@ def drawn(sheet: Sheet) -> Image.Image:
 
 
 def page(rows: list[tuple[str, Tensor]], group: int) -> Image.Image:
-    """Rows of frames, uint8 [T, H, W, 3] each, below each other; more room after every `group` of them."""
+    """Rows of frames, uint8 [T, H, W, 3] each, below each other; with more space after every `group` rows."""
     frames, height, width = rows[0][1].shape[:3]
     left = LABEL if any(title for title, _ in rows) else 0
     tall = sum(row.shape[1] + GAP for _, row in rows) + (len(rows) // group - 1) * 3 * GAP
@@ -188,7 +188,7 @@ def main(out: Path = Path("docs/methods"), only: str | None = None) -> None:
     """Draw <method>.png of every method.
 
     Args:
-        out: folder to write.
+        out: folder to write to.
         only: name of one method.
     """
     for name, sheet in SHEETS.items():
@@ -197,7 +197,7 @@ def main(out: Path = Path("docs/methods"), only: str | None = None) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 picture = drawn(sheet)
-            # 255 colours: textures would take three times the room.
+            # 255 colours, because textures would make files three times as large.
             picture.quantize(255).save(path, optimize=True)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 

@@ -1,7 +1,7 @@
 """Every method of the project at a chosen size, with a random batch and the optimiser of its recipe; nothing is downloaded.
 
 Clips, heads, queues, prototypes and text are those of the recipes in `configs/`. Frozen image towers have random weights,
-which cost what published ones do.
+which cost the same as published ones.
 """
 
 import platform
@@ -43,12 +43,12 @@ Size = Literal["micro", "tiny", "small", "base", "large"]
 Precision = Literal["32", "bf16"]
 
 SHARE = {"micro": 1 / 16, "tiny": 1 / 4, "small": 1 / 2, "base": 1.0, "large": 1.0}
-"""Width of networks that have no presets, over that of the recipes."""
+"""Width of networks without presets, relative to the recipes."""
 ADAMW = AdamWSettings(betas=(0.9, 0.95))
 
 
 def tower(size: Size, normalise: bool) -> TowerTarget:
-    """Features of a ViT-B/16 as a target, or below ViT-B of a tower of the encoder's size."""
+    """Features of a ViT-B/16 as a target, or for encoders below ViT-B, of a tower of the encoder's size."""
     preset = PRESETS["base" if size == "large" else size]
     vit = VisionTransformer(224, 16, num_classes=0, embed_dim=preset.embed_dim, depth=preset.depth, num_heads=preset.num_heads)
     return TowerTarget(PatchTokens(vit), preset.embed_dim, 224, 16, normalise)
@@ -67,7 +67,7 @@ def cnn(size: Size) -> VideoResNet:
 
 
 def locomotion(size: Size) -> LocoMotion:
-    """With a text encoder of the encoder's width, fusion included."""
+    """With a text encoder of the encoder's width, including fusion."""
     preset = PRESETS[size]
     text = TextSettings(preset.embed_dim, min(12, preset.depth), min(3, preset.depth - 1), preset.num_heads)
     return LocoMotion(BEiTVideo(size), text, TokenizerSettings(max_tokens=32))
@@ -88,13 +88,13 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "LocoMotion": locomotion,
     "SkeletonContrast": skeletons,
 }
-"""Methods by the names that tables show."""
+"""Methods by their names in tables."""
 PAIRS = ("MoCo", "TubeletContrast")
-"""Those that take two small clips of each video."""
+"""Methods that use two small clips of each video."""
 
 
 def random_batch(name: str, count: int, device: torch.device) -> Batch:
-    """`count` samples as a method takes them, two or more if it compares samples."""
+    """`count` random samples for a method; at least two if it compares samples."""
     if name in (*PAIRS, "LocoMotion", "SkeletonContrast"):
         count = max(2, count)
     if name == "SkeletonContrast":
@@ -106,12 +106,12 @@ def random_batch(name: str, count: int, device: torch.device) -> Batch:
 
 @dataclass
 class Job:
-    """A method that is trained on one batch again and again.
+    """A method that is trained repeatedly on one batch.
 
     Args:
-        method: on its device, in training mode.
-        batch: what `step` takes.
-        optimiser: of the method's recipe.
+        method: method on its device, in training mode.
+        batch: batch for `step`.
+        optimiser: optimiser of the method's recipe.
         precision: float32, or bf16 under autocast.
     """
 
@@ -140,7 +140,7 @@ class Job:
         self.update()
 
     def update(self) -> None:
-        """What follows the backward passes."""
+        """The update after the backward passes."""
         self.optimiser.step()
         self.optimiser.zero_grad()
 
@@ -160,10 +160,10 @@ def job(
         name: one of `BUILD`.
         size: encoder preset.
         count: samples per step.
-        device: to train on.
+        device: device to train on.
         precision: float32, or bf16 under autocast.
-        recompute: activations are recomputed in the backward pass wherever the method can do so.
-        build: makes the method in other ways than `BUILD` does.
+        recompute: recompute activations in the backward pass wherever the method supports it.
+        build: builds the method instead of `BUILD`.
     """
     method = (build or BUILD[name])(size).to(device).train()
     for part in method.modules():
@@ -174,6 +174,6 @@ def job(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures were measured with."""
+    """Description of the machine."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     return {"machine": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,9 +1,9 @@
-"""What TubeletContrast's pairs cost beside the network that learns from them.
+"""Cost of making TubeletContrast's pairs, relative to a training step.
 
     python benchmarks/pairs.py
 
-Times, in turns on the same machine and clips, the making of pairs (flips, tubelets, colours) and a whole training step of
-TubeletContrast (pairs, both forward passes, backward pass, optimiser). The ratio is what counts.
+Times, in turns on the same machine and clips, the making of pairs (flips, tubelets, colours) and a complete training step of
+TubeletContrast (pairs, both forward passes, backward pass, optimiser). The relevant figure is the ratio.
 """
 
 import json
@@ -27,7 +27,7 @@ from modules.training.optim import SGDSettings
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, with everything that it started on the device."""
+    """Wall-clock time of one call, including all work that it started on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -45,7 +45,7 @@ def main(pairs: int = 4, frames: int = 16, side: int = 112, width: int = 64, rep
         frames: Frames per clip.
         side: Height and width of the clips.
         width: Channels of the first stage of R(2+1)D-18; 64 is the published network.
-        repeats: Measurements of each, after one that does not count.
+        repeats: Measurements of each, after a warm-up.
         out: JSON file to write.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

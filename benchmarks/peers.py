@@ -1,14 +1,13 @@
-"""What steps of this project are measured against: the same training as others write it.
+"""Peers for benchmarks of training steps: the same training in other implementations.
 
-Two peers. `transformers` is the library's VideoMAE (for SMILE with its CLIP as teacher), configured as a user of it would. The
-plain loop does what the official
-code of VideoMAE and SMILE does and in its way: augmentation in NumPy and PIL, sample by sample, in the loader; boolean masks;
-a pixel target that the training loop makes of the normalised clip; attention written out; modules without fused parts. For
-SMILE, objects are pasted frame by frame into PIL's pictures, the teacher runs in float32, and every mask is a separate pass.
-None of its lines are those of the official code.
+There are two peers. `transformers` is the library's VideoMAE (for SMILE with its CLIP as teacher), configured as by its users.
+The plain loop does the same as the official code of VideoMAE and SMILE, in the same way: augmentation in NumPy and PIL, sample
+by sample, in the loader; boolean masks; a pixel target computed from the normalised clip in the training loop; attention
+without fused kernels. For SMILE, objects are pasted frame by frame into PIL images, the teacher runs in float32, and every mask
+is a separate pass. It contains no lines of the official code.
 
-The peers were written before anything was measured and are not changed since: who makes them faster or slower measures
-something else.
+The peers were written before any measurement. Do not make them faster or slower, because figures would no longer be
+comparable.
 """
 
 import itertools
@@ -39,10 +38,10 @@ Frames = np.ndarray
 
 @dataclass
 class Contender:
-    """One way to train, in the two parts of which one runs in the loader's workers.
+    """An implementation of training, in two parts; `load` runs in loader workers.
 
     Args:
-        load: makes a batch of decoded frames, on the CPU.
+        load: makes a batch from decoded frames, on the CPU.
         step: a training step on that batch.
     """
 
@@ -72,11 +71,11 @@ def transformers_config(size: str) -> Any:
 
 
 def transformers_videomae(size: str, device: torch.device, ratio: float, clip: Tensor) -> Callable[[], None]:
-    """A step of `transformers.VideoMAEForPreTraining`, on normalised clips and boolean masks as it wants them.
+    """A step of `transformers.VideoMAEForPreTraining`, on normalised clips and boolean masks.
 
     Args:
         size: encoder preset.
-        device: to train on.
+        device: device to train on.
         ratio: mask ratio.
         clip: uint8 [B, T, H, W, 3]
     """
@@ -100,14 +99,14 @@ def transformers_videomae(size: str, device: torch.device, ratio: float, clip: T
 
 
 def transformers_smile(size: str, device: torch.device, ratio: float, clip: Tensor) -> Callable[[], None]:
-    """A step of SMILE with two masks of parts of `transformers`: VideoMAE with CLIP's image tower as its target.
+    """A step of SMILE with two masks, from parts of `transformers`: VideoMAE with CLIP's image tower as its target.
 
-    The library neither pastes objects nor follows them: here clips stay as they are, and masks are tubes, which favours it.
+    The library neither pastes objects nor masks along them: clips are unchanged and masks are tubes, which is faster.
     The teacher runs once, the student once per mask.
 
     Args:
         size: encoder preset.
-        device: to train on.
+        device: device to train on.
         ratio: mask ratio.
         clip: uint8 [B, T, H, W, 3]
     """
@@ -123,7 +122,7 @@ def transformers_smile(size: str, device: torch.device, ratio: float, clip: Tens
         patch_size=PATCH,
     )
     teacher: Any = CLIPVisionModel(tower).to(device).eval().requires_grad_(False)
-    # Older versions keep the norm one level further down.
+    # In older versions, the norm is one level deeper.
     norm = getattr(teacher, "vision_model", teacher).post_layernorm
     network: Any = VideoMAEForPreTraining(transformers_config(size))
     network.decoder.head = nn.Linear(network.config.decoder_hidden_size, width)
@@ -284,7 +283,7 @@ class PlainTeacher(nn.Module):
 
 
 def crop_frames(frames: Frames, rng: np.random.Generator) -> list[Image.Image]:
-    """The same random part of all frames, at 224 px."""
+    """The same random crop of all frames, at 224 px."""
     height, width = frames.shape[1:3]
     sides = [int(min(height, width) * scale) for scale in (1, 0.875, 0.75, 0.66)]
     pairs = [(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
@@ -325,7 +324,7 @@ def object_pictures(count: int = 64) -> list[Image.Image]:
 
 
 def key_frames(rng: np.random.Generator) -> list[int]:
-    """First and last frame, and up to two in between."""
+    """First and last frame, and up to two frames in between."""
     inner = int(rng.choice(3, p=[0.5, 0.3, 0.2]))
     distance = FRAMES / (inner + 1)
     jitter = int(distance / 3)
@@ -334,7 +333,7 @@ def key_frames(rng: np.random.Generator) -> list[int]:
 
 
 def between(values: list[float], keys: list[int], rng: np.random.Generator) -> np.ndarray:
-    """Values at all frames from those at key frames, segment by segment."""
+    """Interpolate values at key frames to all frames, segment by segment."""
     result = np.empty(FRAMES)
     for segment in range(len(keys) - 1):
         first, last = keys[segment], keys[segment + 1]
@@ -351,7 +350,7 @@ def between(values: list[float], keys: list[int], rng: np.random.Generator) -> n
 
 
 def random_ramp(start: float, change: Callable[[float, int], float], rng: np.random.Generator) -> np.ndarray:
-    """A quantity that changes from key frame to key frame."""
+    """A quantity that changes at each key frame."""
     keys = key_frames(rng)
     values = [start]
     for first, last in itertools.pairwise(keys):
@@ -395,7 +394,7 @@ def paste_objects(pictures: list[Image.Image], objects: list[Image.Image], rng: 
 
 
 def trajectory_mask(boxes: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Hide what objects touch but for a tenth, a tube mask elsewhere, and as many tokens as this one hides: bool [N]."""
+    """Hide 90 % of the tokens that objects touch, and tubes elsewhere; in all as many as a tube mask: bool [N]."""
     tube = tube_mask(ratio, rng).reshape(SLICES, CELLS, CELLS)
     wanted = int(tube.sum())
     touched = np.zeros_like(tube)
@@ -437,10 +436,10 @@ def plain_videomae(
 
     Args:
         size: encoder preset.
-        device: to train on.
+        device: device to train on.
         ratio: mask ratio.
         frames: decoded frames of each sample.
-        autocast: makes the context of the network's pass.
+        autocast: creates the context of the network's pass.
     """
     network = PlainMAE(size, 3 * TUBELET * PATCH * PATCH).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -481,11 +480,11 @@ def plain_smile(
 
     Args:
         size: encoder preset.
-        device: to train on.
+        device: device to train on.
         ratio: mask ratio.
         frames: decoded frames of each sample.
-        autocast: makes the context of the network's pass.
-        teacher_once: the two passes share the teacher's features, as in the official code, and the pasted clips; else the
+        autocast: creates the context of the network's pass.
+        teacher_once: the two passes share the teacher's features, as in the official code, and the pasted clips; otherwise the
             loader yields every clip twice, each with its own objects, mask and features.
     """
     teacher = PlainTeacher(size).to(device).eval().requires_grad_(False)

@@ -1,11 +1,11 @@
-"""Preparing NTU RGB+D: `python main.py prepare ntu` against reading line by line and turning joint by joint.
+"""Preparing NTU RGB+D: `python main.py prepare ntu` against reading line by line and rotating joint by joint.
 
     python benchmarks/prepare.py
 
-Writes .skeleton files of generated people, prepares them in one process, and prepares some of them again in the way of
+Writes .skeleton files of generated people, prepares them in one process, and prepares some of them again in the style of
 published scripts: every line is split into a dictionary of numbers, clips are padded to 300 frames, and every joint is
 rotated separately. Both times are processor time from file to centred and aligned clip; reading alone is also compared.
-Memory is the growth of a separate process over what it holds after its imports, for a quarter of the files and for all.
+Memory is the growth of a separate process after its imports, for a quarter of the files and for all.
 """
 
 import json
@@ -27,11 +27,11 @@ from datamodules.skeleton.raw import read_bodies
 from datamodules.skeleton.store import open_store
 from modules.scenes.skeletons import make_skeletons
 
-# Depth and colour pixels, orientation, and state of tracking: of usual width, and not read by anybody.
+# Depth and colour pixels, orientation and tracking state, with typical lengths; these values are not used.
 REST = " 275.3572 198.6727 1016.215 501.2963 -0.250735 -0.2608505 0.2733879 -0.1525852 2"
 FACTS = "72057594037931101 0 1 1 1 1 0 0.001175309 0.0004108922 2"
 COLUMNS = ("x", "y", "z", "depth_x", "depth_y", "color_x", "color_y", "w", "wx", "wy", "wz", "state")
-# Linux forgets the peak so far when told to.
+# Resets the peak memory (Linux).
 MEASURE = """
 import re, sys
 from pathlib import Path
@@ -48,7 +48,7 @@ print((kilobytes("VmHWM") - before) / 2**10)
 
 
 def write_skeleton(path: Path, bodies: np.ndarray) -> None:
-    """Write a .skeleton file as the Kinect's recorder did.
+    """Write a .skeleton file in the format of the Kinect recorder.
 
     Args:
         path: file to write.
@@ -78,7 +78,7 @@ def write_data_set(folder: Path, count: int) -> None:
 
 
 def read_by_lines(path: Path) -> np.ndarray:
-    """Four bodies [4, T, J, C], one line after the other, every value in a dictionary."""
+    """Read four bodies [4, T, J, C] line by line, with every value in a dictionary."""
     with path.open() as file:
         frames: list[list[list[dict[str, float]]]] = []
         for _ in range(int(file.readline())):
@@ -139,7 +139,7 @@ def per_clip(work: Callable[[Path], object], files: list[Path]) -> float:
 
 
 def growth_mb(raw: Path, out: Path) -> float:
-    """Memory that preparing takes at its peak, over what the process held before; Linux only."""
+    """Peak growth of memory while preparing; Linux only."""
     command = [sys.executable, "-c", MEASURE, str(raw), str(out)]
     root = Path(__file__).parents[1]
     return float(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -150,8 +150,8 @@ def main(files: int = 1000, slow_files: int = 40, memory: bool = True, out: Path
 
     Args:
         files: .skeleton files to write and prepare.
-        slow_files: how many of them are prepared the slow way, too.
-        memory: measure memory, too, in separate processes; Linux only.
+        slow_files: number of files that are also prepared in the slow way.
+        memory: also measure memory, in separate processes; Linux only.
         out: JSON file to write.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +190,7 @@ def main(files: int = 1000, slow_files: int = 40, memory: bool = True, out: Path
 
 
 def difference(ours: np.ndarray, padded: np.ndarray) -> float:
-    """Largest difference between a stored recording [T, 3, J, P] and one in the other order and padded [M, 300, J, 3]."""
+    """Largest difference between a stored recording [T, 3, J, P] and a padded one [M, 300, J, 3]."""
     theirs = padded.transpose(1, 3, 2, 0)[: len(ours), ..., : ours.shape[-1]]
     return float(np.abs(ours - theirs).max())
 

@@ -1,6 +1,7 @@
-"""How much faster clips are read from videos that `python main.py prepare videos` wrote than from what they were made of.
+"""Speed of reading clips from videos written by `python main.py prepare videos`, compared with the original files.
 
-    python benchmarks/prepared.py --videos DIR     # files of fewer than 720 rows are first enlarged, as a camera writes them
+    python benchmarks/prepared.py --videos DIR     # files with fewer than 720 rows are enlarged first, to the size of camera
+    files
 
 Clips of 16 frames, four apart, are decoded, cropped and resized from both files in turns; the figure is the geometric mean over
 files of the median ratio of processor time. Enlarged files have an H.264 keyframe every 250 frames, the encoder's default.
@@ -49,14 +50,14 @@ def main(
 
     Args:
         videos: folder of H.264 files of 100 frames or more; others are left out.
-        clips: of each file, after one that does not count.
-        short_side: as of `prepare videos`.
+        clips: clips per file, after a warm-up.
+        short_side: see `prepare videos`.
         gop: see `prepare videos`.
         quality: see `prepare videos`.
         out: JSON file to write.
 
     Raises:
-        SettingError: if no file is of use.
+        SettingError: if no file can be used.
     """
     encoding = Encoding(short_side, gop, quality, 30)
     rows: list[dict[str, Any]] = []

@@ -1,13 +1,13 @@
-"""What SIGMA's balanced assignments cost, in memory and time, over the plain alternating form of Sinkhorn-Knopp.
+"""Memory and time of SIGMA's balanced assignments, compared with the plain alternating form of Sinkhorn-Knopp.
 
     python benchmarks/sinkhorn.py                     # a batch of 32 clips of ViT-B, 3000 prototypes, both branches
     python benchmarks/sinkhorn.py --dim 768           # features of DINO's ViT-B
     python benchmarks/sinkhorn.py --losses true       # with both losses and the backward pass
 
-Each way turns features into the prototypes of both branches' rows: `plain` rewrites the n x K matrix in every turn, `ours` is
-what the method does, `side by side` is it with both branches at once (fewer messages between processes). With `--losses`,
-`plain` keeps all scores for the backward pass. Extra memory, beyond the features, is in matrices of n x K float32: on a CPU
-the growth of the resident set at its highest, looked at every millisecond (Linux); on a GPU what PyTorch had allocated. Ways
+Each way assigns the rows of both branches to prototypes: `plain` rewrites the n x K matrix in every iteration, `ours` is
+the method's code, `side by side` handles both branches at once (fewer messages between processes). With `--losses`,
+`plain` keeps all scores for the backward pass. Memory, in addition to the features, is in units of n x K float32 matrices: on a
+CPU the peak growth of the resident set, sampled every millisecond (Linux); on a GPU, memory allocated by PyTorch. Ways
 are timed in turns. Run it on a quiet machine.
 """
 
@@ -78,7 +78,7 @@ def resident() -> int:
 
 
 def extra_bytes(way: Way, tensors: tuple[Tensor, Tensor, Tensor]) -> int:
-    """Most memory that a way takes beyond what is there already."""
+    """Peak additional memory of a way."""
     if tensors[0].is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -99,7 +99,7 @@ def extra_bytes(way: Way, tensors: tuple[Tensor, Tensor, Tensor]) -> int:
 
 
 def seconds(way: Way, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
-    """Wall time of one call, with everything that it started on the device."""
+    """Wall-clock time of one call, including all work that it started on the device."""
     start = time.perf_counter()
     work(way, *tensors)
     if tensors[0].is_cuda:
@@ -119,15 +119,15 @@ def main(
 
     Args:
         n: Rows per branch, masked tokens of a batch.
-        k: Prototypes.
+        k: Number of prototypes.
         dim: Width of features and prototypes.
-        losses: Go on to both losses and their gradients.
-        repeats: Measurements of time, after one that does not count.
+        losses: Also compute both losses and their gradients.
+        repeats: Measurements of time, after a warm-up.
         out: JSON file to write.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tensors = inputs(n, k, dim, losses, device)
-    # What the libraries set up at first use is no part of it.
+    # Warm-up, so that the set-up of libraries is not measured.
     told = {way: work(way, *tensors) for way in WAYS}
     same = min(float((told["plain"] == told[way]).float().mean()) for way in WAYS)
     matrices = {way: extra_bytes(way, tensors) / (4 * n * k) for way in WAYS}

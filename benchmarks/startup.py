@@ -1,13 +1,13 @@
-"""How long a run takes from the start of its process to its first training step.
+"""Time from the start of a run's process to its first training step.
 
     python benchmarks/startup.py
 
-Compared with `python -c "import lightning, timm"`, below which no run with these libraries can get. The run has the model, the
-batches and the callbacks of the quickstart, and ends as soon as one step is done. Left out is what is work and no start: the
+Compared with `python -c "import lightning, timm"`, the lower bound for runs with these libraries. The run has the model, the
+batches and the callbacks of the quickstart, and ends as soon as one step is done. Real work is left out: the
 quickstart's report before training (`ProbeReport`), and most of its generated clips, which are made before the first step
-(`--videos 8192` makes as many as it has). Processes take turns, and neither counts what Python does when it ends; the figures
-are medians over pairs of ours / theirs, of wall time and of the processor's time, after one pair that fills the caches of files
-and does not count.
+(`--videos 8192` makes as many as the quickstart). Processes take turns, and Python's shutdown is not measured; the figures
+are medians over pairs of ours / theirs, of wall-clock time and processor time, after a warm-up pair that fills the file
+caches.
 """
 
 import json
@@ -36,12 +36,12 @@ class EndAfterOneStep(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End it, without what Python does at its end and before other callbacks look at the step."""
+        """End the process at once, without Python's shutdown and before other callbacks run."""
         os._exit(0)
 
 
 def command(folder: str, videos: int) -> list[str]:
-    """The run, in its own folder."""
+    """Command of the run, in its own folder."""
     callbacks = json.dumps([{"class_path": name} for name in CALLBACKS])
     words = ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), f"--trainer.callbacks={callbacks}"]
     words += [f"--data.train_videos={videos}", f"--data.val_videos={videos}", f"--trainer.default_root_dir={folder}"]
@@ -49,7 +49,7 @@ def command(folder: str, videos: int) -> list[str]:
 
 
 def seconds(words: list[str]) -> tuple[float, float]:
-    """Wall time of a process, and what it took of the processor.
+    """Wall-clock and processor seconds of a process.
 
     Raises:
         SystemExit: if it fails.
@@ -68,7 +68,7 @@ def main(videos: int = 256, pairs: int = 7, out: Path | None = None) -> None:
 
     Args:
         videos: generated clips to train on, and to validate on.
-        pairs: interleaved pairs, after one that does not count.
+        pairs: interleaved pairs, after a warm-up.
         out: JSON file to write.
     """
     rows: dict[str, list[tuple[float, float]]] = {"run": [], "least": []}

@@ -1,16 +1,16 @@
-"""How long a training step takes: of every method, and of VideoMAE and SMILE beside the same step as others write it.
+"""Time of a training step: of every method, and of VideoMAE and SMILE compared with the same step in other implementations.
 
     python benchmarks/step.py                       # ViT-B, 16 x 224 x 224, batch 2, CPU or the first GPU
     python benchmarks/step.py --precision bf16      # under autocast
     python benchmarks/step.py --size small --batch 4
-    python benchmarks/step.py --methods "[]"        # the comparisons alone
+    python benchmarks/step.py --methods "[]"        # only the comparisons
 
-The peers (`benchmarks/peers.py`): `transformers`, and a plain loop as official code writes it. Networks have the same sizes,
-see clips of the same size, hide as many tokens and take the same AdamW step. SMILE with its two masks is also compared with
-itself run twice with one mask each. Pairs are interleaved and their order alternates, because a machine's speed drifts; the
-figure is the median over pairs of ours / theirs. Beside it, the same with what a loader's worker does for these clips on the
-CPU (crop and resize; in the plain loop also objects, masks and normalisation), as if it were not done in parallel. Run it on a
-quiet machine.
+The peers (`benchmarks/peers.py`): `transformers`, and a plain loop in the style of the official code. Networks have the same
+sizes, use clips of the same size, hide the same number of tokens and take the same AdamW step. SMILE with its two masks is also
+compared with itself run twice with one mask each. Pairs are interleaved and their order alternates, because a machine's speed
+drifts; the figure is the median over pairs of ours / theirs. Next to it is the same ratio including the work of a loader worker
+for these clips on the CPU (crop and resize; in the plain loop also objects, masks and normalisation), as if it were sequential.
+Run it on a quiet machine.
 """
 
 import json
@@ -41,7 +41,7 @@ HEIGHT, WIDTH = 256, 340
 
 
 def ours(work: Job, frames: list[np.ndarray]) -> Contender:
-    """A method of this project: crop and resize in the loader, all else in the step."""
+    """A method of this project: crop and resize in the loader, everything else in the step."""
     rng = np.random.default_rng(0)
     device = work.batch.index.device
 
@@ -71,7 +71,7 @@ def two_passes(size: Size, frames: list[np.ndarray], device: torch.device, preci
 
 
 def comparisons(size: Size, batch: int, device: torch.device, precision: Precision) -> dict[str, tuple[Way, Way]]:
-    """Ours and theirs by the name of the comparison; nothing is built yet."""
+    """Builders of ours and theirs, by name of the comparison."""
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (16, HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(batch)]
     clip = torch.randint(0, 256, (batch, 16, SIDE, SIDE, 3), dtype=torch.uint8, device=device)
@@ -84,7 +84,7 @@ def comparisons(size: Size, batch: int, device: torch.device, precision: Precisi
         step = make(size, device, RATIO[name], clip)
 
         def under_autocast(clips: torch.Tensor) -> None:
-            # Not those that it sees, but read and copied to the device as ours are.
+            # The clips are not used, but they are read and copied to the device like ours.
             clips.to(device, non_blocking=True)
             with autocast():
                 step()
@@ -106,7 +106,7 @@ def comparisons(size: Size, batch: int, device: torch.device, precision: Precisi
 
 
 def measure(mine: Contender, peer: Contender, pairs: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of loading and of steps, `pairs` of each after one that does not count."""
+    """Seconds of loading and of steps, `pairs` of each after a warm-up."""
     both = {"ours": mine, "theirs": peer}
     taken: dict[str, list[float]] = {f"{name}_{part}": [] for name in both for part in ("load", "step")}
     for pair in range(pairs + 1):
@@ -119,7 +119,7 @@ def measure(mine: Contender, peer: Contender, pairs: int, device: torch.device) 
 
 
 def summary(taken: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians of what `measure` returns."""
+    """Medians of the results of `measure`."""
     ours_all, theirs_all = (
         [load + step for load, step in zip(taken[f"{name}_load"], taken[f"{name}_step"], strict=True)]
         for name in ("ours", "theirs")
@@ -149,11 +149,11 @@ def main(
     """Time training steps.
 
     Args:
-        size: encoder preset; networks without presets are as wide in proportion.
+        size: encoder preset; networks without presets are scaled in proportion.
         batch: samples per step; a sample of MoCo, TubeletContrast and SkeletonContrast is two clips.
-        pairs: interleaved pairs to time, after one that does not count; and steps of each method.
+        pairs: interleaved pairs to time, after a warm-up; also the number of steps of each method.
         precision: float32, or bf16 under autocast.
-        methods: names of the methods to time alone; null times all.
+        methods: names of the methods to time separately; null times all.
         compare: names of the comparisons; null takes all whose peer is installed.
         out: JSON file to write.
     """

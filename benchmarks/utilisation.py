@@ -1,9 +1,9 @@
-"""How much of the device's peak a training step uses, as it is and compiled.
+"""Utilisation of the device's peak in a training step, with and without compilation.
 
     python benchmarks/utilisation.py --methods "[VideoMAE]" --batch 64
 
-FLOPs of a step are counted once, over forward and backward pass, frozen towers included. The share of the peak (MFU) is theirs
-per second over the device's dense peak. Ways to compile take turns in one process, each with its own weights; seconds of
+FLOPs of a step are counted once, over forward and backward pass, including frozen towers. The utilisation (MFU) is FLOPs
+per second divided by the device's dense peak. Ways to compile take turns in one process, each with its own weights; seconds of
 compilation are listed next to the steps.
 """
 
@@ -29,7 +29,7 @@ from modules.training.flops import step_flops
 def measure(
     name: str, what: Compiled, size: Size, batch: int, precision: Precision, steps: int, backend: str
 ) -> dict[str, float]:
-    """Seconds of a step, of compilation (and all else that the first steps do), and TFLOPs of a step."""
+    """Seconds of a step, of compilation (including other work of the first steps), and TFLOPs of a step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     work = job(name, size, batch, device, precision)
@@ -48,7 +48,7 @@ def measure(
         for _ in range(steps):
             work.step()
 
-    # Step after step without a look at the device in between, as in a run.
+    # Steps without a host sync in between, as in a run.
     running = seconds(queue, device) / steps
     result = {"step_s": taken, "running_s": running, "first_s": first, "tflop": flops / 1e12, "clips": float(work.clips)}
     return result | {"tflop_per_s": flops / 1e12 / running}
@@ -73,9 +73,9 @@ def main(
         precision: float32, or bf16 under autocast.
         methods: names of methods.
         compile: values of the setting `compile` to compare.
-        steps: measurements of each.
+        steps: number of measurements of each.
         peak: TFLOP/s of the device; null looks it up.
-        backend: of torch.compile.
+        backend: backend of torch.compile.
         out: JSON file to write.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,7 +98,7 @@ def main(
                 f"{name:16} {what:8} {shown} {'-' if share is None else f'{share:.1%}':>6} {row['first_s']:14.1f}", flush=True
             )
             if out is not None:
-                # As soon as it is known: compilation may be cut short.
+                # Print results at once, because compilation may be cut short.
                 out.write_text(json.dumps(about | {"size": size, "batch": batch, "peak": limit, "rows": rows}, indent=1))
 
 

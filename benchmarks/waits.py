@@ -1,10 +1,10 @@
-"""Does any method make the host wait for the GPU within a step?
+"""Checks whether any method causes a host sync within a step.
 
     python benchmarks/waits.py
 
-Takes steps of every method, the last one under `torch.cuda.set_sync_debug_mode("error")`, which raises where the host waits:
-for a copy from ordinary memory, for a value read back, for shapes that depend on data. Says where, and ends with an error if
-one did. On a CPU, where nothing can wait, one step is taken.
+Takes steps of every method, the last one under `torch.cuda.set_sync_debug_mode("error")`, which raises an error at each host
+sync: a copy from pageable memory, a value read back, or shapes that depend on data. Prints the line, and ends with an error if
+there is one. On a CPU, where there are no host syncs, it only runs one step.
 """
 
 import json
@@ -31,7 +31,7 @@ def place_of(error: BaseException) -> str:
 
 
 def wait_in(work: Job) -> str | None:
-    """Where the host waits in a step, and for what; None if it does not."""
+    """Line and reason of a host sync in a step; None if there is none."""
     if not torch.cuda.is_available():
         work.step()
         return None
@@ -42,7 +42,7 @@ def wait_in(work: Job) -> str | None:
     try:
         work.step()
     except RuntimeError as error:
-        # Anything else than a wait, such as a lack of memory, is no finding but a failure.
+        # Other errors, such as out of memory, are failures of the benchmark.
         if "synchroniz" not in str(error):
             raise
         return f"{place_of(error)}: {str(error).splitlines()[0]}"
@@ -58,7 +58,7 @@ def main(
     methods: list[str] | None = None,
     out: Path | None = None,
 ) -> None:
-    """Look for waits.
+    """Look for host syncs.
 
     Args:
         size: encoder preset.

@@ -1,9 +1,9 @@
-"""What the streams of generated clips cost, beside the clips without further streams.
+"""Cost of the streams of generated clips, compared with clips without further streams.
 
     python benchmarks/world.py                        # 16 x 64 x 64, batches of 64
     python benchmarks/world.py --objects 3 --contacts true
 
-Times, in turns on one thread, `make_clips` and the generated world with the video alone, with each stream besides it, and with
+Times, in turns on one thread, `make_clips` and the generated world with the video alone, with each further stream, and with
 all of them at once. The figures are the median, over rounds, of milliseconds of processor time per clip, and of the ratio to
 `make_clips` of the same round.
 """
@@ -57,10 +57,10 @@ def main(
     Args:
         frames: frames per clip.
         size: side of the frames in pixels.
-        batch: clips that are made at once.
+        batch: clips per batch.
         objects: objects per clip of the generated world; `make_clips` has one.
-        contacts: whether they hop.
-        rounds: measurements of each, after one that does not count.
+        contacts: whether objects hop.
+        rounds: measurements of each, after a warm-up.
         out: JSON file to write.
     """
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Draws all streams of one generated clip together: several objects that move, hop, hide each other and are heard.
+"""Draws all streams of one generated clip together: several objects that move, hop, occlude each other and make sounds.
 
 python benchmarks/world_pictures.py --out docs/streams
 """
@@ -23,14 +23,14 @@ STREAMS = ("flow", "occlusion", "depth", "mask", "whole_mask", "track", "skeleto
 
 
 def main(out: Path = Path("streams"), sample: int = 2, frames: int = 16, side: int = 64, frame_ms: int = 120) -> None:
-    """Draw a sheet and a moving picture.
+    """Draw a sheet and a GIF.
 
     Args:
         out: files to write, without .png and .gif.
-        sample: number of the clip among those of validation.
-        frames: of the clip, at 16 per second.
-        side: of the clip, in pixels.
-        frame_ms: milliseconds per frame of the moving picture.
+        sample: index of the validation clip.
+        frames: frames of the clip, at 16 per second.
+        side: side of the clip in pixels.
+        frame_ms: milliseconds per frame of the GIF.
     """
     data = SyntheticMotion(
         ClipSettings(frames=frames, size=side),

@@ -1,4 +1,4 @@
-"""Callbacks that monitor a run: probes, pictures, speed. Only `ModelEMA` changes weights: it averages them."""
+"""Callbacks that monitor a run: probes, pictures, speed. Only `ModelEMA` changes weights, by averaging them."""
 
 from callbacks.collapse import CollapseAlarm
 from callbacks.neighbours import Neighbours

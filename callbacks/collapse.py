@@ -50,7 +50,7 @@ def measure(features: Tensor) -> dict[str, float]:
 
 
 def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
-    """The smallest number of batches with `count` videos, all labelled 0, so that none is skipped for lack of a label."""
+    """The smallest number of batches with `count` videos, all with label 0, so that none is skipped because it has no label."""
     for batch in loader:
         yield replace(batch, label=torch.zeros_like(batch.index))
         count -= len(batch.index)
@@ -59,17 +59,17 @@ def first_clips(loader: Iterable[Batch], count: int) -> Iterator[Batch]:
 
 
 class CollapseAlarm(ValidationProbe):
-    """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once when they fall.
+    """Logs `collapse/feature_std` and `collapse/rankme` of validation clips, and warns once if they fall.
 
-    Both are compared with earlier values of the same network, from before training on: features of a healthy network may
-    share a large mean, so there is no absolute threshold. The alarm is raised when either falls below `max_fall` of the highest
-    value so far, or when features are not finite; it is reset when both have recovered.
+    Both are compared with earlier values of the same network, including those before training: features of a healthy network
+    may share a large mean, so there is no absolute threshold. The alarm is raised when either falls below `max_fall` of the
+    highest value so far, or when features are not finite; it is reset when both have recovered.
 
     Args:
-        max_fall: share of the highest value so far below which a value counts as collapsed.
-        samples: number of validation clips, over all processes: the first of each validation, which are read separately only
-            before the first step; training clips if there are none. A run without validation reads them after
-            every epoch.
+        max_fall: a value below this fraction of the highest value so far counts as collapsed.
+        samples: number of validation clips, over all processes: the first clips of each validation, which are only read
+            separately before the first step; training clips if there is no validation set. A run without validation reads them
+            after every epoch.
         stop: end the run instead of warning.
     """
 
@@ -124,7 +124,7 @@ class CollapseAlarm(ValidationProbe):
         self._rang = bool(fallen)
 
     def _keep_highest(self, values: dict[str, float]) -> None:
-        # In this order: `max` keeps its first argument where the second is NaN.
+        # The order matters: `max` returns its first argument if the second is NaN.
         self._highest = {name: max(self._highest.get(name, 0.0), value) for name, value in values.items()}
 
     def _read(self, trainer: Trainer, method: Method) -> Tensor:
@@ -146,6 +146,6 @@ class CollapseAlarm(ValidationProbe):
 
 
 def _has_validation(trainer: Trainer) -> bool:
-    # Not the length of the loader: a process without samples of a small set must not read another set than the others.
+    # Not the length of the loader: all processes must read the same set, also one without samples of a small set.
     loader = probe_sets(trainer).validation_loader(trainer)
     return not isinstance(loader, list) or bool(loader)

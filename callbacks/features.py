@@ -1,4 +1,4 @@
-"""Frozen features for probes: every validation clip is embedded once, in the validation pass itself, for all callbacks."""
+"""Frozen features for probes: every validation clip is embedded once for all callbacks, during the validation pass."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -18,11 +18,11 @@ from modules.core.run import run_of
 from modules.training.method import Method
 
 ALL = 2**62
-"""Number of samples of a callback that needs all of them."""
+"""Number of samples of a callback that needs all samples."""
 
 
 def watched(trainer: Trainer, batches: Iterable[Batch], what: str) -> Iterator[Batch]:
-    """The same batches, with a bar that says what they are read for, where the run shows one."""
+    """The same batches, with a labelled progress bar if the run shows one."""
     bar = trainer.progress_bar_callback
     total = len(batches) if isinstance(batches, Sized) else None
     hidden = bar is None or getattr(bar, "is_disabled", False) or not trainer.is_global_zero
@@ -66,10 +66,10 @@ class _Share:
         self.samples += len(batch.index)
 
     def join(self, trainer: Trainer, device: torch.device) -> Features:
-        """Gathers those of all processes, each sample once, ordered by index. All processes must call this."""
+        """Gather the features of all processes, each sample once, ordered by index. All processes must call this."""
         if self._joined is None:
             none = torch.empty(0, dtype=torch.long, device=device)
-            # A process without samples takes part as well, since the others wait for it.
+            # A process without samples takes part as well, because the others wait for it.
             parts = self._parts or [Features(torch.empty(0, 0, device=device), none, none)]
             rows, label, number = (torch.cat(values) for values in zip(*parts, strict=True))
             rows, facts = gather_once(trainer, rows, torch.stack([label, number], dim=1), number)
@@ -86,9 +86,9 @@ def extract(
     """Features and labels of all usable samples of a loader, from all processes, each sample once.
 
     Args:
-        trainer: moves batches and knows the processes.
+        trainer: trainer, which moves batches and knows the processes.
         method: method; the readout runs in its evaluation mode.
-        loader: of labelled batches.
+        loader: loader of labelled batches.
         readout: batch -> float [B, D].
 
     Returns:
@@ -119,7 +119,7 @@ def _read(trainer: Trainer, method: Method, loader: Iterable[Batch], readouts: l
 
 
 class ProbeSets:
-    """The two sets that the probes of a run read; loaders and features are shared.
+    """The two data sets of the probes of a run; loaders and features are shared.
 
     Features belong to one validation: computed with its weights (which weight averaging may swap back before the
     validation ends), for its clips (limited by `trainer.limit_val_batches`).
@@ -142,7 +142,7 @@ class ProbeSets:
         return self._probes
 
     def validation_loader(self, trainer: Trainer) -> Any:
-        """The trainer's own, or an equivalent one if the trainer has none (yet); an empty list without validation samples."""
+        """The trainer's loader, or an equivalent one if it has none (yet); an empty list without validation samples."""
         if trainer.val_dataloaders is not None:
             self._unused = None
             return trainer.val_dataloaders
@@ -158,13 +158,13 @@ class ProbeSets:
         return islice(loader, limit or None)
 
     def see(self, trainer: Trainer, method: Method, batch: Batch, batch_idx: int, samples: int) -> None:
-        """Embed a batch of the current validation, unless that was done already or this process has enough samples.
+        """Embed a batch of the current validation, unless this is already done or this process has enough samples.
 
         Args:
-            trainer: that validates.
+            trainer: trainer of the validation.
             method: provides `embed`.
-            batch: on the device.
-            batch_idx: its number in the validation.
+            batch: batch on the device.
+            batch_idx: its index in the validation.
             samples: number of samples needed, the first ones over all processes.
         """
         # Samples alternate between processes, so that together they have the first samples of the set.
@@ -175,7 +175,7 @@ class ProbeSets:
         self._batches = batch_idx + 1
 
     def read_bank(self, trainer: Trainer, method: Method) -> None:
-        """Embed this process's probe samples, unless that was done in this validation."""
+        """Embed this process's probe samples, unless this is already done in this validation."""
         if self._bank is None:
             batches = watched(trainer, self.probe_loader(trainer), "Features of training samples")
             (self._bank,) = _read(trainer, method, batches, [method.embed])
@@ -196,7 +196,7 @@ _sets: WeakKeyDictionary[Trainer, ProbeSets] = WeakKeyDictionary()
 
 
 def probe_sets(trainer: Trainer) -> ProbeSets:
-    """The state shared by the probes of a run."""
+    """The shared state of the probes of a run."""
     return _sets.setdefault(trainer, ProbeSets())
 
 
@@ -209,10 +209,10 @@ class ValidationProbe(Callback):
     """A callback that reads features of validation samples. Each batch is embedded once for all such callbacks."""
 
     reads_bank = False
-    """Whether it also needs the features of probe samples."""
+    """Whether the callback also needs the features of probe samples."""
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
-        """Number of samples of the current validation, the first ones over all processes, whose features it needs.
+        """Number of samples of the current validation, the first ones over all processes, whose features are needed.
 
         Args:
             trainer: in a validation that is not the sanity check.

@@ -1,4 +1,4 @@
-"""Clips beside the training clips whose features are nearest, as pictures."""
+"""Pictures of clips next to the training clips with the nearest features."""
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +32,13 @@ def draw(stream: Stream, frames: int) -> Tensor:
 
 
 def as_long(clips: list[Tensor]) -> list[Tensor]:
-    """Films [..., T, H, W, 3] of which shorter ones stay at their last frame, until the longest ends."""
+    """Pad videos [..., T, H, W, 3] to the longest by repeating their last frame."""
     steps = torch.arange(max(one.shape[-4] for one in clips))
     return [one.index_select(one.ndim - 4, steps.clamp(max=one.shape[-4] - 1)) for one in clips]
 
 
 def named(clips: Tensor, texts: list[str], lines: int = 1) -> Tensor:
-    """Write a text below each clip: uint8 [B, T, H, W, 3] -> the same, higher by a few lines; what is too long is shortened."""
+    """Write a text below each clip: uint8 [B, T, H, W, 3] -> the same, higher by a few lines; long texts are shortened."""
     width = clips.shape[3]
     bands = []
     for text in texts:
@@ -50,7 +50,7 @@ def named(clips: Tensor, texts: list[str], lines: int = 1) -> Tensor:
 
 
 def framed(clips: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
-    """Put each clip in a frame of its colour: uint8 [B, T, H, W, 3] -> the same, larger."""
+    """Draw a frame of the given colour around each clip: uint8 [B, T, H, W, 3] -> the same, larger."""
     result = F.pad(clips, (0, 0, FRAME, FRAME, FRAME, FRAME))
     for clip, colour in zip(result, colours, strict=True):
         inside = clip[:, FRAME:-FRAME, FRAME:-FRAME].clone()
@@ -60,17 +60,17 @@ def framed(clips: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
 
 
 class Neighbours(ValidationProbe):
-    """Draws validation clips beside the training clips with the nearest features (cosine of `embed`).
+    """Draws validation clips next to the training clips with the nearest features (cosine of `embed`).
 
     A row shows one validation clip and its neighbours, the nearest first, with their classes and cosines. The frame is green
-    around neighbours of the same class, red around others. Depth, flow, sound and so on are drawn too. In TensorBoard under
-    Images and in `<run>/pictures`, as a still and as a moving picture.
+    around neighbours of the same class, red around others. Depth, flow, audio and so on are drawn, too. Written to TensorBoard
+    under Images and in `<run>/pictures`, as PNG and GIF.
 
     Args:
-        every_n_epochs: draw after the validation of every n-th epoch, and when training has ended.
+        every_n_epochs: draw after the validation of every n-th epoch, and at the end of training.
         clips: validation clips to draw, evenly spaced.
-        k: neighbours of each.
-        frames: frames of the moving picture at most.
+        k: neighbours per clip.
+        frames: maximum number of frames of the GIF.
     """
 
     reads_clips = reads_bank = True
@@ -81,18 +81,18 @@ class Neighbours(ValidationProbe):
         self._drawn_at = -1
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
-        """All samples, if it is time, and they have one label each."""
+        """All samples, if pictures are due and samples have one label each."""
         return 0 if (trainer.current_epoch + 1) % self.every_n_epochs or batch.label.ndim != 1 else ALL
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, draw."""
+        """Find neighbours and draw."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
         if not (trainer.current_epoch + 1) % self.every_n_epochs:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, unless the last validation did; its clips are read again, since only then is it known to be the last."""
+        """Draw, unless the last validation did. Its clips are read again, because only now is it known to be the last."""
         if self._drawn_at == trainer.global_step or not isinstance(pl_module, Method):
             return
         sets = probe_sets(trainer)
@@ -133,6 +133,6 @@ class Neighbours(ValidationProbe):
             ]
             both = framed(torch.cat(as_long(clips)), [QUERY, *(SAME if one else OTHER for one in right)])
             rows.append(named(both, text))
-        # Clips of one row side by side, rows one below the other.
+        # Clips of a row are side by side, rows below each other.
         film = torch.cat([row.permute(1, 2, 0, 3, 4).flatten(2, 3) for row in as_long(rows)], dim=1)
         write_film(trainer, "neighbours", trainer.global_step, film)

@@ -13,7 +13,7 @@ from modules.training.method import Method
 class OnlineKNN(ValidationProbe):
     """Weighted kNN on `embed`, from labelled training samples to the validation set; logged as `knn/acc1` in percent.
 
-    The validation samples are those of the validation itself (`trainer.limit_val_batches`) and are not read twice; training
+    The validation samples are those of the validation pass (`trainer.limit_val_batches`) and are not read twice; training
     samples are read with centre crops. Protocol of DINO: cosine similarity, votes weighted by exp(similarity / temperature).
     `data.probe_samples` is the number of training samples; by default at least 50 per class if available, and at
     most 20,000. The number is printed, since the accuracy increases with it.
@@ -37,7 +37,7 @@ class OnlineKNN(ValidationProbe):
         return 0 if (self._validations + 1) % self.every_n_validations or batch.label.ndim != 1 else ALL
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Vote, log."""
+        """Vote and log."""
         if trainer.sanity_checking or not isinstance(pl_module, Method):
             return
         self._validations += 1
@@ -55,11 +55,11 @@ class OnlineKNN(ValidationProbe):
             say_bank("OnlineKNN (data.probe_samples)", bank_labels, self.k)
             self._described = True
         accuracy = 100 * knn_accuracy(bank, bank_labels, queries, labels, self.k, self.temperature)
-        # Every process has the same gathered features, hence the same value; averaging does not change it.
+        # All processes have the same gathered features, so averaging does not change the value.
         pl_module.log("knn/acc1", accuracy, prog_bar=True, sync_dist=True)
 
     def state_dict(self) -> dict[str, int]:
-        """Validations seen."""
+        """Number of validations."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

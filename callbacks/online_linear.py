@@ -75,7 +75,7 @@ class OnlineLinear(ValidationProbe):
         pl_module.log("linear/loss", loss.detach(), rank_zero_only=True)
 
     def wants(self, trainer: Trainer, batch: Batch) -> int:
-        """All samples, once there is a probe."""
+        """All samples, once the probe exists."""
         return 0 if self.probe is None else ALL
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,6 +99,6 @@ class OnlineLinear(ValidationProbe):
         return {"probe": self.probe.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the size of the features is known."""
+        """The state is kept until the size of the features is known."""
         self.probe = self.optimiser = None
         self._restored = state_dict or None

@@ -1,4 +1,4 @@
-"""What the method sees and predicts, as files in the run's folder and in TensorBoard or W&B."""
+"""Pictures of a method's inputs and predictions, in the run's folder and in TensorBoard or W&B."""
 
 import io
 from pathlib import Path
@@ -23,17 +23,17 @@ from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import VAL_STREAM, Method
 from modules.training.sharding import is_sharded
 
-# Tiny clips are enlarged until a frame has this many pixels per side, so that one can see something.
+# Tiny clips are enlarged for display until a frame has at least this many pixels per side.
 VISIBLE_SIDE = 112
 GAP = 2
 BEFORE_AFTER_FRAMES = 4
 PLAIN, NEAR = "validation clip", "nearest validation clips"
 COMPARED, NEAREST = 32, 3
-"""Samples among which the nearest are searched before and after training, and how many of them are drawn."""
+"""Number of samples in the neighbour search before and after training, and how many of them are drawn."""
 
 
 def enlarge(video: Tensor) -> Tensor:
-    """Repeat pixels of small videos: uint8 [B, T, H, W, 3] -> the same, larger by a whole factor."""
+    """Repeat pixels of small videos: uint8 [B, T, H, W, 3] -> the same, larger by an integer factor."""
     factor = max(1, VISIBLE_SIDE // max(video.shape[2:4]))
     return video.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
@@ -65,14 +65,14 @@ def png(picture: Tensor) -> bytes:
 
 
 def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: bytes) -> None:
-    """Write a picture to `<run>/pictures`, and show it in TensorBoard or W&B; in a trial run in TensorBoard alone.
+    """Write a picture to `<run>/pictures`, and show it in TensorBoard or W&B; in a trial run only in TensorBoard.
 
     Args:
-        trainer: knows the folder and the loggers.
-        name: of the picture.
-        step: optimiser step that it belongs to.
+        trainer: trainer with the folder and the loggers.
+        name: name of the picture.
+        step: optimiser step of the picture.
         suffix: png or gif.
-        content: of the file.
+        content: content of the file.
     """
     path = Path(trainer.default_root_dir) / "pictures" / f"{step:07d}_{name}.{suffix}"
     if not run_of(trainer).fast_dev_run:
@@ -82,7 +82,7 @@ def write_picture(trainer: Trainer, name: str, step: int, suffix: str, content: 
 
 
 def show_picture(trainer: Trainer, name: str, step: int, path: Path, content: bytes) -> None:
-    """Hand a picture's file to the loggers that show pictures; see `write_picture`."""
+    """Pass a picture file to the loggers that show pictures; see `write_picture`."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             with Image.open(io.BytesIO(content)) as picture:
@@ -93,22 +93,22 @@ def show_picture(trainer: Trainer, name: str, step: int, path: Path, content: by
 
 
 def write_film(trainer: Trainer, name: str, step: int, film: Tensor) -> None:
-    """Write uint8 [T, H, W, 3] with `write_picture`: its middle frame, and all that moves as `<name>_video`."""
+    """Write uint8 [T, H, W, 3] with `write_picture`: its middle frame as `<name>`, and the GIF as `<name>_video`."""
     write_picture(trainer, name, step, "png", png(film[len(film) // 2]))
     if len(film) > 1:
         write_picture(trainer, f"{name}_video", step, "gif", gif(film[None]))
 
 
 class Pictures(Callback):
-    """Draws what `pictures` of the method returns: film strips (PNG) and moving pictures (GIF).
+    """Draws the clips that the method's `pictures` returns, as film strips (PNG) and GIFs.
 
-    They are in `<run>/pictures`, and in TensorBoard under Images or in W&B. At the end of training there is also
-    `before_after.png`: what the method predicts for the same validation clips, with the same random draws, before training and
-    after it, and which of some validation clips are nearest to them (cosine of `embed`). That is for pretraining methods on
-    videos or skeletons. It is kept through a resume.
+    They are in `<run>/pictures`, and in TensorBoard under Images or in W&B. At the end of training, `before_after.png` shows
+    the method's predictions for the same validation clips, with the same random draws, before and after training, and the
+    nearest of some validation clips for each (cosine of `embed`). It is for pretraining methods on videos or skeletons, and
+    is kept when a run resumes.
 
     Args:
-        every_n_steps: draw at the first step, every n optimiser steps, and at the last.
+        every_n_steps: draw at the first step, every n optimiser steps, and at the last step.
         clips: clips of the batch to draw.
     """
 
@@ -117,22 +117,22 @@ class Pictures(Callback):
         self.every_n_steps, self.clips = every_n_steps, clips
         self._drawn_at = -1
         self._last: Any = None
-        """Output of a step that may be the last, until the next begins."""
+        """Output of the latest step, which may be the last one."""
         self._before: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the untrained network; a resumed run kept what it saw then."""
+        """Record the untrained network's predictions; a resumed run restores them."""
         if trainer.global_step == 0:
             self._before = self._look(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The step before was not the last."""
+        """Discard the previous output: it was not the last step."""
         self._last = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Draw if it is time."""
+        """Draw if pictures are due."""
         step = trainer.global_step
         if step == 1 or (step > 0 and step % self.every_n_steps == 0):
             self._draw(trainer, pl_module, outputs)
@@ -140,7 +140,7 @@ class Pictures(Callback):
             self._last = outputs
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last step, and what training has changed."""
+        """Draw the last step, and the comparison before and after training."""
         if self._last is not None:
             self._draw(trainer, pl_module, self._last)
             self._last = None
@@ -164,14 +164,14 @@ class Pictures(Callback):
     # --- Before and after ---
 
     def _look(self, trainer: Trainer, method: LightningModule) -> dict[str, Tensor]:
-        """Some validation clips, the method's pictures of them by name, and the middle frames of clips near them, all at few
-        frames; in all processes, which may need each other for a step. Empty where there is nothing to compare.
+        """Some validation clips, the method's pictures of them by name, and the middle frames of their neighbours, with few
+        frames each. Runs in all processes, because a step may need all of them. Empty if there is nothing to compare.
         """
         data, stepwise = run_of(trainer).datamodule, type(method).validation_step is Method.validation_step
         streams = getattr(data, "streams", None) or {}
         if not trainer.limit_val_batches or run_of(trainer).fast_dev_run:
             return {}
-        # A step outside of FSDP's forward pass would see shares of the weights.
+        # A step outside FSDP's forward pass would use sharded weights.
         if (
             not isinstance(method, Method)
             or is_sharded(method)
@@ -179,7 +179,7 @@ class Pictures(Callback):
             or streams.get(method.stream) not in ("video", "skeleton")
         ):
             return {}
-        # A separate loader, which shares no state with those of the run; without validation samples there is none.
+        # A separate loader, which shares no state with the loaders of the run; there is none without validation samples.
         loader = data.val_dataloader()
         if not hasattr(loader, "read"):
             return {}
@@ -193,7 +193,7 @@ class Pictures(Callback):
             generator = device_generator(method.device, VAL_STREAM, method.seed, 0, 0)
             output = method.step(trainer.strategy.batch_to_device(batch), generator)
             for name, video in method.pictures(output).items():
-                # Of several clips of a sample, the first; they follow each other.
+                # Use the first clip of each sample; the clips of a sample are consecutive.
                 clips = video[:: max(1, len(video) // len(shown))][: len(shown)]
                 found[name] = clips[:, pick(clips.shape[1], BEFORE_AFTER_FRAMES)].cpu()
             features, frames = [], []
@@ -203,7 +203,7 @@ class Pictures(Callback):
                 features.append(method.embed(trainer.strategy.batch_to_device(batch)).float().cpu())
         similar, queries = F.normalize(torch.cat(features), dim=1), pick(len(rows), self.clips)
         cosine = similar[queries] @ similar.T
-        # None is a neighbour of itself.
+        # A clip is not its own neighbour.
         cosine[torch.arange(len(queries)), queries] = -torch.inf
         near = cosine.topk(min(NEAREST, len(rows) - 1), dim=1).indices
         if near.numel():
@@ -231,11 +231,11 @@ class Pictures(Callback):
         show_picture(trainer, "before_after", trainer.global_step, path, png(picture))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen before training."""
+        """The record from before training."""
         return {"before": self._before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what was seen before training."""
+        """Restore the record from before training."""
         self._before = state_dict["before"]
 
 
@@ -243,7 +243,7 @@ def draw_frames(stream: Stream, frames: Tensor) -> Tensor:
     """Some frames of the first clips of videos or skeletons: uint8 [B, T', H, W, 3].
 
     Args:
-        stream: of a batch.
+        stream: stream of a batch.
         frames: int64 [T']
     """
     clips = stream.data[:, 0].index_select(SEQUENCE_AXIS[stream.kind], frames)

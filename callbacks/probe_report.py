@@ -19,7 +19,7 @@ from modules.core.tokens import pool_tokens
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy, say_bank, single_frame
 from modules.training.method import Method
 
-# Chosen before any run, and marked in the table. Time slices are kept separate because a mean over time cannot distinguish a
+# Chosen before any run, and marked in the table. Time slices are separate because a mean over time cannot distinguish a
 # motion from its reverse, however good the network is.
 SLICES, TOKENS, POOLED = "tokens per time slice", "mean of all tokens", "pooled feature"
 MAIN_READOUT = f"{SLICES}, linear"
@@ -109,7 +109,7 @@ class ProbeReport(Callback):
             self._constant = [*self._constant[1 - RECENT_STEPS :], outputs["log"]["constant_loss"]]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe again, print, write."""
+        """Probe again, print and write the report."""
         if not isinstance(pl_module, Method) or not self._recent:
             return
         raw: Readouts = {name: partial(_of_first_clips, pl_module, one) for name, one in RAW.get(self._kind, {}).items()}

@@ -23,9 +23,10 @@ OWN_LINES, SPACE = 2, 10
 class RetrievedPictures(Callback):
     """Draws the top results of a test of `VideoTextRetrieval`, in both directions, in TensorBoard and in `<run>/pictures`.
 
-    `found_videos`: a row is a sentence, and its best clips below, the best on the left; `found_sentences`: a clip and its best
-    sentences beside it, the best on top. Right ones are green, others red, and below each clip is the beginning of its own
-    sentence. As a still and as a moving picture.
+    `found_videos`: each row is a sentence with its best clips below, the best on the left. `found_sentences`: each row is a
+        clip with its best
+    sentences next to it, the best on top. Correct results are green, others red; below each clip is the beginning of its own
+    sentence. Written as PNG and GIF.
 
     Args:
         queries: rows of each picture, evenly spaced over the queries.
@@ -38,7 +39,7 @@ class RetrievedPictures(Callback):
         self.queries, self.k, self.frames = queries, k, frames
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the clips to show, and draw."""
+        """Read the clips, and draw."""
         if not isinstance(pl_module, VideoTextRetrieval) or pl_module.retrieved is None or not trainer.is_global_zero:
             return
         found: Retrieved = pl_module.retrieved
@@ -57,7 +58,7 @@ class RetrievedPictures(Callback):
             colours = [SAME if found.right[video, query] else OTHER for video in best]
             tiles = framed(clips([found.numbers[video] for video in best]), colours)
             row = torch.cat(list(named(tiles, [_own(found, video) for video in best], OWN_LINES)), dim=2)
-            # The next sentence must not seem to belong to these clips.
+            # A gap, so that the next sentence does not seem to belong to these clips.
             rows += [
                 _still(caption_band(found.texts[query], row.shape[2]), len(row)),
                 F.pad(row, (0, 0, 0, 0, 0, SPACE), value=255),
@@ -77,7 +78,7 @@ class RetrievedPictures(Callback):
         return torch.cat(rows, dim=1)
 
     def _best(self, scores: Tensor) -> tuple[list[int], list[list[int]]]:
-        """Some queries, and the top candidates of each."""
+        """The queries to show, and the top candidates of each."""
         queries = torch.linspace(0, len(scores) - 1, min(self.queries, len(scores))).round().long().tolist()
         best = scores[queries].topk(min(self.k, scores.shape[1]), dim=1).indices
         return queries, best.tolist()

@@ -46,7 +46,7 @@ def diagnose(
     """One line with the speed, the bottleneck, and what to try.
 
     Args:
-        clips_per_second: over all devices.
+        clips_per_second: sum over all devices.
         wait_share: fraction of the time in which the step waited for a batch.
         other_share: fraction of the time outside steps and waiting (callbacks, validation, checkpoints).
         decode_ms: time of a worker per sample, in milliseconds; None if the data module does not report it.
@@ -117,8 +117,8 @@ class Throughput(Callback):
 
     Args:
         every_n_steps: batches per window.
-        peak_tflops: peak of one device in the precision of the run, in TFLOP/s; null takes its maker's value,
-            and reports no MFU if that is unknown, as on a CPU.
+        peak_tflops: peak of one device in the precision of the run, in TFLOP/s; null uses the manufacturer's value,
+            and reports no MFU if this is unknown, as on a CPU.
     """
 
     def __init__(self, every_n_steps: int = 50, peak_tflops: float | None = None) -> None:
@@ -139,8 +139,8 @@ class Throughput(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the trainer's calls of its profiler."""
-        # Not hooks: they run before those of some callbacks and after those of others, so they cannot separate waiting for data
-        # from the work of other callbacks.
+        # Not with hooks: they run before those of some callbacks and after those of others, so they cannot separate waiting for
+        # data from the work of other callbacks.
         self._running = False
         self.teardown(trainer, pl_module, stage)
         run = run_of(trainer)
@@ -153,7 +153,7 @@ class Throughput(Callback):
             run.profiler = run.profiler.profiler
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening, since Lightning does not call `teardown` then."""
+        """Stop listening, because Lightning does not call `teardown` then."""
         self.teardown(trainer, pl_module, "")
 
     def _ended(self, action: str, seconds: float) -> None:
@@ -172,7 +172,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count; log when the window is full."""
+        """Count clips, and log when the window is full."""
         self._batches += 1
         views = max(one.data.shape[1] for one in batch.streams.values() if isinstance(one, Stream))
         self._clips += len(batch.index) * views * trainer.world_size
@@ -199,7 +199,7 @@ class Throughput(Callback):
         if torch.cuda.is_available():
             pl_module.log("speed/gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, rank_zero_only=True)
         if not self._counted and isinstance(pl_module, Method) and trainer.is_global_zero:
-            # Not before the first step, which would be delayed by it.
+            # Not before the first step, because it would be delayed.
             self._counted, self.flops = True, step_flops(pl_module, batch)
         used = ""
         if self.flops is not None:
@@ -213,7 +213,7 @@ class Throughput(Callback):
         if not self._told:
             rank_zero_info(self.line)
             self._told = True
-        # The time spent here does not count.
+        # The time spent here is not counted.
         self._reset(time.perf_counter())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

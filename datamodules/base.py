@@ -1,4 +1,4 @@
-"""Base class of all video data modules. Data sets only differ in where their files and labels are."""
+"""Base class of all video data modules. Data sets differ only in the location of their files and labels."""
 
 import os
 from abc import ABC, abstractmethod
@@ -38,46 +38,46 @@ from modules.core.run import run_of
 class VideoDataModule(SinglePass, LightningDataModule, ABC):
     """Clips from video files.
 
-    Workers decode, crop and resize; batches hold uint8 (see `modules.core.batch`) and everything else
+    Workers decode, crop and resize; batches contain uint8 (see `modules.core.batch`) and everything else
     happens on the device. Broken files are replaced, counted and listed in `bad_videos.tsv` in the run's folder, including
     those that crash or block a worker.
 
     Args:
         root: folder of the videos; relative paths in lists are relative to it.
-        lists: lists of videos, if not the data set's usual files in `root`.
+        lists: lists of videos; the default is the data set's usual files in `root`.
         clip: frames, stride, size, crop and number of clips.
         batch_size: videos per batch and device; a batch contains batch_size x clip.clips x clip.repeat clips.
         reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training videos to train on.
-        views: clips and crops of each test video. A batch has as many clips as in training, so fewer videos.
-        benchmark: which of the data set's official splits, subsets or label types to use, if it has several; null takes the
+        views: clips and crops of each test video. A batch has as many clips as in training, and therefore fewer videos.
+        benchmark: which of the data set's official splits, subsets or label types to use, if it has several; null uses the
             first in its description.
         probe_samples: number of labelled training videos for online probes, with centre crops, evenly spaced over the list;
             null takes at least 50 per class if available, and at most 20,000 (see `pick_for_probes`).
-        seed: order, frames and crops are functions of it; null takes the run's seed.
-        streams: which streams a batch has in addition to the video, or instead of it.
+        seed: random seed of order, frames and crops; null takes the run's seed.
+        streams: streams in a batch, in addition to the video or instead of it.
 
     Raises:
         SettingError: if a value is out of range, or the data set has no such benchmark, list or stream.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ()
-    """Values of `benchmark`, the default first; empty if there is only one."""
+    """Values of `benchmark`, the default first; empty if the data set has no choice."""
     flips_change_labels: ClassVar[bool] = False
     """Whether classes or captions depend on left and right, so that a mirrored clip may have another label."""
     lists_taken: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     """Splits that `lists` may provide a list for."""
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    """Official splits; others are only read if `lists` names a list for them."""
+    """Official splits; other splits are only read if `lists` contains a list for them."""
     needed: ClassVar[tuple[str, ...]] = ("train",)
     """Splits whose official lists are required."""
     places: ClassVar[tuple[str, ...]] = ("", "annotations", "labels")
     """Sub-folders that may contain the official lists; '' is the folder itself."""
     offers: ClassVar[dict[str, Kind]] = {"video": "video", "audio": "audio", "flow": "flow"}
-    """Streams that `streams.names` may contain, by name, that of the listed files first; for any video also its audio, and the
-    flow written by `prepare flow`."""
+    """Streams that `streams.names` may contain, by name. The stream of the listed files comes first. Videos also have audio,
+    and the flow written by `prepare flow`."""
     gives: ClassVar[tuple[str, ...]] = ("video",)
-    """Streams of a batch if the settings name none."""
+    """Streams of a batch if `streams.names` is not set."""
     preparation: Preparation | None = None
     """The method's preparation of training and validation batches, run as soon as they are read."""
     report_folder: str = ""
@@ -125,7 +125,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         self.val_manifest: Manifest | None = None
         self.test_manifest: Manifest | None = None
         self._own_val: Manifest | None = None
-        """The data set's own validation videos, whatever part of the training videos validates instead."""
+        """The data set's own validation videos, also if a part of the training videos is used for validation instead."""
         self.predict_manifest: Manifest | None = None
         self.faults: FaultLog | None = None
         self._reported_to: Trainer | None = None
@@ -136,7 +136,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         """Manifest of one of `splits` from the data set's own files; None if they are missing."""
 
     def read_listed(self, path: Path, split: str) -> Manifest:
-        """Manifest from an existing list: rows 'path label', unless the lists of the data set have another format."""
+        """Manifest from an existing list: rows 'path label', unless lists of the data set have a different format."""
         return read_list(path, self.root)
 
     def read_split(self, split: str) -> Manifest | None:
@@ -148,7 +148,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self._with_flow(found) if found is not None else None
 
     def _with_flow(self, manifest: Manifest) -> Manifest:
-        """Add the files written by `prepare flow`, if flow is requested and the list has no column for it."""
+        """Add the files written by `prepare flow`, if flow is requested and the list has no flow column."""
         if self.wanted.get("flow") != "flow" or "flow" in manifest.further or next(iter(self.offers)) == "flow":
             return manifest
         folder = self.stream_settings.flow.folder
@@ -162,7 +162,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             raise SettingError(
                 f"data.streams.flow.bound is {bound:g}, but the flow in {folder} was stored with {stored:g}; set it."
             )
-        # Splits may be folders below the root, and may contain different files of the same name.
+        # The root of a split may be a sub-folder, and two splits may contain different files of the same name.
         below = os.path.relpath(manifest.root, self.root)
         inside = (
             os.path.relpath(path, self.root) if path.startswith("/") else os.path.normpath(f"{below}/{path}")
@@ -174,7 +174,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return replace(manifest, further=manifest.further | {"flow": flow})
 
     def find_list(self, *names: str) -> Path | None:
-        """The first of some official files that exists in one of `places`."""
+        """The first of these official files that exists in one of `places`."""
         return find_file(self.list_folder, self.places, names)
 
     def read_first(self, split: str, *names: str) -> Manifest | None:
@@ -182,7 +182,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
         Args:
             split: 'train', 'val' or 'test'.
-            names: of its list, in order of preference.
+            names: possible names of its list, in order of preference.
 
         Raises:
             SettingError: if a list is `needed` and missing.
@@ -196,28 +196,28 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         """The error for a missing official file.
 
         Args:
-            name: of the file.
-            setting: that may name the file itself.
+            name: name of the file.
+            setting: setting that can be set to the file itself.
         """
         instead = f"{setting} to it, or data.lists.folder" if setting is not None else "data.lists.folder"
         return SettingError(f"{self.list_folder} contains no {name}; set {instead} to the folder of the official files.")
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of the training videos; None without labels."""
+        """Number of classes of the training videos; None without labels."""
         if self.train_manifest is None or not self.train_manifest.is_labelled:
             return None
         return self.train_manifest.num_classes
 
     @property
     def wanted(self) -> dict[str, Kind]:
-        """Kinds of the streams that are read from files, by name."""
+        """Kind of each stream that is read from files, by name."""
         names = self.stream_settings.names
         return {name: self.offers[name] for name in (self.gives if names is None else names)}
 
     @property
     def streams(self) -> dict[str, Kind]:
-        """Streams of a batch, once the lists are read."""
+        """Streams of a batch; available once the lists are read."""
         manifest = self.train_manifest or self.test_manifest or self.predict_manifest
         has_texts = manifest is not None and manifest.texts is not None
         return self.wanted | ({"text": "text"} if has_texts else {})
@@ -228,12 +228,12 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names by label, where known."""
+        """Class names in the order of labels, if known."""
         return (self.train_manifest.class_names or None) if self.train_manifest is not None else None
 
     @property
     def split_record(self) -> dict[str, Any]:
-        """What validates and what is tested, for the record of a run and of a test."""
+        """Source of the validation and test samples, for the record of a run and of a test."""
         held_out = bool(self.subset.validation)
         return {
             "validation": f"{self.subset.validation:g} of the training samples" if held_out else "validation set",
@@ -258,11 +258,11 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self.train_manifest.sha256() if self.train_manifest is not None else None
 
     def check_root(self) -> None:
-        """Check that the root exists; overridden for data that are not in a folder."""
+        """Check that the root exists; overridden by data sets that are not in a folder."""
         check_root(self.root)
 
     def check(self, stage: str) -> None:
-        """Check settings, folders and lists before a network is built; `setup` does not read them again."""
+        """Check settings, folders and lists before a network is built; `setup` does not read the lists again."""
         self.setup(stage)
 
     def setup(self, stage: str) -> None:
@@ -296,7 +296,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 f"{', taken from the training samples' if self.subset.validation else ''}."
             )
             self.train_manifest, self.val_manifest, self._own_val = train, val, own_val
-        # A list of test videos that the settings name is read with the others, and not after hours of training.
+        # A list of test videos from the settings is read now, so that errors show before hours of training.
         if (stage == "test" or self.lists.test is not None) and self.test_manifest is None:
             test = _same_classes(self.train_manifest, self.read_split("test"), "test")
             usable = test is not None and test.is_labelled
@@ -304,7 +304,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             self.test_manifest = test if usable or self.lists.test is not None else own_val
             if self.subset.validation and self.test_manifest is self.val_manifest:
                 rank_zero_warn(
-                    f"There are no test videos in {self.root}, so the test is of the validation videos: if these chose the "
+                    f"There are no test videos in {self.root}, so the test uses the validation videos: if these chose the "
                     "epoch or a setting, its result is too good. Set data.lists.test for videos that nothing has seen."
                 )
             if self.test_manifest is None:
@@ -322,8 +322,8 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 raise SettingError(f"The list {listed} does not exist; set data.lists.{split} to an existing file.")
 
     def _setup_predict(self) -> None:
-        """Find the videos that `predict` takes, whether they have labels or not: those of the test list, without one those of
-        validation, and all where the data are in no splits, such as a folder of videos.
+        """Find the videos for `predict`, with or without labels: those of the test list, otherwise of the validation list,
+        otherwise all videos, if the data have no splits (a folder of videos, for example).
 
         Raises:
             SettingError: for a missing folder or list, no videos, or fewer than processes.
@@ -343,7 +343,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 )
             self.predict_manifest = found
         if self.faults is None or self.trainer is not self._reported_to:
-            # What is broken is named beside the predictions; paths in the report of the run are those of its own data.
+            # Broken files are listed next to the predictions; the report of the run only contains paths of its own data.
             self.faults, self._reported_to = FaultLog(self.reading.max_bad_fraction), self.trainer
 
     def _check_sizes(self, train: Manifest, val: Manifest | None) -> None:
@@ -360,7 +360,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
             )
 
     def _start_report(self) -> None:
-        """Every trainer has its own report, in its folder."""
+        """Start the report of broken files in the folder of the trainer."""
         trainer = self._reported_to = self.trainer
         self.faults = FaultLog(self.reading.max_bad_fraction)
         if trainer is not None and not run_of(trainer).fast_dev_run:
@@ -387,7 +387,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return collate(samples)
 
     def _dataset(self, manifest: Manifest, train: bool, views: ViewSettings | None, guard: WorkerGuard) -> VideoClipDataset:
-        """The dataset that reads the samples of a manifest."""
+        """The torch dataset that reads the samples of a manifest."""
         decoder, timeout = self.reading.decoder, self.reading.decode_timeout
         kinds, main = self.wanted, next(iter(self.offers))
         if list(kinds) == ["video"] and main == "video":
@@ -399,7 +399,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return StreamDataset(manifest, self.clip, self.seed, train, wanted, decoder, timeout, guard, views)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
-        """Samples in a batch of one device; with `views`, reduced so that a batch has as many clips as in training."""
+        """Samples per batch and device; reduced with `views`, so that a batch has as many clips as in training."""
         return self.batch_size if views is None else max(1, self.batch_size * self.clip.views // views.views)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -413,7 +413,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
 
     @property
     def test_views(self) -> ViewSettings | None:
-        """Clips and crops of each test sample; None for those of validation."""
+        """Clips and crops of each test sample; None for the clips of validation."""
         return self.views
 
     def test_dataloader(self) -> ResumableLoader:
@@ -422,12 +422,12 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
         return self._loader(self.test_manifest, "test", train=False, views=self.test_views)
 
     def predict_dataloader(self) -> Batches:
-        """The videos that `predict` takes in order, with the views of a test."""
+        """The videos of `predict` in order, with the views of a test."""
         assert self.predict_manifest is not None
         return Batches(self._loader(self.predict_manifest, PREDICTED, train=False, views=self.test_views))
 
     def probe_dataloader(self) -> ResumableLoader:
-        """Centre clips of training videos, for probes; only labelled ones, if there are any."""
+        """Centre clips of training videos for probes; only labelled videos, if there are any."""
         manifest = self.train_manifest
         assert manifest is not None
         labelled = np.flatnonzero(manifest.labels != UNLABELLED)
@@ -454,7 +454,7 @@ def _classes_of(train: Manifest) -> str:
 
 
 def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifest | None:
-    """Validation or test videos with the label indices of training: a split that lacks a class must not shift the others.
+    """Validation or test videos with the label indices of training, so that a missing class does not shift the others.
 
     Args:
         train: training videos.
@@ -462,7 +462,7 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
         kind: 'validation' or 'test', for messages.
 
     Raises:
-        SettingError: if the labels of the two cannot be matched, or a label is beyond those of training.
+        SettingError: if the labels of the two cannot be matched, or a label is above those of training.
     """
     if other is None:
         return None
@@ -508,7 +508,7 @@ def _same_classes(train: Manifest, other: Manifest | None, kind: str) -> Manifes
 
 
 def _paths_agree(train: Manifest, other: Manifest) -> bool:
-    """Whether every labelled path of the one without names contains the folder that has this index in the other."""
+    """Whether each labelled path of the list without class names contains the class folder of that index in the other list."""
     named, numbered = (train, other) if train.class_names else (other, train)
     names = dict(enumerate(named.class_names))
     pairs = zip(numbered.paths, numbered.labels.tolist(), strict=True)

@@ -28,7 +28,7 @@ class Features(Dataset[Batch]):
     """Features of all samples of a split, in memory.
 
     Args:
-        passes: outputs of the backbone, one entry per pass over the data: `feature` float32 [N, V, D], `label`
+        passes: outputs of the backbone, one dictionary per pass over the data: `feature` float32 [N, V, D], `label`
             [N, ...], `substituted` int64 [N].
         source: the data set of clips.
     """
@@ -40,7 +40,7 @@ class Features(Dataset[Batch]):
         return len(self.passes[0]["label"])
 
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
-        """A complete batch, of the pass that belongs to the epoch."""
+        """A complete batch, from the pass that belongs to the epoch."""
         one = self.passes[keys[0].epoch % len(self.passes)]
         rows = torch.tensor([key.row for key in keys])
         return Batch(rows, one["label"][rows], {"feature": Stream("feature", one["feature"][rows])}, one["substituted"][rows])
@@ -53,7 +53,7 @@ def _whole(batch: Batch) -> Batch:
 class CachedFeatures(SinglePass, LightningDataModule):
     """Features of another data module's clips, computed by the frozen backbone of the model.
 
-    For a linear classifier and for nearest neighbours. Features are extracted when a loader is first requested, by all
+    For linear classification and nearest neighbours. Features are extracted when a loader is first requested, by all
     processes, and stored in a folder. File names are hashes of the backbone's weights and settings, of the clip settings and of
     the list of samples: a later run reuses features that are still valid, and recomputes the others. They do not include
     augmentation on the device.
@@ -97,7 +97,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names by label, where known."""
+        """Class names in the order of labels, if known."""
         return getattr(self.data, "class_names", None)
 
     @property
@@ -178,7 +178,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         raise SettingError(WANTS_CLIPS)
 
     def tested_in_training(self, stage: str = "test") -> int:
-        """As the wrapped data module says, without reading features out; 0 where it does not."""
+        """Number given by the wrapped data module, without extracting features; 0 if it gives none."""
         return self.data.tested_in_training(stage) if isinstance(self.data, TrainingBank) else 0
 
     def _loader(self, passes: list[dict[str, Tensor]], clips: ResumableLoader, shuffle: bool) -> ResumableLoader:
@@ -187,7 +187,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
         return ResumableLoader(dataset, sampler, self.batch_size or 1, 0, _whole)
 
     def _read(self, loader: ResumableLoader, split: str, epoch: int | None = None) -> dict[str, Tensor]:
-        """Features of a loader's samples: from the folder if all processes find them there, otherwise from the backbone."""
+        """Features of a loader's samples: read from the folder if all processes find them, otherwise computed."""
         assert self.trainer is not None
         strategy = self.trainer.strategy
         model: Any = self.trainer.lightning_module
@@ -229,7 +229,7 @@ class CachedFeatures(SinglePass, LightningDataModule):
 
 
 def hash_network(network: nn.Module) -> str:
-    """Hash of a network: weights, buffers, and every plain attribute of its parts (not all settings show in weights)."""
+    """Hash of a network: weights, buffers, and every plain attribute of its modules (some settings do not change weights)."""
     digest = hashlib.sha256()
     for name, part in network.named_modules():
         plain = {

@@ -11,11 +11,11 @@ from modules.core.errors import SettingError
 
 
 class VideoFolder(VideoDataModule):
-    """Any folder of videos or pictures (a picture is a video of one frame).
+    """Any folder of videos or images (an image is a video of one frame).
 
-    If it has sub-folders `train`, `val` and perhaps `test`, these are the splits, also with other common names (`training`,
-    `validation`, `Val`); otherwise all videos are for training. Sub-folders are classes; a few videos next to them are left
-    out, and so are hidden files. `lists.train`, `lists.val` and `lists.test` override this.
+    Sub-folders `train`, `val` and (optionally) `test` are the splits; other common names are accepted (`training`,
+    `validation`, `Val`); without them, all videos are for training. Sub-folders are classes. A few videos next to the class
+    folders are left out, and so are hidden files. `lists.train`, `lists.val` and `lists.test` replace these rules.
     """
 
     def read_official(self, split: str) -> Manifest | None:
@@ -36,7 +36,7 @@ class VideoFolder(VideoDataModule):
         return read_folder(self.root)
 
     def _check_beside(self, folders: dict[str, Path]) -> None:
-        """Print what is next to the split folders and not read; a single `train` next to other folders may be a class."""
+        """Print the folders next to the split folders that are not read; refuse a single `train` that may be a class."""
         known = {folder.name for folder in folders.values()}
         others = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name not in known)
         others = [name for name in others if not is_hidden(name)]

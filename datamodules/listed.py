@@ -13,32 +13,32 @@ from modules.core.errors import SettingError, check_positive, given
 
 
 class ListedStreams(VideoDataModule):
-    """Recordings with any streams, from lists: csv files with a header and one row per sample (docs/streams.md).
+    """Recordings with any streams, from csv lists with a header and one row per sample (docs/streams.md).
 
     * `path`: file of the main stream, relative to `root` or absolute;
-    * `start`, `end`: the part of the file that makes up the sample, in seconds, for all streams; empty for the ends of the
-      file;
-    * `label`: integers from 0, or names; several are separated by semicolons; `caption`: a sentence;
+    * `start`, `end`: the part of the file that makes up the sample, in seconds, for all streams; empty for the start or end of
+      the file;
+    * `label`: integers from 0, or names; separated by semicolons if there are several; `caption`: a sentence;
     * `audio`, `depth`, `flow`, `mask`, `skeleton`, `signal`, `track`, `feature`, `picture`: files of further streams, or
-      `name:kind` for several of a kind. An empty cell means that the sample lacks the stream.
+      `name:kind` for several streams of a kind. An empty cell means that the sample lacks the stream.
 
-    Without `lists.train` and so on, the lists are `train.csv`, `val.csv` and `test.csv` in `root`. A batch has the main
-    stream and those with a column, unless `streams.names` selects some; it may include `audio` without a column, for the
-    videos' own audio.
+    The default lists are `train.csv`, `val.csv` and `test.csv` in `root`. A batch has the main
+    stream and every stream with a column, unless `streams.names` selects some of them; `audio` needs no column if it is the
+    sound of the videos.
 
     Args:
         root: folder that relative paths in lists are relative to.
-        lists: the lists, if not in `root`.
+        lists: the lists; the default is the files in `root`.
         clip: frames, stride, size, crop and number of clips.
         batch_size: samples per batch and device; a batch contains batch_size x clip.clips x clip.repeat clips.
         reading: worker processes, decoder, and tolerance for broken files.
         subset: part of the training samples to train on.
         views: clips and crops of each test sample.
         probe_samples: number of labelled training samples for online probes; see `VideoDataModule`.
-        seed: order, frames and crops are functions of it; null takes the run's seed.
-        streams: which streams a batch has, and how they are read.
+        seed: random seed of order, frames and crops; null takes the run's seed.
+        streams: the streams of a batch, and how they are read.
         main: kind of the files in the column `path`.
-        window: cut each row's part into windows of this many seconds, each of which is a sample; the remainder at the end, and
+        window: cut each row into windows of this many seconds; each window is a sample. The remainder at the end, and
             a window that ends exactly there (as in IMU-video), are left out.
 
     Raises:
@@ -65,13 +65,13 @@ class ListedStreams(VideoDataModule):
             raise SettingError(f"data.main is {main}; it must be one of {', '.join(FURTHER)}.")
         self.main, self.window = main, window
         self.several: bool | None = None
-        """Whether samples have several labels each; known once the first list, that of training, is read."""
+        """Whether samples have several labels each; known once the first list (training) is read."""
         folder = Path(lists.folder or root)
         first = lists.of("train") or folder / "train.csv"
         self.columns = read_columns(first, main)
         own: dict[str, Kind] = {main: main} | self.columns
         sound: dict[str, Kind] = {"audio": "audio"} if main == "video" else {}
-        # Per instance, since other lists may have other streams.
+        # Per instance, because other lists may have other streams.
         self.offers = own | {name: kind for name, kind in sound.items() if name not in own}  # type: ignore[misc]
         self.gives = tuple(own)  # type: ignore[misc]
         super().__init__(root, lists, clip, batch_size, reading, subset, views, None, probe_samples, seed, streams)

@@ -31,17 +31,17 @@ class MixedData(LightningDataModule):
     Sets are sampled in proportion to the weights; over an epoch the proportions are exact. Every set has its own
     random order, which continues over epochs: no row is repeated before all rows of the set have been used. (Samples left out
     at the end of an epoch, where the last batch would be incomplete, are used again in the next round.) The
-    set and row at a position of an epoch are a function of (seed, epoch, position), so that a run resumes at
-    any sample, also with other workers, another batch size or number of processes. Sets with `sample_weights` are
-    sampled in these proportions. Broken files are replaced by others of their set; each set has its own `bad_videos.tsv`, in
-    a sub-folder of the run that is named after it.
+    set and row at a position of an epoch are a function of (seed, epoch, position), so that a run can resume at
+    any sample, also with a different number of workers or processes or another batch size. Sets with `sample_weights` are
+    sampled with these weights. Broken files are replaced by other files of the same set; each set has its own `bad_videos.tsv`,
+    in a sub-folder of the run that is named after it.
 
-    The sets must have the same streams with the same shapes. `extra` of a batch has `source`, the index of the set, and `row`.
+    The sets must have the same streams with the same shapes. `extra` of a batch contains `source` (index of the set) and `row`.
 
     Validation, tests, probes and nearest neighbours only use the first set, whose classes come first in the list.
 
     Args:
-        sets: data modules. Their settings of order and workers apply to validation, tests and probes; their batch sizes are not
+        sets: data modules. Their own seeds and workers are used for validation, tests and probes; their batch sizes are not
             used.
         weights: relative number of samples from each set; null takes the sizes of the sets.
         epoch_samples: samples in an epoch, over all processes; null takes the total size of the sets, which without
@@ -51,7 +51,7 @@ class MixedData(LightningDataModule):
             validation and probes.
         batch_size: samples per batch and device, also for validation of the first set; null takes the batch size of that set.
         reading: worker processes for training.
-        seed: the order is a function of it; null takes the run's seed.
+        seed: random seed of the order; null takes the run's seed.
 
     Raises:
         SettingError: if a value is out of range, or the sets are incompatible.
@@ -134,7 +134,7 @@ class MixedData(LightningDataModule):
 
     @property
     def predict_manifest(self) -> Any:
-        """List of the samples that `predict` takes, where there is one."""
+        """List of the samples of `predict`, if there is one."""
         return getattr(self.sets[0], "predict_manifest", None)
 
     @property
@@ -152,7 +152,7 @@ class MixedData(LightningDataModule):
     # --- Lightning ---
 
     def prepare_data(self) -> None:
-        """Those of the sets."""
+        """Delegates to the sets."""
         for one in self.sets:
             one.prepare_data()
 
@@ -170,7 +170,7 @@ class MixedData(LightningDataModule):
             one.trainer = self.trainer
             if hasattr(one, "report_folder"):
                 one.report_folder = name
-            # Batches are mixed: a set may be smaller than one.
+            # Batches are mixed, so a set may be smaller than a batch.
             one.batch_size = 1  # type: ignore[attr-defined]
             # Only the first set is tested.
             one.setup(stage if number == 0 else "fit")
@@ -198,7 +198,7 @@ class MixedData(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _mixed(self) -> tuple[MixedSamples, list[ResumableLoader]]:
-        """The samples of training, and the loaders of the sets that they are from."""
+        """The training samples, and the loaders of the sets."""
         loaders = [one.train_dataloader() for one in self.sets]
         for name, loader in zip(self.names, loaders, strict=True):
             if not isinstance(loader, ResumableLoader):
@@ -214,7 +214,7 @@ class MixedData(LightningDataModule):
         return MixedSamples(mixed, self.seed, self._common), loaders
 
     def train_dataloader(self) -> ResumableLoader:
-        """Mixed batches in random order; the last, incomplete one is dropped."""
+        """Mixed batches in random order; the last, incomplete batch is dropped."""
         mixed, loaders = self._mixed()
         guards = [one.dataset.guard for one in mixed.sets if isinstance(one.dataset, VideoClipDataset)]
         sampler = EpochSampler(len(mixed), self.seed, True, *self._rank())
@@ -226,7 +226,7 @@ class MixedData(LightningDataModule):
         return self._train_loader.keep(loader, mixed.sha256(self.manifest_hash))
 
     def _first(self) -> Any:
-        """The set of validation, tests and probes."""
+        """The set that is used for validation, tests and probes."""
         first = self.sets[0]
         if hasattr(first, "preparation"):
             first.preparation = self.preparation
@@ -241,7 +241,7 @@ class MixedData(LightningDataModule):
         return self._first().test_dataloader()
 
     def predict_dataloader(self) -> Any:
-        """That of the first set."""
+        """Delegates to the first set."""
         return self._first().predict_dataloader()
 
     def probe_dataloader(self) -> Any:
@@ -253,7 +253,7 @@ class MixedData(LightningDataModule):
         return self._bank().train_once()
 
     def tested_in_training(self, stage: str = "test") -> int:
-        """Test samples of the first set, or those to predict, that are among its training samples."""
+        """Number of test (or prediction) samples of the first set that are also training samples."""
         return self._bank().tested_in_training(stage)
 
     def _bank(self) -> Any:
@@ -272,7 +272,7 @@ class MixedData(LightningDataModule):
 
 
 def share_out(sizes: list[int], weights: list[float] | None, total: int | None) -> list[int]:
-    """Samples of each set in an epoch, which add up to `total`.
+    """Number of samples of each set in an epoch; they add up to `total`.
 
     Args:
         sizes: number of samples of each set.
@@ -280,7 +280,7 @@ def share_out(sizes: list[int], weights: list[float] | None, total: int | None) 
         total: samples in an epoch; None for the total size.
 
     Raises:
-        SettingError: if a set would have none.
+        SettingError: if a set would have no sample.
     """
     total = sum(sizes) if total is None else total
     ends = np.cumsum(np.array(sizes if weights is None else weights, np.float64))
@@ -295,10 +295,10 @@ def share_out(sizes: list[int], weights: list[float] | None, total: int | None) 
 
 
 def _source(loader: ResumableLoader, workers: int) -> tuple[Any, Any]:
-    """The data set of a loader and its collate function, with a guard for the given number of workers."""
+    """Dataset and collate function of a loader, with a guard for the given number of workers."""
     dataset, collate = loader.dataset, loader.collate_fn
     if isinstance(dataset, PreparedBatches):
-        # Mixed batches are prepared as a whole.
+        # Mixed batches are prepared after they are joined.
         collate, dataset = dataset.collate, dataset.dataset
     if isinstance(dataset, VideoClipDataset):
         dataset.guard = WorkerGuard(workers, dataset.guard.limit, dataset.guard.condemned)

@@ -1,4 +1,4 @@
-"""Long recordings (egocentric video, lectures, surgery): several clips of a segment of a file, read in one pass."""
+"""Long recordings (egocentric video, lectures, surgery): several clips per segment of a file, read in one pass."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ from modules.core.errors import check_positive, check_writable
 
 
 class LongRecordings(VideoFolder):
-    """Recordings of minutes to hours, from a folder or lists. A sample is a segment of one of them, an epoch covers every
+    """Recordings of minutes to hours, from a folder or lists. A sample is a segment of a recording; an epoch covers every
     segment once.
 
     The `clip.clips` clips of a sample are drawn by `clip.sampler` within its segment, and read in one pass over the file,
@@ -27,8 +27,8 @@ class LongRecordings(VideoFolder):
     are read, sixteen in parallel, and cached below `durations`, so that later starts only check whether files have changed.
     Files that cannot be opened count as one broken sample each, and so does every segment beyond the actual end of a file.
 
-    As with every video, a file is completely scanned when it is first used, so that frames are found
-    exactly. The result is cached below `durations`, too: this is done once, and not by every worker.
+    Like every video, a file is completely scanned when it is first used, so that frames are found
+    exactly. The result is also cached below `durations`, so that a file is scanned once and not by every worker.
 
     Args:
         root: folder of the recordings; relative paths in lists are relative to it.
@@ -69,7 +69,7 @@ class LongRecordings(VideoFolder):
         self.stretch, self.durations = stretch, Path(durations)
 
     def read_split(self, split: str) -> Manifest | None:
-        """See `VideoDataModule.read_split`: of stretches."""
+        """See `VideoDataModule.read_split`; a row is a segment."""
         manifest = super().read_split(split)
         if manifest is None:
             return None

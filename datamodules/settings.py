@@ -63,11 +63,11 @@ class ReadSettings:
 
 @dataclass
 class ListSettings:
-    """The lists of videos, if not the data set's usual files in its root.
+    """The lists of videos; the default is the data set's usual files in its root.
 
     Args:
-        train: List of training videos; null uses the data set's usual files in `folder`.
-        val: List of validation videos; null uses the data set's usual files in `folder`.
+        train: List of training videos; null uses the data set's usual file in `folder`.
+        val: List of validation videos; null uses the data set's usual file in `folder`.
         test: List of test videos; null uses the data set's test split if it has one with labels, otherwise the validation
             videos.
         folder: Folder of the data set's official lists; null uses the root.
@@ -79,7 +79,7 @@ class ListSettings:
     folder: str | None = None
 
     def of(self, split: str) -> Path | None:
-        """The list that is named for 'train', 'val' or 'test', if any."""
+        """The list set for 'train', 'val' or 'test'; None if it is not set."""
         named = {"train": self.train, "val": self.val, "test": self.test}[split]
         return Path(named) if named else None
 
@@ -89,12 +89,13 @@ class SubsetSettings:
     """Which part of the training videos to train on, and which to validate on instead.
 
     Args:
-        fraction: Share of the videos, the same of every class.
-        low_shot: About so many videos, the same number of every class, rounded up (SEVERE, official code: 1000, with seed
-            99999); null takes the share that `fraction` names.
-        seed: Which videos these are; TubeletContrast's subsets have 12345, 99999 and 4567980 (official code).
-        validation: Share of the training videos, the same of every class, that is taken away first and validates in the place
-            of the data set's own validation videos, which are left for the test where there is no test set. 0 takes none.
+        fraction: Fraction of the videos, the same for every class.
+        low_shot: Approximate number of videos, the same number for every class, rounded up (SEVERE, official code: 1000, with
+            seed 99999); null uses `fraction` instead.
+        seed: Random seed of the selection; TubeletContrast uses 12345, 99999 and 4567980 (official code).
+        validation: Fraction of the training videos, the same for every class, that is held out first and used for validation
+            instead of the data set's own validation videos. These are then used for the test if there is no test set. 0 holds
+            out none.
     """
 
     fraction: float = 1.0
@@ -115,11 +116,11 @@ class SubsetSettings:
 
 @dataclass
 class RecordingSubset:
-    """Which part of the skeleton training recordings to train on.
+    """The part of the skeleton training recordings to train on.
 
     Args:
         fraction: Fraction of the recordings.
-        per_class: Take that fraction of every class, rounded up; false takes it of all, rounded down.
+        per_class: Whether the fraction is taken of every class, rounded up, or of all recordings, rounded down.
         seed: Random seed of the selection.
     """
 
@@ -133,21 +134,21 @@ class RecordingSubset:
 
 
 def check_share(fraction: float) -> None:
-    """Refuse a share that is not above 0 and at most 1."""
+    """Refuse a fraction that is not above 0 and at most 1."""
     check_positive("data.subset", fraction=fraction)
     check_range("data.subset", 0, 1, fraction=fraction)
 
 
 def choose_benchmark(kind: type, benchmarks: tuple[str, ...], wanted: str | None) -> str:
-    """The benchmark that the settings name, else the first of the data set.
+    """The benchmark from the settings, otherwise the first of the data set.
 
     Args:
         kind: class of the data module.
-        benchmarks: those that the data set has; may be none.
+        benchmarks: names of the benchmarks of the data set; may be empty.
         wanted: `data.benchmark`.
 
     Returns:
-        Its name, empty where the data set has none.
+        Its name; empty if the data set has none.
 
     Raises:
         SettingError: if the data set has no such benchmark.

@@ -24,8 +24,8 @@ class ShardedManifest(Manifest):
     """Videos in shards.
 
     Args:
-        shards: of the split.
-        items: int64 [N], number of each video in them.
+        shards: shards of the split.
+        items: int64 [N], index of each video in the shards.
     """
 
     shards: Shards
@@ -38,14 +38,14 @@ class ShardedManifest(Manifest):
 
 
 class StreamedClipDataset(VideoClipDataset):
-    """The same samples as `VideoClipDataset` makes of files, out of shards."""
+    """The same samples as from `VideoClipDataset`, read from shards instead of files."""
 
     manifest: ShardedManifest
     _here: tuple[int, bytes] | None = None
-    """Row and content of the file that was read ahead."""
+    """Row and content of the prefetched file."""
 
     def __getitems__(self, keys: list[SampleKey]) -> list[dict[str, Any]]:
-        """Samples of a batch. Files come while others are decoded; no worker is taken to hang while it waits for them."""
+        """Samples of a batch. A file is fetched while another is decoded; waiting for a file does not count as hanging."""
         return list(self._samples(keys))
 
     def _samples(self, keys: list[SampleKey]) -> Iterator[dict[str, Any]]:
@@ -81,16 +81,16 @@ class StreamedVideos(VideoDataModule):
 
     @cached_property
     def prepared(self) -> dict[str, Any]:
-        """What `prepare shards` noted of the data set."""
+        """Properties of the data set, as written by `prepare shards`."""
         return read_lists(self.place)
 
     @property
     def flips_change_labels(self) -> bool:  # type: ignore[override]
-        """Whether left and right are classes or words of the data set that was prepared."""
+        """Whether classes or captions of the original data set depend on left and right."""
         return bool(self.prepared["flips_change_labels"])
 
     def check_root(self) -> None:
-        """See `VideoDataModule.check_root`: missing shards in a folder are detected here, too."""
+        """See `VideoDataModule.check_root`: also detects missing shards in a folder."""
         engine()
         if not is_store(self.place):
             check_root(self.root)

@@ -1,4 +1,4 @@
-"""Which room imports which, read from the sources: `python -m tests.architecture` draws it into docs/architecture.md."""
+"""Imports between rooms, read from the sources: `python -m tests.architecture` draws them into docs/architecture.md."""
 
 import ast
 from pathlib import Path
@@ -31,15 +31,15 @@ ORDER = (
     "weights",
     "core",
 )
-"""From top to bottom: a room may import those below it, but for what `may_import` forbids."""
+"""From top to bottom: a room may import those below it, except for those that `may_import` forbids."""
 BELOW_DATA = ("scenes", "language", "motion", "core")
-"""All that data modules may import: they know no network."""
+"""Rooms that data modules may import: no networks."""
 ABOVE_DATA = ("main", "callbacks", "runs", "embed", "feature_map")
-"""All that may import data modules: methods take what they are given."""
+"""Rooms that may import data modules; methods may not."""
 
 
 def room_of(module: str) -> str | None:
-    """The room of a module by its dotted name; None for modules of others, and for those that collect short names."""
+    """The room of a module by its dotted name; None for modules of other packages, and for those that collect short names."""
     first, *rest = module.split(".")
     if first == "modules":
         return rest[0] if rest else None
@@ -58,7 +58,7 @@ def may_import(room: str, other: str) -> bool:
 
 
 def sources() -> dict[str, Path]:
-    """Dotted names of all modules of the project, but tests and benchmarks, and their files."""
+    """Dotted names and files of all modules of the project, except tests and benchmarks."""
     paths = [
         ROOT / "main.py",
         *(path for folder in ("modules", "datamodules", "callbacks") for path in (ROOT / folder).rglob("*.py")),
@@ -81,13 +81,13 @@ def imported(path: Path) -> list[tuple[str, bool]]:
 
 
 def edges() -> set[tuple[str, str]]:
-    """Pairs of different rooms of which the first imports the second."""
+    """Pairs of different rooms, the first of which imports the second."""
     pairs = {(room_of(name), room_of(other)) for name, path in sources().items() for other, _ in imported(path)}
     return {(one, other) for one, other in pairs if one is not None and other is not None and one != other}
 
 
 def picture() -> str:
-    """The rooms in Mermaid. An import that others imply is left out."""
+    """The rooms as a Mermaid diagram, without imports that follow from others."""
     pairs = edges()
     reached: dict[str, set[str]] = {}
     for room in reversed(ORDER):
@@ -103,7 +103,7 @@ def picture() -> str:
 
 
 def drawn(text: str) -> str:
-    """A page with the picture in the place of the one that it has."""
+    """A page in which the picture is replaced."""
     before, _, rest = text.partition(START)
     return before + START + picture() + END + rest.partition(END)[2]
 

@@ -1,4 +1,4 @@
-"""Settings that hold for every test."""
+"""Settings for all tests."""
 
 import os
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# Many small tensors: more threads only cost time, and the machines that run these tests are small.
+# With many small tensors, more threads only cost time, and test machines are small.
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> object:
-    """Every test draws the same numbers, whatever ran before, and leaves no seed of a run in the environment."""
+    """Every test draws the same numbers, independent of earlier tests, and leaves no seed in the environment."""
     seed = os.environ.pop("PL_GLOBAL_SEED", None)
     torch.manual_seed(0)
     yield
@@ -23,7 +23,7 @@ def _same_random_numbers() -> object:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For very many small operations, where threads only block each other on a busy machine."""
+    """Use one thread for many small operations, because threads block each other on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Every method at tiny size. One line here puts a method under all common tests."""
+"""Every method at tiny size. One line here adds a method to all common tests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -57,14 +57,14 @@ class Case:
     build: Callable[[], Method]
     yaml: str
     clips: int = 1
-    """Clips that it takes of each video or recording."""
+    """Clips per video or recording."""
     skeletons: bool = False
-    """Whether it takes recordings of skeletons instead of videos."""
+    """Whether it uses skeleton recordings instead of videos."""
     variant: bool = False
     """Whether it shares its file with another case."""
 
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
-        """A random batch of the kind that it takes."""
+        """A random batch for the method."""
         make = skeleton_batch if self.skeletons else video_batch
         return make(samples, self.clips if clips is None else clips, seed)
 
@@ -91,7 +91,7 @@ def tiny_locomotion() -> LocoMotion:
     """Two blocks of width 32 on 4 frames of 32 px, and three layers of text, one of them fusion."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
     for temporal in backbone.temporal:
-        # At 0, where it starts in training, the attention that it scales has no gradient yet.
+        # At its initial value 0, the attention that it scales has no gradient.
         torch.nn.init.constant_(temporal.scale, 0.5)
     text = TextSettings(32, 3, 1, 2, mlp_ratio=2, positions=40, dropout=0)
     return LocoMotion(backbone, text, TokenizerSettings(max_tokens=40), contrast=TextContrastSettings(16), optim=OPTIM)
@@ -119,7 +119,7 @@ METHODS = [
         lambda: SIGMA(tiny_vit(), PixelTarget(), TubeMask(0.5), MLPSettings([16, 8]), 12, optim=OPTIM),
         "sigma_mlp.yaml",
     ),
-    # The classes of the generated motion have sides, so that clips would not be mirrored without being told so.
+    # The classes of the generated motion have sides, so clips are only mirrored if this is set.
     Case("MoCo", lambda: MoCo(tiny_cnn(), CONTRAST, optim=SGD, flip=0.5), "moco.yaml", clips=2),
     Case(
         "TubeletContrast",
@@ -180,8 +180,8 @@ DOWNSTREAM = [
 
 
 REPRESENTATIVE = ("VideoMAE", "TubeletContrast", "SkeletonContrast")
-"""One masked method, one with a queue and two clips, one on skeletons: with these, runs are killed and spread over processes by
-default; with all others by `-m slow`."""
+"""One masked method, one with a queue and two clips, one on skeletons: these are killed and run in several processes by
+default, all others with `-m slow`."""
 
 
 def by_name(*cases: Case) -> list[Any]:
@@ -190,7 +190,7 @@ def by_name(*cases: Case) -> list[Any]:
 
 
 def rows_of(batch: Batch, rows: Any) -> Batch:
-    """Some samples of a batch: a slice or int64 numbers."""
+    """Some samples of a batch, by slice or int64 indices."""
     chosen: Batch = apply_to_collection(batch, Tensor, lambda value: value[rows])
     return chosen
 

@@ -1,4 +1,4 @@
-"""Rooms and what they may import; docs/architecture.md says why."""
+"""Rooms and their allowed imports; see docs/architecture.md."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from tests.architecture import PAGE, ROOT, drawn, imported, may_import, room_of,
 
 OURS = ("main", "modules", "datamodules", "callbacks")
 FEW = 12
-"""Files in a room; methods and data sets, of which there is one file each, may be more."""
+"""Files in a room; more are allowed for methods and data sets, which have one file each."""
 
 
 def test_imports_run_down() -> None:

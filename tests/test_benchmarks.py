@@ -1,4 +1,4 @@
-"""The benchmarks run, at a size that measures nothing."""
+"""The benchmarks run at tiny size."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_step_against_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_peers_do_the_same_work() -> None:
-    """As many tokens hidden, predictions of the same shape, and within a few percent as many weights as ours."""
+    """The same number of hidden tokens, predictions of the same shape, and a similar number of weights as ours."""
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (16, 256, 340, 3), dtype=np.uint8) for _ in range(2)]
     for make, ratio, hidden in ((plain_videomae, 0.9, 1408), (plain_smile, 0.8, 1248)):
@@ -197,7 +197,7 @@ def test_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     with Image.open(tmp_path / "benchmarks.png") as picture:
         assert len(picture.getcolors(1 << 20) or []) > 2
     assert "left out: loader" in capsys.readouterr().out
-    # A benchmark that fails is not passed over.
+    # A failing benchmark is not ignored.
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(SystemExit, match="failed: memory"):
         run(monkeypatch, "all.py", "--parts=[memory]", f"--out={tmp_path}")
@@ -285,7 +285,7 @@ def test_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_page_about_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its command draws its picture, and its table is what is measured."""
+    """Its command draws its picture, and its table has the measured values."""
     page = (BENCHMARKS.parent / "docs/masks.md").read_text()
     command = shlex.split(next(line for line in page.splitlines() if line.startswith("    python benchmarks/")))
     assert command[1:] == ["benchmarks/mask_pictures.py", "--out", "docs/masks.gif"]
@@ -327,7 +327,7 @@ def test_sinkhorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     result = json.loads(out.read_text())
     assert result["equal"] > 0.999
     assert result["ratio"]["ours"] == pytest.approx(result["seconds"]["plain"][0] / result["seconds"]["ours"][0])
-    # Upper bounds only: here, unlike in a fresh process, memory that earlier tests gave back is used again and does not count.
+    # Upper bounds only: here, unlike in a fresh process, memory freed by earlier tests is reused and not counted.
     assert result["memory"]["ours"] < 1.3
     assert result["memory"]["side_by_side"] < 2.3
     assert result["memory"]["plain"] < 2.6
@@ -366,7 +366,7 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     out = tmp_path / "prepare.json"
     run(monkeypatch, "prepare.py", "--files=4", "--slow_files=1", "--memory=false", f"--out={out}")
     result = json.loads(out.read_text())
-    # Both ways come to the same clips.
+    # Both ways give the same clips.
     assert result["largest_difference_m"] < 1e-5
     assert result["ratio"] == pytest.approx(result["ms_per_clip"]["line by line"] / result["ms_per_clip"]["prepare"])
     assert "4 files" in capsys.readouterr().out
@@ -375,7 +375,7 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="benchmarks/manifest.py measures memory as Linux tells it")
 def test_manifest(tmp_path: Path) -> None:
     out = tmp_path / "manifest.json"
-    # In a separate process: what this one holds would count as soon as it is touched.
+    # In a separate process: the memory of this one would count as soon as it is touched.
     command = [sys.executable, str(BENCHMARKS / "manifest.py"), "--rows=20000", "--workers=1", "--reads=20000", f"--out={out}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(out.read_text())

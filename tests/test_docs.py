@@ -1,4 +1,4 @@
-"""The site's pages: what they say to type is accepted, what they show exists, and every method has its page."""
+"""The site's pages: commands are accepted, shown files exist, and every method has a page."""
 
 import re
 import shlex
@@ -39,7 +39,7 @@ _Site.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, suf
 
 
 def site() -> dict[str, Any]:
-    """What mkdocs.yml says."""
+    """Content of mkdocs.yml."""
     settings: dict[str, Any] = yaml.load((ROOT / "mkdocs.yml").read_text(), _Site)
     return settings
 
@@ -107,7 +107,7 @@ def test_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch, ca
 
 USER_FILES = ("--model.backbone.checkpoint", "--model.text.checkpoint", "--model.tokenizer.vocabulary", "--model.init_from")
 USER_FILES += ("--model.paste.objects.root",)
-"""Settings that name files which only a user has; networks are built without."""
+"""Settings with files that only users have; networks are built without them."""
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_the_container_installs_what_is_there() -> None:
     text = (ROOT / "Dockerfile").read_text()
     sources = [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
     assert all((ROOT / name).exists() for name in sources)
-    # All else is left out of what docker is sent.
+    # Everything else is excluded from the docker context.
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(sources) == let_in
     (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The layers of generated data that networks can learn from in minutes: the commands that stand in them, as they stand."""
+"""The layers of generated data that networks can learn from in minutes: the commands in their comments, unchanged."""
 
 import json
 import shlex
@@ -81,7 +81,7 @@ def test_features_of_moving_grounds_tell_the_motion(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_sentences_find_motion(tmp_path: Path) -> None:
-    """Of 100 clips, of which pairs differ in nothing but motion, most sentences find their own."""
+    """Most sentences find their clip among 100 clips, in pairs that only differ in motion."""
     contrast, tested, everything, *tests = commands("motion_text.yaml")
     first, last = (tmp_path / stage / "checkpoints/last.ckpt" for stage in ("contrast", "all"))
     run(contrast, tmp_path / "contrast", first)

@@ -1,4 +1,4 @@
-"""The project as a whole: every YAML runs, and the files keep the rules of growth."""
+"""The project as a whole: every YAML runs, and files follow the project's rules."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 # Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for shards in
-# tests/test_readme.py, those for long generated videos and for mixed data beside the tests of these, that for the best
+# tests/test_readme.py, those for long generated videos and for mixed data next to their tests, that for the best
 # checkpoint of classifiers in tests/runs.
 OWN_TESTS = (
     "trainer/best",
@@ -96,7 +96,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No connection but between processes of this machine."""
+    """No connections except between processes of this machine."""
     connect = socket.socket.connect
 
     def only_here(own: socket.socket, address: Any) -> None:
@@ -117,7 +117,7 @@ def test_every_recipe_builds_and_trains_offline(recipe: str, videos: Path, teach
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
-    # The files that the run started from may be gone by now.
+    # The initial weight files of the run may no longer exist.
     shutil.rmtree(tmp_path / "first", ignore_errors=True)
     again = Method.load_from_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     assert again.state_dict().keys() == checkpoint["state_dict"].keys()
@@ -146,7 +146,7 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
     still = ["--model.optim.base_lr=0", "--model.optim.min_lr=0"]
     tiny_run("smile_stage2.yaml", videos, teacher, tmp_path / "second", start, *still)
     second = torch.load(tmp_path / "second/checkpoints/last.ckpt", weights_only=True)
-    # With a learning rate of zero, the second stage ends with what it started from.
+    # With a learning rate of zero, the second stage ends with its initial weights.
     for name, value in first["state_dict"].items():
         assert torch.equal(value, second["state_dict"][name]), name
     assert second["global_step"] == 1
@@ -252,7 +252,7 @@ def test_recipes_state_their_source() -> None:
 
 
 def test_yaml_names_only_what_it_sets() -> None:
-    # A recipe is complete: it says which backbone, mask, target and data it is for.
+    # A recipe is complete: it contains backbone, mask, target and data.
     for recipe in RECIPES:
         config = yaml.safe_load((ROOT / "configs" / recipe).read_text())
         assert {"backbone", "optim"} <= set(config["model"]["init_args"]), recipe

@@ -1,4 +1,4 @@
-"""The prose check finds what it must, and finds nothing in the project."""
+"""The prose check finds banned phrases, and none in the project."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.prose import PHRASES, find, find_all, read_phrases, without_code
 
 
 def test_the_project_has_no_banned_phrase() -> None:
-    """What to write instead is in `tests/phrases.txt`."""
+    """Alternatives are in `tests/phrases.txt`."""
     assert [str(finding) for finding in find_all()] == []
 
 

@@ -1,4 +1,4 @@
-"""What README and docs say to type works as pasted (made small), and what they show to write runs."""
+"""Commands in README and docs work as pasted (at small size), and their code examples run."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ SMALL = [*SHORT, "--data.batch_size=4", "--data.train_videos=16", "--data.val_vi
 
 
 def words(start: str) -> list[list[str]]:
-    """Arguments of commands that begin like this, of all pages, each once."""
+    """Arguments of commands with this beginning, of all pages, each once."""
     lines = (line.split("&&")[-1].strip() for line in COMMANDS)
     found = [arguments(line) for line in dict.fromkeys(lines) if line.startswith(start)]
     assert found, f"no page has a command {start}"
@@ -136,7 +136,7 @@ OWN = [
     "python main.py predict --config configs/finetune/own_videos.yaml",
     "python main.py convert --source runs/own_videos",
 ]
-"""How the steps from videos to answers begin."""
+"""Beginnings of the steps from videos to predictions."""
 TINY_OWN = {
     "synthesise": ["--train_videos=24", "--val_videos=4", "--frames=16"],
     "fit": [*SHORT, "--data.batch_size=4", "--data.reading.num_workers=0", "--trainer.max_epochs=1"],
@@ -160,7 +160,7 @@ def test_from_ones_own_videos_to_answers(tmp_path: Path, monkeypatch: pytest.Mon
     run = tmp_path / "runs/finetune_own_videos"
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     (result,) = [json.loads(path.read_text()) for path in (run / "results").glob("*.json")]
-    # A fifth of the training videos chose the checkpoint, and others are tested.
+    # The checkpoint was chosen on a fifth of the training videos; the test uses other videos.
     splits = result["splits"]
     assert (splits["validation"], splits["tested_on_validation"]) == ("0.2 of the training samples", False)
     assert result["metrics"]["test/top1"] in (0, 25, 50, 75, 100)

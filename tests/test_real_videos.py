@@ -1,4 +1,4 @@
-"""From videos as they come from cameras and data sets to features, a map and predictions."""
+"""From videos of cameras and data sets to features, a map and predictions."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""docs/tutorial.md works as it stands: its commands and its code, in their order, in an empty folder."""
+"""docs/tutorial.md works unchanged: its commands and its code, in their order, in an empty folder."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
     with (run / "predictions/videofolder.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     right = sum(row["class"] == row["path"].split("/")[0] for row in rows)
-    # The test and the predictions are of the same checkpoint and videos.
+    # Test and predictions use the same checkpoint and videos.
     assert (len(rows), right) == (100, round(result["metrics"]["test/top1"]))
     assert all((tmp_path / f"features/val_map{end}").exists() for end in (".png", ".html", ".projector"))
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[benchmarks]'")

@@ -1,4 +1,4 @@
-"""What the studies of learning share: budget, probes, tables."""
+"""Common parts of the learning studies: budget, probes, tables."""
 
 import json
 import platform
@@ -38,12 +38,12 @@ class Row:
 
 @dataclass
 class Budget:
-    """What every study asks for: clips, probes and budget.
+    """Common settings of all studies: clips, probes and budget.
 
     Args:
         frames: frames per clip.
         steps: optimiser steps of every trained row.
-        batch: clips (of contrastive methods, videos or recordings) per step.
+        batch: clips (for contrastive methods, videos or recordings) per step.
         lr: peak learning rate.
         pool: training clips, videos or recordings.
         probe_clips: labelled clips for the probes.
@@ -61,7 +61,7 @@ class Budget:
 
 @dataclass
 class StudySize(Budget):
-    """What every study of videos asks for.
+    """Common settings of all video studies.
 
     Args:
         side: side of the frames in pixels.
@@ -98,11 +98,11 @@ def train(
     """The budget of every trained row: AdamW, warm-up over 5 % of the steps, half a cosine.
 
     Args:
-        parameters: what is trained.
-        loss_of: loss of a step, from its number and its generator.
+        parameters: module to train.
+        loss_of: returns the loss of a step, given its index and generator.
         steps: optimiser steps.
         lr: peak learning rate.
-        seed: of the generators.
+        seed: random seed of the generators.
 
     Returns:
         Mean loss of each tenth of the steps.
@@ -127,12 +127,12 @@ def random_rows(count: int, batch: int, generator: torch.Generator) -> Tensor:
 
 
 def probe(readout: Readout, train_clips: SyntheticClips, tests: Mapping[str, SyntheticClips]) -> dict[str, float]:
-    """A linear and a kNN probe on motion and, where there are any, on objects, in percent.
+    """A linear and a kNN probe on motion and, if there are any, on objects, in percent.
 
     Args:
-        readout: of the frozen network.
+        readout: readout of the frozen network.
         train_clips: labelled clips that the probes are trained on.
-        tests: labelled clips by the name that stands behind the column's; kNN is measured with the first ones.
+        tests: labelled clips by a suffix of the column name; kNN is measured with the first ones.
     """
     known = readout(train_clips.video)
     new = {name: readout(clips.video) for name, clips in tests.items()}
@@ -155,7 +155,7 @@ def probe_rows(
 
     Args:
         rows: by key: `frame`, `difference` and those of `readouts`.
-        readouts: of the frozen networks.
+        readouts: readouts of the frozen networks.
         train_clips: see `probe`.
         tests: see `probe`.
     """
@@ -166,11 +166,11 @@ def probe_rows(
 
 
 def chance(row: Row, classes: Mapping[str, int] = CLASSES) -> Row:
-    """What guessing scores in the columns of a row.
+    """Scores of guessing, for the columns of a row.
 
     Args:
-        row: whose columns begin with the name of their task.
-        classes: how many each task has.
+        row: row whose column names begin with the name of their task.
+        classes: number of classes of each task.
     """
     guess = Row("chance")
     for column in row.scores:
@@ -192,7 +192,7 @@ class Study:
 
     @property
     def minutes(self) -> float:
-        """Since the study began."""
+        """Minutes since the study began."""
         return (time.perf_counter() - self._start) / 60
 
     def finish(self, tables: Mapping[str, list[Row]], settings: Mapping[str, object], out: Path | None) -> None:
@@ -200,7 +200,7 @@ class Study:
 
         Args:
             tables: rows by the name of their table; the first is printed without its name, the others with two digits.
-            settings: what was run.
+            settings: settings of the run.
             out: JSON file to write.
         """
         for number, (name, rows) in enumerate(tables.items()):

@@ -1,14 +1,15 @@
 """Captions of motion against captions of objects, and many verbs against one per meaning.
 
-The paper's claims: a video-language model that is told how things move learns what one that is told what there is does not,
-and captions in many verbs teach more than one wording. All trained rows are LocoMotion with its contrast (`match_weight` and
-`word_weight` bring its other losses), on the same clips, from the same random weights; they differ in the sentences alone.
-The readout, written before any run, is retrieval among 100 clips with the cosines of the two towers: 50 pairs, of which one
-clip shows the other's frames in the opposite order, so that they only differ in motion, and one correct sentence for
-each clip. `own order` is how often a clip is more like its own sentence than like its partner's; 50 % is guessing. Three tests:
-verbs of the training with many verbs, verbs that no training shows, and the one wording of the training with one verb.
+The paper's claims: a video-language model trained with captions of motion learns what one trained with captions of objects does
+not, and captions in many verbs teach more than one wording. All trained rows are LocoMotion with its contrastive loss
+(`match_weight` and `word_weight` enable its other losses), on the same clips, from the same random weights; they only differ in
+the sentences. The readout, written before any run, is retrieval among 100 clips with the cosines of the two towers: 50 pairs,
+of which one clip shows the other's frames in the opposite order, so that they only differ in motion, and one correct sentence
+for each clip. `own order` is how often a clip is more similar to its own sentence than to its partner's; chance is 50 %. Three
+tests: verbs of the training with many verbs, verbs that do not occur in training, and the single wording of the training with
+    one verb.
 
-A second table says what the losses came to over the first and last tenth of the steps.
+A second table shows the losses over the first and last tenth of the steps.
 """
 
 from collections.abc import Mapping
@@ -43,21 +44,21 @@ TESTS: dict[str, tuple[HeldOut, Vocabulary]] = {
 
 @dataclass
 class Size(Budget):
-    """What is trained, and for how long.
+    """Networks, clips and length of training.
 
     Args:
         side: side of the frames in pixels.
-        patch: side of a patch; by default the whole frame: this tower has no positions but those of patches beside each other,
-            and from several of them so short a run learns colours, but no motion.
+        patch: side of a patch; by default the whole frame: this tower only has relative positions of patches,
+            and with several patches, such a short run learns colours, but no motion.
         embed_dim: width of both towers.
-        depth: layers of each tower; the last of the text tower also looks at the clip.
-        joint_dim: width of the features that are compared.
-        primitives: what is shown and told.
-        object_size: smallest and largest side of an object, as a share of the frame.
-        match_weight: of matching.
-        word_weight: of naming masked words.
-        wordings: of each training clip.
-        test_pairs: pairs of test clips.
+        depth: layers of each tower; the last layer of the text tower also attends to the clip.
+        joint_dim: width of the compared features.
+        primitives: motions in clips and captions.
+        object_size: smallest and largest side of an object, as a fraction of the frame.
+        match_weight: weight of matching.
+        word_weight: weight of masked-word prediction.
+        wordings: number of wordings per training clip.
+        test_pairs: number of pairs of test clips.
     """
 
     frames: int = 4
@@ -76,7 +77,7 @@ class Size(Budget):
     test_pairs: int = 50
 
     def captions(self, held_out: HeldOut = "none", text: Text = "motion", verbs: Vocabulary = "lexicon") -> CaptionSettings:
-        """One object that does one thing."""
+        """One object with one motion."""
         return CaptionSettings(
             primitives=self.primitives, phases=(1, 0, 0), relations=0, together=0, object_size=self.object_size,
             text=text, verbs=verbs, wordings=self.wordings, test_pairs=self.test_pairs, held_out=held_out,
@@ -88,7 +89,7 @@ class Size(Budget):
 
 
 def network(size: Size, seed: int) -> LocoMotion:
-    """Both towers with the seed's first weights."""
+    """Both towers with the seed's initial weights."""
     torch.manual_seed(seed)
     video = BEiTVideo(
         "micro", size.side, size.frames, size.patch, size.embed_dim, size.depth, num_heads=4,
@@ -106,7 +107,7 @@ def network(size: Size, seed: int) -> LocoMotion:
 
 
 def train_row(name: str, method: LocoMotion, clips: CaptionedClips, size: Size, seed: int) -> dict[str, float]:
-    """Train on clips and their sentences; returns what the second table shows."""
+    """Train on clips and their sentences; returns the values of the second table."""
     logged: dict[str, list[Tensor]] = {}
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
@@ -135,7 +136,7 @@ def train_row(name: str, method: LocoMotion, clips: CaptionedClips, size: Size, 
 
 @torch.no_grad()
 def scores(method: LocoMotion, tests: Mapping[str, CaptionedClips]) -> dict[str, float]:
-    """The fixed readout: recall at 1 in both directions, and how often a clip's own order of frames is told, in percent."""
+    """The fixed readout: recall at 1 in both directions, and how often the frame order of a clip is recognised, in percent."""
     method.eval()
     found = {}
     for what, clips in tests.items():

@@ -1,4 +1,4 @@
-"""What the studies of masked methods share: a small video transformer, its readout, and its supervised peer."""
+"""Common parts of the studies of masked methods: a small video transformer, its readout, and its supervised peer."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from modules.core.tokens import Pooling, pool_tokens
 from modules.scenes.classes import MOTION_CLASSES
 from modules.scenes.objects import SyntheticClips
 
-# Time slices are kept apart because a mean over time cannot tell a motion from its reverse, whatever the network knows.
+# Time slices are separate because a mean over time cannot distinguish a motion from its reverse.
 READOUT: Pooling = "time"
 
 
 @dataclass
 class ViTSize(StudySize):
-    """A small video transformer and its masks; pretraining and probes see one family of backgrounds.
+    """A small video transformer and its masks; pretraining and probes use one family of backgrounds.
 
     Args:
         patch: side of a token in pixels.
@@ -34,7 +34,7 @@ class ViTSize(StudySize):
 
 
 def encoder(size: ViTSize, seed: int) -> VideoViT:
-    """The network of every row, with the seed's first weights."""
+    """The network of every row, with the seed's initial weights."""
     torch.manual_seed(seed)
     return VideoViT("micro", size.side, size.frames, size.patch, embed_dim=size.embed_dim, depth=size.depth)
 
@@ -51,7 +51,7 @@ def features(backbone: VideoViT, video: Tensor) -> Tensor:
 
 
 def train_supervised(clips: SyntheticClips, size: ViTSize, seed: int) -> VideoViT:
-    """The same encoder trained on the probe's labelled clips to name the motion."""
+    """The same encoder trained on the probe's labelled clips to classify the motion."""
     backbone = encoder(size, seed)
     head = nn.Linear(backbone.grid.t * size.embed_dim, len(MOTION_CLASSES))
     network = nn.ModuleList([backbone, head]).to(clips.video.device)

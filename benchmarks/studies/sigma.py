@@ -1,14 +1,14 @@
 """Masked pixels against SIGMA's learned features, and tube masks against green noise.
 
-The papers' claims: features of a small MLP, kept from collapse by balanced assignments, teach more than pixels do (SIGMA), and
-clusters of hidden tokens that drift over time teach more than tubes do (structured-noise masking). All rows see the same
-unlabelled clips, in which a texture fills the frame and moves: over a still background most hidden tokens would be alike, and
+The papers' claims: features of a small MLP, kept from collapse by balanced assignments, teach more than pixels (SIGMA), and
+clusters of hidden tokens that drift over time teach more than tubes (structured-noise masking). All rows use the same
+unlabelled clips, in which a texture fills the frame and moves: with a still background, most hidden tokens would be alike, and
 assignments that must use all prototypes equally have no meaningful differences to use. The readout, written before any run,
-is frozen tokens averaged per time slice and concatenated, then a linear and a kNN probe: on objects over black, which no
-pretraining has shown; `shifted`, over another family of backgrounds with the probe trained over black; and on `grounds` like
+is frozen tokens averaged per time slice and concatenated, then a linear and a kNN probe: on objects over black, which do not
+occur in pretraining; `shifted`, over another family of backgrounds with the probe trained over black; and on `grounds` like
 those of pretraining.
 
-A second table says what the pretext came to: the loss over its first and last tenth of the steps, and for SIGMA how many of the
+A second table shows the pretext task: the loss over its first and last tenth of the steps, and for SIGMA how many of the
 prototypes are in use at the end: perplexity of the assignments over K, for targets and predictions, and how often both agree.
 """
 
@@ -39,13 +39,13 @@ from modules.scenes.textures import make_grounds
 
 @dataclass
 class Size(ViTSize):
-    """What is trained, and for how long.
+    """Networks, clips and length of training.
 
     Args:
         lr: peak learning rate of pixels and of the supervised network.
-        lr_features: peak learning rate of SIGMA. With much more, the assignments of some runs never come to agree.
+        lr_features: peak learning rate of SIGMA. With much higher rates, the assignments of some runs never agree.
         normalise: pixels normalised by each cube, for targets of both methods.
-        prototypes: of SIGMA.
+        prototypes: number of SIGMA's prototypes.
         projection: widths of the layers of SIGMA's MLP.
     """
 
@@ -69,7 +69,7 @@ class Data:
 
 
 def make_data(size: Size, seed: int, device: torch.device) -> Data:
-    """Generate all clips of a seed on the device. Probes see other clips than pretraining."""
+    """Generate all clips of a seed on the device. Probes use other clips than pretraining."""
 
     def objects(count: int, split: Split, family: Background) -> SyntheticClips:
         return make_clips(count, size.frames, size.side, split, seed, (family,), device=device)
@@ -87,12 +87,12 @@ def make_data(size: Size, seed: int, device: torch.device) -> Data:
 
 
 def videomae(size: Size, seed: int, mask: MaskGenerator) -> VideoMAE:
-    """Masked pixels."""
+    """VideoMAE with pixel targets."""
     return VideoMAE(encoder(size, seed), PixelTarget(size.normalise), mask, decoder=DecoderSettings(1))
 
 
 def sigma_mlp(size: Size, seed: int, mask: MaskGenerator) -> SIGMA:
-    """Masked features of an MLP that is trained along."""
+    """SIGMA with an MLP that is trained jointly."""
     return SIGMA(
         encoder(size, seed),
         PixelTarget(size.normalise),
@@ -105,7 +105,7 @@ def sigma_mlp(size: Size, seed: int, mask: MaskGenerator) -> SIGMA:
 
 
 def train_masked(name: str, method: VideoMAE | SIGMA, data: Data, size: Size, seed: int) -> dict[str, float]:
-    """Train on unlabelled clips; returns what the second table shows."""
+    """Train on unlabelled clips; returns the values of the second table."""
     last: StepOutput = {}
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:

@@ -1,12 +1,12 @@
 """Skeleton contrast between two forms of a skeleton, against contrast within one form.
 
-The paper's claim: queries of one form that must find keys of another learn more than queries and keys of one form. All rows are
+The paper's claim: queries of one form with keys of another form learn more than queries and keys of one form. All rows are
 evaluated alike, by a protocol written before any run: the encoder's pooled feature of a recording's middle, a linear probe and
-a kNN probe on the action. Training and test share actions, but no body. Beside the trained rows stand chance, the joints of one
+a kNN probe on the action. Training and test share actions, but no body. Next to the trained rows are chance, the joints of one
 frame, how much each coordinate varies over time, the untrained encoders, and a supervised network of the same size and budget.
-Negatives are the other keys of the batch: a queue needs a key branch that hardly moves, and in so short a run that learns less.
+Negatives are the other keys of the batch: a queue needs a slow key branch, which learns less in such a short run.
 
-A second table says what the pretexts came to, from the step on at which the queues have been filled once: loss of a direction,
+A second table shows the pretext tasks, from the step on at which the queues have been filled once: loss of one direction,
 and how often a query is nearer to its own key than to all negatives.
 """
 
@@ -36,15 +36,15 @@ from modules.scenes.skeletons import ACTIONS
 
 @dataclass
 class Size(Budget):
-    """What is trained, and for how long.
+    """Networks, clips and length of training.
 
     Args:
         hidden: length of a state of the BiGRU; 1024 is the published network.
-        layers: of the BiGRU; 3 is the published network.
-        width: of the A-GCN; 64 is the published network.
-        queue_size: keys that are kept as negatives; 0 takes those of the batch.
-        momentum: of the key branches.
-        temperature: of the loss.
+        layers: layers of the BiGRU; 3 is the published network.
+        width: width of the A-GCN; 64 is the published network.
+        queue_size: number of keys that are kept as negatives; 0 uses those of the batch.
+        momentum: momentum of the key branches.
+        temperature: temperature of the loss.
     """
 
     frames: int = 32
@@ -64,13 +64,13 @@ class Data:
     """Clips of one run."""
 
     training: SkeletonDataset
-    """of the recordings without labels, two random crops of each"""
+    """two random crops of each unlabelled recording"""
     probe: Batch
     test: Batch
 
 
 def make_data(size: Size, seed: int) -> Data:
-    """Generate all recordings of a seed. Probes see other bodies than pretraining, and the test others again."""
+    """Generate all recordings of a seed. Pretraining, probes and test use different bodies."""
     made = SyntheticSkeleton(seed=seed, train_clips=size.pool + size.probe_clips, val_clips=size.test_clips).load()
     views, middle = SkeletonClipSettings(size.frames, clips=2), SkeletonClipSettings(size.frames)
 
@@ -87,13 +87,13 @@ def make_data(size: Size, seed: int) -> Data:
 
 
 def sequence(size: Size, seed: int) -> BiGRU:
-    """The recurrent encoder, with the seed's first weights."""
+    """The recurrent encoder, with the seed's initial weights."""
     torch.manual_seed(seed)
     return BiGRU(size.hidden, size.layers)
 
 
 def graph(size: Size, seed: int) -> AGCN:
-    """The graph encoder, with the seed's first weights."""
+    """The graph encoder, with the seed's initial weights."""
     torch.manual_seed(seed)
     return AGCN(size.width)
 
@@ -116,7 +116,7 @@ def scores(readout: Callable[[Tensor], Tensor], data: Data, device: torch.device
 
 
 def train_contrast(name: str, method: SkeletonContrast, data: Data, size: Size, seed: int) -> dict[str, float]:
-    """Train on unlabelled recordings; returns what the second table shows."""
+    """Train on unlabelled recordings; returns the values of the second table."""
     device = method.device
     losses, nearest = [], []
     directions = 1 if method.partner is None else 2
@@ -141,7 +141,7 @@ def train_contrast(name: str, method: SkeletonContrast, data: Data, size: Size, 
 
 
 def train_supervised(data: Data, size: Size, seed: int, device: torch.device) -> BiGRU:
-    """The recurrent encoder trained on the probe's labelled clips to name the action."""
+    """The recurrent encoder trained on the probe's labelled clips to classify the action."""
     encoder = sequence(size, seed)
     head = nn.Linear(encoder.embed_dim, len(ACTIONS))
     network = nn.ModuleList([encoder, head]).to(device)

@@ -1,14 +1,14 @@
 """Masked pixels without and with moving objects: SMILE's claim that it learns without natural video (table 7).
 
 All rows are evaluated alike (`READOUT`, written before any run): frozen tokens averaged per time slice and concatenated, then
-a linear probe (standardised with the training clips' statistics) and a kNN probe. The probes see labelled clips of moving
+a linear probe (standardised with the training clips' statistics) and a kNN probe. The probes use labelled clips of moving
 objects over the same family of backgrounds as pretraining; `shifted` columns test on another family with the probe trained
-on the first. Beside the trained rows stand chance, one frame, raw frame differences, the untrained network, and a supervised
+on the first. Next to the trained rows are chance, one frame, raw frame differences, the untrained network, and a supervised
 network of the same size, data and budget.
 
-A second table says what the features' variance is made of, which is what nearest neighbours go by: the share that a linear
-function of each quantity explains, the number of directions that hold it (exponential of the entropy of the principal
-variances), and kNN after whitening, where all directions count alike.
+A second table shows what the variance of the features consists of, which determines nearest neighbours: the fraction that a
+linear function of each quantity explains, the number of directions that contain it (exponential of the entropy of the principal
+variances), and kNN after whitening, where all directions have equal weight.
 """
 
 import math
@@ -39,7 +39,7 @@ from modules.training.method import Method
 
 @dataclass
 class Size(ViTSize):
-    """What is trained, and for how long.
+    """Networks, clips and length of training.
 
     Args:
         scales: sizes of pasted objects, in pixels of a 224-pixel picture.
@@ -83,7 +83,7 @@ def make_data(size: Size, seed: int, device: torch.device) -> Data:
 
 
 def share_explained(rows: Tensor, quantity: Tensor) -> float:
-    """Share of the variance of rows [N, D] that an affine function of a quantity [N, k] explains."""
+    """Fraction of the variance of rows [N, D] that is explained by an affine function of a quantity [N, k]."""
     centred = (rows - rows.mean(0)).double()
     regressors = torch.cat([quantity.double(), torch.ones(len(rows), 1, device=rows.device)], dim=1)
     rest = centred - regressors @ torch.linalg.lstsq(regressors, centred).solution
@@ -91,7 +91,7 @@ def share_explained(rows: Tensor, quantity: Tensor) -> float:
 
 
 def anatomy(backbone: VideoViT, data: Data) -> dict[str, float]:
-    """What the variance of the features is made of, in percent where it is a share or an accuracy."""
+    """Composition of the variance of the features; fractions and accuracies are in percent."""
     train, test = (features(backbone, clips.video) for clips in (data.probe, data.test))
     clips = data.probe
     pixels = clips.video.float()
@@ -155,7 +155,7 @@ def smile(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:
     }
     rows = {key: Row(name) for key, name in names.items()}
     moving = Motion(scales=size.scales, whole_pixels=False)
-    # The same objects at the same places, which stay as they are in the first frame.
+    # The same objects at the same positions, but frozen in the first frame.
     standing = replace(moving, path="static", size_velocity=0, rotation_velocity=0)
     insides = {key: Row(names[key]) for key in ("untrained", "still", "moving", "supervised")}
     for seed in range(seeds):

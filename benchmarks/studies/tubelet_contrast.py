@@ -7,10 +7,11 @@ probe trained on the first. The second clip of a video shows the same object, ba
 start, speed and heading.
 
 Training videos show objects that move over black or over noise, and all tubelets are squares of one size, so that they
-hardly differ but in their motion: where colours and sizes give a pair away, so short a run learns nothing else. The key
-branch has the paper's momentum, 0.999: with 0.99 so short a run learns to tell new keys from old ones (docs/learning.md).
+mainly differ in their motion: if colours and sizes identify a pair, such a short run learns nothing else. The key
+branch has the paper's momentum, 0.999: with 0.99, such a short run learns to distinguish new keys from old ones
+(docs/learning.md).
 
-A second table says what the pretexts came to, from the step on at which the queue has been filled once: the loss, and how often
+A second table shows the pretext tasks, from the step on at which the queue has been filled once: the loss, and how often
 a query is nearer to its own key than to the other keys of its batch, which are of the same age.
 """
 
@@ -36,13 +37,13 @@ from modules.scenes.objects import SyntheticClips, make_clips
 
 @dataclass
 class Size(StudySize):
-    """What is trained, and for how long.
+    """Networks, clips and length of training.
 
     Args:
         width: channels of the first stage of R3D-18; 64 is the published network.
-        queue_size: keys that are kept as negatives; 0 takes those of the batch.
-        momentum: of the key branch.
-        temperature: of the loss; MoCo's.
+        queue_size: number of keys that are kept as negatives; 0 uses those of the batch.
+        momentum: momentum of the key branch.
+        temperature: temperature of the loss, as in MoCo.
         scale: side of all tubelets, in pixels of a 224-pixel picture.
         pretraining: backgrounds of the training videos.
     """
@@ -88,13 +89,13 @@ def encoder(size: Size) -> VideoResNet:
 
 
 def fresh(size: Size, seed: int) -> VideoResNet:
-    """A network with the seed's first weights."""
+    """A network with the seed's initial weights."""
     torch.manual_seed(seed)
     return encoder(size)
 
 
 def pool_map(features: Tensor) -> Tensor:
-    """The fixed readout: a map [B, D, t, h, w] averaged over space, its time slices side by side, [B, D * t]."""
+    """The fixed readout: a map [B, D, t, h, w] averaged over space, with concatenated time slices, [B, D * t]."""
     return features.mean((3, 4)).flatten(1)
 
 
@@ -106,7 +107,7 @@ def features(backbone: VideoResNet, video: Tensor) -> Tensor:
 
 
 def train_contrast(name: str, method: MoCo | TubeletContrast, videos: Tensor, size: Size, seed: int) -> dict[str, float]:
-    """Train on unlabelled videos; returns what the second table shows."""
+    """Train on unlabelled videos; returns the values of the second table."""
     losses, nearest = [], []
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
@@ -128,7 +129,7 @@ def train_contrast(name: str, method: MoCo | TubeletContrast, videos: Tensor, si
 
 
 def train_supervised(data: Data, size: Size, seed: int) -> VideoResNet:
-    """The same encoder trained on the probe's labelled clips to name the motion."""
+    """The same encoder trained on the probe's labelled clips to classify the motion."""
     backbone = fresh(size, seed)
     with torch.no_grad():
         width = features(backbone, data.probe.video[:1].cpu()).shape[1]
@@ -146,7 +147,7 @@ def train_supervised(data: Data, size: Size, seed: int) -> VideoResNet:
 
 
 def tubelet_contrast(size: Size = Size(), seeds: int = 3, out: Path | None = None) -> None:  # noqa: B008  (never mutated)
-    """TubeletContrast's claims: above temporal contrast, and little lost with a quarter of the videos.
+    """TubeletContrast's claims: better than temporal contrast, and nearly as good with a quarter of the videos.
 
     Args:
         size: networks, clips and budget.

@@ -1,12 +1,12 @@
 """Supervised networks on depth, joints and a worn sensor of UTD-MHAD (Chen, Jafari, Kehtarnavaz, ICIP 2015), each alone and all
 at once, against a ridge classifier on raw values of the same stream.
 
-Subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test. The networks are the recipes `configs/utd_mhad/*.yaml`, run as they stand by
-`python main.py fit`; their settings and numbers of epochs were chosen on the training subjects alone (1, 3, 5 against 7), and
-the last epoch is what counts.
+Subjects 1, 3, 5, 7 are for training, and 2, 4, 6, 8 for the test. The networks are the recipes `configs/utd_mhad/*.yaml`, run
+unchanged by `python main.py fit`; their settings and numbers of epochs were chosen on the training subjects only (1, 3, 5
+against 7), and the last epoch is reported.
 
-The ridge classifiers see 8 frames (depth as 20 x 20 means) or 64 samples spread over the recording, in order, or the one in the
-middle. The weight of their penalty is the best on subject 7 of a classifier that is trained on the others.
+The ridge classifiers use 8 frames (depth as 20 x 20 means) or 64 samples spread over the recording, in order, or the one in the
+middle. Their penalty is the best one on subject 7 for a classifier trained on the other training subjects.
 """
 
 import json
@@ -32,18 +32,18 @@ RECIPES = {"depth": "depth", "skeleton": "skeleton", "signal": "imu"}
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
 SIDE, GREY = 128, 20
 FAR = 3600.0
-"""Millimetres that become 0, as nothing does."""
+"""Depth in millimetres that becomes 0."""
 
 
 @dataclass
 class Size:
-    """What is measured.
+    """Settings of the measurement.
 
     Args:
-        streams: of which a network is trained.
-        fused: also train on all of them at once.
-        steps: samples of the sensor that its ridge classifier sees.
-        frames: that the others see.
+        streams: streams, each with its own network.
+        fused: also train on all streams at once.
+        steps: samples of the sensor for its ridge classifier.
+        frames: frames for the other ridge classifiers.
         more: options for the runs, such as [--trainer.max_epochs=1].
     """
 
@@ -99,8 +99,8 @@ def ridge(train: Split, test: Split, penalty: float, standardise: bool) -> float
 
 
 def ridge_scores(root: Path, stream: str, size: Size) -> dict[str, float]:
-    """Accuracy on all in order, and on the middle alone."""
-    # Pixels have one unit, and their variance says where something happens; joints and sensors have several.
+    """Accuracy with all frames in order, and with the middle one only."""
+    # Pixels have one unit, and their variance shows where something moves; joints and sensors have several units.
     standardise = stream != "depth"
     chosen, measured = raw(root, stream, "xsub_settings", size), raw(root, stream, "xsub", size)
 
@@ -117,7 +117,7 @@ def ridge_scores(root: Path, stream: str, size: Size) -> dict[str, float]:
 
 
 def fit(root: Path, recipe: str, seed: int, more: list[str]) -> dict[str, float]:
-    """What a recipe comes to: the metrics of its last epoch on the test subjects."""
+    """Result of a recipe: the metrics of its last epoch on the test subjects."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(__file__).parents[2] / f"configs/utd_mhad/{recipe}.yaml"
         words = ["fit", "--config", str(config), f"--data.root={root}", f"--seed_everything={seed}"]
@@ -132,7 +132,7 @@ def utd_mhad(root: str = "data/utd_mhad", size: Size = Size(), seeds: int = 3, o
 
     Args:
         root: folder of UTD-MHAD.
-        size: what is measured.
+        size: settings of the measurement.
         seeds: number of repetitions of each network; weights, batches and clips change with the seed.
         out: JSON file to write.
     """

@@ -1,1 +1,1 @@
-"""What tests and predictions write besides numbers: tables, matrices of classes, files of features."""
+"""Files written by tests and predictions: tables, confusion matrices, features."""

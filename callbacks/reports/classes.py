@@ -1,4 +1,4 @@
-"""Files and pictures of what a test says of each class."""
+"""Files and pictures of the per-class results of a test."""
 
 from pathlib import Path
 
@@ -14,33 +14,33 @@ from modules.downstream.metrics.classes import ClassReport
 from modules.layers.stream_drawing import LINE, font, shortened, to_tensor, width_of
 
 SIDE, SMALLEST, LARGEST = 660, 2, 44
-"""Side of a matrix in pixels, as far as its cells may become so small or large."""
+"""Target side of a matrix in pixels, within the limits of the cell size."""
 WRITTEN = 26
-"""Cells of this side have their percentage written in them."""
+"""Minimum side of cells that show their percentage."""
 NAME, LIST, GAP = 150, 330, 12
-"""Width of the names of classes, and of the list of pairs, and space around, in pixels."""
+"""Width of class names, width of the list of pairs, and margin, in pixels."""
 PAIRS = 20
-"""Pairs of classes that are listed."""
+"""Number of listed pairs of classes."""
 TICKS = (0, 5, 20, 50, 100)
-"""Percentages that the scale of colours names."""
+"""Percentages shown in the colour scale."""
 PAPER, INK, FULL, NOTHING = (255, 255, 255), (0, 0, 0), (0, 60, 120), (225, 225, 225)
 
 
 def write_report(trainer: Trainer, report: ClassReport, result: Path) -> None:
-    """Write `<result>_classes.csv` beside a file of results. Where samples have one class each, also `<result>_confusion.csv`,
-    with a row for each true class, and the picture of that matrix.
+    """Write `<result>_classes.csv` next to a result file. If samples have one class each, also write `<result>_confusion.csv`,
+    with a row for each true class, and a picture of this matrix.
 
     Args:
-        trainer: knows the folder and the loggers.
-        report: of the test.
-        result: file of its results.
+        trainer: trainer with the folder and the loggers.
+        report: report of the test.
+        result: result file of the test.
     """
     write_table(result.with_name(f"{result.stem}_classes.csv"), columns_of(report.rows()))
     if report.confusion is None:
         return
     names = report.names
     if len({"class", *names}) <= len(names):
-        # Columns have different names.
+        # Column names must differ.
         names = [f"{number} {name}" for number, name in enumerate(names)]
     matrix: Columns = {"class": list(names)} | dict(zip(names, report.confusion.T.tolist(), strict=True))
     write_table(result.with_name(f"{result.stem}_confusion.csv"), matrix)
@@ -48,13 +48,13 @@ def write_report(trainer: Trainer, report: ClassReport, result: Path) -> None:
 
 
 def draw_confusion(report: ClassReport) -> Tensor:
-    """A confusion matrix, and beside it the pairs of classes that are confused most often.
+    """A confusion matrix, with a list of the most frequently confused pairs of classes.
 
-    A row is a true class, and the darkness of a cell the share of its samples that are taken for the class of the column. Names
-    are written where they fit, else those of every second class and so on; percentages where cells are large enough.
+    A row is a true class; the darkness of a cell is the fraction of its samples that are predicted as the class of the column.
+    Names are written if they fit, otherwise for every second class and so on; percentages if cells are large enough.
 
     Args:
-        report: with a matrix.
+        report: report with a matrix.
 
     Returns:
         uint8 [H, W, 3]
@@ -96,13 +96,13 @@ def draw_confusion(report: ClassReport) -> Tensor:
 
 
 def _colours(share: Tensor) -> Tensor:
-    """Colours of shares from 0 to 1, by their square roots, so that small ones are seen: float [...] -> uint8 [..., 3]."""
+    """Colours of fractions from 0 to 1, by square root to make small ones visible: float [...] -> uint8 [..., 3]."""
     paper, full = (torch.tensor(colour, dtype=torch.float32) for colour in (PAPER, FULL))
     return torch.lerp(paper, full, share.float().sqrt()[..., None]).round().byte()
 
 
 def _draw_scale(picture: Image.Image, left: int, top: int) -> None:
-    """The colours of some percentages."""
+    """Draw the colour scale with some percentages."""
     pen = ImageDraw.Draw(picture)
     for number, tick in enumerate(TICKS):
         colour = tuple(_colours(torch.tensor(tick / 100)).tolist())
@@ -112,7 +112,7 @@ def _draw_scale(picture: Image.Image, left: int, top: int) -> None:
 
 
 def _list_pairs(pen: ImageDraw.ImageDraw, report: ClassReport, left: int) -> None:
-    """The pairs that are confused most often, below each other."""
+    """Write the most frequently confused pairs below each other."""
     found = report.most_confused(PAIRS)
     pen.text((left, 4), "Most often confused" if found else "No class is taken for another.", INK, font())
     for line, pair in enumerate(found, 2):

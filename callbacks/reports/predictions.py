@@ -1,4 +1,4 @@
-"""Files of what `predict` says of each sample."""
+"""Files with the predictions of `predict`."""
 
 import json
 from pathlib import Path
@@ -20,20 +20,20 @@ from modules.core.run import run_of
 from modules.training.method import Method
 
 REASON = "reason"
-"""Column that says why a sample has no answer."""
+"""Column with the reason why a sample has no prediction."""
 
 
 class Predictions(Callback):
-    """Writes what `predict` says of each sample into `<run>/predictions`, in files that are named as the data module's class.
+    """Writes the predictions of `predict` to `<run>/predictions`, in files named after the class of the data module.
 
-    * Classes, counts and neighbours: `<data>.csv`, a row per sample in the order of the list, and `<data>.json` with the same
-      rows, the names of the classes, the weights with their hash, and all settings. A sample whose file could not be read has a
-      row that is empty but for its path and the reason.
-    * Features of methods that have learned no more: `<data>.safetensors`, `<data>.csv` (path, label) and `<data>.json`, a
-      collection as `embed` writes it, and `<data>.bad.tsv` where files could not be read.
+    * Classes, counts and neighbours: `<data>.csv`, with a row per sample in the order of the list, and `<data>.json` with the
+      same rows, the class names, the weights with their hash, and all settings. The row of a sample whose file could not be
+      read only contains its path and the reason.
+    * Features, for methods without other predictions: `<data>.safetensors`, `<data>.csv` (path, label) and `<data>.json`, a
+      collection like those of `embed`, and `<data>.bad.tsv` if files could not be read.
 
-    The first process writes for all of them, each sample once, and replaces the files of an earlier time. Until then, what is
-    said of each sample stays in memory. The command line adds this callback to `predict`.
+    The first process writes the files, with each sample once, and replaces earlier files. Until then, all predictions
+    are kept in memory. The command line adds this callback to `predict`.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Predictions(Callback):
         self._told = ""
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start empty."""
+        """Reset the collected predictions."""
         self._parts, self._reasons, self._told = [], {}, ""
 
     def on_predict_batch_end(
@@ -54,7 +54,7 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what was said of a batch."""
+        """Keep the predictions of a batch."""
         if not isinstance(outputs, Predicted):
             return
         label = batch.label if batch.label.ndim == 1 else torch.full_like(batch.index, -1)
@@ -63,7 +63,7 @@ class Predictions(Callback):
         self._reasons |= dict(batch.reading.faults)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join what all processes have, and write it."""
+        """Gather the predictions of all processes, and write them."""
         if not self._parts or not isinstance(pl_module, Method):
             return
         value, facts = (torch.cat(part).to(pl_module.device) for part in zip(*self._parts, strict=True))
@@ -75,7 +75,7 @@ class Predictions(Callback):
         (numbers, missed, labels), read = facts.T.tolist(), facts[:, 1] == 0
         paths = [manifest.paths[number] if manifest is not None else str(number) for number in numbers]
         reasons = [known.get(number, "could not be read") if gone else "" for number, gone in zip(numbers, missed, strict=True)]
-        # All processes ask: the answers may need samples that are distributed over them.
+        # All processes call this, because it may need samples that are distributed over them.
         answers = pl_module.answers([path for path, why in zip(paths, reasons, strict=True) if not why], value[read])
         if not trainer.is_global_zero or run_of(trainer).fast_dev_run:
             return
@@ -100,22 +100,22 @@ class Predictions(Callback):
         self._told = write_answers(name, columns, answers.tables, content | answers.facts)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the files are, below the progress bar."""
+        """Print the paths of the files below the progress bar."""
         if self._told:
             rank_zero_info(self._told)
 
 
 def write_answers(name: Path, columns: Columns, tables: dict[str, Columns], content: dict[str, Any]) -> str:
-    """Write tables: `<name>.csv`, `<name>.json` with the same rows, and `<name>_<table>.csv` of each further one.
+    """Write tables: `<name>.csv`, `<name>.json` with the same rows, and `<name>_<table>.csv` for each further table.
 
     Args:
-        name: of the files, without suffix.
-        columns: of the table with a row per sample.
-        tables: further ones by name.
-        content: what the JSON says besides.
+        name: path of the files, without suffix.
+        columns: columns of the table with a row per sample.
+        tables: further tables by name.
+        content: further content of the JSON file.
 
     Returns:
-        Where they are, in a sentence.
+        A sentence with their paths.
     """
     for other, table in {"": columns, **{f"_{key}": table for key, table in tables.items()}}.items():
         write_table(name.with_name(f"{name.name}{other}.csv"), table)
@@ -127,16 +127,16 @@ def write_answers(name: Path, columns: Columns, tables: dict[str, Columns], cont
 
 
 def write_features(name: Path, feature: Tensor, table: Columns, content: dict[str, Any]) -> str:
-    """Write a collection of features, in the form that `embed` gives them.
+    """Write a collection of features, in the format of `embed`.
 
     Args:
-        name: of the files, without suffix.
+        name: path of the files, without suffix.
         feature: float32 [N, D].
         table: path and label of each row.
         content: the passport, with the reasons why samples are `missed`.
 
     Returns:
-        Where they are, in a sentence.
+        A sentence with their paths.
     """
     passport = {"format": "lightning-video-ssl features, version 1", **content}
     told = {"passport": json.dumps(passport, default=float)}
@@ -155,5 +155,5 @@ def write_features(name: Path, feature: Tensor, table: Columns, content: dict[st
 
 
 def _label(label: int, names: list[str]) -> str | int:
-    """A label as collections name it; nothing where there is none."""
+    """A label as written in collections; empty if there is none."""
     return "" if label < 0 else names[label] if label < len(names) else label

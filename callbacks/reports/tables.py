@@ -11,7 +11,7 @@ from modules.core.output import Columns
 
 
 def write_table(path: Path, columns: Columns) -> None:
-    """Write a csv file with a line of names; several entries of a cell are separated by semicolons."""
+    """Write a csv file with a header; several entries of a cell are separated by semicolons."""
 
     def write(part: Path) -> None:
         with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -23,13 +23,13 @@ def write_table(path: Path, columns: Columns) -> None:
 
 
 def rows_of(columns: Columns) -> Iterator[dict[str, Any]]:
-    """The rows of a table. What is no finite number is None, as JSON has no other word for it."""
+    """The rows of a table. Numbers that are not finite become None, because JSON cannot represent them."""
     for row in zip(*columns.values(), strict=True):
         yield {name: _plain(value) for name, value in zip(columns, row, strict=True)}
 
 
 def columns_of(rows: list[dict[str, Any]]) -> Columns:
-    """The columns of a table of one row or more, all of which have the same."""
+    """The columns of a table of one or more rows with the same keys."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

@@ -42,7 +42,7 @@ MAX_KEPT = 2**26
 
 
 class Sound(NamedTuple):
-    """Parts of the sound of one file."""
+    """Parts of the audio of one file."""
 
     data: np.ndarray
     """float32 [V, C, S], from -1 to 1; 0 where the file has no audio"""
@@ -56,8 +56,8 @@ class _Run:
     """Consecutive packets of the file.
 
     Args:
-        is_first: whether the first of them is the first of the file.
-        tick: seconds of a tick of their clock.
+        is_first: whether the first packet is the first of the file.
+        tick: seconds per tick of their clock.
     """
 
     def __init__(self, is_first: bool, tick: float) -> None:
@@ -69,18 +69,18 @@ class _Run:
         self._tick = tick
 
     def append(self, packet: av.Packet) -> None:
-        """Take the next packet of the file."""
+        """Add the next packet of the file."""
         ticks = packet.dts if packet.pts is None else packet.pts
         self.packets.append(packet)
         self.begins.append(math.nan if ticks is None else ticks * self._tick)
         self.end = self.begins[-1] + (packet.duration or 0) * self._tick
 
     def begins_by(self, moment: float) -> bool:
-        """Whether everything needed before a time is here."""
+        """Whether all packets needed to start at a time are included."""
         return self.is_first or (bool(self.packets) and self.begins[0] <= moment)
 
     def reaches(self, moment: float) -> bool:
-        """Whether everything up to a time is here."""
+        """Whether all packets up to a time are included."""
         return self.is_last or self.end >= moment
 
 
@@ -88,9 +88,9 @@ class _Segment:
     """Decoded samples without a gap, through one resampler.
 
     Args:
-        start: time of the first one, in the file's own time.
-        frame: the first one.
-        rate: wanted.
+        start: time of the first sample, in the file's own time.
+        frame: the first frame.
+        rate: requested sample rate.
     """
 
     def __init__(self, start: float, frame: av.AudioFrame, rate: int) -> None:
@@ -101,12 +101,12 @@ class _Segment:
         self._taken = 0
 
     def continues(self, moment: float | None, frame: av.AudioFrame) -> bool:
-        """Whether a frame continues those that are here."""
+        """Whether a frame directly follows the frames so far."""
         near = moment is None or abs(self.start + self._taken / self.source_rate - moment) <= GAP
         return near and (frame.sample_rate, frame.layout.name) == (self.source_rate, self.layout)
 
     def add(self, frame: av.AudioFrame | None) -> None:
-        """Take a frame, or None at the end."""
+        """Add a frame, or None at the end."""
         if frame is not None:
             self._taken += frame.samples
             frame.pts = None
@@ -118,7 +118,7 @@ class _Segment:
 
 
 class SoundTrack:
-    """The first sound stream of an open file.
+    """The first audio stream of an open file.
 
     The reader that demuxes the file for its video passes on the audio packets that it meets, so that the file is read
     once; missing parts are found by a seek. Decoding starts at a packet that depends only on the requested time, so that
@@ -126,8 +126,8 @@ class SoundTrack:
 
     Args:
         source: the file.
-        container: it, open, and not read from.
-        deadline: of `time.monotonic`, when to give up.
+        container: the open file, from which nothing has been read.
+        deadline: time (`time.monotonic`) at which reading stops.
     """
 
     def __init__(self, source: Source, container: av.container.InputContainer, deadline: float | None) -> None:
@@ -138,12 +138,12 @@ class SoundTrack:
         self._size = 0
 
     def seeked(self) -> None:
-        """The following packets are not contiguous with those before."""
+        """Note that the following packets are not contiguous with those before."""
         self._size = 0
         self._runs.append(_Run(False, self._tick))
 
     def add(self, packet: av.Packet) -> None:
-        """A packet of the stream, in file order. For long files, only the last ones are kept."""
+        """Add a packet of the stream, in file order. For long files, only the last packets are kept."""
         if not _has_content(packet):
             return
         self._size += packet.size
@@ -153,14 +153,14 @@ class SoundTrack:
         self._runs[-1].append(packet)
 
     def read(self, starts: np.ndarray, samples: int, rate: int, channels: Channels, origin: float) -> Sound:
-        """Parts of the sound.
+        """Read parts of the audio.
 
         Args:
             starts: float [V], times of their first samples.
-            samples: S, length of all of them.
+            samples: length of each part, S.
             rate: samples per second.
             channels: `first` channel of the file, `mean` of all, or `stereo` (mono is duplicated).
-            origin: moment 0 in the file's own time.
+            origin: time 0 in the file's own time.
 
         Raises:
             DecodeError: if there is no audio stream, no audio in any of the parts, only zeros in the complete track, or the
@@ -202,12 +202,12 @@ class SoundTrack:
         return self.stream
 
     def _fill(self, data: np.ndarray, valid: np.ndarray, start: float, rate: int, channels: Channels) -> int:
-        """Write one part to its place, and count broken packets.
+        """Write one part into an array, and count broken packets.
 
         Args:
             data: float32 [C, S], zeros.
             valid: bool [S], false.
-            start: of the part, in the file's own time.
+            start: start of the part, in the file's own time.
             rate: samples per second.
             channels: see `read`.
         """
@@ -300,7 +300,7 @@ class SoundTrack:
         return run
 
     def _extend(self, run: _Run, last: float, container: av.container.InputContainer | None = None) -> None:
-        """Read on until a run reaches a time, by at least one packet."""
+        """Continue reading, at least one packet, until a run reaches a time."""
         if run.packets and run.reaches(last):
             return
         for packet in self._demuxed(run, container):
@@ -309,7 +309,7 @@ class SoundTrack:
                 return
 
     def _demuxed(self, run: _Run, container: av.container.InputContainer | None = None) -> Iterator[av.Packet]:
-        """Packets of the stream from the current place in the file to its end."""
+        """Packets of the stream from the current position to the end of the file."""
         container = container or self._container
         try:
             for packet in container.demux(container.streams[self._stream_or_fail().index]):
@@ -337,10 +337,10 @@ class SoundTrack:
 
 @dataclass(frozen=True)
 class OpenSound:
-    """The sound of an open file.
+    """The audio of an open file.
 
     Args:
-        track: of it.
+        track: audio track of the file.
         origin: time 0 in the file's own time.
     """
 
@@ -373,7 +373,7 @@ def open_sound(source: Path) -> Iterator[OpenSound]:
         raise DecodeError("empty file")
     # Constant values look like a codec without a header.
     if source.suffix.lower() in ARRAY_SUFFIXES:
-        raise DecodeError("cannot open", "an array of numbers is no file of sound")
+        raise DecodeError("cannot open", "an array of numbers is not an audio file")
     with closing(open_container(source, None)) as container:
         track = SoundTrack(source, container, None)
         videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]

@@ -18,7 +18,7 @@ from modules.core.errors import SettingError
 
 
 class AudioReader(StreamReader):
-    """Sound of video and audio files, with PyAV.
+    """Audio of video and audio files, read with PyAV.
 
     Sample 0 is at the time of the clip's first frame, even if the file's audio starts later or earlier than its
     video. Where the file has no audio (before its start, after its end, in place of broken packets) samples are 0 and not
@@ -54,7 +54,7 @@ class AudioReader(StreamReader):
             return self.read_open(sound, plan)
 
     def read_open(self, sound: OpenSound, plan: Plan) -> Stream:
-        """As `read`, from a file that is open. Raises DecodeError."""
+        """Like `read`, but from an open file. Raises DecodeError."""
         starts, lengths = self._parts(plan, sound.length)
         rate = self.settings.rate
         read = sound.read(starts, int(lengths.max()), rate, self.settings.channels)
@@ -77,7 +77,7 @@ class AudioReader(StreamReader):
         """The parts of a file that a plan covers.
 
         Args:
-            plan: of the sample.
+            plan: plan of the sample.
             length: returns the seconds of audio in the file, if needed.
 
         Returns:

@@ -26,8 +26,8 @@ def stated_seconds(path: Path, timeout: float | None = None) -> float:
     read.
 
     Args:
-        path: of a video or audio file.
-        timeout: seconds after which to give up.
+        path: path of a video or audio file.
+        timeout: seconds after which reading stops.
 
     Raises:
         DecodeError: if it cannot be opened, or has neither video nor audio.
@@ -57,9 +57,9 @@ def seconds_of_files(manifest: Manifest, cache: Path, timeout: float | None = No
     reported in one line, and tried again the next time.
 
     Args:
-        manifest: of the files.
+        manifest: manifest of the files.
         cache: JSON file for the results.
-        timeout: seconds for a file.
+        timeout: maximum seconds for a file.
 
     Returns:
         float64 [N]; NaN if a file cannot be opened.
@@ -113,9 +113,9 @@ def cut_into_stretches(manifest: Manifest, seconds: np.ndarray, stretch: float) 
     The last segment of a row extends to its end, with 0.5 to 1.5 times the length of the others.
 
     Args:
-        manifest: of files, or of parts of files.
+        manifest: manifest of files, or of parts of files.
         seconds: float64 [N], duration of each row's file; NaN if unknown, which leaves the row unsplit.
-        stretch: seconds.
+        stretch: length of a segment in seconds.
     """
     spans = manifest.spans if manifest.spans is not None else np.tile([0.0, np.inf], (len(manifest), 1))
     first, last = np.maximum(spans[:, 0], 0.0), np.minimum(spans[:, 1], seconds)

@@ -27,11 +27,11 @@ def read_list(path: Path, root: Path, needs_labels: bool = True) -> Manifest:
     Args:
         path: the list.
         root: folder that relative paths are relative to.
-        needs_labels: refuse what may have lost its labels. Otherwise the list may hold paths alone, and in tables with a header
-            labels may be names of classes, which are numbered in alphabetical order.
+        needs_labels: refuse lists that may have lost their labels. If false, lists may contain paths only, and in tables with a
+            header labels may be class names, which are numbered in alphabetical order.
 
     Raises:
-        SettingError: if the file is missing or a row cannot be parsed; names the line.
+        SettingError: if the file is missing or a row cannot be parsed; the message names the line.
     """
     names = None if needs_labels else _names_of(path)
     return make_manifest(root, _rows_of(path, root, names or [], needs_labels), path, names)
@@ -46,7 +46,7 @@ def _header_of(path: Path) -> tuple[str | None, list[str]]:
 
 
 def _names_of(path: Path) -> list[str] | None:
-    """Names of the classes of a table whose labels are not all numbers; None of all other lists."""
+    """Names of the classes of a table whose labels are not all numbers; None for all other lists."""
     delimiter, header = _header_of(path)
     if delimiter is None or not {"path", "label"} <= set(header):
         return None
@@ -110,7 +110,7 @@ def _check_ends(path: Path, open_ended: dict[int, tuple[int, str]], widths: set[
     """Refuse an empty last cell if no row fills it: in a,3, the 3 may be a label or a number of frames.
 
     Args:
-        path: of the list.
+        path: path of the list.
         open_ended: for each number of cells, the first line with an empty last cell, with its line number.
         widths: numbers of cells of the lines whose last one is not empty.
     """
@@ -215,7 +215,7 @@ def is_kinetics_csv(path: Path) -> bool:
 def read_kinetics_csv(path: Path, root: Path) -> Manifest:
     """The official table (label, youtube_id, time_start, time_end, ...); files are found by name in any layout.
 
-    Labels are indices in the sorted list of class names. Missing files keep the name they would have.
+    Labels are indices in the sorted list of class names. Missing files keep their expected name.
     """
     lines = read_lines(path)
     table = list(csv.DictReader(lines.values()))
@@ -260,7 +260,7 @@ def read_something_json(path: Path, labels: Path, root: Path) -> Manifest:
     """Something-Something v2: a list of {id, template, ...} and a table of templates without brackets to string ids.
 
     Raises:
-        SettingError: if a file is missing or has another format; names the entry.
+        SettingError: if a file is missing or has another format; the message names the entry.
     """
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; set data.lists.train and data.lists.val to existing files.")

@@ -17,7 +17,7 @@ from datamodules.lists.packed import PackedStrings
 from modules.core.errors import SettingError
 
 USUAL_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
-# For files with the same name, those above win: a .gif is often the preview of a video.
+# Of files with the same name, those above are preferred: a .gif is often the preview of a video.
 RARE_SUFFIXES = {
     *(".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".gif", ".m1v", ".m2ts", ".m2v", ".mpe", ".mts", ".mxf", ".ogm"),
     *(".ogv", ".qt", ".rm", ".rmvb", ".vob"),
@@ -141,18 +141,18 @@ def video_files(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> Packe
 
     Args:
         root: the folder.
-        suffixes: of the files to use instead.
+        suffixes: suffixes of the files to use instead.
     """
     return scan(root, suffixes).files
 
 
 def by_stem(root: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> dict[str, str]:
-    """Files below a folder by name without suffix; common video suffixes win over rare ones, these over pictures, then the
-    first.
+    """Files below a folder by name without suffix; common video suffixes are preferred to rare ones, these to images, and then
+    the first file.
 
     Args:
         root: the folder.
-        suffixes: of the files to use instead of videos and pictures.
+        suffixes: suffixes of the files to use instead of videos and images.
     """
     found: dict[str, str] = {}
     for file in usual_first(video_files(root, suffixes)):
@@ -245,7 +245,7 @@ def read_folder(folder: Path, setting: str = "data.root") -> Manifest:
 
 
 def _check_layout(folder: Path, files: PackedStrings, classes: list[str], setting: str) -> None:
-    """Refuse folders that look like splits, so that nobody trains on validation videos, or uses splits as classes."""
+    """Refuse folders that look like splits, to avoid training on validation videos, or using splits as classes."""
     within = (file.split("/") for file in files if "/" in file)
     second = {parts[1] if len(parts) > 2 else "" for parts in within}
     if second and all(split_of(name) for name in second):

@@ -1,4 +1,4 @@
-"""The general list: a csv file with a header, one row per sample, one column per stream of it. See docs/streams.md."""
+"""The general list: a csv file with a header, one row per sample, one column per stream. See docs/streams.md."""
 
 import csv
 import math
@@ -26,17 +26,17 @@ FURTHER: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "te
 
 
 def read_columns(path: Path, main: Kind) -> dict[str, Kind]:
-    """The columns of a list that are further streams.
+    """The columns of a list that contain further streams.
 
     Args:
-        path: of the list.
+        path: path of the list.
         main: kind of the files in the column `path`.
 
     Returns:
         Kinds by name: a column `audio` is the stream audio, a column `wrist:signal` the stream wrist of kind signal.
 
     Raises:
-        SettingError: if the list is missing, or a column is none of these.
+        SettingError: if the list is missing, or a column is unknown.
     """
     header = next(_rows(path))[1]
     if "path" not in header:
@@ -71,7 +71,7 @@ def read_streams(
     """The rows of a list.
 
     Args:
-        path: of the list.
+        path: path of the list.
         root: folder that relative paths start from.
         main: kind of the files in the column `path`.
         window: cut every row into windows of this many seconds (`window_list`).
@@ -79,7 +79,7 @@ def read_streams(
         is_collection: rows belong to a collection that was read before: repeated rows are kept, and no file is looked up.
 
     Raises:
-        SettingError: if it is missing, a cell cannot be parsed, or most files are missing; names the line.
+        SettingError: if it is missing, a cell cannot be parsed, or most files are missing; the message names the line.
     """
     streams = read_columns(path, main)
     spans, labels, counts, numbers = array("d"), array("q"), array("q"), dict[str, int]()
@@ -135,7 +135,7 @@ def read_streams(
     if (highest := int(classes.max(initial=UNLABELLED))) >= MAX_CLASSES:
         raise SettingError(f"{path} has the label {highest}; there may be {MAX_CLASSES} classes, counted from 0.")
     if (has_captions or intervals is not None) and not class_names:
-        # Beside sentences, and where a sample has several, only labels with names are classes.
+        # With captions, or with several labels per sample, only labels with names are classes.
         class_names = [str(number) for number in range(highest + 1)]
     manifest = Manifest(
         root,

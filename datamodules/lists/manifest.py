@@ -1,4 +1,4 @@
-"""Videos and labels of one split, whatever the format of their list.
+"""Videos and labels of one split, independent of the format of their list.
 
 Labels always start at 0. Missing files are kept in the manifest, and the loader reports them; it is an error if most
 files of a list are missing, because then the root is wrong.
@@ -100,7 +100,7 @@ class Manifest:
         """The classes shown in a video with class intervals.
 
         Args:
-            row: of the video.
+            row: row of the video.
             clips: float [V, 2], start and end of clips in seconds; None for the complete video.
 
         Returns:
@@ -130,7 +130,7 @@ class Manifest:
 
     def share(self, fraction: float, seed: int) -> "Manifest":
         """A fraction of the videos, in order: of every class, and of the videos without one, rounded up
-        (`pick_per_class`); with captions, most of which have few videos, spread evenly (`pick_evenly`). Smaller fractions are
+        (`pick_per_class`); with captions, which mostly have few videos, evenly (`pick_evenly`). Smaller fractions are
         subsets of larger ones.
         """
         if self.texts is not None:
@@ -138,9 +138,9 @@ class Manifest:
         return self.subset(np.sort(pick_per_class(self.labels, lambda count: math.ceil(count * fraction), seed)))
 
     def hold_out(self, share: float, seed: int) -> tuple["Manifest", "Manifest"]:
-        """A share of the files for validation, and the rest: of every class, and of the files without one, or of all together
-        where there are no classes. It is rounded to whole files, but is at least one and never all, so that the only file of a
-        class trains. All parts of a file go the same way.
+        """A fraction of the files for validation, and the rest for training: of every class, and of the files without class, or
+        of all files if there are no classes. It is rounded to whole files, but is at least one and never all, so that the only
+        file of a class is for training. All parts of a file are in the same split.
 
         Returns:
             training and validation, in their order.
@@ -148,7 +148,7 @@ class Manifest:
         Raises:
             SettingError: if there are too few files.
         """
-        # One file may be spelled in several ways.
+        # The path of one file may be written in several ways.
         first = PackedStrings(os.path.normpath(self.file(row)) for row in range(len(self))).first_rows()
         files = np.unique(first)
 
@@ -256,7 +256,7 @@ def make_manifest(
         root: folder that relative paths are relative to.
         rows: paths and labels.
         source: the list that they are from.
-        class_names: names by label, where known.
+        class_names: names by label, if known.
         tell_missing: warn about missing files among those that are checked.
     """
     numbers: list[int] = []

@@ -13,7 +13,7 @@ def pick_evenly(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
     Args:
         labels: int64 [N]
         wanted: rows to draw.
-        seed: of the generator.
+        seed: random seed.
 
     Returns:
         int64 [n], row numbers in the order in which they were drawn.
@@ -32,12 +32,12 @@ def pick_evenly(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
 def pick_per_class(labels: np.ndarray, wanted: Callable[[int], int], seed: int) -> np.ndarray:
     """Draw some rows of each class without replacement, class by class, from one generator.
 
-    The rule, and the generator (NumPy's legacy one), of the subsets of TubeletContrast and SEVERE (official code).
+    The rule and the generator (NumPy's legacy one) are those of TubeletContrast and SEVERE (official code).
 
     Args:
         labels: int64 [N]; rows without label count as a class.
         wanted: number of rows to draw from a class of a given size.
-        seed: of the generator.
+        seed: random seed.
 
     Returns:
         int64 [n], row numbers in the order in which they were drawn.

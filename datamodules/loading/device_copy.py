@@ -16,7 +16,7 @@ class Copies(Protocol):
     """A way to copy batches asynchronously."""
 
     def begin(self, batch: Any) -> Any:
-        """Start to copy a batch; pass the result to `end`."""
+        """Start copying a batch; pass the result to `end`."""
 
     def end(self, begun: Any) -> Any:
         """The copy, ready for the computation that follows."""
@@ -26,7 +26,7 @@ class SideStream:
     """Copies to a CUDA device on a separate stream, in parallel with computation.
 
     Args:
-        device: of CUDA.
+        device: a CUDA device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class SideStream:
         self._stream = torch.cuda.Stream(device)
 
     def begin(self, batch: Any) -> tuple[Any, torch.cuda.Event]:
-        """Start to copy; from pinned memory, without a host sync."""
+        """Start copying; without a host sync if memory is pinned."""
         with torch.cuda.stream(self._stream):
             return move_data_to_device(batch, self.device), self._stream.record_event()
 

@@ -19,11 +19,11 @@ COLUMNS = ("path", "split", "reason")
 CRASHED = "decoder crashed"
 NAMED = 10
 PREDICTED = "predict"
-"""Split of the samples that `predict` takes: none of them is replaced, so that they may all be broken."""
+"""Split of the samples of `predict`. They are not replaced, so all of them may be broken."""
 
 
 class BadFile(NamedTuple):
-    """A file that could not be read; the same path may be another file in another split."""
+    """A file that could not be read; the same path may be a different file in another split."""
 
     path: str
     split: str
@@ -54,8 +54,8 @@ class FaultLog:
         """Set the folder of the report, and read an existing report.
 
         Args:
-            folder: of the run.
-            rank: of this process; other processes than the first add their rank to the report's name.
+            folder: folder of the run.
+            rank: rank of this process; all processes except the first add their rank to the report's name.
         """
         self.report = folder / (REPORT if rank == 0 else REPORT.replace(".tsv", f".rank{rank}.tsv"))
         before = read_report(self.report)
@@ -77,10 +77,10 @@ class FaultLog:
         """Record a batch.
 
         Args:
-            batch: that was read.
-            manifest: that the batch's rows belong to.
+            batch: batch that was read.
+            manifest: manifest of the batch's rows.
             split: 'train', 'val', 'test' or 'predict'.
-            counts: whether its files count for the share of bad ones.
+            counts: whether its files count for the fraction of bad files.
 
         Raises:
             SettingError: when too many files are bad, or when a sample could not be replaced.
@@ -116,7 +116,7 @@ class FaultLog:
         return {file.path for file in files if file.split == split}
 
     def reason(self, path: str, split: str) -> str | None:
-        """Why a file of a split could not be read; None where this process does not know."""
+        """Why a file of a split could not be read; None if unknown to this process."""
         return self.bad.get(BadFile(path, split))
 
     def _note(self, training: PackedStrings, rows: list[int]) -> None:

@@ -58,7 +58,7 @@ class EpochSampler(Sampler[SampleKey]):
 
     Args:
         length: samples in the data set.
-        seed: of the run.
+        seed: random seed of the run.
         shuffle: training order; False for evaluation.
         rank: rank of this process.
         world_size: number of processes.
@@ -69,7 +69,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.repeats = False
-        """Whether every epoch has the order of the first (trainer.overfit_batches); clips are still cropped at random."""
+        """Whether every epoch has the order of the first epoch (trainer.overfit_batches); clips are still cropped at random."""
         self.start = 0
         """Samples of this epoch that were returned before, over all processes."""
         self.end = length // world_size * world_size if shuffle else length
@@ -100,12 +100,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
     """The keys of one process in batches. `len` is always that of a complete epoch, even after resuming within one.
 
     Args:
-        sampler: gives the keys.
+        sampler: sampler of the keys.
         batch_size: keys in a batch.
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        # Lightning tells `sampler` the epoch.
+        # Lightning sets the epoch of `sampler`.
         self.sampler, self.batch_size = sampler, batch_size
         self.stops: list[int] = []
         """Ends of the batches, counted in keys."""
@@ -127,9 +127,9 @@ class PreparedBatches(Dataset[Any]):
     """Reads complete batches of a data set, and runs the method's preparation on them.
 
     Args:
-        dataset: gives the samples.
-        collate: joins them.
-        prepare: of the method.
+        dataset: dataset of the samples.
+        collate: joins samples to a batch.
+        prepare: the method's preparation.
         train: False for validation.
     """
 
@@ -140,7 +140,7 @@ class PreparedBatches(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, keys: list[SampleKey]) -> Any:
-        """A batch."""
+        """A prepared batch."""
         batch = self.collate(read_samples(self.dataset, keys))
         self.prepare(batch, keys[0].epoch if self.train else None)
         return batch
@@ -157,7 +157,7 @@ def _whole(batch: Any) -> Any:
 
 
 def _prepare_worker(_: int, guard: WorkerGuard) -> None:
-    """Workers use one core each; and only the main process handles signals sent to all of them."""
+    """Limit workers to one core each, and let only the main process handle signals."""
     torch.set_num_threads(1)
     # The initial memory is shared with the main process, until garbage collection writes to every page of it.
     gc.freeze()
@@ -179,8 +179,8 @@ class ResumableLoader(DataLoader):
     guard identifies is not read any more. All other samples are unchanged.
 
     Args:
-        dataset: gives a sample for a `SampleKey`.
-        sampler: gives the keys.
+        dataset: returns a sample for a `SampleKey`.
+        sampler: sampler of the keys.
         batch_size: samples per batch.
         num_workers: worker processes.
         collate_fn: joins samples to a batch.
@@ -338,10 +338,10 @@ class ResumableLoader(DataLoader):
         self.copies = SideStream(device) if device.type == "cuda" else None
 
     def repeat(self, repeats: bool) -> None:
-        """Give the samples of the first epoch in every epoch, in the same order, or (False) those of each epoch.
+        """Return the samples of the first epoch in every epoch, in the same order, or (False) new ones in each epoch.
 
         Raises:
-            SettingError: if a state was loaded that lies within an epoch of the other kind.
+            SettingError: if a state was loaded that is within an epoch of the other kind.
         """
         state = self._resume
         if state is not None and state.get("repeats", False) != repeats and 0 < state["samples"] < state["end"]:

@@ -1,7 +1,7 @@
 """One training set from several: the assignment of samples to sets, and mixed batches.
 
 A sample is determined by its position in an epoch: the set, and the row of the set, are functions of (seed, epoch, position).
-So order, resuming, and distribution over processes work as for any other data set (`EpochSampler`).
+Therefore order, resuming, and distribution over processes work as for any other data set (`EpochSampler`).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from modules.core.errors import SettingError
 from modules.core.randomness import worker_rng
 
 WALK = 0x3A1C
-"""Begins the keys of the order in which the rows of a set are taken."""
+"""First number of the random keys for the order of the rows of a set."""
 
 
 OPTIONAL = ("valid", "time", "box")
@@ -76,8 +76,8 @@ def walk(key: tuple[int, ...], length: int, first: int, count: int, weights: np.
     With weights, each permutation contains a row as often as its weight, randomly rounded up or down.
 
     Args:
-        key: of the series' random numbers.
-        length: rows of the set.
+        key: random key of the series.
+        length: number of rows of the set.
         first: position in the series where the part starts.
         count: number of rows.
         weights: float [length]; None for equal ones.
@@ -110,11 +110,11 @@ class MixedSamples(Dataset[Batch]):
 
     A batch has the fields that all sets have. `index` is the position; `extra` has `source`, int64 [B], the number of the set,
     and `row`, int64 [B], the row in it; `substituted` counts in that set, too. `reading.faults` count through the rows of all
-    sets, which `own_part` undoes.
+    sets, and `own_part` converts them back.
 
     Args:
-        sets: what is mixed.
-        seed: of the run.
+        sets: the sets to mix.
+        seed: random seed of the run.
         common: fields that all sets have; None reads the first sample of each to determine them.
 
     Raises:
@@ -214,7 +214,7 @@ class JoinedGuard(WorkerGuard):
     """The guards of several data sets that the same workers read.
 
     Args:
-        guards: of the sets.
+        guards: guards of the sets.
     """
 
     def __init__(self, guards: list[WorkerGuard]) -> None:
@@ -318,7 +318,7 @@ def _shapes(batch: Batch) -> str:
 
 
 def _free_axis(stream: Stream) -> int | None:
-    """The axis of one sample that may be longer in one than in another; None where clips have a fixed number of frames."""
+    """The axis whose length may differ between samples; None if clips have a fixed number of frames."""
     is_series = stream.kind in ("audio", "signal") or (stream.kind == "feature" and stream.data.ndim == 4)
     return SEQUENCE_AXIS[stream.kind] if is_series else None
 
@@ -330,7 +330,7 @@ def _steps(stream: Stream) -> int:
 
 
 def _samples_of(parts: list[Stream], fields: frozenset[str]) -> list[Stream]:
-    """The samples of batches of one stream, all with the same fields: those that are named, and `length` where any has it."""
+    """The samples of batches of one stream, all with the same fields: `fields`, and `length` if any part has it."""
     with_length = any(part.length is not None for part in parts)
     samples = []
     for part in parts:

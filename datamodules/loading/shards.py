@@ -23,7 +23,7 @@ from modules.core.errors import SettingError
 LISTS = "lists.json"
 """Written last: if it exists, all shards are complete."""
 INDEX = "index.json"
-"""litdata's own, one for each split: names, sizes and lengths of its shards."""
+"""litdata's index, one for each split: names, sizes and lengths of its shards."""
 FORMAT = 1
 STORES = ("s3://", "gs://", "r2://")
 """Stores from which litdata can read parts of a file; from others it would download complete shards."""
@@ -101,7 +101,7 @@ class Shards:
             raise self._unreadable(f"Sample {item} of the shards", error) from error
 
     def read_ahead(self, items: Sequence[int]) -> Iterator[bytes]:
-        """The files of some samples, in this order; from a store several are fetched in parallel. Raises as `read`."""
+        """The files of some samples, in this order; from a store, several are fetched in parallel. Raises like `read`."""
         if not is_store(self.place):
             yield from map(self.read, items)
             return

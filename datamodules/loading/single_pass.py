@@ -34,11 +34,11 @@ class Loaders(Protocol):
 
 
 class Batches:
-    """A loader that Lightning takes as it is. It replaces a DataLoader for `predict` by one that would not continue after a
-    worker died.
+    """A loader that Lightning does not replace. For `predict`, it would replace a DataLoader by one that does not continue
+    after a worker died.
 
     Args:
-        loader: of the samples to predict.
+        loader: loader of the samples to predict.
     """
 
     def __init__(self, loader: ResumableLoader) -> None:
@@ -55,7 +55,7 @@ class SinglePass:
     """Interface of data modules with a training and a test set, besides Lightning's loaders; see `TrainingBank`."""
 
     def predict_dataloader(self: Loaders) -> Batches:
-        """The samples that `predict` takes: those of a test."""
+        """The samples of `predict`: those of a test."""
         return Batches(self.test_dataloader())
 
     def train_once(self: Loaders) -> ResumableLoader:
@@ -63,7 +63,7 @@ class SinglePass:
         return once(self.train_dataloader())
 
     def tested_in_training(self: Loaders, stage: str = "test") -> int:
-        """Number of test samples, or of those to predict, that are training samples too; 0 where samples are generated."""
+        """Number of test samples, or prediction samples, that are also training samples; 0 for generated samples."""
         loader = self.test_dataloader() if stage == "test" else self.predict_dataloader().loader
         theirs, ours = loader.dataset, self.train_dataloader().dataset
         if isinstance(theirs, VideoClipDataset) and isinstance(ours, VideoClipDataset):
@@ -75,7 +75,7 @@ def once(loader: ResumableLoader, epoch: int | None = None) -> ResumableLoader:
     """A loader of the same samples in order, each in one process only, including an incomplete last batch.
 
     Args:
-        loader: of a training set, as a data module gives it.
+        loader: training loader of a data module.
         epoch: epoch of the random clips; None takes the evaluation clips.
 
     Raises:

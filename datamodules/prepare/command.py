@@ -1,6 +1,6 @@
 """Converts the raw files of a data set to the format of its data module: `python main.py prepare ntu` and `prepare pku`.
 
-Work is split into chunks, whose results are written atomically to the folder `parts`. So a killed command resumes
+Work is split into chunks, whose results are written atomically to the folder `parts`. Therefore a killed command resumes
 when run again; its memory does not depend on the number of files. Files that cannot be used are listed with a
 reason in `malformed.tsv`.
 """
@@ -31,16 +31,16 @@ from modules.core.files import replacing
 REPORT = "malformed.tsv"
 PARTS = "parts"
 CHUNK_FILES = 128
-# A recording of PKU-MMD is as long as fifty of NTU RGB+D.
+# Recordings of PKU-MMD are about fifty times as long as those of NTU RGB+D.
 PKU_CHUNK_FILES = 4
 NAMED = 3
 
 
 class Chunk(NamedTuple):
-    """Some of the work."""
+    """A part of the work."""
 
     key: str
-    """says what goes in, so that a result of other files or another version is not taken for it"""
+    """identifies the input files and the version, so that results of others are not reused"""
     size: int
     """files in it"""
     read: Callable[[], Iterable[Reading]]
@@ -67,10 +67,10 @@ def prepare_ntu(raw: Path, out: Path, workers: int | None = None, overwrite: boo
     if is_arrays(raw):
         chunks, digest = array_chunks(raw)
         found = [Chunk(*chunk) for chunk in chunks]
-        # The content of one large file is not sent to other processes.
+        # One large file is read in this process, because sending its content to others is slow.
         _prepare(found, out, {"dataset": "ntu", "source_sha256": digest}, 0, overwrite)
         return
-    # Samples that lie in two folders are taken once.
+    # Samples that are in two folders are used once.
     files = {file.path.stem: file for file in reversed(find_files(raw, "--raw", ".skeleton"))}
     missing = files.keys() & set(missing_samples())
     kept = sorted(file for name, file in files.items() if name not in missing)
@@ -134,7 +134,7 @@ PREPARE: dict[str, Callable[..., None]] = {
 
 
 class File(NamedTuple):
-    """A file, and what tells whether it has changed."""
+    """A file, with the properties that show whether it has changed."""
 
     path: Path
     size: int
@@ -146,8 +146,8 @@ def find_files(root: Path, setting: str, *suffixes: str) -> list[File]:
 
     Args:
         root: the folder.
-        setting: that names it.
-        suffixes: that their names end in.
+        setting: name of the setting, for messages.
+        suffixes: suffixes of the files.
 
     Raises:
         SettingError: if there is none.
@@ -169,7 +169,7 @@ def find_files(root: Path, setting: str, *suffixes: str) -> list[File]:
 
 
 def digest_of(files: list[File], root: Path) -> str:
-    """Hash of names and sizes, which says what a data set was made of."""
+    """Hash of names and sizes, which identifies the files of a data set."""
     digest = hashlib.sha256()
     for path, size, _ in files:
         digest.update(f"{os.path.relpath(path, root)}\t{size}\n".encode("utf-8", "surrogateescape"))
@@ -177,13 +177,13 @@ def digest_of(files: list[File], root: Path) -> str:
 
 
 def read_files(paths: list[Path], read: Callable[[Path], Reading]) -> Iterator[Reading]:
-    """What comes out of some files, one after the other."""
+    """Read some files one after the other."""
     for path in paths:
         yield read(path)
 
 
 def file_chunks(files: list[File], read: Callable[[Path], Reading], size: int, besides: str = "") -> list[Chunk]:
-    """Cut a list of files into chunks. A chunk is done again when one of its files has changed, or what is read besides."""
+    """Cut a list of files into chunks. A chunk is processed again if one of its files or `besides` has changed."""
     chunks = []
     for start in range(0, len(files), size):
         some = files[start : start + size]
@@ -194,10 +194,10 @@ def file_chunks(files: list[File], read: Callable[[Path], Reading], size: int, b
 
 
 def read_pku_split(splits: Path, name: str, part: int) -> dict[str, list[str]]:
-    """Training and validation recordings of a split of PKU-MMD: a heading, names joined by commas, twice.
+    """Training and validation recordings of a split of PKU-MMD: a heading and a line of names joined by commas, twice.
 
     Raises:
-        SettingError: if the file is missing or of another form.
+        SettingError: if the file is missing or has another format.
     """
     suffix = "" if part == 1 else "_v2"
     names = [f"cross{joint}{name}{suffix}.txt" for joint in "_-"]
@@ -247,7 +247,7 @@ def _prepare(chunks: list[Chunk], out: Path, header: dict[str, Any], workers: in
 
 
 def _work(todo: list[tuple[Chunk, Path]], workers: int | None) -> None:
-    """Make the parts that are not there yet."""
+    """Make the missing parts."""
     left = [(chunk, path) for chunk, path in todo if not path.is_file()]
     total, missing = (sum(chunk.size for chunk, _ in some) for some in (todo, left))
     workers = min(core_count() if workers is None else workers, len(left))
@@ -259,14 +259,14 @@ def _work(todo: list[tuple[Chunk, Path]], workers: int | None) -> None:
         return
     with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
         futures: list[Future[int]] = [pool.submit(_make_part, chunk, path) for chunk, path in left]
-        # Made when the processes are there: a bar has a thread, which processes do not like to be copied with.
+        # Created after the processes are forked, because the bar has a thread.
         progress = Progress(total, missing)
         try:
             for future in as_completed(futures):
                 progress.add(future.result())
         except BrokenProcessPool as error:
             raise SettingError(
-                "A process that reads files died, perhaps because memory ran out; lower --workers and run the same command "
+                "A process that reads files died, possibly out of memory; lower --workers and run the same command "
                 "again: finished parts are kept."
             ) from error
         finally:

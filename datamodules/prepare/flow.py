@@ -1,7 +1,7 @@
-"""Optical flow of any folder of videos, stored beside them: `python main.py prepare flow`.
+"""Optical flow of any folder of videos, stored next to them: `python main.py prepare flow`.
 
-A file holds the flow of each frame to the next one, so it has one entry less than the video has frames, in pixels of the
-pictures that it was computed on. Files are written whole or not at all, and a journal says which are done, as in
+A file contains the flow of each frame to the next one, so it has one entry less than the video has frames, in pixels of the
+frames that it was computed on. Files are written atomically, and a journal records finished ones, as in
 `prepare videos`.
 """
 
@@ -48,21 +48,21 @@ from modules.core.loading import reason
 
 Method = Literal["dis", "tvl1", "raft"]
 Estimate = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
-"""From frames uint8 [h, w, 3] to the flow of each to the next one, float32 [h, w, 2]."""
+"""Maps frames uint8 [h, w, 3] to the flow from each to the next one, float32 [h, w, 2]."""
 
 RAFT_STRIDE, RAFT_SMALLEST = 8, 128
-"""Sides that RAFT takes are multiples of the first, and not below the second, for its pyramid of four levels."""
+"""RAFT requires sides that are multiples of the first and at least the second, for its pyramid of four levels."""
 JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class FlowFormat:
-    """What is computed, and how it is stored; beside the files, so that those of other settings are not mixed with them."""
+    """How flow is computed and stored; written next to the files, so that flow with other settings is not mixed with them."""
 
     method: str
     store: str
     bound: float | None
-    """of pictures"""
+    """bound of pictures"""
     short_side: int
     weights: str | None
     """hash of the weights, if there are any"""
@@ -95,13 +95,13 @@ def prepare_flow(
         store: array is float16 in pixels; pictures are JPEG of 8 bits, flow_x_00001.jpg and flow_y_00001.jpg.
         bound: pixels; in pictures, larger flow is clipped to it, and the clipped fraction is reported at the end.
         short_side: pixels of the shorter side of the frames that flow is computed on; smaller videos keep their size.
-        batch_size: pairs of frames that raft takes at once.
+        batch_size: pairs of frames per batch of raft.
         device: where raft runs; null takes a GPU, if there is one.
         shard: i/n for the i-th of n equal parts of the work, from 1/n to n/n.
         workers: processes for dis and tvl1; null takes one per core, 0 uses the main process, as raft always does.
 
     Raises:
-        SettingError: for wrong settings or weights, a missing package, no usable video, or no room.
+        SettingError: for wrong settings or weights, a missing package, no usable video, or a full disk.
     """
     number, count = share_of(shard)
     check_root(root, "--root")
@@ -150,17 +150,17 @@ def prepare_flow(
 
 
 def make_flow(job: Job, root: Path, out: Path, settings: FlowFormat, estimate: Estimate) -> Result:
-    """Write the flow of one video, whole or not at all; `fault` of a success is what lies beyond the bound, if anything.
+    """Write the flow of one video atomically; `fault` of a success is the clipped percentage, if any.
 
     Args:
         job: what to write.
         root: folder to read from.
         out: folder to write to.
-        settings: how.
+        settings: how to compute and store it.
         estimate: computes flow.
 
     Raises:
-        OSError: if there is no room, or no permission.
+        OSError: if the disk is full, or without permission.
     """
     path, clipped = out / job.out, ""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def make_flow(job: Job, root: Path, out: Path, settings: FlowFormat, estimate: E
             with replacing(path) as part:
                 return write_array(part, fields)
         with replacing(path) as part:
-            # What a killed run left.
+            # Left by a killed run.
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             written, share = write_pictures(part, fields, settings.bound)
@@ -184,12 +184,12 @@ def make_flow(job: Job, root: Path, out: Path, settings: FlowFormat, estimate: E
 
 
 def _check_outs(jobs: list[Job]) -> None:
-    """Refuse a video whose folder of pictures would hold files of others. Raises SettingError."""
+    """Refuse a video whose folder of pictures would contain files of others. Raises SettingError."""
     outs = {job.out: job.source for job in jobs}
     for out, source in outs.items():
         if above := next((str(parent) for parent in Path(out).parents if str(parent) in outs), None):
             raise SettingError(
-                f"The flow of {source} would lie within the folder of that of {outs[above]}; rename one of them, or pass "
+                f"The flow of {source} would be inside the folder of that of {outs[above]}; rename one of them, or pass "
                 "--store array."
             )
 
@@ -207,7 +207,7 @@ def frames_of(source: Path, short_side: int) -> Iterator[np.ndarray]:
     """All frames of a video, or of a folder of pictures, uint8 [h, w, 3], upright, with a shorter side of at most `short_side`.
 
     Raises:
-        DecodeError: if it is broken, or the size of frames changes.
+        DecodeError: if it is broken, or the frame size changes.
     """
     first: tuple[int, ...] | None = None
     for frame in _pictures(source) if source.is_dir() else _decoded(source):
@@ -247,13 +247,13 @@ def _decoded(path: Path) -> Iterator[np.ndarray]:
 
 
 def write_array(path: Path, fields: Iterable[np.ndarray]) -> int:
-    """Write flow as float16 [N, h, w, 2] in NumPy's format, one field at a time: long videos do not fit into memory.
+    """Write flow as float16 [N, h, w, 2] in NumPy's format, one field at a time, because long videos do not fit into memory.
 
     Returns:
         N
 
     Raises:
-        DecodeError: if there is none, or it is not finite.
+        DecodeError: if there is no flow, or it is not finite.
     """
     count, shape = 0, (0, 0, 0)
     with path.open("wb") as file:
@@ -269,9 +269,9 @@ def write_array(path: Path, fields: Iterable[np.ndarray]) -> int:
             count += 1
         if not count:
             raise DecodeError("too short", "a single frame has no flow")
-        # NumPy leaves room in the header for the number of entries to grow.
+        # NumPy reserves space in the header for a larger number of entries.
         if _write_header(file, count, shape) != start:
-            raise OSError(f"the header of {path} does not fit its place")
+            raise OSError(f"the header of {path} does not fit into its space")
     return count
 
 
@@ -283,13 +283,13 @@ def _write_header(file: Any, count: int, shape: tuple[int, ...]) -> int:
 
 
 def write_pictures(folder: Path, fields: Iterable[np.ndarray], bound: float) -> tuple[int, float]:
-    """Write flow as pictures of 8 bits: -bound to bound pixels are 0 to 255.
+    """Write flow as 8-bit pictures: -bound to bound pixels become 0 to 255.
 
     Returns:
-        Number of fields, and which share of the values lies beyond the bound.
+        Number of fields, and the fraction of values that exceed the bound.
 
     Raises:
-        DecodeError: if there is none, or it is not finite.
+        DecodeError: if there is no flow, or it is not finite.
     """
     count, beyond = 0, 0.0
     for flow in fields:
@@ -309,7 +309,7 @@ def write_pictures(folder: Path, fields: Iterable[np.ndarray], bound: float) -> 
 
 
 class Classical:
-    """DIS or TV-L1 of OpenCV, on grey frames, one thread.
+    """DIS or TV-L1 of OpenCV, on grey frames, with one thread.
 
     Args:
         method: 'dis' or 'tvl1'.
@@ -319,7 +319,7 @@ class Classical:
         self.method = method
 
     def create(self) -> Any:
-        """OpenCV's object; it does not go to other processes.
+        """Create OpenCV's object, which cannot be sent to other processes.
 
         Raises:
             SettingError: if the package is missing, or lacks the method.
@@ -351,15 +351,15 @@ class Classical:
 
 
 class Raft:
-    """torchvision's RAFT, in batches of pairs of neighbours.
+    """torchvision's RAFT, in batches of pairs of consecutive frames.
 
     Args:
         weights: state dict of raft_large or raft_small.
-        device: to run on.
-        batch_size: pairs at once.
+        device: device to run on.
+        batch_size: pairs per batch.
 
     Raises:
-        SettingError: if the file is none, or there is no such device.
+        SettingError: if the file does not contain such weights, or the device does not exist.
     """
 
     def __init__(self, weights: Path, device: str, batch_size: int) -> None:
@@ -393,10 +393,10 @@ class Raft:
 
 
 def load_raft(weights: Path) -> nn.Module:
-    """torchvision's raft_large or raft_small, whichever has weights of these names and shapes.
+    """torchvision's raft_large or raft_small, depending on the names and shapes of the weights.
 
     Raises:
-        SettingError: if the file cannot be read safely, or is of neither.
+        SettingError: if the file cannot be read safely, or belongs to neither.
     """
     from torchvision.models.optical_flow import raft_large, raft_small
 

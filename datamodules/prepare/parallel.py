@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 
 def core_count() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker() -> None:
-    """The command alone decides what Ctrl-C means; when it is killed, its workers do not wait for work for ever."""
+    """Let only the main process handle Ctrl-C, and end the worker if the main process is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -29,11 +29,11 @@ def start_worker() -> None:
 
 
 class Progress:
-    """A bar in a terminal, and elsewhere a line for every tenth of the work.
+    """A progress bar in a terminal; otherwise a line for every tenth of the work.
 
     Args:
-        total: files in all.
-        left: files that are still to be done.
+        total: number of all files.
+        left: number of remaining files.
     """
 
     def __init__(self, total: int, left: int) -> None:
@@ -45,7 +45,7 @@ class Progress:
             print(f"{total - left} of {total} files have already been prepared.", file=sys.stderr)
 
     def add(self, count: int) -> None:
-        """Note that so many more files are done."""
+        """Add this number of finished files."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
@@ -54,6 +54,6 @@ class Progress:
             self.next = self.done + max(1, self.total // 10)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it visible."""
         if self.bar is not None:
             self.bar.close()

@@ -1,4 +1,4 @@
-"""Write a video, or a part of it, as a small mp4 file that is fast to read anywhere in it, and check what was written."""
+"""Write a video, or a part of it, as a small mp4 file with fast random access, and check the result."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from datamodules.video.bitstream import REORDERING
 from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
 from datamodules.video.readers import LENIENT, DecodeError
 
-# Where a file's own unit of time is of no use.
+# Used if the time base of a file is unusable.
 TICKS = Fraction(1, 90000)
-# Seconds that lists state are rounded.
+# Tolerance, because times in lists are rounded.
 EPSILON = 1e-6
 
 
 class Encoding(NamedTuple):
-    """How videos are written."""
+    """Settings of the written videos."""
 
     short_side: int
-    """pixels of the shorter side; smaller videos stay as they are"""
+    """pixels of the shorter side; smaller videos keep their size"""
     gop: int
-    """frames from one keyframe to the next, at most"""
+    """maximum number of frames from one keyframe to the next"""
     quality: int
     """x264's constant rate factor, lower is better"""
     rate: float
@@ -37,7 +37,7 @@ class Encoding(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """A frame, its time and usual length in ticks, and a tick in seconds."""
+    """A frame, its time and usual duration in ticks, and seconds per tick."""
 
     frame: av.VideoFrame
     time: int
@@ -46,20 +46,20 @@ class Timed(NamedTuple):
 
 
 def reencode(source: Path, out: Path, start: float | None, stop: float | None, encoding: Encoding) -> int:
-    """Write a video without sound, upright, with the times of its frames.
+    """Write a video upright and without audio, keeping the timestamps of its frames.
 
     Args:
         source: a video file, or a folder of pictures in the order of their names.
-        out: file to write; any suffix.
-        start: second from which frames are taken; null for the first.
-        stop: second before which they are; null for all.
-        encoding: size and so on.
+        out: file to write, with any suffix.
+        start: first second to write; null for the start of the video.
+        stop: end in seconds, exclusive; null for the end of the video.
+        encoding: settings of the written video.
 
     Returns:
         Number of frames.
 
     Raises:
-        DecodeError: if the source is broken, or what was written cannot be read.
+        DecodeError: if the source is broken, or the written file cannot be read.
     """
     frames = _pictures(source, encoding.rate) if source.is_dir() else _frames(source, start, stop)
     reformatter = VideoReformatter()
@@ -71,7 +71,7 @@ def reencode(source: Path, out: Path, start: float | None, stop: float | None, e
             if stream is None:
                 size = (upright.width, upright.height)
                 stream = _add_stream(container, size, tick, encoding)
-                # Pictures of which the file does not say how colours are meant look different.
+                # Videos without colour metadata would be displayed with different colours.
                 stream.codec_context.color_range = ColorRange.MPEG
                 stream.codec_context.colorspace = upright.colorspace
                 first = ticks
@@ -80,10 +80,10 @@ def reencode(source: Path, out: Path, start: float | None, stop: float | None, e
             small = reformatter.reformat(
                 upright, stream.width, stream.height, "yuv420p", dst_color_range=ColorRange.MPEG, threads=1
             )
-            # Times must grow; a few files repeat one.
+            # Timestamps must increase; a few files repeat one.
             last = max(last + 1, ticks - first)
             small.pts, small.time_base = last, tick
-            # The encoder alone decides where keyframes are.
+            # Let the encoder decide where keyframes are.
             small.pict_type = av.video.frame.PictureType.NONE
             _mux(container, stream.encode(small), length)
             count += 1
@@ -99,11 +99,11 @@ def _add_stream(
     container: av.container.OutputContainer, size: tuple[int, int], tick: Fraction, encoding: Encoding
 ) -> av.VideoStream:
     options = {"crf": str(encoding.quality), "preset": "veryfast", "g": str(encoding.gop)}
-    # The cores are busy with other files; and only so is the same written each time.
+    # One thread: the other cores are busy with other files, and the output is deterministic.
     options["x264-params"] = "threads=1:lookahead-threads=1"
     stream = container.add_stream("libx264", options=options)
     scale = min(1.0, encoding.short_side / min(size))
-    # This colour format has even sides only.
+    # This pixel format requires even sides.
     stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in size)
     stream.pix_fmt = "yuv420p"
     stream.time_base = stream.codec_context.time_base = tick
@@ -112,7 +112,7 @@ def _add_stream(
 
 def _mux(container: av.container.OutputContainer, packets: list[av.Packet], length: int) -> None:
     for packet in packets:
-        # Else the last frame lasts no time, which raises the rate that the file states.
+        # Otherwise the last frame has no duration, which increases the stated frame rate.
         packet.duration = packet.duration or length
         container.mux(packet)
 
@@ -171,8 +171,7 @@ def _part(reader: PyAVReader, start: float | None, stop: float | None) -> Iterat
 
 
 def _in_order(reader: PyAVReader, start: float, frames_per_tick: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
-    """Frames in the order of display with their times. Where these are not right, they are the right ones in disorder: AVI, for
-    one, holds times of decoding."""
+    """Frames in display order with their times. If timestamps are wrong, they are decode times, as in AVI, and are sorted."""
     depth = 0 if reader.finds_by_time else REORDERING
     frames: deque[av.VideoFrame] = deque()
     stamps: list[int] = []
@@ -187,7 +186,7 @@ def _in_order(reader: PyAVReader, start: float, frames_per_tick: Fraction) -> It
 
 
 def _check(path: Path, frames: int, size: tuple[int, int]) -> None:
-    """Decode what was written, all of it."""
+    """Decode the complete written file."""
     count = 0
     try:
         with av.open(str(path)) as container:

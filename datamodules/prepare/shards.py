@@ -26,7 +26,7 @@ REPORT, PART, NEW = "malformed.tsv", ".part", "new"
 MEGABYTE = 2**20
 SPLITS = ("train", "val", "test")
 MAX_FILE = 2**31
-"""Bytes; litdata counts the places in a shard in 32 bits."""
+"""Maximum bytes of a shard, because litdata stores offsets in 32 bits."""
 
 
 class Found(NamedTuple):
@@ -45,7 +45,7 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
     listed in malformed.tsv. Labels, sentences and names go into lists.json, which is written last.
 
     Args:
-        data: the data set, by name, with its root and, if need be, lists and benchmark: --data UCF101 --data.root DIR.
+        data: the data set, by name, with its root and, if necessary, lists and benchmark: --data UCF101 --data.root DIR.
         out: folder to write, for --data.root of StreamedVideos.
         megabytes: size of a shard; three times as much memory is needed.
         overwrite: replace what was prepared in `out` before.
@@ -72,7 +72,7 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
     for split, manifest in manifests.items():
         if manifest is not None and manifest.spans is not None:
             raise SettingError(
-                f"The samples of the split {split} of --data {name} are parts of files, but shards contain whole videos; cut "
+                f"The samples of the split {split} of --data {name} are parts of files, but shards contain whole files; cut "
                 "them with `python main.py prepare videos`, or keep the files."
             )
     if any(manifest.fps or manifest.further for manifest in manifests.values() if manifest is not None):
@@ -119,7 +119,7 @@ def prepare_shards(data: VideoDataModule, out: Path, megabytes: int = 128, overw
 
 
 def _find(manifest: Manifest) -> list[Found]:
-    """The files of a manifest that are there, neither empty nor too large."""
+    """The existing files of a manifest that are neither empty nor too large."""
     found = []
     for row in range(len(manifest)):
         path = manifest.file(row)
@@ -133,10 +133,10 @@ def _find(manifest: Manifest) -> list[Found]:
 
 
 def _listed(manifest: Manifest | None, found: list[Found], root: Path) -> dict[str, Any]:
-    """What a data module must know of some videos of a manifest."""
+    """Properties of some videos of a manifest that the data module needs."""
     assert manifest is not None
     part = manifest.subset(np.array([file.row for file in found], np.int64))
-    # From the root of the data set: a video that is in two splits has the same name in both.
+    # Relative to the root of the data set, so that a video in two splits has the same name in both.
     return {
         "paths": [os.path.relpath(file.path, root) for file in found],
         "labels": part.labels.tolist(),
@@ -147,7 +147,7 @@ def _listed(manifest: Manifest | None, found: list[Found], root: Path) -> dict[s
 
 
 def _shard_names(found: list[Found], size: int) -> dict[str, list[Found]]:
-    """Cut a list of files into shards of about so many bytes. A shard's name says what is in it, and in which order."""
+    """Cut a list of files into shards of about `size` bytes. A shard's name is a hash of its content and order."""
     shards: list[list[Found]] = []
     room = 0
     for file in found:
@@ -165,7 +165,7 @@ def _shard_names(found: list[Found], size: int) -> dict[str, list[Found]]:
 
 
 def _write_split(out: Path, split: str, shards: dict[str, list[Found]]) -> None:
-    """Write the shards of a split into a folder beside its own, which takes that name at the end."""
+    """Write the shards of a split into a temporary folder, which is renamed at the end."""
     done, part = out / split, out / f"{split}{PART}"
     if done.is_dir():
         if [shard["filename"] for shard in json.loads((done / INDEX).read_text(encoding="utf-8"))["chunks"]] == [*shards]:
@@ -173,7 +173,7 @@ def _write_split(out: Path, split: str, shards: dict[str, list[Found]]) -> None:
         shutil.rmtree(done)
     part.mkdir(exist_ok=True)
     for left in part.iterdir():
-        # Of other files, or half a shard.
+        # Shards of other files, or incomplete shards.
         if left.is_dir():
             shutil.rmtree(left)
         elif left.with_suffix(".bin").name not in shards:
@@ -194,7 +194,7 @@ def _write_split(out: Path, split: str, shards: dict[str, list[Found]]) -> None:
     indices = [json.loads(path.read_text(encoding="utf-8")) for path in single]
     with replacing(part / INDEX) as whole:
         chunks = [index["chunks"][0] for index in indices]
-        # By which litdata tells whether an index that it keeps on a machine is still that of the store.
+        # litdata compares this value to detect an outdated cached index.
         digest = hashlib.sha256(" ".join(shards).encode()).hexdigest()
         content = {"chunks": chunks, "config": indices[0]["config"], "updated_at": digest}
         whole.write_text(json.dumps(content), encoding="utf-8")

@@ -82,7 +82,7 @@ def _write_classes(out: Path, stages: list[tuple[Stage, int]], fps: int, classes
 
 
 def _write_captioned(out: Path, stages: list[tuple[Stage, int]], fps: int) -> None:
-    """Videos, and one line about each."""
+    """Videos, and a file with one line per video."""
     lines = []
     for stage, count in stages:
         made = captioned_clips(count, stage, CaptionSettings())

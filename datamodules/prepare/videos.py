@@ -1,6 +1,6 @@
 """Re-encodes the videos of any data set as small files that are fast to read: `python main.py prepare videos`.
 
-Long recordings are cut into the clips that a data set names, folders of pictures become videos. Every file is written
+Long recordings are cut into the clips of a data set, and folders of pictures become videos. Every file is written
 atomically and then decoded; a journal records finished files, so a killed command resumes when run again, and several
 machines can share the work.
 """
@@ -31,7 +31,7 @@ from modules.core.errors import SettingError, check_positive, check_whole, check
 from modules.core.files import replacing
 
 MANIFEST, REPORT, JOURNALS = "manifest.tsv", "malformed.tsv", "journals"
-# Part of what tells finished files from those of other settings; to be changed with what is written.
+# Part of the key of finished files; increase it whenever the written files change.
 FORMAT = 2
 OUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a job."""
+    """The result of a job."""
 
     frames: int
     fault: str
@@ -80,11 +80,11 @@ def prepare_videos(
         quality: x264's constant rate factor; lower means better quality and larger files.
         rate: frames per second of folders of pictures; 12 in Something-Something v1 and Jester.
         shard: i/n for the i-th of n equal parts of the work, from 1/n to n/n.
-        workers: processes; null takes one per core, 0 only uses this one (then a file that blocks is not detected).
+        workers: processes; null takes one per core, 0 only uses this one (a file that blocks is not detected then).
         timeout: seconds after which an unfinished video counts as broken.
 
     Raises:
-        SettingError: for wrong settings, an unreadable list, no usable video, or no room.
+        SettingError: for wrong settings, an unreadable list, no usable video, or a full disk.
     """
     number, count = share_of(shard)
     check_root(source, "--source")
@@ -116,7 +116,7 @@ def prepare_videos(
 
 
 def share_of(shard: str) -> tuple[int, int]:
-    """Which of how many shares of the work i/n is. Raises SettingError."""
+    """Parse i/n, the i-th of n parts of the work. Raises SettingError."""
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise SettingError(f"--shard is {shard}; pass i/n with i from 1 to n, for example 3/16.")
@@ -124,10 +124,10 @@ def share_of(shard: str) -> tuple[int, int]:
 
 
 def read_jobs(source: Path, listed: Path | None) -> list[Job]:
-    """What is to be written, in the order of the list.
+    """The files to write, in the order of the list.
 
     Raises:
-        SettingError: if the list cannot be understood, names nothing, or names files outside `source`.
+        SettingError: if the list is invalid or empty, or contains files outside `source`.
     """
     if listed is None:
         files = dict.fromkeys(_folder_of_pictures(file) for file in video_files(source))
@@ -191,7 +191,7 @@ def _inside(path: str, source: Path, listed: Path) -> str:
 
 
 def with_keys(jobs: list[Job], settings: object) -> dict[str, Job]:
-    """Jobs by a hash of what is written and how, so that files of other settings are not taken for finished ones."""
+    """Jobs by a hash of content and settings, so that files with other settings do not count as finished."""
     keyed = {}
     for job in jobs:
         facts = f"{FORMAT} {job._replace(label=UNLABELLED)} {settings}".encode("utf-8", "surrogateescape")
@@ -200,12 +200,12 @@ def with_keys(jobs: list[Job], settings: object) -> dict[str, Job]:
 
 
 def read_journals(out: Path) -> dict[str, Result]:
-    """Results by key; later ones of a journal win, and success over failure in another."""
+    """Results by key. In a journal, later results are used; between journals, success is preferred to failure."""
     known: dict[str, Result] = {}
     for path in sorted((out / JOURNALS).iterdir()):
         here = {}
         for line in path.read_text(encoding="utf-8").splitlines():
-            # A killed run may leave a line of which only a part was written.
+            # A killed run may leave an incomplete line.
             if match := re.fullmatch(r'\["(\w{16})", (\d+), (".*")\]', line):
                 here[match[1]] = Result(int(match[2]), json.loads(match[3]))
         known |= {key: result for key, result in here.items() if not known.get(key, Result(0, "")).frames}
@@ -213,12 +213,12 @@ def read_journals(out: Path) -> dict[str, Result]:
 
 
 def is_done(result: Result | None, path: Path) -> bool:
-    """Whether a job has succeeded, and what it wrote, a file or a folder, is still there."""
+    """Whether a job has succeeded, and its file or folder still exists."""
     return result is not None and result.frames > 0 and path.exists()
 
 
 def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: int) -> Result:
-    """Write one file, whole or not at all.
+    """Write one file atomically.
 
     Args:
         job: what to write.
@@ -228,7 +228,7 @@ def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: i
         timeout: seconds after which this process ends itself; 0 for never.
 
     Raises:
-        OSError: if there is no room, or no permission.
+        OSError: if the disk is full, or without permission.
     """
     path = out / job.out
 
@@ -241,17 +241,17 @@ def make_video(job: Job, source: Path, out: Path, encoding: Encoding, timeout: i
 
 
 def outcome(write: Callable[[], int], timeout: int) -> Result:
-    """What becomes of a job.
+    """Run a job and return its result.
 
     Args:
-        write: does it, and returns the number of frames.
+        write: runs the job, and returns the number of frames.
         timeout: seconds after which this process ends itself; 0 for never.
 
     Raises:
-        OSError: if there is no room, or no permission.
+        OSError: if the disk is full, or without permission.
     """
     if timeout and hasattr(signal, "alarm"):
-        # It ends the process: no handler would get control while a decoder blocks.
+        # The alarm ends the process, because no handler would run while a decoder blocks.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(timeout)
     try:
@@ -260,7 +260,7 @@ def outcome(write: Callable[[], int], timeout: int) -> Result:
         return Result(0, str(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in OUT_ERRORS:
-            # Errors of PyAV do not all survive the way to another process.
+            # Some errors of PyAV cannot be pickled.
             raise OSError(error.errno, str(error)) from None
         return Result(0, str(DecodeError("failed while decoding", f"{type(error).__name__}: {error}".partition("\n")[0])))
     finally:
@@ -269,21 +269,21 @@ def outcome(write: Callable[[], int], timeout: int) -> Result:
 
 
 def work(left: dict[str, Job], total: int, make: Any, workers: int, journal: Path) -> None:
-    """Do jobs, and write a line of the journal for each.
+    """Run jobs, and write a line of the journal for each.
 
     Args:
         left: jobs by key.
-        total: jobs of this share, with those that are done.
-        make: makes a `Result` of a job.
-        workers: processes; 0 for none besides this one.
-        journal: file.
+        total: jobs of this part, including finished ones.
+        make: runs a job and returns its `Result`.
+        workers: number of processes; 0 uses this one.
+        journal: file of the journal.
     """
     torn = journal.is_file() and not journal.read_bytes().endswith(b"\n")
     with journal.open("a", encoding="utf-8") as file:
         file.write("\n" if torn else "")
         progress: Progress | None = None
         for key, result in _results(left, make, workers):
-            # Made when the processes are there: a bar has a thread, which processes do not like to be copied with.
+            # Created after the processes are forked, because the bar has a thread.
             progress = progress or Progress(total, len(left))
             file.write(json.dumps([key, *result]) + "\n")
             file.flush()
@@ -293,7 +293,7 @@ def work(left: dict[str, Job], total: int, make: Any, workers: int, journal: Pat
 
 
 def _results(left: dict[str, Job], make: Any, workers: int) -> Iterator[tuple[str, Result]]:
-    """Results as they come. A file with which a process dies is tried once more, alone, and then counts as broken."""
+    """Results as they arrive. If a process dies with a file, the file is tried once more alone, and then counts as broken."""
     if workers < 1:
         yield from ((key, make(job)) for key, job in left.items())
         return
@@ -327,7 +327,7 @@ def _alone(job: Job, make: Any) -> Result:
 
 
 def finish(jobs: dict[str, Job], out: Path) -> None:
-    """Write the manifest and the report, when all shards are done."""
+    """Write the manifest and the report, once all shards are done."""
     known = read_journals(out)
     if waiting := sum(key not in known for key in jobs):
         print(f"{len(jobs) - waiting} of {len(jobs)} videos are done; the run that finishes last writes {out / MANIFEST}.")

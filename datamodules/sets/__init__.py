@@ -1,1 +1,1 @@
-"""One file per data set: where its lists are, their format, and special cases."""
+"""One file per data set: location and format of its lists, and special cases."""

@@ -15,7 +15,7 @@ SUBSETS = {"train": "training", "val": "validation", "test": "validation"}
 
 
 class Interval(NamedTuple):
-    """When an activity is in which video."""
+    """An interval of a video with its activity."""
 
     name: str
     video: str
@@ -28,8 +28,8 @@ class Interval(NamedTuple):
 class ActivityNet(VideoDataModule):
     """ActivityNet 1.3 for classification: one clip per annotated interval, `v_<id>_<number of the interval>.mp4`.
 
-    The videos are long; `python main.py prepare videos --list activity_net.v1-3.min.json` cuts them. Takes that file
-    from the folder of the lists, or what lists.train and lists.val name. Labels are indices in the sorted list of names.
+    The videos are long; `python main.py prepare videos --list activity_net.v1-3.min.json` cuts them. The list is that file
+    in the folder of the lists, or the files of lists.train and lists.val. Labels are indices in the sorted list of names.
     Intervals without length are left out.
     """
 
@@ -53,7 +53,7 @@ def read_intervals(path: Path) -> list[Interval]:
     """All annotated intervals, in the order of the file.
 
     Raises:
-        SettingError: if the file is of another form.
+        SettingError: if the file has another format.
     """
     found = []
     try:

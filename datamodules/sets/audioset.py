@@ -1,4 +1,4 @@
-"""AudioSet: 527 classes of sounds in clips of 10 s, several in each."""
+"""AudioSet: 527 classes of sounds in clips of 10 s with several labels each."""
 
 import csv
 import math
@@ -26,11 +26,11 @@ class AudioSet(VideoDataModule):
     """AudioSet, for a classifier with `model.labels: several`; validation uses the evaluation clips.
 
     Files are audio or video files at any depth below `root`, named `<id>` or `<id>_<start second>`; with `streams.names`
-    [video, audio] they are videos, otherwise audio files are preferred to videos of the same name. Takes
+    [video, audio] they must be videos, otherwise audio files are preferred to videos of the same name. Reads
     balanced_train_segments.csv, unbalanced_train_segments.csv (not for the benchmark as20k), eval_segments.csv and
     class_labels_indices.csv from the folder of the lists. Set `streams.sound.seconds` to 10, or less for random parts.
 
-    Not all clips can be downloaded any more: the number of available clips is printed, and should be reported with every
+    Not all clips can be downloaded any more: the number of available clips is printed and should be reported with every
     result.
     """
 
@@ -63,7 +63,7 @@ class AudioSet(VideoDataModule):
         existing = by_stem(self.root, USUAL_SUFFIXES)
         if "video" not in self.wanted:
             existing |= by_stem(self.root, SOUND_SUFFIXES)
-        # Clips with the same labels share one list: there are two million.
+        # Clips with the same labels share one list to save memory: there are two million clips.
         shared: dict[frozenset[int], Intervals] = {}
         labels: dict[str, Intervals] = {}
         for path in paths:
@@ -77,7 +77,7 @@ class AudioSet(VideoDataModule):
 
 
 def read_mids(path: Path) -> dict[str, tuple[int, str]]:
-    """Number and name of each class by its id, /m/09x0r and so on, in the order of the numbers.
+    """Index and name of each class by its id (such as /m/09x0r), in the order of the indices.
 
     Raises:
         SettingError: if a column is missing, or the rows are not numbered from 0.
@@ -94,11 +94,11 @@ def read_segments(path: Path, numbers: dict[str, int]) -> Iterator[tuple[str, fl
     """Id, start second and labels of each clip: `--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"`, with or without spaces.
 
     Args:
-        path: of the list.
-        numbers: of the classes, by their ids.
+        path: path of the list.
+        numbers: index of each class by its id.
 
     Raises:
-        SettingError: if a line is of another form, or has an unknown class; names it.
+        SettingError: if a line has another format or an unknown class; the message names the line.
     """
     for number, line in number_lines(path):
         if line.startswith("#"):

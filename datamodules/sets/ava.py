@@ -30,7 +30,7 @@ ACTIONS = 80
 SECONDS = range(902, 1799)
 """Key frames of a film."""
 VALIDATED = 4
-"""Validation during training reads the key frames whose second is a multiple of this (SEVERE, official code)."""
+"""Validation during training only uses the key frames at multiples of this many seconds (SEVERE, official code)."""
 TRUE = {"train": ["ava_train_v2.2.csv"], "val": ["ava_val_v2.2.csv"]}
 DETECTED = {
     "train": [
@@ -52,17 +52,17 @@ class Moment(NamedTuple):
 
 Corners = tuple[float, float, float, float]
 Boxes = dict[Moment, dict[Corners, set[int]]]
-"""The boxes of key frames, in the order of the file, and the actions of each, counted from 0."""
+"""The boxes of key frames, in the order of the file, and the action indices of each, from 0."""
 
 
 class Evaluation(NamedTuple):
-    """What a split is scored with."""
+    """Ground truth of a split for its evaluation."""
 
     key_frames: KeyFrames
     truth: TrueBoxes
-    """Frames are rows of `key_frames`; those behind its last one have no box that could be found."""
+    """Frame indices are rows of `key_frames`; larger indices are annotated frames that have no box to classify."""
     scored: dict[int, str]
-    """Scored actions, counted from 0, and their names."""
+    """Evaluated actions by index from 0, and their names."""
 
 
 @dataclass
@@ -108,30 +108,30 @@ class AVA(VideoDataModule):
     """AVA v2.2 for action detection: a clip around each key frame, with the boxes of its people and their actions.
 
     Films are files of any kind, `<name>.mkv`, in any layout below `root`, or folders of pictures at 30 frames per second,
-    `frames/<name>/<name>_000001.jpg`; if there is a folder `frames`, only it is read. The official lists contain true
-    boxes, one line per action. Lists in the same format with a score instead of the person's id contain a detector's boxes.
+    `frames/<name>/<name>_000001.jpg`; if there is a folder `frames`, only this folder is read. The official lists contain true
+    boxes, one line per action. Lists of detected boxes have the same format, with a score instead of the id of the person.
 
-    Training uses true boxes, and detected ones if there is a list of them (with its actions, or none). Random square
-    crops clip boxes, and drop those outside; the official code keeps them as boxes without area. Validation uses
-    every fourth second, the test all; both read complete frames, one key frame per batch unless `films.square`.
+    Training uses true boxes, and detected boxes if there is a list of them (with or without actions). Random square
+    crops clip the boxes and drop those outside; the official code keeps them as boxes without area. Validation uses
+    every fourth second, the test all seconds; both read complete frames, one key frame per batch unless `films.square`.
 
     mp4 files are read from the keyframe before the clip; for other files the index is rebuilt for every clip by reading
     the file. `python main.py prepare videos` creates small mp4 files of films.
 
     Args:
         root: folder of the films.
-        lists: lists of true boxes: `train` (null uses ava_train_v2.2.csv) and `val`, also for the test (null uses
+        lists: lists of true boxes: `train` (null uses ava_train_v2.2.csv) and `val`, also used for the test (null uses
             ava_val_v2.2.csv); and the folder of the official lists.
         boxes: lists of detected boxes.
-        clip: frames, size, and crop of training clips. The sampler is `Dense`, its stride in thirtieths of a second; `clips`
-            and `repeat` must be left as they are.
+        clip: frames, size, and crop of training clips. The sampler must be `Dense`, with its stride in thirtieths of a second;
+            `clips` and `repeat` must be left as they are.
         batch_size: key frames per batch and device in training.
-        reading: worker processes, decoder, and tolerance for broken films; `decode_timeout` is for one clip.
-        subset: part of the key frames of training, with films instead of classes.
-        films: start second of files, and whether evaluation reads squares.
-        benchmark: boxes to evaluate: detected or true ones.
+        reading: worker processes, decoder, and tolerance for broken films; `decode_timeout` applies to one clip.
+        subset: part of the training key frames; the same fraction of every film instead of every class.
+        films: start second of files, and the shape of evaluation frames.
+        benchmark: boxes to evaluate on: detected or true ones.
         probe_samples: key frames for probes.
-        seed: order, clips and crops are functions of it; null takes the run's seed.
+        seed: random seed of order, clips and crops; null takes the run's seed.
 
     Raises:
         SettingError: for incompatible settings.
@@ -173,7 +173,7 @@ class AVA(VideoDataModule):
 
     @property
     def num_classes(self) -> int:
-        """All actions, also those that are not scored."""
+        """Number of all actions, including those that are not evaluated."""
         return ACTIONS
 
     def read_official(self, split: str) -> Manifest | None:
@@ -203,7 +203,7 @@ class AVA(VideoDataModule):
         return Path(named) if named else self.find_list(*DETECTED[part])
 
     def _evaluated(self, split: str, true: Boxes, listed: Path) -> Evaluation:
-        """Key frames of validation or test, without excluded ones, and what is to be found in them."""
+        """Key frames of validation or test without excluded ones, and their ground truth."""
         excluded, names = self.find_list(*EXCLUDED), self.find_list(*SCORED)
         for found, wanted in ((excluded, EXCLUDED[0]), (names, SCORED[0])):
             if found is None:
@@ -237,11 +237,11 @@ class AVA(VideoDataModule):
         return self._evaluations[split]
 
     def evaluation(self, stage: str) -> Evaluation:
-        """What 'val' or 'test' is scored with; frames and boxes are numbered as in its batches."""
+        """Ground truth of 'val' or 'test'; frames and boxes have the same indices as in its batches."""
         return self._evaluations[stage]
 
     def _key_frames(self, boxes: Boxes, source: Path) -> KeyFrames:
-        """A table of films, moments and boxes, sorted by film and second; more than half of the films must be there."""
+        """A table of films, timestamps and boxes, sorted by film and second; more than half of the films must exist."""
         moments = sorted(boxes)
         films = sorted({moment.film for moment in moments})
         if not films:
@@ -284,12 +284,12 @@ class AVA(VideoDataModule):
         return KeyFrameDataset(manifest, self.clip, self.seed, train, self.films.square, decoder, timeout, guard)
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
-        # Films differ in shape.
+        # Films have different aspect ratios.
         return self.batch_size if train or self.films.square else 1
 
 
 def film_files(root: Path) -> dict[str, str]:
-    """Films by name: folders of pictures in `frames` if there is such a folder, else files without their last suffix."""
+    """Films by name: folders of pictures in `frames` if it exists, otherwise files, named without their last suffix."""
     frames = root / "frames"
     if frames.is_dir():
         return {folder.name: f"frames/{folder.name}" for folder in sorted(frames.iterdir()) if _is_film(folder)}
@@ -301,16 +301,16 @@ def _is_film(folder: Path) -> bool:
 
 
 def read_rows(path: Path, cells: int) -> Iterator[tuple[int, Moment, list[str]]]:
-    """Number of the line, key frame and cells of each row of an official list.
+    """Line number, key frame and cells of each row of an official list.
 
     Raises:
-        SettingError: if the file is missing or a row has fewer cells or another second; names the line.
+        SettingError: if the file is missing or a row has too few cells or an invalid second; the message names the line.
     """
     if not is_file(path):
         raise SettingError(f"The list {path} does not exist; pass an existing file.")
     lines = read_lines(path)
     for number, row in zip(lines, csv.reader(lines.values()), strict=True):
-        # Two forms: 902 and 0902.
+        # Seconds have two forms: 902 and 0902.
         if len(row) < cells or not row[1].strip().isdecimal():
             raise SettingError(
                 f"Line {number} of {path} is {lines[number]!r}; expected {cells} cells with commas: film, second"
@@ -320,15 +320,15 @@ def read_rows(path: Path, cells: int) -> Iterator[tuple[int, Moment, list[str]]]
 
 
 def read_boxes(path: Path, min_score: float | None = None) -> Boxes:
-    """Boxes of key frames; lines of the same box are joined, in whatever order they come.
+    """Boxes of key frames; lines of the same box are merged, in any order.
 
     Args:
-        path: list in the form of ava_train_v2.2.csv.
-        min_score: for lists of detected boxes, whose last cell is a score; None for true boxes, whose last cell is the number
-            of a person.
+        path: list in the format of ava_train_v2.2.csv.
+        min_score: minimum score in lists of detected boxes, whose last cell is a score; None for true boxes, whose last cell is
+            the id of a person.
 
     Raises:
-        SettingError: if the file is missing or a row cannot be understood; names the line.
+        SettingError: if the file is missing or a row is invalid; the message names the line.
     """
     boxes: Boxes = {}
     for number, moment, row in read_rows(path, 8):
@@ -337,7 +337,7 @@ def read_boxes(path: Path, min_score: float | None = None) -> Boxes:
             x1, y1, x2, y2 = (float(cell) for cell in row[2:6])
             score = 1.0 if min_score is None else float(row[7])
         except ValueError as error:
-            raise SettingError(f"{where} has {','.join(row[2:])!r} behind the second; expected numbers.") from error
+            raise SettingError(f"{where} has {','.join(row[2:])!r} after the second; expected numbers.") from error
         if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
             raise SettingError(
                 f"{where} has the corners {row[2:6]}; expected x1, y1, x2, y2 as shares of width and height, from 0 to 1."
@@ -348,7 +348,7 @@ def read_boxes(path: Path, min_score: float | None = None) -> Boxes:
         if moment.second not in SECONDS or (min_score is not None and score < min_score):
             continue
         found = boxes.setdefault(moment, {}).setdefault((x1, y1, x2, y2), set())
-        # Negative and missing numbers mean a box in which nothing is done.
+        # Negative and missing numbers mean a box without any action.
         if action and action != "-1":
             found.add(class_label(action, ACTIONS + 1, where) - 1)
             if -1 in found:
@@ -357,15 +357,15 @@ def read_boxes(path: Path, min_score: float | None = None) -> Boxes:
 
 
 def read_moments(path: Path) -> set[Moment]:
-    """Key frames of a list of film and second. Raises SettingError as `read_rows` does."""
+    """Key frames of a list of film and second. Raises SettingError like `read_rows`."""
     return {moment for _, moment, _ in read_rows(path, 2)}
 
 
 def read_actions(path: Path) -> dict[int, str]:
-    """Numbers (from 0) and names of the actions of a list in protobuf's text form, with `id` or `label_id`.
+    """Index (from 0) and name of each action of a list in protobuf's text format, with `id` or `label_id`.
 
     Raises:
-        SettingError: if the file is missing or holds none.
+        SettingError: if the file is missing or contains no action.
     """
     text = "\n".join(read_lines(path).values())
     found = {}

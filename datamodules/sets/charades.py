@@ -1,4 +1,4 @@
-"""Charades: 157 actions of daily life in videos of half a minute, several at once, each with its times."""
+"""Charades: 157 actions of daily life in videos of half a minute; actions overlap and have start and end times."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +22,15 @@ Intervals = list[tuple[float, float, int]]
 
 
 class Charades(VideoDataModule):
-    """Charades, for a classifier with `model.labels: several`. The test videos are those that validate.
+    """Charades, for a classifier with `model.labels: several`. The test uses the validation videos.
 
     The label of a training clip is the union of the actions between its first and its last frame (with clip.clips or
-    clip.repeat the union over all clips of the video), that of a validation or test video the union over the video. A video
-    without any action is a sample of no class.
+    clip.repeat the union over all clips of the video), and that of a validation or test video the union over the video. A video
+    without any action is a sample without positive classes.
 
-    Videos are `<id>.mp4` at any depth below `root`, or have another suffix; times are in seconds, so that they may have any
-    frame rate. Takes Charades_v1_train.csv and Charades_v1_test.csv, or SlowFast's lists of frames (train.csv, val.csv; reading
-    their millions of lines takes a while), and always Charades_v1_classes.txt, from the folder of the lists.
+    Videos are `<id>.mp4` at any depth below `root`, or have another suffix. Times are in seconds, so videos may have any
+    frame rate. Reads Charades_v1_train.csv and Charades_v1_test.csv, or SlowFast's lists of frames (train.csv, val.csv; reading
+    their millions of lines takes a while), and Charades_v1_classes.txt in all cases, from the folder of the lists.
     """
 
     splits = needed = ("train", "val")
@@ -53,10 +53,10 @@ class Charades(VideoDataModule):
 
 
 def read_class_names(path: Path) -> list[str]:
-    """The names of the classes, `c000 Holding some clothes` and so on.
+    """The names of the classes, from lines like `c000 Holding some clothes`.
 
     Raises:
-        SettingError: if a line is not the next number and a name.
+        SettingError: if a line does not consist of the next number and a name.
     """
     names: list[str] = []
     for number, line in read_lines(path).items():
@@ -68,14 +68,14 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def read_actions(path: Path, classes: int) -> dict[str, Intervals]:
-    """The actions of an official table by video, in its order. What is annotated beyond the end of a video is cut off.
+    """The actions of an official table by video, in its order. Annotations are cut at the end of their video.
 
     Args:
-        path: of the table.
-        classes: how many there are.
+        path: path of the table.
+        classes: number of classes.
 
     Raises:
-        SettingError: if the file or a column is missing, or an action is not `c092 11.90 21.20`; names the line.
+        SettingError: if the file or a column is missing, or an action is not `c092 11.90 21.20`; the message names the line.
     """
     videos: dict[str, Intervals] = {}
     left_out = []
@@ -104,17 +104,18 @@ def read_actions(path: Path, classes: int) -> dict[str, Intervals]:
 
 
 def read_frame_list(path: Path, classes: int) -> dict[str, Intervals]:
-    """The actions of SlowFast's list of the labels of every frame, of 24 per second, as intervals.
+    """The actions of SlowFast's list of labels per frame (24 per second), as intervals.
 
     Args:
-        path: of the list: `AB1CD 0 12 AB1CD/AB1CD-000013.jpg "92,147"`, frames from 0 (their files from 1) in order.
-        classes: how many there are.
+        path: path of the list, with lines `AB1CD 0 12 AB1CD/AB1CD-000013.jpg "92,147"`, frames from 0 (their files from 1) in
+            order.
+        classes: number of classes.
 
     Raises:
-        SettingError: if a line is of another form; names it.
+        SettingError: if a line has another format; the message names it.
     """
     videos: dict[str, dict[int, list[list[int]]]] = {}
-    # Not read as a whole: it has a line for each of millions of frames.
+    # The file is read line by line: it has a line for each of millions of frames.
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if number == 1 or not line.strip():

@@ -13,14 +13,14 @@ from modules.core.batch import Kind
 from modules.core.errors import SettingError
 
 FPS = 24.0
-"""Assumed, as nothing in the folders says it; only times in seconds depend on it."""
+"""Assumed, because the folders do not contain the rate; only times in seconds depend on it."""
 PICTURES, MASKS, LISTS = "JPEGImages", "Annotations", "ImageSets"
 USUAL = "480p"
 
 
 class DAVIS2017(VideoDataModule):
     """DAVIS-2017: folders of pictures `JPEGImages/480p/<sequence>`, masks in `Annotations/480p/<sequence>`, and the official
-    lists in `ImageSets/2017`; without 480p, the only other size that is there.
+    lists in `ImageSets/2017`; without 480p, the only other size is used.
 
     The streams are video and mask; there are no labels. Mask values are object ids: `streams.mask.objects` 1 returns the union
     of all objects, larger values one plane per object; files with more objects count as broken.
@@ -36,7 +36,7 @@ class DAVIS2017(VideoDataModule):
         return self.read_first(split, f"{split}.txt")
 
     def read_listed(self, path: Path, split: str) -> Manifest:
-        """Manifest from a list of sequences, or, as DAVIS-2016 has it, of pictures: '/JPEGImages/480p/bear/00000.jpg /...'."""
+        """Manifest from a list of sequences, or of pictures as in DAVIS-2016: '/JPEGImages/480p/bear/00000.jpg /...'."""
         size = self._size()
         lines = (line.split()[0] for line in read_lines(path).values() if line.strip())
         names = list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))
@@ -52,7 +52,7 @@ class DAVIS2017(VideoDataModule):
         return Manifest(self.root, PackedStrings(folders), labels, further=further, fps=FPS)
 
     def _size(self) -> str:
-        """The folder of one size of the pictures."""
+        """The name of the folder of the image size to use."""
         sizes = sorted(path.name for path in (self.root / PICTURES).glob("*") if path.is_dir())
         if USUAL in sizes:
             return USUAL
@@ -65,6 +65,6 @@ class DAVIS2017(VideoDataModule):
 
 
 class DAVIS2016(DAVIS2017):
-    """DAVIS-2016: as DAVIS-2017, with lists in `ImageSets/2016` or `ImageSets/480p`, and one object, which the masks show."""
+    """DAVIS-2016: like DAVIS-2017, with lists in `ImageSets/2016` or `ImageSets/480p`, and masks of a single object."""
 
     places = (f"{LISTS}/2016", f"{LISTS}/{USUAL}")

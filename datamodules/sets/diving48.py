@@ -1,4 +1,4 @@
-"""Diving48: competitive dives in 48 classes, in the corrected labels of its second version."""
+"""Diving48: competitive dives in 48 classes, with the corrected labels of its second version."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ CLASSES = 48
 
 
 class Diving48(VideoDataModule):
-    """Diving48, version 2. Validation uses the test videos; class 30 has none in either list.
+    """Diving48, version 2. Validation uses the test videos; class 30 has no video in either list.
 
-    Takes Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from the folder of
+    Reads Diving48_V2_train.json and Diving48_V2_test.json, and Diving48_vocab.json for names of classes, from the folder of
     the lists or its folders annotations and labels. Videos are found by name. Labels of version 1 are wrong and are not
     used. A mirrored dive has the same class: take-off (forward, back, reverse, inward), somersaults, twists and position do
     not depend on left and right.
@@ -47,7 +47,8 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def read_diving_list(path: Path, class_names: list[str], root: Path) -> Manifest:
-    """An official list of {vid_name, label, start_frame, end_frame}; the videos are cut already, so frames are not read.
+    """An official list of {vid_name, label, start_frame, end_frame}; the videos are already cut, so the frame numbers are not
+    used.
 
     Raises:
         SettingError: if an entry lacks name or label, or the label is out of range.

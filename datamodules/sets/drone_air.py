@@ -12,15 +12,16 @@ CLASSES = ["airplane", "bird", "drone", "helicopter"]
 LIST = "labels.csv"
 SENSORS = {"visible": "V", "infrared": "IR"}
 HELD_OUT = 4
-"""The last of so many parts of a class's videos, by their numbers, are for validation: neighbours are often of one flight."""
+"""The last of this many parts of a class, by video number, is for validation; neighbours often share a flight."""
 
 
 class DroneAir(VideoDataModule):
     """Windows around flying objects, cut out of the Drone-detection dataset (Svanstrom et al., Data in Brief 2021):
     visible/<class>/*.mp4, infrared/<class>/*.mp4 and labels.csv (path, sensor, label, source_video).
 
-    Benchmarks: visible, infrared. The data set has no official split: of each class, the quarter of the videos with the highest
-    numbers is for validation, so that no video and no flight is in both.
+    Benchmarks: visible, infrared. The data set has no official split: for each class, the quarter of the videos with the
+        highest
+    numbers is for validation, so that training and validation share no video and no flight.
     """
 
     benchmarks = ("visible", "infrared")
@@ -51,6 +52,6 @@ class DroneAir(VideoDataModule):
 
 
 def _first_held_out(rows: list[tuple[str, int, int]], label: int) -> int:
-    """Number of the first video of a class that is for validation."""
+    """Number of the first validation video of a class."""
     numbers = sorted({number for _, other, number in rows if other == label})
     return numbers[len(numbers) * (HELD_OUT - 1) // HELD_OUT]

@@ -1,4 +1,4 @@
-"""EPIC-Kitchens-100: what hands do in kitchens, seen from the head; verbs, nouns and both."""
+"""EPIC-Kitchens-100: egocentric videos of actions in kitchens, labelled with verbs, nouns and both."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "ver
 
 
 class Segment(NamedTuple):
-    """A narrated action: when it is in which video, and what is done."""
+    """A narrated action: its video, start and end, verb and noun."""
 
     name: str
     video: str
@@ -34,7 +34,7 @@ class EpicKitchens100(VideoDataModule):
     The recordings are long; `python main.py prepare videos --list EPIC_100_train.csv` cuts them. The official lists of
     training and validation give the labels; an action is a pair of verb and noun that occurs in one of them.
 
-    Benchmarks are what is classified: verb (97), noun (300), or action, numbered in the order of verb, then noun.
+    Benchmarks select the label: verb (97), noun (300), or action, numbered in the order of verb, then noun.
     """
 
     benchmarks = ("verb", "noun", "action")
@@ -61,10 +61,10 @@ class EpicKitchens100(VideoDataModule):
 
 
 def read_segments(path: Path) -> list[Segment]:
-    """The narrations of an official list. Some stop before they start; these are left out.
+    """The narrations of an official list. Narrations that stop before they start are left out.
 
     Raises:
-        SettingError: if the file or a column is missing, or a row has no times or labels; names the line.
+        SettingError: if the file or a column is missing, or a row has no times or labels; the message names the line.
     """
     segments, left_out = [], []
     for line, row in read_table(path, COLUMNS):
@@ -81,10 +81,10 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def seconds(text: str, path: Path, line: int) -> float:
-    """Seconds of a time like 00:01:02.5.
+    """Convert a time like 00:01:02.5 to seconds.
 
     Raises:
-        SettingError: if it is of another form.
+        SettingError: if it has another format.
     """
     match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
     if match is None:

@@ -16,10 +16,10 @@ COLUMNS = ("filename", "fold", "target", "category")
 
 
 class ESC50(VideoDataModule):
-    """ESC-50, as `audio/<fold>-<clip>-<take>-<target>.wav` and meta/esc50.csv.
+    """ESC-50, from `audio/<fold>-<clip>-<take>-<target>.wav` and meta/esc50.csv.
 
-    The benchmarks fold1 to fold5 name the fold that validates; the others train. The usual result is the mean accuracy of all
-    five: fragments of one recording lie in one fold, so do not divide the clips in another way. Set `streams.sound.seconds` to
+    The benchmarks fold1 to fold5 select the validation fold; the others are for training. The usual result is the mean accuracy
+    of all five: fragments of one recording are in the same fold, so do not use another split. Set `streams.sound.seconds` to
     5.
     """
 

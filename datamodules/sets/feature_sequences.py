@@ -22,14 +22,14 @@ class FeatureSequences(VideoDataModule):
     label, caption) per recording. A list named in the settings must be next to its collection and have the same name
     (`lists.train features.csv` for `features.safetensors`).
 
-    A sample is the sequence of one recording, with `length`; `data.streams.feature.whole false` only takes the steps within
-    the clip. Features with one file per recording are read by `ListedStreams`.
+    A sample is the sequence of one recording, with `length`; with `data.streams.feature.whole false`, only the steps within
+    the clip are used. Features with one file per recording are read by `ListedStreams`.
     """
 
     offers: ClassVar[dict[str, Kind]] = {"feature": "feature"}
     gives = ("feature",)
     several: bool | None = None
-    """Whether samples have several labels each, once the first list, that of training, is read."""
+    """Whether samples have several labels each, known once the first list (training) is read."""
 
     def read_official(self, split: str) -> Manifest | None:
         """See `VideoDataModule.read_official`."""
@@ -48,11 +48,11 @@ class FeatureSequences(VideoDataModule):
         self.several = manifest.intervals is not None
         if len(manifest) != (size := collection_size(collection)):
             raise SettingError(f"{path} has {len(manifest)} rows, but {collection} has {size} recordings; write both again.")
-        # The files of the rows are what the features were made of.
+        # The paths of the rows are the files that the features were computed from.
         rows = PackedStrings(f"{collection.absolute()}{MARK}{row}" for row in range(size))
         return replace(manifest, paths=rows)
 
     @property
     def test_views(self) -> ViewSettings | None:
-        """Whole sequences are read as in validation: views are for clips."""
+        """None: complete sequences are read as in validation, and views only apply to clips."""
         return None if self.stream_settings.feature.whole else self.views

@@ -25,7 +25,7 @@ class FineGym(VideoDataModule):
     """FineGym, as clips of elements cut by `python main.py prepare videos` or otherwise.
 
     Reads the official lists (`<id>_E_002407_002435_A_0003_0005 78`, with or without suffix). Clips are found by name.
-    Copies of the data set lack videos; the number of available ones is printed at the start.
+    Copies of the data set usually lack some videos; the number of available videos is printed at the start.
 
     Benchmarks: gym99, gym288, the events vault and floor, and the sets fx_s1 (leaps and jumps on floor) and ub_s1 (circles on
     uneven bars). Labels of a part of Gym99 count from 0.
@@ -49,7 +49,7 @@ def read_gym_list(path: Path, subset: str, root: Path) -> Manifest:
     """The rows of a list that belong to a subset.
 
     Raises:
-        SettingError: if a line is no name and label, or none is of the subset.
+        SettingError: if a line does not consist of a name and a label, or no line belongs to the subset.
     """
     first, classes = SUBSETS[subset]
     total = SUBSETS["gym288" if subset == "gym288" else "gym99"][1]
@@ -63,7 +63,7 @@ def read_gym_list(path: Path, subset: str, root: Path) -> Manifest:
 
 
 class Element(NamedTuple):
-    """A part of a routine: when it is in which event, and when that is in which video."""
+    """A part of a routine: its time in an event, and the event's time in a video."""
 
     name: str
     event: str
@@ -77,7 +77,7 @@ def read_elements(path: Path) -> list[Element]:
     """The elements of the official annotation; a vault has several stages and lasts from the first to the last.
 
     Raises:
-        SettingError: if the file is of another form.
+        SettingError: if the file has another format.
     """
     found = []
     try:

@@ -39,7 +39,7 @@ class HMDB51(VideoDataModule):
 
 
 def split_files(folder: Path, split: str) -> dict[str, Path]:
-    """The files of a split by class, in the order of labels. What editors left in the folder is passed over."""
+    """The files of a split by class, in the order of labels. Backup files of editors are ignored."""
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = re.fullmatch(rf"([^.].*)_test_{split}\.txt", path.name)
@@ -49,10 +49,10 @@ def split_files(folder: Path, split: str) -> dict[str, Path]:
 
 
 def read_hmdb_split(files: dict[str, Path], split: str, root: Path) -> Manifest:
-    """The videos of 'train' or 'val'. A class's label is its place in the sorted list of classes that have a file.
+    """The videos of 'train' or 'val'. Labels are indices in the sorted list of classes that have a file.
 
     Raises:
-        SettingError: if a line is not a name and a flag: 1 training, 2 test, 0 unused.
+        SettingError: if a line does not consist of a name and a flag: 1 training, 2 test, 0 unused.
     """
     rows = []
     for label, (name, path) in enumerate(files.items()):

@@ -1,4 +1,4 @@
-"""Jester: 27 hand gestures before a webcam."""
+"""Jester: 27 hand gestures in front of a webcam."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NAMES = {"train": "train", "val": "validation", "test": "test"}
 class Jester(VideoDataModule):
     """Jester, as video files `<number>.mp4`; `python main.py prepare videos` creates them from the folders of pictures.
 
-    Takes jester-v1-train.csv and jester-v1-validation.csv with jester-v1-labels.csv next to them. Mirroring would change
+    Reads jester-v1-train.csv and jester-v1-validation.csv with jester-v1-labels.csv next to them. Mirroring changes
     the classes.
     """
 
@@ -35,10 +35,11 @@ class Jester(VideoDataModule):
 
 
 def read_numbered_list(path: Path, labels: Path, root: Path) -> Manifest:
-    """A list of lines '101;Swiping Left', or of numbers alone without labels. A class's label is its line in `labels`.
+    """Read a list of lines '101;Swiping Left', or of numbers without labels. The label of a class is its line index in
+    `labels`.
 
     Raises:
-        SettingError: if a class is unknown, or only the pictures of the videos are there.
+        SettingError: if a class is unknown, or only folders of pictures exist instead of videos.
     """
     names = [line.strip() for line in read_lines(labels).values()]
     number = {name: label for label, name in enumerate(names)}

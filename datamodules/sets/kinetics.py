@@ -1,8 +1,8 @@
 """Kinetics-400, -600, -700 and Mini-Kinetics-200.
 
 Lists may be the official tables (label, youtube_id, time_start, time_end, split), 'path label' lists as VideoMAE and SMILE
-use them, or 'path num_frames label' lists as SEVERE does. Without a list, `<root>/<split>.csv` is taken if it exists, else
-the folders `<root>/<split>/<class>/`; splits may have other usual names (`validate`, `validation`). Class names hold spaces:
+use them, or 'path num_frames label' lists as SEVERE does. Without a list, `<root>/<split>.csv` is used if it exists, otherwise
+the folders `<root>/<split>/<class>/`; splits may have other usual names (`validate`, `validation`). Class names contain spaces:
 tables with tabs or commas are safer than spaces.
 """
 
@@ -57,7 +57,7 @@ class Kinetics700(Kinetics400):
 class MiniKinetics(VideoDataModule):
     """Mini-Kinetics-200: 200 actions, videos in the tree of Kinetics-400.
 
-    Text lists (`name label`) count labels from 1, csv lists ('path label') from 0; both give labels from 0.
+    Text lists (`name label`) count labels from 1, csv lists ('path label') from 0; both are converted to labels from 0.
     """
 
     places = ("",)

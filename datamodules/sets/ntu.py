@@ -1,4 +1,4 @@
-"""NTU RGB+D 60 and 120: skeletons that `python main.py prepare ntu` has prepared, and the videos."""
+"""NTU RGB+D 60 and 120: skeletons prepared by `python main.py prepare ntu`, and the videos."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ COMMAND = "python main.py prepare ntu --raw DIR --out DIR"
 class NTU60(PreparedSkeletons):
     """NTU RGB+D 60 (benchmarks xsub, xview): 56,578 recordings of 60 actions by 40 people, 3 cameras.
 
-    xsub trains on 20 of the people, xview on cameras 2 and 3. A folder of NTU RGB+D 120 will do.
+    xsub trains on 20 of the people, xview on cameras 2 and 3. A folder of NTU RGB+D 120 also works.
     """
 
     num_classes = NTU60_CLASSES
@@ -57,12 +57,12 @@ class NTU120(PreparedSkeletons):
 
 
 def split_ntu(recordings: Recordings, benchmark: str, belongs: Callable[[NTUName], bool] = lambda name: True) -> Split:
-    """Split recordings by their names.
+    """Split recordings by their file names.
 
     Args:
-        recordings: of a folder.
+        recordings: recordings of a folder.
         benchmark: a key of `TRAINS`.
-        belongs: whether a recording is one of the data set.
+        belongs: whether a recording belongs to the data set.
     """
     names = [parse_ntu_name(name) for name in recordings.name.tolist()]
     kept = [(row, name) for row, name in enumerate(names) if name is not None and belongs(name)]
@@ -73,7 +73,7 @@ def split_ntu(recordings: Recordings, benchmark: str, belongs: Callable[[NTUName
 
 
 class NTUVideos(VideoDataModule):
-    """RGB videos of NTU RGB+D, `SsssCcccPpppRrrrAaaa_rgb.avi` anywhere below `root`, split as the skeletons are.
+    """RGB videos of NTU RGB+D, `SsssCcccPpppRrrrAaaa_rgb.avi` anywhere below `root`, with the same splits as the skeletons.
 
     Benchmarks: ntu60_xsub, ntu60_xview, ntu120_xsub, ntu120_xset.
     """

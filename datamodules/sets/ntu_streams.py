@@ -31,9 +31,10 @@ class NTUStreams(NTUVideos):
     """NTU RGB+D: `<name>_rgb.avi`, folders `<name>` of depth pictures, `<name>_ir.avi` and `<name>.skeleton`, anywhere below
     `root`, where a name is like S001C002P003R002A013.
 
-    The streams are video, depth, infrared (a further video) and skeleton. All cameras have 30 frames per second; where one has
-    fewer frames than the first stream, those behind its end are not valid. Depth and infrared are of another camera than the
-    colours: beside a video they show their centred square. A recording is a sample if its first stream is there.
+    The streams are video, depth, infrared (a further video) and skeleton. All cameras have 30 frames per second; if a stream
+    has fewer frames than the first stream, the frames after its end are not valid. Depth and infrared come from another camera
+    than the colour video: together with a video, they are cropped to their centred square. Recordings without their first
+    stream are left out.
     """
 
     offers: ClassVar[dict[str, Kind]] = {"video": "video", "depth": "depth", "infrared": "video", "skeleton": "skeleton"}
@@ -79,7 +80,7 @@ class NTUStreams(NTUVideos):
         )
 
     def _found(self) -> dict[str, dict[str, str]]:
-        """Files of each recording by its name and stream, relative to `root`."""
+        """Paths relative to `root`, by name of the recording and stream."""
         found: dict[str, dict[str, str]] = {}
         for path, name, stream in _recordings(self.root):
             files = found.setdefault(name, {})
@@ -92,7 +93,7 @@ class NTUStreams(NTUVideos):
 
 
 def _recordings(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Path, name of the recording and stream of all that is below a folder. Folders of pictures are not looked into."""
+    """Path, name and stream of each recording below a folder. Folders of pictures are not searched."""
     for folder, folders, files in os.walk(root, followlinks=True):
         inside = Path(folder).relative_to(root)
         for name in [name for name in folders if NTU_NAME.fullmatch(name)]:
@@ -106,8 +107,9 @@ def _recordings(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 class RawSkeletons(StreamReader):
-    """Skeletons of `.skeleton` files by the plan of a sample, two persons, centred and aligned as `prepare ntu` does, but every
-    frame at its time: `prepare ntu` closes gaps. Frames in which the first person is not seen are not valid.
+    """Skeletons of two persons from `.skeleton` files, following the plan of a sample. They are centred and aligned as by
+    `prepare ntu`, but each frame keeps its time, while `prepare ntu` removes gaps. Frames without the first person are not
+    valid.
 
     Args:
         fps: frames per second.
@@ -143,7 +145,7 @@ class RawSkeletons(StreamReader):
 
 
 def _joints(source: Path) -> np.ndarray:
-    """Joints of all frames, float32 [T, 3, J, M], 0 where the first person is not seen. Raises DecodeError."""
+    """Joints of all frames, float32 [T, 3, J, M], 0 where the first person is missing. Raises DecodeError."""
     if not source.is_file():
         raise DecodeError("file not found", str(source))
     try:
@@ -154,6 +156,6 @@ def _joints(source: Path) -> np.ndarray:
     if not len(seen):
         raise DecodeError("no such stream", "no frame shows a body")
     joints = np.zeros(persons.shape, np.float32)
-    # The first frame with a person says how all are turned.
+    # The first frame with a person defines the rotation of all frames.
     joints[:, seen[0] :] = normalise(persons[:, seen[0] :], fill=False)
     return joints.transpose(1, 3, 2, 0)

@@ -1,4 +1,4 @@
-"""PKU-MMD: skeletons of labelled intervals that `python main.py prepare pku` has cut out and prepared."""
+"""PKU-MMD: skeletons of labelled intervals, cut out and prepared by `python main.py prepare pku`."""
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from modules.core.errors import SettingError
 class PKUMMD(PreparedSkeletons):
     """PKU-MMD (benchmarks part1_xsub, part1_xview, part2_xsub, part2_xview): labelled intervals of 51 actions.
 
-    Part 1 has some 21,500 of them; part 2 is smaller and harder, 41 of the same actions. xsub uses other people for validation,
-    xview another camera.
+    Part 1 has about 21,500 intervals; part 2 is smaller and harder, with 41 of these actions. xsub validates on other people,
+    xview on another camera.
     """
 
     num_classes = PKU_CLASSES

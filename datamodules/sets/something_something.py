@@ -15,8 +15,8 @@ PREFIX = "something-something-v2-"
 class SSv2(VideoDataModule):
     """Something-Something v2.
 
-    Takes the official json lists (with the table of labels next to them), or 'path label' lists. Videos are found by
-    number below `root`, as webm, mp4 or avi. Mirroring would change the classes.
+    Reads the official json lists (with the table of labels next to them), or 'path label' lists. Videos are found by
+    number below `root`, as webm, mp4 or avi. Mirroring changes the classes.
     """
 
     flips_change_labels = True
@@ -40,7 +40,7 @@ class SSv2(VideoDataModule):
 class SSv1(Jester):
     """Something-Something v1, as video files `<number>.mp4`, created by `python main.py prepare videos` from its pictures.
 
-    Takes something-something-v1-train.csv and -validation.csv with something-something-v1-labels.csv next to them,
+    Reads something-something-v1-train.csv and -validation.csv with something-something-v1-labels.csv next to them,
     in the same format as Jester's.
     """
 

@@ -1,4 +1,4 @@
-"""SpeechCommands v2: 35 words, each clip one of them, a second long or less."""
+"""SpeechCommands v2: 35 words; each clip is one word and at most one second long."""
 
 from typing import ClassVar
 
@@ -15,9 +15,9 @@ LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 
 
 class SpeechCommands(VideoDataModule):
-    """SpeechCommands v2, all 35 words, as `<word>/<speaker>_nohash_<number>.wav`.
+    """SpeechCommands v2, all 35 words, from `<word>/<speaker>_nohash_<number>.wav`.
 
-    Takes validation_list.txt and testing_list.txt; all other clips are for training, except the folder of background noise.
+    Reads validation_list.txt and testing_list.txt; all other clips are for training, except the folder of background noise.
     Labels are indices in the sorted list of words. Set `streams.sound.seconds` to 1: shorter clips are padded.
     """
 

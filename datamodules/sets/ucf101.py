@@ -34,7 +34,7 @@ def read_classes(path: Path) -> list[str]:
     """Class names in the order of their labels, from lines '1 ApplyEyeMakeup' that count from 1.
 
     Raises:
-        SettingError: if a line is of another form, or the labels are not 1, 2, 3 and so on.
+        SettingError: if a line has another format, or the labels are not 1, 2, 3 and so on.
     """
     names: dict[int, str] = {}
     for number, line in read_lines(path).items():
@@ -48,12 +48,12 @@ def read_classes(path: Path) -> list[str]:
 
 
 def read_ucf_list(path: Path, class_names: list[str], root: Path) -> Manifest:
-    """An official list: '<Class>/<file>.avi', in training lists with a label from 1, which the folder's name repeats.
+    """Read an official list of lines '<Class>/<file>.avi'; training lists also have the label of the class, from 1.
 
     The class is taken from the folder: files of HandstandPushups are called v_HandStandPushups_....
 
     Raises:
-        SettingError: if a line names no known class, or a label that is not that of its folder.
+        SettingError: if a line contains an unknown class, or a label that does not belong to its folder.
     """
     number = {name: label for label, name in enumerate(class_names)}
     rows = []

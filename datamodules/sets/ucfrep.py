@@ -25,7 +25,7 @@ from modules.core.batch import Batch, stack_padded
 from modules.core.errors import SettingError, check_whole
 
 FEWEST_BORDERS = 3
-# Containers may state a few frames more than there are.
+# Containers may state a few frames more than they contain.
 MISSING_FRAMES = 2
 UNKNOWN = -1
 EVALUATION_SHARE = 8
@@ -39,8 +39,9 @@ class Repetitions:
         start: first frame, where the first cycle begins.
         end: last frame, where the last cycle ends.
         borders: int64 [K], ascending frames at which cycles begin and end; there are K - 1 cycles.
-        previous: int64 [end - start + 1], for each frame from `start` on the length - 1 of the cycle that ends there, or -1.
-        next: the same for the cycle that begins there.
+        previous: int64 [end - start + 1], for each frame from `start` on, the length minus 1 of the cycle that ends there, or
+            -1.
+        next: the same for the cycle that begins at the frame.
     """
 
     start: int
@@ -51,7 +52,7 @@ class Repetitions:
 
 
 class Segment(NamedTuple):
-    """Frames `first` to `last` of a video, from 1, with that many cycles."""
+    """Frames `first` to `last` of a video, counted from 1, and the number of cycles in them."""
 
     first: int
     last: int
@@ -61,10 +62,10 @@ class Segment(NamedTuple):
 def read_repetitions(path: Path) -> Repetitions:
     """Read an official .mat file.
 
-    Its numbers have the smallest type that holds them, often uint8, and are made int64 before anything is computed.
+    Numbers are stored in the smallest type that fits, often uint8, and are converted to int64 first.
 
     Raises:
-        SettingError: if the file is damaged or of another form.
+        SettingError: if the file is damaged or has another format.
     """
     try:
         label = loadmat(path)["label"][0, 0]
@@ -72,7 +73,7 @@ def read_repetitions(path: Path) -> Repetitions:
         names = ("temporal_bound", "offset_pre_estimate", "offset_next_estimate")
         borders, before, after = (label[name].ravel().astype(np.int64) for name in names)
     except Exception as error:
-        # A damaged file makes SciPy raise errors of a dozen kinds.
+        # SciPy raises many types of errors for damaged files.
         raise SettingError(f"{path} is no UCFRep annotation ({type(error).__name__}: {error}); copy it again.") from error
     whole = len(before) == len(after) == end - start + 1 > 0
     if not whole or len(borders) == 0 or borders[0] < start or borders[-1] > end or (np.diff(borders) <= 0).any():
@@ -88,12 +89,12 @@ def annotations(folder: Path) -> list[Path]:
 
 
 def draw_segment(repetitions: Repetitions, longest: int, rng: np.random.Generator) -> Segment:
-    """A part with two cycles or more, whose ends lie anywhere in the cycles around it (official code).
+    """Draw a part with at least two cycles; its ends are drawn within the cycles around it (official code).
 
     Args:
-        repetitions: of the video.
-        longest: frames; a longer part loses its end, not its count.
-        rng: draws.
+        repetitions: annotation of the video.
+        longest: maximum number of frames; a longer part is cut at its end, but keeps its count.
+        rng: source of randomness.
     """
     borders = repetitions.borders
     begin = int(rng.integers(len(borders) - 2))
@@ -107,11 +108,11 @@ def draw_segment(repetitions: Repetitions, longest: int, rng: np.random.Generato
 
 
 def letterbox(frames: list[np.ndarray], size: int) -> Tensor:
-    """Resize the longer side and fill up with black to a square, the picture in its middle.
+    """Resize the longer side, and pad with black to a square around the picture.
 
     Args:
         frames: T arrays uint8 [h, w, 3].
-        size: of the square.
+        size: side of the square.
 
     Returns:
         uint8 [T, size, size, 3], contiguous.
@@ -119,7 +120,7 @@ def letterbox(frames: list[np.ndarray], size: int) -> Tensor:
     clip = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
     height, width = clip.shape[2:]
     longer = max(height, width)
-    # To whole pixels downwards, as the official code does.
+    # Rounded down to whole pixels, as in the official code.
     inner = (max(1, size * height // longer), max(1, size * width // longer))
     if inner != (height, width):
         clip = interpolate(clip, size=inner, mode="bilinear", antialias=True)
@@ -129,10 +130,10 @@ def letterbox(frames: list[np.ndarray], size: int) -> Tensor:
 
 
 def read_pictures(folder: Path, numbers: range) -> list[np.ndarray]:
-    """Pictures of a folder, RGB, by their places in the order of names.
+    """RGB pictures of a folder, by position in the order of names.
 
     Raises:
-        DecodeError: if one is missing or broken.
+        DecodeError: if a picture is missing or broken.
     """
     there = [file for file in folder.iterdir() if not is_hidden(file.name)] if folder.is_dir() else []
     files = sorted(file for file in there if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -150,7 +151,7 @@ def read_pictures(folder: Path, numbers: range) -> list[np.ndarray]:
 
 
 def find_recordings(root: Path) -> dict[str, str]:
-    """Videos below a folder by name without suffix, and the first pictures of folders by the folder's name; videos win."""
+    """Videos below a folder by name without suffix, or first pictures by name of their folder; videos are preferred."""
     videos: dict[str, str] = {}
     folders: dict[str, str] = {}
     for file in usual_first(video_files(root)):
@@ -163,15 +164,15 @@ def find_recordings(root: Path) -> dict[str, str]:
 
 
 class RepetitionDataset(VideoClipDataset):
-    """Videos with their cycles: random parts in training, else all from the first border to the last.
+    """Videos with their cycles: random parts in training, otherwise everything from the first to the last border.
 
     Args:
         manifest: videos, or the first pictures of folders.
-        repetitions: annotations, as many as videos.
-        clip: of which `frames` (the longest part) and `size` count.
-        seed: of the run.
-        train: random parts.
-        fresh: other parts in every epoch.
+        repetitions: annotations, one per video.
+        clip: only `frames` (the longest part) and `size` are used.
+        seed: random seed of the run.
+        train: whether parts are random.
+        fresh: draw new parts in every epoch.
         decoder: library that decodes videos.
         decode_timeout: seconds after which a file counts as broken.
         guard: see `VideoClipDataset`.
@@ -197,7 +198,7 @@ class RepetitionDataset(VideoClipDataset):
 
         Returns:
             video uint8 [1, T, H, W, 3], its length, count, label, borders [K], previous [T] and next [T] (see `Repetitions`;
-            borders count from its first frame), index, and what `VideoClipDataset` says of broken files.
+            borders count from its first frame), index, and the fields of `VideoClipDataset` about broken files.
         """
         return super().__getitem__(key if self.fresh else key._replace(epoch=0))
 
@@ -243,7 +244,7 @@ class RepetitionDataset(VideoClipDataset):
 
 
 def collate_repetitions(samples: list[dict[str, Any]]) -> Batch:
-    """Join samples, filled up to the longest: video [B, 1, T, H, W, 3] with black; in `extra`, labels and borders with -1."""
+    """Join samples, padded to the longest: video [B, 1, T, H, W, 3] with black, labels and borders in `extra` with -1."""
     extra = {name: stack_padded([one[name] for one in samples], 0, UNKNOWN) for name in ("borders", "previous", "next")}
     return replace(collate(samples), extra=extra | {"count": torch.stack([one["count"] for one in samples])})
 
@@ -251,25 +252,26 @@ def collate_repetitions(samples: list[dict[str, Any]]) -> Batch:
 class UCFRep(VideoDataModule):
     """Videos with repetitions, for `RepetitionCounting`; results are reported for the validation videos.
 
-    Below `root` are the videos of UCF101 at any depth, or folders of their pictures, imgs/train/<Class>/<video>/image_00001.jpg
-    and so on; below the folder of the lists the official files annotations/train/<video>.mat and annotations/val/<video>.mat.
-    Pictures count from 1 in the order of their names. Videos with fewer than two cycles are left out, as in the official code.
+    `root` contains the videos of UCF101 at any depth, or folders of their pictures, imgs/train/<Class>/<video>/image_00001.jpg
+    and so on. The folder of the lists contains the official files annotations/train/<video>.mat and
+    annotations/val/<video>.mat. Pictures are numbered from 1 in the order of their names. Videos with fewer than two cycles are
+    left out, as in the official code.
 
-    Training samples are random parts of the videos with two cycles or more. The official code draws them once at its start;
+    Training samples are random parts of the videos with at least two cycles. The official code draws them once at its start;
     here they are a function of seed and sample, and with `fresh_segments` also of the epoch. A batch is padded to
-    the longest of its samples, not always to 300 frames: padding is never used.
+    the longest of its samples, and not always to 300 frames, because padding is never used.
 
     Args:
         root: folder of the videos or pictures.
         lists: only `folder` is used, the folder of the official annotations.
         clip: only `frames`, the longest part in training, and `size`, the side of the padded square frame, are used.
         segments: training samples of each video.
-        fresh_segments: draw other parts in every epoch.
-        batch_size: samples per batch and device in training; an eighth of it in evaluation, where videos are whole.
+        fresh_segments: draw new parts in every epoch.
+        batch_size: samples per batch and device in training; evaluation uses an eighth of it, because videos are complete.
         reading: worker processes, decoder, and tolerance for broken files.
-        subset: part of the training videos, by classes of actions.
+        subset: part of the training videos, the same fraction of every action class.
         probe_samples: number of training samples whose complete videos online probes read.
-        seed: order and parts are functions of it; null takes the run's seed.
+        seed: random seed of order and parts; null takes the run's seed.
 
     Raises:
         SettingError: if settings or annotations are invalid.
@@ -297,7 +299,7 @@ class UCFRep(VideoDataModule):
         if clip.clips != 1 or clip.repeat != 1:
             raise SettingError("data.clip.clips and data.clip.repeat must be 1 for UCFRep; set data.segments instead.")
         if clip != ClipSettings(frames=clip.frames, size=clip.size):
-            raise SettingError("UCFRep reads whole cycles of whole frames; leave out data.clip.sampler and data.clip.crop.")
+            raise SettingError("UCFRep reads complete cycles and frames; leave out data.clip.sampler and data.clip.crop.")
         self.segments, self.fresh_segments = segments, fresh_segments
         self._repetitions: dict[str, Repetitions] = {}
         self._recordings: dict[str, str] | None = None
@@ -310,7 +312,7 @@ class UCFRep(VideoDataModule):
             raise self.lacks(f"annotations/{split} with .mat files")
         known = {path.stem: read_repetitions(path) for path in annotations(folder)}
         known = {name: found for name, found in known.items() if len(found.borders) >= FEWEST_BORDERS}
-        # Files are called v_<Class>_g01_c01, where classInd.txt of UCF101 has HandstandPushups, these have HandStandPushups.
+        # Files are called v_<Class>_g01_c01. They spell HandStandPushups, while classInd.txt of UCF101 has HandstandPushups.
         class_of = {name: name[len("v_") : -len("_g01_c01")] for name in known}
         classes = sorted(set(class_of.values()))
         if self._recordings is None:
@@ -325,7 +327,8 @@ class UCFRep(VideoDataModule):
         is_new = self.train_manifest is None
         super().setup(stage)
         if is_new and self.train_manifest is not None:
-            # Rows of the manifest, and not samples of a loader, so that reports and `index` mean the same everywhere.
+            # Rows are repeated in the manifest and not in a loader, so that reports and `index` have the same meaning
+            # everywhere.
             self.train_manifest = self.train_manifest.subset(np.repeat(np.arange(len(self.train_manifest)), self.segments))
 
     @staticmethod
@@ -339,5 +342,5 @@ class UCFRep(VideoDataModule):
         )
 
     def _samples_at_once(self, train: bool, views: ViewSettings | None) -> int:
-        # Whole videos are large.
+        # Complete videos are large.
         return self.batch_size if train else max(1, self.batch_size // EVALUATION_SHARE)

@@ -1,7 +1,7 @@
 """UTD-MHAD: depth, joints and a wearable sensor of 27 actions (C. Chen, R. Jafari, N. Kehtarnavaz, ICIP 2015), and their
 readers.
 
-Two layouts are read, whichever `data.root` holds:
+Two layouts are supported:
 
 * the official files, in any folders below it: `a1_s1_t1_depth.mat` (`d_depth` uint16 [240, 320, T], millimetres, 0 where the
   authors removed the background), `a1_s1_t1_skeleton.mat` (`d_skel` float64 [20, 3, T], metres), `a1_s1_t1_inertial.mat`
@@ -9,11 +9,11 @@ Two layouts are read, whichever `data.root` holds:
 * a reduced form: `labels.csv` (columns clip, action, subject), `depth/swipe_left/a01_s1_t1.mp4` (grey, see `millimetres`),
   `skeleton.npz` (by clip, float [T, 20, 3]) and `inertial.npz` (by clip, float [S, 6]). It has no colour.
 
-The streams of a recording start and end together, as it is assumed here, and so they are matched: by the share of the recording
-that has passed. The paper says 30 frames and 50 samples per second, which would let them end at different times. In the data,
-there are 2.6 samples for each frame (median; 2.5 to 3.1 in nine of ten recordings) instead of 1.7. The sensor's angular rate
-correlates with how fast the forearm or thigh of the skeleton turns by 0.77 if both end together (mean over 287 recordings), by
-0.72 at 19 frames per second, which is the best single rate, and by 0.20 at 30.
+The streams of a recording are assumed to start and end together, so they are matched by the fraction of the recording
+that has passed. According to the paper, there are 30 frames and 50 samples per second, so the streams would end at different
+times. In the data, there are 2.6 samples for each frame (median; 2.5 to 3.1 in nine of ten recordings) instead of 1.7. The
+sensor's angular rate correlates with how fast the forearm or thigh of the skeleton turns by 0.77 if both end together (mean
+over 287 recordings), by 0.72 at 19 frames per second, which is the best single rate, and by 0.20 at 30.
 """
 
 import csv
@@ -52,19 +52,19 @@ SPLITS: dict[str, dict[str, tuple[int, ...]]] = {
     "xsub": {"train": (1, 3, 5, 7), "val": (2, 4, 6, 8)},
     "xsub_settings": {"train": (1, 3, 5), "val": (7,)},
 }
-"""Subjects of each split."""
+"""Subjects of each split by benchmark."""
 FRAME_RATE = 19.0
 """Frames per second of depth and joints by the sensor's clock: 50 / 2.625, the median of all recordings."""
 CHANNELS = 6
 ROUNDING = 1e-3
-"""Samples by which times in float32 may be wrong."""
-# Where each joint of Kinect v2, which the project's bodies have, is found among the 20 of Kinect v1. Kinect v1 has no neck, no
-# tips of hands and no thumbs: the neck (2) is a copy of the centre of the shoulders (20), tips and thumbs (21 to 24) are copies
-# of the hands (7 and 11).
+"""Rounding error of times in float32, in samples."""
+# For each joint of Kinect v2, which is the format of this project, its index among the 20 joints of Kinect v1. Kinect v1 has no
+# neck, no tips of hands and no thumbs: the neck (2) is a copy of the centre of the shoulders (20), tips and thumbs (21 to 24)
+# are copies of the hands (7 and 11).
 KINECT_V1 = (3, 2, 1, 0, *range(4, 20), 1, 7, 7, 11, 11)
 KINECT_V1_JOINTS = 20
-# Of the reduced files: grey values 40 to 255 are 3400 to 2000 mm, and 0 is nothing. What the video codec makes of the border
-# between both lies in between; below half the way it counts as nothing.
+# In reduced files, grey values 40 to 255 are 3400 to 2000 mm, and 0 is no measurement. The video codec creates values between 0
+# and 40 at borders; values below 20 count as no measurement.
 NOTHING_BELOW, NEAREST, PER_GREY = 20, 2000, 1400 / 215
 FILE = re.compile(r"a(\d+)_s(\d+)_t(\d+)_(depth\.mat|skeleton\.mat|inertial\.mat|color\.avi)", re.IGNORECASE)
 STREAM_OF = {"depth.mat": "depth", "skeleton.mat": "skeleton", "inertial.mat": "signal", "color.avi": "video"}
@@ -81,10 +81,10 @@ class Recording(NamedTuple):
 class UTDMHAD(VideoDataModule):
     """UTD-MHAD: 861 recordings of 27 actions by 8 people. Streams: depth (the default), skeleton, signal, video.
 
-    Benchmark xsub trains on subjects 1, 3, 5, 7 and tests on 2, 4, 6, 8; xsub_settings, for the choice of settings, trains on
+    Benchmark xsub trains on subjects 1, 3, 5, 7 and tests on 2, 4, 6, 8; xsub_settings, for choosing settings, trains on
     1, 3, 5 and validates on 7. The sensor is on the right wrist (actions 1 to 21) or the right thigh (22 to 27); `signal` is
     [V, 6, L], resampled to `data.streams.signal.steps` samples over the time of the clip. Most actions are done with the right
-    hand, and some differ by their direction alone. Official and reduced files: see `datamodules/sets/utd_mhad.py`.
+    hand, and some differ only in their direction. Official and reduced files: see `datamodules/sets/utd_mhad.py`.
     """
 
     benchmarks = ("xsub", "xsub_settings")
@@ -107,7 +107,7 @@ class UTDMHAD(VideoDataModule):
                 )
         subjects = SPLITS[self.benchmark][split]
         own = [one for one in sorted(files) if one.subject in subjects]
-        # The first stream stands for the recording.
+        # The path of the recording is the file of its first stream.
         rows = [one for one in own if names[0] in files[one]]
         if not rows:
             raise SettingError(
@@ -131,7 +131,7 @@ def official_files(root: Path) -> dict[Recording, dict[str, str]]:
     """The official files below a folder: path of each stream of each recording.
 
     Raises:
-        SettingError: if there is no such file, one twice, or one of an action that the data set does not have.
+        SettingError: if there is no such file, if a file exists twice, or if the data set does not have its action.
     """
     found: dict[Recording, dict[str, str]] = {}
     for path in sorted(root.rglob("*")):
@@ -152,10 +152,10 @@ def official_files(root: Path) -> dict[Recording, dict[str, str]]:
 
 
 def reduced_files(labels: Path) -> dict[Recording, dict[str, str]]:
-    """The reduced files: path of each stream of each recording. A path inside of an archive ends in the name of the array.
+    """The reduced files: path of each stream of each recording. A path inside an archive ends in the name of the array.
 
     Raises:
-        SettingError: if the list is not of that form.
+        SettingError: if the list has another format.
     """
     root, found = labels.parent, {}
     with labels.open(newline="") as file:
@@ -184,9 +184,9 @@ def _recording(named: re.Match[str], source: Path) -> Recording:
 # --- Files ---
 
 
-@lru_cache(maxsize=2)  # Of a file, first its length is asked for, and then what is in it.
+@lru_cache(maxsize=2)  # A file is read twice: first for its length, then for its content.
 def load_array(source: Path, variable: str) -> np.ndarray:
-    """An array of a .mat file, or, of a path such as `skeleton.npz/a01_s1_t1`, one of that archive; not to be written to.
+    """An array of a .mat file, or of an archive for a path like `skeleton.npz/a01_s1_t1`. Do not modify it: it is cached.
 
     Raises:
         DecodeError: if it cannot be read.
@@ -201,7 +201,7 @@ def load_array(source: Path, variable: str) -> np.ndarray:
         return array
     except KeyError as error:
         raise DecodeError("no such stream", f"no array {error}") from error
-    except Exception as error:  # SciPy and NumPy raise whatever damage leads to
+    except Exception as error:  # SciPy and NumPy raise many types of errors for damaged files
         raise DecodeError("cannot open", f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
@@ -212,15 +212,15 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def checked(array: np.ndarray, shape: tuple[int | None, ...], source: Path) -> np.ndarray:
-    """An array of the right shape, in which all is a number.
+    """Check the shape of an array, and that it is finite.
 
     Args:
-        array: of any shape.
-        shape: that it must have; None for a length, at least 1.
-        source: file, for the error.
+        array: array of any shape.
+        shape: required shape; None stands for any length of at least 1.
+        source: file, for the error message.
 
     Raises:
-        DecodeError: if it is another one.
+        DecodeError: if the shape differs, or a value is not finite.
     """
     fits = len(array.shape) == len(shape) and all(
         have == want if want is not None else have > 0 for have, want in zip(array.shape, shape, strict=True)
@@ -237,7 +237,7 @@ def checked(array: np.ndarray, shape: tuple[int | None, ...], source: Path) -> n
 
 
 class RecordingReader(StreamReader):
-    """What the readers here share: a recording's streams start and end together."""
+    """Base class of the readers: the streams of a recording start and end together."""
 
     rate: float = FRAME_RATE
     """steps per second"""
@@ -252,12 +252,12 @@ class RecordingReader(StreamReader):
 
 
 def shown(plan: Plan, count: int) -> np.ndarray:
-    """Which of a file's steps a plan shows, int64 [V, T], where the file starts and ends with the recording."""
+    """The steps of a file that a plan shows, int64 [V, T], if the file starts and ends with the recording."""
     return plan.frames_at(count / plan.duration, count)
 
 
 class DepthReader(RecordingReader):
-    """Depth of official or reduced files: uint16 [V, T, H, W, 1], millimetres, of the nearest pixel; 0 is not measured.
+    """Depth of official or reduced files: uint16 [V, T, H, W, 1] in millimetres, nearest-neighbour resized; 0 is not measured.
 
     Args:
         decode_timeout: seconds after which a video counts as broken.
@@ -269,7 +269,7 @@ class DepthReader(RecordingReader):
         self.decode_timeout = decode_timeout
 
     def steps(self, source: Path) -> np.ndarray:
-        """Of an official file, [T, 240, 320]."""
+        """All frames of an official file, [T, 240, 320]."""
         depth = load_array(source, "d_depth")
         return checked(depth, (None, None, None), source).transpose(2, 0, 1)
 
@@ -308,19 +308,19 @@ def _corners(plan: Plan) -> Tensor:
 
 
 def millimetres(grey: np.ndarray) -> np.ndarray:
-    """Grey values of the reduced files, uint8, as millimetres, uint16: 255 is 2000, 40 is 3400, and below 20 is 0, which is
-    nothing."""
+    """Grey values of the reduced files, uint8, as millimetres, uint16: 255 is 2000, 40 is 3400, and values below 20 are 0,
+    which means not measured."""
     depth = np.round(NEAREST + (255.0 - grey) * PER_GREY).astype(np.uint16)
     return np.where(grey < NOTHING_BELOW, np.uint16(0), depth)
 
 
 def cut_nearest(pictures: np.ndarray, box: Box, counted_in: tuple[int, int], size: int) -> np.ndarray:
-    """The part of pictures in a box, with the nearest pixel of each place: means of depths would be depths of nothing.
+    """Crop pictures to a box and resize with the nearest pixel, because averages of depths would be wrong at borders.
 
     Args:
         pictures: [N, h, w].
-        box: in pixels of pictures that may have another size.
-        counted_in: width and height of those.
+        box: in pixels of pictures of the size `counted_in`.
+        counted_in: width and height of the pictures that the box refers to.
         size: side of the result.
 
     Returns:
@@ -335,7 +335,7 @@ def cut_nearest(pictures: np.ndarray, box: Box, counted_in: tuple[int, int], siz
 
 class SkeletonReader(RecordingReader):
     """Joints of official or reduced files: float32 [V, 3, T, 25, 2] in the order of Kinect v2, of one person, centred and
-    aligned once per recording as those of NTU RGB+D (`datamodules/skeleton/normalise.py`)."""
+    aligned once per recording like those of NTU RGB+D (`datamodules/skeleton/normalise.py`)."""
 
     kind = "skeleton"
 
@@ -371,7 +371,7 @@ class SignalReader(RecordingReader):
         settings: rate, samples per clip, offset.
 
     Raises:
-        SettingError: if another one is set.
+        SettingError: if any other setting is set.
     """
 
     kind = "signal"
@@ -397,7 +397,7 @@ class SignalReader(RecordingReader):
         else:
             places = np.linspace(first[:, 0], last[:, 0], self.settings.steps, axis=1)
             valid = np.ones(places.shape, bool)
-        # A sample stands until the next one.
+        # A sample is valid until the next one.
         valid &= (places >= 0) & (places <= len(table))
         curves = np.stack([np.interp(places, np.arange(len(table)), channel) for channel in table.T], 1)
         curves = np.where(valid[:, None], curves, 0).astype(np.float32)

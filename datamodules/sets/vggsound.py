@@ -19,7 +19,7 @@ class VGGSound(VideoDataModule):
     """VGGSound with audio; validation uses the official test clips.
 
     Videos are `<id>_<start second, six digits>.mp4` at any depth below `root`, or audio files of that name if `streams.names`
-    has no video. Takes vggsound.csv (id, start second, label, split) from the folder of the lists, or lists of rows
+    has no video. Reads vggsound.csv (id, start second, label, split) from the folder of the lists, or lists of rows
     `name,label`. Labels are indices in the sorted list of names.
     """
 
@@ -44,12 +44,12 @@ class VGGSound(VideoDataModule):
 
 
 def read_clip_list(path: Path) -> list[tuple[str, str, str]]:
-    """Name without suffix, label and split of each clip; the split is '' where the list has none.
+    """Name without suffix, label and split of each clip; the split is '' if the list has none.
 
-    Labels may hold commas and are in quotes then. The official lists have lines of one word, which are left out and counted.
+    Labels that contain commas are in quotes. The official lists have lines of a single word; these are left out and counted.
 
     Raises:
-        SettingError: if a start is not a number or a split unknown, naming the line; or if the list has no clip.
+        SettingError: if a start is not a number or a split is unknown (the message names the line), or if the list has no clip.
     """
     clips, odd = [], []
     for number, line in number_lines(path):

@@ -1,7 +1,7 @@
 """Videos with captions: the json lists of VindLU and Singularity (official code), and data sets that use them.
 
-A list holds objects `{"video": path, "caption": sentence}`; several sentences of a video, or several videos of a sentence, may
-stand in a list. Multiple choice also has `answer`, the index of the correct sentence. Punctuation and case are
+A list contains objects `{"video": path, "caption": sentence}`; several sentences of a video, or several videos of a sentence,
+may be given as a list. Multiple choice also has `answer`, the index of the correct sentence. Punctuation and case are
 handled by the tokenizer.
 """
 
@@ -27,12 +27,12 @@ class VideoText(VideoDataModule):
 
     In training every pair of a video and a sentence is a sample; in evaluation every video is a sample with all its sentences.
     Videos are found at their path below `root`, or by their name in any layout and with any suffix; missing ones are counted.
-    A subset of the training set (`subset.fraction`) has the same fraction of every sentence; with the same `subset.seed`
-    smaller subsets are contained in larger ones. A test takes the clip of evaluation (with `segment` the middle frame of each
-    part), needs no training list, and has no `views`. The label of a sample is the index of its sentence in the list, or the
-    correct answer.
+    A subset of the training set (`subset.fraction`) contains the same fraction of the videos of every sentence; with the same
+    `subset.seed` smaller subsets are contained in larger ones. A test uses the clip of evaluation (with `segment` the middle
+    frame of each part), needs no training list, and has no `views`. The label of a sample is the index of its sentence in the
+    list, or the correct answer.
 
-    Benchmarks: `sentences` treats sentences separately, `paragraphs` joins those of a video to one text.
+    Benchmarks: `sentences` treats sentences separately, `paragraphs` joins the sentences of a video into one text.
     """
 
     benchmarks: ClassVar[tuple[str, ...]] = ("sentences", "paragraphs")
@@ -58,10 +58,10 @@ class VideoText(VideoDataModule):
         return text_manifest(self.root, read_text_rows(path, self.paragraphs, split == "train"), path)
 
     def setup(self, stage: str) -> None:
-        """See `VideoDataModule.setup`. A test can do without a training list.
+        """See `VideoDataModule.setup`. A test needs no training list.
 
         Raises:
-            SettingError: as there, and for `views`.
+            SettingError: as there, and if `views` is set.
         """
         if self.views != ViewSettings():
             raise SettingError(f"data.views is not for {type(self).__name__}, whose tests use data.clip; leave it out.")
@@ -85,7 +85,7 @@ class VideoText(VideoDataModule):
 class MSRVTT(VideoText):
     """MSR-VTT: 10,000 videos with 20 sentences each.
 
-    Benchmarks: 9k and 7k train with that many videos and test with 1,000 others (`1k-A`); `choice` trains as 9k and tests
+    Benchmarks: 9k and 7k train with that many videos and test with 1,000 others (`1k-A`); `choice` trains like 9k and tests
     which of five sentences is right (model.task choice).
     """
 
@@ -102,7 +102,8 @@ class MSRVTT(VideoText):
 class SSv2Text(VideoText):
     """Something-Something v2 for retrieval (Singularity, https://arxiv.org/abs/2206.03428).
 
-    Benchmarks: `template` takes the class ('Putting something on something') as the sentence, which many videos share; `label`
+    Benchmarks: `template` uses the class ('Putting something on something') as the sentence, which many videos share; `label`
+        uses
     the sentence that names the objects.
     """
 
@@ -115,7 +116,7 @@ class SSv2Text(VideoText):
 
 
 class DiDeMo(VideoText):
-    """DiDeMo: 10,000 videos of up to 30 seconds; the sentences of a video are joined to one paragraph."""
+    """DiDeMo: 10,000 videos of up to 30 seconds; the sentences of a video are joined into one paragraph."""
 
     benchmarks = ()
     paragraphs = True
@@ -127,7 +128,7 @@ class DiDeMo(VideoText):
 
 
 class TextRow(NamedTuple):
-    """A video of a list with its sentences, and which is right in multiple choice."""
+    """A video of a list with its sentences, and the index of the correct one in multiple choice."""
 
     video: str
     texts: list[str]
@@ -140,10 +141,10 @@ def read_text_rows(path: Path, paragraphs: bool = False, pairs: bool = False) ->
     Args:
         path: the list.
         paragraphs: join the sentences of an entry.
-        pairs: one row for each pair of a video and a sentence, as for training; else one for each video.
+        pairs: one row per pair of a video and a sentence, for training; otherwise one row per video.
 
     Raises:
-        SettingError: if the file is missing or of another form; names the entry.
+        SettingError: if the file is missing or has another format; the message names the entry.
     """
     if not is_file(path):
         raise SettingError(
@@ -171,7 +172,7 @@ def read_text_rows(path: Path, paragraphs: bool = False, pairs: bool = False) ->
 
 
 def _strings(entry: Any, name: str, where: str) -> list[str]:
-    """A string, or several, of an entry."""
+    """The strings of an entry, which may be a single one."""
     value = entry.get(name) if isinstance(entry, dict) else None
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not values or not all(isinstance(one, str) and one.strip() for one in values):
@@ -185,7 +186,7 @@ def text_manifest(root: Path, rows: list[TextRow], source: Path) -> Manifest:
     """A manifest from rows, with the files of the videos; missing ones stay in it and are counted in a warning.
 
     Raises:
-        SettingError: if most videos are missing, because then the root is wrong.
+        SettingError: if most videos are missing, which means that the root is wrong.
     """
     files = video_files(root)
     known, stems = set(files), {Path(file).stem: file for file in reversed(usual_first(files))}
@@ -214,7 +215,7 @@ def text_manifest(root: Path, rows: list[TextRow], source: Path) -> Manifest:
 
 
 def _numbers(texts: Iterable[str]) -> list[int]:
-    """Sentences by number; the same ones have the same."""
+    """A number for each sentence; equal sentences have equal numbers."""
     cleaned = [" ".join(clean(text)) for text in texts]
     number = {text: place for place, text in enumerate(sorted(set(cleaned)))}
     return [number[text] for text in cleaned]

@@ -1,4 +1,4 @@
-"""Joint arrays that others have prepared: the official .npy and .pkl files, and mmaction2's annotation files."""
+"""Joint arrays that are already prepared: the official .npy and .pkl files, and mmaction2's annotation files."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ def array_chunks(source: Path) -> tuple[list[ArrayChunk], str]:
     """Chunks of work (key, recordings, how to read them) and a hash of the source's name and size.
 
     Raises:
-        SettingError: if the files are missing, damaged, or of another form.
+        SettingError: if the files are missing, damaged, or in another format.
     """
     if source.suffix != ".pkl":
         halves = [half for half in HALVES if (source / f"{half}_data_joint.npy").is_file()]
@@ -73,7 +73,7 @@ def _official_chunks(folder: Path, half: str) -> list[ArrayChunk]:
 
 
 def _read_rows(data: np.ndarray, frames: np.ndarray, names: Any, labels: Any, start: int) -> Iterator[Reading]:
-    """Recordings of the official arrays (N, C, T, J, M), which are centred and aligned already."""
+    """Recordings of the official arrays (N, C, T, J, M), which are already centred and aligned."""
     for row in range(start, min(start + CHUNK, len(data))):
         name, length = str(names[row]).removesuffix(".skeleton"), min(int(frames[row]), data.shape[2])
         joints = np.array(data[row, :, :length], np.float32).swapaxes(0, 1)
@@ -84,7 +84,7 @@ def _read_rows(data: np.ndarray, frames: np.ndarray, names: Any, labels: Any, st
 
 
 def read_annotations(annotations: list[Any]) -> Iterator[Reading]:
-    """Recordings of mmaction2: two persons chosen, centred and aligned once more as the official code does.
+    """Recordings of mmaction2: two persons are chosen, then centred and aligned again as in the official code.
 
     Args:
         annotations: dictionaries with `frame_dir` (the name) and `keypoint` (M, T, J, C).

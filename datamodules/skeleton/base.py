@@ -19,7 +19,7 @@ from modules.core.errors import MAX_SEED, SettingError, check_whole, given
 
 
 class Split(NamedTuple):
-    """A data set and which of its recordings train and validate."""
+    """A data set, and the rows of its recordings for training and validation."""
 
     recordings: Recordings
     train: np.ndarray
@@ -43,7 +43,7 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         reading: worker processes.
         subset: part of the training recordings to train on.
         probe_samples: number of training recordings for probes, with centre crops.
-        seed: order and crops are functions of it; null takes the run's seed.
+        seed: random seed of order and crops; null takes the run's seed.
     """
 
     num_classes: int
@@ -70,11 +70,11 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Split:
-        """Open or make the recordings and split them."""
+        """Open or generate the recordings, and split them."""
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names by label, where known."""
+        """Class names in the order of labels, if known."""
         return None
 
     @property
@@ -90,7 +90,7 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         """Open the recordings and check the settings.
 
         Raises:
-            SettingError: for a missing or wrong data set, labels beyond its classes, or a batch larger than it.
+            SettingError: for a missing or wrong data set, labels without a class, or a batch larger than the training set.
         """
         if self.split is None:
             found = self.load()
@@ -140,7 +140,7 @@ class SkeletonDataModule(SinglePass, LightningDataModule, ABC):
         return self._train_loader.keep(self._loader(self.split.train, train=True), self.manifest_hash)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
-        """The middle of the validation recordings in order; nothing where there are none."""
+        """The middle of the validation recordings in order; empty if there are none."""
         assert self.split is not None
         return self._loader(self.split.val, train=False) if len(self.split.val) else []
 
@@ -182,7 +182,7 @@ class PreparedSkeletons(SkeletonDataModule):
         subset: part of the training recordings to train on.
         probe_samples: number of training recordings for probes, with centre crops; null takes 4,096, or 6,144 of
             NTU RGB+D 120.
-        seed: order and crops are functions of it; null takes the run's seed.
+        seed: random seed of order and crops; null takes the run's seed.
     """
 
     benchmarks: ClassVar[tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""What workers do with recordings of skeletons: crop in time, resize to T frames. Everything else runs on the device."""
+"""Clips of skeleton recordings: workers crop in time and resize to T frames; everything else runs on the device."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from modules.core.randomness import worker_rng
 
 @dataclass
 class SkeletonClipSettings:
-    """What a method needs of each recording: how many clips of it, and how they are cropped in time.
+    """The clips that a method needs from each recording: their number, and how they are cropped in time.
 
     Training takes a random part of a recording and resizes it to `frames`; a part is never shorter than `frames`,
     and shorter recordings are used completely (Skeleton-Contrast, official code). Evaluation takes the middle.
@@ -49,7 +49,7 @@ class SkeletonClipSettings:
 
     @property
     def repeat(self) -> int:
-        """Copies of each clip: always one, where videos may have more."""
+        """Copies of each clip: always one (videos may have more)."""
         return 1
 
     @property
@@ -59,23 +59,23 @@ class SkeletonClipSettings:
 
 
 def crop_length(num_frames: int, share: float, frames: int) -> int:
-    """Length of a training crop: a share of the recording, but at least `frames` and at most all of it.
+    """Length of a training crop: a fraction of the recording, but at least `frames` and at most its length.
 
     Args:
-        num_frames: Of the recording.
-        share: Drawn from `SkeletonClipSettings.share`.
-        frames: Of the clip after resizing.
+        num_frames: Length of the recording.
+        share: Fraction, drawn from `SkeletonClipSettings.share`.
+        frames: Frames of the clip after resizing.
     """
     return min(max(int(num_frames * share), frames), num_frames)
 
 
 def centre_start(num_frames: int, share: float) -> int:
-    """First frame of the part in the middle; as many frames are left out at its end."""
+    """First frame of the centred part; the same number of frames is left out before and after it."""
     return int((1 - share) * num_frames / 2)
 
 
 def choose_part(settings: SkeletonClipSettings, num_frames: int, rng: np.random.Generator | None) -> tuple[int, int]:
-    """First frame of a crop and the frame behind its last: random with a generator, the middle without."""
+    """Start and end (exclusive) of a crop: random with a generator, the middle without."""
     if rng is None:
         start = centre_start(num_frames, settings.centre_share)
         return start, num_frames - start
@@ -99,11 +99,11 @@ class SkeletonDataset(Dataset[Batch]):
     """Crops of some recordings, served in whole batches. A sample is a function of (seed, epoch, row).
 
     Args:
-        recordings: of the whole data set.
-        rows: int64 [N], those of the split.
+        recordings: recordings of the complete data set.
+        rows: int64 [N], rows of the split.
         clip: how to crop.
-        seed: of the run.
-        train: random crops; False takes the middle.
+        seed: random seed of the run.
+        train: random crops; False uses the middle.
     """
 
     def __init__(self, recordings: Recordings, rows: np.ndarray, clip: SkeletonClipSettings, seed: int, train: bool) -> None:
@@ -113,7 +113,7 @@ class SkeletonDataset(Dataset[Batch]):
         return len(self.rows)
 
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
-        """A whole batch at once. `extra` has the `length` of the whole recordings in frames."""
+        """A complete batch. `extra` contains the `length` of the complete recordings in frames."""
         found = self.rows[[key.row for key in keys]]
         clips = np.empty((len(keys), self.clip.clips, 3, self.clip.frames, JOINTS, PERSONS), np.float32)
         for key, row, views in zip(keys, found.tolist(), clips, strict=True):

@@ -1,7 +1,7 @@
-"""From the bodies of a raw recording to a clip that is centred and aligned: the pre-processing of the official code.
+"""Pre-processing of the official code: choose, centre and align the bodies of a raw recording.
 
 Axis letters: `S` bodies as listed in the file, `M` = 2 persons, `T` frames, `J` = 25 joints of Kinect v2, `C` = x, y, z in
-metres. The official code pads every clip to 300 frames first; without padding, the first T frames come out the same.
+metres. The official code pads every clip to 300 frames first; without padding, the first T frames are the same.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 PERSONS = 2
 JOINTS = 25
 MAX_FRAMES = 300
-"""Longer recordings are cut, as the official arrays have no room for more."""
+"""Longer recordings are cut, because the official arrays have no space for more frames."""
 SPINE_BASE, SPINE_MID, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 4, 8
 TINY = 1e-6
 
@@ -17,14 +17,14 @@ TINY = 1e-6
 def choose_persons(bodies: np.ndarray) -> np.ndarray:
     """The two bodies that move most, the first the one that moves more.
 
-    How much a body moves is the sum of the standard deviations of its x, y and z over all joints and all frames in which
-    it was seen. Bodies are what stands in the first, second, ... place of a frame's list, whoever that is.
+    The motion of a body is the sum of the standard deviations of its x, y and z over all joints and all frames in which
+    it was seen. Body i is the i-th entry of each frame's list, which need not always be the same person.
 
     Args:
-        bodies: float [S, T, J, C], 0 where there was none.
+        bodies: float [S, T, J, C], 0 for missing bodies.
 
     Returns:
-        [M, T, J, C], 0 for persons that are not there.
+        [M, T, J, C], 0 for missing persons.
     """
     energy = np.zeros(max(len(bodies), PERSONS))
     for slot, body in enumerate(bodies):
@@ -39,9 +39,9 @@ def choose_persons(bodies: np.ndarray) -> np.ndarray:
 
 
 def fill_gaps(person: np.ndarray) -> np.ndarray:
-    """Repeat the frames in which one person was seen over those behind the last of them.
+    """Fill the empty frames at the end of a person by repeating the frames in which the person was seen.
 
-    If the first frame is empty, all empty frames are dropped before. Else, gaps in the middle stay empty.
+    If the first frame is empty, all empty frames are dropped first. Otherwise, gaps in the middle stay empty.
 
     Args:
         person: float [T, J, C], 0 where not seen.
@@ -54,7 +54,7 @@ def fill_gaps(person: np.ndarray) -> np.ndarray:
 
 
 def angle_between(first: np.ndarray, second: np.ndarray) -> float:
-    """Angle in radians between two vectors [3]; 0 where one of them has no length."""
+    """Angle in radians between two vectors [3]; 0 if one of them has length 0."""
     if np.abs(first).sum() < TINY or np.abs(second).sum() < TINY:
         return 0.0
     cosine = np.dot(first / np.linalg.norm(first), second / np.linalg.norm(second))
@@ -62,7 +62,7 @@ def angle_between(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
-    """Rotation matrix [3, 3], counter-clockwise by `angle` radians about `axis` (Rodrigues); identity where either is 0."""
+    """Rotation matrix [3, 3], counter-clockwise by `angle` radians about `axis` (Rodrigues); identity if either is 0."""
     if np.abs(axis).sum() < TINY or abs(angle) < TINY:
         return np.eye(3)
     x, y, z = axis / np.linalg.norm(axis)
@@ -71,12 +71,12 @@ def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
 
 
 def align(persons: np.ndarray, start: int, end: int, axis: int) -> np.ndarray:
-    """Rotate everything so that in frame 0 of person 0 the line from joint `start` to joint `end` lies along an axis.
+    """Rotate everything so that in frame 0 of person 0 the line from joint `start` to joint `end` is parallel to an axis.
 
     Args:
         persons: float32 [M, T, J, C].
         start: joint that the line starts from.
-        end: joint that it leads to.
+        end: joint that the line ends at.
         axis: 0, 1, 2 for x, y, z.
     """
     line = (persons[0, 0, end] - persons[0, 0, start]).astype(np.float64)
@@ -86,16 +86,17 @@ def align(persons: np.ndarray, start: int, end: int, axis: int) -> np.ndarray:
 
 
 def normalise(persons: np.ndarray, fill: bool = True) -> np.ndarray:
-    """Fill gaps, take joint 1 of person 0 as the origin of every frame, spine of the first frame to z, shoulders to x.
+    """Fill gaps, move joint 1 of person 0 to the origin in every frame, and rotate the first frame's spine to z, shoulders to
+    x.
 
-    The rotation that brings the shoulders to x moves the spine off z again, as in the official code.
+    Rotating the shoulders to x moves the spine away from z again, as in the official code.
 
     Args:
         persons: float [M, T, J, C], T at least 1.
         fill: whether gaps are filled, which moves frames in time.
 
     Returns:
-        float32 [M, T, J, C]; what was 0 (nobody there) stays 0.
+        float32 [M, T, J, C]; missing persons (0) stay 0.
     """
     filled = persons.astype(np.float32)
     if fill:

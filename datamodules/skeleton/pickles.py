@@ -1,4 +1,4 @@
-"""Reads pickles that hold NumPy arrays, numbers, texts and plain containers; nothing in them can run code."""
+"""Reads pickles of NumPy arrays, numbers, strings and plain containers, without running code from them."""
 
 import pickle
 from importlib import import_module
@@ -11,7 +11,7 @@ from modules.core.errors import SettingError
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What protocol 2 stores bytes as; other codecs than the one that pickle uses are refused."""
+    """Restore bytes that protocol 2 stores as text; codecs that pickle does not use are refused."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it holds text in {encoding}")
     return text.encode(encoding)
@@ -26,8 +26,8 @@ def _dtype(*facts: Any) -> np.dtype:
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-    """What NumPy's own pickles name, in all its versions."""
-    # Since version 2 of NumPy the package has another name.
+    """The names used in NumPy's own pickles, in all its versions."""
+    # The package was renamed in NumPy 2.
     core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
     multiarray, numeric = import_module(f"{core}.multiarray"), import_module(f"{core}.numeric")
     found: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype}
@@ -53,7 +53,7 @@ def read_pickle(path: Path) -> Any:
     """Content of a pickle.
 
     Raises:
-        SettingError: if it is damaged, or holds anything but arrays and plain values.
+        SettingError: if it is damaged, or contains anything but arrays and plain values.
     """
     try:
         with path.open("rb") as file:

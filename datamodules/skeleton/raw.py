@@ -1,4 +1,4 @@
-"""Raw text files of NTU RGB+D and PKU-MMD: coordinates in metres, nothing chosen, centred or aligned yet."""
+"""Raw text files of NTU RGB+D and PKU-MMD: coordinates in metres, before choosing, centring and aligning bodies."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 from datamodules.skeleton.normalise import JOINTS, MAX_FRAMES, PERSONS, choose_persons, normalise
 
 BODY_SLOTS = 4
-"""Further bodies of a frame are noise: chairs, reflections."""
+"""Maximum bodies per frame; further ones are noise, such as chairs or reflections."""
 BODY_LINES = 2 + JOINTS
 JOINT_VALUES = 12
 FARTHEST = 100.0
-"""Metres; a Kinect sees less than ten."""
+"""Maximum coordinate in metres; the range of a Kinect is less than ten."""
 PKU_CLASSES = 51
 
 
@@ -31,15 +31,15 @@ class Clip(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What came out of one file."""
+    """Results of reading one file."""
 
     clips: list[Clip]
     faults: list[tuple[str, str]]
-    """name and reason of what could not be used"""
+    """name and reason of each recording that could not be used"""
 
 
 class NTUName(NamedTuple):
-    """What the name of an NTU RGB+D sample says; all count from 1."""
+    """The numbers in the name of an NTU RGB+D sample, all from 1."""
 
     setup: int
     camera: int
@@ -53,30 +53,31 @@ NTU_CLASSES = 120
 
 
 def parse_ntu_name(name: str) -> NTUName | None:
-    """Setup, camera, performer, replication and action from SsssCcccPpppRrrrAaaa, whatever follows; None for other names."""
+    """Setup, camera, performer, replication and action from SsssCcccPpppRrrrAaaa and any suffix; None for other names."""
     match = NTU_NAME.match(name)
     parsed = NTUName(*map(int, match.groups())) if match else None
     return parsed if parsed is not None and 1 <= parsed.action <= NTU_CLASSES else None
 
 
 def read_bodies(path: Path) -> np.ndarray:
-    """Bodies of an NTU RGB+D `.skeleton` file, by their place in each frame's list.
+    """Bodies of an NTU RGB+D `.skeleton` file, by index in each frame's list.
 
     Args:
         path: text file: number of frames; per frame the number of bodies; per body a line of facts, the number of joints
-            and a line of 12 values per joint, of which the first three are x, y and z.
+            and a line of 12 values per joint, the first three of which are x, y and z.
 
     Returns:
-        float64 [S, T, J, C] with S = 4, 0 where a frame lists no such body.
+        float64 [S, T, J, C] with S = 4, 0 where a frame does not list the body.
 
     Raises:
-        RawError: if counts and content do not agree, or a coordinate is none.
+        RawError: if counts and content do not agree, or a coordinate is invalid.
     """
     lines = path.read_text(encoding="latin1").rstrip().splitlines()
     try:
         frames = int(lines[0])
         places, joints = _find_joints(lines, frames)
-        # One call for the whole file. Only three of twelve values are made numbers: most of the time goes into that.
+        # One call for the whole file. Only three of twelve values are parsed as numbers, because parsing takes most of the
+        # time.
         values = np.loadtxt(joints, usecols=(0, 1, 2), comments=None, ndmin=2) if joints else np.zeros((0, 3))
     except ValueError as error:
         raise RawError(f"a number is expected where it says otherwise ({error})") from error
@@ -94,7 +95,7 @@ def read_bodies(path: Path) -> np.ndarray:
 
 
 def _find_joints(lines: list[str], frames: int) -> tuple[list[tuple[int, int]], list[str]]:
-    """Slot and frame of every body that counts, and their lines of joints one after the other."""
+    """Slot and frame of every body that is used, and their lines of joints, concatenated."""
     if frames < 1:
         raise RawError("announces no frame")
     places: list[tuple[int, int]] = []
@@ -120,7 +121,7 @@ def _find_joints(lines: list[str], frames: int) -> tuple[list[tuple[int, int]], 
 
 
 def read_ntu(path: Path) -> Reading:
-    """One `.skeleton` file as a clip: two persons chosen, centred and aligned; longer ones are cut at 300 frames."""
+    """One `.skeleton` file as a clip: two persons are chosen, centred and aligned; clips are cut at 300 frames."""
     parsed = parse_ntu_name(path.stem)
     try:
         if parsed is None or not NTU_NAME.fullmatch(path.stem):
@@ -135,12 +136,12 @@ def make_clip(name: str, label: int, persons: np.ndarray) -> Clip:
     """Cut, normalise and put into the order of the store.
 
     Args:
-        name: of the recording.
-        label: of its action.
+        name: name of the recording.
+        label: label of its action.
         persons: float [M, T, J, C].
 
     Raises:
-        RawError: if nobody is there.
+        RawError: if no frame contains a person.
     """
     if not persons.any():
         raise RawError("no frame shows a body")
@@ -151,7 +152,7 @@ def read_pku_frames(path: Path) -> np.ndarray:
     """A PKU-MMD skeleton file, one line of 150 numbers per frame: float64 [T, M, J, C], 0 for an absent person.
 
     Raises:
-        RawError: if a line has another number of values, or a coordinate is none.
+        RawError: if a line has a wrong number of values, or a coordinate is invalid.
     """
     lines = path.read_text(encoding="latin1").rstrip().splitlines()
     if not lines:
@@ -172,12 +173,12 @@ def read_pku_frames(path: Path) -> np.ndarray:
 def read_pku(path: Path, labels: Path) -> Reading:
     """All labelled intervals of a PKU-MMD recording as clips, named `<recording>_<row in the list of labels>`.
 
-    The recipe of the authors: an interval `label,start,end,confidence` is the frames from start up to, not including, end.
-    The persons keep their places; longer clips are cut at 300 frames.
+    As in the authors' code, an interval `label,start,end,confidence` contains the frames from start to end, excluding end.
+    The persons keep their order; clips are cut at 300 frames.
 
     Args:
         path: skeleton file.
-        labels: folder of the lists of intervals, of the same name with suffix .txt.
+        labels: folder of the lists of intervals, which have the same name with suffix .txt.
     """
     clips: list[Clip] = []
     faults: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Which recordings of NTU RGB+D train, and which are left out; all follows from their names."""
+"""Splits of NTU RGB+D by the names of recordings, and the recordings that are left out."""
 
 from collections.abc import Callable
 from functools import cache
@@ -17,12 +17,12 @@ NTU120_SUBJECTS = NTU60_SUBJECTS | {
 MISSING = Path(__file__).with_name("ntu_missing.txt")
 
 TRAINS: dict[str, Callable[[NTUName], bool]] = {
-    # The longer list is right for NTU RGB+D 60 too: its subjects end at 40.
+    # The longer list also works for NTU RGB+D 60, whose subjects end at 40.
     "xsub": lambda name: name.performer in NTU120_SUBJECTS,
     "xview": lambda name: name.camera in TRAIN_CAMERAS,
     "xset": lambda name: name.setup % 2 == 0,
 }
-"""By benchmark, whether a sample is for training: by performers, cameras or setups."""
+"""For each benchmark, whether a sample is for training, by performer, camera or setup."""
 
 
 def is_ntu60(name: NTUName) -> bool:

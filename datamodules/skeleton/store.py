@@ -1,11 +1,11 @@
-"""A data set of skeletons in one folder: a few `.npy` files, of which the large one is mapped into memory, and a header.
+"""A data set of skeletons in one folder: a few `.npy` files, the large one of which is memory-mapped, and a header.
 
-joints.npy   float32 [n], the recordings one after the other, each [T, 3, J, P]; P persons are stored, at most 2
+joints.npy   float32 [n], the recordings, concatenated, each [T, 3, J, P]; P persons are stored, at most 2
 length.npy   int64 [N], frames T of each recording
 persons.npy  int64 [N], persons P of each recording
 label.npy    int64 [N]
 name.npy     text [N]
-header.json  written last: its presence says that the rest is whole
+header.json  written last: if it exists, the rest is complete
 """
 
 import hashlib
@@ -29,13 +29,13 @@ class Recordings:
     """Recordings of different lengths in flat arrays.
 
     Args:
-        joints: float32 [n], in memory or on the disk, see the module.
+        joints: float32 [n], in memory or memory-mapped, see the module.
         length: int64 [N], frames.
-        persons: int64 [N], persons that are stored.
+        persons: int64 [N], number of stored persons.
         label: int64 [N].
         name: text [N].
-        header: facts about the data set.
-        file: the file that `joints` is mapped from, so that other processes can map it again.
+        header: properties of the data set.
+        file: the file that `joints` is mapped from, so that other processes can map it, too.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Recordings:
         return len(self.length)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A mapped file is opened again by the other process, not copied to it."""
+        """State for another process, which opens a mapped file again instead of copying it."""
         return self.__dict__ | ({"joints": None} if self.file is not None else {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Recordings:
         return np.asarray(part).reshape(-1, 3, JOINTS, persons)
 
     def sha256(self, rows: np.ndarray) -> str:
-        """Hash of where some rows come from and what they are called, for the record of a run."""
+        """Hash of the source and names of some rows, for the record of a run."""
         digest = hashlib.sha256(str(self.header.get("source_sha256")).encode())
         for row in rows.tolist():
             digest.update(f"{self.name[row]}\t{self.label[row]}\n".encode())
@@ -81,21 +81,21 @@ class Recordings:
 
 
 def count_persons(joints: np.ndarray) -> int:
-    """Persons of a recording [T, 3, J, M] that must be stored: all up to the last who is there."""
+    """Number of persons of a recording [T, 3, J, M] to store: all up to the last one that occurs."""
     there = np.flatnonzero(joints.any((0, 1, 2)))
     return int(there[-1]) + 1 if len(there) else 0
 
 
 def open_store(root: Path, dataset: str, command: str) -> Recordings:
-    """Open the folder that a `prepare` command wrote.
+    """Open a folder written by a `prepare` command.
 
     Args:
         root: the folder.
-        dataset: that it must hold.
-        command: the command that writes it, for the error.
+        dataset: name of the data set that it must contain.
+        command: the command that writes it, for error messages.
 
     Raises:
-        SettingError: if the folder is not such a store, or is not whole.
+        SettingError: if the folder is not such a store, or is incomplete.
     """
     header = read_header(root)
     if header is None:
@@ -117,7 +117,7 @@ def open_store(root: Path, dataset: str, command: str) -> Recordings:
 
 
 def read_header(root: Path) -> dict[str, Any] | None:
-    """The header of a store; None where there is none.
+    """The header of a store; None if there is none.
 
     Raises:
         SettingError: if it cannot be read.
@@ -132,12 +132,12 @@ def read_header(root: Path) -> dict[str, Any] | None:
 
 
 def write_part(path: Path, clips: Sequence[tuple[str, int, np.ndarray]], faults: list[tuple[str, str]]) -> None:
-    """Write some recordings, whole or not at all.
+    """Write some recordings atomically.
 
     Args:
         path: .npz file.
         clips: name, label and float32 [T, 3, J, M] of each.
-        faults: name and reason of what could not be used.
+        faults: name and reason of each recording that could not be used.
     """
     persons = [count_persons(joints) for _, _, joints in clips]
     flat = [joints[..., :count].ravel() for (_, _, joints), count in zip(clips, persons, strict=True)]
@@ -154,19 +154,19 @@ def write_part(path: Path, clips: Sequence[tuple[str, int, np.ndarray]], faults:
 
 
 def join_parts(parts: list[Path], root: Path, header: dict[str, Any]) -> tuple[int, list[tuple[str, str]]]:
-    """Make one store of parts, one after the other; the header is written last, and only if there is a recording.
+    """Join parts into one store; the header is written last, and only if there is a recording.
 
     Args:
         parts: files of `write_part`.
         root: folder of the store.
-        header: facts about the data set; format and number of clips are added.
+        header: properties of the data set; format and number of clips are added.
 
     Returns:
-        How many recordings there are, and names and reasons of what could not be used.
+        Number of recordings, and name and reason of each one that could not be used.
     """
     small: dict[str, list[np.ndarray]] = {name: [] for name in (*SMALL, "faults")}
     for part in parts:
-        # Members of the archive are read one by one: the large one is not touched here.
+        # Members of the archive are read one by one: the large one is not read here.
         with np.load(part) as archive:
             for name, found in small.items():
                 found.append(archive[name])
@@ -177,7 +177,7 @@ def join_parts(parts: list[Path], root: Path, header: dict[str, Any]) -> tuple[i
     joined = {name: np.concatenate(found) for name, found in small.items()}
     total = int((joined["length"] * joined["persons"]).sum()) * 3 * JOINTS
     with replacing(root / "joints.npy") as partial, partial.open("wb") as file:
-        # Written as a stream: pages of a mapped file would count as memory of this process.
+        # Written as a stream, because pages of a mapped file would count as memory of this process.
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (total,)})
         for part in parts:
             with np.load(part) as archive:

@@ -1,4 +1,4 @@
-"""Arrays from files: .npy, .npz, and one array or row of a file that holds many, as `file#name`."""
+"""Arrays from files: .npy, .npz, and single arrays or rows of a file with several, as `file#name`."""
 
 import zipfile
 from pathlib import Path
@@ -8,21 +8,21 @@ import numpy as np
 from datamodules.video.decode import DecodeError
 
 MARK = "#"
-"""Between a file and the name of what is meant in it."""
+"""Separates a file from the name of an array or row in it."""
 
 
 def split_source(source: Path) -> tuple[Path, str | None]:
-    """The file that a source names, and what is meant in it: `joints.npz#a01_s1_t1` means one of its arrays.
+    """The file of a source, and the name of an array in it: `joints.npz#a01_s1_t1` is one array of a file.
 
     Args:
-        source: a file whose name may hold a `#` itself, or a file with `#` and a name behind it.
+        source: a file (its name may contain a `#`), or a file followed by `#` and a name.
     """
     path, mark, name = str(source).rpartition(MARK)
     return (Path(path), name) if mark and not is_there(source) else (source, None)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; no name is too long or too strange to ask."""
+    """Whether a file or folder exists; False for invalid or overlong names."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -30,7 +30,7 @@ def is_there(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file, or is empty. Raises DecodeError."""
+    """Refuse a path that is not a file, or an empty file. Raises DecodeError."""
     if not is_there(path):
         raise DecodeError("file not found", str(path))
     if not path.is_file():
@@ -43,15 +43,15 @@ def load_arrays(source: Path, *names: str) -> dict[str, np.ndarray]:
     """Arrays of a .npy or .npz file; nothing in it can run code.
 
     Args:
-        source: a .npy file; a .npz file, of which the named arrays are taken that it has; or `file.npz#name`.
-        names: of arrays, the main one first. A .npz file that lacks it must hold one array that is not among `names`, or be
-            followed by `#` and the name of its main array.
+        source: a .npy file; a .npz file, of which the named arrays are read if they exist; or `file.npz#name`.
+        names: names of arrays, the main one first. A .npz file without the main array must contain exactly one array that is
+            not among `names`, or be followed by `#` and the name of its main array.
 
     Returns:
-        The arrays by name. The main one is always there; a .npy file is mapped, so that only what is used of it is read.
+        The arrays by name. The main array is always included; a .npy file is memory-mapped, so that only the used part is read.
 
     Raises:
-        DecodeError: if there is no such file or array.
+        DecodeError: if the file or array does not exist.
     """
     path, chosen = split_source(source)
     check_file(path)
@@ -72,14 +72,14 @@ def load_arrays(source: Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def check_numbers(array: np.ndarray, first: int = 0) -> None:
-    """Refuse what is no plain number: text, objects, NaN and infinity.
+    """Refuse values that are not finite numbers: text, objects, NaN and infinity.
 
     Args:
         array: [N, ...]
-        first: number of its first row, for the message.
+        first: index of its first row, for the message.
 
     Raises:
-        DecodeError: with the first row that is wrong.
+        DecodeError: with the first invalid row.
     """
     if array.dtype.kind not in "iufb":
         raise DecodeError("not numbers", f"of type {array.dtype}")

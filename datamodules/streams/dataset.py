@@ -1,4 +1,4 @@
-"""From a row of a list to a sample of several streams: all are cut out by one plan, each file is read once."""
+"""From a row of a list to a sample of several streams: one plan selects the part of all streams, and each file is read once."""
 
 import time
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ from modules.core.batch import Kind, Stream
 from modules.core.errors import SettingError
 
 TRIED = 20
-"""Files of a stream of which one must be readable."""
+"""Number of files of a stream that are tried until one is readable."""
 PLANNED_BY: tuple[Kind, ...] = ("video", "depth", "flow", "mask", "skeleton", "signal", "track", "audio", "feature", "picture")
-"""Of the streams of a sample, the first of these decides which moments and boxes all of them show."""
+"""The first of these streams in a sample determines the timestamps and boxes of all its streams."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The streams of a data set that are read.
+    """The streams that are read from a data set.
 
     Args:
-        kinds: of each stream, by name.
-        readers: of each but the video, by name.
+        kinds: kind of each stream, by name.
+        readers: reader of each stream except the video, by name.
         main: stream whose files are the `paths` of manifests; streams without their own files are read from these.
         on_missing: see `StreamSettings`.
     """
@@ -55,7 +55,7 @@ class Wanted:
 
     @property
     def described(self) -> str:
-        """In words, which streams a sample has and how they are read."""
+        """Text about the streams of a sample and how they are read."""
         readers = {name: f"{type(reader).__name__} {vars(reader)}" for name, reader in sorted(self.readers.items())}
         return f"{sorted(self.kinds.items())} {readers} {self.main} {self.on_missing}"
 
@@ -66,16 +66,16 @@ class StreamDataset(VideoClipDataset):
     Args:
         manifest: files and labels.
         clip: frames and crop.
-        seed: of the run.
-        train: random frames and crops; False takes the centre.
-        wanted: streams.
+        seed: random seed of the run.
+        train: random frames and crops; False uses the centre.
+        wanted: the streams to read.
         decoder: library that decodes videos.
         decode_timeout: seconds after which a file counts as broken.
         guard: see `VideoClipDataset`.
         views: test views.
 
     Raises:
-        SettingError: if sound comes first, and no setting says how much of it.
+        SettingError: if audio comes first, and no setting defines its length.
     """
 
     def __init__(
@@ -100,26 +100,26 @@ class StreamDataset(VideoClipDataset):
             )
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """What the files of a row give: see `VideoClipDataset`, and `streams`, `marked` and `stream_ms`. Raises DecodeError."""
+        """Read the files of a row: see `VideoClipDataset`; also `streams`, `marked` and `stream_ms`. Raises DecodeError."""
         leader = self.wanted.leader
         source = self._source(leader, row)
         if source is None:
             raise DecodeError("no such stream", stream=leader)
-        # Further videos, of another camera, have a reader.
+        # Further videos of other cameras have a reader.
         if leader not in self.wanted.readers:
             return self._read_with_video(row, source, rng)
         reader = self.wanted.readers[leader]
         try:
             info = reader.info(source)
         except DecodeError as error:
-            # The report names the file of the main stream.
+            # The report contains the file of the main stream.
             raise DecodeError(error.reason, error.detail, "" if leader == self.wanted.main else leader) from error
         numbers = self._choose_steps(row, reader.window)(info, rng)
         plan = self._plan(row, source, Steps(info, numbers, (numbers / info.fps).astype(np.float32)), rng)
         return self._content(row, None, plan) | self._streams(row, plan)
 
     def _read_with_video(self, row: int, source: Path, rng: np.random.Generator | None) -> dict[str, Any]:
-        """As `_read`; sound of the same file is read with the video."""
+        """Like `_read`; audio of the same file is read together with the video."""
         readers = [(name, reader) for name, reader in self.wanted.readers.items() if self._source(name, row) == source]
         beside, reader = next(((name, one) for name, one in readers if isinstance(one, AudioReader)), ("", None))
         wish = None if reader is None else reader.wish
@@ -130,16 +130,16 @@ class StreamDataset(VideoClipDataset):
         return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan) | streams
 
     def _plan(self, row: int, source: Path, chosen: Chosen, rng: np.random.Generator | None) -> Plan:
-        """What all streams of a row show, by what was chosen of its first one."""
+        """The plan for all streams of a row, from the chosen steps of its first one."""
         span = self._span(row)
         plan = make_plan(chosen, self.clip, rng, self.views, self._end(row))
         return replace(plan, file=source, span=None if span is None else (float(span[0]), float(span[1])))
 
     def _choose_steps(self, row: int, window: float | None) -> ChooseFrames:
-        """Which steps of the first stream of a row are wanted: those of a clip, or the first and last of windows.
+        """The function that chooses the steps of the first stream of a row: those of clips, or the first and last of windows.
 
         Args:
-            row: of the manifest.
+            row: row of the manifest.
             window: see `StreamReader.window`.
         """
         if window is None:
@@ -168,19 +168,19 @@ class StreamDataset(VideoClipDataset):
         return content | {"streams": streams}
 
     def _source(self, name: str, row: int) -> Path | None:
-        """File of a row's stream; None where it has none."""
+        """File of a row's stream; None if it has none."""
         return source_of(self.manifest, name, self.wanted.main, row)
 
     def _streams(self, row: int, plan: Plan, open_files: Mapping[str, OpenSound] | None = None) -> dict[str, Any]:
-        """All further streams of a row by name, and what is wrong with those of them that are kept all the same.
+        """All further streams of a row by name, and the errors of broken streams that are kept.
 
         Args:
-            row: of the manifest.
-            plan: of the sample.
-            open_files: sound that is read from a file that is open already, by the stream's name.
+            row: row of the manifest.
+            plan: plan of the sample.
+            open_files: audio that is read from an open file, by name of the stream.
 
         Raises:
-            DecodeError: if a stream is missing or broken, and samples are to be replaced then.
+            DecodeError: if a stream is missing or broken, and such samples must be replaced.
         """
         marked: list[tuple[int, str]] = []
         streams: dict[str, Stream] = {}
@@ -209,23 +209,23 @@ class StreamDataset(VideoClipDataset):
 
 
 def source_of(manifest: Manifest, name: str, main: str, row: int) -> Path | None:
-    """File of a row's stream; None where it has none."""
+    """File of a row's stream; None if it has none."""
     if name == main or name not in manifest.further:
         return manifest.file(row)
     return manifest.further_file(name, row)
 
 
 def learn_stream(reader: StreamReader, manifest: Manifest, name: str, main: str) -> None:
-    """Show a reader the first file of a stream that it can read.
+    """Let a reader learn from the first readable file of a stream.
 
     Args:
-        reader: of the stream.
-        manifest: of the training samples.
-        name: of the stream.
+        reader: reader of the stream.
+        manifest: manifest of the training samples.
+        name: name of the stream.
         main: stream whose files are the `paths` of the manifest.
 
     Raises:
-        SettingError: if it can read none of the first ones.
+        SettingError: if none of the first files can be read.
     """
     failed: list[str] = []
     for row in range(len(manifest)):

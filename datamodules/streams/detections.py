@@ -1,4 +1,4 @@
-"""Boxes that a detector found in a video, from csv and json files.
+"""Detected boxes of a video, from csv and json files.
 
 Axis letters: `V` views, `T` frames, `K` objects, `N` boxes of a file.
 """
@@ -30,12 +30,12 @@ class Detections:
     """Boxes of one video.
 
     Args:
-        counts_frames: `moment` counts frames, and not seconds.
-        moment: float64 [N], ascending.
+        counts_frames: whether `moment` is in frames and not in seconds.
+        moment: float64 [N], time of each box, ascending.
         box: float64 [N, 4], x1 y1 x2 y2, as in the file.
-        score: float64 [N], 1 where the file has none.
-        track: int64 [N], number of the name of each box's object, or -1.
-        names: of objects.
+        score: float64 [N], 1 if the file has none.
+        track: int64 [N], index in `names` of each box's object, or -1.
+        names: names of objects.
     """
 
     counts_frames: bool
@@ -46,11 +46,11 @@ class Detections:
     names: tuple[str, ...]
 
     def of(self, rows: np.ndarray) -> "Detections":
-        """Some of them: int64 or bool [N]."""
+        """A subset by indices int64 [n] or mask bool [N]."""
         return replace(self, moment=self.moment[rows], box=self.box[rows], score=self.score[rows], track=self.track[rows])
 
     def at(self, moment: float, reach: float) -> np.ndarray:
-        """Rows of the boxes at the nearest moment that has some, if it is near enough: int64 [n], best first."""
+        """Rows of the boxes at the nearest time with boxes, if it is within `reach`: int64 [n], highest score first."""
         after = int(np.searchsorted(self.moment, moment))
         near = [self.moment[place] for place in (after - 1, after) if 0 <= place < len(self.moment)]
         nearest = min(near, key=lambda one: abs(one - moment), default=np.inf)
@@ -63,7 +63,7 @@ class Detections:
 class TrackReader(StreamReader):
     """Boxes from files of detections (`load_detections`), [V, T, K, 4] in pixels of the clip.
 
-    With names of tracks an object has the same place in all frames of a view, those with most score in the view first; without
+    With track names, an object has the same index in all frames of a view, sorted by their total score in the view; without
     them the boxes of each frame are in the order of their scores. Boxes outside the crop are 0 and not valid.
 
     Args:
@@ -76,7 +76,7 @@ class TrackReader(StreamReader):
         self.settings = settings
 
     def info(self, source: Path) -> VideoInfo:
-        """Refused: boxes are placed in pictures, of which `Wanted` makes sure.
+        """Refused: boxes need pictures, which `Wanted` ensures.
 
         Raises:
             SettingError: always.
@@ -104,21 +104,21 @@ class TrackReader(StreamReader):
 
 
 def moments_of(found: Detections, plan: Plan, settings: TrackSettings) -> list[list[float]]:
-    """When each frame of a plan is, as detections count it: V lists of T."""
+    """Time of each frame of a plan, in the unit of the detections: V lists of T."""
     moments: list[list[float]] = (plan.frames + settings.first_frame if found.counts_frames else plan.moments).tolist()
     return moments
 
 
 def slots(found: Detections, shown: list[np.ndarray], most: int) -> Iterator[np.ndarray]:
-    """Which box takes which place in each frame of a view.
+    """Assign the boxes of each frame of a view to K slots.
 
     Args:
-        found: of the video.
-        shown: rows of the boxes in each frame, best first.
-        most: places.
+        found: boxes of the video.
+        shown: rows of the boxes in each frame, highest score first.
+        most: number of slots.
 
     Yields:
-        int64 [n], n at most `most`: rows by place; -1 where nothing has the place.
+        int64 [n] for each frame, n at most `most`: rows by slot; -1 for empty slots.
     """
     rows = np.concatenate(shown)
     if not len(rows) or (found.track[rows] < 0).any():
@@ -129,7 +129,7 @@ def slots(found: Detections, shown: list[np.ndarray], most: int) -> Iterator[np.
     place = {track: slot for slot, track in enumerate(tracks[np.argsort(-total, kind="stable")][:most].tolist())}
     for own in shown:
         taken = np.full(len(place), -1, np.int64)
-        # From the worst to the best, so that of two boxes of one object the better stays.
+        # In ascending order of scores, so that the better of two boxes of one object is kept.
         for row in own[::-1].tolist():
             if (slot := place.get(int(found.track[row]))) is not None:
                 taken[slot] = row
@@ -139,16 +139,16 @@ def slots(found: Detections, shown: list[np.ndarray], most: int) -> Iterator[np.
 def load_detections(source: Path, plan: Plan, settings: TrackSettings) -> Detections:
     """Boxes of the video of a plan, in pixels of its frames.
 
-    * csv files name columns: `frame` (its number) or `seconds`, `x1`, `y1`, `x2`, `y2`, and perhaps `video`, `track`, `score`,
-      `class`; others are left out.
-    * json files hold a list of objects: `image_id` or `frame` (its number), or `seconds`, `bbox` [x, y, width, height] as COCO
-      has it, and perhaps `video`, `track_id`, `score`, `category_id`.
+    * csv files have columns `frame` (its number) or `seconds`, `x1`, `y1`, `x2`, `y2`, and optionally `video`, `track`,
+      `score`, `class`; others are ignored.
+    * json files contain a list of objects: `image_id` or `frame` (its number), or `seconds`, `bbox` [x, y, width, height] as in
+      COCO, and optionally `video`, `track_id`, `score`, `category_id`.
 
-    Where there are videos, those rows are taken whose video is the plan's file, with or without its folders and its suffix, or
+    If videos are given, the rows of the plan's file are used; the video is its path with or without folders and suffix, or
     the name behind `#` in the source.
 
     Raises:
-        DecodeError: if the file is broken, names no such video, or its boxes do not fit the frames.
+        DecodeError: if the file is broken, does not contain the video, or its boxes do not fit the frames.
     """
     path, named = split_source(source)
     check_file(path)
@@ -178,18 +178,18 @@ def load_detections(source: Path, plan: Plan, settings: TrackSettings) -> Detect
 
 
 def _video_of(videos: dict[str, tuple[Detections, np.ndarray]], file: Path | None) -> str:
-    """The name by which a file of detections calls a video; '' where it names none."""
+    """The name of a video in a file of detections; '' if the file contains no names of videos."""
     if file is None or "" in videos:
         return ""
     for path in (file, file.with_suffix("")):
-        # The longest name first, which says most of the folders.
+        # The longest name first, because it includes most folders.
         for depth in range(len(path.parts)):
             if (name := "/".join(path.parts[depth:]).replace("//", "/")) in videos:
                 return name
     return ""
 
 
-# Files may hold the boxes of many videos; one for each video is read once by each stream of a sample.
+# Files may contain the boxes of many videos, and several streams of a sample may read the same file.
 @lru_cache(maxsize=2)
 def _load(path: Path, changed: int) -> dict[str, tuple[Detections, np.ndarray]]:
     """Detections of each video of a file, and their classes. Raises DecodeError."""

@@ -1,4 +1,4 @@
-"""Sequences of features that an encoder made of recordings: one file per recording, or one for a whole collection.
+"""Feature sequences of recordings, computed by an encoder: one file per recording, or one for a collection.
 
 Axis letters: `V` views, `N` recordings of a collection, `S` steps, `D` width.
 """
@@ -22,16 +22,16 @@ from modules.core.errors import SettingError
 
 
 class FeatureReader(StreamReader):
-    """Features from files. All of them are as wide as those of the first file of the list.
+    """Features from files. All must have the width of the first file of the list.
 
-    * `file.npy`: [S, D], or [D] of a whole recording; `file.npz` with the same (array `feature`, or the only one, and
-      perhaps `time`), or one array of it as `file.npz#name`.
-    * `file.safetensors`: `feature` [S, D] or [D], and perhaps `time` [S, 2], first and last second of each step.
-    * `collection.safetensors#7`: recording 7, counted from 0, of `feature` [N, S, D] or [N, D] with perhaps `length` int64 [N]
+    * `file.npy`: [S, D], or [D] for a complete recording; `file.npz` with the same (array `feature`, or the only one, and
+      optionally `time`), or one of its arrays as `file.npz#name`.
+    * `file.safetensors`: `feature` [S, D] or [D], and optionally `time` [S, 2], start and end of each step in seconds.
+    * `collection.safetensors#7`: recording 7, counted from 0, of `feature` [N, S, D] or [N, D] with optional `length` int64 [N]
       and `time` [N, S, 2].
 
     Args:
-        settings: which steps.
+        settings: which steps are read.
     """
 
     kind = "feature"
@@ -45,7 +45,7 @@ class FeatureReader(StreamReader):
         """See `StreamReader.learn`.
 
         Raises:
-            SettingError: if times are needed that neither the file nor the settings give.
+            SettingError: if times are needed, but neither the file nor the settings contain them.
         """
         feature, time = self._load(source)
         self.width, self.is_sequence = feature.shape[-1], feature.ndim == 2
@@ -88,7 +88,7 @@ class FeatureReader(StreamReader):
         return self._join([torch.zeros(0, width)] * plan.views, torch.from_numpy(plan.time))
 
     def _join(self, sequences: list[Tensor], time: Tensor) -> Stream:
-        """Sequences [S, D] of all views, filled up to the longest, at least one step."""
+        """Join sequences [S, D] of all views, padded to the longest, with at least one step."""
         length = torch.tensor([len(sequence) for sequence in sequences])
         data = pad_sequence(sequences, batch_first=True)
         if not data.shape[1]:
@@ -137,7 +137,7 @@ def _check_times(feature: Tensor, time: Tensor) -> None:
 
 
 def _load_tensors(path: Path, item: str | None) -> tuple[Tensor, Tensor | None]:
-    """`feature` and `time` of a file, or of one recording of a collection, of which nothing else is read."""
+    """`feature` and `time` of a file, or of one recording of a collection, without reading the rest."""
     try:
         with safe_open(str(path), "pt") as file:
             names = set(file.keys())
@@ -163,10 +163,10 @@ def _load_tensors(path: Path, item: str | None) -> tuple[Tensor, Tensor | None]:
 
 
 def collection_size(path: Path) -> int:
-    """Recordings in a collection.
+    """Number of recordings in a collection.
 
     Raises:
-        SettingError: if the file is none.
+        SettingError: if the file is not a collection.
     """
     try:
         with safe_open(str(path), "pt") as file:

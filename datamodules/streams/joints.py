@@ -1,4 +1,4 @@
-"""Skeletons from arrays beside a video: joints of one or several persons over time.
+"""Skeletons from arrays next to a video: joints of one or several persons over time.
 
 Axis letters: `V` views, `T` frames, `J` joints, `M` persons.
 """
@@ -18,9 +18,9 @@ from modules.core.batch import Stream
 
 class JointsReader(StreamReader):
     """Skeletons from .npy files, .npz files (array `joints`, or the only one) or one array of a .npz file (`file.npz#name`):
-    [T, J, 3], or [T, M, J, 3] of several persons, in metres, a person who is not there being 0 everywhere.
+    [T, J, 3], or [T, M, J, 3] for several persons, in metres; absent persons are 0.
 
-    All files have as many joints as the first of the list, and at most `settings.persons` persons.
+    All files must have the number of joints of the first file, and at most `settings.persons` persons.
 
     Args:
         settings: rate, persons and origin.
@@ -41,7 +41,7 @@ class JointsReader(StreamReader):
         return VideoInfo(len(self._load(source)), self.settings.fps, 0, 0)
 
     def read(self, source: Path, plan: Plan, size: int) -> Stream:
-        """See `StreamReader.read`: the frames nearest to the plan's moments, [V, 3, T, J, M]."""
+        """See `StreamReader.read`: the frames nearest to the plan's timestamps, [V, 3, T, J, M]."""
         joints = self._load(source)
         if self.settings.origin is not None:
             joints = centre(joints, self.settings.origin)
@@ -56,16 +56,16 @@ class JointsReader(StreamReader):
         if self.joints is not None and joints.shape[2] != self.joints:
             raise DecodeError("another width", f"{joints.shape[2]} joints, not {self.joints}")
         if self.settings.origin is not None and self.settings.origin >= joints.shape[2]:
-            raise DecodeError("another width", f"{joints.shape[2]} joints, and data.streams.skeleton.origin is another")
+            raise DecodeError("another width", f"{joints.shape[2]} joints, and data.streams.skeleton.origin is not one of them")
         return joints
 
 
 def as_persons(joints: np.ndarray, persons: int) -> np.ndarray:
-    """Joints of a recording with an axis of persons.
+    """Joints of a recording, with an axis for persons.
 
     Args:
         joints: [T, J, 3] of one person, or [T, M, J, 3].
-        persons: M of the result; those that are not there are 0.
+        persons: M of the result; absent persons are 0.
 
     Returns:
         float32 [T, M, J, 3]
@@ -87,11 +87,11 @@ def as_persons(joints: np.ndarray, persons: int) -> np.ndarray:
 
 
 def centre(joints: np.ndarray, origin: int) -> np.ndarray:
-    """Move a recording so that a joint of the first person stands at 0 in the first frame that shows that person.
+    """Move a recording so that a joint of the first person is at 0 in the first frame with this person.
 
     Args:
-        joints: float32 [T, M, J, 3]; what is 0 (nobody there) stays 0.
-        origin: number of the joint.
+        joints: float32 [T, M, J, 3]; absent persons (0) stay 0.
+        origin: index of the joint.
     """
     there: np.ndarray = joints.any((2, 3), keepdims=True)  # type: ignore[assignment]
     seen = np.flatnonzero(there[:, 0, 0, 0])
@@ -100,15 +100,15 @@ def centre(joints: np.ndarray, origin: int) -> np.ndarray:
 
 
 def cut_joints(joints: np.ndarray, fps: float, plan: Plan) -> Stream:
-    """The frames of a recording that are nearest to the moments of a plan.
+    """The frames of a recording that are nearest to the timestamps of a plan.
 
     Args:
-        joints: float32 [T, M, J, 3], from the first moment of the sample's files on.
+        joints: float32 [T, M, J, 3], from time 0 of the sample's files on.
         fps: frames per second.
-        plan: of the sample.
+        plan: plan of the sample.
 
     Returns:
-        A stream of one sample, [V, 3, T, J, M]; 0 and not valid behind the end of the recording.
+        A stream of one sample, [V, 3, T, J, M]; 0 and not valid after the end of the recording.
     """
     numbers = np.floor(plan.moments.astype(np.float64) * fps + 0.5).astype(np.int64)
     valid = (numbers >= 0) & (numbers < len(joints))

@@ -1,4 +1,4 @@
-"""Pictures: crops of what a detector found in a video, or files of pictures. Axis letters: `V` views, `H`, `W` their size."""
+"""Pictures: crops of detected objects in a video, or image files. Axis letters: `V` views, `H` height, `W` width."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ FIRST = np.zeros((1, 1), np.int64)
 class PictureReader(StreamReader):
     """Pictures [V, H, W, 3], uint8.
 
-    * Of a file of detections (.csv, .json; `load_detections`): the object in a frame of the video, one for each view. The frame
-      is the middle one of the clip, or else the nearest to it in which there is an object; a view without any is black and
-      not valid. It must be a sample with a video, which made the plan.
-    * Of a picture: the same for all views, a centred square; if it is the first stream of its sample, cropped as the plan says.
+    * From a file of detections (.csv, .json; `load_detections`): one object in a frame of the video per view. The frame
+      is the middle one of the clip, or otherwise the nearest frame with an object; a view without object is black and
+      not valid. The sample must have a video that the plan was made for.
+    * From an image: the same centred square for all views; if it is the first stream of its sample, the crops of the plan.
 
     Args:
-        settings: which object.
+        settings: which object is cropped.
         boxes: how detections are read.
     """
 
@@ -41,7 +41,7 @@ class PictureReader(StreamReader):
         return read_clips(source, lambda info, rng: FIRST, None).info
 
     def read(self, source: Path, plan: Plan, size: int) -> Stream:
-        """See `StreamReader.read`; `box` says which part of the frame or picture is shown."""
+        """See `StreamReader.read`; `box` is the part of the frame or picture that is shown."""
         if split_source(source)[0].suffix in (".csv", ".json"):
             return self._crops(load_detections(source, plan, self.boxes), plan, size)
         decoded = read_clips(source, lambda info, rng: FIRST, None)
@@ -71,7 +71,7 @@ class PictureReader(StreamReader):
         return _stream(pictures, boxes, plan, size)
 
     def _choose(self, found: Detections, moments: list[float], plan: Plan) -> tuple[int, Box] | None:
-        """Frame of a view, counted from 0, and the part of it that is shown; None where there is no object."""
+        """Index of the frame for a view, and the part of it that is shown; None if there is no object."""
         middle = len(moments) // 2
         for frame in sorted(range(len(moments)), key=lambda number: abs(number - middle)):
             rows = found.at(moments[frame], self.boxes.reach)
@@ -104,7 +104,7 @@ def square_around(box: np.ndarray, enlarge: float, picture: tuple[int, int]) -> 
 
 
 def _stream(pictures: list[torch.Tensor | None], boxes: list[Box], plan: Plan, size: int = 1) -> Stream:
-    """Pictures of all views, black and not valid where there is none."""
+    """Pictures of all views, black and not valid for views without picture."""
     black = next((torch.zeros_like(one) for one in pictures if one is not None), torch.zeros(size, size, 3, dtype=torch.uint8))
     data = torch.stack([black if one is None else one for one in pictures])
     corners = torch.tensor([(x, y, x + width, y + height) for x, y, width, height in boxes], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Streams of pictures that are not colours, and videos of a further camera, cut out by the plan of the sample."""
+"""Streams of planes (flow, depth, masks) and videos of further cameras, cropped by the plan of the sample."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -23,29 +23,29 @@ from modules.core.batch import Kind, Stream
 from modules.core.errors import SettingError
 
 ASSUMED_FPS = 30.0
-"""Of folders and arrays that are the first of their sample, where no setting tells."""
+"""Frame rate of folders and arrays that are the first stream of their sample, if it is not set."""
 MAX_DEPTH = 2**16 - 1
 MAX_TINT = 8
-"""How much the colours of a grey video may differ, on the average, which lossy coding makes."""
+"""Maximum mean difference of the colour channels of a grey video, caused by lossy coding."""
 
 
 class PlaneReader(StreamReader):
-    """What is alike for all of them: which frames, and which part of the picture.
+    """Base class: selects the frames and the part of the picture.
 
-    Of a file with as many frames as the recording that the plan was made for, the frames of the same numbers are taken, else
-    those of the same moments. Boxes are scaled to the size of the file's pictures, which must be of the same shape. A plan
-    without boxes shows the centred square.
+    If a file has as many frames as the recording that the plan was made for, frames are matched by index, otherwise by
+    timestamp. Boxes are scaled to the size of the file's pictures, which must have the same aspect ratio. A plan without
+    boxes shows the centred square.
 
     Args:
         fps: frames per second of folders and arrays; None if unknown.
-        same_view: whether pictures show what those of the plan show. If not, those of another shape are of another camera, and
-            their centred square is shown.
+        same_view: whether pictures come from the camera of the plan. If not, pictures with another aspect ratio are from
+            another camera, and their centred square is shown.
     """
 
     data_type: ClassVar[type[np.generic]]
     channels: int
     lacking: ClassVar[int] = 0
-    """how many frames less than the video a file may have to be taken frame by frame"""
+    """by how many frames a file may be shorter than the video to be matched by index"""
 
     def __init__(self, fps: float | None, same_view: bool = True) -> None:
         self.fps, self.same_view = fps, same_view
@@ -56,15 +56,15 @@ class PlaneReader(StreamReader):
 
     @abstractmethod
     def checked(self, planes: np.ndarray) -> np.ndarray:
-        """What was read, [N, h, w, C]. Raises DecodeError if it is stored in a way that is not understood."""
+        """Check the format of planes [N, h, w, C]. Raises DecodeError if it is not supported."""
 
     @abstractmethod
     def cut(self, planes: np.ndarray, box: Box, scale: tuple[float, float], size: int) -> np.ndarray:
         """Cut a box out of frames, resize and convert it.
 
         Args:
-            planes: [N, h, w, C] as `checked` gave them.
-            box: inside them.
+            planes: [N, h, w, C] as returned by `checked`.
+            box: box inside the frames.
             scale: pixels of the clip per pixel of the file, across and down.
             size: side of the result.
 
@@ -95,7 +95,7 @@ class PlaneReader(StreamReader):
             shown = valid[view]
             unique, again = np.unique(position[view][shown], return_inverse=True)
             if len(unique):
-                # Views of one clip have equal frames, and short files repeat some: each is resized once.
+                # Views of one clip have the same frames, and short files repeat frames; each is resized once.
                 some = planes if len(unique) == len(planes) else planes[unique]
                 data[view, shown] = self.cut(some, box, scale, size)[again]
         return Stream(self.kind, torch.from_numpy(data), valid=torch.from_numpy(valid), time=seconds_of(plan))
@@ -109,17 +109,17 @@ class PlaneReader(StreamReader):
         return np.zeros((*plan.frames.shape, size, size, self.channels), self.data_type)
 
     def _steps(self, info: VideoInfo, plan: Plan) -> np.ndarray:
-        """Which frames of the file a plan shows, int64 [V, T]; numbers behind its end where it has none."""
+        """The frames of the file for a plan, int64 [V, T]; indices after the end of the file have no frame."""
         if plan.length and 0 <= plan.length - info.num_frames <= self.lacking:
             return plan.frames
         fps = info.fps or self.fps
         if not fps:
-            detail = f"{info.num_frames} frames for {plan.length} of the video; data.streams.depth.fps may tell their rate"
+            detail = f"{info.num_frames} frames for {plan.length} of the video; data.streams.depth.fps can set their rate"
             raise DecodeError("another rate", detail)
         return plan.frames_at(fps, np.iinfo(np.int64).max)
 
     def _boxes(self, width: int, height: int, plan: Plan, size: int) -> list[tuple[Box, tuple[float, float]]]:
-        """The boxes of a plan in a file's pictures, each with the pixels of the clip per pixel of the file."""
+        """The boxes of a plan in a file's pictures, each with its scale: pixels of the clip per pixel of the file."""
         across, down = plan.picture
         is_alike = bool(across) and _same_shape((width, height), plan.picture)
         if across and not is_alike and self.same_view:
@@ -131,9 +131,9 @@ class PlaneReader(StreamReader):
 
 
 class FlowReader(PlaneReader):
-    """Optical flow from each frame of the file to its next one, resized bilinearly, and its values with it.
+    """Optical flow from each frame of the file to the next one, resized bilinearly, with rescaled values.
 
-    The last frame of a video has none, and is not valid.
+    The last frame of a video has no flow and is not valid.
 
     Args:
         settings: `data.streams.flow`.
@@ -163,7 +163,7 @@ class FlowReader(PlaneReader):
     def cut(self, planes: np.ndarray, box: Box, scale: tuple[float, float], size: int) -> np.ndarray:
         """See `PlaneReader.cut`."""
         x, y, width, height = box
-        # NumPy is slow with float16, and torch knows only this machine's order of bytes.
+        # NumPy is slow with float16, and torch only supports the native byte order.
         stored = np.array(planes[:, y : y + height, x : x + width], planes.dtype.newbyteorder("="))
         flow = torch.from_numpy(stored).float()
         if planes.dtype == np.uint8:
@@ -177,7 +177,7 @@ class FlowReader(PlaneReader):
         return flow.numpy()
 
     def pixels(self, codes: Tensor) -> Tensor:
-        """Flow of pictures of 8 bits: STS (official code) has x * 40 / 255 - 20, which is a bound of 20.
+        """Flow from 8-bit pictures: STS (official code) uses x * 40 / 255 - 20, which is a bound of 20.
 
         Args:
             codes: 0 to 255.
@@ -186,7 +186,7 @@ class FlowReader(PlaneReader):
 
 
 class DepthReader(PlaneReader):
-    """Depth in millimetres, resized by the nearest pixel: means over the edge of an object would lie where nothing is.
+    """Depth in millimetres, resized to the nearest pixel, because averages over the edge of an object would be wrong depths.
 
     Args:
         settings: `data.streams.depth`.
@@ -238,7 +238,7 @@ class DepthReader(PlaneReader):
 
 
 class MaskReader(PlaneReader):
-    """Masks, one plane per object, resized by the nearest pixel.
+    """Masks, one plane per object, resized to the nearest pixel.
 
     Args:
         settings: `data.streams.mask`.
@@ -276,7 +276,7 @@ class MaskReader(PlaneReader):
 
 
 class FurtherVideo(PlaneReader):
-    """A video besides the first one of a sample, such as that of an infrared camera, resized as the first one.
+    """A video in addition to the first one of a sample, such as that of an infrared camera, resized like the first one.
 
     Args:
         fps: see `PlaneReader`.
@@ -305,11 +305,11 @@ class FurtherVideo(PlaneReader):
 
 
 def nearest(planes: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Cut out a box and resize it to the pixels nearest to the centres of those of the result.
+    """Cut out a box and resize it with nearest-neighbour sampling.
 
     Args:
         planes: [N, h, w, C].
-        box: inside them.
+        box: box inside the frames.
         size: side of the result.
 
     Returns:
@@ -322,7 +322,7 @@ def nearest(planes: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes are those of one picture, up to rounding."""
+    """Whether two sizes have the same aspect ratio, up to rounding."""
     (width, height), (across, down) = size, other
     if width == across or height == down:
         return size == other
@@ -330,7 +330,7 @@ def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _scaled(box: Box, picture: tuple[int, int], size: tuple[int, int], side: int) -> tuple[Box, tuple[float, float]]:
-    """A box of a picture in pixels of another size of it, and pixels of a clip of some side per pixel of that size."""
+    """A box of a picture, scaled to another size of the picture, and the scale from that size to a clip."""
     x_scale, y_scale = size[0] / picture[0], size[1] / picture[1]
     left, right = (round(edge * x_scale) for edge in (box.x, box.x + box.width))
     top, bottom = (round(edge * y_scale) for edge in (box.y, box.y + box.height))

@@ -1,7 +1,7 @@
-"""What every reader of a further stream offers: flow, depth, masks, sound, sensors, joints, boxes, features.
+"""Interface of the readers of further streams: flow, depth, masks, sound, sensors, joints, boxes, features.
 
-A reader cuts out of one file what the plan of a sample shows (`datamodules/video/sampling.py`), and nothing else: whatever is
-normalised, drawn at random or filtered happens on the device. Axis letters: `V` views, `T` frames.
+A reader only cuts the part that the plan of a sample shows (`datamodules/video/sampling.py`) out of a file:
+normalisation, random changes and filters run on the device. Axis letters: `V` views, `T` frames.
 """
 
 from abc import ABC, abstractmethod
@@ -17,11 +17,11 @@ from modules.core.batch import Kind, Stream
 
 
 class PartlyReadError(DecodeError):
-    """A stream of which a part is broken; the rest is kept, and counted and named all the same.
+    """A part of a stream is broken. The rest is kept, and the file is counted and listed.
 
     Args:
         error: What is wrong.
-        kept: What could be read; what could not is not valid.
+        kept: The stream; its broken part is not valid.
     """
 
     def __init__(self, error: DecodeError, kept: Stream) -> None:
@@ -30,20 +30,21 @@ class PartlyReadError(DecodeError):
 
 
 class StreamReader(ABC):
-    """Reads one kind of stream. Constructors take settings; instances go to worker processes.
+    """Reads one kind of stream. Constructors take settings; instances are sent to worker processes.
 
-    Streams of a reader always have `valid`, bool [V, T'] along their axis of time: false where the file has nothing, or where
-    nothing but zeros fills it up.
+    Streams of a reader always have `valid`, bool [V, T'] along their time axis: false where the file has no data, or for
+    padding.
     """
 
     kind: ClassVar[Kind]
-    """of the streams that it gives"""
+    """kind of the streams that it returns"""
 
     def learn(self, source: Path) -> None:  # noqa: B027  (most kinds have nothing to learn)
-        """Take from a file what all files of the stream have in common and `nothing` needs: columns, width, joints.
+        """Learn from a file what all files of the stream have in common and `nothing` needs: columns, width, joints.
 
         Args:
-            source: the first file of the training list that can be read; a file unlike it raises DecodeError when it is read.
+            source: the first file of the training list that can be read; files that differ raise DecodeError when they are
+                read.
 
         Raises:
             DecodeError: if it cannot be read.
@@ -51,13 +52,13 @@ class StreamReader(ABC):
 
     @property
     def window(self) -> float | None:
-        """Seconds that each view has of this stream, however many frames clips have, where it is the first of its sample;
-        infinite for all of the file. None where clips are so many steps."""
+        """Seconds of this stream in each view, independent of the frames of clips, if it is the first stream of its sample;
+        infinite for the complete file. None if clips are a number of steps."""
         return None
 
     @abstractmethod
     def info(self, source: Path) -> VideoInfo:
-        """Steps and rate of a file, by which clips are chosen where this stream is the first of its sample.
+        """Number of steps and rate of a file, which are used to choose clips if this is the first stream of its sample.
 
         Args:
             source: file, or folder of pictures.
@@ -72,20 +73,20 @@ class StreamReader(ABC):
 
         Args:
             source: file, or folder of pictures.
-            plan: of the sample.
+            plan: plan of the sample.
             size: side of pictures after cropping and resizing.
 
         Returns:
             A stream of one sample, its tensors [V, ...], with `valid` and `time`.
 
         Raises:
-            DecodeError: if the file is broken, or not what it should be; the reason is one of a few stable words.
-                `PartlyReadError` if only a part of it is.
+            DecodeError: if the file is broken or has a wrong format; the reason is one of a few fixed texts. `PartlyReadError`
+                if only a part of it is broken.
         """
 
     @abstractmethod
     def nothing(self, plan: Plan, size: int) -> Stream:
-        """Zeros in the place of a stream that a sample lacks, of the shape that `read` gives, none of them valid."""
+        """Zeros for a missing stream, with the shape that `read` returns, all of them not valid."""
 
 
 def seconds_of(plan: Plan) -> Tensor:

@@ -1,4 +1,4 @@
-"""The reader of each kind of stream, with the settings that concern it."""
+"""The reader of each kind of stream, with its settings."""
 
 from datamodules.audio.reader import AudioReader
 from datamodules.streams.detections import TrackReader
@@ -14,10 +14,10 @@ from modules.core.errors import SettingError
 
 
 def make_reader(kind: Kind, settings: StreamSettings) -> StreamReader:
-    """What reads streams of a kind from files.
+    """The reader of a kind of stream.
 
     Raises:
-        SettingError: if nothing does.
+        SettingError: if no reader supports the kind.
     """
     if kind == "signal":
         return SignalReader(settings.signal)

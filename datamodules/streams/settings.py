@@ -1,4 +1,4 @@
-"""Which streams of a sample are read, and how."""
+"""Settings of the streams of a sample: which are read, and how."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class SoundSettings:
         channels: `first` takes the first channel, as in CAV-MAE's preparation, `mean` the mean of all, `stereo` two (mono
             is duplicated).
         seconds: Length from the first frame of the clip; null takes the duration of the clip.
-        whole: Take the audio of the complete file, whichever frames the clip has (CAV-MAE), cut or padded to `seconds`.
+        whole: Use the audio of the complete file instead of the clip's part (CAV-MAE), cut or padded to `seconds`.
     """
 
     rate: int = 16000
@@ -44,10 +44,10 @@ class SignalSettings:
         time: Name of the time column; null takes t, time or timestamp, whichever exists.
         unit: Unit of the time stamps: s or ms.
         from_first: Subtract the first time stamp of each file, e.g. for Unix time.
-        whole: Read the complete recording, or the part given by the list, whichever frames the clip has.
+        whole: Read the complete recording, or the part given by the list, instead of the clip's part.
         median: Width of a median filter, an odd number of samples, applied first (IMU-video: 5); 1 disables it.
         standardise: Standardise each column of a complete recording to mean 0 and standard deviation 1 (IMU-video).
-        window: Use the samples without interpolation and pad with zeros to round(seconds) * rate (IMU-video, with whole).
+        window: Use samples without interpolation, padded with zeros to round(seconds) * rate (IMU-video, with whole).
     """
 
     rate: float = 50.0

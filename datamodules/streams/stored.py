@@ -1,4 +1,4 @@
-"""How flow, depth and masks are stored: folders of pictures, arrays, videos. Axis letters: `N` frames, `C` channels."""
+"""Readers of stored flow, depth and masks: folders of pictures, arrays, videos. Axis letters: `N` frames, `C` channels."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,28 +14,28 @@ from datamodules.video.picture_folder import in_order, open_picture
 from datamodules.video.readers import LENIENT, PictureFolder
 
 PLANE_SUFFIXES = IMAGE_SUFFIXES | {".flo", ".npy"}
-"""Of files that hold one frame each, in a folder."""
+"""Suffixes of files with one frame each, in a folder."""
 ARRAY_SUFFIXES = (".npy", ".npz")
 FLO_MAGIC = b"PIEH"
 FLOW_FACTS = "flow.json"
-"""What `prepare flow` writes beside its files: how they were made."""
+"""File that `prepare flow` writes next to its results, with their settings."""
 
 
 class Stored(Protocol):
     """An opened file or folder."""
 
     info: VideoInfo
-    """its rate is 0 where it does not say one"""
+    """description; the rate is 0 if unknown"""
 
     def read(self, numbers: list[int]) -> np.ndarray:
-        """The frames of these ascending, different numbers, [N, h, w, C] as they are stored. Raises DecodeError."""
+        """The frames of these ascending, distinct indices, [N, h, w, C] as stored. Raises DecodeError."""
 
 
 class Pictures:
     """Files of one frame each.
 
     Args:
-        channels: files of each channel, or of all.
+        channels: files of each channel, or one list for all channels.
 
     Raises:
         DecodeError: if the channels have different numbers of files, or the first file cannot be read.
@@ -66,13 +66,13 @@ class Pictures:
 
 
 class Arrays:
-    """An array of all frames, [N, h, w] or [N, h, w, C]; that of a .npy file stays on the disk until it is read.
+    """An array of all frames, [N, h, w] or [N, h, w, C]; a .npy file is memory-mapped.
 
     Args:
-        path: .npy file, or .npz file of one array.
+        path: .npy file, or .npz file with one array.
 
     Raises:
-        DecodeError: if it cannot be opened, or has other axes.
+        DecodeError: if it cannot be opened, or has a wrong number of axes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,14 +82,14 @@ class Arrays:
 
     def read(self, numbers: list[int]) -> np.ndarray:
         """See `Stored.read`."""
-        # Neighbours are a part of the file, of which nothing is copied that no crop shows.
+        # Consecutive frames are a slice of the file, so that only the crops are copied.
         if numbers[-1] - numbers[0] + 1 == len(numbers):
             return self._array[numbers[0] : numbers[-1] + 1]
         return self._array[numbers]
 
 
 class VideoFile:
-    """A video of 8 bits, [N, h, w, 3].
+    """An 8-bit video, [N, h, w, 3].
 
     Args:
         source: file, or folder of pictures.
@@ -119,17 +119,17 @@ def bits_of(path: Path) -> int:
 
 
 def open_planes(source: Path) -> Stored:
-    """Open masks, or depth that is not in a video. Raises DecodeError."""
+    """Open masks, or depth that is not stored as a video. Raises DecodeError."""
     return _open(source, lambda folder: Pictures(in_order(folder, PLANE_SUFFIXES)))
 
 
 def open_flow(source: Path) -> Stored:
-    """Open flow: a folder of .flo or .npy files, or of pictures of u and v, in folders u and v or called flow_x* and flow_y*;
-    or an array; also .npy where `source` lacks the suffix. Raises DecodeError."""
+    """Open flow: a folder of .flo or .npy files, or of pictures of u and v (in folders u and v, or named flow_x* and flow_y*),
+    or an array; .npy is added if `source` has no suffix. Raises DecodeError."""
     array = source.with_name(f"{source.name}.npy")
     if array.is_file():
         if source.exists():
-            raise DecodeError("another format", f"{source} is there twice, as it is and as {array.name}; remove one")
+            raise DecodeError("another format", f"{source} exists twice, without suffix and as {array.name}; remove one")
         source = array
     return _open(source, _flow_folder)
 
@@ -137,7 +137,7 @@ def open_flow(source: Path) -> Stored:
 def _flow_folder(folder: Path) -> Pictures:
     if (folder / "u").is_dir() and (folder / "v").is_dir():
         return Pictures(in_order(folder / "u"), in_order(folder / "v"))
-    # Colour pictures may lie beside those of flow.
+    # The folder may also contain colour pictures.
     if next(folder.glob("flow_x*"), None) is not None:
         return Pictures(in_order(folder, prefix="flow_x"), in_order(folder, prefix="flow_y"))
     return Pictures(in_order(folder, PLANE_SUFFIXES))
@@ -157,7 +157,7 @@ def _open(source: Path, open_folder: Callable[[Path], Pictures]) -> Stored:
 
 
 def read_plane(path: Path) -> np.ndarray:
-    """A file of one frame as it is stored, [h, w, C]: numbers of palettes stay numbers. Raises DecodeError."""
+    """A file of one frame as stored, [h, w, C]; palette images keep their indices. Raises DecodeError."""
     if path.suffix.lower() == ".flo":
         return read_flo(path)
     plane = load_array(path) if path.suffix.lower() == ".npy" else np.asarray(open_picture(path))
@@ -172,32 +172,32 @@ def read_flo(path: Path) -> np.ndarray:
         raise DecodeError("file not found", str(error)) from error
     width, height = (int(side) for side in np.frombuffer(content[4:12].ljust(8, b"\0"), "<i4"))
     if content[:4] != FLO_MAGIC or width < 1 or height < 1 or len(content) != 12 + 8 * width * height:
-        raise DecodeError("cannot open", f"{path.name} is not a whole .flo file")
+        raise DecodeError("cannot open", f"{path.name} is not a complete .flo file")
     return np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
 
 
 def load_array(path: Path) -> np.ndarray:
-    """The array of a .npy file, mapped from the disk, or the only one of a .npz file. Raises DecodeError."""
+    """The array of a .npy file, memory-mapped, or the only array of a .npz file. Raises DecodeError."""
     try:
         content = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content
         with content:
             if len(content.files) != 1:
-                raise DecodeError("another format", f"{path.name} holds the arrays {', '.join(content.files)}, and not one")
+                raise DecodeError("another format", f"{path.name} contains the arrays {', '.join(content.files)}, not one")
             array: np.ndarray = content[content.files[0]]
             return array
     except FileNotFoundError as error:
         raise DecodeError("file not found", str(error)) from error
     except DecodeError:
         raise
-    # NumPy raises what it pleases for broken files.
+    # NumPy raises many types of errors for broken files.
     except Exception as error:
         raise DecodeError("cannot open", f"{path.name}: {error}".partition("\n")[0]) from error
 
 
 def _as_frames(array: np.ndarray, axes: int) -> np.ndarray:
-    """With an axis of channels behind `axes` others. Raises DecodeError."""
+    """Add a channel axis after `axes` other axes, if it is missing. Raises DecodeError."""
     if array.ndim not in (axes, axes + 1) or 0 in array.shape:
         raise DecodeError("another format", f"an array of shape {array.shape}")
     return array[..., None] if array.ndim == axes else array

@@ -1,4 +1,4 @@
-"""Tables of sensors: one row per sample of the sensor, one column per channel, with or without a column of times.
+"""Sensor tables: one row per sample of the sensor, one column per channel, with or without a time column.
 
 Axis letters: `V` views, `N` rows, `C` columns, `L` steps of a clip.
 """
@@ -21,19 +21,19 @@ from modules.core.batch import Stream
 from modules.core.errors import SettingError
 
 TIMES = ("t", "time", "timestamp")
-"""Names of a column of times, where the settings name none."""
+"""Default names of the time column."""
 UNEVEN = 0.1
-"""By how much of the period the usual distance of two times may differ from the period that the settings name."""
+"""Maximum deviation of the median time step from the period in the settings, as a fraction of the period."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A table of a sensor.
+    """A sensor table.
 
     Args:
-        values: [N, C], the columns that are read.
-        names: of the columns, if the file names any.
-        times: float64 [N], seconds of the sample's clock, ascending; None where the rows are evenly spaced.
+        values: [N, C], values of the columns that are read.
+        names: names of the columns, if the file has any.
+        times: float64 [N], time of each row in seconds on the sample's clock, ascending; None if rows are evenly spaced.
     """
 
     values: np.ndarray
@@ -42,11 +42,11 @@ class Recording:
 
 
 class SignalReader(StreamReader):
-    """Tables of sensors from .csv files whose first line names the columns (separated by commas, semicolons or tabs), and from
-    .npy and .npz files [N, C] (of .npz the array `signal`, or the only one, and the array of times; or `file.npz#name`).
+    """Sensor tables from .csv files with a header (columns separated by commas, semicolons or tabs), and from
+    .npy and .npz files [N, C] (in .npz, the array `signal` or the only one, and the array of times; or `file.npz#name`).
 
-    Columns are picked by name, in the order of the first file of the list, or that of the settings, in whatever order a file
-    has them; a file that lacks one is not read. Where times are not evenly spaced, or a clip begins between two samples, values
+    Columns are selected by name, in the order of the settings or of the first file of the list, whatever the order in a file
+    is; a file without one of them is broken. If times are not evenly spaced, or a clip begins between two samples, values
     are interpolated linearly.
 
     Args:
@@ -65,13 +65,13 @@ class SignalReader(StreamReader):
         if self.columns is not None and split_source(source)[0].suffix in (".npy", ".npz"):
             raise SettingError(f"data.streams.signal.columns names columns, which {source} does not; leave it out.")
         recording = self._load(source)
-        # All files may be of another rate than the settings say, which is a wrong setting then.
+        # If the rate of this file differs from the settings, the setting is wrong for all files.
         if self.settings.steps is None:
             self._check_rate(recording)
         self.columns, self.width = recording.names, recording.values.shape[1]
 
     def info(self, source: Path) -> VideoInfo:
-        """See `StreamReader.info`; steps count from the first moment of the sample's files on."""
+        """See `StreamReader.info`; steps count from time 0 of the sample's files."""
         recording = self._load(source)
         if self.settings.steps is None:
             self._check_rate(recording)
@@ -99,7 +99,7 @@ class SignalReader(StreamReader):
         return stream if stream.length is None else replace(stream, length=torch.zeros_like(stream.length))
 
     def _join(self, cut: list[tuple[np.ndarray, np.ndarray]], plan: Plan) -> Stream:
-        """Parts of all views, [L, C] and bool [L], filled up to the longest."""
+        """Join parts [L, C] and bool [L] of all views, padded to the longest."""
         lengths = [len(values) for values, _ in cut]
         data = np.zeros((len(cut), cut[0][0].shape[1], max(lengths)), np.float32)
         valid = np.zeros((len(cut), max(lengths)), bool)
@@ -119,7 +119,7 @@ class SignalReader(StreamReader):
         if settings.window:
             return cut_window(values, times, first, last, settings.rate)
         if settings.steps is None and recording.times is None:
-            # The samples of the file as they are, from the one nearest to the beginning on.
+            # The samples of the file without interpolation, from the one nearest to the start on.
             begin = round((first - settings.offset) * settings.rate)
             rows = np.arange(begin, begin + round((last - first) * settings.rate) + 1) - start
             valid = (rows >= 0) & (rows < len(times))
@@ -133,10 +133,10 @@ class SignalReader(StreamReader):
         return np.where(valid[:, None], found, 0).astype(np.float32), valid
 
     def _times_between(self, recording: Recording, first: float, last: float) -> tuple[int, np.ndarray]:
-        """The rows around a part of a recording, with one on either side: number of the first, and their times [n].
+        """The rows around a part of a recording, with one more on each side: index of the first, and their times [n].
 
         Raises:
-            DecodeError: if there are none, or a gap between them.
+            DecodeError: if there are none, or if there is a gap between them.
         """
         offset, rate, count = self.settings.offset, self.settings.rate, len(recording.values)
         if recording.times is None:
@@ -156,17 +156,17 @@ class SignalReader(StreamReader):
 
     @property
     def _half(self) -> float:
-        """Half a period: so far from its ends a recording still counts as there."""
+        """Half a period: the tolerance at the ends of a recording."""
         return 0.5 / self.settings.rate + 1e-6
 
     def _ends(self, recording: Recording) -> tuple[float, float]:
-        """When the first and the last row are, in seconds."""
+        """Times of the first and the last row, in seconds."""
         if recording.times is not None:
             return float(recording.times[0]), float(recording.times[-1])
         return self.settings.offset, (len(recording.values) - 1) / self.settings.rate + self.settings.offset
 
     def _check_rate(self, recording: Recording) -> None:
-        """Refuse times that are usually farther apart, or nearer, than the settings say. Raises DecodeError."""
+        """Refuse times whose median step differs from the settings. Raises DecodeError."""
         if recording.times is not None and len(recording.times) > 1:
             usual = float(np.median(np.diff(recording.times)))
             if abs(usual * self.settings.rate - 1) > UNEVEN:
@@ -179,13 +179,13 @@ class SignalReader(StreamReader):
         if self.width is not None and recording.values.shape[1] != self.width:
             raise DecodeError("another width", f"{recording.values.shape[1]} columns, not {self.width}")
         if self.width is not None and (recording.names is None) != (self.columns is None):
-            raise DecodeError("no such column", "no names of columns, which the first file has, or the reverse")
+            raise DecodeError("no such column", "no column names, although the first file has some, or the reverse")
         return recording
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """The settings on which the content of a recording depends."""
+    """The settings that determine the content of a recording."""
 
     time: str | None
     second: float
@@ -200,7 +200,7 @@ class _Reading:
         return cls(settings.time, second, settings.offset, settings.from_first, settings.median, settings.standardise)
 
 
-# A reader asks twice for the same file where its stream leads the sample: for its length, and for a part.
+# A reader loads the file of the first stream of a sample twice: for its length, and for a part.
 @lru_cache(maxsize=2)
 def _load_recording(source: Path, changed: int, columns: tuple[str, ...] | None, reading: _Reading) -> Recording:
     if split_source(source)[0].suffix in (".npy", ".npz"):
@@ -237,7 +237,7 @@ def _load_recording(source: Path, changed: int, columns: tuple[str, ...] | None,
 def _read_csv(
     path: Path, columns: tuple[str, ...] | None, time: str | None
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
-    """Columns of a table, float64 [N, C], their names, and the column of times [N]. Raises DecodeError."""
+    """Columns of a table, float64 [N, C], their names, and the time column [N]. Raises DecodeError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline().rstrip("\r\n")
@@ -253,7 +253,7 @@ def _read_csv(
     except (ValueError, csv.Error) as error:
         raise DecodeError("not numbers", str(error).partition("\n")[0]) from error
     if table.shape[1] != len(header):
-        raise DecodeError("not numbers", f"{table.shape[1]} cells in a row, {len(header)} names of columns")
+        raise DecodeError("not numbers", f"{table.shape[1]} cells in a row, {len(header)} column names")
     candidates = [name for name in header if name.lower() in TIMES] if time is None else [time]
     if len(candidates) > 1:
         raise DecodeError("cannot open", f"{' and '.join(candidates)} may both be times; set data.streams.signal.time")
@@ -266,11 +266,11 @@ def _read_csv(
 
 
 def check_names(header: list[str]) -> None:
-    """Refuse a first line that names no columns, or two alike. Raises DecodeError."""
+    """Refuse a first line without column names, or with repeated ones. Raises DecodeError."""
     if not any(header) or all(_is_number(cell) for cell in header):
         raise DecodeError("no such column", "the first line has no names")
     if len(set(header)) < len(header):
-        raise DecodeError("no such column", f"two columns have one name: {', '.join(header)}")
+        raise DecodeError("no such column", f"two columns have the same name: {', '.join(header)}")
 
 
 def _is_number(cell: str) -> bool:
@@ -285,7 +285,7 @@ def _is_number(cell: str) -> bool:
 
 
 def filter_median(values: np.ndarray, kernel: int) -> np.ndarray:
-    """Median of each column over some rows around each row; beyond the ends there are zeros: [N, C] -> float32 [N, C]."""
+    """Median of each column over `kernel` rows around each row, with zeros beyond the ends: [N, C] -> float32 [N, C]."""
     filtered = values if kernel == 1 else np.stack([medfilt(column, kernel) for column in values.T]).T
     return filtered.astype(np.float32)
 
@@ -299,17 +299,17 @@ def standardise(values: np.ndarray) -> np.ndarray:
 
 
 def cut_window(values: np.ndarray, times: np.ndarray, first: float, last: float, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """The rows between two moments as they are, cut or filled up with zeros to round(seconds) times the rate.
+    """The rows between two times without interpolation, cut or padded with zeros to round(seconds) times the rate.
 
     Args:
         values: [N, C]
         times: float64 [N], ascending, in seconds.
-        first: from this moment on.
-        last: to this one, exclusive.
+        first: start time, inclusive.
+        last: end time, exclusive.
         rate: samples per second.
 
     Returns:
-        float32 [L, C], and which of it is real: bool [L].
+        float32 [L, C], and which rows are not padding: bool [L].
 
     Raises:
         DecodeError: if the last row is before the end of the window.
@@ -326,6 +326,6 @@ def cut_window(values: np.ndarray, times: np.ndarray, first: float, last: float,
 
 
 def window_list(first: float, last: float, seconds: float) -> np.ndarray:
-    """Windows of a recording, one behind the other; one that ends where the recording ends is left out: float64 [n, 2]."""
+    """Consecutive windows of a recording; a window that ends exactly with the recording is left out: float64 [n, 2]."""
     starts, ends = np.arange(first, last, seconds), np.arange(first + seconds, last, seconds)
     return np.stack([starts[: len(ends)], ends], 1)

@@ -1,1 +1,1 @@
-"""From video files to uint8 clips: decode, choose frames, crop and resize."""
+"""From video files to uint8 clips: decode, sample frames, crop and resize."""

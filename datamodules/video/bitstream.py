@@ -1,7 +1,7 @@
-"""What the packets of a video say themselves: which pictures they hold, in which order these are displayed, and where decoding
-may start. Containers say the same, and some of them say it wrongly; a decoder goes by the packets.
+"""Read the headers of video packets: which pictures they contain, in which order these are displayed, and where decoding may
+start. Containers state the same, but some state it wrongly; decoders follow the packets.
 
-Only headers are read, of five codecs. Whatever is unusual raises ValueError: then decoding alone tells what is in a file.
+Only headers are read, for five codecs. Anything unusual raises ValueError; then the file has to be decoded to find its frames.
 """
 
 from bisect import bisect, insort
@@ -10,31 +10,31 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
-# Bytes at the beginning of a unit that hold all that is read of it.
+# The first bytes of a unit, which contain everything that is read from it.
 HEADER = 64
-# No codec below displays a picture more than so many places away from its place in the file.
+# Maximum distance between the display position and the file position of a picture, in all codecs below.
 REORDERING = 16
-# Pictures that belong together by what their codec calls picture order count are numbered within so many.
+# Picture order counts (POC) of one group of pictures are within this range.
 GROUP = 2**40
 
 
 class Coded(NamedTuple):
-    """The one picture of a packet."""
+    """The single picture of a packet."""
 
     order: int
-    """pictures are displayed in the order of these numbers"""
+    """display order of the picture"""
     restarts: bool
-    """whether decoding may start here: this picture and all that are displayed after it refer to none before it in the file"""
+    """whether decoding may start here: neither this picture nor any displayed later refers to one earlier in the file"""
 
 
 class _Bits:
-    """Reads numbers from bits; ValueError behind their end."""
+    """Reads numbers from bits; raises ValueError after the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def u(self, bits: int) -> int:
-        """Unsigned, of a fixed length."""
+        """Unsigned integer of a fixed length."""
         self._left -= bits
         return self._value >> self._left & (1 << bits) - 1
 
@@ -47,12 +47,12 @@ class _Bits:
 
 
 def _payload(unit: bytes, header: int, length: int | None = HEADER) -> _Bits:
-    """Bits of a unit of H.264 or HEVC behind its header, without the bytes that keep start codes out of it."""
+    """Bits of an H.264 or HEVC unit after its header, without emulation prevention bytes."""
     return _Bits(unit[header:length].replace(b"\0\0\3", b"\0\0"))
 
 
 def _units(data: bytes, length_size: int) -> Iterator[bytes]:
-    """Units of H.264 or HEVC behind their lengths, or where `length_size` is 0, behind start codes."""
+    """H.264 or HEVC units, each preceded by its length, or by a start code if `length_size` is 0."""
     if not length_size:
         for unit in data.split(b"\0\0\1")[1:]:
             yield unit.rstrip(b"\0")
@@ -68,20 +68,20 @@ def _units(data: bytes, length_size: int) -> Iterator[bytes]:
 
 
 class _Sequence(NamedTuple):
-    """Of a sequence parameter set of H.264 or HEVC."""
+    """Fields of a sequence parameter set of H.264 or HEVC."""
 
     reorder: int
-    """how many pictures a decoder holds back at most; -1 if only known while decoding"""
+    """maximum number of pictures that a decoder reorders; -1 if only known while decoding"""
     lsb_bits: int
-    """of the picture order count in slices; 0 where pictures are displayed in the order of the file"""
+    """bits of the picture order count in slices; 0 if pictures are displayed in file order"""
     frame_bits: int = 0
-    """of H.264's frame number"""
+    """bits of H.264's frame number"""
     gaps: bool = False
-    """whether frame numbers may be left out"""
+    """whether gaps in frame numbers are allowed"""
     frames_only: bool = True
-    """whether slices do not say if they belong to a field"""
+    """whether slices have no flag for fields"""
     planes: bool = False
-    """whether slices say which colour they hold"""
+    """whether slices state their colour plane"""
 
 
 class _H264:
@@ -105,7 +105,7 @@ class _H264:
         self.reorder = min((sequence.reorder for sequence in self._sequences.values()), default=-1)
 
     def picture(self, data: bytes) -> Coded:
-        """What a packet holds."""
+        """The picture of a packet."""
         recovers = False
         slices: list[bytes] = []
         for unit in _units(data, self._length_size):
@@ -158,7 +158,7 @@ def _kind_of_slice(unit: bytes) -> int:
 
 
 def _high_bits(lsb: int, last_lsb: int, last_msb: int, period: int) -> int:
-    """The part of a picture order count that is not in the slice, from the count of the picture before."""
+    """The upper part of a picture order count, which is not in the slice, from the count of the previous picture."""
     if lsb < last_lsb and last_lsb - lsb >= period // 2:
         return last_msb + period
     if lsb > last_lsb and lsb - last_lsb > period // 2:
@@ -167,7 +167,7 @@ def _high_bits(lsb: int, last_lsb: int, last_msb: int, period: int) -> int:
 
 
 def _is_recovery_point(unit: bytes) -> bool:
-    """Whether supplemental information says that decoding may start at this very picture."""
+    """Whether a supplemental information unit states that decoding may start at this picture."""
     data = unit[1:].replace(b"\0\0\3", b"\0\0")
     position = 0
     while position + 2 < len(data):
@@ -185,7 +185,7 @@ def _is_recovery_point(unit: bytes) -> bool:
 
 
 def _sets_of_h264(extradata: bytes) -> Iterator[bytes]:
-    """Parameter sets of the configuration record in mp4 and Matroska."""
+    """Parameter sets in the configuration record of mp4 and Matroska."""
     position = 5
     for mask in (31, 255):
         left, position = extradata[position] & mask, position + 1
@@ -232,7 +232,7 @@ def _skip_scaling(bits: _Bits, size: int) -> None:
 
 
 def _reordering_of_h264(bits: _Bits) -> int:
-    """From the usability information, how many pictures are held back; -1 if it does not say so."""
+    """Number of reordered pictures from the usability information; -1 if it is not stated."""
     if bits.u(1) and bits.u(8) == 255:
         bits.u(32)
     if bits.u(1):
@@ -271,7 +271,7 @@ class _Hevc:
         is_record = extradata[:1] == b"\1"
         self._length_size = (extradata[21] & 3) + 1 if is_record else 0
         self._sequences: dict[int, _Sequence] = {}
-        # Number of the sequence, whether slices say that a picture is not displayed, bits to skip.
+        # Index of the sequence, whether slices have a flag for pictures that are not displayed, bits to skip.
         self._pictures: dict[int, tuple[int, bool, int]] = {}
         self._group = self._lsb = self._msb = 0
         for unit in _sets_of_hevc(extradata) if is_record else _units(extradata, 0):
@@ -286,7 +286,7 @@ class _Hevc:
         self.reorder = min((sequence.reorder for sequence in self._sequences.values()), default=-1)
 
     def picture(self, data: bytes) -> Coded:
-        """What a packet holds."""
+        """The picture of a packet."""
         slices: list[bytes] = []
         for unit in _units(data, self._length_size):
             kind = unit[0] >> 1 & 63
@@ -320,7 +320,7 @@ class _Hevc:
             return Coded(self._group * GROUP, True)
         lsb = bits.u(sequence.lsb_bits)
         msb = _high_bits(lsb, self._lsb, self._msb, 1 << sequence.lsb_bits)
-        # Counted from the last picture of the lowest layer of time that others build on.
+        # Relative to the last picture of the lowest temporal layer that other pictures refer to.
         if first[1] & 7 == 1 and not 6 <= kind <= 9 and not (kind < 10 and kind % 2 == 0):
             self._lsb, self._msb = lsb, msb
         return Coded(self._group * GROUP + msb + lsb, kind >= 16)
@@ -367,7 +367,7 @@ class _Mpeg4:
     def __init__(self, extradata: bytes) -> None:
         self.reorder = REORDERING
         self._references = self._between = 0
-        # Seconds in the last two of all pictures but those between others, the time of the last one, and from the one before.
+        # Seconds of the last two pictures that are not B-frames, time of the last one, and its distance to the one before.
         self._earlier = self._seconds = self._time = self._distance = 0
         # The layer's description is in the start codes 0x20 to 0x2f.
         layers = [part for part in extradata.split(b"\0\0\1") if part and 0x20 <= part[0] < 0x30]
@@ -398,7 +398,7 @@ class _Mpeg4:
         self._is_interlaced = bool(bits.u(1))
 
     def picture(self, data: bytes) -> Coded:
-        """What a packet holds."""
+        """The picture of a packet."""
         parts = [part for part in data.split(b"\0\0\1") if part]
         if any(0x20 <= part[0] < 0x30 and part.rstrip(b"\0") != self._layer for part in parts[data[:3] != b"\0\0\1" :]):
             raise ValueError("another layer")
@@ -421,7 +421,7 @@ class _Mpeg4:
         if kind == 2:
             if self._is_interlaced:
                 raise ValueError("a picture whose vectors, if it is displayed at all, depend on the times of all before it")
-            # Decoders leave out what is not displayed between the last two others.
+            # Decoders drop B-frames that are not displayed between the last two other pictures.
             before_last = self._time - (self._earlier + seconds) * self._rate - ticks
             if not self._reorders or self._references < 2 or not 0 < before_last < self._distance:
                 raise ValueError("a picture between two others where there should be none")
@@ -442,10 +442,10 @@ class _Vp9:
         self._count = 0
 
     def picture(self, data: bytes) -> Coded:
-        """What a packet holds."""
+        """The picture of a packet."""
         frames = [data]
         last = data[-1]
-        if last & 0xE0 == 0xC0:  # several frames, of which one is displayed
+        if last & 0xE0 == 0xC0:  # several frames, one of which is displayed
             size, count = (last >> 3 & 3) + 1, (last & 7) + 1
             index = data[-2 - size * count :]
             if index[0] == last:
@@ -481,7 +481,7 @@ class _Av1:
         self._sequence = b""
 
     def picture(self, data: bytes) -> Coded:
-        """What a packet holds."""
+        """The picture of a packet."""
         position = shown = frames = 0
         has_sequence = restarts = False
         while position < len(data):
@@ -534,23 +534,23 @@ _PARSERS: dict[str, Callable[[bytes], _Parser]] = {
 
 
 class PacketOrder:
-    """Reads packet after packet, and tells whether decoding them from the start gives one picture for each, in known order.
+    """Reads packets in order, and checks whether decoding gives one picture per packet, in a known order.
 
     Args:
         codec: ffmpeg's name of the decoder.
-        extradata: what the container holds of the codec's parameters.
+        extradata: the codec's parameters as stored in the container.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
         self.pictures: list[Coded] = []
-        """of all packets so far"""
+        """pictures of all packets so far"""
         self._parser: _Parser | None = None
         self._largest: list[int] = []
         with suppress(ValueError, IndexError, KeyError):
             self._parser = _PARSERS[codec](extradata)
 
     def add(self, data: bytes) -> None:
-        """Take note of the next packet."""
+        """Read the next packet."""
         if self._parser is None:
             return
         try:
@@ -558,7 +558,7 @@ class PacketOrder:
         except (ValueError, IndexError, KeyError):
             self._parser = None
             return
-        # A decoder that holds back fewer pictures than are displayed later loses some.
+        # A decoder whose reorder buffer is too small for the display order loses pictures.
         held_back = len(self._largest) - bisect(self._largest, picture.order)
         is_first = not self.pictures
         if held_back > max(self._parser.reorder, 0) or not (
@@ -571,10 +571,10 @@ class PacketOrder:
         self.pictures.append(picture)
 
     def is_known(self) -> bool:
-        """Whether all packets were understood: then decoding gives their pictures in their order, and nothing else."""
+        """Whether all packets could be read: then decoding gives exactly their pictures, in display order."""
         if self._parser is None or not self.pictures:
             return False
         orders = sorted(picture.order for picture in self.pictures)
         steps = {other - one for one, other in pairwise(orders) if one // GROUP == other // GROUP}
-        # Where one is missing, decoders of HEVC leave out others that refer to it.
+        # If a picture is missing, HEVC decoders drop others that refer to it.
         return 0 not in steps and (len(steps) < 2 or not self._parser.is_even)

@@ -1,4 +1,4 @@
-"""Crops of the views of a video: one class per rule, named in `data.clip.crop`.
+"""Crops of the views of a video: one class per rule, selected by `data.clip.crop`.
 
 One box per clip, the same for all its frames. Boxes are (x, y, width, height) in pixels of the decoded frame.
 """
@@ -14,18 +14,18 @@ from modules.core.errors import SettingError, check_positive, check_range
 
 OWNER = "data.clip.crop"
 
-# VideoMAE, official code: crop sizes as shares of the shorter side, by how many steps of that list width and height of
-# a crop may differ, and how near a size must be to the wanted one to be replaced by it.
+# VideoMAE, official code: crop sizes as fractions of the shorter side, the largest difference of width and height in steps of
+# that list, and the tolerance in pixels within which a crop side is replaced by the output size.
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORTION = 1
 SNAP_PIXELS = 2
-# Corners, centre, side centres and quarter points, in quarters of the room to move (x, y).
+# Corners, centre, side centres and quarter points, in quarters of the free space (x, y).
 OFFSETS = (
     *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
     *((0, 2), (4, 2), (2, 4), (2, 0)),
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
-# TubeletContrast, official code: longer and shorter side of the stretched picture, for squares of 112 pixels.
+# TubeletContrast, official code: longer and shorter side of the stretched frame, for squares of 112 pixels.
 STRETCHES = ((149, 112), (171, 128), (192, 144))
 STRETCH_REFERENCE = 112
 
@@ -52,18 +52,18 @@ def _check_range(name: str, bounds: tuple[float, float], highest: float) -> None
 
 
 class Crop(ABC):
-    """Chooses the boxes of all views of a video at once: each view has its own, unless the rule joins them."""
+    """Chooses the boxes of all views of a video at once: each view has its own box, unless the rule relates them."""
 
     centre: float
-    """Side of the centred squares of evaluation and test, as a share of the picture's shorter side."""
+    """Side of the centred squares of evaluation and test, as a fraction of the frame's shorter side."""
     related: ClassVar[bool] = False
-    """Whether the boxes of a video's clips belong together."""
+    """Whether the boxes of a video's clips are related."""
 
     def check(self, clips: int, repeat: int) -> None:  # noqa: B027  (most rules serve any)
-        """Refuse numbers of clips and copies that the rule does not serve.
+        """Refuse numbers of clips and copies that the rule does not support.
 
         Raises:
-            SettingError: naming the number to change.
+            SettingError: if a number is not supported; the message names the setting to change.
         """
 
     @abstractmethod
@@ -71,25 +71,25 @@ class Crop(ABC):
         """The box of one view in training.
 
         Args:
-            width: Of the frame.
-            height: Of the frame.
+            width: Width of the frame in pixels.
+            height: Height of the frame in pixels.
             size: Side of the clip after resizing.
-            rng: Draws the box.
+            rng: Source of randomness.
         """
 
     def boxes(self, width: int, height: int, size: int, clips: int, repeat: int, rng: np.random.Generator) -> list[Box]:
         """The boxes of all views in training; see `draw`.
 
         Args:
-            width: Of the frame.
-            height: Of the frame.
+            width: Width of the frame in pixels.
+            height: Height of the frame in pixels.
             size: Side of the clips after resizing.
             clips: Clips of the video.
             repeat: Views of each clip.
-            rng: Each view draws from it in turn.
+            rng: Source of randomness; each view draws from it in turn.
 
         Returns:
-            clips * repeat boxes, those of a clip next to each other.
+            clips * repeat boxes, with those of the same clip next to each other.
         """
         return [self.draw(width, height, size, rng) for _ in range(clips * repeat)]
 
@@ -177,7 +177,7 @@ class Square(Crop):
 
 @dataclass(frozen=True)
 class Centre(Crop):
-    """The centred square, in training too.
+    """The centred square, also in training.
 
     Args:
         centre: Its side, as a fraction of the frame's shorter side.
@@ -189,7 +189,7 @@ class Centre(Crop):
         _check_share(self.centre)
 
     def draw(self, width: int, height: int, size: int, rng: np.random.Generator) -> Box:
-        """See `Crop.draw`; nothing is drawn."""
+        """See `Crop.draw`; nothing is random."""
         return centre_box(width, height, self.centre)
 
 
@@ -200,7 +200,7 @@ class Shared(Crop):
     Copies of a clip still differ: the first copies of all clips share one box, the second ones another.
 
     Args:
-        crop: How this box is drawn.
+        crop: How the shared boxes are drawn.
     """
 
     crop: Crop = RandomResized(scale=(0.5, 1.0))
@@ -208,7 +208,7 @@ class Shared(Crop):
 
     @property
     def centre(self) -> float:  # type: ignore[override]
-        """That of `crop`."""
+        """The centre of `crop`."""
         return self.crop.centre
 
     def check(self, clips: int, repeat: int) -> None:
@@ -231,12 +231,12 @@ class Shared(Crop):
 
 @dataclass(frozen=True)
 class Nested(Crop):
-    """The first view is a crop, and each other view a crop of the first one (CropMAE's `GlobalToLocal`).
+    """The first view is a crop, and each other view is a crop of the first one (CropMAE's `GlobalToLocal`).
 
     Args:
         outer: How the box of the first view is drawn.
-        inner: How a part is drawn of the square that the first view is after resizing. Here it is cut out of the decoded
-            frame, to whole pixels, so that nothing is resized twice.
+        inner: How a part of the first view is drawn. The part is cut out of the decoded frame, to whole pixels, and not out of
+            the resized first view, so that nothing is resized twice.
     """
 
     outer: Crop = RandomResized(scale=(0.5, 1.0))
@@ -245,7 +245,7 @@ class Nested(Crop):
 
     @property
     def centre(self) -> float:  # type: ignore[override]
-        """That of `outer`."""
+        """The centre of `outer`."""
         return self.outer.centre
 
     def check(self, clips: int, repeat: int) -> None:
@@ -271,16 +271,16 @@ class Nested(Crop):
 
 
 def multi_scale_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
-    """The multi-scale crop of VideoMAE pretraining (official code; from TSN): 10 shapes and 13 places, equally likely.
+    """The multi-scale crop of VideoMAE pretraining (official code; from TSN): 10 shapes and 13 positions, equally likely.
 
-    Where the picture is up to two pixels smaller than `size`, the official crop extends beyond it; here the crop ends
+    If the frame is up to two pixels smaller than `size`, the official crop extends beyond it; here the crop ends
     at its border.
 
     Args:
-        width: Of the frame.
-        height: Of the frame.
-        size: Side after resizing; a crop side within two pixels of it becomes it, so that nothing is resampled.
-        rng: Draws shape and place.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        size: Side after resizing; a crop side within two pixels of it is set to it, so that nothing is resampled.
+        rng: Source of randomness for shape and position.
     """
     sides = [max(1, int(min(width, height) * scale)) for scale in MULTI_SCALES]
     sides = [size if abs(side - size) <= SNAP_PIXELS else side for side in sides]
@@ -296,14 +296,14 @@ def random_resized_box(
 ) -> Box:
     """A box of random area and log-uniform aspect ratio: the rule of torchvision's `RandomResizedCrop.get_params`.
 
-    After ten boxes that do not fit, the largest centred one whose ratio is in bounds.
+    After ten boxes that do not fit, the largest centred box with a valid ratio is used.
 
     Args:
-        width: Of the frame.
-        height: Of the frame.
-        scale: Smallest and largest share of the frame's area.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        scale: Smallest and largest fraction of the frame's area.
         ratio: Smallest and largest width / height.
-        rng: Draws area, ratio and place.
+        rng: Source of randomness for area, ratio and position.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
@@ -320,16 +320,16 @@ def random_resized_box(
 
 
 def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
-    """The square crop of TubeletContrast (official code): the picture is stretched to one of three 4:3 sizes, whatever its
-    own shape, and a square of `size` is cut out anywhere.
+    """The square crop of TubeletContrast (official code): the frame is stretched to one of three 4:3 sizes, independently of
+    its own shape, and a square of `size` is cut out at a random position.
 
-    Here the part of the picture that becomes the square is cut out first, to whole pixels, and then resized.
+    Here the part of the frame that becomes the square is cut out first, to whole pixels, and then resized.
 
     Args:
-        width: Of the frame.
-        height: Of the frame.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
         size: Side of the square.
-        rng: Draws the size and the place.
+        rng: Source of randomness for size and position.
     """
     long, short = (round(side * size / STRETCH_REFERENCE) for side in STRETCHES[rng.integers(len(STRETCHES))])
     across, down = (long, short) if width >= height else (short, long)
@@ -340,14 +340,14 @@ def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) 
 
 
 def square_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """A square anywhere, its side a uniform share of the shorter side: what 'resize so that the inverse of the shorter side is
-    uniform, then cut a square of a fixed size anywhere' (SlowFast, official code) shows of the picture.
+    """A square at a random position, whose side is a uniform fraction of the shorter side. It shows the same part of the frame
+    as 'resize so that the inverse of the shorter side is uniform, then cut a square of a fixed size' (SlowFast, official code).
 
     Args:
-        width: Of the frame.
-        height: Of the frame.
-        scale: Smallest and largest share.
-        rng: Draws side and place.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        scale: Smallest and largest fraction.
+        rng: Source of randomness for side and position.
     """
     side = max(1, round(min(width, height) * rng.uniform(*scale)))
     x, y = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
@@ -355,10 +355,10 @@ def square_box(width: int, height: int, scale: tuple[float, float], rng: np.rand
 
 
 def centre_box(width: int, height: int, share: float = 1.0) -> Box:
-    """The centred square over a share of the shorter side.
+    """The centred square whose side is a fraction of the shorter side.
 
-    Resized to `size`, it is what 'resize the shorter side, then crop the centre' gives but for a shift of less than a
-    pixel, which that order owes to rounding; and it never makes a huge picture of a long narrow one.
+    Resized to `size`, it equals 'resize the shorter side, then crop the centre' except for a shift of less than a pixel, which
+    is due to rounding in that order. It never creates a huge image from a long, narrow one.
     """
     side = max(1, round(min(width, height) * share))
     return Box((width - side) // 2, (height - side) // 2, side, side)
@@ -368,10 +368,10 @@ def view_boxes(width: int, height: int, crops: int, share: float = 1.0) -> list[
     """Centred squares moved along the longer side, from one end to the other: the crops of VideoMAE's test (official code).
 
     Args:
-        width: Of the frame.
-        height: Of the frame.
-        crops: How many; a single one is that of `centre_box`.
-        share: Side of a square as a share of the shorter side.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        crops: Number of crops; a single one equals `centre_box`.
+        share: Side of a square as a fraction of the shorter side.
     """
     centre = centre_box(width, height, share)
     if crops == 1:
@@ -382,13 +382,13 @@ def view_boxes(width: int, height: int, crops: int, share: float = 1.0) -> list[
 
 
 def box_within(outer: Box, part: Box, width: int, height: int) -> Box:
-    """The box of the frame that shows part of what another one shows after resizing, to whole pixels.
+    """The box in the frame of a part of another, resized box, rounded to whole pixels.
 
     Args:
         outer: The other box.
-        part: In pixels of the resized picture.
-        width: Of the resized picture.
-        height: Of the resized picture.
+        part: Part of it, in pixels after resizing.
+        width: Width of the other box after resizing.
+        height: Height of the other box after resizing.
     """
     left, top = round(part.x * outer.width / width), round(part.y * outer.height / height)
     right = round((part.x + part.width) * outer.width / width)

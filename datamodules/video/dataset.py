@@ -1,4 +1,4 @@
-"""Samples from files: decode, crop, resize; a broken file is replaced by another one, always the same."""
+"""Samples from files: decode, crop, resize; a broken file is replaced by another one, which is always the same."""
 
 import time
 from pathlib import Path
@@ -26,22 +26,22 @@ ATTEMPTS = 10
 class VideoClipDataset(Dataset[dict[str, Any]]):
     """Clips of the videos of a manifest.
 
-    A sample is a function of (seed, epoch, index). A file that cannot be read is replaced by another one drawn from the
-    same key, and named in the sample.
+    A sample is a function of (seed, epoch, index). A file that cannot be read is replaced by another file, drawn from the
+    same key, and its row is recorded in the sample.
 
     Args:
         manifest: files and labels.
         clip: frames and crop.
-        seed: of the run.
-        train: random frames and crops; False takes the centre.
-        decoder: library that decodes.
+        seed: random seed of the run.
+        train: random frames and crops; False uses the centre.
+        decoder: decoding library.
         decode_timeout: seconds after which a file counts as broken.
-        guard: is told what is read, and knows files that must not be.
-        views: test views, in the place of the clips of training or evaluation.
+        guard: records which file is being read, and knows the files that must not be read.
+        views: test views, instead of the clips of training or evaluation.
     """
 
     facts: Path | None = None
-    """Folder for what looks at whole files show, for large files; None has every process look for itself."""
+    """Cache folder for the results of scanning files, for large files; None lets every process scan them itself."""
 
     def __init__(
         self,
@@ -66,14 +66,15 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         """One sample.
 
         Returns:
-            video uint8 [V, T, H, W, 3], index, label (with intervals float32 [K]: 1 for what any of the clips shows from its
-            first frame to its last, in evaluation for what the row's part of the video shows), time float32 [V, 2], box float32
-            [V, 4] (x1, y1, x2, y2 in pixels of the file's pictures), decode_ms, substituted (row of the broken file that was
-            wanted, or -1), faults (list of broken rows with reasons), unreplaced (bool), and captions (list of sentences) where
-            the manifest has some. Other streams are in `streams`, by name; without a video there are no video, time and box.
+            video uint8 [V, T, H, W, 3], index, label (with intervals: float32 [K], 1 for classes that occur in any of the clips
+            between its first and last frame, or in evaluation in the part of the video of the row), time float32 [V, 2], box
+            float32 [V, 4] (x1, y1, x2, y2 in pixels of the file's frames), decode_ms, substituted (row of the requested file
+            that was broken, or -1), faults (list of broken rows with reasons), unreplaced (bool), and captions (list of
+            sentences) if the manifest has captions. Other streams are in `streams`, by name; without video there are no video,
+            time and box.
         """
         start = time.perf_counter()
-        # Evaluation is the same in every epoch, its substitutes too.
+        # Evaluation is the same in every epoch, including its substitutes.
         epoch = key.epoch if self.train else 0
         faults: list[tuple[int, str]] = []
         for attempt in range(ATTEMPTS):
@@ -96,13 +97,13 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """What the file of a row gives: `video`, `label`, `time` and `box`. Raises DecodeError."""
+        """Read the file of a row: `video`, `label`, `time` and `box`. Raises DecodeError."""
         decoded = read_clips(self._file(row), self._choose(row), rng, decode_timeout=self.decode_timeout, decoder=self.decoder)
         plan = make_plan(decoded, self.clip, rng, self.views, self._end(row))
         return self._content(row, cut_views(decoded, plan.boxes, self.clip.size), plan)
 
     def _choose(self, row: int) -> ChooseFrames:
-        """Which frames of the file of a row are wanted."""
+        """The function that chooses the frames of the file of a row."""
 
         def choose(info: VideoInfo, generator: np.random.Generator | None) -> np.ndarray:
             first, part = part_of(info, self._span(row))
@@ -113,30 +114,30 @@ class VideoClipDataset(Dataset[dict[str, Any]]):
         return choose
 
     def _span(self, row: int) -> np.ndarray | None:
-        """First and last second of the part of the file that a row is; None for all of it."""
+        """First and last second of the row's part of the file; None for the complete file."""
         return self.manifest.spans[row] if self.manifest.spans is not None else None
 
     def _end(self, row: int) -> float | None:
-        """Last second of a row's part of the file; None where it ends with the file."""
+        """Last second of a row's part of the file; None if it ends with the file."""
         span = self._span(row)
         return float(span[1]) if span is not None and np.isfinite(span[1]) else None
 
     def _file(self, row: int) -> Source | PictureFolder:
-        """The file of a row, on disk or in memory, or its folder of pictures."""
+        """The file of a row, on disk or in memory, or its folder of images."""
         return self._as_video(self.manifest.file(row))
 
     def _as_video(self, path: Path) -> Path | PictureFolder:
-        """What a path of a video names."""
+        """The video of a path: a file or a folder of images."""
         return path if self.manifest.fps is None else PictureFolder(path, self.manifest.fps)
 
     def _nothing(self, row: int) -> dict[str, Any]:
-        """Black clips in the place of files that nothing could replace; the run ends there."""
+        """Black clips instead of files that could not be replaced; the run stops then."""
         clip, views = self.clip, (self.views or self.clip).views
         video = torch.zeros(views, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
         return self._content(row, video, Plan.empty(views, clip.frames))
 
     def _content(self, row: int, video: Tensor | None, plan: Plan) -> dict[str, Any]:
-        """A sample; data sets with further streams cut them out by the same plan, and add them by name as `streams`."""
+        """A sample; data sets with further streams read them with the same plan, and add them as `streams` by name."""
         if self.manifest.intervals is None:
             label = torch.tensor(self.manifest.labels[row])
         else:

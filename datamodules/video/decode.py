@@ -1,7 +1,7 @@
-"""Read chosen frames of a video file: one function, `read_clips`, and `probe`, which only looks.
+"""Read chosen frames of a video file with `read_clips`, or only its properties with `probe`.
 
-The file is opened once, read from the keyframe before the first wanted frame to the last wanted one, and only wanted
-frames are converted to RGB. Frames are numbered in display order, as ffmpeg puts them out from the start of the file.
+The file is opened once and read from the keyframe before the first requested frame to the last one; only requested
+frames are converted to RGB. Frames are numbered in display order, as ffmpeg outputs them from the start of the file.
 Axis letters: `V` clips, `T` frames.
 """
 
@@ -42,15 +42,15 @@ ChooseFrames = Callable[[VideoInfo, np.random.Generator | None], np.ndarray]
 
 @dataclass
 class DecodedClips:
-    """The wanted frames of one video, each decoded once.
+    """The requested frames of one video, each decoded once.
 
     Args:
-        frames: The different frames, uint8 [h, w, 3], RGB, upright, all of one size.
+        frames: The distinct frames, uint8 [h, w, 3], RGB, upright, all of the same size.
         position: int64 [V, T], index into `frames`.
         info: The video.
-        numbers: int64 [V, T], the frames' numbers in the video.
-        moments: float32 [V, T], when they are shown, in seconds from the video's start.
-        sound: Reads the sound of the same file, as long as that is open; None unless asked for.
+        numbers: int64 [V, T], frame indices in the video.
+        moments: float32 [V, T], timestamps of the frames, in seconds from the start of the video.
+        sound: Reads the audio of the same file while it is open; None if no audio was requested.
     """
 
     frames: list[np.ndarray]
@@ -62,7 +62,7 @@ class DecodedClips:
 
     @property
     def time(self) -> np.ndarray:
-        """float32 [V, 2], moment of the first and the last frame of each clip."""
+        """float32 [V, 2], timestamps of the first and last frame of each clip."""
         return self.moments[:, [0, -1]]
 
 
@@ -76,7 +76,7 @@ def reading_clips(
     decoder: Decoder = "pyav",
     sound: SoundWish | None = None,
 ) -> Iterator[DecodedClips]:
-    """As `read_clips`; the file stays open inside, for its sound.
+    """Like `read_clips`, but the file stays open in the context, so that its audio can be read.
 
     Args:
         source: See `read_clips`.
@@ -84,11 +84,11 @@ def reading_clips(
         rng: See `read_clips`.
         threads: See `read_clips`.
         decode_timeout: See `read_clips`.
-        decoder: See `read_clips`. Of the sound, PyAV is; with another library of the video, it reads the file once more.
-        sound: Which part of it will be read, so that the file is read only once: what is `near` the frames, or the `whole`.
+        decoder: See `read_clips`. PyAV always reads the audio; with another video decoder, it reads the file a second time.
+        sound: Which part of the audio will be read, so that one pass is enough: `near` the frames, or the `whole` of it.
 
     Raises:
-        DecodeError: The file cannot give these frames.
+        DecodeError: The frames cannot be read from the file.
     """
     source = source if isinstance(source, VideoBytes | PictureFolder) else Path(source).absolute()
     with ExitStack() as stack:
@@ -110,34 +110,34 @@ def read_clips(
 ) -> DecodedClips:
     """Read the frames of one or several clips from a file that is opened once.
 
-    Frame k is what plain decoding from the start puts out as frame k, and there are as many frames as it puts out, whatever the
-    container says. A file that breaks off before the frames that it states (by more than two frames and 5 %), or that plain
-    decoding cannot read to its end, is an error, whichever frames are wanted. If damage within packets of H.264 makes the
+    Frame k is the frame k of plain decoding from the start, and the number of frames is that of plain decoding, whatever the
+    container says. A file that ends early (by more than two frames and 5 % of its stated number of frames), or that plain
+    decoding cannot read to its end, is an error, whichever frames are requested. If damage within packets of H.264 makes the
     decoder leave out a few frames, `choose` is called again with the true length.
 
     Args:
-        source: A video, or an image, which is a video of one frame: a path, or a file in memory; or a folder of pictures with
-            its rate, which is read by none of the decoders.
-        choose: Given the video's description and `rng`, returns the wanted frame numbers, int [V, T]. Width and height
+        source: A video, or an image, which is a video of one frame: a path, or a file in memory; or a folder of images with
+            its frame rate, which is read without a decoder.
+        choose: Given the video's description and `rng`, returns the requested frame indices, int [V, T]. Width and height
             in this description are those before rotation.
         rng: Passed on to `choose`.
-        threads: Decoder threads. One is right inside loader workers.
-        decode_timeout: Seconds after which to give up the file (PyAV only), checked between frames and by ffmpeg when it
-            reads. Not checked within the decoding of a frame; `datamodules/loading/worker_guard.py` ends what hangs there.
-        decoder: The library that decodes. decord and torchcodec are refused where they would give other frames: in files
-            with several video streams, of which they take the largest and this project the first, where frames have to
-            be counted (all but mp4 and mkv, and what is odd among these), where they count otherwise, and decord in files
-            with open groups of pictures (usual in HEVC).
+        threads: Decoder threads. Use one in loader workers.
+        decode_timeout: Seconds after which reading stops (PyAV only), checked between frames and by ffmpeg when it
+            reads. Not checked while a frame is decoded; `datamodules/loading/worker_guard.py` ends workers that hang there.
+        decoder: The decoding library. decord and torchcodec are refused where they would return other frames: for files with
+            several video streams, of which they use the largest and this project the first; for files whose frames have to be
+            counted (all but regular mp4 and mkv); for files in which they count differently; and decord for files with open
+            groups of pictures (usual in HEVC).
 
     Raises:
-        DecodeError: The file cannot give these frames.
+        DecodeError: The frames cannot be read from the file.
     """
     with reading_clips(source, choose, rng, threads, decode_timeout, decoder) as decoded:
         return decoded
 
 
 def _read(reader: Reader, choose: ChooseFrames, rng: np.random.Generator | None) -> DecodedClips:
-    """What `read_clips` reads, from an open file."""
+    """Read the clips of `read_clips` from an open file."""
     info = reader.info
     for is_last_try in (False, True):
         if info.num_frames < 1:
@@ -166,28 +166,28 @@ def _read(reader: Reader, choose: ChooseFrames, rng: np.random.Generator | None)
 
 
 def probe(path: str | Source | PictureFolder, decode_timeout: float | None = None) -> VideoInfo:
-    """Length, rate and upright size of a video. Decodes its first frame, so that a file without any is detected.
+    """Number of frames, rate and upright size of a video. Decodes the first frame, so that a file without frames is detected.
 
     Args:
         path: A video, or an image.
-        decode_timeout: Seconds after which to give up.
+        decode_timeout: Seconds after which reading stops.
 
     Raises:
-        DecodeError: The file cannot be opened, or gives no frame.
+        DecodeError: The file cannot be opened, or has no frame.
     """
     first = np.zeros((1, 1), dtype=np.int64)
     return read_clips(path, lambda info, rng: first, None, decode_timeout=decode_timeout).info
 
 
 def _size(source: Source) -> int:
-    """Bytes of a file. Raises DecodeError if there is none."""
+    """Size of a file in bytes. Raises DecodeError if the file does not exist."""
     if isinstance(source, VideoBytes):
         return len(source.content)
     try:
         status = source.stat()
     except (OSError, ValueError) as error:
         raise DecodeError("file not found", str(error)) from error
-    # Opening a pipe would wait for somebody to write into it.
+    # Opening a pipe would block until a process writes into it.
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("cannot open", "not a file")
     return status.st_size
@@ -201,9 +201,9 @@ def _open(
     sound: SoundWish | None,
     stack: ExitStack,
 ) -> tuple[Reader, PyAVReader | None]:
-    """Open a file with one of the decoders, after the checks that are the same for all, and with PyAV; `stack` closes it.
+    """Open a file with one of the decoders, after checks that are common to all, and with PyAV; `stack` closes it.
 
-    Folders of pictures have no reader of PyAV.
+    Folders of images have no PyAV reader.
     """
     if isinstance(source, PictureFolder):
         return PictureFolderReader(source, decode_timeout), None
@@ -231,7 +231,7 @@ def _checked(numbers: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def _shortened(info: VideoInfo, short: FewerFramesError, is_last_try: bool) -> VideoInfo:
-    """The description with the true length, if the file may be read once more with it."""
+    """The description with the true length, if another try is allowed."""
     if short.num_frames == 0:
         raise DecodeError("no frame decoded", str(short.__cause__ or "")) from short
     overstated_by = info.num_frames - short.num_frames

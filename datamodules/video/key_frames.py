@@ -1,6 +1,6 @@
-"""Clips around key frames of films, with boxes of persons: what action detection reads.
+"""Clips around key frames of films, with boxes of persons, for action detection.
 
-Boxes are (x1, y1, x2, y2): shares of width and height in lists, pixels of the clip in batches. Axis letters: `N` key frames,
+Boxes are (x1, y1, x2, y2): fractions of width and height in lists, pixels of the clip in batches. Axis letters: `N` key frames,
 `M` boxes, `K` actions, `T` frames.
 """
 
@@ -27,18 +27,18 @@ from datamodules.video.transforms import crop_and_resize
 from modules.core.batch import Batch, Regions
 
 RATE = 30
-"""Frames per second in which clips are counted, and of films that are folders of pictures."""
+"""Frame rate of clip strides, and of films that are folders of pictures."""
 
 
 @dataclass(kw_only=True)
 class KeyFrames(Manifest):
-    """Key frames of one split. A film has several, so paths repeat; labels are numbers of films.
+    """Key frames of one split. A film has several key frames, so paths repeat; labels are indices of films.
 
     Args:
-        seconds: float64 [N], from the beginning of the film's file.
-        boxes: float64 [M, 4], of all key frames, one after the other.
+        seconds: float64 [N], timestamp of each key frame, from the start of the film's file.
+        boxes: float64 [M, 4], boxes of all key frames, concatenated.
         actions: bool [M, K]
-        first: int64 [N + 1], number of the first box of each key frame, and behind the last one.
+        first: int64 [N + 1], index of the first box of each key frame, and finally M.
     """
 
     seconds: np.ndarray
@@ -48,15 +48,15 @@ class KeyFrames(Manifest):
 
     @property
     def has_classes(self) -> bool:
-        """False: labels are numbers of films."""
+        """False: labels are indices of films."""
         return False
 
     def of(self, row: int) -> slice:
-        """The boxes of a key frame."""
+        """The box indices of a key frame."""
         return slice(int(self.first[row]), int(self.first[row + 1]))
 
     def subset(self, rows: np.ndarray) -> "KeyFrames":
-        """See `Manifest.subset`; boxes are numbered again."""
+        """See `Manifest.subset`; boxes are renumbered."""
         kept = np.concatenate([np.arange(self.first[row], self.first[row + 1]) for row in rows])
         chosen: KeyFrames = super().subset(rows)  # type: ignore[assignment]
         return replace(
@@ -68,7 +68,7 @@ class KeyFrames(Manifest):
         )
 
     def sha256(self) -> str:
-        """Hash of films, moments, boxes and actions."""
+        """Hash of films, timestamps, boxes and actions."""
         tables = (self.seconds, self.boxes, self.actions, self.first)
         names = [f"{path}\t{film}" for path, film in zip(self.paths, self.labels.tolist(), strict=True)]
         digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape"))
@@ -78,14 +78,15 @@ class KeyFrames(Manifest):
 
 
 def key_frame_indices(seconds: float, frames: int, stride: int, info: VideoInfo) -> np.ndarray:
-    """The frames of a clip around a moment: places -T/2 to T/2 - 1, `stride` thirtieths of a second apart, whatever the film's
-    own rate, which is taken to be constant; beyond its ends the first or last frame is repeated (SEVERE, official code).
+    """The frame indices of a clip around a timestamp: positions -T/2 to T/2 - 1, `stride` thirtieths of a second apart for any
+    frame rate of the film, which is assumed to be constant. Beyond the film, its first or last frame repeats (SEVERE, official
+    code).
 
     Args:
-        seconds: of the key frame.
+        seconds: timestamp of the key frame.
         frames: T.
-        stride: in thirtieths of a second.
-        info: of the film.
+        stride: distance of frames, in thirtieths of a second.
+        info: description of the film.
 
     Returns:
         int64 [1, T], ascending.
@@ -105,13 +106,13 @@ def _pictures_in(folder: Path) -> int:
 
 
 def read_pictures(folder: Path, seconds: float, frames: int, stride: int) -> DecodedClips:
-    """A clip of a film that is a folder of pictures, 30 per second, `<folder>_000001.jpg` the first.
+    """A clip of a film that is a folder of pictures, 30 per second, starting with `<folder>_000001.jpg`.
 
     Args:
-        folder: named as the film.
-        seconds: of the key frame.
+        folder: folder with the name of the film.
+        seconds: timestamp of the key frame.
         frames: T.
-        stride: in thirtieths of a second.
+        stride: distance of frames, in thirtieths of a second.
 
     Raises:
         DecodeError: if a picture is missing or broken.
@@ -135,16 +136,16 @@ def read_pictures(folder: Path, seconds: float, frames: int, stride: int) -> Dec
 
 
 def move_boxes(boxes: np.ndarray, frame: tuple[int, int], crop: Box, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where boxes are in a crop of the frame, and which of them are in it.
+    """Boxes relative to a crop of the frame, and which of them are inside.
 
     Args:
-        boxes: float64 [M, 4], shares of the frame.
+        boxes: float64 [M, 4], as fractions of the frame.
         frame: its width and height.
         crop: part of the frame.
         size: width and height that the crop is resized to.
 
     Returns:
-        float32 [M, 4] in pixels of the resized crop, cut at its borders, and bool [M], whether an area is left.
+        float32 [M, 4] in pixels of the resized crop, clipped to its borders, and bool [M], whether the clipped box has an area.
     """
     frame_twice, size_twice = np.tile(frame, 2), np.tile(size, 2)
     moved = (boxes * frame_twice - [crop.x, crop.y] * 2) * size_twice / ([crop.width, crop.height] * 2)
@@ -156,17 +157,17 @@ def move_boxes(boxes: np.ndarray, frame: tuple[int, int], crop: Box, size: tuple
 class KeyFrameDataset(VideoClipDataset):
     """Clips around key frames.
 
-    In training, a square of the frame as `clip.crop` says, and of the boxes those that it cuts; else the whole frame with all.
+    Training uses a square of the frame, drawn by `clip.crop`, and the boxes in it; evaluation the complete frame and all boxes.
 
     Args:
         manifest: films, key frames and boxes.
         clip: frames, size and crop; its sampler is `Dense`, with the stride in thirtieths of a second.
-        seed: of the run.
-        train: whether squares are drawn.
-        square: whether evaluation squeezes the whole frame to a square; else its shorter side becomes `clip.size`.
-        decoder: library that decodes.
+        seed: random seed of the run.
+        train: whether squares are random.
+        square: whether evaluation resizes the complete frame to a square; otherwise its shorter side becomes `clip.size`.
+        decoder: decoding library.
         decode_timeout: seconds after which a film counts as broken.
-        guard: is told what is read.
+        guard: records which film is being read.
     """
 
     manifest: KeyFrames
@@ -206,7 +207,7 @@ class KeyFrameDataset(VideoClipDataset):
             size = tuple(max(clip.size, side * clip.size // min(width, height)) for side in (width, height))
         video = crop_and_resize(decoded.frames, crop, size[::-1])[torch.from_numpy(decoded.position)]
         boxes, inside = move_boxes(self.manifest.boxes[self.manifest.of(row)], (width, height), crop, size)
-        # Each box that a detector found has a score in the end, wherever it is.
+        # Every detected box must get a score, wherever it is.
         kept = inside if rng is not None else torch.ones_like(inside)
         return self._sample(row, video, boxes, kept, Plan(decoded.numbers, decoded.moments, decoded.time, [crop]))
 
@@ -228,7 +229,7 @@ class KeyFrameDataset(VideoClipDataset):
 
 
 def collate_boxes(samples: list[dict[str, Any]]) -> Batch:
-    """Join samples; the boxes of all clips stand in a row, each behind the place of its clip in the batch."""
+    """Join samples; the boxes of all clips are concatenated, each with the index of its clip in the batch in front."""
     regions = [sample["regions"] for sample in samples]
     clip = torch.repeat_interleave(torch.arange(len(regions)), torch.tensor([len(own.box) for own in regions]))
     boxes, actions, numbers = (torch.cat([getattr(own, name) for own in regions]) for name in ("box", "action", "number"))

@@ -1,4 +1,4 @@
-"""Folders of pictures in place of a video: their order, and a reader of the frames asked for."""
+"""Folders of images instead of a video file: the order of the files, and a reader of requested frames."""
 
 import os
 import re
@@ -17,16 +17,16 @@ LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
 
 def in_order(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES, prefix: str = "") -> list[Path]:
-    """The files of a folder by the last number in their names, so that 10 comes behind 9; without numbers by name.
+    """The files of a folder by the last number in their names, so that 10 follows 9; without numbers, by name.
 
     Args:
-        folder: To look into; folders in it are not.
-        suffixes: Of the files, in lower case.
-        prefix: Of their names.
+        folder: Folder of the files; its sub-folders are ignored.
+        suffixes: Suffixes of the files, in lower case.
+        prefix: Beginning of their names.
 
     Raises:
-        DecodeError: If the folder cannot be read or holds none, only some have numbers, two have the same, or the distance of
-            numbers changes: then a frame is missing, and all behind it would be taken for earlier ones.
+        DecodeError: If the folder cannot be read or has no such file, only some names have numbers, two have the same number,
+            or numbers are not evenly spaced: then a frame is missing, and later frames would be mistaken for earlier ones.
     """
     wanted = set(suffixes)
     try:
@@ -36,12 +36,12 @@ def in_order(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES, prefix: str
         raise DecodeError("file not found", str(error)) from error
     names = sorted(one for one in names if suffix_of(one) in wanted and one.startswith(prefix) and not is_hidden(one))
     if not names:
-        raise DecodeError("no frame decoded", f"{folder} holds no {prefix}*{' or *'.join(sorted(wanted))}")
+        raise DecodeError("no frame decoded", f"{folder} contains no {prefix}*{' or *'.join(sorted(wanted))}")
     numbers = [LAST_NUMBER.search(name[: -len(suffix_of(name))]) for name in names]
     if not any(numbers):
         return [folder / name for name in names]
     if None in numbers:
-        raise DecodeError("another format", f"{names[numbers.index(None)]} has no number, and others have")
+        raise DecodeError("another format", f"{names[numbers.index(None)]} has no number, but other names have")
     ordered = sorted((int(number.group()), name) for number, name in zip(numbers, names, strict=True) if number is not None)
     steps = np.diff([number for number, _ in ordered])
     odd = np.flatnonzero(steps != max(1, steps.min(initial=MOST)))
@@ -57,21 +57,21 @@ def open_picture(path: Path) -> Image.Image:
         picture.load()
     except FileNotFoundError as error:
         raise DecodeError("file not found", str(error)) from error
-    # Pillow raises what it pleases for broken files.
+    # Pillow raises many types of errors for broken files.
     except Exception as error:
         raise DecodeError("failed while decoding", f"{path.name}: {error}".partition("\n")[0]) from error
     return picture
 
 
 class PictureFolderReader:
-    """Frames of a folder of pictures, numbered in their order.
+    """Reads frames of a folder of images by index in the order of the files.
 
     Args:
-        source: The folder and its rate.
-        timeout: Seconds after which to give up.
+        source: The folder and its frame rate.
+        timeout: Seconds after which reading stops.
 
     Raises:
-        DecodeError: As `in_order` does, or if the first picture cannot be read.
+        DecodeError: Like `in_order`, or if the first picture cannot be read.
     """
 
     def __init__(self, source: PictureFolder, timeout: float | None) -> None:
@@ -85,7 +85,7 @@ class PictureFolderReader:
         self.info = VideoInfo(len(self._files), source.fps, width, height)
 
     def read(self, numbers: list[int]) -> list[Picture]:
-        """The frames of these ascending, different numbers. Raises DecodeError."""
+        """The frames of these ascending, distinct indices. Raises DecodeError."""
         pictures = []
         for number in numbers:
             if self._deadline is not None and time.monotonic() > self._deadline:
@@ -97,4 +97,4 @@ class PictureFolderReader:
         return pictures
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""

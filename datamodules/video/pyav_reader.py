@@ -1,4 +1,4 @@
-"""Read video files with PyAV: seek, decode what is needed, convert what is wanted."""
+"""Read video files with PyAV: seek, decode the necessary frames, convert the requested ones."""
 
 import contextlib
 import hashlib
@@ -34,28 +34,28 @@ from datamodules.video.readers import (
     open_container,
 )
 
-# In these, frames may be found by presentation time, if the packets' contents say the same as the container does.
+# Containers in which frames may be found by presentation time, if the packets' contents agree with the container.
 TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# Of these, what the packets' headers say is believed without decoding, for speed. The decoders of others leave frames out, or
-# fail, more often although all headers look right.
+# Codecs whose packet headers are trusted without decoding, for speed. Decoders of other codecs drop frames or fail more often
+# although all headers look right.
 BELIEVED_CODECS = ("h264",)
-# Of these, unwanted frames that no other frame refers to are not decoded; tests show that the others stay bit-equal.
+# Codecs for which unrequested non-reference frames are not decoded; tests show that the other frames stay bit-identical.
 SKIPPING_CODECS = ("h264",)
-# Of these, frames are counted from the start all the same: what does not fit the size that the file states is concealed, and in
-# another way after a seek.
+# Codecs whose frames are always counted from the start: frames that do not match the size stated by the file are concealed, and
+# in a different way after a seek.
 COUNTED_CODECS = ("mpeg4",)
-# Bytes of packets that are kept; only hours between keyframes need more, and are counted frame by frame instead.
+# Maximum bytes of packets in memory. Only hours between keyframes need more; frames are counted one by one then.
 MAX_PACKETS = 2**30
-# Bytes of packets that are kept while a file is looked at, so that a small one need not be read twice.
+# Maximum bytes of packets kept while a file is scanned, so that a small file is not read twice.
 MAX_KEPT = 2**26
-# A file may hold slightly fewer frames than it states: so many, or this share. If it holds fewer still, it was cut off.
+# A file may contain slightly fewer frames than it states: this number or fraction. If it contains fewer, it was cut off.
 MISSING_FRAMES, MISSING_SHARE = 2, 0.05
-# Keyframes of files that a process keeps in mind; each file counts for some more. These are about 25 MB.
+# Maximum number of keyframes that a process caches, about 25 MB; each file counts as some more.
 MAX_REMEMBERED, PER_FILE = 2**17, 4
-# Version of the files in which facts are kept.
+# Version of the cache files.
 FACTS = 1
 
-# An option of decoders: damage is an error, and not concealed.
+# Decoder option: damage is an error and is not concealed.
 EXPLODE = {"err_detect": "explode"}
 
 
@@ -63,14 +63,14 @@ SoundWish = Literal["near", "whole"]
 
 
 class _Keyframe(NamedTuple):
-    before: int  # displayed frames that stand before it in the file
+    before: int  # number of displayed frames before it in the file
     timestamp: int  # decode or presentation time, whichever PyAVReader._clock names
     pts: int
-    is_open: bool  # whether frames that stand behind it are displayed before it
+    is_open: bool  # whether frames after it in the file are displayed before it
 
 
 class _Packet(NamedTuple):
-    """What the container says of a packet."""
+    """Properties of a packet according to the container."""
 
     pts: int | None
     dts: int | None
@@ -79,31 +79,31 @@ class _Packet(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What a look at all packets of a file, and if need be at all of its frames, has shown."""
+    """Results of scanning all packets of a file and, if necessary, decoding all frames."""
 
     num_frames: int
     fps: float
     keyframes: list[_Keyframe]
-    """where reading by time may start; none where frames must be counted"""
+    """where reading by time may start; empty if frames must be counted"""
     start: int
     """presentation time of the first frame"""
     is_plain: bool
-    """whether the container's index names just these keyframes, and all frames are displayed"""
+    """whether the container's index contains exactly these keyframes, and all frames are displayed"""
     fault: str
-    """why the file cannot be read to its end; empty where it can"""
+    """why the file cannot be read to its end; empty if it can"""
 
 
 class _Memory:
-    """Facts of the files that were looked at last, by path, size and time of change, or hash of what is in memory."""
+    """Cache of the facts of recent files, by path, size and modification time, or by hash for files in memory."""
 
     def __init__(self) -> None:
         self.facts: OrderedDict[tuple[str, int, int], _Facts] = OrderedDict()
         self.size = 0
         self.folder: Path | None = None
-        """Where facts are kept for later, and for other processes; None keeps them in mind only."""
+        """Cache folder, shared with later runs and other processes; None keeps facts in memory only."""
 
     def get(self, file: tuple[str, int, int]) -> _Facts | None:
-        """What is known of a file."""
+        """Cached facts of a file, if any."""
         facts = self.facts.get(file)
         if facts is None and self.folder is not None:
             facts = _load_facts(self.folder / _name_of(file))
@@ -112,13 +112,13 @@ class _Memory:
         return facts
 
     def add(self, file: tuple[str, int, int], facts: _Facts) -> None:
-        """Keep facts. A fault is not kept for later: it may be the disk's."""
+        """Cache facts. Faults are not written to the cache folder, because they may be faults of the disk."""
         self._remember(file, facts)
         if self.folder is not None and not facts.fault:
             _save_facts(self.folder / _name_of(file), facts)
 
     def _remember(self, file: tuple[str, int, int], facts: _Facts) -> None:
-        """Forget the oldest where there is no room."""
+        """Add to the cache, and remove the oldest entries if it is full."""
         self.facts[file] = facts
         self.size += PER_FILE + len(facts.keyframes)
         while self.size > MAX_REMEMBERED:
@@ -131,10 +131,10 @@ _memory = _Memory()
 
 @contextlib.contextmanager
 def facts_kept_in(folder: Path | None) -> Iterator[None]:
-    """Keep in a folder what looks at files show meanwhile, and look at no file of which it is there.
+    """Use a cache folder for scan results: files whose facts are in the folder are not scanned again.
 
     Args:
-        folder: a file for each file that is read; None keeps them in memory only.
+        folder: gets one cache file per file that is read; None keeps results in memory only.
     """
     before, _memory.folder = _memory.folder, folder
     try:
@@ -144,16 +144,16 @@ def facts_kept_in(folder: Path | None) -> Iterator[None]:
 
 
 def _name_of(file: tuple[str, int, int]) -> str:
-    # Other versions may find something else.
+    # Other versions may give other results.
     return hashlib.sha256(f"{FACTS} {av.__version__} {file}".encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".npz"
 
 
 def _save_facts(path: Path, facts: _Facts) -> None:
     keyframes = np.array([tuple(one) for one in facts.keyframes], np.int64).reshape(-1, len(_Keyframe._fields))
     numbers = np.array([facts.num_frames, facts.start, facts.is_plain], np.int64)
-    # A name of this process's own: others may look at the same file.
+    # The name is unique to this process, because others may scan the same file.
     partial = path.with_suffix(f".{os.getpid()}")
-    # Without it, the file is looked at again.
+    # If this fails, the file is scanned again later.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -174,27 +174,27 @@ def _load_facts(path: Path) -> _Facts | None:
 
 
 class PyAVReader:
-    """Decodes from the keyframe at or before the first wanted frame to the last wanted one.
+    """Decodes from the keyframe at or before the first requested frame to the last requested one.
 
-    A file is looked at once, and what was found is kept for as long as the process lives. No word of the container is taken for
-    granted: the packets' own headers (`datamodules.video.bitstream`) must say that each packet holds one frame, that frames
-    are displayed in the order of their times, and where decoding may start. Then, in mp4 and mkv, frames are found by
-    presentation time: the keyframe's place in the file says how many frames precede it, the ranks of the times after it say
-    the rest. Everywhere else, and wherever that does not give every frame, frames are counted as they come out, from the start
-    of the file. Unless it is H.264 whose headers say how many frames there are, the look decodes the whole file.
+    A file is scanned once, and the result is cached for the lifetime of the process. The container is not trusted: the packets'
+    own headers (`datamodules.video.bitstream`) must confirm that each packet contains one frame, that frames are displayed in
+    the order of their timestamps, and where decoding may start. Then, in mp4 and mkv, frames are found by presentation time:
+    the keyframe's position gives the number of frames before it, and the ranks of the later timestamps give the rest. In all
+    other cases, and whenever this does not return every frame, frames are counted from the start of the file. Except for H.264
+    whose headers give the number of frames, the scan decodes the whole file.
 
-    A file that plain decoding cannot read to its end, or that breaks off before the frames that it states, is an error as a
-    whole: its length would be a guess, and whether a clip can be had would depend on the draw.
+    A file that plain decoding cannot read to its end, or that has fewer frames than it states, is an error for all clips:
+    its length would be a guess, and a clip would be readable or not depending on the random draw.
 
     Args:
         source: The file.
         threads: Decoder threads.
-        timeout: Seconds after which to give up.
-        sound: Keep what is met of the sound, for `sound`: `near` from a little before the first wanted frame on, `whole` from
-            the start of the file; None does not look at it.
+        timeout: Seconds after which reading stops.
+        sound: Which audio packets to keep for `sound`: `near` from a little before the first requested frame on, `whole` from
+            the start of the file; None ignores the audio.
 
     Raises:
-        DecodeError: The file cannot be opened, breaks off or cannot be decoded to its end, or time is up.
+        DecodeError: The file cannot be opened, breaks off or cannot be decoded to its end, or the time limit is exceeded.
     """
 
     def __init__(self, source: Source, threads: int, timeout: float | None, sound: SoundWish | None = None) -> None:
@@ -204,9 +204,9 @@ class PyAVReader:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._reformatter = VideoReformatter()
         self._matrix: np.ndarray | None = None
-        # mp4 finds keyframes by decode time, Matroska by presentation time.
+        # mp4 seeks to keyframes by decode time, Matroska by presentation time.
         self._clock: Literal["dts", "pts"] = "pts"
-        # All packets of the file, as long as the decoder has seen none.
+        # All packets of the file, until the decoder gets the first one.
         self._kept: list[av.Packet] = []
         self._at_start = True
         self._container, self._stream = self._opened()
@@ -224,41 +224,41 @@ class PyAVReader:
         self.info = VideoInfo(self._facts.num_frames, self._facts.fps, coded.width, coded.height)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._container.close()
 
     @property
     def finds_by_time(self) -> bool:
-        """Whether times and places that the container states are right."""
+        """Whether timestamps and positions stated by the container are right."""
         return bool(self._facts.keyframes)
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing in the container misleads: it holds one video, all frames are displayed, and its index is right."""
+        """Whether the container is regular: it has one video stream, all frames are displayed, and its index is right."""
         return self.finds_by_time and self._facts.is_plain and self._streams == 1
 
     @property
     def has_open_groups(self) -> bool:
-        """Whether frames that stand behind a keyframe are displayed before it."""
+        """Whether some frames after a keyframe are displayed before it."""
         return any(keyframe.is_open for keyframe in self._facts.keyframes)
 
     @property
     def start(self) -> int | None:
-        """Time of the first frame; None where times are not right."""
+        """Timestamp of the first frame; None if timestamps are wrong."""
         return self._facts.start if self.finds_by_time else None
 
     @property
     def first_moment(self) -> float:
-        """Time of the first frame in seconds, as well as it is known."""
+        """Best known timestamp of the first frame, in seconds."""
         return float(self._facts.start * (self._stream.time_base or 0))
 
     @property
     def stream(self) -> av.VideoStream:
-        """The stream that is read; another object after `frames_from`."""
+        """The video stream; a new object after `frames_from`."""
         return self._stream
 
     def frames_from(self, seconds: float) -> Iterator[av.VideoFrame]:
-        """Frames as plain decoding gives them: all from this moment on, and some before it. Raises av.FFmpegError."""
+        """Frames of plain decoding: all from this time on, and some before it. Raises av.FFmpegError."""
         moment = self._facts.start + round(Fraction(seconds) / (self._stream.time_base or 1))
         place = bisect_right([keyframe.pts for keyframe in self._facts.keyframes], moment) - 1
         if place > 0 and self._places:
@@ -275,20 +275,20 @@ class PyAVReader:
         yield from self._frames()
 
     def read(self, numbers: list[int]) -> list[Picture]:
-        """The frames of these ascending, different numbers. Raises DecodeError or FewerFramesError."""
+        """The frames of these ascending, distinct indices. Raises DecodeError or FewerFramesError."""
         self._wanted = len(numbers)
         pictures: list[Picture] = []
         for run in _runs(numbers, self._places):
             part = self._read_by_time(run)
             if part is None:
-                # Counting, without any short cut, settles what is in a file that gave less than was asked of it.
+                # If the file returned too few frames, count from the start to get its real content.
                 return self._read_by_count(numbers)
             pictures += part
         return pictures
 
     def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         container = open_container(self._source, self._deadline)
-        # The cover picture of a sound file is no video, nor is text, which ffmpeg draws as a terminal would.
+        # The cover picture of an audio file is not a video, and neither is text, which ffmpeg renders like a terminal.
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams or container.format.name == "tty" or streams[0].codec_context is None:
             container.close()
@@ -301,7 +301,7 @@ class PyAVReader:
         return container, streams[0]
 
     def _index(self) -> _Facts:
-        """What is known of the file, or is found by a look at it."""
+        """Facts of the file, from the cache or a scan."""
         if isinstance(self._source, VideoBytes):
             file = (self._source.name, len(self._source.content), hash(self._source.content))
         else:
@@ -314,7 +314,7 @@ class PyAVReader:
         return facts
 
     def _look(self) -> _Facts:
-        """Read all packets, and decode them if they do not tell what decoding would give."""
+        """Read all packets, and decode them if their headers do not determine the decoded frames."""
         context = self._stream.codec_context
         indexed = len(self._stream.index_entries)
         order = PacketOrder(context.name, context.extradata or b"")
@@ -325,12 +325,12 @@ class PyAVReader:
             for packet in self._packets():
                 packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
                 is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
-                order.add(b"" if is_odd else bytes(packet))  # which no parser accepts
+                order.add(b"" if is_odd else bytes(packet))  # no parser accepts empty data
                 size += packet.size
                 if size <= MAX_KEPT:
                     self._kept.append(packet)
         except av.FFmpegError:
-            is_whole = False  # decoding, which ends here with the same error, tells how many frames came before
+            is_whole = False  # decoding ends here with the same error, and gives the number of frames before it
         if not is_whole or size > MAX_KEPT:
             self._kept = []
         named = {entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe}
@@ -339,11 +339,11 @@ class PyAVReader:
         is_known = is_whole and order.is_known()
         if is_known and context.name not in BELIEVED_CODECS:
             shown = sorted(packet.pts for packet in packets if packet.is_shown and packet.pts is not None)
-            # What is concealed looks otherwise where decoding starts elsewhere.
+            # Concealed frames look different if decoding starts elsewhere.
             is_known = self._is_timed and self._decoded_times(conceals=False) == (shown, "")
         if is_known:
             keyframes = self._keyframes(packets, order.pictures)
-        # ffmpeg's readers of single pictures are called jpeg_pipe, png_pipe and so on.
+        # ffmpeg's formats for single images are called jpeg_pipe, png_pipe and so on.
         elif count > 1 or not self._container.format.name.endswith("_pipe"):
             decoded, fault = self._decoded_times()
             count = len(decoded)
@@ -366,11 +366,11 @@ class PyAVReader:
         return self._container.format.name in TIMED_CONTAINERS
 
     def _keyframes(self, packets: list[_Packet], pictures: list[Coded]) -> list[_Keyframe]:
-        """Where reading by time may start; nothing where it may not.
+        """Keyframes at which reading by time may start; empty if it is not possible.
 
         Args:
-            packets: all of the file.
-            pictures: what is in them.
+            packets: all packets of the file.
+            pictures: the picture of each packet.
         """
         times = [packet.pts for packet in packets if packet.pts is not None]
         moments = (packet.dts if self._clock == "dts" else packet.pts for packet in packets)
@@ -392,10 +392,10 @@ class PyAVReader:
         return keyframes
 
     def _decoded_times(self, conceals: bool = True) -> tuple[list[int | None], str]:
-        """Presentation times of the frames that plain decoding gives, and what it fails with on the way, if it does.
+        """Presentation times of the frames of plain decoding, and its error message, if it fails.
 
         Args:
-            conceals: whether decoding continues if a decoder can conceal damage.
+            conceals: whether decoding continues after damage that the decoder can conceal.
         """
         times: list[int | None] = []
         fault = ""
@@ -413,7 +413,7 @@ class PyAVReader:
         """Plain decoding, from the start of the file. Raises av.FFmpegError."""
         kept, self._kept = self._kept, []
         if not kept and not self._at_start:
-            # Not every container can seek back to its first packet.
+            # Some containers cannot seek back to their first packet.
             self._reopen()
         if not conceals:
             self._stream.codec_context.options = EXPLODE
@@ -430,46 +430,46 @@ class PyAVReader:
         self._at_start = True
 
     def _stated(self, packets: list[_Packet], indexed: int) -> tuple[int, int]:
-        """How many frames the container states, and how many of these are there; 0 and 0 where it states nothing to go by."""
+        """Number of frames stated by the container, and how many of them exist; 0 and 0 if nothing usable is stated."""
         name = self._container.format.name
         if name.startswith("mov"):
             return indexed, len(packets)
         if name != "avi":
             return self._stream.frames, len(packets)
-        # AVI may state any number; its size tells whether it was cut off.
+        # The number stated by AVI is unreliable; its size shows whether it was cut off.
         with self._source.open() if isinstance(self._source, VideoBytes) else self._source.open("rb") as file:
             if int.from_bytes(file.read(8)[4:], "little") + 8 <= file.seek(0, io.SEEK_END):
                 return 0, 0
-        # It counts in ticks, several of which may make a frame, and dropped frames among them.
+        # It counts in ticks. A frame may take several ticks, and dropped frames count, too.
         moments = [packet.dts for packet in packets if packet.dts is not None]
         ticks = min((other - one for one, other in pairwise(moments) if other > one), default=1)
         return self._stream.frames // ticks, (max(moments, default=0) - min(moments, default=0)) // ticks + 1
 
     def _fps(self, times: list[int], count: int) -> float:
-        """Frames per second: what the container states, unless the frames' times say otherwise."""
-        # 25 is ffmpeg's own assumption for streams without a rate.
+        """Frames per second: the value of the container, unless the timestamps contradict it."""
+        # ffmpeg assumes 25 for streams without a rate.
         stated = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         if count < 2 or not times or self._stream.time_base is None:
             return stated
         seconds = float((times[-1] - times[0]) * self._stream.time_base)
-        # Times are rounded, and a few frames may be missing.
+        # Timestamps are rounded, and a few frames may be missing.
         differs = abs(seconds - (count - 1) / stated) > 1 / stated + 0.1 * seconds
         return (count - 1) / seconds if differs and seconds > 0 else stated
 
     def _packets(self) -> Iterator[av.Packet]:
-        """Packets from the current place in the file to its end. Raises DecodeError when time is up, else av.FFmpegError."""
+        """Packets from the current position to the end. Raises DecodeError after the time limit, otherwise av.FFmpegError."""
         self._at_start = False
         try:
             for packet in self._demuxed():
                 self._check_time()
-                # The last one has no content and tells the decoder that it is the last.
+                # The last packet is empty and signals the end to the decoder.
                 if packet.size or packet.dts is not None:
                     yield packet
         except av.error.ExitError as error:
             raise DecodeError("timed out", "while reading") from error
 
     def _demuxed(self) -> Iterator[av.Packet]:
-        """Packets of the video from the current place on, and last one without content; those of sound are handed over."""
+        """Video packets from the current position on, then an empty one; audio packets are passed to the sound track."""
         sound = self.sound.stream if self._wish else None
         for packet in self._container.demux(self._stream, *([sound] if sound is not None else [])):
             if packet.stream_index == self._stream.index:
@@ -485,9 +485,9 @@ class PyAVReader:
         check_time(self._deadline)
 
     def _read_by_time(self, numbers: list[int]) -> list[Picture] | None:
-        """Pick frames by presentation time; None where that does not give all of them."""
-        # Frames of an open group of pictures stand after a keyframe but are displayed before it, and refer to frames
-        # of the group before: then the search goes on one keyframe earlier.
+        """Pick frames by presentation time; None if this does not return all of them."""
+        # In an open group of pictures, some frames are stored after the keyframe but displayed before it, and refer to frames
+        # of the previous group: then the search continues one keyframe earlier.
         for place in reversed(range(bisect_right(self._places, numbers[0]))):
             keyframe = self._facts.keyframes[place]
             packets = self._packets_from(keyframe, numbers[0], numbers[-1])
@@ -499,13 +499,13 @@ class PyAVReader:
         return None
 
     def _packets_from(self, keyframe: _Keyframe, first: int, last: int) -> list[av.Packet]:
-        """Packets from a keyframe to surely behind the frame of number `last`; none if the seek missed or they are too many."""
+        """Packets from a keyframe to safely after frame `last`; empty if the seek failed or there are too many."""
         start = self._start_for_sound(keyframe, first)
         is_there = self._wish is not None and self._at_start and start is self._facts.keyframes[0]
         self._kept, self._at_start = [], False
         if not self.has_open_groups:
-            # What cannot be decoded without error gets what plain decoding makes of it. In open groups that is so by nature: of
-            # frames that are displayed before their keyframe, which are not wanted.
+            # For frames that cannot be decoded without error, the result of plain decoding is used. In open groups, errors are
+            # normal for frames that are displayed before their keyframe, which are not requested.
             self._stream.codec_context.options = EXPLODE
         packets: list[av.Packet] = []
         missing = last - keyframe.before + 1 + REORDERING
@@ -518,7 +518,7 @@ class PyAVReader:
                 if not packets and time_stamp != keyframe.timestamp:
                     if time_stamp is None or time_stamp > keyframe.timestamp:
                         break
-                    continue  # some containers seek to an earlier keyframe than asked
+                    continue  # some containers seek to an earlier keyframe than requested
                 packets.append(packet)
                 missing -= not packet.is_discard
                 size += packet.size
@@ -531,19 +531,19 @@ class PyAVReader:
         return packets
 
     def _start_for_sound(self, keyframe: _Keyframe, first: int) -> _Keyframe:
-        """Where to start reading, so that the sound comes along that is needed with the frame of number `first`."""
+        """The keyframe to start from, so that the audio for frame `first` is read, too."""
         if self._wish is None:
             return keyframe
         keyframes = self._facts.keyframes
         if self._wish == "whole":
             return keyframes[0]
-        # A frame more: its moment is only a guess as yet.
+        # One more frame, because its timestamp is only estimated here.
         seconds = max(0.0, (first - keyframe.before - 1) / self._facts.fps) - MARGIN
         moment = keyframe.pts + math.floor(seconds / (self._stream.time_base or 1))
         return keyframes[max(0, bisect_right([one.pts for one in keyframes], moment) - 1)]
 
     def _decode(self, packets: list[av.Packet], wanted: list[int]) -> list[Picture] | None:
-        """The frames of these presentation times; None if the decoder fails or holds one back."""
+        """The frames of these presentation times; None if the decoder fails or does not output one."""
         context = self._stream.codec_context
         skips = context.name in SKIPPING_CODECS
         tick = self._stream.time_base or Fraction(1)
@@ -552,7 +552,7 @@ class PyAVReader:
         found: dict[int, Picture] = {}
         latest: int | None = None
         try:
-            # None asks the decoder for the frames that it still holds.
+            # None flushes the decoder.
             for packet in [*packets[: last + 1], None]:
                 self._check_time()
                 if skips:
@@ -562,7 +562,7 @@ class PyAVReader:
                         return None
                     latest = frame.pts
                     if frame.is_corrupt and latest >= first:
-                        return None  # what stands for the damage depends on frames before the keyframe
+                        return None  # the concealed content depends on frames before the keyframe
                     if frame.pts in times:
                         found[frame.pts] = self._picture(frame, float((frame.pts - self._facts.start) * tick))
         except av.FFmpegError:
@@ -570,7 +570,7 @@ class PyAVReader:
         return [found[pts] for pts in wanted] if len(found) == len(wanted) else None
 
     def _read_by_count(self, numbers: list[int]) -> list[Picture]:
-        """Pick frames by counting what the decoder puts out, from the start of the file."""
+        """Pick frames by counting the decoder's output from the start of the file."""
         wanted = set(numbers)
         pictures: list[Picture] = []
         count = 0
@@ -592,7 +592,7 @@ class PyAVReader:
         raise FewerFramesError(count)
 
     def _picture(self, frame: av.VideoFrame, seconds: float) -> Picture:
-        """Convert to RGB at decoded size, which need not be the one that the container states, and set upright."""
+        """Convert to RGB at the decoded size, which may differ from the stated one, and rotate upright."""
         check_size(frame.width, frame.height, self._wanted)
         array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if self._matrix is None:
@@ -601,12 +601,12 @@ class PyAVReader:
 
 
 def _failure(num_frames: int, detail: str) -> DecodeError:
-    """Of a file that gives so many frames, and then no more."""
+    """The error for a file that ends after this number of frames."""
     return DecodeError("failed while decoding" if num_frames else "no frame decoded", detail)
 
 
 def _runs(numbers: list[int], keyframes: list[int]) -> list[list[int]]:
-    """Cut ascending frame numbers where a keyframe allows to jump over more frames than a new start costs."""
+    """Split ascending frame indices where seeking to a keyframe skips more frames than a new start costs."""
     runs = [numbers[:1]]
     for previous, number in pairwise(numbers):
         place = bisect_right(keyframes, number) - 1
@@ -617,9 +617,9 @@ def _runs(numbers: list[int], keyframes: list[int]) -> list[list[int]]:
 
 
 def _numbered(packets: list[av.Packet], before: int) -> dict[int, int]:
-    """Frame number -> presentation time, of the frames that can be decoded from the first packet on.
+    """Frame index -> presentation time, of the frames that can be decoded from the first packet on.
 
-    Frames displayed before that keyframe are counted but left out. Nothing, if times are missing or not unique.
+    Frames displayed before that keyframe are counted but left out. Empty if timestamps are missing or not unique.
     """
     times = [packet.pts for packet in packets if packet.pts is not None]
     first = times[0] if times else 0
@@ -630,7 +630,7 @@ def _numbered(packets: list[av.Packet], before: int) -> dict[int, int]:
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray:
-    """How a frame is to be turned or mirrored: int32 [3, 3]; see `upright`."""
+    """Rotation and mirroring of a frame for display: int32 [3, 3]; see `upright`."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     entries = np.eye(3, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32)
     return entries.reshape(3, 3)
@@ -641,8 +641,8 @@ def upright(array: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
     Args:
         array: uint8 [h, w, 3].
-        matrix: [3, 3] as in mp4 and ffmpeg: a row vector (x, y, 1) of a decoded pixel times it is its place on screen.
-            Angles between quarter turns are not honoured.
+        matrix: [3, 3] as in mp4 and ffmpeg: a row vector (x, y, 1) of a decoded pixel times this matrix is its position on
+            screen. Angles other than quarter turns are ignored.
     """
     (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()
     if abs(b) > abs(a):

@@ -1,7 +1,7 @@
-"""What every reader of video files has in common, and those that stand on optional extras: decord and torchcodec.
+"""Common parts of the readers of video files, and the readers that need optional extras: decord and torchcodec.
 
-A reader numbers frames in display order, as ffmpeg puts them out from the start of the file, and returns those asked
-for. `datamodules/video/decode.py` makes clips of them; `datamodules/video/pyav_reader.py` is the reader normally used.
+A reader numbers frames in display order, as ffmpeg outputs them from the start of the file, and returns the requested
+ones. `datamodules/video/decode.py` combines them to clips; `datamodules/video/pyav_reader.py` is the default reader.
 """
 
 import io
@@ -19,9 +19,9 @@ import numpy as np
 
 from modules.core.errors import SettingError
 
-# Decoded frames of one file may take this much memory, all its clips together: 680 frames of full HD, 160 of 4K.
+# Maximum memory of the decoded frames of one file, for all its clips: 680 frames of full HD, 160 of 4K.
 MAX_BYTES = 4 * 2**30
-# Titles in any encoding must not keep a file from being read; PyAV 19 needs no telling.
+# Metadata in any encoding must not prevent reading a file; PyAV 19 does not need this option.
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 Reason = Literal[
@@ -50,10 +50,10 @@ Reason = Literal[
 
 
 class VideoBytes(NamedTuple):
-    """A video file that is in memory, as it comes out of a shard."""
+    """A video file in memory, as read from a shard."""
 
     name: str
-    """what it was called; the suffix helps ffmpeg to tell the container, as that of a path does"""
+    """original file name; its suffix helps ffmpeg to detect the container, like that of a path"""
     content: bytes
 
     def open(self) -> io.BytesIO:
@@ -68,20 +68,20 @@ class PictureFolder(NamedTuple):
 
     path: Path
     fps: float
-    """frames per second, which nothing in the folder says"""
+    """frames per second, which the folder does not contain"""
 
 
 Source = Path | VideoBytes
-"""What a decoder reads."""
+"""Input of a decoder."""
 
 
 class DecodeError(Exception):
-    """A file cannot give the frames that were asked of it.
+    """The requested frames cannot be read from a file.
 
     Args:
-        reason: What is wrong, in a few stable words, fit for counting.
-        detail: What the decoder said, if anything.
-        stream: Name of the stream that the file is of, where it is a further one of its sample.
+        reason: Cause of the error, one of a few fixed texts, so that errors can be counted.
+        detail: Message of the decoder, if any.
+        stream: Name of the file's stream, if it is a further stream of its sample.
     """
 
     def __init__(self, reason: Reason, detail: str = "", stream: str = "") -> None:
@@ -91,11 +91,11 @@ class DecodeError(Exception):
 
     @property
     def counted(self) -> str:
-        """The reason, and the stream that it is of, if it is a further one."""
+        """The reason, with the name of the stream if it is a further one."""
         return f"{self.stream}: {self.reason}" if self.stream else self.reason
 
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[Reason, str, str]]:
-        """Survive the way from a worker process to the trainer."""
+        """Support pickling, to pass the error from a worker process to the trainer."""
         return DecodeError, (self.reason, self.detail, self.stream)
 
 
@@ -104,10 +104,10 @@ def open_container(source: Source, deadline: float | None) -> av.container.Input
 
     Args:
         source: the file.
-        deadline: of `time.monotonic`, when to give up reading; None waits for ever.
+        deadline: time (`time.monotonic`) at which reading stops; None waits forever.
 
     Raises:
-        DecodeError: if it cannot be opened, or time is up.
+        DecodeError: if it cannot be opened, or the time limit is exceeded.
     """
     left = None if deadline is None else max(0.0, deadline - time.monotonic())
     try:
@@ -119,7 +119,7 @@ def open_container(source: Source, deadline: float | None) -> av.container.Input
 
 
 def check_time(deadline: float | None) -> None:
-    """Raise DecodeError when time is up."""
+    """Raise DecodeError after the deadline."""
     if deadline is not None and time.monotonic() > deadline:
         raise DecodeError("timed out")
 
@@ -131,10 +131,10 @@ def check_size(width: int, height: int, frames: int) -> None:
 
 
 class FewerFramesError(Exception):
-    """The file ended before the last wanted frame.
+    """The file ended before the last requested frame.
 
     Args:
-        num_frames: How many frames came out.
+        num_frames: Number of frames that were decoded.
     """
 
     def __init__(self, num_frames: int) -> None:
@@ -144,7 +144,7 @@ class FewerFramesError(Exception):
 
 @contextmanager
 def only_decode_errors() -> Iterator[None]:
-    """Whatever a broken file makes a library raise is the file's fault, and must not end a run."""
+    """Convert any error of a library into a DecodeError: a broken file must not end a run."""
     try:
         yield
     except (DecodeError, FewerFramesError, SettingError):
@@ -155,10 +155,10 @@ def only_decode_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video.
+    """Properties of a video.
 
     Args:
-        num_frames: Frames that plain decoding puts out.
+        num_frames: Number of frames of plain decoding.
         fps: Frames per second, averaged over the file.
         width: Pixels, after rotation.
         height: Pixels, after rotation.
@@ -176,19 +176,19 @@ class Picture(NamedTuple):
     frame: np.ndarray
     """uint8 [h, w, 3], RGB, upright."""
     seconds: float
-    """From the start of the video."""
+    """Timestamp in seconds from the start of the video."""
 
 
 class Reader(Protocol):
-    """An open file. Its `info` has the size before rotation, which is known only once a frame is decoded."""
+    """An open file. Its `info` has the size before rotation; the rotation is known only once a frame is decoded."""
 
     info: VideoInfo
 
     def read(self, numbers: list[int]) -> list[Picture]:
-        """The frames of these ascending, different numbers. Raises DecodeError or FewerFramesError."""
+        """The frames of these ascending, distinct indices. Raises DecodeError or FewerFramesError."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 def _optional(module: str, package: str) -> ModuleType:
@@ -201,9 +201,9 @@ def _optional(module: str, package: str) -> ModuleType:
 
 
 class DecordReader:
-    """decord, an optional extra. It takes the largest video stream and cannot be given a deadline.
+    """decord, an optional extra. It reads the largest video stream and does not support a time limit.
 
-    Where a group of pictures is open (usual in HEVC, rare in H.264), or the container's index is wrong, decord returns wrong
+    If a group of pictures is open (usual in HEVC, rare in H.264) or the container's index is wrong, decord returns wrong
     frames; `read_clips` refuses such files.
 
     Args:
@@ -223,11 +223,11 @@ class DecordReader:
         self.info = VideoInfo(len(self._video), float(self._video.get_avg_fps()), width, height)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         del self._video
 
     def read(self, numbers: list[int]) -> list[Picture]:
-        """The frames of these ascending, different numbers. Raises DecodeError."""
+        """The frames of these ascending, distinct indices. Raises DecodeError."""
         try:
             frames = self._video.get_batch(numbers).asnumpy()
         except self._errors as error:
@@ -237,11 +237,11 @@ class DecordReader:
 
 
 class TorchCodecReader:
-    """torchcodec, an optional extra that needs ffmpeg's shared libraries. Largest video stream, no deadline.
+    """torchcodec, an optional extra that needs ffmpeg's shared libraries. Reads the largest video stream, without time limit.
 
-    It picks frames by the times and keyframes that the container states; `read_clips` refuses files in which these are wrong.
-    It seeks exactly: to guess places from the rate is not faster, and wrong where the rate varies. With one thread, as in a
-    worker, PyAV is faster (`benchmarks/loader.py`): it leaves out frames to which no other refers.
+    It finds frames by the timestamps and keyframes of the container; `read_clips` refuses files in which these are wrong.
+    It uses exact seeking: approximate seeking is not faster, and wrong if the frame rate varies. With one thread, as in a
+    worker, PyAV is faster (`benchmarks/loader.py`): it skips non-reference frames.
 
     Args:
         source: The file.
@@ -264,11 +264,11 @@ class TorchCodecReader:
         self._start = float(about.begin_stream_seconds or 0)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         del self._video
 
     def read(self, numbers: list[int]) -> list[Picture]:
-        """The frames of these ascending, different numbers. Raises DecodeError."""
+        """The frames of these ascending, distinct indices. Raises DecodeError."""
         try:
             batch = self._video.get_frames_at(numbers)
         except (RuntimeError, IndexError) as error:

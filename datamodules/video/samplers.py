@@ -1,6 +1,6 @@
-"""Temporal sampling of clips: one class per rule, named in `data.clip.sampler`.
+"""Temporal sampling of clips: one class per rule, selected by `data.clip.sampler`.
 
-With a generator the clips are those of training; with `None` they are fixed, for evaluation. Numbers count the frames
+With a generator, clips are random, for training; with `None`, they are fixed, for evaluation. Frame indices count the frames
 of the video in display order, from 0. Axis letters: `V` clips, `T` frames.
 """
 
@@ -22,24 +22,25 @@ class Sampler(ABC):
     """Chooses the frames of all clips of a video at once."""
 
     related: ClassVar[bool] = False
-    """Whether the places of a video's clips belong together."""
+    """Whether the positions of a video's clips are related."""
 
     def check(self, clips: int, frames: int) -> None:  # noqa: B027  (most rules serve any)
-        """Refuse a number of clips per video, or of frames per clip, that the rule does not serve.
+        """Refuse a number of clips per video, or of frames per clip, that the rule does not support.
 
         Raises:
-            SettingError: naming the number that it takes.
+            SettingError: with the number that the rule supports.
         """
 
     @abstractmethod
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """The clips of training, or with `None` those of validation and probes.
+        """The clips of training or, with `None`, of validation and probes.
 
         Args:
-            info: Of the video; its length is used, and its rate where a rule counts seconds.
-            clips: V.
-            frames: T.
-            rng: Each clip draws from it in turn; without it one clip lies in the centre, several are spread evenly.
+            info: Description of the video; its length is used, and its rate if a rule depends on seconds.
+            clips: Number of clips, V.
+            frames: Frames per clip, T.
+            rng: Source of randomness, used by each clip in turn; without it, one clip is in the centre, and several are spread
+                evenly.
 
         Returns:
             int64 [V, T], all in 0 .. num_frames - 1.
@@ -50,12 +51,12 @@ class Sampler(ABC):
 
     @abstractmethod
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
-        """The clips of a test, spread over the whole video.
+        """The clips of a test, spread over the complete video.
 
         Args:
-            info: Of the video.
-            segments: How many.
-            frames: T.
+            info: Description of the video.
+            segments: Number of clips.
+            frames: Frames per clip, T.
 
         Returns:
             int64 [segments, T], all in 0 .. num_frames - 1.
@@ -78,7 +79,7 @@ class Dense(Sampler):
         check_whole(OWNER, 1, stride=self.stride)
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; evenly spread clips lie from the first possible start to the last."""
+        """See `Sampler.draw`; without generator, clips are spread from the first possible start to the last."""
         return np.stack([dense_indices(info.num_frames, frames, self.stride, rng, place) for place in evenly(clips)])
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
@@ -88,7 +89,7 @@ class Dense(Sampler):
 
 @dataclass(frozen=True)
 class Jittered(Sampler):
-    """Frames at a random stride, each moved by less than it (TubeletContrast); evaluation and test as `Dense`.
+    """Frames at a random stride, each shifted by less than the stride (TubeletContrast); evaluation and test like `Dense`.
 
     Args:
         stride: Largest stride; each training clip draws its own, from 1 on. Evaluation and test use the largest.
@@ -126,7 +127,7 @@ class Segments(Sampler):
     short: Short = "first_frame"
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; evenly spread clips lie over the length of a part."""
+        """See `Sampler.draw`; without generator, clips are spread over the length of a part."""
         places = (np.arange(clips) + 0.5) / clips
         return np.stack([segment_indices(info.num_frames, frames, rng, float(place), self.short) for place in places])
 
@@ -138,7 +139,7 @@ class Segments(Sampler):
 
 @dataclass(frozen=True)
 class Spanning(Sampler):
-    """T frames spread over T * `stride` of them, the last included (VideoMAE's fine-tuning); test as `Dense`.
+    """T frames spread over a span of T * `stride` frames, including its last one (VideoMAE's fine-tuning); test like `Dense`.
 
     Args:
         stride: Frames of the video for each frame of the clip.
@@ -205,8 +206,8 @@ class Strided(Sampler):
 
 @dataclass(frozen=True)
 class Timed(Sampler):
-    """Frames at a fixed rate, independent of the video's own (SEVERE). A test takes evenly spaced windows at that rate (SEVERE:
-    10).
+    """Frames at a fixed rate, independent of the video's rate (SEVERE). A test takes evenly spaced windows at that rate
+    (SEVERE: 10).
 
     Args:
         fps: Frames per second.
@@ -218,7 +219,7 @@ class Timed(Sampler):
         check_positive(OWNER, fps=self.fps)
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; a video that is too short starts again within a clip."""
+        """See `Sampler.draw`; if the video is too short, the clip continues with its beginning."""
         return np.stack([timed_indices(info, frames, self.fps, rng, place) for place in evenly(clips)])
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
@@ -232,8 +233,8 @@ class Timed(Sampler):
 class OrderedClips(Sampler):
     """Clips one after the other with a gap between them, in the video's order (clip order prediction, VCOP; official code).
 
-    The first start is uniform over all that leave room for the last clip. A video that is too short counts as broken, because
-    overlapping or repeated clips have no order. Test as `Dense`.
+    The first start is uniform over all starts that leave room for the last clip. A video that is too short counts as broken,
+    because overlapping or repeated clips have no order. Test like `Dense`.
 
     Args:
         gap: Frames of the video between the last frame of a clip and the first of the next.
@@ -249,7 +250,7 @@ class OrderedClips(Sampler):
         check_whole(OWNER, 1, stride=self.stride)
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; in evaluation the clips lie in the middle of the video."""
+        """See `Sampler.draw`; in evaluation, the clips are in the middle of the video."""
         step = (frames - 1) * self.stride + 1 + self.gap
         room = info.num_frames - (clips * step - self.gap)
         if room < 0:
@@ -266,8 +267,8 @@ class OrderedClips(Sampler):
 class DecreasingGap(Sampler):
     """Two clips, with small distances preferred (CVRL, official code).
 
-    The density of the distance between their starts falls linearly from 0 on to the longest possible one, at which it is 0;
-    which of them comes first is drawn. In a video that is too short for a clip both start anywhere, and its end
+    The density of the distance between their starts decreases linearly to 0 at the longest possible distance;
+    their order is random. In a video that is too short for a clip, both start anywhere, and the end of the video
     is followed by its beginning.
 
     Args:
@@ -300,7 +301,7 @@ class DecreasingGap(Sampler):
         return wrapped(np.array(starts), info.num_frames, frames, self.stride)
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
-        """See `Sampler.views`; a single clip lies in the middle."""
+        """See `Sampler.views`; a single clip is in the middle."""
         room = max(0, info.num_frames - frames * self.stride)
         starts = np.linspace(0, room, segments).astype(np.int64) if segments > 1 else np.array([room // 2])
         return wrapped(starts, info.num_frames, frames, self.stride)
@@ -310,8 +311,8 @@ class DecreasingGap(Sampler):
 class FramePair(Sampler):
     """Two frames, the earlier one first, a random distance apart (SiamMAE, as in the official code of CropMAE).
 
-    Distance and place are uniform; both bounds of the distance end with the video. Each frame is a clip: data.clip.clips is 2
-    and data.clip.frames 1. A test takes single frames spread evenly over the video.
+    Distance and position are uniform; both bounds of the distance are limited by the length of the video. Each frame is a clip:
+    data.clip.clips is 2 and data.clip.frames 1. A test takes single frames spread evenly over the video.
 
     Args:
         gap: Smallest and largest distance in frames, both included.
@@ -332,7 +333,7 @@ class FramePair(Sampler):
             raise SettingError(f"data.clip.frames is {frames}, but FramePair uses clips of a single frame; set it to 1.")
 
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-        """See `Sampler.draw`; evaluation takes the middle of the possible distances and places."""
+        """See `Sampler.draw`; evaluation uses the middle of the possible distances and positions."""
         low, high = np.minimum(self.gap, info.num_frames - 1).tolist()
         if rng is None:
             gap = (low + high) // 2
@@ -356,7 +357,7 @@ def _check_two(name: str, clips: int) -> None:
 
 
 def evenly(count: int) -> list[float]:
-    """Places of several clips, from 0 for the first possible to 1 for the last; a single one lies in the centre."""
+    """Positions of several clips, from 0 (first possible) to 1 (last possible); a single clip is in the centre."""
     return [place / (count - 1) for place in range(count)] if count > 1 else [0.5]
 
 
@@ -365,15 +366,15 @@ def dense_indices(
 ) -> np.ndarray:
     """Every `stride`-th frame from one start: the pretraining rule of VideoMAE, official code.
 
-    A video of at least `frames * stride` frames gives a start drawn uniformly from all that leave room for that span.
-    A shorter one is read from its beginning, and the last frame reached is repeated.
+    For videos of at least `frames * stride` frames, the start is uniform over all that leave room for that span.
+    A shorter video is read from its beginning, and its last sampled frame is repeated.
 
     Args:
         num_frames: Length of the video.
         frames: Length of the clip, T.
         stride: Distance between sampled frames.
-        rng: Draws the start; `None` takes it at `position`.
-        position: Where the clip lies without a generator, from 0 (first possible start) to 1 (last); 0.5 is the centre.
+        rng: Draws the start; `None` uses `position`.
+        position: Position of the clip without a generator, from 0 (first possible start) to 1 (last); 0.5 is the centre.
 
     Returns:
         int64 [T], ascending.
@@ -387,7 +388,7 @@ def dense_indices(
 
 
 def jittered_indices(num_frames: int, stride: int, jitter: np.ndarray, start: int) -> np.ndarray:
-    """Frames of TubeletContrast (official code): start + i * stride + jitter[i], the last frame repeated beyond the end.
+    """Frames of TubeletContrast (official code): start + i * stride + jitter[i]; beyond the end, the last frame is repeated.
 
     Args:
         num_frames: Length of the video.
@@ -402,7 +403,7 @@ def jittered_indices(num_frames: int, stride: int, jitter: np.ndarray, start: in
 
 
 def draw_jittered(num_frames: int, frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw stride, jitter and start of `jittered_indices`; a start is drawn where the frames before jitter leave room.
+    """Draw stride, jitter and start of `jittered_indices`; the start leaves room for the frames before jitter.
 
     Args:
         num_frames: Length of the video.
@@ -421,15 +422,15 @@ def segment_indices(
 ) -> np.ndarray:
     """One frame of each of T equal segments: the fine-tuning rule of VideoMAE for SSv2, official code (TSN).
 
-    Training segments are `num_frames // frames` long, so up to T - 1 last frames are never drawn, as in the official
+    Training segments are `num_frames // frames` long, so up to T - 1 frames at the end are never drawn, as in the official
     code.
 
     Args:
         num_frames: Length of the video.
         frames: Number of segments, T.
-        rng: Draws one frame per segment; `None` takes the one at `position` of each segment.
+        rng: Draws one frame per segment; `None` uses the frame at `position` of each segment.
         position: From 0 (beginning of the segment) to 1 (its end, exclusive); 0.5 is the centre.
-        short: Where the video has fewer than T frames, `first_frame` gives T times frame 0, and `spread` all frames in
+        short: For videos with fewer than T frames, `first_frame` repeats frame 0 T times, and `spread` returns all frames in
             order, each repeated as often as needed.
 
     Returns:
@@ -447,18 +448,18 @@ def segment_indices(
 def spanning_indices(
     num_frames: int, frames: int, stride: int, rng: np.random.Generator | None, position: float = 0.5
 ) -> np.ndarray:
-    """T frames spread evenly over a span of T * stride, its last one included: fine-tuning of VideoMAE on Kinetics, official
-    code. So frames are a little more than `stride` apart.
+    """T frames spread evenly over a span of T * stride frames, including its last frame, so that they are a little more than
+    `stride` apart: fine-tuning of VideoMAE on Kinetics, official code.
 
     Args:
         num_frames: Length of the video.
         frames: Length of the clip, T.
-        stride: Span over the length of the clip.
-        rng: Draws the end of the span; `None` takes it at `position`.
-        position: Where the span lies without a generator, from 0 to 1; 0.5 is the centre.
+        stride: Length of the span divided by the length of the clip.
+        rng: Draws the end of the span; `None` uses `position`.
+        position: Position of the span without a generator, from 0 to 1; 0.5 is the centre.
 
     Returns:
-        int64 [T], ascending. A video that is not longer than the span is read as a whole, every stride-th frame, and its last
+        int64 [T], ascending. A video that is not longer than the span is read completely, every stride-th frame, and its last
         frame repeated.
     """
     span = frames * stride
@@ -472,14 +473,14 @@ def spanning_indices(
 
 
 def resample(num_frames: int, source_fps: float, fps: float, start: float, duration: float) -> np.ndarray:
-    """Frames of a stretch of time at another rate: SEVERE, official code.
+    """Frames of an interval of time at another rate: SEVERE, official code.
 
     Args:
         num_frames: Length of the video.
-        source_fps: Of the video.
-        fps: Wanted rate; a slower video repeats frames.
-        start: In seconds.
-        duration: In seconds.
+        source_fps: Frame rate of the video.
+        fps: Requested rate; frames of a slower video are repeated.
+        start: Start of the interval in seconds.
+        duration: Length of the interval in seconds.
 
     Returns:
         int64 [n], ascending, at least one frame and at most duration * fps.
@@ -497,9 +498,9 @@ def timed_indices(
     Args:
         info: The video; its length and rate are used.
         frames: Length of the clip, T.
-        fps: Wanted frames per second.
-        rng: Draws the start; `None` takes it at `position`.
-        position: Where the clip lies without a generator, from 0 to 1; 0.5 is the centre.
+        fps: Requested frames per second.
+        rng: Draws the start; `None` uses `position`.
+        position: Position of the clip without a generator, from 0 to 1; 0.5 is the centre.
 
     Returns:
         int64 [T]
@@ -511,17 +512,17 @@ def timed_indices(
 
 
 def decreasing_gap(room: int, u: float) -> int:
-    """The distance of two starts out of `room`, by inversion: its density falls linearly to 0 at `room` (CVRL).
+    """The distance of two starts, by inverting its distribution: the density decreases linearly to 0 at `room` (CVRL).
 
     Args:
-        room: Possible starts.
+        room: Number of possible starts.
         u: Uniform, from 0 to 1 exclusive.
     """
     return int(room * (1 - math.sqrt(1 - u)))
 
 
 def wrapped(starts: np.ndarray, num_frames: int, frames: int, stride: int) -> np.ndarray:
-    """Every `stride`-th frame from each start; behind its end, the video starts again.
+    """Every `stride`-th frame from each start; after its end, the video starts again.
 
     Args:
         starts: int64 [V].
@@ -536,11 +537,11 @@ def wrapped(starts: np.ndarray, num_frames: int, frames: int, stride: int) -> np
 
 
 def strided_views(num_frames: int, segments: int, frames: int, stride: int) -> np.ndarray:
-    """Windows spread evenly over every `stride`-th frame of a video; a single one lies in the middle. VideoMAE, official code.
+    """Windows spread evenly over every `stride`-th frame of a video; a single one is in the middle. VideoMAE, official code.
 
     Args:
-        num_frames: Length of the video; of a short one the last frame is repeated.
-        segments: Windows.
+        num_frames: Length of the video; the last frame of a short video is repeated.
+        segments: Number of windows.
         frames: Length of a window, T.
         stride: Distance between sampled frames.
 

@@ -76,18 +76,19 @@ class ViewSettings:
 
 @dataclass
 class Plan:
-    """What the views of one sample show. Every stream of the sample follows it.
+    """The times and boxes of the views of one sample. All streams of the sample use it.
 
     Args:
-        frames: int64 [V, T], numbers of the frames in the video, or steps of the stream that the plan was made for.
-        moments: float32 [V, T], when they are shown, in seconds from the first frame of the file.
-        time: float32 [V, 2], from when to when a view has seen the video.
-        boxes: Of each view, in pixels of the upright frame; empty boxes where the plan was made for a stream without pictures.
-        picture: Width and height of the frames that the boxes count in.
-        length: Frames of the whole recording, or steps of the stream; 0 if unknown.
-        file: That the plan was made for.
-        span: First and last second of the part of it that the row of the list is; infinite for its ends, None for all of it.
-        duration: Of the whole file that the plan was made for, in seconds.
+        frames: int64 [V, T], frame indices in the video, or steps of the stream that the plan was made for.
+        moments: float32 [V, T], timestamps of the frames, in seconds from the first frame of the file.
+        time: float32 [V, 2], start and end of the part of the video that a view shows.
+        boxes: Box of each view, in pixels of the upright frame; empty boxes if the plan was made for a stream without pictures.
+        picture: Width and height of the frames that the boxes refer to.
+        length: Number of frames of the complete recording, or of steps of the stream; 0 if unknown.
+        file: The file that the plan was made for.
+        span: First and last second of the row's part of the file; infinite for the ends of the file, None for the complete
+            file.
+        duration: Length of the complete file in seconds.
     """
 
     frames: np.ndarray
@@ -102,7 +103,7 @@ class Plan:
 
     @classmethod
     def empty(cls, views: int, frames: int) -> "Plan":
-        """A plan of nothing, for black clips."""
+        """An empty plan, for black clips."""
         nothing = np.zeros((views, frames), np.float32)
         return cls(nothing.astype(np.int64), nothing, np.zeros((views, 2), np.float32), [Box(0, 0, 0, 0)] * views)
 
@@ -117,11 +118,11 @@ class Plan:
         return np.array([(x, y, x + width, y + height) for x, y, width, height in self.boxes], np.float32)
 
     def frames_at(self, fps: float, num_frames: int) -> np.ndarray:
-        """The frames of another stream of the same sample that are shown at the plan's moments.
+        """The frames of another stream of the same sample at the plan's timestamps.
 
         Args:
-            fps: Rate of that stream.
-            num_frames: Its length; behind its end, the last frame.
+            fps: Frame rate of that stream.
+            num_frames: Its length; after its end, the last frame is used.
 
         Returns:
             int64 [V, T]
@@ -130,17 +131,17 @@ class Plan:
 
 
 def part_of(info: VideoInfo, span: np.ndarray | None) -> tuple[int, VideoInfo]:
-    """The part of a recording that a row of a list is.
+    """The part of a recording that a row of a list refers to.
 
     Args:
-        info: Of the whole file.
-        span: float64 [2], first and last second; infinite for the file's ends, None for all of it.
+        info: Description of the complete file.
+        span: float64 [2], first and last second; infinite for the file's ends, None for the complete file.
 
     Returns:
-        Its first frame, and the description of a recording that holds nothing else.
+        Its first frame, and the description of a recording that consists of this part only.
 
     Raises:
-        DecodeError: If nothing of the file lies in the span.
+        DecodeError: If the span contains nothing of the file.
     """
     if span is None:
         return 0, info
@@ -152,10 +153,10 @@ def part_of(info: VideoInfo, span: np.ndarray | None) -> tuple[int, VideoInfo]:
 
 
 class Chosen(Protocol):
-    """Which steps of a recording the clips of a sample have, and when these are."""
+    """The steps of a recording in the clips of a sample, and their timestamps."""
 
     info: VideoInfo
-    """of the recording, upright; 0 pixels wide where it has no pictures"""
+    """description of the upright recording; its width is 0 if it has no pictures"""
     numbers: np.ndarray
     """int64 [clips, T]"""
     moments: np.ndarray
@@ -164,7 +165,7 @@ class Chosen(Protocol):
 
 @dataclass
 class Steps:
-    """What `Chosen` says, of a stream without pictures."""
+    """`Chosen` for a stream without pictures."""
 
     info: VideoInfo
     numbers: np.ndarray
@@ -178,19 +179,19 @@ def make_plan(
     views: ViewSettings | None = None,
     end: float | None = None,
 ) -> Plan:
-    """Complete the frames that were chosen to a plan: draw the boxes of all views.
+    """Make a plan from chosen frames by drawing the boxes of all views.
 
     Args:
-        chosen: Frames of each clip.
-        clip: Settings.
-        rng: Draws the boxes; `None` takes centred squares, for evaluation.
-        views: Takes their crops instead, for tests.
-        end: Of what may be shown, in seconds; `None` for the end of the file.
+        chosen: Chosen frames of each clip.
+        clip: Settings of the clips.
+        rng: Source of randomness for the boxes; `None` uses centred squares, for evaluation.
+        views: Test views, whose crops are used instead.
+        end: End of the part that may be shown, in seconds; `None` for the end of the file.
     """
     info, frames, moments = chosen.info, chosen.numbers, chosen.moments
     width, height, clips = info.width, info.height, len(frames)
     time = np.stack([moments[np.arange(clips), frames.argmin(1)], moments[:, -1]], 1)
-    # A clip that goes on with the beginning of a short video has seen all of it.
+    # A clip that continues with the beginning of a short video shows all of it.
     time[frames[:, -1] < frames.max(1), 1] = info.num_frames / info.fps if end is None else end
     copies = clip.repeat if views is None else views.crops
     if not width:

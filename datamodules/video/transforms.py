@@ -1,6 +1,6 @@
 """Cut the views of one video out of its decoded frames and resize them to uint8 clips.
 
-Nothing else happens in a loader worker: normalisation, flips and colours run on the device.
+Loader workers do nothing else: normalisation, flips and colour changes run on the device.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ from datamodules.video.decode import DecodedClips
 
 
 def crop_and_resize(frames: list[np.ndarray], box: Box, size: int | tuple[int, int]) -> Tensor:
-    """Cut one box out of every frame and resize it bilinearly, with antialiasing where it shrinks, as PIL does.
+    """Cut one box out of every frame and resize it bilinearly, with antialiasing for downsampling, like PIL.
 
     Args:
         frames: T arrays uint8 [h, w, 3].
-        box: Inside all of them.
+        box: Box inside all frames.
         size: Side of the result, or its height and width.
 
     Returns:
@@ -35,11 +35,11 @@ def crop_and_resize(frames: list[np.ndarray], box: Box, size: int | tuple[int, i
 
 
 def short_side_centre(frame: np.ndarray, size: int) -> np.ndarray:
-    """Resize the shorter side with Pillow's bicubic filter, then cut out the centre, as CAV-MAE reads pictures (official code).
+    """Resize the shorter side with Pillow's bicubic filter, then cut out the centre, like CAV-MAE (official code).
 
     Args:
         frame: uint8 [h, w, 3].
-        size: of the shorter side, and side of the result.
+        size: length of the shorter side, and side of the result.
 
     Returns:
         uint8 [size, size, 3]
@@ -53,11 +53,11 @@ def short_side_centre(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def cut_views(decoded: DecodedClips, boxes: list[Box], size: int) -> Tensor:
-    """Every view of one video.
+    """Cut out all views of one video.
 
     Args:
-        decoded: Frames and which of them each clip has.
-        boxes: Of all views, those of one clip next to each other, equally many of each.
+        decoded: Decoded frames, and their positions in each clip.
+        boxes: Boxes of all views; those of one clip are next to each other, the same number for each clip.
         size: Side of the views.
 
     Returns:
@@ -67,7 +67,7 @@ def cut_views(decoded: DecodedClips, boxes: list[Box], size: int) -> Tensor:
     views = []
     for view, box in enumerate(boxes):
         positions = decoded.position[view // copies]
-        # A short video repeats frames: each is resized once.
+        # Short videos repeat frames; each distinct frame is resized once.
         unique, place = np.unique(positions, return_inverse=True)
         resized = crop_and_resize([decoded.frames[position] for position in unique], box, size)
         views.append(resized if np.array_equal(place, np.arange(len(place))) else resized[torch.from_numpy(place)])

@@ -11,7 +11,7 @@ from modules.bench.outlook import devices_here
 
 Limit = Literal["data", "callbacks", "transfer", "augmentation", "network"]
 MUCH = 0.25
-"""Fraction of the time above which waiting, or work outside of the steps, counts as the bottleneck."""
+"""Fraction of the time above which waiting, or work outside the steps, counts as the bottleneck."""
 MOST = 0.6
 """Fraction of the network below which another part is worth optimising too."""
 LITTLE = 0.03

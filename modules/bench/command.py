@@ -20,9 +20,9 @@ DESCRIPTION = """Measures a run for a minute: its speed, where the time goes, th
 space of the complete run. Accepts all settings of fit (main.py fit --help); leaves nothing on disk. Only one device is
 measured, also for a run on several."""
 ROUNDS = 3
-"""How often each setting is tried, in turns, since the speed of a machine changes over time."""
+"""How often each setting is tried, in turns, because the speed of a machine changes over time."""
 TRY_SHARE = 0.1
-"""Fraction of the seconds for each try."""
+"""Fraction of `--seconds` for each try."""
 GAIN = 1.03
 """Speed-up above which a setting counts as faster."""
 
@@ -99,9 +99,9 @@ def try_all(settings: list[str], advice: list[Proposal], seconds: float) -> list
     """Try changes one by one, then combine those that helped.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         advice: changes that may help.
-        seconds: of the whole measurement.
+        seconds: seconds of the whole measurement.
 
     Returns:
         The unchanged run and everything that was tried, the fastest first.
@@ -121,7 +121,7 @@ def try_all(settings: list[str], advice: list[Proposal], seconds: float) -> list
 
 
 def _one_of_each(tried: Sequence[Tried]) -> list[Tried]:
-    """The fastest of those that set the same setting."""
+    """The fastest of the changes of each setting."""
     best: dict[str, Tried] = {}
     for one in sorted(tried, key=lambda one: -one.ratio):
         best.setdefault(one.settings[0].partition("=")[0], one)
@@ -132,9 +132,9 @@ def in_turns(settings: list[str], candidates: list[Proposal], seconds: float) ->
     """Measure the unchanged run, and the run with each of the changes, in turns, several times.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         candidates: settings to add.
-        seconds: of each try.
+        seconds: seconds of each try.
 
     Returns:
         One result each, the unchanged run first. Changes that cannot be run are left out.

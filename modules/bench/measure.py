@@ -53,7 +53,7 @@ class Measured:
     steps: int = 0
     """Number of measured batches."""
     seconds: float = 0.0
-    """Their duration."""
+    """Duration of these batches."""
     clips: int = 0
     shares: dict[str, float] = field(default_factory=dict)
     """Fractions of the time, by part; without augmentation if it cannot be separated from the forward pass."""
@@ -62,9 +62,9 @@ class Measured:
     stream_ms: dict[str, float] = field(default_factory=dict)
     """Part of it per stream other than the video, by name."""
     memory: int = 0
-    """Peak bytes in use: of the GPU, or of this process at the end of a forward pass; 0 if unknown."""
+    """Peak memory in bytes: of the GPU, or of this process at the end of a forward pass; 0 if unknown."""
     memory_of_batch: int = 0
-    """Part of it that a forward pass keeps for the backward pass; 0 on a GPU, where two runs are compared instead."""
+    """Part of it that is kept for the backward pass; 0 on a GPU, where two runs are compared instead."""
     memory_there: int = 0
     """Available bytes, of the device or for this process; 0 if unknown."""
     flops: int | None = None
@@ -78,7 +78,7 @@ class Measured:
     """Logs and pictures of the measured steps."""
     steps_run: int = 0
     settings: Namespace = field(default_factory=Namespace)
-    """All settings, as the user gave them."""
+    """All settings given by the user."""
     given: list[Callback] = field(default_factory=list)
     """Callbacks of the recipe."""
     left_out: list[str] = field(default_factory=list)
@@ -173,7 +173,7 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count; start after the warm-up; end when the time is up."""
+        """Count steps; start after the warm-up, and end after the given time."""
         spent = time.perf_counter() - self._start
         self._steps += 1
         gpu = pl_module.device.type == "cuda"
@@ -271,7 +271,7 @@ class Kept:
         return tensor
 
     def end(self) -> None:
-        """It ended, if one had started."""
+        """The forward pass ended, if one had started."""
         if self._hooks is not None:
             self._hooks.__exit__(None, None, None)
             self._hooks = None
@@ -306,7 +306,7 @@ class BenchCLI(CLI):
     Args:
         words: settings of `fit`.
         watch: callback that measures, and ends the run.
-        folder: of the run.
+        folder: folder of the run.
     """
 
     def __init__(self, words: list[str], watch: Watch, folder: Path) -> None:
@@ -349,7 +349,7 @@ class BenchCLI(CLI):
         super().before_instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Remove callbacks that work outside of training steps, and add the watch."""
+        """Remove callbacks that work outside training steps, and add the watch."""
         settings = self.config_init["fit"].trainer
         given = settings.callbacks or []
         self.given = given if isinstance(given, list) else [given]
@@ -359,14 +359,14 @@ class BenchCLI(CLI):
         return super().instantiate_trainer(profiler=self.watch.ledger, **kwargs)
 
     def before_fit(self) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def after_fit(self) -> None:
         """Print nothing, and test nothing."""
 
 
 OUTSIDE = (Checkpoint, EarlyStopping, CollapseAlarm, BestOnTest, ProgressBar)
-"""Besides those that read their own clips. None of them costs much between training steps."""
+"""Removed callbacks, in addition to those that read their own clips. None of them costs much between training steps."""
 
 
 def _is_cluster(plugin: Any) -> bool:

@@ -18,7 +18,7 @@ SPARE = 0.9
 
 @dataclass
 class Outlook:
-    """Estimates of the run as the user asked for it."""
+    """Estimates for the run as requested by the user."""
 
     devices: int
     """Number of devices on all machines."""

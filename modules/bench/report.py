@@ -34,19 +34,19 @@ class Tried:
     settings: list[str]
     """Settings added to those of the run; empty for the unchanged run."""
     clips_per_second: float
-    """Median."""
+    """Median speed."""
     ratio: float
     """Speed relative to the unchanged run, median of the rounds."""
     changes_learning: bool = False
 
 
 def render(measured: Measured, outlook: Outlook, advice: list[Proposal]) -> str:
-    """The text.
+    """The report as text.
 
     Args:
-        measured: of the run.
-        outlook: estimates of the whole run.
-        advice: what may help.
+        measured: measurement of the run.
+        outlook: estimates for the complete run.
+        advice: changes that may help.
     """
     size = f"batches of {measured.batch_size}, " if measured.batch_size is not None else ""
     lines = [
@@ -137,7 +137,7 @@ def render_tried(tried: list[Tried]) -> str:
     """A table of the settings that were tried, the fastest first.
 
     Args:
-        tried: with the run as it is.
+        tried: results, including the unchanged run.
     """
     lines = ["", "Tried, in turns", f"  {'clips/s':>8}  {'to now':>6}  settings"]
     for one in tried:
@@ -155,10 +155,10 @@ def as_json(
 
     Args:
         words: settings of the run, as on the command line.
-        measured: of the run.
-        outlook: estimates of the whole run.
-        advice: what may help.
-        tried: what was tried, the fastest first.
+        measured: measurement of the run.
+        outlook: estimates for the complete run.
+        advice: changes that may help.
+        tried: results of tried settings, the fastest first.
     """
     tflops = measured.flops / measured.step_seconds / 1e12 if measured.flops is not None else None
     return {

@@ -4,13 +4,13 @@ Recipes: fine-tuning of video transformers as in VideoMAE (https://arxiv.org/abs
 as in SEVERE (https://arxiv.org/abs/2203.14221, official code); linear classifiers as in SIGMA, SEVERE and
 skeleton contrast; attention with one learned query over frozen tokens (https://arxiv.org/abs/2404.08471).
 
-Deviations from the official code:
+Differences from the official code:
 
 * the order and interpolation of augmentation: see `modules/augment/clips.py`;
 * validation uses evaluation clips, not random ones;
-* a frozen backbone runs in evaluation mode, and without gradient. SEVERE leaves it in training mode, so that its running
-  statistics drift: `frozen_batchnorm` false does that;
-* a video that cannot be read counts as missed in the test, and is not replaced by another.
+* a frozen backbone runs in evaluation mode, and without gradient. SEVERE keeps it in training mode, so that its running
+  statistics drift: `frozen_batchnorm: false` reproduces this;
+* in a test, a video that cannot be read counts as missed and is not replaced by another.
 """
 
 from collections.abc import Mapping
@@ -64,8 +64,8 @@ class HeadSettings:
     """How the head of a classifier is trained.
 
     Args:
-        dropout: on the pooled feature, before the head.
-        std: standard deviation of the head's initial weights, which are normal, with biases of 0; null initialises the head of
+        dropout: dropout rate of the pooled feature, before the head.
+        std: standard deviation of the head's normally distributed initial weights (biases are 0); null initialises the head of
             a video transformer close to zero, and others with PyTorch's defaults.
 
     Raises:
@@ -87,9 +87,9 @@ class Classification(Method):
     counted once, by the mean or maximum of the class probabilities of its clips. `test` uses the clips of `data.views`.
 
     Args:
-        backbone: encoder. For VideoViT, tokens are averaged before its final norm, followed by a new LayerNorm; for others, the
-            pooled feature is used.
-        num_classes: outputs; null takes the number of classes of the data.
+        backbone: encoder. For VideoViT, tokens are averaged before its final norm, followed by a new LayerNorm; for other
+            encoders, the pooled feature is used.
+        num_classes: number of outputs; null takes the number of classes of the data.
         mode: `finetune` trains everything; `linear` a linear classifier (with that LayerNorm) on the frozen backbone;
             `attentive` attention with one query over its tokens (after the final norm), and a linear classifier.
         augmentation: augmentation of training clips of videos, or SkeletonAugmentation for skeletons; null for none.
@@ -100,7 +100,7 @@ class Classification(Method):
         init_from: file with a complete classifier to start from or to test: ours, an official fine-tuned file of VideoMAE,
             SMILE or SIGMA, or a video CNN with torchvision's names and classifier, as SEVERE's official code saves.
         optim: optimiser and schedule; null uses AdamW at 1e-3 with 5 epochs of warm-up. Repeated copies of a clip, and several
-            clips of a video, do not count in the learning-rate rule.
+            clips of a video, are not counted in the learning-rate rule.
 
     Raises:
         SettingError: if settings contradict each other, or a file does not match.
@@ -121,7 +121,7 @@ class Classification(Method):
         init_from: str | None = None,
         optim: ScheduleSettings | None = None,
     ) -> None:
-        # As a default value, its values would also be used for another optimiser chosen by name.
+        # Not a default argument: its values would also be applied to other optimisers chosen by name.
         super().__init__(optim or AdamWSettings(1e-3, 1e-6, 5, betas=(0.9, 0.999)))
         check_positive("model", **given(num_classes=num_classes))
         self.labels: Labels = labels.make()
@@ -166,11 +166,11 @@ class Classification(Method):
             backbone.requires_grad_(False)
             self.train()
         self.class_names: list[str] | None = None
-        """Names by number that the weights came with."""
+        """Class names stored with the weights, by label."""
         self.test_record: dict[str, Any] = {}
-        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `classes`, `views`."""
+        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `classes`, `views`."""
         self.class_report: ClassReport | None = None
-        """What the last test says of each class."""
+        """Per-class results of the last test."""
         if num_classes is not None:
             self._build_head(num_classes)
 
@@ -178,7 +178,7 @@ class Classification(Method):
 
     @property
     def network(self) -> nn.Module:
-        """The backbone, or the network of videos in it."""
+        """The backbone, or the video network inside it."""
         backbone: nn.Module = self.backbone
         return backbone.network if isinstance(backbone, Depth) else backbone
 
@@ -201,7 +201,7 @@ class Classification(Method):
                     "start from an encoder."
                 )
             self._check_classes(weights, f"model.init_from names {self.init_from}, which")
-            # Old files lack the counters of BatchNorm, which only a cumulative average would need.
+            # Old files lack the step counters of BatchNorm, which are only needed for a cumulative average.
             counters = tuple(key for key in self.state_dict() if key.endswith("num_batches_tracked"))
             load_strictly(self, weights, self.init_from, may_miss=counters)
             self.class_names = content.record.get("class_names") or class_names_beside(self.init_from, "model.init_from")
@@ -230,7 +230,7 @@ class Classification(Method):
             SettingError: if the number of classes is unknown, or the data has more than the head.
         """
         trainer = trainer_of(self)
-        if trainer is None:  # in load_from_checkpoint: the weights say how many classes there are
+        if trainer is None:  # in load_from_checkpoint: the weights define the number of classes
             return
         if trainer.predicting:  # the names of the data's classes do not matter here
             if self.head is None and self.init_from is not None:
@@ -249,12 +249,12 @@ class Classification(Method):
         self.check_class_names(self.class_names, source)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the classes of a checkpoint with the data's; see `Method`."""
+        """Compare the classes of a checkpoint with those of the data; see `Method`."""
         super().on_load_checkpoint(checkpoint)
         self.take_class_names(checkpoint.get("record", {}).get("class_names"))
 
     def take_class_names(self, names: list[str] | None) -> None:
-        """Compare the class names of a checkpoint with the data's; where there are none to compare with, keep them."""
+        """Compare the class names of a checkpoint with those of the data, or keep them if the data has none."""
         trainer = trainer_of(self)
         if trainer is None or trainer.predicting:
             self.class_names = names
@@ -262,10 +262,10 @@ class Classification(Method):
             self.check_class_names(names, "The checkpoint")
 
     def check_class_names(self, known: list[str] | None, source: str) -> None:
-        """Compare the order of the data's classes with that of the weights.
+        """Compare the order of classes in the data and in the weights.
 
         Raises:
-            SettingError: if a name has another index in each, so that indices mean other classes.
+            SettingError: if a name has different indices in the two, so that the labels have different meanings.
         """
         names = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None)
         if not names or not known:
@@ -288,7 +288,7 @@ class Classification(Method):
         return super().load_state_dict(state_dict, strict, assign)
 
     def fit_head(self, weights: Mapping[str, Any]) -> None:
-        """Create the head for the number of classes in the weights that are about to be restored, if there is none.
+        """Create the head, if there is none, for the number of classes in the weights to be restored.
 
         Raises:
             SettingError: if the existing head has another number of classes.
@@ -331,12 +331,12 @@ class Classification(Method):
     def encode(
         self, batch: Batch, clips: int | None = None, every: int = 1, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Features of clips, before the part that is trained in linear or attentive mode.
+        """Features of clips, as input of the part that is trained in linear or attentive mode.
 
         Args:
-            batch: with the stream of the backbone.
-            clips: how many clips of each sample; None for all.
-            every: takes each n-th of them.
+            batch: batch with the stream of the backbone.
+            clips: number of clips per sample; None for all.
+            every: use every n-th clip.
             generator: see `clip_logits`.
 
         Returns:
@@ -349,14 +349,14 @@ class Classification(Method):
         return self.features(self.normalise(rows)).unflatten(0, inputs.shape[:2])
 
     def known(self, batch: Batch, clips: int | None = None, every: int = 1) -> Tensor:
-        """The frozen features in the data, or otherwise the output of `encode`, with its shapes."""
+        """The frozen features in the data or, without them, the output of `encode`, in the same shape."""
         if self.feature_stream is None:
             return self.encode(batch, clips, every)
         return batch.stream(self.feature_stream, "feature").data[:, :clips:every]
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Tensor:  # type: ignore[override]  # of the one encoder
-        """Input features [B, D] of the head, of the first clip of each sample."""
+        """Features [B, D] at the input of the head, for the first clip of each sample."""
         return self.pool(self.known(batch, 1)[:, 0]).float()
 
     # --- Training ---
@@ -377,7 +377,7 @@ class Classification(Method):
         return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
 
     def preparation(self) -> Preparation | None:
-        """The augmentation is drawn in the loader workers; see `Method.preparation`."""
+        """Augmentation is drawn in the loader workers; see `Method.preparation`."""
         if self.augmentation is None or self.feature_stream is not None:
             return None
         return partial(prepare_pixels, self.augmentation, self.stream, self.seed)
@@ -437,11 +437,11 @@ class Classification(Method):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the class probabilities of a batch of videos."""
         clip = getattr(getattr(self.trainer, "datamodule", None), "clip", None)
-        # Without augmentation, the copies of a clip are equal.
+        # Without augmentation, copies of a clip are equal.
         self._keep(batch, clip.repeat if clip is not None else 1)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the class probabilities of a batch of videos, and how many clips each has."""
+        """Keep the class probabilities of a batch of videos, and the number of clips per video."""
         self.test_record["views"] = self._keep(batch)
 
     def on_test_start(self) -> None:
@@ -476,7 +476,7 @@ class Classification(Method):
         """See `Method.on_predict_start`.
 
         Raises:
-            SettingError: if the clips do not fit, or no weights say what the classes are.
+            SettingError: if the clips do not fit, or the classes are unknown because no trained weights are loaded.
         """
         super().on_predict_start()
         if self.head is None:
@@ -484,11 +484,11 @@ class Classification(Method):
 
     @property
     def known_names(self) -> list[str] | None:
-        """Names of the classes by number: the data's, or else those that came with the weights."""
+        """Class names by label: those of the data, otherwise those stored with the weights."""
         return getattr(getattr(trainer_of(self), "datamodule", None), "class_names", None) or self.class_names
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
-        """Class probabilities of a batch of videos, [B, K], as a test merges those of their clips."""
+        """Class probabilities of a batch of videos, [B, K], merged over their clips as in a test."""
         return Predicted(batch.index, batch.substituted >= 0, self.labels.merged(self.clip_logits(batch), self.merge))
 
     def answers(self, paths: list[str], value: Tensor) -> Answers:
@@ -496,12 +496,12 @@ class Classification(Method):
         return self.labels.answers(value, self.class_names)
 
     def clip_logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Scores of the classes of each n-th clip of the samples of a batch: float32 [B, V, K].
+        """Scores of the classes for every n-th clip of each sample: float32 [B, V, K].
 
         Args:
             batch: see `encode`.
             every: see `encode`.
-            generator: of a step of training, which changes bodies at random if that is set; None leaves them.
+            generator: source of randomness in a training step, for the augmentation of skeletons; None for no augmentation.
         """
         features = self.known(batch, None, every) if generator is None else self.encode(batch, None, every, generator)
         return self.logits(features.flatten(0, 1)).unflatten(0, features.shape[:2])
@@ -532,7 +532,7 @@ class Classification(Method):
 def own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a complete classifier under the names of `Classification`, from any file accepted by `init_from`."""
     if {"stem.0.weight", "fc.weight"} <= weights.keys():
-        # torchvision's R3D and R(2+1)D, of which `fc` is the classifier.
+        # torchvision's R3D and R(2+1)D, whose classifier is called `fc`.
         names = {key: key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}" for key in weights}
         return {names[key]: value for key, value in weights.items()}
     if any(key.endswith(f"{VIT}{FIRST}") for key in weights):

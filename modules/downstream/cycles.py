@@ -1,9 +1,10 @@
-"""How repetitions are counted: from a cycle before and one after a moment, step by step (https://arxiv.org/abs/2005.08465).
+"""Counting of repetitions from the cycle before and after a point in time, refined step by step
+(https://arxiv.org/abs/2005.08465).
 
-A state is (left, middle, right), frame numbers from 0: the cycle before the middle begins at left and ends at middle, the next
-one goes from middle + 1 to right. A network sees both with as much context on each side, and says for each of them, per anchor,
-whether the true length is near anchor x the assumed one, and the logarithm of what is left. All functions work on float64 (what
-the official code computes with), on batches, and without waiting for the device.
+A state is (left, middle, right), frame indices from 0: the cycle before the middle starts at left and ends at middle, the next
+one is from middle + 1 to right. A network sees both, with the same amount of context on each side. For each cycle and anchor,
+it predicts whether the true length is near anchor x assumed length, and the logarithm of the remaining ratio. All functions use
+float64 (like the official code), work on batches, and cause no host sync.
 """
 
 from collections.abc import Callable
@@ -18,18 +19,18 @@ ANCHORS = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)
 SAME = ANCHORS.index(1.0)
 IOU = 0.5
 SHORTEST = 4
-"""Frames; shorter cycles are not believed."""
+"""Minimum length of a cycle in frames; shorter ones are rejected."""
 TRAIN_LIMIT, TEST_LIMIT = 2.0, 0.5
-"""Largest logarithm of a box that is used."""
+"""Maximum logarithm of a box; larger ones are clamped."""
 
-# The assumed lengths of the first look, as shares of the video (official code).
+# Assumed lengths of the first estimate, as fractions of the video (official code).
 SCALES, SMALLEST, LARGEST = 30, 0.03, 0.35
 REFINEMENTS = 4
 LEVELS = 4
 POINTS = 2 ** (LEVELS + 1)
 UPDATES = (4, 2, 1, 1)
-"""Looks at each point of a level of the tree."""
-# Levels up to the second and the last one have one opinion for both sides of a point.
+"""Number of updates at each point of a level of the tree."""
+# Levels up to the second and the last one use the same estimate for both sides of a point.
 DIVIDED_LEVEL = 3
 
 Answer: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -37,12 +38,12 @@ Answer: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class CycleTargets(NamedTuple):
-    """What the network should say of one cycle."""
+    """Targets of the network for one cycle."""
 
     positive: Tensor
-    """int64 [B, A]: 1 near an anchor, 0 not, -1 where the true length is not known."""
+    """int64 [B, A]: 1 if near the anchor, 0 if not, -1 if the true length is unknown."""
     box: Tensor
-    """float64 [B, A], logarithm of true length / (anchor x assumed length) where `positive` is 1, else 0."""
+    """float64 [B, A], logarithm of true length / (anchor x assumed length) where `positive` is 1, otherwise 0."""
 
 
 class Counted(NamedTuple):
@@ -53,18 +54,18 @@ class Counted(NamedTuple):
     states: Tensor
     """float64 [B, 32, 3], the two cycles around each point."""
     inside: Tensor
-    """bool [B, 32], points that count: their context lies in the video."""
+    """bool [B, 32], points that are used: their context is inside the video."""
 
 
 def frame_numbers(states: Tensor, frames: int = 32) -> Tensor:
-    """Frames that the network sees: one half from the previous cycle and its context, the other from the next.
+    """Frames that the network sees: half of them from the previous cycle and its context, the others from the next.
 
     Args:
         states: float64 [..., 3].
         frames: of one clip, even.
 
     Returns:
-        int64 [..., frames]; numbers may lie outside the video.
+        int64 [..., frames]; indices may be outside the video.
     """
     left, middle, right = states.unbind(-1)
     after = (middle + 1).trunc()
@@ -84,10 +85,10 @@ def anchors(like: Tensor) -> Tensor:
 
 
 def cycle_targets(label: Tensor, assumed: Tensor) -> CycleTargets:
-    """Compare the true length of a cycle with all anchors.
+    """Compute the targets of a cycle for all anchors.
 
     Args:
-        label: int64 [B], true length - 1, or -1 where it is not known.
+        label: int64 [B], true length - 1, or -1 if it is unknown.
         assumed: float64 [B], length in the state.
     """
     true, proposed = (label + 1).double()[:, None], anchors(assumed) * assumed[:, None]
@@ -98,12 +99,12 @@ def cycle_targets(label: Tensor, assumed: Tensor) -> CycleTargets:
 
 
 def best_ratio(probability: Tensor, box: Tensor, limit: float) -> Tensor:
-    """True over assumed length, as the anchor of the highest probability says it.
+    """True over assumed length, as predicted by the anchor with the highest probability.
 
     Args:
-        probability: float [..., A], of an anchor to be near.
+        probability: float [..., A], probability that the length is near the anchor.
         box: float [..., A].
-        limit: largest logarithm of a box that is used.
+        limit: maximum logarithm of a box; larger ones are clamped.
 
     Returns:
         float64 [...]
@@ -113,16 +114,16 @@ def best_ratio(probability: Tensor, box: Tensor, limit: float) -> Tensor:
 
 
 def move(states: Tensor, ratios: Tensor, step: Tensor | float = 0.0, longest: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Move the middle on, with corrected lengths.
+    """Move the middle forwards, and correct the lengths.
 
     Args:
         states: float64 [..., 3].
         ratios: float64 [..., 2], true over assumed length of the previous and the next cycle.
         step: frames to move by.
-        longest: allowed length in frames, where lengths are kept between `SHORTEST` and it.
+        longest: maximum length in frames; lengths are then clamped between `SHORTEST` and it.
 
     Returns:
-        The states, and whether they failed: bool [...], a cycle is too short.
+        The states, and whether they failed: bool [...], true if a cycle is too short.
     """
     left, middle, right = states.unbind(-1)
     before, after = (middle - left + 1) * ratios[..., 0], (right - middle) * ratios[..., 1]
@@ -134,16 +135,16 @@ def move(states: Tensor, ratios: Tensor, step: Tensor | float = 0.0, longest: Te
 
 
 def first_states(length: Tensor, count: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
-    """Where training starts in each clip: near its beginning, with a length that may be right or wrong.
+    """First states of training clips: near the beginning, with a correct or wrong length.
 
-    A quarter of the lengths is the first cycle times 2^-1 to 2^1, a quarter is near half, once or twice of it, and half of them
-    are those of the first look of `count_cycles`.
+    A quarter of the lengths are the first cycle times 2^-1 to 2^1, a quarter are near half, one or two times the first cycle,
+    and half of them are those of the first estimate of `count_cycles`.
 
     Args:
         length: int64 [B], frames.
         count: int64 [B], cycles.
-        label: int64 [B], length of the first cycle, or -1 where it is not known.
-        generator: draws.
+        label: int64 [B], length of the first cycle, or -1 if it is unknown.
+        generator: source of randomness.
 
     Returns:
         float64 [B, 3]
@@ -154,7 +155,7 @@ def first_states(length: Tensor, count: Tensor, label: Tensor, generator: torch.
     place, kind, power, shape, wobble = draws
     free = cycle * 2 ** (2 * power - 1)
     stepped = cycle * (2.0 ** ((3 * shape).floor() - 1) + 0.1 * (wobble - 0.5))
-    # One scale more than `count_cycles` has, as in the official code.
+    # One scale more than in `count_cycles`, as in the official code.
     look = total * SMALLEST * (LARGEST / SMALLEST) ** (((SCALES + 1) * shape).floor() / (SCALES - 1))
     assumed = torch.where(kind < 0.25, free, torch.where(kind > 0.75, stepped, look))
     left = (place * cycle).trunc()
@@ -169,18 +170,18 @@ def first_states(length: Tensor, count: Tensor, label: Tensor, generator: torch.
 def count_cycles(answer: Answer, length: Tensor) -> Counted:
     """Count the repetitions of videos (official code, vectorised over videos, points and scales).
 
-    A first look at the middle of each video, with 30 assumed lengths, gives one length. It is then corrected at 2, 4, 8 and 16
-    moments, each time for all of 32 points around them, half and half with what was assumed.
+    A first estimate at the middle of each video, with 30 assumed lengths, gives one length. It is then corrected at 2, 4, 8 and
+    finally 16 points in time; each correction also updates the 32 points around them, as the mean of old and new lengths.
 
     Args:
-        answer: the network.
+        answer: network that predicts probabilities and boxes for states.
         length: int64 [B], frames.
     """
     total = length.double()
     size = _first_length(answer, total)
     points = (total[:, None] / (POINTS + 1) * (torch.arange(POINTS, device=length.device) + 0.5)).trunc()
     around = torch.stack([points - size[:, None], points, points + size[:, None] + 1], -1)
-    # What the moments to the left and to the right of a point say of it: [B, 32, 3, 2].
+    # Estimates for each point from the left and from the right: [B, 32, 3, 2].
     opinions = torch.stack([around, around], -1)
     for level, updates in enumerate(UPDATES, 1):
         opinions = _level(answer, opinions, level, updates, total)
@@ -194,7 +195,7 @@ def count_cycles(answer: Answer, length: Tensor) -> Counted:
 
 
 def _first_length(answer: Answer, total: Tensor) -> Tensor:
-    """The assumed length [B] of which the network is surest, corrected by it; 0 where it believes in none."""
+    """The assumed length [B] with the highest probability, corrected by the network; 0 if all are rejected."""
     half = total / 2
     powers = torch.arange(SCALES, device=total.device, dtype=torch.float64) / (SCALES - 1)
     sizes = total[:, None] * SMALLEST * (LARGEST / SMALLEST) ** powers
@@ -216,9 +217,9 @@ def _first_length(answer: Answer, total: Tensor) -> Tensor:
 
 
 def _level(answer: Answer, opinions: Tensor, level: int, updates: int, total: Tensor) -> Tensor:
-    """Correct the states of the moments of one level, and tell the points around them."""
+    """Correct the states at the times of one level, and update the points around them."""
     reach = 2 ** (LEVELS - level)
-    # [B, n, 2 x reach, 3, 2]: a moment is the first point of the second half of its interval.
+    # [B, n, 2 x reach, 3, 2]: each time is the first point of the second half of its interval.
     parts = opinions.unflatten(1, (2**level, 2 * reach))
     assumed = parts[:, :, reach].mean(-1).round()
     longest = (total / 2)[:, None].expand(assumed.shape[:2])
@@ -235,7 +236,7 @@ def _level(answer: Answer, opinions: Tensor, level: int, updates: int, total: Te
     told = torch.cat([told[..., :1], middle, told[..., 2:]], -1)
     told = torch.stack([told, told], -1)
     if level == DIVIDED_LEVEL:
-        # Points between two moments hear both, each on its side; the outermost ones hear one.
+        # Points between two times get estimates from both, one on each side; the outermost points get one.
         told[:, 1:, :reach, :, 0] = parts[:, 1:, :reach, :, 0]
         told[:, :-1, reach:, :, 1] = parts[:, :-1, reach:, :, 1]
     return told.flatten(1, 2)

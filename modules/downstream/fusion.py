@@ -30,10 +30,10 @@ class FusedClassification(Method):
 
     Args:
         encoders: encoder of each stream, by the stream's name.
-        num_classes: outputs; null takes the data's.
+        num_classes: number of outputs; null takes the number of classes of the data.
         mode: `finetune` trains everything; `linear` linear classifiers on frozen encoders.
-        fuse: what is averaged, `logits` or `probabilities`.
-        loss: `each` is the mean of the streams' losses, so that each is trained as it would be alone, and none relies on
+        fuse: whether `logits` or `probabilities` are averaged.
+        loss: `each` is the mean of the streams' losses, so that each is trained as if alone, and none relies on
             another; `fused` is the loss of the averaged scores.
         augmentation: augmentation of training clips of skeletons; null for none.
         labels: see `Classification`.
@@ -76,11 +76,11 @@ class FusedClassification(Method):
         self.labels, self.merge = first.labels, first.merge
         self.stream, self.kinds = first.stream, first.kinds
         self.tallies = {name: Tally(self.labels) for name in ("", *encoders)}
-        """By stream; that of the mean has no name."""
+        """By stream; the name of the mean is empty."""
         self.test_record: dict[str, Any] = {}
         """See `Classification.test_record`."""
         self.class_report: ClassReport | None = None
-        """See `Classification.class_report`; of the mean."""
+        """See `Classification.class_report`; for the mean."""
 
     # --- Networks ---
 
@@ -91,11 +91,11 @@ class FusedClassification(Method):
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]
-        """All of it: no encoder is before another."""
+        """The complete model, because no encoder comes before another."""
         return self.branches
 
     def encoders(self) -> dict[str, nn.Module]:
-        """The encoders by their streams."""
+        """The encoders by stream."""
         return {name: branch.backbone for name, branch in self.parts}
 
     def reads(self) -> dict[str, tuple[Kind, ...]]:
@@ -103,18 +103,18 @@ class FusedClassification(Method):
         return {name: branch.kinds for name, branch in self.parts}
 
     def inputs(self, batch: Batch, encoder: str = "backbone") -> Tensor:
-        """The clips of an encoder, of the first one where none is named; see `Method.inputs`."""
+        """The clips of an encoder, by default of the first one; see `Method.inputs`."""
         branches = dict(self.parts)
         return branches.get(encoder, self.parts[0][1]).inputs(batch)
 
     def setup(self, stage: str) -> None:
-        """See `Method.setup`; the classifiers of the streams get to know the trainer."""
+        """See `Method.setup`; also attaches the trainer to the classifiers of the streams."""
         super().setup(stage)
         for _, branch in self.parts:
             branch.trainer = self.trainer
 
     def configure_model(self) -> None:
-        """Make the heads; see `Classification.configure_model`."""
+        """Create the heads; see `Classification.configure_model`."""
         for _, branch in self.parts:
             branch.configure_model()
 
@@ -156,11 +156,11 @@ class FusedClassification(Method):
     # --- Scores ---
 
     def logits(self, batch: Batch, every: int = 1, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Scores of the classes, float32 [B, V, K], of each stream, and by the name '' of all.
+        """Scores of the classes, float32 [B, V, K], by stream; their mean has the name ''.
 
         Args:
-            batch: with all streams.
-            every: takes each n-th clip of the samples.
+            batch: batch with all streams.
+            every: use every n-th clip of each sample.
             generator: see `Classification.clip_logits`.
         """
         found = {name: branch.clip_logits(batch, every, generator) for name, branch in self.parts}
@@ -185,13 +185,13 @@ class FusedClassification(Method):
         return {"loss": fused if self.loss == "fused" else mean_of(losses.values()), "log": log, "show": {}}
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """None: the classifiers of single streams draw theirs."""
+        """No pictures: only classifiers of single streams draw some."""
         return {}
 
     @torch.no_grad()
     def embed(self, batch: Batch, encoder: str = "backbone") -> Tensor:
-        """Features of the first clip of each sample, one behind the other, [B, D]: those of each stream with length 1, of a
-        stream that a sample lacks 0; or the features of one encoder alone."""
+        """Features of the first clip of each sample, [B, D]: those of all streams, each with length 1 (0 for missing streams),
+        concatenated; or the features of a single encoder."""
         branches = dict(self.parts)
         if encoder in branches:
             return branches[encoder].embed(batch)
@@ -220,7 +220,7 @@ class FusedClassification(Method):
         self._keep(batch, clip.repeat if clip is not None else 1)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the class probabilities of a batch, and how many clips each sample has."""
+        """Keep the class probabilities of a batch, and the number of clips per sample."""
         self.test_record["views"] = self._keep(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -277,7 +277,7 @@ def present(batch: Batch, name: str) -> Tensor:
 
 
 def known_labels(batch: Batch, name: str) -> Tensor:
-    """The labels of a batch; none (-1) for samples that lack the stream, if one is named."""
+    """The labels of a batch; -1 for samples without the stream, if a stream is given."""
     if not name:
         return batch.label
     there = present(batch, name).view(-1, *[1] * (batch.label.ndim - 1))
@@ -285,7 +285,7 @@ def known_labels(batch: Batch, name: str) -> Tensor:
 
 
 def prefixed(name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Numbers under the name of a stream, if it has one."""
+    """Add the name of the stream to the keys, if it is not empty."""
     return {f"{name}_{key}" if name else key: value for key, value in values.items()}
 
 

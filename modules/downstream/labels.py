@@ -1,4 +1,4 @@
-"""How a classifier uses labels: targets, loss, probabilities and metrics, for one label per sample or several."""
+"""Labels of a classifier: targets, loss, probabilities and metrics, for one or several labels per sample."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,40 +14,40 @@ from modules.core.output import Answers, Columns
 from modules.downstream.metrics.classes import ClassReport, class_names, report_several, report_single
 
 Merge = Literal["mean", "max"]
-# Nearer to 0 or 1 a float32 probability has no finite logarithm.
+# Probabilities closer to 0 or 1 have no finite logarithm in float32.
 SMALLEST = 1e-7
 SHOWN = 5
-"""Likeliest classes that predictions list."""
+"""Number of most likely classes in predictions."""
 LIKELY = 0.5
-"""Of several classes per sample, those of this probability or more are predicted."""
+"""With several labels per sample, classes with at least this probability are predicted."""
 
 
 class Labels(ABC):
     """Labels of one kind. Axis letters: `N` samples, `K` classes."""
 
     merge: ClassVar[Merge]
-    """How the probabilities of a video's views become those of the video, unless a setting says otherwise."""
+    """Default for merging the probabilities of a video's views."""
     is_single: ClassVar[bool]
-    """Whether a sample has one class, and not any number of them."""
+    """Whether samples have exactly one class each."""
 
     @abstractmethod
     def rows(self, label: Tensor, classes: int) -> Tensor:
-        """Labels as evaluation collects them.
+        """Labels in the form that evaluation collects.
 
         Args:
-            label: as in the batch, int64 [N] or float [N, K].
-            classes: K.
+            label: labels of a batch, int64 [N] or float [N, K].
+            classes: number of classes, K.
 
         Returns:
-            int64 [N, 1] or [N, K]; -1 where there is none.
+            int64 [N, 1] or [N, K]; -1 for samples without label.
 
         Raises:
-            SettingError: if the data has labels of another kind.
+            SettingError: if the data has another type of labels.
         """
 
     @abstractmethod
     def targets(self, label: Tensor, classes: int) -> Tensor:
-        """What the network learns: labels as in the batch -> float32 [N, K]."""
+        """Targets of the network: labels of a batch -> float32 [N, K]."""
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ class Labels(ABC):
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of the classes: [..., K] -> [..., K]."""
+        """Class probabilities from logits: [..., K] -> [..., K]."""
 
     @abstractmethod
     def logits(self, probabilities: Tensor) -> Tensor:
-        """Logits that give these probabilities, all at least `SMALLEST`: inverse of `probabilities`, of any shape [..., K]."""
+        """Inverse of `probabilities`, which are clamped to at least `SMALLEST`: [..., K] -> [..., K]."""
 
     def merged(self, logits: Tensor, merge: Merge) -> Tensor:
         """Probabilities of samples from the logits of their clips: [N, V, K] -> [N, K]."""
@@ -71,11 +71,11 @@ class Labels(ABC):
         return views.mean(1) if merge == "mean" else views.amax(1)
 
     def answers(self, probabilities: Tensor, names: list[str] | None) -> Answers:
-        """Class and probability of samples, and their likeliest classes: a row for each of [N, K].
+        """Predicted class, its probability, and the most likely classes: a row for each sample.
 
         Args:
             probabilities: float [N, K].
-            names: of the classes; None for their numbers.
+            names: class names; None for their indices.
         """
         count = probabilities.shape[1]
         names = class_names(names, count)
@@ -95,22 +95,22 @@ class Labels(ABC):
 
     @abstractmethod
     def report(self, probabilities: Tensor, rows: Tensor, names: list[str] | None) -> ClassReport:
-        """What a test says of each class, of labelled samples: probabilities [N, K], `rows`, and names of the classes."""
+        """Per-class report of labelled samples, from probabilities [N, K], `rows` and class names."""
 
     @abstractmethod
     def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
-        """The classes that each sample is taken to be of, and their probabilities: [N, K] -> N pairs."""
+        """Predicted classes of each sample, and their probabilities: [N, K] -> N pairs."""
 
     @abstractmethod
     def scores(self, probabilities: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Numbers of a whole evaluation, of labelled samples: probabilities [N, K] and `rows`."""
+        """Metrics of a complete evaluation, from probabilities [N, K] and `rows` of labelled samples."""
 
 
 class OneLabel(Labels):
     """One label per sample: softmax and cross-entropy.
 
     Args:
-        smoothing: share of the target that all classes get alike.
+        smoothing: fraction of the target that is spread evenly over all classes.
     """
 
     merge: ClassVar[Merge] = "mean"
@@ -154,7 +154,7 @@ class OneLabel(Labels):
         return report_single(probabilities.argmax(1), rows[:, 0], class_names(names, probabilities.shape[1]))
 
     def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
-        """The likeliest class of each sample; see `Labels.chosen`."""
+        """The most likely class of each sample; see `Labels.chosen`."""
         best = probabilities.max(1)
         return [([number], [value]) for number, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
@@ -162,7 +162,7 @@ class OneLabel(Labels):
         """See `accuracies`.
 
         Raises:
-            SettingError: if a label is beyond the classes.
+            SettingError: if a label is not below the number of classes.
         """
         label, classes = rows[:, 0], probabilities.shape[1]
         if (label >= classes).any():
@@ -174,8 +174,9 @@ class OneLabel(Labels):
 
 
 class SeveralLabels(Labels):
-    """Any number of labels per sample, also none: a sigmoid and binary cross-entropy for every class, as SEVERE learns Charades
-    (https://arxiv.org/abs/2203.14221, official code). Where the data gives one label, it is the only one of its sample."""
+    """Any number of labels per sample, including none: a sigmoid and binary cross-entropy for every class, like SEVERE for
+    Charades (https://arxiv.org/abs/2203.14221, official code). If the data has one label per sample, it is the only positive
+    class."""
 
     merge: ClassVar[Merge] = "max"
     is_single = False
@@ -196,7 +197,7 @@ class SeveralLabels(Labels):
         return (binary_cross_entropy_with_logits(logits, targets, reduction="none") * (targets >= 0)).mean()
 
     def progress(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`hit1`: percentage of samples whose likeliest class is one of theirs."""
+        """`hit1`: percentage of samples whose most likely class is one of their labels."""
         known = (targets >= 0).all(1)
         return {"hit1": 100 * (targets.gather(1, logits.argmax(1, keepdim=True)) > 0).sum() / known.sum().clamp_min(1)}
 
@@ -215,7 +216,7 @@ class SeveralLabels(Labels):
         return report_several(precision, positive, class_names(names, probabilities.shape[1]))
 
     def chosen(self, probabilities: Tensor) -> list[tuple[list[int], list[float]]]:
-        """All classes of a probability of one half or more, the likeliest first; see `Labels.chosen`."""
+        """All classes with a probability of at least one half, the most likely first; see `Labels.chosen`."""
         found = []
         for own in probabilities:
             values, numbers = own.sort(descending=True)
@@ -265,12 +266,12 @@ class LabelSettings:
 
 
 def smooth_targets(label: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Probabilities that the network learns: smoothing / K, and 1 - smoothing more for the right class.
+    """Target probabilities: smoothing / K for every class, plus 1 - smoothing for the correct class.
 
     Args:
-        label: int64 [N]; samples with -1 get zeros, and so no loss.
-        classes: K.
-        smoothing: share that all classes get alike.
+        label: int64 [N]; samples with -1 get zeros and therefore no loss.
+        classes: number of classes, K.
+        smoothing: fraction that is spread evenly over all classes.
 
     Returns:
         float32 [N, K]
@@ -287,8 +288,9 @@ def accuracies(probabilities: Tensor, label: Tensor) -> dict[str, Tensor]:
         label: int64 [N], from 0.
 
     Returns:
-        `loss` (mean negative log-likelihood), `top1`, `top5` (of fewer than 5 classes all), `per_class` (mean over the classes
-        that occur of the share of their videos that are right) and `per_class_all` (over all K, where others count 0).
+        `loss` (mean negative log-likelihood), `top1`, `top5` (all, if there are fewer than 5 classes), `per_class` (mean over
+        the classes that occur of the accuracy of their videos) and `per_class_all` (mean over all K classes, where missing ones
+        count as 0).
     """
     classes = probabilities.shape[1]
     top1, top5 = (multiclass_accuracy(probabilities, label, classes, average="micro", top_k=k) for k in (1, min(5, classes)))
@@ -305,11 +307,12 @@ def accuracies(probabilities: Tensor, label: Tensor) -> dict[str, Tensor]:
 
 
 def average_precisions(scores: Tensor, positive: Tensor) -> Tensor:
-    """Average precision of every class, as scikit-learn defines it: the sum over thresholds of gained recall times precision.
-    A threshold lets in all samples of the same score. (torchmetrics computes in float32, which is not exact enough.)
+    """Average precision of every class, as defined by scikit-learn: the sum over thresholds of the increase in recall times
+    precision. A threshold includes all samples with the same score. (torchmetrics computes in float32, which is not precise
+    enough.)
 
     Args:
-        scores: float [N, K], the higher the likelier.
+        scores: float [N, K], higher means more likely.
         positive: bool [N, K]
 
     Returns:
@@ -320,7 +323,7 @@ def average_precisions(scores: Tensor, positive: Tensor) -> Tensor:
     seen = torch.arange(1, len(scores) + 1, device=scores.device)[:, None]
     last = torch.ones_like(positive)
     last[:-1] = ordered[1:] != ordered[:-1]
-    # Hits at the threshold before: the most of all earlier places where one ends.
+    # Hits at the previous threshold: the maximum over all earlier positions at which a threshold ends.
     ended = torch.where(last, hits, 0.0).cummax(0).values
     gained = hits - torch.cat([torch.zeros_like(ended[:1]), ended[:-1]])
     return torch.where(last, gained * hits / seen, 0.0).sum(0) / hits[-1]

@@ -3,9 +3,9 @@
 Protocols: SIGMA (https://arxiv.org/abs/2407.15447: weighted kNN with k of 20 and 200), skeleton contrast
 (https://arxiv.org/abs/2108.03656: k of 1) and retrieval of videos (R@k: https://arxiv.org/abs/2010.09709).
 
-Deviations from the official code: the backbone is in evaluation mode (skeleton contrast leaves it in training mode), the bank
-is the training set (SIGMA's is the test set, where each query finds itself), and features are those of the encoder (SIGMA's are
-outputs of a classifier that was never trained).
+Differences from the official code: the backbone is in evaluation mode (skeleton contrast leaves it in training mode), the bank
+is the training set (SIGMA uses the test set, in which each query finds itself), and features are those of the encoder (SIGMA
+uses the outputs of an untrained classifier).
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class _Samples(NamedTuple):
     number: Tensor
     """int64 [n]"""
     missed: list[int]
-    """numbers of those that could not be read"""
+    """indices of samples that could not be read"""
 
 
 class NearestNeighbours(Method):
@@ -51,7 +51,7 @@ class NearestNeighbours(Method):
         backbone: encoder, with `checkpoint` set.
         k: neighbours of each kNN vote.
         recall: neighbours of each R@k.
-        temperature: of the vote; smaller values give near neighbours more weight.
+        temperature: temperature of the vote; smaller values give near neighbours more weight.
 
     Raises:
         SettingError: if a value is not positive.
@@ -75,18 +75,18 @@ class NearestNeighbours(Method):
         self.feature_stream: str | None = None
         """Stream of frozen features, if the data have them instead of clips."""
         self.test_record: dict[str, Any] = {}
-        """What the last test saw: `videos` (used), `missed` (numbers of those that could not be read), `bank` (training samples
+        """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `bank` (training samples
         used), `classes`, `views`."""
         self.class_report: ClassReport | None = None
-        """What the vote of the first `k` says of each class; None without a vote."""
+        """Per-class results of the vote with the first `k`; None without a vote."""
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Refuse to train, and samples without labels or from the training set, before any is read.
+        """Refuse training, and samples that have no labels or are in the training set, before any sample is read.
 
         Raises:
-            SettingError: for other commands than test and predict, for samples without labels (in predict, of the training set
-                alone), or if a sample is in the training set.
+            SettingError: for commands other than test and predict, for samples without labels (in predict, only those of the
+                training set), or if a sample is in the training set.
         """
         data = run_of(self.trainer).datamodule
         self.feature_stream = feature_stream(data, self.stream)
@@ -97,9 +97,9 @@ class NearestNeighbours(Method):
             raise SettingError(f"{type(data).__name__} does not give its training samples once each; choose another --data.")
         predicts = stage == "predict"
         if predicts:
-            # Lightning has only had the samples to predict set up.
+            # Lightning has only set up the prediction samples.
             data.setup("fit")
-        # Cached features are not read yet, but the clips that they come from have labels already.
+        # Cached features are not read yet, but the clips that they come from already have labels.
         source = getattr(data, "data", data)
         manifests = (getattr(source, name, None) for name in ("train_manifest", *([] if predicts else ["test_manifest"])))
         if any(manifest is not None and not manifest.is_labelled for manifest in manifests):
@@ -126,13 +126,13 @@ class NearestNeighbours(Method):
         """Pooled features [B, V, D] of all clips.
 
         Raises:
-            SettingError: if the batch has not what the backbone takes.
+            SettingError: if the batch does not contain the stream of the backbone.
         """
         clips = self.inputs(batch)
         return self.backbone(self.normalise(clips.flatten(0, 1))).unflatten(0, clips.shape[:2])
 
     def known(self, batch: Batch) -> Tensor:
-        """The frozen features in the data, or otherwise the output of `encode`, with its shapes."""
+        """The frozen features in the data or, without them, the output of `encode`, in the same shape."""
         return self.encode(batch) if self.feature_stream is None else batch.stream(self.feature_stream, "feature").data
 
     @torch.no_grad()
@@ -154,9 +154,10 @@ class NearestNeighbours(Method):
         return Predicted(batch.index, batch.substituted >= 0, self.embed(batch))
 
     def answers(self, paths: list[str], value: Tensor) -> Answers:
-        """Read the training set, and find the nearest training samples of each sample, as many as the largest `k` or `recall`.
+        """Read the training set, and find the nearest training samples of each sample: the maximum of `k` and `recall`.
 
-        The class is that of the vote of the first `k`, or of the nearest one. The table `neighbours` has a row for each pair.
+        The predicted class is that of the vote with the first `k`, or of the nearest sample. The table `neighbours` has a row
+        for each pair.
 
         Args:
             paths: names of the samples.
@@ -194,7 +195,7 @@ class NearestNeighbours(Method):
         return Answers(columns, facts, {"neighbours": pairs})
 
     def on_test_epoch_end(self) -> None:
-        """Read the training set, compare, log."""
+        """Read the training set, compute the metrics and log them."""
         bank_batches = run_of(self.trainer).datamodule.train_once()
         queries, label, _, missed = self._gather()
         with self.trainer.precision_plugin.forward_context():
@@ -223,7 +224,7 @@ class NearestNeighbours(Method):
         self._seen.append((features.mean(1), torch.stack([batch.index, label, batch.substituted], 1)))
 
     def _gather(self) -> _Samples:
-        """What all processes have kept, each sample once; those without label or file are left out."""
+        """The kept samples of all processes, each once, without unlabelled or unreadable ones."""
         width = int(self.backbone.feature_dim)  # type: ignore[arg-type]
         # A process without samples takes part as well.
         none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
@@ -245,9 +246,9 @@ def neighbour_scores(
         bank_label: int64 [n], from 0.
         queries: float [m, D].
         label: int64 [m], from 0.
-        k: neighbours of each vote; more than n are n.
-        recall: neighbours of each R@k, as above.
-        temperature: of the vote.
+        k: neighbours of each vote; at most n are used.
+        recall: neighbours of each R@k; at most n are used.
+        temperature: temperature of the vote.
 
     Returns:
         `knn<k>` and `R@<k>` in percent.

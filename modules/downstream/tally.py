@@ -1,4 +1,4 @@
-"""Collecting an evaluation: the class probabilities of every sample, from all processes."""
+"""Collects the class probabilities of all samples of an evaluation, from all processes."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ class Scores:
     """Result of an evaluation."""
 
     values: dict[str, Tensor]
-    """`Labels.scores`; empty where no sample has a label"""
+    """`Labels.scores`; empty if no sample has a label"""
     used: int
-    """samples that were scored"""
+    """number of evaluated samples"""
     missed: list[int]
-    """numbers of those that could not be read"""
+    """indices of samples that could not be read"""
     probabilities: Tensor
-    """float [N, K], of the samples that were scored"""
+    """float [N, K], probabilities of the evaluated samples"""
     rows: Tensor
     """int64 [N, ...], their labels; see `Labels.rows`"""
 
@@ -31,7 +31,7 @@ class Tally:
     """Class probabilities of the samples of an evaluation, each merged over its clips.
 
     Args:
-        labels: what is made of logits and labels.
+        labels: type of labels.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -43,24 +43,24 @@ class Tally:
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def add(self, batch: Batch, logits: Tensor, merge: Merge) -> None:
-        """Keep a batch.
+        """Add a batch.
 
         Args:
-            batch: of samples.
-            logits: of their clips, float [B, V, K].
-            merge: how the probabilities of a sample's clips become those of the sample.
+            batch: batch of samples.
+            logits: logits of their clips, float [B, V, K].
+            merge: how the probabilities of a sample's clips are merged.
         """
         merged = self.labels.merged(logits, merge)
         facts = torch.stack([batch.index, batch.substituted], 1)
         self._seen.append((merged, torch.cat([facts, self.labels.rows(batch.label, merged.shape[1])], 1)))
 
     def scores(self, trainer: Trainer, classes: int, device: torch.device) -> Scores:
-        """Scores of what all processes have kept, each sample once; all must ask. Then nothing is kept.
+        """Scores of the collected samples of all processes, each once; all processes must call this. Resets the results.
 
         Args:
-            trainer: that knows the processes.
-            classes: K.
-            device: of a process that has kept nothing.
+            trainer: trainer of the processes.
+            classes: number of classes, K.
+            device: device, also for a process without samples.
         """
         # A process without samples takes part as well.
         facts = torch.empty(0, 2, dtype=torch.long, device=device)

@@ -1,16 +1,17 @@
 """Retrieval of videos by sentences and of sentences by videos, and multiple choice: zero-shot, or fine-tuned.
 
 Protocol of VindLU (https://arxiv.org/abs/2212.05051, official code) and Singularity (https://arxiv.org/abs/2206.03428), which
-defined retrieval on Something-Something v2. Dual scores are the mean of the cosines of a sentence with a video's frames. The
-`best` candidates of each query by these are scored again by the fusion network, all others get -100; each direction has its
-own best. Fine-tuning uses the contrastive and matching losses, without masked words.
+defined retrieval on Something-Something v2. Dual scores are the mean cosine of a sentence with the frames of a video. The
+`best` candidates of each query by dual score are scored again by the fusion network, all others get -100; each direction has
+its own candidates. Fine-tuning uses the contrastive and matching losses, without masked words.
 
-Deviations from the official code:
+Differences from the official code:
 
-* all videos with the same caption are correct answers for it, in every data set; the best of them counts.
-* a query's rank is the number of wrong candidates that are better, and half of those that are equal.
-* a pair that is among the best in both directions is given to the fusion network once.
-* several clips of a video count as one long clip: its frames vote together, and the fusion network sees all of them.
+* all videos with the same caption are correct answers for it, in every data set; the best of them is used.
+* the rank of a query is the number of wrong candidates with a higher score, plus half of those with the same score.
+* a pair that is among the best in both directions goes through the fusion network once.
+* several clips of a video are treated as one long clip: the cosines of all frames are averaged, and the fusion network sees all
+  of them.
 """
 
 from dataclasses import dataclass
@@ -35,24 +36,24 @@ from modules.methods.locomotion import LocoMotion, LossSettings
 from modules.training.optim import AdamWSettings
 
 MATCH_SHARE = 0.7
-"""Weight of matching in multiple choice; the rest is that of similarity (VindLU, official code)."""
+"""Weight of matching in multiple choice; the remaining weight is for similarity (VindLU, official code)."""
 VIDEOS_AT_ONCE, TEXTS_AT_ONCE = 64, 256
 SHOWN = 5
-"""Best answers that predictions list."""
+"""Number of best candidates in predictions."""
 
 
 class Known(NamedTuple):
-    """One video of an evaluation, in the process that has encoded it."""
+    """A video of an evaluation, in the process that encoded it."""
 
     number: int
-    """of the sample"""
+    """index of the sample"""
     captions: list[str]
     meaning: int | None
-    """number that captions share which say the same, where the data tells"""
+    """number shared by captions with the same meaning, if the data has such annotations"""
     frames: Tensor
-    """float32 [T, d], features that are compared"""
+    """float32 [T, d], projected features of the frames"""
     tokens: Tensor | None
-    """[M, D] on the host, what the fusion network sees; None where nothing is re-ranked"""
+    """[M, D] on the host, tokens for the fusion network; None without re-ranking"""
 
 
 class Sentences(NamedTuple):
@@ -69,14 +70,14 @@ class Sentences(NamedTuple):
 
 @dataclass
 class Retrieved:
-    """What a test found, for pictures.
+    """Results of a retrieval test, for metrics and pictures.
 
     Args:
         video_to_text: float [N, S], scores of the sentences for each video.
         text_to_video: float [S, N], scores of the videos for each sentence.
-        right: bool [N, S], which belong together.
+        right: bool [N, S], pairs that belong together.
         texts: S sentences.
-        numbers: N numbers of samples.
+        numbers: indices of the N samples.
     """
 
     video_to_text: Tensor
@@ -91,8 +92,8 @@ class RerankSettings:
     """Re-ranking by the fusion network in evaluation.
 
     Args:
-        best: candidates of each query that are re-ranked; 0 leaves re-ranking out.
-        pairs_at_once: pairs per pass.
+        best: candidates of each query that are re-ranked; 0 disables re-ranking.
+        pairs_at_once: pairs per forward pass.
 
     Raises:
         SettingError: if a value is out of range.
@@ -116,10 +117,10 @@ class VideoTextRetrieval(LocoMotion):
 
     Args:
         backbone: video encoder.
-        text: sizes of the text encoder, and weights to start from.
+        text: sizes of the text encoder, and its initial weights.
         tokenizer: tokenizer of the sentences; must be the one of the text encoder's weights.
-        clip: CLIP's text encoder with its own tokenizer, in place of the two; it has no fusion layers, so `match_weight` and
-            `rerank.best` must be 0, and the task retrieval.
+        clip: CLIP's text encoder with its own tokenizer, used instead of `text` and `tokenizer`; it has no fusion layers, so
+            `match_weight` and `rerank.best` must be 0, and the task retrieval.
         contrast: how clips and sentences are compared.
         match_weight: weight of matching in fine-tuning.
         task: `retrieval`; or `choice`, multiple choice between several sentences for a video: `test/accuracy` in percent.
@@ -169,7 +170,7 @@ class VideoTextRetrieval(LocoMotion):
         """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `frames`, and
         for retrieval `sentences` and `best`."""
         self.retrieved: Retrieved | None = None
-        """What the last test of retrieval found."""
+        """Results of the last retrieval test."""
         self._known: list[Known] = []
         self._missed: list[int] = []
         self._chosen: list[tuple[int, bool]] = []
@@ -190,10 +191,10 @@ class VideoTextRetrieval(LocoMotion):
 
     @torch.no_grad()
     def see(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Videos as they are compared and fused.
+        """Encode videos for comparison and fusion.
 
         Args:
-            batch: of B videos with V clips each.
+            batch: batch of B videos with V clips each.
 
         Returns:
             projected features of the frames [B, V * T, d] and tokens [B, V * T * (1 + N), D]
@@ -205,7 +206,7 @@ class VideoTextRetrieval(LocoMotion):
             for part in (linear_in_float32(self.video_projection, frames), tokens.flatten(1, 2))
         )
         frames, tokens = (part.flatten(1, 2) for part in parts)
-        # Where autocast is on, the fusion network takes them in its type anyway.
+        # With autocast, the fusion network converts them to its type anyway.
         kind = tokens.device.type
         return frames.float(), tokens.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tokens
 
@@ -216,12 +217,12 @@ class VideoTextRetrieval(LocoMotion):
         meanings = meaning.tolist() if meaning is not None else [None] * len(frames)
         for row, (number, usable) in enumerate(self._usable(batch)):
             if usable:
-                # A copy, so that the memory of videos that are not kept is free again.
+                # A copy, so that the memory of the other videos of the batch can be freed.
                 own = tokens[row].clone() if rerank else None
                 self._known.append(Known(number, captions[row], meanings[row], frames[row], own))
 
     def _usable(self, batch: Batch) -> list[tuple[int, bool]]:
-        """Number of each sample, and whether its own video could be read; the others are noted as missed."""
+        """Index of each sample, and whether its own video could be read; other samples are recorded as missed."""
         numbers, substituted = batch.index.tolist(), batch.substituted.tolist()
         self._missed += [number for number, other in zip(numbers, substituted, strict=True) if other >= 0]
         return [(number, other < 0) for number, other in zip(numbers, substituted, strict=True)]
@@ -258,11 +259,11 @@ class VideoTextRetrieval(LocoMotion):
     # --- All of them ---
 
     def on_predict_epoch_start(self) -> None:
-        """Start empty."""
+        """Reset the collected results."""
         self.on_validation_epoch_start()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
-        """Keep a batch of videos as in a test. Gives the mean feature of the frames, [B, d], or the scores of the sentences."""
+        """Keep a batch of videos as in a test. Returns the mean frame feature [B, d], or the scores of the sentences."""
         if self.task == "choice":
             scores = self.options(batch)
             best = scores.max(1)
@@ -278,8 +279,8 @@ class VideoTextRetrieval(LocoMotion):
         return Predicted(batch.index, missed, torch.stack(rows))
 
     def answers(self, paths: list[str], value: Tensor) -> Answers:
-        """The best sentences of each video, and in the table `sentences` the best videos of each sentence; or the sentence that
-        was chosen."""
+        """The best sentences of each video and, in the table `sentences`, the best videos of each sentence; or, in multiple
+        choice, the chosen sentence."""
         if self.task == "choice":
             said = [one for _, one in sorted(dict(gather_lists(self._said)).items())]
             return Answers({"sentence": [text for text, _ in said], "probability": [value for _, value in said]})
@@ -297,7 +298,7 @@ class VideoTextRetrieval(LocoMotion):
         self.on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Start empty."""
+        """Reset the collected results."""
         self._known, self._missed, self._chosen, self._said = [], [], [], []
 
     def on_test_epoch_start(self) -> None:
@@ -306,13 +307,13 @@ class VideoTextRetrieval(LocoMotion):
         self.test_record, self.retrieved = {}, None
 
     def on_validation_epoch_end(self) -> None:
-        """Log what the dual scores are worth as `val/*`."""
+        """Log the metrics of the dual scores as `val/*`."""
         for found in self._retrieve(0).values():
             self.log_dict({f"val/{name}": value for name, value in worth(found).items()}, sync_dist=True)
         self._known = []
 
     def on_test_epoch_end(self) -> None:
-        """Log what was found as `test/*`, and keep it.
+        """Log the metrics as `test/*`, and keep the results.
 
         Raises:
             SettingError: if no video could be read.
@@ -337,7 +338,7 @@ class VideoTextRetrieval(LocoMotion):
 
     @torch.no_grad()
     def _retrieve(self, best: int) -> dict[str, Retrieved]:
-        """What all processes have found together, by `dual` and, with `best`, by `rerank`; nothing without videos."""
+        """Results of all processes: `dual` and, if `best` is positive, `rerank`; empty without videos."""
         told = dict(gather_lists([(known.number, (known.captions, known.meaning)) for known in self._known]))
         if not told:
             return {}
@@ -356,7 +357,7 @@ class VideoTextRetrieval(LocoMotion):
         return found
 
     def _join(self, rows: Tensor) -> Tensor:
-        """The rows [n, S] of this process's videos with those of all others, in the order of the samples: [N, S]."""
+        """Gather the rows [n, S] of the videos of all processes, in the order of the samples: [N, S]."""
         numbers = torch.tensor([known.number for known in self._known], dtype=torch.int64, device=rows.device)
         return gather_once(self.trainer, rows, torch.zeros_like(numbers), numbers)[0]
 
@@ -371,7 +372,7 @@ class VideoTextRetrieval(LocoMotion):
     def _ask(self, sentences: Sentences, dual: Tensor, best: int, numbers: list[int]) -> Tensor:
         """Match logits of the pairs that are among the best in any direction, float32 [N, S]; others are -100.
 
-        Every process answers for the videos that it has encoded, a few pairs at a time, in the order of the videos.
+        Every process computes those of its own videos, a few pairs at a time, in the order of the videos.
         """
         asked = torch.zeros_like(dual, dtype=torch.bool).scatter(1, best_candidates(dual, best), True)
         asked |= torch.zeros_like(dual.T, dtype=torch.bool).scatter(1, best_candidates(dual.T, best), True).T
@@ -392,7 +393,7 @@ class VideoTextRetrieval(LocoMotion):
 
     @torch.no_grad()
     def read_sentences(self, texts: list[str]) -> Sentences:
-        """Encode sentences, some at a time."""
+        """Encode sentences in batches."""
         words = self.tokenizer(texts)
         there = words != self.tokenizer.pad
         tokens, projected = [], []
@@ -409,7 +410,7 @@ class VideoTextRetrieval(LocoMotion):
 
 
 def worth(found: Retrieved) -> dict[str, float]:
-    """Metrics of `recalls` of what was found."""
+    """The metrics of `recalls` for these results."""
     ways = ((found.video_to_text, found.right), (found.text_to_video, found.right.T))
     return recalls(*(ranks(scores, as_numbers(right)) for scores, right in ways))
 

@@ -1,4 +1,4 @@
-"""Reading a collection of features with the table of its rows and its passport, as `embed` writes them.
+"""Reads a collection of features with its table and passport, as written by `embed`.
 
 Axis letters: `N` recordings, `S` steps, `D` width.
 """
@@ -17,32 +17,32 @@ from modules.core.files import read_json
 
 
 class Collection(NamedTuple):
-    """Features of recordings, a row each."""
+    """Features of recordings, one row per recording."""
 
     name: Path
-    """of its files, without suffix"""
+    """path of its files, without suffix"""
     feature: Tensor
-    """float32 [N, D], or [N, S, D] of sequences"""
+    """float32 [N, D], or [N, S, D] for sequences"""
     length: Tensor
-    """int64 [N], steps of each row; 1 where there are no sequences"""
+    """int64 [N], steps of each row; 1 without sequences"""
     time: Tensor | None
-    """float32 [N, 2] or [N, S, 2], first and last second of each step; None where the file does not say"""
+    """float32 [N, 2] or [N, S, 2], start and end of each step in seconds; None if unknown"""
     paths: list[str]
-    """as in the table, relative to `root` or absolute"""
+    """paths in the table, relative to `root` or absolute"""
     labels: list[str]
-    """names of the classes, or numbers, '' for none"""
+    """class names or indices, '' for none"""
     root: Path | None
-    """folder that relative paths start from; None where the passport does not say"""
+    """folder that relative paths are relative to; None if the passport does not contain it"""
     passport: dict[str, Any]
-    """what made the features; empty where there is none"""
+    """passport of the features; empty if there is none"""
 
     @property
     def is_sequences(self) -> bool:
-        """Whether a row is a sequence."""
+        """Whether rows are sequences."""
         return self.feature.ndim == 3
 
     def file(self, row: int) -> Path:
-        """Where the recording of a row is."""
+        """Path of the recording of a row."""
         return (self.root or Path()) / self.paths[row]
 
 
@@ -50,8 +50,8 @@ def read_collection(name: Path, setting: str = "--features") -> Collection:
     """Read NAME.safetensors, NAME.csv and NAME.json, which may be missing.
 
     Args:
-        name: of the collection; the suffix may be left out.
-        setting: that named it, for error messages.
+        name: name of the collection, with or without suffix.
+        setting: setting with the name, for error messages.
 
     Raises:
         SettingError: if files are missing, damaged, or do not belong together.

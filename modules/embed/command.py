@@ -48,45 +48,45 @@ def embed(
     shard: str = "1/1",
     overwrite: bool = False,
 ) -> None:
-    """Write features of recordings by any encoder: OUT.safetensors, OUT.csv and a passport OUT.json.
+    """Write features of recordings from any encoder: OUT.safetensors, OUT.csv and a passport OUT.json.
 
     Recordings are the videos of a folder or list (--source), or the samples of a data set (--data NTU60 --data.root DIR), which
-    may be of another kind if the encoder is: skeletons, depth, signals. Sizes, preprocessing and sampling are those of the
+    may also be skeletons, depth or signals if the encoder takes them. Sizes, preprocessing and sampling are those of the
     encoder's training.
 
-    A command that was killed resumes, and writes the same bytes. What cannot be read is listed in OUT.bad.tsv and
-    is not in the collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with
+    A killed command resumes when run again, and writes the same bytes. Recordings that cannot be read are listed in OUT.bad.tsv
+    and are not in the collection. --data FeatureSequences --data.root DIR reads DIR/train.csv, or OUT.csv with
     --data.lists.train OUT.csv.
 
     Args:
-        checkpoint: whatever convert reads: a checkpoint or .safetensors of ours, an official file, a folder of transformers; or
+        checkpoint: any input of convert: our checkpoints or .safetensors, an official file, a folder of transformers; or
             hf://owner/name or hf://owner/name/file on the Hugging Face Hub.
         out: name of the collection, without suffix.
-        source: folder of videos, with its sub-folders, which are taken for classes; or a list with rows 'path label'.
-        data: a data set in the place of --source, by name, with its settings; --data.help NAME lists them. Its clips are those
-            of the encoder's training too, but for settings in --data.clip. How files of streams are read is up to
+        source: folder of videos, whose sub-folders are classes; or a list with rows 'path label'.
+        data: a data set instead of --source, by name, with its settings; --data.help NAME lists them. Its clips are those
+            of the encoder's training, except for settings in --data.clip. Set how files of streams are read with
             --data.streams.
-        split: of the data set: train (the default), val or test, with the clips of evaluation.
-        every: seconds; gives a sequence of features for each video, one from the middle of each window of that length. Clips
-            that are longer than that reach beyond their windows.
-        clips: clips that are spread over each recording, where there are no windows; several give a sequence.
-        what: pooled features; those of each time slice; or all tokens of the encoder.
-        root: folder that relative paths of a list start from; null takes the list's folder.
+        split: split of the data set: train (the default), val or test, with evaluation clips.
+        every: length of windows in seconds; gives a sequence of features per video, one from the middle of each window. Clips
+            that are longer than a window extend beyond it.
+        clips: number of clips spread over each recording, without --every; several clips give a sequence.
+        what: pooled features, features of each time slice, or all tokens of the encoder.
+        root: folder that relative paths of a list are relative to; null takes the list's folder.
         frames: frames per clip; null takes those of the encoder's training.
         size: side of the clips in pixels; null takes that of the encoder's training, or 224 if not recorded.
-        stride: frames of the video from one frame of a clip to the next; null takes that of the encoder's training, or 4 if not
-            recorded.
-        batch_size: clips that go through the encoder at once.
-        num_workers: processes that read, for each device; null takes four, or as many as there are cores.
-        device: auto, cpu, cuda or cuda:1 and so on.
-        devices: GPUs that share the work, each with its own process; on a CPU, processes.
-        bf16: compute in bfloat16, which is faster on a GPU and less exact.
-        store: type of the numbers in the file.
-        shard: 2/4 does the second of four shares, for several machines; the one that finishes last writes the collection.
-        overwrite: replace a collection that is there.
+        stride: distance in video frames between consecutive frames of a clip; null takes that of the encoder's training, or 4
+            if not recorded.
+        batch_size: clips per batch of the encoder.
+        num_workers: reading processes per device; null takes four, or the number of cores if there are fewer.
+        device: auto, cpu, cuda, or a device such as cuda:1.
+        devices: number of GPUs that share the work, each with its own process; on a CPU, number of processes.
+        bf16: compute in bfloat16, which is faster on a GPU and less precise.
+        store: data type of the features in the file.
+        shard: 2/4 computes the second of four parts, for several machines; the last one to finish writes the collection.
+        overwrite: replace an existing collection.
 
     Raises:
-        SettingError: if a setting is impossible, or weights or recordings cannot be read.
+        SettingError: if a setting is invalid, or weights or recordings cannot be read.
     """
     check_whole("--", 1, clips=clips, batch_size=batch_size, devices=devices)
     num_workers = min(4, core_count()) if num_workers is None else num_workers
@@ -137,7 +137,7 @@ def embed(
             raise SettingError(
                 f"--out: {out}.safetensors is of another job; pass another name, or --overwrite true to replace it."
             )
-        rank_zero_info(f"{out}.safetensors is there already, of the same recordings, encoder and settings.")
+        rank_zero_info(f"{out}.safetensors is there already, with the same recordings, encoder and settings.")
         remove_rest(out, job)
         return
     parts = Parts(out, job)
@@ -162,7 +162,7 @@ def embed(
     else:
         make_parts(work, mine, network.to(found_devices[0]).requires_grad_(False))
     with parts.alone() as still_there:
-        if not still_there:  # another share was the last, and wrote the collection
+        if not still_there:  # another process finished last, and wrote the collection
             return
         if missing := parts.missing(count):
             rank_zero_info(f"{len(missing)} of {count} parts are still to be made, by other shares.")
@@ -179,10 +179,10 @@ def embed(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Number and count of the shares in '2/4'.
+    """Parse '2/4' into the index and number of parts.
 
     Raises:
-        SettingError: if it is of another form.
+        SettingError: if it has another format.
     """
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -191,24 +191,24 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 class Opened(NamedTuple):
-    """What is embedded."""
+    """The recordings to embed."""
 
     rows: Rows
     clip: ClipSettings | SkeletonClipSettings
     videos: Videos | None
-    """where they are plain video files"""
+    """the videos, if they are plain video files"""
     samples: FromData | None
     """where not"""
 
     @property
     def sampler(self) -> Sampler | None:
-        """How frames of files are chosen; None of generated clips and of skeletons."""
+        """Sampler of the frames of files; None for generated clips and skeletons."""
         is_sampled = self.samples is None or isinstance(self.samples.dataset, VideoClipDataset)
         return self.clip.sampler if is_sampled and isinstance(self.clip, ClipSettings) else None
 
 
 def opened(found: FromData, num_workers: int) -> Opened:
-    """A split of a data set: its video files, where it has nothing else, so that windows of them can be read, too."""
+    """Open a split of a data set; if it only consists of video files, windows of them can be read, too."""
     dataset = found.dataset
     if type(dataset) is not VideoClipDataset:
         return Opened(found.rows, found.clip, None, found)
@@ -216,14 +216,14 @@ def opened(found: FromData, num_workers: int) -> Opened:
 
 
 def describe(clip: list[Any]) -> str:
-    """Frames, size and sampler of clips in words, as far as they have them."""
+    """Text about frames, size and sampler of clips, if they have them."""
     frames, size, sampler, _ = clip
     in_pixels = f" of {size} px" if size is not None else ""
     return f"clips of {frames} frames{in_pixels}" + (f" by {sampler}" if sampler is not None else "")
 
 
 def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_workers: int) -> np.ndarray:
-    """Seconds of all videos, float64 [N], NaN of those that cannot be read. They are looked up once, by one process."""
+    """Seconds of all videos, float64 [N], NaN if unreadable. They are looked up once, by one process."""
     file = parts.folder / "lengths.json"
     with parts.alone():
         known = read_json(file)
@@ -247,14 +247,14 @@ def lengths(videos: Videos, every: float, clip: ClipSettings, parts: Parts, num_
 def passport_of_features(
     loaded: Loaded, checkpoint: Path, sampler: Sampler | None, crop: str, job: dict[str, Any]
 ) -> dict[str, Any]:
-    """What made the features: encoder, its hash, preprocessing and sampling.
+    """Passport of the features: encoder, its hash, preprocessing and sampling.
 
     Args:
         loaded: the encoder.
-        checkpoint: that it is from.
-        sampler: how frames of files are chosen; None where there are none.
-        crop: how frames are cropped, of which evaluation takes the centre.
-        job: of the command.
+        checkpoint: file or name that it was loaded from.
+        sampler: sampler of the frames of files; None without files.
+        crop: crop of training; evaluation uses the centre.
+        job: job of the command.
     """
     frames, size, _, clips = job["clip"]
     about = {name: loaded.passport.get(name) for name in ("method", "architecture", "source")}

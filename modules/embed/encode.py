@@ -1,4 +1,4 @@
-"""From what is read to parts of features: one process with one device, or several.
+"""Encodes items and writes parts of features, with one process and device or several.
 
 Axis letters: `v` clips of an item, `B` clips of a batch, `S` features of a clip, `D` width.
 """
@@ -26,17 +26,17 @@ from modules.embed.reading import Read, Reader, read_all
 
 What = Literal["pooled", "slices", "tokens"]
 PART_ITEMS = 32
-"""Items of a part: what a killed command has to read again at most, for each process."""
+"""Items per part: the maximum that each process has to read again after the command was killed."""
 PATIENCE = 30.0
-"""Seconds that a process has to end its own workers."""
+"""Seconds that a process gets to end its own workers."""
 
 
 class Work(NamedTuple):
-    """All that a process needs to make parts."""
+    """Everything that a process needs to make parts."""
 
     checkpoint: Path
     frames: int | None
-    """as `describe_backbone` takes it"""
+    """description of the encoder, for `describe_backbone`"""
     size: int | None
     """side of the clips in pixels"""
     reader: Reader
@@ -47,15 +47,15 @@ class Work(NamedTuple):
     store: str
     num_workers: int
     unit: str
-    """what an item is, for the progress bar"""
+    """name of an item, for the progress bar"""
 
     @property
     def num_parts(self) -> int:
-        """Parts."""
+        """Number of parts."""
         return -(-len(self.reader) // PART_ITEMS)
 
     def places(self, part: int) -> range:
-        """Items of a part."""
+        """Indices of the items of a part."""
         return range(part * PART_ITEMS, min(len(self.reader), (part + 1) * PART_ITEMS))
 
 
@@ -63,11 +63,11 @@ def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True, 
     """Read, encode and write some parts.
 
     Args:
-        work: of which they are.
-        numbers: of the parts.
+        work: the work that the parts belong to.
+        numbers: indices of the parts.
         network: encoder, on its device.
-        show: a progress bar, in a terminal.
-        stop: signal that ends it, between two items.
+        show: show a progress bar in a terminal.
+        stop: signal that stops the work between two items.
 
     Raises:
         KeyboardInterrupt: after that signal.
@@ -75,7 +75,7 @@ def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True, 
     places = [place for number in numbers for place in work.places(number)]
     reads = read_all(work.reader, places, work.num_workers)
     items = iter(tqdm(reads, total=len(places), unit=work.unit, disable=None if show else True))
-    # Parts are written beside what follows: the disk takes its time to say that a file is safe.
+    # Parts are written in a thread, because flushing a file to disk takes time.
     with _noted(stop) as noted, ThreadPoolExecutor(1) as writer:
         before: Future[None] | None = None
         for number in numbers:
@@ -90,7 +90,7 @@ def make_parts(work: Work, numbers: list[int], network: Any, show: bool = True, 
 
 @contextmanager
 def _noted(number: signal.Signals) -> Iterator[list[int]]:
-    """Note a signal and go on; a second one ends the process as usual. A worker whose item is half received would complain."""
+    """Record a signal instead of ending at once, which may break a transfer from a worker; a second one ends the process."""
     noted: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -98,7 +98,7 @@ def _noted(number: signal.Signals) -> Iterator[list[int]]:
         if len(noted) > 1:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield noted
         return
     before = signal.signal(number, note)
@@ -109,7 +109,7 @@ def _noted(number: signal.Signals) -> Iterator[list[int]]:
 
 
 def _unless(noted: list[int], reads: Iterable[Read]) -> Iterator[Read]:
-    """Items, until a signal is noted."""
+    """Items, until a signal is recorded."""
     for one in reads:
         if noted:
             raise KeyboardInterrupt
@@ -117,13 +117,13 @@ def _unless(noted: list[int], reads: Iterable[Read]) -> Iterator[Read]:
 
 
 def make_parts_on(work: Work, numbers: list[int], devices: list[torch.device]) -> None:
-    """`make_parts` in one process for each of several devices, which end with this one.
+    """Run `make_parts` in one process per device; the processes end with this one.
 
     Raises:
-        SettingError: that one of them raised, or if one died.
+        SettingError: if one of them raised it, or died.
     """
     shares = [numbers[first :: len(devices)] for first in range(len(devices))]
-    # Ctrl-C reaches all processes of a terminal, also while they import; this one alone decides what it means.
+    # Ctrl-C reaches all processes of a terminal, also while they import; only this process handles it.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         started = multiprocessing.spawn(_process, (work, shares, devices), nprocs=len(devices), join=False)
@@ -154,16 +154,16 @@ def make_parts_on(work: Work, numbers: list[int], devices: list[torch.device]) -
 def _process(number: int, work: Work, shares: list[list[int]], devices: list[torch.device]) -> None:
     """One of several processes."""
     start_worker()
-    rank_zero_only.rank = number + 1  # type: ignore[attr-defined]  # all has been said
+    rank_zero_only.rank = number + 1  # type: ignore[attr-defined]  # messages are printed by the main process only
     loaded = describe_backbone(work.checkpoint, work.frames, work.size, setting="--checkpoint")
     make_parts(work, shares[number], loaded.network.to(devices[number]).requires_grad_(False), number == 0, signal.SIGTERM)
 
 
 def choose_devices(name: str, count: int) -> list[torch.device]:
-    """The devices of a name: the first ones of its kind, or the one with its number.
+    """The devices of a name: the first ones of the kind, or the one with the given index.
 
     Raises:
-        SettingError: if there are not so many.
+        SettingError: if there are fewer devices.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -185,17 +185,17 @@ def choose_devices(name: str, count: int) -> list[torch.device]:
 
 @torch.inference_mode()
 def encode(network: Any, reads: Iterable[Read], what: What, batch_size: int, bf16: bool, store: str) -> Steps:
-    """Features of what workers read, in batches that only depend on the items.
+    """Compute the features of items, in batches that only depend on the items.
 
-    A GPU works on a batch while the next one is read; the host waits for it at the end alone.
+    A GPU works on a batch while the next one is read; the host only waits for it at the end.
 
     Args:
         network: encoder, on its device.
-        reads: items.
+        reads: items read by workers.
         what: see `embed`.
-        batch_size: clips at once.
+        batch_size: clips per batch.
         bf16: compute in bfloat16.
-        store: type of the numbers.
+        store: data type of the result.
     """
     device = next(network.parameters()).device
     features, times, rows = list[Tensor](), list[Tensor](), list[Tensor]()
@@ -203,7 +203,7 @@ def encode(network: Any, reads: Iterable[Read], what: What, batch_size: int, bf1
     waiting: list[tuple[Tensor, Tensor, int]] = []
 
     def run() -> None:
-        """A batch of what waits: clips with their times and rows."""
+        """Encode the waiting clips as one batch."""
         clips, time, row = zip(*waiting, strict=True)
         waiting.clear()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -243,12 +243,12 @@ def _times(time: Tensor, count: int, what: What) -> Tensor:
 
 
 def steps_of(network: Any, video: Tensor, what: What) -> Tensor:
-    """Features of clips, one or several for each.
+    """Features of clips, one or several per clip.
 
     Args:
         network: encoder.
-        video: float [B, 3, T, H, W], of `preprocess`.
-        what: pooled, those of each time slice, or all.
+        video: float [B, 3, T, H, W], from `preprocess`.
+        what: pooled features, features of each time slice, or all tokens.
 
     Returns:
         float32 [B, S, D]

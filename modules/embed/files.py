@@ -1,4 +1,4 @@
-"""Files of features: parts that a killed command need not make again, and the collection that they become.
+"""Files of features: parts, which a killed command keeps, and the collection that they are joined to.
 
 A collection is `NAME.safetensors` with `feature` float16 or float32, [N, D] with `time` float32 [N, 2] in seconds, or
 [N, S, D] with `length` int64 [N] and `time` [N, S, 2], without `time` where it is unknown; `NAME.csv` with a row per
@@ -34,24 +34,24 @@ class Steps(NamedTuple):
     feature: Tensor
     """[n, D]"""
     time: Tensor
-    """float32 [n, 2], seconds"""
+    """float32 [n, 2], start and end in seconds"""
     row: Tensor
-    """int64 [n], recording of each step"""
+    """int64 [n], recording index of each step"""
     faults: dict[int, str]
-    """recordings that could not be read, and why"""
+    """recordings that could not be read, with the reason"""
     about: dict[int, tuple[str, str]]
-    """label and caption of the others, where they come with the samples"""
+    """label and caption of the other recordings, if they come with the samples"""
 
 
 class Parts:
-    """The parts of a job in a folder beside the collection, which several processes may fill.
+    """The parts of a job, in a folder next to the collection that several processes may write to.
 
     Args:
         out: name of the collection, without suffix.
-        job: all that decides what is in the parts.
+        job: everything that determines the content of the parts.
 
     Raises:
-        SettingError: if the folder cannot be written, or holds parts of another job.
+        SettingError: if the folder cannot be written, or contains parts of another job.
     """
 
     def __init__(self, out: Path, job: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Parts:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """While one process is inside, others that share the work wait. Says whether the folder is still there."""
+        """A lock: while one process is inside, the others wait. Returns whether the folder still exists."""
         try:
             lock = FileLock(self.folder / "lock")
             lock.acquire()
@@ -85,25 +85,25 @@ class Parts:
             lock.release()
 
     def path(self, number: int) -> Path:
-        """Where a part is."""
+        """Path of a part."""
         return self.folder / f"{number:06d}.safetensors"
 
     def missing(self, count: int) -> list[int]:
-        """Numbers of the parts that are not there yet, of so many."""
+        """Indices of the missing parts, out of `count`."""
         return [number for number in range(count) if not self.path(number).is_file()]
 
     def write(self, number: int, steps: Steps) -> None:
-        """Write a part, whole or not at all."""
+        """Write a part atomically."""
         tensors = {"feature": steps.feature, "time": steps.time, "row": steps.row}
         told = {"faults": json.dumps(steps.faults), "about": json.dumps(steps.about)}
         with writing(self.out):
             write_whole(self.path(number), lambda path: save_file(tensors, path, told))
 
     def read(self, count: int) -> Steps:
-        """All parts, so many, as one.
+        """Read and join all `count` parts.
 
         Raises:
-            SettingError: if one cannot be read.
+            SettingError: if a part cannot be read.
         """
         parts: list[dict[str, Tensor]] = []
         faults, about = dict[int, str](), dict[int, tuple[str, str]]()
@@ -119,7 +119,7 @@ class Parts:
         width = max(part["feature"].shape[-1] for part in parts)
         kept = [part for part in parts if part["feature"].shape[-1] == width and len(part["row"])]
         if not kept:
-            self.remove()  # so that mended files are read when the command is run again
+            self.remove()  # so that repaired files are read when the command is run again
             raise SettingError(
                 f"None of the {len(faults)} recordings could be read (the first: {next(iter(faults.values()))}); mend them, or "
                 "pass another --source or --data."
@@ -128,14 +128,14 @@ class Parts:
         return Steps(feature, time, row, faults, about)
 
     def remove(self) -> None:
-        """The collection is written; nobody needs them any more. A process that is killed here leaves no half of them."""
+        """Remove the parts once the collection is written. A process that is killed here leaves no partial folder."""
         shutil.rmtree(self.rest, ignore_errors=True)
         self.folder.replace(self.rest)
         shutil.rmtree(self.rest, ignore_errors=True)
 
 
 def remove_rest(out: Path, job: dict[str, Any]) -> None:
-    """Remove the parts of a collection that is there: a process was killed before it did so."""
+    """Remove the parts of a finished collection, which remain if a process was killed before it removed them."""
     if read_json(out.with_name(f"{out.name}.parts") / JOB) == json.loads(json.dumps(job)):
         parts = Parts(out, job)
         with parts.alone() as still_there:
@@ -145,31 +145,31 @@ def remove_rest(out: Path, job: dict[str, Any]) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turn what goes wrong when files are written into a sentence."""
+    """Convert errors from writing files into one sentence."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise SettingError(
-            f"--out {out} cannot be written ({error}); make room or pass another folder. Finished parts are kept."
+            f"--out {out} cannot be written ({error}); free disk space or pass another folder. Finished parts are kept."
         ) from error
 
 
 def write_collection(out: Path, steps: Steps, rows: Rows, passport: dict[str, Any], sequences: bool) -> int:
-    """Write the files of a collection. Recordings that could not be read, also in part, are not in it.
+    """Write the files of a collection. Recordings that could not be read completely are left out.
 
     Args:
-        out: its name, without suffix.
-        steps: of all recordings.
+        out: name of the collection, without suffix.
+        steps: features of all recordings.
         rows: the recordings.
-        passport: of the features.
-        sequences: [N, S, D] instead of [N, D].
+        passport: passport of the features.
+        sequences: write [N, S, D] instead of [N, D].
 
     Returns:
-        How many recordings it holds.
+        Number of recordings in the collection.
     """
     columns = _columns(rows, steps)
     kept = [row for row in range(len(columns["path"])) if row not in steps.faults]
-    # Steps of a recording lie next to each other.
+    # Steps of a recording are next to each other.
     counts = torch.bincount(steps.row, minlength=len(columns["path"])).tolist()
     tensors = {}
     known = {"feature": steps.feature} | ({} if steps.time.isnan().any() else {"time": steps.time})
@@ -188,13 +188,13 @@ def write_collection(out: Path, steps: Steps, rows: Rows, passport: dict[str, An
             write_whole(bad, lambda path: _write_faults(path, columns["path"], steps.faults))
         else:
             bad.unlink(missing_ok=True)
-        # Last, because it says that all of them are there.
+        # Written last: if it exists, all files are complete.
         write_whole(out.with_name(f"{out.name}.json"), lambda path: write_json(path, passport))
     return len(kept)
 
 
 def _columns(rows: Rows, steps: Steps) -> dict[str, Sequence[str]]:
-    """What is known of all recordings, by name: path, label, and whatever else any of them has."""
+    """Columns of the table by name: path, label, and everything else that any recording has."""
     nothing = ("", "")
     read = [steps.about.get(row, nothing) for row in range(len(rows.columns["path"]))]
     labels, captions = zip(*read, strict=True)

@@ -1,4 +1,4 @@
-"""Reading what is embedded, in worker processes that outlive no command and that no broken file ends.
+"""Reads items in worker processes, which end with the command and survive broken files.
 
 Axis letters: `v` clips of an item.
 """
@@ -18,44 +18,44 @@ from modules.core.batch import Batch
 from modules.embed.source import FromData, label_name
 
 AHEAD, AHEAD_IN_ALL = 4, 16
-"""Items that each worker reads ahead while the encoder works, and all of them together, at least."""
+"""Number of items that each worker prefetches, and the minimum for all workers together."""
 
 
 class Read(NamedTuple):
-    """What a worker made of an item."""
+    """An item, as read by a worker."""
 
     row: int
     """of the recordings"""
     clips: Tensor | None
-    """[v, ...], as the data give them: uint8 [v, T, H, W, 3] of videos; None where the file could not be read"""
+    """[v, ...], clips: uint8 [v, T, H, W, 3] for videos; None if the file could not be read"""
     time: Tensor
-    """float32 [v, 2], seconds; NaN where they are unknown"""
+    """float32 [v, 2], start and end of each clip in seconds; NaN if unknown"""
     reason: str
-    """why it could not be read, else empty"""
+    """why it could not be read; empty if it could"""
     label: str = ""
-    """of the sample, where the list does not tell it"""
+    """label of the sample, if the list does not contain it"""
     caption: str = ""
-    """of the sample, where the list has none"""
+    """caption of the sample, if the list does not contain it"""
 
 
 class Reader(Protocol):
-    """What reads items by their numbers."""
+    """Reads items by index."""
 
     guard: WorkerGuard
-    """knows what workers read"""
+    """tracks what workers read"""
 
     def __len__(self) -> int:
-        """Items."""
+        """Number of items."""
 
     def read(self, place: int) -> Any:
-        """An item."""
+        """Read one item."""
 
 
 class Samples:
-    """Reads the samples of a data set, an item each.
+    """Reads the samples of a data set; each sample is an item.
 
     Args:
-        data: the split.
+        data: the split of the data set.
     """
 
     def __init__(self, data: FromData) -> None:
@@ -65,7 +65,7 @@ class Samples:
         return len(self.data.dataset)
 
     def read(self, place: int) -> Read:
-        """A sample alone: what others it is read with changes nothing."""
+        """Read one sample; it does not depend on other samples."""
         batch = self.data.collate(read_samples(self.data.dataset, [SampleKey(0, place)]))
         stream = batch.stream(self.data.stream)
         is_empty = stream.valid is not None and not stream.valid.any()
@@ -78,7 +78,7 @@ class Samples:
         """Label and caption of a batch of one."""
         names, label = self.data.class_names, batch.label[0]
         caption = batch.text().first[0] if "text" in batch.streams else ""
-        if caption and not names:  # labels are numbers of sentences
+        if caption and not names:  # labels are indices of sentences
             return "", caption
         numbers = [int(label)] if label.ndim == 0 else label.nonzero().flatten().tolist()
         return ";".join(filter(None, (label_name(number, names) for number in numbers))), caption
@@ -96,7 +96,7 @@ class _Chosen(Dataset[Any]):
 
     def __getitem__(self, key: SampleKey) -> Any:
         if get_worker_info() is not None and not self.is_watched:
-            # torch's workers stay for ever if the process that started them is killed before they have begun.
+            # torch's workers never end if the process that started them is killed before they begin.
             start_worker()
             self.is_watched = True
         return self.reader.read(self.places[key.row])
@@ -107,15 +107,15 @@ def _only(samples: list[Any]) -> Any:
 
 
 def read_all(reader: Reader, places: list[int], num_workers: int) -> Iterator[Any]:
-    """Items in order, from worker processes that read ahead. On a machine with a GPU, their tensors are in pinned memory.
+    """Items in order, prefetched by worker processes. On a machine with a GPU, their tensors are in pinned memory.
 
     Args:
-        reader: of the items.
-        places: numbers of those that are wanted.
-        num_workers: processes; 0 reads in this one, when an item is asked for.
+        reader: reader of the items.
+        places: indices of the items to read.
+        num_workers: number of processes; 0 reads each item in this process when it is needed.
 
     Raises:
-        SettingError: if workers die again and again.
+        SettingError: if workers die repeatedly.
     """
     sampler = EpochSampler(len(places), 0, False)
     ahead = max(AHEAD, AHEAD_IN_ALL // max(1, num_workers))

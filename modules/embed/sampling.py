@@ -1,4 +1,4 @@
-"""Which clips an encoder is given: as in its training, where the weights say that, and as the user asks."""
+"""Clips for an encoder: as in its training, if the weights record it, or as requested by the user."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ ALONE = (Dense, Segments, Spanning, Strided, Timed)
 
 
 def sampler_of(loaded: Loaded, stride: int | None) -> Sampler | None:
-    """How frames are chosen: with a stride that was asked for, or else as in training; None where that is not recorded."""
+    """Sampler with the requested stride, otherwise that of training; None if it is not recorded."""
     if stride is not None:
         return Dense(stride)
     dense = Dense(loaded.stride) if loaded.stride is not None else None
@@ -27,32 +27,31 @@ def sampler_of(loaded: Loaded, stride: int | None) -> Sampler | None:
         if name == Jittered.__name__:
             return Dense(**settings)
         return next((sampler(**settings) for sampler in ALONE if sampler.__name__ == name), dense)
-    except (TypeError, SettingError):  # of another version
+    except (TypeError, SettingError):  # settings of another version
         return dense
 
 
 def signal_of(loaded: Loaded) -> dict[str, Any]:
-    """How signals were prepared in training, by the names of `SignalSettings`; empty where that is not recorded."""
+    """Preparation of signals in training, by the names of `SignalSettings`; empty if it is not recorded."""
     noted = _noted(loaded, "streams", "signal")
     return {name: noted[name] for name in PREPARATION if name in noted}
 
 
 def _noted(loaded: Loaded, *names: str) -> dict[str, Any]:
-    """Settings of the data that the encoder was trained on; empty where they are not recorded."""
+    """Data settings of the encoder's training; empty if they are not recorded."""
     config = loaded.passport.get("config")
     return inside(parse_config(config), "data", "init_args", *names) if isinstance(config, str) and config else {}
 
 
 def usual_clip(loaded: Loaded, stride: int | None, clips: int) -> ClipSettings:
-    """Clips of videos as in the encoder's training, and as usual where that is not recorded."""
+    """Video clips as in the encoder's training; unrecorded settings have their usual values."""
     sampler = sampler_of(loaded, stride) or Dense(USUAL_STRIDE)
     return ClipSettings(frames=loaded.frames, size=loaded.size or USUAL_SIZE, clips=clips, sampler=sampler, crop=Centre())
 
 
 def known_clip(loaded: Loaded, frames: int | None, stride: int | None, clips: int) -> dict[str, Any]:
-    """What is known of clips of the encoder's training, or was asked for, by the names of `ClipSettings`; the rest is up to the
-    data set."""
-    # Passports of signals count their steps.
+    """Recorded or requested settings of clips, by the names of `ClipSettings`; the data set chooses the rest."""
+    # In passports of signals, frames are steps of the signal.
     noted = _noted(loaded, "clip").get("frames") if signal_of(loaded) else loaded.passport.get("frames")
     known = given(
         frames=frames or getattr(loaded.network, "num_frames", None) or noted,

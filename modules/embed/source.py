@@ -1,4 +1,4 @@
-"""What is embedded: recordings of a folder, a list or a data set."""
+"""Sources of recordings to embed: a folder, a list or a data set."""
 
 import copy
 import inspect
@@ -29,31 +29,31 @@ Split = Literal["train", "val", "test"]
 
 
 class Rows(NamedTuple):
-    """The recordings of a collection, as its table names them."""
+    """The recordings of a collection, as listed in its table."""
 
     columns: dict[str, Sequence[str]]
-    """by name: path, and where they are known before anything is read label, start, end and caption"""
+    """columns by name: path, and label, start, end and caption if they are known before reading"""
     root: Path | None
-    """absolute folder that relative paths start from; None where recordings are no files"""
+    """absolute folder that relative paths are relative to; None if recordings are not files"""
     sha256: str
-    """hash of which recordings they are"""
+    """hash that identifies the recordings"""
 
 
 class FromData(NamedTuple):
     """A split of a data set."""
 
     dataset: Any
-    """gives its samples for keys, as in evaluation"""
+    """dataset that returns evaluation samples for keys"""
     collate: Callable[[Any], Batch]
     """joins samples to a batch"""
     guard: WorkerGuard
-    """is told by the data set what is read"""
+    """records what the dataset is reading"""
     stream: str
-    """name of the stream that the encoder takes"""
+    """name of the encoder's input stream"""
     clip: ClipSettings | SkeletonClipSettings
     """settings of its clips"""
     class_names: list[str]
-    """empty where they are not known"""
+    """empty if unknown"""
     rows: Rows
 
 
@@ -69,7 +69,7 @@ def rows_of(manifest: Manifest) -> Rows:
 
 
 def _labels(manifest: Manifest) -> list[str]:
-    """Names of the classes or else their numbers, several separated by semicolons; '' for none."""
+    """Class names, otherwise indices, separated by semicolons if there are several; '' for none."""
     names = manifest.class_names
     if manifest.intervals is not None:
         shown = [sorted({label for _, _, label in parts}) for parts in manifest.intervals]
@@ -80,7 +80,7 @@ def _labels(manifest: Manifest) -> list[str]:
 
 
 def label_name(label: int, names: Sequence[str]) -> str:
-    """Name of a class, its number where classes have no names, '' for no class."""
+    """Name of a class, its index if classes have no names, '' for no class."""
     if label == UNLABELLED:
         return ""
     return names[label] if names else str(label)
@@ -99,7 +99,7 @@ def videos_of(source: Path, root: Path | None) -> Manifest:
     splits = split_folders(source)
     if not splits:
         return read_folder(source, "--source")
-    # All splits, with the classes of all of them.
+    # All splits, with the classes of all splits.
     parts = {folder: read_folder(folder, "--source") for folder in sorted(splits.values())}
     names = sorted({name for part in parts.values() for name in part.class_names})
     paths = [f"{folder.relative_to(source).as_posix()}/{path}" for folder, part in parts.items() for path in part.paths]
@@ -110,15 +110,15 @@ def videos_of(source: Path, root: Path | None) -> Manifest:
 def open_data(
     data: LightningDataModule, split: Split, kind: Kind, clip: dict[str, Any], signal: dict[str, Any], num_workers: int
 ) -> FromData:
-    """A split of a data set with clips as an encoder takes them.
+    """Open a split of a data set, with clips for an encoder.
 
     Args:
-        data: of this project, not set up yet.
+        data: data module of this project, before its setup.
         split: train, val or test.
-        kind: of the stream that the encoder takes.
-        clip: settings of the clips that are known, by the names of `ClipSettings`. What the user set comes first.
-        signal: how signals are prepared, by the names of `SignalSettings`; what the user set comes first.
-        num_workers: processes that read.
+        kind: kind of the encoder's input stream.
+        clip: known settings of the clips, by the names of `ClipSettings`. The user's settings take precedence.
+        signal: preparation of signals, by the names of `SignalSettings`; the user's settings take precedence.
+        num_workers: number of reading processes.
 
     Raises:
         SettingError: if the data have no such stream or split, or cannot be read in order.
@@ -146,12 +146,12 @@ def open_data(
         raise SettingError(f"--split is {split}, which --data {name} does not have here; pass --split train.")
     dataset, names = copy.copy(loader.dataset), given.class_names or []
     if isinstance(dataset, VideoClipDataset):
-        dataset.views = None  # the same clips in all splits, also where tests have several views
+        dataset.views = None  # the same clips in all splits, even if tests have several views
     return FromData(dataset, loader.collate_fn, loader.guard, stream, given.clip, names, _rows_of_data(dataset, split))
 
 
 def _merged(own: Any, default: Any, known: dict[str, Any]) -> Any:
-    """Settings of clips: what the user set, then what is known, then the data set's defaults. Without copies of clips."""
+    """Settings of clips: those of the user, then known ones, then the data set's defaults; without copies of clips."""
     values = {field.name: getattr(own, field.name) for field in fields(own)}
     free = {name for name, value in values.items() if value == getattr(default, name)}
     # Skeletons have neither sizes nor samplers.
@@ -160,7 +160,7 @@ def _merged(own: Any, default: Any, known: dict[str, Any]) -> Any:
 
 
 def _rows_of_data(dataset: Any, split: Split) -> Rows:
-    """The recordings of a data set by their files, or names, or numbers; labels and captions come with the samples."""
+    """The recordings of a data set by file, name or index; labels and captions come with the samples."""
     sha256 = fingerprint(dataset)
     if isinstance(dataset, VideoClipDataset):
         found = rows_of(dataset.manifest)

@@ -1,4 +1,4 @@
-"""Which windows of which videos are embedded, and reading them.
+"""Windows of videos to embed, and their reader.
 
 Axis letters: `v` clips of an item, `T` frames.
 """
@@ -23,23 +23,23 @@ from datamodules.video.transforms import cut_views
 from modules.embed.reading import Read
 
 WINDOWS_AT_ONCE = 4
-"""Windows of a long video that are decoded in one pass; more would take too much memory."""
+"""Maximum windows of a long video that are decoded in one pass, to limit memory."""
 TIMEOUT = 60.0
 """Seconds after which a file counts as broken."""
 
 
 class Item(NamedTuple):
-    """What a worker reads at once."""
+    """The unit that a worker reads at once."""
 
     row: int
-    """of the list of videos"""
+    """row in the list of videos"""
     windows: tuple[tuple[float, float], ...]
-    """first and last second of each window, from the beginning of the row's part of the file; empty for clips that are spread
+    """start and end of each window in seconds, from the start of the row's part of the file; empty for clips that are spread
     over all of it"""
 
 
 def windows_of(seconds: float, every: float) -> list[tuple[float, float]]:
-    """Windows of a video, one behind the other; a rest that is shorter than half a window belongs to the last one."""
+    """Consecutive windows of a video; a remainder shorter than half a window is added to the last one."""
     count = max(1, math.floor(seconds / every + 0.5))
     starts = [place * every for place in range(count)]
     return list(zip(starts, [*starts[1:], max(seconds, starts[-1] + 1e-3)], strict=True))
@@ -49,9 +49,9 @@ def make_items(count: int, seconds: np.ndarray | None, every: float | None) -> l
     """The items of all videos, in order.
 
     Args:
-        count: of the videos, N.
-        seconds: float64 [N], their lengths, NaN of those that could not be read; None where windows are not asked for.
-        every: length of a window in seconds; None takes clips that are spread over each video.
+        count: number of videos, N.
+        seconds: float64 [N], their lengths, NaN if unreadable; None without windows.
+        every: length of a window in seconds; None spreads clips over each video.
     """
     if seconds is None or every is None:
         return [Item(row, ()) for row in range(count)]
@@ -68,8 +68,8 @@ class Videos:
 
     Args:
         manifest: videos, or parts of videos.
-        num_workers: processes that read.
-        facts: folder for what looks at long files show; None keeps it in memory.
+        num_workers: number of reading processes.
+        facts: cache folder for the results of scanning long files; None keeps them in memory.
     """
 
     def __init__(self, manifest: Manifest, num_workers: int, facts: Path | None = None) -> None:
@@ -77,17 +77,17 @@ class Videos:
         self.guard = WorkerGuard(num_workers, TIMEOUT + GRACE)
 
     def file(self, row: int) -> Path | PictureFolder:
-        """The file of a row, or its folder of pictures."""
+        """The file of a row, or its folder of images."""
         path = self.manifest.file(row)
         return path if self.manifest.fps is None else PictureFolder(path, self.manifest.fps)
 
     def span(self, row: int) -> np.ndarray | None:
-        """First and last second of the part of the file that a row is; None for all of it."""
+        """First and last second of the row's part of the file; None for the complete file."""
         return self.manifest.spans[row] if self.manifest.spans is not None else None
 
 
 class Lengths:
-    """Reads seconds and frames per second of each video, or of the part of it that a row is; NaN of those that are broken."""
+    """Reads seconds and frames per second of each video, or of the row's part of it; NaN for broken files."""
 
     def __init__(self, videos: Videos) -> None:
         self.videos, self.guard = videos, videos.guard
@@ -96,7 +96,7 @@ class Lengths:
         return len(self.videos.manifest)
 
     def read(self, place: int) -> tuple[float, float]:
-        """Of one row."""
+        """Read one row."""
         try:
             with self.guard.reading(place), facts_kept_in(self.videos.facts):
                 _, part = part_of(probe(self.videos.file(place), TIMEOUT), self.videos.span(place))
@@ -109,8 +109,8 @@ class Windows:
     """Reads clips of items, with centred squares.
 
     Args:
-        videos: that they are of.
-        items: what to read.
+        videos: the videos of the items.
+        items: the items to read.
         clip: frames, size, number of clips per video and their stride.
     """
 
@@ -152,8 +152,8 @@ class Windows:
 def clip_of(info: VideoInfo, window: tuple[float, float], clip: ClipSettings) -> np.ndarray:
     """Frames of the clip of a window, int64 [T].
 
-    With a stride it is the clip whose middle is that of the window, moved into the video where it would reach beyond; by
-    another sampler, the one that is chosen of what the window shows.
+    With a stride, the clip has the same middle as the window, and is shifted into the video if it extends beyond it; with
+    another sampler, it is chosen within the window.
     """
     if not isinstance(clip.sampler, Dense):
         first, part = part_of(info, np.array(window))

@@ -1,1 +1,1 @@
-"""Pictures and pages of a collection of features: where each recording lies among the others."""
+"""Pictures and pages of a collection of features: the position of each recording among the others."""

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Okabe and Ito's colours, which most colour-blind readers distinguish.
+# Okabe and Ito's colours, which most colour-blind readers can distinguish.
 FEW = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 SHAPES = ("circle", "square", "triangle", "diamond")
 GREY = "#9A9A9A"
-# Steps of Viridis (matplotlib), whose brightness grows evenly.
+# Steps of Viridis (matplotlib), whose brightness increases evenly.
 VIRIDIS = ("#440154", "#482878", "#3E4A89", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C", "#FDE725")
 SHADES = 64
 
@@ -32,15 +32,15 @@ class Colouring(NamedTuple):
 
     name: str
     entries: list[Entry]
-    """of a scale: its shades, from low to high"""
+    """the groups, or the shades of a scale from low to high"""
     group: Tensor
-    """int64 [P], entry of each point; -1 for grey"""
+    """int64 [P], entry of each point; -1 for grey points"""
     scale: tuple[float, float] | None = None
-    """values at the ends of a scale; None where entries are groups"""
+    """values at the ends of a scale; None for groups"""
 
 
 def palette(count: int) -> list[tuple[str, str]]:
-    """Colours and shapes of groups: up to seven by colours alone, more by hues whose neighbours differ in shape as well."""
+    """Colours and shapes of groups: up to seven by colour only, more by hue and shape."""
     if count <= len(FEW):
         return [(colour, SHAPES[0]) for colour in FEW[:count]]
     made = []
@@ -52,7 +52,7 @@ def palette(count: int) -> list[tuple[str, str]]:
 
 
 def by_name(title: str, names: list[str]) -> Colouring:
-    """Points by names, '' for none; numbers are ordered as numbers."""
+    """Colour points by name, '' for none; numbers are sorted as numbers."""
     known = sorted(set(names) - {""}, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     number = {name: place for place, name in enumerate(known)}
     index = torch.tensor([number.get(name, -1) for name in names])
@@ -60,11 +60,11 @@ def by_name(title: str, names: list[str]) -> Colouring:
 
 
 def by_cluster(clusters: Tensor, classes: Colouring) -> Colouring:
-    """Points by cluster, with the most frequent class of each, if there are classes.
+    """Colour points by cluster; the legend shows the most frequent class of each, if there are classes.
 
     Args:
         clusters: int64 [P], from 0.
-        classes: of the same points.
+        classes: colouring of the same points by class.
     """
     texts = []
     for number in range(int(clusters.max()) + 1):
@@ -79,10 +79,10 @@ def by_cluster(clusters: Tensor, classes: Colouring) -> Colouring:
 
 
 def by_time(span: Tensor) -> Colouring:
-    """Points by the second in the middle of each, on a scale.
+    """Colour points by their middle time, on a scale.
 
     Args:
-        span: float32 [P, 2], first and last second.
+        span: float32 [P, 2], start and end in seconds.
     """
     middle = span.mean(1)
     low, high = float(middle.min()), float(middle.max())
@@ -93,7 +93,7 @@ def by_time(span: Tensor) -> Colouring:
 
 
 def shade(share: float) -> str:
-    """A colour of the scale, by its place from 0 to 1."""
+    """Colour of the scale at a position from 0 to 1."""
     below = min(int(share * (len(VIRIDIS) - 1)), len(VIRIDIS) - 2)
     part = share * (len(VIRIDIS) - 1) - below
     mixed = [

@@ -34,29 +34,29 @@ def feature_map(
     root: Path | None = None,
     num_workers: int | None = None,
 ) -> None:
-    """Draw a map of features that embed wrote: OUT.png, a page OUT.html with films, and OUT.projector for TensorBoard.
+    """Draw a map of features written by embed: OUT.png, a page OUT.html with films, and OUT.projector for TensorBoard.
 
-    The page is a single file that needs no network. Points show their clip as a film, with the nearest neighbours by cosine
-    similarity, and are coloured by class, by cluster or by time. Files of an earlier map of that name are replaced. The same
+    The page is a single file that works offline. Points show their clip as a film, with the nearest neighbours by cosine
+    similarity, and are coloured by class, by cluster or by time. Files of an earlier map with that name are replaced. The same
     features give the same map.
 
     Args:
-        features: name of a collection that embed wrote, or of several by the same encoder: '[features/train, features/val]'.
-        out: name of the map, without suffix; null takes that of the first collection with _map behind it.
+        features: name of a collection written by embed, or of several from the same encoder: '[features/train, features/val]'.
+        out: name of the map, without suffix; null takes that of the first collection with _map appended.
         method: pca, or umap (needs umap-learn: pip install -e .[map]).
-        colour: by class, by cluster (k-means) or by time (second of the video); null takes the class, or the cluster where
-            no video has a class. The page can show each of them.
-        clusters: number of k-means clusters; null is 10, or fewer where there are fewer points.
-        neighbours: number of nearest neighbours, from other videos, that the page shows for each point; null is 6, or fewer
-            where there are fewer.
-        per: points of videos that have a sequence of features: step, a point for each of them; or video, their mean.
+        colour: by class, by cluster (k-means) or by time (second of the video); null takes the class, or the cluster if
+            no video has a class. The page can show all of them.
+        clusters: number of k-means clusters; null is 10, or fewer if there are fewer points.
+        neighbours: number of nearest neighbours, from other videos, shown for each point; null is 6, or fewer
+            if there are fewer.
+        per: points of videos with a sequence of features: step, a point per feature; or video, a point for their mean.
         films: show clips as films, read from the videos.
-        film_limit: points that have a film, evenly spread over all; more make the page larger, by some 10 kB each.
-        root: folder that relative paths start from; null takes the one that embed noted.
-        num_workers: processes that read videos; null takes four, or as many as there are cores.
+        film_limit: maximum number of points with a film, evenly spread; each adds about 10 kB to the page.
+        root: folder that relative paths are relative to; null takes the one recorded by embed.
+        num_workers: processes that read videos; null takes four, or the number of cores if there are fewer.
 
     Raises:
-        SettingError: if a setting is impossible, a collection cannot be read, or umap-learn is missing.
+        SettingError: if a setting is invalid, a collection cannot be read, or umap-learn is missing.
     """
     check_whole("--", 1, film_limit=film_limit, **given(neighbours=neighbours))
     check_whole("--", 2, **given(clusters=clusters))
@@ -112,20 +112,20 @@ def feature_map(
 
 
 def _without(name: Path, *suffixes: str) -> Path:
-    """A name without one of some suffixes; dots of other kinds belong to it."""
+    """Remove one of some suffixes from a name; other dots are part of the name."""
     return name.with_suffix("") if name.suffix in suffixes else name
 
 
 def colourings_of(points: Points, clustered: torch.Tensor, first: str | None) -> list[Colouring]:
-    """All ways to colour the points, the wanted one first.
+    """All ways to colour the points, the requested one first.
 
     Args:
-        points: of the map.
+        points: points of the map.
         clustered: int64 [P], from 0.
-        first: which; None is the class, or the cluster where there are no classes.
+        first: the requested one; None is the class, or the cluster without classes.
 
     Raises:
-        SettingError: if the collection does not say what is wanted.
+        SettingError: if the collection does not contain the requested property.
     """
     rows = points.row.tolist()
     classes = by_name("class", [points.labels[row] for row in rows])
@@ -142,7 +142,7 @@ def colourings_of(points: Points, clustered: torch.Tensor, first: str | None) ->
 
 
 def films_of(points: Points, limit: int, num_workers: int) -> tuple[dict[int, Film], list[str]]:
-    """Films of evenly spread points, by point, and what is to be said about them; none where the videos are not there."""
+    """Films of evenly spread points, by point, and notes about them; empty if the videos do not exist."""
     if points.missing_root:
         rank_zero_info(f"Films are left out: {points.missing_root}.")
         return {}, ["There are no films, because the videos were not found."]

@@ -24,15 +24,15 @@ TIMEOUT = 60.0
 
 
 class Film(NamedTuple):
-    """What a worker made of a point."""
+    """A film, as made by a worker."""
 
     strip: bytes
-    """WebP, frames from left to right; empty where the file could not be read"""
+    """WebP with frames from left to right; empty if the file could not be read"""
     frames: int
     seconds: float
-    """from the first to the last frame"""
+    """seconds from the first to the last frame"""
     reason: str
-    """why it could not be read, else empty"""
+    """why it could not be read; empty if it could"""
 
 
 class Films(Dataset[Film]):
@@ -40,7 +40,7 @@ class Films(Dataset[Film]):
 
     Args:
         files: video of each point.
-        spans: first and last second of each point; None takes the whole video.
+        spans: start and end of each point in seconds; None takes the complete video.
     """
 
     def __init__(self, files: list[Path], spans: list[tuple[float, float]] | None) -> None:
@@ -62,7 +62,7 @@ class Films(Dataset[Film]):
 
 
 def spread_over(span: tuple[float, float] | None) -> ChooseFrames:
-    """Chooses frames that are spread evenly over a part of a video, its first and last one among them."""
+    """Chooses frames spread evenly over a part of a video, including its first and last frame."""
 
     def choose(info: VideoInfo, rng: np.random.Generator | None) -> np.ndarray:
         ends = (0.0, np.inf) if span is None else span
@@ -87,7 +87,7 @@ def to_strip(clip: Tensor) -> bytes:
 
 
 def middle_frame(film: Film) -> Image.Image:
-    """The frame in the middle of a film, 80 x 80; grey where there is none."""
+    """The middle frame of a film, 80 x 80; grey if there is none."""
     if not film.strip:
         return Image.new("RGB", (SIDE, SIDE), (128, 128, 128))
     strip = Image.open(io.BytesIO(film.strip)).convert("RGB")

@@ -1,6 +1,6 @@
-"""What features say apart from a map: nearest neighbours, clusters, and how well both agree with classes.
+"""Nearest neighbours and clusters of features, and how well both agree with classes.
 
-All of it is computed from the features themselves, by cosine similarity, and never from the map. Axis letters: `P` points,
+Everything is computed from the features, by cosine similarity, and not from the map. Axis letters: `P` points,
 `D` width, `k` neighbours.
 """
 
@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
 
 
 def most_neighbours(group: Tensor) -> int:
-    """How many points of other groups every point has at least."""
+    """Minimum number of points of other groups, over all points."""
     return len(group) - int(group.bincount().max())
 
 
@@ -42,8 +42,8 @@ def nearest_others(feature: Tensor, group: Tensor, k: int, chunk: int = 1024) ->
     Args:
         feature: float32 [P, D].
         group: int64 [P]; a point's own group is left out.
-        k: of them, at most `most_neighbours`.
-        chunk: points compared at once; bounds the memory, does not change the result.
+        k: number of neighbours, at most `most_neighbours`.
+        chunk: points compared at once; limits memory, and does not change the result.
     """
     unit = F.normalize(feature, dim=1)
     parts = []
@@ -54,11 +54,11 @@ def nearest_others(feature: Tensor, group: Tensor, k: int, chunk: int = 1024) ->
 
 
 def cluster(feature: Tensor, count: int) -> Tensor:
-    """K-means on features of unit length; the best of some starts from fixed seeds (k-means++).
+    """K-means on features of unit length; the best of several starts from fixed seeds (k-means++).
 
     Args:
         feature: float32 [P, D].
-        count: clusters; fewer come out where some stay empty.
+        count: number of clusters; the result has fewer if some stay empty.
 
     Returns:
         int64 [P], the largest cluster is 0.
@@ -66,7 +66,7 @@ def cluster(feature: Tensor, count: int) -> Tensor:
     unit = F.normalize(feature, dim=1).numpy()
     best, least = torch.zeros(len(unit), dtype=torch.int64), torch.inf
     for seed in range(STARTS):
-        # Where there are fewer different points than clusters, some stay empty.
+        # If there are fewer distinct points than clusters, some stay empty.
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             warnings.filterwarnings("ignore", "One of the clusters is empty")
             centres, found = kmeans2(unit, count, iter=ROUNDS, minit="++", seed=seed)
@@ -79,7 +79,7 @@ def cluster(feature: Tensor, count: int) -> Tensor:
 
 
 def purity(clusters: Tensor, classes: Tensor) -> float:
-    """Share of points whose class is the most frequent one of their cluster.
+    """Fraction of points whose class is the most frequent one of their cluster.
 
     Args:
         clusters: int64 [P], from 0.
@@ -91,14 +91,14 @@ def purity(clusters: Tensor, classes: Tensor) -> float:
 
 
 def scores(feature: Tensor, group: Tensor, clusters: Tensor, classes: Tensor, k: int) -> list[str]:
-    """How well neighbours and clusters agree with classes, in sentences with what chance gives.
+    """Sentences about how well neighbours and clusters agree with classes, compared with chance.
 
     Args:
         feature: float32 [P, D].
-        group: int64 [P], files of the points: neighbours of the same file do not vote.
+        group: int64 [P], file index of each point: neighbours from the same file do not vote.
         clusters: int64 [P], from 0.
-        classes: int64 [P], from 0; -1 where there is none.
-        k: neighbours that vote, at most.
+        classes: int64 [P], from 0; -1 for none.
+        k: maximum number of neighbours that vote.
     """
     known = classes >= 0
     own, group, clusters = classes[known], group[known], clusters[known]
@@ -115,7 +115,7 @@ def scores(feature: Tensor, group: Tensor, clusters: Tensor, classes: Tensor, k:
             f"{k} nearest by cosine vote, each video left out in turn; {len(own)} labelled points, "
             f"{own.unique().numel()} classes."
         )
-    # Chance: classes change places between videos, not between the steps of one.
+    # Chance: classes are shuffled between videos, not between the steps of a video.
     videos, member = group.unique(return_inverse=True)
     of_video = own.new_zeros(len(videos)).scatter(0, member, own)
     orders = [torch.randperm(len(videos), generator=torch.Generator().manual_seed(seed)) for seed in range(SHUFFLES)]
@@ -131,6 +131,6 @@ def scores(feature: Tensor, group: Tensor, clusters: Tensor, classes: Tensor, k:
 
 def _nmi(clusters: Tensor, classes: Tensor) -> float:
     with warnings.catch_warnings():
-        # Of torch, about how torchmetrics counts.
+        # A warning of torch about code in torchmetrics.
         warnings.filterwarnings("ignore", "Sparse invariant checks")
         return float(normalized_mutual_info_score(clusters, classes))

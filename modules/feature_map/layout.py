@@ -1,4 +1,4 @@
-"""Where points lie on the map: the two directions of largest variance, or UMAP.
+"""Positions of points on the map: the two directions of largest variance, or UMAP.
 
 Axis letters: `P` points, `D` width.
 """
@@ -13,7 +13,7 @@ from modules.core.errors import SettingError
 
 MethodName = Literal["pca", "umap"]
 NEIGHBOURHOOD = 15
-"""Neighbours of which UMAP keeps the distances, its own default."""
+"""Neighbours whose distances UMAP preserves (its default)."""
 FEWEST_FOR_UMAP = 8
 
 
@@ -23,21 +23,21 @@ class Layout(NamedTuple):
     place: Tensor
     """float32 [P, 2], right and up"""
     axes: tuple[str, str]
-    """what they are"""
+    """names of the axes"""
     note: str
     """how to read the map, in a sentence"""
 
     def order(self) -> Tensor:
-        """Random order in which points are drawn, so that no class covers the others: int64 [P], the same each time."""
+        """Random order in which points are drawn, so that no class covers the others: int64 [P], always the same."""
         return torch.randperm(len(self.place), generator=torch.Generator().manual_seed(0))
 
 
 def lay_out(feature: Tensor, method: MethodName) -> Layout:
-    """Place points in the plane. The result is the same each time.
+    """Place points in the plane. The result is deterministic.
 
     Args:
         feature: float32 [P, D], not all equal.
-        method: pca, of the features as they are; or umap, of their cosine similarities.
+        method: pca of the features, or umap of their cosine similarities.
 
     Raises:
         SettingError: if UMAP is not installed, or there are too few points for it.
@@ -53,15 +53,15 @@ def lay_out(feature: Tensor, method: MethodName) -> Layout:
 
 
 def pca(feature: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Coordinates along the two directions of largest variance, and the shares of the variance that they hold.
+    """Coordinates along the two directions of largest variance, and the fractions of the variance that they explain.
 
-    The largest coordinate of each direction is positive, so that the map is not mirrored from one machine to the next.
+    The largest coordinate of each direction is positive, so that the map is not mirrored on other machines.
 
     Args:
         feature: float32 [P, D].
 
     Returns:
-        float32 [P, 2], and two shares from 0 to 1.
+        float32 [P, 2], and two fractions from 0 to 1.
     """
     centred = feature.double() - feature.double().mean(0)
     with full_float32(feature.device):
@@ -88,12 +88,12 @@ def umap(feature: Tensor) -> Tensor:
     if len(feature) < FEWEST_FOR_UMAP:
         raise SettingError(f"--method umap needs {FEWEST_FOR_UMAP} points, but there are {len(feature)}; pass --method pca.")
     try:
-        # Its import takes seconds, which other commands need not wait for.
+        # Imported here because it takes seconds.
         from umap import UMAP
     except ImportError as error:
         raise SettingError(
             f"--method umap needs umap-learn ({error}); install it with pip install -e .[map], or pass --method pca."
         ) from error
-    # With a seed there is one thread; naming it spares a warning.
+    # With a seed, UMAP uses one thread; setting it avoids a warning.
     reducer = UMAP(n_neighbors=min(NEIGHBOURHOOD, len(feature) - 1), metric="cosine", random_state=0, n_jobs=1)
     return torch.from_numpy(reducer.fit_transform(feature.numpy())).float()

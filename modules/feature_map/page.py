@@ -1,4 +1,4 @@
-"""The map as one self-contained page, which needs no network: page.html, page.css and page.js with the data of the map.
+"""The map as one self-contained page, which works offline: page.html, page.css and page.js with the data of the map.
 
 Numbers are written as base64 of little-endian arrays, texts as JSON in which no character can end the script element.
 """
@@ -37,15 +37,15 @@ def write_page(
 
     Args:
         path: file to write.
-        points: what is shown.
-        layout: where points lie.
-        colourings: that can be chosen; the first is shown first.
-        neighbours: of the points.
-        films: by point; others have none.
+        points: points of the map.
+        layout: positions of the points.
+        colourings: available colourings; the first is shown first.
+        neighbours: neighbours of the points.
+        films: films by point; other points have none.
         told: title, and lines below.
 
     Returns:
-        its size in bytes.
+        size of the page in bytes.
     """
     data = {
         "title": told.title,
@@ -91,7 +91,7 @@ def write_page(
 
 
 def to_script_json(data: Any) -> str:
-    """ASCII JSON that may stand in a script element: without '<', which could end it or begin a comment."""
+    """ASCII JSON for a script element: without '<', which could end the element or begin a comment."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

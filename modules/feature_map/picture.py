@@ -1,4 +1,4 @@
-"""The map as a picture: points, axes, legend, and what the features say about the classes."""
+"""The map as a picture: points, axes, legend, and scores of the features."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from modules.feature_map.layout import Layout
 
 WIDTH, HEIGHT = 1400, 900
 FINE = 2
-"""Drawn so many times as large, and made smaller: smooth edges."""
+"""Drawn larger by this factor, and scaled down for smooth edges."""
 LEFT, TOP, RIGHT, BOTTOM, LEGEND_LINE = 64, 96, 1040, 44, 24
 INK, FAINT, LINE, PAPER, PANEL = "#1B1F24", "#5B6570", "#D5DAE0", "#FFFFFF", "#F6F8FA"
 EDGE = (0, 0, 0, 90)
 
 
 class Told(NamedTuple):
-    """What is written around the points."""
+    """Text around the points."""
 
     title: str
     subtitle: str
@@ -30,8 +30,8 @@ def draw_map(path: Path, layout: Layout, colouring: Colouring, told: Told) -> No
 
     Args:
         path: file to write.
-        layout: where points lie.
-        colouring: of the points.
+        layout: positions of the points.
+        colouring: colouring of the points.
         told: title, and lines below.
     """
     facts = [line for fact in told.facts for line in _wrapped(fact, 14, WIDTH - 2 * LEFT)]
@@ -53,7 +53,7 @@ def draw_map(path: Path, layout: Layout, colouring: Colouring, told: Told) -> No
 
 
 def _points(pen: ImageDraw.ImageDraw, layout: Layout, colouring: Colouring, box: tuple[int, int, int, int]) -> None:
-    """Points in a box, both axes by the same scale; grey ones below the others."""
+    """Draw points in a box, with the same scale on both axes; grey points are below the others."""
     place = layout.place
     low, high = place.amin(0), place.amax(0)
     left, top, right, bottom = box
@@ -83,7 +83,7 @@ def _shape(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, entry: E
 
 
 def _legend(pen: ImageDraw.ImageDraw, colouring: Colouring) -> None:
-    """Groups with their counts, the largest where there is no room for all; or a scale."""
+    """Draw groups with their counts (only the largest, if there is no space for all), or a scale."""
     x, y = RIGHT + 28, TOP
     _write(pen, (x, y), f"Colour: {colouring.name}" + (" (seconds)" if colouring.scale else ""), 16)
     y += 32
@@ -129,7 +129,7 @@ def _write(
 
 
 def _upwards(picture: Image.Image, place: tuple[float, float], text: str) -> None:
-    """Text that runs from bottom to top, its middle at a place."""
+    """Draw text from bottom to top, centred at a position."""
     font = _font(14)
     left, top, right, bottom = font.getbbox(_drawable(text))
     tile = Image.new("RGB", (int(right - left) + 8, int(bottom - top) + 8), PAPER)
@@ -139,12 +139,12 @@ def _upwards(picture: Image.Image, place: tuple[float, float], text: str) -> Non
 
 
 def _drawable(text: str) -> str:
-    """A line without what cannot be drawn."""
+    """A line without characters that cannot be drawn."""
     return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
 
 
 def _cut(text: str, size: int, width: float) -> str:
-    """Text at most as wide as a number of pixels, with an ellipsis where something is left out."""
+    """Text shortened to a width in pixels, with an ellipsis if something is left out."""
     font, text = _font(size, 1), _drawable(text)
     if font.getlength(text) <= width:
         return text
@@ -154,7 +154,7 @@ def _cut(text: str, size: int, width: float) -> str:
 
 
 def _wrapped(text: str, size: int, width: float) -> list[str]:
-    """Text in lines at most as wide as a number of pixels."""
+    """Text in lines of at most a width in pixels."""
     font, lines = _font(size, 1), [""]
     for word in _drawable(text).split():
         if lines[-1] and font.getlength(f"{lines[-1]} {word}") > width:

@@ -14,35 +14,35 @@ from modules.embed.collection import Collection, read_collection
 
 Per = Literal["step", "video"]
 MAX_POINTS = 100_000
-"""More points are neither drawn nor compared with each other in reasonable time."""
+"""Maximum number of points; drawing and comparing more would take too long."""
 
 
 class Points(NamedTuple):
-    """What is drawn."""
+    """The points of a map."""
 
     feature: Tensor
     """float32 [P, D]"""
     row: Tensor
-    """int64 [P], recording of each point"""
+    """int64 [P], index of the recording of each point"""
     span: Tensor | None
-    """float32 [P, 2], first and last second; None where a collection does not say"""
+    """float32 [P, 2], start and end in seconds; None if unknown"""
     files: list[Path]
-    """of the recordings, [N]"""
+    """files of the recordings, [N]"""
     paths: list[str]
-    """what is shown of them, [N]"""
+    """displayed names of the recordings, [N]"""
     labels: list[str]
     """classes of the recordings, '' for none, [N]"""
     origin: list[str]
     """collections of the recordings, [N]"""
     encoder: str
-    """in words"""
+    """name of the encoder"""
     missing_root: str
-    """why the files cannot be found; empty where they may be there"""
+    """why the files cannot be found; empty if they may exist"""
 
     def groups(self) -> Tensor:
-        """Numbers of the files that points come from, int64 [P]: those of one file are no independent neighbours.
+        """Index of the file of each point, int64 [P]: points of one file are not independent neighbours.
 
-        Where all points are of one file, each of them is a group.
+        If all points are from one file, each point is a group.
         """
         known: dict[Path, int] = {}
         numbers = torch.tensor([known.setdefault(file, len(known)) for file in self.files])
@@ -50,12 +50,12 @@ class Points(NamedTuple):
 
 
 def read_points(names: list[Path], per: Per, root: Path | None) -> Points:
-    """Read collections that the same encoder made.
+    """Read collections of features from the same encoder.
 
     Args:
-        names: of the collections.
+        names: names of the collections.
         per: points of collections of sequences: their steps, or the mean of each recording.
-        root: folder that relative paths start from; None takes those of the passports.
+        root: folder that relative paths are relative to; None takes those in the passports.
 
     Raises:
         SettingError: if a collection cannot be read, they do not fit together, or there is nothing to draw.
@@ -135,7 +135,7 @@ def _encoder_name(one: Collection) -> str:
 
 
 def _why_missing(one: Collection, root: Path | None) -> str:
-    """In words, why no file can be found; empty where they may be there."""
+    """Text that explains why no file can be found; empty if files may exist."""
     folder = root or one.root
     if all(Path(path).is_absolute() for path in one.paths):
         return ""

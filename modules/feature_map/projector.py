@@ -11,7 +11,7 @@ from torch import Tensor
 from modules.core.files import write_whole
 
 SPRITE_LIMIT = 8192
-"""Largest side of a sprite picture that the projector takes, in pixels."""
+"""Maximum side of a sprite image that the projector accepts, in pixels."""
 THUMBNAIL = 64
 
 
@@ -19,10 +19,10 @@ def write_projector(folder: Path, feature: Tensor, columns: dict[str, list[str]]
     """Write the features, a table of their points, and a picture of each.
 
     Args:
-        folder: to write to.
+        folder: folder to write to.
         feature: float32 [P, D].
-        columns: of the table, with a value for each point.
-        pictures: of the points, square; None for none.
+        columns: columns of the table, with a value for each point.
+        pictures: square pictures of the points; None for none.
     """
     config = ProjectorConfig()
     told = config.embeddings.add(tensor_name="features", tensor_path="tensors.tsv", metadata_path="metadata.tsv")
@@ -47,5 +47,5 @@ def write_projector(folder: Path, feature: Tensor, columns: dict[str, list[str]]
 
 
 def _cell(value: str) -> str:
-    """Without what would end a cell or a line, or cannot be written."""
+    """Remove characters that would end a cell or a line, or cannot be written."""
     return " ".join(value.split()).encode("utf-8", "replace").decode("utf-8")

@@ -5,5 +5,6 @@
 * Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
 * Video and language: `locomotion` (pasted motion and its captions).
 
-No method imports another; what two of them share is in `masks`, `losses`, `augment` or `layers`, one layer below.
+Methods do not import each other; code that several of them share is in `masks`, `losses`, `augment` or `layers`, one layer
+below.
 """

@@ -4,27 +4,27 @@ Paper: LocoMotion, https://arxiv.org/abs/2410.12018. Objects whose motion is kno
 describe the motion in varied wordings, and a video-language model learns which clip and caption
 belong together. Unlike in web video, a single frame is not enough to match them.
 
-The paper's code is not public, and few of its settings are: this is a re-implementation, not a reproduction. The grammar of the
-captions and the bands of the motions are ours (modules/motion). Network and losses are VindLU's
-(https://arxiv.org/abs/2212.05051, official code), compared with its tensors in tests/parity/test_locomotion.py; whether the
-paper uses the same network is not verified. Three losses, each of weight 1:
+Neither the paper's code nor most of its settings are public: this is a re-implementation, not a reproduction. The grammar of
+the captions and the ranges of the motions are ours (modules/motion). The network and the losses are those of VindLU
+(https://arxiv.org/abs/2212.05051, official code), and are compared with its tensors in tests/parity/test_locomotion.py; whether
+the paper uses the same network is not verified. Three losses, each of weight 1:
 
     contrast   cosine similarities of all clips and sentences of all processes, divided by a learned temperature
-    matching   the fusion network classifies pairs against the same with a hard negative clip or sentence of this process
-    words      half of a sentence's words are masked or replaced, and predicted given the clip
+    matching   the fusion network tells true pairs from pairs with a hard negative clip or sentence of the same process
+    words      half of the words of a sentence are masked or replaced, and predicted from the sentence and the clip
 
 Shapes for BEiT-B at 8 x 224 x 224: 8 x 197 clip tokens [B, 8, 197, 768], sentence [B, L, 768] with L at most 32, both
 projected to 256; the fusion network sees all 1576 clip tokens of the 4B pairs at once.
 
-With several processes, each draws its own negatives and masked words, and these losses are averaged; the contrastive loss is
-that of one process with the joined batch.
+With several processes, each draws its own negatives and masked words, and these losses are averaged; the contrastive loss
+equals that of one process with the joined batch.
 
-Deviations from the official code of VindLU:
+Differences from the official code of VindLU:
 
 * clips whose captions have the same meaning are positives of each other (`positives`), not only a clip and its own caption.
 * the negatives' weights and the gradient of gathered features, see modules/losses/video_text.py.
-* positions, the temperature and the scale of the temporal attention have no weight decay.
-* pairs of all losses go through the fusion network in one pass, and padding ends with the longest sentence of the batch.
+* no weight decay for positions, the temperature and the scale of the temporal attention.
+* the pairs of all losses go through the fusion network in one pass; sentences are padded to the longest one of the batch.
 """
 
 from collections.abc import Callable
@@ -88,30 +88,30 @@ MIN_WIDTH = 224
 TRAIN_CAPTIONS, VAL_CAPTIONS, STEP_CAPTIONS = 4, 5, 6
 """Streams of random numbers."""
 NUMBERS = 1 << 62
-"""A clip's objects, motion and words are a function of one number below this."""
+"""Each clip draws one number below this; its objects, motion and words are a function of that number."""
 
 
 @dataclass(eq=False)
 class Sentences:
-    """What is known of the N = B x V clips of a batch without looking at them."""
+    """Sentences and pasted objects of the N = B x V clips of a batch."""
 
     texts: list[str]
     """N sentences"""
     words: Tensor
-    """int64 [N, L] of the tokenizer"""
+    """int64 [N, L] token ids"""
     ids: Tensor
-    """int64 [N], equal for clips that are not negatives of each other"""
+    """int64 [N], clips with equal numbers are not negatives of each other"""
     plan: PastePlan | None
-    """of what is pasted"""
+    """of the pasted objects"""
 
 
 class CaptionWriter:
     """Writes the captions of batches and plans the pasted objects, on the host.
 
     Args:
-        tokenizer: of the text encoder.
+        tokenizer: tokenizer of the text encoder.
         positives: see `LocoMotion`.
-        captions: settings of the pasted objects; None takes the sentences of the data.
+        captions: settings of the pasted objects; None uses the sentences of the data.
         cut_outs: see `plan_and_tell`.
     """
 
@@ -133,11 +133,11 @@ class CaptionWriter:
         batch.prepared = self.write(batch, np.concatenate(numbers))
 
     def write(self, batch: Batch, number: np.ndarray) -> Sentences:
-        """Sentences, and what is pasted.
+        """Choose the sentences and the pasted objects.
 
         Args:
             batch: on any device; its pixels are not read.
-            number: int64 [N], of which each clip is a function.
+            number: int64 [N], one random number per clip; the clip's objects and words are a function of it.
 
         Raises:
             SettingError: if nothing is pasted and the data has no captions.
@@ -184,14 +184,14 @@ class Losses(NamedTuple):
 
 
 def check_nouns(nouns: list[str], tokenizer: Tokenizer) -> None:
-    """Refuse names of objects that would reach the text encoder as unknown words or letter by letter.
+    """Refuse names of objects that the tokenizer does not know and would split into letters.
 
     Raises:
-        SettingError: naming the first such word.
+        SettingError: if there is such a word; the message names the first.
     """
     lexicon = tokenizer.settings.vocabulary is None
     for word in dict.fromkeys(word for noun in nouns for word in clean(noun)):
-        # The lexicon spells unknown words letter by letter, and such a sentence would be truncated.
+        # Unknown words are split into letters, and such a sentence would be truncated.
         known = word in tokenizer.numbers if lexicon else not bool((tokenizer([word]) == tokenizer.unknown).any())
         if not known:
             raise SettingError(
@@ -227,14 +227,14 @@ class LocoMotion(Method):
     """Video-language pretraining on motion captions (https://arxiv.org/abs/2410.12018, re-implemented).
 
     Args:
-        backbone: video tower, kept after pretraining.
-        text: sizes of the text encoder, and weights to start from.
+        backbone: video encoder, kept after pretraining.
+        text: sizes of the text encoder, and its initial weights.
         tokenizer: tokenizer of the sentences; must be the one of the text encoder's weights.
-        clip: CLIP's text encoder with its own tokenizer, in place of the two; it has no fusion layers, so `match_weight` and
-            `word_weight` of the losses must be 0.
-        paste: moving objects that are pasted into the clips, and their captions; null takes the captions of the data.
-        positives: which pairs are not negatives of each other: none (`instance`), those with the same caption, or those whose
-            captions have the same meaning (`signature`; like `caption` if the data has no such annotation).
+        clip: CLIP's text encoder with its own tokenizer, used instead of `text` and `tokenizer`; it has no fusion layers, so
+            `match_weight` and `word_weight` of the losses must be 0.
+        paste: moving objects that are pasted into the clips, and their captions; null uses the captions of the data.
+        positives: which pairs are not negatives of each other: none (`instance`), those with the same caption (`caption`), or
+            those whose captions have the same meaning (`signature`; like `caption` if the data has no such annotation).
         contrast: how clips and sentences are compared.
         losses: weights of matching and masked-word prediction.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or
@@ -299,7 +299,7 @@ class LocoMotion(Method):
             self.adopt(origin_of(init_from, content))
 
     def freeze_unused(self) -> None:
-        """Freeze parts that no loss uses, so that neither the optimiser nor DDP expects their gradients."""
+        """Freeze parts that no loss uses, because the optimiser and DDP expect a gradient for all others."""
         if not self.match_weight:
             self.match_head.requires_grad_(False)
         if isinstance(self.text, TextEncoder) and not self.word_weight:
@@ -311,7 +311,7 @@ class LocoMotion(Method):
 
     @property
     def fusion(self) -> TextEncoder:
-        """The text encoder, where it has fusion layers."""
+        """The text encoder, which must have fusion layers."""
         assert isinstance(self.text, TextEncoder), "settings that need fusion layers are refused without them"
         return self.text
 
@@ -322,7 +322,7 @@ class LocoMotion(Method):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Lightning's step; then the temperature is clamped, so that no checkpoint contains one out of range."""
+        """Lightning's step. The temperature is clamped afterwards, so that checkpoints never contain one out of range."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.limit_temperature()
 
@@ -332,10 +332,10 @@ class LocoMotion(Method):
         self.temperature.clamp_(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
-        """Weights of the whole method under our names, with positions for our clips.
+        """Weights of the whole method under our names, with positions resized for our clips.
 
         Args:
-            content: of the file.
+            content: content of the file.
             path: value of model.init_from.
         """
         weights = from_vindlu(content.weights) if is_vindlu(content.weights) else content.weights
@@ -357,7 +357,7 @@ class LocoMotion(Method):
         }
 
     def reads(self) -> dict[str, tuple[Kind, ...]]:
-        """Clips, and where nothing is pasted, their sentences; see `Method.reads`."""
+        """Clips, and their sentences if nothing is pasted; see `Method.reads`."""
         return super().reads() | ({} if self.writer.captions is not None else {"text": ("text",)})
 
     def preparation(self) -> Preparation:
@@ -379,14 +379,14 @@ class LocoMotion(Method):
         return Pairs(clip if plan is None else paste_plan(clip, plan, self.objects), sentences)
 
     def losses(self, video: Tensor, words: Tensor, ids: Tensor, draws: MaskDraws, generator: torch.Generator) -> Losses:
-        """The three losses.
+        """Compute the three losses.
 
         Args:
             video: float [B, 3, T, H, W], normalised.
-            words: int64 [B, L] of the tokenizer.
+            words: int64 [B, L], token ids.
             ids: int64 [B]; pairs with equal ids are not negatives of each other.
-            draws: random numbers of the masked words.
-            generator: random numbers of the negatives.
+            draws: random numbers for the masked words.
+            generator: source of randomness for the negatives.
         """
         self.limit_temperature()
         there = words != self.tokenizer.pad
@@ -396,7 +396,7 @@ class LocoMotion(Method):
         similarity = cosines(*projected, self.vote) / self.temperature
         contrast = contrast_loss(*self.everyone(similarity, projected, ids))
         wrong = self.negatives(similarity.detach(), ids, generator)
-        # All pairs of the fusion network at once: their sentences, and which clip each sees.
+        # All pairs go through the fusion network at once: their sentences, and the clip of each.
         own = torch.arange(len(ids), device=ids.device)
         sentences, masks, which = [], [], []
         if self.match_weight:
@@ -427,14 +427,14 @@ class LocoMotion(Method):
         """A hard negative clip and a hard negative sentence for each pair of this process.
 
         Args:
-            similarity: float32 [B, B], clips x sentences, over the temperature.
+            similarity: float32 [B, B], clips x sentences, divided by the temperature.
             ids: int64 [B]
-            generator: source of the draws.
+            generator: source of randomness.
         """
         return Wrong(draw_negatives(similarity.T, ids, generator), draw_negatives(similarity, ids, generator))
 
     def everyone(self, similarity: Tensor, projected: tuple[Tensor, Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarities and ids of the pairs of all processes; in validation, where their number differs, of this one."""
+        """Similarities and ids of the pairs of all processes; in validation, only those of this process."""
         rows = gather_rows(ids) if self.training else ids
         if len(rows) == len(ids):
             return similarity, ids
@@ -450,7 +450,7 @@ class LocoMotion(Method):
 
     @torch.no_grad()
     def score(self, clip: Tensor, texts: list[str]) -> Tensor:
-        """Dual scores of clips and sentences: cosines [B, C], without temperature.
+        """Scores of clips and sentences by the two encoders alone: cosines [B, C], without temperature.
 
         Args:
             clip: uint8 [B, T, H, W, 3]
@@ -463,7 +463,7 @@ class LocoMotion(Method):
 
     @torch.no_grad()
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
-        """The clip, and the same enlarged above its caption."""
+        """The clip, and an enlarged copy with its caption below."""
         clip = output["show"]["clip"]
         enlarged = clip.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 2)
         enlarged = enlarged.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 3)

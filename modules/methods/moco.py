@@ -1,14 +1,14 @@
 """MoCo over time: two clips of one video are a positive pair, clips of other videos are negatives.
 
-Paper: MoCo, https://arxiv.org/abs/1911.05722, for video as in the temporal contrast that TubeletContrast
-(https://arxiv.org/abs/2303.11003) compares itself with: the positive of a clip is another clip of the same video, with its
+Paper: MoCo, https://arxiv.org/abs/1911.05722, applied to video like the temporal contrast baseline of TubeletContrast
+(https://arxiv.org/abs/2303.11003): the positive of a clip is another clip of the same video, with its
 own crop, flip and colour changes; everything else (encoders, head, queue, optimiser) is as in TubeletContrast. The released
-code of that paper no longer has this branch; the colour changes of its baseline are unknown, and ours are drawn per clip.
+code of that paper no longer contains this baseline; its colour changes are unknown, and ours are drawn per clip.
 
 Shapes for R(2+1)D-18 at 16 x 112 x 112: features [B, 512], compared in 128 dimensions, queue [16384, 128].
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch. The momentum update happens once per batch, also with accumulated batches.
+one process with the joined batch. The momentum update happens once per batch, also with gradient accumulation.
 """
 
 import torch
@@ -37,7 +37,7 @@ class MoCo(Method):
         contrast: head, queue and key branch.
         colour: colour changes, drawn for each clip.
         optim: optimiser and schedule.
-        flip: probability of mirroring a clip; null takes one half, or 0 where left and right are classes of the data.
+        flip: probability of mirroring a clip; null takes one half, or 0 if classes of the data distinguish left and right.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class MoCo(Method):
         self.contrast.check_data(self.trainer)
 
     def augment(self, clip: Tensor, generator: torch.Generator) -> Tensor:
-        """Mirror some of the clips and change colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
+        """Mirror some of the clips and change their colours: uint8 [B, T, H, W, 3] -> float of the same shape, 0..255."""
         return self.colour(self.flip(clip, generator).float(), generator)
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:

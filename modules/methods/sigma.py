@@ -1,9 +1,9 @@
 """SIGMA: masked video modelling with learned target features; balanced assignments prevent collapse.
 
-Paper: SIGMA, https://arxiv.org/abs/2407.15447. VideoMAE's encoder, mask and decoder, but for a masked cube the
-decoder predicts a feature: of a small MLP that is trained jointly on the cube's pixels (SIGMA-MLP), or of a frozen image
-encoder (SIGMA-DINO). Features and predictions are both compared with the same learned prototypes; Sinkhorn-Knopp turns each
-branch's cosines into an assignment that uses all prototypes equally often over the global batch; and each branch is
+Paper: SIGMA, https://arxiv.org/abs/2407.15447. VideoMAE's encoder, mask and decoder, but for each masked cube the
+decoder predicts a feature instead of pixels: that of a small MLP trained jointly on the cube's pixels (SIGMA-MLP), or of a
+frozen image encoder (SIGMA-DINO). Features and predictions are both compared with the same learned prototypes; Sinkhorn-Knopp
+turns each branch's cosines into an assignment that uses all prototypes equally often over the global batch; and each branch is
 trained by cross-entropy to predict the other branch's assignment.
 
     cross-entropy(target's cosines / 0.1, prediction's assignment)   trains MLP and prototypes
@@ -17,13 +17,13 @@ are added, the MLP has four linear layers, and prototypes are trained from the f
 balanced over all processes, in validation over the batch of each. There is no warm-up of the prototypes, no queue and no
 momentum encoder.
 
-Deviations from the official code:
+Differences from the official code:
 
 * cosines, Sinkhorn and losses are in float32 (TF32 on GPUs, as `main.py` sets it); the official cosines are in float16.
 * DINO's tower runs in bf16 on a GPU unless the target's `precision` is 32; the official one runs in float32.
-* Sinkhorn-Knopp reads its matrix instead of rewriting it (`modules/losses/sinkhorn.py`).
-* the losses' gradients are taken chunk by chunk along with the losses, so that no n x K matrix is kept for the backward pass.
-* prototypes whose norm is 1 within 1e-6 are left unchanged, so that a repeated step is bit-identical.
+* Sinkhorn-Knopp does not rewrite its matrix (`modules/losses/sinkhorn.py`).
+* gradients of the losses are computed chunk by chunk with the losses, so that no n x K matrix is kept for the backward pass.
+* prototypes whose norm is 1 within 1e-6 are left unchanged, so that repeating a step gives identical bits.
 """
 
 import itertools
@@ -58,7 +58,7 @@ from modules.weights.names.videomae import from_official, is_official
 
 @torch.no_grad()
 def normalise_rows(values: Tensor) -> None:
-    """Normalise rows to length 1 in place, without gradient; rows with length 1 within 1e-6 stay bit-identical.
+    """Normalise rows to length 1 in place, without gradient; rows whose length is 1 within 1e-6 are left unchanged.
 
     Args:
         values: float [K, C], a parameter.
@@ -68,7 +68,7 @@ def normalise_rows(values: Tensor) -> None:
 
 
 class Swapped(NamedTuple):
-    """What `swapped_loss` returns."""
+    """Result of `swapped_loss`."""
 
     target: Tensor
     """scalar, mean cross-entropy of the targets' scores with the predictions' assignments"""
@@ -120,7 +120,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients of `forward`."""
+        """Scale the gradients that `forward` computed."""
         return *(None if value is None else outer[0] * value for value in ctx.saved_tensors), None, None, None
 
 
@@ -133,7 +133,7 @@ def chunked_cross_entropy(
         features: float32 [n, C], unit rows.
         prototypes: float32 [K, C], unit rows.
         temperature: divides the scores.
-        labels: makes the labels of some of the rows: int64 [m], or float32 [m, K] whose rows sum to 1.
+        labels: gives the labels of a slice of rows: int64 [m], or float32 [m, K] whose rows sum to 1.
     """
     return ChunkedCrossEntropy.apply(features, prototypes, temperature, labels, torch.is_grad_enabled())
 
@@ -149,14 +149,15 @@ def swapped_loss(
     """Each branch predicts the other's assignment (SIGMA, official code).
 
     The prototypes are trained by `Swapped.target` only. No gradient passes through an assignment. Peak memory: the n x K matrix
-    of `balance`, before the losses; these need a few chunks of 32 MB, and gradients of the inputs' size for the backward pass.
+    of `balance`, before the losses; these need a few chunks of 32 MB, and gradients as large as the inputs for the backward
+    pass.
 
     Args:
         target: float [n, C], one row per masked token.
         prediction: float [n, C], one row per masked token.
         prototypes: float32 [K, C], unit rows.
         temperature: divides the cosines.
-        settings: of the assignments.
+        settings: settings of the assignments.
         over_processes: balance over all processes; see `balance`.
     """
     with torch.autocast(target.device.type, enabled=False):
@@ -178,10 +179,10 @@ def swapped_loss(
 
 @torch.no_grad()
 def usage(assigned: Tensor, count: int) -> dict[str, Tensor]:
-    """How a batch uses the prototypes, as scalars between 0 and 1.
+    """How a batch uses the prototypes, as scalars from 0 to 1.
 
     Args:
-        assigned: int64 [n], prototypes of the rows.
+        assigned: int64 [n], assigned prototype of each row.
         count: number of prototypes, K.
 
     Returns:
@@ -193,21 +194,21 @@ def usage(assigned: Tensor, count: int) -> dict[str, Tensor]:
 
 
 def prototype_colours(assigned: Tensor) -> Tensor:
-    """A colour for each prototype: int64 [...] -> float [..., 3] in [0, 1]. Neighbouring numbers have distant hues."""
+    """A colour for each prototype: int64 [...] -> float [..., 3] in [0, 1]; consecutive numbers differ in hue."""
     hue = assigned[..., None] * 0.618034 + constant((0, 1 / 3, 2 / 3), torch.float32, assigned.device)
     return 0.5 + 0.5 * torch.cos(2 * torch.pi * hue)
 
 
 def sigma_weights(content: Checkpoint, path: str, setting: str) -> dict[str, Tensor]:
-    """Weights of a whole SIGMA under our names, of our .ckpt or .safetensors or an official .pth.
+    """Weights of a complete SIGMA under our names, from our .ckpt or .safetensors or an official .pth.
 
     Args:
-        content: of the file.
-        path: of the file, for error messages.
-        setting: setting that named it, for error messages.
+        content: content of the file.
+        path: path of the file, for error messages.
+        setting: setting that names the file, for error messages.
 
     Raises:
-        SettingError: if the file holds no prototypes.
+        SettingError: if the file contains no prototypes.
     """
     weights = content.weights
     if "prototypes" not in weights:
@@ -216,7 +217,7 @@ def sigma_weights(content: Checkpoint, path: str, setting: str) -> dict[str, Ten
 
 
 def sizes_of(weights: dict[str, Tensor]) -> tuple[int, int, list[int] | None]:
-    """Number and width of the prototypes, and widths of the projection's layers (None without), of `sigma_weights`."""
+    """Number and width of the prototypes, and widths of the MLP's layers (None without MLP), from `sigma_weights`."""
     count, width = weights["prototypes"].shape
     names = (f"projection.{layer}.weight" for layer in itertools.count(0, 2))
     widths = [len(weights[name]) for name in itertools.takewhile(weights.__contains__, names)]
@@ -229,10 +230,10 @@ class MLPSettings:
 
     Args:
         widths: widths of its linear layers, with GELU between them.
-        checkpoint: file of a pretrained SIGMA, whose MLP is used frozen; null trains a new one.
+        checkpoint: file of a pretrained SIGMA whose MLP is loaded and frozen; null trains a new one.
 
     Raises:
-        SettingError: if there is no layer, or a width is not positive.
+        SettingError: if there is no layer or a width is not positive.
     """
 
     widths: list[int] = field(default_factory=lambda: [1024, 1024, 512, 256])
@@ -258,15 +259,15 @@ class SIGMA(MaskedAutoencoder):
 
     Args:
         backbone: encoder, kept after pretraining.
-        target: input of the target features; PixelTarget with an `mlp` (SIGMA-MLP) or a TimmTarget without (SIGMA-DINO).
-        mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
+        target: source of the target features: PixelTarget with an `mlp` (SIGMA-MLP), or TimmTarget without one (SIGMA-DINO).
+        mask: which tokens are hidden; the paper uses TubeMask with ratio 0.9.
         mlp: the MLP that is trained on the target; null uses the target unchanged.
         num_prototypes: number of prototypes, K.
         temperature: divides the cosines in the losses.
         sinkhorn: how tokens are assigned to prototypes.
         decoder: size of the decoder.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
-            official .pth. The number of prototypes and the widths of the MLP are the file's. Optimiser and schedule
+            official .pth. The file sets the number of prototypes and the widths of the MLP. Optimiser and schedule
             start afresh.
         optim: optimiser and schedule.
     """
@@ -307,7 +308,7 @@ class SIGMA(MaskedAutoencoder):
             self.freeze_projection(mlp.checkpoint)
 
     def own_weights(self, content: Checkpoint, path: str) -> dict[str, Tensor]:
-        """See `MaskedAutoencoder.own_weights`; they must include prototypes."""
+        """See `MaskedAutoencoder.own_weights`; the file must contain prototypes."""
         return sigma_weights(content, path, "model.init_from")
 
     def freeze_projection(self, path: str) -> None:
@@ -317,7 +318,7 @@ class SIGMA(MaskedAutoencoder):
             path: value of model.mlp.checkpoint.
 
         Raises:
-            SettingError: if this method or the file has no MLP, or theirs differ.
+            SettingError: if this method or the file has no MLP, or if the two MLPs differ.
         """
         weights = sigma_weights(read_checkpoint(path, "model.mlp.checkpoint"), path, "model.mlp.checkpoint")
         inner = {key.removeprefix("projection."): value for key, value in weights.items() if key.startswith("projection.")}
@@ -336,7 +337,7 @@ class SIGMA(MaskedAutoencoder):
         if self.projection is not None:
             target = self.projection(target)
         normalise_rows(self.prototypes)
-        # In validation, processes have different numbers of batches: each balances its own.
+        # In validation, processes may have different numbers of batches, so each balances its own.
         swapped = swapped_loss(
             target.flatten(0, 1), prediction.flatten(0, 1), self.prototypes, self.temperature, self.sinkhorn, self.training
         )
@@ -359,7 +360,7 @@ class SIGMA(MaskedAutoencoder):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Normalise the prototypes right away, so that they are normalised before and after a skipped step."""
+        """Lightning's step, then normalise the prototypes; they stay normalised if a step is skipped."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         normalise_rows(self.prototypes)
 
@@ -368,7 +369,7 @@ class SIGMA(MaskedAutoencoder):
         """Scalars that show collapse: both losses, agreement of the branches, use of the prototypes by this process's rows.
 
         Args:
-            swapped: of a step.
+            swapped: result of `swapped_loss` for a step.
         """
         log = {"loss_target": swapped.target.detach(), "loss_prediction": swapped.prediction.detach()}
         log["agreement"] = (swapped.assigned[0] == swapped.assigned[1]).float().mean()

@@ -9,13 +9,13 @@ within one representation.
 Shapes for BiGRU and A-GCN at 64 frames: views [B, 3, 64, 25, 2], features [B, 2048] and [B, 256], compared in 128 dimensions,
 queues [16384, 128].
 
-Deviations from the official code: views are augmented on the device, clip by clip. With several processes, all keys reach both
-queues and the momentum copies are updated in every step; in the official code, DataParallel loses both except on the first
-device.
+Differences from the official code: views are augmented on the device, clip by clip. With several processes, all keys reach both
+queues and the momentum copies are updated in every step; in the official code, DataParallel keeps both on the first
+device only.
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch; the official code does not require it. The momentum moves once per batch, also where batches
-are accumulated.
+one process with the joined batch; the official code does not require it. The momentum update happens once per batch, also with
+gradient accumulation.
 """
 
 import torch
@@ -47,13 +47,13 @@ class SkeletonContrast(Method):
     Args:
         backbone: first encoder, kept after pretraining. BiGRU, AGCN or HCN; each computes its own representation of the
             skeleton.
-        partner: second encoder, whose keys the first's queries are compared with and vice versa; null compares `backbone` with
-            itself.
+        partner: second encoder, whose keys are compared with the first encoder's queries and vice versa; null compares
+            `backbone` with itself.
         augmentation: spatial augmentation, drawn for each view.
         contrast: heads, queues and key branches.
         init_from: file with the weights of the whole method to start from, loaded strictly: our .ckpt or .safetensors, or an
             official .pth.tar. Optimiser and schedule start afresh.
-        optim: optimiser and schedule; the paper's has milestones.
+        optim: optimiser and schedule; the paper uses a schedule with milestones.
     """
 
     stream, kinds = "skeleton", ("skeleton",)
@@ -78,7 +78,7 @@ class SkeletonContrast(Method):
             load_strictly(self, from_official(read_weights(init_from, "model.init_from")), init_from)
 
     def encoders(self) -> dict[str, nn.Module]:
-        """`backbone`, and `partner` where there is one."""
+        """`backbone`, and `partner` if there is one."""
         return super().encoders() | ({"partner": self.partner} if self.partner is not None else {})
 
     def on_fit_start(self) -> None:
@@ -107,7 +107,7 @@ class SkeletonContrast(Method):
         }
 
     def compare(self, query: Tensor, key: Tensor) -> list[Contrast]:
-        """Queries of each encoder against keys of the other, or its own if there is only one. Queues are updated last.
+        """Compare queries of each encoder with keys of the other (its own if there is only one), then update the queues.
 
         Args:
             query: float [B, 3, T, J, M], first views.
@@ -129,7 +129,7 @@ class SkeletonContrast(Method):
 
     @torch.no_grad()
     def embed(self, batch: Batch, encoder: str = "backbone") -> Tensor:
-        """Frozen features [B, D] of the first view of each recording."""
+        """Features [B, D] of the first view of each recording."""
         return self.encoder(encoder)(self.inputs(batch, encoder)[:, 0]).float()
 
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:

@@ -7,17 +7,17 @@ weights of stage 1 and sees natural video only, under tube masks (`paste: null`,
 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 320 visible, prediction [M * B, 1248, 768] with M masks per clip.
 
-The paper's 'no natural video' modes put the objects on a repeated single frame, a black or a noise image (`background`),
-or on still images (a data module that yields them), and predict pixels.
+In the paper's modes without natural video, objects move over a repeated frame, a black image or a noise image (`background`),
+or over still images (from a data module of images), and pixels are predicted.
 
-Deviations from the official code:
+Differences from the official code:
 
 * objects are drawn on the device by one affine sampling per object instead of PIL and OpenCV in the loader. With the
   official centres, images agree to within one grey level on average (tests/parity/test_smile_motion.py). Our centres are
   those of the boxes; in the official code, rounding of the rotated canvas shifts them by up to 0.7 pixels.
 * both masks of a clip go through the encoder in one pass; the loss equals the official mean over both.
-* two masks per clip in both stages. The official stage-1 script drops this option because of a missing line continuation.
-* the learning rate follows one smooth cosine; with two masks, the official step counter makes it a sawtooth.
+* both stages use two masks per clip. The official stage-1 script drops this option because of a missing line continuation.
+* the learning rate follows one smooth cosine; with two masks, the official step counter turns it into a sawtooth.
 """
 
 from dataclasses import dataclass, field
@@ -50,8 +50,8 @@ def still_background(clip: Tensor, kind: Background, generator: torch.Generator)
 
     Args:
         clip: uint8 [B, T, H, W, 3]
-        kind: video keeps the clip; first_frame repeats its first frame; black; noise draws each pixel of one frame
-            uniformly from 0..255 and repeats it (the paper does not state its noise).
+        kind: `video` keeps the clip; `first_frame` repeats its first frame; `black` is black; `noise` draws each pixel of one
+            frame uniformly from 0..255 and repeats it (the paper does not specify its noise).
         generator: source of the noise.
     """
     if kind == "video":
@@ -91,11 +91,11 @@ class SMILE(MaskedAutoencoder):
 
     Args:
         backbone: encoder, kept after pretraining.
-        target: what is predicted; ClipTarget is the paper's, PixelTarget for learning without natural video.
+        target: what is predicted; the paper uses ClipTarget, and PixelTarget for learning without natural video.
         mask: which tokens are hidden; TrajectoryMask in stage 1, TubeMask in stage 2, both with ratio 0.8.
-        paste: moving objects that are pasted into the clips (stage 1), whose `objects` must be named; null pastes nothing.
-        background: what they are pasted on: the video, its first frame repeated, black, or a noise image.
-        masks_per_clip: masks per clip and step; further masks are the first one permuted over the device's batch.
+        paste: moving objects that are pasted into the clips (stage 1); its `objects` must be set. Null pastes nothing.
+        background: what the objects are pasted on: the video, its first frame repeated, black, or a noise image.
+        masks_per_clip: masks per clip and step; further masks are the first ones permuted over the batch of the device.
         decoder: size of the decoder.
         init_from: file with the weights of the whole method to start from, loaded strictly (stage 2 starts from stage 1):
             our .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
@@ -138,7 +138,7 @@ class SMILE(MaskedAutoencoder):
         if self.paste is None or self.paste.objects is None:
             return clip, None
         count, frames, height, width = clip.shape[:4]
-        # Hundreds of tiny operations: the host finishes them before a GPU has even launched them all.
+        # These are hundreds of tiny operations, which are faster on the host than their launches would be on a GPU.
         host = host_generator(generator)
         record: MotionRecord = self.paste.motion.draw(count, self.paste.count, frames, (height, width), host)
         record, _ = record.sorted_by_area()
@@ -146,10 +146,10 @@ class SMILE(MaskedAutoencoder):
         return paste(clip, record, self.paste.objects.draw(size, generator)), record.boxes()
 
     def repeat_mask(self, mask: Mask, generator: torch.Generator) -> Mask:
-        """Add masks: each further round is the first one permuted over the batch (fixed points allowed).
+        """Add masks: each further set of masks is the first set permuted over the batch (a clip may keep its mask).
 
         Returns:
-            visible [M * B, Nv] and targets [M * B, Nt], mask-major.
+            visible [M * B, Nv] and targets [M * B, Nt], ordered by mask, then by clip.
         """
         visible, targets = [mask.visible], [mask.targets]
         for _ in range(self.views_per_clip - 1):

@@ -7,16 +7,16 @@ are clips with other tubelets. The two clips share only the patches and their mo
 Shapes for R(2+1)D-18 at 16 x 112 x 112: clips [B, 2, 16, 112, 112, 3], features [B, 512], compared in 128 dimensions, queue
 [16384, 128].
 
-Deviations from the official code:
+Differences from the official code:
 
-* pairs are made on the device. Clip 0 of a video is a query, clip 1 of its neighbour in the (shuffled) batch its key; the
-  official code draws the other video from the whole data set, occasionally the same one.
+* pairs are made on the device. Clip 0 of a video is a query, and clip 1 of its neighbour in the (shuffled) batch is its key;
+  the official code draws the other video from the whole data set, and sometimes draws the same one.
 * tubelets are drawn by one affine sampling per object (`modules/motion/tubelets.py` lists what is left out).
 * crops are resized with antialiasing, to whole pixels of the original picture.
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
 one process with the joined batch; batches of each process must be even. The momentum update happens once per batch, also with
-accumulated batches.
+gradient accumulation.
 """
 
 import torch
@@ -40,7 +40,7 @@ SHUFFLE_STREAM = 4
 
 
 def neighbours(count: int, device: torch.device) -> Tensor:
-    """A partner for each row of a batch: 0 and 1 are swapped, 2 and 3, and so on; an odd last one takes the first.
+    """A partner for each row of a batch: rows 0 and 1, rows 2 and 3 and so on are partners; an odd last row takes row 0.
 
     Returns:
         int64 [count]
@@ -56,10 +56,10 @@ class TubeletContrast(Method):
         backbone: encoder, kept after pretraining.
         tubelets: number, appearance and motion of the tubelets.
         contrast: head, queue and key branch.
-        colour: colour changes, drawn for each pair: both clips get the same.
+        colour: colour changes, drawn for each pair; both clips get the same.
         optim: optimiser and schedule.
-        flip: probability of mirroring a clip before tubelets are pasted; null takes one half, or 0 where left and right are
-            classes of the data.
+        flip: probability of mirroring a clip before tubelets are pasted; null takes one half, or 0 if classes of the
+            data distinguish left and right.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class TubeletContrast(Method):
         count, clips, frames, height, width = video.shape[:5]
         if clips != 2:
             raise SettingError(f"TubeletContrast needs two clips of each video, not {clips}; set data.clip.clips to 2.")
-        # The last batch of a validation may contain a single video, which is then its own neighbour.
+        # The last batch of a validation may contain a single video, which is then paired with itself.
         if count < 2 and self.training:
             raise SettingError("TubeletContrast pairs clips of different videos; set data.batch_size to 2 or more.")
         query = self.flip(video[:, 0], generator)
         key = self.flip(video[:, 1], generator)[neighbours(count, video.device)]
-        # Hundreds of tiny operations: the host finishes them before a GPU has even launched them all.
+        # These are hundreds of tiny operations, which are faster on the host than their launches would be on a GPU.
         record = draw_tubelets(self.tubelets, count, frames, (height, width), host_generator(generator)).to(video.device)
         pair = torch.cat(paste_tubelets(query, key, record), dim=1).float()
         query, key = self.colour(pair, generator).split(frames, dim=1)

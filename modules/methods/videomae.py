@@ -5,16 +5,16 @@ decoder predicts, for every masked cube, its pixels normalised by the cube's own
 mean squared error.
 
 VideoMAE V2 (https://arxiv.org/abs/2303.16727) also masks the decoder: `decoder_mask` selects the tokens that are decoded.
-Besides the encoded tokens the decoder gets mask tokens at exactly those positions, also where the encoder sees; the loss is the
-mean over the tokens that are both decoded and masked for the encoder. At 16 x 224 x 224 with `RunningCellMask`: 784 decoded
+In addition to the encoded tokens, the decoder gets a mask token at each of these positions, also at visible ones; the loss is
+the mean over the tokens that are both decoded and masked for the encoder. At 16 x 224 x 224 with `RunningCellMask`: 784 decoded
 tokens, 704 of which count.
 
 Shapes for ViT-B at 16 x 224 x 224: 1568 tokens, 160 visible, prediction [B, 1408, 1536].
 
-Deviations from the official code: none in the numbers (see `modules/backbones/vit/video_vit.py` for the network). Masks are
-drawn on the device instead of in the loader; the loss is computed in float32 under bf16 instead of fp16 with a scaler.
+The numbers equal those of the official code (see `modules/backbones/vit/video_vit.py` for the network). Masks are
+drawn on the device instead of in the loader; training uses bf16 with the loss in float32, instead of fp16 with a scaler.
 Dual masking agrees with V2's official code (tests/parity/test_videomae_v2.py); its cosine attention is not implemented. With
-several processes, its mean is over the counted tokens of all of them; in the official code, each takes its own.
+several processes, the mean is over the counted tokens of all processes; in the official code, each process averages its own.
 """
 
 import torch
@@ -37,10 +37,10 @@ class VideoMAE(MaskedAutoencoder):
 
     Args:
         backbone: encoder, kept after pretraining.
-        target: what is predicted; PixelTarget is the paper's.
-        mask: which tokens are hidden; TubeMask with ratio 0.9 is the paper's.
+        target: what is predicted; the paper uses PixelTarget.
+        mask: which tokens are hidden; the paper uses TubeMask with ratio 0.9.
         decoder: size of the decoder.
-        decoder_mask: which tokens the decoder leaves out; RunningCellMask with ratio 0.5 is VideoMAE V2's. Null decodes
+        decoder_mask: which tokens are not decoded; VideoMAE V2 uses RunningCellMask with ratio 0.5. Null decodes
             exactly the masked tokens.
         init_from: file with the weights of the whole method (encoder and decoder) to start from, loaded strictly: our
             .ckpt or .safetensors, or an official .pth. Optimiser and schedule start afresh.
@@ -94,12 +94,12 @@ class VideoMAE(MaskedAutoencoder):
         Args:
             prediction: float32 [B, Nd, D]
             target: float32 [B, Nd, D]
-            counts: float32 [B, Nd], 1 where a decoded token is masked; None where all are.
+            counts: float32 [B, Nd], 1 for decoded tokens that are masked; None if all are.
         """
         if counts is None:
             return F.mse_loss(prediction, target)
         error = F.mse_loss(prediction, target, reduction="none").mean(2)
-        # Processes may count different numbers of tokens; in validation they run different numbers of steps, so they cannot
+        # Processes may count different numbers of tokens. In validation they run different numbers of steps, so they cannot
         # communicate.
         total = gather_rows(counts.sum()[None]) if self.training else counts.sum()
         return (error * counts).sum() / total.mean().clamp_min(1)

@@ -1,1 +1,1 @@
-"""What makes a run reproducible and easy to read: command line, run folder, checkpoints, provenance."""
+"""Management of runs: command line, run folder, checkpoints, provenance."""

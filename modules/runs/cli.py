@@ -47,7 +47,7 @@ HPC = "hpc_ckpt_*.ckpt"
 
 
 def setting_error_in(error: BaseException | None) -> SettingError | None:
-    """The SettingError that caused an exception, or was being handled when it was raised, or whose text it repeats."""
+    """The SettingError that caused an exception, was being handled when it was raised, or has the same text."""
     latest = SettingError.latest
     while error is not None:
         if isinstance(error, SettingError):
@@ -69,15 +69,15 @@ class Parser(LightningArgumentParser):
 
     @property
     def allow_abbrev(self) -> bool:
-        """False, also for the parsers that this one creates for the settings of classes."""
+        """False, also for the sub-parsers of class settings."""
         return False
 
     @allow_abbrev.setter
     def allow_abbrev(self, value: bool) -> None:
-        """argparse sets its default here."""
+        """Ignore the default that argparse sets here."""
 
     def parse_args(self, args: Any = None, *more: Any, **settings: Any) -> Any:
-        """Let null reach a setting within a setting (`--model.augmentation.flip null`), where it is handed on as `None`."""
+        """Support null for nested settings (`--model.augmentation.flip null`), which would be passed on as `None`."""
         words = args if args is None else [re.sub(r"^(--[\w.+]+=)None$", r"\1null", word) for word in args]
         return super().parse_args(words, *more, **settings)
 
@@ -89,7 +89,7 @@ class Parser(LightningArgumentParser):
         raise (cause or SettingError(explain(message))) from None
 
     def add_lightning_class_args(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Let `trainer.limit_val_batches: 1` mean one batch, and 1.0 all of them, whatever else is installed."""
+        """Ensure that `trainer.limit_val_batches: 1` means one batch, and 1.0 all batches, whatever else is installed."""
         added = super().add_lightning_class_args(*args, **kwargs)
         whole_numbers_first(self)
         return added
@@ -97,13 +97,13 @@ class Parser(LightningArgumentParser):
 
 @contextmanager
 def _building(part: str) -> Iterator[None]:
-    """Turn errors while objects are built into one sentence for the user.
+    """Convert errors from building objects into one sentence for the user.
 
     Args:
         part: the setting that is built.
 
     Raises:
-        SettingError: that the objects raised, or one that quotes the first error.
+        SettingError: the one raised by the objects, or one that quotes the first error.
     """
     try:
         yield
@@ -121,20 +121,20 @@ def _building(part: str) -> Iterator[None]:
 
 
 def _raised_by_lightning(error: Exception) -> bool:
-    """Whether Lightning itself raised an error, on purpose, and not something that it called."""
+    """Whether an error was raised deliberately by Lightning itself, and not by code that it called."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return "/lightning/" in last.filename.replace("\\", "/") and (last.line or "").startswith("raise ")
 
 
 def check_held_out(checkpoint: dict[str, Any], config: Namespace) -> None:
-    """Refuse to train on videos that validated before the checkpoint was written.
+    """Refuse to train on videos that were used for validation before the checkpoint was written.
 
     Args:
-        checkpoint: of a run.
+        checkpoint: checkpoint of a run.
         config: settings of the run that resumes from it.
 
     Raises:
-        SettingError: naming the settings of before.
+        SettingError: with the former settings.
     """
     text = checkpoint.get("record", {}).get("config")
     before = inside(parse_config(text), "data", "init_args", "subset") if text else {}
@@ -154,7 +154,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` to the run's folder, independent of the logger's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it; called in the first process."""
+        """Write the config; called in the first process."""
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite, multifile=self.multifile)
@@ -163,14 +163,14 @@ class SaveConfig(SaveConfigCallback):
 class CLI(LightningCLI):
     """LightningCLI for any method with any data module.
 
-    The run's folder is `trainer.default_root_dir`, exactly: all processes, requeued jobs and `--ckpt_path last` find it
-    without talking to each other.
+    The run's folder is exactly `trainer.default_root_dir`, so that all processes, requeued jobs and `--ckpt_path last` find it
+    without communication.
 
     Args:
         args: command line without the program's name, or settings as a dictionary.
         run: run the subcommand; False only builds the objects.
-        examples: what the help of a subcommand ends with, by its name.
-        writers: callbacks that a subcommand has by its name, unless the settings give it one of that class.
+        examples: text at the end of the help of each subcommand, by name.
+        writers: callback added to each subcommand, by name, unless the settings contain one of that class.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class CLI(LightningCLI):
                     raise
                 raise SettingError(explain_lightning(error, self.config[self.subcommand].trainer)) from error
             except SystemExit:
-                # Lightning's way out after Ctrl-C.
+                # Lightning exits this way after Ctrl-C.
                 if self._runs and self.trainer.interrupted:
                     self._say_interrupted()
                 raise
@@ -216,7 +216,7 @@ class CLI(LightningCLI):
                     self._lock.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the settings that belong to no method."""
+        """Add the settings that do not belong to a method."""
         parser.add_argument(
             "--compile",
             type=Compiled,
@@ -225,8 +225,9 @@ class CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Look at the YAML files first: the parser knows neither their names nor their lines. Then at the seed, which
-        Lightning sets next, and at the checkpoint, where it looks for settings of the method. (`last` has no path yet.)"""
+        """Check the YAML files first, because the parser does not know their names and lines. Then check the seed, which
+        Lightning sets next, and the checkpoint, in which Lightning looks for settings of the method. (`last` has no path
+        yet.)"""
         words = sys.argv[1:] if args is None else args
         for name in config_files(words) if isinstance(words, list) else ():
             check_config_file(name)
@@ -238,7 +239,7 @@ class CLI(LightningCLI):
             raise SettingError(f"seed_everything is {seed}; it must be from 0 to {MAX_SEED}, or true for a random one.")
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder and the checkpoint to resume from, and do the cheap checks, before anything is built."""
+        """Choose the run's folder and the checkpoint to resume from, and run cheap checks before anything is built."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
@@ -260,7 +261,7 @@ class CLI(LightningCLI):
 
     def _choose_checkpoint(self, config: Namespace, root: Path) -> None:
         checkpoint, given = root / LAST, config.get("ckpt_path")
-        # Lightning has special names ('best', 'hpc') and reads from other file systems.
+        # Lightning also accepts special names ('best', 'hpc') and remote file systems.
         if given == "last":
             config.ckpt_path = str(self._existing(checkpoint, given))
         elif given == "best":
@@ -268,7 +269,7 @@ class CLI(LightningCLI):
         elif given is not None and given != "hpc" and ":" not in given and not Path(given).exists():
             raise SettingError(f"--ckpt_path is {given}, which does not exist; pass an existing checkpoint, or last.")
         if self.subcommand != "fit":
-            # config.yaml in the folder is that of the training; `ResultFile` keeps that of a test.
+            # config.yaml in the folder belongs to the training; `ResultFile` stores the config of a test.
             self.save_config_callback = None
             return
         if config.trainer.fast_dev_run:
@@ -284,7 +285,7 @@ class CLI(LightningCLI):
         """Refuse a checkpoint that cannot be read, or that belongs to another method, before anything is built.
 
         Raises:
-            SettingError: naming both methods.
+            SettingError: with the names of both methods.
         """
         config = self.config[self.config.subcommand] if self.config.get("subcommand") else {}
         given = config.get("ckpt_path")
@@ -293,7 +294,7 @@ class CLI(LightningCLI):
         record = open_run(given, "--ckpt_path").get("record")
         trained = record.get("method") if isinstance(record, dict) else None
         own = class_of(config["model"].class_path)
-        # A method may resume from a checkpoint of one that it extends, and vice versa. Modules may have been moved.
+        # A method may resume from a checkpoint of its base class, and vice versa. Modules may have been moved.
         related = [*own.__mro__, *_subclasses(own)]
         if trained is not None and trained.rpartition(".")[2] not in {kind.__qualname__ for kind in related}:
             raise SettingError(
@@ -303,7 +304,7 @@ class CLI(LightningCLI):
 
     @staticmethod
     def _check_command(command: str, class_path: str) -> None:
-        """Refuse commands that the method has no step for."""
+        """Refuse commands that the method does not support."""
         step = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}[command]
         kind = class_of(class_path)
         if getattr(kind, step) is not getattr(LightningModule, step):
@@ -319,13 +320,13 @@ class CLI(LightningCLI):
 
     @staticmethod
     def _check_predict(config: Namespace) -> None:
-        """Refuse to predict with weights that nobody trained, and return nothing to nobody.
+        """Refuse to predict with untrained weights, and do not collect the predictions in memory.
 
         Raises:
-            SettingError: if neither a checkpoint nor a file of weights is named.
+            SettingError: if neither a checkpoint nor a file of weights is given.
         """
         if config.return_predictions is None:
-            # The command line has no use for them, and they would fill the memory.
+            # The command line does not use the returned predictions, and they would fill the memory.
             config.return_predictions = False
         model, kind = config.model.get("init_args", Namespace()), class_of(config.model.class_path)
         encoder = model.get("backbone.init_args.checkpoint") if kind.predicts_by_encoder else None
@@ -349,23 +350,23 @@ class CLI(LightningCLI):
         self.config_init = self.config.clone()
         built = self.config_init[command]
         for name, value in vars(config.trainer).items():
-            # The others are plain values.
+            # The other settings are plain values.
             if isinstance(value, Namespace | list):
                 built.trainer[name] = self._built(command, f"trainer.{name}")
         self.trainer = self._trainer_first(config.trainer)
         self.datamodule = built["data"] = self._built(command, "data")
         if hasattr(self.datamodule, "check"):
-            # Of folders, lists and sizes: it costs little, where a model may download weights.
+            # Check folders, lists and sizes first: this is cheap, while a model may download weights.
             self.datamodule.check(command)
         self.model = built["model"] = self._built(command, "model")
         add_chosen_optimiser(self, command)
 
     def after_instantiate_classes(self) -> None:
-        """From here on, explain Lightning's own errors."""
+        """From now on, explain Lightning's own errors."""
         self._runs = True
 
     def _built(self, command: str, name: str) -> Any:
-        """The objects that one setting describes."""
+        """Build the objects of one setting."""
         key = f"{command}.{name}"
         alone = Namespace({"subcommand": command})
         alone[key] = self.config[key]
@@ -395,8 +396,8 @@ class CLI(LightningCLI):
         return trainer
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the defaults of every run, unless the settings say otherwise: TensorBoard in the run's folder, and the callbacks
-        and checkpoints that make it safe to interrupt. (Not part of the saved config, which may be run again with
+        """Add the defaults of every run, unless the settings override them: TensorBoard in the run's folder, and the callbacks
+        and checkpoints that make it safe to interrupt. (They are not part of the saved config, which may be used again with
         another folder.)"""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         trainer = config.trainer
@@ -406,21 +407,21 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return super().instantiate_trainer(**kwargs, plugins=own)
         if trainer.logger in (None, True) and not trainer.fast_dev_run and not trainer.barebones:
-            # What is predicted is in files; its curves would be empty.
+            # Predictions are written to files; there are no curves to log.
             shows = self.subcommand != "predict"
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="") if shows else False
         given = self.config_init[self.subcommand].trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
-        # Lightning refuses callbacks of the recipe that have nothing to do then.
+        # Lightning would refuse some callbacks of the recipe here.
         idle: tuple[type, ...] = (LearningRateMonitor, DeviceStatsMonitor) if trainer.logger is False else ()
         idle = (*idle, Checkpoint) if trainer.enable_checkpointing is False else idle
         saves = trainer.enable_checkpointing is not False and not trainer.barebones
         given = [callback for callback in given if not isinstance(callback, idle)]
         kinds = {type(callback) for callback in given}
-        # First come callbacks that must have finished when a checkpoint is written; Lightning puts checkpoints last.
+        # Callbacks that must finish before a checkpoint is written come first; Lightning puts checkpoints last.
         config = parser_of(self, self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         guard = [NonFiniteGuard()] if NonFiniteGuard not in kinds else []
-        # Lightning adds the same one, but not beside the last checkpoint.
+        # Lightning only adds this one if there is no other checkpoint callback, such as the last checkpoint.
         best = [ModelCheckpoint()] if saves and not any(isinstance(callback, Checkpoint) for callback in given) else []
         last = [LastCheckpoint()] if LastCheckpoint not in kinds and saves else []
         shown = trainer.enable_progress_bar is not False and not trainer.barebones
@@ -429,11 +430,11 @@ class CLI(LightningCLI):
         compiled = [Compile(what)] if what != "none" else []
         summed = trainer.enable_model_summary is not False and not trainer.barebones
         summary = [PartsSummary()] if summed and not any(isinstance(callback, ModelSummary) for callback in given) else []
-        # The last checkpoint holds what the best one was.
+        # The last checkpoint contains the path of the best one.
         given = sorted(given, key=lambda callback: isinstance(callback, LastCheckpoint))
         writer = self._writers.get(self.subcommand)
         writers = [writer] if writer is not None and type(writer) not in kinds else []
-        # The bar ends before others say what they found.
+        # The bar must end before other callbacks print their results.
         kwargs["callbacks"] = [*compiled, *summary, Provenance(config), *bar, *guard, *given, *writers, *best, *last]
         for callback in kwargs["callbacks"]:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -474,15 +475,15 @@ class CLI(LightningCLI):
             shutil.copy(config, root / f"config.before_resume_{number}.yaml")
 
     def before_fit(self) -> None:
-        """Say in one line what is about to run."""
+        """Print one line about the run."""
         self._say_begin()
 
     def before_validate(self) -> None:
-        """Say in one line what is about to run."""
+        """Print one line about the run."""
         self._say_begin()
 
     def before_test(self) -> None:
-        """Say in one line what is about to run."""
+        """Print one line about the run."""
         self._say_begin()
 
     def _say_begin(self) -> None:
@@ -494,7 +495,7 @@ class CLI(LightningCLI):
         )
 
     def after_fit(self) -> None:
-        """Test if a callback asks for it; say what was written, and what to try next."""
+        """Test if a callback requests it; print the written files and the next command."""
         tests = any(getattr(callback, "after_fit", False) for callback in run_of(self.trainer).callbacks)
         if tests:
             self.trainer.test(self.model, self.datamodule)
@@ -515,27 +516,27 @@ class CLI(LightningCLI):
         self._say_written(following)
 
     def _monitors(self) -> list[ModelCheckpoint]:
-        """What keeps the best checkpoint by a metric."""
+        """Callbacks that keep the best checkpoint by a metric."""
         found = (one for one in run_of(self.trainer).callbacks if isinstance(one, ModelCheckpoint))
         return [one for one in found if one.monitor is not None]
 
     def after_validate(self) -> None:
-        """Say what was written."""
+        """Print the written files."""
         self._say_written()
 
     def after_test(self) -> None:
-        """Say what was written."""
+        """Print the written files."""
         self._say_written()
 
     def after_predict(self) -> None:
-        """Say what was written."""
+        """Print the written files."""
         self._say_written()
 
     def _overrides(self, step: str) -> bool:
         return getattr(type(self.model), step) is not getattr(LightningModule, step)
 
     def _say_interrupted(self) -> None:
-        """Where to go on, unless the checkpoint that was written for it has said so."""
+        """Print how to continue, unless this was printed with the checkpoint."""
         if any(isinstance(one, LastCheckpoint) and one.stopped for one in run_of(self.trainer).callbacks):
             return
         last = Path(self.trainer.default_root_dir) / LAST
@@ -547,7 +548,7 @@ class CLI(LightningCLI):
             rank_zero_info("Interrupted before the first checkpoint; run the command again.")
 
     def _say_written(self, following: str | None = None) -> None:
-        """Nothing in a trial run; one of several processes speaks."""
+        """Print the written files, in one process only, and not in a trial run."""
         lines = self._ending.lines(self.trainer, following) if self._ending is not None else []
         if lines:
             rank_zero_info("\n".join(lines))

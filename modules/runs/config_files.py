@@ -18,13 +18,13 @@ def config_files(words: list[str]) -> Iterator[str]:
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         name = value if equals else following
-        # Lightning accepts URLs too.
+        # Lightning also accepts URLs.
         if option in OPTIONS and name and "://" not in name:
             yield name
 
 
 def check_config_file(name: str) -> None:
-    """Refuse what the parser would report in its own words, or accept by mistake.
+    """Refuse errors that the parser would report less clearly, or accept by mistake.
 
     Args:
         name: path of a YAML file.
@@ -84,9 +84,9 @@ def _renamed(node: yaml.Node, path: str, holder: Any) -> Iterator[tuple[int, str
     """Settings that have been renamed: line, old name and new name.
 
     Args:
-        node: of the file.
-        path: name of the setting that it is the value of.
-        holder: class whose settings it holds, if known.
+        node: node of the file.
+        path: name of the setting whose value it is.
+        holder: class whose settings it contains, if known.
     """
     if not isinstance(node, yaml.MappingNode):
         return
@@ -98,7 +98,7 @@ def _renamed(node: yaml.Node, path: str, holder: Any) -> Iterator[tuple[int, str
         told = f"{path}.{key.value}" if path else str(key.value)
         # Only the parser knows the settings of an unknown class.
         new = new_name(told, holder) if holder is not None else None
-        # A former single value may now be a group of the same name.
+        # A setting that used to be a single value may now be a group of the same name.
         if new is not None and not (new.startswith(f"{told}.") and _is_group(value)):
             yield key.start_mark.line + 1, told, new
         else:

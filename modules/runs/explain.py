@@ -32,9 +32,9 @@ def explain(message: str) -> str:
     """Shorten a message of jsonargparse.
 
     Args:
-        message: several lines: the parser's position, the class, and the problem.
+        message: several lines with the parser's position, the class, and the problem.
     """
-    # A list that may also be a single object is tried both ways: as its last object, and as one of no kind.
+    # A list that may also be a single object is parsed both ways, and the second attempt only adds noise.
     message = re.sub(r"- Problem with given class_path 'lightning\.Callback':.*?(?=- Expected|$)", "", message, flags=re.DOTALL)
     where = list(dict.fromkeys(re.findall(r'(?:Parser key|Group) [\'"]([\w.]+)[\'"]', message)))
     name = ".".join(where)
@@ -81,7 +81,7 @@ def explain(message: str) -> str:
     given = "null" if given == "None" else given
     choices = list(dict.fromkeys(re.findall(r"typing\.Literal\[(.*?)\]", message)))
     if choices and name:
-        # Besides a list of words, a setting may take true and false, or null.
+        # A setting may accept true and false, or null, in addition to a list of words.
         also = [
             word
             for kind, word in (("bool", "true, false"), ("NoneType", "null"))
@@ -96,7 +96,7 @@ def explain(message: str) -> str:
         return f"{name} must be of type {mistyped[1]}, not {given!r}{AS_LIST if mistyped[1] == 'list' else ''}."
     kinds = re.findall(r"- Expected a <class '([\w.]+)'>", message)
     if classes:
-        # The others are those of the setting that holds the class.
+        # The other types belong to the setting that contains the class.
         plain = re.findall(r"Subtypes: \[((?:<class '\w+'>(?:, )?)+)\]", message)
         kinds = re.findall(r"'(\w+)'", plain[-1]) if plain else []
     if kinds and name:
@@ -144,26 +144,26 @@ def new_name(name: str, holder: Any) -> str | None:
     """The new name of a renamed setting.
 
     Args:
-        name: as on the command line, without the dashes.
+        name: name on the command line, without the dashes.
         holder: class that it was passed to; None if unknown.
 
     Returns:
-        None where the name was not changed, or the class has no setting of the new name.
+        None if the name was not changed, or the class has no setting with the new name.
     """
     new = RENAMED.get(name)
     whole, _, inner = name.rpartition(".")
     if new is None and whole in RENAMED and not RENAMED[whole].startswith(f"{whole}."):
-        # A setting of a part that has been moved.
+        # A setting of a group that has been moved.
         new = f"{RENAMED[whole]}.{inner}"
     if new is None or holder is None:
         return new
     parts = new.split(".")
-    # The class may be one within the method or the data; a last part alone would fit by chance.
+    # The class may be nested in the method or the data; comparing only the last part could match by chance.
     return new if any(_takes(holder, parts[start:]) for start in range(1, max(2, len(parts) - 1))) else None
 
 
 def _takes(kind: Any, parts: list[str]) -> bool:
-    """Whether a class has a setting of this dotted name, as far as its types tell."""
+    """Whether a class has a setting with this dotted name, judged by its types."""
     if parts[0] not in inspect.signature(kind).parameters:
         return False
     inner = next((one for one in _classes(_types(kind).get(parts[0])) if _is_settings(one)), None)
@@ -171,7 +171,7 @@ def _takes(kind: Any, parts: list[str]) -> bool:
 
 
 def class_of(path: str) -> Any:
-    """The class of a class_path; None if there is none, for example because its module has been moved since."""
+    """The class of a class_path; None if there is none, for example because its module has been moved."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None) if module else None
@@ -180,7 +180,7 @@ def class_of(path: str) -> Any:
 
 
 def class_named(path: str) -> Any:
-    """The class that a class_path or a short name means; None if there is none."""
+    """The class of a class_path or a short name; None if there is none."""
     try:
         return class_of(path) if "." in path else _known().get(path)
     except ImportError:
@@ -205,7 +205,7 @@ def _is_settings(kind: Any) -> bool:
 
 
 def _types(kind: Any) -> dict[str, Any]:
-    """Types of a class's settings by name; none where they name what is imported for type checkers alone."""
+    """Types of a class's settings by name; empty if they refer to names that are only imported for type checking."""
     try:
         return get_type_hints(kind if _is_settings(kind) else kind.__init__)
     except NameError:
@@ -213,7 +213,7 @@ def _types(kind: Any) -> dict[str, Any]:
 
 
 def _classes(kind: Any) -> Iterator[type]:
-    """Classes that a type is made of: `A | list[B] | None` -> A, B."""
+    """Classes in a type: `A | list[B] | None` -> A, B."""
     if get_args(kind):
         for part in get_args(kind):
             yield from _classes(part)
@@ -222,17 +222,17 @@ def _classes(kind: Any) -> Iterator[type]:
 
 
 def fitting(base: Any) -> list[str]:
-    """Short names of the classes that a setting of a type takes."""
+    """Short names of the classes that a setting of this type accepts."""
     bases = tuple(_classes(base))
     return [name for name, kind in _known().items() if issubclass(kind, bases) and not inspect.isabstract(kind)]
 
 
 def settings_of(holder: Any, name: str) -> list[str]:
-    """Names that the last part of a dotted name could have had.
+    """Valid names for the last part of a dotted name.
 
     Args:
-        holder: class whose setting was wrong; None for a setting at the top.
-        name: dotted name from there.
+        holder: class whose setting was wrong; None for a top-level setting.
+        name: dotted name within the class.
     """
     first, _, rest = name.partition(".")
     if holder is None:
@@ -266,7 +266,7 @@ def check_values(config: Any, path: str, kind: Any = None) -> None:
     Args:
         config: value of a setting, as parsed.
         path: name of the setting on the command line.
-        kind: class whose constructor's settings `config` holds, where it does not say so itself.
+        kind: class whose settings `config` contains, if `config` has no class_path.
 
     Raises:
         SettingError: for the first one.
@@ -292,10 +292,10 @@ def check_values(config: Any, path: str, kind: Any = None) -> None:
 
 
 def explain_lightning(error: Exception, trainer: Namespace) -> str:
-    """One sentence for an error raised by Lightning, with the trainer's setting that it is about.
+    """One sentence for an error raised by Lightning, with the trainer setting that caused it.
 
     Args:
-        error: that Lightning raised.
+        error: error raised by Lightning.
         trainer: the trainer's settings.
     """
     text = " ".join(str(error).split())

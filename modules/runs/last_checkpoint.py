@@ -20,7 +20,7 @@ from modules.core.undocumented import FitCounts, is_fitting
 
 LAST = Path("checkpoints") / "last.ckpt"
 ASK_EVERY = 10
-"""Optimiser steps after which several processes tell each other of signals."""
+"""Optimiser steps between exchanges of received signals among several processes."""
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)
 """SLURM's signal; Windows does not have it."""
 SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, REQUEUE) if number is not None)
@@ -32,18 +32,18 @@ def was_requeued() -> bool:
 
 
 def best_checkpoint(last: Path) -> Path:
-    """The file that a `ModelCheckpoint` with `monitor` found best, as the last checkpoint of the run remembers.
+    """The best checkpoint according to a `ModelCheckpoint` with `monitor`, as recorded in the last checkpoint of the run.
 
     Args:
-        last: that checkpoint; the best one lies beside it.
+        last: last checkpoint of the run; the best one is next to it.
 
     Raises:
-        SettingError: if none was watched for, or its file is gone.
+        SettingError: if no best checkpoint was recorded, or its file no longer exists.
     """
     states = open_run(str(last), "--ckpt_path").get("callbacks", {})
     watched = [one for name, one in states.items() if name.startswith("ModelCheckpoint") and one.get("monitor") is not None]
     paths = [Path(one["best_model_path"]) for one in watched if one["best_model_path"]]
-    # A run's folder may have been moved.
+    # The run's folder may have been moved.
     found = [place for path in paths for place in (last.parent / path.name, path) if place.is_file()]
     if not found:
         what = f"{paths[0]}, which is gone" if paths else "none, because no ModelCheckpoint with monitor had chosen one"
@@ -60,8 +60,8 @@ class LastCheckpoint(Checkpoint):
     automatically when it is restarted. The command line adds this callback to every run that does not list it. A trial run
     (`trainer.fast_dev_run`) saves nothing.
 
-    Where a validation or the end of an epoch follows a step, the checkpoint is written after it: Lightning does not
-    distinguish the two, and a run resumed from a checkpoint written before it would skip that validation.
+    If a validation or the end of an epoch follows a step, the checkpoint is written after it: Lightning does not
+    distinguish the states before and after, and a run resumed from a checkpoint before the validation would skip it.
 
     Args:
         every_n_steps: optimiser steps between checkpoints.
@@ -104,13 +104,13 @@ class LastCheckpoint(Checkpoint):
             return
         step = trainer.global_step
         if trainer.world_size > 1 and step % ASK_EVERY == 0:
-            # Asking the other processes causes a host sync, so not after every step.
+            # Not after every step, because communication with other processes causes a host sync.
             received = torch.tensor(self._received, device=pl_module.device)
             self._agreed = int(trainer.strategy.reduce(received, reduce_op="max"))
         elif trainer.world_size == 1:
             self._agreed = self._received
         self._due |= bool(self._agreed) or step % self.every_n_steps == 0
-        # Whether a validation follows is decided inside Lightning; where it might, saving is postponed by a step.
+        # Lightning decides internally whether a validation follows; if it might, saving is postponed by a step.
         counts = FitCounts(trainer)
         interval = counts.validates_every or float("inf")
         validates = any(count % interval == 0 for count in (batch_idx + 1, counts.in_all))
@@ -161,13 +161,13 @@ class LastCheckpoint(Checkpoint):
 
 
 def _within_step(trainer: Trainer) -> bool:
-    """Whether gradients of further batches are added before the optimiser's next step."""
+    """Whether gradients are being accumulated, before the optimiser's next step."""
     return bool(FitCounts(trainer).in_epoch % trainer.accumulate_grad_batches) and not trainer.is_last_batch
 
 
 @rank_zero_only
 def requeue() -> None:
-    """Requeue this SLURM job; does nothing outside of SLURM."""
+    """Requeue this SLURM job; does nothing outside SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return

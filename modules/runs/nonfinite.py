@@ -23,7 +23,7 @@ CONFIG, WEIGHTS = "config.yaml", "weights.pt"
 
 
 def batches_file(rank: int) -> str:
-    """File of a dump that describes the batches of one process."""
+    """Name of the file in a dump that describes the batches of one process."""
     return f"batches.rank{rank}.json"
 
 
@@ -31,13 +31,13 @@ class NonFiniteGuard(Callback):
     """Keeps NaN and infinite gradients out of the weights, and dumps the step that caused them.
 
     Such a step does not change weights, buffers or momentum copies of weights in any process (`Method.training_step` lets a
-    bad loss reach all gradients, which DDP averages). The weights as they were and the batches' rows go to
+    bad loss reach all gradients, which DDP averages). The weights before the step and the rows of the batches are written to
     `<run>/nonfinite/step_<n>`, which `python main.py replay` repeats. The command line adds this callback to every run
     that does not list it.
 
     On a CPU, or with an optimiser that is not fused, every step is checked at once. On a GPU that would cause a host sync,
     so the fused optimiser itself is told to skip all updates from the bad step on, until the next check a few steps later;
-    these steps count as skipped too.
+    these steps count as skipped, too.
 
     Args:
         max_skipped: maximum number of skipped optimiser steps; one more ends the run. 0 ends it at the first.

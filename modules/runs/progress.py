@@ -9,7 +9,7 @@ from modules.core.run import run_of
 
 
 class LossProgressBar(TQDMProgressBar):
-    """Lightning's bar, with `train/loss` as it was when it was last logged (trainer.log_every_n_steps).
+    """Lightning's bar, with the last logged value of `train/loss` (trainer.log_every_n_steps).
 
     Values logged with `prog_bar` are read from the device in every step, which costs a host sync. The
     command line adds this bar to every run that has one.
@@ -21,7 +21,7 @@ class LossProgressBar(TQDMProgressBar):
         self._shown: dict[str, float] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Lightning's metrics and the loss, read only after logged steps, whose values are on the host already."""
+        """Lightning's metrics and the loss, read only after logged steps, whose values are already on the host."""
         step = trainer.global_step
         if step != self._step and step % max(1, run_of(trainer).log_every_n_steps) == 0:
             self._step = step

@@ -64,7 +64,7 @@ def replay(dump: str, rank: int = 0) -> None:
 
 
 def _watch(name: str, spoiled: list[str]) -> Callable[[nn.Module, Any, Any], None]:
-    """A hook that records modules with a non-finite output; inner modules finish before the outer ones."""
+    """A hook that records modules with a non-finite output; inner modules are called before outer ones finish."""
 
     def hook(part: nn.Module, inputs: Any, output: Any) -> None:
         values = [value for value in (output if isinstance(output, tuple) else (output,)) if isinstance(value, Tensor)]

@@ -25,7 +25,7 @@ ATTEMPT = ("config.yaml", "hparams.yaml", "events.out.tfevents.*", "checkpoints"
 
 
 def local_folder(given: str) -> Path:
-    """The folder that trainer.default_root_dir names, with `~` expanded.
+    """The folder of trainer.default_root_dir, with `~` expanded.
 
     Raises:
         SettingError: for an address like s3://..., or if the path exists and is not a folder.
@@ -58,8 +58,8 @@ def make_folder(root: Path) -> None:
 class RunLock:
     """Lock on a run's folder, held by its first process from before anything is built until it ends.
 
-    The system releases it when the process ends, however it ends. It is not inherited by loader workers, which
-    may outlive the process for a moment (`lockf`, not `flock`, which children share).
+    The system releases the lock when the process ends in any way. It is not inherited by loader workers, which
+    may outlive the process for a short time (`lockf`, not `flock`, which children share).
 
     Args:
         root: folder of the run; it must exist.
@@ -118,7 +118,7 @@ def set_attempt_aside(root: Path) -> Path | None:
         root: folder of the run, which contains no checkpoint to resume from.
 
     Returns:
-        Folder `attempt_<n>` within, or None where there was nothing to move.
+        Folder `attempt_<n>` in the run's folder, or None if there was nothing to move.
     """
     if not (root / "config.yaml").is_file():
         return None

@@ -23,7 +23,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            SettingError: if it cannot be written; with the reason and the state of the previous checkpoint.
+            SettingError: if it cannot be written; the message contains the reason and the state of the previous checkpoint.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -45,7 +45,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a checkpoint, as tensors and plain values only unless told otherwise.
+        """Read a checkpoint; by default only tensors and plain values.
 
         Raises:
             SettingError: if the file is damaged or is not a checkpoint.

@@ -7,14 +7,14 @@ from modules.core.errors import SettingError, check_positive, check_range, given
 
 
 def check_trainer(trainer: Namespace, command: str) -> None:
-    """Refuse them before anything is built.
+    """Refuse invalid trainer settings before anything is built.
 
     Args:
-        trainer: settings, as parsed.
+        trainer: parsed settings.
         command: fit, validate, test or predict.
 
     Raises:
-        SettingError: for the first invalid one.
+        SettingError: for the first invalid setting.
     """
     check_positive(
         "trainer",
@@ -49,7 +49,7 @@ def check_trainer(trainer: Namespace, command: str) -> None:
 
 
 def _check_devices(trainer: Namespace) -> None:
-    """Compare the requested devices with those that PyTorch sees."""
+    """Compare the requested devices with the available ones."""
     kind, asked, count = trainer.accelerator, trainer.devices, torch.cuda.device_count()
     if kind in ("gpu", "cuda") and not count and not (kind == "gpu" and torch.backends.mps.is_available()):
         raise SettingError(

@@ -1,4 +1,4 @@
-"""Augmentation for classification: the same in all frames, a function of the generator, and what each part does."""
+"""Augmentation for classification: it is the same in all frames and a function of the generator; effects of each part."""
 
 import random
 
@@ -50,7 +50,7 @@ def operations(name: str = OFFICIAL, probability: float = 1.0) -> dict[str, Augm
 
 
 def done(operation: AugmentOp, clip: Tensor) -> Tensor:
-    """What an operation does with a clip uint8 [T, H, W, 3]."""
+    """Result of an operation for a clip uint8 [T, H, W, 3]."""
     return change_pixels(clip[None], group_changes([operation([])], (clip.shape[1], clip.shape[2])))[0]
 
 
@@ -62,7 +62,7 @@ def test_each_operation_changes_the_picture_and_keeps_its_kind() -> None:
         assert (made.dtype, made.shape) == (clip.dtype, clip.shape)
         assert not torch.equal(made, clip), name
     assert len(found) == 15
-    # At no and at full strength too.
+    # Also at zero and full strength.
     for name, operation in [*operations("rand-m0-inc1").items(), *operations("rand-m10-inc1").items()]:
         assert done(operation, clip).shape == clip.shape, name
 
@@ -79,7 +79,7 @@ def test_operations_agree_with_timm_on_pil_images() -> None:
             expected = torch.from_numpy(np.array(other(picture))).float()
         moved = ours.name.startswith(("Rotate", "Shear", "Translate"))
         off = (made - expected).abs()
-        # What moves pixels differs at the border, and by where a pixel's centre is taken to be.
+        # Operations that move pixels differ at the border, and in the definition of pixel centres.
         assert off.mean() < 3 if moved else off.max() <= 1, ours.name
 
 
@@ -88,7 +88,7 @@ def test_rand_augment_draws_operations_with_probability_one_half() -> None:
     transform.ops = [operation for operation in transform.ops if operation.name == "Rotate"]
     with seeded_libraries(0):
         drawn = [level for _ in range(500) for change in transform([]) for level in change.levels]
-    # 2000 draws of which half are done; angles are normal around 21 degrees, to either side.
+    # 2000 draws, half of which are applied; angles are normal around 21 degrees, to either side.
     assert abs(len(drawn) - 1000) < 5 * np.sqrt(500)
     angles = np.array(drawn)
     assert abs(np.abs(angles).mean() - 21) < 0.3
@@ -107,7 +107,7 @@ def test_erased_boxes_are_alike_in_all_frames_and_hold_noise() -> None:
     for box in boxes[hit]:
         rows, columns = box.any(1).sum(), box.any(0).sum()
         assert box.sum() == rows * columns
-        # 2 to 33 % of the picture, whole pixels.
+        # 2 to 33 % of the picture, in whole pixels.
         assert 0.01 < box.float().mean() < 0.38
     noise = made[changed]
     assert abs(noise.mean()) < 0.05
@@ -205,7 +205,7 @@ def test_wrong_settings(make: object, message: str) -> None:
 @pytest.mark.parametrize("settings", [Mixing(cutmix=0), Mixing(mixup=0)], ids=["mixup", "cutmix"])
 @pytest.mark.parametrize("missing", [0.0, -1.0], ids=["one label", "several labels"])
 def test_clips_without_label_mix_with_nobody(settings: Mixing, missing: float) -> None:
-    """Targets of a clip without label are zeros where there is one label, and -1 where there are several."""
+    """Targets of a clip without label are zeros for single labels, and -1 for several labels."""
     video, targets = mixing_batch(5)
     expected = mix_clips(video.clone(), targets, settings, generator(1))
     targets = torch.where(torch.arange(5)[:, None] == 3, missing, targets)

@@ -1,4 +1,4 @@
-"""Clips are mirrored where that leaves their labels what they are, and where a setting asks for it."""
+"""Clips are mirrored if this does not change their labels, or if a setting requests it."""
 
 import json
 import warnings
@@ -27,8 +27,8 @@ from tests.datamodules.video_files import write_video
 from tests.registry import CONTRAST, METHODS, SGD, SIDE, tiny_cnn
 
 ROOT = Path(__file__).parents[2]
-# The data sets in which left and right are classes or words of captions. Dives of Diving48 are told by take-off, somersaults,
-# twists and position; no class of NTU RGB+D has a side.
+# The data sets in which left and right are classes or words of captions. Dives of Diving48 are defined by take-off,
+# somersaults, twists and position; no class of NTU RGB+D has a side.
 SIDES = {
     "SSv1",
     "SSv2",
@@ -46,14 +46,14 @@ CONTRASTIVE = {case.name: case for case in METHODS if case.name in ("MoCo", "Tub
 
 def test_data_sets_say_whether_left_and_right_are_classes() -> None:
     modules = {name: getattr(datamodules, name) for name in datamodules.__all__}
-    # What was put into shards, mixed or listed says it, not the class.
+    # Here the underlying data decide, not the class.
     for name in ("StreamedVideos", "MixedData", "ListedStreams"):
         del modules[name]
     assert {name for name, module in modules.items() if getattr(module, "flips_change_labels", False)} == SIDES
 
 
 def settled(asked: float | None, data: Any) -> float:
-    """Probability that a `RandomFlip` takes with these data."""
+    """Probability of a `RandomFlip` with these data."""
     flip = flips.RandomFlip("model.flip", asked)
     flip.take_data(data)
     return flip.probability
@@ -93,7 +93,7 @@ def test_contrastive_methods_mirror_no_motion_to_the_left(name: str, tmp_path: P
     data = CONTRASTIVE[name].data(2, 2, 2)
     make_trainer(tmp_path, [], 1, limit_val_batches=0).fit(kind(tiny_cnn(), contrast=CONTRAST, optim=SGD), datamodule=data)
     assert asked == [0.0, 0.0]
-    # A setting is kept, and the papers' half where nothing is known of the data.
+    # A setting is kept; the default for unknown data is one half, as in the papers.
     for given, expected in (({"flip": 0.3}, 0.3), ({"flip": 0.0}, 0.0), ({}, 0.5)):
         method = kind(tiny_cnn(), contrast=CONTRAST, optim=SGD, **given)
         assert method.flip.probability == expected
@@ -157,7 +157,7 @@ def test_a_recipe_of_kinetics_with_other_data_by_name(
 
 
 def test_recipes_leave_flips_to_the_data() -> None:
-    """But for that of Something-Something, whose paper says so."""
+    """Except for Something-Something, as stated in the paper."""
     texts = {path.name: path.read_text() for path in (ROOT / "configs").rglob("*.yaml") if "flip:" in path.read_text()}
     kept = {name for name, text in texts.items() if "flip: null" not in text}
     assert kept == {"ssv2.yaml"}
@@ -177,7 +177,7 @@ def test_classification_keeps_what_is_set_and_asks_every_data_set() -> None:
         method.take_data(sided)
     assert method.flip is not None
     assert method.flip.probability == 0.2
-    # Without augmentation nothing is mirrored.
+    # Without augmentation, nothing is mirrored.
     method = Classification(tiny_cnn(), 3)
     method.take_data(plain)
     assert method.flip is None

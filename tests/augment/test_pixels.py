@@ -1,4 +1,4 @@
-"""Changes of many clips at once: those of torchvision for one clip after the other, in as many operations for any number."""
+"""Changes of many clips at once: equal to torchvision clip by clip, with a constant number of operations."""
 
 import math
 from collections.abc import Callable
@@ -60,7 +60,7 @@ REFERENCE: dict[str, Callable[..., Tensor]] = {
 
 
 def one_by_one(clips: Tensor, changes: list[list[Change]]) -> Tensor:
-    """What `change_pixels` does, clip by clip."""
+    """The result of `change_pixels`, clip by clip."""
     made = []
     for clip, own in zip(clips.permute(0, 1, 4, 2, 3), changes, strict=True):
         for change in own:
@@ -109,7 +109,7 @@ def test_a_change_is_that_of_torchvision(name: str) -> None:
     off = (made.int() - one_by_one(clips, changes).int()).abs()
     if KIND_OF[name] in ("value", "stretch", "equalize"):
         assert off.max() == 0
-    # Where float32 decides, another machine may add in another order.
+    # With float32, other machines may add in another order.
     assert off.max() <= 1
     assert (off > 0).float().mean() < 5e-4
 
@@ -126,7 +126,7 @@ def test_all_that_is_drawn_for_a_batch_is_done_to_each_clip_in_its_order(setting
 
 
 def test_operations_do_not_grow_with_the_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same changes for twice as many clips; and however many draws of their own there are, few groups."""
+    """The same changes for twice as many clips, and few groups for any number of separate draws."""
     settings, counts = ClipAugmentation(jitter=0.4, hue=0.2, flip=0, erase=0), []
     changes = draw_changes(16, settings, 0)
     for copies in (1, 2):

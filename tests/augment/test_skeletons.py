@@ -90,7 +90,7 @@ def test_impossible_settings(settings: dict[str, float], expected: str) -> None:
 
 def test_figures_stay_in_the_picture_and_follow_the_joints() -> None:
     clip = torch.zeros(1, 3, 2, 25, 2)
-    # The head of the first person moves from the left to the right, above everything else.
+    # The head of the first person moves from left to right, above everything else.
     clip[0, 0, :, 3, 0], clip[0, 2, :, 3, 0] = torch.tensor([-1.0, 1.0]), 1.0
     video = draw_skeletons(clip, 33)
     assert video.shape == (1, 2, 33, 33, 3)

@@ -1,4 +1,4 @@
-"""Random changes of sound: their draws, and what they do."""
+"""Random changes of audio: their draws and effects."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_mixup(generator: torch.Generator) -> None:
     pair = MixDraws(torch.tensor([True, True]), torch.tensor([1, 0]), torch.tensor([0.75, 0.6]))
     length = torch.tensor([60, 100])
     mixed = mix_waveforms(waves, pair, length)
-    # The mixture is as long as the first of the two.
+    # The mixture has the length of the first one.
     assert not mixed[0, :, 60:].any()
     assert mixed[1, :, 60:].any()
     first = waves[0, 0, :60] - waves[0, 0, :60].mean()

@@ -39,7 +39,7 @@ def encoder(checkpoint: Path | None, vocabulary: int = WORDS) -> TextEncoder:
 
 
 def named(network: Any, form: str) -> dict[str, Tensor]:
-    """Weights under the names that files have: those of today, those of 2018, or those of an encoder without heads."""
+    """Weights under the names of files: those of today, of 2018, or of an encoder without heads."""
     state = {key: value.clone() for key, value in network.state_dict().items()}
     if form == "old":
         state["bert.embeddings.position_ids"] = torch.arange(12)[None]
@@ -75,7 +75,7 @@ def test_bert_file(form: str, bert: Any, tmp_path: Path) -> None:
     ids, there = sentences()
     expected = bert(input_ids=ids, attention_mask=there.long(), output_hidden_states=True)
     assert torch.allclose(text.encode(ids, there), expected.hidden_states[2], atol=1e-5)
-    # Without its cross-attention, which BERT has not, the fusion layer is BERT's last one.
+    # Without cross-attention, which BERT does not have, the fusion layer equals BERT's last layer.
     text.layers[2].cross = None
     tokens = text.fuse(text.encode(ids, there), there, torch.zeros(3, 1, VIDEO))
     assert torch.allclose(tokens, expected.hidden_states[3], atol=1e-5)

@@ -1,4 +1,4 @@
-"""CLIP's text tower in the place of ours: open_clip's own sentences, contrast alone, and what is told without it."""
+"""CLIP's text tower instead of ours: outputs of open_clip, contrast only, and the message if it is not installed."""
 
 import sys
 from pathlib import Path

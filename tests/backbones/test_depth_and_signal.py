@@ -1,4 +1,4 @@
-"""Encoders of depth and of sensors: what they are fed, their interface, and weights from every file that holds them."""
+"""Encoders of depth and sensors: input, interface, and weights from all kinds of files."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_millimetres_become_shades_and_what_was_not_measured_is_black() -> None:
     depth = torch.tensor([0, 500, 1000, 2000, 3000, 9000], dtype=torch.uint16).view(1, 1, 1, 6, 1)
     shades = IMAGENET.restore(encoder.preprocess(depth))
     assert torch.allclose(shades[0, :, 0, 0], torch.tensor([0, 0, 0, 0.5, 1, 1]).expand(3, 6), atol=1e-6)
-    # From 0 on, the nearest that was measured is no blacker than nothing.
+    # From 0 on, the nearest measured depth is not darker than missing depth.
     plain = IMAGENET.restore(Depth(tiny_cnn()).preprocess(depth))
     assert torch.allclose(plain[0, 1, 0, 0], torch.tensor([0, 500, 1000, 2000, 3000, 4500]) / 4500, atol=1e-6)
     # The network's own clips decide what follows.
@@ -69,9 +69,9 @@ def test_standardised_signals_have_no_scale_and_others_do() -> None:
     assert torch.allclose(fed, standardised.preprocess(clip), atol=1e-4)
     assert torch.allclose(fed.square().mean(2), torch.ones(3, 6), atol=1e-4)
     assert torch.equal(plain.preprocess(clip), clip)
-    # A channel that says nothing stays 0.
+    # A constant channel stays 0.
     assert not standardised.preprocess(torch.ones(1, 6, 24)).any()
-    # A quarter of the steps, and the scale of the data is learned.
+    # A quarter of the steps is used, and the scale of the data is learned.
     assert plain.forward_features(clip).shape == (3, 16, 6)
     assert plain.scale.running_mean is not None
     assert plain.scale.running_mean.any()
@@ -82,7 +82,7 @@ def test_standardised_signals_have_no_scale_and_others_do() -> None:
 
 
 class Two(Method):
-    """Holds two encoders, only to be saved."""
+    """Contains two encoders, only for saving."""
 
     def __init__(self) -> None:
         super().__init__(AdamWSettings())
@@ -157,7 +157,7 @@ model:
 
 @pytest.mark.parametrize("form", ["cnn", "vit", "beit", "signal"])
 def test_converted_files_and_checkpoints_give_equal_features(form: str, tmp_path: Path) -> None:
-    """Range of depth, standardised signals and sizes are those of the run, from its checkpoint and from what was made of it."""
+    """Range of depth, standardised signals and sizes are those of the run, from its checkpoint and from converted files."""
     torch.manual_seed(0)
     encoder: Any = {
         "cnn": lambda: Depth(VideoResNet("r3d_18", 4, bn_eps=1e-5), 1000, 3000),
@@ -168,7 +168,7 @@ def test_converted_files_and_checkpoints_give_equal_features(form: str, tmp_path
     method = Classification(encoder, 3, optim=OPTIM).eval()
     kept: dict[str, Any] = {"state_dict": method.state_dict()}
     if form == "vit":
-        encoder.network.norm = tiny_vit().norm  # which a fine-tuned network has not
+        encoder.network.norm = tiny_vit().norm  # which a fine-tuned network does not have
     method.on_save_checkpoint(kept)
     kept.setdefault("record", {})["class_names"] = ["a", "b", "c"]
     kept["record"]["config"] = {"signal": STANDARDISED, "vit": TWO_HEADS}.get(form)

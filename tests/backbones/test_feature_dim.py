@@ -1,4 +1,4 @@
-"""What an encoder says of its pooled feature is what `forward` returns, for all heads that are built on it."""
+"""The stated length of the pooled feature is that of the output of `forward`, for all heads that use it."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from tests.registry import tiny_cnn, tiny_vit, video_batch
 
 
 def in_slices() -> VideoViT:
-    """A video transformer whose feature keeps time slices apart."""
+    """A video transformer with a feature per time slice."""
     network = tiny_vit()
     network.pooling = "time"
     return network

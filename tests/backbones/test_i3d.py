@@ -1,4 +1,4 @@
-"""I3D: sizes, static padding, weights in and out. See also test_video_cnn (what all CNNs share) and tests/parity."""
+"""I3D: sizes, static padding, loading and saving weights. See also test_video_cnn (common to all CNNs) and tests/parity."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def slow_mixed(block: Mixed, hidden: Tensor) -> Tensor:
 
 
 def slow_i3d(net: I3D, video: Tensor) -> Tensor:
-    """The network written out, each layer with its padding made by hand."""
+    """The network written out, with explicit padding in each layer."""
     hidden = slow_pool(slow_unit(net.conv3d_1a_7x7, video), (1, 3, 3), (1, 2, 2))
     hidden = slow_unit(net.conv3d_2c_3x3, slow_unit(net.conv3d_2b_1x1, hidden))
     hidden = slow_pool(hidden, (1, 3, 3), (1, 2, 2))
@@ -52,7 +52,7 @@ def slow_i3d(net: I3D, video: Tensor) -> Tensor:
 
 
 def narrow(**settings: object) -> I3D:
-    """An eighth of the width, with statistics that are not the start's and kernels that let the input through to the end."""
+    """An eighth of the width, with random statistics, and kernels that pass the input through to the end."""
     network = I3D(1 / 8, **settings).eval()
     for key, value in network.state_dict().items():
         if value.ndim == 5:

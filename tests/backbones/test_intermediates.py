@@ -1,4 +1,4 @@
-"""What every encoder offers between its layers, and what every encoder refuses in one sentence."""
+"""Intermediate features of all encoders, and settings that they refuse in one sentence."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ BUILD: dict[str, Callable[[], Any]] = {
     "hcn": lambda: HCN(4, 16),
 }
 BLOCKS = {"vit": 2, "beit": 2, "r3d": 5, "i3d": 4, "depth": 2, "signal": 4, "gru": 3, "gcn": 10, "hcn": 2}
-# [B, D, ...] of the first block that is given, for two clips.
+# [B, D, ...] of the first returned block, for two clips.
 GRIDS = {
     "vit": (2, 32, 2, 4, 4),
     "beit": (2, 32, 4, 4, 4),
@@ -55,7 +55,7 @@ def raw_clip(encoder: Any) -> Tensor:
 
 
 def blocks_of(encoder: Any) -> list[nn.Module]:
-    """The modules whose outputs the intermediates are, where single modules give them."""
+    """The modules whose outputs are the intermediates, if they are outputs of single modules."""
     if isinstance(encoder, Depth):
         encoder = encoder.network
     if hasattr(encoder, "temporal"):
@@ -79,14 +79,14 @@ def test_intermediates(name: str) -> None:
     with torch.inference_mode():
         clip = encoder.preprocess(raw_clip(encoder))
         features, found = encoder.forward_intermediates(clip, norm=True)
-        # What forward_features gives, bit for bit, as the features and as the last output.
+        # The features and the last output equal forward_features bit for bit.
         expected = encoder.forward_features(clip)
         assert torch.equal(features, expected)
         assert (len(found), tuple(found[0].shape)) == (BLOCKS[name], GRIDS[name])
         flat = encoder.forward_intermediates(clip, [-1], norm=True, output_fmt="NLC", intermediates_only=True)[0]
         assert torch.equal(flat, expected if expected.ndim == 3 and name != "signal" else expected.flatten(2).transpose(1, 2))
         assert torch.equal(flat, found[-1].flatten(2).transpose(1, 2))
-        # Which ones, by timm's rules: the last n, numbers from either end, in the order of the network.
+        # Selection by timm's rules: the last n, numbers from either end, in the order of the network.
         plain = encoder.forward_intermediates(clip, intermediates_only=True)
         for indices, numbers in ((2, [-2, -1]), ([-1, 0], [0, -1]), ([0], [0])):
             some = encoder.forward_intermediates(clip, indices, intermediates_only=True)
@@ -184,7 +184,7 @@ def test_clips_of_other_sizes_are_refused_in_one_sentence(case: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*BUILD, "s3d"])
 def test_checks_are_compiled_and_exported(name: str) -> None:
-    """No break of the graph, with batches of any size."""
+    """No graph breaks, with batches of any size."""
     encoder = S3D().eval() if name == "s3d" else BUILD[name]().eval()
     clip = encoder.preprocess(raw_clip(encoder))
     if name == "s3d":

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms: what must hold of any, whatever the official numbers are."""
+"""Log-mel spectrograms: properties that are independent of official values."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_gain_offset_and_channels(waveform: torch.Tensor) -> None:
 
 
 def test_presets_and_what_fills_up(waveform: torch.Tensor) -> None:
-    # Frames, and what silence and filling up become.
+    # Number of frames, and values of silence and padding.
     published = {
         "audiomae_audioset": (1024, 0.467, -1.278),
         "audiomae_esc50": (512, 0.618, -0.869),
@@ -73,7 +73,7 @@ def test_presets_and_what_fills_up(waveform: torch.Tensor) -> None:
 def test_each_sample_of_a_batch_is_as_alone(waveform: torch.Tensor) -> None:
     length = torch.tensor([RATE, 9000, 300])
     own = LogMelInput(128)
-    # What fills up must not matter.
+    # Padding must not matter.
     together = own(waveform, length)
     assert torch.allclose(together[:1], own(waveform[:1]), atol=1e-4)
     assert torch.allclose(together[1:2], own(waveform[1:2, :, :9000]), atol=1e-4)
@@ -90,7 +90,7 @@ def test_precision_of_the_run_does_not_matter(waveform: torch.Tensor) -> None:
 
 
 class Listens(VideoMAE):
-    """Makes spectrograms in its step."""
+    """Computes spectrograms in its step."""
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         sound = torch.rand(4, 1, RATE, generator=generator, device=generator.device)

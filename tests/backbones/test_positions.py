@@ -1,4 +1,4 @@
-"""Weights that were pretrained on clips of another size: position codes are interpolated, said, and come out again."""
+"""Weights that were pretrained on clips of another size: position codes are interpolated, reported, and saved again."""
 
 import argparse
 import itertools
@@ -90,7 +90,7 @@ def test_codes_of_the_same_grid_are_the_table_itself() -> None:
 
 @pytest.mark.parametrize("form", ["checkpoint", "passport", "command", "setting"])
 def test_longer_and_larger_clips_than_in_pretraining(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever says it: the run, the passport, the official script, or the user."""
+    """The source of the size may be the run, the passport, the official script, or the user."""
     path, settings = tmp_path / "weights.pth", {}
     source = mae(4, 32)
     if form in ("checkpoint", "passport"):
@@ -139,7 +139,7 @@ def test_published_networks_were_pretrained_on_16_frames_of_224_px(tmp_path: Pat
 
 
 def test_fine_tuned_weights_keep_the_positions_that_they_were_tuned_with(tmp_path: Path) -> None:
-    """From a checkpoint, from what `convert` makes of it, in a later command, and once more from there."""
+    """From a checkpoint, from its converted file, in a later command, and again from there."""
     first = run_of(mae(4, 32), 4, 32, tmp_path)
     tuned = Classification(vit(8, 48, first), 13, optim=OPTIM)
     (tmp_path / "tuned").mkdir()
@@ -161,7 +161,7 @@ def test_fine_tuned_weights_keep_the_positions_that_they_were_tuned_with(tmp_pat
 
 
 def test_a_checkpoint_of_before_positions_were_interpolated_is_fed_as_its_run_was(tmp_path: Path) -> None:
-    """Its command still names the encoder that it began with, which was pretrained on other clips and pixels."""
+    """Its command still contains the initial encoder, which was pretrained with other clips and pixels."""
     first = run_of(
         VideoMAE(vit(4, 32, normalisation=HALF), PixelTarget(), TubeMask(0.5), DecoderSettings(1), optim=OPTIM), 4, 32, tmp_path
     )
@@ -210,7 +210,7 @@ def test_relative_positions_of_larger_frames_are_resampled(tmp_path: Path, caplo
     source = beit(2, 32)
     table = source.blocks[0].attn.relative_position_bias_table
     with torch.no_grad():
-        # The bias of an offset is its column, so that resampling can be seen.
+        # The bias of an offset is its column, so that resampling is visible.
         offsets = torch.arange(-3.0, 4).expand(7, 7).flatten()
         table[:-3] = offsets[:, None]
         table[-3:] = torch.tensor([[5.0], [6], [7]])
@@ -220,7 +220,7 @@ def test_relative_positions_of_larger_frames_are_resampled(tmp_path: Path, caplo
     assert larger.shape == (15 * 15 + 3, 2)
     cube = larger[:-3, 0].view(15, 15)
     assert torch.allclose(cube, cube[:1].expand(15, 15), atol=1e-4)
-    # Beyond the offsets of the smaller frames, the farthest one is repeated.
+    # Offsets larger than those of the smaller frames repeat the largest one.
     assert (cube[0].diff() >= 0).all()
     assert cube[0, [0, -1]].tolist() == [-3, 3]
     assert torch.allclose(cube[0, 6:9], torch.tensor([-1.0, 0, 1]), atol=1e-4)
@@ -239,7 +239,7 @@ def test_positions_of_other_frames_are_cut_or_filled_aloud(
 
 
 def test_folders_of_transformers_say_how_their_networks_were_fed(tmp_path: Path) -> None:
-    """What they leave out is the library's default."""
+    """Missing settings have the library's defaults."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae", "num_frames": 8}))
     means = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(means))
@@ -264,7 +264,7 @@ def test_clips_of_other_frames_and_sides(shape: tuple[int, int, int], caplog: py
     assert torch.equal(tokens, again)
     assert tokens.shape == (2, grid[0] * grid[1] * grid[2], WIDTH)
     assert torch.allclose(backbone.positions_of(backbone.clip_grid(clips)), by_hand(grid, (2, 4, 4), WIDTH), atol=1e-5)
-    # Said once, and trained as well after an evaluation that came first.
+    # Reported once, and training also works after an evaluation.
     assert len(said(caplog, "interpolated from 2 x 4 x 4 to {} x {} x {} tokens".format(*grid))) == 1
     again.sum().backward()
     # The codes are used: the order of the tokens matters.
@@ -287,7 +287,7 @@ def test_clips_of_half_tokens_are_refused() -> None:
 
 
 def test_masks_are_for_the_clips_of_the_settings() -> None:
-    """Token numbers of one grid are those of other places in another."""
+    """Token indices of one grid are different positions in another grid."""
     method = mae(4, 32)
     clip = torch.zeros(1, 4, 16, 64, 3, dtype=torch.uint8)
     mask = method.draw_mask(1, torch.Generator())

@@ -1,4 +1,4 @@
-"""How clips are fed to a network is the backbone's, and comes from its weights: in every method, probe, task and file."""
+"""Preprocessing belongs to the backbone, and comes from its weights: in every method, probe, task and file."""
 
 import json
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def colour(video: Tensor) -> list[float]:
 
 
 def tclr_file(folder: Path) -> str:
-    """A narrow TCLR as its authors publish it."""
+    """A narrow TCLR in its authors' format."""
     torch.manual_seed(0)
     state = VideoResNet("r2plus1d_18_tclr", width=4).state_dict()
     torch.save({"state_dict": {f"module.0.{key}": value for key, value in state.items()}}, folder / "tclr.pth")
@@ -61,7 +61,7 @@ def tclr(checkpoint: str | None) -> VideoResNet:
 
 
 def torchvision_file(folder: Path, classes: int = 400) -> str:
-    """A narrow R3D-18 as torchvision publishes it."""
+    """A narrow R3D-18 in torchvision's format."""
     head = {"fc.weight": torch.zeros(classes, 32), "fc.bias": torch.zeros(classes)}
     torch.save(VideoResNet("r3d_18", width=4).state_dict() | head, folder / "torchvision.pth")
     return str(folder / "torchvision.pth")
@@ -103,7 +103,7 @@ def test_impossible_statistics(mean: Any, std: Any) -> None:
 
 
 def test_published_tclr_gets_blue_green_red_from_0_to_1(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """From its file, and from what `convert` made of it."""
+    """From its file, and from the converted file."""
     file = tclr_file(tmp_path)
     convert(Path(file), tmp_path / "tclr.safetensors", part="backbone")
     with caplog.at_level("INFO"):
@@ -117,7 +117,7 @@ def test_published_tclr_gets_blue_green_red_from_0_to_1(tmp_path: Path, caplog: 
 
 @pytest.mark.parametrize("classes", [400, 101])
 def test_torchvisions_file_gets_its_statistics(classes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With another number of classes, somebody has trained it further: what it was fed is then assumed, and said."""
+    """A different number of classes means further training: preprocessing is then assumed, and reported."""
     file = torchvision_file(tmp_path, classes)
     with caplog.at_level("INFO"):
         backbone = VideoResNet("r3d_18", width=4, checkpoint=file)
@@ -125,7 +125,7 @@ def test_torchvisions_file_gets_its_statistics(classes: int, tmp_path: Path, cap
     wanted = [(value - mean) / std for value, mean, std in zip((1, 128 / 255, 0), expected.mean, expected.std, strict=True)]
     assert colour(NearestNeighbours(backbone).normalise(ORANGE)) == pytest.approx(wanted, abs=1e-5)
     assert bool(said(caplog, "does not record its normalisation")) == (classes != 400)
-    # The same as a whole classifier.
+    # The same for a complete classifier.
     method = Classification(VideoResNet("r3d_18", width=4), classes, init_from=file)
     assert method.backbone.normalisation == expected
     assert method.backbone.bn_eps == 1e-5
@@ -197,7 +197,7 @@ def test_methods_and_tasks_ask_the_backbone(name: str, tmp_path: Path) -> None:
 
 
 def test_no_place_keeps_statistics_of_its_own() -> None:
-    """`Method.normalise` is nobody else's, and numbers of means stand in one file."""
+    """`Method.normalise` is not overridden, and mean values are in one file."""
     root = Path(__file__).parents[2]
     sources = [path for folder in ("modules", "datamodules", "callbacks") for path in (root / folder).rglob("*.py")]
     texts = {path.relative_to(root).as_posix(): path.read_text() for path in sources}
@@ -281,7 +281,7 @@ def motion(frames: int = FRAMES, size: int = SIDE) -> SyntheticMotion:
 
 
 def test_a_later_command_feeds_the_network_as_it_was_trained(tmp_path: Path) -> None:
-    """`test --ckpt_path last` does not name the encoder's file again. So does `convert`, and who reads what it wrote."""
+    """`test --ckpt_path last` does not name the encoder's file again. Neither do `convert` and readers of its files."""
     first = Classification(tclr(tclr_file(tmp_path)), 13, "linear", optim=OPTIM)
     run = trainer(tmp_path)
     run.fit(first, datamodule=motion())
@@ -308,7 +308,7 @@ def test_folder_for_transformers_says_what_the_network_was_trained_with(tmp_path
 
 
 def test_a_setting_of_the_command_line(tmp_path: Path) -> None:
-    """It is kept in the run's config, with which the run can be repeated."""
+    """It is kept in the run's config, so that the run can be repeated."""
     command = ["fit", f"--trainer.default_root_dir={tmp_path}"]
     command += ["--model", "VideoMAE", "--model.target", "PixelTarget", "--model.mask", "TubeMask", "--model.mask.ratio=0.5"]
     command += ["--model.backbone", "VideoViT", "--model.backbone.size=micro", f"--model.backbone.image_size={SIDE}"]
@@ -329,7 +329,7 @@ def test_a_setting_of_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("build", [NearestNeighbours, lambda backbone: Classification(backbone, 13, optim=OPTIM)])
 def test_encoder_of_locomotion_is_an_encoder_for_classes(build: Callable[[BEiTVideo], Method], tmp_path: Path) -> None:
-    """Its weights come out of a LocoMotion run; every weight that can be trained is."""
+    """Its weights can be exported from a LocoMotion run; all trainable weights are trained."""
     torch.manual_seed(0)
     source = tiny_locomotion()
     torch.save({"state_dict": source.state_dict()}, tmp_path / "locomotion.ckpt")

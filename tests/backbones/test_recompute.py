@@ -24,7 +24,7 @@ CNNS: dict[str, Callable[..., VideoCNN]] = {
 
 
 def saved_bytes(network: nn.Module, *inputs: Tensor) -> tuple[int, Tensor]:
-    """What autograd keeps of a forward pass besides the weights, each storage once; and the result."""
+    """Bytes that autograd keeps for the backward pass besides the weights, each storage once; and the result."""
     weights = {value.untyped_storage().data_ptr() for value in network.state_dict(keep_vars=True).values()}
     kept: dict[int, Tensor] = {}
 

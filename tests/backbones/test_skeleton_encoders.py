@@ -74,7 +74,7 @@ def test_whether_the_order_of_persons_counts(name: str) -> None:
     network = build(name)
     clips = skeletons()
     same = torch.allclose(features(network, clips), features(network, clips.flip(-1)), atol=1e-5)
-    # A fresh A-GCN treats both persons alike; a trained one has norms that know them apart.
+    # A new A-GCN treats both persons equally; a trained one has norms that distinguish them.
     assert same == (name != "bigru")
     if isinstance(network, AGCN):
         nn.init.uniform_(network.data_bn.bias)
@@ -157,7 +157,7 @@ def released(encoders: dict[str, SkeletonEncoder], path: Path) -> Path:
 @everywhere
 @pytest.mark.parametrize("place", ["encoder_q", "encoder_r"])
 def test_released_files_load_wherever_the_encoder_is(name: str, place: str, tmp_path: Path) -> None:
-    """All but the classifier is there, and what is left over is other parts of the method."""
+    """Only the classifier is missing, and unused weights belong to other parts of the method."""
     network, fresh = build(name), build(name, seed=1)
     other = build("hcn" if name != "hcn" else "agcn")
     pair = {"encoder_q": network, "encoder_r": other} if place == "encoder_q" else {"encoder_q": other, "encoder_r": network}

@@ -1,4 +1,4 @@
-"""R3D-18, R(2+1)D-18 and S3D: sizes, start, layout in memory, weights in and out. See tests/parity for the official maps."""
+"""R3D-18, R(2+1)D-18 and S3D: sizes, initialisation, memory layout, weights. See tests/parity for the official maps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ EVERY = NARROW | {"s3d": S3D}
 
 
 def disturb(network: nn.Module) -> dict[str, Tensor]:
-    """Weights with which a mistake in any layer shows: not the start's statistics, and kernels that let the input through."""
+    """Weights that reveal a mistake in any layer: random statistics, and kernels that pass the input through."""
     state = network.state_dict()
     for key, value in state.items():
         if value.ndim == 5:
@@ -59,7 +59,7 @@ def test_parameter_counts(build: Callable[[], VideoCNN], parameters: int) -> Non
 
 
 def test_last_stage_of_tclr_keeps_time() -> None:
-    """And sees as far: two steps to either side. Everywhere else it is R(2+1)D-18."""
+    """The receptive field is two steps to either side, too. Everything else equals R(2+1)D-18."""
     with torch.device("meta"):
         plain, tclr = VideoResNet(), VideoResNet("r2plus1d_18_tclr")
         video = torch.empty(1, 3, 32, 112, 112)
@@ -90,7 +90,7 @@ def test_layers_are_torchvisions(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_torchvision_file_gives_its_features(name: str, tmp_path: Path) -> None:
-    """Without a word about eps, for which fresh networks have another one."""
+    """Without a message about eps, for which new networks have a different value."""
     theirs = getattr(published, name)(num_classes=3).eval()
     disturb(theirs)
     ours = VideoResNet(name, checkpoint=one_file(tmp_path, theirs.state_dict())).eval()
@@ -211,7 +211,7 @@ def test_impossible_width_is_named() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_round_trip(name: str) -> None:
-    """Also under the prefixes of the official two branches; our own names stay as they are."""
+    """Also with the prefixes of the official two branches; our own names are unchanged."""
     state = NARROW[name]().state_dict()
     state = {f"{branch}.{key}": value for branch in ("backbone", "key_encoder") for key, value in state.items()}
     official = to_official(state)

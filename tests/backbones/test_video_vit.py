@@ -1,4 +1,4 @@
-"""The video transformer: sizes, positions, invariances, weights in and out."""
+"""The video transformer: sizes, positions, invariances, loading and saving weights."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def tiny(**settings: object) -> VideoViT:
 
 
 def key_biases(module: torch.nn.Module) -> int:
-    """Numbers that timm's fused bias has and the official network has not."""
+    """Number of parameters in timm's fused bias that the official network does not have."""
     return sum(value.numel() // 3 for name, value in module.named_parameters() if name.endswith("qkv.bias"))
 
 
@@ -128,7 +128,7 @@ def test_key_bias_has_no_effect() -> None:
 
 
 def test_decoder_ignores_order_of_visible_tokens() -> None:
-    """Positions go with their tokens, so which row a visible token stands in cannot matter."""
+    """Positions are added to their tokens, so the order of visible tokens cannot matter."""
     backbone = tiny()
     decoder = MaskedDecoder(backbone, 10, DecoderSettings(2)).eval()
     tokens, visible, masked = torch.randn(1, 4, 96), torch.tensor([[1, 5, 9, 30]]), torch.tensor([[0, 2, 31]])

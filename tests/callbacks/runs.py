@@ -1,4 +1,4 @@
-"""Runs of a few seconds for the tests of the callbacks."""
+"""Short runs for the tests of callbacks."""
 
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,12 @@ class Pixels(Method):
         }
 
     def embed(self, batch: Batch) -> Tensor:
-        # Sums of whole numbers are exact, however many videos share a batch; so Adam's division blows up no rounding.
+        # Sums of integers are exact for any batch size, so Adam's division does not amplify rounding.
         return self.inputs(batch)[:, 0].long().sum((2, 3, 4)).float()
 
 
 class Oracle(Pixels):
-    """Features that give the label away."""
+    """Features that reveal the label."""
 
     def embed(self, batch: Batch) -> Tensor:
         return F.one_hot(batch.label.clamp(min=0), CLASSES).float()

@@ -120,7 +120,7 @@ def test_pictures_of_few_and_many_classes(classes: int) -> None:
     assert picture.shape[0] >= side + NAME // 2
     assert picture.shape[1] >= side + LIST
     assert picture.shape[0] <= side + 2 * NAME + 400
-    # The diagonal is darker than what is beside it, and that than what nothing is taken for.
+    # The diagonal is darker than confused cells, and these are darker than empty cells.
     blue = (picture == torch.tensor([0, 60, 120])).all(2)
     assert bool(blue.any())
 

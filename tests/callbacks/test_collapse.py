@@ -1,4 +1,4 @@
-"""The alarm rings when features become the same for all clips, once, and only then."""
+"""The alarm is raised once if features become the same for all clips, and not otherwise."""
 
 import math
 import warnings
@@ -114,7 +114,7 @@ def test_runs_without_validation_are_watched_after_every_epoch(empty: bool, tmp_
     module = NoValidation(clip, 8, train_videos=24, val_videos=13) if empty else data()
     with pytest.warns(UserWarning, match="collapse at step 6"):
         fit(FromSecondEpoch({}), tmp_path, [CollapseAlarm()], module, limit_val_batches=None if empty else 0)
-    # Before training and after each of two epochs; training clips where there are no others.
+    # Before training and after each of two epochs; training clips if there are no others.
     assert sum(seen) == 3 * (24 if empty else 13)
 
 

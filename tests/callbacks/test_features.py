@@ -1,4 +1,4 @@
-"""No callback changes what is trained; probes count every sample once."""
+"""Callbacks do not change training; probes count every sample once."""
 
 import inspect
 from collections.abc import Iterator
@@ -52,12 +52,12 @@ def all_callbacks() -> list[lightning.Callback]:
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
 def test_callbacks_change_no_weight_no_mode_and_no_random_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Convergence of the report's classifiers is not at stake here.
+    # Convergence of the report's classifiers is not tested here.
     monkeypatch.setattr("callbacks.probe_report.linear_accuracy", partial(linear_accuracy, iterations=2))
     results = []
     for callbacks in ([], all_callbacks()):
         method, modes = videomae(), Modes()
-        # A part that someone froze must stay as it is.
+        # A frozen part must not change.
         method.backbone.blocks[0].eval()
         some = bool(callbacks)
         fit(method, tmp_path / str(len(callbacks)), [*callbacks, modes], logger=some, enable_checkpointing=some)
@@ -75,7 +75,7 @@ def test_every_callback_is_under_that_test() -> None:
     import callbacks
 
     public = {value for value in vars(callbacks).values() if inspect.isclass(value)}
-    # An average of the weights takes their place at the end: that is what it is for. The bar is there where one is shown.
+    # Weight averaging replaces the weights at the end, as intended. The progress bar is enabled.
     assert public - {callbacks.ModelEMA, callbacks.LossProgressBar} == {type(one) for one in all_callbacks()}
 
 
@@ -93,7 +93,7 @@ def test_evaluating_restores_modes_and_random_state_after_an_error() -> None:
 
 
 def batches() -> list[Batch]:
-    """Five samples: one without label, one in the place of a broken file."""
+    """Five samples: one without label, one substitute for a broken file."""
     video = torch.zeros(5, 1, 4, 8, 8, 3, dtype=torch.uint8)
     index, label = torch.tensor([4, 3, 2, 1, 0]), torch.tensor([0, -1, 2, 3, 4])
     whole = Batch(index, label, {"video": Stream("video", video)}, torch.tensor([-1, -1, 7, -1, -1]))
@@ -126,7 +126,7 @@ def test_gathering_keeps_each_number_once_in_order(tmp_path: Path) -> None:
 
 
 class Record(lightning.Callback):
-    """Writes down what each process ends with."""
+    """Records the final state of each process."""
 
     def setup(self, *_: object, **__: object) -> None:
         # Sums over several threads round differently.
@@ -136,7 +136,7 @@ class Record(lightning.Callback):
         probe = next(one for one in trainer.callbacks if isinstance(one, OnlineLinear)).probe
         module = trainer.datamodule
         counted, labels = extract(trainer, pl_module, module.val_dataloader(), numbers)
-        # All samples lie with the first process: the other one must not keep it waiting.
+        # The first process has all samples; the other one must not block it.
         alone, _ = extract(trainer, pl_module, module.val_dataloader() if trainer.global_rank == 0 else [], numbers)
         record = {
             "probe": probe.state_dict(),
@@ -159,7 +159,7 @@ def _threads_afterwards() -> Iterator[None]:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     for world in (1, 2):
         (tmp_path / str(world)).mkdir()
-        # The same global batch; a spawned process shares nothing with this one that could hang.
+        # The same global batch; a spawned process shares no locks with this one.
         settings = {"devices": world, "strategy": "ddp_spawn" if world > 1 else "auto", "use_distributed_sampler": False}
         callbacks = [OnlineKNN(k=3), OnlineLinear(), CollapseAlarm(samples=5), Record()]
         fit(Pixels(), tmp_path / str(world), callbacks, data(batch_size=8 // world), **settings)

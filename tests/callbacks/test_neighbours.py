@@ -1,4 +1,4 @@
-"""Neighbours are those with the nearest features, framed by whether their class is right."""
+"""Neighbours have the nearest features, and their frames show whether their class is correct."""
 
 import io
 from pathlib import Path
@@ -26,7 +26,7 @@ TILE = VISIBLE_SIDE // SIDE * SIDE + 2 * FRAME
 
 
 class Halves(Pixels):
-    """Features that tell the first half of the classes from the second."""
+    """Features that distinguish the first half of the classes from the second."""
 
     def embed(self, batch: Batch) -> Tensor:
         return torch.stack([batch.label < 6, batch.label >= 6], dim=1).float()
@@ -70,7 +70,7 @@ def test_rows_are_queries_and_frames_tell_right_from_wrong(tmp_path: Path) -> No
         for column in range(1, 5):
             top, left = row * (TILE + LINE) + FRAME, column * TILE + FRAME
             shown = picture[top : top + factor * SIDE : factor, left : left + factor * SIDE : factor]
-            # The neighbour is the training clip that is shown.
+            # The neighbour is the displayed training clip.
             (number,) = (train.video[:, 0, FRAMES // 2] == shown).flatten(1).all(1).nonzero()[:1].flatten().tolist()
             label = train.label[number]
             assert (label < 6) == (labels[row] < 6)

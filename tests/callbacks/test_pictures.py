@@ -31,7 +31,7 @@ def moving(clips: int = 2) -> torch.Tensor:
 
 def test_film_strip_has_clips_as_rows_and_frames_as_columns() -> None:
     video = moving()
-    # The longer side decides the factor: 112 // 24 = 4.
+    # The longer side determines the factor: 112 // 24 = 4.
     height, width = 16 * 4 + 2 * GAP, 24 * 4 + 2 * GAP
     strip = film_strip(video)
     assert strip.shape == (2 * height, FRAMES * width, 3)
@@ -85,7 +85,7 @@ def test_files_and_tensorboard(tmp_path: Path) -> None:
 
 
 def test_the_first_batches_of_an_accumulated_step_are_not_drawn(tmp_path: Path) -> None:
-    # Three batches make one and a half steps per epoch; Lightning steps at the end of an epoch too.
+    # Three batches make one and a half steps per epoch; Lightning also steps at the end of an epoch.
     fit(Oracle(), tmp_path, [Pictures(every_n_steps=2)], accumulate_grad_batches=2, epochs=1)
     drawn = {path.name for path in (tmp_path / "pictures").glob("0*")}
     assert drawn == {f"{step:07d}_clip{kind}" for step in (1, 2) for kind in (".png", "_video.gif")}
@@ -98,7 +98,7 @@ def test_nothing_is_written_without_a_run(tmp_path: Path, settings: dict[str, in
 
 
 def test_a_short_run_ends_with_pictures_of_its_last_step(tmp_path: Path) -> None:
-    # Stopped within an epoch, and by a validation that finds no progress: nobody knew before which step was the last.
+    # Stopped within an epoch, or by early stopping after a validation: the last step is not known in advance.
     fit(Oracle(), tmp_path / "stopped", [StopAfter(2), Pictures(500)])
     fit(Oracle(), tmp_path / "steps", [Pictures(500)], max_steps=5)
     for name, step in (("stopped", 2), ("steps", 5)):
@@ -106,7 +106,7 @@ def test_a_short_run_ends_with_pictures_of_its_last_step(tmp_path: Path) -> None
 
 
 class NoWandb(WandbLogger):
-    """W&B's logger without W&B, which takes note of pictures."""
+    """W&B's logger without W&B, which records pictures."""
 
     def __init__(self) -> None:
         self.shown: list[tuple[str, str, int]] = []
@@ -164,7 +164,7 @@ def test_before_and_after(tmp_path: Path) -> None:
     with Image.open(tmp_path / "with/pictures/before_after.png") as picture:
         whole, size = picture.tobytes(), picture.size
     rows = 2 * TILE + BAND + BETWEEN
-    # Reconstructions before and after beside clip and what was visible; below, if they changed, the nearest clips.
+    # Reconstructions before and after, next to the clip and its visible part; below are the nearest clips, if they changed.
     assert size[0] == 4 * (FRAMES * TILE + BETWEEN)
     assert size[1] in (rows, 2 * rows)
 
@@ -174,7 +174,7 @@ def test_before_and_after(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path / "again", callbacks, enable_checkpointing=True)
         trainer.fit(videomae(seed), datamodule=data(), ckpt_path=path, weights_only=True if path else None)
 
-    # Resumed, with a network of other first weights, it is the same picture.
+    # After resuming, with other initial weights, it is the same picture.
     run(3, None)
     run(6, tmp_path / "again/last.ckpt", seed=7)
     with Image.open(tmp_path / "again/pictures/before_after.png") as picture:

@@ -1,4 +1,4 @@
-"""What `predict` says: the numbers of a test, files that are whole and in order, broken files with their reasons."""
+"""Predictions of `predict`: values equal to a test, complete and ordered files, broken files with reasons."""
 
 import csv
 import json
@@ -103,7 +103,7 @@ def test_a_flat_folder_needs_no_labels_and_broken_files_are_named(tmp_path: Path
     (root / "a.mp4").write_bytes(b"no video")
     method = classifier(2)
     method.class_names = ["run", "walk; slowly"]
-    # Subsets are of training.
+    # Subsets only apply to training.
     data = folder(root, subset=SubsetSettings(low_shot=1))
     make_trainer(tmp_path, [Predictions()]).predict(method, datamodule=data, return_predictions=False)
     table = rows(tmp_path / "predictions/videofolder.csv")
@@ -115,7 +115,7 @@ def test_a_flat_folder_needs_no_labels_and_broken_files_are_named(tmp_path: Path
     assert content["missed"] == {"a.mp4": "cannot open"}
     assert (content["samples"], content["root"]) == (3, str(root))
     assert content["predictions"][0] == dict.fromkeys(table[0]) | {"path": "a.mp4", "reason": "cannot open"}
-    # The report of broken files is of the run's own data.
+    # The report of broken files only covers the run's own data.
     assert not (tmp_path / "bad_videos.tsv").exists()
     for path in root.rglob("*.mp4"):
         path.write_bytes(b"no video")

@@ -1,4 +1,4 @@
-"""The table at the end of a short run says all that was computed, and what it means."""
+"""The table at the end of a short run contains all results, and explains them."""
 
 import json
 import re
@@ -30,7 +30,7 @@ RAW = {f"{pixels}, {probe}" for pixels in ("one raw frame", "raw frame differenc
 
 @pytest.fixture(autouse=True)
 def _quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How well a classifier converges is tested with the probes."""
+    """Convergence of classifiers is tested with the probes."""
     monkeypatch.setattr("callbacks.probe_report.linear_accuracy", partial(linear_accuracy, iterations=2))
 
 
@@ -106,7 +106,7 @@ def test_losses_are_means_over_the_last_batches(tmp_path: Path, accumulate: int)
 def test_table_says_how_far_the_loss_is_below_that_of_a_constant() -> None:
     report = {"main": "b", "before": {"b": 40.0}, "after": {"b": 30.0, "a": 20.0}, "baselines": {"chance": 25.0}}
     text = render(report | {"loss": 0.75, "constant_loss": 1.0, "steps": 10})
-    # What got worse is shown too, and a missing 'before' leaves an empty cell.
+    # Results that got worse are also shown, and a missing 'before' gives an empty cell.
     assert "| b * | 40.0 | 30.0 | -10.0 |" in text
     assert re.search(r"^\| a \| +\| 20\.0 \| +\|$", text, re.MULTILINE)
     assert "Training loss 0.7500 after 10 steps, 25.0 % below 1.0000" in text
@@ -126,7 +126,7 @@ def test_table_says_how_far_a_bad_loss_is_above_that_of_a_constant() -> None:
 def test_resumed_run_keeps_what_was_read_before(tmp_path: Path) -> None:
     kept = {"tokens per time slice, linear": 12.5}
     first = ProbeReport(k=3)
-    # A value that no readout gives.
+    # A value that no readout returns.
     first.before = kept
     for epochs, path, report in ((1, None, first), (2, tmp_path / "last.ckpt", ProbeReport(k=3))):
         trainer = make_trainer(tmp_path, [report, ModelCheckpoint(tmp_path, save_last=True)], epochs, enable_checkpointing=True)

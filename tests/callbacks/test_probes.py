@@ -1,4 +1,4 @@
-"""Probes beside the training: OnlineKNN and OnlineLinear."""
+"""Probes during training: OnlineKNN and OnlineLinear."""
 
 import warnings
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_knn_goes_on_counting_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_linear_probe_learns_what_is_separable(tmp_path: Path) -> None:
-    # Batches hold few samples; the default rate is for long runs.
+    # Batches contain few samples; the default rate is for long runs.
     logged = Logged()
     fit(Oracle(), tmp_path, [OnlineLinear(lr=0.1), logged], data(train_videos=64), epochs=4)
     assert logged.epochs[-1]["linear/acc1"] > 90
@@ -128,10 +128,10 @@ def test_linear_probe_keeps_what_was_restored_until_it_learns(tmp_path: Path) ->
     state = first.state_dict()
     second = OnlineLinear()
     second.load_state_dict(state)
-    # Saved again before the first batch, say by a validation at the start.
+    # Saved again before the first batch, for example by a validation at the start.
     assert second.state_dict() is state
     assert OnlineLinear().state_dict() == {}
-    # A probe that has learned otherwise gives way.
+    # A probe with other weights is replaced.
     fit(Pixels(), tmp_path, [second])
     second.load_state_dict(state)
     assert second.state_dict() is state

@@ -1,4 +1,4 @@
-"""Result files hold all that tables need, and a number that was selected on the test set says so."""
+"""Result files contain everything for tables, and mark results that were selected on the test set."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def test_file_says_what_was_measured_and_how(tmp_path: Path, monkeypatch: pytest
     assert result["weights"] == {"model.backbone.checkpoint": {"file": str(weights), "sha256": digest}}
     assert result["data_sha256"] == module.manifest_hash
     assert {"torch", "lightning"} <= result["packages"].keys()
-    # Nothing that was half written stays.
+    # No partially written file is left.
     assert {path.suffix for path in (tmp_path / "results").iterdir()} == {".json", ".csv"}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a test of retrieval: the best answers, in the colour of right and wrong."""
+"""Pictures of a test of retrieval: the best results, coloured by correctness."""
 
 from pathlib import Path
 

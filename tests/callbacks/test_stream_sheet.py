@@ -1,4 +1,4 @@
-"""The streams of the first validation samples are drawn once, and training is none the wiser."""
+"""The streams of the first validation samples are drawn once, without any effect on training."""
 
 import io
 from pathlib import Path
@@ -49,11 +49,11 @@ def test_one_sheet_and_one_moving_picture_of_the_first_validation_samples(tmp_pa
 
 
 def trained(folder: Path, callbacks: list[Any], workers: int = 0) -> dict[str, Tensor]:
-    """Weights, losses, places in the data and random numbers of a run that was stopped and went on."""
+    """Weights, losses, data positions and random numbers of a run that was stopped and resumed."""
     seen: dict[str, Tensor] = {}
     for part, stop in enumerate((STEPS + 1, 2 * STEPS)):
         module = data()
-        # The settings that all modules share by default must stay as they are.
+        # The shared default settings must not change.
         module.reading = LoadSettings(workers)
         method, trainer = videomae(), make_trainer(folder, [*callbacks, StopAfter(stop)])
         torch.manual_seed(5)
@@ -74,7 +74,7 @@ def test_no_weight_draw_or_place_in_the_data_changes(tmp_path: Path, workers: in
     assert without.keys() == drawn.keys()
     for name, value in without.items():
         assert torch.equal(value, drawn[name]), name
-    # A run that goes on is drawn again, at the step where it goes on.
+    # A resumed run draws again, at the step where it resumes.
     names = {path.name for path in (tmp_path / "drawn/pictures").glob("*.png")}
     assert names == {f"{step:07d}_streams.png" for step in (0, STEPS + 1)}
 

@@ -1,4 +1,4 @@
-"""What the speed report says, and whether it tells waiting for data from what other callbacks do."""
+"""The speed report, and whether it distinguishes waiting for data from the work of other callbacks."""
 
 import time
 from dataclasses import replace
@@ -21,7 +21,7 @@ from modules.training.flops import step_flops
 from tests.callbacks.runs import BATCH, STEPS, Oracle, StopAfter, data, fit, make_trainer, videomae
 from tests.registry import video_batch
 
-# Long beside a step of this network, however busy the machine is.
+# Long compared with a step of this network, also on a busy machine.
 LONG = 0.2
 
 
@@ -126,7 +126,7 @@ def test_diagnosis_without_decode_times() -> None:
 
 
 class SlowData(SyntheticMotion):
-    """Every batch of training takes long to put together."""
+    """Every training batch takes long to collate."""
 
     def _loader(self, name: str) -> DataLoader:
         loader = super()._loader(name)
@@ -142,7 +142,7 @@ class SlowData(SyntheticMotion):
 
 
 class Slow(lightning.Callback):
-    """Takes long in one hook."""
+    """Is slow in one hook."""
 
     def __init__(self, hook: str) -> None:
         setattr(self, hook, lambda *_: time.sleep(LONG))
@@ -167,14 +167,14 @@ def test_slow_loader_is_found(tmp_path: Path) -> None:
 def test_slow_callback_is_not_taken_for_slow_data(tmp_path: Path, hook: str, first: bool) -> None:
     throughput = Throughput(every_n_steps=STEPS)
     callbacks = [throughput, Slow(hook)] if first else [Slow(hook), throughput]
-    # A window over the end of an epoch, so that validation lies within.
+    # A window over the end of an epoch, so that it includes validation.
     logged = speeds(tmp_path, callbacks, val_check_interval=1)
     assert logged["speed/other_share"] > 0.5
     assert "They limit this run" in throughput.line
 
 
 def test_first_window_begins_with_the_first_batch(tmp_path: Path) -> None:
-    # What others do before training, and workers that start, are no part of the speed.
+    # Work of other callbacks before training, and the start of workers, do not count for the speed.
     class SlowStart(SyntheticMotion):
         def _loader(self, name: str) -> DataLoader:
             loader = super()._loader(name)
@@ -219,7 +219,7 @@ def test_the_profiler_is_left_as_it_was(tmp_path: Path) -> None:
     profiler = SimpleProfiler()
     trainer = fit(Oracle(), tmp_path, [Throughput(every_n_steps=1)], profiler=profiler)
     assert trainer.profiler is profiler
-    # It heard everything all the same.
+    # It still received everything.
     assert len(profiler.recorded_durations["run_training_batch"]) == 2 * STEPS
 
 

@@ -1,4 +1,4 @@
-"""Probes see what the validation sees, in the same pass: no clip is read or embedded twice, and no number is another one."""
+"""Probes use the clips of the validation pass: no clip is read or embedded twice, and results do not change."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,7 +23,7 @@ VAL, EPOCHS = 24, 2
 
 
 class Counted(SyntheticMotion):
-    """Counts the loaders that are made of each set, and the clips that they give."""
+    """Counts the loaders of each set, and the clips that they return."""
 
     def __init__(self) -> None:
         super().__init__(ClipSettings(frames=FRAMES, size=SIDE), BATCH, train_videos=TRAIN, val_videos=VAL)
@@ -58,7 +58,7 @@ def run(folder: Path, callbacks: list[Any], method: Any = None, **settings: Any)
 def test_each_validation_clip_is_read_once_per_epoch(tmp_path: Path) -> None:
     method = CountedPixels()
     module, _ = run(tmp_path, [OnlineKNN(k=3), CollapseAlarm()], method)
-    # The alarm looks at the untrained network too.
+    # The alarm also evaluates the untrained network.
     assert module.reads["val"] == VAL * (EPOCHS + 1)
     assert module.reads["probe"] == TRAIN * EPOCHS
     assert module.made == {"train": 1, "val": 1, "probe": 1}
@@ -88,7 +88,7 @@ def test_probes_see_as_many_batches_as_the_validation(tmp_path: Path) -> None:
         assert module.reads["val"] == BATCH * (EPOCHS + 1)
     report = ProbeReport(k=3)
     module, _ = run(tmp_path, [report], limit_val_batches=1)
-    # Before training, and after it once for all rows of the table: all of them, as the numbers are those of the data set.
+    # All samples are read before training, and once after it for all rows of the table.
     assert module.reads["val"] == BATCH * EPOCHS + 2 * VAL
     assert module.reads["probe"] == 2 * TRAIN
     assert module.made == {"train": 1, "val": 1, "probe": 1}
@@ -112,7 +112,7 @@ def test_nothing_is_kept_beyond_a_validation_or_a_run(tmp_path: Path) -> None:
 
 
 class ReadAgain(lightning.Callback):
-    """The numbers of both probes as loaders of its own give them, read after the validation."""
+    """The results of both probes with separate loaders, read after the validation."""
 
     def __init__(self) -> None:
         self.values: list[dict[str, float]] = []
@@ -152,5 +152,5 @@ def test_both_sets_are_embedded_with_the_averaged_weights(first: bool, tmp_path:
     seen: set[tuple[int, float]] = set()
     average = ModelEMA(decay=0.5)
     run(tmp_path, [average, OnlineKNN(k=3)] if first else [OnlineKNN(k=3), average], Weighed())
-    # One weight in each validation: an average is taken back at its end, before or after the probe's turn.
+    # Averaged weights are swapped back at the end of a validation, before or after the probe runs.
     assert sorted(epoch for epoch, _ in seen) == list(range(EPOCHS))

@@ -1,4 +1,4 @@
-"""Model cards, and the licence that travels with weights."""
+"""Model cards, and the licence of weights."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_the_card_of_a_classifier(tmp_path: Path) -> None:
 
 
 def test_licence_and_source_travel(tmp_path: Path) -> None:
-    """Stated once, a licence is in every passport and card that is made of the file, and of what is trained from it."""
+    """A licence that was stated once is in every passport and card of the file, and of weights trained from it."""
     source = official(tmp_path)
     convert(source, tmp_path / "plain.safetensors", **SIZES)
     assert read_passport(tmp_path / "plain.safetensors")["license"] is None

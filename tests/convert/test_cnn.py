@@ -28,7 +28,7 @@ def build(kind: str) -> VideoCNN:
 
 
 def official_file(method: TubeletContrast, kind: str, path: Path) -> dict[str, Tensor]:
-    """What the official trainer would have written of this method."""
+    """The checkpoint that the official trainer would write for this method."""
     first, second = ("2", "4") if kind == "i3d" else ("0", "2")
     state: dict[str, Tensor] = {}
     contrast = method.contrast
@@ -105,7 +105,7 @@ PUBLISHED = {
 
 
 def published_file(method: str, own: dict[str, Tensor], path: Path) -> None:
-    """What the method's authors would have published of these weights."""
+    """The file that the method's authors would publish for these weights."""
     entry, prefix, names, others = PUBLISHED[method]
     state = to_official(own) if names is None else {names(key): value for key, value in own.items()}
     content = {prefix + key: value for key, value in state.items()} | {key: torch.ones(3, 3) for key in others}
@@ -127,7 +127,7 @@ def test_published_encoders_load_and_convert(method: str, tmp_path: Path) -> Non
         assert torch.equal(value, converted[f"backbone.{key}"]), key
     eps = 1e-3 if method == "CtP" else 1e-5
     assert read_passport(out)["architecture"] == {"backbone": "VideoResNet", "name": name, "width": 4, "bn_eps": eps}
-    # Weights, their rewritten form and its passport say the same.
+    # Weights, their converted form and its passport agree.
     again = VideoResNet(name, width=4, checkpoint=str(out))
     assert (again.bn_eps, again.normalisation) == (other.bn_eps, other.normalisation) == (eps, again.normalisation)
     assert again.normalisation == (BGR_TO_ONE if method == "TCLR" else IMAGENET)
@@ -140,7 +140,7 @@ def test_published_encoders_load_and_convert(method: str, tmp_path: Path) -> Non
 
 
 def test_colours_of_tclr_stay_known(tmp_path: Path) -> None:
-    """Its network, unlike the others, has seen blue, green and red from 0 to 1."""
+    """Its network, unlike the others, was trained with blue, green and red from 0 to 1."""
     published_file("TCLR", build("r2plus1d_18_tclr").state_dict(), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors", part="backbone")
     convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors")

@@ -1,4 +1,4 @@
-"""Every format in, one format out, with a passport; and an error in one sentence for what cannot be."""
+"""All input formats, one output format with a passport, and one-sentence errors for invalid input."""
 
 import argparse
 import hashlib
@@ -83,7 +83,7 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
         assert torch.equal(actual[name], value), name
 
 
-# What DeepSpeed and the official scripts save beside the weights.
+# Entries that DeepSpeed and the official scripts save next to the weights.
 OFFICIAL_EXTRAS = {"optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]}, "epoch": 799, "scaler": {"scale": 1.0}}
 DEEPSPEED_EXTRAS = {
     "buffer_names": [],
@@ -137,7 +137,7 @@ def test_bare_encoder_gets_its_prefix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])
 def test_around_through_every_format(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """official -> ours -> transformers -> ours -> official changes no bit; the sizes travel along."""
+    """official -> ours -> transformers -> ours -> official changes no bit; sizes are kept."""
     expected = official(request.getfixturevalue(kind))
     torch.save({"model": expected}, tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors", **SIZES, stride=2)
@@ -152,7 +152,7 @@ def test_around_through_every_format(kind: str, tmp_path: Path, request: pytest.
 
 @pytest.mark.parametrize("case", ["pretrain_forward_loss", "finetune_forward"])
 def test_official_code_has_these_names(case: str, tmp_path: Path) -> None:
-    """Weights that the official code made come back under exactly its names."""
+    """Weights of the official code are exported under exactly its names."""
     tensors, info = load_case("videomae", case)
     sizes, state = info["constructor"], part(tensors, "state.")
     heads = sizes.get("num_heads", sizes.get("encoder_num_heads"))
@@ -167,7 +167,7 @@ def test_official_code_has_these_names(case: str, tmp_path: Path) -> None:
 
 
 def test_backbone_alone(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
-    """Also from a file with parts that we do not know; the encoder reads it as its checkpoint."""
+    """Also from a file with unknown parts; the encoder can load it as its checkpoint."""
     extra = {"memory": torch.randn(7, 3), "predictor.0.weight": torch.randn(4, 4)}
     torch.save({"model": official(pretraining) | extra}, tmp_path / "source.pth")
     out = tmp_path / "out.safetensors"
@@ -248,7 +248,7 @@ def test_passport_goes_on_with_the_weights(pretraining: dict[str, Tensor], tmp_p
 
 
 def test_options_win_over_files(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
-    """And are not forgotten in a second conversion, unless a config is passed."""
+    """They are kept in a second conversion, unless a config is passed."""
     torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
     (tmp_path / "my.yaml").write_text(CONFIG)
     settings = {"run_config": tmp_path / "my.yaml"}
@@ -261,7 +261,7 @@ def test_options_win_over_files(pretraining: dict[str, Tensor], tmp_path: Path) 
 
 
 def plain_pixels(normalise: bool | None) -> str:
-    """Settings of a run that predicts pixels; None leaves the setting out, which is true."""
+    """Settings of a run that predicts pixels; None omits the setting, whose default is true."""
     arguments = "" if normalise is None else f"\n      init_args: {{normalise: {str(normalise).lower()}}}"
     target = f"  init_args:\n    target:\n      class_path: modules.layers.targets.PixelTarget{arguments}\n"
     return CONFIG.replace("  init_args:\n", target, 1)
@@ -271,13 +271,13 @@ def plain_pixels(normalise: bool | None) -> str:
 def test_plain_pixels_stay_plain(
     normalise: bool | None, pretraining: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a decoder predicts is known to transformers, and known again when a folder comes back."""
+    """The target of a decoder is stored for transformers, and restored when a folder is converted back."""
     config, expected = plain_pixels(normalise), normalise is not False
     torch.save({"state_dict": pretraining, "record": {"config": config}}, tmp_path / "last.ckpt")
     with caplog.at_level("INFO"):
         convert(tmp_path / "last.ckpt", tmp_path / "hf", to="huggingface")
         assert json.loads((tmp_path / "hf" / "config.json").read_text())["norm_pix_loss"] is expected
-        # As from somewhere else: without our passport.
+        # As from another source: without our passport.
         (tmp_path / "hf" / "passport.json").unlink()
         convert(tmp_path / "hf", tmp_path / "back.safetensors")
     assert read_passport(tmp_path / "back.safetensors")["norm_pix_loss"] is expected
@@ -325,7 +325,7 @@ def test_class_names_go_with_the_classifier(classifier: dict[str, Tensor], tmp_p
 
 
 def test_nothing_known_is_lost_on_a_long_way(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
-    """ckpt -> safetensors -> pth -> transformers -> safetensors: the last passport says what the first one said."""
+    """ckpt -> safetensors -> pth -> transformers -> safetensors: the last passport equals the first one."""
     record = {"method": "modules.VideoMAE", "metrics": {"val/loss": 0.5}, "config": plain_pixels(False)}
     torch.save({"state_dict": pretraining, "record": record}, tmp_path / "last.ckpt")
     way = [("a.safetensors", "safetensors"), ("b.pth", "official"), ("c", "huggingface"), ("d.safetensors", "safetensors")]
@@ -335,7 +335,7 @@ def test_nothing_known_is_lost_on_a_long_way(pretraining: dict[str, Tensor], tmp
         convert(source, tmp_path / name, to=to)
         source = tmp_path / name
         if to == "safetensors" and not passports:
-            # What only a later version knows goes along too.
+            # Unknown entries of later versions are kept, too.
             content = read_passport(source) | {"licence": "as the data"}
             save_file(load_file(source), source, {"format": "pt", "passport": json.dumps(content)})
         passports.append(read_passport(source))
@@ -350,7 +350,7 @@ def test_nothing_known_is_lost_on_a_long_way(pretraining: dict[str, Tensor], tmp
 
 @pytest.mark.parametrize("clip", ["stride: 3", "sampler: {class_path: Dense, init_args: {stride: 3}}"])
 def test_frames_of_a_network_that_takes_any_number(clip: str, tmp_path: Path) -> None:
-    """Those of the run, also in a second conversion; runs of earlier versions had the stride beside the frames."""
+    """Those of the run, also in a second conversion; runs of earlier versions had the stride next to the frames."""
     config = f"data:\n  init_args:\n    clip: {{frames: 8, size: 32, {clip}}}\n"
     torch.save({"state_dict": tiny_cnn_weights(), "record": {"config": config}}, tmp_path / "last.ckpt")
     convert(tmp_path / "last.ckpt", tmp_path / "a.safetensors")
@@ -365,7 +365,7 @@ def test_frames_of_a_network_that_takes_any_number(clip: str, tmp_path: Path) ->
 
 
 def test_a_checkpoint_without_settings_knows_its_clips(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
-    """As Python writes it, without the command line."""
+    """As written from Python, without the command line."""
     content = {"state_dict": pretraining, "record": {"backbone": METHODS[0].build().backbone.facts()}}
     torch.save(content, tmp_path / "last.ckpt")
     convert(tmp_path / "last.ckpt", tmp_path / "official.pth", "official", heads=2, decoder_heads=1)
@@ -382,7 +382,7 @@ def tiny_cnn_weights() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("form", ["huggingface", "huggingface alone", "deepspeed"])
 def test_folders_start_encoders_and_methods(form: str, pretraining: dict[str, Tensor], tmp_path: Path) -> None:
-    """Folders that `convert` wrote, those of transformers, and those of DeepSpeed, without being converted too."""
+    """Folders of `convert`, transformers and DeepSpeed can be read without conversion."""
     folder = tmp_path / "folder"
     if form == "deepspeed":
         folder.mkdir()
@@ -401,7 +401,7 @@ def test_folders_start_encoders_and_methods(form: str, pretraining: dict[str, Te
 
 
 def test_other_heads_are_refused(pretraining: dict[str, Tensor], tmp_path: Path) -> None:
-    """No tensor tells the number of heads, but a folder and a passport do."""
+    """The number of heads is not in any tensor, but in a folder and a passport."""
     torch.save({"state_dict": pretraining}, tmp_path / "last.ckpt")
     for name, to in (("hf", "huggingface"), ("a.safetensors", "safetensors"), ("b.pth", "official")):
         convert(tmp_path / "last.ckpt", tmp_path / name, to=to, heads=4, decoder_heads=1, image_size=32, num_frames=4)

@@ -1,4 +1,4 @@
-"""Sizes read from weights and from what lies with them."""
+"""Sizes read from weights and the files next to them."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def test_heads_of_published_networks(
     width: int, patch: int, ratio: float, decoder: int, heads: int, decoder_heads: int
 ) -> None:
-    """ViT-S, B, L, H of VideoMAE and ViT-g of VideoMAE V2 (official code), by their tensors alone."""
+    """ViT-S, B, L, H of VideoMAE and ViT-g of VideoMAE V2 (official code), from their tensors only."""
     given = Architecture(width, 1, heads, patch, 2, ratio, 224, 16, decoder, 1, decoder_heads, 6 * patch**2)
     weights = dict(empty_network(given).state_dict())
     found = infer_architecture(weights, {"patch_size": patch}, "test")
@@ -49,7 +49,7 @@ def test_every_preset_is_known() -> None:
 
 
 def test_a_recipe_says_its_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The config that a run saves holds the facts where `facts_of_run` looks for them."""
+    """The saved config of a run contains the facts where `facts_of_run` expects them."""
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(ROOT / "configs/videomae.yaml"), "--print_config"])
     facts = facts_of_run(parse_config(capsys.readouterr().out))

@@ -1,4 +1,4 @@
-"""Networks for other runtimes: of clips as they are decoded, what is written gives the outputs of the network for any batch."""
+"""Networks for other runtimes: for decoded clips, an exported network gives the same outputs for any batch size."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 @torch.no_grad()
 def test_a_classifier_in_onnx(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Scores of uint8 pixels, also in other colours than the usual, with the names of the classes."""
+    """Scores of uint8 pixels, also with unusual colour normalisation, with class names."""
     onnx = pytest.importorskip("onnx")
     torch.manual_seed(0)
     network = tiny_vit()
@@ -101,7 +101,7 @@ def test_an_encoder_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SettingError, match=r"--out: .*model\.pt2 exists"):
         convert(source, tmp_path / "model.pt2", to="export", num_frames=FRAMES, image_size=SIDE)
 
-    # What gives other outputs is not kept, nor what cannot be written at all.
+    # Exports with different outputs are not kept, and neither are failed ones.
     monkeypatch.setattr(export, "_program", lambda built: None)
     monkeypatch.setattr(export, "_write_program", lambda *_: lambda clips: network(network.preprocess(clips)) + 1e-3)
     with pytest.raises(SettingError, match=r"would differ from the network's by .* above 1e-05, so it is not kept"):

@@ -1,4 +1,4 @@
-"""Weights under transformers' names: bit-equal there and back, equal outputs in its own networks."""
+"""Weights under transformers' names: bit-identical after a round trip, equal outputs in its own networks."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ FACTS = {"num_heads": 2, "image_size": 32, "num_frames": 4, "patch_size": 8, "tu
 
 
 def network(kind: str, out_dim: int = 384) -> nn.Module:
-    """A network of width 32 in which every weight is random, but no key bias."""
+    """A network of width 32 with random weights and without key bias."""
     backbone = VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2)
     built = {
         "encoder": lambda: nn.ModuleDict({"backbone": backbone}),
@@ -63,7 +63,7 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 
 @pytest.mark.parametrize("kind", ["encoder", "pretraining", "classifier"])
 def test_names_there_and_back(kind: str) -> None:
-    """official -> ours -> transformers -> ours -> official: no bit changes, and new names of biases are read as well."""
+    """official -> ours -> transformers -> ours -> official: no bit changes, and new names of biases can also be read."""
     built = network(kind)
     grid = VideoViT("micro", 32, 4, 8).grid
     official = to_official(dict(built.state_dict()), grid)
@@ -150,7 +150,7 @@ def transformers() -> object:
 
 
 def load(transformers: object, name: str, folder: Path) -> nn.Module:
-    """Load as users do, and let nothing be missing or left over."""
+    """Load like users do, without missing or unused weights."""
     model, info = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
@@ -188,7 +188,7 @@ def test_pretraining_outputs(transformers: object, tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("normalise", [True, False])
 def test_pretraining_loss(normalise: bool, transformers: object, tmp_path: Path) -> None:
-    """transformers measures the loss that was trained, on pixels normalised cube by cube or plain ones."""
+    """transformers computes the loss of the training, for pixels with or without normalisation per cube."""
     method = VideoMAE(
         VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2),
         PixelTarget(normalise),
@@ -234,7 +234,7 @@ def test_classifier_outputs(transformers: object, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_a_fine_tuned_run_and_its_card(transformers: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint of a classifier gives the run's scores of pixels there, and the card's snippet runs as it stands."""
+    """A checkpoint of a classifier gives the run's scores of pixels there, and the snippet of the card runs unchanged."""
     torch.manual_seed(0)
     method = Classification(VideoViT("micro", 32, 4, 8, embed_dim=32, depth=2, num_heads=2), 5, optim=AdamWSettings()).eval()
     for name, value in method.named_parameters():
@@ -290,7 +290,7 @@ def test_official_tensors_in_transformers(case: str, transformers: object, tmp_p
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["encoder", "pretraining", "classifier"])
 def test_what_transformers_saves_is_read(kind: str, transformers: object, tmp_path: Path) -> None:
-    """A folder that its own `save_pretrained` wrote becomes our weights again, bit for bit."""
+    """A folder written by `save_pretrained` is converted back to our weights bit for bit."""
     expected = dict(network(kind).state_dict())
     folder = written(kind, expected, tmp_path)
     name = json.loads((folder / "config.json").read_text())["architectures"][0]

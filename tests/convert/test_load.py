@@ -1,4 +1,4 @@
-"""An encoder from a file alone: its sizes, its preprocessing and its position codes are those of the network that was saved."""
+"""An encoder from a single file: sizes, preprocessing and position codes are those of the saved network."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Official SIGMA files through `convert`: prototypes and MLP with the sizes that the file has."""
+"""Conversion of official SIGMA files: prototypes and MLP have the sizes of the file."""
 
 import argparse
 from pathlib import Path
@@ -72,7 +72,7 @@ SMALL = {
 
 
 def official_file(kind: str, path: Path, **changed: Tensor) -> dict[str, Tensor]:
-    """What the official trainer would have written; returns its tensors."""
+    """Write the checkpoint of the official trainer; returns its tensors."""
     state = {name: torch.randn(shape) for name, shape in SMALL[kind].items()} | changed
     args = argparse.Namespace(loss_func="SWAV", num_prototypes=3000, input_size=224)
     torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 800, "scaler": {"scale": 1.0}, "args": args}, path)

@@ -36,7 +36,7 @@ def build(first: str, second: str | None, seed: int = 0) -> SkeletonContrast:
 
 
 def official_file(method: SkeletonContrast, path: Path) -> dict[str, Tensor]:
-    """What the official trainer would have written of this method."""
+    """The checkpoint that the official trainer would write for this method."""
     state = {f"module.{key}": value for key, value in to_official(method.state_dict()).items()}
     torch.save({"epoch": 451, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}, path)
     return state
@@ -69,7 +69,7 @@ def test_official_file_becomes_ours_and_official_again(first: str, second: str |
 
 @pytest.mark.parametrize("wanted", ["backbone", "partner"])
 def test_either_encoder_alone(wanted: str, tmp_path: Path) -> None:
-    """An encoder from such a file is accepted as it is and converted, and lacks the classifier alone."""
+    """An encoder from such a file is accepted directly and converted; only the classifier is missing."""
     method = build("BiGRU", "AGCN")
     source, ours, back = tmp_path / "file.pth.tar", tmp_path / "encoder.safetensors", tmp_path / "official.pth"
     official_file(method, source)

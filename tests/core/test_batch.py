@@ -1,4 +1,4 @@
-"""The open batch: streams of every kind, from the samples of a worker to the device, and errors that say what is there."""
+"""The open batch: streams of every kind, from the samples of a worker to the device, and errors with the available streams."""
 
 import copy
 import pickle
@@ -169,7 +169,7 @@ def test_own_lengths_and_validity_are_kept() -> None:
     assert joined.valid.sum((1, 2)).tolist() == [4, 8]
 
 
-# --- What is there, and what is not ---
+# --- Available and missing streams ---
 
 
 def test_a_batch_tells_what_it_has() -> None:
@@ -230,7 +230,7 @@ class Paired(Method):
 
 
 class Given(lightning.LightningDataModule):
-    """Two batches, and what it says they are."""
+    """Two batches, and the streams that it declares."""
 
     batch_size = 3
 

@@ -1,4 +1,4 @@
-"""Numbers that are reported are not computed with the digits of TF32, whatever training does."""
+"""Reported values are not computed in TF32, even if training is."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv")
 
 
 def precisions() -> set[str]:
-    """How products of float32 are computed now, by each library."""
+    """The current precision of float32 products, by library."""
     if HAS_PARTS:
         return {torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision}
     return {torch.get_float32_matmul_precision()}
@@ -32,7 +32,7 @@ EXACT, TRAINING = ({"ieee"}, {"tf32"}) if HAS_PARTS else ({"highest"}, {"high"})
 
 
 class Products(TorchDispatchMode):
-    """Notes the precision of every product of float32, and its type."""
+    """Records precision and data type of every float32 product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def watched(run: Callable[[], Any]) -> list[tuple[set[str], torch.dtype]]:
 
 
 def probe_of_wide_features() -> None:
-    # As many features as are fitted in single precision.
+    # Enough features to be fitted in single precision.
     label = torch.arange(400) % 2
     x = torch.randn(400, 10_001, generator=torch.Generator().manual_seed(0))
     linear_accuracy(x, label, x[:8], label[:8], iterations=2)

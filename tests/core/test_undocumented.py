@@ -1,4 +1,4 @@
-"""What the code relies on in other libraries without their documentation's word: it exists, and does what it is used for."""
+"""Undocumented features of other libraries that the code relies on: they exist and work as expected."""
 
 import ast
 import copy
@@ -56,7 +56,7 @@ def is_private(name: str) -> bool:
 
 
 def named(node: ast.AST) -> Iterator[str]:
-    """Names of attributes and imports, also where `getattr` and its like spell them."""
+    """Names of attributes and imports, also those in strings for `getattr` and similar functions."""
     if isinstance(node, ast.Attribute):
         yield node.attr
     elif isinstance(node, ast.ImportFrom):
@@ -69,7 +69,7 @@ def named(node: ast.AST) -> Iterator[str]:
 
 
 def defined(tree: ast.AST) -> set[str]:
-    """Names that a file gives to something: functions, classes, variables, attributes of itself."""
+    """Names that a file defines: functions, classes, variables, attributes of itself."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -91,7 +91,7 @@ def test_one_file_alone_uses_what_is_not_documented() -> None:
 
 @cache
 def names_in(kind: type) -> tuple[set[str], set[str]]:
-    """Names that a class defines and names that it mentions; none where there is no source."""
+    """Names that a class defines, and names that it uses; empty without source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError):
@@ -122,7 +122,7 @@ def test_more_versions_of_a_compiled_function() -> None:
 
 
 class Watch(Callback):
-    """Notes what the counts say while a run goes on, and changes them where a test says so."""
+    """Records the counters during a run, and changes them if a test requests it."""
 
     def __init__(self, **change: Any) -> None:
         self.change = change
@@ -163,7 +163,7 @@ def test_counts_of_epochs_and_batches() -> None:
 
 
 class LastBatches(Callback):
-    """Notes which batches were the last of their epochs."""
+    """Records which batches were the last of their epochs."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -329,10 +329,10 @@ def test_tensors_are_brought_back(wrong: bool) -> None:
 
 
 def kill(process: Any) -> None:
-    """Return when the process is dead, and leave it to others to ask how it ended."""
+    """Return when the process has ended, without collecting its exit status."""
     os.kill(process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    # Python calls handlers of signals between two lines.
+    # Python runs signal handlers between two lines.
     time.sleep(0)
 
 

@@ -1,6 +1,6 @@
 """One small data set for each kind of stream, for the tests that all streams share (`test_every_stream.py`).
 
-A new reader needs a function that writes its files beside those of `write_films`, and a line in `CASES`.
+A new reader needs a function that writes its files next to those of `write_films`, and a line in `CASES`.
 """
 
 import json
@@ -57,7 +57,7 @@ class Case:
         build: makes its data module, which is not set up yet.
         streams: kinds of its streams by name.
         write: writes its files, if it has any.
-        lost: of the first training sample: the file that may be missing, and what the report says of it.
+        lost: for the first training sample: the file that may be missing, and its text in the report.
         may_be_marked: whether that file is of a further stream.
         unequal: stream whose samples differ in length.
     """
@@ -74,7 +74,7 @@ class Case:
 
 
 def write_films(root: Path) -> None:
-    """Films of two classes, of one picture per second, whose shade tells the second."""
+    """Films of two classes, of one picture per second, whose shade encodes the second."""
     film = root / "film.mp4"
     write_still(film, SECONDS * FPS)
     for split, count in (("train", TRAIN), ("val", VAL)):
@@ -93,7 +93,7 @@ def write_sentences(root: Path) -> None:
 
 
 def write_tables(root: Path) -> None:
-    """The films, and a table of two columns beside each, of which the first tells the time and the second the film."""
+    """The films, each with a table of two columns: the time, and the index of the film."""
     write_films(root)
     for number, film in enumerate(sorted(root.rglob("*.mp4"))):
         times = np.arange(SECONDS * RATE) / RATE
@@ -101,7 +101,7 @@ def write_tables(root: Path) -> None:
 
 
 def write_beside(root: Path) -> None:
-    """The films, and beside each a file of every kind of stream; of the features, some are longer than others."""
+    """The films, each with a file of every kind of stream; feature sequences have different lengths."""
     write_films(root)
     frames, side = SECONDS * FPS, 16
     shade = np.arange(frames, dtype=np.uint16)[:, None, None]
@@ -124,11 +124,11 @@ def write_beside(root: Path) -> None:
         write_csv(root / f"{split}.csv", f"path,label,{','.join(BESIDE)}", *rows)
 
 
-# --- A reader as small as can be ---
+# --- A minimal reader ---
 
 
 class Tables(StreamReader):
-    """Tables of numbers, ten columns of numbers per second, float32 [C, L] in .npy: as many as lie within a clip."""
+    """Tables of numbers, ten columns of numbers per second, float32 [C, L] in .npy: those within a clip."""
 
     kind: ClassVar[Kind] = "signal"
 
@@ -162,7 +162,7 @@ class Tables(StreamReader):
 
 
 class Tabled(VideoFolder):
-    """Films with the tables beside them."""
+    """Films with tables next to them."""
 
     offers: ClassVar[dict[str, Kind]] = {"video": "video", "signal": "signal"}
     gives = ("video", "signal")
@@ -209,7 +209,7 @@ def motion(settings: Settings, captions: bool = False) -> Any:
 
 
 def beside(settings: Settings) -> Any:
-    """Films with all that lies beside them, by one list."""
+    """Films with all further files, in one list."""
     streams = StreamSettings(settings.names, settings.on_missing, SoundSettings(1000), SignalSettings(RATE))
     reading = ReadSettings(settings.workers)
     return ListedStreams(str(settings.root), clip=CLIP, batch_size=BATCH, reading=reading, seed=settings.seed, streams=streams)

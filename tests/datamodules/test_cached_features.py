@@ -1,4 +1,4 @@
-"""Cached features: read once, equal to a run without cache, renewed when anything changes, refused where they are wrong."""
+"""Cached features: read once, equal to a run without cache, recomputed if anything changes, refused if they would be wrong."""
 
 import copy
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_result_is_that_of_a_run_without_cache(clip: SkeletonClipSettings, views
     plain = train(skeletons(clip), tmp_path)
     cached = train(CachedFeatures(skeletons(clip), str(tmp_path / "features"), views), tmp_path)
     for name, value in plain.items():
-        # Batches of the backbone are others, which rounds otherwise.
+        # The backbone uses other batches, which changes rounding.
         assert torch.allclose(value, cached[name], atol=1e-5), name
     assert len(list((tmp_path / "features").iterdir())) == max(1, views) + 1
 
@@ -124,7 +124,7 @@ def test_order_and_batches_are_those_of_the_project(tmp_path: Path) -> None:
     assert [batch.index.tolist() for batch in found] == [batch.index.tolist() for batch in expected]
     assert all(torch.equal(one.label, other.label) for one, other in zip(found, expected, strict=True))
     assert found[0].stream("feature").data.shape == (BATCH, 1, 16)
-    # Behind the batches that were handed out before.
+    # After the batches that were returned before.
     loader.load_state_dict(loader.state_dict() | {"samples": BATCH})
     assert [batch.index.tolist() for batch in loader] == [batch.index.tolist() for batch in found[1:]]
     assert len(sample_names(inner.train_dataloader().dataset)) == TRAIN

@@ -1,4 +1,4 @@
-"""What holds for data of every kind: order, workers, resuming, processes, missing files, copies to a device, clear refusals."""
+"""Common properties of all kinds of data: order, workers, resuming, processes, missing files, device copies, refusals."""
 
 import multiprocessing
 import os
@@ -57,7 +57,7 @@ def read(data: Any, epoch: int = 0) -> list[Batch]:
 
 
 def samples(batches: list[Batch]) -> dict[int, dict[str, Any]]:
-    """All that batches say of each sample, by its row, without what only fills it up to the others of its batch."""
+    """All fields of each sample by row, without padding."""
     told: dict[int, dict[str, Any]] = {}
     for batch in batches:
         for place, row in enumerate(batch.index.tolist()):
@@ -76,7 +76,7 @@ def own(stream: Stream, place: int) -> dict[str, Tensor]:
     fields = {"data": stream.data, "valid": stream.valid, "time": stream.time, "box": stream.box}
     found = {name: value[place] for name, value in fields.items() if value is not None}
     if stream.length is not None:
-        # All views of a sample are as long.
+        # All views of a sample have the same length.
         length, axis = int(stream.length[place].max()), SEQUENCE_AXIS[stream.kind]
         found["data"] = found["data"].narrow(axis, 0, length)
         if "valid" in found:
@@ -159,7 +159,7 @@ def test_two_processes_read_what_one_reads(name: str, written: Any) -> None:
 
 
 class Recorder(lightning.LightningModule):
-    """Keeps what it was given."""
+    """Keeps its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Recorder(lightning.LightningModule):
 
 
 def record(name: str, root: Path, folder: Path, rank: int, port: int) -> None:
-    """What one of two processes is given in an epoch."""
+    """The samples of one of two processes in an epoch."""
     warnings.filterwarnings("ignore")
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
@@ -198,7 +198,7 @@ def test_a_run_of_two_processes_reads_what_one_reads(name: str, written: Any, tm
     assert not parts[0].keys() & parts[1].keys()
     whole = samples(read(ready(name, written(name))))
     joined = parts[0] | parts[1]
-    # Two processes with batches of two leave out what does not fill both.
+    # Two processes with batches of two leave out incomplete batches.
     assert len(joined) == TRAIN // (WORLD * BATCH) * WORLD * BATCH
     assert_same(joined, {row: whole[row] for row in joined})
 
@@ -211,7 +211,7 @@ def test_a_missing_file_is_replaced_or_marked_and_named(name: str, on_missing: s
     assert case.lost is not None
     lost, reported = case.lost
     if lost.endswith(".mp4"):
-        # A folder does not list what is not there.
+        # A folder does not list missing files.
         (tmp_path / lost).write_bytes(b"")
     else:
         (tmp_path / lost).unlink()

@@ -1,4 +1,4 @@
-"""Several data sets in one training: exact shares, rows in turn; order, workers, resuming and reports as of one set."""
+"""Several data sets in one training: exact fractions, rows in turn; order, workers, resuming and reports like one set."""
 
 import dataclasses
 from collections import Counter
@@ -244,7 +244,7 @@ def test_broken_files_are_replaced_within_their_set_and_named_by_it(tree: Path, 
                 one.extra["source"].tolist(), one.extra["row"].tolist(), one.substituted.tolist(), strict=True
             ):
                 assert substituted == (row if (source, row) in broken else -1)
-        # The others' clips are all alike, and so what stands in for one of them is known by its label.
+        # The other clips are identical, so a substitute is identified by its label.
         assert all((one.label[one.extra["source"] == 2] == -1).all() for one in read)
 
 
@@ -318,7 +318,7 @@ def test_a_set_may_weigh_its_own_samples(tree: Path) -> None:
 
 
 class Notes:
-    """A method's preparation, that says what it was given."""
+    """A method's preparation that records its input."""
 
     def __call__(self, batch: Batch, epoch: int | None) -> None:
         batch.prepared = (epoch, batch.index.tolist())

@@ -1,4 +1,4 @@
-"""Long recordings: every segment once, all clips of a sample in one pass, lengths looked up once, parts distinguished."""
+"""Long recordings: every segment once, all clips of a sample in one pass, durations looked up once, parts distinguished."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ CLIPS = ClipSettings(frames=4, sampler=Dense(1), size=16, clips=3)
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A minute, ten minutes and an hour, one frame in each second, whose shade tells the second."""
+    """A minute, ten minutes and an hour, one frame in each second, whose shade encodes the second."""
     folder = tmp_path_factory.mktemp("films")
     for name, seconds in (("a", 60), ("b", 620), ("c", 3600)):
         write_still(folder / f"{name}.mp4", seconds)
@@ -63,7 +63,7 @@ def test_every_stretch_comes_once_in_an_epoch(films: Path, tmp_path: Path) -> No
         assert time is not None
         assert first <= float(time.min())
         assert float(time.max()) < last
-        # What is shown is what was there at that time: a shade per second, over eight bits.
+        # Clips show the frames of their timestamps: a shade per second, over eight bits.
         shade = one.stream("video").data[0, :, 0].float().mean((1, 2, 3))
         assert shade == pytest.approx((time[0, :, 0] * 7 % 256), abs=6)
 
@@ -84,7 +84,7 @@ def test_clips_of_a_sample_are_cut_out_in_one_pass(films: Path, tmp_path: Path, 
         read = [one for _, one in zip(range(3), loader, strict=False)]
         samples = sum(len(one.index) for one in read)
         assert read[0].stream("video").data.shape[1] == clips
-        # Of six clips, a sixth of the openings that single clips need.
+        # Six clips need a sixth of the file openings of single clips.
         assert len(opened) == samples
 
 
@@ -125,7 +125,7 @@ def test_files_are_looked_through_once_by_whoever_reads_them(
     monkeypatch.setattr(pyav_reader.PyAVReader, "_look", counting)
 
     def read() -> list[Any]:
-        # As another process, that knows nothing.
+        # Like another process, with an empty cache.
         monkeypatch.setattr(pyav_reader, "_memory", pyav_reader._Memory())
         looked.clear()
         return batches(recordings(films, tmp_path, batch_size=1, clip=replace(CLIPS, clips=1)))
@@ -141,7 +141,7 @@ def test_files_are_looked_through_once_by_whoever_reads_them(
     kept[0].write_bytes(kept[0].read_bytes()[:-100])
     read()
     assert len(looked) == 1
-    # Other data keep nothing.
+    # Other data modules cache nothing.
     VideoFolder(str(films), clip=CLIP, batch_size=3, reading=ReadSettings(0)).setup("fit")
     assert pyav_reader._memory.folder is None
 
@@ -156,7 +156,7 @@ def test_damaged_files_are_told_and_counted_once(films: Path, tmp_path: Path) ->
     (one,) = batches(data)
     assert one.substituted.tolist() == [row if row == 1 else -1 for row in one.index.tolist()]
     assert (tmp_path / "bad_videos.tsv").read_text().splitlines()[1:] == ["b.mp4\ttrain\tcannot open"]
-    # A file that was repaired is looked at again.
+    # A repaired file is scanned again.
     put(films / "b.mp4", tmp_path / "films/b.mp4")
     manifest = recordings(tmp_path / "films", tmp_path).train_manifest
     assert manifest is not None
@@ -207,7 +207,7 @@ def test_rows_share_what_overlaps(tmp_path: Path) -> None:
     whole = replace(train, spans=None)
     assert shared_rows(whole, other).all()
     assert shared_rows(train, replace(other, spans=None)).all()
-    # The same file by its whole path.
+    # The same file by its absolute path.
     assert shared_rows(train, parts(tmp_path, (0, 5), path=str(tmp_path / "a.mp4"))).all()
 
 

@@ -59,7 +59,7 @@ def prepare(data: VideoDataModule, out: Path, shard_bytes: int) -> Path:
 
 @pytest.fixture
 def store(sharded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, int]]:
-    """The shards as an object store hands them out; gives what was asked of it in this process: names and numbers of bytes."""
+    """The shards in an object store; returns the requests of this process: names and numbers of bytes."""
     from litdata.streaming import downloader
 
     asked: list[tuple[str, int]] = []
@@ -108,7 +108,7 @@ def test_batches_are_those_of_the_files(
         expected = list(getattr(files, loader)())
         assert expected
         assert_equal(expected, list(getattr(streamed, loader)()))
-    # The broken one was replaced by the same, counted once, and named as it was called in the data set.
+    # The broken video was replaced by the same one, counted once, and reported with its original name.
     reports = [(tmp_path / run / "bad_videos.tsv").read_text().splitlines() for run in ("files", "streamed")]
     assert reports[0][1:] == ["class 1/train1.mp4\ttrain\tcannot open"]
     assert reports[1][1:] == ["train/class 1/train1.mp4\ttrain\tcannot open"]
@@ -154,8 +154,8 @@ def test_a_store_is_asked_for_the_bytes_of_the_samples_and_nothing_else(
     read = {int(row) for batch in batches(data) for row in batch.index}
     sizes = [path.stat().st_size for path in (tree / "train").rglob("*.mp4")]
     assert len(read) == len(sizes) == 6
-    # Each sample is two requests, its place in the shard (8 bytes) and its bytes, which begin with their number (4). One was
-    # read once more, in the place of the broken one.
+    # Each sample takes two requests: its offset in the shard (8 bytes), and its bytes with their length (4). One was
+    # read once more, as a substitute for the broken one.
     asked = [length - 4 for _, length in store if length != 8]
     assert sorted(asked) == sorted([*sizes, max(sizes)])
     assert len(store) == 2 * len(asked)

@@ -1,4 +1,4 @@
-"""The lists of docs/streams.md are read, with files such as they name."""
+"""The lists in docs/streams.md can be read, with suitable files."""
 
 import csv
 import re

@@ -1,4 +1,4 @@
-"""Synthetic clips: no frame tells the motion, and the batches keep their contract."""
+"""Synthetic clips: no single frame reveals the motion, and batches follow their contract."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -28,7 +28,7 @@ BOUND = 3 * (CHANCE * (1 - CHANCE) / HALF) ** 0.5
 
 
 def state(made: SyntheticClips, t: int) -> Tensor:
-    """All that one frame has to say about motion: position on the torus, size and angle, so that a line can cut them."""
+    """All information of one frame about motion: position on the torus, size and angle, for a linear classifier."""
     box, angle = made.boxes[:, 0, t] / made.video.shape[3], torch.deg2rad(made.angle[:, t])
     centre = torch.pi * (box[:, :2] + box[:, 2:])
     parts = [centre / 6, centre.sin(), centre.cos(), box[:, 2:] - box[:, :2], made.size[:, t, None] / made.video.shape[3]]
@@ -41,7 +41,7 @@ def knn(x: Tensor, y: Tensor) -> float:
 
 
 def linear(x: Tensor, y: Tensor) -> float:
-    """As above. Some steps suffice: there are more pixels than can be fitted, and a leak would show at once."""
+    """As above. A few steps are enough: there are many pixels, and a leak would be visible at once."""
     return linear_accuracy(x[:HALF], y[:HALF], x[HALF:], y[HALF:], iterations=25)
 
 
@@ -182,7 +182,7 @@ def test_bare_backgrounds_for_methods_that_paste() -> None:
         # Still in time, and equal in all clips of a video: there is nothing but the background.
         assert (batch.stream("video").data == batch.stream("video").data[:, :1, :1]).all()
         assert batch.stream("video").data.max() < 160
-    # What is measured are moving objects all the same, on the same backgrounds.
+    # Evaluation still uses moving objects on the same backgrounds.
     probe = next(iter(data.probe_dataloader()))
     assert probe.stream("video").data.shape == (8, 1, 4, 16, 16, 3)
     made = make_clips(8, 4, 16, "train", 0, ["texture"])

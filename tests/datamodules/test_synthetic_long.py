@@ -1,4 +1,4 @@
-"""Long generated videos: true segments, windows and features that are functions of their keys, and a loader that goes on."""
+"""Long generated videos: correct segments, windows and features that are functions of their keys, and resuming."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def test_segments_fill_the_video_and_show_its_class() -> None:
     assert own.any(1).all()
     share = own.sum() / videos.there.sum()
     assert abs(share - (0.5 + 0.5 / CLASSES)) < 0.01
-    # A moment lies in its segment; the end of the video belongs to the last one.
+    # A time is in its segment; the end of the video belongs to the last one.
     moments = torch.stack([videos.duration * part for part in (0.0, 0.3, 0.7, 1.0)], 1)
     found = videos.segment_at(moments)
     assert (videos.start.gather(1, found) <= moments).all()
@@ -75,7 +75,7 @@ def test_a_window_is_the_same_as_in_the_whole_video() -> None:
     whole = videos.render(moments, 16)
     alone = LongVideos(torch.tensor([2]), "train", 0, videos.settings)
     assert torch.equal(alone.render(moments[:1, 12:20].view(1, 2, 4), 16).flatten(1, 2)[0], whole[2, 12:20])
-    # At a cut there is another object; else pictures change little by little, on one background.
+    # At a cut there is another object; otherwise pictures change gradually, on one background.
     segment = videos.segment_at(moments)
     change = (whole[:, 1:].float() - whole[:, :-1].float()).abs().mean((2, 3, 4))
     cut = segment[:, 1:] != segment[:, :-1]
@@ -190,7 +190,7 @@ def test_samples_are_functions_of_seed_epoch_and_index(features: FeatureSettings
     later, other = loader.read(4, [5, 11, 2]), small(features=features, seed=1).train_dataloader().read(3, [5, 11, 2])
     (name,) = batch.kinds
     assert not torch.equal(other.stream(name).data[..., :3], batch.stream(name).data[..., :3])
-    # Features of an encoder would not change; windows lie elsewhere in the next epoch.
+    # Features of an encoder would not change; windows are at other positions in the next epoch.
     assert torch.equal(later.stream(name).data, batch.stream(name).data) is (features is not None)
     assert fingerprint(loader.dataset) == fingerprint(small(features=features).train_dataloader().dataset)
 

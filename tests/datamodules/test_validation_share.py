@@ -1,4 +1,4 @@
-"""data.subset.validation: a share of the training samples validates, and training never sees it."""
+"""data.subset.validation: a fraction of the training samples is for validation and never used in training."""
 
 import math
 from collections import Counter
@@ -42,7 +42,7 @@ def test_the_same_share_of_every_class_validates(tmp_path: Path, capsys: pytest.
     train, val = module.train_manifest, module.val_manifest
     assert train is not None
     assert val is not None
-    # A class with one file trains.
+    # The only file of a class is for training.
     assert Counter(val.labels.tolist()) == {0: 2, 1: 1}
     assert not files(train) & files(val)
     assert len(train) + len(val) == sum(CLASSES.values())

@@ -28,10 +28,10 @@ class Layout(NamedTuple):
         data: name of the data module.
         videos: paths of the files; those of pictures are folders.
         lists: content of the official files, by name.
-        classes: how many there must be.
+        classes: expected number of classes.
         cut: the list by which `prepare` must cut the videos.
-        benchmark: which of the data set's.
-        recipe: to train with.
+        benchmark: benchmark of the data set.
+        recipe: recipe of the training.
     """
 
     data: str
@@ -277,7 +277,7 @@ def test_a_real_file_of_ntu(tmp_path: Path) -> None:
     prepare(tmp_path / "source", tmp_path / "small")
     info = probe(tmp_path / "small" / f"{NTU[0]}_rgb.mp4")
     assert (info.num_frames, info.height) == (103, 32)
-    # Its times are in disorder.
+    # Its timestamps are not ascending.
     assert info.fps == pytest.approx(30)
     words = [f"--data.root={tmp_path / 'small'}", "--data.benchmark=ntu60_xsub", "--data.views.segments=3"]
     result = fit_and_test(CNN, tmp_path / "run", "NTUVideos", *words)
@@ -301,5 +301,5 @@ def test_real_files_in_the_layout_of_ucf101(tmp_path: Path) -> None:
     words = [f"--data.root={tmp_path / 'small'}", f"--data.lists.folder={tmp_path / 'lists'}", "--data.views.segments=3"]
     with pytest.warns(UserWarning, match=r"2 of the 3 videos of .*testlist01.txt"):
         result = fit_and_test(CNN, tmp_path / "run", "UCF101", *words)
-    # What could not be prepared is in no number, and named.
+    # Videos that could not be prepared are not counted, but listed.
     assert (result["classes"], result["videos"], result["missed"]) == (2, 2, [2])

@@ -1,4 +1,4 @@
-"""Small video files of every kind, whole and broken, written by PyAV, and what plain decoding makes of them."""
+"""Small video files of every kind, whole and broken, written by PyAV, and their frames from plain decoding."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -53,7 +53,7 @@ def write_video(
 
 
 def write_still(path: Path, frames: int, gap: int = 1) -> Path:
-    """One shade per frame, `gap` seconds apart: hours of video in no time."""
+    """One shade per frame, `gap` seconds apart: hours of video are written quickly."""
     codec = "libx264" if path.suffix == ".mkv" else "mpeg4"
     shades = {}
     for shade in {number * 7 % 256 for number in range(min(frames, 256))}:
@@ -89,7 +89,7 @@ def write_with_sound(path: Path, video: Path) -> Path:
 
 
 def decode_all(path: Path) -> list[np.ndarray]:
-    """The reference: everything that plain decoding puts out, until it ends or fails."""
+    """The reference: all frames of plain decoding, until it ends or fails."""
     frames = []
     with av.open(str(path)) as container:
         try:
@@ -133,7 +133,7 @@ def filled(path: Path, content: bytes) -> Path:
 
 
 def write_sound(path: Path, codec: str, samples: int, cover: bool) -> Path:
-    """A moment of silence, with or without a cover picture."""
+    """A short silence, with or without a cover picture."""
     with av.open(str(path), "w") as container:
         sound = container.add_stream(codec, rate=16000)
         if cover:
@@ -152,7 +152,7 @@ def write_sound(path: Path, codec: str, samples: int, cover: bool) -> Path:
 
 
 def write_no_frames(path: Path) -> Path:
-    """A container that announces a video stream and holds none of its frames."""
+    """A container that states a video stream, but contains no frame of it."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"

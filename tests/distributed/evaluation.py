@@ -1,4 +1,4 @@
-"""An evaluation by one process, and the same by two."""
+"""An evaluation with one process, and the same with two."""
 
 import os
 import warnings
@@ -12,7 +12,7 @@ import torch
 from tests.resume.runs import as_torchrun_does, together
 
 Measure = Callable[[Path, int], dict[str, Any]]
-"""Evaluates in a folder, as one of so many processes; a function of a module, that other processes find by its name."""
+"""Evaluate in a folder, as one of several processes; a module-level function, so that it can be pickled."""
 
 
 def trainer_for(folder: Path, world: int) -> lightning.Trainer:
@@ -36,6 +36,6 @@ def one_of_two(measure: Measure, folder: Path, rank: int, port: int) -> None:
 
 
 def by_two(measure: Measure, folder: Path) -> list[dict[str, Any]]:
-    """What each of two processes has measured together with the other."""
+    """Results of both processes of a joint evaluation."""
     assert together(one_of_two, [(measure, folder)] * 2) == [0, 0]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]

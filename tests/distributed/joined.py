@@ -1,4 +1,4 @@
-"""What two processes do, done by one: the joined batch with the random numbers that each process draws for its half."""
+"""The work of two processes in one: the joined batch, with the random numbers that each process draws for its half."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class JoinedDraws(TorchFunctionMode):
-    """Replaces draws from the generator `joint` by those of several processes, one behind the other in dimension 0.
+    """Replaces draws from the generator `joint` by those of several processes, concatenated in dimension 0.
 
     A step whose random numbers belong to samples (dimension 0 counts them) then draws for the joined batch exactly what
     the processes draw for their shares.

@@ -1,4 +1,4 @@
-"""Two processes report the accuracy of one, over every video once."""
+"""Two processes report the same accuracy as one, with every video counted once."""
 
 from pathlib import Path
 from typing import Any

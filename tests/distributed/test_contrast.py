@@ -38,7 +38,7 @@ def shuffle_generator(step: int) -> torch.Generator:
 
 
 class Contrasting(nn.Module):
-    """The parts put together as a method does."""
+    """The parts, combined like in a method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Contrasting(nn.Module):
 
 
 def run(module: nn.Module, contrasting: Contrasting, rows: slice) -> list[dict[str, Any]]:
-    """Some steps with those rows of the joined batches; what was true after each."""
+    """Some steps with these rows of the joined batches; returns the state after each."""
     # Batch statistics depend on how rows are distributed; the running ones do not.
     contrasting.eval()
     optimiser = torch.optim.SGD(contrasting.online.parameters(), lr=0.1)
@@ -84,7 +84,7 @@ def without_queue(rows: slice) -> tuple[Tensor, Tensor]:
 
 
 def normed() -> nn.BatchNorm1d:
-    """Batch norm in training mode: what it says of a row depends on the rows that it sees beside it."""
+    """Batch norm in training mode: its output for a row depends on the other rows."""
     return nn.BatchNorm1d(FEATURES).train()
 
 
@@ -110,7 +110,7 @@ def one_process(folder: Path, rank: int, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What both processes wrote down."""
+    """Records of both processes."""
     folder = tmp_path_factory.mktemp("contrast")
     assert together(one_process, [(folder,)] * WORLD) == [0] * WORLD
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]

@@ -1,4 +1,4 @@
-"""Two processes report the frame mAP of one, over every key frame once."""
+"""Two processes report the same frame mAP as one, with every key frame counted once."""
 
 from pathlib import Path
 from typing import Any

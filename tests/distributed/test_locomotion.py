@@ -25,7 +25,7 @@ SIGNATURES = torch.tensor([4, 1, 7, 4, 2, 3])
 
 
 class Contrasting(nn.Module):
-    """LocoMotion with its contrast alone, on some rows of one batch."""
+    """LocoMotion with its contrastive loss only, on some rows of one batch."""
 
     def __init__(self, gradient: GatherGradient) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def one_process(folder: Path, rank: int, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What both processes wrote down."""
+    """Records of both processes."""
     folder = tmp_path_factory.mktemp("video_text")
     assert together(one_process, [(folder,)] * WORLD) == [0] * WORLD
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
@@ -80,7 +80,8 @@ def test_two_processes_equal_one_with_the_joined_batch(gradient: GatherGradient,
         assert torch.allclose(process[gradient]["loss"], joined["loss"], rtol=1e-5)
         assert process[gradient]["gradients"].keys() == joined["gradients"].keys()
         for name, value in joined["gradients"].items():
-            # The official gather leaves a share to the weights, but the whole to the temperature, which is not gathered.
+            # With the official gather, weights get a fraction of the gradient, but the temperature, which is not gathered, all
+            # of it.
             share = 1 / WORLD if gradient == "vindlu" and name != "temperature" else 1
             close = 1e-5 * float(value.abs().max()) + 1e-8
             assert torch.allclose(process[gradient]["gradients"][name], share * value, rtol=0, atol=close), name

@@ -1,4 +1,4 @@
-"""Several processes do what one does with the joined batch, count every sample once, and end together."""
+"""Several processes equal one process with the joined batch, count every sample once, and end together."""
 
 import multiprocessing
 import os
@@ -31,7 +31,7 @@ everywhere = pytest.mark.parametrize("name", by_name(*METHODS))
 
 
 def build(name: str) -> Method:
-    """The method without what belongs to the process and not to the sample: stochastic depth, batch statistics."""
+    """The method without parts that depend on the process and not on the sample: stochastic depth, batch statistics."""
     torch.manual_seed(0)
     method = next(case for case in METHODS if case.name == name).build()
     for part in method.modules():
@@ -43,7 +43,7 @@ def build(name: str) -> Method:
 
 
 class Notes(lightning.Callback):
-    """Writes down what this process saw in its first step and in validation."""
+    """Records the first step and the validation of this process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +103,7 @@ def one_step(name: str, folder: Path, rank: int, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What both processes wrote down, by method; each pair of processes runs once."""
+    """Records of both processes, by method; each pair of processes runs once."""
     made: dict[str, list[dict[str, Any]]] = {}
 
     def get(name: str) -> list[dict[str, Any]]:
@@ -160,11 +160,11 @@ class Broken(lightning.Callback):
 
 
 def two_or_broken(folder: Path, broken: int, rank: int, port: int) -> None:
-    """A run of two processes, one of which raises an error; each writes what it says to its own file."""
+    """A run of two processes, one of which raises an error; each writes its output to its own file."""
     with (folder / f"said{rank}").open("w") as said:
         os.dup2(said.fileno(), 2)
     if rank == broken:
-        # As a user's own callback would be.
+        # Like a user's own callback.
         whole = lightning.Trainer.__init__
 
         def with_broken(self: Any, *args: Any, **settings: Any) -> None:
@@ -183,7 +183,7 @@ def test_a_dying_process_ends_the_run_with_its_error(broken: int, tmp_path: Path
 
 
 def with_signals(run: Run, rank: int, port: int) -> None:
-    """A run whose processes tell each other of signals after every second step."""
+    """A run whose processes exchange signals after every second step."""
     last_checkpoint.ASK_EVERY = 2
     train(run, rank, port)
 

@@ -1,4 +1,4 @@
-"""Weights distributed over two processes: the steps of one, ordinary checkpoints, and runs that go on."""
+"""Weights distributed over two processes: the same steps as with one, ordinary checkpoints, and resumed runs."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ MASKED = [case for case in METHODS if case.name in ("VideoMAE", "SMILE", "SIGMA"
 
 
 class Notes(lightning.Callback):
-    """The loss of each step, and whether weights are shares; ends the run after so many epochs."""
+    """The loss of each step, and whether weights are sharded; ends the run after some epochs."""
 
     def __init__(self, epochs: int) -> None:
         self.losses: list[float] = []
@@ -107,7 +107,7 @@ def test_a_sharded_run_goes_on_and_its_checkpoint_is_an_encoder(tmp_path: Path) 
 
 
 class Spoiler(lightning.Callback):
-    """Spoils a gradient of one process's share in the second step."""
+    """Puts NaN into a gradient of one process's shard in the second step."""
 
     def on_after_backward(self, trainer: Any, method: Any) -> None:
         if trainer.global_step == 1 and trainer.global_rank == 1:

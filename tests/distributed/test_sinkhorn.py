@@ -1,4 +1,4 @@
-"""SIGMA's assignments and losses in two real processes equal those of one with all rows, for little talk."""
+"""SIGMA's assignments and losses in two real processes equal those of one with all rows, with little communication."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def settings(side_by_side: bool) -> SinkhornSettings:
 def features() -> list[Tensor]:
     """Targets and predictions of all processes, and prototypes."""
     drawn = torch.Generator().manual_seed(4)
-    # The two halves differ in what they look like, so that balancing each alone would differ.
+    # The two halves have different distributions, so that balancing each alone would differ.
     shift = torch.randn(WORLD, 1, WIDTH, generator=drawn)
     rows = [(torch.randn(WORLD, ROWS, WIDTH, generator=drawn) + shift).flatten(0, 1) for _ in range(2)]
     return [F.normalize(values) for values in (*rows, torch.randn(COUNT, WIDTH, generator=drawn))]
@@ -78,7 +78,7 @@ def one_process(folder: Path, rank: int, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Results]]:
-    """What both processes wrote down."""
+    """Records of both processes."""
     folder = tmp_path_factory.mktemp("sinkhorn")
     assert together(one_process, [(folder,)] * WORLD) == [0] * WORLD
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]

@@ -35,7 +35,7 @@ class Comparing(nn.Module):
 
 
 def run(module: nn.Module, comparing: Comparing, rows: slice) -> list[dict[str, Any]]:
-    """Some steps with those rows of the joined batches; what was true after each."""
+    """Some steps with these rows of the joined batches; returns the state after each."""
     optimiser = torch.optim.SGD([value for value in comparing.parameters() if value.requires_grad], lr=0.1)
     generator = torch.Generator().manual_seed(5)
     told = []
@@ -64,7 +64,7 @@ def one_process(folder: Path, rank: int, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
-    """What both processes wrote down."""
+    """Records of both processes."""
     folder = tmp_path_factory.mktemp("skeletons")
     assert together(one_process, [(folder,)] * WORLD) == [0] * WORLD
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]

@@ -1,4 +1,4 @@
-"""The settings of DDP in configs/trainer: nothing that is learned depends on them."""
+"""The settings of DDP in configs/trainer: training results do not depend on them."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ from tests.resume.runs import as_torchrun_does, together
 
 WORLD = 2
 ROOT = Path(__file__).parents[2]
-# One with a queue and running statistics; all others by `-m slow`.
+# A method with a queue and running statistics; all others with `-m slow`.
 CASES = [
     pytest.param(case.name, marks=[] if case.name == "TubeletContrast" else [pytest.mark.slow])
     for case in (*METHODS, *DOWNSTREAM)
@@ -29,14 +29,14 @@ CASES = [
 
 
 def settings_of(layer: str) -> dict[str, Any]:
-    """What a layer of configs/trainer gives to its strategy."""
+    """The strategy settings of a layer in configs/trainer."""
     trainer = yaml.safe_load((ROOT / f"configs/trainer/{layer}.yaml").read_text())["trainer"]
     assert trainer["strategy"]["class_path"] == "DDPStrategy"
     return trainer["strategy"]["init_args"]
 
 
 class Statistics(lightning.Callback):
-    """Writes down the weights and statistics that validation has."""
+    """Records weights and statistics during validation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +55,7 @@ def train(name: str, folder: Path, layer: str | None, rank: int, port: int) -> N
     case = next(case for case in (*METHODS, *DOWNSTREAM) if case.name == name)
     torch.manual_seed(0)
     method = case.build()
-    # Written out, for the default differs.
+    # Set explicitly, because the default differs.
     plain = {"static_graph": False, "broadcast_buffers": True}
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -84,7 +84,7 @@ def test_a_static_graph_and_buffers_that_stay_at_home_train_the_same(name: str, 
         folder.mkdir()
         assert together(train, [(name, folder, layer)] * WORLD) == [0] * WORLD
         ends.append(torch.load(folder / "end.pt", weights_only=True))
-        # All processes validate the network that a checkpoint would hold.
+        # All processes validate the network that a checkpoint would contain.
         assert differences(*(torch.load(folder / f"seen{rank}.pt", weights_only=True) for rank in range(WORLD))) == []
     assert differences(ends[0][0], ends[1][0]) == []
     assert torch.equal(ends[0][1], ends[1][1])

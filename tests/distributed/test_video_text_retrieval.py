@@ -1,4 +1,4 @@
-"""Two processes encode each video once, answer for their own, and report what one does."""
+"""Two processes encode each video once, score their own videos, and report the same as one."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ PAIRS = 3
 
 
 class Odd(SyntheticMotion):
-    """Five test clips, which two processes cannot share evenly."""
+    """Five test clips, which cannot be divided equally between two processes."""
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)

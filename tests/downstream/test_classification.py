@@ -1,4 +1,4 @@
-"""Classification: what is trained and what stays, labels, test views, files, and each video counted once."""
+"""Classification: trained and frozen parts, labels, test views, files, and each video counted once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_only_what_the_mode_names_is_trained(case: Case, tmp_path: Path) -> None
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(method, datamodule=case.data(4, 4, 4))
     moved = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
     if method.mode == "finetune":
-        # The key bias cannot change a softmax; all else has moved.
+        # The key bias does not change a softmax; everything else has changed.
         assert moved == before.keys()
     else:
         assert moved == {name for name in before if not name.startswith("backbone.")}
@@ -127,7 +127,7 @@ def test_loss_of_several_labels() -> None:
     assert torch.allclose(method.step(batch, generator())["loss"], expected)
     method.mixing = Mixing()
     assert method.step(batch, generator())["loss"].isfinite()
-    # A single label is the only one; without label there is no loss.
+    # A single label is the only positive class; without label there is no loss.
     rows = SeveralLabels().rows(torch.tensor([2, -1]), 3)
     assert rows.tolist() == [[0, 0, 1], [-1, -1, -1]]
     targets, logits = SeveralLabels().targets(torch.tensor([2, -1]), 3), torch.randn(2, 3, requires_grad=True)
@@ -161,12 +161,12 @@ def test_average_precision_of_ties_and_of_no_positive() -> None:
     scores = torch.tensor([[0.5, 0.1, 0.3], [0.5, 0.9, 0.2], [0.1, 0.5, 0.1]])
     positive = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0
     found = average_precisions(scores, positive)
-    # The first two samples come together: half of what comes is right; then two of three.
+    # The first two samples have the same score: precision is one half; then two of three.
     assert found[:2].tolist() == pytest.approx([0.5 * 0.5 + 0.5 * 2 / 3, 1.0])
     assert found[2].isnan()
     together = SeveralLabels().scores(scores, positive.long())["map"]
     assert together.item() == pytest.approx(100 * found[:2].mean().item())
-    # A test set may show one class only.
+    # A test set may contain a single class.
     alone = average_precisions(scores, positive & torch.tensor([True, False, False]))
     assert alone[0].item() == pytest.approx(found[0].item())
     assert alone[1:].isnan().all()
@@ -179,7 +179,7 @@ def test_unlabelled_samples_have_no_loss() -> None:
 
 @pytest.mark.parametrize("labels", ["one", "several"])
 def test_unlabelled_samples_change_nothing_of_others(labels: Literal["one", "several"]) -> None:
-    """A labelled clip whose partner in mixing has no label is learned as it is, and progress counts labelled clips alone."""
+    """A labelled clip whose partner in mixing has no label is not mixed, and progress only counts labelled clips."""
     method = Classification(
         tiny_cnn(),
         3,
@@ -273,7 +273,7 @@ def test_test_counts_each_video_once_and_names_missed_ones(tmp_path: Path) -> No
     assert method.test_record == {"videos": 7, "missed": [], "classes": 13, "views": 3}
 
     def spoil(loader: Any) -> DataLoader:
-        # One file could not be read, one video has no label, and one comes twice.
+        # One file could not be read, one video has no label, and one occurs twice.
         batches = list(loader)
         for batch in batches:
             batch.substituted = torch.where(batch.index == 2, 5, -1)
@@ -341,7 +341,7 @@ def test_init_from_a_folder_of_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["checkpoint", "run", "folder"])
 def test_classes_in_another_order_are_refused(form: str, tmp_path: Path) -> None:
-    """The same names with other numbers would give accuracies of another task."""
+    """The same names with other indices would give accuracies of another task."""
     data = motion()
     names = data.class_names
 
@@ -394,7 +394,7 @@ def test_init_from_loads_whole_video_cnns_of_severe(tmp_path: Path) -> None:
 
 
 class Unlabelled(SyntheticMotion):
-    """Says nothing about classes."""
+    """Has no classes."""
 
     num_classes = None  # type: ignore[assignment]
 

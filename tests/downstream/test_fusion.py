@@ -1,4 +1,4 @@
-"""Late fusion: means over the streams that a sample has, losses of each, and what is refused."""
+"""Late fusion: means over the available streams of a sample, losses of each stream, and refused settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ def fused(**settings: Any) -> FusedClassification:
 
 
 def batch(samples: int = 3, clips: int = 2, there: tuple[bool, ...] = (True, True, True)) -> Batch:
-    """Random clips; `there` says which samples have a depth."""
+    """Random clips; `there` marks the samples with depth."""
     made, g = skeleton_batch(samples, clips), torch.Generator().manual_seed(1)
     depth = torch.randint(0, 5000, (samples, clips, FRAMES, SIDE, SIDE, 1), generator=g).to(torch.uint16)
     valid = torch.tensor(there)[:, None, None].expand(samples, clips, FRAMES)
@@ -131,7 +131,7 @@ def test_encoders_are_listed_by_stream_and_layers_are_counted_from_the_output() 
     last = max(layer(name) for name, _ in method.named_parameters())
     assert layer("branches.depth.head.weight") == layer("branches.signal.head.weight") == last
     assert layer("branches.signal.backbone.stages.2.0.conv1.weight") == last
-    # Five layers beside four.
+    # Five layers and four layers.
     assert layer("branches.depth.backbone.network.stem.0.weight") == 0
     assert layer("branches.signal.backbone.stem.0.weight") == 1
     assert method.no_weight_decay() <= {name for name, _ in method.named_parameters()}

@@ -1,4 +1,4 @@
-"""`Method.load_from_checkpoint(path)` gives back every downstream method of a run's checkpoint, without further arguments."""
+"""`Method.load_from_checkpoint(path)` restores every downstream method from a run's checkpoint, without further arguments."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What tasks other than classification predict: neighbours, counts, boxes, sentences; and late fusion."""
+"""Predictions of tasks other than classification: neighbours, counts, boxes, sentences; and late fusion."""
 
 import csv
 import json
@@ -150,7 +150,7 @@ def test_counts_are_of_whole_videos() -> None:
 
 
 class Knowing(Oracle):
-    """Knows the actions in predict, too."""
+    """Predicts the true actions."""
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:
         self.now = batch

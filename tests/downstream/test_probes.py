@@ -1,4 +1,4 @@
-"""Read-outs of frozen features: known answers, slow references, and what must not change them."""
+"""Readouts of frozen features: known results, slow references, and invariances."""
 
 import math
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def test_scale_and_shift_of_features_do_not_matter_to_the_linear_probe() -> None
     assert 0.3 < accuracy < 1
     scale, shift = 10 ** torch.linspace(-1.5, 1.5, 12), torch.linspace(-20, 20, 12)
     assert linear_accuracy(train * scale + shift, y, test * scale + shift, y) == pytest.approx(accuracy, abs=0.011)
-    # Nor a feature that says nothing, nor the order of the samples.
+    # Neither does a constant feature, nor the order of the samples.
     assert linear_accuracy(F.pad(train, (0, 1), value=3.0), y, F.pad(test, (0, 1), value=3.0), y) == accuracy
     order = torch.randperm(len(y), generator=generator())
     assert linear_accuracy(train[order], y[order], test, y) == pytest.approx(accuracy, abs=0.006)
@@ -149,7 +149,7 @@ def test_standardise() -> None:
     varying = [0, 2, 3]
     assert one[:, varying].mean(0).abs().max() < 1e-5
     assert (one[:, varying].std(0, correction=0) - 1).abs().max() < 1e-5
-    # A constant with rounding noise becomes zero, not noise of size one. The test set is scaled as the training set is.
+    # A constant with rounding noise becomes zero, not noise of size one. The test set is scaled like the training set.
     assert one[:, 1].abs().max() < 0.1
     assert other[:, 1].abs().max() < 0.1
     expected = (test - train.mean(0)) / train.std(0, correction=0)

@@ -30,7 +30,7 @@ TRAIN, TEST = 40, 11
 
 
 class Motion(SyntheticMotion):
-    """Generated clips, of which those for validation are the test set."""
+    """Generated clips; validation clips are the test set."""
 
     def test_dataloader(self) -> ResumableLoader:
         return self.val_dataloader()

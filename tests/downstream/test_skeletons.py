@@ -1,4 +1,4 @@
-"""Protocols on skeletons: each is one command, from an official file of pretraining to a file of results."""
+"""Protocols on skeletons: each is one command, from an official pretraining file to a result file."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ SHORT = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=2", "--trainer
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
-    """What the official trainer writes of two encoders."""
+    """The official checkpoint of two encoders."""
     path = tmp_path / "checkpoint_0450.pth.tar"
     official_file(SkeletonContrast(BiGRU(4, 1), BiGRU(4, 1), contrast=SMALL), path)
     return path
@@ -68,7 +68,7 @@ def test_linear_evaluation_keeps_the_encoder_and_reports_the_last_epoch(pretrain
         assert torch.equal(value, official[f"module.{name}"]), name
     (selected,) = (tmp_path / "run/results").glob("syntheticskeleton_linear_best_on_test-*.json")
     assert json.loads(selected.read_text())["selected_on_test"] is True
-    # The same numbers from the checkpoint, and the config of the training stays.
+    # The same numbers from the checkpoint, and the config of the training is unchanged.
     config = (tmp_path / "run/config.yaml").read_bytes()
     again = run("test", "linear.yaml", pretrained, tmp_path / "run", "--ckpt_path=last")
     assert again["metrics"] == result["metrics"]
@@ -93,7 +93,7 @@ def test_neighbours(pretrained: Path, tmp_path: Path) -> None:
     [
         "linear_cached.yaml",
         "semi_supervised.yaml",
-        # Like the one before but for the data.
+        # Like the previous one, except for the data.
         pytest.param("finetune.yaml", marks=pytest.mark.slow),
         pytest.param("transfer_pku.yaml", marks=pytest.mark.slow),
     ],

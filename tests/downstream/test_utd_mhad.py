@@ -64,7 +64,7 @@ def test_each_stream_trains_is_probed_and_finds_neighbours(recipe: str, root: Pa
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())
-    # As the recipe says.
+    # As in the recipe.
     neighbours = ["--model", "NearestNeighbours", f"--model.backbone.checkpoint={checkpoint}"]
     found = run("test", recipe, root, tmp_path / "knn", *neighbours)
     assert found["metrics"].keys() == {"test/knn1", *(f"test/R@{k}" for k in (1, 5, 10, 20, 50))}
@@ -77,7 +77,7 @@ def test_fusion_trains_resumes_and_hands_its_encoders_on(root: Path, small_fusio
     streams = ("", "depth_", "skeleton_", "signal_")
     assert whole["metrics"].keys() >= {f"test/{stream}{name}" for stream in streams for name in names}
     assert (whole["videos"], whole["missed"], whole["classes"]) == (2, [], 27)
-    # Killed after the first epoch, and gone on with.
+    # Killed after the first epoch, and resumed.
     run("fit", "fusion", root, tmp_path / "parts", *small_fusion, "--trainer.max_epochs=1", "--model.optim.horizon_epochs=2")
     again = ["--trainer.max_epochs=2", "--model.optim.horizon_epochs=2", "--ckpt_path=last"]
     run("fit", "fusion", root, tmp_path / "parts", *small_fusion, *again)
@@ -88,7 +88,7 @@ def test_fusion_trains_resumes_and_hands_its_encoders_on(root: Path, small_fusio
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     tested = run("test", "fusion", root, tmp_path / "whole", *small_fusion, "--ckpt_path=last")
     assert tested["metrics"] == whole["metrics"]
-    # Each encoder can be had from the file of all.
+    # Each encoder can be loaded from the file of all.
     checkpoint = str(tmp_path / "whole/checkpoints/last.ckpt")
     encoders: dict[str, Any] = {
         "depth": Depth(VideoResNet("r3d_18", 2, channels_last=False), checkpoint=checkpoint),

@@ -1,4 +1,4 @@
-"""Retrieval of videos and sentences: scores of a plain loop, right answers, multiple choice, and what is kept."""
+"""Retrieval of videos and sentences: scores of a plain loop, correct answers, multiple choice, and kept features."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ PAIRS = 5
 
 
 def tiny(**settings: Any) -> VideoTextRetrieval:
-    """As `tiny_locomotion`, with noise in the place of small first weights, so that scores differ."""
+    """As `tiny_locomotion`, with noise instead of small initial weights, so that scores differ."""
     torch.manual_seed(0)
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0)
     text = TextSettings(32, 3, 1, 2, mlp_ratio=2, positions=40, dropout=0)
@@ -87,7 +87,7 @@ def test_all_candidates_are_ranked_again_where_there_are_few(tmp_path: Path) -> 
     make_trainer(tmp_path, []).test(method, datamodule=motion(3), verbose=False)
     assert method.retrieved is not None
     assert (method.retrieved.video_to_text != NOT_RANKED).all()
-    # With every pair asked, both directions have the same logits.
+    # If all pairs are re-ranked, both directions have the same logits.
     assert torch.equal(method.retrieved.video_to_text.T, method.retrieved.text_to_video)
 
 
@@ -167,7 +167,7 @@ def test_accuracy_of_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     method = tiny(task="choice")
 
     def scores(batch: Batch) -> Tensor:
-        # The first option, but for number 0, where all are equal and nothing is known.
+        # The first option, except for sample 0, where all are equal.
         chosen = torch.tensor([[1.0, 0, 0]]).repeat(len(batch.index), 1)
         return chosen.masked_fill((batch.index == 0)[:, None], 0.5)
 

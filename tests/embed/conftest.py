@@ -14,7 +14,7 @@ from tests.registry import FRAMES, SIDE, tiny_cnn, tiny_vit
 
 @pytest.fixture(scope="package")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight whole videos of 32 frames at 12 frames per second, and one that is none."""
+    """Eight intact videos of 32 frames at 12 frames per second, and a broken one."""
     folder = tmp_path_factory.mktemp("videos")
     write_videos(folder / "motion", 6, 2, 32, 48)
     (folder / "motion/train/down").mkdir(exist_ok=True)

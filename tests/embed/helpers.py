@@ -1,4 +1,4 @@
-"""Running the command, and reading what it wrote."""
+"""Running the command, and reading its files."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ BROKEN = "train/down/broken.mp4"
 
 
 def embed(folder: Path, out: Path, *options: str, encoder: str = "vit") -> dict[str, Any]:
-    """Features of the folder of videos; none if this share was not the last."""
+    """Features of the folder of videos; None if this part was not the last."""
     words = ["embed", f"--checkpoint={folder / encoder}.safetensors", f"--source={folder / 'motion'}", f"--out={out}"]
     main([*words, "--num_workers=0", *options])
     file = out.with_name(f"{out.name}.safetensors")
@@ -22,13 +22,13 @@ def embed(folder: Path, out: Path, *options: str, encoder: str = "vit") -> dict[
 
 
 def embed_data(folder: Path, out: Path, *options: str, encoder: str = "vit") -> dict[str, Any]:
-    """Features of a data set, which the options name."""
+    """Features of the data set in the options."""
     main(["embed", f"--checkpoint={folder / encoder}.safetensors", f"--out={out}", "--num_workers=0", *options])
     return load_file(out.with_name(f"{out.name}.safetensors"))
 
 
 def part_items(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let parts have so many items."""
+    """Set the number of items per part."""
     monkeypatch.setattr(encode, "PART_ITEMS", count)
 
 

@@ -1,4 +1,4 @@
-"""Features of data sets: of every kind that has an encoder, with labels, captions and the clips of evaluation."""
+"""Features of data sets: of every kind with an encoder, with labels, captions and evaluation clips."""
 
 import json
 from pathlib import Path
@@ -153,7 +153,7 @@ def test_parts_of_files_with_captions_and_several_labels(folder: Path, tmp_path:
         ("up", "0", "1.2", ""),
         ("left", "1.2", "", "it stops"),
     ]
-    # 12 frames of 12 per second, in the middle of the 14 of the part, of which the clip has every third.
+    # 12 frames of 12 per second, in the middle of the 14 frames of the part; the clip has every third.
     assert found["time"][1].tolist() == pytest.approx([1 / 12, 10 / 12], abs=1e-3)
     assert float(found["time"][2, 0]) >= 1.2 - 1e-3
     windows = embed_data(folder, tmp_path / "windows", *words, "--every=0.6")
@@ -196,7 +196,7 @@ def test_clips_by_other_samplers_stay_in_their_windows(folder: Path, tmp_path: P
 
 
 class _Sum(torch.nn.Module):
-    """Features that tell which clips they are of."""
+    """Features that identify their clips."""
 
     kind = "signal"
 

@@ -1,4 +1,4 @@
-"""Features of a folder of videos: the right ones, of the right moments, also after the command was killed."""
+"""Features of a folder of videos: correct values and times, also after the command was killed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The command as a process: killed at any moment it goes on to the same bytes; interrupted it says one line; several share."""
+"""The command as a process: killed, it resumes to the same bytes; interrupted, it prints one line; shared work."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def wait_for_parts(out: Path, count: int) -> None:
 
 
 def living(group: int) -> list[str]:
-    """Processes of a group that are still there, but for those that nobody has waited for."""
+    """Running processes of a group, without zombies."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -93,7 +93,7 @@ def test_ctrl_c_says_one_line_and_leaves_no_process(folder: Path, tmp_path: Path
     assert process.returncode == 128 + signal.SIGINT
     assert said.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in said
-    for _ in range(300):  # workers of a process that was ended see it within five seconds
+    for _ in range(300):  # workers notice the end of their parent within five seconds
         if not living(process.pid):
             return
         time.sleep(0.1)
@@ -106,7 +106,7 @@ def test_several_processes_write_the_bytes_of_one(folder: Path, tmp_path: Path) 
     finish(words(folder, tmp_path / "one", clips=200))
     finish(words(folder, tmp_path / "two", "--devices=2", "--device=cpu", clips=200))
     assert_equal(tmp_path / "two", tmp_path / "one")
-    # Two shares at once, of which either may be the last.
+    # Two parts at once; either may finish last.
     shares = [start(words(folder, tmp_path / "shares", f"--shard={number}/2", clips=200)) for number in (1, 2)]
     for process in shares:
         said = process.communicate()[0]

@@ -1,4 +1,4 @@
-"""Collections of features in files, as embed writes them, without an encoder."""
+"""Feature collections in the format of embed, without an encoder."""
 
 import csv
 import json

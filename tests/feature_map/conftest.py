@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def features(folder: Path) -> Path:
-    """Features of them, and of a file that is not there and has a nasty name."""
+    """Features of them, and of a missing file with an unusual name."""
     videos = sorted(path.relative_to(folder / "motion") for path in (folder / "motion").rglob("*.mp4"))
     rows = [(str(path), path.parent.name) for path in videos]
     time = torch.tensor([[0.5, 1.5]]).expand(9, 2).contiguous()

@@ -1,4 +1,4 @@
-"""The command `map`: what it writes, what it says, and what it refuses."""
+"""The command `map`: its files, its output, and its refusals."""
 
 import base64
 import csv
@@ -39,7 +39,7 @@ def test_a_map_has_a_picture_a_page_and_a_projector(features: Path, caplog: pyte
     assert "1 of 9 films could not be read, the first one: file not found" in caplog.text
     assert "PCA: the two axes hold" in caplog.text
     assert data["facts"][0] in caplog.text
-    # Nothing comes from a network, and no name becomes HTML.
+    # Nothing is loaded from a network, and names are escaped.
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
     assert "onerror=alert" in page
     assert "<img" not in page

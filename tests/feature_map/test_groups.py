@@ -1,4 +1,4 @@
-"""Neighbours, clusters and scores of features, against slow forms and by hand."""
+"""Neighbours, clusters and scores of features, against slow implementations and values by hand."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_scores_say_accuracy_purity_and_chance() -> None:
 
 
 def test_steps_of_the_same_video_do_not_vote_for_each_other() -> None:
-    # Steps of a video are nearly equal, and videos have nothing to do with their classes.
+    # Steps of a video are nearly equal, and videos are independent of their classes.
     video = torch.arange(200) // 4
     feature = features(50, 64)[video] + 0.001 * features(200, 64, seed=1)
     classes = torch.randint(0, 2, (50,), generator=torch.Generator().manual_seed(2))[video]
@@ -70,7 +70,7 @@ def test_steps_of_the_same_video_do_not_vote_for_each_other() -> None:
 
 
 def test_chance_of_clusters_keeps_the_steps_of_a_video_together() -> None:
-    # Each cluster is a video, and so is pure whatever the classes of the videos are.
+    # Each cluster is a video, and therefore pure for any classes.
     video = torch.arange(40) // 4
     told = scores(features(40), video, video, video % 2, 3)[1]
     assert "purity 100.0 % (shuffled classes: 100.0 %)" in told

@@ -1,4 +1,4 @@
-"""Places of points: the right directions, the same each time."""
+"""Positions of points: correct directions, deterministic."""
 
 import sys
 
@@ -48,5 +48,5 @@ def test_umap_keeps_groups_together_and_is_the_same_each_time() -> None:
     centres = torch.stack([place[group == number].mean(0) for number in (0, 1)])
     assert torch.equal(torch.cdist(place, centres).argmin(1), group)
     assert torch.equal(place, lay_out(feature, "umap").place)
-    # The fewest that are allowed.
+    # The minimum number.
     assert lay_out(feature[:8], "umap").place.isfinite().all()

@@ -1,4 +1,4 @@
-"""The page in a browser: films play, neighbours show, and every control does what it says."""
+"""The page in a browser: films play, neighbours show, and every control works."""
 
 import html
 import json
@@ -88,7 +88,7 @@ def test_the_page_in_a_browser(features: Path, tmp_path: Path) -> None:
 
 
 def run_browser(page: Path, folder: Path) -> dict[str, Any]:
-    """What the script in a page has found, after nothing went wrong in it."""
+    """Result of the script in a page, without errors."""
     assert BROWSER is not None
     words = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     words += ["--window-size=1400,1000", "--virtual-time-budget=6000", "--dump-dom", f"file://{page}"]

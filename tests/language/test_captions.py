@@ -1,4 +1,4 @@
-"""Captioned motion: what is said of a clip is true of it, whatever was flipped, cropped or turned round."""
+"""Captioned motion: captions are true of their clip, also after flips, crops or reversal."""
 
 import json
 import math
@@ -31,7 +31,7 @@ SQUARE, WIDE = (1, 1), (180, 320)
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Many small operations: on a busy machine a second thread is waited for longer than it helps."""
+    """Many small operations: on a busy machine, a second thread costs more than it gains."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Sentences to numbers: the lexicon knows all captions, files are read as BERT's are, faults are told in a sentence."""
+"""Sentences to numbers: the lexicon covers all captions, files are read like BERT's, errors are one sentence."""
 
 from pathlib import Path
 

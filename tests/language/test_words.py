@@ -24,7 +24,7 @@ NAMES = [[Name("cup", "red"), Name("half_disc", "orange")]]
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Many small operations: on a busy machine a second thread is waited for longer than it helps."""
+    """Many small operations: on a busy machine, a second thread costs more than it gains."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

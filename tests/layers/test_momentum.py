@@ -1,4 +1,4 @@
-"""The momentum copy: its formula, what it leaves alone, and where it is kept."""
+"""The momentum copy: its formula, excluded parts, and where it is stored."""
 
 import io
 

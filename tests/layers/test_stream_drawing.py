@@ -1,4 +1,4 @@
-"""Every kind of stream is drawn where it is and as what it is."""
+"""Every kind of stream is drawn at its position and in its form."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""One page shows all streams of a sample, each at its time; what is not there is hatched."""
+"""One page shows all streams of a sample, each at its time; missing parts are hatched."""
 
 import math
 from dataclasses import replace

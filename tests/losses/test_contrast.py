@@ -1,4 +1,4 @@
-"""Logits and loss of contrast: against slow formulas, in float32, with gradient to the queries alone."""
+"""Logits and loss of contrast: against slow formulas, in float32, with gradient to the queries only."""
 
 import math
 from types import SimpleNamespace

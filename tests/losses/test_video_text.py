@@ -1,4 +1,4 @@
-"""Losses of videos and sentences: values known by hand, positives by id, negatives, gaps; and what scores are worth."""
+"""Losses of videos and sentences: values known by hand, positives by id, negatives, gaps; and metrics of scores."""
 
 import math
 

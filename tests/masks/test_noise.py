@@ -1,4 +1,4 @@
-"""Masks from filtered noise: the spectra, and what visible tokens share with their neighbours."""
+"""Masks from filtered noise: spectra, and correlation of visible tokens with their neighbours."""
 
 import math
 
@@ -27,7 +27,7 @@ def seen(kind: MaskGenerator, count: int, grid: Grid = FULL, seed: int = 0) -> T
 
 
 def kept(kind: MaskGenerator, count: int = 400) -> tuple[float, float]:
-    """Shares of visible tokens whose next in time, and whose right neighbour, are visible."""
+    """Fractions of visible tokens whose next token in time, and whose right neighbour, are visible."""
     shown = seen(kind, count)
     in_time = (shown[:, 1:] * shown[:, :-1]).sum() / shown[:, :-1].sum()
     in_space = (shown[..., 1:] * shown[..., :-1]).sum() / shown[..., :-1].sum()

@@ -1,4 +1,4 @@
-"""What must hold for every method of the registry (tests/registry.py)."""
+"""Common properties of every method in the registry (tests/registry.py)."""
 
 import ast
 import copy
@@ -202,7 +202,7 @@ def test_an_average_of_the_weights_leaves_state_alone(case: Case, tmp_path: Path
     """Queues, pointers and counters are those of the trained network; weights and statistics of BatchNorm are averages."""
 
     class Current(lightning.Callback):
-        """The trained network at the last step, before the average takes its place."""
+        """The trained network at the last step, before it is replaced by the average."""
 
         def on_train_batch_end(self, trainer: lightning.Trainer, module: Method, *_: object) -> None:
             self.state = {name: value.clone() for name, value in module.state_dict().items()}
@@ -236,7 +236,7 @@ def test_lightnings_average_is_refused_where_it_would_average_state(case: Case, 
 
 @everywhere
 def test_checkpoints_of_another_network_are_refused(case: Case, tmp_path: Path) -> None:
-    """By Lightning's own ways of loading, in one sentence."""
+    """With Lightning's own loading functions, in one sentence."""
     method = build(case)
     other = build(next(one for one in METHODS if one.name == ("VideoMAE" if hasattr(method, "contrast") else "MoCo")))
     with pytest.raises(SettingError, match=f"does not fit this {type(method).__name__}: .* Pass --ckpt_path a checkpoint"):
@@ -275,7 +275,7 @@ def test_settings_in_a_checkpoint_that_no_longer_fit_are_refused(tmp_path: Path)
 def test_frozen_parts_are_neither_trained_nor_saved(case: Case) -> None:
     method = build(case)
     saved = method.state_dict()
-    # Momentum copies of the network are state of the training; frozen teachers are not.
+    # Momentum copies of the network are training state; frozen teachers are not.
     assert all(value.requires_grad or "key_" in name for name, value in method.named_parameters())
     assert not any("tower" in name or "target" in name for name in saved)
 

@@ -1,4 +1,4 @@
-"""A step on a GPU without a GPU: nothing in it waits, and what should be in half precision is."""
+"""A step on a fake GPU: no host sync, and half precision where intended."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ from modules.methods.videomae import VideoMAE
 from tests.registry import METHODS, Case, tiny_vit
 
 FULL = ("modules/losses/", "modules/layers/heads.py", "modules/methods/sigma.py")
-"""Where matrix products are of float32: cosines and what is made of them."""
+"""Lines with float32 matrix products: cosines and computations with them."""
 
 
 @pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)
 def test_a_step_never_waits(case: Case) -> None:
-    """No copy from host to device or back, and no number that the host must know."""
+    """No copies between host and device, and no value read by the host."""
     cost = step_cost(case.build(), case.batch())
     assert cost.ops.total() > 100
     assert cost.copies == []

@@ -1,4 +1,4 @@
-"""Under bfloat16 autocast, what decides is in float32: pooled features, logits, cosines."""
+"""Under bfloat16 autocast, pooled features, logits and cosines are in float32."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def low() -> torch.autocast:
 
 
 def is_exact(found: Tensor) -> bool:
-    """Whether numbers have more digits than bfloat16 holds."""
+    """Whether values have more digits than bfloat16."""
     assert found.dtype == torch.float32
     return not torch.equal(found, found.bfloat16().float())
 
@@ -49,7 +49,7 @@ def test_logits_of_a_classifier(name: str, mode: Any) -> None:
         features = method.features(video())
         logits = method.logits(features)
     assert is_exact(logits)
-    # What follows the features is what it is without autocast.
+    # Computations after the features equal those without autocast.
     assert torch.equal(logits, method.logits(features.float()))
     if mode != "attentive":
         assert is_exact(features)

@@ -1,4 +1,4 @@
-"""LocoMotion: what counts as a positive, what padding and time may change, what the switches leave out."""
+"""LocoMotion: positives, invariance to padding and order of time, and optional losses."""
 
 import pickle
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_wrong_settings_are_told() -> None:
 
 
 def prepared(method: LocoMotion, batch_size: int, workers: int = 0) -> SyntheticMotion:
-    """Two clips of each of 12 videos, and what the method prepares of them."""
+    """Two clips of each of 12 videos, and the method's preparation of them."""
     clip = ClipSettings(frames=FRAMES, size=SIDE, clips=2)
     data = SyntheticMotion(clip, batch_size, LoadSettings(workers), train_videos=12, val_videos=6)
     data.preparation = method.preparation()
@@ -189,7 +189,7 @@ def by_row(loader: ResumableLoader) -> dict[int, tuple[list[str], list[float]]]:
 
 
 def test_captions_are_a_function_of_seed_epoch_and_video(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written by the loader: the same with another batch size and in workers, and again when a step is repeated."""
+    """Written by the loader: the same with another batch size, in workers, and when a step is repeated."""
     method = tiny_locomotion()
     data = prepared(method, 4)
     loader = data.train_dataloader()
@@ -231,7 +231,7 @@ def test_steps_of_a_run_take_what_was_prepared(tmp_path: Path, monkeypatch: pyte
     trainer = make_trainer(tmp_path, [], epochs=1)
     trainer.fit(method, datamodule=data)
     assert len(steps) >= 3
-    # Of another method, nothing is left behind.
+    # Nothing of another method remains.
     make_trainer(tmp_path, []).validate(METHODS[0].build(), datamodule=data)
     assert data.preparation is None
 

@@ -1,4 +1,4 @@
-"""Methods of kinds that are not in the project: they show that the contracts carry them, from the loader to a resumed run.
+"""Methods of kinds that are not in the project, to show that the interfaces support them, from the loader to a resumed run.
 
 One has two encoders on two streams of the same sample, one takes ordered clips with gaps, one sequences of features with
 lengths.
@@ -37,7 +37,7 @@ from tests.resume.runs import write_videos
 
 
 class VideosWithBodies(VideoClipDataset):
-    """A body whose joints are where the frames of the clip are in the video: it follows the plan of the pictures."""
+    """A body whose joints encode the frame indices of the clip."""
 
     def _content(self, row: int, video: Tensor, plan: Plan) -> dict[str, Any]:
         moments = torch.from_numpy(plan.moments).float()
@@ -47,7 +47,7 @@ class VideosWithBodies(VideoClipDataset):
 
 
 class FolderWithBodies(VideoFolder):
-    """Videos, and what a sensor saw of the same moments."""
+    """Videos, with a sensor at the same times."""
 
     streams: dict[str, Kind] = {"video": "video", "skeleton": "skeleton"}  # noqa: RUF012
 
@@ -85,7 +85,7 @@ class VideoMeetsSkeleton(Method):
 
 
 class ClipOrder(Method):
-    """Tells in which of all orders three clips of a video were put."""
+    """Classifies the order of three clips of a video."""
 
     def __init__(self) -> None:
         super().__init__(OPTIM)
@@ -124,7 +124,7 @@ def as_batch(samples: list[tuple[int, Stream]]) -> Batch:
 
 
 class SequenceData(LightningDataModule):
-    """What a file of features would give."""
+    """Features as from a file."""
 
     streams: dict[str, Kind] = {"feature": "feature"}  # noqa: RUF012
     batch_size = 4

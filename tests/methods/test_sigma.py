@@ -1,4 +1,4 @@
-"""SIGMA: features, prototypes, who learns from what, and what is read from files."""
+"""SIGMA: features, prototypes, flow of gradients, and reading of files."""
 
 import math
 from pathlib import Path
@@ -134,7 +134,7 @@ def test_only_training_balances_over_processes(monkeypatch: pytest.MonkeyPatch) 
 def test_every_forward_leaves_unit_prototypes() -> None:
     method = with_mlp()
     before = method.prototypes.detach().clone()
-    # The smaller change is what a step of the optimiser leaves.
+    # The smaller change is that of an optimiser step.
     for training, length in ((True, 3), (False, 3), (True, 1.001)):
         with torch.no_grad():
             method.prototypes.mul_(length)
@@ -282,7 +282,7 @@ def test_files_say_how_many_prototypes_and_how_wide(official: bool, tmp_path: Pa
     first = with_mlp()
     path = save(first, tmp_path / "first.pth", official)
     torch.manual_seed(3)
-    # Neither the number of prototypes nor the MLP is right here: the file's are taken.
+    # The number of prototypes and the MLP differ here: those of the file are used.
     second = SIGMA(
         tiny_vit(), PixelTarget(), TubeMask(0.5), num_prototypes=5, decoder=DecoderSettings(1), init_from=path
     ).eval()

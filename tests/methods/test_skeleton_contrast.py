@@ -1,4 +1,4 @@
-"""SkeletonContrast: what is compared with what, what the queues and momentum copies do, and files."""
+"""SkeletonContrast: comparisons, queues, momentum copies, and files."""
 
 import math
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_queries_are_compared_with_keys_and_queue_of_the_other_encoder() -> None
         contrast.queue.keys.copy_(kept.roll(1, 1))
         after = losses(method.compare(*views()))
         contrast.queue.keys.copy_(kept)
-        # Queue 1 counts for the queries of the second encoder alone, and queue 2 for those of the first.
+        # Queue 1 is only used for queries of the second encoder, and queue 2 for those of the first.
         assert after[changed] == before[changed]
         assert after[1 - changed] != before[1 - changed]
     # The positives too.
@@ -96,7 +96,7 @@ def test_loss_of_a_method_that_knows_nothing() -> None:
 
 def test_queues_are_read_before_they_are_written_and_wrap() -> None:
     method, still = build(), build()
-    # Batch norm of both in training mode; the second one does not remember.
+    # Batch norm of both is in training mode; the second one does not update its statistics.
     for contrast in (still.contrast, still.partner_contrast):
         contrast.remember = lambda keys: None  # type: ignore
     kept = [method.contrast.queue.keys.clone()]

@@ -34,7 +34,7 @@ def tiny(mask: MaskGenerator | None = None, **settings: object) -> SMILE:
 
 
 class Spy(PixelTarget):
-    """Keeps what the target was computed from."""
+    """Keeps the input of the target."""
 
     def of_tokens(self, clip: Tensor, places: Tensor, grid: Grid, normalisation: Normalisation = IMAGENET) -> Tensor:
         self.clip = clip
@@ -76,10 +76,10 @@ def test_two_objects_always_and_their_boxes_follow_the_paste() -> None:
     output = tiny().step(batch, generator())
     boxes = output["show"]["boxes"]
     assert boxes.shape == (4, 2, FRAMES, 4)
-    # Larger objects lie below smaller ones.
+    # Larger objects are below smaller ones.
     area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).mean(-1)
     assert (area[:, 0] >= area[:, 1] - 1).all()
-    # Whatever is not black lies within reach of a box (half a diagonal around its centre, for rotation).
+    # Every non-black pixel is within reach of a box (half a diagonal around its centre, for rotation).
     drawn = output["show"]["clip"].sum(-1) > 0
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     reach = (boxes[..., 2:] - boxes[..., :2]).norm(dim=-1) / 2 + 1.5

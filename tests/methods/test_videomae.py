@@ -1,4 +1,4 @@
-"""VideoMAE: what the encoder may know, sizes of the paper, starting weights."""
+"""VideoMAE: information that the encoder may use, sizes of the paper, initial weights."""
 
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def test_dual_masking_counts_what_is_masked_and_decoded() -> None:
                 errors.append((output["show"]["prediction"][clip, place].double() - counted[-1]).square().mean())
     assert 0 < len(errors) < output["show"]["decoded"].numel()
     assert output["loss"].item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
-    # What it is compared with is of the same tokens.
+    # The target is of the same tokens.
     variance = torch.stack(counted).var(dim=0, correction=0).mean()
     assert output["log"]["constant_loss"].item() == pytest.approx(float(variance), rel=1e-5)
 
@@ -168,7 +168,7 @@ def test_dual_masking_with_nothing_to_count_has_no_loss() -> None:
 
 
 def test_pictures_of_dual_masking_show_what_was_decoded() -> None:
-    """Half of the tokens are decoded, a quarter seen: of the others nothing is known."""
+    """Half of the tokens are decoded, a quarter seen: the others are unknown."""
     method = tiny(0.75, decoder_mask=RandomMask(0.5))
     batch = video_batch(2)
     output = method.step(batch, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""What objects look like: cut-outs of a folder, and shapes when there is none."""
+"""Appearance of objects: cut-outs from a folder, or shapes without one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Drawing of objects: what no affine sampling may change, and what geometry asks of it."""
+"""Drawing of objects: invariances of affine sampling, and geometry."""
 
 from dataclasses import replace
 

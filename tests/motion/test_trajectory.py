@@ -1,4 +1,4 @@
-"""How objects move: the ranges and rules of the papers, whatever the generator draws."""
+"""Motion of objects: the ranges and rules of the papers, for all draws."""
 
 from dataclasses import fields
 

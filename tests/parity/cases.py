@@ -1,4 +1,4 @@
-"""Reads cases made by the official code at tiny size, where there are any on this machine."""
+"""Reads cases made by the official code at tiny size, if they exist on this machine."""
 
 import json
 import os
@@ -17,7 +17,7 @@ RELATIVE_BOUND = 1e-5
 
 
 def load_case(method: str, case: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (`state.*`, `input.*`, `output.*`) and description of one case; skips the test where it is missing."""
+    """Tensors (`state.*`, `input.*`, `output.*`) and description of one case; skips the test if it is missing."""
     path = PARITY_DIR / method / f"{case}.safetensors"
     if not path.is_file():
         pytest.skip(f"no official tensors at {path}; set PARITY_DIR to the folder that holds them")

@@ -12,7 +12,7 @@ from tests.parity.cases import load_case
 
 
 class Recorded:
-    """Gives recorded numbers in the place of a generator's."""
+    """Returns recorded numbers instead of a generator's."""
 
     def __init__(self, *numbers: float) -> None:
         self.numbers = list(numbers)

@@ -1,4 +1,4 @@
-"""Flow of pictures of 8 bits means what the official code of STS takes it for."""
+"""Flow in 8-bit pictures has the same meaning as in the official code of STS."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def differences(one: Any, other: Any, where: str = "checkpoint") -> list[str]:
-    """Places in which two checkpoints differ by a bit."""
+    """Paths at which two checkpoints differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         places = [f"{where}: keys {one.keys() ^ other.keys()}"] if one.keys() != other.keys() else []
         return places + [

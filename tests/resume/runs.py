@@ -1,4 +1,4 @@
-"""A small but complete run in a separate process, which may die on the way."""
+"""A small but complete run in a separate process, which may be killed."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ STEPS = EPOCHS * (TRAIN // BATCH)
 
 @dataclass
 class Run:
-    """Settings of one run; what differs between starts of the same run comes last."""
+    """Settings of one run; settings that differ between starts of the same run are last."""
 
     method: str
     folder: Path
@@ -56,7 +56,7 @@ class Run:
     batch: int = BATCH
     """Samples of a batch over all processes."""
     stop_after: int | None = None
-    """Batches after which this start of the run is asked to end."""
+    """Number of batches after which this start of the run is requested to end."""
 
 
 def write_videos(folder: Path) -> Path:
@@ -93,7 +93,7 @@ class Diary(Logger):
         """Not needed."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Exact values: JSON writes as many digits as tell a float from its neighbours."""
+        """Exact values: JSON writes enough digits to identify a float."""
         if rank_zero_only.rank == 0:
             self.write("log", step or 0, metrics)
 
@@ -103,7 +103,7 @@ class Diary(Logger):
 
 
 class Witness(lightning.Callback):
-    """Writes down what every batch was made of (rows, pixels, masks, loss, epoch), and the rate of every step."""
+    """Records the content of every batch (rows, pixels, masks, loss, epoch), and the learning rate of every step."""
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, optimiser: torch.optim.Optimizer
@@ -130,7 +130,7 @@ class Witness(lightning.Callback):
 
 
 class Death(lightning.Callback):
-    """Sends a signal to its own process, at a moment named by batch and hook."""
+    """Sends a signal to its own process, at a given batch and hook."""
 
     def __init__(self, number: int, batch: int, moment: str) -> None:
         self.number, self.batch, self.moment = number, batch, moment
@@ -163,7 +163,7 @@ class Death(lightning.Callback):
 
 
 class Stop(lightning.Callback):
-    """Asks a run to end after so many batches, in all processes."""
+    """Requests the end of a run after some batches, in all processes."""
 
     def __init__(self, after: int) -> None:
         self.left = after
@@ -174,7 +174,7 @@ class Stop(lightning.Callback):
 
 
 class DeadlyIO(WholeCheckpointIO):
-    """Dies in the middle of writing a file: some bytes of it are on the disk."""
+    """Dies in the middle of writing a file: some of its bytes are on the disk."""
 
     def __init__(self, death: Death | None) -> None:
         self.death = death
@@ -215,7 +215,7 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
     if case.skeletons:
         parts = SkeletonClipSettings(FRAMES, case.clips)
         return SyntheticSkeleton(parts, batch_size, LoadSettings(run.workers), train_clips=TRAIN, val_clips=VAL)
-    # Methods that take two clips of each video leave no room for copies of them.
+    # Methods with two clips per video do not use copies of them.
     clip = ClipSettings(
         frames=FRAMES, sampler=Dense(1), size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1
     )
@@ -225,9 +225,9 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
 
 
 def train(run: Run, rank: int = 0, port: int = 0) -> None:
-    """Start a run, or go on with it, as `main.py fit` does; one of its processes if there are several."""
+    """Start or resume a run like `main.py fit`; one of its processes if there are several."""
     warnings.filterwarnings("ignore")
-    # Loader workers are forked, as in a run from the command line: so they notice that their parent died.
+    # Loader workers are forked, as in a run from the command line: so that they notice the end of their parent.
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     if run.world > 1:
@@ -261,7 +261,7 @@ def train(run: Run, rank: int = 0, port: int = 0) -> None:
 
 
 def as_torchrun_does(rank: int, world: int, port: int) -> dict[str, str]:
-    """The environment that makes this process one of several."""
+    """Environment variables of one of several processes."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
     return {name: str(value) for name, value in numbers.items()} | {
         "MASTER_ADDR": "127.0.0.1",
@@ -271,7 +271,7 @@ def as_torchrun_does(rank: int, world: int, port: int) -> dict[str, str]:
 
 
 def processes() -> ForkServerContext:
-    """Processes that start in no time: they are forked from one that has imported everything and run nothing."""
+    """Processes that start quickly: they are forked from one with all imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.resume.runs"])
     return context

@@ -1,4 +1,4 @@
-"""Runs that go on with another batch size, accumulation or length keep their place in the data and in the schedule."""
+"""Runs that resume with another batch size, accumulation or length keep their position in the data and in the schedule."""
 
 import json
 from contextlib import nullcontext
@@ -51,7 +51,7 @@ def whole(batch: Batch) -> Batch:
 
 
 class Data(lightning.LightningDataModule):
-    """Samples that are their numbers."""
+    """Samples that are their indices."""
 
     def __init__(self, batch_size: int, samples: int = SAMPLES, seed: int = 0, sha256: str = "a") -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Line(Method):
 
 @dataclass
 class Seen:
-    """What happened in a run, over all its parts."""
+    """Events of a run, over all its parts."""
 
     batches: list[tuple[int, list[int]]] = field(default_factory=list)
     """Epoch and rows of each batch."""
@@ -113,7 +113,7 @@ class Seen:
 
 
 class Witness(lightning.Callback):
-    """Writes down what happens, and ends the run after so many batches: as a power cut, or by asking it to stop."""
+    """Records events, and ends the run after some batches, like a power cut or by requesting a stop."""
 
     def __init__(self, seen: Seen, die_after: int | None = None, stop_after: int | None = None) -> None:
         self.seen, self.die_after, self.stop_after = seen, die_after, stop_after
@@ -153,7 +153,7 @@ def run(
     last: LastCheckpoint | ModelCheckpoint | None = None,
     **settings: Any,
 ) -> lightning.Trainer:
-    """Begin a run, or go on with it."""
+    """Start or resume a run."""
     settings = {"max_epochs": EPOCHS} | settings
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -184,7 +184,7 @@ def check(seen: Seen, epochs: int = EPOCHS, total: int = EPOCHS) -> None:
     for epoch in range(epochs):
         rows = seen.rows(epoch)
         assert len(set(rows)) == len(rows)
-        # Whole epochs of batches that do not divide leave out a remainder.
+        # Complete epochs leave out the remainder of batches.
         assert len(rows) > SAMPLES - 8
     factor = warmup_cosine(WARMUP, total, 1e-2)
     for done, rate in seen.factors():
@@ -193,7 +193,7 @@ def check(seen: Seen, epochs: int = EPOCHS, total: int = EPOCHS) -> None:
     assert behind == sorted(set(behind))
     changes = [number for number in range(1, len(seen.batches)) if seen.batches[number - 1][0] != seen.batches[number][0]]
     assert {*changes, len(seen.batches)} <= set(behind)
-    # Loggers count as the optimiser does, whatever Lightning's counts of batches were.
+    # Loggers count optimiser steps, independent of Lightning's batch counters.
     assert seen.logged_at == sorted(seen.logged_at)
     assert seen.logged_at[-1] == len(seen.steps) - 1
 
@@ -218,7 +218,7 @@ def test_another_batch_keeps_the_place_in_data_and_schedule(plan: str, end: str,
     check(seen)
     assert [len(set(seen.rows(epoch))) for epoch in range(EPOCHS)] == [SAMPLES] * EPOCHS
     assert (trainer.current_epoch, trainer.global_step) == (EPOCHS, len(seen.steps))
-    # One validation behind each epoch, and for a run that is asked to end, one there.
+    # One validation after each epoch, and one when a run is requested to end.
     ends = [number for number in range(1, len(seen.batches)) if seen.batches[number - 1][0] != seen.batches[number][0]]
     stops = {len(seen.batches)} if end == "die_after" else set(seen.validated)
     assert sorted({*ends, *stops}) == sorted(set(seen.validated))
@@ -234,7 +234,7 @@ def test_without_changes_nothing_is_different(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["max_time", "checkpoint"])
 def test_no_gradient_is_lost_where_a_run_ends_within_a_step(end: str, tmp_path: Path) -> None:
-    """Two batches of three were seen, and their gradients are in no checkpoint: they are taken again."""
+    """Two batches of three were seen, but their gradients are not in the checkpoint, so they are repeated."""
     whole, parts = Seen(), Seen()
     run(tmp_path / "whole", whole, accumulate=3)
     if end == "max_time":
@@ -252,7 +252,7 @@ def test_no_gradient_is_lost_where_a_run_ends_within_a_step(end: str, tmp_path: 
 
 @pytest.mark.parametrize(("every", "expected"), [(6, [6, 12, 18, 24, 30]), (0.25, [6, 12, 18, 24, 30])])
 def test_validation_within_an_epoch_comes_where_it_would(every: float, expected: list[int], tmp_path: Path) -> None:
-    """A quarter of an epoch apart, or so many batches apart, counted from the end of the epoch."""
+    """A quarter of an epoch apart, or a number of batches apart, counted from the end of the epoch."""
     seen = Seen()
     run(tmp_path, seen, 4, die_after=32, val_check_interval=every)
     assert seen.validated == expected
@@ -277,7 +277,7 @@ HORIZON = AdamWSettings(base_lr=1e-2, min_lr=1e-4, warmup_epochs=WARMUP, horizon
 
 @pytest.mark.parametrize("first", [30, 24, 48])
 def test_a_run_that_ended_by_its_number_of_steps_goes_on_when_it_is_longer(first: int, tmp_path: Path) -> None:
-    """Also at the end of an epoch, which Lightning takes for the end of the next one."""
+    """Also at the end of an epoch, which Lightning counts as the end of the next one."""
     whole, parts = Seen(), Seen()
     run(tmp_path / "whole", whole, optim=HORIZON, max_steps=60)
     run(tmp_path / "parts", parts, optim=HORIZON, max_steps=first)
@@ -390,7 +390,7 @@ def test_rates_of_layers_keep_their_proportion(tmp_path: Path) -> None:
 
 
 def test_a_warm_up_counts_whole_steps_where_batches_do_not_divide(tmp_path: Path) -> None:
-    """Five batches are two steps of four: the last one takes what is left."""
+    """Five batches are two steps of four: the last one uses the remainder."""
     seen, optim = Seen(), AdamWSettings(base_lr=1.0, min_lr=0.0, warmup_epochs=4, horizon_epochs=20, scale_lr=False)
     run(tmp_path, seen, 16, 4, data=Data(16, samples=80), optim=optim, max_epochs=11)
     found = [rate for _, rate in seen.steps]
@@ -460,7 +460,7 @@ def test_another_seed_of_masks_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_no_checkpoint_is_written_between_the_batches_of_a_step(tmp_path: Path) -> None:
-    """Validations that do not keep step with accumulated batches put one off, and then came in the middle of a step."""
+    """Validations that do not coincide with accumulated batches once ran in the middle of a step."""
     counts: list[int] = []
 
     class Noted(LastCheckpoint):

@@ -1,4 +1,4 @@
-"""Runs that are killed, again and again, end bit-identical to runs that are not."""
+"""Runs that are killed repeatedly end bit-identical to uninterrupted runs."""
 
 import json
 import random
@@ -24,7 +24,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs that nothing disturbs, each made once."""
+    """Uninterrupted runs, each made once."""
     made: dict[tuple, Path] = {}
 
     def get(run: Run) -> Path:
@@ -47,7 +47,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def diary(folder: Path) -> dict[str, Any]:
-    """What was logged and what batches were made of, by step. What is told twice must be the same."""
+    """Logged values and batch contents by step. Repeated records must be equal."""
     told: dict[str, Any] = {}
     lines = [(path.name, line) for path in folder.glob("diary*.jsonl") for line in path.read_text().splitlines()]
     for name, line in lines:
@@ -58,10 +58,10 @@ def diary(folder: Path) -> dict[str, Any]:
 
 
 def killed(run: Run, plan: list[tuple[int, str, int]]) -> None:
-    """Kill a run at each (batch, moment) of the plan, with that many workers, and then let it end."""
+    """Kill a run at each (batch, hook) of the plan, with the given number of workers, and then let it end."""
     for batch, moment, workers in plan:
         codes = start(replace(run, die_at=(batch, moment), workers=workers))
-        # A moment may not occur any more: the run then ends normally.
+        # A hook may not occur any more; the run then ends normally.
         assert codes[run.dying_rank] in (0, -run.signal), f"exit codes {codes} after {moment} of batch {batch}"
     assert start(replace(run, workers=plan[-1][2])) == [0] * run.world
 
@@ -104,7 +104,7 @@ def test_fifty_kills(method: str, seed: int, videos: Path, whole: Any, tmp_path:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_every_moment(moment: str, videos: Path, whole: Any, tmp_path: Path) -> None:
     run = Run(METHODS[0].name, tmp_path, videos)
-    # The last batch of the first epoch, after which validation comes.
+    # The last batch of the first epoch, which is followed by validation.
     killed(run, [(4, moment, 2), (12, moment, 0)])
     compare(whole(run), tmp_path)
 

@@ -1,4 +1,4 @@
-"""The command bench: what it says limits a run, what it leaves behind, and how it looks ahead."""
+"""The command bench: the bottleneck that it reports, files that it leaves, and its estimates."""
 
 import json
 import os
@@ -29,15 +29,15 @@ from modules.runs.last_checkpoint import LastCheckpoint
 ROOT = Path(__file__).parents[2]
 QUICK = ["--config", str(ROOT / "configs/quickstart.yaml")]
 SMALL = ["--data.batch_size=4", "--data.train_videos=16", "--data.val_videos=4", "--data.probe_samples=4"]
-# A network that computes nothing to speak of.
+# A network with hardly any computation.
 IDLE = ["--model=tests.callbacks.runs.Oracle", "--trainer.accelerator=cpu", "--trainer.max_epochs=3"]
 IDLE += ["--data=SyntheticMotion", "--data.clip.frames=4", "--data.clip.size=32", *SMALL]
 LONG = 0.2
-"""Seconds: long beside a step of this network, however busy the machine is."""
+"""Seconds: long compared with a step of this network, also on a busy machine."""
 
 
 class SlowMotion(SyntheticMotion):
-    """Every batch takes long to put together."""
+    """Every batch takes long to collate."""
 
     def _loader(self, name: str) -> DataLoader:
         loader = super()._loader(name)
@@ -54,7 +54,7 @@ class SlowMotion(SyntheticMotion):
 
 
 class Dawdler(lightning.Callback):
-    """Takes long after each step."""
+    """Is slow after each step."""
 
     def on_train_batch_end(self, *_: object) -> None:
         time.sleep(LONG)
@@ -72,7 +72,7 @@ def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (os.environ["PL_GLOBAL_SEED"], os.environ.get("PL_SEED_WORKERS")) == ("5", states[1])
     assert torch.get_float32_matmul_precision() == digits
-    # No folder of a run, neither the recipe's nor another.
+    # No run folder is created, neither the recipe's nor another.
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
     text = capsys.readouterr().out
     for words in (
@@ -94,7 +94,7 @@ def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert numbers["memory_bytes"] < numbers["memory_there_bytes"]
     assert numbers["checkpoint_bytes"] > 1e6
     assert set(numbers["left_out"]) == {"LastCheckpoint", "ProbeReport"}
-    # The run as it is is among those that were tried.
+    # The unchanged run is among the tried ones.
     assert [] in [one["settings"] for one in numbers["tried"]]
     assert len(numbers["tried"]) > 1
     assert numbers["fastest"] == numbers["tried"][0]["settings"]
@@ -176,14 +176,14 @@ def test_what_cannot_be_run_is_left_out_of_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "ROUNDS", 1)
-    # More than there are videos.
+    # More than the number of videos.
     too_large = command.Proposal("", ["--data.batch_size=64"])
     tried = command.in_turns(IDLE, [too_large], 0.2)
     assert [one.settings for one in tried] == [[]]
     assert "not possible: data.batch_size is 64" in capsys.readouterr().out
 
 
-# --- What is told of the time ---
+# --- Text about the time ---
 
 
 def test_time_within_another_action_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def made(**fields: Any) -> Measured:
 FIELDS: dict[str, Any] = {"batch_size": 8, "workers": 2, "steps": 10, "seconds": 5.0, "clips": 80, "checkpoint_bytes": 10**6}
 
 
-# --- What may help ---
+# --- Proposals ---
 
 
 def test_as_many_workers_as_keep_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_a_gpu_is_told_of_half_precision_compilation_and_batches_that_fit() -> N
     assert ["--data.batch_size=16"] not in [one.settings for one in proposals(seen, 12)]
 
 
-# --- The whole run ---
+# --- The complete run ---
 
 
 def test_time_and_steps() -> None:
@@ -393,7 +393,7 @@ def test_the_largest_batch_lies_on_a_line() -> None:
     assert largest_batch(made(batch_size=8, memory=10**9), made(batch_size=4, memory=10**9)) is None
     direct = made(memory=int(5e9), memory_of_batch=int(4e9), memory_there=int(20e9))
     assert largest_batch(direct, None) == 34
-    # No more than there are.
+    # At most the number of videos.
     assert largest_batch(made(memory=10**6, memory_of_batch=8, memory_there=10**12), None) == 800
 
 

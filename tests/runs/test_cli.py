@@ -76,7 +76,7 @@ def test_going_on_from_last(tmp_path: Path) -> None:
 def test_a_requeued_job_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    # Put back before it wrote anything, it begins.
+    # Requeued before it wrote anything, it starts from the beginning.
     quick(run)
     quick(run, "--trainer.max_epochs=2")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
@@ -116,7 +116,7 @@ def test_average_of_the_weights(tmp_path: Path) -> None:
         quick(tmp_path / name, *more)
         saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
         weights.append(saved["state_dict"]["backbone.norm.bias"])
-    # After the last step, the average is what is kept.
+    # After the last step, the averaged weights are kept.
     assert not torch.equal(*weights)
 
 
@@ -316,7 +316,7 @@ def test_print_config_shows_every_setting(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def float_before_int() -> Iterator[None]:
-    """What the parser sees where some other package has spoken of "float or int" first: typing keeps that order."""
+    """The parser's view if another package has used "float or int" first: typing keeps that order."""
 
     def forget() -> None:
         for clear in typing._cleanups:  # type: ignore[attr-defined]
@@ -359,7 +359,7 @@ def test_every_run_has_what_keeps_it_safe(tmp_path: Path) -> None:
         saved = [name for name in names if name not in ("PartsSummary", "LossProgressBar")]
         return saved, type(found.trainer.strategy.checkpoint_io).__name__
 
-    # In front, those whose work must be done when a checkpoint is written; the last checkpoint is the last of all.
+    # Callbacks that must finish before a checkpoint is written come first; the last checkpoint is the last callback.
     front, end = ["Provenance", "NonFiniteGuard"], ["ModelCheckpoint", "LastCheckpoint"]
     callbacks, io = built()
     assert (callbacks[:2], callbacks[-2:], io) == (front, end, "WholeCheckpointIO")

@@ -1,4 +1,4 @@
-"""Wrong commands: each ends in one sentence that names what to change, before costly work. And what a run leaves behind."""
+"""Wrong commands: each ends with one sentence about what to change, before costly work. Also files that a run leaves."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def run(folder: Path, *more: str, command: str = "fit") -> None:
     main([command, *TINY, f"--trainer.default_root_dir={folder}", *more])
 
 
-# name: (command, what is wrong, what the sentence says)
+# name: (command, wrong settings, expected sentence)
 REFUSED = {
     "class of another kind": (
         "fit",
@@ -312,14 +312,14 @@ def test_bugs_in_training_keep_their_traceback(tmp_path: Path, monkeypatch: pyte
         run(tmp_path, "--trainer.num_sanity_val_steps=0")
 
 
-# --- What a run leaves ---
+# --- Files of a run ---
 
 
 def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(folder, "--trainer.fast_dev_run=2", "--trainer.callbacks=[LastCheckpoint,Pictures,ProbeReport]")
     assert not folder.exists()
-    # Of a step that went wrong neither.
+    # Nor of a failed step.
     with pytest.raises(SettingError, match="gradient that is not finite"):
         run(folder, "--trainer.fast_dev_run=2", "--data.train_videos=8", "--model.optim.eps=0")
     assert not folder.exists()
@@ -366,7 +366,7 @@ def test_an_attempt_without_checkpoint_is_set_aside(tmp_path: Path) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock of a folder until it is killed, and leaves a child behind that holds what it may."""
+    """A process that holds the lock of a folder until it is killed, and leaves a child process that inherits what it can."""
     pytest.importorskip("fcntl")
     code = (
         "import fcntl, os, sys, time; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX)\n"
@@ -383,7 +383,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_run_is_refused_until_the_first_has_died(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     refuse("fit", [], r"is in use by an active run \(process 1 on there\)", tmp_path)
-    # A look at the data, or a test, may go on beside it.
+    # Validation or a test may run at the same time.
     run(tmp_path, command="validate")
     holder.kill()
     holder.wait()
@@ -442,7 +442,7 @@ def test_videos_that_validated_are_not_trained_on(tmp_path: Path, now: str, refu
     torch.save(content, tmp_path / "a.ckpt")
     words = ["fit", f"--config={ROOT / 'configs/finetune/own_videos.yaml'}", f"--data.root={tmp_path}"]
     words += [f"--ckpt_path={tmp_path / 'a.ckpt'}", f"--data.subset.validation={now}", f"--trainer.default_root_dir={tmp_path}"]
-    # Without videos, the next refusal is that of the data.
+    # Without videos, the next error is that of the data.
     with pytest.raises(SettingError) as error:
         main(words)
     assert ("videos that validated would be trained on" in str(error.value)) is refused

@@ -1,4 +1,4 @@
-"""A run that is interrupted goes on as if nothing had happened."""
+"""An interrupted run resumes as if uninterrupted."""
 
 import os
 import runpy
@@ -81,7 +81,7 @@ def test_signals_are_given_back(tmp_path: Path) -> None:
 
 
 def scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> Path:
-    """Inside a SLURM job, with a scontrol that writes down what it was asked to do."""
+    """Inside a SLURM job, with a scontrol that records its calls."""
     folder.mkdir()
     script, asked = folder / "scontrol", folder / "asked"
     script.write_text(f"#!/bin/sh\necho $@ >> {asked}\nexit {code}\n")

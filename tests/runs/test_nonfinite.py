@@ -1,4 +1,4 @@
-"""Steps whose numbers went wrong teach nothing, are kept, and can be repeated."""
+"""Steps with non-finite values are not learned from, are dumped, and can be repeated."""
 
 import json
 import math
@@ -23,7 +23,7 @@ everywhere = pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name
 
 
 class Spoil(lightning.Callback):
-    """Puts NaN into one gradient of some batches, and keeps the weights around every step."""
+    """Puts NaN into one gradient of some batches, and records the weights around every step."""
 
     def __init__(self, batches: set[int], value: float = math.nan) -> None:
         self.batches, self.value = batches, value
@@ -51,7 +51,7 @@ class Spoil(lightning.Callback):
 
 
 class Lagging(NonFiniteGuard):
-    """Looks only now and then, as on a GPU."""
+    """Checks only every few steps, as on a GPU."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -121,7 +121,7 @@ def test_guard_changes_no_bit_of_a_healthy_run(tmp_path: Path) -> None:
         spoil = Spoil(set())
         method = METHODS[1].build()
         if guard is None:
-            # A callback that does nothing in its place.
+            # A callback without effect instead.
             fit(method, tmp_path, lightning.Callback(), spoil)  # type: ignore[arg-type]
         else:
             fit(method, tmp_path, guard, spoil)
@@ -165,7 +165,7 @@ def test_replay_repeats_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "batch 1 of epoch 0: loss nan, in the run nan: the same" in said
     assert "first output that is not finite: backbone.blocks.0" in said
     assert "(backbone.patch_embed.weight" in said
-    # With healthy weights the same batch gives a number: the weights were to blame.
+    # With finite weights, the same batch has a finite loss: the weights were the cause.
     weights = torch.load(dump / "weights.pt", weights_only=True)
     torch.save({name: torch.zeros_like(value) for name, value in weights.items()}, dump / "weights.pt")
     main(["replay", f"--dump={dump}"])

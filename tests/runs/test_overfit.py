@@ -47,14 +47,14 @@ def test_every_epoch_has_the_same_batches_and_a_resume_goes_on_with_them(tmp_pat
     seen, whole = run(tmp_path / "whole")
     assert seen.train == seen.train[:OVERFIT] * EPOCHS
     assert seen.train[0] != seen.train[1]
-    # As Lightning has it, the first batches of the validation samples.
+    # As in Lightning, the first batches of the validation samples.
     assert seen.val == [list(range(8)), list(range(8, 13))] * EPOCHS
     first, _ = run(tmp_path / "part", stop=OVERFIT + 1)
     rest, resumed = run(tmp_path / "part", resume=True)
     assert first.train + rest.train == seen.train
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
-    # A share of the three batches.
+    # A fraction of the three batches.
     assert len(run(tmp_path / "share", overfit=0.7)[0].train) == EPOCHS * 2
 
 

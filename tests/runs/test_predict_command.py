@@ -57,14 +57,14 @@ def test_from_training_to_the_classes_of_new_videos(root: Path, tmp_path: Path, 
     last = run / "checkpoints/last.ckpt"
     assert content["weights"]["ckpt_path"]["file"] == str(last)
     assert content["config"]["data"]["init_args"]["root"] == str(root / "new")
-    # A file of weights says the same, and how many classes there are.
+    # A file of weights gives the same, and the number of classes.
     command("predict", *recipe, root / "new", run, f"--model.init_from={last}")
     assert (run / "predictions/videofolder.csv").read_text() == first
     with pytest.raises(
         SettingError, match=r"which weights Classification is to use; pass --ckpt_path .* or --model\.init_from"
     ):
         command("predict", *recipe, root / "new", run)
-    # A recipe without a file of results has one of its tests all the same.
+    # Tests of a recipe without a result file still write one.
     command("test", *recipe, root / "known", run, "--ckpt_path=last", "--trainer.callbacks=null")
     assert (run / "results/videofolder_test-000.json").is_file()
     assert (run / "results/videofolder_test-000_confusion.csv").is_file()

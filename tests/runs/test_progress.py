@@ -1,4 +1,4 @@
-"""What a run reads from the device, step by step."""
+"""Host syncs of a run, step by step."""
 
 from collections import Counter
 from pathlib import Path
@@ -31,7 +31,7 @@ class Reads(TorchDispatchMode):
 
 
 class AsOnGPU(NonFiniteGuard):
-    """Looks as seldom as where looking would wait."""
+    """Checks as seldom as on a GPU."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
@@ -39,7 +39,7 @@ class AsOnGPU(NonFiniteGuard):
 
 
 class Count(lightning.Callback):
-    """Tells which step it is, from the end of the one before on."""
+    """Records the current step, from the end of the previous one on."""
 
     def __init__(self, reads: Reads) -> None:
         self.reads = reads

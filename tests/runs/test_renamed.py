@@ -1,4 +1,4 @@
-"""Settings that have another name now: what the command line, a file and the record of a run are told."""
+"""Renamed settings: messages for the command line, a file and the record of a run."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_every_new_name_of_a_setting_of_a_method_exists() -> None:
     ("recipe", "words", "message"),
     [
         ("quickstart", ["--model.objects_per_clip=2"], r"^model\.objects_per_clip has been renamed to model\.paste\.count"),
-        # What was given to a part that stands elsewhere now.
+        # Settings of a group that has been moved.
         ("quickstart", ["--model.objects.root=a"], r"^model\.objects\.root has been renamed to model\.paste\.objects\.root"),
         (
             "locomotion",
@@ -77,7 +77,7 @@ def test_the_file_of_a_run_of_before_is_told_all_new_names_of_its_method(tmp_pat
         (["--data=UCF101", "--data.subset_seed", "1"], r"^data\.subset_seed has been renamed to data\.subset\.seed"),
         (["--data=UCF101", "--data.lists=/lists"], r"^data\.lists is '/lists', but .* renamed to data\.lists\.folder"),
         (["--data=SyntheticMotion", "--data.ground=true"], r"^data\.ground has been renamed to data\.scene\.ground"),
-        # What a class has under no name is no matter of names.
+        # Settings that never existed are not renamed.
         (["--data=SyntheticMotion", "--data.val_list=a"], r"^There is no setting data\.val_list"),
     ],
 )

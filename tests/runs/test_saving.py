@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent: no room, no permission, damage."""
+"""A checkpoint is complete or absent: full disk, no permission, damage."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ NOT_ALLOWED = 77
 
 
 def save_twice(folder: Path, second: dict[str, torch.Tensor], between: Callable[[], None]) -> str:
-    """Write a checkpoint, let the world get worse, fail to write another, find the first as it was; what was said."""
+    """Write a checkpoint, break the disk, fail to write another, and find the first one intact; returns the message."""
     io = WholeCheckpointIO()
     path = folder / "checkpoints" / "last.ckpt"
     io.save_checkpoint(SMALL, path)
@@ -33,7 +33,7 @@ def save_twice(folder: Path, second: dict[str, torch.Tensor], between: Callable[
 
 
 def mount(folder: Path, flags: int) -> None:
-    """A file system of one megabyte that only this process sees; ends the process where that is not allowed."""
+    """A file system of one megabyte that only this process sees; ends the process if that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     namespace = CLONE_NEWNS | (0 if os.geteuid() == 0 else CLONE_NEWUSER)
     if not flags & MS_REMOUNT and libc.unshare(namespace):
@@ -86,7 +86,7 @@ def test_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     WholeCheckpointIO().save_checkpoint(LARGE, path)
     whole = path.read_bytes()
-    # The directory of the zip file stands at its end.
+    # The directory of the zip file is at its end.
     flipped = whole[:-30] + bytes([whole[-30] ^ 0xFF]) + whole[-29:]
     path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "flipped": flipped}[damage])
     with pytest.raises(SettingError, match=r"--ckpt_path names .*last\.ckpt, which cannot be read as a checkpoint"):

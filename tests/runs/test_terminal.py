@@ -1,4 +1,4 @@
-"""What a run says: few lines, nothing of other products, and at the end what it wrote and where."""
+"""Terminal output of a run: few lines, no advertisements, and at the end the written files."""
 
 import logging
 import warnings
@@ -45,7 +45,7 @@ def test_training_says_what_runs_and_what_it_wrote(tmp_path: Path, capfd: pytest
         f"Metrics: tensorboard --logdir {run}",
         f"Next: python main.py embed --checkpoint {run}/checkpoints/last.ckpt --source DIR --out features",
     ]
-    # A bar shows how far the probes are, and no bar comes back after the table.
+    # A bar shows the progress of probes, and no bar appears after the table.
     assert "Features of training samples: " in out
     assert "Epoch" not in out[out.index("| accuracy on") :]
 

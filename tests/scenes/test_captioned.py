@@ -1,4 +1,4 @@
-"""Clips of captioned motion: pixels do what captions say, and the retrieval set differs in motion alone."""
+"""Clips of captioned motion: pixels agree with captions, and the retrieval set differs only in motion."""
 
 import json
 import re
@@ -27,7 +27,7 @@ SIMPLE = CaptionSettings(primitives=("T", "Z.grow", "Z.shrink"), phases=(1, 0, 0
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Many small operations: on a busy machine a second thread is waited for longer than it helps."""
+    """Many small operations: on a busy machine, a second thread costs more than it gains."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -86,7 +86,7 @@ def test_objects_are_named_as_they_look() -> None:
 def test_the_retrieval_set_differs_in_motion_alone() -> None:
     made = retrieval_clips(Stage(8, 24, "val", 0, ("texture", "noise")), CaptionSettings(test_pairs=40))
     assert made.video.shape == (80, 8, 24, 24, 3)
-    # The same frames in the opposite order: nothing but their order tells which is which.
+    # The same frames in the opposite order: they only differ in order.
     assert torch.equal(made.video[0::2], made.video[1::2].flip(1))
     assert (made.video[0::2] != made.video[1::2]).flatten(1).any(1).all()
     assert len(made.signature.unique()) == 80
@@ -158,7 +158,7 @@ def test_captions_of_objects_only_and_none_at_all() -> None:
     batch = next(iter(objects.train_dataloader()))
     for text in batch.text().first:
         assert re.fullmatch(r"an? \w+ \w+( and an? \w+ \w+)?", text), text
-    # What is tested tells the motion all the same.
+    # Test clips still describe the motion.
     assert any("moves" in text or "ing" in text for text in next(iter(objects.test_dataloader())).text().first)
     silent = next(iter(data(captions=None).train_dataloader()))
     assert silent.kinds == {"video": "video"}

@@ -1,4 +1,4 @@
-"""Cut-outs whose motion is told: the right picture under the right name, and shapes as ever without them."""
+"""Cut-outs with captions: correct pictures for names, and shapes without cut-outs."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,7 @@ def write_objects(root: Path, *categories: str, sides: tuple[int, int] = (20, 20
 
 
 class Told(NamedTuple):
-    """Clips and what is said of them."""
+    """Clips and their captions."""
 
     clip: Tensor
     texts: list[str]
@@ -146,7 +146,7 @@ def test_names() -> None:
 
 
 def test_without_cut_outs_shapes_are_pasted() -> None:
-    """As the code did before there were cut-outs, bit for bit."""
+    """Equal to the code before cut-outs, bit for bit."""
     made = told(12, CaptionSettings(), None, side=32)
     number = torch.randint(1 << 62, (12,), generator=generator())
     cast = Cast(number, Stage(6, 32, "train", 0), CaptionSettings(), training_shapes())
@@ -186,7 +186,7 @@ def test_the_method_pastes_cut_outs(tmp_path: Path) -> None:
 def test_words_that_the_tokenizer_does_not_know_are_refused(tmp_path: Path) -> None:
     root = write_objects(tmp_path / "objects", "aerosol_can", "bow_(weapon)")
     advice = r".*pass the vocab\.txt of bert-base-uncased as model\.tokenizer\.vocabulary"
-    # The lexicon would spell it.
+    # The lexicon would split it into letters.
     assert Tokenizer(TokenizerSettings()).unknown not in Tokenizer(TokenizerSettings())(["aerosol"])
     with pytest.raises(SettingError, match=f"does not know the word 'aerosol'{advice}"):
         method(root, TokenizerSettings(max_tokens=16))

@@ -1,4 +1,4 @@
-"""Labelled clips: functions of their number alone, with true labels, and nothing shared between the splits but classes."""
+"""Labelled clips: functions of their index only, with correct labels; splits only share classes."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_objects_change_only_their_boxes_and_stand_out() -> None:
     assert (changed.sum((2, 3)) > 10).all()
     x1, y1, x2, y2 = (made.boxes[:, 0, :, i, None, None] for i in range(4))
     inside = torch.zeros_like(changed)
-    # Boxes beyond an edge go on at the opposite one.
+    # Boxes beyond an edge continue at the opposite one.
     x, y = torch.arange(size) + 0.5, (torch.arange(size) + 0.5)[:, None]
     for dx in (-size, 0, size):
         for dy in (-size, 0, size):
@@ -121,7 +121,7 @@ def test_nothing_moves_when_told() -> None:
     assert (made.object >= 0).all()
     moving = make_clips(20, 5, 24, "train", 0, ("texture",))
     assert (moving.video[:, 1:] != moving.video[:, :-1]).flatten(2).any(-1).any(1).all()
-    # The same objects and starts, so that the two kinds of clip differ in motion alone.
+    # The same objects and starts, so that the two kinds of clips only differ in motion.
     assert torch.equal(made.video[:, 0], moving.video[:, 0])
 
 
@@ -184,7 +184,7 @@ def test_growing_classes_change_size(name: str, sign: int) -> None:
     assert (smooth > 0).all()
     total = smooth.sum(1).exp()
     assert GROWTH[0] - 1e-3 < total.min() < total.max() < GROWTH[1] + 1e-3
-    # Sizes stay in their range: growing beyond it goes on from the smallest.
+    # Sizes stay in their range: growing beyond it continues from the smallest.
     assert path.size.min() >= OBJECT_SIZE[0] - 1e-5
     assert path.size.max() <= OBJECT_SIZE[1] + 1e-5
     assert (sign * growth < 0).any()

@@ -1,4 +1,4 @@
-"""Sound, sensor, bodies and sentences of generated clips: in time with what moves, and no moment tells the class."""
+"""Sound, sensor, bodies and sentences of generated clips: synchronous with the motion, and no single time reveals the class."""
 
 import math
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ def spectra(sound: Tensor, seconds: Tensor, rate: int = RATE, length: int = 800)
 
 
 def inside(w: World, seconds: Tensor) -> Tensor:
-    """Where the first object is heard in full around some moments: bool [N, M]."""
+    """Where the first object is fully audible around some times: bool [N, M]."""
     small, large = w.object_size
     found = torch.ones(len(w.index), len(seconds), dtype=torch.bool)
     for shift in (-0.03, 0.0, 0.03):
@@ -356,7 +356,7 @@ def test_sentences_tell_shape_and_motion() -> None:
     assert all(" while " in text for text in pair)
 
 
-# --- No static statistic tells the class ---
+# --- No static statistic reveals the class ---
 
 
 def probes(x: Tensor, y: Tensor) -> dict[str, float]:

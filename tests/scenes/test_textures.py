@@ -1,4 +1,4 @@
-"""Grounds that move: what is seen is what the class says, and no single frame tells it."""
+"""Moving grounds: they move according to the class, and no single frame reveals it."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Streams of pixels of the generated world: exact, at one with each other, and silent about the class in single frames."""
+"""Streams of pixels of the generated world: exact, consistent with each other, and single frames do not reveal the class."""
 
 import math
 from dataclasses import fields
@@ -307,7 +307,7 @@ def boxes(made: WorldClips, t: int) -> Tensor:
 
 
 def test_no_single_frame_of_any_static_stream_tells_the_motion() -> None:
-    """Flow and occlusion say how things move from one frame to the next, which is what they are for."""
+    """Flow and occlusion contain the motion between frames, as intended."""
     made = make_world(2 * HALF, Stage(6, 16, "train", 0), CROWD, ALL)
     for t in (0, 3, -1):
         features = {
@@ -341,7 +341,7 @@ def test_identities_look_alike_and_move_in_all_ways() -> None:
     textures = first.unflatten(0, (13, identities))
     assert (textures == textures[:1]).all()
     assert len({texture.numpy().tobytes() for texture in textures[0]}) == identities
-    # What surrounds it is the clip's own.
+    # Its surroundings belong to the clip.
     others = second.unflatten(0, (13, identities))
     assert not (others == others[:1]).flatten(2).all(-1)[1:].any()
     assert len({clip.numpy().tobytes() for clip in data(made, "video")[:, 0]}) == count

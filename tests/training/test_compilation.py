@@ -1,4 +1,4 @@
-"""Compiled parts: no graph break, the same numbers and names, and runs that go on with and without."""
+"""Compiled parts: no graph break, the same numbers and names, and resuming with and without compilation."""
 
 import copy
 import logging

@@ -105,7 +105,7 @@ def test_layer_decay_of_videomae(decay: float, depth: int) -> None:
             level = int(name.split(".")[2]) + 1
         assert rates[id(value)] == pytest.approx(2e-3 * decay ** (depth + 1 - level)), name
         assert decays[id(value)] == (0.05 if value.ndim > 1 else 0.0), name
-    # Each group follows the schedule in its own proportion.
+    # Each group follows the schedule with its own factor.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5)
     assert schedule.get_last_lr() == pytest.approx([group["initial_lr"] / 2 for group in optimiser.param_groups])
 
@@ -151,7 +151,7 @@ def test_rules_for_some_parameters(kind: type[ScheduleSettings]) -> None:
     plain = settings_by_name(kind(weight_decay=0.1).build(network, 1.0, set()), network)  # type: ignore[call-arg]
     rules = [GroupRule(r"^body\.weight", weight_decay=0.3), GroupRule("^body", rate=0.5)]
     optimiser = kind(weight_decay=0.1, rules=rules).build(network, 1.0, set())  # type: ignore[call-arg]
-    # AdamW spares biases, also those that a rule finds.
+    # AdamW has no weight decay for biases, also for those matched by a rule.
     spared = 0.0 if kind is AdamWSettings else 0.1
     assert settings_by_name(optimiser, network) == {
         "body.weight": (1.0, 0.3),

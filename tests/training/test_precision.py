@@ -1,4 +1,4 @@
-"""Weights in bfloat16: every method trains, draws what it draws in float32, and keeps what must not be rounded."""
+"""Weights in bfloat16: every method trains, draws the same as in float32, and keeps values that must not be rounded."""
 
 import copy
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_two_steps_and_a_validation(case: Case, tmp_path: Path) -> None:
     low = [name for name, value in method.named_parameters() if value.dtype == torch.bfloat16]
     assert all(name.endswith(("weight", "bias")) for name in low)
     assert bool(low) == any(part in repr(method) for part in ("VideoViT", "BEiTVideo"))
-    # Of a linear classifier, the head alone is trained.
+    # Only the head of a linear classifier is trained.
     moved = [name for name, value in method.state_dict().items() if not torch.equal(value, before[name].to(value.dtype))]
     assert moved
     state = trainer.optimizers[0].state

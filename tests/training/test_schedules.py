@@ -1,4 +1,4 @@
-"""Numbers that change while a run goes on."""
+"""Schedules of values that change during a run."""
 
 import math
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_what_is_no_schedule_is_refused() -> None:
 
 
 class Paced(Pixels):
-    """Writes down what its schedules say at each step."""
+    """Records the values of its schedules at each step."""
 
     def __init__(self) -> None:
         super().__init__()

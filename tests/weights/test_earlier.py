@@ -1,8 +1,8 @@
-"""Files written before the modules were moved to where they are: weights and exports load, and a run goes on.
+"""Files written before the modules were moved to where they are: weights and exports load, and a run resumes.
 
 The files in `earlier/` are of the version before, trained for three steps on generated clips: an export of VideoMAE under
 our names and under official ones, the backbones of MoCo and of skeleton contrast, and a checkpoint of the VideoMAE run within
-an epoch. The numbers are what that version made of them.
+an epoch. The expected values were computed by that version.
 """
 
 import re

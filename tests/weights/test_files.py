@@ -1,4 +1,4 @@
-"""Reading weights: every form, nothing unsafe, a report for every difference."""
+"""Reading weights: all formats, safely, with a report of every difference."""
 
 import argparse
 import io

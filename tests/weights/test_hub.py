@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face Hub: what is asked of it, what is read, and one sentence where it cannot be reached."""
+"""Weights on the Hugging Face Hub: requests, reading, and one sentence if it cannot be reached."""
 
 import sys
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def _nothing_known() -> Iterator[None]:
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, list[str]]]:
-    """What is asked of a hub whose repository `us/tiny` holds one encoder, as a folder of transformers and as a file."""
+    """Requests to a hub whose repository `us/tiny` holds one encoder, as a folder of transformers and as a file."""
     torch.manual_seed(0)
     state = {f"backbone.{key}": value.contiguous() for key, value in tiny_vit().state_dict().items()}
     save_file(state, tmp_path / "raw.safetensors")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_checkpoint_of_a_real_run(tmp_path: Path) -> None:
-    """The run's checkpoint alone, copied elsewhere, says which method, settings and metrics it has."""
+    """The run's checkpoint alone, copied elsewhere, contains method, settings and metrics."""
     configs = ROOT / "configs"
     layers = [f"--config={configs / name}" for name in ("videomae.yaml", "trainer/laptop.yaml", "debug/tiny.yaml")]
     small = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--data.batch_size=4"]
@@ -56,7 +56,7 @@ def pretraining(path: Path) -> Path:
 
 
 def test_a_passport_beside_a_file_is_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A .pth holds no passport, so all that is known of it lies beside it."""
+    """A .pth contains no passport, so its facts are in the file next to it."""
     convert(pretraining(tmp_path / "last.ckpt"), tmp_path / "a.pth", to="official")
     assert (tmp_path / "a.pth.json").is_file()
     with caplog.at_level("INFO"):
@@ -91,7 +91,7 @@ def test_passports_of_earlier_versions_are_read(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors.json").rename(tmp_path / "x.json")
     assert passport_of(tmp_path / "x.pth") is None
     assert passport_of(tmp_path / "x.safetensors")["stride"] == 3
-    # But it holds for the file that those weights were made of.
+    # But it is valid for the original file of those weights.
     source.rename(tmp_path / "x.ckpt")
     convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors", overwrite=True)
     (tmp_path / "x.safetensors.json").rename(tmp_path / "x.json")

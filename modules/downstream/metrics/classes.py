@@ -1,4 +1,4 @@
-"""What a test says of single classes: which are taken for which, and how well each is found.
+"""Per-class results of a test: confusions, accuracies and average precisions.
 
 Axis letters: `N` samples, `K` classes.
 """
@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
 class Confused(NamedTuple):
-    """Samples of a class that are taken for another."""
+    """Samples of one class that are predicted as another."""
 
     true: int
     predicted: int
@@ -22,19 +22,19 @@ class Confused(NamedTuple):
 
 @dataclass
 class ClassReport:
-    """A test of samples with one class each, or, where there is no matrix, with several."""
+    """Per-class results for samples with one class each or, without a matrix, with several."""
 
     names: list[str]
-    """K names of classes, or their numbers"""
+    """names of the K classes, or their indices"""
     count: Tensor
     """int64 [K], samples of each class"""
     confusion: Tensor | None = None
-    """int64 [K, K], samples by their class and the one that they are taken for"""
+    """int64 [K, K], number of samples by true and predicted class"""
     precision: Tensor | None = None
     """float64 [K], average precision from 0 to 1, NaN for classes without a sample"""
 
     def most_confused(self, most: int) -> list[Confused]:
-        """The pairs of different classes that are confused most often, as far as any are."""
+        """The most frequently confused pairs of different classes; may be empty."""
         if self.confusion is None:
             return []
         wrong = self.confusion.clone().fill_diagonal_(0)
@@ -44,8 +44,8 @@ class ClassReport:
         return [Confused(place // size, place % size, value, int(self.count[place // size])) for place, value in pairs if value]
 
     def rows(self) -> list[dict[str, str | int | float | None]]:
-        """A row per class: `class`, `videos`, and `correct`, `accuracy` in percent, `taken_for` (the other class that it is
-        taken for most often) and `taken_for_count`; or `average_precision` in percent. None of classes without a sample."""
+        """A row per class: `class`, `videos`, and either `correct`, `accuracy` in percent, `taken_for` (the most frequent wrong
+        prediction) and `taken_for_count`, or `average_precision` in percent. Values are None for classes without a sample."""
         rows: list[dict[str, str | int | float | None]] = []
         wrong = None if self.confusion is None else self.confusion.clone().fill_diagonal_(0)
         for number, (name, count) in enumerate(zip(self.names, self.count.tolist(), strict=True)):
@@ -61,30 +61,30 @@ class ClassReport:
 
 
 def report_single(predicted: Tensor, label: Tensor, names: list[str]) -> ClassReport:
-    """Of samples with one class each.
+    """Report for samples with one class each.
 
     Args:
-        predicted: int64 [N], classes that the samples are taken for.
-        label: int64 [N], their classes.
-        names: of all K classes.
+        predicted: int64 [N], predicted classes.
+        label: int64 [N], true classes.
+        names: names of all K classes.
     """
-    # torchmetrics knows no test of one class.
+    # torchmetrics does not support a single class.
     every = multiclass_confusion_matrix(predicted, label, max(2, len(names))).cpu()
     confusion = every[: len(names), : len(names)]
     return ClassReport(names, confusion.sum(1), confusion)
 
 
 def report_several(precision: Tensor, positive: Tensor, names: list[str]) -> ClassReport:
-    """Of samples with any number of classes.
+    """Report for samples with any number of classes.
 
     Args:
         precision: float64 [K], average precision.
-        positive: bool [N, K], which sample is of which class.
-        names: of all K classes.
+        positive: bool [N, K], whether a sample belongs to a class.
+        names: names of all K classes.
     """
     return ClassReport(names, positive.sum(0).cpu(), precision=precision.cpu())
 
 
 def class_names(known: list[str] | None, classes: int) -> list[str]:
-    """Names of all classes: those that are known, or numbers where they are not as many."""
+    """Names of all classes: the known names, or indices if their number differs."""
     return [str(name) for name in known] if known and len(known) == classes else [str(number) for number in range(classes)]

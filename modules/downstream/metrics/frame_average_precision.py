@@ -16,17 +16,17 @@ def frame_average_precisions(
     excluded: Tensor | None = None,
     official_order: bool = False,
 ) -> Tensor:
-    """Average precision of every scored action. True boxes of other actions count for nothing.
+    """Average precision of every evaluated action. True boxes of other actions are ignored.
 
     Args:
-        frame: int64 [n], key frame of each box that was found.
+        frame: int64 [n], key frame of each predicted box.
         box: float [n, 4], corners x1 y1 x2 y2.
-        score: float [n, K], of the actions in the order of `actions`; NaN where a box was not given one.
-        truth: boxes to be found.
-        actions: the K scored ones.
-        excluded: int64, key frames that count for nothing, with all their boxes.
-        official_order: whether boxes of a key frame are compared with the true ones in the order in which they are given,
-            as the official code does, and not from the highest score down. That matters where two claim the same true box.
+        score: float [n, K], scores of the actions, in the order of `actions`; NaN for boxes without a score.
+        truth: true boxes.
+        actions: the K evaluated actions.
+        excluded: int64, key frames that are ignored, with all their boxes.
+        official_order: whether boxes of a key frame are compared with the true ones in the given order,
+            as in the official code, and not in descending order of scores. It matters if two boxes match the same true box.
 
     Returns:
         float64 [K], from 0 to 1; NaN for actions without a true box.
@@ -46,10 +46,10 @@ def frame_average_precisions(
 
 
 def average_precision(frame: Tensor, box: Tensor, score: Tensor, truth: TrueBoxes, official_order: bool = False) -> Tensor:
-    """Average precision of one action, the area below the highest precision at each recall or a higher one.
+    """Average precision of one action: the area below the curve of the highest precision at the same or a higher recall.
 
-    Each box claims the true box of its key frame that it overlaps most. The first claim with an overlap of at least one half
-    is right, further ones for the same true box are wrong.
+    Each box is matched with the true box of its key frame with the largest overlap. The first match with an overlap of at least
+    one half is correct, further matches with the same true box are wrong.
 
     Args:
         frame: int64 [n]
@@ -67,7 +67,7 @@ def average_precision(frame: Tensor, box: Tensor, score: Tensor, truth: TrueBoxe
     order = torch.arange(len(score)) if official_order else ranks
     claimed, overlap = best_overlaps(frame[order], box[order], truth.frame, truth.box)
     valid = (overlap >= 0.5).nonzero()[:, 0]
-    # The first of equal claims: positions written back to front, so that the smallest one stays.
+    # Find the first match of each true box: positions are written back to front, so that the smallest one remains.
     first = torch.full((len(truth.frame),), len(score)).scatter_reduce(0, claimed[valid], valid, "amin")
     right = torch.zeros(len(score), dtype=torch.float64)
     right[order[first[first < len(score)]]] = 1.0
@@ -79,7 +79,7 @@ def average_precision(frame: Tensor, box: Tensor, score: Tensor, truth: TrueBoxe
 
 
 def best_overlaps(frame: Tensor, box: Tensor, true_frame: Tensor, true_box: Tensor) -> tuple[Tensor, Tensor]:
-    """The true box of the same key frame that each box overlaps most, the first of equals.
+    """The true box of the same key frame with the largest overlap with each box, the first one of equals.
 
     Args:
         frame: int64 [n]
@@ -88,11 +88,11 @@ def best_overlaps(frame: Tensor, box: Tensor, true_frame: Tensor, true_box: Tens
         true_box: float [m, 4]
 
     Returns:
-        int64 [n], its number, and float64 [n], intersection over union; 0 and -1 where the key frame has no true box.
+        int64 [n], its index, and float64 [n], intersection over union; 0 and -1 if the key frame has no true box.
     """
     order = true_frame.argsort(stable=True)
     begin, end = (torch.searchsorted(true_frame[order], frame, right=right) for right in (False, True))
-    # Every pair of a box and a true box of its key frame, in a row.
+    # All pairs of a box and a true box of its key frame.
     count = end - begin
     mine = torch.repeat_interleave(torch.arange(len(frame)), count)
     step = torch.arange(len(mine)) - torch.repeat_interleave(count.cumsum(0) - count, count)

@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.core.device import full_float32
 
 SMALL = 4_000_000
-"""Feature matrices with no more entries than this are fitted in double precision."""
+"""Feature matrices with at most this number of entries are fitted in double precision."""
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -41,7 +41,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> float:
-    """Share of test samples whose class wins the weighted vote of the nearest training samples.
+    """Fraction of test samples whose class wins the weighted vote of the nearest training samples.
 
     The protocol of DINO (official code): cosine similarity, the `k` nearest, each voting with the weight
     ``exp(similarity / temperature)``.
@@ -61,11 +61,11 @@ def knn_accuracy(
 
 
 def say_bank(who: str, labels: Tensor, k: int) -> None:
-    """One line on the samples among which neighbours are searched, because accuracy increases with their number. A warning
-    where half of the classes have fewer than `k`.
+    """Print the number of samples that neighbours are searched in, because accuracy increases with it. It is a warning if half
+    of the classes have fewer than `k` samples.
 
     Args:
-        who: looks for neighbours.
+        who: name of the caller.
         labels: int64 [n], classes from 0.
         k: Number of neighbours.
     """
@@ -106,7 +106,7 @@ def vote(similarity: Tensor, labels: Tensor, temperature: float) -> Tensor:
         temperature: Smaller values give near neighbours more weight.
     """
     votes = similarity.new_zeros(len(labels), int(labels.max()) + 1)
-    # Subtracting the largest similarity changes no winner and keeps small temperatures from overflowing.
+    # Subtracting the largest similarity does not change the winner, and prevents overflow at small temperatures.
     votes.scatter_add_(1, labels, ((similarity - similarity[:, :1]) / temperature).exp())
     return votes.argmax(dim=1)
 
@@ -119,7 +119,7 @@ def fit_linear(x: Tensor, y: Tensor, classes: int, l2: float = 1e-3, iterations:
         y: int64 [n], classes from 0.
         classes: Number of classes K.
         l2: Weight of the penalty; the bias is free.
-        iterations: At most that many steps; it stops earlier once the gradient is negligible.
+        iterations: Maximum number of steps; it stops earlier if the gradient is negligible.
 
     Returns:
         weight [d, K] and bias [K].
@@ -155,9 +155,9 @@ def linear_accuracy(
     l2: float = 1e-3,
     iterations: int = 300,
 ) -> float:
-    """Share of test samples that a logistic regression on standardised features classifies rightly.
+    """Fraction of test samples that a logistic regression on standardised features classifies correctly.
 
-    Full batch, from zero, run to convergence: no learning rate, no order of samples, no seed.
+    Full batch, from zero, to convergence: it does not depend on a learning rate, the order of samples, or a seed.
 
     Args:
         train_x: float [n, d].
@@ -213,11 +213,11 @@ def frame_difference(video: Tensor, side: int = 32) -> Tensor:
 
 
 def single_frame(video: Tensor, t: int, side: int = 32) -> Tensor:
-    """The pixels of frame t.
+    """Pixels of frame t as features.
 
     Args:
         video: uint8 [B, T, H, W, 3].
-        t: Number of the frame; negative numbers count from the end.
+        t: Index of the frame; negative numbers count from the end.
         side: Larger frames are averaged down to this side first.
 
     Returns:

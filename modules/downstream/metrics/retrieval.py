@@ -27,11 +27,11 @@ def rerank(dual: Tensor, match: Callable[[Tensor, Tensor], Tensor], best: int = 
     Args:
         dual: [Q, N], queries x candidates.
         match: maps queries and candidates, int64 [P] each, to scores of these P pairs.
-        best: how many candidates of each query are asked about.
+        best: number of candidates of each query that are scored again.
         chunk: pairs per call.
 
     Returns:
-        float32 [Q, N], -100 at the other candidates.
+        float32 [Q, N], -100 for other candidates.
     """
     chosen = best_candidates(dual, best)
     queries = torch.arange(len(dual), device=dual.device)[:, None].expand_as(chosen).flatten()
@@ -41,27 +41,28 @@ def rerank(dual: Tensor, match: Callable[[Tensor, Tensor], Tensor], best: int = 
 
 
 def dual_softmax(scores: Tensor, scale: float = 1.0) -> Tensor:
-    """Scores times how much a candidate prefers each query. Uses all queries of a test, so it is reported apart.
+    """Scores times the softmax over the queries for each candidate. It uses all queries of a test, so it is reported
+    separately.
 
     Args:
         scores: [Q, N], queries x candidates.
-        scale: of the scores in the softmax; at 1 cosines hardly change their order.
+        scale: scale of the scores in the softmax; with 1, the order of cosines hardly changes.
     """
     return scores * (scale * scores).softmax(dim=0)
 
 
 def ranks(scores: Tensor, right: Tensor) -> Tensor:
-    """How many wrong candidates are better than the best right one, ties counting half.
+    """Number of wrong candidates that are better than the best correct one; ties count half.
 
     Args:
         scores: [Q, N], queries x candidates.
-        right: int64 [Q, R], right candidates of each query, filled up with -1.
+        right: int64 [Q, R], correct candidates of each query, padded with -1.
 
     Returns:
         float32 [Q], from 0
     """
     correct = torch.zeros(*scores.shape[:1], scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
-    # The column behind the last takes the fillers.
+    # The column after the last is for the padding.
     correct = correct.scatter(1, right.where(right >= 0, scores.shape[1]), True)[:, :-1]
     best = scores.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)
     better, equal = (scores > best) & ~correct, (scores == best) & ~correct
@@ -76,8 +77,8 @@ def recalls(video_to_text: Tensor, text_to_video: Tensor) -> dict[str, float]:
         text_to_video: float [sentences], `ranks` of the videos for each sentence.
 
     Returns:
-        `v2t_r1` (5, 10): percent of the queries with a right answer among the first, where a tie is no hit; `v2t_median`:
-        median rank, from 1; the same as `t2v_*`; `mean`: of the six recalls.
+        `v2t_r1` (5, 10): percentage of queries with a correct answer among the first (a tie is not a hit); `v2t_median`:
+        median rank, from 1; the same as `t2v_*`; `mean`: mean of the six recalls.
     """
     found: dict[str, float] = {}
     for name, own in (("v2t", video_to_text), ("t2v", text_to_video)):
@@ -88,11 +89,11 @@ def recalls(video_to_text: Tensor, text_to_video: Tensor) -> dict[str, float]:
 
 
 def right_answers(captions: list[list[str]], meanings: list[int | None]) -> tuple[list[str], Tensor]:
-    """The different sentences of some videos, and which belong to which.
+    """The distinct sentences of some videos, and the pairs that belong together.
 
     Args:
-        captions: sentences of each of N videos. What the tokenizer cleans away makes no difference.
-        meanings: of each video the number that captions share which say the same, or None.
+        captions: sentences of each of N videos. Characters that the tokenizer removes are ignored.
+        meanings: for each video, a number shared by captions with the same meaning, or None.
 
     Returns:
         S sentences, and bool [N, S]
@@ -115,6 +116,6 @@ def right_answers(captions: list[list[str]], meanings: list[int | None]) -> tupl
 
 
 def as_numbers(right: Tensor) -> Tensor:
-    """Right candidates of each query by number, as `ranks` takes them: bool [Q, N] -> int64 [Q, R], filled up with -1."""
+    """Correct candidates of each query by index, for `ranks`: bool [Q, N] -> int64 [Q, R], padded with -1."""
     found = right.float().topk(int(right.sum(1).max()), dim=1)
     return found.indices.masked_fill(found.values == 0, -1)

@@ -1,1 +1,1 @@
-"""What a run says in the terminal: few lines, none of them twice, none that its user can do nothing about."""
+"""Terminal output of a run: few lines, without repetitions and without messages that users cannot act on."""

@@ -1,4 +1,4 @@
-"""What a command has written and where, and what to try next: the last lines that it says."""
+"""The last lines of a command: the files that it has written, and the next command to try."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 FILES = ("checkpoints/*.ckpt", "probe_report.md", "results/*", "bad_videos.tsv", "*/bad_videos.tsv")
-"""Files that are named one by one; `predict` names its own."""
+"""Files that are listed one by one; `predict` lists its own."""
 PICTURES = "pictures/*"
 
 
 class Ending:
-    """Knows which files of a run's folder are new or changed.
+    """Finds new and changed files in a run's folder.
 
     Args:
-        root: folder of the run, as it is before the command.
+        root: folder of the run, before the command writes to it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -22,20 +22,20 @@ class Ending:
         self._before = self._found((*FILES, PICTURES))
 
     def _found(self, patterns: tuple[str, ...]) -> dict[Path, int]:
-        """When the files were last written."""
+        """Modification times of the files."""
         return {path: path.stat().st_mtime_ns for pattern in patterns for path in self.root.glob(pattern)}
 
     def _written(self, *patterns: str) -> list[str]:
-        """Files since then, relative to the folder."""
+        """Files written since the start, relative to the folder."""
         found = self._found(patterns).items()
         return sorted(str(path.relative_to(self.root)) for path, time in found if self._before.get(path) != time)
 
     def lines(self, trainer: Trainer, following: str | None) -> list[str]:
-        """What to say.
+        """The lines to print.
 
         Args:
-            trainer: that ran.
-            following: a command to try next, where there is one.
+            trainer: trainer of the command.
+            following: a command to try next, if there is one.
         """
         pictures = self._written(PICTURES)
         files = self._written(*FILES) + ([count_pictures(len(pictures))] if pictures else [])
@@ -47,12 +47,12 @@ class Ending:
 
 
 def count_pictures(count: int) -> str:
-    """How many pictures there are, in words."""
+    """Text with the number of pictures."""
     return f"{count} picture{'s' if count > 1 else ''} in pictures"
 
 
 def place_of(logger: Logger) -> str:
-    """Where to look at what a logger wrote."""
+    """Where to find the output of a logger."""
     if isinstance(logger, TensorBoardLogger):
         return f"tensorboard --logdir {Path(logger.log_dir)}"
     if isinstance(logger, CSVLogger):

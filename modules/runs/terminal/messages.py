@@ -11,38 +11,38 @@ import lightning
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 INFORMATION = (
-    # What devices, precision and seed a run has, its own first line says.
+    # The first line of a run states devices, precision and seed.
     r"(GPU|TPU|HPU) available: ",
     r"LOCAL_RANK: ",
     r"Seed set to ",
     r"Using .* Automatic Mixed Precision",
-    # What was asked for, and what the order of calls makes necessary.
+    # Requested by the user, or a result of the order of calls.
     r"`Trainer\((limit_\w+_batches|overfit_batches|val_check_interval)=",
     r"`Trainer.fit` stopped: `max_(epochs|steps)=",
     r"Loading `train_dataloader` to estimate",
     r"Trainer already configured with model summary",
-    # The next line says that it was restored.
+    # The next line states that the checkpoint was restored.
     r"Restoring states from the checkpoint",
-    # Other products.
+    # Advertisements for other products.
     r"💡 Tip: ",
     # The line with the checkpoint follows.
     r"\s*Detected KeyboardInterrupt",
 )
-"""Beginnings of Lightning's messages that are left out."""
+"""Beginnings of Lightning's messages that are hidden."""
 WARNINGS = (
     # Lightning calls an old function of torch.
     r".*LeafSpec",
-    # A run that goes on writes where it wrote before.
+    # A resumed run writes to the same folder.
     r"Checkpoint directory .* exists and is not empty",
 )
-"""Beginnings of warnings that no user can do anything about."""
+"""Beginnings of warnings that users cannot act on."""
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
 OURS = (Path(__file__).parents[3], Path(lightning.__file__).parent)
-"""Where warnings are written for users: the place in the code tells them nothing."""
+"""Modules whose warnings are for users, who do not need the position in the code."""
 
 
 class _Filter(logging.Filter):
-    """Leaves `INFORMATION` out, and what was said before, as when a test follows training."""
+    """Hides `INFORMATION` and repeated messages, for example of a test after training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class _Filter(logging.Filter):
 
 @contextmanager
 def plain_messages() -> Iterator[None]:
-    """Show what concerns the user, each message on separate lines, also beside a progress bar.
+    """Show messages for the user, each on its own line, also next to a progress bar.
 
-    Warnings for users are one line without the place in the code; those of other libraries stay as they are.
+    Warnings for users are one line without the position in the code; warnings of other libraries are unchanged.
     """
     usual, silent = warnings.formatwarning, _Filter()
 

@@ -1,4 +1,4 @@
-"""Which parts a method has, how large they are, and which of them are trained."""
+"""Summary of the parts of a method: their sizes, and whether they are trained."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary
@@ -7,10 +7,10 @@ from torch import nn
 
 
 class PartsSummary(ModelSummary):
-    """A line per part of the method, in the place of Lightning's table. The command line adds it to every run of training."""
+    """One line per part of the method, instead of Lightning's table. The command line adds it to every training run."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
+        """Print it."""
         rank_zero_info("\n".join(describe_parts(pl_module)))
 
 

@@ -19,7 +19,7 @@ def tone(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
 
 
 def claps(moments: list[float], seconds: float, rate: int = RATE) -> np.ndarray:
-    """Silence but for bursts of 5 ms: int16 [1, n]."""
+    """Silence except for bursts of 5 ms: int16 [1, n]."""
     samples = np.zeros(round(seconds * rate), np.int16)
     burst = np.random.default_rng(1).integers(-20000, 20000, round(0.005 * rate))
     for moment in moments:
@@ -40,13 +40,13 @@ def write_sounding(
     """A file with pictures, or sound, or both.
 
     Args:
-        path: suffix and so the container.
+        path: path of the file; its suffix selects the container.
         samples: int16 [channels, n].
-        codec: of the sound.
+        codec: audio codec.
         frames: black pictures, 25 per second, with keyframes every 20.
-        flashes: moments of white ones.
-        delay: by which the sound begins later than the pictures; negative for pictures that begin later.
-        rate: of the sound.
+        flashes: times of white pictures.
+        delay: seconds by which the audio begins after the pictures; negative if pictures begin later.
+        rate: sample rate of the audio.
     """
     packets: list[tuple[float, av.Packet]] = []
     with av.open(str(path), "w") as container:

@@ -1,4 +1,4 @@
-"""Sound out of files: moments, channels, rates, and what is broken or missing."""
+"""Audio from files: times, channels, rates, and broken or missing parts."""
 
 import math
 import shutil
@@ -110,7 +110,7 @@ def test_the_file_is_opened_once_and_read_once(tmp_path: Path, monkeypatch: pyte
         assert sample["faults"] == []
         assert sample["streams"]["audio"].data.shape == (1, 1, round(14 / FPS * RATE))
         assert len(opened) == epoch + 1
-    # All packets came with those of the video: at most a few more were read behind the last of them.
+    # All packets were read together with the video; at most a few more were read after the last one.
     assert max(sought, default=0) <= 3
     listed = StreamDataset(
         data.manifest, CLIP, 0, True, Wanted({"audio": "audio"}, {"audio": AudioReader(SoundSettings(seconds=1))})
@@ -157,7 +157,7 @@ def test_another_rate_is_resampled(rate: int, tmp_path: Path) -> None:
     # Flushed: not one sample is lost at the end.
     assert sound.valid.all()
     assert np.abs(sound.data[0, 0] - expected)[50:-50].max() < 2e-3
-    # A part begins with a sample of the file, which lies up to half a sample away.
+    # A part begins with a sample of the file, which is up to half a sample away.
     part = read(path, 0.5, RATE).data[0, 0]
     assert np.abs(part - expected[8000:24000])[50:-50].max() < 0.61 * 2 * np.pi * 440 * 0.5 / RATE + 2e-3
 
@@ -206,7 +206,7 @@ def test_missing_and_silent_tracks(tmp_path: Path) -> None:
         sample = dataset(path, SoundSettings())[SampleKey(0, 0)]
         assert set(sample["faults"]) == {(0, f"audio: {reason}")}
         assert sample["unreplaced"]
-    # A silent part of a track that is not silent is what it is.
+    # A silent part of a track that is not silent is valid.
     sound = read(late, 0, RATE // 2)
     assert sound.valid.all()
     assert not sound.data.any()
@@ -244,7 +244,7 @@ def test_broken_files(tmp_path: Path) -> None:
         assert abs(sound.valid.sum() - 2 * RATE) < 6000
     (tmp_path / "empty.wav").touch()
     (tmp_path / "noise.wav").write_bytes(np.random.default_rng(0).bytes(3000))
-    np.save(tmp_path / "depth.npy", np.full((40, 48, 64), 900, np.uint16))  # FFmpeg takes it for speech
+    np.save(tmp_path / "depth.npy", np.full((40, 48, 64), 900, np.uint16))  # FFmpeg detects it as speech
     named = (("empty.wav", "empty file"), ("none.wav", "file not found"))
     for name, reason in (*named, ("noise.wav", "cannot open"), ("depth.npy", "cannot open")):
         for reads in (lambda path: read(path, 0, 99), sound_length):

@@ -1,4 +1,4 @@
-"""The general list: what its columns mean, what is refused, and how little memory it takes."""
+"""The general list: meaning of columns, refused input, and memory use."""
 
 import gc
 import math
@@ -189,7 +189,7 @@ def test_parts_of_a_recording_show_their_own_frames_and_samples(root: Path, one_
         assert video.time is not None
         first, last = video.time[0, 0].tolist()
         assert row <= first < last <= row + 0.4
-        # The table's first column is the moment itself.
+        # The table's first column is the time itself.
         assert signal.data[0, 0, 0].tolist() == pytest.approx([first, last], abs=1e-4)
         shown = np.stack([frames[round(moment * 25)][:, 8:56] for moment in (first, last)])
         assert torch.equal(video.data[0, 0], torch.from_numpy(shown))
@@ -282,6 +282,6 @@ def test_a_long_list_is_packed(tmp_path: Path) -> None:
     tracemalloc.stop()
     size = path.stat().st_size
     assert len(manifest) == count
-    # The texts, eight bytes to say where each of them starts, and 24 of numbers.
+    # The texts, eight bytes for the offset of each, and 24 bytes of numbers.
     assert held < size + 80 * count
     assert peak < 5 * size

@@ -1,4 +1,4 @@
-"""Odd folders and lists: nothing is taken for a class or loses its label without a word, and labels fit at the start."""
+"""Odd folders and lists: nothing becomes a class or loses its label without a message, and labels are checked at the start."""
 
 import dataclasses
 import inspect
@@ -196,7 +196,7 @@ def test_rare_containers_are_read(suffix: str, codec: str, form: str, tmp_path: 
 def test_other_suffixes_of_videos(tmp_path: Path) -> None:
     names = sorted(f"a/{number}.{suffix}" for number, suffix in enumerate(("ogv", "Vob", "m2ts", "3g2", "asf", "mxf", "rmvb")))
     assert [name for name, _ in listing(read_folder(touch(tmp_path, *names)))] == names
-    # A preview does not take the place of its video.
+    # A preview does not replace its video.
     touch(tmp_path, "a/v.gif", "a/v.mp4", "a/v.jpg", "a/w.gif", "a/w.jpg")
     assert (by_stem(tmp_path)["v"], by_stem(tmp_path)["w"]) == ("a/v.mp4", "a/w.gif")
     assert (by_place(tmp_path)["a/v"], find_recordings(tmp_path)["v"]) == ("a/v.mp4", "a/v.mp4")
@@ -279,7 +279,7 @@ def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> No
         match=r"A validation video .* has the label 2, but the highest training label is 1; correct data\.lists\.v",
     ):
         ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 1", "3.mp4 2"))
-    # A list of test videos is looked at before the training, too.
+    # A list of test videos is also checked before training.
     with pytest.raises(
         SettingError, match=r"A test video .* has the label 7, but the highest training label is 1; correct data\.lists\.test"
     ):
@@ -291,7 +291,7 @@ def test_a_label_that_training_lacks_is_found_at_the_start(tmp_path: Path) -> No
         data = ready(tmp_path, lists=lists(tmp_path, "1.mp4 0\n2.mp4 2", "3.mp4 1\n4.mp4 2"))
     assert data.val_manifest is not None
     assert data.val_manifest.labels.tolist() == [1, 2]
-    # Nobody learns from labels where training has none; parts of a training set keep its classes.
+    # If training has no labels, those of other splits are not used; parts of a training set keep its classes.
     ready(tmp_path, lists=lists(tmp_path, "1.mp4 -1\n2.mp4 -1", "3.mp4 2"))
     rows = "\n".join(f"{number}.mp4 {number % 5}" for number in range(20))
     for part in (SubsetSettings(low_shot=5), SubsetSettings(fraction=0.1)):
@@ -306,7 +306,7 @@ def test_numbers_beside_names_of_classes(numbered: str, tmp_path: Path) -> None:
         listed.write_text(rows.format(*((1, 2) if numbered == "train" else (3, 4))))
         with pytest.raises(SettingError, match=r"have class names, but the .* have labels without names"):
             ready(tmp_path, lists=ListSettings(**{numbered: str(listed)}))
-    # Paths that hold the names confirm that both count alike.
+    # Paths that contain the class names confirm that both lists use the same indices.
     listed.write_text(f"{numbered}/b/{2 if numbered == 'train' else 4}.mp4 1\n")
     data = ready(tmp_path, lists=ListSettings(**{numbered: str(listed)}))
     assert data.num_classes == 2
@@ -331,7 +331,7 @@ def test_low_shot_counts_classes_and_not_what_has_none(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path, [str(row) for row in range(len(labels))], labels)
     assert np.unique(manifest.few(10, 1).labels, return_counts=True)[1].tolist() == [5, 5]
     assert set(manifest.few(10, 1).labels) == {0, 1}
-    # With fraction, of those without a class there is the same share.
+    # With `fraction`, the same fraction of videos without class is kept.
     assert np.unique(manifest.share(0.1, 1).labels, return_counts=True)[1].tolist() == [5, 2, 2]
     with pytest.warns(UserWarning, match=r"data\.subset\.low_shot is 60, but only 40 videos"):
         assert len(manifest.few(60, 1)) == 40
@@ -532,7 +532,7 @@ def test_an_early_check_reads_lists_once_and_draws_nothing(tmp_path: Path, monke
     assert torch.equal(torch.get_rng_state(), state)
     assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
     assert reads == ["train", "val"] * 2
-    # Cached features themselves are set up with a trainer.
+    # Cached features are set up with a trainer.
     for data in [*modules[:-1], modules[-1].data]:
         data.setup("fit")
     assert reads == ["train", "val"] * 2

@@ -1,4 +1,4 @@
-"""Lists and folders of videos, in the layouts that data sets are published in."""
+"""Lists and folders of videos, in the layouts of published data sets."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_rows_without_label_and_repeated_rows(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("1.mp4 0\nnonsense\n", r"Line 2 of .*list is 'nonsense'"),
-        # Lines are counted as an editor does, blank ones too.
+        # Lines are counted as in an editor, including blank ones.
         ("1.mp4 0\n\n\nnonsense\n", r"Line 4 of .*list is 'nonsense'"),
         ("path,label\n\n1.mp4,x\n", r"Line 3 of .*list is '1.mp4 x'"),
         ("path,label\n", "lists no videos"),
@@ -173,7 +173,7 @@ def test_official_kinetics_table(tmp_path: Path) -> None:
 
 
 def test_kinetics_table_of_another_tree(tmp_path: Path) -> None:
-    # Underscores for spaces, another container, and pictures beside the videos.
+    # Underscores for spaces, another container, and pictures next to the videos.
     touch(tmp_path, "VideoData/air_drumming/a_000001_000011.avi", "VideoData/air_drumming/a_000001_000011.JPG")
     table = tmp_path / "train.csv"
     table.write_bytes(b"\xef\xbb\xbflabel,youtube_id,time_start,time_end,split\r\nair drumming,a,1.0,11.0,train\r\n")
@@ -298,7 +298,7 @@ def test_folders_are_classes_if_every_video_lies_in_one(tmp_path: Path) -> None:
     manifest = read_folder(tmp_path)
     assert manifest.class_names == ["blue", "grün 1"]
     assert listing(manifest) == [("blue/picture.jpg", 0), ("grün 1/deep/c.MKV", 1), ("grün 1/ä b.mp4", 1)]
-    # A stray is left out and does not take the labels of the others.
+    # A stray file is left out, and does not remove the labels of the others.
     touch(tmp_path, "top.mp4")
     with pytest.warns(UserWarning, match=r"1 videos \(top\.mp4\) are left out, because the 3 others are in folders of 2"):
         assert listing(read_folder(tmp_path)) == listing(manifest)
@@ -322,7 +322,7 @@ def test_share_of_every_class_rounded_up(tmp_path: Path) -> None:
 
 
 def test_the_hash_of_a_list_does_not_depend_on_its_root() -> None:
-    """A list of whole paths names the same videos after all of them moved."""
+    """The hash of a list of absolute paths does not change if all videos are moved."""
     labels = np.array([0, 1])
     lists = [Manifest(Path(root), [f"{root}/a.mp4", "b/c.mp4"], labels) for root in ("/old", "/new/place")]
     assert lists[0].sha256() == lists[1].sha256() == Manifest(Path("x"), ["a.mp4", "b/c.mp4"], labels).sha256()

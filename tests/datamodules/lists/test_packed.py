@@ -1,4 +1,4 @@
-"""Packed strings are what lists of them are, in little memory, which worker processes do not copy."""
+"""Packed strings behave like lists of strings, use little memory, and are not copied by worker processes."""
 
 import gc
 import multiprocessing
@@ -91,7 +91,7 @@ def test_sent_to_other_processes(packed: PackedStrings | PackedLists) -> None:
 
 @pytest.mark.parametrize("collide", [False, True])
 def test_first_rows(collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where different strings have one hash."""
+    """Also if different strings have the same hash."""
     if collide:
         monkeypatch.setattr("datamodules.lists.packed.hash", lambda piece: len(piece) // 8, raising=False)
     names = [f"{number * number % 37}.mp4" for number in range(100)]
@@ -101,7 +101,7 @@ def test_first_rows(collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hashes_of_manifests_are_those_of_earlier_versions() -> None:
-    """They are in checkpoints and records; these were written by the version that held lists of strings."""
+    """Hashes are in checkpoints and records; these were written by the version with lists of strings."""
     paths = ["a/1.mp4", "grün/日本 語.mp4", "latin \udce4.mp4", "/videos/b 2.avi", "/other/c.mkv", "", "😀.mp4"]
     labels = np.array([0, 3, -1, 2, 2**31 - 1, 7, 0])
     texts = [[f'it\'s "{row}"', "ü \udce4 \ud800"][: row % 3] for row in range(7)]
@@ -123,7 +123,7 @@ def names_of(rows: int) -> list[str]:
 
 
 def traced(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that the result of some work holds, and at most held while it was made."""
+    """Bytes of the result of a function, and peak bytes while it was computed."""
     gc.collect()
     tracemalloc.start()
     kept = work()
@@ -134,7 +134,7 @@ def traced(work: Callable[[], object]) -> tuple[int, int]:
 
 
 def test_memory_of_a_list(tmp_path: Path) -> None:
-    """Text, offset and label of each row: a list of strings would hold 115 bytes a row more."""
+    """Text, offset and label of each row: a list of strings would need 115 bytes more per row."""
     rows = 20_000
     names = names_of(rows)
     (tmp_path / "list").write_text("".join(f"{name} {row % 400}\n" for row, name in enumerate(names)))
@@ -151,7 +151,7 @@ def test_memory_of_a_list(tmp_path: Path) -> None:
 
 
 def test_memory_of_an_epoch() -> None:
-    """Batches of keys are made one by one, and files that were read are marked, not named."""
+    """Batches of keys are created one by one, and files that were read are marked instead of stored by name."""
     rows = 20_000
     batches = EpochBatches(EpochSampler(rows, 1, True), 1000)
     batches.stops = list(range(1000, rows + 1, 1000))
@@ -188,7 +188,7 @@ def own_bytes() -> int:
 
 
 def read_at_random(paths: Sequence[str], out: Connection) -> None:
-    # Collections would copy what the whole test run holds.
+    # Garbage collection would copy all memory of the test run.
     gc.disable()
     rows = np.random.default_rng(0).integers(len(paths), size=len(paths)).tolist()
     before = own_bytes()
@@ -214,5 +214,5 @@ def test_workers_copy_nothing() -> None:
         growth[kind] = end.recv()
         worker.join()
     assert growth["packed"] < 1_000_000
-    # What is avoided: nearly all of a list of strings.
+    # The copy that is avoided: nearly all of a list of strings.
     assert growth["strings"] > 5_000_000

@@ -1,4 +1,4 @@
-"""Data modules among broken files: they are replaced alike, reported once, and too many of them stop the run."""
+"""Broken files in all data modules: they are replaced in the same way, reported once, and too many of them stop the run."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_broken_files_are_replaced_alike_and_reported_once(tree: Path) -> None:
     assert_equal(*runs)
     substituted = torch.cat([batch.substituted for batch in runs[0]])
     index = torch.cat([batch.index for batch in runs[0]])
-    # The broken file is row 2 of the sorted paths; its place is taken, and says so, once in each epoch.
+    # The broken file is row 2 of the sorted paths; it is replaced and marked once in each epoch.
     assert index[substituted >= 0].tolist() == [2, 2]
 
 
@@ -56,7 +56,7 @@ def test_a_substitute_has_its_own_label(tmp_path: Path) -> None:
         (batch,) = batches(folder(tmp_path), epoch)
         assert (batch.stream("video").data.flatten(1).float().mean(1) / 255).tolist() == batch.label.tolist()
         substitutes += batch.label[batch.substituted >= 0].tolist()
-    # The draw depends on the epoch and reaches both; the label is not that of the broken file.
+    # The draw depends on the epoch and includes both files; the label is not that of the broken file.
     assert len(substitutes) == 8
     assert set(substitutes) == {0, 1}
 
@@ -73,7 +73,7 @@ def test_too_many_broken_files_stop_the_run_with_their_list(tmp_path: Path, one_
     clip, tolerance = ClipSettings(frames=2, sampler=Dense(1), size=32), ReadSettings(0, max_bad_fraction=0.2)
     tolerant = folder(tmp_path / "videos", batch_size=10, clip=clip, reading=tolerance)
     assert len(batches(tolerant)) == 11
-    # Through a trainer and workers the same error comes out, and the report names what was met.
+    # Through a trainer and workers the same error is raised, and the report lists the broken files.
     data = VideoFolder(
         str(tmp_path / "videos"), clip=ClipSettings(frames=2, sampler=Dense(1), size=32), batch_size=10, reading=ReadSettings(2)
     )
@@ -92,7 +92,7 @@ def test_report_lies_in_the_folder_of_the_run(workers: int, tree: Path) -> None:
     assert (tree / "run/bad_videos.tsv").read_text().splitlines() == expected
     # Both epochs read all seven files; only the empty one is marked.
     assert sorted(module.substituted) == sorted([(0, 0), (0, 0)] + [(row, -1) for row in range(1, 7)] * 2)
-    # When the run goes on, it still names the file, although it does not meet it again.
+    # A resumed run still lists the file, although it does not read it again.
     broken.unlink()
     put(tree / "train/class 0/train0.mp4", broken)
     fit(VideoFolder(str(tree), **settings), tree / "run", epochs=3, ckpt_path=tree / "run/last.ckpt")
@@ -147,7 +147,7 @@ def test_validation_stops_where_nothing_can_be_read(tree: Path) -> None:
 
 
 def test_states_of_earlier_versions_are_not_misread(tree: Path) -> None:
-    """They can be tested, but training does not go on from a number of batches, whose size it does not know."""
+    """They can be tested, but training cannot resume from a number of batches of unknown size."""
     data = folder(tree)
     assert set(data.state_dict()) == {"loader"}
     data.load_state_dict({"faults": {"bad": {2: "cannot open"}, "seen": [2]}, "loader": {"epoch": 0, "batches": 1}})
@@ -169,7 +169,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(before: int, after: int, stop_a
     resumed = data(after)
     second = fit(resumed, tree / "part", ckpt_path=tree / "part/last.ckpt")
     assert first.substituted + second.substituted == whole.substituted
-    # A new run with the same data module begins at the beginning.
+    # A new run with the same data module starts from the beginning.
     assert fit(resumed, tree / "new").substituted == whole.substituted
 
 

@@ -1,4 +1,4 @@
-"""Batches go to the device one ahead of their step, and nothing that a run counts or saves runs ahead with them."""
+"""Batches are copied to the device one step ahead, but counters and saved states are not ahead."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,7 +25,7 @@ BATCHES = LENGTH // BATCH
 
 
 class Written:
-    """Copies nothing, and writes down what would be copied when."""
+    """Records copies instead of making them."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, Any]] = []
@@ -77,7 +77,7 @@ def test_what_is_saved_is_what_was_handed_out_at_every_batch(accumulated: int) -
         assert source.state_dict()["samples"] == (taken - accumulated) * BATCH
         again, _ = copying()
         again.load_state_dict(source.state_dict())
-        # Nothing is left of an epoch that was handed out whole.
+        # Nothing is left of an epoch that was returned completely.
         assert rows(again) == expected[taken - accumulated :]
 
 

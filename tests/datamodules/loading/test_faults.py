@@ -1,4 +1,4 @@
-"""The report on disk: read again, shared by nobody, whatever files are called."""
+"""The report on disk: it is read again, one per process, and works with any file name."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_a_report_is_read_again_and_names_each_file_once(tmp_path: Path, caplog:
     assert list(tmp_path.iterdir()) == []
     with caplog.at_level("INFO"):
         record(first, NAMES, [0, 1, 2], [(row, "empty file") for row in (4, 2, 0, 1, 3)])
-    # Said so that any terminal can show it.
+    # Printed in a form that any terminal can show.
     (said,) = [one for one in caplog.messages if "could not be read" in one]
     assert said.encode().startswith(b"latin \\udce4.mp4 could not be read (empty file).")
     text = (tmp_path / "bad_videos.tsv").read_bytes()
@@ -42,7 +42,7 @@ def test_a_report_is_read_again_and_names_each_file_once(tmp_path: Path, caplog:
     assert {file.path: reason for file, reason in bad.items()} == dict.fromkeys(NAMES, "empty file") | {
         "good.mp4": "cannot open"
     }
-    # The text does not depend on the order in which files were met.
+    # The text does not depend on the order of files.
     third = FaultLog(1.0)
     third.write_to(tmp_path / "other")
     record(third, NAMES, [5], [(row, "cannot open" if row == 5 else "empty file") for row in (5, 3, 1, 0, 4, 2)])
@@ -83,7 +83,7 @@ def test_the_share_is_of_different_training_files_read_by_this_process(tmp_path:
     record(before, paths, [299], [(row, "empty file") for row in range(200, 299)])
     log = FaultLog(0.05)
     log.write_to(tmp_path)
-    # Neither what an earlier process met nor what is not training counts; a file counts once.
+    # Files of earlier processes and of other splits do not count; a file counts once.
     record(log, paths, list(range(100)), [(row, "empty file") for row in range(6)], counts=False)
     for _ in range(3):
         record(log, paths, list(range(100)), [(row, "empty file") for row in range(5)])

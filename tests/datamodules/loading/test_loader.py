@@ -1,4 +1,4 @@
-"""Order of samples, and going on in the middle of an epoch."""
+"""Order of samples, and resuming in the middle of an epoch."""
 
 import itertools
 from pathlib import Path
@@ -33,7 +33,7 @@ def loader(workers: int = 0, shuffle: bool = True, ahead: int = 2, **settings: A
 
 
 def state(epoch: int, samples: int, end: int = 21, seed: int = 5) -> dict[str, Any]:
-    """What a loader saves: by default one process hands out seven batches of three."""
+    """The state of a loader: by default, one process returns seven batches of three."""
     return {"epoch": epoch, "samples": samples, "end": end, "seed": seed, "length": LENGTH, "sha256": None}
 
 
@@ -88,7 +88,7 @@ def test_a_new_loader_goes_on_behind_what_was_handed_out(workers: int, ahead: in
     second.batches.sampler.set_epoch(3)
     assert len(second) == len(expected) == LENGTH // BATCH
     assert taken + rows(second) == expected
-    # The state is for one pass: loaders of validation go through epoch 0 again and again.
+    # The state is for one pass: validation loaders iterate over epoch 0 repeatedly.
     assert rows(second) == expected
     for epoch in (4, 5):
         whole.batches.sampler.set_epoch(epoch)
@@ -106,7 +106,7 @@ def test_stopping_again_and_again_loses_and_repeats_nothing() -> None:
         taken += rows(next(batches) for _ in range(min(2, len(expected) - len(taken))))
         saved = part.state_dict()
     assert taken == expected
-    # Nothing is left of an epoch that was handed out whole.
+    # Nothing is left of an epoch that was returned completely.
     ended = loader()
     ended.load_state_dict(saved)
     assert rows(ended) == []
@@ -171,7 +171,7 @@ CHANGES = [(4, 1), (8, 1), (2, 1), (3, 2), (4, 2), (6, 1), (1, 4), (5, 3)]
 def test_the_rest_of_an_epoch_is_dealt_out_to_other_batches_and_processes(
     before: tuple[int, int], after: tuple[int, int], length: int
 ) -> None:
-    """Each sample of the epoch comes once, whatever changed in its middle."""
+    """Each sample of the epoch occurs once, whatever changed within it."""
     first, second = processes(length, *before), processes(length, *after)
     expected, seen = flat(take(processes(length, *before))), flat(take(first, 2))
     (saved,) = {tuple(one.state_dict().items()) for one in first}
@@ -182,7 +182,7 @@ def test_the_rest_of_an_epoch_is_dealt_out_to_other_batches_and_processes(
     rest = flat(given)
     assert len(set(seen + rest)) == len(seen + rest)
     missing = set(expected) - set(seen + rest)
-    # Only where the samples of the whole list cannot be shared equally is any left out.
+    # Samples are only left out if the complete list cannot be divided equally.
     assert len(missing) < after[1] * (2 if after[0] == 2 else 1)
     assert not missing or len(seen + rest) + after[1] * (2 if after[0] == 2 else 1) > length
     sizes = {tuple(len(batch) for batch in one) for one in given}
@@ -190,7 +190,7 @@ def test_the_rest_of_an_epoch_is_dealt_out_to_other_batches_and_processes(
     (counts,) = sizes
     assert share == (len(counts) or None)
     assert max(counts, default=0) <= after[0]
-    # The last two share what is left, and no sample is alone, unless that is what was asked for.
+    # The last two batches share the remainder, and no sample is alone, unless the batch size is 1.
     assert set(counts[:-2]) <= {after[0]}
     assert max(counts[-2:], default=0) - min(counts[-2:], default=0) <= 1
     assert min(counts, default=2) > 1 or after[0] == 1
@@ -231,7 +231,7 @@ def test_an_epoch_that_is_limited_ends_at_its_limit() -> None:
     part.limit = 5
     assert flat(take([part])) == order[:20]
     assert (part.state_dict()["end"], part.epochs_done) == (20, 3.0)
-    # The epoch that was begun under a limit ends where it would have ended.
+    # An epoch that was started with a limit ends where it would have ended.
     one, other = processes(96, 4)[0], processes(96, 2)[0]
     one.limit, other.limit = 5, 3
     take([one], 2)
@@ -248,7 +248,7 @@ def test_progress_is_counted_in_samples() -> None:
     for number in range(1, 25):
         next(batches)
         assert one.epochs_done == 2 + number / 24
-    # Between the epochs, whatever Lightning tells the sampler already.
+    # Between epochs, even if Lightning has already set the next epoch.
     one.batches.sampler.set_epoch(3)
     assert (one.epochs_done, one.state_dict()["epoch"]) == (3, 2)
 
@@ -267,7 +267,7 @@ def test_an_epoch_does_not_go_on_in_another_order(length: int, seed: int, sha256
     take([one], 3)
     with pytest.raises(SettingError, match=rf"within epoch 2, and the training data have changed since \({what}\)"):
         other.load_state_dict(one.state_dict())
-    # Between two epochs nothing is repeated or left out, but it is said.
+    # Between two epochs, nothing is repeated or left out, but the change is reported.
     take([one])
     with pytest.warns(UserWarning, match=f"The training data have changed since the checkpoint was written: {what}"):
         other.load_state_dict(one.state_dict())
@@ -298,7 +298,7 @@ def test_batches_are_noted_when_they_are_handed_out() -> None:
         Keys(), EpochSampler(LENGTH, 5, True), BATCH, 2, on_batch=lambda batch: noted.append(batch["index"].tolist())
     )
     first = next(iter(source))
-    # Workers are batches ahead by now.
+    # Workers have prefetched batches by now.
     assert noted == [first["index"].tolist()]
 
 
@@ -390,7 +390,7 @@ def test_validation_within_an_epoch_does_not_disturb_the_order(workers: int, tmp
     second = Listener()
     fit(second, tmp_path / "part", workers, ckpt_path=tmp_path / "part/last.ckpt", every=2)
     assert first.seen + second.seen == whole.seen
-    # Every validation sees all samples, also the first after the run went on.
+    # Every validation uses all samples, also the first one after resuming.
     for module in (whole, first, second):
         rounds = [module.evaluated[start : start + LENGTH] for start in range(0, len(module.evaluated), LENGTH)]
         assert rounds == [list(range(LENGTH))] * len(rounds)

@@ -1,4 +1,4 @@
-"""Workers that die or hang on a file: the loader goes on, without that file and with all others as they were."""
+"""Workers that die or hang on a file: the loader continues without that file, and all other samples are unchanged."""
 
 import ctypes
 import faulthandler
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch looks for dead workers every five seconds; here more often."""
+    """Torch checks for dead workers every five seconds; here more often."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
@@ -183,7 +183,7 @@ def test_errors_of_a_data_set_come_out(workers: int) -> None:
     with pytest.raises(RuntimeError, match="a mistake"):
         next(iter(loader))
     if workers:
-        # Else it waits for its worker in vain when it is collected, five seconds long.
+        # Otherwise garbage collection waits five seconds for its worker.
         loader._iterator._shutdown_workers()  # type: ignore[union-attr]
 
 

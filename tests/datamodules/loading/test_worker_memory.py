@@ -13,12 +13,12 @@ from tests.datamodules.video_files import write_video
 
 SIZES = [(64, 48), (160, 120), (320, 240), (240, 320), (426, 240)]
 VIDEOS, EARLY, BATCH = 1000, 200, 10
-# 5 kB for each video between the two looks: what is remembered of a file (`pyav_reader.MAX_REMEMBERED`) takes 1 kB.
+# 5 kB per video between the two measurements; the cached facts of a file (`pyav_reader.MAX_REMEMBERED`) takes 1 kB.
 MOST = 4 * 2**20
 
 
 def own_memory(process: int) -> int:
-    """Bytes that a process shares with no other."""
+    """Unshared bytes of a process."""
     status = Path(f"/proc/{process}/status").read_text()
     return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 

@@ -1,4 +1,4 @@
-"""`python main.py prepare`: what is stored, left out and listed, and going on after a kill."""
+"""`python main.py prepare`: stored, left out and listed files, and resuming after a kill."""
 
 import csv
 import multiprocessing
@@ -125,10 +125,10 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 
 def prepare_slowly(raw: Path, out: Path, worker: Path) -> None:
-    """In a separate process: prepare, so slowly that it can be killed on the way."""
+    """Prepare in a separate process, slowly enough that it can be killed in between."""
 
     def slow(path: Path) -> Reading:
-        # Whole at any moment, since this process may be killed at any.
+        # Written atomically, because this process may be killed at any time.
         part = worker.with_suffix(".part")
         part.write_text(str(os.getpid()))
         part.replace(worker)
@@ -179,7 +179,7 @@ def test_a_killed_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datamodules.prepare.command, "CHUNK_FILES", 3)
     monkeypatch.setattr(datamodules.prepare.command, "read_ntu", note)
     prepare(raw, out)
-    # What was done is not done again, and the result is that of a command that was never killed.
+    # Finished parts are not repeated, and the result equals that of an uninterrupted command.
     assert len(read) == len(set(read)) == 3 * (20 - len(kept))
     prepare(raw, tmp_path / "whole")
     assert files_of(out) == files_of(tmp_path / "whole")
@@ -323,7 +323,7 @@ def test_the_parts_of_pku_are_not_mixed_up(tmp_path: Path) -> None:
     data = PKUMMD(str(tmp_path / "out"), "part2_xsub", batch_size=2)
     data.setup("fit")
     assert data.num_classes == 51
-    # Labels that have changed are not taken from an earlier result.
+    # Changed labels are not taken from an earlier result.
     (tmp_path / "pku/labels/0002-L.txt").write_text("7,0,20,2\n")
     with pytest.raises(SettingError, match="other files"):
         main([*words, "--part=2", f"--out={tmp_path / 'out'}"])

@@ -1,4 +1,4 @@
-"""`python main.py prepare flow`: what is computed and stored, going on after a kill, and reading it beside the videos."""
+"""`python main.py prepare flow`: computing and storing, resuming after a kill, and reading flow with the videos."""
 
 import csv
 import sys
@@ -31,7 +31,7 @@ from tests.test_readme import words
 
 
 class Fake:
-    """In the place of OpenCV's algorithms: flow to the right of as many pixels as the picture gets brighter."""
+    """Instead of OpenCV's algorithms: flow to the right, by the increase in brightness."""
 
     def calc(self, first: np.ndarray, second: np.ndarray, flow: None) -> np.ndarray:
         found = np.zeros((*first.shape, 2), np.float32)
@@ -105,10 +105,10 @@ def test_a_finished_folder_is_not_done_again(
     monkeypatch.setattr(datamodules.prepare.flow, "make_flow", noting)
     (out / "class 1/bright.v1.npy").unlink()
     prepare(videos, out)
-    # What failed is tried again, what is gone is made again.
+    # Failed files are tried again, and missing ones are made again.
     assert made == ["class 0/broken.mp4", "class 1/bright.v1.mp4"]
     made.clear()
-    # Nothing half written is left, and files of other settings are not mixed with them.
+    # No partial file is left, and files with other settings are not mixed with them.
     assert {path.name for path in (out / "class 0").iterdir()} == {"bright.v0.npy"}
     with pytest.raises(SettingError, match="contains flow with other settings"):
         prepare(videos, out, "--short_side=16")
@@ -258,7 +258,7 @@ def test_pictures_of_one_video_within_those_of_another_are_refused(
 ) -> None:
     put(one_video, tmp_path / "videos/a.mp4")
     put(one_video, tmp_path / "videos/a/b.mp4")
-    with pytest.raises(SettingError, match=r"The flow of a/b\.mp4 would lie within the folder of that of a\.mp4"):
+    with pytest.raises(SettingError, match=r"The flow of a/b\.mp4 would be inside the folder of that of a\.mp4"):
         prepare(tmp_path / "videos", tmp_path / "flow", "--store=pictures")
     prepare(tmp_path / "videos", tmp_path / "flow")
     assert len(rows_of(tmp_path / "flow/manifest.tsv")) == 2

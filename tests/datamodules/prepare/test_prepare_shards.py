@@ -1,4 +1,4 @@
-"""`python main.py prepare shards`: what is written, left out and refused, and going on after a kill."""
+"""`python main.py prepare shards`: written, left out and refused files, and resuming after a kill."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_every_file_is_in_a_shard_as_it_is(small: Path, tmp_path: Path, capsys: 
         "class 1/gone.mp4\ttrain\tfile not found",
     ]
     assert f"8 videos are in 5 shards in {out}. 2 were left out; " in capsys.readouterr().out
-    # Nothing that is left of the work.
+    # No temporary files are left.
     assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".bin", ".json", ".tsv"}
     assert len([*out.rglob("*.json")]) == 3
 

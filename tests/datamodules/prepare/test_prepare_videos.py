@@ -1,4 +1,4 @@
-"""`python main.py prepare videos`: what is written, cut, listed and left out, and going on after a kill."""
+"""`python main.py prepare videos`: written, cut, listed and left out files, and resuming after a kill."""
 
 import csv
 import errno
@@ -49,7 +49,7 @@ def rows_of(table: Path) -> list[list[str]]:
 
 
 def files_of(out: Path) -> dict[str, str]:
-    """What is in a folder, but for the journals, whose names tell the shards; with the content of the tables."""
+    """The files of a folder without the journals, whose names contain the shards; with the content of the tables."""
     return {
         path.relative_to(out).as_posix(): path.read_text() if path.suffix == ".tsv" else ""
         for path in sorted(out.rglob("*"))
@@ -80,7 +80,7 @@ def many(tmp_path: Path, one_video: Path) -> Path:
     return source
 
 
-# AVI holds H.264 with times of decoding, in disorder.
+# AVI contains H.264 with decode times, which are not in display order.
 @pytest.mark.parametrize(
     ("suffix", "codec", "irregular"), [("mkv", "libx264", True), ("avi", "mpeg4", False), ("avi", "libx264", False)]
 )
@@ -375,7 +375,7 @@ def test_what_was_written_is_read_again(many: Path, tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_two_hundred_videos(tmp_path: Path, one_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed, gone on with, in shards and at once: the same files."""
+    """Killed and resumed, in shards, and in one run: the same files."""
     source = tmp_path / "source"
     for number in range(200):
         put(one_video, source / f"{number % 7}/{number}.mp4")

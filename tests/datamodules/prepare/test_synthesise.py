@@ -1,4 +1,4 @@
-"""Videos of generated motion hold what was generated."""
+"""Videos of generated motion contain the generated clips."""
 
 from pathlib import Path
 
@@ -33,7 +33,8 @@ def test_written_videos_read_back(tmp_path: Path) -> None:
         error = (batch.stream("video").data[:, 0].float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
         # Colours are stored at half the resolution, so edges differ.
         assert error.max() < 6, f"{split}: {error}"
-        # Neighbouring frames differ more from each other than from what was written, or order could be lost unseen.
+        # Neighbouring frames differ more from each other than from what was written, otherwise a wrong order would not be
+        # noticed.
         other = (batch.stream("video").data[:, 0].roll(1, 1).float() - made.video[order].float()).abs().mean((1, 2, 3, 4))
         assert (error < other).all()
 

@@ -1,4 +1,4 @@
-"""AVA: official lists, clips around key frames, and boxes that stay where their people are."""
+"""AVA: official lists, clips around key frames, and boxes that follow their people."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_lists(films: Path) -> None:
         ("train2.mkv", 2.0, [[6]]),
     ]
     assert data.train_manifest.boxes[:3].tolist() == [[0.077, 0.151, 0.283, 0.811], [0.5, 0.1, 0.9, 0.9], [0.3, 0.3, 0.6, 0.6]]
-    # Each fourth second; a key frame without a detected box counts, but is not read; one is excluded.
+    # Every fourth second; a key frame without a detected box is evaluated, but not read; one is excluded.
     assert (len(data.val_manifest or []), len(data.test_manifest or [])) == (1, 2)
     scored = data.evaluation("test")
     assert table(scored.key_frames) == [("val1.mkv", 1.0, [[], []]), ("val1.mkv", 2.0, [[]])]

@@ -1,4 +1,4 @@
-"""Charades: its official files, what is active when, and the way of prepare, training and test."""
+"""Charades: its official files, times of actions, and preparation, training and test."""
 
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def test_a_short_video_that_is_repeated_is_seen_as_a_whole(charades: Path) -> No
     train = ready(Charades(str(charades), **SMALL)).train_manifest
     assert train is not None
     longer = VideoClipDataset(train, ClipSettings(frames=16, size=SIDE, sampler=Timed(8)), 0, train=True)
-    # 16 frames take 2 s; the 13 that there are go on with the first 3.
+    # 16 frames take 2 s; the 13 existing ones are followed by the first 3.
     sample = longer[SampleKey(0, 0)]
     assert sample["time"].tolist() == [[0.0, pytest.approx(LENGTH)]]
     assert sample["label"].tolist() == [0, 0, 1, 0, 1]

@@ -1,4 +1,4 @@
-"""Data sets for downstream tasks: official file formats with made-up content, and the trap in each of them."""
+"""Data sets for downstream tasks: official file formats with made-up content, and the special cases of each."""
 
 import json
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_missing_videos_are_counted_and_stay_in_the_list(ucf: Path) -> None:
     assert listing(data.val_manifest)[1] == ("HandstandPushups/v_HandStandPushups_g01_c01.avi", 1)
 
 
-# Names as they are in the data set: nothing in them may be taken for a pattern or a separator.
+# Names as they are in the data set: nothing in them may be interpreted as a pattern or a separator.
 STRANGE = "#1_a;b & (c)[d]!+e@~f_brush_hair_u_nm_np1_ba_goo_0"
 
 
@@ -196,7 +196,7 @@ def diving(tmp_path: Path, one_video: Path) -> Path:
 
 def test_diving48(diving: Path) -> None:
     data = ready(Diving48(str(diving), **SMALL))
-    # Labels of version 2; one class that nothing shows keeps its place.
+    # Labels of version 2; a class without videos keeps its index.
     assert listing(data.train_manifest) == [("rgb/-bCdEfGhIjK_00012.mp4", 47)]
     assert listing(data.val_manifest) == [("rgb/_bCdEfGhIjK_00003.mp4", 29)]
     assert data.num_classes == 48
@@ -222,7 +222,7 @@ def test_numbered_lists(kind: type[Jester], prefix: str, tmp_path: Path, one_vid
     write(tmp_path, f"{prefix}validation.csv", "12;Swiping Right")
     write(tmp_path, f"{prefix}test.csv", "7")
     data = ready(kind(str(tmp_path), **SMALL))
-    # Labels count in the order of the list of classes, not of the alphabet.
+    # Labels follow the order of the list of classes, not the alphabet.
     assert listing(data.train_manifest) == [("videos/101.mp4", 2), ("videos/7.mp4", 1)]
     assert listing(data.val_manifest) == [("videos/12.mp4", 0)]
     assert listing(data.read_split("test")) == [("videos/7.mp4", -1)]
@@ -270,7 +270,7 @@ def epic(tmp_path: Path, one_video: Path) -> Path:
 def test_epic_kitchens(target: Any, train: list[int], val: list[int], classes: int, epic: Path) -> None:
     data = ready(EpicKitchens100(str(epic), benchmark=target, **SMALL))
     assert listing(data.train_manifest) == list(zip(["P01/P01_01_0.mp4", "P01/P01_01_1.mp4"], train, strict=True))
-    # A pair that only validation has is a class too: a guess for it is wrong, not left out.
+    # A pair that only occurs in validation is also a class: its samples count as wrong and are not left out.
     assert [label for _, label in listing(data.val_manifest)] == val
     assert data.num_classes == classes
     if target == "action":

@@ -41,7 +41,7 @@ def first_batch(data: VideoDataModule) -> Batch:
 
 
 def write_davis(root: Path, size: str = "480p") -> Path:
-    """Four sequences with a bright square whose mask says where it is; in the second pixel row of objects, object 2."""
+    """Four sequences with a bright square and its mask; in the second pixel row of objects, object 2."""
     for name, length in (("bear", 12), ("bmx-bumps", 9), ("blackswan", 10), ("camel", 9)):
         frames, masks = np.zeros((length, 48, 85, 3), np.uint8), np.zeros((length, 48, 85), np.uint8)
         for number in range(length):
@@ -205,7 +205,7 @@ LENGTH = 12
 
 
 def write_ntu(root: Path) -> Path:
-    """Three recordings of twelve frames whose number is what all streams show, as brightness, depth and height of the head."""
+    """Three recordings of twelve frames whose index is shown by all streams, as brightness, depth and height of the head."""
     shades = np.arange(LENGTH, dtype=np.uint8)[:, None, None, None] * 15 + 30
     for name in RECORDINGS:
         (root / "nturgb+d_rgb").mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def write_ntu(root: Path) -> Path:
         save_all(root / "nturgb+d_depth_masked" / name, depth, "MDepth-{:08d}.png", first=1)
         bodies = np.random.default_rng(0).normal(size=(1, LENGTH, 25, 3)) * 0.1
         bodies[0, :, 3, 1] = np.arange(LENGTH)
-        # Nobody is there at first.
+        # Nobody is visible at first.
         bodies[0, :2] = 0
         (root / "nturgb+d_skeletons").mkdir(exist_ok=True)
         write_skeleton(root / "nturgb+d_skeletons" / f"{name}.skeleton", bodies)
@@ -249,7 +249,7 @@ def test_all_cameras_of_ntu_show_the_same_frames(tmp_path: Path) -> None:
     skeleton, valid = batch.stream("skeleton"), batch.stream("skeleton").valid
     assert skeleton.data.shape == (2, 1, 3, 4, 25, 2)
     assert valid is not None
-    # Nobody is in the first two frames, and the recording is not moved in time for that.
+    # Nobody is in the first two frames, and the recording is not shifted in time.
     assert torch.equal(valid, numbers["depth"] > 1.5)
     heights = skeleton.data[..., 3, 0].norm(dim=2)
     assert ((heights[..., 1:] - heights[..., :-1])[valid[..., :-1]] > 1).all()
@@ -289,7 +289,7 @@ def test_a_camera_that_is_missing_or_shorter(tmp_path: Path) -> None:
 
 
 def test_skeletons_are_aligned_as_prepared_ones(tmp_path: Path) -> None:
-    """Where somebody is there from the first frame to the last, both ways give the same joints."""
+    """If a person is in all frames, both readers return the same joints."""
     root = write_ntu(tmp_path)
     path = root / "nturgb+d_skeletons" / f"{RECORDINGS[1]}.skeleton"
     write_skeleton(path, np.random.default_rng(1).normal(size=(2, LENGTH, 25, 3)))

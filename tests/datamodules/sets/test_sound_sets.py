@@ -94,7 +94,7 @@ def test_audioset_with_pictures(audioset: Path, files: dict[str, Path]) -> None:
     with pytest.warns(UserWarning, match=r"1 are missing, the first is abcdefghijk"):
         data = ready(AudioSet(str(audioset), streams=of(None, "video", "audio"), **SMALL))
     assert data.train_manifest is not None
-    # The sound of the first is a separate file, not that of its pictures.
+    # The audio of the first is a separate file, not that of its video.
     assert data.train_manifest.paths == [
         *("--PJHxphWEs.mp4", "--pjhxphwes_30.mp4", "abcdefghijk.mp4", "b/0123456789a.mp4"),
     ]
@@ -174,7 +174,7 @@ def test_esc50(esc50: Path) -> None:
     for batch in (*batches(data), *data.val_dataloader(), *data.probe_dataloader()):
         stream = batch.stream("audio")
         assert stream.data.shape == (2, 1, 1, 80000)
-        # Files of one second in the test; the rest is filled up.
+        # Files of one second in the test; the rest is padding.
         assert stream.valid.sum(-1).tolist() == [[RATE], [RATE]]
     with pytest.raises(SettingError, match=r"set data\.streams\.sound\.seconds"):
         ready(ESC50(str(esc50), **SMALL)).train_dataloader()

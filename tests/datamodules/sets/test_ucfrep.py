@@ -1,4 +1,4 @@
-"""UCFRep: official annotations with their traps, and the batches that counting is given."""
+"""UCFRep: official annotations with their special cases, and the batches for counting."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def batches(data: UCFRep, epoch: int = 0) -> list[dict[str, Any]]:
 
 
 def number_of(path: str) -> int:
-    """Which of the generated videos it is."""
+    """Index of the generated video."""
     return int(path.split("_g")[1][:2]) - 1
 
 
@@ -142,7 +142,7 @@ def test_test_videos_run_from_the_first_border_to_the_last_once(root: Path) -> N
         assert batch.extra["count"][row] == cycles
         assert batch.stream("video").length[row] == period * cycles + 1
         assert batch.extra["borders"][row, : cycles + 1].tolist() == [period * k for k in range(cycles + 1)]
-    # The first border is frame 3, counted from 1: the picture two frames after the video's first.
+    # The first border is frame 3, counted from 1: two frames after the first one.
     expected = letterbox(list(swinging(60, 6 + number_of(data.test_manifest.paths[0]) % 3)[2:4].numpy()), 16)
     assert (batch.stream("video").data[0, 0, :2].int() - expected.int()).abs().float().mean() < 5
 

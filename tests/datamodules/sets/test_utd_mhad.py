@@ -1,4 +1,4 @@
-"""UTD-MHAD: both layouts give the same streams, which follow one plan; broken files are named; the real recordings."""
+"""UTD-MHAD: both layouts give the same streams with one plan; broken files are listed; the real recordings."""
 
 import csv
 from pathlib import Path
@@ -154,7 +154,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     reader = SignalReader(SignalSettings(steps=4))
 
     def reason(content: dict[str, Any] | bytes | None, reader: Any = reader) -> str:
-        # Paths are kept in mind with their content.
+        # Content is cached by path.
         file = path.with_stem(f"{path.stem}{len(list(tmp_path.iterdir()))}")
         if isinstance(content, bytes):
             file.write_bytes(content)
@@ -177,7 +177,7 @@ def test_depth_is_never_a_mean_and_noise_is_nothing() -> None:
     assert millimetres(np.array([0, 3, 19, 40, 255], np.uint8)).tolist() == [0, 0, 0, 3400, 2000]
     picture = np.arange(64, dtype=np.uint16).reshape(1, 8, 8)
     assert cut_nearest(picture, Box(0, 0, 8, 8), (8, 8), 2)[0].tolist() == [[18, 22], [50, 54]]
-    # The box counts in a picture of twice the size.
+    # The box refers to a picture of twice the size.
     assert cut_nearest(picture, Box(8, 8, 8, 8), (16, 16), 4)[0].tolist() == picture[0, 4:, 4:].tolist()
     assert set(cut_nearest(picture, Box(0, 0, 3, 8), (8, 8), 16).ravel()) <= set(picture.ravel())
 
@@ -190,7 +190,7 @@ def test_signals_without_a_number_of_steps_keep_their_rate(reduced: Path) -> Non
     signal = next(iter(data.val_dataloader())).stream("signal")
     assert signal.data.shape == (2, 2, 6, 9)
     assert (signal.data[0, 0, 0].diff() - 1).abs().max() < 1e-4
-    # Features that are kept of one number of steps are not taken for those of another.
+    # Cached features for one number of steps are not used for another.
     prints = {fingerprint(utd(reduced, names).train_once().dataset) for names in (["signal"], ["skeleton", "signal"])}
     assert len(prints | {fingerprint(data.train_once().dataset)}) == 3
     assert fingerprint(utd(reduced, ["signal"]).train_once().dataset) in prints

@@ -119,7 +119,7 @@ def test_skewed_labels_with_gaps(tree: Path) -> None:
         9,
         9,
     ]
-    # A label that training never shows stays what it is.
+    # A label that does not occur in training is unchanged.
     assert [label for batch in data.val_dataloader() for label in batch.label.tolist()] == [2, 5]
     shutil.rmtree(tree / "train")
     for name in ("alone/1.mp4", "many/1.mp4", "many/2.mp4", "many/3.mp4"):
@@ -153,7 +153,7 @@ def test_without_classes_there_are_no_labels(tree: Path) -> None:
 
 
 def test_validation_labels_count_as_those_of_training(tree: Path, one_video: Path) -> None:
-    # A copy of a data set may lack a class in one split; labels behind it must not move.
+    # A copy of a data set may lack a class in one split; the labels after it must not shift.
     shutil.rmtree(tree / "val/class 1")
     data = folder(tree)
     assert data.val_manifest is not None
@@ -177,7 +177,7 @@ def test_validation_takes_the_middle_of_every_video_once(tree: Path) -> None:
 
 def test_probe_loader_picks_labelled_videos(tree: Path) -> None:
     paths = [f"train/class {number % 3}/train{number}.mp4" for number in range(6)]
-    # Its names of classes would not fit the numbers of the list.
+    # Its class names would not match the indices in the list.
     shutil.rmtree(tree / "val")
 
     def probe_labels(labels: list[int], count: int) -> list[int]:
@@ -228,7 +228,7 @@ def test_kinetics_from_folders_and_from_lists(tree: Path) -> None:
         data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2))
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    # Folders of validation videos have names, which do not fit these numbers.
+    # Folders of validation videos have class names, which do not match these indices.
     shutil.rmtree(tree / "val")
     (tree / "train.csv").write_text("train/class 0/train0 7\ntrain/class 1/train1 399\n")
     data = ready(Kinetics400(str(tree), clip=CLIP, batch_size=2, reading=ReadSettings(0)))
@@ -258,7 +258,7 @@ def test_something_something(tmp_path: Path, one_video: Path) -> None:
         SSv2(str(tmp_path), clip=ClipSettings(frames=4, size=32, sampler=Segments()), batch_size=2, reading=ReadSettings(0))
     )
     assert next(iter(data.train_dataloader())).label.tolist() == [5, 5]
-    # The official names win over short ones, and lie in the root or a folder of lists.
+    # Official names are preferred to short ones, in the root or a folder of lists.
     entries = [{"id": "2", "template": "Moving [something]", "placeholders": ["a cup"]}]
     (tmp_path / "something-something-v2-labels.json").write_text('{"Moving something": "3"}')
     for name in ("train", "validation"):
@@ -361,7 +361,7 @@ def test_probe_bank_has_fifty_of_each_class_as_far_as_there_are() -> None:
     assert np.bincount(few[pick_for_probes(few)]).tolist() == [974, 100, 974]
     sixty = np.repeat(np.arange(101), 94)
     assert set(np.bincount(sixty[pick_for_probes(sixty)])) == {50}
-    # Of what is there nothing is left out, and what is left out is spread over the list.
+    # Small sets are complete, and left-out rows are spread evenly over the list.
     assert len(pick_for_probes(np.repeat(np.arange(5), 8))) == 40
     rows = pick_for_probes(np.zeros(100_000, int))
     assert (len(rows), rows[0], rows[-1]) == (2048, 0, 99_999)
@@ -374,7 +374,7 @@ def test_probe_loader_takes_enough_of_each_class_by_default(tree: Path) -> None:
     for manifest, expected in (
         (Manifest(tree, paths, labels), 400 * 20),
         (Manifest(tree, paths, np.full_like(labels, -1)), 2048),
-        # The label is then the number of a sentence, or of no use.
+        # The label is then the index of a sentence, or unused.
         (Manifest(tree, paths, labels, texts=[["it moves"]] * len(paths)), 2048),
     ):
         data.train_manifest = manifest

@@ -54,7 +54,7 @@ def test_training_has_pairs_and_evaluation_videos(retrieval: Path) -> None:
         ("b.webm", ["a dog"]),
         ("deep/er/c.mp4", ["a cat running"]),
     ]
-    # The number of a sentence is that of all that are read alike.
+    # Sentences with the same tokens have the same index.
     assert data.train_manifest is not None
     assert data.train_manifest.labels.tolist() == [0, 1, 2, 0]
     assert texts_of(data.val_manifest) == [("d.mp4", ["a bird", "it flies"]), ("e.mp4", ["a bird"])]
@@ -146,7 +146,7 @@ def test_missing_videos_are_counted(retrieval: Path) -> None:
     data.setup("test")
     (batch,) = data.test_dataloader()
     assert batch.substituted.tolist() == [-1, 1]
-    # A sample in the place of another has its own sentences.
+    # A substitute sample has its own sentences.
     assert batch.text().sentences[1] == ["a bird", "it flies"]
     (videos / "d.mp4").unlink()
     with pytest.raises(

@@ -52,7 +52,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 
 
 class Listener(lightning.LightningModule):
-    """Keeps what it was given."""
+    """Keeps its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Listener(lightning.LightningModule):
         return self.layer(batch.index.float()[:, None]).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # As schedules do; the loader is made before Lightning restores loaders.
+        # Like schedules: the loader is created before Lightning restores loaders.
         assert self.trainer.estimated_stepping_batches > 0
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 

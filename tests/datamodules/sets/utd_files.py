@@ -1,4 +1,4 @@
-"""UTD-MHAD in miniature, in both of its layouts: what can be read back from a frame or a sample tells which one it is."""
+"""UTD-MHAD in miniature, in both of its layouts: each frame and sample contains its own index."""
 
 import csv
 from pathlib import Path
@@ -25,7 +25,7 @@ def joints(action: int, subject: int) -> np.ndarray:
 
 
 def sensor(action: int, subject: int) -> np.ndarray:
-    """Each sample is its number plus a hundred for each channel, and the action behind the comma, [S, 6]."""
+    """Each sample is its index plus 100 per channel, with the action as decimals, [S, 6]."""
     return np.arange(SAMPLES)[:, None] + 100.0 * np.arange(6) + action / 10
 
 

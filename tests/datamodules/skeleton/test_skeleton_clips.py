@@ -25,7 +25,7 @@ LENGTHS = (30, 70, 100, 150, 300)
 
 
 def clock(lengths: tuple[int, ...] = LENGTHS, persons: int = 1) -> Recordings:
-    """Recordings in which every coordinate is the number of the frame."""
+    """Recordings in which every coordinate is the frame index."""
     flat = [np.repeat(np.arange(length, dtype=np.float32), 75 * persons) for length in lengths]
     count = len(lengths)
     return Recordings(
@@ -73,7 +73,7 @@ def test_starts_and_lengths_cover_what_they_may() -> None:
     assert lengths.min() == 100
     assert lengths.max() >= 198
     assert abs(lengths.mean() - 149.5) < 2
-    # Given its length, a crop lies anywhere with equal probability.
+    # Given its length, all positions of a crop are equally likely.
     middle = parts[:, 0] / (200 - lengths).clip(1)
     assert abs(middle[lengths < 190].mean() - 0.5) < 0.02
 
@@ -132,7 +132,7 @@ def test_workers_and_epochs_never_repeat_draws() -> None:
             runs[workers, epoch] = clips[:, :, 0, ::3, 0, 0].double()
     for epoch in (0, 1):
         assert torch.equal(runs[0, epoch], runs[2, epoch])
-    # First and last of four frames tell length and start: four draws for each recording, of two views in two epochs.
+    # First and last of four frames determine length and start: four draws for each recording, of two views in two epochs.
     first, last = torch.cat([runs[0, 0], runs[0, 1]], 1).unbind(-1)
     length = (last - first) * 4 / 3
     start = first + 0.5 - length / 8
@@ -178,7 +178,7 @@ def test_a_store_gives_back_what_was_put_in(tmp_path: Path) -> None:
     recordings = open_store(tmp_path, "ntu", "prepare")
     assert recordings.name.tolist() == ["a", "b", "long name"]
     assert recordings.label.tolist() == [3, 1, 2]
-    # A person who is not there takes no room.
+    # Absent persons take no space.
     assert recordings.joints.size == 75 * (5 + 18 + 4)
     for row, joints in enumerate(clips):
         found = recordings.read(row)

@@ -1,4 +1,4 @@
-"""Data modules of skeletons: splits, batches, shares of the training set, generated people, and going on."""
+"""Data modules of skeletons: splits, batches, fractions of the training set, generated people, and resuming."""
 
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def test_batches_follow_the_contract(tmp_path: Path) -> None:
     assert len(loader) == 25 // 4
     assert batch.kinds == data.streams == {"skeleton": "skeleton"}
     assert batch.stream("skeleton").data.shape == (4, 2, 3, 8, 25, 2)
-    # The index counts in the split, not in the store.
+    # The index refers to the split, not to the store.
     rows = data.split.train[batch.index.numpy()]
     assert batch.stream("skeleton").data[:, 0, 0, 0, 0, 0].tolist() == rows.tolist()
     assert batch.label.tolist() == (rows % 10).tolist()
@@ -165,7 +165,7 @@ def test_generated_bodies_hold_together() -> None:
             assert not length[frames:].any()
     second = made.joints[:, 1].flatten(1).any(1)
     assert 0 < second.sum() < 20
-    # The one who stands beside sways, the other one acts.
+    # The second person sways, the first one acts.
     moved = [
         (joints[:, :frames] - joints[:, :1]).norm(dim=-1).amax((1, 2))
         for joints, frames, there in zip(made.joints, made.length.tolist(), second, strict=True)
@@ -178,14 +178,14 @@ def test_training_and_validation_share_no_body() -> None:
     numbers = torch.arange(300)
     train, val = (draw_proportions(Draws(0, split, numbers)) for split in ("train", "val"))
     for name, values in train.items():
-        # Values of both halves cover the same range, but keep apart everywhere.
+        # Values of both halves cover the same range, but never coincide.
         gaps = (values[:, None] - val[name][None]).abs()
         assert gaps.min() > 0.003, name
         assert gaps.amin(1).max() < 0.05, name
 
 
 def test_opposite_actions_show_the_same_poses() -> None:
-    # Raising and lowering, circles forwards and backwards: the mean pose is alike, its change is not.
+    # Raising and lowering, circles forwards and backwards: the mean poses are similar, their changes are not.
     made = make_skeletons(240, "train", 0, second_person=0.0, noise=0.0)
     wrist = made.joints[:, 0, :, [6, 10], 1] - made.joints[:, 0, :, [1], 1]
     names = [ACTIONS[label] for label in made.action.tolist()]
@@ -216,7 +216,7 @@ def test_impossible_settings(settings: dict[str, Any], name: str) -> None:
 
 
 class Listener(lightning.LightningModule):
-    """Notes what it was trained on."""
+    """Records its training samples."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__()

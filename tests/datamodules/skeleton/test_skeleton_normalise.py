@@ -60,12 +60,12 @@ def test_origin_and_shoulders() -> None:
     persons[0, 20:] = 0
     found = normalise(persons)
     assert found.dtype == np.float32
-    # Joint 1 of the first person is the origin of every frame, also of those filled in.
+    # Joint 1 of the first person is the origin of every frame, also of filled ones.
     np.testing.assert_array_equal(found[0, :, 1], 0)
     shoulders = found[0, 0, 8] - found[0, 0, 4]
     assert shoulders[0] > 0
     assert np.abs(shoulders[1:]).max() < 1e-5
-    # Turning and moving keep distances, also those between the persons.
+    # Rotation and translation keep distances, also those between the persons.
     before = np.linalg.norm(persons[1, :10, 3] - persons[0, :10, 1], axis=1)
     np.testing.assert_allclose(np.linalg.norm(found[1, :10, 3], axis=1), before, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found[0, 20:, 5], axis=1), np.linalg.norm(found[0, :10, 5], axis=1), rtol=1e-6)
@@ -73,7 +73,7 @@ def test_origin_and_shoulders() -> None:
 
 def test_the_spine_is_turned_up_before_the_shoulders() -> None:
     person = walk(3)
-    # Shoulders at a right angle to the spine: then both lines can be had, and the order does not show.
+    # Shoulders at a right angle to the spine: then both can be aligned, and the order does not matter.
     person[0, 0], person[0, 1], person[0, 4], person[0, 8] = (1, 1, 1), (1, 2, 1), (1, 2, 3), (1, 2, 1)
     found = normalise(np.stack([person, np.zeros_like(person)]))[0, 0]
     np.testing.assert_allclose(found[1] - found[0], [0, 0, 1], atol=1e-6)

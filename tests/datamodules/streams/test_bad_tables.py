@@ -1,4 +1,4 @@
-"""Files that are not what they should be: refused for one of a few stable reasons, and never guessed."""
+"""Invalid files are refused with one of a few fixed reasons, and never guessed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -146,5 +146,5 @@ def test_bad_files_are_refused_for_a_stable_reason(kind: Kind, name: str, make: 
     with pytest.raises(DecodeError) as refused:
         reader.read(tmp_path / name, plan, 32)
     assert refused.value.reason == reason, refused.value
-    # The reader is as it was.
+    # The reader is unchanged.
     assert torch.equal(reader.read(tmp_path / good, plan, 32).data, found.data)

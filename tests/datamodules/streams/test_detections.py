@@ -23,7 +23,7 @@ HEADER = "frame,x1,y1,x2,y2,score,track,class"
 
 
 def plan(*frames: int, file: Path | None = None) -> Plan:
-    """Of a video of 64 x 48 pixels, whose left 48 are shown as 24."""
+    """A plan for a video of 64 x 48 pixels, whose left 48 pixels are shown as 24."""
     return replace(make_plan_of(frames, size=24), boxes=[Box(0, 0, 48, 48)], file=file)
 
 
@@ -39,7 +39,7 @@ def test_boxes_in_pixels_of_the_clip(tmp_path: Path) -> None:
     stream = TrackReader(TrackSettings(most=3)).read(boxes, plan(0, 1, 2), 24)
     assert stream.data.shape == (1, 3, 3, 4)
     assert stream.valid is not None
-    # Best first; of what is partly outside, the part inside; nothing of what is outside.
+    # Highest score first; boxes are clipped to the crop, and boxes outside are left out.
     assert stream.valid[0].tolist() == [[True, True, False], [False, True, False], [False] * 3]
     assert stream.data[0, 0, :2].tolist() == [[0, 0, 24, 24], [5, 10, 15, 20]]
     assert stream.data[0, 1, 1].tolist() == [20, 0, 24, 24]
@@ -59,7 +59,7 @@ def test_tracks_keep_their_places(tmp_path: Path) -> None:
     boxes = write_csv(tmp_path / "a.csv", HEADER, *rows)
     stream = TrackReader(TrackSettings(most=2)).read(boxes, plan(0, 1, 2), 24)
     assert stream.valid is not None
-    # The dog has most score over the clip, then the cat; the car is one too many.
+    # The dog has the highest total score, then the cat; the car exceeds the limit.
     assert stream.valid[0].tolist() == [[True, True], [True, False], [True, True]]
     assert stream.data[0, :, 0].tolist() == [[10, 10, 20, 20]] * 3
     assert stream.data[0, [0, 2], 1].tolist() == [[0, 0, 5, 5]] * 2

@@ -49,7 +49,7 @@ def test_files_of_one_recording(name: str, tmp_path: Path) -> None:
 
 def test_steps_within_a_clip_and_within_a_part(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(20, dtype=np.float32).reshape(10, 2))
-    # Steps of half a second; the clip shows 1.2 s to 2.4 s, which lies in steps 2 to 4.
+    # Steps of half a second; the clip shows 1.2 s to 2.4 s, which is in steps 2 to 4.
     shown = FeatureReader(FeatureSettings(whole=False, rate=2)).read(tmp_path / "a.npy", make_plan_of([30, 60]), 32)
     assert shown.data[0, :, 0].tolist() == [4, 6, 8]
     part = FeatureReader(FeatureSettings(rate=2)).read(tmp_path / "a.npy", make_plan_of([0, 1], span=(4, np.inf)), 32)

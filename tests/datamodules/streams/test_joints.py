@@ -22,7 +22,7 @@ def walk(frames: int = 20, persons: int | None = None) -> np.ndarray:
 
 def test_the_frames_of_the_moments_of_the_plan(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", walk())
-    # Skeletons at 10 frames per second beside a video of 25, and nothing behind their end at 2 s.
+    # Skeletons at 10 frames per second with a video of 25, and nothing after their end at 2 s.
     stream = JointsReader(SkeletonSettings(fps=10)).read(tmp_path / "a.npy", make_plan_of([0, 5, 30, 52]), 32)
     assert stream.data.shape == (1, 3, 4, 4, 1)
     assert stream.data[0, 0, :, 0, 0].tolist() == [1, 3, 13, 0]

@@ -1,4 +1,4 @@
-"""Flow, depth and masks from files: every way of storing them, the plan that cuts them, and what is refused."""
+"""Flow, depth and masks from files: all storage formats, cropping by the plan, and refused files."""
 
 import os
 import struct
@@ -85,7 +85,7 @@ def as_folders(root: Path) -> Path:
 def as_prefixes(root: Path) -> Path:
     for axis, name in enumerate("xy"):
         save_all(root, CODES[..., axis], f"flow_{name}_{{:05d}}.png", first=1)
-    # As common tools leave it.
+    # As written by common tools.
     return save_all(root, np.zeros((5, 8, 8, 3), np.uint8), "img_{:05d}.png", first=1)
 
 
@@ -98,7 +98,7 @@ def as_flo(root: Path) -> Path:
 
 def as_array(root: Path) -> Path:
     np.save(root.with_suffix(".npy"), FLOW.astype(np.float16))
-    # Lists that name what belongs to a video leave the suffix out.
+    # Lists may omit the suffix.
     return root
 
 
@@ -142,7 +142,7 @@ def waves(count: int, width: int, height: int, step: tuple[int, int]) -> np.ndar
 
 
 def test_flow_leads_from_each_frame_of_the_clip_to_the_next(tmp_path: Path) -> None:
-    """Video and flow, cut by one plan and resized by other factors across and down, fit each other to the grey level."""
+    """Video and flow, cut by one plan and resized by other factors across and down, match within one grey level."""
     save_all(tmp_path / "video", waves(6, 64, 48, (2, 1)))
     np.save(tmp_path / "flow.npy", np.full((5, 48, 64, 2), (2, 1), np.float16))
     manifest = Manifest(
@@ -297,7 +297,7 @@ def test_pictures_of_another_shape(tmp_path: Path) -> None:
     for size in ((16, 9), (20, 11), (21, 10)):
         with pytest.raises(DecodeError, match="another size"):
             DepthReader(PLAIN).read(source, whole(*size, 2), 8)
-    # Up to rounding of one side it is the same picture: 20 x 10 of 85 x 43.
+    # Up to rounding of one side, it is the same aspect ratio: 20 x 10 of 85 x 43.
     assert DepthReader(PLAIN).read(source, whole(85, 43, 2), 8).data.shape == (1, 2, 8, 8, 1)
     # Of another camera, or without any boxes, the centred square is shown.
     for reader, plan in (
@@ -406,7 +406,7 @@ INFINITE = np.full((5, 8, 8, 2), np.inf, np.float16)
         (FLOWS, array(np.full((5, 8, 8, 2), 1.7e9, np.float32)), "not numbers"),
         (FLOWS, fewer_of_v, "a gap in time .*4 and 3 pictures"),
         (FLOWS, half_a_flo, "cannot open .*2.flo"),
-        (FLOWS, twice, "another format .*is there twice"),
+        (FLOWS, twice, "another format .*exists twice"),
         (FLOWS, lambda root: save_all(root / "x", np.zeros((4, 8, 8), np.uint8)), "another format .*1 channels"),
     ],
 )  # fmt: skip

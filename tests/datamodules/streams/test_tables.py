@@ -1,4 +1,4 @@
-"""Tables of sensors: which samples a clip gets, whatever the clock and the order of the columns."""
+"""Tables of sensors: the samples of a clip, for any clock and order of columns."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ def reader(**changes: object) -> SignalReader:
 
 
 def at(first: float, last: float, views: int = 1) -> Plan:
-    """A plan of these moments."""
+    """A plan with these timestamps."""
     return replace(Plan.empty(views, 2), time=np.tile(np.array([[first, last]], np.float32), (views, 1)))
 
 
@@ -33,7 +33,7 @@ def test_samples_of_a_table_without_times_are_those_of_the_file(tmp_path: Path) 
     own = reader()
     own.learn(tmp_path / "a.npy")
     stream = own.read(tmp_path / "a.npy", make_plan_of([0, 10, 20, 30], fps=25), 32)
-    # From 0 s to 1.2 s, both included, at 50 to the second.
+    # From 0 s to 1.2 s, both included, at 50 samples per second.
     assert torch.equal(stream.data[0].T, torch.from_numpy(table[:61]))
     assert stream.length is not None
     assert stream.length.tolist() == [61]
@@ -60,7 +60,7 @@ def test_times_are_in_the_unit_that_the_settings_say(unit: str, factor: float, t
     stream = reader(unit=unit, steps=5).read(table, at(0.5, 1.5), 32)
     assert torch.allclose(stream.data[0, 0], torch.linspace(0.5, 1.5, 5), atol=1e-5)
     assert stream.length is None
-    # Milliseconds that are taken for seconds: the clip then lies between two of the first samples.
+    # Milliseconds read as seconds: the clip is then between two of the first samples.
     if unit == "ms":
         with pytest.raises(DecodeError, match="a gap in time"):
             reader(steps=5).read(table, at(0.5, 1.5), 32)

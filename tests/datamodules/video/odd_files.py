@@ -190,7 +190,7 @@ def _empty_packets(parts: list[Part], tick: int) -> list[Part]:
 
 
 def _half_packets(parts: list[Part], tick: int) -> list[Part]:
-    """Pictures of which the second half is missing."""
+    """Pictures without their second half."""
     return [
         replace(part, data=part.data[: len(part.data) // 2]) if number in (7, 24) else part for number, part in enumerate(parts)
     ]
@@ -314,7 +314,7 @@ def read_parts(source: Path) -> tuple[list[Part], int]:
 
 
 def write_odd(path: Path, source: Path, parts: list[Part], container: str, streams: int = 1) -> Path | None:
-    """Put packets into a container; None where the container does not take them."""
+    """Put packets into a container; None if the container does not support them."""
     name, options = CONTAINERS[container]
     try:
         with av.open(str(source)) as old, av.open(str(path), "w", format=name, options=options) as new:

@@ -1,7 +1,7 @@
 """Reading chosen frames gives what plain decoding from the start of the file gives, bit by bit.
 
-Small files of every kind are generated, so that nothing but PyAV is needed. Real files are read too where the folder
-named by VIDEOS_DIR exists.
+Small files of every kind are generated, so that nothing but PyAV is needed. Real files are also read if the folder
+in VIDEOS_DIR exists.
 """
 
 import os
@@ -93,7 +93,7 @@ def test_generated_files_equal_plain_decoding(name: str, tmp_path: Path, monkeyp
     count = PyAVReader._read_by_count
     monkeypatch.setattr(PyAVReader, "_read_by_count", lambda self, n: counted.append(n) or count(self, n))
     assert_equal_to_reference(path, clips=3)
-    # The short cut must be taken where it is meant to be, else the equality above says nothing about it.
+    # The fast path must be used where intended; otherwise the equality above does not test it.
     assert bool(counted) == (name in COUNTED)
 
 
@@ -109,14 +109,14 @@ def test_several_decoder_threads_change_nothing(tmp_path: Path) -> None:
 
 
 def test_intra_refresh_falls_back_to_counting(tmp_path: Path) -> None:
-    """Keyframes from which nothing can be decoded at once: the decoder holds wanted frames back."""
+    """Keyframes from which nothing can be decoded at once: the decoder delays requested frames."""
     path = write_video(tmp_path / "a.mkv", options={X264: "intra-refresh=1:keyint=20:bframes=0"})
     assert_equal_to_reference(path, clips=3)
 
 
 @pytest.mark.parametrize("shift", [5, 7])
 def test_frames_before_an_edit_list_are_not_numbered(shift: int, tmp_path: Path) -> None:
-    """A copy that starts in the middle, as `ffmpeg -ss -c copy` makes it."""
+    """A copy that starts in the middle, as made by `ffmpeg -ss -c copy`."""
     source = write_video(tmp_path / "a.mp4", options={X264: "bframes=3:keyint=24"})
     path = tmp_path / "cut.mp4"
     with av.open(str(source)) as old, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as new:
@@ -138,10 +138,10 @@ def test_unwanted_frames_without_references_are_not_decoded(tmp_path: Path) -> N
     data = bytearray(path.read_bytes())
     for position, size in places_of(path):
         end = position + size
-        while position < end:  # units of the bit stream, each behind its length; a header byte says whether it is used
+        while position < end:  # units of the bit stream, each after its length; a header byte marks unused ones
             length = int.from_bytes(data[position : position + 4], "big")
             reference_level, kind = data[position + 4] >> 5 & 3, data[position + 4] & 31
-            if kind == 1 and reference_level == 0:  # behind the header of the slice, which is looked at
+            if kind == 1 and reference_level == 0:  # after the header of the slice, which is read
                 data[position + 20 : position + 4 + length] = b"\x5a" * (length - 16)
             position += 4 + length
     path.write_bytes(data)
@@ -169,7 +169,7 @@ def test_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(av, "open", lambda *args, **kwargs: opened.append(args[0]) or av_open(*args, **kwargs))
     for path in paths:
         read_clips(path, SETTINGS[1].choose, np.random.default_rng(0))
-    # What had to be decoded to be counted is opened again to be read, and not any more when it was looked at.
+    # Files that had to be decoded for counting are opened again for reading, but only the first time.
     assert opened == [str(path) for path in (*paths[:3], paths[2], paths[3])]
     opened.clear()
     read_clips(paths[2], SETTINGS[1].choose, np.random.default_rng(0))
@@ -177,7 +177,7 @@ def test_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Counts:
-    """What one reading of a file opens, looks at, decodes and converts."""
+    """Counts of openings, scans, decoded and converted frames of one reading."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = self.looks = self.pictures = 0
@@ -228,10 +228,10 @@ def test_all_clips_and_views_of_a_video_are_one_pass_over_its_file(
         counts.pictures, counts.decoded = 0, []
         sample = dataset[SampleKey(number, 0)]
         assert len(sample["video"]) == views
-        # The first reading looks at the file; nothing is looked at again for another clip, view or epoch.
+        # The first reading scans the file; it is not scanned again for another clip, view or epoch.
         assert (counts.opened, counts.looks) == (number + 1, 1)
         assert len(counts.decoded) == len(set(counts.decoded)) > 0
-        # A frame that several clips or views show is converted once, and no other frame is.
+        # A frame of several clips or views is converted once, and no other frame is converted.
         assert counts.pictures == shown[-1] <= len(counts.decoded)
 
 
@@ -254,12 +254,12 @@ def test_a_file_that_breaks_off_is_refused_whichever_frames_are_wanted(tmp_path:
 
 
 def destroy_contents(path: Path, packets: slice) -> None:
-    """Overwrite packets of H.264 in an mp4, but for the headers of their slices, which are looked at."""
+    """Overwrite packets of H.264 in an mp4, except for the slice headers, which are read."""
     overwrite(path, [(position + 20, size - 20) for position, size in places_of(path)[packets] if size > 20])
 
 
 def test_reading_starts_at_the_keyframe_before_the_first_wanted_frame(tmp_path: Path) -> None:
-    """Whatever stands before it may be destroyed."""
+    """Everything before it may be destroyed."""
     path = write_video(tmp_path / "a.mp4", options={X264: "keyint=24:scenecut=0"})
     reference = decode_all(path)
     destroy_contents(path, slice(1, 20))
@@ -270,7 +270,7 @@ def test_reading_starts_at_the_keyframe_before_the_first_wanted_frame(tmp_path: 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.h264"])
 def test_file_that_starts_between_keyframes(name: str, tmp_path: Path) -> None:
-    """Its first packets give no frame, and the number of packets promises nothing."""
+    """Its first packets contain no frame, so the number of packets is not the number of frames."""
     source = write_video(tmp_path / "a.h264", options={X264: "keyint=24:scenecut=0:bframes=0"})
     path = tmp_path / name
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
@@ -323,7 +323,7 @@ def test_display_matrix_is_honoured(matrix: tuple[int, int, int, int], tmp_path:
     path = write_video(tmp_path / "a.mp4", frames=4)
     source = decode_all(path)[2]
     data = bytearray(path.read_bytes())
-    # The 3 x 3 matrix stands 40 bytes behind the name of the track header (version 0): 16.16 and 2.30 fixed point.
+    # The 3 x 3 matrix is 40 bytes after the name of the track header (version 0): 16.16 and 2.30 fixed point.
     at = data.index(b"tkhd") + 4 + 40
     a, b, c, d = (value << 16 for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -427,7 +427,7 @@ def plain_decoding_fails(path: Path) -> bool:
 
 
 def check_real_file(path: Path, clips: int) -> None:
-    """Random clips against plain decoding, or the right error where plain decoding fails."""
+    """Random clips against plain decoding, or the right error if plain decoding fails."""
     reference = reference_of(path)
     for seed in range(clips):
         settings = (ClipSettings(), ClipSettings(frames=8, clips=2, sampler=Segments()))[seed % 2]
@@ -446,7 +446,7 @@ def check_real_file(path: Path, clips: int) -> None:
 @needs_files
 @real_file
 def test_real_files_equal_plain_decoding(path: Path) -> None:
-    # Plain decoding of full HD is most of this test's cost; what it can show there, few clips show.
+    # Plain decoding of full HD is most of this test's cost; a few clips are enough there.
     check_real_file(path, clips=2 if path.stat().st_size > 900_000 and path.suffix == ".avi" else 8)
 
 
@@ -461,7 +461,7 @@ def test_real_files_equal_plain_decoding_many_clips(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in REAL_FILES if p.suffix in (".mp4", ".mkv")], ids=lambda path: path.name)
 @pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
 def test_optional_decoders_return_equal_frames_of_real_files(decoder: str, path: Path) -> None:
-    """mp4 and mkv with one video stream: of several, these take the largest, this project the first.
+    """mp4 and mkv with one video stream: of several streams, these libraries use the largest, this project the first.
 
     Not decord on HEVC, for its open groups of pictures.
     """
@@ -485,7 +485,7 @@ def test_optional_decoders_return_equal_frames_of_real_files(decoder: str, path:
 
 
 def assert_same_in_memory(path: Path) -> None:
-    """What the path gives, frames and error, also after another file of this name and size was read."""
+    """The same frames and errors as from the path, also after reading another file of this name and size."""
     content = path.read_bytes()
     for settings in SETTINGS[:2]:
         outcomes = []

@@ -1,4 +1,4 @@
-"""Files that cannot be read say what is wrong with them, in words that can be counted."""
+"""Files that cannot be read give an error with one of a few fixed reasons."""
 
 import os
 import pickle
@@ -52,7 +52,7 @@ def test_frames_that_take_too_much_memory_are_refused(name: str, tmp_path: Path,
     assert len(read_clips(path, fixed([0, 1, 2, 3, 3]), None).frames) == 4
     with pytest.raises(DecodeError, match=r"too large \(5 frames of 64 x 48\)"):
         read_clips(path, fixed([0, 1, 2, 3, 4]), None)
-    # What counts is the size of the frames that come out, whatever the container states.
+    # The size of decoded frames is used, whatever the container states.
     reader = PyAVReader(path, 1, None)
     with closing(reader), pytest.raises(DecodeError, match="too large"):
         reader.read([0, 1, 2, 3, 4])
@@ -120,7 +120,7 @@ def test_a_video_of_one_frame(name: str, tmp_path: Path) -> None:
 def test_length_that_a_container_states_wrongly(frames: int, claimed: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", "mpeg4", frames=frames)
     data = bytearray(path.read_bytes())
-    # The stream header of AVI holds its length 32 bytes behind the stream's type.
+    # The stream header of AVI contains its length 32 bytes after the stream's type.
     at = data.index(b"vids") + 32
     assert struct.unpack_from("<I", data, at) == (frames,)
     struct.pack_into("<I", data, at, claimed)

@@ -1,5 +1,5 @@
-"""Frame k of a file is what plain decoding from its start gives as frame k, and there are as many frames, whatever the
-container says; or there is an error. Files are made by putting encoded packets into containers in odd ways.
+"""Frame k of a file is frame k of plain decoding from its start, with the same number of frames, whatever the
+container states; or there is an error. Files are made by putting encoded packets into containers in odd ways.
 """
 
 import os
@@ -26,9 +26,9 @@ VIDEOS = Path(os.environ.get("VIDEOS_DIR", SHARED / "videos"))
 SHARED_FILES = [
     path for folder in (FAULTS, VIDEOS) for path in sorted(folder.glob("*.*")) if path.suffix not in (".npz", ".md")
 ]
-# All oddities of these are tried by default, of the others every tenth.
+# All odd files of these codecs are tried by default, and every tenth of the others.
 WHOLE = [("h264", "mp4"), ("h264_open", "mkv"), ("hevc", "mp4"), ("mpeg4", "mov")]
-# What a decoder shows where half a picture is missing is what was in memory before.
+# If half of a picture is missing, decoders show undefined memory.
 RANDOM = ("mjpeg", "half packets")
 
 
@@ -48,7 +48,7 @@ def plain_decoding(path: Path) -> tuple[list[np.ndarray], bool]:
 
 
 def what_is_wrong(path: Path, decoder: Decoder = "pyav", step: int = 5) -> list[str]:
-    """In which ways reading the file differs from plain decoding."""
+    """Differences between reading the file and plain decoding."""
     right, fails = plain_decoding(path)
     counted: list[int] = []
 
@@ -101,7 +101,7 @@ def check_oddities(codec: str, folder: Path, everything: bool, decoder: Decoder 
     return made
 
 
-# What containers take of a codec: theora goes into one only, pictures of GIF into two.
+# Containers per codec: theora is supported by one only, GIF by two.
 @pytest.mark.parametrize("codec", CODECS)
 def test_odd_files_equal_plain_decoding(codec: str, tmp_path: Path) -> None:
     made = check_oddities(codec, tmp_path, everything=False)
@@ -122,7 +122,7 @@ def test_shared_files_equal_plain_decoding(path: Path) -> None:
 
 
 def test_marks_of_key_frames_that_are_missing(tmp_path: Path) -> None:
-    """Without its table of key frames, an mp4 says that every frame is one."""
+    """Without its table of key frames, an mp4 states that every frame is a key frame."""
     for codec in ("h264", "mpeg4", "hevc"):
         path = write_source(tmp_path / f"{codec}.mp4", codec)
         path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
@@ -142,7 +142,7 @@ def test_of_several_streams_the_first_is_read(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
 @pytest.mark.parametrize("codec", ["h264", "h264_annexb", "hevc", "vp9", "mpeg4"])
 def test_streams_of_two_sizes_in_a_row(name: str, codec: str, tmp_path: Path) -> None:
-    """Also where the container states the parameters of the first alone: then the second is noise, or an error."""
+    """Also if the container only states the parameters of the first: then the second is noise, or an error."""
     suffix = CODECS[codec][2]
     first, second = (write_source(tmp_path / f"{width}.{suffix}", codec, size=(width, 48)) for width in (64, 96))
     parts, tick = read_parts(first)
@@ -152,7 +152,7 @@ def test_streams_of_two_sizes_in_a_row(name: str, codec: str, tmp_path: Path) ->
 
 
 def is_refused(path: Path) -> bool:
-    """Whether opening the file is an error. If so, it says how many frames plain decoding gives, and that there were more."""
+    """Whether opening the file is an error. If so, it gives the number of decoded frames, and there were more."""
     try:
         probe(path)
         return False
@@ -165,7 +165,7 @@ def is_refused(path: Path) -> bool:
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "mpeg2", "vp8", "vp9", "av1", "mjpeg", "flv1"])
 def test_files_that_break_off(codec: str, tmp_path: Path) -> None:
-    """They are refused, or as long as plain decoding, which does not fail there, says."""
+    """They are refused, or have the length of plain decoding, if it does not fail."""
     source = write_source(tmp_path / f"source.{CODECS[codec][2]}", codec)
     parts, refused, made = read_parts(source)[0], 0, 0
     for container in ("mkv", "ts", "flv", "avi", "frag.mp4", "mp4", "wmv", "nut"):
@@ -210,7 +210,7 @@ def test_a_broken_file_is_an_error_and_no_shorter_video(
     for _ in range(3):
         with pytest.raises(DecodeError, match=rf"failed while decoding \(breaks off: {len(right)} of (40|10) frames\)"):
             read_clips(path, lambda info, rng: np.array([[0]]), None)
-    # What is wrong with a file is kept in mind like what is right.
+    # Faults of a file are cached like its facts.
     assert looked == [path.name]
 
 
@@ -355,7 +355,7 @@ def test_header_of_avi_that_counts_too_few(tmp_path: Path) -> None:
 
 
 def test_damage_in_an_open_group(tmp_path: Path) -> None:
-    """What a decoder shows in place of damage depends on what it has decoded before."""
+    """Concealed frames depend on the frames decoded before."""
     source = write_source(tmp_path / "source.mp4", "h264_open")
     parts, _ = read_parts(source)
     flips = np.random.default_rng(0)
@@ -370,7 +370,7 @@ def test_damage_in_an_open_group(tmp_path: Path) -> None:
 
 
 def test_hevc_that_leaves_out_pictures_before_a_key_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flag of key frames drops the pictures that the decoder still holds back."""
+    """A flag of key frames drops the pictures that the decoder still delays."""
     closed = {"x265-params": "open-gop=0:keyint=10:min-keyint=10:bframes=4:log-level=none"}
     monkeypatch.setitem(CODECS, "hevc_closed", ("libx265", closed, "mp4"))
     source = write_source(tmp_path / "source.mp4", "hevc_closed")
@@ -390,7 +390,7 @@ def test_hevc_that_leaves_out_pictures_before_a_key_frame(tmp_path: Path, monkey
 
 
 def test_hevc_whose_packets_changed_places(tmp_path: Path) -> None:
-    """What refers to pictures that are not there yet is left out by the decoder, without an error."""
+    """The decoder drops pictures that refer to missing ones, without an error."""
     source = write_source(tmp_path / "source.mp4", "hevc")
     parts, _ = read_parts(source)
     lost = 0
@@ -406,7 +406,7 @@ def test_hevc_whose_packets_changed_places(tmp_path: Path) -> None:
 
 
 def test_interlaced_mpeg4_at_a_changing_rate(tmp_path: Path) -> None:
-    """Decoders leave out pictures whose distance does not fit that of the first ones."""
+    """Decoders drop pictures whose distance differs from that of the first ones."""
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         options = {"bf": "3", "g": "9", "flags": "+ilme+ildct", "b_strategy": "0"}
@@ -424,11 +424,11 @@ def test_interlaced_mpeg4_at_a_changing_rate(tmp_path: Path) -> None:
 
 
 def test_frames_that_are_lost_before_decoding_fails(tmp_path: Path) -> None:
-    """Then the places of later ones are not those that the container states."""
+    """Then the positions of later frames differ from those in the container."""
     source = write_source(tmp_path / "source.mp4", "hevc")
     parts, _ = read_parts(source)
     keys = [number for number, part in enumerate(parts) if part.is_key]
-    # What stands behind the last key frame and is displayed before it refers to the group that is missing here.
+    # Frames after the last key frame that are displayed before it refer to the missing group.
     changed = parts[: keys[1]] + parts[keys[-1] :]
     changed[-2] = replace(changed[-2], data=b"\0\0\0\x30" + b"\xff" * 20)
     path = write_odd(tmp_path / "a.mp4", source, changed, "mp4")

@@ -1,4 +1,4 @@
-"""Folders of pictures in place of a video."""
+"""Folders of images instead of a video."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_what_is_wrong_in_a_folder(tmp_path: Path, one_video: Path) -> None:
         read_clips(source, fixed([1]), None)
     with pytest.raises(DecodeError, match="file not found"):
         read_clips(PictureFolder(tmp_path / "nowhere", 12.0), fixed([1]), None)
-    # Without a rate, a folder is no video.
+    # Without a frame rate, a folder is not a video.
     with pytest.raises(DecodeError, match="cannot open"):
         read_clips(folder, fixed([1]), None)
 

@@ -1,7 +1,7 @@
-"""Samplers and crops draw, number by number, what the functions drew that they took the place of.
+"""Samplers and crops draw exactly the same numbers as the functions that they replaced.
 
-The hashes were made by those functions (`choose_frames`, `choose_views`, `draw_box` and `view_boxes` of commit 237e7cf) with
-the loops below; the number that the generator gives next is part of them.
+The hashes were computed with those functions (`choose_frames`, `choose_views`, `draw_box` and `view_boxes` of commit 237e7cf)
+with the loops below; they include the next number of the generator.
 """
 
 import hashlib

@@ -102,7 +102,7 @@ def test_segments_of_a_short_video(num_frames: int, training: bool) -> None:
     spread = chosen("spread")
     assert sorted(set(spread)) == list(range(num_frames))
     assert spread == sorted(spread)
-    # Whole segments of one frame are no short video.
+    # Segments of one frame are not a short video.
     assert segment_indices(16, 16, np.random.default_rng(0)).tolist() == list(range(16))
 
 
@@ -207,7 +207,7 @@ def test_a_video_too_short_for_ordered_clips_is_replaced(training: bool) -> None
 
 
 def test_gaps_have_linearly_decreasing_density() -> None:
-    """CVRL: the distribution of gaps is 2 d / T - (d / T)^2, that of the first start uniform on what is left."""
+    """CVRL: the distribution of gaps is 2 d / T - (d / T)^2, and the first start is uniform over the remaining ones."""
     rng, places = np.random.default_rng(0), []
     for _ in range(6000):
         clips = DecreasingGap().draw(info(130), 2, 16, rng)
@@ -227,7 +227,7 @@ def test_gaps_have_linearly_decreasing_density() -> None:
 
 
 def test_gaps_in_short_videos() -> None:
-    """Both clips start anywhere and go on with the beginning of the video."""
+    """Both clips start anywhere and continue with the beginning of the video."""
     rng = np.random.default_rng(0)
     starts = set()
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""Crops keep to their rules, resizing agrees with PIL, and any frame size works."""
+"""Crops follow their rules, resizing agrees with PIL, and any frame size works."""
 
 from collections import Counter
 from itertools import product
@@ -55,7 +55,7 @@ def natural(width: int, height: int, count: int = 2) -> list[np.ndarray]:
 
 
 def official_multi_scale_boxes(width: int, height: int, size: int) -> Counter[tuple[int, int, int, int]]:
-    """Every outcome of the official rule, written out slowly, with how many of the 10 x 13 draws give it."""
+    """Every outcome of the official rule, written out slowly, with its number among the 10 x 13 draws."""
     base = min(width, height)
     sides = [int(base * scale) for scale in (1, 0.875, 0.75, 0.66)]
     across = [size if abs(side - size) < 3 else side for side in sides]
@@ -273,7 +273,7 @@ def test_nested_boxes_lie_in_the_first_one() -> None:
             assert outer.y <= box.y
             assert box.y + box.height <= outer.y + outer.height
             shares.append(box.width * box.height / (outer.width * outer.height))
-            # Their aspect is that within the square which the first view is after resizing.
+            # Their aspect ratio refers to the resized square of the first view.
             ratios.append(box.width * outer.height / (box.height * outer.width))
     assert 0.29 < min(shares) < 0.32
     assert 0.58 < max(shares) < 0.61
@@ -288,7 +288,7 @@ def test_a_nested_view_is_what_resizing_twice_gives() -> None:
     outer, part = Box(20, 10, 200, 150), Box(16, 24, 64, 48)
     twice = crop_and_resize([crop_and_resize([frame], outer, 128)[0].numpy()], part, 32)[0]
     once = crop_and_resize([frame], box_within(outer, part, 128, 128), 32)[0]
-    # Whole pixels shift it by up to half a pixel, rounding of the picture between by one grey level more.
+    # Whole pixels shift it by up to half a pixel, and rounding of the intermediate picture adds one grey level.
     assert (twice.int() - once.int()).abs().max() <= 3
 
 
@@ -310,7 +310,7 @@ def test_plans_say_when_and_where() -> None:
     np.testing.assert_allclose(plan.time[:, 1], [4 / 25, 4 / 25, 5 / 25, 5 / 25], rtol=1e-6)
     for box, corners in zip(plan.boxes, plan.corners.tolist(), strict=True):
         assert corners == [box.x, box.y, box.x + box.width, box.y + box.height]
-    # A stream of its own rate, of another rate, and one that ends earlier.
+    # A stream with the same rate, one with another rate, and one that ends earlier.
     assert (plan.frames_at(25.0, 6) == plan.frames).all()
     assert plan.frames_at(50.0, 12).tolist() == (2 * plan.frames).tolist()
     assert plan.frames_at(12.5, 2).max() == 1

@@ -155,7 +155,7 @@ def test_a_second_stream_follows_the_plan_of_the_first(tree: Path) -> None:
     clip = ClipSettings(frames=4, size=16, clips=2, repeat=2, sampler=Dense(2), crop=Shared())
     sample = WithSignal(data.train_manifest, clip, seed=0, train=True)[SampleKey(0, 1)]
     assert sample["signal"].shape == (4, 4)
-    # Copies of a clip show the same moments, and clips share their boxes.
+    # Copies of a clip show the same times, and clips share their boxes.
     assert torch.equal(sample["signal"][0], sample["signal"][1])
     assert not torch.equal(sample["signal"][0], sample["signal"][2])
     assert torch.equal(sample["box"][0], sample["box"][2])
@@ -178,7 +178,7 @@ def test_test_split_is_the_given_list_or_a_folder_or_validation(tree: Path, tmp_
     data.setup("test")
     assert data.test_manifest is data.val_manifest
     names = [path for path in data.train_manifest.paths if path.endswith(("1.mp4", "2.mp4"))]
-    # The numbers are those of the folders' names, which their paths confirm.
+    # The indices are those of the folders' names, as confirmed by their paths.
     (tmp_path / "test.csv").write_text("".join(f"train/{name} {label}\n" for label, name in enumerate(names, 1)))
     listed = folder(tree, lists=ListSettings(test=str(tmp_path / "test.csv")))
     listed.setup("test")
