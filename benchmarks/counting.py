@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from modules.backbones.vit.video_vit import VideoViT
 from modules.downstream.counting import RepetitionCounting
 from modules.downstream.cycles import ANCHORS, SAME, Answer, count_cycles
-from modules.scenes.repetitions import make_repetitions
+from modules.scenes.tasks.repetitions import make_repetitions
 
 Count = Callable[[], list[float]]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from datamodules.generated.motion import SceneSettings, SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import SceneSettings, SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
 from modules.backbones.cnn.resnet import VideoResNet

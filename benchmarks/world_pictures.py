@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from callbacks.pictures import gif, png
-from datamodules.synthetic import SceneSettings, SyntheticMotion
+from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.layers.stream_sheet import film, sheet
 from modules.scenes.senses import GeneratedSensor, GeneratedSound

@@ -5,6 +5,12 @@ A data module handles files and labels; it never normalises, masks or pastes.
 
 from datamodules.cached_features import CachedFeatures
 from datamodules.folder import VideoFolder
+from datamodules.generated.boxes import SyntheticBoxes
+from datamodules.generated.long import SyntheticLongVideos
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.repetitions import SyntheticRepetitions
+from datamodules.generated.skeleton import SyntheticSkeleton
+from datamodules.generated.tasks import SyntheticTasks
 from datamodules.listed import ListedStreams
 from datamodules.mixed import MixedData
 from datamodules.recordings import LongRecordings
@@ -33,12 +39,6 @@ from datamodules.sets.utd_mhad import UTDMHAD
 from datamodules.sets.vggsound import VGGSound
 from datamodules.sets.video_text import MSRVTT, DiDeMo, SSv2Text, VideoText
 from datamodules.streamed import StreamedVideos
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_boxes import SyntheticBoxes
-from datamodules.synthetic_long import SyntheticLongVideos
-from datamodules.synthetic_repetitions import SyntheticRepetitions
-from datamodules.synthetic_skeleton import SyntheticSkeleton
-from datamodules.synthetic_tasks import SyntheticTasks
 from datamodules.video.crops import Centre, MultiScale, Nested, RandomResized, Shared, Square, Stretched
 from datamodules.video.samplers import (
     DecreasingGap,

@@ -10,9 +10,9 @@ from lightning import LightningDataModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.cnn.resnet import VideoResNet

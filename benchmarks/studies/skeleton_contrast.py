@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.studies.harness import Budget, Row, Study, chance, random_rows, train
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.loading.loader import SampleKey
 from datamodules.skeleton.clips import SkeletonClipSettings, SkeletonDataset
 from datamodules.skeleton.store import Recordings
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.backbones.skeleton.base import SkeletonEncoder
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU

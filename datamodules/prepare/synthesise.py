@@ -8,7 +8,7 @@ import av
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.synthetic import check_backgrounds, check_frames
+from datamodules.generated.motion import check_backgrounds, check_frames
 from modules.core.errors import MAX_SEED, SettingError, check_whole, check_writable
 from modules.scenes.backgrounds import Background
 from modules.scenes.captioned import CaptionSettings, Stage, captioned_clips

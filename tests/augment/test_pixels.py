@@ -10,8 +10,8 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from benchmarks.fake_cuda import step_cost
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, augment_pixels, draw_changes
 from modules.augment.pixels import KIND_OF, Change, change_pixels, group_changes

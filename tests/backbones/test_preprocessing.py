@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models import video as published
 
 from datamodules.cached_features import hash_network
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.backbones.cnn.resnet import VideoResNet

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
 from modules.core.output import StepOutput

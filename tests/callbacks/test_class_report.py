@@ -12,7 +12,7 @@ from PIL import Image
 
 from callbacks import ResultFile
 from callbacks.reports.classes import LIST, NAME, draw_confusion
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings, average_precisions

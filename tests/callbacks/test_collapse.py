@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.collapse import CollapseAlarm, feature_std, first_clips, rankme
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
 from modules.core.errors import SettingError

@@ -13,8 +13,8 @@ from torch import Tensor
 from callbacks import Neighbours
 from callbacks.neighbours import FRAME, OTHER, QUERY, SAME, as_long, draw, framed, named
 from callbacks.pictures import VISIBLE_SIDE
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.batch import Batch, Stream
 from modules.layers.stream_drawing import LINE, shortened, write
 from modules.layers.stream_sheet import TILE as SHEET_TILE

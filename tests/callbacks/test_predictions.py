@@ -12,9 +12,9 @@ import torch
 
 from callbacks.reports.predictions import Predictions
 from datamodules.folder import VideoFolder
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.prepare.synthesise import write_video
 from datamodules.settings import ListSettings, ReadSettings, SubsetSettings
-from datamodules.synthetic import SyntheticMotion
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.core.batch import Batch, Stream, Text

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from callbacks import ProbeReport
 from callbacks.probe_report import MAIN_POOLED, MAIN_READOUT, RECENT_STEPS, render
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.batch import Batch
 from modules.core.output import StepOutput
 from modules.downstream.metrics.probes import linear_accuracy

@@ -14,8 +14,8 @@ import datamodules
 from callbacks import BestOnTest, ResultFile
 from callbacks.result_file import weight_files
 from datamodules.cached_features import CachedFeatures
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.errors import SettingError
 from modules.downstream.classification import Classification

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from callbacks import StreamSheet
 from callbacks.stream_sheet import side_by_side
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.loading.loader import ResumableLoader
 from datamodules.settings import LoadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from modules.core.undocumented import FitCounts
 from modules.layers.stream_sheet import film, sheet
 from tests.callbacks.runs import STEPS, StopAfter, data, fit, make_trainer, videomae

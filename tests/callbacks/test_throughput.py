@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import Throughput
 from callbacks.throughput import Stopwatch, diagnose, utilisation
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from modules.core.batch import Batch, Reading
 from modules.core.errors import SettingError
 from modules.training.devices import peak_tflops

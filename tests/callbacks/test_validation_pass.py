@@ -11,8 +11,8 @@ from torch import Tensor
 from callbacks import CollapseAlarm, ModelEMA, Neighbours, OnlineKNN, OnlineLinear, ProbeReport
 from callbacks.collapse import measure
 from callbacks.features import _sets, extract, probe_sets
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.loading.loader import ResumableLoader
-from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
 from modules.downstream.metrics.probes import knn_accuracy

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from callbacks import OnlineKNN, ProbeReport
 from datamodules.cached_features import CachedFeatures, hash_network
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.loading.single_pass import fingerprint, once, sample_names
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.skeleton.gcn import AGCN

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Stream
 from modules.core.errors import SettingError

@@ -12,7 +12,7 @@ from main import main
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.downstream.metrics.frame_average_precision import frame_average_precisions
-from modules.scenes.boxes import ACTIONS, OBJECTS
+from modules.scenes.tasks.boxes import ACTIONS, OBJECTS
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs/severe/mini/detection.yaml"

@@ -14,7 +14,7 @@ from datamodules.video.samplers import Segments
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch
 from modules.core.errors import SettingError
-from modules.scenes.repetitions import REPEATED, CycleSettings, make_repetitions
+from modules.scenes.tasks.repetitions import REPEATED, CycleSettings, make_repetitions
 from tests.datamodules.sets.repetitions import write_ucfrep
 
 pytestmark = pytest.mark.usefixtures("one_thread")

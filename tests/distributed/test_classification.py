@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.downstream.classification import Classification, HeadSettings
 from tests.distributed.evaluation import by_two, trainer_for

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from modules.core.batch import Batch
 from modules.downstream.video_text_retrieval import RerankSettings, VideoTextRetrieval
 from tests.distributed.evaluation import by_two, trainer_for

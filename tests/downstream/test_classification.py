@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_average_precision
 
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.lists.manifest import Manifest
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import Mixing
 from modules.backbones.cnn.resnet import VideoResNet

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from callbacks import ResultFile
 from datamodules.folder import VideoFolder
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.loading.loader import ResumableLoader
 from datamodules.prepare.synthesise import write_video
 from datamodules.settings import ListSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
 from modules.backbones.skeleton.gru import BiGRU

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.sets.feature_sequences import FeatureSequences
 from datamodules.sets.utd_mhad import ACTIONS, UTDMHAD
 from datamodules.settings import ListSettings, LoadSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.streams.settings import SignalSettings, StreamSettings
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.samplers import Dense, Segments, Spanning
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.skeleton.gru import BiGRU

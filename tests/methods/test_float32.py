@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.skeleton.gcn import AGCN
 from modules.core.errors import SettingError

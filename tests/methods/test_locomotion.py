@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from benchmarks.fake_cuda import step_cost
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.loading.loader import ResumableLoader
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.backbones.text.bert import TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo

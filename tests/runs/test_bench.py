@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from callbacks.pictures import Pictures
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from main import main
 from modules.bench import command, ledger
 from modules.bench.advice import explain_limit, limit_of, proposals, workers_needed

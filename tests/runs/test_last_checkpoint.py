@@ -10,7 +10,7 @@ import lightning
 import pytest
 import torch
 
-from datamodules.synthetic import SyntheticMotion
+from datamodules.generated.motion import SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from modules.runs.last_checkpoint import SIGNALS, LastCheckpoint, requeue
 from modules.training.method import Method

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modules.scenes.boxes import ACTIONS, OBJECTS, BoxClips, make_box_clips
 from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.tasks.boxes import ACTIONS, OBJECTS, BoxClips, make_box_clips
 
 COUNT, FRAMES, SIZE = 48, 16, 32
 KEY = FRAMES // 2

@@ -10,8 +10,8 @@ import av
 import pytest
 import torch
 
+from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import SceneSettings, SyntheticMotion
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.core.errors import SettingError

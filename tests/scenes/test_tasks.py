@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.generated.tasks import SyntheticTasks
 from datamodules.loading.loader import SampleKey
-from datamodules.synthetic_tasks import SyntheticTasks
 from modules.core.errors import SettingError
 from modules.scenes.classes import Change, Draws
-from modules.scenes.tasks import CHANGES, CLASS_NAMES, HEADINGS, ORDERS, PARTS, SPEED_SPREAD, SPEEDS, Task, make_task
+from modules.scenes.tasks.motions import CHANGES, CLASS_NAMES, HEADINGS, ORDERS, PARTS, SPEED_SPREAD, SPEEDS, Task, make_task
 
 FRAMES, COUNT = 25, 240
 TIME = torch.linspace(0, 1, FRAMES, dtype=torch.float64)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from datamodules.folder import VideoFolder
+from datamodules.generated.motion import SyntheticMotion
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.loading import device_copy
 from datamodules.loading.device_copy import SideStream, one_ahead
 from datamodules.loading.loader import EpochSampler, ResumableLoader, SampleKey
 from datamodules.loading.single_pass import once
 from datamodules.settings import LoadSettings, ReadSettings
-from datamodules.synthetic import SyntheticMotion
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from tests.callbacks.runs import Pixels, data, fit

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.loading.loader import SampleKey
 from datamodules.settings import ListSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.synthetic_skeleton import SyntheticSkeleton
 from datamodules.video.crops import Box, MultiScale, Shared, centre_box, view_boxes
 from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.decode import VideoInfo, read_clips

@@ -1,19 +1,19 @@
 """Generated clips that differ in speed, phase, direction or order alone, or show several motions; no files, no download."""
 
-from datamodules.generated import GeneratedData, Part
+from datamodules.generated.base import GeneratedData, Part
+from datamodules.generated.motion import ClipPool, check_frames
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import ClipPool, check_frames
 from datamodules.video.sampling import ClipSettings
 from modules.core.errors import SettingError
 from modules.scenes.classes import Split
-from modules.scenes.tasks import CLASS_NAMES, Task, make_task
+from modules.scenes.tasks.motions import CLASS_NAMES, Task, make_task
 
 
 class SyntheticTasks(GeneratedData):
     """Labelled clips for one question about motion, over black; needs no files. No single frame reveals the label.
 
     All clips are generated at set-up and kept in memory. Training and validation share classes, but no colours, patterns or
-    proportions of objects. For the tasks, see `modules.scenes.tasks.make_task`.
+    proportions of objects. For the tasks, see `modules.scenes.tasks.motions.make_task`.
 
     Args:
         task: what the label says: speed, phase, direction, order (6 classes), several (13 labels of which each clip has two,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.generated import GeneratedData, Part
+from datamodules.generated.base import GeneratedData, Part
 from datamodules.loading.loader import SampleKey
 from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings
@@ -27,7 +27,7 @@ from modules.scenes.captioned import CaptionedClips, CaptionSettings, Stage, cap
 from modules.scenes.classes import GROWTH, MOTION_CLASSES, Split
 from modules.scenes.objects import SyntheticClips, make_clips
 from modules.scenes.streams import WorldStreams
-from modules.scenes.tasks import TaskClips
+from modules.scenes.tasks.motions import TaskClips
 from modules.scenes.textures import make_grounds
 from modules.scenes.world import WorldSettings
 from modules.scenes.world_pictures import WorldClips, clip_bytes, join_clips, make_world

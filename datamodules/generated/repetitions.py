@@ -13,7 +13,7 @@ from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch, Kind, Preparation, Stream
 from modules.core.errors import MAX_SEED, SettingError, check_whole
 from modules.scenes.classes import Split
-from modules.scenes.repetitions import REPEATED, CycleSettings, RepetitionClips, make_repetitions
+from modules.scenes.tasks.repetitions import REPEATED, CycleSettings, RepetitionClips, make_repetitions
 
 
 class RepetitionPool(Dataset[Batch]):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.generated import GeneratedData, Part
+from datamodules.generated.base import GeneratedData, Part
 from datamodules.loading.loader import SampleKey
 from datamodules.settings import LoadSettings
 from datamodules.video.sampling import ClipSettings

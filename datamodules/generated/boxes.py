@@ -9,18 +9,18 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.generated.motion import check_frames
 from datamodules.lists.packed import PackedStrings
 from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
 from datamodules.loading.single_pass import SinglePass
 from datamodules.sets.ava import Evaluation
 from datamodules.settings import LoadSettings
-from datamodules.synthetic import check_frames
 from datamodules.video.key_frames import RATE, KeyFrames
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch, Kind, Preparation, Regions, Stream, TrueBoxes
 from modules.core.errors import MAX_SEED, SettingError, check_whole
-from modules.scenes.boxes import ACTIONS, BoxClips, make_box_clips
 from modules.scenes.classes import Draws, Split
+from modules.scenes.tasks.boxes import ACTIONS, BoxClips, make_box_clips
 
 SHIFTED = 0.08
 """How far the edges of a detected box are from those of the true one at most, in sides of that box: the two always overlap by
@@ -83,8 +83,8 @@ class SyntheticBoxes(SinglePass, LightningDataModule):
     """Clips of three objects of which one moves, with boxes in the middle frame, for action detection; needs no files.
 
     All clips are generated once, at set-up, and kept in memory as uint8. The actions of a box are eight motions, of which the
-    one that moves has one and the others have none; `modules.scenes.boxes` says what the key frame does not tell. Training
-    and validation share actions but no colours, fill patterns, proportions or stroke widths. Boxes are slightly wrong, as
+    one that moves has one and the others have none; `modules.scenes.tasks.boxes` says what the key frame does not tell.
+    Training and validation share actions but no colours, fill patterns, proportions or stroke widths. Boxes are slightly wrong, as
     those of a detector are, and scored against the true ones; validation and test are the same clips.
 
     Args:

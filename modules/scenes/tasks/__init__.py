@@ -1,0 +1,1 @@
+"""Generated clips for one question each: speed, order, repetitions, boxes and so on."""
