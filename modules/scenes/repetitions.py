@@ -63,7 +63,7 @@ class Cycles(NamedTuple):
 
     Args:
         length: int64 [N], frames of each video; in the last one, the last cycle ends.
-        count: int64 [N], cycles.
+        number: int64 [N], cycles of each video.
         borders: int64 [N, K], frames at which cycles begin and end, from 0 to length - 1; -1 where there are no more.
         phase: float64 [N, T], cycles since the start, at each of the T frames of the longest video.
         previous: int64 [N, T], for each frame the length - 1 of the cycle that ends there, or -1 where none is complete.
@@ -72,7 +72,7 @@ class Cycles(NamedTuple):
     """
 
     length: Tensor
-    count: Tensor
+    number: Tensor
     borders: Tensor
     phase: Tensor
     previous: Tensor
