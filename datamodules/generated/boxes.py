@@ -84,8 +84,8 @@ class SyntheticBoxes(SinglePass, LightningDataModule):
 
     All clips are generated once, at set-up, and kept in memory as uint8. The actions of a box are eight motions, of which the
     one that moves has one and the others have none; `modules.scenes.tasks.boxes` says what the key frame does not tell.
-    Training and validation share actions but no colours, fill patterns, proportions or stroke widths. Boxes are slightly wrong, as
-    those of a detector are, and scored against the true ones; validation and test are the same clips.
+    Training and validation share actions but no colours, fill patterns, proportions or stroke widths. Boxes are slightly wrong,
+    as those of a detector are, and scored against the true ones; validation and test are the same clips.
 
     Args:
         clip: frames and size; the other fields are for files.

@@ -33,7 +33,7 @@ class RepetitionPool(Dataset[Batch]):
         """A complete batch at once."""
         index = torch.tensor([key.row for key in keys])
         cycles = self.clips.cycles
-        length, count = cycles.length[index], cycles.count[index]
+        length, count = cycles.length[index], cycles.number[index]
         longest, borders = int(length.max()), int(count.max()) + 1
         extra = {
             "count": count,

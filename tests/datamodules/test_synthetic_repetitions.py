@@ -34,9 +34,9 @@ def same(one: Batch, other: Batch) -> bool:
 
 def test_cycles_are_those_of_a_slow_count() -> None:
     cycles = make_repetitions(40, 64, 8, "train", 3, CycleSettings(variation=0.2)).cycles
-    assert set(cycles.count.tolist()) == set(range(2, 9))
+    assert set(cycles.number.tolist()) == set(range(2, 9))
     for row in range(40):
-        length, count = int(cycles.length[row]), int(cycles.count[row])
+        length, count = int(cycles.length[row]), int(cycles.number[row])
         phase = cycles.phase[row, :length].numpy()
         borders = [frame for frame in range(length) if abs(phase[frame] - round(phase[frame])) < 1e-9]
         assert cycles.borders[row].tolist() == borders + [-1] * (8 - count)
@@ -62,7 +62,7 @@ def test_frames_show_the_cycles() -> None:
     assert clips.motion.tolist() == [0, 1, 2] * 3
     for row in range(9):
         video, cycles = clips.video[row].int(), clips.cycles
-        borders = cycles.borders[row, : cycles.count[row] + 1]
+        borders = cycles.borders[row, : cycles.number[row] + 1]
         assert (video[borders] - video[0]).abs().max() <= 1
         for start, end in pairwise(borders):
             assert (video[start] - video[(start + end) // 2]).abs().float().mean() > 1

@@ -63,7 +63,7 @@ class Cycles(NamedTuple):
 
     Args:
         length: int64 [N], frames of each video; in the last one, the last cycle ends.
-        count: int64 [N], cycles.
+        number: int64 [N], cycles of each video.
         borders: int64 [N, K], frames at which cycles begin and end, from 0 to length - 1; -1 where there are no more.
         phase: float64 [N, T], cycles since the start, at each of the T frames of the longest video.
         previous: int64 [N, T], for each frame the length - 1 of the cycle that ends there, or -1 where none is complete.
@@ -72,7 +72,7 @@ class Cycles(NamedTuple):
     """
 
     length: Tensor
-    count: Tensor
+    number: Tensor
     borders: Tensor
     phase: Tensor
     previous: Tensor
@@ -128,16 +128,16 @@ def _phases(ends: Tensor, each: Tensor, count: Tensor, time: Tensor) -> tuple[Te
         cycle = torch.minimum(torch.searchsorted(ends, frame, right=True) - 1, count[:, None])
         return cycle, (frame - ends.gather(1, cycle)) / padded.gather(1, cycle)
 
-    def moment(cycle: Tensor, part: Tensor) -> Tensor:
+    def time_of(cycle: Tensor, part: Tensor) -> Tensor:
         cycle = cycle.clamp(0, each.shape[1])
         return ends.gather(1, cycle) + part * padded.gather(1, cycle)
 
     cycle, part = place(time)
     known = (cycle + 1 < count[:, None]) | ((cycle < count[:, None]) & (part == 0))
-    following = torch.where(known, (moment(cycle + 1, part) - time).round().long() - 1, UNKNOWN)
+    following = torch.where(known, (time_of(cycle + 1, part) - time).round().long() - 1, UNKNOWN)
     before, rest = place(time + 1)
     known = (before >= 1) & ((before < count[:, None]) | (rest == 0))
-    previous = torch.where(known, (time + 1 - moment(before - 1, rest)).round().long() - 1, UNKNOWN)
+    previous = torch.where(known, (time + 1 - time_of(before - 1, rest)).round().long() - 1, UNKNOWN)
     return cycle + part, previous, following
 
 
