@@ -29,7 +29,7 @@ from tests.layers.test_targets import write_clip_file
 from tests.registry import FRAMES, OPTIM, SIDE, video_batch
 from tests.severe.test_experiments import ROOT, parser
 
-# No published network of CLIP has GELU in its place, but others do that timm names.
+# A CLIP with GELU in place of OpenAI's QuickGELU: its tensors have the same names and shapes.
 OTHER = "vit_base_patch16_clip_224.laion2b"
 
 
