@@ -61,7 +61,7 @@ class GeneratedData(SinglePass, LightningDataModule, ABC):
 
     @abstractmethod
     def dataset(self, part: Part) -> Dataset[Batch]:
-        """The samples of a loader, which are served in complete batches."""
+        """The samples of a loader, which are served in complete batches; of `probe`, at least `probe_samples`."""
 
     @property
     def num_classes(self) -> int:
@@ -72,6 +72,11 @@ class GeneratedData(SinglePass, LightningDataModule, ABC):
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch."""
         return {"video": "video"}
+
+    @property
+    def samples_read(self) -> dict[str, dict[str, int]]:
+        """Videos of training and validation; none of them can be unreadable."""
+        return {name: {"used": count, "missed": 0} for name, count in (("train", self.train_videos), ("val", self.val_videos))}
 
     def check_batch(self) -> None:
         """Refuse settings without a complete batch.
@@ -102,10 +107,10 @@ class GeneratedData(SinglePass, LightningDataModule, ABC):
                 )
 
     def _loader(self, part: Part) -> ResumableLoader:
-        dataset = self.dataset(part)
-        trainer = self.trainer
+        dataset, trainer = self.dataset(part), self.trainer
+        count = self.probe_samples if part == "probe" else len(dataset)  # type: ignore[arg-type]
         ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        sampler = EpochSampler(len(dataset), self.seed, part == "train", *ranks)  # type: ignore[arg-type]
+        sampler = EpochSampler(count, self.seed, part == "train", *ranks)
         workers, ahead = self.reading.num_workers, self.reading.prefetch_factor
         prepare = self.preparation if part in ("train", "val") else None
         return ResumableLoader(dataset, sampler, self.batch_size, workers, _collated, prefetch_factor=ahead, prepare=prepare)

@@ -1,24 +1,22 @@
 """Generated clips with boxes for action detection: which of several objects moves, and how. No files, no download."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.generated.base import GeneratedData, Part
 from datamodules.generated.motion import check_frames
 from datamodules.lists.packed import PackedStrings
-from datamodules.loading.loader import EpochSampler, LoaderMemory, ResumableLoader, SampleKey
-from datamodules.loading.single_pass import SinglePass
+from datamodules.loading.loader import SampleKey
 from datamodules.sets.ava import Evaluation
 from datamodules.settings import LoadSettings
 from datamodules.video.key_frames import RATE, KeyFrames
 from datamodules.video.sampling import ClipSettings
-from modules.core.batch import Batch, Kind, Preparation, Regions, Stream, TrueBoxes
-from modules.core.errors import MAX_SEED, SettingError, check_whole
+from modules.core.batch import Batch, Regions, Stream, TrueBoxes
+from modules.core.errors import SettingError
 from modules.scenes.classes import Draws, Split
 from modules.scenes.tasks.boxes import ACTIONS, BoxClips, make_box_clips
 
@@ -79,7 +77,7 @@ def detected(clips: BoxClips, split: Split, seed: int) -> Tensor:
     return (clips.boxes + shift.view_as(clips.boxes).float() * sides).clamp(0, 1)
 
 
-class SyntheticBoxes(SinglePass, LightningDataModule):
+class SyntheticBoxes(GeneratedData):
     """Clips of three objects of which one moves, with boxes in the middle frame, for action detection; needs no files.
 
     All clips are generated once, at set-up, and kept in memory as uint8. The actions of a box are eight motions, of which the
@@ -96,12 +94,8 @@ class SyntheticBoxes(SinglePass, LightningDataModule):
         seed: of the clips, their boxes and their order.
     """
 
-    class_names = ACTIONS
-    num_classes = len(ACTIONS)
     flips_change_labels = True
     """Right and left are actions."""
-    preparation: Preparation | None = None
-    """What the method does with batches of training and validation as soon as they are read."""
 
     def __init__(
         self,
@@ -112,32 +106,25 @@ class SyntheticBoxes(SinglePass, LightningDataModule):
         val_videos: int = 512,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        check_whole("data", 1, batch_size=batch_size, train_videos=train_videos, val_videos=val_videos)
-        check_whole("data", 0, MAX_SEED, seed=seed)
+        super().__init__(clip, batch_size, reading, train_videos, val_videos, train_videos, seed)
+        self._pools: dict[Split, BoxPool] = {}
         check_frames("data.clip.frames", clip.frames)
         if clip.views > 1:
             raise SettingError("SyntheticBoxes has one clip per key frame; leave out data.clip.clips and data.clip.repeat.")
-        if batch_size > train_videos:
-            raise SettingError(
-                f"data.batch_size is {batch_size} but data.train_videos is {train_videos}: an epoch would have no full batch; "
-                "lower the first or raise the second."
-            )
-        self.clip, self.batch_size, self.reading, self.seed = clip, batch_size, reading, seed
-        self.counts: dict[Split, int] = {"train": train_videos, "val": val_videos}
-        self._pools: dict[Split, BoxPool] = {}
-        self._train_loader = LoaderMemory()
+        self.check_batch()
+        self.check_unrelated("generated clips are not parts of one video")
 
     @property
-    def streams(self) -> dict[str, Kind]:
-        """Streams of a batch."""
-        return {"video": "video"}
+    def class_names(self) -> list[str]:
+        """Names of the actions, in the order of their numbers."""
+        return list(ACTIONS)
 
     def setup(self, stage: str | None = None) -> None:
         """Makes the clips, unless they are made already."""
         if self._pools:
             return
-        for split, count in self.counts.items():
+        counts: dict[Split, int] = {"train": self.train_videos, "val": self.val_videos}
+        for split, count in counts.items():
             clips = make_box_clips(count, self.clip.frames, self.clip.size, split, self.seed)
             self._pools[split] = BoxPool(clips, detected(clips, split, self.seed))
 
@@ -145,34 +132,7 @@ class SyntheticBoxes(SinglePass, LightningDataModule):
         """What 'val' or 'test', which are the same clips, are scored with; frames and boxes are numbered as in batches."""
         return self._pools["val"].evaluation()
 
-    def _loader(self, split: Split) -> ResumableLoader:
+    def dataset(self, part: Part) -> BoxPool:
+        """Clips in memory; a test has the validation clips."""
         self.setup()
-        pool, trainer = self._pools[split], self.trainer
-        ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        sampler = EpochSampler(len(pool), self.seed, split == "train", *ranks)
-        workers, ahead, prepare = self.reading.num_workers, self.reading.prefetch_factor, self.preparation
-        return ResumableLoader(pool, sampler, self.batch_size, workers, _complete, prefetch_factor=ahead, prepare=prepare)
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Training clips in a random order; the last, incomplete batch is dropped."""
-        return self._train_loader.keep(self._loader("train"))
-
-    def val_dataloader(self) -> ResumableLoader:
-        """Validation clips in fixed order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableLoader:
-        """The validation clips."""
-        return self._loader("val")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position of training within the epoch."""
-        return {"loader": self._train_loader.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position within the epoch."""
-        self._train_loader.load_state_dict(state["loader"])
-
-
-def _complete(batch: Batch) -> Batch:
-    return batch
+        return self._pools["train" if part in ("train", "probe") else "val"]

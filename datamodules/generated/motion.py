@@ -202,11 +202,6 @@ class SyntheticMotion(GeneratedData):
         return [c.name for c in MOTION_CLASSES] if self.captions is None else list(PRIMITIVES)
 
     @property
-    def samples_read(self) -> dict[str, dict[str, int]]:
-        """Numbers of training and validation videos, for the record of a run."""
-        return {"train": {"used": self.train_videos, "missed": 0}, "val": {"used": self.val_videos, "missed": 0}}
-
-    @property
     def streams(self) -> dict[str, Kind]:
         """Streams of a batch."""
         text: dict[str, Kind] = {} if self.captions is None else {"text": "text"}

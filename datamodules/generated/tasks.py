@@ -45,7 +45,7 @@ class SyntheticTasks(GeneratedData):
     ) -> None:
         super().__init__(clip, batch_size, reading, train_videos, val_videos, probe_samples, seed)
         self.task = task
-        self._pools: dict[str, ClipPool] = {}
+        self._pools: dict[Split, ClipPool] = {}
         self._check()
 
     def _check(self) -> None:
@@ -70,10 +70,8 @@ class SyntheticTasks(GeneratedData):
         for split, count in counts.items():
             clips = make_task(self.task, count, frames, size, split, self.seed)
             self._pools[split] = ClipPool(clips.video[:, None], clips, clips.label, repeat=1)
-        train, rows = self._pools["train"], slice(0, self.probe_samples)
-        self._pools["probe"] = ClipPool(train.video[rows], train.clips, train.label[rows], repeat=1)
 
     def dataset(self, part: Part) -> ClipPool:
         """Clips in memory; a test has the validation clips."""
         self.setup()
-        return self._pools["val" if part == "test" else part]
+        return self._pools["train" if part in ("train", "probe") else "val"]
