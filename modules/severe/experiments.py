@@ -21,6 +21,14 @@ FACTORS: dict[Factor, str] = {
     "task": "other tasks than classification",
 }
 
+MINI_FACTORS: dict[Factor, str] = {
+    "domain": "other pictures than objects on black",
+    "samples": "few labels",
+    "actions": "classes that differ in one quantity",
+    "task": "other tasks than classification of motions",
+}
+"""The same for generated clips."""
+
 
 class Experiment(NamedTuple):
     """One fine-tuning and its number."""

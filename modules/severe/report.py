@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from modules.core.files import write_json, write_whole
 from modules.severe.drawing import Row, draw_rows
-from modules.severe.experiments import ALL, FACTORS, NOT_KNOWN, SUBSET, TABLES, Experiment, Factor, Preset
+from modules.severe.experiments import ALL, FACTORS, MINI_FACTORS, NOT_KNOWN, SUBSET, TABLES, Experiment, Factor, Preset
 from modules.severe.published import COLUMNS, PUBLISHED, points, severe_score
 from modules.severe.results import all_results
 
@@ -47,11 +47,17 @@ class Cell(NamedTuple):
     experiment: Experiment
     numbers: list[float]
     """one for each seed"""
+    classes: int | None = None
+    """from which one is chosen; None for other metrics than accuracy"""
 
     @property
     def value(self) -> float:
         """Mean over the seeds."""
         return mean(self.numbers)
+
+    def chance(self) -> str:
+        """Accuracy of guessing among classes of equal size; a dash for other metrics."""
+        return f"{100 / self.classes:.1f}" if self.classes else "-"
 
     def text(self) -> str:
         """As in the tables, with the standard deviation where there are several seeds."""
@@ -110,10 +116,13 @@ def read_report(out: Path, encoder: str, preset: Preset, wanted: list[Experiment
     """
     results, counted = all_results(out), TABLES[preset]
     numbers: dict[str, list[float]] = {}
+    classes: dict[str, int] = {}
     for content in results:
         numbers.setdefault(content["experiment"], []).append(float(content["value"]))
+        if content["metric"] == "test/top1" and "classes" in content:
+            classes[content["experiment"]] = content["classes"]
     known = {name: one for name, one in ALL.items() if one in counted or one in wanted or name in numbers}
-    cells = {name: Cell(one, numbers[name]) for name, one in known.items() if name in numbers}
+    cells = {name: Cell(one, numbers[name], classes.get(name)) for name, one in known.items() if name in numbers}
     missing = [f"{one.title}: no result." for one in (*counted, *wanted) if one.name not in cells]
     missing = list(dict.fromkeys(missing))
     for name, cell in cells.items():
@@ -182,9 +191,9 @@ def published_rows(preset: Preset) -> list[list[str]]:
 
 
 def further_rows(report: Report) -> list[list[str]]:
-    """Experiments that are not columns of the table: title, factor, number."""
+    """Experiments that are not columns of the table: title, factor, chance, number."""
     return [
-        [cell.experiment.title, cell.experiment.factor, cell.text()]
+        [cell.experiment.title, cell.experiment.factor, cell.chance(), cell.text()]
         for name, cell in report.cells.items()
         if name not in COLUMNS
     ]
@@ -219,7 +228,7 @@ def as_markdown(report: Report) -> str:
     rows = [[f"**{cell}**" for cell in own_row(report)], *published_rows(report.preset)]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     if further := further_rows(report):
-        lines += ["", f"| {caption} | factor | result |", "|---|---|---:|"]
+        lines += ["", f"| {caption} | factor | chance | result |", "|---|---|---:|---:|"]
         lines += [f"| {' | '.join(row)} |" for row in further]
     if report.missing:
         lines += ["", "## Missing", "", *(f"* {text}" for text in report.missing)]
@@ -249,7 +258,7 @@ def as_page(report: Report, picture: bytes) -> str:
             f"<title>{html.escape(report.title)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(report.title)}</h1>",
             table(header(report.preset), [own_row(report), *published_rows(report.preset)], own=0),
-            table([caption_of(report.preset), "factor", "result"], further) if further else "",
+            table([caption_of(report.preset), "factor", "chance", "result"], further) if further else "",
             f'<div class="scroll"><img alt="{PICTURE}" src="data:image/png;base64,{base64.b64encode(picture).decode()}"></div>',
             f"<h2>Missing</h2>{bullets(report.missing)}" if report.missing else "",
             f"<h2>Notes</h2>{bullets(notes(report))}</html>",
@@ -261,7 +270,7 @@ def rows_to_draw(report: Report) -> list[Row]:
     """Rows of the picture: the experiments by factor, then the mean."""
     published = PUBLISHED[report.preset]
     rows = []
-    for factor, meaning in FACTORS.items():
+    for factor, meaning in (MINI_FACTORS if report.preset == "mini" else FACTORS).items():
         rows.append(Row(f"{factor}: {meaning}", None, 0.0, []))
         for one in report.of_factor(factor):
             place = report.counted.index(one)
