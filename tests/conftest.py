@@ -6,8 +6,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# With many small tensors, more threads only cost time, and test machines are small.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# With many small tensors, more threads only cost time, and test machines are small. Where tests run side by side (pytest -n 2),
+# each has one thread, and so have the processes that it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+else:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)
