@@ -309,6 +309,7 @@ class VideoDataModule(SinglePass, LightningDataModule, ABC):
                 )
             if self.test_manifest is None:
                 raise SettingError(f"There are neither test nor validation videos in {self.root}; set data.lists.test.")
+            rank_zero_info(f"{type(self).__name__}: {len(self.test_manifest)} test samples.")
         self._check_sizes(self.train_manifest, self.val_manifest)
         if self.faults is None or self.trainer is not self._reported_to:
             self._start_report()

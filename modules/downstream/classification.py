@@ -239,7 +239,10 @@ class Classification(Method):
         known = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if self.head is None:
             if not known:
-                raise SettingError("The data has no classes; choose data with labels.")
+                raise SettingError(
+                    "The data has no classes; sort the training videos into one folder per class (train/<class>/), or "
+                    "choose data or data.lists with labels."
+                )
             self._build_head(known)
         elif known and known > self.head.out_features:
             raise SettingError(
