@@ -63,7 +63,8 @@ class Deployed(nn.Module):
         if self.classifier is None:
             result: Tensor = self.encoder(fed)
             return result
-        pooled = self.classifier.attention(self.classifier.fc_norm(self.classifier.features(fed)))
+        normed = self.classifier.standardise(self.classifier.fc_norm(self.classifier.features(fed)))
+        pooled = self.classifier.attention(normed)
         scores: Tensor = self.classifier.classifier(pooled)
         return scores
 

@@ -22,7 +22,7 @@ from modules.core.batch import Batch, Preparation
 from modules.core.distributed import gather_once
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
-from modules.layers.heads import linear_in_float32
+from modules.layers.heads import Standardised, linear_in_float32
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamSettings, ScheduleSettings
 
@@ -35,7 +35,7 @@ class ArrowOfTime(Method):
 
     Args:
         backbone: encoder of videos.
-        frozen: train the classifier alone, on the encoder in evaluation mode.
+        frozen: train only the classifier, on standardised features of the encoder in evaluation mode.
         augmentation: of training clips, of which half are mirrored where it does not say; null for none.
         optim: optimiser and schedule; null takes Adam at 1e-4.
 
@@ -61,6 +61,7 @@ class ArrowOfTime(Method):
             augmentation = replace(augmentation, flip=0.5)
         self.augmentation = augmentation
         self.head = nn.Linear(backbone.feature_dim, 1)
+        self.standardise: nn.Module = Standardised(backbone.feature_dim) if frozen else nn.Identity()
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used) and `missed` (numbers of those that could not be read)."""
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -81,7 +82,7 @@ class ArrowOfTime(Method):
 
     def logits(self, video: Tensor) -> Tensor:
         """Score of running backwards: normalised clips [N, 3, T, H, W] -> float32 [N]."""
-        return linear_in_float32(self.head, self.backbone(video))[:, 0]
+        return linear_in_float32(self.head, self.standardise(self.backbone(video)))[:, 0]
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Binary cross-entropy over all clips; see `Method.step`."""

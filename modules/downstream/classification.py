@@ -41,7 +41,7 @@ from modules.core.tokens import pool_tokens
 from modules.downstream.labels import Labels, LabelSettings
 from modules.downstream.metrics.classes import ClassReport
 from modules.downstream.tally import Tally
-from modules.layers.heads import linear_in_float32
+from modules.layers.heads import Standardised, linear_in_float32
 from modules.layers.skeleton_drawing import draw_skeletons
 from modules.training.method import Method, batch_size_of
 from modules.training.optim import AdamWSettings, ScheduleSettings
@@ -67,6 +67,8 @@ class HeadSettings:
         dropout: dropout rate of the pooled feature, before the head.
         std: standard deviation of the head's normally distributed initial weights (biases are 0); null initialises the head of
             a video transformer close to zero, and others with PyTorch's defaults.
+        standardise: for mode linear: standardise the pooled feature over the batch (see `Standardised`), in place of the
+            LayerNorm of a video transformer.
 
     Raises:
         SettingError: if a value is out of range.
@@ -74,6 +76,7 @@ class HeadSettings:
 
     dropout: float = 0.0
     std: float | None = None
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         check_range("model.head", 0, 1, dropout=self.dropout)
@@ -149,15 +152,21 @@ class Classification(Method):
         width = backbone.embed_dim if mode == "attentive" else backbone.feature_dim
         self.fc_norm: nn.Module = nn.Identity()
         self.attention: nn.Module = nn.Identity()
+        self.standardise: nn.Module = nn.Identity()
         if mode == "attentive":
             heads = width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else 1
             self.attention = AttentionPoolLatent(width, num_heads=heads, norm_layer=layer_norm)
         elif isinstance(network := self.network, VideoViT):
             network.norm = nn.Identity()
-            self.fc_norm = layer_norm(width)
+            if not head.standardise:
+                self.fc_norm = layer_norm(width)
         elif isinstance(network, BEiTVideo):
             # Pooling happens before this norm, so it would get no gradient.
             network.norm.requires_grad_(False)
+        if head.standardise:
+            if mode != "linear":
+                raise SettingError(f"model.head.standardise is for model.mode linear, not {mode}; set it to false.")
+            self.standardise = Standardised(width)
         self.width = width
         self.dropout = nn.Dropout(head.dropout)
         self.head: nn.Linear | None = None
@@ -325,7 +334,7 @@ class Classification(Method):
     def pool(self, features: Tensor) -> Tensor:
         """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.attention(self.fc_norm(features.float()))
+            return self.attention(self.standardise(self.fc_norm(features.float())))
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""

@@ -44,7 +44,7 @@ from modules.downstream.cycles import (
     frame_numbers,
     move,
 )
-from modules.layers.heads import linear_in_float32
+from modules.layers.heads import Standardised, linear_in_float32
 from modules.training.method import Method
 from modules.training.optim import AdamSettings, ScheduleSettings
 
@@ -70,7 +70,7 @@ class RepetitionCounting(Method):
     Args:
         backbone: encoder.
         steps_per_batch: steps of the optimiser with each batch.
-        frozen: train the last layers alone, on the encoder in evaluation mode.
+        frozen: train only the last layers, on standardised features of the encoder in evaluation mode.
         frames: of the clips that the encoder sees; null takes those of a video transformer, and 32 for a video CNN.
         flip: probability of mirroring a training clip; null takes 0.5, or 0 if classes depend on left and right.
         clips_per_forward: clips per forward pass in evaluation; limits memory.
@@ -110,6 +110,7 @@ class RepetitionCounting(Method):
         width, anchors = backbone.feature_dim, len(ANCHORS)
         self.fc_cls_1, self.fc_box_1 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
         self.fc_cls_2, self.fc_box_2 = nn.Linear(width, 2 * anchors), nn.Linear(width, anchors)
+        self.standardise: nn.Module = Standardised(width) if frozen else nn.Identity()
         self.test_record: dict[str, Any] = {}
         """Record of the last test: `videos` (used), `missed` (indices of unreadable ones), `counts` (by video)."""
         self._walk: _Walk | None = None
@@ -137,7 +138,7 @@ class RepetitionCounting(Method):
         Returns:
             float32 logits [N, 2, 2, A] (cycle, not near or near, anchor) and boxes [N, 2, A].
         """
-        feature = self.backbone(clips)
+        feature = self.standardise(self.backbone(clips))
         layers = (self.fc_cls_1, self.fc_cls_2, self.fc_box_1, self.fc_box_2)
         logits_1, logits_2, *boxes = (linear_in_float32(layer, feature) for layer in layers)
         return torch.stack([logits_1, logits_2], 1).unflatten(2, (2, len(ANCHORS))), torch.stack(boxes, 1)

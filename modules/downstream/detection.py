@@ -32,7 +32,7 @@ from modules.core.output import Answers, Columns, Predicted, StepOutput
 from modules.core.run import run_of
 from modules.downstream.labels import SeveralLabels
 from modules.downstream.metrics.frame_average_precision import frame_average_precisions
-from modules.layers.heads import linear_in_float32
+from modules.layers.heads import Standardised, linear_in_float32
 from modules.training.method import Method
 from modules.training.optim import ScheduleSettings, SGDSettings
 
@@ -56,7 +56,7 @@ class ActionDetection(Method):
         dropout: on the pooled feature of a box, before the head.
         flip: probability of mirroring a training clip with its boxes; null takes 0.5, or 0 if classes depend on
             left and right.
-        frozen: train the classifier alone, on the encoder in evaluation mode.
+        frozen: train only the classifier, on standardised features of the encoder in evaluation mode.
         official_order: compares boxes of a key frame with the true ones in the order of the detector's list.
         optim: optimiser and schedule; null uses SGD at 0.1 with 5 epochs of warm-up, times 0.1 at epochs 10 and 15.
 
@@ -84,6 +84,7 @@ class ActionDetection(Method):
         self.stride = backbone.grid.patch if isinstance(backbone, VideoViT | FrameTower) else backbone.smallest_clip[1]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
+        self.standardise: nn.Module = Standardised(backbone.embed_dim) if frozen else nn.Identity()
         self.test_record: dict[str, Any] = {}
         """Record of the last test: `key_frames` (used), `missed` (indices of unreadable ones), `boxes` (scored),
         `average_precision` by action in percent, null for actions without true boxes."""
@@ -123,7 +124,7 @@ class ActionDetection(Method):
         else:
             maps = self.backbone.forward_features(video)  # type: ignore[operator]
         regions = roi_align(maps.float().mean(2), boxes, REGION, 1 / self.stride, aligned=True)
-        return linear_in_float32(self.head, self.dropout(regions.amax((2, 3))))
+        return linear_in_float32(self.head, self.dropout(self.standardise(regions.amax((2, 3)))))
 
     # --- Training ---
 

@@ -1,5 +1,6 @@
 """Small networks on top of an encoder."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.backbones.vit.blocks import layer_norm
@@ -19,6 +20,28 @@ def linear_in_float32(layer: nn.Linear, features: Tensor) -> Tensor:
     """
     with full_float32(features.device):
         result: Tensor = layer(features.to(layer.weight.dtype)).float()
+        return result
+
+
+class Standardised(nn.BatchNorm1d):
+    """Frozen features with mean 0 and variance 1 in each dimension: BatchNorm without scale and shift, as in MAE's linear
+    evaluation (https://arxiv.org/abs/2111.06377, official code).
+
+    Features of masked methods vary little around a large mean. Without this, a linear layer hardly learns from them in the
+    usual number of steps.
+
+    Args:
+        dim: length of a feature.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6, affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, D] -> [N, D]. A single feature has no variance, so it is standardised as in evaluation."""
+        if self.training and len(features) < 2:
+            return F.batch_norm(features, self.running_mean, self.running_var, eps=self.eps)
+        result: Tensor = super().forward(features)
         return result
 
 
