@@ -41,7 +41,8 @@ OWN_TESTS = (
 # Of videos: those of skeletons and of UTD-MHAD are tested in tests/downstream.
 OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/")
 CLASSIFIERS = [name for name, text in BELOW.items() if "class_path: Classification" in text]
-DOWNSTREAM = [name for name in CLASSIFIERS if not name.startswith(OTHER_STREAMS)]
+# The experiments of mini-SEVERE, which are layers on it, are tested in tests/severe.
+DOWNSTREAM = [name for name in CLASSIFIERS if not name.startswith((*OTHER_STREAMS, "configs/severe/mini"))]
 RETRIEVAL = [name for name, text in BELOW.items() if "class_path: VideoTextRetrieval" in text]
 LAYERS = [
     name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and not any(part in name for part in OWN_TESTS)

@@ -18,6 +18,7 @@ from modules.backbones.pixels import PixelInput
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.preprocessing import Normalisation, say
 from modules.core.tokens import Grid, Pooling
+from modules.core.undocumented import embedded
 from modules.weights.files import Checkpoint, read_checkpoint
 from modules.weights.names.clip import clip_names
 from modules.weights.origin import origin_of
@@ -170,8 +171,7 @@ class FrameTower(PixelInput, Layered, nn.Module):
     def layers(self, clip: Tensor) -> Layers:
         """See `Layered.layers`; the grid is [B, D, t, h, w], without class and register tokens."""
         frames, grid = self._frames(clip)
-        # What timm's `forward_features` does before the blocks.
-        start = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(frames)))
+        start = embedded(self.vit, frames)
 
         def as_grid(tokens: Tensor, norm: bool) -> Tensor:
             patches = self._patches(self.vit.norm(tokens) if norm else tokens, grid)

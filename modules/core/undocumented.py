@@ -1,4 +1,4 @@
-"""All uses of undocumented parts of Lightning, PyTorch, jsonargparse and TensorBoard.
+"""All uses of undocumented parts of Lightning, PyTorch, timm, jsonargparse and TensorBoard.
 
 An update of these packages may remove them, so they are in this file only, and tests/core/test_undocumented.py shows what
 broke. All other code uses the public API: callbacks, plugins, hooks, profilers and samplers.
@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch._C import _remove_worker_pids
 from torch.distributed.tensor import DTensor
@@ -285,6 +286,15 @@ def end_workers(loader: DataLoader[Any]) -> None:
     if iterator is not None:
         iterator._shutdown_workers()
     loader._iterator = None
+
+
+# --- timm ---
+
+
+def embedded(vit: VisionTransformer, frames: Tensor) -> Tensor:
+    """What `VisionTransformer.forward_features` does before the blocks: [B, 3, H, W] -> tokens [B, n, D]."""
+    tokens: Tensor = vit.norm_pre(vit._pos_embed(vit.patch_embed(frames)))
+    return tokens
 
 
 # --- TensorBoard ---

@@ -39,6 +39,8 @@ SIDES = {
     "DiDeMo",
     "SyntheticMotion",
     "SyntheticLongVideos",
+    "SyntheticTasks",
+    "SyntheticBoxes",
     "UTDMHAD",
 }
 CONTRASTIVE = {case.name: case for case in METHODS if case.name in ("MoCo", "TubeletContrast")}

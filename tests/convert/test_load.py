@@ -88,7 +88,7 @@ def test_what_is_no_encoder_of_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="holds no encoder of clips"):
         load_backbone(tmp_path / "text.safetensors")
     save_file({"patch_embed.proj.weight": torch.zeros(4, 3, 2, 2)}, tmp_path / "tower.safetensors")
-    with pytest.raises(SettingError, match="holds no whole network that we know: pos_embed is missing"):
+    with pytest.raises(SettingError, match="contains no complete network of a known type: pos_embed is missing"):
         load_backbone(tmp_path / "tower.safetensors")
     with pytest.raises(SettingError, match="names"):
         load_backbone(tmp_path / "none.safetensors")

@@ -28,6 +28,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.models.vision_transformer import VisionTransformer
 from torch.utils.data import DataLoader
 
 from modules.core import undocumented
@@ -361,3 +362,10 @@ def test_moving_pictures_reach_tensorboard(tmp_path: Path) -> None:
     (image,) = EventAccumulator(logger.log_dir).Reload().Images("moves")
     assert (image.step, image.height, image.width) == (3, 4, 6)
     assert image.encoded_image_string == stream.getvalue()
+
+
+def test_tokens_before_the_blocks() -> None:
+    vit = VisionTransformer(32, 16, num_classes=0, embed_dim=8, depth=1, num_heads=1, reg_tokens=1)
+    frames = torch.rand(2, 3, 32, 32)
+    tokens = undocumented.embedded(vit, frames)
+    assert torch.equal(vit.norm(vit.blocks(tokens)), vit.forward_features(frames))

@@ -149,7 +149,7 @@ WRONG = {
         ["--model.target", "ClipTarget", "--model.target.checkpoint=/no.pt"],
         r"model\.target\.checkpoint names /no\.pt, which does not exist",
     ),
-    "objects": (["--model.paste.objects.root=/nowhere"], r"model\.paste\.objects\.root /nowhere holds no"),
+    "objects": (["--model.paste.objects.root=/nowhere"], r"model\.paste\.objects\.root /nowhere contains no"),
     "nothing to go on from": (["--ckpt_path=last"], r"there is no .*last\.ckpt"),
     "no such checkpoint": (["--ckpt_path=nowhere.ckpt"], r"--ckpt_path is nowhere\.ckpt, which does not exist"),
     "mask": (["--model.mask.ratio=0.01"], r"model\.mask\.ratio 0\.01 masks 0 of 64 tokens"),
@@ -296,7 +296,7 @@ def test_help_names_every_command_in_a_line_and_each_has_an_example(capsys: pyte
 
 def test_help_explains_the_settings_of_methods_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in (
-        (["fit", "--model.help", "SMILE"], "masks per clip and step; further masks are the first one permuted"),
+        (["fit", "--model.help", "SMILE"], "masks per clip and step; further masks are the first ones permuted"),
         (["fit", "--data.help", "Kinetics400"], "Decoding worker processes per device"),
         (["synthesise", "--help"], "number of training videos"),
     ):

@@ -59,6 +59,15 @@ def test_it_needs_no_data_and_repeats_nothing(
     assert before == {path: path.read_bytes() for path in (folder / "out/results").iterdir()}
 
 
+@pytest.mark.slow
+def test_all_experiments_make_a_mean(folder: Path) -> None:
+    main(words(folder, "all"))
+    assert {one["experiment"] for one in all_results(folder / "all")} == {one.name for one in MINI}
+    text = (folder / "all/report.md").read_text()
+    assert "There is no mean" not in text
+    assert "Missing" not in text
+
+
 def test_a_failing_experiment_does_not_stop_the_others(folder: Path) -> None:
     # One of the two has no features whose batch could be set.
     more = ("--only=[speed, arrow]", f"--layers=[{folder}/tiny.yaml]")
