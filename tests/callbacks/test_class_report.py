@@ -87,7 +87,8 @@ def test_every_test_of_a_classifier_writes_them(tmp_path: Path) -> None:
         assert row[name] == own["correct"]
     with Image.open(tmp_path / "pictures/0000000_confusion_syntheticmotion_finetune-000.png") as picture:
         assert picture.size[0] > LIST
-    assert b"pictures/confusion_syntheticmotion_finetune-000" in next(tmp_path.glob("events*")).read_bytes()
+    events = b"".join(path.read_bytes() for path in tmp_path.glob("events*"))
+    assert b"pictures/confusion_syntheticmotion_finetune-000" in events
 
 
 def test_of_several_labels_there_is_no_matrix(tmp_path: Path) -> None:
