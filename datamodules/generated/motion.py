@@ -348,9 +348,7 @@ class SyntheticMotion(GeneratedData):
         label = made[0].object if self.label == "object" else made[0].motion
         return ClipPool(video, made[0], label, self.clip.repeat)
 
-    def _clips(
-        self, split: Split, count: int, objects: bool, images: Tensor | None, view: int, frames: int
-    ) -> SyntheticClips:
+    def _clips(self, split: Split, count: int, objects: bool, images: Tensor | None, view: int, frames: int) -> SyntheticClips:
         size, scene = self.clip.size, self.scene
         if scene.ground:
             return make_grounds(count, frames, size, split, self.seed, scene.distractors, view)

@@ -73,7 +73,9 @@ class NearestNeighbours(Method):
         super().__init__(AdamWSettings())
         check_positive("model", **given(map_pool=map_pool))
         if map_pool is not None and not isinstance(backbone, VideoCNN):
-            raise SettingError(f"model.map_pool is {map_pool}, but {type(backbone).__name__} is not a video CNN; set it to null.")
+            raise SettingError(
+                f"model.map_pool is {map_pool}, but {type(backbone).__name__} is not a video CNN; set it to null."
+            )
         if min([*k, *recall, 1]) < 1 or temperature <= 0 or not [*k, *recall]:
             raise SettingError(
                 f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all values must be above 0."

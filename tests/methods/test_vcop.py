@@ -67,7 +67,9 @@ def test_pairs_can_have_another_order_and_a_norm() -> None:
         head.norm.weight.uniform_(0.5, 2)
         head.norm.bias.normal_()
     features = torch.randn(5, 4, 8)
-    each = torch.stack([torch.cat([features[:, i], features[:, j]], 1) @ head.fc7.weight.T for i, j in pairs], 1) + head.fc7.bias
+    each = (
+        torch.stack([torch.cat([features[:, i], features[:, j]], 1) @ head.fc7.weight.T for i, j in pairs], 1) + head.fc7.bias
+    )
     mean, variance = each.mean((0, 1)), each.var((0, 1), unbiased=False)
     normal = (each - mean) / (variance + 1e-5).sqrt() * head.norm.weight + head.norm.bias
     expected = normal.relu().reshape(5, -1) @ head.fc8.weight.T + head.fc8.bias
@@ -152,7 +154,9 @@ def test_accuracy_is_next_to_chance_and_bars_show_both_orders() -> None:
 
 
 def test_depth_is_shuffled_too() -> None:
-    depth = Batch(torch.arange(2), torch.zeros(2).long(), {"depth": Stream("depth", torch.randint(0, 4000, (2, 3, 4, 32, 32, 1)))})
+    depth = Batch(
+        torch.arange(2), torch.zeros(2).long(), {"depth": Stream("depth", torch.randint(0, 4000, (2, 3, 4, 32, 32, 1)))}
+    )
     vcop = VCOP(Depth(tiny_cnn()), hidden=16)
     output = vcop.step(depth, generator())
     assert output["loss"].isfinite()
