@@ -147,10 +147,11 @@ class NearestNeighbours(Method):
         if self.map_pool is None:
             return self.backbone(ready).unflatten(0, clips.shape[:2])
         maps = self.backbone.forward_features(ready)  # type: ignore[operator]
-        if min(maps.shape[3:]) < self.map_pool:
+        height, width = maps.shape[3:]
+        if min(height, width) < self.map_pool:
             raise SettingError(
-                f"model.map_pool is {self.map_pool}, but the last map has {maps.shape[3]} x {maps.shape[4]} places; lower it, or "
-                "raise data.clip.size."
+                f"model.map_pool is {self.map_pool}, but the last map has {height} x {width} places; lower it, or raise "
+                "data.clip.size."
             )
         return max_pool3d(maps, (1, self.map_pool, self.map_pool)).flatten(1).unflatten(0, clips.shape[:2])
 
