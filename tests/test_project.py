@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 # Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for ordered clips in
-# tests/methods, that for shards in tests/test_readme.py, those for long generated videos and for mixed data next to their tests,
-# that for the best checkpoint of classifiers in tests/runs.
+# tests/methods, that for shards in tests/test_readme.py, those for long generated videos and for mixed data next to their
+# tests, that for the best checkpoint of classifiers in tests/runs.
 OWN_TESTS = (
     "trainer/best",
     "debug/tiny",

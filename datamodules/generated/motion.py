@@ -212,7 +212,7 @@ class SyntheticMotion(GeneratedData):
 
     @property
     def parts(self) -> OrderedClips | None:
-        """How clips are cut out of one longer motion; None if each is a motion of its own."""
+        """How clips are cut out of one longer motion; None if each has its own motion."""
         sampler = self.clip.sampler
         return sampler if isinstance(sampler, OrderedClips) else None
 
