@@ -21,7 +21,7 @@ class TupleHead(nn.Module):
         places: clips or frames of a tuple, n.
         classes: number of outputs.
         pairs: places that are compared, in the order in which their results are concatenated; None takes every pair i < j in
-            lexicographic order, as VCOP does. OPN has an order of its own.
+            lexicographic order, as VCOP does. OPN has another order.
         hidden: outputs of `fc7`.
         dropout: dropout rate of the concatenated pairs.
         norm: batch norm between `fc7` and its ReLU, with statistics of all pairs together and an affine map per pair (OPN).
