@@ -19,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
+from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
@@ -39,6 +41,7 @@ from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.trajectory import Motion
@@ -59,6 +62,9 @@ TITLES = {
     "query": "query",
     "key": "its key",
     "plain": "recording",
+    "place_1": "first clip",
+    "place_2": "second clip",
+    "place_3": "third clip",
     "captioned": "",
 }
 """Titles of rows; other names are shown unchanged."""
@@ -89,6 +95,12 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
     """Generated videos: an object over a still background, or a moving texture."""
     clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
     return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
+
+
+def in_order() -> SyntheticMotion:
+    """Three clips of each motion."""
+    clip = ClipSettings(frames=FRAMES, size=SIDE, clips=3, sampler=OrderedClips(gap=2))
+    return SyntheticMotion(clip, 8, train_videos=64, val_videos=16)
 
 
 def locomotion() -> LocoMotion:
@@ -128,6 +140,12 @@ SHEETS = {
         lambda: moving(2),
         ("query", "key"),
         samples=(0, 2),
+    ),
+    "vcop": Sheet(
+        lambda: VCOP(ClipOrderResNet("r3d", width=8, channels_last=False), hidden=64, dropout=0.1),
+        in_order,
+        ("place_1", "place_2", "place_3"),
+        samples=(0, 1),
     ),
     "locomotion": Sheet(locomotion, moving, ("captioned",), samples=(0, 1, 2), every=2),
     "skeleton_contrast": Sheet(

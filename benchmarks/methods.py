@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.image_towers import PatchTokens
 from modules.backbones.skeleton.base import JOINTS, PERSONS
@@ -32,6 +33,7 @@ from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
@@ -85,6 +87,7 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
     "MoCo": lambda size: MoCo(cnn(size)),
     "TubeletContrast": lambda size: TubeletContrast(cnn(size), TubeletSettings()),
+    "VCOP": lambda size: VCOP(C3D(int(64 * SHARE[size]))),
     "LocoMotion": locomotion,
     "SkeletonContrast": skeletons,
 }
@@ -100,6 +103,8 @@ def random_batch(name: str, count: int, device: torch.device) -> Batch:
     if name == "SkeletonContrast":
         return unlabelled(torch.randn(count, 2, 3, 64, JOINTS, PERSONS, device=device), "skeleton")
     clips, frames, side = (2, 16, 112) if name in PAIRS else (1, 8 if name == "LocoMotion" else 16, 224)
+    if name == "VCOP":
+        clips, side = 3, 112
     video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)
     return unlabelled(video)
 

@@ -26,14 +26,15 @@ from tests.registry import video_batch
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if path.name != "quickstart.yaml")
 BELOW = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
-# Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for shards in
-# tests/test_readme.py, those for long generated videos and for mixed data next to their tests, that for the best
-# checkpoint of classifiers in tests/runs.
+# Recipes name a model; layers are for any. Those for tiny networks are tested with the recipes, that for ordered clips in
+# tests/methods, that for shards in tests/test_readme.py, those for long generated videos and for mixed data next to their
+# tests, that for the best checkpoint of classifiers in tests/runs.
 OWN_TESTS = (
     "trainer/best",
     "debug/tiny",
     "debug/motion_videos",
     "debug/motion_ground",
+    "debug/ordered_clips",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",
@@ -79,6 +80,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
+    names |= {"VCOP": "tiny_order.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]

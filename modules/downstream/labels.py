@@ -13,7 +13,7 @@ from modules.core.errors import SettingError
 from modules.core.output import Answers, Columns
 from modules.downstream.metrics.classes import ClassReport, class_names, report_several, report_single
 
-Merge = Literal["mean", "max"]
+Merge = Literal["mean", "max", "mean_logits"]
 # Probabilities closer to 0 or 1 have no finite logarithm in float32.
 SMALLEST = 1e-7
 SHOWN = 5
@@ -67,6 +67,8 @@ class Labels(ABC):
 
     def merged(self, logits: Tensor, merge: Merge) -> Tensor:
         """Probabilities of samples from the logits of their clips: [N, V, K] -> [N, K]."""
+        if merge == "mean_logits":
+            return self.probabilities(logits.mean(1))
         views = self.probabilities(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
         return views.mean(1) if merge == "mean" else views.amax(1)
 
@@ -241,8 +243,9 @@ class LabelSettings:
     Args:
         per_sample: `one`, with softmax, or `several` (Charades), with a sigmoid for every class.
         smoothing: label smoothing: fraction of the target spread over all classes; for one label per sample.
-        merge: how the class probabilities of a video's clips are merged; null uses the mean for one label, and the maximum for
-            several (SEVERE, official code).
+        merge: how the clips of a video are merged: by the mean or the maximum of their class probabilities, or by the mean of
+            their logits (VCOP, official code); null uses the mean for one label, and the maximum for several (SEVERE, official
+            code).
 
     Raises:
         SettingError: if the smoothing is out of range, or set for several labels.

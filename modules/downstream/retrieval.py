@@ -1,7 +1,8 @@
 """Nearest neighbours of test samples among the training samples: kNN accuracy and retrieval, from the same frozen features.
 
 Protocols: SIGMA (https://arxiv.org/abs/2407.15447: weighted kNN with k of 20 and 200), skeleton contrast
-(https://arxiv.org/abs/2108.03656: k of 1) and retrieval of videos (R@k: https://arxiv.org/abs/2010.09709).
+(https://arxiv.org/abs/2108.03656: k of 1), retrieval of videos (R@k: https://arxiv.org/abs/2010.09709) and VCOP (CVPR 2019: R@k
+with the last feature map instead of its mean).
 
 Differences from the official code: the backbone is in evaluation mode (skeleton contrast leaves it in training mode), the bank
 is the training set (SIGMA uses the test set, in which each query finds itself), and features are those of the encoder (SIGMA
@@ -12,11 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool3d
 
 from modules.backbones import AnyEncoder
+from modules.backbones.cnn.base import VideoCNN
 from modules.core.batch import Batch, Kind, feature_stream
 from modules.core.distributed import gather_once
-from modules.core.errors import SettingError
+from modules.core.errors import SettingError, check_positive, given
 from modules.core.output import Answers, Columns, Predicted, StepOutput
 from modules.core.run import TrainingBank, run_of
 from modules.downstream.metrics.classes import ClassReport, class_names, report_single
@@ -52,9 +55,11 @@ class NearestNeighbours(Method):
         k: neighbours of each kNN vote.
         recall: neighbours of each R@k.
         temperature: temperature of the vote; smaller values give near neighbours more weight.
+        map_pool: for video CNNs: features are the last map after spatial max pooling by this factor, as one long vector (VCOP:
+            2; 9216 numbers for clips of 16 x 112 x 112); null takes the pooled feature of the encoder.
 
     Raises:
-        SettingError: if a value is not positive.
+        SettingError: if a value is not positive, or `map_pool` is set for an encoder without such a map.
     """
 
     def __init__(
@@ -63,13 +68,20 @@ class NearestNeighbours(Method):
         k: list[int] = [1],  # noqa: B006  (never mutated; shows the defaults in --help)
         recall: list[int] = [1, 5, 10, 20, 50],  # noqa: B006
         temperature: float = 0.07,
+        map_pool: int | None = None,
     ) -> None:
         super().__init__(AdamWSettings())
+        check_positive("model", **given(map_pool=map_pool))
+        if map_pool is not None and not isinstance(backbone, VideoCNN):
+            raise SettingError(
+                f"model.map_pool is {map_pool}, but {type(backbone).__name__} is not a video CNN; set it to null."
+            )
         if min([*k, *recall, 1]) < 1 or temperature <= 0 or not [*k, *recall]:
             raise SettingError(
                 f"model.k is {k}, model.recall {recall} and model.temperature {temperature}; all values must be above 0."
             )
         self.backbone, self.k, self.recall, self.temperature = backbone.requires_grad_(False), k, recall, temperature
+        self.map_pool = map_pool
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
@@ -90,6 +102,8 @@ class NearestNeighbours(Method):
         """
         data = run_of(self.trainer).datamodule
         self.feature_stream = feature_stream(data, self.stream)
+        if self.feature_stream is not None and self.map_pool is not None:
+            raise SettingError("Frozen features are pooled already; set model.map_pool to null, or use data with clips.")
         super().setup(stage)
         if stage not in ("test", "predict"):
             raise SettingError("NearestNeighbours has nothing to train; run python main.py test with the same settings.")
@@ -123,13 +137,23 @@ class NearestNeighbours(Method):
         return super().reads() if self.feature_stream is None else {self.feature_stream: ("feature",)}
 
     def encode(self, batch: Batch) -> Tensor:
-        """Pooled features [B, V, D] of all clips.
+        """Features [B, V, D] of all clips.
 
         Raises:
-            SettingError: if the batch does not contain the stream of the backbone.
+            SettingError: if the batch does not contain the stream of the backbone, or its map is smaller than `map_pool`.
         """
         clips = self.inputs(batch)
-        return self.backbone(self.normalise(clips.flatten(0, 1))).unflatten(0, clips.shape[:2])
+        ready = self.normalise(clips.flatten(0, 1))
+        if self.map_pool is None:
+            return self.backbone(ready).unflatten(0, clips.shape[:2])
+        maps = self.backbone.forward_features(ready)  # type: ignore[operator]
+        height, width = maps.shape[3:]
+        if min(height, width) < self.map_pool:
+            raise SettingError(
+                f"model.map_pool is {self.map_pool}, but the last map has {height} x {width} places; lower it, or raise "
+                "data.clip.size."
+            )
+        return max_pool3d(maps, (1, self.map_pool, self.map_pool)).flatten(1).unflatten(0, clips.shape[:2])
 
     def known(self, batch: Batch) -> Tensor:
         """The frozen features in the data or, without them, the output of `encode`, in the same shape."""
@@ -225,10 +249,9 @@ class NearestNeighbours(Method):
 
     def _gather(self) -> _Samples:
         """The kept samples of all processes, each once, without unlabelled or unreadable ones."""
-        width = int(self.backbone.feature_dim)  # type: ignore[arg-type]
-        # A process without samples takes part as well.
-        none = (torch.empty(0, width, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
-        features, facts = (torch.cat(parts) for parts in zip(none, *self._seen, strict=True))
+        # A process without samples takes part as well; it takes the width of the others' features.
+        none = (torch.empty(0, 0, device=self.device), torch.empty(0, 3, dtype=torch.long, device=self.device))
+        features, facts = (torch.cat(parts) for parts in zip(*(self._seen or [none]), strict=True))
         self._seen = []
         features, facts = gather_once(self.trainer, features, facts, facts[:, 0])
         number, label, substituted = facts.unbind(1)
