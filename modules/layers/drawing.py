@@ -66,6 +66,21 @@ def box_corners(boxes: Tensor) -> Tensor:
     return result
 
 
+def framed(clip: Tensor, right: Tensor) -> Tensor:
+    """Draw a frame around clips: green for right answers, orange for wrong ones.
+
+    Args:
+        clip: uint8 [B, T, H, W, 3]
+        right: bool [B]
+    """
+    height, width = clip.shape[2:4]
+    line = max(1, min(height, width) // 32)
+    inside = torch.zeros(height, width, 1, dtype=torch.bool, device=clip.device)
+    inside[line : height - line, line : width - line] = True
+    colours = torch.tensor([OUTLINE_COLOURS[0], OUTLINE_COLOURS[2]], dtype=torch.uint8, device=clip.device)
+    return torch.where(inside, clip, colours[right.long()][:, None, None, None])
+
+
 def to_uint8(video: Tensor) -> Tensor:
     """float [B, 3, T, H, W] in [0, 1] -> uint8 [B, T, H, W, 3]."""
     return (video.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1)
