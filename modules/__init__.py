@@ -18,12 +18,14 @@ from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
 from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
 
 __all__ = [
     "SIGMA",
     "SMILE",
+    "VCOP",
     "ActionDetection",
     "AdamSettings",
     "AdamWSettings",
@@ -36,8 +38,8 @@ __all__ = [
     "NearestNeighbours",
     "NoiseMask",
     "OptimBlueMask",
-    "RandomMask",
     "RSPNet",
+    "RandomMask",
     "RepetitionCounting",
     "RunningCellMask",
     "SGDSettings",

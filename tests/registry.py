@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.video.samplers import Dense, OrderedClips, Sampler
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.cnn.resnet import VideoResNet
@@ -38,6 +39,7 @@ from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
 from modules.methods.tubelet_contrast import TubeletContrast
+from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
@@ -61,10 +63,17 @@ class Case:
     """Clips per video or recording."""
     frames: int = FRAMES
     """Frames per clip of a video."""
+    ordered: bool = False
+    """Whether these clips must be in order."""
     skeletons: bool = False
     """Whether it uses skeleton recordings instead of videos."""
     variant: bool = False
     """Whether it shares its file with another case."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """Which frames of a video the clips have."""
+        return OrderedClips(gap=1) if self.ordered else Dense(1)
 
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
         """A random batch for the method."""
@@ -76,7 +85,7 @@ class Case:
         if self.skeletons:
             clip = SkeletonClipSettings(FRAMES, self.clips)
             return SyntheticSkeleton(clip, batch_size, train_clips=train, val_clips=val)
-        videos = ClipSettings(frames=self.frames, size=SIDE, clips=self.clips)
+        videos = ClipSettings(frames=self.frames, size=SIDE, clips=self.clips, sampler=self.sampler)
         return SyntheticMotion(videos, batch_size, train_videos=train, val_videos=val)
 
 
@@ -139,6 +148,7 @@ METHODS = [
         frames=2 * FRAMES,
     ),
     Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
+    Case("VCOP", lambda: VCOP(tiny_cnn(), hidden=16, optim=SGD), "vcop.yaml", clips=3, ordered=True),
     Case(
         "SkeletonContrast",
         lambda: SkeletonContrast(BiGRU(8, 2), AGCN(4), contrast=CONTRAST, optim=SGD),

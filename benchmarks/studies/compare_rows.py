@@ -46,6 +46,7 @@ ROWS = (
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("tubelet_contrast", "TubeletContrast", "VideoResNet", "tubelet_contrast"),
+    Row("vcop", "VCOP", "VideoResNet", "vcop", "not run yet"),
     Row("locomotion", "LocoMotion", "BEiTVideo", "locomotion"),
     Row("skeleton_contrast", "Skeleton contrast", "", "skeleton_contrast", "cannot be measured on videos, takes skeletons"),
     Row("supervised_vit", "supervised VideoViT", "VideoViT"),

@@ -95,6 +95,8 @@ class SyntheticLongVideos(GeneratedData):
     """
 
     flips_change_labels = True
+    clips_in_order = True
+    """Windows follow each other in time, without a sampler that says so."""
 
     def __init__(
         self,

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from datamodules.generated.base import GeneratedData, Part
 from datamodules.loading.loader import SampleKey
 from datamodules.settings import LoadSettings
+from datamodules.video.readers import VideoInfo
+from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
 from modules.core.batch import Batch, Kind, Stream, Text
 from modules.core.errors import SettingError
@@ -157,8 +159,9 @@ class SyntheticMotion(GeneratedData):
     Training and validation share classes but no colours, fill patterns, aspects, stroke widths or backgrounds.
 
     Args:
-        clip: Frames, size, clips and repeat; the other fields are for files. Clips of one video show the same object and
-            class with their own start, speed and heading; repeated copies are equal.
+        clip: Frames, size, clips and repeat. Clips of one video show the same object and class with their own start, speed
+            and heading; repeated copies are equal. With the sampler OrderedClips, they are instead parts of one motion, in its
+            order and with its gaps. The other fields are for files.
         batch_size: Videos per batch and process.
         reading: Worker processes. The clips are in memory, so 0 is best.
         train_videos: Videos to train on.
@@ -208,6 +211,12 @@ class SyntheticMotion(GeneratedData):
         return {"video": "video", **text, **self.further.kinds}
 
     @property
+    def parts(self) -> OrderedClips | None:
+        """How clips are cut out of one longer motion; None if each is a motion of its own."""
+        sampler = self.clip.sampler
+        return sampler if isinstance(sampler, OrderedClips) else None
+
+    @property
     def _of_world(self) -> bool:
         """Whether clips show more than `make_clips` does."""
         return self.world != WorldSettings() or self.further != WorldStreams()
@@ -232,7 +241,13 @@ class SyntheticMotion(GeneratedData):
                     "data.captions: captioned videos have one clip and moving objects; set data.clip.clips to 1 and "
                     "data.scene.objects to true, or data.captions to null."
                 )
-        self.check_unrelated("generated clips are not parts of one video")
+        if self.parts is None:
+            self.check_unrelated("generated clips are not parts of one video")
+        elif self.captions is not None or self._of_world or self.clip.crop.related:
+            raise SettingError(
+                "data.clip.sampler is OrderedClips, which generated videos only have without data.captions, data.world, "
+                "data.streams and related crops; leave these out, or use another sampler."
+            )
         plain = self.captions is None and not self.scene.ground and self.scene.objects
         if self._of_world and not plain:
             raise SettingError(
@@ -322,14 +337,19 @@ class SyntheticMotion(GeneratedData):
 
     def _make(self, split: Split, count: int, objects: bool, views: int) -> ClipPool:
         images = self._images(split)
-        made = [self._clips(split, count, objects, images, view) for view in range(views)]
-        video = made[0].video[:, None] if views == 1 else torch.stack([m.video for m in made], dim=1)
+        if self.parts is not None:
+            length = self.parts.span(views, self.clip.frames)
+            motion = self._clips(split, count, objects, images, 0, length)
+            frames = self.parts.draw(VideoInfo(length, 1.0, 0, 0), views, self.clip.frames, None)
+            made, video = [motion], motion.video[:, torch.from_numpy(frames)]
+        else:
+            made = [self._clips(split, count, objects, images, view, self.clip.frames) for view in range(views)]
+            video = made[0].video[:, None] if views == 1 else torch.stack([m.video for m in made], dim=1)
         label = made[0].object if self.label == "object" else made[0].motion
         return ClipPool(video, made[0], label, self.clip.repeat)
 
-    def _clips(self, split: Split, count: int, objects: bool, images: Tensor | None, view: int) -> SyntheticClips:
-        frames, size = self.clip.frames, self.clip.size
-        scene = self.scene
+    def _clips(self, split: Split, count: int, objects: bool, images: Tensor | None, view: int, frames: int) -> SyntheticClips:
+        size, scene = self.clip.size, self.scene
         if scene.ground:
             return make_grounds(count, frames, size, split, self.seed, scene.distractors, view)
         return make_clips(

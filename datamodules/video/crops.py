@@ -25,8 +25,8 @@ OFFSETS = (
     *((0, 2), (4, 2), (2, 4), (2, 0)),
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
-# TubeletContrast, official code: longer and shorter side of the stretched frame, for squares of 112 pixels.
-STRETCHES = ((149, 112), (171, 128), (192, 144))
+# TubeletContrast, official code: longer side of the stretched frame by its shorter side, for squares of 112 pixels.
+STRETCHES = {112: 149, 128: 171, 144: 192}
 STRETCH_REFERENCE = 112
 
 
@@ -138,20 +138,27 @@ class RandomResized(Crop):
 
 @dataclass(frozen=True)
 class Stretched(Crop):
-    """A square of the frame stretched to 4:3 (TubeletContrast); see `stretched_box`.
+    """A square of the frame stretched to 4:3 (TubeletContrast, VCOP); see `stretched_box`.
 
     Args:
         centre: Side of the centred squares of evaluation, as a fraction of the frame's shorter side.
+        heights: Shorter sides of the stretched frame for squares of 112 pixels, equally likely: of 112, 128 and 144
+            (TubeletContrast: all; VCOP: 128).
     """
 
     centre: float = 1.0
+    heights: tuple[int, ...] = tuple(STRETCHES)
 
     def __post_init__(self) -> None:
         _check_share(self.centre)
+        # YAML has lists.
+        object.__setattr__(self, "heights", tuple(self.heights))
+        if not self.heights or not set(self.heights) <= STRETCHES.keys():
+            raise SettingError(f"{OWNER}.heights is {list(self.heights)}; choose from {', '.join(map(str, STRETCHES))}.")
 
     def draw(self, width: int, height: int, size: int, rng: np.random.Generator) -> Box:
         """See `Crop.draw`."""
-        return stretched_box(width, height, size, rng)
+        return stretched_box(width, height, size, rng, self.heights)
 
 
 @dataclass(frozen=True)
@@ -319,8 +326,10 @@ def random_resized_box(
     return Box((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height)
 
 
-def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
-    """The square crop of TubeletContrast (official code): the frame is stretched to one of three 4:3 sizes, independently of
+def stretched_box(
+    width: int, height: int, size: int, rng: np.random.Generator, heights: tuple[int, ...] = tuple(STRETCHES)
+) -> Box:
+    """The square crop of TubeletContrast (official code): the frame is stretched to one of several 4:3 sizes, independently of
     its own shape, and a square of `size` is cut out at a random position.
 
     Here the part of the frame that becomes the square is cut out first, to whole pixels, and then resized.
@@ -330,8 +339,10 @@ def stretched_box(width: int, height: int, size: int, rng: np.random.Generator) 
         height: Height of the frame in pixels.
         size: Side of the square.
         rng: Source of randomness for size and position.
+        heights: See `Stretched`.
     """
-    long, short = (round(side * size / STRETCH_REFERENCE) for side in STRETCHES[rng.integers(len(STRETCHES))])
+    reference = heights[rng.integers(len(heights))]
+    long, short = (round(side * size / STRETCH_REFERENCE) for side in (STRETCHES[reference], reference))
     across, down = (long, short) if width >= height else (short, long)
     x, y = int(rng.integers(across - size + 1)), int(rng.integers(down - size + 1))
     left, top = round(x * width / across), round(y * height / down)

@@ -23,6 +23,8 @@ class Sampler(ABC):
 
     related: ClassVar[bool] = False
     """Whether the positions of a video's clips are related."""
+    ordered: ClassVar[bool] = False
+    """Whether the clips of a video follow each other in time, in the order of their numbers."""
 
     def check(self, clips: int, frames: int) -> None:  # noqa: B027  (most rules serve any)
         """Refuse a number of clips per video, or of frames per clip, that the rule does not support.
@@ -296,6 +298,7 @@ class OrderedClips(Sampler):
     gap: int = 8
     stride: int = 1
     related: ClassVar[bool] = True
+    ordered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole(OWNER, 0, gap=self.gap)
@@ -304,11 +307,15 @@ class OrderedClips(Sampler):
     def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
         """See `Sampler.draw`; in evaluation, the clips are in the middle of the video."""
         step = (frames - 1) * self.stride + 1 + self.gap
-        room = info.num_frames - (clips * step - self.gap)
+        room = info.num_frames - self.span(clips, frames)
         if room < 0:
-            raise DecodeError("too short", f"{info.num_frames} frames, {clips * step - self.gap} needed")
+            raise DecodeError("too short", f"{info.num_frames} frames, {self.span(clips, frames)} needed")
         start = room // 2 if rng is None else int(rng.integers(room + 1))
         return start + step * np.arange(clips)[:, None] + self.stride * np.arange(frames)
+
+    def span(self, clips: int, frames: int) -> int:
+        """Frames of the video from the first frame of the first clip to the last frame of the last one."""
+        return clips * ((frames - 1) * self.stride + 1 + self.gap) - self.gap
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
         """See `Sampler.views`."""
@@ -372,6 +379,7 @@ class FramePair(Sampler):
 
     gap: tuple[int, int] = (4, 47)
     related: ClassVar[bool] = True
+    ordered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         low, high = self.gap

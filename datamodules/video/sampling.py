@@ -48,6 +48,11 @@ class ClipSettings:
         """V, clips per video in a batch."""
         return self.clips * self.repeat
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the clips of a video follow each other in time, in the order of their numbers."""
+        return self.sampler.ordered
+
     def choose(self, info: VideoInfo, rng: np.random.Generator | None) -> np.ndarray:
         """The frames of all clips of a video, int64 [clips, T], without copies; see `Sampler.draw`."""
         return self.sampler.draw(info, self.clips, self.frames, rng)

@@ -15,6 +15,7 @@ from modules.masks.base import is_among
 # Okabe and Ito's colours, which most colour-blind readers can distinguish.
 OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
 HIDDEN_GREY = 110
+BAR_GREY = 60
 BAND, LINE = 48, 12
 BORROWED = "hidden cubes: predicted detail on their true mean and contrast"
 """Note on reconstructions of pixels that are normalised per cube: mean and contrast are not predicted."""
@@ -66,6 +67,7 @@ def box_corners(boxes: Tensor) -> Tensor:
     return result
 
 
+<<<<<<< HEAD
 def framed(clip: Tensor, right: Tensor) -> Tensor:
     """Draw a frame around clips: green for right answers, orange for wrong ones.
 
@@ -79,6 +81,28 @@ def framed(clip: Tensor, right: Tensor) -> Tensor:
     inside[line : height - line, line : width - line] = True
     colours = torch.tensor([OUTLINE_COLOURS[0], OUTLINE_COLOURS[2]], dtype=torch.uint8, device=clip.device)
     return torch.where(inside, clip, colours[right.long()][:, None, None, None])
+=======
+def draw_places(clip: Tensor, order: Tensor, guess: Tensor, places: int) -> Tensor:
+    """Draw two bars into clips of shuffled tuples: which part of the video is true (above) and which is predicted (below).
+
+    Args:
+        clip: uint8 [B, T, H, W, 3], the clips at one place of the shuffled tuples.
+        order: int64 [B], their true places in the video.
+        guess: int64 [B], their predicted places. They are green if right, and orange if wrong.
+        places: clips of a tuple.
+    """
+    height, width = clip.shape[2:4]
+    tall = max(2, height // 16)
+    part = (torch.arange(width, device=clip.device) * places) // width
+    wrong, true, right = (torch.tensor(colour, dtype=torch.uint8, device=clip.device) for colour in OUTLINE_COLOURS[:3])
+    predicted = torch.where((order == guess)[:, None, None], right, wrong)
+    above = torch.where((part == order[:, None])[..., None], true, BAR_GREY)
+    below = torch.where((part == guess[:, None])[..., None], predicted, BAR_GREY)
+    drawn = clip.clone()
+    drawn[:, :, :tall] = above[:, None, None]
+    drawn[:, :, -tall:] = below[:, None, None]
+    return drawn
+>>>>>>> vcop
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -80,9 +80,7 @@ class SpeedContrast(MomentumContrast):
         near = self.project_keys(same, generator)
         own = self.project(backbone, query)
         first, second = self.compare(own.appearance, near.appearance), self.compare(own.appearance, far.appearance)
-        right, wrong = (
-            (own.speed * key.speed.detach()).sum(dim=1) / self.settings.temperature for key in (near, far)
-        )
+        right, wrong = ((own.speed * key.speed.detach()).sum(dim=1) / self.settings.temperature for key in (near, far))
         loss, share = ranking(right, wrong, margin)
         self.remember(far.appearance)
         return Compared(first, second, loss, (right > wrong).detach(), share)

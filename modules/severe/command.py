@@ -15,6 +15,8 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
 import callbacks  # noqa: F401  (makes their short names known to the experiments of mini-SEVERE)
+from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.frame_tower import FrameTower
@@ -153,8 +155,10 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
     known = loaded.passport.get("architecture") or {}
     sizes: dict[str, Any]
     preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo | FrameTower) else "cnn"
-    if isinstance(network, VideoResNet):
+    if isinstance(network, VideoResNet | ClipOrderResNet):
         sizes = {"name": known["name"], "width": known["width"]}
+    elif isinstance(network, C3D):
+        sizes = {"width": known["width"]}
     elif isinstance(network, I3D):
         sizes = {"width_factor": known["width_factor"]}
     elif isinstance(network, VideoViT):

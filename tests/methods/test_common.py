@@ -121,7 +121,7 @@ def test_step_is_a_function_of_weights_batch_and_generator(case: Case) -> None:
 @everywhere
 def test_several_clips_per_video_are_several_samples(case: Case) -> None:
     if case.clips > 1:
-        with pytest.raises(SettingError, match=r"set data\.clip\.clips to 2"):
+        with pytest.raises(SettingError, match=rf"set data\.clip\.clips to {case.clips}"):
             build(case).step(case.batch(2, clips=1), generator())
         return
     method = build(case).eval()

@@ -26,7 +26,6 @@ from datamodules import SyntheticSkeleton, VideoFolder
 from datamodules.prepare.synthesise import write_video
 from datamodules.settings import LoadSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
-from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings
 from modules.runs.last_checkpoint import LAST, LastCheckpoint
 from modules.runs.nonfinite import NonFiniteGuard
@@ -215,9 +214,9 @@ def data_of(run: Run, case: Case) -> lightning.LightningDataModule:
     if case.skeletons:
         parts = SkeletonClipSettings(FRAMES, case.clips)
         return SyntheticSkeleton(parts, batch_size, LoadSettings(run.workers), train_clips=TRAIN, val_clips=VAL)
-    # Methods with two clips per video do not use copies of them.
+    # Methods with several clips per video do not use copies of them.
     clip = ClipSettings(
-        frames=case.frames, sampler=Dense(1), size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1
+        frames=case.frames, sampler=case.sampler, size=SIDE, clips=case.clips, repeat=run.repeat if case.clips == 1 else 1
     )
     return VideoFolder(
         str(run.videos), clip=clip, batch_size=batch_size, reading=ReadSettings(run.workers, max_bad_fraction=1.0)
