@@ -572,8 +572,8 @@ def timed_indices(
 
 
 def at_rate(num_frames: int, source_fps: float, fps: float) -> np.ndarray:
-    """Frames of a complete video at another rate: RSPNet, official code. Only complete steps are used, so up to one step at the end
-    is missing, unless the rates are multiples.
+    """Frames of a complete video at another rate: RSPNet, official code. Only complete steps are used, so up to one step at the
+    end is missing, unless the rates are multiples.
 
     Args:
         num_frames: Length of the video.

@@ -67,7 +67,6 @@ def box_corners(boxes: Tensor) -> Tensor:
     return result
 
 
-<<<<<<< HEAD
 def framed(clip: Tensor, right: Tensor) -> Tensor:
     """Draw a frame around clips: green for right answers, orange for wrong ones.
 
@@ -81,7 +80,8 @@ def framed(clip: Tensor, right: Tensor) -> Tensor:
     inside[line : height - line, line : width - line] = True
     colours = torch.tensor([OUTLINE_COLOURS[0], OUTLINE_COLOURS[2]], dtype=torch.uint8, device=clip.device)
     return torch.where(inside, clip, colours[right.long()][:, None, None, None])
-=======
+
+
 def draw_places(clip: Tensor, order: Tensor, guess: Tensor, places: int) -> Tensor:
     """Draw two bars into clips of shuffled tuples: which part of the video is true (above) and which is predicted (below).
 
@@ -102,7 +102,6 @@ def draw_places(clip: Tensor, order: Tensor, guess: Tensor, places: int) -> Tens
     drawn[:, :, :tall] = above[:, None, None]
     drawn[:, :, -tall:] = below[:, None, None]
     return drawn
->>>>>>> vcop
 
 
 def to_uint8(video: Tensor) -> Tensor:

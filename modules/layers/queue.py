@@ -64,8 +64,8 @@ class Queue(nn.Module):
             )
 
     def trim(self, global_batch: int) -> None:
-        """Use only as many rows as are a multiple of the batch (RSPNet, official code). Called instead of `check`. The other rows
-        stay in the checkpoint, so that its shape does not depend on the batch.
+        """Use only as many rows as are a multiple of the batch (RSPNet, official code). The other rows stay in the
+        checkpoint, so that its shape does not depend on the batch.
 
         Args:
             global_batch: see `check`.
@@ -76,8 +76,8 @@ class Queue(nn.Module):
         size = len(self.keys)
         if size < global_batch:
             raise SettingError(
-                f"model.contrast.queue_size {size} is less than the global batch, {global_batch} keys over all processes; set it "
-                f"to {global_batch} or more."
+                f"model.contrast.queue_size {size} is less than the global batch, {global_batch} keys over all processes; "
+                f"set it to {global_batch} or more."
             )
         self.rows = size // global_batch * global_batch
         if self.rows < size:

@@ -37,11 +37,11 @@ class Compared(NamedTuple):
 
 
 class SpeedContrast(MomentumContrast):
-    """Two heads on one encoder (RSPNet, https://arxiv.org/abs/2011.07949): `head` compares what is seen, as in `MomentumContrast`,
-    and `speed_head` at which speed.
+    """Two heads on one encoder (RSPNet, https://arxiv.org/abs/2011.07949): `head` compares what is seen, as in
+    `MomentumContrast`, and `speed_head` at which speed.
 
-    The queue contains the appearance of keys of the other speed only, as in the official code. It is trimmed to a multiple of the
-    batch.
+    The queue contains the appearance of keys of the other speed only, as in the official code. It is trimmed to a multiple of
+    the batch.
 
     Args:
         backbone: encoder of the query branch, which remains an attribute of the method. It pools clips to [B, D].

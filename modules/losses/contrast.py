@@ -71,8 +71,8 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, 
 
 
 def identify(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross-entropy of rows whose first column is the right one, and the fractions of rows in which fewer than one and fewer
-    than five others are at least as large; without gradient.
+    """Mean cross-entropy of rows whose first column is the right one, and the fractions of rows in which fewer than one and
+    fewer than five others are at least as large; without gradient.
 
     Args:
         logits: float [B, 1 + K], output of `contrast_logits`.

@@ -2,12 +2,9 @@
 
 * Masked prediction: `videomae` (pixels of masked tokens), `smile` (features of an image encoder, with moving
   objects), `sigma` (assignments to learned prototypes).
-<<<<<<< HEAD
-* Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `rspnet` (speeds of clips), `skeleton_contrast` (views of one body).
-=======
-* Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
+* Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `rspnet` (speeds of
+  clips), `skeleton_contrast` (views of one body).
 * Order in time: `vcop` (shuffled clips of a video).
->>>>>>> vcop
 * Video and language: `locomotion` (pasted motion and its captions).
 
 Methods do not import each other; code that several of them share is in `masks`, `losses`, `augment` or `layers`, one layer

@@ -1,26 +1,27 @@
 """RSPNet: which of two clips plays at the same speed as a third one, and which video is it from?
 
-Paper: RSPNet, https://arxiv.org/abs/2011.07949. Two windows of a video are cut at different times. The first one gives the query,
-the second one two keys: its frames at the query's speed and at another one. Speeds are 1 (consecutive frames) and 2 (every second
-frame); all clips have the same number of frames. An encoder with two heads sees the query, its momentum copy the keys:
+Paper: RSPNet, https://arxiv.org/abs/2011.07949. Two windows of a video are cut at different times. The first one gives the
+query, the second one two keys: its frames at the query's speed and at another one. Speeds are 1 (consecutive frames) and 2
+(every second frame); all clips have the same number of frames. An encoder with two heads sees the query, its momentum copy
+the keys:
 
 * relative speed: in the space of one head, the query must be nearer to the key of its own speed than to the other key (margin
   ranking loss). Both keys show the same scene, so the appearance does not help;
-* appearance: in the space of the other head, both keys are positives of the query, and keys of other videos, kept in a queue, are
-  negatives (two cross-entropies as in MoCo).
+* appearance: in the space of the other head, both keys are positives of the query, and keys of other videos, kept in a queue,
+  are negatives (two cross-entropies as in MoCo).
 
 Shapes for the 3D ResNet-18: windows [B, 2, 32, 112, 112, 3], clips of 16 frames, features [B, 512], compared in 128 dimensions,
 queue [16384, 128], which contains keys of the other speed only.
 
-Details of the official code that are kept: the momentum update comes first, then the keys of the other speed, then those of the same
-speed; the clip of speed 1 is always the first half of the window; the margin 2 is compared with cosines over the temperature
-0.07 (0.14 in cosines; the paper's 0.15 could not be verified); augmentation changes the window before its frames are chosen;
-heads are linear (`contrast.hidden: null` is its `mlp`).
+Details of the official code that are kept: the momentum update comes first, then the keys of the other speed, then those of
+the same speed; the clip of speed 1 is always the first half of the window; the margin 2 is compared with cosines over the
+temperature 0.07 (0.14 in cosines; the paper's 0.15 could not be verified); augmentation changes the window before its frames
+are chosen; heads are linear (`contrast.hidden: null` is its `mlp`).
 
 Differences from the official code:
 
-* it works with one GPU too. Official: at least two, since keys are shuffled between GPUs, so that batch norm's statistics do not
-  reveal pairs. With one process nothing is shuffled;
+* it works with one GPU too. Official: at least two, since keys are shuffled between GPUs, so that batch norm's statistics do
+  not reveal pairs. With one process nothing is shuffled;
 * `split: sample` draws the speed of each sample separately; the official `split: batch` gives half of the batch speed 1;
 * crops are resized with antialiasing; the encoder has no unused classifier, which official files contain;
 * the heads `conv`, `convbn` and `speednet` do not exist.
@@ -110,8 +111,8 @@ class RSPNet(Method):
         backbone: encoder, kept after pretraining.
         contrast: heads, queue and key branch.
         speeds: speeds besides 1, one of which is drawn.
-        split: `batch` draws one speed for the batch of each process, and half of the samples play it; `sample` draws the speed of
-            each sample.
+        split: `batch` draws one speed for the batch of each process, and half of the samples play it; `sample` draws the speed
+            of each sample.
         margin: difference of the similarities, over the temperature, from which a query has no ranking loss.
         speed_weight: weight of the ranking loss; that of the appearance loss is 1.
         colour: grey and colour jitter, drawn for each window.

@@ -36,9 +36,9 @@ class Block(nn.Module):
 
 
 class ResNet3D(VideoCNN):
-    """3D ResNet-18 with a stem of 7 x 7 x 7 and max pooling over space and time, without pooling and classifier. Its feature map
-    has 8 * width channels and is downsampled by 16 x 32 x 32; 33,203,904 parameters. `VideoResNet` r3d_18 is another network:
-    its stem is 3 x 7 x 7, without max pooling.
+    """3D ResNet-18 with a stem of 7 x 7 x 7 and max pooling over space and time, without pooling and classifier. Its feature
+    map has 8 * width channels and is downsampled by 16 x 32 x 32; 33,203,904 parameters. `VideoResNet` r3d_18 is another
+    network: its stem is 3 x 7 x 7, without max pooling.
 
     Parameters have the names of the official code. As in the other networks, initial weights are PyTorch's defaults.
 

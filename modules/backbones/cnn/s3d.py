@@ -123,8 +123,8 @@ class GatedMixed(nn.Module):
 
 
 class S3DG(VideoCNN):
-    """S3D with self-gating, without pooling and classifier. Its feature map has 1024 channels and is downsampled by 8 x 32 x 32;
-    8,675,744 parameters, with the names of RSPNet's official code.
+    """S3D with self-gating, without pooling and classifier. Its feature map has 1024 channels and is downsampled by
+    8 x 32 x 32; 8,675,744 parameters, with the names of RSPNet's official code.
 
     Args:
         width_factor: factor on the channels of every layer, for small runs. 1 is the published network.
