@@ -35,6 +35,7 @@ from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -121,6 +122,12 @@ SHEETS = {
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),
         lambda: moving(2),
         ("query", "key"),
+        samples=(0, 1),
+    ),
+    "rspnet": Sheet(
+        lambda: RSPNet(VideoResNet("r3d_18", width=4), replace(SMALL_QUEUE, hidden=0), split="sample", flip=0.5),
+        lambda: SyntheticMotion(ClipSettings(2 * FRAMES, size=SIDE, clips=2), BATCH, train_videos=64, val_videos=16),
+        ("query", "same_speed", "other_speed"),
         samples=(0, 1),
     ),
     "tubelet_contrast": Sheet(

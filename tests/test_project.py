@@ -34,6 +34,7 @@ OWN_TESTS = (
     "debug/tiny",
     "debug/motion_videos",
     "debug/motion_ground",
+    "debug/small_speed",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",
@@ -82,6 +83,8 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
     layers += narrow if tiny == "tiny_cnn.yaml" else []
+    # At the higher speed, half of the frames remain.
+    layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
     data = ["--data", "VideoFolder", f"--data.root={videos}"]
     if skeletons:
         layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]
