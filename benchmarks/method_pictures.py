@@ -5,7 +5,7 @@ python benchmarks/method_pictures.py --out docs/methods
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,6 +58,8 @@ TITLES = {
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
     "query": "query",
+    "same_speed": "key of the\nsame speed",
+    "other_speed": "key of the\nother speed",
     "key": "its key",
     "plain": "recording",
     "captioned": "",

@@ -159,6 +159,7 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 def tiny_classifier(recipe: str, folder: Path) -> list[str]:
     sizes = ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"] if "cnn" not in recipe else ["width=4"]
     layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_classifier.yaml")]
+    layers += ["--data.clip.frames=8"] if "rspnet" in recipe else []
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--trainer.enable_progress_bar=false"]
     return [*layers, *data, *(f"--model.backbone.{size}" for size in sizes), f"--trainer.default_root_dir={folder}"]
 
