@@ -128,7 +128,7 @@ SHEETS = {
     ),
     "rspnet": Sheet(
         lambda: RSPNet(VideoResNet("r3d_18", width=4), replace(SMALL_QUEUE, hidden=0), split="sample", flip=0.5),
-        lambda: SyntheticMotion(ClipSettings(2 * FRAMES, size=SIDE, clips=2), BATCH, train_videos=64, val_videos=16),
+        lambda: SyntheticMotion(ClipSettings(frames=2 * FRAMES, size=SIDE, clips=2), BATCH, train_videos=64, val_videos=16),
         ("query", "same_speed", "other_speed"),
         samples=(0, 1),
     ),

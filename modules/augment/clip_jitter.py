@@ -1,8 +1,8 @@
 """Colour jitter of complete clips in float on the device, with strong changes in random order (RSPNet, official code).
 
 The changes are those of torchvision's `ColorJitter` of float pictures. All are the same for all frames of a clip; contrast
-blends with one mean grey value of the clip. Clips of a batch are changed together: every clip has one change of hue, so blending
-is done in three rounds before and three after it, in which a clip has either its own change or none.
+blends with one mean grey value of the clip. Clips of a batch are changed together: every clip has one change of hue, so there
+are three rounds of blending before and three after it, in which a clip has either its own change or none.
 """
 
 from dataclasses import dataclass

@@ -196,7 +196,7 @@ def official_file(method: RSPNet, path: Path) -> None:
     torch.save({"epoch": 200, "arch": "resnet18", "model": state, "best_loss": 1.0, "optimizer": {}, "scheduler": {}}, path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name == "S3DG" else []) for name in NETWORKS])
 @pytest.mark.parametrize("hidden", [0, None])
 def test_official_file_becomes_ours(name: str, hidden: int | None, tmp_path: Path) -> None:
     contrast = ContrastSettings(hidden, out_dim=16, queue_size=24)

@@ -32,8 +32,8 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     or used; it is left out.
 
     Args:
-        state: `encoder_q.encoder.*`, `encoder_q.fc1.*`, `encoder_q.fc2.*`, the same of `encoder_k`, `queue` [dim, K], `queue_ptr`
-            [1]; all except the first are optional.
+        state: `encoder_q.encoder.*`, `encoder_q.fc1.*`, `encoder_q.fc2.*`, the same of `encoder_k`, `queue` [dim, K],
+            `queue_ptr` [1]; all except the first are optional.
     """
     renamed: dict[str, Tensor] = {}
     for branch, (encoder, heads) in BRANCHES.items():
