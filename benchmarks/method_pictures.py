@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from datamodules.generated.motion import SceneSettings, SyntheticMotion
 from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
+from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
 from modules.backbones.cnn.resnet import VideoResNet
@@ -94,6 +95,11 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
     return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
 
 
+def two_windows() -> ClipSettings:
+    """Parts of one motion, so that they have its speed."""
+    return ClipSettings(frames=2 * FRAMES, size=SIDE, clips=2, sampler=OrderedClips(gap=0))
+
+
 def locomotion() -> LocoMotion:
     """Like the recipe, but small."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=16, embed_dim=32, depth=1, num_heads=2)
@@ -128,7 +134,7 @@ SHEETS = {
     ),
     "rspnet": Sheet(
         lambda: RSPNet(VideoResNet("r3d_18", width=4), replace(SMALL_QUEUE, hidden=0), split="sample", flip=0.5),
-        lambda: SyntheticMotion(ClipSettings(frames=2 * FRAMES, size=SIDE, clips=2), BATCH, train_videos=64, val_videos=16),
+        lambda: SyntheticMotion(two_windows(), BATCH, train_videos=64, val_videos=16),
         ("query", "same_speed", "other_speed"),
         samples=(0, 1),
     ),
