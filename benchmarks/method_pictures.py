@@ -5,7 +5,7 @@ python benchmarks/method_pictures.py --out docs/methods
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -60,6 +61,8 @@ TITLES = {
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
     "query": "query",
+    "same_speed": "key of the\nsame speed",
+    "other_speed": "key of the\nother speed",
     "key": "its key",
     "plain": "recording",
     "place_1": "first clip",
@@ -103,6 +106,11 @@ def in_order() -> SyntheticMotion:
     return SyntheticMotion(clip, 8, train_videos=64, val_videos=16)
 
 
+def two_windows() -> ClipSettings:
+    """Parts of one motion, so that they have its speed."""
+    return ClipSettings(frames=2 * FRAMES, size=SIDE, clips=2, sampler=OrderedClips(gap=0))
+
+
 def locomotion() -> LocoMotion:
     """Like the recipe, but small."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=16, embed_dim=32, depth=1, num_heads=2)
@@ -133,6 +141,12 @@ SHEETS = {
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),
         lambda: moving(2),
         ("query", "key"),
+        samples=(0, 1),
+    ),
+    "rspnet": Sheet(
+        lambda: RSPNet(VideoResNet("r3d_18", width=4), replace(SMALL_QUEUE, hidden=0), split="sample", flip=0.5),
+        lambda: SyntheticMotion(two_windows(), BATCH, train_videos=64, val_videos=16),
+        ("query", "same_speed", "other_speed"),
         samples=(0, 1),
     ),
     "tubelet_contrast": Sheet(

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.image_towers import PatchTokens
 from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
@@ -29,6 +30,7 @@ from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -86,13 +88,14 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SIGMA-MLP": lambda size: SIGMA(VideoViT(size), PixelTarget(), TubeMask(0.9), MLPSettings(), optim=ADAMW),
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
     "MoCo": lambda size: MoCo(cnn(size)),
+    "RSPNet": lambda size: RSPNet(ResNet3D(int(64 * SHARE[size]))),
     "TubeletContrast": lambda size: TubeletContrast(cnn(size), TubeletSettings()),
     "VCOP": lambda size: VCOP(C3D(int(64 * SHARE[size]))),
     "LocoMotion": locomotion,
     "SkeletonContrast": skeletons,
 }
 """Methods by their names in tables."""
-PAIRS = ("MoCo", "TubeletContrast")
+PAIRS = ("MoCo", "RSPNet", "TubeletContrast")
 """Methods that use two small clips of each video."""
 
 
@@ -105,6 +108,8 @@ def random_batch(name: str, count: int, device: torch.device) -> Batch:
     clips, frames, side = (2, 16, 112) if name in PAIRS else (1, 8 if name == "LocoMotion" else 16, 224)
     if name == "VCOP":
         clips, side = 3, 112
+    if name == "RSPNet":
+        frames = 32
     video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)
     return unlabelled(video)
 

@@ -13,6 +13,7 @@ from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
@@ -37,6 +38,7 @@ __all__ = [
     "NearestNeighbours",
     "NoiseMask",
     "OptimBlueMask",
+    "RSPNet",
     "RandomMask",
     "RepetitionCounting",
     "RunningCellMask",

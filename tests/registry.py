@@ -34,6 +34,7 @@ from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -60,6 +61,8 @@ class Case:
     yaml: str
     clips: int = 1
     """Clips per video or recording."""
+    frames: int = FRAMES
+    """Frames per clip of a video."""
     ordered: bool = False
     """Whether these clips must be in order."""
     skeletons: bool = False
@@ -74,15 +77,15 @@ class Case:
 
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
         """A random batch for the method."""
-        make = skeleton_batch if self.skeletons else video_batch
-        return make(samples, self.clips if clips is None else clips, seed)
+        number = self.clips if clips is None else clips
+        return skeleton_batch(samples, number, seed) if self.skeletons else video_batch(samples, number, seed, self.frames)
 
     def data(self, batch_size: int, train: int, val: int) -> LightningDataModule:
         """Generated samples for whole runs; the processes of a run share them."""
         if self.skeletons:
             clip = SkeletonClipSettings(FRAMES, self.clips)
             return SyntheticSkeleton(clip, batch_size, train_clips=train, val_clips=val)
-        videos = ClipSettings(frames=FRAMES, size=SIDE, clips=self.clips, sampler=self.sampler)
+        videos = ClipSettings(frames=self.frames, size=SIDE, clips=self.clips, sampler=self.sampler)
         return SyntheticMotion(videos, batch_size, train_videos=train, val_videos=val)
 
 
@@ -135,6 +138,14 @@ METHODS = [
         lambda: TubeletContrast(tiny_cnn(), TubeletSettings(), CONTRAST, optim=SGD, flip=0.5),
         "tubelet_contrast.yaml",
         clips=2,
+    ),
+    # At the higher speed, half of the frames remain.
+    Case(
+        "RSPNet",
+        lambda: RSPNet(tiny_cnn(), replace(CONTRAST, hidden=0, temperature=0.07), optim=SGD, flip=0.5),
+        "rspnet.yaml",
+        clips=2,
+        frames=2 * FRAMES,
     ),
     Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
     Case("VCOP", lambda: VCOP(tiny_cnn(), hidden=16, optim=SGD), "vcop.yaml", clips=3, ordered=True),
@@ -218,10 +229,10 @@ def with_sentences(batch: Batch, sentences: list[str]) -> Batch:
     return replace(batch, streams=batch.streams | {"text": Text([[one] for one in sentences])})
 
 
-def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> Batch:
+def video_batch(videos: int = 4, clips: int = 1, seed: int = 0, frames: int = FRAMES) -> Batch:
     """Random clips [B, V, T, H, W, 3] with two labels."""
     g = torch.Generator().manual_seed(seed)
-    video = torch.randint(0, 256, (videos, clips, FRAMES, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
+    video = torch.randint(0, 256, (videos, clips, frames, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
     return Batch(torch.arange(videos), torch.arange(videos) % 2, {"video": Stream("video", video)})
 
 

@@ -35,6 +35,7 @@ OWN_TESTS = (
     "debug/motion_videos",
     "debug/motion_ground",
     "debug/ordered_clips",
+    "debug/small_speed",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",
@@ -85,6 +86,8 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
     layers += narrow if tiny == "tiny_cnn.yaml" else []
+    # At the higher speed, half of the frames remain.
+    layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
     data = ["--data", "VideoFolder", f"--data.root={videos}"]
     if skeletons:
         layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]
@@ -159,6 +162,7 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 def tiny_classifier(recipe: str, folder: Path) -> list[str]:
     sizes = ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"] if "cnn" not in recipe else ["width=4"]
     layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_classifier.yaml")]
+    layers += ["--data.clip.frames=8"] if "rspnet" in recipe else []
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--trainer.enable_progress_bar=false"]
     return [*layers, *data, *(f"--model.backbone.{size}" for size in sizes), f"--trainer.default_root_dir={folder}"]
 

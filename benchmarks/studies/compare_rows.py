@@ -45,6 +45,7 @@ ROWS = (
     Row("sigma", "SIGMA (MLP)", "VideoViT", "sigma"),
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
+    Row("rspnet", "RSPNet", "VideoResNet", "rspnet", "not run yet"),
     Row("tubelet_contrast", "TubeletContrast", "VideoResNet", "tubelet_contrast"),
     Row("vcop", "VCOP", "VideoResNet", "vcop", "not run yet"),
     Row("locomotion", "LocoMotion", "BEiTVideo", "locomotion"),

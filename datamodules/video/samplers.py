@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from datamodules.video.readers import DecodeError, VideoInfo
-from modules.core.errors import SettingError, check_positive, check_whole
+from modules.core.errors import SettingError, check_positive, check_whole, given
 
 Short = Literal["first_frame", "spread"]
 OWNER = "data.clip.sampler"
@@ -229,6 +229,58 @@ class Timed(Sampler):
         whole = resample(info.num_frames, info.fps, self.fps, 0.0, info.num_frames / info.fps)
         starts = np.linspace(0, max(len(whole) - frames, 1), segments) if len(whole) > frames else np.zeros(segments)
         return np.stack([np.resize(whole[int(start) : int(start) + frames], frames) for start in starts])
+
+
+@dataclass(frozen=True)
+class Looped(Sampler):
+    """Every `stride`-th frame from a random start; a video with fewer frames than a clip is repeated (RSPNet, official code).
+
+    If the video is long enough for a clip, but not at this stride, the clip is spread over the complete video. A test takes
+    windows spaced evenly from the first to the last possible one (RSPNet: 10).
+
+    Args:
+        stride: Frames between sampled ones.
+        fps: Frames per second to which videos are resampled first; null uses those of the video.
+    """
+
+    stride: int = 1
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+        check_positive(OWNER, **given(fps=self.fps))
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        if rng is None:
+            return self.views(info, clips, frames)
+        room = self._room(self._frames(info), frames)
+        return self._at(info, [int(rng.integers(room + 1)) if room > 0 else 0 for _ in range(clips)], frames)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`; a single clip is in the middle."""
+        room = max(0, self._room(self._frames(info), frames))
+        starts = [room // 2] if segments == 1 else np.linspace(0, room, segments).round().astype(np.int64).tolist()
+        return self._at(info, starts, frames)
+
+    def _frames(self, info: VideoInfo) -> np.ndarray:
+        """The frames of the video at the requested rate."""
+        return np.arange(info.num_frames) if self.fps is None else at_rate(info.num_frames, info.fps, self.fps)
+
+    def _room(self, whole: np.ndarray, frames: int) -> int:
+        """The last possible start; negative if the video is too short for this stride."""
+        return len(whole) - ((frames - 1) * self.stride + 1)
+
+    def _at(self, info: VideoInfo, starts: list[int], frames: int) -> np.ndarray:
+        whole = self._frames(info)
+        if len(whole) <= frames:
+            places = np.arange(frames) % len(whole)
+        elif self._room(whole, frames) < 0:
+            places = np.linspace(0, len(whole) - 1, frames).round().astype(np.int64)
+        else:
+            places = self.stride * np.arange(frames)
+            return whole[np.array(starts)[:, None] + places]
+        return np.tile(whole[places], (len(starts), 1))
 
 
 @dataclass(frozen=True)
@@ -517,6 +569,24 @@ def timed_indices(
     room = max(0.0, info.num_frames / info.fps - duration)
     start = position * room if rng is None else rng.uniform(0, room)
     return np.resize(resample(info.num_frames, info.fps, fps, start, duration), frames)
+
+
+def at_rate(num_frames: int, source_fps: float, fps: float) -> np.ndarray:
+    """Frames of a complete video at another rate: RSPNet, official code. Only complete steps are used, so up to one step at the
+    end is missing, unless the rates are multiples.
+
+    Args:
+        num_frames: Length of the video.
+        source_fps: Frame rate of the video.
+        fps: Requested rate; frames of a slower video are repeated.
+
+    Returns:
+        int64 [n], ascending, at least one frame.
+    """
+    step = source_fps / fps
+    if step.is_integer():
+        return np.arange(0, num_frames, int(step))
+    return (np.arange(max(1, int(num_frames / step))) * step).astype(np.int64)
 
 
 def decreasing_gap(room: int, u: float) -> int:

@@ -153,20 +153,30 @@ def _move(clips: Tensor, matrix: Tensor) -> Tensor:
 
 def _turn_hue(clips: Tensor, shift: Tensor) -> Tensor:
     """float [n, 1], as a fraction of the circle"""
-    colours = clips.float() / 255
-    red, green, blue = colours.unbind(2)
-    value, low = colours.amax(2), colours.amin(2)
+    # Rounding as in torchvision.
+    return (turn_hue(clips.float() / 255, shift.view(-1, 1, 1, 1), 2) * (256 - 1e-3)).to(torch.uint8)
+
+
+def turn_hue(colours: Tensor, shift: Tensor, dim: int) -> Tensor:
+    """Add to the hue (torchvision's `adjust_hue` of float pictures).
+
+    Args:
+        colours: float, not negative, red, green and blue in dimension `dim`.
+        shift: fraction of the circle; broadcasts to the shape of one colour.
+        dim: dimension of the colours.
+    """
+    red, green, blue = colours.unbind(dim)
+    value, low = colours.amax(dim), colours.amin(dim)
     spread = value - low
     safe = torch.where(spread > 0, spread, 1)
     from_green = torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
     sixth = torch.where(value == red, (green - blue) / safe, from_green)
-    sixth = (sixth + 6 * shift.view(-1, 1, 1, 1)).remainder(6)
+    sixth = (sixth + 6 * shift).remainder(6)
     made = []
     for peak in (5, 3, 1):
         away = (peak + sixth).remainder(6)
         made.append(value - spread * torch.minimum(away, 4 - away).clamp(0, 1))
-    # Rounding as in torchvision.
-    return (torch.stack(made, dim=2) * (256 - 1e-3)).to(torch.uint8)
+    return torch.stack(made, dim=dim)
 
 
 class Kind(NamedTuple):

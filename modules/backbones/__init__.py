@@ -5,7 +5,8 @@ from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
-from modules.backbones.cnn.s3d import S3D
+from modules.backbones.cnn.resnet3d import ResNet3D
+from modules.backbones.cnn.s3d import S3D, S3DG
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
@@ -22,12 +23,14 @@ __all__ = [
     "HCN",
     "I3D",
     "S3D",
+    "S3DG",
     "AnyEncoder",
     "BEiTVideo",
     "BiGRU",
     "ClipOrderResNet",
     "Depth",
     "FrameTower",
+    "ResNet3D",
     "SignalCNN",
     "VideoResNet",
     "VideoViT",

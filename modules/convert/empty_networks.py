@@ -13,13 +13,15 @@ from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.clip_order import ClipOrderName, ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import ResNetName, VideoResNet
-from modules.backbones.cnn.s3d import S3D
+from modules.backbones.cnn.resnet3d import ResNet3D
+from modules.backbones.cnn.s3d import S3D, S3DG
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.layers.heads import VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.speed_contrast import SpeedContrast
 from modules.layers.tuple_head import TupleHead
 from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_of
 
@@ -116,6 +118,12 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}
     elif "backbone.features.0.0.0.weight" in weights:
         backbone, sizes = S3D(), {"backbone": "S3D"}
+    elif "backbone.feature.sepConv1.excitation.bias" in weights:
+        factor = shape_of(weights, "backbone.feature.sepConv1.excitation.bias", 1, source)[0] / 64
+        backbone, sizes = S3DG(factor), {"backbone": "S3DG", "width_factor": factor}
+    elif "backbone.layer1.0.conv1.weight" in weights:
+        width = shape_of(weights, "backbone.conv1.weight", 5, source)[0]
+        backbone, sizes = ResNet3D(width), {"backbone": "ResNet3D", "width": width}
     elif "backbone.block5.conv5b.weight" in weights:
         width = shape_of(weights, "backbone.block1.conv1.weight", 5, source)[0]
         backbone, sizes = C3D(width), {"backbone": "C3D", "width": width}
@@ -143,10 +151,12 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         network["head"] = TupleHead(features // 2, places, classes, hidden=hidden, norm=norm)
         sizes |= {"places": places, "orders": classes}
     if "contrast.head.0.weight" in weights:
-        hidden = shape_of(weights, "contrast.head.0.weight", 2, source)[0]
-        out_dim = shape_of(weights, "contrast.head.2.weight", 2, source)[0]
+        linear = "contrast.head.2.weight" not in weights
+        hidden = 0 if linear else shape_of(weights, "contrast.head.0.weight", 2, source)[0]
+        out_dim = shape_of(weights, f"contrast.head.{0 if linear else 2}.weight", 2, source)[0]
         queue_size = shape_of(weights, "contrast.queue.keys", 2, source)[0]
-        network["contrast"] = MomentumContrast(backbone, ContrastSettings(hidden, out_dim, queue_size))
+        kind_of_contrast = SpeedContrast if "contrast.speed_head.0.weight" in weights else MomentumContrast
+        network["contrast"] = kind_of_contrast(backbone, ContrastSettings(hidden, out_dim, queue_size))
         sizes |= {"hidden": hidden, "out_dim": out_dim, "queue_size": queue_size}
     return network, sizes
 

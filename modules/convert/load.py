@@ -10,7 +10,8 @@ from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
-from modules.backbones.cnn.s3d import S3D
+from modules.backbones.cnn.resnet3d import ResNet3D
+from modules.backbones.cnn.s3d import S3D, S3DG
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
@@ -167,6 +168,10 @@ def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:
         return I3D(sizes["width_factor"], checkpoint=checkpoint)
     if sizes["backbone"] == "S3D":
         return S3D(checkpoint=checkpoint)
+    if sizes["backbone"] == "S3DG":
+        return S3DG(sizes["width_factor"], checkpoint=checkpoint)
+    if sizes["backbone"] == "ResNet3D":
+        return ResNet3D(sizes["width"], checkpoint=checkpoint)
     if sizes["backbone"] == "C3D":
         return C3D(sizes["width"], checkpoint=checkpoint)
     if sizes["backbone"] == "ClipOrderResNet":

@@ -168,6 +168,7 @@ def is_cnn(weights: dict[str, Tensor]) -> bool:
     firsts = (
         *("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight"),
         *("conv3d_1a_7x7.conv3d.weight", "features.0.0.0.weight"),
+        *("layer1.0.conv1.weight", "feature.sepConv1.excitation.bias"),
         *("block1.conv1.weight", "stem.conv1.temporal_spatial_conv.weight", "stem.conv1.spatial_conv.weight"),
     )
     return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)

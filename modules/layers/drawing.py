@@ -67,6 +67,21 @@ def box_corners(boxes: Tensor) -> Tensor:
     return result
 
 
+def framed(clip: Tensor, right: Tensor) -> Tensor:
+    """Draw a frame around clips: green for right answers, orange for wrong ones.
+
+    Args:
+        clip: uint8 [B, T, H, W, 3]
+        right: bool [B]
+    """
+    height, width = clip.shape[2:4]
+    line = max(1, min(height, width) // 32)
+    inside = torch.zeros(height, width, 1, dtype=torch.bool, device=clip.device)
+    inside[line : height - line, line : width - line] = True
+    colours = torch.tensor([OUTLINE_COLOURS[0], OUTLINE_COLOURS[2]], dtype=torch.uint8, device=clip.device)
+    return torch.where(inside, clip, colours[right.long()][:, None, None, None])
+
+
 def draw_places(clip: Tensor, order: Tensor, guess: Tensor, places: int) -> Tensor:
     """Draw two bars into clips of shuffled tuples: which part of the video is true (above) and which is predicted (below).
 

@@ -90,3 +90,16 @@ class ProjectionHead(nn.Sequential):
 
     def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
         super().__init__(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, out_dim))
+
+
+def projection(in_dim: int, hidden: int | None, out_dim: int) -> nn.Sequential:
+    """A `ProjectionHead`, or a linear layer named `0.*` if it has no hidden layer (MoCo v1, RSPNet).
+
+    Args:
+        in_dim: length of a feature.
+        hidden: length between the two linear layers; None uses that of the features, 0 leaves only one linear layer.
+        out_dim: length of a projection.
+    """
+    if hidden == 0:
+        return nn.Sequential(nn.Linear(in_dim, out_dim))
+    return ProjectionHead(in_dim, hidden or in_dim, out_dim)

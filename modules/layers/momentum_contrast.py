@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modules.core.distributed import gather_rows, position, shuffled
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.run import run_of
-from modules.layers.heads import ProjectionHead
+from modules.layers.heads import projection
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.queue import Queue
 from modules.losses.contrast import Contrast, info_nce, unit_rows
@@ -24,7 +24,7 @@ class ContrastSettings:
     """Head, queue and key branch. The defaults are those of TubeletContrast (official code).
 
     Args:
-        hidden: width between the two layers of the head; None uses that of the features.
+        hidden: width between the two layers of the head; None uses that of the features, 0 leaves only one linear layer.
         out_dim: length of queries and keys.
         queue_size: number of keys kept as negatives; a multiple of the batch over all devices, and less than half of
             the samples, since otherwise the negatives include keys of the query's own video. 0 uses the other keys of the batch
@@ -43,8 +43,8 @@ class ContrastSettings:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("model.contrast", out_dim=self.out_dim, temperature=self.temperature, **given(hidden=self.hidden))
-        check_range("model.contrast", 0, queue_size=self.queue_size)
+        check_positive("model.contrast", out_dim=self.out_dim, temperature=self.temperature)
+        check_range("model.contrast", 0, queue_size=self.queue_size, **given(hidden=self.hidden))
         check_range("model.contrast", 0, 1, momentum=self.momentum)
 
 
@@ -64,7 +64,7 @@ class MomentumContrast(nn.Module):
     def __init__(self, backbone: nn.Module, settings: ContrastSettings) -> None:
         super().__init__()
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
-        self.head = ProjectionHead(width, settings.hidden or width, settings.out_dim)
+        self.head = projection(width, settings.hidden, settings.out_dim)
         self.key_backbone, self.key_head = frozen_copy(backbone), frozen_copy(self.head)
         self.queue = Queue(settings.queue_size, settings.out_dim) if settings.queue_size else None
         self.settings = settings
@@ -134,7 +134,7 @@ class MomentumContrast(nn.Module):
     def compare(self, queries: Tensor, keys: Tensor) -> Contrast:
         """Loss of identifying each query's own key among the negatives. The queue must belong to the branch of `keys`."""
         if self.queue is not None:
-            return info_nce(queries, keys, self.queue.keys, self.settings.temperature)
+            return info_nce(queries, keys, self.queue.used, self.settings.temperature)
         # In validation, processes may have different numbers of keys, so each uses only its own.
         rank = position()[0] if self.training else 0
         everyone = gather_rows(keys) if self.training else keys

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from modules.core.distributed import gather_rows
@@ -36,6 +37,13 @@ class Queue(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.rows = size
+        """rows in use, from the first on; see `trim`"""
+
+    @property
+    def used(self) -> Tensor:
+        """The rows in use: [rows, D], a view of the keys."""
+        return self.keys[: self.rows]
 
     def check(self, global_batch: int) -> None:
         """Check before the first step that the queue is a multiple of the batch.
@@ -46,13 +54,36 @@ class Queue(nn.Module):
         Raises:
             SettingError: naming both settings.
         """
-        size = len(self.keys)
+        size = self.rows
         if size % global_batch:
             fitting = max(1, round(size / global_batch)) * global_batch
             raise SettingError(
                 f"model.contrast.queue_size {size} is not a multiple of the global batch, {global_batch} keys over all "
                 f"processes; set model.contrast.queue_size to {fitting}, or data.batch_size so that the global batch divides "
                 f"{size}."
+            )
+
+    def trim(self, global_batch: int) -> None:
+        """Use only as many rows as are a multiple of the batch (RSPNet, official code). The other rows stay in the
+        checkpoint, so that its shape does not depend on the batch.
+
+        Args:
+            global_batch: see `check`.
+
+        Raises:
+            SettingError: if the queue is smaller than the batch.
+        """
+        size = len(self.keys)
+        if size < global_batch:
+            raise SettingError(
+                f"model.contrast.queue_size {size} is less than the global batch, {global_batch} keys over all processes; "
+                f"set it to {global_batch} or more."
+            )
+        self.rows = size // global_batch * global_batch
+        if self.rows < size:
+            rank_zero_info(
+                f"The queue uses {self.rows} of its {size} rows (model.contrast.queue_size), a multiple of the global batch, "
+                f"{global_batch}."
             )
 
     @torch.no_grad()
@@ -63,6 +94,6 @@ class Queue(nn.Module):
             keys: [B, D] unit rows of this process, the same number in every process.
         """
         keys = gather_rows(keys.float())
-        rows = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        rows = (self.pointer + torch.arange(len(keys), device=keys.device)) % self.rows
         self.keys.index_copy_(0, rows, keys)
-        self.pointer.add_(len(keys)).remainder_(len(self.keys))
+        self.pointer.add_(len(keys)).remainder_(self.rows)

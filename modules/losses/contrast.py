@@ -63,10 +63,31 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, 
         temperature: divisor of the cosine similarities.
         own: int64 [B], row of `negatives` that is each query's own key; None if the negatives do not contain them.
     """
-    logits = contrast_logits(query, key, negatives, temperature, own)
-    loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
-    nearer = (logits.detach()[:, 1:] >= logits.detach()[:, :1]).sum(dim=1)
+    loss, top1, top5 = identify(contrast_logits(query, key, negatives, temperature, own))
     with torch.autocast(query.device.type, enabled=False):
         cosines = query.detach().float() @ key.detach().float().T
     alone = (cosines >= cosines.diagonal()[:, None]).sum(dim=1) == 1
-    return Contrast(loss, *(share.float().mean() for share in (nearer < 1, nearer < 5, alone)))
+    return Contrast(loss, top1, top5, alone.float().mean())
+
+
+def identify(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean cross-entropy of rows whose first column is the right one, and the fractions of rows in which fewer than one and
+    fewer than five others are at least as large; without gradient.
+
+    Args:
+        logits: float [B, 1 + K], output of `contrast_logits`.
+    """
+    loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+    nearer = (logits.detach()[:, 1:] >= logits.detach()[:, :1]).sum(dim=1)
+    return loss, (nearer < 1).float().mean(), (nearer < 5).float().mean()
+
+
+def ranking(right: Tensor, wrong: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Margin ranking loss, and the fraction of rows in which the right value is larger; that one without gradient.
+
+    Args:
+        right: float [B], should be larger than `wrong` by the margin.
+        wrong: float [B].
+        margin: difference from which a row has no loss.
+    """
+    return F.relu(margin - (right - wrong)).mean(), (right.detach() > wrong.detach()).float().mean()

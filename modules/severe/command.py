@@ -19,6 +19,8 @@ from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.resnet3d import ResNet3D
+from modules.backbones.cnn.s3d import S3DG
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
@@ -157,9 +159,9 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
     preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo | FrameTower) else "cnn"
     if isinstance(network, VideoResNet | ClipOrderResNet):
         sizes = {"name": known["name"], "width": known["width"]}
-    elif isinstance(network, C3D):
+    elif isinstance(network, C3D | ResNet3D):
         sizes = {"width": known["width"]}
-    elif isinstance(network, I3D):
+    elif isinstance(network, I3D | S3DG):
         sizes = {"width_factor": known["width_factor"]}
     elif isinstance(network, VideoViT):
         grid = network.grid

@@ -106,5 +106,6 @@ def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
     elif any(old in key for key in state for old in ("stem.conv.", "stem.conv_s.")):
         eps = 1e-3
     elif any(key.startswith(PUBLISHED_PREFIXES) for key in state):
-        eps = 1e-5
+        # S3D-G of RSPNet; all others are residual networks or C3D.
+        eps = 1e-3 if any("sepConv1." in key for key in state) else 1e-5
     return replace(origin, normalisation=origin.normalisation or normalisation, bn_eps=origin.bn_eps or eps)

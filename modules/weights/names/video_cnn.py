@@ -4,6 +4,8 @@ from torch import Tensor
 
 from modules.weights.names.clip_order import from_official as from_clip_order
 from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
+from modules.weights.names.rspnet import from_official as from_rspnet
+from modules.weights.names.rspnet import is_own_rspnet, is_rspnet
 
 # Official code of TubeletContrast and CtP -> torchvision, with one table for R(2+1)D and one for R3D.
 SHARED_NAMES = {
@@ -65,14 +67,16 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
-    torchvision's names after `backbone.`, and files of VCOP to the names of its networks and head. Other parts (heads, key
-    branch, queue, audio network) and other files are unchanged.
+    torchvision's names after `backbone.`. Official files of VCOP and RSPNet get the names of our methods. Other parts (heads,
+    key branch, queue, audio network) and other files are unchanged.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
     """
     if is_clip_order(state):
         return from_clip_order(state)
+    if is_rspnet(state):
+        return from_rspnet(state)
     prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
     if prefix is None:
         return state
@@ -93,7 +97,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Prefixes (`backbone.`, `key_encoder.`) are kept. Other names, including those of torchvision and of I3D, are unchanged.
     """
-    if is_own_clip_order(state):
+    if is_own_clip_order(state) or is_own_rspnet(state):
         return state
     names = R2PLUS1D_NAMES | R3D_NAMES
     return {_renamed(key, names): value for key, value in state.items()}
