@@ -4,6 +4,7 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
@@ -25,6 +26,7 @@ __all__ = [
     "Depth",
     "FrameTower",
     "SignalCNN",
+    "SlowOnly",
     "VideoResNet",
     "VideoViT",
 ]

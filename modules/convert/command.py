@@ -2,9 +2,9 @@
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also as written by
 DeepSpeed), official files of TubeletContrast, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP, Pretext-Contrast, TCLR,
-GDT, SeLaVi and AVID-CMA, official files of skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision
+GDT, SeLaVi and AVID-CMA, exported arrays of CVRL (.npz), official files of skeleton contrast and VindLU, BERT, the image tower of OpenAI's CLIP, vision
 transformers of DINO and timm, .ckpt and .safetensors files of this project, and folders of `transformers`' VideoMAE. Outputs:
-.safetensors under this project's names, official .pth, a folder for `transformers`, or a network for other runtimes
+.safetensors under this project's names, official .pth (of CVRL, with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes
 (`modules.convert.export`); each with a passport and a model card.
 
 Names and shapes are compared with the network that the file should contain. Weights that do not fit are an error and are never
@@ -48,6 +48,7 @@ from modules.core.errors import SettingError
 from modules.core.files import to_json, write_json, write_whole
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid
+from modules.weights.names.cvrl import to_tensorflow
 from modules.weights.names.huggingface import to_huggingface
 from modules.weights.names.videomae import to_official
 from modules.weights.names.vindlu import is_text, is_video_text
@@ -242,6 +243,9 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     elif sizes is not None and to == "official":
         state = plain(official_names(weights, sizes))
         files.append((out, lambda part: torch.save({"model": state}, part)))
+    elif to == "official" and passport["architecture"].get("backbone") == "SlowOnly":
+        arrays = plain(to_tensorflow(weights))
+        files.append((out, lambda part: torch.save(arrays, part)))
     elif to == "official":
         skeletons = official_file(plain(weights))
         files.append((out, lambda part: torch.save(skeletons, part)))

@@ -9,6 +9,7 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
@@ -165,6 +166,8 @@ def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:
         return I3D(sizes["width_factor"], checkpoint=checkpoint)
     if sizes["backbone"] == "S3D":
         return S3D(checkpoint=checkpoint)
+    if sizes["backbone"] == "SlowOnly":
+        return SlowOnly(sizes["width"], tuple(sizes["blocks"]), checkpoint=checkpoint)
     return VideoResNet(sizes["name"], sizes["width"], checkpoint=checkpoint)
 
 

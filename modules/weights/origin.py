@@ -9,11 +9,13 @@ from modules.core.files import read_json
 from modules.core.preprocessing import (
     BGR_TO_ONE,
     KINETICS,
+    ZERO_TO_ONE,
     Origin,
     known_origin,
 )
 from modules.weights.files import Checkpoint
 from modules.weights.hub import local_path
+from modules.weights.names.cvrl import is_tensorflow
 from modules.weights.names.huggingface import is_transformers
 from modules.weights.names.video_cnn import PUBLISHED_PREFIXES
 from modules.weights.names.videomae import is_official
@@ -91,6 +93,9 @@ def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
         state: weights under the file's own names.
         origin: origin of the file.
     """
+    if is_tensorflow(state):
+        usual = {"normalisation": ZERO_TO_ONE, "bn_eps": 1e-5, "padding": "same"}
+        return replace(origin, **{name: getattr(origin, name) or value for name, value in usual.items()})
     normalisation, eps = None, None
     head = state.get("fc.weight", state.get("classifier.1.weight"))
     if head is not None and "features.0.0.0.weight" in state:

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from modules.weights.names.cvrl import from_tensorflow, is_tensorflow
+
 # Official code of TubeletContrast and CtP -> torchvision, with one table for R(2+1)D and one for R3D.
 SHARED_NAMES = {
     ".bn1.": ".conv1.1.",
@@ -63,10 +65,13 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
     torchvision's names after `backbone.`. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
+    Of CVRL's TensorFlow arrays, the projection is renamed too.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
     """
+    if is_tensorflow(state):
+        return from_tensorflow(state)
     prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
     if prefix is None:
         return state
