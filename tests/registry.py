@@ -16,6 +16,7 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -31,6 +32,7 @@ from modules.layers.targets import PixelTarget
 from modules.losses.video_text import TextContrastSettings
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.sigma import SIGMA, MLPSettings
@@ -41,11 +43,12 @@ from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
-from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
+from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, StepSGDSettings
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
+STEP_SGD = StepSGDSettings(base_lr=0.05, warmup_epochs=0)
 CONTRAST = ContrastSettings(out_dim=16, queue_size=32)
 
 
@@ -85,6 +88,11 @@ def tiny_vit() -> VideoViT:
 def tiny_cnn() -> VideoResNet:
     """R3D-18 with 4 to 32 channels."""
     return VideoResNet("r3d_18", width=4)
+
+
+def tiny_slow() -> SlowOnly:
+    """SlowOnly with one block per stage and 2 to 64 channels."""
+    return SlowOnly(2, (1, 1, 1, 1))
 
 
 def tiny_locomotion() -> LocoMotion:
@@ -127,6 +135,7 @@ METHODS = [
         "tubelet_contrast.yaml",
         clips=2,
     ),
+    Case("CVRL", lambda: CVRL(tiny_slow(), 16, 8, optim=STEP_SGD, flip=0.5), "cvrl.yaml", clips=2),
     Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
     Case(
         "SkeletonContrast",

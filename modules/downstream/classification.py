@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
@@ -67,6 +68,7 @@ class HeadSettings:
         dropout: dropout rate of the pooled feature, before the head.
         std: standard deviation of the head's normally distributed initial weights (biases are 0); null initialises the head of
             a video transformer close to zero, and others with PyTorch's defaults.
+        unit_features: divide features by their length before the head (CVRL's linear evaluation).
 
     Raises:
         SettingError: if a value is out of range.
@@ -74,6 +76,7 @@ class HeadSettings:
 
     dropout: float = 0.0
     std: float | None = None
+    unit_features: bool = False
 
     def __post_init__(self) -> None:
         check_range("model.head", 0, 1, dropout=self.dropout)
@@ -133,6 +136,7 @@ class Classification(Method):
         self.flip = self.augmentation.mirror() if self.augmentation is not None else None
         self.body_augmentation = augmentation if isinstance(augmentation, SkeletonAugmentation) else None
         self.head_std, self.frozen_batchnorm, self.init_from = head.std, frozen_batchnorm, init_from
+        self.unit_features = head.unit_features
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
@@ -322,7 +326,8 @@ class Classification(Method):
     def pool(self, features: Tensor) -> Tensor:
         """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.attention(self.fc_norm(features.float()))
+            pooled: Tensor = self.attention(self.fc_norm(features.float()))
+            return F.normalize(pooled, dim=-1) if self.unit_features else pooled
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""
