@@ -160,20 +160,15 @@ class SlowOnly(VideoCNN):
             nn.ReLU(inplace=True),
             SpatialPool(mode),
         )
-        inputs = width
-        for stage, (count, kernel) in enumerate(zip(blocks, TEMPORAL_KERNELS, strict=True)):
-            inner = width * 2**stage
-            layers = nn.Sequential()
-            for number in range(count):
-                stride = 2 if stage and not number else 1
-                layers.append(Bottleneck(inputs, inner, kernel, stride, number == 0, mode))
-                inputs = 4 * inner
-            self.add_module(f"layer{stage + 1}", layers)
+        self.layer1 = _stage(width, width, blocks[0], TEMPORAL_KERNELS[0], 1, mode)
+        self.layer2 = _stage(4 * width, 2 * width, blocks[1], TEMPORAL_KERNELS[1], 2, mode)
+        self.layer3 = _stage(8 * width, 4 * width, blocks[2], TEMPORAL_KERNELS[2], 2, mode)
+        self.layer4 = _stage(16 * width, 8 * width, blocks[3], TEMPORAL_KERNELS[3], 2, mode)
         self.finish(bn_eps, 0.1, channels_last, recompute_blocks, checkpoint, normalisation)
 
     def stages(self) -> list[list[nn.Module]]:
         """Stem and four stages of bottlenecks."""
-        return [[part] for part in self.children()]
+        return [[self.stem], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def pad(self, padding: Padding) -> None:
         """Set the padding of all layers."""
@@ -201,3 +196,9 @@ class SlowOnly(VideoCNN):
     def facts(self) -> dict[str, object]:
         """See `VideoCNN.facts`."""
         return super().facts() | {"padding": self.padding}
+
+
+def _stage(inputs: int, width: int, count: int, kernel: int, stride: int, padding: Padding) -> nn.Sequential:
+    """Bottlenecks, the first of which has the stride."""
+    first = Bottleneck(inputs, width, kernel, stride, True, padding)
+    return nn.Sequential(first, *(Bottleneck(4 * width, width, kernel, 1, False, padding) for _ in range(count - 1)))
