@@ -22,6 +22,7 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -33,6 +34,7 @@ from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.sigma import SIGMA, MLPSettings
@@ -56,6 +58,8 @@ TITLES = {
     "similarity": "cosine of\nprediction\nand target",
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
+    "first": "first clip",
+    "second": "second clip",
     "query": "query",
     "key": "its key",
     "plain": "recording",
@@ -121,6 +125,12 @@ SHEETS = {
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),
         lambda: moving(2),
         ("query", "key"),
+        samples=(0, 1),
+    ),
+    "cvrl": Sheet(
+        lambda: CVRL(SlowOnly(2, (1, 1, 1, 1)), 16, 16, flip=0.5),
+        lambda: moving(2),
+        ("first", "second"),
         samples=(0, 1),
     ),
     "tubelet_contrast": Sheet(

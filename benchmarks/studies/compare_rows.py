@@ -45,6 +45,7 @@ ROWS = (
     Row("sigma", "SIGMA (MLP)", "VideoViT", "sigma"),
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
+    Row("cvrl", "CVRL", "SlowOnly", "cvrl", "not run yet"),
     Row("tubelet_contrast", "TubeletContrast", "VideoResNet", "tubelet_contrast"),
     Row("locomotion", "LocoMotion", "BEiTVideo", "locomotion"),
     Row("skeleton_contrast", "Skeleton contrast", "", "skeleton_contrast", "cannot be measured on videos, takes skeletons"),
