@@ -92,7 +92,7 @@ def tiny_cnn() -> VideoResNet:
 
 def tiny_slow() -> SlowOnly:
     """SlowOnly with one block per stage and 2 to 64 channels."""
-    return SlowOnly(2, (1, 1, 1, 1))
+    return SlowOnly(2, (1, 1, 1, 1), channels_last=False)
 
 
 def tiny_locomotion() -> LocoMotion:

@@ -4,8 +4,8 @@ Colour jitter (brightness, contrast, saturation and hue in random order, each cl
 All frames of a clip are changed in the same way. As in TensorFlow, contrast is relative to one mean per channel of the complete
 clip, and hue and saturation are those of HSV. Crops are the data module's.
 
-Numbers are drawn on the host (`modules.core.randomness.host_generator`) and applied on the device clip by clip: they are plain
-numbers, so nothing is copied, and a clip costs only the changes that it gets.
+Numbers are drawn on the host, in the loader workers where there are any, and applied on the device clip by clip: they are plain
+numbers, so nothing is copied in a step, and a clip costs only the changes that it gets.
 
 Axis letters: planes are the channels of one clip, float [3, T, H, W] from 0 to 1.
 """
@@ -14,18 +14,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.core.batch import Batch
 from modules.core.errors import check_range
-from modules.core.randomness import host_generator
+from modules.core.randomness import host_generator, worker_rng
 
 GREY = (0.2989, 0.587, 0.114)
 SIGMAS = (0.1, 2.0)
 """Range of the standard deviation of the blur, in pixels."""
 BLUR_SHARE = 10
 """Side of the clip over that of the blur's kernel."""
+PAIRS = 8
+"""First part of the key of the workers' random numbers."""
 DRAWS = 13
 """Random numbers per clip: four for the order, four factors, jitter, grey, blur, its standard deviation, solarisation."""
 
@@ -156,23 +160,20 @@ class PairAugmentation:
         # With more, factors would be negative.
         check_range("model.augmentation", 0, 1.25, strength=self.strength)
 
-    def draw(self, count: int, view: int, generator: torch.Generator) -> list[Look]:
+    def looks(self, draws: list[list[float]], view: int) -> list[Look]:
         """Changes of some clips.
 
         Args:
-            count: number of clips.
+            draws: `DRAWS` numbers per clip, uniform from 0 to 1.
             view: 0 for first clips of pairs, 1 for second ones.
-            generator: source of randomness on the host.
         """
-        chances = FORMS[self.form][view]
-        looks = []
-        draws = torch.rand(count, DRAWS, generator=generator, dtype=torch.float32).tolist()
+        chances, large, small = FORMS[self.form][view], 0.8 * self.strength, 0.2 * self.strength
+        made = []
         for *order, b, c, s, h, jitter, is_grey, blur, width, inverted in draws:
-            large, small = 0.8 * self.strength, 0.2 * self.strength
             factors = (1 + large * (2 * b - 1), 1 + large * (2 * c - 1), 1 + large * (2 * s - 1), small * (2 * h - 1))
             changes = tuple(zip(JITTER, factors, strict=True))
             shuffled = tuple(changes[place] for place in sorted(range(4), key=order.__getitem__))
-            looks.append(
+            made.append(
                 Look(
                     shuffled if jitter < self.jitter else (),
                     is_grey < self.grey,
@@ -180,20 +181,40 @@ class PairAugmentation:
                     inverted < chances.solarise,
                 )
             )
-        return looks
+        return made
 
-    def __call__(self, clips: Tensor, view: int, generator: torch.Generator) -> Tensor:
-        """Change the first or second clips of pairs.
+    def draw(self, count: int, generator: torch.Generator) -> list[list[Look]]:
+        """Changes of both clips of some pairs.
+
+        Args:
+            count: number of pairs.
+            generator: source of randomness; on a GPU, it seeds one on the host.
+        """
+        draws = torch.rand(count, 2, DRAWS, generator=host_generator(generator), dtype=torch.float32)
+        return [self.looks(draws[:, view].tolist(), view) for view in (0, 1)]
+
+    def prepare(self, seed: int, batch: Batch, epoch: int | None) -> None:
+        """Draw the changes for a batch, as a `modules.core.batch.Preparation`: a function of seed, epoch and row.
+
+        Args:
+            seed: seed of the run.
+            batch: see `Preparation`.
+            epoch: see `Preparation`.
+        """
+        when = () if epoch is None else (epoch,)
+        draws = np.stack([worker_rng(PAIRS, seed, *when, row).random((2, DRAWS)) for row in batch.index.tolist()])
+        batch.prepared = [self.looks(draws[:, view].tolist(), view) for view in (0, 1)]
+
+    def __call__(self, clips: Tensor, looks: list[Look]) -> Tensor:
+        """Change some clips.
 
         Args:
             clips: uint8 [B, T, H, W, 3]
-            view: 0 for first clips, 1 for second ones.
-            generator: source of randomness, on the device of the clips.
+            looks: changes of each clip.
 
         Returns:
             float32 [B, T, H, W, 3] from 0 to 255, not rounded; a view of planes.
         """
-        looks = self.draw(len(clips), view, host_generator(generator))
         planes = clips.permute(0, 4, 1, 2, 3).contiguous()
         with torch.autocast(clips.device.type, enabled=False):
             made = torch.stack([apply(clip.float() / 255, look) for clip, look in zip(planes, looks, strict=True)])

@@ -2,7 +2,8 @@
 
 * Masked prediction: `videomae` (pixels of masked tokens), `smile` (features of an image encoder, with moving
   objects), `sigma` (assignments to learned prototypes).
-* Contrastive: `moco` (two clips of a video), `cvrl` (the same in a large batch, without a queue), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
+* Contrastive: `moco` (two clips of a video), `cvrl` (the same in a large batch, without a queue), `tubelet_contrast` (moving
+  tubelets), `skeleton_contrast` (views of one body).
 * Video and language: `locomotion` (pasted motion and its captions).
 
 Methods do not import each other; code that several of them share is in `masks`, `losses`, `augment` or `layers`, one layer

@@ -35,6 +35,8 @@ With several processes, batch norm must see the complete batch (trainer.sync_bat
 accumulation, negatives are those of one of the accumulated batches.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ from modules.augment.clip_pairs import PairAugmentation
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.vit.video_vit import VideoViT
-from modules.core.batch import Batch
+from modules.core.batch import Batch, Preparation
 from modules.core.errors import SettingError, check_positive
 from modules.core.output import StepOutput
 from modules.core.run import run_of
@@ -94,12 +96,9 @@ class CVRL(Method):
         if batch_size is not None and batch_size * self.trainer.world_size < 2:
             raise SettingError("CVRL's negatives are clips of other videos of the batch; set data.batch_size to 2 or more.")
 
-    def augment(self, clips: Tensor, view: int, generator: torch.Generator) -> Tensor:
-        """Mirror some of the first (view 0) or second (view 1) clips, and change their colours.
-
-        uint8 [B, T, H, W, 3] -> float of the same shape, 0..255.
-        """
-        return self.augmentation(self.flip(clips, generator), view, generator)
+    def preparation(self) -> Preparation:
+        """Colours and blur are drawn in the loader workers; see `Method.preparation`."""
+        return partial(self.augmentation.prepare, self.seed)
 
     def project(self, clips: Tensor) -> Tensor:
         """Clips [N, T, H, W, 3] from 0 to 255 -> unit rows [N, out_dim]."""
@@ -110,7 +109,8 @@ class CVRL(Method):
         video = self.inputs(batch)
         if video.shape[1] != 2:
             raise SettingError(f"CVRL needs two clips of each video, not {video.shape[1]}; set data.clip.clips to 2.")
-        first, second = self.augment(video[:, 0], 0, generator), self.augment(video[:, 1], 1, generator)
+        looks = batch.prepared or self.augmentation.draw(len(video), generator)
+        first, second = (self.augmentation(self.flip(video[:, view], generator), looks[view]) for view in (0, 1))
         # All clips go through the encoder at once, so that BatchNorm sees both clips of all videos.
         rows = self.project(torch.cat([first, second])).unflatten(0, (2, -1)).transpose(0, 1)
         # In validation, processes may have different numbers of videos, so each compares only its own.

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from modules.augment.clip_pairs import FORMS, Look, PairAugmentation, apply, blur_size
+from modules.core.batch import Batch
 from modules.core.errors import SettingError
 
 SETTINGS = PairAugmentation()
@@ -17,8 +18,8 @@ def clips(count: int = 3, frames: int = 4, seed: int = 0) -> Tensor:
 
 def test_equal_frames_stay_equal_and_clips_differ() -> None:
     still = clips(1, 1).expand(24, 4, -1, -1, -1)
-    for view in (0, 1):
-        made = SETTINGS(still, view, torch.Generator().manual_seed(0))
+    for looks in SETTINGS.draw(24, torch.Generator().manual_seed(0)):
+        made = SETTINGS(still, looks)
         assert made.shape == still.shape
         assert made.dtype == torch.float32
         assert 0 <= float(made.min()) <= float(made.max()) <= 255
@@ -30,7 +31,7 @@ def test_equal_frames_stay_equal_and_clips_differ() -> None:
 def test_a_clip_without_changes_is_itself() -> None:
     one = clips(1)
     made = PairAugmentation("paper", jitter=0, grey=0)
-    looks = made.draw(1000, 0, torch.Generator().manual_seed(0))
+    looks = made.draw(1000, torch.Generator().manual_seed(0))[0]
     assert {look.jitter for look in looks} == {()}
     planes = one[0].permute(3, 0, 1, 2) / 255
     assert torch.equal(apply(planes, Look()), planes)
@@ -40,7 +41,7 @@ def test_a_clip_without_changes_is_itself() -> None:
 @pytest.mark.parametrize("view", [0, 1])
 def test_probabilities_are_those_of_the_form(form: str, view: int) -> None:
     count = 8000
-    looks = PairAugmentation(form).draw(count, view, torch.Generator().manual_seed(view))  # type: ignore[arg-type]
+    looks = PairAugmentation(form).draw(count, torch.Generator().manual_seed(view))[view]  # type: ignore[arg-type]
     chances = FORMS[form][view]
     rates = {
         "jitter": (sum(bool(look.jitter) for look in looks), 0.8),
@@ -62,6 +63,19 @@ def test_probabilities_are_those_of_the_form(form: str, view: int) -> None:
         factors = [dict(look.jitter)[name] for look in jittered]
         assert low <= min(factors) < low + 0.02
         assert high - 0.02 < max(factors) <= high
+
+
+def test_prepared_changes_depend_on_seed_epoch_and_row_alone() -> None:
+    def prepared(rows: list[int], seed: int, epoch: int | None) -> list[list[Look]]:
+        batch = Batch(torch.tensor(rows), torch.zeros(len(rows)), {})
+        SETTINGS.prepare(seed, batch, epoch)
+        return batch.prepared
+
+    first = prepared([3, 5], 0, 1)
+    assert prepared([5, 9, 3], 0, 1)[1][::2] == first[1][::-1]
+    assert first[0][0] != first[1][0]
+    others = [prepared([3, 5], *key) for key in ((1, 1), (0, 2), (0, None))]
+    assert all(other[view][row] != first[view][row] for other in others for view in (0, 1) for row in (0, 1))
 
 
 def test_settings_out_of_range_are_named() -> None:

@@ -53,6 +53,7 @@ def one_file(tmp_path: Path, content: dict[str, Any]) -> str:
         (lambda: VideoResNet("r2plus1d_18_tclr"), 31_300_587),
         (lambda: VideoResNet("r3d_18"), 33_166_272),
         (lambda: S3D(), 7_910_048),
+        (lambda: SlowOnly(), 31_672_128),
     ],
 )
 def test_parameter_counts(build: Callable[[], VideoCNN], parameters: int) -> None:
