@@ -93,9 +93,7 @@ class Bottleneck(nn.Module):
         outputs, strides = 4 * width, (1, stride, stride)
         self.shortcut = nn.Sequential()
         if first:
-            self.shortcut = nn.Sequential(
-                PaddedConv(inputs, outputs, (1, 1, 1), strides, padding), nn.BatchNorm3d(outputs)
-            )
+            self.shortcut = nn.Sequential(PaddedConv(inputs, outputs, (1, 1, 1), strides, padding), nn.BatchNorm3d(outputs))
         self.temporal = PaddedConv(inputs, width, (kernel, 1, 1), (1, 1, 1), padding)
         self.norm1 = nn.BatchNorm3d(width)
         self.spatial = PaddedConv(width, width, (1, 3, 3), strides, padding)
@@ -150,7 +148,9 @@ class SlowOnly(VideoCNN):
         super().__init__()
         check_positive("model.backbone", width=width)
         if len(blocks) != 4 or min(blocks) < 1:
-            raise SettingError(f"model.backbone.blocks is {list(blocks)}; set it to four positive integers, one for each stage.")
+            raise SettingError(
+                f"model.backbone.blocks is {list(blocks)}; set it to four positive integers, one for each stage."
+            )
         self.embed_dim = 32 * width
         self.asked_padding = padding
         mode: Padding = padding or "same"

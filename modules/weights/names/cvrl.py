@@ -79,7 +79,11 @@ def _object_key(name: str) -> str:
         return name
     block, kind, place, own = match[1], match[2], int(match[3] or 0), match[4]
     if name.startswith("bottleneck"):
-        layer = ("_shortcut_conv", "_temporal_conv", "_spatial_conv", "_expand_conv")[place] if kind == "conv3d" else f"_norm{place}"
+        layer = (
+            ("_shortcut_conv", "_temporal_conv", "_spatial_conv", "_expand_conv")[place]
+            if kind == "conv3d"
+            else f"_norm{place}"
+        )
         return f"backbone/layer_with_weights-{int(block or 0) + 2}/{layer}/{own}"
     if kind == "dense":
         return f"model/layer_with_weights-{1 + 2 * place}/{own}"
