@@ -99,8 +99,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"left over \(model/layer_with_weights-1/kernel\)"):
         convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
     convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", part="backbone")
+    torch.save({"state_dict": CVRL(VideoResNet("r3d_18", 4), 6, 4).state_dict()}, tmp_path / "d.ckpt")
     with pytest.raises(SettingError, match="--to official is not for VideoResNet"):
-        torch.save({"state_dict": CVRL(VideoResNet("r3d_18", 4), 6, 4).state_dict()}, tmp_path / "d.ckpt")
         convert(tmp_path / "d.ckpt", tmp_path / "d.pth", to="official")
     (tmp_path / "e.npz").write_text("no arrays")
     with pytest.raises(SettingError, match=r"e\.npz, which cannot be read as weights"):

@@ -93,7 +93,7 @@ def _object_key(name: str) -> str:
 
 
 def _our_name(key: str, starts: list[int], has_projection: bool) -> str | None:
-    """Our name for an official key; None if it is not one. Without a projection, the layer after the backbone is a classifier."""
+    """Our name for an official key; None if it is not one, as for a classifier, which is there instead of a projection."""
     match = re.fullmatch(r"(backbone|model)/layer_with_weights-(\d+)/(?:(_\w+)/)?(\w+)", key)
     if match is None:
         return None
