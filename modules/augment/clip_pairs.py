@@ -1,8 +1,8 @@
 """Colours and blur of the two clips of a pair, drawn once per clip (CVRL, https://arxiv.org/abs/2008.03800, official code).
 
-Colour jitter (brightness, contrast, saturation and hue in random order, each clipped to 0..1), then grey, blur and solarisation.
-All frames of a clip are changed in the same way. As in TensorFlow, contrast is relative to one mean per channel of the complete
-clip, and hue and saturation are those of HSV. Crops are the data module's.
+Colour jitter (brightness, contrast, saturation and hue in random order, each clipped to 0..1), then grey, blur and
+solarisation. All frames of a clip are changed in the same way. As in TensorFlow, contrast is relative to one mean per channel
+of the complete clip, and hue and saturation are those of HSV. Crops are the data module's.
 
 Numbers are drawn on the host, in the loader workers where there are any, and applied on the device clip by clip: they are plain
 numbers, so nothing is copied in a step, and a clip costs only the changes that it gets.
@@ -139,11 +139,11 @@ class PairAugmentation:
     """Colours and blur of the two clips of a pair, independent of each other.
 
     Args:
-        form: `code` blurs every first clip and a tenth of the second ones, of which a fifth are solarised (official code); `paper`
-            blurs one half of all clips and solarises none.
+        form: `code` blurs every first clip and a tenth of the second ones, of which a fifth are solarised (official code);
+            `paper` blurs one half of all clips and solarises none.
         jitter: probability of the colour jitter (official code: 0.8).
-        strength: factor on the range of the jitter; 1 is brightness, contrast and saturation times 0.2 to 1.8, and a hue shifted by
-            at most a fifth of the circle (official code).
+        strength: factor on the range of the jitter; 1 is brightness, contrast and saturation times 0.2 to 1.8, and a hue
+            shifted by at most a fifth of the circle (official code).
         grey: probability of grey clips (official code: 0.2), drawn with or without jitter.
 
     Raises:

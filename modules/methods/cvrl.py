@@ -4,24 +4,26 @@ Paper: Spatiotemporal Contrastive Video Representation Learning, https://arxiv.o
 models (`official/projects/video_ssl`).
 
 Two clips are cut from a video at a random distance, of which small ones are more probable (`DecreasingGap`), each with its own
-crop. Each clip gets its own flip, colours and blur, the same in all its frames. Encoder and projection map both to unit vectors.
-The loss is SimCLR's, in both directions: a clip must find the other one of its video among all clips of the batch but itself.
-The sum of both directions is taken, not their mean. The encoder is kept.
+crop. Each clip gets its own flip, colours and blur, the same in all its frames. Encoder and projection map both to unit
+vectors. The loss is SimCLR's, in both directions: a clip must find the other one of its video among all clips of the batch but
+itself. The sum of both directions is taken, not their mean. The encoder is kept.
 
 Shapes at the published size: clips [B, 2, 16, 224, 224, 3], both clips of a video in one batch of 2 B for the encoder; features
 [2 B, 2048] (SlowOnly-like R3D-50), projections of 3 x (linear, BatchNorm, ReLU) with 2048 values and a linear one with 128.
 
-Memory of the loss: for a batch of N videos over all devices, the logits are 2 x N x 2 N float32. With N = 1,024, both matrices of
-[1,024, 2,048] take 16 MiB (8 MiB each), their probabilities and gradients as much again, 48 MiB at most. Every process computes
-all rows, for which it receives all projections (2 x 1,024 x 128 float32, 1 MiB); the memory of the clips is far larger.
+Memory of the loss: for a batch of N videos over all devices, the logits are 2 x N x 2 N float32. With N = 1,024, both matrices
+of [1,024, 2,048] take 16 MiB (8 MiB each), their probabilities and gradients as much again, 48 MiB at most. Every process
+computes all rows, for which it receives all projections (2 x 1,024 x 128 float32, 1 MiB); the memory of the clips is far
+larger.
 
 Differences from the official code:
 
-* learning rate: the official code adds the gradients of the replicas instead of averaging them, so its update is larger by their
-  number, which its files do not tell. Here the loss is that of the joined batch, for any number of processes;
+* learning rate: the official code adds the gradients of the replicas instead of averaging them, so its update is larger by
+  their number, which its files do not tell. Here the loss is that of the joined batch, for any number of processes;
   `StepSGDSettings.replicas` is the factor. SGD's momentum is PyTorch's: it collects gradients, and TensorFlow's collects
   updates, which differs while the rate changes.
-* weight decay (half the sum of the squares of all kernels, in the official loss) is the optimiser's; the logged loss is without it;
+* weight decay (half the sum of the squares of all kernels, in the official loss) is the optimiser's; the logged loss is without
+it;
 * every process computes the loss of all rows, so that the gradient of gathered projections needs nothing sent back;
 * crops are resized with antialiasing and rounded to 0..255 before the colours are changed;
 * running variances in the projection's BatchNorm are unbiased, theirs are biased (a factor of 1.0005 for 2,048 clips; they are

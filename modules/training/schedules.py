@@ -25,8 +25,8 @@ class Schedule:
         per: `step`: lengths in epochs, a new value at each step; `epoch`: lengths in epochs, one value per epoch (during
             warm-up, that of the middle of the epoch, since the first epoch would otherwise have `warmup_start`); `steps`:
             lengths in optimiser steps.
-        restart: whether the curve starts after the warm-up. Otherwise, it starts at position 0, and the warm-up ends at its value
-            there (TensorFlow's official models).
+        restart: whether the curve starts after the warm-up. Otherwise, it starts at position 0, and the warm-up ends at its
+            value there (TensorFlow's official models).
     """
 
     start: float

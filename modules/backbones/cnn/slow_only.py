@@ -1,8 +1,8 @@
-"""SlowOnly-like R3D-50, the network of CVRL (https://arxiv.org/abs/2008.03800, official code): a ResNet-50 whose last two stages
-have temporal kernels.
+"""SlowOnly-like R3D-50, the network of CVRL (https://arxiv.org/abs/2008.03800, official code): a ResNet-50 whose last two
+stages have temporal kernels.
 
-Stem of 5 x 7 x 7 with stride 2 in time and space, pooling over space alone, then bottlenecks: a temporal convolution (1 x 1 x 1 in
-the first two stages, 3 x 1 x 1 in the last two), a 1 x 3 x 3 one with the stride, and a 1 x 1 x 1 one. Time is never halved
+Stem of 5 x 7 x 7 with stride 2 in time and space, pooling over space alone, then bottlenecks: a temporal convolution (1 x 1 x 1
+in the first two stages, 3 x 1 x 1 in the last two), a 1 x 3 x 3 one with the stride, and a 1 x 1 x 1 one. Time is never halved
 again. For 16 x 224 x 224, the stages have 256 x 8 x 56 x 56, 512 x 8 x 28 x 28, 1024 x 8 x 14 x 14 and 2048 x 8 x 7 x 7 values.
 
 Initial weights are PyTorch's defaults, not TensorFlow's.

@@ -1,8 +1,8 @@
 """Names and layouts of CVRL's TensorFlow weights (https://arxiv.org/abs/2008.03800, official code): backbone and projection.
 
-Exported arrays have the keys of TensorFlow's object checkpoints, with or without the suffix `/.ATTRIBUTES/VARIABLE_VALUE`, such as
-`backbone/layer_with_weights-2/_temporal_conv/kernel` and `model/layer_with_weights-1/kernel`; or the names of the variables of
-a model that was built first in its process, such as `bottleneck_block3d/conv3d_1/kernel:0` and `dense/kernel:0`. Kernels of
+Exported arrays have the keys of TensorFlow's object checkpoints, with or without the suffix `/.ATTRIBUTES/VARIABLE_VALUE`, such
+as `backbone/layer_with_weights-2/_temporal_conv/kernel` and `model/layer_with_weights-1/kernel`; or the names of the variables
+of a model that was built first in its process, such as `bottleneck_block3d/conv3d_1/kernel:0` and `dense/kernel:0`. Kernels of
 convolutions are [t, h, w, in, out] there and [out, in, t, h, w] here; those of linear layers are [in, out] and [out, in].
 """
 
