@@ -24,6 +24,7 @@ from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -35,6 +36,7 @@ from modules.layers.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.rspnet import RSPNet
@@ -60,6 +62,8 @@ TITLES = {
     "similarity": "cosine of\nprediction\nand target",
     "prototypes_target": "prototypes\nof the target",
     "prototypes_prediction": "prototypes of\nthe prediction",
+    "first": "first clip",
+    "second": "second clip",
     "query": "query",
     "same_speed": "key of the\nsame speed",
     "other_speed": "key of the\nother speed",
@@ -147,6 +151,12 @@ SHEETS = {
         lambda: RSPNet(VideoResNet("r3d_18", width=4), replace(SMALL_QUEUE, hidden=0), split="sample", flip=0.5),
         lambda: SyntheticMotion(two_windows(), BATCH, train_videos=64, val_videos=16),
         ("query", "same_speed", "other_speed"),
+        samples=(0, 1),
+    ),
+    "cvrl": Sheet(
+        lambda: CVRL(SlowOnly(2, (1, 1, 1, 1)), 16, 16, flip=0.5),
+        lambda: moving(2),
+        ("first", "second"),
         samples=(0, 1),
     ),
     "tubelet_contrast": Sheet(

@@ -51,6 +51,7 @@ from datamodules.video.samplers import (
     Spanning,
     Strided,
     Timed,
+    Wrapped,
 )
 
 __all__ = [
@@ -117,4 +118,5 @@ __all__ = [
     "VGGSound",
     "VideoFolder",
     "VideoText",
+    "Wrapped",
 ]

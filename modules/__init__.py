@@ -11,6 +11,7 @@ from modules.masks.blue_noise import OptimBlueMask
 from modules.masks.noise import Green3D, NoiseMask
 from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.rspnet import RSPNet
@@ -20,9 +21,10 @@ from modules.methods.smile import SMILE
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.methods.vcop import VCOP
 from modules.methods.videomae import VideoMAE
-from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
+from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, StepSGDSettings
 
 __all__ = [
+    "CVRL",
     "SIGMA",
     "SMILE",
     "VCOP",
@@ -44,6 +46,7 @@ __all__ = [
     "RunningCellMask",
     "SGDSettings",
     "SkeletonContrast",
+    "StepSGDSettings",
     "TrajectoryMask",
     "TubeMask",
     "TubeletContrast",

@@ -17,6 +17,7 @@ from datamodules.video.samplers import Dense, OrderedClips, Sampler
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.text.bert import TextSettings
@@ -32,6 +33,7 @@ from modules.layers.targets import PixelTarget
 from modules.losses.video_text import TextContrastSettings
 from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.rspnet import RSPNet
@@ -44,11 +46,12 @@ from modules.methods.videomae import VideoMAE
 from modules.motion.appearance import ObjectBank
 from modules.motion.tubelets import TubeletSettings
 from modules.training.method import Method
-from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
+from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, StepSGDSettings
 
 FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
+STEP_SGD = StepSGDSettings(base_lr=0.05, warmup_epochs=0)
 CONTRAST = ContrastSettings(out_dim=16, queue_size=32)
 
 
@@ -99,6 +102,11 @@ def tiny_cnn() -> VideoResNet:
     return VideoResNet("r3d_18", width=4)
 
 
+def tiny_slow() -> SlowOnly:
+    """SlowOnly with one block per stage and 2 to 64 channels."""
+    return SlowOnly(2, (1, 1, 1, 1), channels_last=False)
+
+
 def tiny_locomotion() -> LocoMotion:
     """Two blocks of width 32 on 4 frames of 32 px, and three layers of text, one of them fusion."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
@@ -147,6 +155,7 @@ METHODS = [
         clips=2,
         frames=2 * FRAMES,
     ),
+    Case("CVRL", lambda: CVRL(tiny_slow(), 16, 8, optim=STEP_SGD, flip=0.5), "cvrl.yaml", clips=2),
     Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
     Case("VCOP", lambda: VCOP(tiny_cnn(), hidden=16, optim=SGD), "vcop.yaml", clips=3, ordered=True),
     Case(

@@ -82,13 +82,14 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
     names |= {"VCOP": "tiny_order.yaml"}
+    names["CVRL"] = "tiny_cvrl.yaml"
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
     layers += narrow if tiny == "tiny_cnn.yaml" else []
     # At the higher speed, half of the frames remain.
     layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
-    data = ["--data", "VideoFolder", f"--data.root={videos}"]
+    data = ["--data", "VideoFolder", f"--data.root={videos}", "--data.batch_size=4"]
     if skeletons:
         layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]
         layers += ["--model.partner.width=4"] if "partner: null" not in text else []
@@ -160,7 +161,8 @@ def test_second_stage_starts_from_the_weights_and_with_a_fresh_schedule(
 
 
 def tiny_classifier(recipe: str, folder: Path) -> list[str]:
-    sizes = ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"] if "cnn" not in recipe else ["width=4"]
+    is_cnn = "cnn" in recipe or "cvrl" in recipe
+    sizes = ["width=4"] if is_cnn else ["image_size=32", "num_frames=4", "embed_dim=32", "depth=2", "num_heads=2"]
     layers = ["--config", str(ROOT / recipe), "--config", str(ROOT / "configs/debug/tiny_classifier.yaml")]
     layers += ["--data.clip.frames=8"] if "rspnet" in recipe else []
     data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--trainer.enable_progress_bar=false"]

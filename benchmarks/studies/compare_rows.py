@@ -46,6 +46,7 @@ ROWS = (
     Row("sigma_dino", "SIGMA (DINO)", "VideoViT", "sigma", TOWER),
     Row("moco", "MoCo over time", "VideoResNet", "moco"),
     Row("rspnet", "RSPNet", "VideoResNet", "rspnet", "not run yet"),
+    Row("cvrl", "CVRL", "SlowOnly", "cvrl", "not run yet"),
     Row("tubelet_contrast", "TubeletContrast", "VideoResNet", "tubelet_contrast"),
     Row("vcop", "VCOP", "VideoResNet", "vcop", "not run yet"),
     Row("locomotion", "LocoMotion", "BEiTVideo", "locomotion"),

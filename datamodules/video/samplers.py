@@ -361,9 +361,37 @@ class DecreasingGap(Sampler):
 
     def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
         """See `Sampler.views`; a single clip is in the middle."""
-        room = max(0, info.num_frames - frames * self.stride)
-        starts = np.linspace(0, room, segments).astype(np.int64) if segments > 1 else np.array([room // 2])
+        return wrapped_views(info.num_frames, segments, frames, self.stride)
+
+
+@dataclass(frozen=True)
+class Wrapped(Sampler):
+    """Every `stride`-th frame from a random start; after its end, the video starts again (TensorFlow's official models, such as
+    CVRL's linear evaluation).
+
+    Training starts anywhere that leaves room for the clip's frames, or in a short video anywhere. Evaluation and test leave
+    `stride` - 1 more frames free, and a test takes evenly spaced windows (CVRL: 10).
+
+    Args:
+        stride: Frames of the video between sampled frames.
+    """
+
+    stride: int = 2
+
+    def __post_init__(self) -> None:
+        check_whole(OWNER, 1, stride=self.stride)
+
+    def draw(self, info: VideoInfo, clips: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+        """See `Sampler.draw`."""
+        if rng is None:
+            return self.views(info, clips, frames)
+        room = info.num_frames - (frames - 1) * self.stride
+        starts = rng.integers(room if room > 0 else info.num_frames, size=clips)
         return wrapped(starts, info.num_frames, frames, self.stride)
+
+    def views(self, info: VideoInfo, segments: int, frames: int) -> np.ndarray:
+        """See `Sampler.views`; a single clip is in the middle."""
+        return wrapped_views(info.num_frames, segments, frames, self.stride)
 
 
 @dataclass(frozen=True)
@@ -612,6 +640,23 @@ def wrapped(starts: np.ndarray, num_frames: int, frames: int, stride: int) -> np
         int64 [V, T]
     """
     return (starts[:, None] + stride * np.arange(frames)) % num_frames
+
+
+def wrapped_views(num_frames: int, segments: int, frames: int, stride: int) -> np.ndarray:
+    """Evenly spaced windows of `wrapped`; a single one is in the middle (CVRL, official code).
+
+    Args:
+        num_frames: Length of the video.
+        segments: Number of windows.
+        frames: T.
+        stride: Distance between sampled frames.
+
+    Returns:
+        int64 [segments, T]
+    """
+    room = max(0, num_frames - frames * stride)
+    starts = np.linspace(0, room, segments).astype(np.int64) if segments > 1 else np.array([room // 2])
+    return wrapped(starts, num_frames, frames, stride)
 
 
 def strided_views(num_frames: int, segments: int, frames: int, stride: int) -> np.ndarray:

@@ -25,7 +25,7 @@ class ClipSettings:
         clips: Clips per video, each with its own start; the file is opened only once.
         repeat: Copies of each clip, decoded once and cropped independently. A batch has V = clips * repeat clips per
             video, the copies of one clip next to each other.
-        sampler: Which frames: Dense, Jittered, Looped, Segments, Spanning, Strided or Timed for independent clips;
+        sampler: Which frames: Dense, Jittered, Looped, Segments, Spanning, Strided, Timed or Wrapped for independent clips;
             OrderedClips, DecreasingGap or FramePair for clips at certain distances.
         crop: Crop of the training clips: MultiScale, RandomResized, Stretched, Square or Centre for independent
             crops; Shared or Nested for related crops of several clips. Evaluation uses centred squares.

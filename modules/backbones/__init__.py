@@ -7,6 +7,7 @@ from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.s3d import S3D, S3DG
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
@@ -32,6 +33,7 @@ __all__ = [
     "FrameTower",
     "ResNet3D",
     "SignalCNN",
+    "SlowOnly",
     "VideoResNet",
     "VideoViT",
 ]

@@ -1,11 +1,12 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also as written by
-DeepSpeed), official files of TubeletContrast and VCOP, the encoders in those of MoCo, VideoMoCo, RSPNet, CtP,
-Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, official files of skeleton contrast and VindLU, BERT, the image tower of
-OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and .safetensors files of this project, and folders of
-`transformers`' VideoMAE. Outputs: .safetensors under this project's names, official .pth, a folder for `transformers`, or a
-network for other runtimes (`modules.convert.export`); each with a passport and a model card.
+DeepSpeed), official files of TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo, VideoMoCo, CtP,
+Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of skeleton contrast
+and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and .safetensors files of this
+project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's names, official .pth (for CVRL,
+with TensorFlow's names and layout), a folder for `transformers`, or a network for other runtimes (`modules.convert.export`);
+each with a passport and a model card.
 
 Names and shapes are compared with the network that the file should contain. Weights that do not fit are an error and are never
 dropped silently. No file can run code: pickles are read with `weights_only=True`, and the only class allowed besides tensors,
@@ -48,6 +49,7 @@ from modules.core.errors import SettingError
 from modules.core.files import to_json, write_json, write_whole
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid
+from modules.weights.names.cvrl import to_tensorflow
 from modules.weights.names.huggingface import to_huggingface
 from modules.weights.names.videomae import to_official
 from modules.weights.names.vindlu import is_text, is_video_text
@@ -242,6 +244,9 @@ def write(converted: Converted, out: Path, to: Format) -> None:
     elif sizes is not None and to == "official":
         state = plain(official_names(weights, sizes))
         files.append((out, lambda part: torch.save({"model": state}, part)))
+    elif to == "official" and passport["architecture"].get("backbone") == "SlowOnly":
+        arrays = plain(to_tensorflow(weights))
+        files.append((out, lambda part: torch.save(arrays, part)))
     elif to == "official":
         skeletons = official_file(plain(weights))
         files.append((out, lambda part: torch.save(skeletons, part)))

@@ -15,11 +15,12 @@ from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import ResNetName, VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.s3d import S3D, S3DG
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.layers.heads import VideoClassifier
+from modules.layers.heads import ProjectionMLP, VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.speed_contrast import SpeedContrast
 from modules.layers.tuple_head import TupleHead
@@ -98,11 +99,12 @@ def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTr
         )
 
 
-def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, int | str | float]]:
-    """A video CNN with the sizes of the weights, and a classifier or the parts of momentum contrast if the file has them.
+def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A video CNN with the sizes of the weights, and a classifier, the parts of momentum contrast or CVRL's projection if the
+    file has them.
 
     Args:
-        weights: weights under this project's names, `backbone.*` and optionally `head.*` or `contrast.*`.
+        weights: weights under this project's names, `backbone.*` and optionally `head.*`, `contrast.*` or `projection.*`.
         source: file, for error messages.
 
     Returns:
@@ -111,7 +113,7 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     Raises:
         SettingError: if tensors for a size are missing.
     """
-    sizes: dict[str, int | str | float]
+    sizes: dict[str, Any]
     backbone: VideoCNN
     if "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
         factor = shape_of(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
@@ -131,6 +133,11 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         kind: ClipOrderName = "r2plus1d" if "backbone.stem.conv1.spatial_conv.weight" in weights else "r3d"
         width = shape_of(weights, "backbone.stem.bn1.weight", 1, source)[0]
         backbone, sizes = ClipOrderResNet(kind, width), {"backbone": "ClipOrderResNet", "name": kind, "width": width}
+    elif "backbone.layer1.0.temporal.weight" in weights:
+        width = shape_of(weights, "backbone.stem.0.weight", 5, source)[0]
+        one, two, three, four = (count_blocks(weights, f"backbone.layer{stage}.") for stage in range(1, 5))
+        backbone = SlowOnly(width, (one, two, three, four))
+        sizes = {"backbone": "SlowOnly", "width": width, "blocks": [one, two, three, four]}
     else:
         name: ResNetName = "r2plus1d_18" if "backbone.stem.3.weight" in weights else "r3d_18"
         if name == "r2plus1d_18" and "backbone.layer4.0.conv1.0.weight" in weights:
@@ -158,6 +165,12 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         kind_of_contrast = SpeedContrast if "contrast.speed_head.0.weight" in weights else MomentumContrast
         network["contrast"] = kind_of_contrast(backbone, ContrastSettings(hidden, out_dim, queue_size))
         sizes |= {"hidden": hidden, "out_dim": out_dim, "queue_size": queue_size}
+    if "projection.0.weight" in weights:
+        last = max(int(key.split(".")[1]) for key in weights if key.startswith("projection."))
+        hidden = shape_of(weights, "projection.0.weight", 2, source)[0]
+        out_dim = shape_of(weights, f"projection.{last}.weight", 2, source)[0]
+        network["projection"] = ProjectionMLP(backbone.embed_dim, hidden, out_dim, last // 3)
+        sizes |= {"hidden": hidden, "out_dim": out_dim}
     return network, sizes
 
 

@@ -12,6 +12,7 @@ from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.s3d import S3D, S3DG
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.depth import Depth
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.signal.cnn import SignalCNN
@@ -176,6 +177,8 @@ def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:
         return C3D(sizes["width"], checkpoint=checkpoint)
     if sizes["backbone"] == "ClipOrderResNet":
         return ClipOrderResNet(sizes["name"], sizes["width"], checkpoint=checkpoint)
+    if sizes["backbone"] == "SlowOnly":
+        return SlowOnly(sizes["width"], tuple(sizes["blocks"]), checkpoint=checkpoint)
     return VideoResNet(sizes["name"], sizes["width"], checkpoint=checkpoint)
 
 

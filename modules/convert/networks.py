@@ -180,7 +180,7 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
     Raises:
         SettingError: if it does not fit, or the format does not support CNNs.
     """
-    if to != "safetensors":
+    if to not in ("safetensors", "official"):
         raise SettingError(f"--to {to} is for video transformers; {source.path} contains a CNN: pass --to safetensors.")
     weights = cnn_from_official(from_published(source.weights))
     if not any(key.startswith("backbone.") for key in weights):
@@ -201,6 +201,10 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
     origin = published_origin(source.weights, source.origin)
     if origin.bn_eps is not None:
         sizes["bn_eps"] = origin.bn_eps
+    if origin.padding is not None:
+        sizes["padding"] = origin.padding
+    if to == "official":
+        check_tensorflow(sizes, source.path)
     passport = {
         "format": PASSPORT_FORMAT,
         "kind": _kind(sizes),
@@ -217,6 +221,22 @@ def _kind(sizes: dict[str, Any]) -> str:
     """What a CNN's file has besides the encoder."""
     heads = {"out_dim": "contrast", "orders": "order", "num_classes": "classifier"}
     return next((kind for size, kind in heads.items() if size in sizes), "encoder")
+
+
+def check_tensorflow(sizes: dict[str, Any], path: Path) -> None:
+    """Check that a video CNN can be written as arrays for CVRL's official code, the only such code with an `official` format.
+
+    Raises:
+        SettingError: if it is another network, or has a classifier or another padding.
+    """
+    if sizes["backbone"] != "SlowOnly":
+        raise SettingError(f"--to official is not for {sizes['backbone']}, which {path} contains: pass --to safetensors.")
+    if "num_classes" in sizes or "queue_size" in sizes:
+        raise SettingError(f"--to official writes CVRL's pretraining network; {path} has another head: pass --part backbone.")
+    if sizes.get("padding") == "symmetric":
+        raise SettingError(
+            f"{path} was trained with padding symmetric, but CVRL's official code pads asymmetrically: pass --to safetensors."
+        )
 
 
 def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:

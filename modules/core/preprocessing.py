@@ -104,7 +104,7 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KINETICS = Normalisation((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 # From -1 to 1: BEiT and VindLU.
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# From 0 to 1: VCOP.
+# From 0 to 1: VCOP, CVRL.
 TO_ONE = Normalisation((0, 0, 0), (1, 1, 1))
 # TCLR (official code of SEVERE).
 BGR_TO_ONE = Normalisation((0, 0, 0), (1, 1, 1), "BGR")
@@ -132,6 +132,11 @@ class Origin:
     """frames and size of all published networks of this architecture"""
     bn_eps: float | None = None
     """eps of its BatchNorm"""
+    padding: Literal["same", "symmetric"] | None = None
+    """padding of layers with a stride, see `SlowOnly`"""
+
+
+PADDINGS: tuple[Literal["same", "symmetric"], ...] = ("same", "symmetric")
 
 
 def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
@@ -140,7 +145,7 @@ def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
     Args:
         source: file, for messages.
         normalisation: output of `Normalisation.as_record`.
-        facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`.
+        facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`; `padding`.
     """
     facts = facts if isinstance(facts, dict) else {}
     frames, size = (
@@ -149,7 +154,8 @@ def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
     )
     eps = facts.get("bn_eps")
     eps = eps if isinstance(eps, float) else None
-    return Origin(source, Normalisation.of_record(normalisation), frames, size, bn_eps=eps)
+    padding = next((name for name in PADDINGS if facts.get("padding") == name), None)
+    return Origin(source, Normalisation.of_record(normalisation), frames, size, bn_eps=eps, padding=padding)
 
 
 def settle_normalisation(

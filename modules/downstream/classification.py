@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
@@ -69,6 +70,7 @@ class HeadSettings:
             a video transformer close to zero, and others with PyTorch's defaults.
         standardise: for mode linear: standardise the pooled feature over the batch (see `Standardised`), in place of the
             LayerNorm of a video transformer.
+        unit_features: divide features by their length before the head (CVRL's linear evaluation).
 
     Raises:
         SettingError: if a value is out of range.
@@ -77,6 +79,7 @@ class HeadSettings:
     dropout: float = 0.0
     std: float | None = None
     standardise: bool = False
+    unit_features: bool = False
 
     def __post_init__(self) -> None:
         check_range("model.head", 0, 1, dropout=self.dropout)
@@ -136,6 +139,7 @@ class Classification(Method):
         self.flip = self.augmentation.mirror() if self.augmentation is not None else None
         self.body_augmentation = augmentation if isinstance(augmentation, SkeletonAugmentation) else None
         self.head_std, self.frozen_batchnorm, self.init_from = head.std, frozen_batchnorm, init_from
+        self.unit_features = head.unit_features
         kind: Kind = backbone.kind
         self.stream, self.kinds = kind, (kind,)
         self.feature_stream: str | None = None
@@ -334,7 +338,8 @@ class Classification(Method):
     def pool(self, features: Tensor) -> Tensor:
         """Input of the head: [N, D] or [N, n, D] -> [N, D], outside of autocast."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.attention(self.standardise(self.fc_norm(features.float())))
+            pooled: Tensor = self.attention(self.standardise(self.fc_norm(features.float())))
+            return F.normalize(pooled, dim=-1) if self.unit_features else pooled
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores of the classes: [N, D] or [N, n, D] -> float32 [N, K]."""

@@ -103,3 +103,22 @@ def projection(in_dim: int, hidden: int | None, out_dim: int) -> nn.Sequential:
     if hidden == 0:
         return nn.Sequential(nn.Linear(in_dim, out_dim))
     return ProjectionHead(in_dim, hidden or in_dim, out_dim)
+
+
+class ProjectionMLP(nn.Sequential):
+    """Projection of pooled features for CVRL's loss: linear layers with BatchNorm and ReLU, then a linear one (official code).
+
+    All linear layers have biases. The output is not normalised.
+
+    Args:
+        in_dim: length of a feature.
+        hidden: length between the linear layers.
+        out_dim: length of a projection.
+        layers: number of linear layers with BatchNorm and ReLU.
+    """
+
+    def __init__(self, in_dim: int, hidden: int, out_dim: int, layers: int = 3) -> None:
+        parts: list[nn.Module] = []
+        for inputs in (in_dim, *[hidden] * (layers - 1))[:layers]:
+            parts += [nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden, eps=1e-5, momentum=0.003), nn.ReLU()]
+        super().__init__(*parts, nn.Linear(hidden if layers else in_dim, out_dim))

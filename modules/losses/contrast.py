@@ -91,3 +91,44 @@ def ranking(right: Tensor, wrong: Tensor, margin: float) -> tuple[Tensor, Tensor
         margin: difference from which a row has no loss.
     """
     return F.relu(margin - (right - wrong)).mean(), (right.detach() > wrong.detach()).float().mean()
+
+
+class PairContrast(NamedTuple):
+    """Output of `pair_contrast`, per pair: float32 [B], all except the losses without gradient."""
+
+    losses: Tensor
+    """cross-entropies of both directions, added"""
+    top1: Tensor
+    """1 where the first clip is nearer to its second clip than to all other second clips, else 0"""
+    entropy: Tensor
+    """entropy of the probabilities of all second clips, given the first one: log B at first, close to 0 when they are told
+    apart"""
+
+
+def pair_contrast(first: Tensor, second: Tensor, temperature: float) -> PairContrast:
+    """Cross-entropy of finding the other clip of each pair among all clips but itself, in both directions (SimCLR and CVRL,
+    official code).
+
+    Both directions together have 2 * B * 2 B logits.
+
+    Args:
+        first: [B, D] unit rows.
+        second: [B, D] unit rows, row i belongs to row i of `first`.
+        temperature: divisor of the cosine similarities.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = first.float(), second.float()
+        across = first @ second.T / temperature
+        itself = torch.eye(len(first), dtype=torch.bool, device=first.device)
+        target = torch.arange(len(first), device=first.device)
+
+        def one_way(others: Tensor, own: Tensor) -> Tensor:
+            within = (own @ own.T / temperature).masked_fill(itself, -torch.inf)
+            return F.cross_entropy(torch.cat([others, within], dim=1), target, reduction="none")
+
+        losses = one_way(across, first) + one_way(across.T, second)
+        seen = across.detach()
+        probabilities = seen.softmax(dim=1)
+        # The official code adds the small number, which also makes 0 log 0 vanish.
+        entropy = -(probabilities * (probabilities + 1e-8).log()).sum(dim=1)
+    return PairContrast(losses, (seen.argmax(dim=1) == target).float(), entropy)

@@ -2,8 +2,8 @@
 
 * Masked prediction: `videomae` (pixels of masked tokens), `smile` (features of an image encoder, with moving
   objects), `sigma` (assignments to learned prototypes).
-* Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `rspnet` (speeds of
-  clips), `skeleton_contrast` (views of one body).
+* Contrastive: `moco` (two clips of a video), `cvrl` (the same in a large batch, without a queue), `rspnet` (also speeds of
+  clips), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
 * Order in time: `vcop` (shuffled clips of a video).
 * Video and language: `locomotion` (pasted motion and its captions).
 

@@ -454,7 +454,8 @@ class Method(LightningModule, ABC):
         peak, final = settings.rates(global_batch)
         share = final / peak if peak else 0.0
         # The settings that determine the rate of each parameter group.
-        named = {name: value for name, value in asdict(settings).items() if name in ("base_lr", "scale_lr", "layer_decay")}
+        deciding = ("base_lr", "scale_lr", "layer_decay", "replicas")
+        named = {name: value for name, value in asdict(settings).items() if name in deciding}
         peak, global_batch, origin = choose_peak(peak, global_batch, named, before)
         rank_zero_info(
             f"Learning rate: peak {peak:.3g} ({origin}), {warmup:g} epochs of warm-up, "

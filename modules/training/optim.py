@@ -242,6 +242,50 @@ class SGDSettings(EpochSettings):
 
 
 @dataclass
+class StepSGDSettings(ScheduleSettings):
+    """SGD as in CVRL (official code): a new rate in each step, and weight decay of kernels only.
+
+    The cosine is counted from the first step, so the warm-up ends at its value there, a little below the peak.
+
+    Args:
+        momentum: momentum of the gradient, without Nesterov.
+        weight_decay: added to the gradient of kernels; not applied to biases and norms.
+        replicas: factor on the learning rate. CVRL's pretraining adds the gradients of its processes (TPU cores) instead of
+            averaging them, so its update is that of the average loss times their number, which its settings do not tell. 1 is
+            the rate as written; the number of cores gives the official update. It changes nothing but the rate: gradient and
+            weight decay are both multiplied.
+    """
+
+    base_lr: float = 0.32
+    min_lr: float = 0.0
+    warmup_epochs: float = 5
+    scale_lr: bool = False
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("model.optim", 0, weight_decay=self.weight_decay)
+        check_range("model.optim", 0, 1, momentum=self.momentum)
+        check_positive("model.optim", replicas=self.replicas)
+
+    def rates(self, global_batch: int) -> tuple[float, float]:
+        """See `ScheduleSettings.rates`; times the replicas."""
+        peak, final = super().rates(global_batch)
+        return peak * self.replicas, final * self.replicas
+
+    def factor(self, warmup: float, total: float, final: float) -> Callable[[float], float]:
+        """Factor on the peak rate as a function of completed epochs; see `Schedule.restart`."""
+        return Schedule(1.0, final, warmup=warmup, horizon=total, restart=False).at
+
+    def build(self, module: nn.Module, peak_lr: float, no_decay: set[str]) -> torch.optim.SGD:
+        """See `ScheduleSettings.build`."""
+        groups = param_groups_weight_decay(module, self.weight_decay, no_weight_decay_list=no_decay)
+        return torch.optim.SGD(self.by_rules(groups, module, peak_lr), lr=peak_lr, momentum=self.momentum, fused=True)
+
+
+@dataclass
 class AdamSettings(EpochSettings):
     """Adam as in SEVERE's fine-tuning of video CNNs (https://arxiv.org/abs/2203.14221, official code): weight decay on every
     parameter.

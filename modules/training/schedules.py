@@ -25,6 +25,8 @@ class Schedule:
         per: `step`: lengths in epochs, a new value at each step; `epoch`: lengths in epochs, one value per epoch (during
             warm-up, that of the middle of the epoch, since the first epoch would otherwise have `warmup_start`); `steps`:
             lengths in optimiser steps.
+        restart: whether the curve starts after the warm-up. Otherwise, it starts at position 0, and the warm-up ends at its
+            value there (TensorFlow's official models).
     """
 
     start: float
@@ -34,6 +36,7 @@ class Schedule:
     warmup_start: float = 0.0
     horizon: float | None = None
     per: Literal["step", "epoch", "steps"] = "step"
+    restart: bool = True
 
     def check(self, setting: str) -> None:
         """Check that the settings form a valid schedule.
@@ -63,13 +66,19 @@ class Schedule:
             done = math.floor(done)
         if done < self.warmup:
             share = min(1.0, (done + 0.5) / self.warmup) if self.per == "epoch" else done / self.warmup
-            return self.warmup_start + (self.start - self.warmup_start) * share
+            after = self.start if self.restart else self._curve(self.warmup, length)
+            return self.warmup_start + (after - self.warmup_start) * share
+        return self._curve(done, length)
+
+    def _curve(self, done: float, length: float | None) -> float:
+        """The value without warm-up."""
         total = self.horizon if self.horizon is not None else length
         if self.kind == "constant" or self.end is None:
             return self.start
         if total is None:
             raise ValueError("a schedule without a horizon needs the length of the run")
-        progress = (done - self.warmup) / (total - self.warmup) if done < total else 1.0
+        begin = self.warmup if self.restart else 0.0
+        progress = (done - begin) / (total - begin) if done < total else 1.0
         if self.kind == "linear":
             return self.start + (self.end - self.start) * progress
         return self.end + 0.5 * (self.start - self.end) * (1 + math.cos(math.pi * progress))

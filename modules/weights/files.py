@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file
@@ -65,7 +66,7 @@ def weight_file(path: str | Path, setting: str) -> Path:
 
 
 def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
-    """Read a dictionary of tensors from .safetensors, a PyTorch file, a Lightning checkpoint or a TorchScript archive.
+    """Read a dictionary of tensors from .safetensors, .npz, a PyTorch file, a Lightning checkpoint or a TorchScript archive.
 
     No code in a file can run: pickles are read with `weights_only=True` and `argparse.Namespace` as the only extra class, and
     only tensors are read from TorchScript archives. Prefixes of DDP and torch.compile are removed from the names.
@@ -79,11 +80,11 @@ def read_checkpoint(path: str | Path, setting: str) -> Checkpoint:
     """
     path = weight_file(path, setting)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+        content = _read(path)
     except Exception as error:
         raise SettingError(
             f"{setting} names {path}, which cannot be read as weights ({reason(path, error)}); "
-            "pass a .safetensors, .ckpt, .pth or .pt file that contains tensors."
+            "pass a .safetensors, .npz, .ckpt, .pth or .pt file that contains tensors."
         ) from error
     record = content.get("record") if isinstance(content, dict) else None
     args = content.get("args") if isinstance(content, dict) else None
@@ -124,6 +125,15 @@ def _without_prefixes(key: str) -> str:
     while f"{parts[0]}." == DDP_PREFIX:
         parts = parts[1:]
     return ".".join(parts)
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return _read_pickle(path)
 
 
 def _read_pickle(path: Path) -> Any:

@@ -16,6 +16,7 @@ from modules.core.preprocessing import (
 from modules.weights.files import Checkpoint
 from modules.weights.hub import local_path
 from modules.weights.names.clip_order import is_clip_order
+from modules.weights.names.cvrl import is_tensorflow
 from modules.weights.names.huggingface import is_transformers
 from modules.weights.names.video_cnn import PUBLISHED_PREFIXES
 from modules.weights.names.videomae import is_official
@@ -93,6 +94,9 @@ def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
         state: weights under the file's own names.
         origin: origin of the file.
     """
+    if is_tensorflow(state):
+        usual = {"normalisation": TO_ONE, "bn_eps": 1e-5, "padding": "same"}
+        return replace(origin, **{name: getattr(origin, name) or value for name, value in usual.items()})
     normalisation, eps = None, None
     head = state.get("fc.weight", state.get("classifier.1.weight"))
     if head is not None and "features.0.0.0.weight" in state:

@@ -14,6 +14,7 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.core.errors import SettingError
 from modules.weights.names.video_cnn import backbone_part, from_official, to_official
 
@@ -23,6 +24,7 @@ NARROW: dict[str, Callable[..., VideoCNN]] = {
     "r2plus1d_18": lambda **settings: VideoResNet("r2plus1d_18", 4, **settings),
     "r2plus1d_18_tclr": lambda **settings: VideoResNet("r2plus1d_18_tclr", 4, **settings),
     "i3d": lambda **settings: I3D(1 / 16, **settings),
+    "slow_only": lambda **settings: SlowOnly(2, (1, 1, 1, 1), **settings),
 }
 EVERY = NARROW | {"s3d": S3D}
 
@@ -51,6 +53,7 @@ def one_file(tmp_path: Path, content: dict[str, Any]) -> str:
         (lambda: VideoResNet("r2plus1d_18_tclr"), 31_300_587),
         (lambda: VideoResNet("r3d_18"), 33_166_272),
         (lambda: S3D(), 7_910_048),
+        (lambda: SlowOnly(), 31_672_128),
     ],
 )
 def test_parameter_counts(build: Callable[[], VideoCNN], parameters: int) -> None:

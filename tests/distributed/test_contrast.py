@@ -14,7 +14,8 @@ from modules.layers.heads import ProjectionHead
 from modules.layers.momentum import follow, frozen_copy
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.queue import Queue
-from modules.losses.contrast import info_nce, unit_rows
+from modules.losses.contrast import info_nce, pair_contrast, unit_rows
+from modules.losses.video_text import gather_rows_with_gradient
 from tests.resume.runs import as_torchrun_does, together
 
 WORLD, BATCH, STEPS, FEATURES, DIM, SIZE = 2, 3, 3, 10, 6, 12
@@ -83,6 +84,20 @@ def without_queue(rows: slice) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.autograd.grad(loss, query)[0]
 
 
+def pairs(rows: slice) -> tuple[Tensor, Tensor]:
+    """CVRL's loss of those videos with the clips of all processes, and its gradient to the weights of a small network."""
+    torch.manual_seed(0)
+    network = nn.Linear(FEATURES, DIM)
+    module = DistributedDataParallel(network) if position()[1] > 1 else network
+    both = torch.cat([view[rows] for view in batches()[0]])
+    first, second = unit_rows(module(both)).chunk(2)
+    everyone = gather_rows_with_gradient(torch.stack([first, second], dim=1))
+    loss = pair_contrast(everyone[:, 0], everyone[:, 1], 0.1).losses.mean()
+    loss.backward()
+    assert network.weight.grad is not None
+    return loss.detach(), network.weight.grad
+
+
 def normed() -> nn.BatchNorm1d:
     """Batch norm in training mode: its output for a row depends on the other rows."""
     return nn.BatchNorm1d(FEATURES).train()
@@ -100,6 +115,7 @@ def one_process(folder: Path, rank: int, port: int) -> None:
         module = DistributedDataParallel(contrasting, broadcast_buffers=broadcast)
         told["broadcast" if broadcast else "apart"] = run(module, contrasting, rows)
     told["without_queue"] = without_queue(rows)
+    told["pairs"] = pairs(rows)
     mine = batches()[0].key[rows]
     told["gathered"] = gather_rows(mine.clone().requires_grad_())
     told["pixels"] = gather_rows(mine.view(torch.uint8).movedim(0, 1))
@@ -138,6 +154,17 @@ def test_keys_of_all_processes_are_negatives_without_a_queue(told: list[dict[str
     losses, gradients = zip(*(process["without_queue"] for process in told), strict=True)
     assert torch.allclose(sum(losses) / WORLD, loss, rtol=1e-5)
     assert torch.allclose(torch.cat(gradients) / WORLD, gradient, atol=1e-6)
+
+
+def test_pairs_of_two_processes_equal_one_with_the_joined_batch(told: list[dict[str, Any]]) -> None:
+    """CVRL: negatives of all processes, with their gradient."""
+    loss, gradient = pairs(slice(None))
+    for process in told:
+        own_loss, own_gradient = process["pairs"]
+        assert torch.allclose(own_loss, loss, rtol=1e-5)
+        assert torch.allclose(own_gradient, gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()))
+    alone = pairs(slice(0, BATCH))[0]
+    assert not torch.allclose(alone, loss, rtol=1e-2)
 
 
 def test_all_processes_hold_the_same_queue(told: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from modules.core.errors import SettingError
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.queue import Queue
-from modules.losses.contrast import contrast_logits, info_nce, unit_rows
+from modules.losses.contrast import contrast_logits, info_nce, pair_contrast, unit_rows
 
 B, DIM, K, TEMPERATURE = 6, 16, 24, 0.2
 
@@ -146,3 +146,29 @@ def test_a_batch_of_one_without_a_queue_is_refused() -> None:
     contrast.check(SimpleNamespace(datamodule=SimpleNamespace(batch_size=1), world_size=2))  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=r"set data\.batch_size to 2 or more"):
         contrast.check(SimpleNamespace(datamodule=SimpleNamespace(batch_size=1), world_size=1))  # type: ignore[arg-type]
+
+
+def test_pairs_are_compared_in_both_directions() -> None:
+    """Against a slow formula: all clips but the clip itself are candidates."""
+    first, second = rows(B, 0), rows(B, 1)
+    found = pair_contrast(first, second, TEMPERATURE)
+    everyone = torch.cat([first, second])
+    for i in range(B):
+        expected = 0.0
+        for one, other in ((i, B + i), (B + i, i)):
+            candidates = [math.exp(float(everyone[one] @ everyone[j]) / TEMPERATURE) for j in range(2 * B) if j != one]
+            expected -= math.log(math.exp(float(everyone[one] @ everyone[other]) / TEMPERATURE) / sum(candidates))
+        assert float(found.losses[i]) == pytest.approx(expected, rel=1e-5)
+        cosines = [float(first[i] @ second[j]) for j in range(B)]
+        assert bool(found.top1[i]) == (max(cosines) == cosines[i])
+        shares = torch.tensor(cosines).div(TEMPERATURE).softmax(0)
+        assert float(found.entropy[i]) == pytest.approx(float(-(shares * shares.log()).sum()), abs=1e-5)
+
+
+def test_loss_of_perfect_pairs() -> None:
+    """CVRL: with two videos whose features are orthonormal and equal in both clips, each direction is log(1 + 2 e^(-1 / t))."""
+    axes = torch.eye(DIM)[:2]
+    found = pair_contrast(axes, axes, 0.1)
+    assert found.losses.tolist() == pytest.approx([2 * math.log1p(2 * math.exp(-10))] * 2, rel=1e-2)
+    assert 2 * math.log1p(2 * math.exp(-10)) == pytest.approx(2 * 9.1e-5, rel=1e-2)
+    assert found.top1.tolist() == [1, 1]

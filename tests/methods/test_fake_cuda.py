@@ -10,8 +10,8 @@ from modules.core.output import StepOutput
 from modules.methods.videomae import VideoMAE
 from tests.registry import METHODS, Case, tiny_vit
 
-FULL = ("modules/losses/", "modules/layers/heads.py", "modules/methods/sigma.py")
-"""Lines with float32 matrix products: cosines and computations with them."""
+FULL = ("modules/losses/", "modules/layers/heads.py", "modules/methods/sigma.py", "modules/augment/clip_pairs.py")
+"""Lines with float32 matrix products: cosines and computations with them, and the blur of pixels."""
 
 
 @pytest.mark.parametrize("case", METHODS, ids=lambda case: case.name)

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.video.crops import Box, Nested, RandomResized, Shared, box_within
 from datamodules.video.readers import DecodeError, VideoInfo
-from datamodules.video.samplers import DecreasingGap, FramePair, OrderedClips, decreasing_gap
+from datamodules.video.samplers import DecreasingGap, FramePair, OrderedClips, Wrapped, decreasing_gap
 from tests.parity.cases import load_case
 
 
@@ -73,10 +73,11 @@ def test_pairs_of_cvrl() -> None:
         np.testing.assert_array_equal(found.ravel(), tensors["output.frames"][row].numpy())
 
 
-def test_test_clips_of_cvrl() -> None:
+@pytest.mark.parametrize("kind", [DecreasingGap, Wrapped])
+def test_test_clips_of_cvrl(kind: type[DecreasingGap] | type[Wrapped]) -> None:
     tensors, about = load_case("cvrl", "test_clips")
     settings = about["settings"]
-    sampler, frames = DecreasingGap(settings["stride"]), settings["num_steps"]
+    sampler, frames = kind(settings["stride"]), settings["num_steps"]
     for row, length in enumerate(tensors["input.lengths"].tolist()):
         found = sampler.views(info(length), settings["num_windows"], frames)
         np.testing.assert_array_equal(found.ravel(), tensors["output.linspace_frames"][row].numpy())

@@ -35,6 +35,13 @@ def test_warmup() -> None:
     assert [each.at(done) for done in (0, 0.9, 1, 2, 3.5, 6)] == [0.25, 0.25, 0.75, 1, 0.75, 0]
 
 
+def test_curve_from_the_start() -> None:
+    """The warm-up ends at the value that the curve has there."""
+    early, late = Schedule(1.0, 0.0, warmup=2, horizon=8, restart=False), Schedule(1.0, 0.0, horizon=8)
+    assert [early.at(done) for done in (2, 3, 8, 9)] == [late.at(done) for done in (2, 3, 8, 9)]
+    assert [early.at(done) for done in (0, 1)] == pytest.approx([0, late.at(2) / 2])
+
+
 def test_what_is_no_schedule_is_refused() -> None:
     with pytest.raises(
         SettingError, match=r"model\.momentum\.horizon is 2, but must be greater than model\.momentum\.warmup 3"

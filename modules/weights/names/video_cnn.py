@@ -4,6 +4,7 @@ from torch import Tensor
 
 from modules.weights.names.clip_order import from_official as from_clip_order
 from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
+from modules.weights.names.cvrl import from_tensorflow, is_tensorflow
 from modules.weights.names.rspnet import from_official as from_rspnet
 from modules.weights.names.rspnet import is_own_rspnet, is_rspnet
 
@@ -68,7 +69,7 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
     torchvision's names after `backbone.`. Official files of VCOP and RSPNet get the names of our methods. Other parts (heads,
-    key branch, queue, audio network) and other files are unchanged.
+    key branch, queue, audio network) and other files are unchanged. Of CVRL's TensorFlow arrays, the projection is renamed too.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
@@ -77,6 +78,8 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return from_clip_order(state)
     if is_rspnet(state):
         return from_rspnet(state)
+    if is_tensorflow(state):
+        return from_tensorflow(state)
     prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
     if prefix is None:
         return state

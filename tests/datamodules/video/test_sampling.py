@@ -19,6 +19,7 @@ from datamodules.video.samplers import (
     Short,
     Spanning,
     Strided,
+    Wrapped,
     decreasing_gap,
     dense_indices,
     draw_jittered,
@@ -134,7 +135,7 @@ def test_evaluation_clips_are_spread_over_the_video() -> None:
     assert halves.tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
 
 
-@pytest.mark.parametrize("kind", [Dense, Jittered, Spanning, OrderedClips, DecreasingGap])
+@pytest.mark.parametrize("kind", [Dense, Jittered, Spanning, OrderedClips, DecreasingGap, Wrapped])
 @pytest.mark.parametrize("value", [0, -1, 2.5])
 def test_impossible_strides_are_named(kind: Any, value: float) -> None:
     with pytest.raises(SettingError, match=rf"data\.clip\.sampler\.stride is {value}"):
@@ -224,6 +225,27 @@ def test_gaps_have_linearly_decreasing_density() -> None:
     assert starts.max() < room
     assert decreasing_gap(100, 0.0) == 0
     assert decreasing_gap(100, np.nextafter(1.0, 0.0)) == 99
+
+
+def test_three_quarters_of_the_gaps_are_shorter_than_half_of_the_longest() -> None:
+    """CVRL; and both clips start early enough for all their frames."""
+    rng, room = np.random.default_rng(1), 2000
+    gaps = np.array([decreasing_gap(room, u) for u in rng.random(100_000)])
+    assert (gaps < room / 2).mean() == pytest.approx(0.75, abs=0.01)
+    assert gaps.max() < room
+    for length in (31, 32, 40, 130):
+        starts = np.stack([DecreasingGap().draw(info(length), 2, 16, rng)[:, 0] for _ in range(300)])
+        # The larger start is at most the number of possible ones less one.
+        assert starts.max() <= length - 30 - 1
+
+
+def test_looped_clips() -> None:
+    rng = np.random.default_rng(0)
+    starts = np.concatenate([Wrapped().draw(info(40), 2, 16, rng)[:, 0] for _ in range(300)])
+    assert set(starts.tolist()) == set(range(10))
+    short = Wrapped().draw(info(20), 1, 16, rng)[0]
+    assert (np.diff(short) % 20 == 2).all()
+    assert Wrapped().draw(info(132), 1, 16, None)[0, 0] == 50
 
 
 def test_gaps_in_short_videos() -> None:
