@@ -1,6 +1,8 @@
 """Encoders, one file per family. Importing them here makes their short names known to the command line."""
 
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
@@ -16,12 +18,14 @@ from modules.backbones.vit.video_vit import VideoViT
 
 __all__ = [
     "AGCN",
+    "C3D",
     "HCN",
     "I3D",
     "S3D",
     "AnyEncoder",
     "BEiTVideo",
     "BiGRU",
+    "ClipOrderResNet",
     "Depth",
     "FrameTower",
     "SignalCNN",
