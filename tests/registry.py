@@ -33,6 +33,8 @@ from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.prp import PRP, AttentionSettings
+from modules.methods.rotnet import RotNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -60,20 +62,22 @@ class Case:
     """Clips per video or recording."""
     skeletons: bool = False
     """Whether it uses skeleton recordings instead of videos."""
+    frames: int = FRAMES
+    """Frames per clip of the data; more than `FRAMES` if the method selects `FRAMES` of them."""
     variant: bool = False
     """Whether it shares its file with another case."""
 
     def batch(self, samples: int = 4, seed: int = 0, clips: int | None = None) -> Batch:
         """A random batch for the method."""
         make = skeleton_batch if self.skeletons else video_batch
-        return make(samples, self.clips if clips is None else clips, seed)
+        return make(samples, self.clips if clips is None else clips, seed, self.frames)
 
     def data(self, batch_size: int, train: int, val: int) -> LightningDataModule:
         """Generated samples for whole runs; the processes of a run share them."""
         if self.skeletons:
-            clip = SkeletonClipSettings(FRAMES, self.clips)
+            clip = SkeletonClipSettings(self.frames, self.clips)
             return SyntheticSkeleton(clip, batch_size, train_clips=train, val_clips=val)
-        videos = ClipSettings(frames=FRAMES, size=SIDE, clips=self.clips)
+        videos = ClipSettings(frames=self.frames, size=SIDE, clips=self.clips)
         return SyntheticMotion(videos, batch_size, train_videos=train, val_videos=val)
 
 
@@ -135,6 +139,13 @@ METHODS = [
         clips=2,
         skeletons=True,
     ),
+    Case(
+        "PRP",
+        lambda: PRP(tiny_cnn(), FRAMES, (1, 2), AttentionSettings(patch=8, stride=4), optim=SGD),
+        "prp.yaml",
+        frames=2 * FRAMES,
+    ),
+    Case("RotNet", lambda: RotNet(tiny_cnn(), optim=SGD, flip=0.5), "rotnet.yaml"),
 ]
 
 
@@ -208,15 +219,15 @@ def with_sentences(batch: Batch, sentences: list[str]) -> Batch:
     return replace(batch, streams=batch.streams | {"text": Text([[one] for one in sentences])})
 
 
-def video_batch(videos: int = 4, clips: int = 1, seed: int = 0) -> Batch:
+def video_batch(videos: int = 4, clips: int = 1, seed: int = 0, frames: int = FRAMES) -> Batch:
     """Random clips [B, V, T, H, W, 3] with two labels."""
     g = torch.Generator().manual_seed(seed)
-    video = torch.randint(0, 256, (videos, clips, FRAMES, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
+    video = torch.randint(0, 256, (videos, clips, frames, SIDE, SIDE, 3), generator=g, dtype=torch.uint8)
     return Batch(torch.arange(videos), torch.arange(videos) % 2, {"video": Stream("video", video)})
 
 
-def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> Batch:
+def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0, frames: int = FRAMES) -> Batch:
     """Random clips [B, V, 3, T, J, M] with two labels."""
-    skeleton = torch.randn(recordings, clips, 3, FRAMES, 25, 2, generator=torch.Generator().manual_seed(seed))
+    skeleton = torch.randn(recordings, clips, 3, frames, 25, 2, generator=torch.Generator().manual_seed(seed))
     number = torch.arange(recordings)
     return Batch(number, number % 2, {"skeleton": Stream("skeleton", skeleton)})
