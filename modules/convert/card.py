@@ -20,6 +20,7 @@ PARTS = {"clip_tower": "image tower of CLIP", "timm_tower": "image tower", "text
 WHOLES = {
     "pretraining": "encoder and decoder",
     "contrast": "encoder and momentum contrast",
+    "order": "encoder and classifier of the order of clips",
     "video_text": "encoders of videos and texts",
 }
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "queue.keys", "queue.pointer")

@@ -9,6 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.clip_order import ClipOrderName, ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import ResNetName, VideoResNet
 from modules.backbones.cnn.s3d import S3D
@@ -18,6 +20,7 @@ from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.layers.heads import VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.tuple_head import TupleHead
 from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_of
 
 
@@ -113,6 +116,13 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}
     elif "backbone.features.0.0.0.weight" in weights:
         backbone, sizes = S3D(), {"backbone": "S3D"}
+    elif "backbone.block5.conv5b.weight" in weights:
+        width = shape_of(weights, "backbone.block1.conv1.weight", 5, source)[0]
+        backbone, sizes = C3D(width), {"backbone": "C3D", "width": width}
+    elif "backbone.conv5.block1.bn2.weight" in weights:
+        kind: ClipOrderName = "r2plus1d" if "backbone.stem.conv1.spatial_conv.weight" in weights else "r3d"
+        width = shape_of(weights, "backbone.stem.bn1.weight", 1, source)[0]
+        backbone, sizes = ClipOrderResNet(kind, width), {"backbone": "ClipOrderResNet", "name": kind, "width": width}
     else:
         name: ResNetName = "r2plus1d_18" if "backbone.stem.3.weight" in weights else "r3d_18"
         if name == "r2plus1d_18" and "backbone.layer4.0.conv1.0.weight" in weights:
@@ -124,6 +134,14 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         classes = shape_of(weights, "head.weight", 2, source)[0]
         network["head"] = nn.Linear(backbone.embed_dim, classes)
         sizes["num_classes"] = classes
+    if "head.fc8.weight" in weights:
+        hidden, features = shape_of(weights, "head.fc7.weight", 2, source)
+        classes, inputs = shape_of(weights, "head.fc8.weight", 2, source)
+        # Of n places, n (n - 1) / 2 pairs are compared.
+        places = (1 + math.isqrt(1 + 8 * (inputs // hidden))) // 2
+        norm = "head.norm.weight" in weights
+        network["head"] = TupleHead(features // 2, places, classes, hidden=hidden, norm=norm)
+        sizes |= {"places": places, "orders": classes}
     if "contrast.head.0.weight" in weights:
         hidden = shape_of(weights, "contrast.head.0.weight", 2, source)[0]
         out_dim = shape_of(weights, "contrast.head.2.weight", 2, source)[0]

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
@@ -165,6 +167,10 @@ def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:
         return I3D(sizes["width_factor"], checkpoint=checkpoint)
     if sizes["backbone"] == "S3D":
         return S3D(checkpoint=checkpoint)
+    if sizes["backbone"] == "C3D":
+        return C3D(sizes["width"], checkpoint=checkpoint)
+    if sizes["backbone"] == "ClipOrderResNet":
+        return ClipOrderResNet(sizes["name"], sizes["width"], checkpoint=checkpoint)
     return VideoResNet(sizes["name"], sizes["width"], checkpoint=checkpoint)
 
 

@@ -168,6 +168,7 @@ def is_cnn(weights: dict[str, Tensor]) -> bool:
     firsts = (
         *("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight"),
         *("conv3d_1a_7x7.conv3d.weight", "features.0.0.0.weight"),
+        *("block1.conv1.weight", "stem.conv1.temporal_spatial_conv.weight", "stem.conv1.spatial_conv.weight"),
     )
     return any(prefix + first in weights for prefix in ("", "backbone.") for first in firsts)
 
@@ -201,7 +202,7 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
         sizes["bn_eps"] = origin.bn_eps
     passport = {
         "format": PASSPORT_FORMAT,
-        "kind": "contrast" if "out_dim" in sizes else "classifier" if "num_classes" in sizes else "encoder",
+        "kind": _kind(sizes),
         **source.passport,
         "architecture": sizes,
         "normalisation": (origin.normalisation or IMAGENET).as_record(),
@@ -209,6 +210,12 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
         "stride": facts.get("stride"),
     }
     return Converted({key: weights[key] for key in report.matched}, passport, None)
+
+
+def _kind(sizes: dict[str, Any]) -> str:
+    """What a CNN's file has besides the encoder."""
+    heads = {"out_dim": "contrast", "orders": "order", "num_classes": "classifier"}
+    return next((kind for size, kind in heads.items() if size in sizes), "encoder")
 
 
 def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:

@@ -104,6 +104,8 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KINETICS = Normalisation((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 # From -1 to 1: BEiT and VindLU.
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# From 0 to 1: VCOP.
+TO_ONE = Normalisation((0, 0, 0), (1, 1, 1))
 # TCLR (official code of SEVERE).
 BGR_TO_ONE = Normalisation((0, 0, 0), (1, 1, 1), "BGR")
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std

@@ -6,13 +6,20 @@ from torch import Tensor
 
 PREFIX = "base_network."
 HEADS = ("fc7.", "fc8.")
-LAST_LAYERS = ("conv5b.weight", "conv5.block1.bn2.weight")
-"""a layer of C3D and one of the ResNets, by which a file is recognised"""
+STEMS = {"conv5b.weight": "block1.", "conv1.temporal_spatial_conv.weight": "stem.", "conv1.spatial_conv.weight": "stem."}
+"""By a layer that only this network has under its official name, where the first layers are in this project."""
+OWN_LAYERS = ("block5.conv5b.weight", "stem.conv1.temporal_spatial_conv.weight", "stem.conv1.spatial_conv.weight")
+"""The same layers in this project."""
 
 
 def is_clip_order(state: dict[str, Tensor]) -> bool:
     """Whether these are weights of VCOP's official code, of the method or of one of its networks alone."""
-    return any(prefix + last in state for prefix in ("", PREFIX) for last in LAST_LAYERS)
+    return any(prefix + layer in state for prefix in ("", PREFIX) for layer in STEMS)
+
+
+def is_own_clip_order(state: dict[str, Tensor]) -> bool:
+    """Whether a network of VCOP is among these weights, under this project's names."""
+    return any(key.endswith(OWN_LAYERS) for key in state)
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -21,10 +28,10 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Args:
         state: `base_network.*`, with or without `fc7.*`, `fc8.*` and other keys; or a network alone, without prefix.
     """
-    if not is_clip_order(state):
+    found = next(((prefix, layer) for prefix in (PREFIX, "") for layer in STEMS if prefix + layer in state), None)
+    if found is None:
         return state
-    prefix = next(prefix for prefix in (PREFIX, "") for last in LAST_LAYERS if prefix + last in state)
-    stem = "block1." if prefix + LAST_LAYERS[0] in state else "stem."
+    prefix, stem = found[0], STEMS[found[1]]
     renamed = {}
     for key, value in state.items():
         inner = key.removeprefix(prefix)

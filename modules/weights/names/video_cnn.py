@@ -2,6 +2,9 @@
 
 from torch import Tensor
 
+from modules.weights.names.clip_order import from_official as from_clip_order
+from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
+
 # Official code of TubeletContrast and CtP -> torchvision, with one table for R(2+1)D and one for R3D.
 SHARED_NAMES = {
     ".bn1.": ".conv1.1.",
@@ -62,11 +65,13 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
-    torchvision's names after `backbone.`. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
+    torchvision's names after `backbone.`, and those of VCOP to the names of its networks. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
     """
+    if is_clip_order(state):
+        return from_clip_order(state)
     prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
     if prefix is None:
         return state
@@ -87,6 +92,8 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Prefixes (`backbone.`, `key_encoder.`) are kept. Other names, including those of torchvision and of I3D, are unchanged.
     """
+    if is_own_clip_order(state):
+        return state
     names = R2PLUS1D_NAMES | R3D_NAMES
     return {_renamed(key, names): value for key, value in state.items()}
 
