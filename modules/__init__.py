@@ -13,6 +13,8 @@ from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.prp import PRP
+from modules.methods.rotnet import RotNet
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
@@ -21,6 +23,7 @@ from modules.methods.videomae import VideoMAE
 from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
 
 __all__ = [
+    "PRP",
     "SIGMA",
     "SMILE",
     "ActionDetection",
@@ -37,6 +40,7 @@ __all__ = [
     "OptimBlueMask",
     "RandomMask",
     "RepetitionCounting",
+    "RotNet",
     "RunningCellMask",
     "SGDSettings",
     "SkeletonContrast",

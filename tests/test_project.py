@@ -78,10 +78,14 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
+    names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
     layers += narrow if tiny == "tiny_cnn.yaml" else []
+    layers += [*narrow, "--data.batch_size=4"] if tiny in ("tiny_prp.yaml", "tiny_rotnet.yaml") else []
+    # The videos are shorter than the window of more rates.
+    layers += ["--model.rates=[1,2]", "--data.clip.frames=16"] if tiny == "tiny_prp.yaml" else []
     data = ["--data", "VideoFolder", f"--data.root={videos}"]
     if skeletons:
         layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]

@@ -20,6 +20,7 @@ from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.layers.heads import VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.playback import ClipDecoder, RateHead
 from modules.layers.tuple_head import TupleHead
 from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_of
 
@@ -96,7 +97,7 @@ def empty_tower(weights: dict[str, Tensor], heads: int, source: str) -> VisionTr
         )
 
 
-def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, int | str | float]]:
+def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, dict[str, Any]]:
     """A video CNN with the sizes of the weights, and a classifier or the parts of momentum contrast if the file has them.
 
     Args:
@@ -109,7 +110,7 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     Raises:
         SettingError: if tensors for a size are missing.
     """
-    sizes: dict[str, int | str | float]
+    sizes: dict[str, Any]
     backbone: VideoCNN
     if "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
         factor = shape_of(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
@@ -148,6 +149,15 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         queue_size = shape_of(weights, "contrast.queue.keys", 2, source)[0]
         network["contrast"] = MomentumContrast(backbone, ContrastSettings(hidden, out_dim, queue_size))
         sizes |= {"hidden": hidden, "out_dim": out_dim, "queue_size": queue_size}
+    if "rotation_head.weight" in weights:
+        sizes["angles"] = shape_of(weights, "rotation_head.weight", 2, source)[0]
+        network["rotation_head"] = nn.Linear(backbone.embed_dim, sizes["angles"])
+    if "rate_head.fc8.weight" in weights:
+        sizes["rates"] = shape_of(weights, "rate_head.fc8.weight", 2, source)[0]
+        steps = ("up1.up3d", "up2.up3d", "up3.up3d", "up4_1")
+        doublings = sum(shape_of(weights, f"decoder.{step}.weight", 5, source)[2] == 2 for step in steps)
+        network["rate_head"] = RateHead(backbone.embed_dim, sizes["rates"])
+        network["decoder"] = ClipDecoder(backbone.embed_dim, doublings)
     return network, sizes
 
 

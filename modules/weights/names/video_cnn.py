@@ -4,6 +4,8 @@ from torch import Tensor
 
 from modules.weights.names.clip_order import from_official as from_clip_order
 from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
+from modules.weights.names.prp import from_official as from_prp
+from modules.weights.names.prp import is_prp
 
 # Official code of TubeletContrast and CtP -> torchvision, with one table for R(2+1)D and one for R3D.
 SHARED_NAMES = {
@@ -65,13 +67,15 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
-    torchvision's names after `backbone.`, and those of VCOP to the names of its networks. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
+    torchvision's names after `backbone.`, and those of VCOP and PRP to the names of its networks. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
     """
     if is_clip_order(state):
         return from_clip_order(state)
+    if is_prp(state):
+        return from_prp(state)
     prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
     if prefix is None:
         return state
