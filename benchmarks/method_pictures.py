@@ -21,6 +21,7 @@ from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
+from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
@@ -35,6 +36,8 @@ from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.prp import PRP, AttentionSettings
+from modules.methods.rotnet import RotNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -60,6 +63,8 @@ TITLES = {
     "key": "its key",
     "plain": "recording",
     "captioned": "",
+    "between": "true frames\nin between",
+    "attention": "motion\nattention",
 }
 """Titles of rows; other names are shown unchanged."""
 
@@ -89,6 +94,12 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
     """Generated videos: an object over a still background, or a moving texture."""
     clip, scene = ClipSettings(frames=FRAMES, size=SIDE, clips=clips), SceneSettings(backgrounds=[background], ground=ground)
     return SyntheticMotion(clip, 8, train_videos=512, val_videos=16, scene=scene)
+
+
+def playing() -> SyntheticMotion:
+    """Windows that are long enough for four times the usual rate."""
+    clip, scene = ClipSettings(frames=4 * FRAMES, size=SIDE), SceneSettings(backgrounds=["gradient"])
+    return SyntheticMotion(clip, 8, train_videos=256, val_videos=16, scene=scene)
 
 
 def locomotion() -> LocoMotion:
@@ -135,6 +146,17 @@ SHEETS = {
         lambda: SyntheticSkeleton(SkeletonClipSettings(32, 2), 32, train_clips=64, val_clips=16),
         ("plain", "query", "key"),
         every=2,
+    ),
+    "prp": Sheet(
+        lambda: PRP(C3D(8), FRAMES, (1, 2, 4), AttentionSettings(patch=16, stride=4), rate_weight=1.0),
+        playing,
+        ("clip", "between", "reconstruction", "attention"),
+        samples=(0,),
+        steps=320,
+    ),
+    # All four copies of the first video.
+    "rotnet": Sheet(
+        lambda: RotNet(VideoResNet("r3d_18", width=4), every_angle=True, flip=0.0), moving, ("clip",), samples=(0, 1, 2, 3)
     ),
 }
 

@@ -28,12 +28,12 @@ def numbered(videos: int, frames: int, side: int = 32) -> torch.Tensor:
 
 def test_every_rate_and_start_is_drawn() -> None:
     method = PRP(tiny_cnn(), 4, (1, 2, 4), SMALL)
-    played, label = method.draw(numbered(3000, 18, 16), torch.Generator().manual_seed(0))
+    played, label = method.draw(numbered(900, 18, 16), torch.Generator().manual_seed(0))
     shown = played.clip[:, :, 0, 0, 0].long()
     rate = torch.tensor(method.rates)[label]
     assert torch.equal(shown.diff(dim=1), rate[:, None].expand(-1, 3))
     share = label.bincount() / len(label)
-    assert share.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert share.tolist() == pytest.approx([1 / 3] * 3, abs=0.06)
     for place, one in enumerate(method.rates):
         starts = shown[label == place, 0]
         # A clip uses the frames up to the next one that it would show.

@@ -8,6 +8,7 @@ import torch
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.convert.command import convert
 from modules.core.batch import unlabelled
+from modules.core.output import StepOutput
 from modules.methods.rotnet import ANGLES, RotNet, turn
 from modules.weights.passport import read_passport
 from tests.registry import tiny_cnn, tiny_vit
@@ -71,3 +72,30 @@ def test_converted_encoder_starts_another_network(tmp_path: Path) -> None:
         encoder = VideoResNet("r3d_18", 4, checkpoint=str(tmp_path / file))
         for name, value in method.backbone.state_dict().items():
             assert torch.equal(value, encoder.state_dict()[name]), name
+
+
+def accuracy_after_training(upright: bool) -> float:
+    """Accuracy on unseen clips of a small network after 60 steps, on noise that is brighter above than below, or is not."""
+    torch.manual_seed(0)
+    method = RotNet(VideoResNet("r3d_18", width=4), flip=0.0)
+    optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    light = torch.linspace(90, -90, 16).view(16, 1, 1) * upright
+
+    def found(step: int) -> StepOutput:
+        g = torch.Generator().manual_seed(step)
+        video = torch.randint(90, 166, (32, 1, 4, 16, 16, 3), generator=g) + light
+        return method.step(unlabelled(video.round().byte()), g)
+
+    for step in range(60):
+        optimiser.zero_grad()
+        found(step)["loss"].backward()
+        optimiser.step()
+    method.eval()
+    with torch.no_grad():
+        return sum(found(step)["log"]["accuracy"].item() for step in range(1000, 1010)) / 10
+
+
+@pytest.mark.slow
+def test_learns_where_there_is_an_upright_side_and_only_there() -> None:
+    assert accuracy_after_training(True) > 0.9
+    assert accuracy_after_training(False) < 0.4
