@@ -205,8 +205,8 @@ class PRP(Method):
     def _check_size(self, frames: int, side: int) -> None:
         if frames < self.window:
             raise SettingError(
-                f"data.clip.frames is {frames}, but {self.frames} frames at rate {max(self.rates)} need {self.window}; raise it, "
-                "or lower model.frames or model.rates."
+                f"data.clip.frames is {frames}, but {self.frames} frames at rate {max(self.rates)} need {self.window}; raise "
+                "it, or lower model.frames or model.rates."
             )
         if side % SPATIAL or side < self.attention.patch:
             raise SettingError(
@@ -241,8 +241,8 @@ class PRP(Method):
         scores, drawn = self.rate_head(maps).float(), self.decoder(maps)
         if drawn.shape != played.slow.shape:
             raise SettingError(
-                f"The map of model.backbone has {tuple(maps.shape[2:])} places for {self.frames} frames; choose a network that is "
-                f"downsampled by {TEMPORAL} x {SPATIAL} x {SPATIAL}, and model.frames 4, 8 or a power of 2 above that."
+                f"The map of model.backbone has {tuple(maps.shape[2:])} places for {self.frames} frames; choose a network whose "
+                f"map is downsampled by {TEMPORAL} x {SPATIAL} x {SPATIAL}, and set model.frames to 4 or a multiple of {TEMPORAL}."
             )
         reconstruction, rate = attended_error(drawn, played), F.cross_entropy(scores, label)
         guess = scores.argmax(1)

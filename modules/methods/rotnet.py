@@ -7,10 +7,10 @@ cross-entropy. Turned clips have no seams or other traces, since quarter turns o
 
 Shapes for R(2+1)D-18 at 16 x 112 x 112: clip [B, 3, 16, 112, 112], features [B, 512], scores [B, 4].
 
-Re-created: there is no official code for clips, and everything but the task is this project's. One angle is drawn for each clip,
-uniformly. The paper trains on all four copies of each image in one batch, and says that this is better than one random angle;
-`every_angle` does that, at four times the cost of a clip. Videos whose content has no upright side, such as textures that move,
-cannot be solved; accuracy is then 25 %.
+Re-created: there is no official code for clips, and everything but the task is this project's. One angle is drawn for each
+clip, uniformly. The paper trains on all four copies of each image in one batch, and says that this is better than one random
+angle; `every_angle` does that, at four times the cost of a clip. Videos whose content has no upright side, such as textures
+that move, cannot be solved; accuracy is then 25 %.
 """
 
 import torch

@@ -12,8 +12,6 @@ from modules.weights.names.prp import from_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 
-
-
 def window(clip: Tensor, before: int, after: int) -> Tensor:
     """A longer video that contains an official clip [3, L, H, W]: uint8 [1, before + L + after, H, W, 3]."""
     video = clip.permute(1, 2, 3, 0)
@@ -28,9 +26,7 @@ def test_clips_and_motion_attention() -> None:
     longest = max(tensors[f"input.rate{rate}.clip"].shape[1] for rate in rates)
     starts = [longest - tensors[f"input.rate{rate}.clip"].shape[1] for rate in rates]
     # All rates in one batch of windows, each clip at the end of its window.
-    video = torch.cat(
-        [window(tensors[f"input.rate{rate}.clip"], start, 0) for rate, start in zip(rates, starts, strict=True)]
-    )
+    video = torch.cat([window(tensors[f"input.rate{rate}.clip"], start, 0) for rate, start in zip(rates, starts, strict=True)])
     frames = longest // max(rates)
     attention = AttentionSettings(settings["low"], settings["high"])
     played = play(video, torch.tensor(rates), torch.tensor(starts), frames, max(rates), attention)

@@ -67,7 +67,8 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
-    torchvision's names after `backbone.`, and those of VCOP and PRP to the names of its networks. Other parts (heads, key branch, queue, audio network) and other files are unchanged.
+    torchvision's names after `backbone.`, and the files of VCOP and PRP to the names of these methods. Other parts (heads, key
+    branch, queue, audio network) and other files are unchanged.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
