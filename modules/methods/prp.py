@@ -241,8 +241,8 @@ class PRP(Method):
         scores, drawn = self.rate_head(maps).float(), self.decoder(maps)
         if drawn.shape != played.slow.shape:
             raise SettingError(
-                f"The map of model.backbone has {tuple(maps.shape[2:])} places for {self.frames} frames; choose a network whose "
-                f"map is downsampled by {TEMPORAL} x {SPATIAL} x {SPATIAL}, and set model.frames to 4 or a multiple of {TEMPORAL}."
+                f"The map of model.backbone has {tuple(maps.shape[2:])} places for {self.frames} frames; choose a network with a "
+                f"map downsampled by {TEMPORAL} x {SPATIAL} x {SPATIAL}, and model.frames 4 or a multiple of {TEMPORAL}."
             )
         reconstruction, rate = attended_error(drawn, played), F.cross_entropy(scores, label)
         guess = scores.argmax(1)
