@@ -99,7 +99,7 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
 def playing() -> SyntheticMotion:
     """Windows that are long enough for four times the usual rate."""
     clip, scene = ClipSettings(frames=4 * FRAMES, size=SIDE), SceneSettings(backgrounds=["gradient"])
-    return SyntheticMotion(clip, 8, train_videos=256, val_videos=16, scene=scene)
+    return SyntheticMotion(clip, 8, train_videos=16, val_videos=16, scene=scene)
 
 
 def locomotion() -> LocoMotion:
@@ -152,7 +152,6 @@ SHEETS = {
         playing,
         ("clip", "between", "reconstruction", "attention"),
         samples=(0,),
-        steps=320,
     ),
     # All four copies of the first video.
     "rotnet": Sheet(

@@ -237,12 +237,12 @@ class PRP(Method):
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Play, encode, tell the rate and draw. Videos are [B, V, L, H, W, 3]."""
         played, label = self.draw(super().inputs(batch).flatten(0, 1), generator)
-        maps = self.backbone.forward_features(self.normalise(played.clip))
+        maps = self.backbone.forward_features(self.normalise(played.clip))  # type: ignore[operator]
         scores, drawn = self.rate_head(maps).float(), self.decoder(maps)
         if drawn.shape != played.slow.shape:
             raise SettingError(
-                f"The map of model.backbone has {tuple(maps.shape[2:])} places for {self.frames} frames; choose a network with a "
-                f"map downsampled by {TEMPORAL} x {SPATIAL} x {SPATIAL}, and model.frames 4 or a multiple of {TEMPORAL}."
+                f"The map of model.backbone has {tuple(maps.shape[2:])} places for {self.frames} frames; choose a network with "
+                f"a map downsampled by {TEMPORAL} x {SPATIAL} x {SPATIAL}, and model.frames 4 or a multiple of {TEMPORAL}."
             )
         reconstruction, rate = attended_error(drawn, played), F.cross_entropy(scores, label)
         guess = scores.argmax(1)
