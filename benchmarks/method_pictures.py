@@ -22,6 +22,7 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
+from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
@@ -39,6 +40,8 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.prp import PRP, AttentionSettings
+from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
@@ -73,6 +76,8 @@ TITLES = {
     "place_2": "second clip",
     "place_3": "third clip",
     "captioned": "",
+    "between": "true frames\nin between",
+    "attention": "motion\nattention",
 }
 """Titles of rows; other names are shown unchanged."""
 
@@ -113,6 +118,12 @@ def in_order() -> SyntheticMotion:
 def two_windows() -> ClipSettings:
     """Parts of one motion, so that they have its speed."""
     return ClipSettings(frames=2 * FRAMES, size=SIDE, clips=2, sampler=OrderedClips(gap=0))
+
+
+def playing() -> SyntheticMotion:
+    """Windows that are long enough for four times the usual rate."""
+    clip, scene = ClipSettings(frames=4 * FRAMES, size=SIDE), SceneSettings(backgrounds=["gradient"])
+    return SyntheticMotion(clip, 8, train_videos=16, val_videos=16, scene=scene)
 
 
 def locomotion() -> LocoMotion:
@@ -177,6 +188,16 @@ SHEETS = {
         lambda: SyntheticSkeleton(SkeletonClipSettings(32, 2), 32, train_clips=64, val_clips=16),
         ("plain", "query", "key"),
         every=2,
+    ),
+    "prp": Sheet(
+        lambda: PRP(C3D(8), FRAMES, (1, 2, 4), AttentionSettings(patch=16, stride=4), rate_weight=1.0),
+        playing,
+        ("clip", "between", "reconstruction", "attention"),
+        samples=(0,),
+    ),
+    # All four copies of the first video.
+    "rotnet": Sheet(
+        lambda: RotNet(VideoResNet("r3d_18", width=4), every_angle=True, flip=0.0), moving, ("clip",), samples=(0, 1, 2, 3)
     ),
 }
 

@@ -14,6 +14,8 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.prp import PRP
+from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
@@ -25,6 +27,7 @@ from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, Ste
 
 __all__ = [
     "CVRL",
+    "PRP",
     "SIGMA",
     "SMILE",
     "VCOP",
@@ -43,6 +46,7 @@ __all__ = [
     "RSPNet",
     "RandomMask",
     "RepetitionCounting",
+    "RotNet",
     "RunningCellMask",
     "SGDSettings",
     "SkeletonContrast",

@@ -36,6 +36,8 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.prp import PRP, AttentionSettings
+from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
@@ -64,12 +66,12 @@ class Case:
     yaml: str
     clips: int = 1
     """Clips per video or recording."""
-    frames: int = FRAMES
-    """Frames per clip of a video."""
     ordered: bool = False
     """Whether these clips must be in order."""
     skeletons: bool = False
     """Whether it uses skeleton recordings instead of videos."""
+    frames: int = FRAMES
+    """Frames per clip of the data; more than `FRAMES` if the method selects `FRAMES` of them."""
     variant: bool = False
     """Whether it shares its file with another case."""
 
@@ -86,7 +88,7 @@ class Case:
     def data(self, batch_size: int, train: int, val: int) -> LightningDataModule:
         """Generated samples for whole runs; the processes of a run share them."""
         if self.skeletons:
-            clip = SkeletonClipSettings(FRAMES, self.clips)
+            clip = SkeletonClipSettings(self.frames, self.clips)
             return SyntheticSkeleton(clip, batch_size, train_clips=train, val_clips=val)
         videos = ClipSettings(frames=self.frames, size=SIDE, clips=self.clips, sampler=self.sampler)
         return SyntheticMotion(videos, batch_size, train_videos=train, val_videos=val)
@@ -165,6 +167,13 @@ METHODS = [
         clips=2,
         skeletons=True,
     ),
+    Case(
+        "PRP",
+        lambda: PRP(tiny_cnn(), FRAMES, (1, 2), AttentionSettings(patch=8, stride=4), optim=SGD),
+        "prp.yaml",
+        frames=2 * FRAMES,
+    ),
+    Case("RotNet", lambda: RotNet(tiny_cnn(), optim=SGD, flip=0.5), "rotnet.yaml"),
 ]
 
 
@@ -245,8 +254,8 @@ def video_batch(videos: int = 4, clips: int = 1, seed: int = 0, frames: int = FR
     return Batch(torch.arange(videos), torch.arange(videos) % 2, {"video": Stream("video", video)})
 
 
-def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0) -> Batch:
+def skeleton_batch(recordings: int = 4, clips: int = 1, seed: int = 0, frames: int = FRAMES) -> Batch:
     """Random clips [B, V, 3, T, J, M] with two labels."""
-    skeleton = torch.randn(recordings, clips, 3, FRAMES, 25, 2, generator=torch.Generator().manual_seed(seed))
+    skeleton = torch.randn(recordings, clips, 3, frames, 25, 2, generator=torch.Generator().manual_seed(seed))
     number = torch.arange(recordings)
     return Batch(number, number % 2, {"skeleton": Stream("skeleton", skeleton)})

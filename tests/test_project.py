@@ -83,6 +83,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
     names |= {"VCOP": "tiny_order.yaml"}
     names["CVRL"] = "tiny_cvrl.yaml"
+    names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
@@ -90,6 +91,9 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     # At the higher speed, half of the frames remain.
     layers += ["--data.clip.frames=16"] if "RSPNet" in text else []
     data = ["--data", "VideoFolder", f"--data.root={videos}", "--data.batch_size=4"]
+    layers += narrow if tiny in ("tiny_prp.yaml", "tiny_rotnet.yaml") else []
+    # The videos are shorter than the window of more rates.
+    layers += ["--model.rates=[1,2]", "--data.clip.frames=16"] if tiny == "tiny_prp.yaml" else []
     if skeletons:
         layers += ["--model.backbone.hidden=8"] if "BiGRU" in text else ["--model.backbone.width=4"]
         layers += ["--model.partner.width=4"] if "partner: null" not in text else []

@@ -51,6 +51,8 @@ ROWS = (
     Row("vcop", "VCOP", "VideoResNet", "vcop", "not run yet"),
     Row("locomotion", "LocoMotion", "BEiTVideo", "locomotion"),
     Row("skeleton_contrast", "Skeleton contrast", "", "skeleton_contrast", "cannot be measured on videos, takes skeletons"),
+    Row("prp", "PRP", "VideoResNet", "prp", "not run yet"),
+    Row("rotnet", "RotNet", "VideoResNet", "rotnet", "not run yet"),
     Row("supervised_vit", "supervised VideoViT", "VideoViT"),
     Row("supervised_cnn", "supervised VideoResNet", "VideoResNet"),
     Row("untrained_vit", "untrained VideoViT", "VideoViT"),

@@ -21,6 +21,8 @@ WHOLES = {
     "pretraining": "encoder and decoder",
     "contrast": "encoder and momentum contrast",
     "order": "encoder and classifier of the order of clips",
+    "playback": "encoder, classifier of playback rates and decoder",
+    "rotation": "encoder and classifier of angles",
     "video_text": "encoders of videos and texts",
 }
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "queue.keys", "queue.pointer")

@@ -22,6 +22,7 @@ from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
 from modules.layers.heads import ProjectionMLP, VideoClassifier
 from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.playback import ClipDecoder, RateHead
 from modules.layers.speed_contrast import SpeedContrast
 from modules.layers.tuple_head import TupleHead
 from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_of
@@ -171,6 +172,15 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         out_dim = shape_of(weights, f"projection.{last}.weight", 2, source)[0]
         network["projection"] = ProjectionMLP(backbone.embed_dim, hidden, out_dim, last // 3)
         sizes |= {"hidden": hidden, "out_dim": out_dim}
+    if "rotation_head.weight" in weights:
+        sizes["angles"] = shape_of(weights, "rotation_head.weight", 2, source)[0]
+        network["rotation_head"] = nn.Linear(backbone.embed_dim, sizes["angles"])
+    if "rate_head.fc8.weight" in weights:
+        sizes["rates"] = shape_of(weights, "rate_head.fc8.weight", 2, source)[0]
+        steps = ("up1.up3d", "up2.up3d", "up3.up3d", "up4_1")
+        doublings = sum(shape_of(weights, f"decoder.{step}.weight", 5, source)[2] == 2 for step in steps)
+        network["rate_head"] = RateHead(backbone.embed_dim, sizes["rates"])
+        network["decoder"] = ClipDecoder(backbone.embed_dim, doublings)
     return network, sizes
 
 

@@ -219,7 +219,7 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
 
 def _kind(sizes: dict[str, Any]) -> str:
     """What a CNN's file has besides the encoder."""
-    heads = {"out_dim": "contrast", "orders": "order", "num_classes": "classifier"}
+    heads = {"out_dim": "contrast", "orders": "order", "rates": "playback", "angles": "rotation", "num_classes": "classifier"}
     return next((kind for size, kind in heads.items() if size in sizes), "encoder")
 
 

@@ -17,6 +17,8 @@ OUTLINE_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)
 HIDDEN_GREY = 110
 BAR_GREY = 60
 BAND, LINE = 48, 12
+MIN_WIDTH = 224
+"""Smallest width of a clip with a sentence below."""
 BORROWED = "hidden cubes: predicted detail on their true mean and contrast"
 """Note on reconstructions of pixels that are normalised per cube: mean and contrast are not predicted."""
 
@@ -35,6 +37,14 @@ def caption_band(text: str, width: int) -> Tensor:
     for number, line in enumerate(lines):
         canvas.text((2, number * LINE), line, fill="black", font=font)
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(BAND, width, 3)
+
+
+def captioned(clip: Tensor, texts: list[str]) -> Tensor:
+    """Enlarged clips with a sentence below each: uint8 [B, T, H, W, 3] -> uint8 [B, T, H', W', 3]."""
+    factor = max(1, -(-MIN_WIDTH // clip.shape[3]))
+    enlarged = clip.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    bands = torch.stack([caption_band(text, enlarged.shape[3]) for text in texts]).to(clip.device)
+    return torch.cat([enlarged, bands[:, None].expand(-1, clip.shape[1], -1, -1, -1)], dim=2)
 
 
 def outline(clip: Tensor, corners: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 * Contrastive: `moco` (two clips of a video), `cvrl` (the same in a large batch, without a queue), `rspnet` (also speeds of
   clips), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
 * Order in time: `vcop` (shuffled clips of a video).
+* Rates and angles of clips: `prp` (playback rate and slow motion), `rotnet` (quarter turns).
 * Video and language: `locomotion` (pasted motion and its captions).
 
 Methods do not import each other; code that several of them share is in `masks`, `losses`, `augment` or `layers`, one layer

@@ -50,7 +50,7 @@ from modules.core.output import StepOutput
 from modules.core.randomness import worker_rng
 from modules.language.captions import Captioner, stable_hash
 from modules.language.tokenizers import Tokenizer, TokenizerSettings, clean
-from modules.layers.drawing import caption_band
+from modules.layers.drawing import captioned
 from modules.layers.heads import linear_in_float32
 from modules.losses.video_text import (
     GatherGradient,
@@ -84,7 +84,6 @@ from modules.weights.origin import origin_of
 
 Positives = Literal["instance", "caption", "signature"]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5
-MIN_WIDTH = 224
 TRAIN_CAPTIONS, VAL_CAPTIONS, STEP_CAPTIONS = 4, 5, 6
 """Streams of random numbers."""
 NUMBERS = 1 << 62
@@ -465,8 +464,4 @@ class LocoMotion(Method):
     def pictures(self, output: StepOutput) -> dict[str, Tensor]:
         """The clip, and an enlarged copy with its caption below."""
         clip = output["show"]["clip"]
-        enlarged = clip.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 2)
-        enlarged = enlarged.repeat_interleave(max(1, -(-MIN_WIDTH // clip.shape[3])), 3)
-        bands = torch.stack([caption_band(text, enlarged.shape[3]) for text in output["show"]["texts"]]).to(clip.device)
-        bands = bands[:, None].expand(-1, clip.shape[1], -1, -1, -1)
-        return {"clip": clip, "captioned": torch.cat([enlarged, bands], dim=2)}
+        return {"clip": clip, "captioned": captioned(clip, output["show"]["texts"])}

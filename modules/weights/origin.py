@@ -18,6 +18,7 @@ from modules.weights.hub import local_path
 from modules.weights.names.clip_order import is_clip_order
 from modules.weights.names.cvrl import is_tensorflow
 from modules.weights.names.huggingface import is_transformers
+from modules.weights.names.prp import is_prp
 from modules.weights.names.video_cnn import PUBLISHED_PREFIXES
 from modules.weights.names.videomae import is_official
 from modules.weights.passport import passport_of
@@ -105,7 +106,7 @@ def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
         normalisation, eps = KINETICS if len(head) == KINETICS_CLASSES else None, 1e-5
     elif "0.stem.0.weight" in state:
         normalisation, eps = BGR_TO_ONE, 1e-5
-    elif is_clip_order(state):
+    elif is_clip_order(state) or is_prp(state):
         normalisation, eps = TO_ONE, 1e-5
     elif any(old in key for key in state for old in ("stem.conv.", "stem.conv_s.")):
         eps = 1e-3

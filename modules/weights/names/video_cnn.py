@@ -5,6 +5,8 @@ from torch import Tensor
 from modules.weights.names.clip_order import from_official as from_clip_order
 from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
 from modules.weights.names.cvrl import from_tensorflow, is_tensorflow
+from modules.weights.names.prp import from_official as from_prp
+from modules.weights.names.prp import is_prp
 from modules.weights.names.rspnet import from_official as from_rspnet
 from modules.weights.names.rspnet import is_own_rspnet, is_rspnet
 
@@ -68,8 +70,9 @@ def backbone_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder of published files of MoCo, VideoMoCo, RSPNet, Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA to
-    torchvision's names after `backbone.`. Official files of VCOP and RSPNet get the names of our methods. Other parts (heads,
-    key branch, queue, audio network) and other files are unchanged. Of CVRL's TensorFlow arrays, the projection is renamed too.
+    torchvision's names after `backbone.`. Official files of VCOP, RSPNet and PRP get the names of our methods. Other parts
+    (heads, key branch, queue, audio network) and other files are unchanged. Of CVRL's TensorFlow arrays, the projection is
+    renamed too.
 
     Args:
         state: weights, without the prefix `module.` of DataParallel.
@@ -80,6 +83,8 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return from_rspnet(state)
     if is_tensorflow(state):
         return from_tensorflow(state)
+    if is_prp(state):
+        return from_prp(state)
     prefix = next((one for one in PUBLISHED_PREFIXES if any(key.startswith(one) for key in state)), None)
     if prefix is None:
         return state
