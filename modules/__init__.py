@@ -13,6 +13,9 @@ from modules.masks.tokens import RandomMask, RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.odd_one_out import OddOneOut
+from modules.methods.opn import OPN
+from modules.methods.shuffle_and_learn import ShuffleAndLearn
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
@@ -21,6 +24,7 @@ from modules.methods.videomae import VideoMAE
 from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings
 
 __all__ = [
+    "OPN",
     "SIGMA",
     "SMILE",
     "ActionDetection",
@@ -34,11 +38,13 @@ __all__ = [
     "MoCo",
     "NearestNeighbours",
     "NoiseMask",
+    "OddOneOut",
     "OptimBlueMask",
     "RandomMask",
     "RepetitionCounting",
     "RunningCellMask",
     "SGDSettings",
+    "ShuffleAndLearn",
     "SkeletonContrast",
     "TrajectoryMask",
     "TubeMask",

@@ -15,6 +15,8 @@ from datamodules.generated.skeleton import SyntheticSkeleton
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
+from modules.augment.frames import FrameAugmentation
+from modules.backbones.cnn.caffenet import CaffeNet, Encoding
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
@@ -33,6 +35,9 @@ from modules.masks.tokens import RunningCellMask, TubeMask
 from modules.masks.trajectory import TrajectoryMask
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.odd_one_out import OddOneOut, SequenceSettings
+from modules.methods.opn import OPN
+from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -47,6 +52,7 @@ FRAMES, SIDE = 4, 32
 OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
 CONTRAST = ContrastSettings(out_dim=16, queue_size=32)
+CROPS = FrameAugmentation(margin=4, jitter=1, split=True)
 
 
 @dataclass
@@ -85,6 +91,11 @@ def tiny_vit() -> VideoViT:
 def tiny_cnn() -> VideoResNet:
     """R3D-18 with 4 to 32 channels."""
     return VideoResNet("r3d_18", width=4)
+
+
+def tiny_caffenet(encoding: Encoding = "frames", window: int = 2) -> CaffeNet:
+    """A 2-D network with 6 to 24 channels for crops of 28 px."""
+    return CaffeNet(6, stem="small", encoding=encoding, window=window)
 
 
 def tiny_locomotion() -> LocoMotion:
@@ -128,6 +139,24 @@ METHODS = [
         clips=2,
     ),
     Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
+    Case(
+        "Shuffle & Learn",
+        lambda: ShuffleAndLearn(tiny_caffenet(), TripleSettings(1, 2), CROPS, 16, SGD, flip=0.5),
+        "shuffle_and_learn.yaml",
+    ),
+    Case("OPN", lambda: OPN(tiny_caffenet(), CROPS, hidden=16, optim=SGD, flip=0.5), "opn.yaml"),
+    Case(
+        "Odd-One-Out",
+        lambda: OddOneOut(
+            tiny_caffenet("stack_of_differences", 3),
+            SequenceSettings(3, 3, window=1.2),
+            augmentation=CROPS,
+            hidden=16,
+            optim=SGD,
+            flip=0.5,
+        ),
+        "odd_one_out.yaml",
+    ),
     Case(
         "SkeletonContrast",
         lambda: SkeletonContrast(BiGRU(8, 2), AGCN(4), contrast=CONTRAST, optim=SGD),
