@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
@@ -161,6 +162,9 @@ def _of_videos(
 
 def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:
     sizes = converted.passport["architecture"]
+    if sizes["backbone"] == "CaffeNet":
+        settings = {name: sizes[name] for name in ("width", "norm", "stem", "encoding", "window") if name in sizes}
+        return CaffeNet(**settings, checkpoint=checkpoint)
     if sizes["backbone"] == "I3D":
         return I3D(sizes["width_factor"], checkpoint=checkpoint)
     if sizes["backbone"] == "S3D":

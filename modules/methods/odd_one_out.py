@@ -223,7 +223,7 @@ class OddOneOut(Method):
         self.flip = RandomFlip("model.flip", flip)
         self.backbone = backbone
         self.sequences, self.augmentation = sequences, augmentation
-        self.head = OddHead(backbone.feature_dim, sequences.count, hidden, fusion)
+        self.pretext = OddHead(backbone.feature_dim, sequences.count, hidden, fusion)
 
     def check_clip(self) -> None:
         """Compare the data's clips with the sub-sequences that are cut out of them."""
@@ -247,7 +247,7 @@ class OddOneOut(Method):
         is_odd = label[:, None] == torch.arange(self.sequences.count, device=clip.device)
         index = torch.where(is_odd[..., None], index.gather(2, order[:, None].expand_as(index)), index)
         pieces, _ = self.augmentation(cut_pieces(clip, index), generator)
-        logits = self.head(encode_pieces(self.backbone, pieces))
+        logits = self.pretext(encode_pieces(self.backbone, pieces))
         return {
             "loss": F.cross_entropy(logits, label),
             "log": {

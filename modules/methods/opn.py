@@ -170,7 +170,7 @@ class OPN(Method):
         self.flip = RandomFlip("model.flip", flip)
         self.backbone = backbone
         self.augmentation, self.frames, self.by_motion = augmentation, frames, by_motion
-        self.head = SortingHead(backbone.feature_dim, hidden)
+        self.pretext = SortingHead(backbone.feature_dim, hidden)
 
     @property
     def needed(self) -> int:
@@ -196,7 +196,7 @@ class OPN(Method):
         label, order = draw_orders(len(clip), generator, clip.device)
         index = runs(place.gather(1, order), self.frames)
         pieces, _ = self.augmentation(cut_pieces(clip, index), generator)
-        logits = self.head(encode_pieces(self.backbone, pieces))
+        logits = self.pretext(encode_pieces(self.backbone, pieces))
         found = logits.detach().argmax(1)
         return {
             "loss": F.cross_entropy(logits, label),

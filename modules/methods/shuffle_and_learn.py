@@ -218,7 +218,7 @@ class ShuffleAndLearn(Method):
         self.flip = RandomFlip("model.flip", flip)
         self.backbone = backbone
         self.triples, self.augmentation = triples, augmentation
-        self.head = VerificationHead(backbone.feature_dim, hidden)
+        self.pretext = VerificationHead(backbone.feature_dim, hidden)
 
     def check_clip(self) -> None:
         """Compare the data's clips with the tuples that are cut out of them."""
@@ -239,7 +239,7 @@ class ShuffleAndLearn(Method):
         # The fourth piece is drawn in pictures only: the frame that the middle should be.
         index = runs(torch.cat([triples.shown(), triples.inside[:, None]], dim=1), self.triples.frames)
         pieces, _ = self.augmentation(cut_pieces(clip, index), generator)
-        logits = self.head(encode_pieces(self.backbone, pieces[:, :3]))
+        logits = self.pretext(encode_pieces(self.backbone, pieces[:, :3]))
         label = triples.in_order.long()
         share = self.triples.negatives
         return {

@@ -15,6 +15,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
 import callbacks  # noqa: F401  (makes their short names known to the experiments of mini-SEVERE)
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.frame_tower import FrameTower
@@ -155,6 +156,8 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
     preset: Preset = "vit" if isinstance(network, VideoViT | BEiTVideo | FrameTower) else "cnn"
     if isinstance(network, VideoResNet):
         sizes = {"name": known["name"], "width": known["width"]}
+    elif isinstance(network, CaffeNet):
+        sizes = {name: known[name] for name in ("width", "norm", "stem", "encoding", "window") if name in known}
     elif isinstance(network, I3D):
         sizes = {"width_factor": known["width_factor"]}
     elif isinstance(network, VideoViT):
