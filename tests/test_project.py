@@ -34,6 +34,7 @@ OWN_TESTS = (
     "debug/tiny",
     "debug/motion_videos",
     "debug/motion_ground",
+    "debug/motion_frames",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",
@@ -78,6 +79,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
+    names |= {"CaffeNet": "tiny_frames.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]
