@@ -107,7 +107,7 @@ def test_weights_are_converted_with_their_sizes(settings: dict[str, Any], tmp_pa
             assert torch.equal(found.network(video), net(video))
     preset, sizes = backbone_settings(found, tmp_path / "net.safetensors")
     assert preset == "cnn"
-    assert CaffeNet(**sizes).state_dict().keys() == net.state_dict().keys()
+    assert CaffeNet(**sizes["init_args"]).state_dict().keys() == net.state_dict().keys()
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -302,7 +302,7 @@ def test_clips_that_are_too_short_or_small_are_refused_before_training(name: str
     if small is not None:
         Trainer.datamodule = SyntheticMotion(ClipSettings(frames=80, size=32), 2, train_videos=2, val_videos=2)
         small.__dict__["_trainer"] = Trainer()
-        with pytest.raises(SettingError, match=r"data\.clip\.size 32 less model\.augmentation\.margin .* image_size is 40"):
+        with pytest.raises(SettingError, match=r"data\.clip\.size 32 less model\.augmentation\.margin .*image_size is 40"):
             small.check_clip()
 
 
