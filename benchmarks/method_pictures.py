@@ -22,7 +22,9 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import OrderedClips
 from datamodules.video.sampling import ClipSettings
 from modules.augment.colour import ColourJitter
+from modules.augment.frames import FrameAugmentation
 from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
@@ -40,9 +42,12 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.odd_one_out import OddOneOut, SequenceSettings
+from modules.methods.opn import OPN
 from modules.methods.prp import PRP, AttentionSettings
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
+from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -126,6 +131,11 @@ def playing() -> SyntheticMotion:
     return SyntheticMotion(clip, 8, train_videos=16, val_videos=16, scene=scene)
 
 
+def small_caffenet() -> CaffeNet:
+    """Of single frames."""
+    return CaffeNet(12, stem="small")
+
+
 def locomotion() -> LocoMotion:
     """Like the recipe, but small."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=16, embed_dim=32, depth=1, num_heads=2)
@@ -183,6 +193,27 @@ SHEETS = {
         samples=(0, 1),
     ),
     "locomotion": Sheet(locomotion, moving, ("captioned",), samples=(0, 1, 2), every=2),
+    "shuffle_and_learn": Sheet(
+        lambda: ShuffleAndLearn(small_caffenet(), TripleSettings(3, 6), hidden=64),
+        lambda: moving(background="black"),
+        ("captioned",),
+        samples=(0, 1, 2),
+        steps=192,
+    ),
+    "opn": Sheet(
+        lambda: OPN(small_caffenet(), FrameAugmentation(8, 2, True), hidden=64),
+        lambda: moving(background="black"),
+        ("captioned",),
+        samples=(0, 1, 2),
+        steps=192,
+    ),
+    "odd_one_out": Sheet(
+        lambda: OddOneOut(CaffeNet(12, stem="small", encoding="stack_of_differences", window=4), SequenceSettings(3, 4)),
+        lambda: moving(background="black"),
+        ("captioned",),
+        samples=(0, 1),
+        steps=192,
+    ),
     "skeleton_contrast": Sheet(
         lambda: SkeletonContrast(BiGRU(8, 1), AGCN(4), contrast=SMALL_QUEUE),
         lambda: SyntheticSkeleton(SkeletonClipSettings(32, 2), 32, train_clips=64, val_clips=16),

@@ -14,9 +14,12 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.odd_one_out import OddOneOut
+from modules.methods.opn import OPN
 from modules.methods.prp import PRP
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
+from modules.methods.shuffle_and_learn import ShuffleAndLearn
 from modules.methods.sigma import SIGMA
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE
@@ -27,6 +30,7 @@ from modules.training.optim import AdamSettings, AdamWSettings, SGDSettings, Ste
 
 __all__ = [
     "CVRL",
+    "OPN",
     "PRP",
     "SIGMA",
     "SMILE",
@@ -42,6 +46,7 @@ __all__ = [
     "MoCo",
     "NearestNeighbours",
     "NoiseMask",
+    "OddOneOut",
     "OptimBlueMask",
     "RSPNet",
     "RandomMask",
@@ -49,6 +54,7 @@ __all__ = [
     "RotNet",
     "RunningCellMask",
     "SGDSettings",
+    "ShuffleAndLearn",
     "SkeletonContrast",
     "StepSGDSettings",
     "TrajectoryMask",

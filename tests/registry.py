@@ -16,6 +16,8 @@ from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import Dense, OrderedClips, Sampler
 from datamodules.video.sampling import ClipSettings
 from modules.augment.clips import ClipAugmentation, Mixing
+from modules.augment.frames import FrameAugmentation
+from modules.backbones.cnn.caffenet import CaffeNet, Encoding
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.skeleton.gcn import AGCN
@@ -36,9 +38,12 @@ from modules.masks.trajectory import TrajectoryMask
 from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.odd_one_out import OddOneOut, SequenceSettings
+from modules.methods.opn import OPN
 from modules.methods.prp import PRP, AttentionSettings
 from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
+from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -55,6 +60,7 @@ OPTIM = AdamWSettings(base_lr=1e-3, warmup_epochs=0, scale_lr=False)
 SGD = SGDSettings(base_lr=0.05)
 STEP_SGD = StepSGDSettings(base_lr=0.05, warmup_epochs=0)
 CONTRAST = ContrastSettings(out_dim=16, queue_size=32)
+CROPS = FrameAugmentation(margin=4, jitter=1, split=True)
 
 
 @dataclass
@@ -109,6 +115,11 @@ def tiny_slow() -> SlowOnly:
     return SlowOnly(2, (1, 1, 1, 1), channels_last=False)
 
 
+def tiny_caffenet(encoding: Encoding = "frames", window: int = 2) -> CaffeNet:
+    """A 2-D network with 6 to 24 channels for crops of 28 px."""
+    return CaffeNet(6, stem="small", encoding=encoding, window=window)
+
+
 def tiny_locomotion() -> LocoMotion:
     """Two blocks of width 32 on 4 frames of 32 px, and three layers of text, one of them fusion."""
     backbone = BEiTVideo("micro", SIDE, FRAMES, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.1)
@@ -160,6 +171,24 @@ METHODS = [
     Case("CVRL", lambda: CVRL(tiny_slow(), 16, 8, optim=STEP_SGD, flip=0.5), "cvrl.yaml", clips=2),
     Case("LocoMotion", tiny_locomotion, "locomotion.yaml"),
     Case("VCOP", lambda: VCOP(tiny_cnn(), hidden=16, optim=SGD), "vcop.yaml", clips=3, ordered=True),
+    Case(
+        "Shuffle & Learn",
+        lambda: ShuffleAndLearn(tiny_caffenet(), TripleSettings(1, 2), CROPS, 16, SGD, flip=0.5),
+        "shuffle_and_learn.yaml",
+    ),
+    Case("OPN", lambda: OPN(tiny_caffenet(), CROPS, hidden=16, optim=SGD, flip=0.5), "opn.yaml"),
+    Case(
+        "Odd-One-Out",
+        lambda: OddOneOut(
+            tiny_caffenet("stack_of_differences", 3),
+            SequenceSettings(3, 3, window=1.2),
+            augmentation=CROPS,
+            hidden=16,
+            optim=SGD,
+            flip=0.5,
+        ),
+        "odd_one_out.yaml",
+    ),
     Case(
         "SkeletonContrast",
         lambda: SkeletonContrast(BiGRU(8, 2), AGCN(4), contrast=CONTRAST, optim=SGD),

@@ -36,6 +36,7 @@ OWN_TESTS = (
     "debug/motion_ground",
     "debug/ordered_clips",
     "debug/small_speed",
+    "debug/motion_frames",
     "data/shards",
     "data/synthetic_long",
     "data/mixed",
@@ -84,6 +85,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     names |= {"VCOP": "tiny_order.yaml"}
     names["CVRL"] = "tiny_cvrl.yaml"
     names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
+    names |= {"CaffeNet": "tiny_frames.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")
     layers = ["--config", str(ROOT / "configs" / recipe), "--config", str(ROOT / "configs/debug" / tiny)]
     narrow = ["--model.backbone.width_factor=0.1"] if "I3D" in text else ["--model.backbone.width=4"]

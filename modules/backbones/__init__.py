@@ -2,6 +2,7 @@
 
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
@@ -28,6 +29,7 @@ __all__ = [
     "AnyEncoder",
     "BEiTVideo",
     "BiGRU",
+    "CaffeNet",
     "ClipOrderResNet",
     "Depth",
     "FrameTower",

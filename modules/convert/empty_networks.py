@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.clip_order import ClipOrderName, ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import ResNetName, VideoResNet
@@ -25,6 +26,9 @@ from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.layers.playback import ClipDecoder, RateHead
 from modules.layers.speed_contrast import SpeedContrast
 from modules.layers.tuple_head import TupleHead
+from modules.methods.odd_one_out import OddHead
+from modules.methods.opn import SortingHead
+from modules.methods.shuffle_and_learn import VerificationHead
 from modules.weights.sizes import Architecture, count_blocks, mlp_ratio, shape_of
 
 
@@ -116,7 +120,10 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     """
     sizes: dict[str, Any]
     backbone: VideoCNN
-    if "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
+    if "backbone.conv5.weight" in weights:
+        sizes = {"backbone": "CaffeNet", **caffenet_sizes(weights, source)}
+        backbone = CaffeNet(**{name: value for name, value in sizes.items() if name != "backbone"})  # type: ignore[arg-type]
+    elif "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
         factor = shape_of(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
         backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}
     elif "backbone.features.0.0.0.weight" in weights:
@@ -181,7 +188,42 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         doublings = sum(shape_of(weights, f"decoder.{step}.weight", 5, source)[2] == 2 for step in steps)
         network["rate_head"] = RateHead(backbone.embed_dim, sizes["rates"])
         network["decoder"] = ClipDecoder(backbone.embed_dim, doublings)
+    if any(key.startswith("pretext.") for key in weights):
+        network["pretext"] = empty_order_head(weights, source)
+        sizes["orders"] = shape_of(weights, "pretext.pairs.fc8.weight" if _sorts(weights) else "pretext.fc8.weight", 2, source)[
+            0
+        ]
     return network, sizes
+
+
+def caffenet_sizes(weights: dict[str, Tensor], source: str) -> dict[str, int | str | float]:
+    """Settings of `CaffeNet` that weights show. The sum of differences has as many channels as a frame."""
+    width, inputs, _, side, _ = shape_of(weights, "backbone.conv1.weight", 5, source)
+    norm = "scaled" if "backbone.bn3.weight" in weights else "plain" if "backbone.bn3.running_mean" in weights else "none"
+    sizes: dict[str, int | str | float] = {"width": width, "norm": norm, "stem": "large" if side == 11 else "small"}
+    return sizes | ({"encoding": "stack_of_differences", "window": inputs // 3 + 1} if inputs > 3 else {"encoding": "frames"})
+
+
+def _sorts(weights: dict[str, Tensor]) -> bool:
+    return "pretext.pairs.fc8.weight" in weights
+
+
+def empty_order_head(weights: dict[str, Tensor], source: str) -> nn.Module:
+    """The head of OPN, Shuffle & Learn or Odd-One-Out, with the sizes of the weights.
+
+    Args:
+        weights: weights under this project's names, with `pretext.*`.
+        source: file, for error messages.
+    """
+    if _sorts(weights):
+        hidden, features = shape_of(weights, "pretext.fc6.0.weight", 2, source)
+        return SortingHead(features, hidden)
+    if "pretext.fc6.0.weight" in weights:
+        hidden, features = shape_of(weights, "pretext.fc6.0.weight", 2, source)
+        return VerificationHead(features, hidden)
+    hidden, features = shape_of(weights, "pretext.fc6.weight", 2, source)
+    count, fused = shape_of(weights, "pretext.fc8.weight", 2, source)[0], shape_of(weights, "pretext.fc7.weight", 2, source)[1]
+    return OddHead(features, count, hidden, "sumdiff" if fused == hidden else "concat")
 
 
 def empty_beit(weights: dict[str, Tensor], image_size: int | None) -> tuple[nn.ModuleDict, dict[str, Any]]:

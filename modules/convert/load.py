@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
@@ -165,6 +166,9 @@ def _of_videos(
 
 def _cnn(converted: Converted, checkpoint: str | None) -> VideoCNN:
     sizes = converted.passport["architecture"]
+    if sizes["backbone"] == "CaffeNet":
+        settings = {name: sizes[name] for name in ("width", "norm", "stem", "encoding", "window") if name in sizes}
+        return CaffeNet(**settings, checkpoint=checkpoint)
     if sizes["backbone"] == "I3D":
         return I3D(sizes["width_factor"], checkpoint=checkpoint)
     if sizes["backbone"] == "S3D":

@@ -166,7 +166,7 @@ def is_cnn(weights: dict[str, Tensor]) -> bool:
     """Whether these are weights of a video CNN, alone or in a method, of this project or in a published format."""
     weights = from_published(weights)
     firsts = (
-        *("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight"),
+        *("stem.0.weight", "stem.conv.weight", "stem.conv_s.weight", "conv5.weight"),
         *("conv3d_1a_7x7.conv3d.weight", "features.0.0.0.weight"),
         *("layer1.0.conv1.weight", "feature.sepConv1.excitation.bias"),
         *("block1.conv1.weight", "stem.conv1.temporal_spatial_conv.weight", "stem.conv1.spatial_conv.weight"),
@@ -191,6 +191,7 @@ def convert_cnn(source: Source, facts: Facts, part: Part, to: Format) -> Convert
     weights = contrast_from_official(weights)
     kept = {key: value for key, value in weights.items() if part == "all" or key.startswith("backbone.")}
     network, sizes = empty_contrast(kept, str(source.path))
+    sizes |= _encoding(source) if sizes["backbone"] == "CaffeNet" else {}
     counters = tuple(key for key in network.state_dict() if key.endswith("num_batches_tracked"))
     may_leave = tuple(key for key in weights if key not in kept)
     hint = " (--part backbone reads only the encoder)" if part == "all" else ""
@@ -237,6 +238,15 @@ def check_tensorflow(sizes: dict[str, Any], path: Path) -> None:
         raise SettingError(
             f"{path} was trained with padding symmetric, but CVRL's official code pads asymmetrically: pass --to safetensors."
         )
+
+
+def _encoding(source: Source) -> dict[str, str | int]:
+    """The encoding of clips of a `CaffeNet` that its weights do not show, from the settings of its run."""
+    config = source.passport["config"]
+    asked = inside(parse_config(config) if config is not None else {}, "model", "init_args", "backbone", "init_args")
+    if asked.get("encoding") != "sum_of_differences":
+        return {}
+    return {"encoding": "sum_of_differences", "window": asked.get("window", 6)}
 
 
 def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:

@@ -1,4 +1,4 @@
-"""Pictures of the inputs and predictions of masked methods: uint8 videos [B, T, H, W, 3]."""
+"""Pictures of the inputs and predictions of methods: uint8 videos [B, T, H, W, 3]."""
 
 import math
 
@@ -19,6 +19,8 @@ BAR_GREY = 60
 BAND, LINE = 48, 12
 MIN_WIDTH = 224
 """Smallest width of a clip with a sentence below."""
+COLUMN, READABLE = 6, 112
+"""Most frames of a column, and the fewest pixels of its width."""
 BORROWED = "hidden cubes: predicted detail on their true mean and contrast"
 """Note on reconstructions of pixels that are normalised per cube: mean and contrast are not predicted."""
 
@@ -69,6 +71,38 @@ def outline(clip: Tensor, corners: Tensor) -> Tensor:
         colour = torch.tensor(OUTLINE_COLOURS[k % len(OUTLINE_COLOURS)], dtype=torch.uint8, device=clip.device)
         drawn = torch.where(((depth > 0) & (depth <= 1))[..., None], colour, drawn)
     return drawn
+
+
+def mark_frames(clip: Tensor, index: Tensor) -> Tensor:
+    """Frame some pictures of clips in colour.
+
+    Args:
+        clip: uint8 [B, T, H, W, 3]
+        index: int64 [B, ...], the frames.
+    """
+    marked = torch.zeros(clip.shape[:2], dtype=torch.bool, device=clip.device).scatter(1, index.flatten(1), True)
+    border = torch.ones(clip.shape[2:4], dtype=torch.bool, device=clip.device)
+    border[2:-2, 2:-2] = False
+    colour = torch.tensor(OUTLINE_COLOURS[0], dtype=torch.uint8, device=clip.device)
+    return torch.where((marked[:, :, None, None] & border)[..., None], colour, clip)
+
+
+def captioned_pieces(pieces: Tensor, captions: list[list[str]]) -> Tensor:
+    """The pieces of tuples, each as a column of its frames with a caption below.
+
+    Args:
+        pieces: uint8 [B, n, W, H, W, 3]; of pieces of more than six frames, six are drawn.
+        captions: n captions for each tuple.
+
+    Returns:
+        uint8 [B, n, H', W', 3], enlarged if they are small.
+    """
+    chosen = torch.linspace(0, pieces.shape[2] - 1, min(pieces.shape[2], COLUMN)).round().long().tolist()
+    column = torch.cat([pieces[:, :, frame] for frame in chosen], dim=2)
+    factor = max(1, -(-READABLE // column.shape[3]))
+    column = column.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    bands = torch.stack([torch.stack([caption_band(text, column.shape[3]) for text in row]) for row in captions])
+    return torch.cat([column, bands.to(column.device)], dim=2)
 
 
 def box_corners(boxes: Tensor) -> Tensor:

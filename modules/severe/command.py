@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import callbacks  # noqa: F401  (makes their short names known to the experiments of mini-SEVERE)
 from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
@@ -161,6 +162,8 @@ def backbone_settings(loaded: Loaded, checkpoint: Path, wanted: Preset | None = 
         sizes = {"name": known["name"], "width": known["width"]}
     elif isinstance(network, C3D | ResNet3D):
         sizes = {"width": known["width"]}
+    elif isinstance(network, CaffeNet):
+        sizes = {name: known[name] for name in ("width", "norm", "stem", "encoding", "window") if name in known}
     elif isinstance(network, I3D | S3DG):
         sizes = {"width_factor": known["width_factor"]}
     elif isinstance(network, VideoViT):
