@@ -139,7 +139,9 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         sizes |= {"hidden": hidden, "out_dim": out_dim, "queue_size": queue_size}
     if any(key.startswith("pretext.") for key in weights):
         network["pretext"] = empty_order_head(weights, source)
-        sizes["orders"] = shape_of(weights, "pretext.pairs.fc8.weight" if _sorts(weights) else "pretext.fc8.weight", 2, source)[0]
+        sizes["orders"] = shape_of(weights, "pretext.pairs.fc8.weight" if _sorts(weights) else "pretext.fc8.weight", 2, source)[
+            0
+        ]
     return network, sizes
 
 

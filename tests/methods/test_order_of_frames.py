@@ -23,8 +23,8 @@ from modules.methods.odd_one_out import (
     fuse_differences,
     nth_permutations,
 )
-from modules.methods.opn import ORDERS, OPN, PAIRS, draw_orders, draw_places, labels_of
-from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings, Triples, VerificationHead, draw_triples
+from modules.methods.opn import OPN, ORDERS, PAIRS, draw_orders, draw_places, labels_of
+from modules.methods.shuffle_and_learn import ShuffleAndLearn, Triples, TripleSettings, VerificationHead, draw_triples
 from tests.backbones.test_caffenet import slow_caffenet
 from tests.registry import CROPS, METHODS, tiny_caffenet, tiny_cnn, tiny_vit, video_batch
 
@@ -86,12 +86,16 @@ def test_ends_are_where_the_clip_moves() -> None:
     assert moving[1] < 0.4
 
 
-@pytest.mark.parametrize(("count", "settings"), [(4, TripleSettings(1, 60)), (5, TripleSettings(2, 60)), (12, TripleSettings(2, 9, frames=3))])
+@pytest.mark.parametrize(
+    ("count", "settings"), [(4, TripleSettings(1, 60)), (5, TripleSettings(2, 60)), (12, TripleSettings(2, 9, frames=3))]
+)
 def test_the_shortest_clips(count: int, settings: TripleSettings) -> None:
     assert settings.needed == count
     found = many(settings, frames=count, count=200)
     assert (found.last + settings.frames <= count).all()
-    with pytest.raises(SettingError, match=rf"Clips of {count - 1} frames are too short .* data\.clip\.frames to {count} or more"):
+    with pytest.raises(
+        SettingError, match=rf"Clips of {count - 1} frames are too short .* data\.clip\.frames to {count} or more"
+    ):
         many(settings, frames=count - 1)
 
 
