@@ -3,7 +3,8 @@
 * Masked prediction: `videomae` (pixels of masked tokens), `smile` (features of an image encoder, with moving
   objects), `sigma` (assignments to learned prototypes).
 * Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
-* Order in time: `shuffle_and_learn` (three frames, in order or not), `opn` (four shuffled frames), `odd_one_out` (one of several
+* Order in time: `shuffle_and_learn` (three frames, in order or not), `opn` (four shuffled frames), `odd_one_out` (one
+  of several
   sub-sequences is shuffled).
 * Video and language: `locomotion` (pasted motion and its captions).
 
