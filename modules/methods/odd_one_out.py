@@ -2,7 +2,8 @@
 
 Paper: Fernando, Bilen, Gavves and Gould, https://arxiv.org/abs/1611.06646.
 
-* N + 1 = 6 sub-sequences of 6 frames are taken from a video. The frames of five are in their order in time. Those of one, the odd
+* N + 1 = 6 sub-sequences of 6 frames are taken from a video. The frames of five are in their order in time. Those of
+  one, the odd
   one, are taken by the same rule and then permuted, but not into their own order or its reverse.
 * The answer is the index of the odd one, which is uniform over the 6 places.
 * The encoder sees each sub-sequence alone: as one picture made of the differences of its frames (`CaffeNet` with
@@ -10,15 +11,18 @@ Paper: Fernando, Bilen, Gavves and Gould, https://arxiv.org/abs/1611.06646.
 * A linear layer of 128 outputs follows for each; the results are fused by the sum of all pairwise differences (the best), or
   concatenated; then a layer of 128 and 6 logits; cross-entropy.
 
-Shapes at the published size: sub-sequences [B, 6, 6, 227, 227, 3], pictures of 15 channels [6 B, 15, 227, 227], maps of CaffeNet
+Shapes at the published size: sub-sequences [B, 6, 6, 227, 227, 3], pictures of 15 channels [6 B, 15, 227, 227], maps
+of CaffeNet
 [6 B, 256, 6, 6] as 9216 values, then [B, 6, 128], fused [B, 128], logits [B, 6].
 
 Sub-sequences are cut from one longer clip on the device, and may overlap.
 
-Re-created from the paper; there is no official code. Unverified: all numbers, the size of the window of constrained sampling (1.5
+Re-created from the paper; there is no official code. Unverified: all numbers, the size of the window of constrained
+sampling (1.5
 sub-sequences), that differences are not absolute, layers and dropout after the fusion. Not included: dynamic images.
 Deviations: the window of constrained sampling is drawn in proportion to the mean absolute difference of neighbouring frames
-(`modules.augment.pieces.motion_scores`), where published tuples of such methods used optical flow; weights have PyTorch's initial
+(`modules.augment.pieces.motion_scores`), where published tuples of such methods used optical flow; weights have
+PyTorch's initial
 values.
 """
 
@@ -66,7 +70,8 @@ class SequenceSettings:
     Args:
         even: sub-sequences in their order in time, N; there is one more.
         frames: frames of a sub-sequence, W.
-        sampling: `consecutive` frames from anywhere; `sorted` random frames; or `constrained`, consecutive frames from one window
+        sampling: `consecutive` frames from anywhere; `sorted` random frames; or `constrained`, consecutive frames from
+        one window
             of the clip that is a little longer than a sub-sequence.
         window: length of that window, in sub-sequences.
         motion: draw the window in proportion to how much the clip changes there; otherwise uniformly.
@@ -109,7 +114,7 @@ def draw_sequences(scores: Tensor, settings: SequenceSettings, generator: torch.
     Raises:
         SettingError: if the clips are too short.
     """
-    (count, total), device, each = scores.shape, scores.device, (len(scores), settings.count)
+    total, device, each = scores.shape[1], scores.device, (len(scores), settings.count)
     check_length(total, settings.needed, f"model.sequences.frames {settings.frames} by {settings.sampling} sampling")
     if settings.sampling == "sorted":
         mixed = torch.rand((*each, total), generator=generator, device=device).argsort(-1)

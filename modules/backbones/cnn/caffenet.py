@@ -1,14 +1,17 @@
-"""CaffeNet, the AlexNet (NIPS 2012) that comes with Caffe, as the trunk of the first methods that learned from the order of frames:
+"""CaffeNet, the AlexNet (NIPS 2012) that comes with Caffe, as the trunk of the first methods that learned from the
+order of frames:
 Shuffle & Learn (https://arxiv.org/abs/1603.08561), OPN (https://arxiv.org/abs/1708.01246) and Odd-One-Out
 (https://arxiv.org/abs/1611.06646).
 
-A 2-D network: its kernels see one frame. Clips keep their time axis, so that everything that takes encoders of clips takes this one, and
+A 2-D network: its kernels see one frame. Clips keep their time axis, so that everything that takes encoders of clips
+takes this one, and
 the feature of a clip is the mean over its frames. Differences of frames as input make pictures of motion out of short runs of
 frames (Odd-One-Out).
 
 Maps have the sizes of Caffe, which rounds up in pooling: 227 px give 55, 27, 13, 13 and 6; 80 px give 18, 9, 4, 4 and 2.
 
-Deviations: weights are initialised with PyTorch's defaults, and convolutions before batch norm have no bias, which it would remove.
+Deviations: weights are initialised with PyTorch's defaults, and convolutions before batch norm have no bias, which it
+would remove.
 There are no published weights in a format without Caffe; names are our own.
 """
 
@@ -28,7 +31,8 @@ Stem = Literal["large", "small"]
 
 class CaffeNet(VideoCNN):
     """The five convolutions of CaffeNet, without its linear layers. The feature map has 8/3 * width channels and is downsampled
-    by about 32, or 16 with the small stem; it has one slice for each frame, or for each run of frames. 2,332,704 weights besides biases and norms.
+    by about 32, or 16 with the small stem; it has one slice for each frame, or for each run of frames. 2,332,704
+    weights besides biases and norms.
 
     Args:
         width: channels of the first layer, even; the others follow. 96 is the published network.
