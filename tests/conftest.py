@@ -26,10 +26,21 @@ def _same_random_numbers() -> object:
         os.environ["PL_GLOBAL_SEED"] = seed
 
 
+def with_threads(count: int) -> Iterator[None]:
+    """Use so many threads, and then as many as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Use one thread for many small operations, because threads block each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    yield from with_threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Use two threads, because with one PyTorch may give a convolution another layout in memory."""
+    yield from with_threads(2)

@@ -65,6 +65,9 @@ class ArrowOfTime(Method):
         self.test_record: dict[str, Any] = {}
         """What the last test saw: `videos` (used) and `missed` (numbers of those that could not be read)."""
         self._seen: list[tuple[Tensor, Tensor]] = []
+        if isinstance(backbone, BEiTVideo):
+            # Not used for the pooled feature, so it would get no gradient.
+            backbone.norm.requires_grad_(False)
         if frozen:
             backbone.requires_grad_(False)
             self.train()

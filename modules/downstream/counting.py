@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.distributed import gather_once
@@ -85,7 +86,7 @@ class RepetitionCounting(Method):
 
     def __init__(
         self,
-        backbone: VideoCNN | VideoViT | FrameTower,
+        backbone: VideoCNN | VideoViT | BEiTVideo | FrameTower,
         steps_per_batch: int = 11,
         frozen: bool = False,
         frames: int | None = None,
@@ -116,6 +117,9 @@ class RepetitionCounting(Method):
         self._walk: _Walk | None = None
         self._shown: tuple[Tensor, ...] = ()
         self._seen: list[tuple[Tensor, Tensor]] = []
+        if isinstance(backbone, BEiTVideo):
+            # Not used for the pooled feature, so it would get no gradient.
+            backbone.norm.requires_grad_(False)
         if frozen:
             backbone.requires_grad_(False)
             self.train()

@@ -24,6 +24,7 @@ from torchvision.utils import draw_bounding_boxes
 from modules.augment.flips import RandomFlip
 from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.frame_tower import FrameTower
+from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch, Regions
 from modules.core.distributed import gather_lists, gather_once
@@ -68,7 +69,7 @@ class ActionDetection(Method):
 
     def __init__(
         self,
-        backbone: VideoViT | VideoCNN | FrameTower,
+        backbone: VideoViT | VideoCNN | BEiTVideo | FrameTower,
         num_classes: int = 80,
         dropout: float = 0.5,
         flip: float | None = None,
@@ -81,7 +82,9 @@ class ActionDetection(Method):
         if not 0 <= dropout < 1:
             raise SettingError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
         self.backbone, self.frozen, self.official_order = backbone, frozen, official_order
-        self.stride = backbone.grid.patch if isinstance(backbone, VideoViT | FrameTower) else backbone.smallest_clip[1]
+        self.stride = (
+            backbone.grid.patch if isinstance(backbone, VideoViT | BEiTVideo | FrameTower) else backbone.smallest_clip[1]
+        )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.embed_dim, num_classes)
         self.standardise: nn.Module = Standardised(backbone.embed_dim) if frozen else nn.Identity()
@@ -91,6 +94,9 @@ class ActionDetection(Method):
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._missed: list[int] = []
         self._frames: list[int] = []
+        if isinstance(backbone, BEiTVideo):
+            # Not used for tokens, so it would get no gradient.
+            backbone.pool_norm.requires_grad_(False)
         if frozen:
             backbone.requires_grad_(False)
             self.train()
@@ -114,7 +120,7 @@ class ActionDetection(Method):
         Returns:
             float32 [M, K]
         """
-        if isinstance(self.backbone, VideoViT | FrameTower):
+        if isinstance(self.backbone, VideoViT | BEiTVideo | FrameTower):
             side = self.backbone.image_size
             if tuple(video.shape[-2:]) != (side, side):
                 raise SettingError(

@@ -96,8 +96,13 @@ FURTHER = (
             f"{name}_{count}", f"{title} {count // 1000}k", "samples", folder, "test/top1", recipe(file), low_shot(count),
             unverified="the steps of the curve are assumed",
         )
-        for name, title, folder, file in (("ucf", "UCF", "ucf101", "ucf101"), ("gym", "Gym", "finegym", "gym99"))
-        for count in SHOTS
+        for name, title, folder, file, shots in (
+            ("ucf", "UCF", "ucf101", "ucf101", SHOTS),
+            ("gym", "Gym", "finegym", "gym99", SHOTS),
+            ("ntu", "NTU-60", "ntu60_videos", "ntu60", (1000, *SHOTS)),
+            ("ssv2", "SSv2", "ssv2", "ssv2", (1000, *SHOTS)),
+        )
+        for count in shots
     ),
     Experiment("gym288", "Gym288", "actions", "finegym", "test/top1", recipe("gym288")),
     Experiment("vault", "Vault", "actions", "finegym", "test/top1", recipe("vault")),

@@ -177,7 +177,9 @@ def count_heads(width: int, asked: int | None, source: str) -> int:
     heads = asked or KNOWN_HEADS.get(width) or (width // HEAD_CHANNELS if width % HEAD_CHANNELS == 0 else None)
     if heads is None or width % heads:
         wrong = "" if heads is None else f" and {heads} heads do not divide it"
-        raise SettingError(f"{source}: no published network is {width} wide{wrong}; pass --heads.")
+        raise SettingError(
+            f"{source}: no published network is {width} wide{wrong}; pass --heads to convert, whose passport then states them."
+        )
     return heads
 
 

@@ -163,6 +163,7 @@ def test_weights_start_from_pytorchs_defaults(name: str) -> None:
     assert torch.cat(spread).std().item() == pytest.approx(3**-0.5, rel=0.02)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("name", list(NARROW))
 def test_layout_in_memory_changes_nothing_else(name: str) -> None:
     inner, outer = NARROW[name](), NARROW[name](channels_last=False)

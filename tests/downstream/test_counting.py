@@ -309,7 +309,7 @@ def test_a_frozen_encoder_stays_as_it_is(tmp_path: Path) -> None:
     assert all(value.grad is None for value in method.backbone.parameters())
     # Running means of batch normalisation, too.
     changed = {name.split(".")[0] for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"fc_cls_1", "fc_box_1", "fc_cls_2", "fc_box_2"}
+    assert changed == {"fc_cls_1", "fc_box_1", "fc_cls_2", "fc_box_2", "standardise"}
 
 
 def test_videos_that_cannot_be_read_are_missed(tmp_path: Path) -> None:
