@@ -4,8 +4,8 @@
   objects), `sigma` (assignments to learned prototypes).
 * Contrastive: `moco` (two clips of a video), `cvrl` (the same in a large batch, without a queue), `rspnet` (also speeds of
   clips), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
-* Order in time: `shuffle_and_learn` (three frames, in order or not), `opn` (four shuffled frames), `odd_one_out` (one of several
-  sub-sequences is shuffled), `vcop` (shuffled clips of a video).
+* Order in time: `shuffle_and_learn` (three frames, in order or not), `opn` (four shuffled frames), `odd_one_out` (one of
+  several sub-sequences is shuffled), `vcop` (shuffled clips of a video).
 * Rates and angles of clips: `prp` (playback rate and slow motion), `rotnet` (quarter turns).
 * Contrastive: `moco` (two clips of a video), `tubelet_contrast` (moving tubelets), `skeleton_contrast` (views of one body).
 * Order in time: `shuffle_and_learn` (three frames, in order or not), `opn` (four shuffled frames), `odd_one_out` (one
