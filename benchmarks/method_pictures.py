@@ -35,7 +35,7 @@ from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings
 from modules.backbones.vit.video_vit import VideoViT
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from modules.backbones import VideoResNet
 from modules.core.batch import unlabelled
 from modules.core.randomness import device_generator
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.training.optim import SGDSettings
 

@@ -30,7 +30,7 @@ from modules.core.batch import Batch, Stream, Text
 from modules.downstream.classification import Classification, HeadSettings
 from modules.downstream.labels import LabelSettings
 from modules.language.tokenizers import TokenizerSettings
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.layers.targets import PixelTarget
 from modules.losses.video_text import TextContrastSettings
 from modules.masks.tokens import RunningCellMask, TubeMask

@@ -29,7 +29,7 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
 from modules.core.batch import Batch, unlabelled
 from modules.downstream.metrics.probes import knn_accuracy, linear_accuracy
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.scenes.skeletons import ACTIONS
 

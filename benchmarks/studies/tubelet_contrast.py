@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks.studies.harness import Row, Study, StudySize, chance, probe_rows, random_rows, train
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.batch import unlabelled
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
 from modules.motion.tubelets import TubeletSettings

@@ -49,7 +49,7 @@ from modules.core.errors import SettingError
 from modules.core.files import to_json, write_json, write_whole
 from modules.core.preprocessing import IMAGENET, Normalisation
 from modules.core.tokens import Grid
-from modules.weights.names.cvrl import to_tensorflow
+from modules.weights.names.cnn.cvrl import to_tensorflow
 from modules.weights.names.huggingface import to_huggingface
 from modules.weights.names.videomae import to_official
 from modules.weights.names.vindlu import is_text, is_video_text

@@ -23,9 +23,9 @@ from modules.core.loading import LoadReport, compare
 from modules.core.preprocessing import HALF, IMAGENET
 from modules.weights.names.bert import from_official as text_from_official
 from modules.weights.names.clip import clip_names
-from modules.weights.names.moco import from_official as contrast_from_official
-from modules.weights.names.video_cnn import from_official as cnn_from_official
-from modules.weights.names.video_cnn import from_published
+from modules.weights.names.cnn.moco import from_official as contrast_from_official
+from modules.weights.names.cnn.video_cnn import from_official as cnn_from_official
+from modules.weights.names.cnn.video_cnn import from_published
 from modules.weights.names.videomae import our_names
 from modules.weights.names.vindlu import from_vindlu, is_vindlu
 from modules.weights.origin import published_origin

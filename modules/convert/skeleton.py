@@ -15,7 +15,7 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
 from modules.core.errors import SettingError
 from modules.core.loading import compare
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.weights.names.skeleton_contrast import from_official, gru_to_official, to_official
 from modules.weights.sizes import count_blocks
 

@@ -22,7 +22,7 @@ from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.training.method import Method
 from modules.training.optim import SGDSettings
 

@@ -44,8 +44,8 @@ from modules.core.errors import SettingError, check_range
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator, host_generator
 from modules.layers.drawing import framed
-from modules.layers.momentum_contrast import ContrastSettings
-from modules.layers.speed_contrast import SpeedContrast
+from modules.layers.contrast.momentum_contrast import ContrastSettings
+from modules.layers.contrast.speed_contrast import SpeedContrast
 from modules.training.method import Method
 from modules.training.optim import SGDSettings
 

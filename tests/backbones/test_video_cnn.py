@@ -16,7 +16,7 @@ from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.s3d import S3D
 from modules.backbones.cnn.slow_only import SlowOnly
 from modules.core.errors import SettingError
-from modules.weights.names.video_cnn import backbone_part, from_official, to_official
+from modules.weights.names.cnn.video_cnn import backbone_part, from_official, to_official
 
 NAMES = ("r3d_18", "r2plus1d_18")
 NARROW: dict[str, Callable[..., VideoCNN]] = {

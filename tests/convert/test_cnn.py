@@ -14,10 +14,10 @@ from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import BGR_TO_ONE, IMAGENET
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.methods.moco import MoCo
 from modules.methods.tubelet_contrast import TubeletContrast
-from modules.weights.names.video_cnn import to_official
+from modules.weights.names.cnn.video_cnn import to_official
 from modules.weights.passport import read_passport
 
 SMALL = ContrastSettings(out_dim=16, queue_size=24)

@@ -16,7 +16,7 @@ from modules.core.errors import SettingError
 from modules.core.preprocessing import IMAGENET, TO_ONE
 from modules.methods.cvrl import CVRL
 from modules.weights.files import read_weights
-from modules.weights.names.cvrl import SUFFIX, to_tensorflow
+from modules.weights.names.cnn.cvrl import SUFFIX, to_tensorflow
 from modules.weights.passport import read_passport
 
 CLIPS = torch.randint(0, 256, (2, 4, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

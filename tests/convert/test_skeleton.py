@@ -14,7 +14,7 @@ from modules.backbones.skeleton.hcn import HCN
 from modules.convert.command import convert
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.weights.names.skeleton_contrast import gru_to_official, to_official
 from modules.weights.passport import read_passport

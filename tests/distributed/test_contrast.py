@@ -10,10 +10,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.core.distributed import gather_rows, position, shuffled
+from modules.layers.contrast.momentum import follow, frozen_copy
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.contrast.queue import Queue
 from modules.layers.heads import ProjectionHead
-from modules.layers.momentum import follow, frozen_copy
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.queue import Queue
 from modules.losses.contrast import info_nce, pair_contrast, unit_rows
 from modules.losses.video_text import gather_rows_with_gradient
 from tests.resume.runs import as_torchrun_does, together

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.methods.skeleton_contrast import SkeletonContrast
 from tests.resume.runs import as_torchrun_does, together
 

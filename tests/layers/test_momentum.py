@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.layers.momentum import follow, frozen_copy
+from modules.layers.contrast.momentum import follow, frozen_copy
 
 
 def network() -> nn.Sequential:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from modules.core.errors import SettingError
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast, own_keys
-from modules.layers.queue import Queue
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast, own_keys
+from modules.layers.contrast.queue import Queue
 from modules.losses.contrast import unit_rows
 from tests.callbacks.runs import make_trainer
 from tests.registry import METHODS, tiny_cnn

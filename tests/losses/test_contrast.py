@@ -9,8 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from modules.core.errors import SettingError
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.queue import Queue
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.contrast.queue import Queue
 from modules.losses.contrast import contrast_logits, info_nce, pair_contrast, unit_rows
 
 B, DIM, K, TEMPERATURE = 6, 16, 24, 0.2

@@ -14,7 +14,7 @@ from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import TO_ONE
 from modules.methods.prp import PRP, AttentionSettings, Playback, attended_error, motion_attention, play
-from modules.weights.names.prp import to_official
+from modules.weights.names.cnn.prp import to_official
 from modules.weights.passport import read_passport
 from tests.registry import tiny_cnn
 

@@ -21,12 +21,12 @@ from modules.convert.command import convert
 from modules.convert.load import describe_backbone, load_backbone
 from modules.core.errors import SettingError
 from modules.core.loading import load_strictly
-from modules.layers.momentum_contrast import ContrastSettings
-from modules.layers.queue import Queue
+from modules.layers.contrast.momentum_contrast import ContrastSettings
+from modules.layers.contrast.queue import Queue
 from modules.losses.contrast import ranking
 from modules.methods.rspnet import RSPNet, play
 from modules.severe.command import backbone_settings
-from modules.weights.names.rspnet import to_official
+from modules.weights.names.cnn.rspnet import to_official
 from modules.weights.passport import read_passport
 from tests.registry import CONTRAST, SGD, tiny_cnn, video_batch
 

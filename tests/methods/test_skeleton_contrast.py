@@ -13,7 +13,7 @@ from modules.backbones.skeleton.gru import BiGRU
 from modules.backbones.skeleton.hcn import HCN
 from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
-from modules.layers.momentum_contrast import ContrastSettings
+from modules.layers.contrast.momentum_contrast import ContrastSettings
 from modules.losses.contrast import Contrast, contrast_logits
 from modules.methods.skeleton_contrast import SHOWN_CLIPS, SHOWN_FRAMES, SkeletonContrast
 from modules.training.optim import SGDSettings

@@ -19,7 +19,7 @@ from modules.layers.heads import ProjectionMLP
 from modules.losses.contrast import PairContrast, pair_contrast, unit_rows
 from modules.methods.cvrl import CVRL
 from modules.training.optim import StepSGDSettings
-from modules.weights.names.cvrl import from_tensorflow, to_tensorflow
+from modules.weights.names.cnn.cvrl import from_tensorflow, to_tensorflow
 from tests.parity.cases import PARITY_DIR, load_case, part
 
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.layers.contrast.momentum import follow, frozen_copy
+from modules.layers.contrast.queue import Queue
 from modules.layers.heads import ProjectionHead
-from modules.layers.momentum import follow, frozen_copy
-from modules.layers.queue import Queue
 from modules.losses.contrast import contrast_logits, info_nce, unit_rows
 from tests.parity.cases import assert_close, load_case, part
 

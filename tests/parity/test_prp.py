@@ -8,7 +8,7 @@ from modules.backbones.cnn.c3d import C3D
 from modules.core.loading import load_strictly
 from modules.core.preprocessing import TO_ONE
 from modules.methods.prp import PRP, AttentionSettings, Playback, attended_error, play
-from modules.weights.names.prp import from_official, to_official
+from modules.weights.names.cnn.prp import from_official, to_official
 from tests.parity.cases import assert_close, load_case, part
 
 

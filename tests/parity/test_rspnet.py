@@ -23,12 +23,12 @@ from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.resnet3d import ResNet3D
 from modules.backbones.cnn.s3d import S3DG
 from modules.core.preprocessing import IMAGENET
-from modules.layers.momentum_contrast import ContrastSettings
-from modules.layers.speed_contrast import Compared, SpeedContrast
+from modules.layers.contrast.momentum_contrast import ContrastSettings
+from modules.layers.contrast.speed_contrast import Compared, SpeedContrast
 from modules.losses.contrast import contrast_logits, identify, ranking
 from modules.methods.rspnet import play, split_batch, split_samples
 from modules.training.optim import SGDSettings
-from modules.weights.names.rspnet import from_official, to_official
+from modules.weights.names.cnn.rspnet import from_official, to_official
 from tests.parity.cases import PARITY_DIR, load_case, part
 from tests.resume.runs import as_torchrun_does, together
 

@@ -14,7 +14,7 @@ from modules.backbones.skeleton.gcn import AGCN
 from modules.backbones.skeleton.gru import BiGRU, to_sequence
 from modules.backbones.skeleton.hcn import HCN
 from modules.core.loading import load_strictly
-from modules.layers.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
 from modules.losses import contrast
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.weights.names.skeleton_contrast import from_official, gru_from_official, gru_to_official, to_official

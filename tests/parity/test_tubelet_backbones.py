@@ -15,7 +15,7 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.backbones.cnn.i3d import I3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.core.loading import load_strictly
-from modules.weights.names.video_cnn import from_official, to_official
+from modules.weights.names.cnn.video_cnn import from_official, to_official
 from tests.parity.cases import assert_close, load_case
 
 RESNETS = ("r3d_18", "r2plus1d_18")

@@ -26,7 +26,7 @@ from modules.downstream.metrics.probes import nearest
 from modules.downstream.retrieval import neighbour_scores
 from modules.layers.tuple_head import TupleHead
 from modules.methods.vcop import VCOP
-from modules.weights.names.clip_order import from_official, to_official
+from modules.weights.names.cnn.clip_order import from_official, to_official
 from modules.weights.passport import read_passport
 from tests.parity.cases import PARITY_DIR, load_case, part
 

@@ -9,7 +9,7 @@ from datamodules.loading.loader import EpochSampler
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.downstream.counting import counting_errors
 from modules.severe.published import COLUMNS, PUBLISHED, severe_score
-from modules.weights.names.video_cnn import to_official
+from modules.weights.names.cnn.video_cnn import to_official
 
 
 def test_encoder_has_222_names_that_map_one_to_one() -> None:

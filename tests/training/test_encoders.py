@@ -14,7 +14,7 @@ from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.preprocessing import HALF, KINETICS, Normalisation, Origin
-from modules.layers.momentum import frozen_copy
+from modules.layers.contrast.momentum import frozen_copy
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.training.method import Method
 from tests.callbacks.runs import data, make_trainer

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from main import main
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.errors import SettingError
-from modules.layers.momentum import follow, frozen_copy
+from modules.layers.contrast.momentum import follow, frozen_copy
 from modules.methods.moco import MoCo
 from modules.runs.nonfinite import NonFiniteGuard
 from modules.training.method import Method

@@ -30,7 +30,7 @@ from modules.core.errors import SettingError, check_range, given
 from modules.core.loading import LoadReport, load_strictly
 from modules.core.preprocessing import Normalisation, Origin, say
 from modules.weights.files import read_checkpoint
-from modules.weights.names.video_cnn import backbone_part, from_official, from_published
+from modules.weights.names.cnn.video_cnn import backbone_part, from_official, from_published
 from modules.weights.origin import origin_of, published_origin
 
 # The layers of S3D and I3D by stage: the stem, then Inception blocks at one resolution with the pooling after them.

@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from modules.weights.names.clip_order import from_official as from_clip_order
-from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
-from modules.weights.names.cvrl import from_tensorflow, is_tensorflow
-from modules.weights.names.prp import from_official as from_prp
-from modules.weights.names.prp import is_prp
-from modules.weights.names.rspnet import from_official as from_rspnet
-from modules.weights.names.rspnet import is_own_rspnet, is_rspnet
+from modules.weights.names.cnn.clip_order import from_official as from_clip_order
+from modules.weights.names.cnn.clip_order import is_clip_order, is_own_clip_order
+from modules.weights.names.cnn.cvrl import from_tensorflow, is_tensorflow
+from modules.weights.names.cnn.prp import from_official as from_prp
+from modules.weights.names.cnn.prp import is_prp
+from modules.weights.names.cnn.rspnet import from_official as from_rspnet
+from modules.weights.names.cnn.rspnet import is_own_rspnet, is_rspnet
 
 # Official code of TubeletContrast and CtP -> torchvision, with one table for R(2+1)D and one for R3D.
 SHARED_NAMES = {

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from modules.weights.names.clip_order import from_official as from_clip_order
-from modules.weights.names.clip_order import is_clip_order, is_own_clip_order
-from modules.weights.names.clip_order import to_official as to_clip_order
+from modules.weights.names.cnn.clip_order import from_official as from_clip_order
+from modules.weights.names.cnn.clip_order import is_clip_order, is_own_clip_order
+from modules.weights.names.cnn.clip_order import to_official as to_clip_order
 
 BRANCHES = {"encoder_q.": ("backbone.", "contrast."), "encoder_k.": ("contrast.key_backbone.", "contrast.key_")}
 """Where the encoder and the heads of each branch are in this project."""

@@ -9,7 +9,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename heads, key branch and queue of TubeletContrast's official files (CtP's have the same form) to a method's names.
 
     Official files store the keys of the queue as columns. The head of I3D includes the pooling, so its linear layers are 2 and
-    4. Names of the backbones are renamed by `modules.weights.names.video_cnn.from_official`.
+    4. Names of the backbones are renamed by `modules.weights.names.cnn.video_cnn.from_official`.
 
     Args:
         state: `backbone.*`, `key_encoder.*`, `fc.*`, `key_fc.*`, `queue`, `queue_ptr`; all except `backbone.*` are optional.

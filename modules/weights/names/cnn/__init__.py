@@ -1,0 +1,1 @@
+"""Parameter names of convolutional networks in other code bases."""
