@@ -21,10 +21,10 @@ from modules.backbones.text.bert import TextEncoder, TextSettings
 from modules.backbones.vit.beit_video import BEiTVideo
 from modules.backbones.vit.decoder import DecoderSettings, MaskedDecoder
 from modules.backbones.vit.video_vit import VideoViT
-from modules.layers.heads import ProjectionMLP, VideoClassifier
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
-from modules.layers.playback import ClipDecoder, RateHead
 from modules.layers.contrast.speed_contrast import SpeedContrast
+from modules.layers.heads import ProjectionMLP, VideoClassifier
+from modules.layers.playback import ClipDecoder, RateHead
 from modules.layers.tuple_head import TupleHead
 from modules.methods.odd_one_out import OddHead
 from modules.methods.opn import SortingHead

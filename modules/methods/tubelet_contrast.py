@@ -30,8 +30,8 @@ from modules.core.batch import Batch
 from modules.core.errors import SettingError
 from modules.core.output import StepOutput
 from modules.core.randomness import device_generator, host_generator
-from modules.layers.drawing import outline
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.drawing import outline
 from modules.motion.tubelets import TubeletRecord, TubeletSettings, draw_tubelets, paste_tubelets
 from modules.training.method import Method
 from modules.training.optim import SGDSettings

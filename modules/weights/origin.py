@@ -17,9 +17,9 @@ from modules.weights.files import Checkpoint
 from modules.weights.hub import local_path
 from modules.weights.names.cnn.clip_order import is_clip_order
 from modules.weights.names.cnn.cvrl import is_tensorflow
-from modules.weights.names.huggingface import is_transformers
 from modules.weights.names.cnn.prp import is_prp
 from modules.weights.names.cnn.video_cnn import PUBLISHED_PREFIXES
+from modules.weights.names.huggingface import is_transformers
 from modules.weights.names.videomae import is_official
 from modules.weights.passport import passport_of
 from modules.weights.run_config import facts_of_run, inside, parse_config

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from modules.core.distributed import gather_rows, position, shuffled
 from modules.core.errors import SettingError, check_positive, check_range, given
 from modules.core.run import run_of
-from modules.layers.heads import projection
 from modules.layers.contrast.momentum import follow, frozen_copy
 from modules.layers.contrast.queue import Queue
+from modules.layers.heads import projection
 from modules.losses.contrast import Contrast, info_nce, unit_rows
 
 MOST_OWN_KEYS = 0.1

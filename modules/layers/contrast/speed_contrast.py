@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from modules.core.distributed import shuffled
 from modules.core.run import run_of
-from modules.layers.heads import projection
 from modules.layers.contrast.momentum import follow, frozen_copy
 from modules.layers.contrast.momentum_contrast import ContrastSettings, MomentumContrast
+from modules.layers.heads import projection
 from modules.losses.contrast import Contrast, ranking, unit_rows
 
 
