@@ -178,6 +178,9 @@ def test_table_is_that_of_the_files(tmp_path: Path) -> None:
     assert said[2] == "* **actions**. Below: VideoMAE (-1.0)."
     write(tmp_path, "untrained_vit", 2, {"ssv2": 60.0, "gym99": 50.0, "ucf_1000": 20.0, "fx_s1": 31.0, "ucf_rc": 0.5})
     assert verdicts(read_results(tmp_path))[0] == "* **domain**. Within the spread: VideoMAE (+1.0)."
+    # The seeds of the trained row count as well.
+    write(tmp_path, "videomae", 1, {"ssv2": 50.0, "gym99": 50.0, "ucf_1000": 30.0, "fx_s1": 34.0, "ucf_rc": 0.4})
+    assert verdicts(read_results(tmp_path))[2] == "* **actions**. Within the spread: VideoMAE (+1.0)."
 
 
 def test_page_keeps_what_stands_around(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_page_keeps_what_stands_around(tmp_path: Path) -> None:
     page.write_text(f"before\n{START}old\n{END}after\n")
     write_page(page, read_results(tmp_path))
     text = page.read_text()
-    assert text.startswith(f"before\n{START}\nTrained rows: 1,")
+    assert text.startswith(f"before\n{START}\nTrained rows: 1 with 1 seed.")
     assert text.endswith(f"{END}after\n")
     assert "old" not in text
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,7 @@
 """The page of the comparison of all methods, made from its JSON files alone: tables, sentences, and a picture."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,17 +159,18 @@ def pretraining_table(comparison: Comparison) -> list[str]:
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """For each column, which rows end above their untrained network by more than its seeds differ, and which do not."""
+    """For each column, which rows end above their untrained network by more than the seeds of either differ, or below."""
     lines = []
     titles = {EVERYTHING: "mean of all"} | UTD
     for column in COLUMNS:
         groups: dict[str, list[str]] = {"above": [], "within the spread": [], "below": []}
         for row in ROWS:
             base = comparison.scores(UNTRAINED[row.network]) if row.network else []
-            value, least = mean(comparison.scores(row), column), mean(base, column)
+            own = comparison.scores(row)
+            value, least = mean(own, column), mean(base, column)
             if row in UNTRAINED.values() or value is None or least is None:
                 continue
-            difference, needed = value - least, spread(base, column)
+            difference, needed = value - least, max(spread(own, column), spread(base, column))
             group = "above" if difference > needed else "below" if difference < -needed else "within the spread"
             groups[group].append(f"{row.title} ({difference:+.1f})")
         said = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
@@ -187,10 +189,11 @@ def generated(comparison: Comparison, picture: str) -> str:
     run, measured = comparison.run, comparison.measured
     seeds = {row: sum(one.row == row for one in measured) for row in ROWS}
     trained = [row for row in ROWS if row not in UNTRAINED.values() and seeds[row]]
-    each = max((seeds[row] for row in trained), default=0), max(seeds[row] for row in UNTRAINED.values())
+    several = Counter(seeds[row] for row in trained)
+    each = ", ".join(f"{rows} with {count} seed{'s' * (count > 1)}" for count, rows in sorted(several.items()))
     few = next((one.utd["recordings"][2] for one in measured if one.utd), 0)
     lines = [
-        f"Trained rows: {len(trained)}, seeds of each: {each[0]}; seeds of untrained networks: {each[1]}.",
+        f"Trained rows: {each or 'none'}. Untrained networks have {max(seeds[row] for row in UNTRAINED.values())} seeds.",
         f"It took {run.get('minutes', 0):.0f} minutes on {run.get('cores')} cores ({run.get('machine')}), with "
         f"{run.get('processes')} rows at a time, {run.get('threads')} thread(s) each, PyTorch {run.get('torch')}.",
         "",
@@ -203,7 +206,7 @@ def generated(comparison: Comparison, picture: str) -> str:
         f"![Methods on each axis, with their untrained and supervised networks]({picture})",
         "",
         "Differences to the untrained network of the same class. `Within the spread` are those that are not larger than the",
-        "difference between the seeds of the untrained network:",
+        "difference between the seeds of either row:",
         "",
         *verdicts(comparison),
         "",

@@ -17,6 +17,9 @@ from datamodules.video.bitstream import REORDERING
 from datamodules.video.pyav_reader import MISSING_FRAMES, MISSING_SHARE, PyAVReader, display_matrix, upright
 from datamodules.video.readers import LENIENT, DecodeError
 
+SAME_BYTES = "threads=1:lookahead-threads=1:mbtree=0"
+"""Options of x264 with which the same frames always give the same file. One thread for each file leaves the other cores to
+other files. With macroblock trees, a few files in a hundred differ from run to run, also with one thread."""
 # Used if the time base of a file is unusable.
 TICKS = Fraction(1, 90000)
 # Tolerance, because times in lists are rounded.
@@ -99,8 +102,7 @@ def _add_stream(
     container: av.container.OutputContainer, size: tuple[int, int], tick: Fraction, encoding: Encoding
 ) -> av.VideoStream:
     options = {"crf": str(encoding.quality), "preset": "veryfast", "g": str(encoding.gop)}
-    # One thread: the other cores are busy with other files, and the output is deterministic.
-    options["x264-params"] = "threads=1:lookahead-threads=1"
+    options["x264-params"] = SAME_BYTES
     stream = container.add_stream("libx264", options=options)
     scale = min(1.0, encoding.short_side / min(size))
     # This pixel format requires even sides.

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.generated.motion import check_backgrounds, check_frames
+from datamodules.prepare.reencode import SAME_BYTES
 from modules.core.errors import MAX_SEED, SettingError, check_whole, check_writable
 from modules.scenes.backgrounds import Background
 from modules.scenes.captioned import CaptionSettings, Stage, captioned_clips
@@ -100,7 +101,7 @@ def _write_captioned(out: Path, stages: list[tuple[Stage, int]], fps: int) -> No
 
 
 def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:
-    """Write one clip as h264 with a key frame every 16 frames.
+    """Write one clip as h264 with a key frame every 16 frames. The same clip always gives the same bytes.
 
     Args:
         path: file to write.
@@ -109,7 +110,8 @@ def write_video(path: Path, video: Tensor, fps: int, crf: int = 16) -> None:
         crf: quality of the encoder; lower is better, 0 loses only colour resolution.
     """
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "g": "16"})
+        options = {"crf": str(crf), "g": "16", "x264-params": SAME_BYTES}
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
         for frame in video.numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
