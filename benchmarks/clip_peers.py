@@ -8,6 +8,7 @@ torchvision's functions are applied. Do not make the peers faster or slower, bec
 import copy
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -70,11 +71,11 @@ def c3d(width: int) -> nn.Sequential:
     """C3D with batch norm and global average pooling."""
     layers: list[nn.Module] = []
     inputs = 3
-    pool = ((1, 2, 2), 0, 2)
-    plan = [(width, pool[0]), (2 * width, 2), (4 * width, 0), (4 * width, 2), (8 * width, 0), (8 * width, 2)]
-    for outputs, side in [*plan, (8 * width, 0), (8 * width, 0)]:
+    for layer, factor in enumerate((1, 2, 4, 4, 8, 8, 8, 8)):
+        outputs = factor * width
         layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True)]
-        layers += [nn.MaxPool3d(side)] if side else []
+        if layer in (0, 1, 3, 5):
+            layers.append(nn.MaxPool3d((1, 2, 2) if layer == 0 else 2))
         inputs = outputs
     return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
@@ -345,7 +346,7 @@ class PlainCVRL(PlainPeer):
         for name, factor in changes.jitter:
             video = COLOURS[name](video, factor).clamp(0, 1)
         if changes.grey:
-            video = sum(share * plane for share, plane in zip(GREY, video, strict=True)).expand_as(video)  # type: ignore[union-attr]
+            video = (GREY[0] * video[0] + GREY[1] * video[1] + GREY[2] * video[2]).expand_as(video)
         if changes.sigma is not None:
             video = blurred(video, changes.sigma)
         return torch.where(video < 0.5, video, 1 - video) if changes.solarised else video
@@ -388,10 +389,15 @@ def blurred(video: Tensor, sigma: float) -> Tensor:
     return F.conv2d(frames, kernel.view(1, 1, 1, -1), padding=(0, radius)).view_as(video)
 
 
-COLOURS = {
+def contrasted(video: Tensor, factor: float) -> Tensor:
+    """Another contrast; TensorFlow has a mean for each channel."""
+    mean = video.mean((1, 2, 3), keepdim=True)
+    return (video - mean) * factor + mean
+
+
+COLOURS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "brightness": lambda video, factor: video * factor,
-    # TensorFlow's contrast has a mean for each channel.
-    "contrast": lambda video, factor: (video - video.mean((1, 2, 3), keepdim=True)) * factor + video.mean((1, 2, 3), keepdim=True),
+    "contrast": contrasted,
     "saturation": saturated,
     "hue": turned,
 }

@@ -4,10 +4,10 @@
     python benchmarks/clip_step.py --methods "[RSPNet]" --batch 8
     python benchmarks/clip_step.py --share 0.0625 --side 32      # small, only to see that it runs
 
-The peers are in `benchmarks/clip_peers.py`. Before the timing, ours and the peer get the same weights, clips and random numbers;
-if their losses differ by more than a thousandth, the script ends with an error. A step contains all that happens to decoded
-and cropped clips: random numbers, colours, mirroring, all forward passes, the backward pass and the optimiser. Steps of both are
-timed in turns, in changing order; the figure is the median over pairs of ours / peer. Run it on a quiet machine.
+The peers are in `benchmarks/clip_peers.py`. Before the timing, ours and the peer get the same weights, clips and random
+numbers; if their losses differ by more than a thousandth, the script ends with an error. A step contains all that happens to
+decoded and cropped clips: random numbers, colours, mirroring, all forward passes, the backward pass and the optimiser. Steps of
+both are timed in turns, in changing order; the figure is the median over pairs of ours / peer. Run it on a quiet machine.
 """
 
 import json

@@ -87,8 +87,8 @@ def halves(rows: Tensor) -> PairContrast:
 
 
 class TiedPool(nn.Module):
-    """The pooling of the stem, with the gradient of TensorFlow's 3D pooling on a CPU: every value of a window within 1e-5 of the
-    maximum gets all of it. Ours goes to one value, as PyTorch's does on all devices."""
+    """The pooling of the stem, with the gradient of TensorFlow's 3D pooling on a CPU: every value of a window within 1e-5 of
+    the maximum gets all of it. Ours goes to one value, as PyTorch's does on all devices."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         height, width = same_zeros(hidden.shape[3:], (3, 3), (2, 2))
