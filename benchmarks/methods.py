@@ -15,7 +15,6 @@ from timm.models.vision_transformer import VisionTransformer
 from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
-from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.image_towers import PatchTokens
 from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
@@ -29,7 +28,6 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.layers.targets import PixelTarget, TowerTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
-from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.rspnet import RSPNet
@@ -91,7 +89,6 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
     "MoCo": lambda size: MoCo(cnn(size)),
     "RSPNet": lambda size: RSPNet(ResNet3D(int(64 * SHARE[size]))),
-    "CVRL": lambda size: CVRL(SlowOnly(int(64 * SHARE[size])), int(2048 * SHARE[size])),
     "TubeletContrast": lambda size: TubeletContrast(cnn(size), TubeletSettings()),
     "VCOP": lambda size: VCOP(C3D(int(64 * SHARE[size]))),
     "LocoMotion": locomotion,
@@ -104,15 +101,13 @@ PAIRS = ("MoCo", "RSPNet", "TubeletContrast")
 
 def random_batch(name: str, count: int, device: torch.device) -> Batch:
     """`count` random samples for a method; at least two if it compares samples."""
-    if name in (*PAIRS, "CVRL", "LocoMotion", "SkeletonContrast"):
+    if name in (*PAIRS, "LocoMotion", "SkeletonContrast"):
         count = max(2, count)
     if name == "SkeletonContrast":
         return unlabelled(torch.randn(count, 2, 3, 64, JOINTS, PERSONS, device=device), "skeleton")
     clips, frames, side = (2, 16, 112) if name in PAIRS else (1, 8 if name == "LocoMotion" else 16, 224)
     if name == "VCOP":
         clips, side = 3, 112
-    if name == "CVRL":
-        clips = 2
     if name == "RSPNet":
         frames = 32
     video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)

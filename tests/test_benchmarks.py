@@ -182,7 +182,7 @@ def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out = tmp_path / "waits.json"
     run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--out={out}")
     assert json.loads(out.read_text())["waits"] == dict.fromkeys(BUILD)
-    assert len(BUILD) == 11
+    assert len(BUILD) == 8
     assert "SIGMA-DINO" in capsys.readouterr().out
 
 
