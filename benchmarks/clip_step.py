@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,9 +163,9 @@ def main(
         if not difference < 1e-3:
             raise SystemExit(f"{name}: the loss of ours is {mine:g}, that of the peer {theirs:g}; they do not do the same.")
         optimiser = ours.to(device).optim_settings.build(ours, 1e-4, ours.no_weight_decay())
-        work, shown = Job(ours, unlabelled(video.to(device)), optimiser, "32"), video.to(device)
-        peer.to(device)
-        taken = measure({"ours": work.step, "plain": lambda peer=peer, shown=shown: peer.step(shown)}, pairs, device)  # type: ignore[misc]
+        shown = video.to(device)
+        work = Job(ours, unlabelled(shown), optimiser, "32")
+        taken = measure({"ours": work.step, "plain": partial(peer.to(device).step, shown)}, pairs, device)
         ratio = statistics.median(a / b for a, b in zip(taken["ours"], taken["plain"], strict=True))
         own, other = (statistics.median(values) for values in taken.values())
         rows[name] = {"ratio": ratio, "losses": [mine, theirs], "seconds": taken}
