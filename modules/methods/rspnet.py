@@ -23,12 +23,14 @@ Differences from the official code:
 * it works with one GPU too. Official: at least two, since keys are shuffled between GPUs, so that batch norm's statistics do
   not reveal pairs. With one process nothing is shuffled;
 * `split: sample` draws the speed of each sample separately; the official `split: batch` gives half of the batch speed 1. With
-  several speeds, it is the same in all processes; the official code draws one in each, with clips of different lengths;
+  several other speeds, the drawn one is the same in all processes; the official code draws one in each, although their clips
+  then differ in length;
 * crops are resized with antialiasing; the encoder has no unused classifier, which official files contain;
 * the heads `conv`, `convbn` and `speednet` do not exist.
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch. The momentum update happens once per batch, also with gradient accumulation.
+one process with the joined batch, and `split` must be `sample`: with `batch`, half of the samples of each process have speed 1.
+The momentum update happens once per batch, also with gradient accumulation.
 """
 
 from typing import Literal, NamedTuple
