@@ -3,8 +3,8 @@
     python benchmarks/all.py --videos DIR                # full size, an hour or two on two CPU cores
     python benchmarks/all.py --videos DIR --quick true   # small sizes, in minutes, only to try it
 
-Runs `loader`, `step`, `cost`, `memory` and `startup` as separate processes; each can also be run alone. Benchmarks that
-cannot run, because a peer is not installed or there are no videos, are listed as left out. Run it on a quiet machine.
+Runs `loader`, `step`, `clip_step`, `cost`, `memory` and `startup` as separate processes; each can also be run alone. Benchmarks
+that cannot run, because a peer is not installed or there are no videos, are listed as left out. Run it on a quiet machine.
 """
 
 import importlib.util
@@ -34,6 +34,13 @@ def step_figures(result: dict[str, Any]) -> dict[str, Figures]:
     return {
         "times as fast as the peer": faster,
         "clips per second": {name: row["clips_per_second"] for name, row in result["methods"].items()},
+    }
+
+
+def clip_step_figures(result: dict[str, Any]) -> dict[str, Figures]:
+    """Speed relative to plain PyTorch."""
+    return {
+        "times as fast as the peer": {f"{name} / plain PyTorch": 1 / row["ratio"] for name, row in result["methods"].items()}
     }
 
 
@@ -74,6 +81,7 @@ class Part:
 PARTS = {
     "loader": Part([], ["--pairs=3"], loader_figures, by_videos=True, needs="decord"),
     "step": Part([], ["--size=tiny", "--batch=1", "--pairs=2"], step_figures),
+    "clip_step": Part([], ["--share=0.0625", "--side=32", "--pairs=1"], clip_step_figures),
     # It prints its counts as a separate table.
     "cost": Part([], ["--size=tiny", "--batch=2"], lambda result: {}),
     "memory": Part([], ["--size=tiny", "--batch=1"], memory_figures),

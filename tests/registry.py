@@ -160,10 +160,10 @@ METHODS = [
         "tubelet_contrast.yaml",
         clips=2,
     ),
-    # At the higher speed, half of the frames remain.
+    # At the higher speed, half of the frames remain. By batch, each process would give half of its own samples speed 1.
     Case(
         "RSPNet",
-        lambda: RSPNet(tiny_cnn(), replace(CONTRAST, hidden=0, temperature=0.07), optim=SGD, flip=0.5),
+        lambda: RSPNet(tiny_cnn(), replace(CONTRAST, hidden=0, temperature=0.07), split="sample", optim=SGD, flip=0.5),
         "rspnet.yaml",
         clips=2,
         frames=2 * FRAMES,

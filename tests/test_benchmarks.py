@@ -112,6 +112,25 @@ def test_peers_do_the_same_work() -> None:
     assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
 
 
+def test_clip_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "clip_step.json"
+    # Ends with an error if the losses of ours and of the peer differ.
+    run(monkeypatch, "clip_step.py", "--share=0.0625", "--side=32", "--pairs=1", f"--out={out}")
+    result = json.loads(out.read_text())["methods"]
+    assert list(result) == ["VCOP", "RSPNet", "CVRL"]
+    for row in result.values():
+        (ours,), (plain,) = row["seconds"]["ours"], row["seconds"]["plain"]
+        assert row["ratio"] == pytest.approx(ours / plain)
+    assert "medians of 1 pairs" in capsys.readouterr().out
+
+
+def test_clip_step_refuses_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer without a change of the clips has another loss."""
+    monkeypatch.setattr("benchmarks.clip_peers.tv.hflip", lambda picture: picture)
+    with pytest.raises(SystemExit, match=r"RSPNet: the loss of ours is .* they do not do the same"):
+        run(monkeypatch, "clip_step.py", "--share=0.0625", "--side=32", "--pairs=1", "--methods=[RSPNet]", "--batch=4")
+
+
 def masks_of(hidden: int) -> Tensor:
     """bool [2, 1568] with the first tokens hidden."""
     return (torch.arange(1568) < hidden).expand(2, -1)

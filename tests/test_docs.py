@@ -125,7 +125,10 @@ def test_commands_build(command: str, tmp_path: Path, monkeypatch: pytest.Monkey
     if "skeleton" in command:
         words += ["--data", "SyntheticSkeleton", "--data.train_clips=64", "--data.val_clips=64"]
     else:
-        words += ["--data", "SyntheticMotion", "--data.train_videos=64", "--data.val_videos=64"]
+        words += ["--data", "SyntheticMotion", "--data.train_videos=128", "--data.val_videos=128"]
+    if "configs/cvrl.yaml" in command:
+        # Generated clips are not parts of one video.
+        words += ["--data.clip.sampler", "Dense"]
     words += ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
     built = CLI([*words, f"--trainer.default_root_dir={tmp_path}"], run=False)
     assert isinstance(built.model, Method)

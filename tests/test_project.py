@@ -82,8 +82,7 @@ def tiny_run(recipe: str, videos: Path, teacher: Path, run: Path, *more: str) ->
     text = (ROOT / "configs" / recipe).read_text()
     skeletons = "SkeletonContrast" in text
     names = {"VideoViT": "tiny.yaml", "BEiTVideo": "tiny_text.yaml", "SkeletonContrast": "tiny_skeleton.yaml"}
-    names |= {"VCOP": "tiny_order.yaml"}
-    names["CVRL"] = "tiny_cvrl.yaml"
+    names |= {"class_path: VCOP": "tiny_order.yaml", "class_path: CVRL": "tiny_cvrl.yaml"}
     names |= {"class_path: PRP": "tiny_prp.yaml", "class_path: RotNet": "tiny_rotnet.yaml"}
     names |= {"CaffeNet": "tiny_frames.yaml"}
     tiny = next((layer for name, layer in names.items() if name in text), "tiny_cnn.yaml")

@@ -101,8 +101,8 @@ class PairContrast(NamedTuple):
     top1: Tensor
     """1 where the first clip is nearer to its second clip than to all other second clips, else 0"""
     entropy: Tensor
-    """entropy of the probabilities of all second clips, given the first one: log B at first, close to 0 when they are told
-    apart"""
+    """entropy of the probabilities of all second clips, given the first one: log B at first, close to 0 when the network
+    distinguishes them"""
 
 
 def pair_contrast(first: Tensor, second: Tensor, temperature: float) -> PairContrast:

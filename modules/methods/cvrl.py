@@ -12,9 +12,9 @@ Shapes at the published size: clips [B, 2, 16, 224, 224, 3], both clips of a vid
 [2 B, 2048] (SlowOnly-like R3D-50), projections of 3 x (linear, BatchNorm, ReLU) with 2048 values and a linear one with 128.
 
 Memory of the loss: for a batch of N videos over all devices, the logits are 2 x N x 2 N float32. With N = 1,024, both matrices
-of [1,024, 2,048] take 16 MiB (8 MiB each), their probabilities and gradients as much again, 48 MiB at most. Every process
-computes all rows, for which it receives all projections (2 x 1,024 x 128 float32, 1 MiB); the memory of the clips is far
-larger.
+of [1,024, 2,048] take 16 MiB (8 MiB each). Their logarithmic probabilities, which are as large, are kept for the backward pass
+(18 MiB with masks and inputs); at most 35 MiB are in use at once. Every process computes all rows, for which it receives all
+projections (2 x 1,024 x 128 float32, 1 MiB); the memory of the clips is far larger.
 
 Differences from the official code:
 

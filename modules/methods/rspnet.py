@@ -22,12 +22,15 @@ Differences from the official code:
 
 * it works with one GPU too. Official: at least two, since keys are shuffled between GPUs, so that batch norm's statistics do
   not reveal pairs. With one process nothing is shuffled;
-* `split: sample` draws the speed of each sample separately; the official `split: batch` gives half of the batch speed 1;
+* `split: sample` draws the speed of each sample separately; the official `split: batch` gives half of the batch speed 1. With
+  several other speeds, the drawn one is the same in all processes; the official code draws one in each, although their clips
+  then differ in length;
 * crops are resized with antialiasing; the encoder has no unused classifier, which official files contain;
 * the heads `conv`, `convbn` and `speednet` do not exist.
 
 With several processes, batch norm must see the whole batch (trainer.sync_batchnorm) for loss and gradients to equal those of
-one process with the joined batch. The momentum update happens once per batch, also with gradient accumulation.
+one process with the joined batch, and `split` must be `sample`: with `batch`, half of the samples of each process have speed 1.
+The momentum update happens once per batch, also with gradient accumulation.
 """
 
 from typing import Literal, NamedTuple
@@ -111,7 +114,7 @@ class RSPNet(Method):
         backbone: encoder, kept after pretraining.
         contrast: heads, queue and key branch.
         speeds: speeds besides 1, one of which is drawn.
-        split: `batch` draws one speed for the batch of each process, and half of the samples play it; `sample` draws the speed
+        split: `batch` draws one speed for the batch of all processes, and half of the samples play it; `sample` draws the speed
             of each sample.
         margin: difference of the similarities, over the temperature, from which a query has no ranking loss.
         speed_weight: weight of the ranking loss; that of the appearance loss is 1.
@@ -159,14 +162,21 @@ class RSPNet(Method):
         super().on_train_start()
         self.contrast.check_data(self.trainer)
 
-    def draw_speeds(self, count: int, frames: int, generator: torch.Generator) -> Speeds:
-        """Speeds of a batch of windows."""
+    def draw_speeds(self, count: int, frames: int, generator: torch.Generator, common: torch.Generator) -> Speeds:
+        """Speeds of a batch of windows.
+
+        Args:
+            count: number of windows, B.
+            frames: frames of a window.
+            generator: source of randomness of this process.
+            common: generator in the same state in every process, for the speed of the batch.
+        """
         if self.split == "sample":
             return split_samples(torch.rand(count, 2, generator=generator, device=self.device), self.speeds, frames)
         speed = self.speeds[0]
         if len(self.speeds) > 1:
-            # The host needs it, because it determines the number of frames.
-            speed = self.speeds[int(torch.randint(len(self.speeds), (1,), generator=host_generator(generator)))]
+            # It determines the number of frames. The host needs it, and processes can only shuffle keys of the same size.
+            speed = self.speeds[int(torch.randint(len(self.speeds), (1,), generator=host_generator(common)))]
         return split_batch(torch.randperm(count, generator=generator, device=self.device), speed, frames)
 
     def augment(self, windows: Tensor, generator: torch.Generator) -> Tensor:
@@ -179,10 +189,11 @@ class RSPNet(Method):
         if video.shape[1] != 2:
             raise SettingError(f"RSPNet needs two windows of each video, not {video.shape[1]}; set data.clip.clips to 2.")
         first, second = self.augment(video[:, 0], generator), self.augment(video[:, 1], generator)
-        speeds = self.draw_speeds(len(video), video.shape[2], generator)
+        shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
+        # In validation, nothing is shuffled, and the numbers must be the same in every epoch.
+        speeds = self.draw_speeds(len(video), video.shape[2], generator, shuffle if self.training else generator)
         query = play(first, speeds.query, speeds.frames)
         same, other = play(second, speeds.query, speeds.frames), play(second, speeds.other, speeds.frames)
-        shuffle = device_generator(self.device, SHUFFLE_STREAM, self.seed, self.global_step)
         found = self.contrast.compare_speeds(
             self.backbone, self.normalise(query), self.normalise(same), self.normalise(other), self.margin, shuffle
         )

@@ -96,8 +96,8 @@ def published_origin(state: dict[str, Tensor], origin: Origin) -> Origin:
         origin: origin of the file.
     """
     if is_tensorflow(state):
-        usual = {"normalisation": TO_ONE, "bn_eps": 1e-5, "padding": "same"}
-        return replace(origin, **{name: getattr(origin, name) or value for name, value in usual.items()})
+        known = origin.normalisation or TO_ONE, origin.bn_eps or 1e-5, origin.padding or "same"
+        return replace(origin, normalisation=known[0], bn_eps=known[1], padding=known[2])
     normalisation, eps = None, None
     head = state.get("fc.weight", state.get("classifier.1.weight"))
     if head is not None and "features.0.0.0.weight" in state:

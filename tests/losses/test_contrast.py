@@ -165,6 +165,24 @@ def test_pairs_are_compared_in_both_directions() -> None:
         assert float(found.entropy[i]) == pytest.approx(float(-(shares * shares.log()).sum()), abs=1e-5)
 
 
+def test_memory_of_pairs() -> None:
+    """CVRL: one matrix of [N, 2 N] is kept for each direction, so 16 MiB for 1,024 videos."""
+    count, sizes = 64, {}
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept.append(tensor)
+        return tensor
+
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        pair_contrast(rows(count, 0).requires_grad_(), rows(count, 1).requires_grad_(), TEMPERATURE)
+    matrix = 4 * count * 2 * count
+    assert sorted(sizes.values())[-2:] == [matrix, matrix]
+    assert sum(sizes.values()) < 2.5 * matrix
+    assert 2 * 4 * 1024 * 2048 == 16 * 2**20
+
+
 def test_loss_of_perfect_pairs() -> None:
     """CVRL: with two videos whose features are orthonormal and equal in both clips, each direction is log(1 + 2 e^(-1 / t))."""
     axes = torch.eye(DIM)[:2]

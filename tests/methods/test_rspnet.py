@@ -66,11 +66,14 @@ def test_frames_of_each_speed(split: Any) -> None:
 
 def test_several_speeds() -> None:
     batch = tiny(speeds=(2, 4), split="batch")
-    drawn = [batch.draw_speeds(4, WINDOW, generator(seed)) for seed in range(20)]
+    drawn = [batch.draw_speeds(4, WINDOW, generator(), generator(seed)) for seed in range(20)]
     assert {speeds.frames for speeds in drawn} == {8, 16}
     for speeds in drawn:
         assert sorted(speeds.query.tolist()) == [1, 1, WINDOW // speeds.frames, WINDOW // speeds.frames]
-    sample = tiny(speeds=(2, 4), split="sample").draw_speeds(64, WINDOW, generator())
+    # Processes, whose generators differ, shuffle their keys, so their clips must have the same number of frames.
+    shown = [batch.step(video_batch(2, 2, frames=16), generator(rank))["show"]["clip"] for rank in range(5)]
+    assert len({clip.shape for clip in shown}) == 1
+    sample = tiny(speeds=(2, 4), split="sample").draw_speeds(64, WINDOW, generator(), generator())
     assert sample.frames == 8
     assert set(torch.maximum(sample.query, sample.other).tolist()) == {2, 4}
     assert torch.equal(torch.minimum(sample.query, sample.other), torch.ones(64, dtype=torch.int64))

@@ -132,6 +132,7 @@ class Parts(nn.Module):
             play(windows[clip], chosen, speeds.frames).movedim(1, 2)
             for clip, chosen in ((0, speeds.query), (1, speeds.query), (1, speeds.other))
         )
+        self.played = {"im_q_real": query, "im_k_real": same, "im_k_negative": other}
         return self.contrast.compare_speeds(self.backbone, query, same, other, settings["margin"], torch.Generator())
 
 
@@ -187,8 +188,23 @@ def check_queue(parts: Parts, after: dict[str, Tensor], bound: float) -> None:
     assert int(queue.pointer) == int(after["queue_ptr_after"])
 
 
+def check_newest(parts: Parts, written: int, keys: Tensor, bounds: dict[str, float]) -> None:
+    """The last rows before the pointer are these keys; `written` counts from the first row."""
+    queue = parts.contrast.queue
+    assert queue is not None
+    assert int(queue.pointer) == written % len(queue.keys)
+    rows = (written - len(keys) + torch.arange(len(keys))) % len(queue.keys)
+    close(queue.keys[rows], keys, bounds["unit_vectors_atol"])
+
+
 @pytest.mark.parametrize("case", ["moco_linear", "moco_mlp"])
 def test_training_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips, projections, logits, losses and gradients of every step, and the weights and the queue after the last one.
+
+    The case has `state_after`, `after_sgd` and the queue under the name of its first step, but their values are those after its
+    last step: they are the tensors of the model itself, which the later step changed before they were written. The queue's
+    pointer shows it, and is checked. After each step, the newest rows of the queue are compared with the keys of that step.
+    """
     tensors, info = load_case(FOLDER, case)
     settings, bounds = info["settings"], info["tolerance"]
     parts, sgd = Parts(tensors, settings).train(), settings["sgd"]
@@ -201,6 +217,11 @@ def test_training_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
             recorded = Recorder(parts, patch)
             found = parts.step(part(tensors, f"input.step{number}."), settings, speed)
         check_step(parts, recorded, found, expected, info)
+        for name, clips in parts.played.items():
+            # Means of each frame, which the case has for its first step.
+            if f"{name}_mean" in expected:
+                close(clips.mean((1, 3, 4)), expected[f"{name}_mean"], bounds["unit_vectors_atol"])
+        check_newest(parts, int(tensors["state.queue_ptr"]) + number * len(expected["k_neg_A"]), expected["k_neg_A"], bounds)
         optimiser.zero_grad()
         (settings["A"] * (found.same.loss + found.other.loss) + settings["M"] * found.ranking).backward()
         weights = dict(parts.named_parameters())
@@ -211,9 +232,9 @@ def test_training_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert gradient is not None
             close(gradient, value, bounds["grad_atol"], bounds["grad_rtol"])
         optimiser.step()
-    # The case contains the weights and the queue after its last step, under the name of the first.
     after = part(tensors, "output.step1.")
-    check_queue(parts, after, bounds["unit_vectors_atol"])
+    for number in range(1, len(settings["speed_of_step"]) + 1):
+        check_queue(parts, part(tensors, f"output.step{number}."), bounds["unit_vectors_atol"])
     for name in ("state_after.", "after_sgd."):
         moved = from_official(part(after, name))
         assert len(moved) == len(gradients)

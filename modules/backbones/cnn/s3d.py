@@ -66,7 +66,7 @@ class Unit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int, int] = (1, 1, 1), stride: int = 1) -> None:
         super().__init__()
-        padding = tuple(side // 2 for side in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm3d(outputs)
 

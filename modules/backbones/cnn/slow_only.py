@@ -35,7 +35,7 @@ class PaddedConv(nn.Conv3d):
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: Triple, stride: Triple, padding: Padding) -> None:
-        middle = tuple(side // 2 for side in kernel)
+        middle = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         super().__init__(inputs, outputs, kernel, stride, middle, bias=False)
         self.mode = padding
 
