@@ -1,6 +1,7 @@
 """The project as a whole: every YAML runs, and files follow the project's rules."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+import datamodules
 from datamodules.prepare.synthesise import write_video
 from main import main
 from modules.downstream.classification import Classification
@@ -272,6 +274,16 @@ def test_yaml_names_only_what_it_sets() -> None:
         config = yaml.safe_load((ROOT / "configs" / recipe).read_text())
         assert {"backbone", "optim"} <= set(config["model"]["init_args"]), recipe
         assert "clip" in config["data"]["init_args"], recipe
+
+
+def test_samplers_in_yaml_state_their_stride() -> None:
+    """A sampler without a stride in YAML would take that of the default sampler, `Dense`, not its own."""
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        init = (yaml.safe_load(path.read_text()).get("data") or {}).get("init_args") or {}
+        sampler = (init.get("clip") or {}).get("sampler")
+        if isinstance(sampler, dict) and "class_path" in sampler:
+            names = inspect.signature(getattr(datamodules, sampler["class_path"])).parameters
+            assert "stride" not in names or "stride" in sampler.get("init_args", {}), path
 
 
 def test_no_pass_through_keywords_in_public_constructors() -> None:
