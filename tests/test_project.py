@@ -48,6 +48,7 @@ OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/")
 CLASSIFIERS = [name for name, text in BELOW.items() if "class_path: Classification" in text]
 # The experiments of mini-SEVERE, which are layers on it, are tested in tests/severe.
 DOWNSTREAM = [name for name in CLASSIFIERS if not name.startswith((*OTHER_STREAMS, "configs/severe/mini"))]
+KNN = [name for name in BELOW if name.startswith("configs/knn/")]
 RETRIEVAL = [name for name, text in BELOW.items() if "class_path: VideoTextRetrieval" in text]
 LAYERS = [
     name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and not any(part in name for part in OWN_TESTS)
@@ -203,6 +204,21 @@ def test_every_recipe_of_classification_trains_and_tests(recipe: str, tmp_path: 
     (result,) = (tmp_path / "results").glob("*.json")
     score = "map" if "charades" in recipe else "top1"
     assert f"test/{score}" in json.loads(result.read_text())["metrics"]
+
+
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=[] if "vcop" in name else [pytest.mark.slow]) for name in KNN])
+def test_every_recipe_of_nearest_neighbours_tests(recipe: str, tmp_path: Path) -> None:
+    data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--data.batch_size=4"]
+    data += ["--data.reading.num_workers=0", "--data.clip.frames=4", "--data.clip.size=32"]
+    small = ["--model.backbone.width=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    main(["test", f"--config={ROOT / recipe}", *data, *small, f"--trainer.default_root_dir={tmp_path}"])
+    (result,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(result.read_text())
+    assert (content["videos"], content["bank"]) == (4, 8)
+    assert {f"test/R@{number}" for number in (1, 5, 10, 20, 50)} <= set(content["metrics"])
+    head = BELOW[recipe].split("seed_everything")[0]
+    assert "official code" in head or "reported by" in head
+    assert f"python main.py test --config {recipe}" in head
 
 
 @pytest.mark.parametrize(

@@ -197,11 +197,12 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
 
 
 def caffenet_sizes(weights: dict[str, Tensor], source: str) -> dict[str, int | str | float]:
-    """Settings of `CaffeNet` that weights show. The sum of differences has as many channels as a frame."""
+    """Settings of `CaffeNet` that weights show. Sums of differences have as many channels as frames, so three channels do not tell
+    the encoding."""
     width, inputs, _, side, _ = shape_of(weights, "backbone.conv1.weight", 5, source)
     norm = "scaled" if "backbone.bn3.weight" in weights else "plain" if "backbone.bn3.running_mean" in weights else "none"
     sizes: dict[str, int | str | float] = {"width": width, "norm": norm, "stem": "large" if side == 11 else "small"}
-    return sizes | ({"encoding": "stack_of_differences", "window": inputs // 3 + 1} if inputs > 3 else {"encoding": "frames"})
+    return sizes | ({"encoding": "stack_of_differences", "window": inputs // 3 + 1} if inputs > 3 else {})
 
 
 def _sorts(weights: dict[str, Tensor]) -> bool:

@@ -80,7 +80,7 @@ class RotNet(Method):
         guess = scores.argmax(1)
         return {
             "loss": F.cross_entropy(scores, label),
-            "log": {"accuracy": (guess == label).float().mean()},
+            "log": {"accuracy": (guess == label).float().mean(), "chance": scores.new_full((), 1 / len(ANGLES))},
             "show": {"clip": clip, "label": label, "guess": guess},
         }
 
