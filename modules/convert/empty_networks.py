@@ -197,8 +197,8 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
 
 
 def caffenet_sizes(weights: dict[str, Tensor], source: str) -> dict[str, int | str | float]:
-    """Settings of `CaffeNet` that weights show. Sums of differences have as many channels as frames, so three channels do not tell
-    the encoding."""
+    """Settings of `CaffeNet` that weights show. Sums of differences have as many channels as frames, so three of them do not
+    tell the encoding."""
     width, inputs, _, side, _ = shape_of(weights, "backbone.conv1.weight", 5, source)
     norm = "scaled" if "backbone.bn3.weight" in weights else "plain" if "backbone.bn3.running_mean" in weights else "none"
     sizes: dict[str, int | str | float] = {"width": width, "norm": norm, "stem": "large" if side == 11 else "small"}

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datamodules.folder import VideoFolder
 from datamodules.generated.long import SyntheticLongVideos
 from datamodules.generated.motion import SyntheticMotion
-from datamodules.settings import ReadSettings
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.packed import PackedStrings
+from datamodules.loading.loader import SampleKey
 from datamodules.video.crops import Stretched
+from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.samplers import Dense, OrderedClips
 from datamodules.video.sampling import ClipSettings
 from main import main
@@ -108,19 +110,18 @@ def test_crops_differ_between_clips_and_not_within() -> None:
 def test_frames_of_a_clip_have_one_crop(tmp_path: Path) -> None:
     """Statement 3, of the pixels: a clip of equal frames stays one, and the clips of a tuple differ."""
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    for video in ("train/a/0", "train/b/1", "val/a/2", "val/b/3"):
-        (tmp_path / video).mkdir(parents=True)
-        for number in range(14):
-            Image.fromarray(picture).save(tmp_path / video / f"{number:02d}.png")
+    (tmp_path / "frames").mkdir()
+    for number in range(14):
+        Image.fromarray(picture).save(tmp_path / "frames" / f"{number:02d}.png")
     clip = ClipSettings(frames=4, size=24, clips=3, sampler=OrderedClips(gap=1), crop=Stretched())
-    data = VideoFolder(root=str(tmp_path), clip=clip, batch_size=2, reading=ReadSettings(num_workers=0))
-    data.setup("fit")
-    found = [batch.stream("video").data for batch in data.train_dataloader()]
-    clips = torch.cat(found)
-    assert clips.shape == (2, 3, 4, 24, 24, 3)
-    assert torch.equal(clips, clips[:, :, :1].expand_as(clips))
-    assert not torch.equal(clips[:, 0], clips[:, 1])
-    assert not torch.equal(clips[:, 1], clips[:, 2])
+    manifest = Manifest(tmp_path, PackedStrings(["frames"]), np.array([0]), fps=12.0)
+    sample = VideoClipDataset(manifest, clip, 0, train=True)[SampleKey(0, 0)]
+    clips = np.asarray(sample["video"])
+    assert sample["faults"] == []
+    assert clips.shape == (3, 4, 24, 24, 3)
+    assert (clips == clips[:, :1]).all()
+    assert (clips[0] != clips[1]).any()
+    assert (clips[1] != clips[2]).any()
 
 
 def test_recipes_are_those_of_the_official_code(tmp_path: Path) -> None:
