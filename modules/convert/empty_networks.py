@@ -180,8 +180,8 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         network["projection"] = ProjectionMLP(backbone.embed_dim, hidden, out_dim, last // 3)
         sizes |= {"hidden": hidden, "out_dim": out_dim}
     if "rotation_head.weight" in weights:
-        sizes["angles"] = shape_of(weights, "rotation_head.weight", 2, source)[0]
-        network["rotation_head"] = nn.Linear(backbone.embed_dim, sizes["angles"])
+        sizes["angles"], features = shape_of(weights, "rotation_head.weight", 2, source)
+        network["rotation_head"] = nn.Linear(features, sizes["angles"])
     if "rate_head.fc8.weight" in weights:
         sizes["rates"] = shape_of(weights, "rate_head.fc8.weight", 2, source)[0]
         steps = ("up1.up3d", "up2.up3d", "up3.up3d", "up4_1")
