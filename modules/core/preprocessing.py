@@ -162,8 +162,16 @@ def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
     padding = next((name for name in PADDINGS if facts.get("padding") == name), None)
     encoding = facts["encoding"] if isinstance(facts.get("encoding"), str) else None
     window = facts["window"] if type(facts.get("window")) is int else None
-    seen = {"padding": padding, "encoding": encoding, "window": window}
-    return Origin(source, Normalisation.of_record(normalisation), frames, size, bn_eps=eps, **seen)
+    return Origin(
+        source,
+        Normalisation.of_record(normalisation),
+        frames,
+        size,
+        bn_eps=eps,
+        padding=padding,
+        encoding=encoding,
+        window=window,
+    )
 
 
 def settle_normalisation(

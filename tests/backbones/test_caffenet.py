@@ -142,10 +142,11 @@ def test_weights_of_another_encoding_are_refused(trained: dict[str, Any], tmp_pa
         OPN(CaffeNet(4, stem="small", **other), frames=3, hidden=4).on_load_checkpoint({"record": {"backbone": net.facts()}})
 
 
-def test_unknown_encodings_are_said_to_be_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_encodings_are_said_to_be_assumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(CaffeNet(4, stem="small").state_dict(), tmp_path / "net.pth")
-    CaffeNet(4, stem="small", encoding="sum_of_differences", checkpoint=str(tmp_path / "net.pth"))
-    assert "does not record the encoding of its frames: sum_of_differences assumed" in capsys.readouterr().err
+    with caplog.at_level("INFO"):
+        CaffeNet(4, stem="small", encoding="sum_of_differences", checkpoint=str(tmp_path / "net.pth"))
+    assert "does not record the encoding of its frames: sum_of_differences assumed" in caplog.text
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -67,12 +67,12 @@ def test_every_angle_trains_on_all_four_copies(network: object) -> None:
 
 def test_features_of_any_length_are_classified() -> None:
     """A feature that keeps frames or places is longer than the encoder is wide."""
-    for network in (
-        VideoViT("micro", 32, 4, patch_size=8, embed_dim=32, depth=1, num_heads=2, pooling="time"),
-        CaffeNet(4, stem="small", image_size=32),
+    for side, network in (
+        (32, VideoViT("micro", 32, 4, patch_size=8, embed_dim=32, depth=1, num_heads=2, pooling="time")),
+        (44, CaffeNet(4, stem="small", image_size=44)),
     ):
         assert network.feature_dim > network.embed_dim
-        video = torch.randint(0, 256, (2, 1, 4, 32, 32, 3), dtype=torch.uint8)
+        video = torch.randint(0, 256, (2, 1, 4, side, side, 3), dtype=torch.uint8)
         output = RotNet(network, flip=0.0).step(unlabelled(video), torch.Generator().manual_seed(0))
         assert output["loss"].isfinite()
         assert output["log"]["chance"] == 0.25
