@@ -129,7 +129,7 @@ def test_recipes_are_those_of_the_official_code(tmp_path: Path) -> None:
     where = f"--trainer.default_root_dir={tmp_path}"
     for recipe in ("vcop", "finetune/cnn_vcop_ucf101"):
         config = f"--config={ROOT / 'configs' / recipe}.yaml"
-        cli: Any = CLI([config, "--data=SyntheticMotion", where, "--data.train_videos=2", "--data.val_videos=2"], run=False)
+        cli: Any = CLI([config, "--data=SyntheticMotion", where, "--data.train_videos=8", "--data.val_videos=8"], run=False)
         settings = cli.model.optim_settings
         assert [1e-3 * settings.factor(0, 300, 0.0)(epoch) for epoch in (0, 149, 299)] == [1e-3] * 3, recipe
         assert settings.rates(24) == (1e-3, 0.0)
