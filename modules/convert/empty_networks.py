@@ -122,7 +122,7 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
     backbone: VideoCNN
     if "backbone.conv5.weight" in weights:
         sizes = {"backbone": "CaffeNet", **caffenet_sizes(weights, source)}
-        backbone = CaffeNet(**{name: value for name, value in sizes.items() if name != "backbone"})  # type: ignore[arg-type]
+        backbone = CaffeNet(**{name: value for name, value in sizes.items() if name != "backbone"})
     elif "backbone.conv3d_1a_7x7.conv3d.weight" in weights:
         factor = shape_of(weights, "backbone.conv3d_1a_7x7.conv3d.weight", 5, source)[0] / 64
         backbone, sizes = I3D(factor), {"backbone": "I3D", "width_factor": factor}

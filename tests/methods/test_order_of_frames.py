@@ -199,7 +199,7 @@ def test_the_odd_order_is_any_other_than_sorted_and_reversed() -> None:
 def test_one_sub_sequence_is_odd_and_its_index_is_uniform() -> None:
     """Statement 7, of the index: 6000 draws."""
     method = OddOneOut(tiny_caffenet("stack_of_differences", 6), hidden=8).eval()
-    # Nothing is looked at: clips of a single pixel, and an encoder and a head without outputs of their own.
+    # Nothing is looked at: clips of a single pixel, and an encoder and a head that return zeros.
     method.backbone.forward = lambda video: torch.zeros(len(video), 1)  # type: ignore[method-assign, assignment]
     method.pretext.forward = lambda features: torch.zeros(len(features), 6)  # type: ignore[method-assign, assignment]
     batch, odd = video_batch(1), []

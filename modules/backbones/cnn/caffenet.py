@@ -155,8 +155,8 @@ class CaffeNet(VideoCNN):
         if self.encoding == "frames":
             return checked
         complete = video.shape[2] // self.window * self.window
-        pieces = checked[:, :, :complete].unflatten(2, (-1, self.window))
         # [B, 3, t, W, H, W]
+        pieces: Tensor = checked[:, :, :complete].unflatten(2, (-1, self.window))
         if self.encoding == "sum_of_differences":
             made = pieces[:, :, :, -1] - pieces[:, :, :, 0]
         else:
