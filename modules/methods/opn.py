@@ -4,8 +4,8 @@ Paper: Lee, Huang, Singh and Yang, https://arxiv.org/abs/1708.01246.
 
 * Four frames of a video are shown in a random order. An order and its reverse are one class, because many motions can be
   reversed: 4! / 2 = 12 classes.
-* What would give the order away without looking at the motion is hidden: each frame is cropped at its own place and shows only one
-  of its three colours.
+* What would give the order away without looking at the motion is hidden: each frame is cropped at its own place and shows only
+  one of its three colours.
 * The encoder sees each frame alone, a linear layer follows, then a layer on each pair of frames (`TupleHead`, with batch norm
   of shared statistics and an affine map per pair), and a linear layer on the six pairs; cross-entropy.
 
