@@ -153,7 +153,7 @@ def draw_triples(scores: Tensor, settings: TripleSettings, generator: torch.Gene
     inside = uniform_whole(first + width, last - width, generator)
     before = uniform_whole(torch.zeros_like(first), first - outside, generator)
     after = uniform_whole(last + outside, torch.full_like(last, final), generator)
-    chance, negative, reverse = torch.rand((3, count), generator=generator, device=device)
+    chance, negative, reverse = torch.rand((count, 3), generator=generator, device=device).unbind(1)
     is_before = (first >= outside) & ((chance < 0.5) | (last + outside > final))
     return Triples(
         first,
