@@ -31,7 +31,7 @@ everywhere = pytest.mark.parametrize("name", by_name(*METHODS))
 
 
 def build(name: str) -> Method:
-    """The method without parts that depend on the process and not on the sample: stochastic depth, dropout, batch statistics."""
+    """The method without what depends on the process and not on the sample: stochastic depth, dropout, batch statistics."""
     torch.manual_seed(0)
     method = next(case for case in METHODS if case.name == name).build()
     for part in method.modules():
