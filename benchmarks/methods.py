@@ -13,8 +13,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from modules.backbones.cnn.c3d import C3D
+from modules.backbones.cnn.caffenet import CaffeNet, Encoding, Norm
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
+from modules.backbones.cnn.slow_only import SlowOnly
 from modules.backbones.image_towers import PatchTokens
 from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
@@ -28,9 +30,15 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.layers.targets import PixelTarget, TowerTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cvrl import CVRL
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
+from modules.methods.odd_one_out import OddOneOut
+from modules.methods.opn import OPN
+from modules.methods.prp import PRP
+from modules.methods.rotnet import RotNet
 from modules.methods.rspnet import RSPNet
+from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -70,6 +78,11 @@ def cnn(size: Size) -> VideoResNet:
     return VideoResNet("r2plus1d_18", width=int(64 * SHARE[size]))
 
 
+def caffenet(size: Size, norm: Norm, image_size: int, encoding: Encoding = "frames") -> CaffeNet:
+    """CaffeNet; 96 channels at full size."""
+    return CaffeNet(int(96 * SHARE[size]), norm, encoding=encoding, image_size=image_size)
+
+
 def locomotion(size: Size) -> LocoMotion:
     """With a text encoder of the encoder's width, including fusion."""
     preset = PRESETS[size]
@@ -89,27 +102,43 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
     "MoCo": lambda size: MoCo(cnn(size)),
     "RSPNet": lambda size: RSPNet(ResNet3D(int(64 * SHARE[size]))),
+    "CVRL": lambda size: CVRL(SlowOnly(int(64 * SHARE[size]))),
     "TubeletContrast": lambda size: TubeletContrast(cnn(size), TubeletSettings()),
     "VCOP": lambda size: VCOP(C3D(int(64 * SHARE[size]))),
+    "Shuffle & Learn": lambda size: ShuffleAndLearn(caffenet(size, "plain", 227), TripleSettings(5, 20)),
+    "OPN": lambda size: OPN(caffenet(size, "scaled", 80)),
+    "Odd-One-Out": lambda size: OddOneOut(caffenet(size, "none", 227, "stack_of_differences")),
+    "PRP": lambda size: PRP(C3D(int(64 * SHARE[size]))),
+    "RotNet": lambda size: RotNet(cnn(size)),
     "LocoMotion": locomotion,
     "SkeletonContrast": skeletons,
 }
 """Methods by their names in tables."""
-PAIRS = ("MoCo", "RSPNet", "TubeletContrast")
-"""Methods that use two small clips of each video."""
+COMPARING = ("MoCo", "RSPNet", "CVRL", "TubeletContrast", "LocoMotion", "SkeletonContrast")
+"""Methods that compare samples with each other."""
+CLIPS = {
+    "MoCo": (2, 16, 112),
+    "RSPNet": (2, 32, 112),
+    "CVRL": (2, 16, 224),
+    "TubeletContrast": (2, 16, 112),
+    "VCOP": (3, 16, 112),
+    "Shuffle & Learn": (1, 31, 227),
+    "OPN": (1, 16, 100),
+    "Odd-One-Out": (1, 32, 227),
+    "PRP": (1, 128, 112),
+    "RotNet": (1, 16, 112),
+    "LocoMotion": (1, 8, 224),
+}
+"""Clips of a video, their frames and their size in pixels; all others have one clip of 16 frames of 224 px."""
 
 
 def random_batch(name: str, count: int, device: torch.device) -> Batch:
     """`count` random samples for a method; at least two if it compares samples."""
-    if name in (*PAIRS, "LocoMotion", "SkeletonContrast"):
+    if name in COMPARING:
         count = max(2, count)
     if name == "SkeletonContrast":
         return unlabelled(torch.randn(count, 2, 3, 64, JOINTS, PERSONS, device=device), "skeleton")
-    clips, frames, side = (2, 16, 112) if name in PAIRS else (1, 8 if name == "LocoMotion" else 16, 224)
-    if name == "VCOP":
-        clips, side = 3, 112
-    if name == "RSPNet":
-        frames = 32
+    clips, frames, side = CLIPS.get(name, (1, 16, 224))
     video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)
     return unlabelled(video)
 

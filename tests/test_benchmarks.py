@@ -25,6 +25,7 @@ from tests.datamodules.sets.utd_files import write_reduced
 from tests.datamodules.video_files import X264, write_video, write_with_sound
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+WAITS_BY_DEFAULT = ("VideoMAE", "SMILE", "SIGMA-MLP", "SIGMA-DINO", "MoCo", "TubeletContrast", "LocoMotion", "SkeletonContrast")
 VIDEOS_DIR = Path(os.environ.get("VIDEOS_DIR", Path(__file__).parents[2] / "shared" / "videos"))
 
 
@@ -180,10 +181,22 @@ def test_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "waits.json"
-    run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--out={out}")
-    assert json.loads(out.read_text())["waits"] == dict.fromkeys(BUILD)
-    assert len(BUILD) == 8
+    run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--methods=[{', '.join(WAITS_BY_DEFAULT)}]", f"--out={out}")
+    assert json.loads(out.read_text())["waits"] == dict.fromkeys(WAITS_BY_DEFAULT)
     assert "SIGMA-DINO" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_waits_of_other_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others, out = [name for name in BUILD if name not in WAITS_BY_DEFAULT], tmp_path / "waits.json"
+    run(monkeypatch, "waits.py", "--size=micro", "--batch=1", f"--methods=[{', '.join(others)}]", f"--out={out}")
+    assert json.loads(out.read_text())["waits"] == dict.fromkeys(others)
+
+
+def test_every_method_has_a_benchmark() -> None:
+    source = (BENCHMARKS / "methods.py").read_text()
+    for path in (BENCHMARKS.parent / "modules/methods").glob("[a-z]*.py"):
+        assert f"from modules.methods.{path.stem} import" in source, path
 
 
 def test_utilisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The project as a whole: every YAML runs, and files follow the project's rules."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+import datamodules
 from datamodules.prepare.synthesise import write_video
 from main import main
 from modules.downstream.classification import Classification
@@ -46,6 +48,7 @@ OTHER_STREAMS = ("configs/skeleton_downstream/", "configs/utd_mhad/")
 CLASSIFIERS = [name for name, text in BELOW.items() if "class_path: Classification" in text]
 # The experiments of mini-SEVERE, which are layers on it, are tested in tests/severe.
 DOWNSTREAM = [name for name in CLASSIFIERS if not name.startswith((*OTHER_STREAMS, "configs/severe/mini"))]
+KNN = [name for name in BELOW if name.startswith("configs/knn/")]
 RETRIEVAL = [name for name, text in BELOW.items() if "class_path: VideoTextRetrieval" in text]
 LAYERS = [
     name for name, text in BELOW.items() if "\nmodel:\n  class_path" not in text and not any(part in name for part in OWN_TESTS)
@@ -202,6 +205,21 @@ def test_every_recipe_of_classification_trains_and_tests(recipe: str, tmp_path: 
     assert f"test/{score}" in json.loads(result.read_text())["metrics"]
 
 
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=[] if "vcop" in name else [pytest.mark.slow]) for name in KNN])
+def test_every_recipe_of_nearest_neighbours_tests(recipe: str, tmp_path: Path) -> None:
+    data = ["--data=SyntheticMotion", "--data.train_videos=8", "--data.val_videos=4", "--data.batch_size=4"]
+    data += ["--data.reading.num_workers=0", "--data.clip.frames=4", "--data.clip.size=32"]
+    small = ["--model.backbone.width=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    main(["test", f"--config={ROOT / recipe}", *data, *small, f"--trainer.default_root_dir={tmp_path}"])
+    (result,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(result.read_text())
+    assert (content["videos"], content["bank"]) == (4, 8)
+    assert {f"test/R@{number}" for number in (1, 5, 10, 20, 50)} <= set(content["metrics"])
+    head = BELOW[recipe].split("seed_everything")[0]
+    assert "official code" in head or "reported by" in head
+    assert f"python main.py test --config {recipe}" in head
+
+
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=[] if "didemo" in name else [pytest.mark.slow]) for name in RETRIEVAL]
 )
@@ -271,6 +289,16 @@ def test_yaml_names_only_what_it_sets() -> None:
         config = yaml.safe_load((ROOT / "configs" / recipe).read_text())
         assert {"backbone", "optim"} <= set(config["model"]["init_args"]), recipe
         assert "clip" in config["data"]["init_args"], recipe
+
+
+def test_samplers_in_yaml_state_their_stride() -> None:
+    """A sampler without a stride in YAML would take that of the default sampler, `Dense`, not its own."""
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        init = (yaml.safe_load(path.read_text()).get("data") or {}).get("init_args") or {}
+        sampler = (init.get("clip") or {}).get("sampler")
+        if isinstance(sampler, dict) and "class_path" in sampler:
+            names = inspect.signature(getattr(datamodules, sampler["class_path"])).parameters
+            assert "stride" not in names or "stride" in sampler.get("init_args", {}), path
 
 
 def test_no_pass_through_keywords_in_public_constructors() -> None:

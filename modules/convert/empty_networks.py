@@ -180,8 +180,8 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
         network["projection"] = ProjectionMLP(backbone.embed_dim, hidden, out_dim, last // 3)
         sizes |= {"hidden": hidden, "out_dim": out_dim}
     if "rotation_head.weight" in weights:
-        sizes["angles"] = shape_of(weights, "rotation_head.weight", 2, source)[0]
-        network["rotation_head"] = nn.Linear(backbone.embed_dim, sizes["angles"])
+        sizes["angles"], features = shape_of(weights, "rotation_head.weight", 2, source)
+        network["rotation_head"] = nn.Linear(features, sizes["angles"])
     if "rate_head.fc8.weight" in weights:
         sizes["rates"] = shape_of(weights, "rate_head.fc8.weight", 2, source)[0]
         steps = ("up1.up3d", "up2.up3d", "up3.up3d", "up4_1")
@@ -197,11 +197,12 @@ def empty_contrast(weights: dict[str, Tensor], source: str) -> tuple[nn.Module, 
 
 
 def caffenet_sizes(weights: dict[str, Tensor], source: str) -> dict[str, int | str | float]:
-    """Settings of `CaffeNet` that weights show. The sum of differences has as many channels as a frame."""
+    """Settings of `CaffeNet` that weights show. Sums of differences have as many channels as frames, so three of them do not
+    tell the encoding."""
     width, inputs, _, side, _ = shape_of(weights, "backbone.conv1.weight", 5, source)
     norm = "scaled" if "backbone.bn3.weight" in weights else "plain" if "backbone.bn3.running_mean" in weights else "none"
     sizes: dict[str, int | str | float] = {"width": width, "norm": norm, "stem": "large" if side == 11 else "small"}
-    return sizes | ({"encoding": "stack_of_differences", "window": inputs // 3 + 1} if inputs > 3 else {"encoding": "frames"})
+    return sizes | ({"encoding": "stack_of_differences", "window": inputs // 3 + 1} if inputs > 3 else {})
 
 
 def _sorts(weights: dict[str, Tensor]) -> bool:

@@ -17,7 +17,7 @@ from modules.convert.empty_networks import (
     empty_video_text,
 )
 from modules.convert.skeleton import Part, read_skeleton
-from modules.convert.source import Source
+from modules.convert.source import Source, setting_of
 from modules.core.errors import SettingError
 from modules.core.loading import LoadReport, compare
 from modules.core.preprocessing import HALF, IMAGENET
@@ -241,12 +241,11 @@ def check_tensorflow(sizes: dict[str, Any], path: Path) -> None:
 
 
 def _encoding(source: Source) -> dict[str, str | int]:
-    """The encoding of clips of a `CaffeNet` that its weights do not show, from the settings of its run."""
-    config = source.passport["config"]
-    asked = inside(parse_config(config) if config is not None else {}, "model", "init_args", "backbone", "init_args")
-    if asked.get("encoding") != "sum_of_differences":
+    """The encoding of the frames of a `CaffeNet`, which its weights do not show completely; empty if nothing says it."""
+    encoding, window = setting_of(source, "encoding"), setting_of(source, "window")
+    if encoding is None:
         return {}
-    return {"encoding": "sum_of_differences", "window": asked.get("window", 6)}
+    return {"encoding": encoding} if encoding == "frames" or window is None else {"encoding": encoding, "window": window}
 
 
 def convert_skeleton(source: Source, part: Part, to: Format) -> Converted:

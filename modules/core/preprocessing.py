@@ -134,6 +134,10 @@ class Origin:
     """eps of its BatchNorm"""
     padding: Literal["same", "symmetric"] | None = None
     """padding of layers with a stride, see `SlowOnly`"""
+    encoding: str | None = None
+    """what the first layer sees of the frames, see `CaffeNet`"""
+    window: int | None = None
+    """frames of a run, for encodings of runs"""
 
 
 PADDINGS: tuple[Literal["same", "symmetric"], ...] = ("same", "symmetric")
@@ -145,7 +149,8 @@ def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
     Args:
         source: file, for messages.
         normalisation: output of `Normalisation.as_record`.
-        facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`; `padding`.
+        facts: `pretrained_frames` and `pretrained_size`, else `num_frames` and `image_size`; `bn_eps`; `padding`;
+            `encoding` and `window`.
     """
     facts = facts if isinstance(facts, dict) else {}
     frames, size = (
@@ -155,7 +160,18 @@ def known_origin(source: str, normalisation: Any, facts: Any) -> Origin:
     eps = facts.get("bn_eps")
     eps = eps if isinstance(eps, float) else None
     padding = next((name for name in PADDINGS if facts.get("padding") == name), None)
-    return Origin(source, Normalisation.of_record(normalisation), frames, size, bn_eps=eps, padding=padding)
+    encoding = facts["encoding"] if isinstance(facts.get("encoding"), str) else None
+    window = facts["window"] if type(facts.get("window")) is int else None
+    return Origin(
+        source,
+        Normalisation.of_record(normalisation),
+        frames,
+        size,
+        bn_eps=eps,
+        padding=padding,
+        encoding=encoding,
+        window=window,
+    )
 
 
 def settle_normalisation(

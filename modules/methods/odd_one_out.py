@@ -2,28 +2,24 @@
 
 Paper: Fernando, Bilen, Gavves and Gould, https://arxiv.org/abs/1611.06646.
 
-* N + 1 = 6 sub-sequences of 6 frames are taken from a video. The frames of five are in their order in time. Those of
-  one, the odd
-  one, are taken by the same rule and then permuted, but not into their own order or its reverse.
+* N + 1 = 6 sub-sequences of 6 frames are taken from a video. The frames of five are in their order in time. Those of one, the
+  odd one, are taken by the same rule and then permuted, but not into their own order or its reverse.
 * The answer is the index of the odd one, which is uniform over the 6 places.
 * The encoder sees each sub-sequence alone: as one picture made of the differences of its frames (`CaffeNet` with
   model.backbone.encoding `stack_of_differences`, the best, or `sum_of_differences`), or as a clip, for encoders of clips.
 * A linear layer of 128 outputs follows for each; the results are fused by the sum of all pairwise differences (the best), or
   concatenated; then a layer of 128 and 6 logits; cross-entropy.
 
-Shapes at the published size: sub-sequences [B, 6, 6, 227, 227, 3], pictures of 15 channels [6 B, 15, 227, 227], maps
-of CaffeNet
-[6 B, 256, 6, 6] as 9216 values, then [B, 6, 128], fused [B, 128], logits [B, 6].
+Shapes at the published size: sub-sequences [B, 6, 6, 227, 227, 3], pictures of 15 channels [6 B, 15, 227, 227], maps of
+CaffeNet [6 B, 256, 6, 6] as 9216 values, then [B, 6, 128], fused [B, 128], logits [B, 6].
 
 Sub-sequences are cut from one longer clip on the device, and may overlap.
 
-Re-created from the paper; there is no official code. Unverified: all numbers, the size of the window of constrained
-sampling (1.5
-sub-sequences), that differences are not absolute, layers and dropout after the fusion. Not included: dynamic images.
+Re-created from the paper; there is no official code. Unverified: all numbers, the size of the window of constrained sampling
+(1.5 sub-sequences), that differences are not absolute, layers and dropout after the fusion. Not included: dynamic images.
 Deviations: the window of constrained sampling is drawn in proportion to the mean absolute difference of neighbouring frames
-(`modules.augment.pieces.motion_scores`), where published tuples of such methods used optical flow; weights have
-PyTorch's initial
-values.
+(`modules.augment.pieces.motion_scores`), where published tuples of such methods used optical flow; weights have PyTorch's
+initial values.
 """
 
 import math
@@ -50,6 +46,7 @@ from modules.augment.pieces import (
     window_means,
 )
 from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.vit.video_vit import VideoViT
 from modules.core.batch import Batch
 from modules.core.errors import SettingError, check_range, check_whole
@@ -70,9 +67,8 @@ class SequenceSettings:
     Args:
         even: sub-sequences in their order in time, N; there is one more.
         frames: frames of a sub-sequence, W.
-        sampling: `consecutive` frames from anywhere; `sorted` random frames; or `constrained`, consecutive frames from
-        one window
-            of the clip that is a little longer than a sub-sequence.
+        sampling: `consecutive` frames from anywhere; `sorted` random frames; or `constrained`, consecutive frames from one
+            window of the clip that is a little longer than a sub-sequence.
         window: length of that window, in sub-sequences.
         motion: draw the window in proportion to how much the clip changes there; otherwise uniformly.
     """
@@ -205,6 +201,9 @@ class OddOneOut(Method):
         hidden: outputs of the linear layer of each sub-sequence.
         optim: optimiser and schedule.
         flip: probability of mirroring a clip; null takes one half, or 0 if classes of the data distinguish left and right.
+
+    Raises:
+        SettingError: if the answer could not depend on every sub-sequence and on the order of its frames.
     """
 
     def __init__(
@@ -224,6 +223,11 @@ class OddOneOut(Method):
             raise SettingError(
                 f"model.sequences.even is {sequences.even}: the sum of differences of {sequences.count} sub-sequences does not "
                 "contain the middle one; set it to an odd number, or model.fusion to concat."
+            )
+        if isinstance(backbone, CaffeNet) and backbone.encoding == "frames":
+            raise SettingError(
+                "model.backbone.encoding is frames, and the mean feature of single frames does not depend on their order; set "
+                "it to stack_of_differences."
             )
         self.flip = RandomFlip("model.flip", flip)
         self.backbone = backbone

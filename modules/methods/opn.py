@@ -4,9 +4,8 @@ Paper: Lee, Huang, Singh and Yang, https://arxiv.org/abs/1708.01246.
 
 * Four frames of a video are shown in a random order. An order and its reverse are one class, because many motions can be
   reversed: 4! / 2 = 12 classes.
-* What would give the order away without looking at the motion is hidden: each frame is cropped at a place of its own
-  and shows one
-  of its three colours only.
+* What would give the order away without looking at the motion is hidden: each frame is cropped at its own place and shows only
+  one of its three colours.
 * The encoder sees each frame alone, a linear layer follows, then a layer on each pair of frames (`TupleHead`, with batch norm
   of shared statistics and an affine map per pair), and a linear layer on the six pairs; cross-entropy.
 
@@ -16,10 +15,9 @@ fc6 1024, pairs [B, 6, 512], logits [B, 12].
 Frames are cut from one longer clip on the device: one from each quarter of it. With `frames` above 1, short clips that do not
 overlap take the place of frames, for encoders of clips.
 
-Classes and crops equal those of the official code (tests/parity); the rest is re-created from the released network.
-Its data layer
-reads a variable that is not defined (the order of the frames of a tuple); time order is meant. Unverified: how frames were
-chosen. Deviations:
+Classes and crops equal those of the official code (tests/parity); the rest is re-created from the released network. Its data
+layer reads a variable that is not defined (the order of the frames of a tuple); time order is meant. Unverified: how frames
+were chosen. Deviations:
 
 * the published tuples and windows were chosen by optical flow, and are in lists; here, each frame is drawn from its quarter in
   proportion to the mean absolute difference of neighbouring frames (`modules.augment.pieces.motion_scores`), and the window

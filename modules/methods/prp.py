@@ -252,6 +252,7 @@ class PRP(Method):
                 "reconstruction": reconstruction.detach(),
                 "rate": rate.detach(),
                 "rate_accuracy": (guess == label).float().mean(),
+                "chance": scores.new_full((), 1 / len(self.rates)),
             },
             # Of the slow clip, the frames between those of the clip.
             "show": {

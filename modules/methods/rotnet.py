@@ -65,7 +65,7 @@ class RotNet(Method):
         self.flip = RandomFlip("model.flip", flip)
         self.backbone, self.every_angle = backbone, every_angle
         self.views_per_clip = len(ANGLES) if every_angle else 1
-        self.rotation_head = nn.Linear(backbone.embed_dim, len(ANGLES))
+        self.rotation_head = nn.Linear(backbone.feature_dim, len(ANGLES))
 
     def step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """Turn, encode, tell the angle. Videos are [B, V, T, S, S, 3]."""
@@ -80,7 +80,7 @@ class RotNet(Method):
         guess = scores.argmax(1)
         return {
             "loss": F.cross_entropy(scores, label),
-            "log": {"accuracy": (guess == label).float().mean()},
+            "log": {"accuracy": (guess == label).float().mean(), "chance": scores.new_full((), 1 / len(ANGLES))},
             "show": {"clip": clip, "label": label, "guess": guess},
         }
 

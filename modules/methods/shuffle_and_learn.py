@@ -18,9 +18,8 @@ above 1, short clips that do not overlap take the place of frames, for encoders 
 Re-created from the paper and the released network and solver; the tuples themselves were published as lists, not as code.
 Unverified: how frames were drawn, `near` 15, `far` 60, the share of negatives, reversed tuples. Deviations:
 
-* the published tuples were chosen by the magnitude of optical flow; here, the place of b and d is drawn in proportion
-  to the mean
-  absolute difference of neighbouring frames (`modules.augment.pieces.motion_scores`).
+* the published tuples were chosen by the magnitude of optical flow; here, the place of b and d is drawn in proportion to the
+  mean absolute difference of neighbouring frames (`modules.augment.pieces.motion_scores`).
 * tuples whose outer frame looks like the one in the middle are not rejected.
 * where the clip has room on one side only, the outer frame is from that side.
 * linear layers before batch norm have no bias, and weights have PyTorch's initial values.
@@ -154,7 +153,7 @@ def draw_triples(scores: Tensor, settings: TripleSettings, generator: torch.Gene
     inside = uniform_whole(first + width, last - width, generator)
     before = uniform_whole(torch.zeros_like(first), first - outside, generator)
     after = uniform_whole(last + outside, torch.full_like(last, final), generator)
-    chance, negative, reverse = torch.rand((3, count), generator=generator, device=device)
+    chance, negative, reverse = torch.rand((count, 3), generator=generator, device=device).unbind(1)
     is_before = (first >= outside) & ((chance < 0.5) | (last + outside > final))
     return Triples(
         first,

@@ -181,7 +181,8 @@ class EpochSettings(ScheduleSettings):
 
     Args:
         weight_decay: added to the gradient of every trained parameter.
-        milestones: epochs at which the rate drops, instead of the cosine; `min_lr` and `horizon_epochs` are then unused.
+        milestones: epochs at which the rate drops, instead of the cosine; with an empty list it is constant. `min_lr` and
+            `horizon_epochs` are then unused.
         milestone_factor: factor applied to the rate at each milestone.
     """
 
@@ -216,6 +217,8 @@ class EpochSettings(ScheduleSettings):
         """Description of the schedule after the warm-up."""
         if self.milestones is None:
             return super().describe(final, total)
+        if not self.milestones:
+            return "then constant"
         share = "a tenth" if self.milestone_factor == 0.1 else f"{self.milestone_factor:g}"
         return f"{share} of it from each of the epochs {self.milestones} on"
 

@@ -146,12 +146,12 @@ def read_passport(path: str | Path) -> dict[str, Any]:
         path: .safetensors or .pth file, or folder.
 
     Returns:
-        format; kind (pretraining, classifier, encoder, contrast, video_text, text, clip_tower, timm_tower); method (class
-        path); config (YAML text of the run); metrics; source (file, sha256, made_from: the same of the previous file);
-        architecture (sizes by the names of the backbone's settings); normalisation (mean and std of RGB in 0..1; channels
-        if not RGB); frames; stride; class_names (by label); norm_pix_loss (whether the pixels that the decoder predicts
-        were normalised per cube); license (as stated) and license_note (about the code bases that write such files); for
-        networks for other runtimes also input and output (name, type, shape). Unknown values are null.
+        format; kind (pretraining, classifier, encoder, contrast, order, playback, rotation, video_text, text, clip_tower,
+        timm_tower); method (class path); config (YAML text of the run); metrics; source (file, sha256, made_from: the same of
+        the previous file); architecture (sizes by the names of the backbone's settings); normalisation (mean and std of RGB in
+        0..1; channels if not RGB); frames; stride; class_names (by label); norm_pix_loss (whether the pixels that the decoder
+        predicts were normalised per cube); license (as stated) and license_note (about the code bases that write such files);
+        for networks for other runtimes also input and output (name, type, shape). Unknown values are null.
 
     Raises:
         SettingError: if there is no passport.

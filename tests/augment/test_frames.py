@@ -14,6 +14,7 @@ def pieces(count: int = 3, places: int = 4, frames: int = 2, side: int = 12) -> 
 
 
 def test_every_piece_is_cut_at_its_own_box_and_shows_one_channel() -> None:
+    """Statement 5: the three channels of a piece are equal."""
     given = pieces()
     made, boxes = FrameAugmentation(4, 2, True)(given, torch.Generator().manual_seed(1))
     assert made.shape == (3, 4, 2, 8, 8, 3)

@@ -12,6 +12,7 @@ from modules.backbones.cnn.caffenet import CaffeNet
 from modules.convert.command import convert
 from modules.convert.load import describe_backbone
 from modules.core.errors import SettingError
+from modules.methods.opn import OPN
 from modules.severe.command import backbone_settings
 
 
@@ -108,6 +109,44 @@ def test_weights_are_converted_with_their_sizes(settings: dict[str, Any], tmp_pa
     preset, sizes = backbone_settings(found, tmp_path / "net.safetensors")
     assert preset == "cnn"
     assert CaffeNet(**sizes["init_args"]).state_dict().keys() == net.state_dict().keys()
+
+
+ENCODINGS: tuple[dict[str, Any], ...] = (
+    {"encoding": "frames"},
+    {"encoding": "sum_of_differences", "window": 2},
+    {"encoding": "sum_of_differences", "window": 3},
+    {"encoding": "stack_of_differences", "window": 2},
+)
+"""All of them have a first layer of three channels."""
+
+
+@pytest.mark.parametrize("trained", ENCODINGS, ids=str)
+def test_weights_of_another_encoding_are_refused(trained: dict[str, Any], tmp_path: Path) -> None:
+    """From a run, from a converted file, and in a checkpoint that a method resumes from."""
+    net = CaffeNet(4, stem="small", **trained)
+    state = {f"backbone.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state, "record": {"backbone": net.facts()}}, tmp_path / "last.ckpt")
+    convert(tmp_path / "last.ckpt", tmp_path / "net.safetensors", part="backbone")
+    for path in (tmp_path / "last.ckpt", tmp_path / "net.safetensors"):
+        found = describe_backbone(path).network
+        assert isinstance(found, CaffeNet)
+        assert (found.encoding, found.window) == (net.encoding, net.window)
+        for asked in ENCODINGS:
+            if asked == trained:
+                assert torch.equal(CaffeNet(4, stem="small", **asked, checkpoint=str(path)).conv1.weight, net.conv1.weight)
+                continue
+            with pytest.raises(SettingError, match=rf"was trained with {trained['encoding']}; set model\.backbone\.encoding"):
+                CaffeNet(4, stem="small", **asked, checkpoint=str(path))
+    other = ENCODINGS[2] if trained == ENCODINGS[1] else ENCODINGS[1]
+    with pytest.raises(SettingError, match=rf"the checkpoint was trained with {trained['encoding']}"):
+        OPN(CaffeNet(4, stem="small", **other), frames=3, hidden=4).on_load_checkpoint({"record": {"backbone": net.facts()}})
+
+
+def test_unknown_encodings_are_said_to_be_assumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(CaffeNet(4, stem="small").state_dict(), tmp_path / "net.pth")
+    with caplog.at_level("INFO"):
+        CaffeNet(4, stem="small", encoding="sum_of_differences", checkpoint=str(tmp_path / "net.pth"))
+    assert "does not record the encoding of its frames: sum_of_differences assumed" in caplog.text
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -31,12 +31,14 @@ everywhere = pytest.mark.parametrize("name", by_name(*METHODS))
 
 
 def build(name: str) -> Method:
-    """The method without parts that depend on the process and not on the sample: stochastic depth, batch statistics."""
+    """The method without what depends on the process and not on the sample: stochastic depth, dropout, batch statistics."""
     torch.manual_seed(0)
     method = next(case for case in METHODS if case.name == name).build()
     for part in method.modules():
         if isinstance(part, DropPath):
             part.drop_prob = 0.0
+        elif isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
         elif isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             part.eval()
     return method
@@ -60,7 +62,7 @@ class Notes(lightning.Callback):
         assert isinstance(method, Method)
         self.told |= {
             "loss": outputs["loss"].detach(),
-            "batch": {"index": batch.index, "label": batch.label, "data": method.inputs(batch)},
+            "batch": {"index": batch.index, "label": batch.label, "data": batch.stream(method.stream, *method.kinds).data},
         }
 
     def on_validation_batch_end(

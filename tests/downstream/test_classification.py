@@ -118,6 +118,27 @@ def test_loss_is_that_of_smoothed_labels() -> None:
     assert torch.allclose(method.step(batch, generator())["loss"], expected)
 
 
+def test_views_are_merged_by_probabilities_or_by_logits() -> None:
+    """By hand: one sure view against two that are less sure of the other class."""
+    logits = torch.tensor([[99.0, 1.0], [1.0, 4.0], [1.0, 4.0]]).log()[None]
+    one = OneLabel()
+    assert one.merged(logits, "mean")[0].tolist() == pytest.approx([(0.99 + 0.2 + 0.2) / 3, (0.01 + 0.8 + 0.8) / 3])
+    assert one.merged(logits, "max")[0].tolist() == pytest.approx([0.99, 0.8])
+    # The cube roots of 99 and 16.
+    assert one.merged(logits, "mean_logits")[0].tolist() == pytest.approx([4.62607 / 7.14591, 2.51984 / 7.14591], abs=1e-5)
+
+
+def test_unit_features_have_length_one_before_the_head() -> None:
+    method = Classification(tiny_cnn(), 2, "linear", head=HeadSettings(unit_features=True)).eval()
+    with torch.no_grad():
+        method.classifier.weight.copy_(torch.eye(2, method.classifier.in_features))
+        method.classifier.bias.zero_()
+    features = torch.zeros(2, method.classifier.in_features)
+    features[:, :3] = torch.tensor([[3.0, 4.0, 0.0], [2.0, 3.0, 6.0]])
+    torch.testing.assert_close(method.logits(features), torch.tensor([[0.6, 0.8], [2 / 7, 3 / 7]]))
+    torch.testing.assert_close(method.logits(100 * features), method.logits(features))
+
+
 def test_loss_of_several_labels() -> None:
     method = Classification(tiny_cnn(), 5, labels=LabelSettings("several"), optim=OPTIM).eval()
     label = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])

@@ -18,13 +18,16 @@ from datamodules.settings import ListSettings, ReadSettings
 from datamodules.skeleton.clips import SkeletonClipSettings
 from datamodules.video.samplers import Dense
 from datamodules.video.sampling import ClipSettings, ViewSettings
+from modules.backbones.cnn.base import VideoCNN
+from modules.backbones.cnn.clip_order import ClipOrderResNet
 from modules.backbones.skeleton.gru import BiGRU
+from modules.core.batch import unlabelled
 from modules.core.errors import SettingError
-from modules.core.preprocessing import IMAGENET
+from modules.core.preprocessing import IMAGENET, TO_ONE
 from modules.downstream.metrics.probes import knn_accuracy
 from modules.downstream.retrieval import NearestNeighbours, neighbour_scores
 from tests.callbacks.runs import make_trainer
-from tests.registry import FRAMES, SIDE, video_batch
+from tests.registry import FRAMES, SIDE, tiny_vit, video_batch
 
 TRAIN, TEST = 40, 11
 
@@ -74,6 +77,46 @@ def test_scores_are_those_of_a_loop() -> None:
     assert found["knn1"] == found["R@1"]
     assert found["R@100"] == 100
     assert found["knn7"] == pytest.approx(100 * knn_accuracy(bank, bank_label, queries, label, 7))
+
+
+class Reds(VideoCNN):
+    """A network whose last map is the red channel of its clips."""
+
+    embed_dim, smallest_clip, default_eps = 1, (1, 1), 1e-5
+    usual_normalisation = TO_ONE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.finish(None, 0.1, False, False, None, None)
+
+    def stages(self) -> list[list[nn.Module]]:
+        return []
+
+    def forward_features(self, video: Tensor) -> Tensor:
+        return 255 * video[:, :1]
+
+
+def test_features_of_the_last_map_are_spatial_maxima() -> None:
+    """One sample of two clips of two frames of 4 x 5 pixels; the odd column is not used."""
+    video = torch.zeros(1, 2, 2, 4, 5, 3, dtype=torch.uint8)
+    video[0, 0, 0, ..., 0] = torch.arange(20).view(4, 5)
+    video[0, 1, 0, ..., 0] = 2 * torch.arange(20).view(4, 5)
+    video[0, 1, 1, 0, 0, 0] = 8
+    batch = unlabelled(video)
+    maxima = torch.tensor([[6, 8, 16, 18, 0, 0, 0, 0], [12, 16, 32, 36, 8, 0, 0, 0]]).float()
+    method = NearestNeighbours(Reds(), map_pool=2)
+    torch.testing.assert_close(method.encode(batch)[0], maxima)
+    torch.testing.assert_close(method.embed(batch)[0], maxima.mean(0))
+    # Without it, the mean of the map.
+    assert NearestNeighbours(Reds()).embed(batch).shape == (1, 1)
+    # VCOP's 9216 values, with a 64th of the channels.
+    small = NearestNeighbours(ClipOrderResNet("r3d", 1), map_pool=2)
+    assert small.embed(unlabelled(torch.zeros(1, 1, 16, 112, 112, 3, dtype=torch.uint8))).shape == (1, 9216 // 64)
+    with pytest.raises(SettingError, match=r"map_pool is 5, but the last map has 4 x 5 places"):
+        NearestNeighbours(Reds(), map_pool=5).encode(batch)
+    with pytest.raises(SettingError, match=r"map_pool is 2, but VideoViT is not a video CNN"):
+        NearestNeighbours(tiny_vit(), map_pool=2)
 
 
 def test_all_training_clips_are_the_bank_and_each_test_clip_counts_once(tmp_path: Path) -> None:

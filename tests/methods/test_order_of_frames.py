@@ -51,6 +51,7 @@ def many(settings: TripleSettings, frames: int = 40, count: int = 3000) -> Tripl
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_the_middle_is_inside_or_outside_of_the_same_ends(width: int) -> None:
+    """Statement 6."""
     settings = TripleSettings(5, 12, frames=width)
     found = many(settings)
     b, c, d, out = found.first, found.inside, found.last, found.outside
@@ -132,6 +133,8 @@ def test_shuffle_and_learn_is_its_slow_reference() -> None:
 
 
 def test_classes_cover_all_orders_once_with_their_reverse() -> None:
+    """Statement 4."""
+    assert labels_of(torch.tensor([[3, 2, 1, 0], [0, 1, 2, 3]])).tolist() == [0, 0]
     orders = torch.tensor(list(itertools.permutations(range(4))))
     labels = labels_of(orders)
     assert labels.bincount().tolist() == [2] * 12
@@ -179,6 +182,7 @@ def test_permutations_are_numbered_lexicographically(frames: int) -> None:
 
 
 def test_the_odd_order_is_any_other_than_sorted_and_reversed() -> None:
+    """Statement 7, of the order."""
     for frames, count in ((3, 200), (6, 3000), (20, 200)):
         order = draw_odd_orders(count, frames, generator(), CPU)
         assert torch.equal(order.sort(1).values, torch.arange(frames).expand(count, -1))
@@ -193,8 +197,9 @@ def test_the_odd_order_is_any_other_than_sorted_and_reversed() -> None:
 
 
 def test_one_sub_sequence_is_odd_and_its_index_is_uniform() -> None:
+    """Statement 7, of the index: 6000 draws."""
     method = OddOneOut(tiny_caffenet("stack_of_differences", 6), hidden=8).eval()
-    # Nothing is looked at: clips of a single pixel, and an encoder and a head without outputs of their own.
+    # Nothing is looked at: clips of a single pixel, and an encoder and a head that return zeros.
     method.backbone.forward = lambda video: torch.zeros(len(video), 1)  # type: ignore[method-assign, assignment]
     method.pretext.forward = lambda features: torch.zeros(len(features), 6)  # type: ignore[method-assign, assignment]
     batch, odd = video_batch(1), []
@@ -318,6 +323,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
     OddOneOut(tiny_caffenet("stack_of_differences", 6), SequenceSettings(4), fusion="concat", hidden=4)
     with pytest.raises(SettingError, match=r"model\.sequences\.frames"):
         SequenceSettings(frames=2)
+    with pytest.raises(SettingError, match=r"encoding is frames, .* does not depend on their order; set it to stack_of"):
+        OddOneOut(tiny_caffenet())
 
 
 def test_the_head_of_shuffle_and_learn_has_published_sizes() -> None:

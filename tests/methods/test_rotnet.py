@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from modules.backbones.cnn.caffenet import CaffeNet
 from modules.backbones.cnn.resnet import VideoResNet
+from modules.backbones.vit.video_vit import VideoViT
 from modules.convert.command import convert
 from modules.core.batch import unlabelled
 from modules.core.output import StepOutput
@@ -31,7 +33,7 @@ def test_angles_are_uniform_and_independent() -> None:
     class Corner(torch.nn.Module):
         """The corners of the first frame as features."""
 
-        embed_dim = 4
+        feature_dim = 4
 
         def preprocess(self, clip: torch.Tensor) -> torch.Tensor:
             return clip[:, 0, ..., 0].float()
@@ -61,6 +63,19 @@ def test_every_angle_trains_on_all_four_copies(network: object) -> None:
     for row, clip in enumerate(show["clip"]):
         assert torch.equal(clip, torch.rot90(video[row // 4, 0], row % 4, (1, 2))), row
     assert method.views_per_clip == 4
+
+
+def test_features_of_any_length_are_classified() -> None:
+    """A feature that keeps frames or places is longer than the encoder is wide."""
+    for side, network in (
+        (32, VideoViT("micro", 32, 4, patch_size=8, embed_dim=32, depth=1, num_heads=2, pooling="time")),
+        (44, CaffeNet(4, stem="small", image_size=44)),
+    ):
+        assert network.feature_dim > network.embed_dim
+        video = torch.randint(0, 256, (2, 1, 4, side, side, 3), dtype=torch.uint8)
+        output = RotNet(network, flip=0.0).step(unlabelled(video), torch.Generator().manual_seed(0))
+        assert output["loss"].isfinite()
+        assert output["log"]["chance"] == 0.25
 
 
 def test_converted_encoder_starts_another_network(tmp_path: Path) -> None:

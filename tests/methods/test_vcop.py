@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules.generated.long import SyntheticLongVideos
 from datamodules.generated.motion import SyntheticMotion
+from datamodules.lists.manifest import Manifest
+from datamodules.lists.packed import PackedStrings
+from datamodules.loading.loader import SampleKey
 from datamodules.video.crops import Stretched
+from datamodules.video.dataset import VideoClipDataset
 from datamodules.video.samplers import Dense, OrderedClips
 from datamodules.video.sampling import ClipSettings
 from main import main
@@ -22,6 +27,7 @@ from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.layers.tuple_head import PairNorm, TupleHead
 from modules.methods.vcop import VCOP
+from modules.runs.cli import CLI
 from tests.registry import FRAMES, SIDE, tiny_cnn, video_batch
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +57,8 @@ def test_tuples_are_shuffled_by_the_permutation_of_their_label() -> None:
 @pytest.mark.parametrize("places", [2, 3, 4])
 def test_sizes_of_the_head(places: int) -> None:
     """Statement 1."""
+    assert method(3).orders[4].tolist() == [2, 0, 1]
+    assert VCOP(tiny_cnn(), places).head.fc8.in_features == 512 * places * (places - 1) // 2
     head = method(places).head
     assert head.fc7.in_features == 2 * tiny_cnn().embed_dim
     assert head.fc8.in_features == 16 * places * (places - 1) // 2
@@ -88,7 +96,7 @@ def test_places_together_equal_one_by_one_in_evaluation_only() -> None:
 
 
 def test_crops_differ_between_clips_and_not_within() -> None:
-    """Statement 3. A box belongs to a clip, not to a frame (`datamodules.video.sampling.Plan`); so is the size of the crop."""
+    """Statement 3, of the boxes: one for each clip, of the size of the crop."""
     crop, rng = Stretched(heights=(128,)), np.random.default_rng(0)
     boxes = [crop.boxes(320, 240, 112, 3, 1, rng) for _ in range(100)]
     assert sum(len(set(own)) == 3 for own in boxes) > 90
@@ -97,6 +105,39 @@ def test_crops_differ_between_clips_and_not_within() -> None:
     assert {round(box.height * 128 / 240) for own in boxes for box in own} == {112}
     with pytest.raises(SettingError, match=r"crop\.heights is \[100\]; choose from 112, 128, 144"):
         Stretched(heights=(100,))
+
+
+def test_frames_of_a_clip_have_one_crop(tmp_path: Path) -> None:
+    """Statement 3, of the pixels: a clip of equal frames stays one, and the clips of a tuple differ."""
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    (tmp_path / "frames").mkdir()
+    for number in range(14):
+        Image.fromarray(picture).save(tmp_path / "frames" / f"{number:02d}.png")
+    clip = ClipSettings(frames=4, size=24, clips=3, sampler=OrderedClips(gap=1), crop=Stretched())
+    manifest = Manifest(tmp_path, PackedStrings(["frames"]), np.array([0]), fps=12.0)
+    sample = VideoClipDataset(manifest, clip, 0, train=True)[SampleKey(0, 0)]
+    clips = np.asarray(sample["video"])
+    assert sample["faults"] == []
+    assert clips.shape == (3, 4, 24, 24, 3)
+    assert (clips == clips[:, :1]).all()
+    assert (clips[0] != clips[1]).any()
+    assert (clips[1] != clips[2]).any()
+
+
+def test_recipes_are_those_of_the_official_code(tmp_path: Path) -> None:
+    """64 frames of a video, and the same rate in all epochs."""
+    where = f"--trainer.default_root_dir={tmp_path}"
+    for recipe in ("vcop", "finetune/cnn_vcop_ucf101"):
+        config = f"--config={ROOT / 'configs' / recipe}.yaml"
+        cli: Any = CLI([config, "--data=SyntheticMotion", where, "--data.train_videos=8", "--data.val_videos=8"], run=False)
+        settings = cli.model.optim_settings
+        assert [1e-3 * settings.factor(0, 300, 0.0)(epoch) for epoch in (0, 149, 299)] == [1e-3] * 3, recipe
+        assert settings.rates(24) == (1e-3, 0.0)
+        clip = cli.datamodule.clip
+        if recipe == "vcop":
+            assert clip.sampler.span(clip.clips, clip.frames) == 64
+        else:
+            assert clip.sampler == Dense(1)
 
 
 def test_generated_tuples_are_parts_of_one_motion() -> None:

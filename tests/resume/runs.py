@@ -64,7 +64,8 @@ def write_videos(folder: Path) -> Path:
         for number in range(count):
             path = folder / split / f"class {number % 2}" / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, video_batch(1, seed=number).stream("video").data[0, 0].repeat(3, 1, 1, 1), fps=8)
+            # 16 frames; three clips of `OrderedClips` need 14.
+            write_video(path, video_batch(1, seed=number).stream("video").data[0, 0].repeat(4, 1, 1, 1), fps=8)
     (folder / "train" / "class 1" / "7.mp4").write_bytes(b"no video")
     return folder
 

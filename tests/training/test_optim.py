@@ -124,6 +124,9 @@ def test_adam_of_severe() -> None:
     assert isinstance(optimiser, torch.optim.Adam)
     assert (len(group["params"]), group["betas"], group["weight_decay"]) == (2, (0.9, 0.999), 0.0)
     assert SGDSettings(milestones=[3]).factor(0, 9, 0.0)(3) == pytest.approx(0.1)
+    constant = SGDSettings(milestones=[])
+    assert [constant.factor(2, 9, 0.0)(epoch) for epoch in (1, 2, 8, 20)] == [0.75, 1, 1, 1]
+    assert constant.describe(0, 9) == "then constant"
 
 
 def test_warmup_with_one_rate_per_epoch() -> None:

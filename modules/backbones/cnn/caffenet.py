@@ -1,28 +1,25 @@
-"""CaffeNet, the AlexNet (NIPS 2012) that comes with Caffe, as the trunk of the first methods that learned from the
-order of frames:
-Shuffle & Learn (https://arxiv.org/abs/1603.08561), OPN (https://arxiv.org/abs/1708.01246) and Odd-One-Out
+"""CaffeNet, the AlexNet (NIPS 2012) that comes with Caffe, as the trunk of the first methods that learned from the order of
+frames: Shuffle & Learn (https://arxiv.org/abs/1603.08561), OPN (https://arxiv.org/abs/1708.01246) and Odd-One-Out
 (https://arxiv.org/abs/1611.06646).
 
-A 2-D network: its kernels see one frame. Clips keep their time axis, so that everything that takes encoders of clips
-takes this one, and
-the feature of a clip is the mean over its frames. Differences of frames as input make pictures of motion out of short runs of
-frames (Odd-One-Out).
+A 2-D network: its kernels see one frame. Clips keep their time axis, so that everything that takes encoders of clips takes this
+one, and the feature of a clip is the mean over its frames. Differences of frames as input make pictures of motion out of short
+runs of frames (Odd-One-Out). Weights and encoding of the frames belong together; the encoding is stored with the weights.
 
 Maps have the sizes of Caffe, which rounds up in pooling: 227 px give 55, 27, 13, 13 and 6; 80 px give 18, 9, 4, 4 and 2.
 
-Deviations: weights are initialised with PyTorch's defaults, and convolutions before batch norm have no bias, which it
-would remove.
-There are no published weights in a format without Caffe; names are our own.
+Deviations: weights are initialised with PyTorch's defaults, and convolutions before batch norm have no bias, which it would
+remove. There are no published weights in a format without Caffe; names are our own.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modules.backbones.cnn.base import VideoCNN
 from modules.core.errors import SettingError, check_whole
-from modules.core.preprocessing import Normalisation
+from modules.core.preprocessing import Normalisation, Origin
 
 Norm = Literal["scaled", "plain", "none"]
 Encoding = Literal["frames", "sum_of_differences", "stack_of_differences"]
@@ -52,7 +49,7 @@ class CaffeNet(VideoCNN):
         normalisation: normalisation of the clips; null uses that of the weights, or ImageNet's if the file does not record it.
 
     Raises:
-        SettingError: if a size is impossible, or the checkpoint does not fit.
+        SettingError: if a size is impossible, or the checkpoint does not fit or was trained with another encoding.
     """
 
     default_eps = 1e-5
@@ -114,6 +111,31 @@ class CaffeNet(VideoCNN):
         """Length of the feature that `forward` returns."""
         return self.embed_dim * (1 if self.side is None else self.side**2)
 
+    def adopt(self, origin: Origin) -> list[str]:
+        """See `VideoCNN.adopt`.
+
+        Raises:
+            SettingError: if the weights were trained with another encoding, of which their shapes say little.
+        """
+        lines, known = super().adopt(origin), origin.encoding
+        if known is None:
+            lines.append(
+                f"{origin.source} does not record the encoding of its frames: {self.encoding} assumed; model.backbone.encoding "
+                "changes it."
+            )
+        elif (known, origin.window or 1) != (self.encoding, self.window):
+            run = "" if known == "frames" else f" and model.backbone.window to {origin.window}"
+            raise SettingError(
+                f"model.backbone has the encoding {self.encoding} with runs of {self.window} frame(s), but {origin.source} was "
+                f"trained with {known}; set model.backbone.encoding to {known}{run}."
+            )
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """See `VideoCNN.facts`."""
+        run = {} if self.encoding == "frames" else {"window": self.window}
+        return super().facts() | {"encoding": self.encoding} | run
+
     def check_clip(self, frames: int, height: int, width: int) -> None:
         """See `VideoCNN.check_clip`.
 
@@ -133,8 +155,8 @@ class CaffeNet(VideoCNN):
         if self.encoding == "frames":
             return checked
         complete = video.shape[2] // self.window * self.window
-        pieces = checked[:, :, :complete].unflatten(2, (-1, self.window))
         # [B, 3, t, W, H, W]
+        pieces: Tensor = checked[:, :, :complete].unflatten(2, (-1, self.window))
         if self.encoding == "sum_of_differences":
             made = pieces[:, :, :, -1] - pieces[:, :, :, 0]
         else:
