@@ -29,7 +29,11 @@ from benchmarks.studies.skeleton_contrast import skeleton_contrast
 from benchmarks.studies.smile import smile
 from benchmarks.studies.tubelet_contrast import tubelet_contrast
 from benchmarks.studies.utd_mhad import utd_mhad
+from modules.core.errors import SettingError
 
 if __name__ == "__main__":
     studies = [smile, sigma, skeleton_contrast, tubelet_contrast, locomotion, order_and_contrast, utd_mhad]
-    auto_cli(studies, as_positional=False)
+    try:
+        auto_cli(studies, as_positional=False)
+    except SettingError as error:
+        sys.exit(f"error: {error}")
