@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from benchmarks.studies.compare_utd import FAR, NEAR, clips_of
 from benchmarks.studies.harness import Row, random_rows, table, train
-from benchmarks.studies.order_tasks import EACH_WAY, PRETEXTS, SIDE, Size, ask, batch_of, encoder
+from benchmarks.studies.order_tasks import EACH_WAY, EVERY, PRETEXTS, SIDE, Size, ask, batch_of, encoder
 from datamodules.sets.utd_mhad import ACTIONS
 from modules.backbones.cnn.base import VideoCNN
 from modules.core.errors import SettingError, check_positive, check_range
@@ -40,8 +40,6 @@ from modules.scenes.objects import make_clips
 
 BASELINES = {"difference": "raw frame differences", "untrained": "untrained network", "supervised": "supervised network"}
 TITLES = BASELINES | {key: pretext.title for key, pretext in PRETEXTS.items()}
-EVERY = 2
-"""The readout sees every second frame."""
 RAW_SIDE = 16
 """Side of raw frame differences, in pixels."""
 CLASSES = {"generated": len(MOTION_CLASSES), "utd": len(ACTIONS)}

@@ -1,6 +1,7 @@
 """The pretexts of the study `order_and_contrast`: how each method gets its clips, its measure, and what its encoder may see.
 
 All methods have the same small encoder of clips, so Shuffle & Learn, OPN and Odd-One-Out see short clips in place of frames.
+All but PRP see every second frame of a video, as the readout does; PRP plays single frames at its rates.
 """
 
 import math
@@ -31,6 +32,8 @@ from modules.methods.shuffle_and_learn import ShuffleAndLearn, TripleSettings
 from modules.methods.vcop import VCOP
 from modules.training.method import Method
 
+EVERY = 2
+"""Frames of a video for each one that is shown."""
 SIDE = 32
 """Side of what the encoder sees, in pixels."""
 PLACES = 3
@@ -52,9 +55,9 @@ class Size(Budget):
     """Network, clips and budget of all rows.
 
     Args:
-        frames: frames of each video, from which the tuples are cut.
-        clip: frames of what the encoder sees in training, 4 or a multiple of 8; PRP needs 8 times as many in a video.
-        gap: frames between the clips of VCOP's tuple.
+        frames: frames of each video, from which the tuples are cut; 8 clips, as PRP's largest rate needs.
+        clip: frames of what the encoder sees in training, 4 or a multiple of 8.
+        gap: shown frames between the clips of VCOP's tuple.
         margin: pixels by which videos are larger than the crops that the encoder sees.
         width: channels of the encoder's first stage; 64 is the published network.
         hidden: width of all heads.
@@ -69,7 +72,7 @@ class Size(Budget):
     probe_clips: int = 1040
     test_clips: int = 520
     clip: int = 4
-    gap: int = 8
+    gap: int = 2
     margin: int = 4
     width: int = 8
     hidden: int = 128
@@ -120,6 +123,8 @@ class Pretext(NamedTuple):
     """what a step logs: the name of its column, and chance in percent"""
     ways: tuple[str, ...]
     """how it is asked, of `CHANGES`"""
+    every: int = EVERY
+    """frames of a video for each one that it gets"""
     places: bool = False
     """whether its head takes features with places, see `PlacesResNet`"""
 
@@ -255,6 +260,7 @@ PRETEXTS = {
         one_crop,
         {"rate_accuracy": (f"rate of {len(RATES)}", 100 / len(RATES))},
         SINGLE,
+        every=1,
     ),
     "rotnet": Pretext(
         "RotNet",
@@ -338,7 +344,7 @@ def ask(pretext: Pretext, method: Method, videos: Tensor, size: Size, seed: int,
         if len(part) < QUESTIONS and found:
             continue
         generator = device_generator("cpu", seed, MEASURE_STREAM, number)
-        clips = pretext.take(part, size, generator, shared)
+        clips = pretext.take(part[:, :: pretext.every], size, generator, shared)
         with seeing(method, CHANGES[how], device_generator("cpu", seed, MEASURE_STREAM + 1, number)):
             log = method.step(unlabelled(clips), generator)["log"]
         found.append([float(log[name]) for name in pretext.measures])
@@ -351,4 +357,4 @@ def ask(pretext: Pretext, method: Method, videos: Tensor, size: Size, seed: int,
 def batch_of(pretext: Pretext, pool: Tensor, size: Size, generator: torch.Generator) -> Batch:
     """A random training batch."""
     rows = torch.randint(len(pool), (size.batch,), generator=generator)
-    return unlabelled(pretext.take(pool[rows], size, generator, False))
+    return unlabelled(pretext.take(pool[rows, :: pretext.every], size, generator, False))
