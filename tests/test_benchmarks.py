@@ -112,7 +112,7 @@ def test_order_and_contrast_changes_what_encoders_see() -> None:
     videos = torch.randint(0, 256, (3, 32, 36, 36, 3), dtype=torch.uint8)
     for key, pretext in PRETEXTS.items():
         torch.manual_seed(0)
-        method = pretext.build(encoder(size, 0, pretext.places), size)
+        method = pretext.build(encoder(size, 0, pretext.tuples), size)
         assert batch_of(pretext, videos, size, torch.Generator().manual_seed(0)).stream("video").data.dtype == torch.uint8
         first, again = (ask(pretext, method, videos, size, 0, "normal") for _ in range(2))
         assert first == again, key

@@ -9,6 +9,7 @@ The readout, written before any run: the last map on every second frame of a vid
 then a linear probe on standardised features and kNN. All rows are one small R3D, with the same steps, batch and optimiser.
 
 Generated videos have 32 frames and show one of 13 motions over black; test videos have other colours, patterns and proportions.
+The four methods of tuples (VCOP, Shuffle & Learn, OPN, Odd-One-Out) train on the same bodies, which get faster all the time.
 Of UTD-MHAD, 32 frames are spread over each recording (41 to 125 frames), so a tuple covers as much of it as of a generated
 video; subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test. Settings were chosen with `calibrate`: another seed, and training videos
 (subjects 1, 3, 5 against 7) in place of test videos.
@@ -35,7 +36,7 @@ from modules.backbones.cnn.base import VideoCNN
 from modules.core.errors import SettingError, check_positive, check_range
 from modules.core.files import read_json, write_json, write_whole
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy
-from modules.scenes.classes import MOTION_CLASSES
+from modules.scenes.classes import MOTION_CLASSES, Split
 from modules.scenes.objects import make_clips
 
 BASELINES = {"difference": "raw frame differences", "untrained": "untrained network", "supervised": "supervised network"}
@@ -44,6 +45,9 @@ RAW_SIDE = 16
 """Side of raw frame differences, in pixels."""
 CLASSES = {"generated": len(MOTION_CLASSES), "utd": len(ACTIONS)}
 CALIBRATION_SEED = 1000
+PACE, FINER = 1.7, 2
+"""Generated bodies of the four tuple methods have covered p ** PACE of their way after the share p of the time (taken from
+videos with FINER times as many frames). So a clip alone tells when it was."""
 World = Literal["generated", "utd"]
 
 
@@ -51,7 +55,9 @@ class Data(NamedTuple):
     """Videos of one run, uint8 [N, L, S, S, 3], and their classes, int64 [N]."""
 
     pool: Tensor
-    """for the pretext, without labels"""
+    """for the pretext"""
+    questions: Tensor
+    """unseen ones for its own measure"""
     train: Tensor
     """for the supervised network and the probes"""
     label: Tensor
@@ -80,12 +86,27 @@ class Job(NamedTuple):
 # --- Data ---
 
 
-@lru_cache(maxsize=1)
-def generated(pool: int, labelled: int, tests: int, frames: int, side: int, seed: int, calibrate: bool) -> Data:
-    """Generated videos of a seed, of which the first have labels. In calibration, tests are further training videos."""
-    known = make_clips(max(pool, labelled), frames, side, "train", seed)
-    new = make_clips(tests, frames, side, "train" if calibrate else "val", seed + CALIBRATION_SEED * calibrate)
-    return Data(known.video[:pool], known.video[:labelled], known.motion[:labelled], new.video, new.motion)
+@lru_cache(maxsize=2)
+def generated(pool: int, labelled: int, tests: int, frames: int, side: int, seed: int, calibrate: bool, faster: bool) -> Data:
+    """Generated videos of a seed. In calibration, all are training videos.
+
+    Args:
+        pool: videos for the pretext, the first of them also with labels.
+        labelled: videos with labels.
+        tests: unseen ones.
+        frames: frames of each.
+        side: of the frames in pixels.
+        seed: of the videos.
+        calibrate: see `order_and_contrast`.
+        faster: in the videos for the pretext, the bodies get faster all the time, see `PACE`.
+    """
+    new: Split = "train" if calibrate else "val"
+    other = seed + CALIBRATION_SEED * calibrate
+    known, unseen = make_clips(labelled, frames, side, "train", seed), make_clips(tests, frames, side, new, other)
+    times = frames * FINER if faster else frames
+    shown = ((torch.arange(frames) / (frames - 1)) ** (PACE if faster else 1) * (times - 1)).round().long()
+    own = [make_clips(*one).video[:, shown] for one in ((pool, times, side, "train", seed), (tests, times, side, new, other))]
+    return Data(*own, known.video, known.motion, unseen.video, unseen.motion)
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +114,7 @@ def recorded(path: Path) -> Data:
     """Depth of UTD-MHAD as grey videos."""
     clips = torch.load(path, weights_only=True)
     known, new = (grey(clips[name]) for name in ("train", "test"))
-    return Data(known, known, clips["train_label"], new, clips["test_label"])
+    return Data(known, new, known, clips["train_label"], new, clips["test_label"])
 
 
 def grey(depth: Tensor) -> Tensor:
@@ -108,8 +129,9 @@ def data_of(job: Job) -> Data:
     size = job.size
     if job.utd is not None:
         return recorded(job.utd)
+    faster = job.key in PRETEXTS and PRETEXTS[job.key].tuples
     counts = (size.pool, size.probe_clips, size.test_clips)
-    return generated(*counts, size.frames, SIDE + size.margin, job.seed, job.calibrate)
+    return generated(*counts, size.frames, SIDE + size.margin, job.seed, job.calibrate, faster)
 
 
 # --- Readout ---
@@ -167,7 +189,7 @@ def pretrain(key: str, backbone: VideoCNN, data: Data, size: Size, seed: int) ->
         return method.step(batch_of(pretext, data.pool, size, generator), generator)["loss"]
 
     losses = train(method, loss_of, size.steps, size.lr, seed)
-    return {"losses": losses, "pretext": {how: ask(pretext, method, data.test, size, seed, how) for how in pretext.ways}}
+    return {"losses": losses, "pretext": {how: ask(pretext, method, data.questions, size, seed, how) for how in pretext.ways}}
 
 
 def run(job: Job) -> None:
@@ -178,7 +200,7 @@ def run(job: Job) -> None:
     if job.key == "difference":
         known, new = (frame_difference(shown(videos, size), side=RAW_SIDE) for videos in (data.train, data.test))
     else:
-        backbone = encoder(size, seed, job.key in PRETEXTS and PRETEXTS[job.key].places)
+        backbone = encoder(size, seed, job.key in PRETEXTS and PRETEXTS[job.key].tuples)
         if job.key == "supervised":
             content["losses"] = supervise(backbone, data, size, seed)
         elif job.key in PRETEXTS:

@@ -125,8 +125,8 @@ class Pretext(NamedTuple):
     """how it is asked, of `CHANGES`"""
     every: int = EVERY
     """frames of a video for each one that it gets"""
-    places: bool = False
-    """whether its head takes features with places, see `PlacesResNet`"""
+    tuples: bool = False
+    """whether it compares parts of a video: then features keep places (`PlacesResNet`), and generated bodies get faster"""
 
 
 EACH_WAY = ("normal", "frames shuffled", "static", "one crop")
@@ -226,7 +226,7 @@ PRETEXTS = {
         in_order,
         {"top1": (f"order of {PLACES} clips", 100 / math.factorial(PLACES))},
         EACH_WAY,
-        places=True,
+        tuples=True,
     ),
     "shuffle_and_learn": Pretext(
         "Shuffle & Learn",
@@ -234,7 +234,7 @@ PRETEXTS = {
         complete,
         {"top1": ("in order or not", 100 * max(NEGATIVES, 1 - NEGATIVES))},
         EACH_WAY,
-        places=True,
+        tuples=True,
     ),
     "opn": Pretext(
         "OPN",
@@ -242,7 +242,7 @@ PRETEXTS = {
         complete,
         {"top1": ("order of 4 clips", 100 / len(ORDERS))},
         EACH_WAY,
-        places=True,
+        tuples=True,
     ),
     "odd_one_out": Pretext(
         "Odd-One-Out",
@@ -252,7 +252,7 @@ PRETEXTS = {
         complete,
         {"top1": (f"odd one of {EVEN + 1}", 100 / (EVEN + 1))},
         EACH_WAY,
-        places=True,
+        tuples=True,
     ),
     "prp": Pretext(
         "PRP",
