@@ -19,7 +19,7 @@ import multiprocessing
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -184,17 +184,23 @@ def pretrain(key: str, backbone: VideoCNN, data: Data, size: Size, seed: int) ->
     """Train a method, and ask it what it was trained on, about unseen videos."""
     pretext = PRETEXTS[key]
     method = pretext.build(backbone, size)
+    for part in method.modules():
+        if isinstance(part, nn.Dropout):
+            # So short a run underfits; half of a small head would be lost in each step.
+            part.p = 0.0
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         return method.step(batch_of(pretext, data.pool, size, generator), generator)["loss"]
 
-    losses = train(method, loss_of, size.steps, size.lr, seed)
+    losses = train(method, loss_of, size.steps, pretext.rate * size.lr, seed)
     return {"losses": losses, "pretext": {how: ask(pretext, method, data.questions, size, seed, how) for how in pretext.ways}}
 
 
 def run(job: Job) -> None:
     """Measure a row, unless that is done."""
     size, seed = job.size, job.seed
+    if job.world == "utd":
+        size = replace(size, steps=size.recorded_steps)
     start, data = time.perf_counter(), data_of(job)
     content: dict[str, Any] = {"settings": settings_of(job)}
     if job.key == "difference":
