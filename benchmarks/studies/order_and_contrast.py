@@ -28,13 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.studies import order_tasks
 from benchmarks.studies.compare_utd import FAR, NEAR, clips_of
 from benchmarks.studies.harness import Row, random_rows, table, train
 from benchmarks.studies.order_tasks import EACH_WAY, EVERY, PRETEXTS, SIDE, Size, ask, batch_of, encoder
 from datamodules.sets.utd_mhad import ACTIONS
 from modules.backbones.cnn.base import VideoCNN
 from modules.core.errors import SettingError, check_positive, check_range
-from modules.core.files import read_json, write_json, write_whole
+from modules.core.files import read_json, sha256, write_json, write_whole
 from modules.downstream.metrics.probes import frame_difference, knn_accuracy, linear_accuracy
 from modules.scenes.classes import MOTION_CLASSES, Split
 from modules.scenes.objects import make_clips
@@ -219,7 +220,7 @@ def run(job: Job) -> None:
 
 def settings_of(job: Job) -> dict[str, Any]:
     """What a result depends on."""
-    return asdict(job.size) | {"calibrate": job.calibrate}
+    return asdict(job.size) | {"calibrate": job.calibrate, "tasks": sha256(Path(order_tasks.__file__))}
 
 
 def is_done(job: Job) -> bool:
@@ -322,9 +323,9 @@ def order_and_contrast(
     start = time.perf_counter()
     worlds: dict[World, Path | None] = {"generated": None}
     if utd is not None:
-        worlds["utd"] = out / ("utd_settings.pt" if calibrate else "utd.pt")
         benchmark = "xsub_settings" if calibrate else "xsub"
-        clips_of(utd, worlds["utd"], size.frames, SIDE + size.margin, benchmark)
+        worlds["utd"] = decoded = out / f"{benchmark}.pt"
+        clips_of(utd, decoded, size.frames, SIDE + size.margin, benchmark)
     numbers = range(CALIBRATION_SEED, CALIBRATION_SEED + seeds) if calibrate else range(seeds)
     jobs = all_jobs(size, worlds, [key for key in TITLES if rows is None or key in rows], numbers, calibrate, out)
     todo = [job for job in jobs if not is_done(job)]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -319,13 +320,16 @@ CHANGES: dict[str, Change | None] = {"normal": None, "frames shuffled": shuffled
 """What the encoder sees of each clip, by the column of the shortcuts; `one crop` changes the crops instead."""
 
 
+def _changed(original: Callable[[Tensor], Tensor], change: Change, generator: torch.Generator, clips: Tensor) -> Tensor:
+    return original(change(clips, generator))
+
+
 @contextmanager
 def seeing(method: Method, change: Change | None, generator: torch.Generator) -> Iterator[None]:
     """Context in which all encoders of a method see changed clips."""
     encoders: list[Any] = [part for part in method.modules() if isinstance(part, VideoCNN)] if change is not None else []
     for one in encoders:
-        original = one.forward_features
-        one.forward_features = lambda clips, original=original: original(change(clips, generator))  # type: ignore[misc]
+        one.forward_features = partial(_changed, one.forward_features, change, generator)
     try:
         yield
     finally:
@@ -345,22 +349,20 @@ def ask(pretext: Pretext, method: Method, videos: Tensor, size: Size, seed: int,
         seed: seed of the questions.
         how: one of `CHANGES`.
     """
-    method.eval()
-    shared, found = how == "one crop", []
-    if shared and hasattr(method, "augmentation") and isinstance(method.augmentation, FrameAugmentation):
-        own, method.augmentation = method.augmentation, FrameAugmentation(size.margin)
-    else:
-        own = None
+    asked: Any = method.eval()
+    own, shared, found = getattr(asked, "augmentation", None), how == "one crop", []
+    if shared and isinstance(own, FrameAugmentation):
+        asked.augmentation = FrameAugmentation(size.margin)
     for number, part in enumerate(videos.split(QUESTIONS)):
         if len(part) < QUESTIONS and found:
             continue
         generator = device_generator("cpu", seed, MEASURE_STREAM, number)
         clips = pretext.take(part[:, :: pretext.every], size, generator, shared)
         with seeing(method, CHANGES[how], device_generator("cpu", seed, MEASURE_STREAM + 1, number)):
-            log = method.step(unlabelled(clips), generator)["log"]
+            log = asked.step(unlabelled(clips), generator)["log"]
         found.append([float(log[name]) for name in pretext.measures])
-    if own is not None:
-        method.augmentation = own
+    if isinstance(own, FrameAugmentation):
+        asked.augmentation = own
     means = torch.tensor(found).mean(0).tolist()
     return {column: 100 * mean for (column, _), mean in zip(pretext.measures.values(), means, strict=True)}
 
