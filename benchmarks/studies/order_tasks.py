@@ -136,7 +136,8 @@ class Pretext(NamedTuple):
     every: int = EVERY
     """frames of a video for each one that it gets"""
     tuples: bool = False
-    """whether it compares parts of a video: then features keep places (`PlacesResNet`), and generated bodies get faster"""
+    """whether it compares when parts of a video were: then features keep places (`PlacesResNet`), and generated bodies get
+    faster; Odd-One-Out compares how parts move"""
 
 
 EACH_WAY = ("normal", "frames shuffled", "static", "one crop")
@@ -257,12 +258,11 @@ PRETEXTS = {
     "odd_one_out": Pretext(
         "Odd-One-Out",
         lambda backbone, size: OddOneOut(
-            backbone, SequenceSettings(EVEN, SEQUENCE), "concat", crops(size), size.hidden, flip=0.0
+            backbone, SequenceSettings(EVEN, SEQUENCE), augmentation=crops(size), hidden=size.hidden, flip=0.0
         ),
         complete,
         {"top1": (f"odd one of {EVEN + 1}", 100 / (EVEN + 1))},
         EACH_WAY,
-        tuples=True,
     ),
     "prp": Pretext(
         "PRP",
