@@ -5,6 +5,7 @@
     python benchmarks/learning.py sigma                            # the same
     python benchmarks/learning.py skeleton_contrast                # the same
     python benchmarks/learning.py locomotion                       # the same
+    python benchmarks/learning.py order_and_contrast --utd DIR     # the same; DIR is UTD-MHAD, may be left out; resumes
     python benchmarks/learning.py utd_mhad --root DIR              # real recordings; an hour on two CPU cores
     python benchmarks/learning.py smile --size.steps 40 --seeds 1  # only to see it run
 
@@ -22,11 +23,17 @@ from jsonargparse import auto_cli
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.studies.locomotion import locomotion
+from benchmarks.studies.order_and_contrast import order_and_contrast
 from benchmarks.studies.sigma import sigma
 from benchmarks.studies.skeleton_contrast import skeleton_contrast
 from benchmarks.studies.smile import smile
 from benchmarks.studies.tubelet_contrast import tubelet_contrast
 from benchmarks.studies.utd_mhad import utd_mhad
+from modules.core.errors import SettingError
 
 if __name__ == "__main__":
-    auto_cli([smile, sigma, skeleton_contrast, tubelet_contrast, locomotion, utd_mhad], as_positional=False)
+    studies = [smile, sigma, skeleton_contrast, tubelet_contrast, locomotion, order_and_contrast, utd_mhad]
+    try:
+        auto_cli(studies, as_positional=False)
+    except SettingError as error:
+        sys.exit(f"error: {error}")

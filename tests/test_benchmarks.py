@@ -20,6 +20,9 @@ from torch import Tensor
 from benchmarks import startup
 from benchmarks.methods import BUILD, job
 from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
+from benchmarks.studies.order_and_contrast import TITLES
+from benchmarks.studies.order_tasks import PRETEXTS, Size, ask, batch_of, encoder, seeing, shuffled, still
+from modules.core.randomness import device_generator
 from modules.downstream.cycles import Counted
 from tests.datamodules.sets.utd_files import write_reduced
 from tests.datamodules.video_files import X264, write_video, write_with_sound
@@ -69,6 +72,71 @@ def test_learning(
         assert {len(values) for values in scores.values()} == {1 if name == "chance" else 2}, name
         assert set(scores) == set(scores_of["chance"])
     assert f"| row | {next(iter(scores_of['chance']))} |" in capsys.readouterr().out
+
+
+TINY = [
+    "--processes=0",
+    "--size.steps=2",
+    "--size.recorded_steps=1",
+    "--size.batch=4",
+    "--size.pool=26",
+    "--size.probe_clips=26",
+    "--size.test_clips=13",
+]
+TINY += ["--size.width=4", "--size.hidden=8"]
+
+
+@pytest.mark.parametrize("rows", [["untrained", "vcop", "cvrl"], pytest.param(list(TITLES), marks=pytest.mark.slow)])
+def test_order_and_contrast(
+    rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = 2 if len(rows) == len(TITLES) else 1
+    words = ["order_and_contrast", f"--seeds={seeds}", f"--out={tmp_path / 'out'}", f"--rows=[{','.join(rows)}]", *TINY]
+    worlds = ["generated"]
+    if len(rows) == len(TITLES):
+        write_reduced(tmp_path / "utd", subjects=(1, 3, 7, 2))
+        words, worlds = [*words, f"--utd={tmp_path / 'utd'}"], [*worlds, "utd"]
+    run(monkeypatch, "learning.py", *words)
+    files = sorted((tmp_path / "out").glob("*/*/seed*.json"))
+    # Raw values of recordings do not depend on the seed.
+    assert len(files) == seeds * len(rows) * len(worlds) - (len(worlds) > 1)
+    for path in files:
+        result = json.loads(path.read_text())
+        asked = PRETEXTS[path.parent.name].ways if path.parent.name in PRETEXTS else ()
+        assert tuple(result.get("pretext", {})) == asked
+        assert all(0 <= score <= 100 for found in result.get("pretext", {}).values() for score in found.values())
+    said = capsys.readouterr().out
+    assert f"| chance | {100 / 13:.1f} |" in said
+    assert "| VCOP: order of 3 clips, generated | 16.7 |" in said
+
+    # Nothing is done twice, and results of other settings are not mixed.
+    times = [path.stat().st_mtime_ns for path in files]
+    run(monkeypatch, "learning.py", *words)
+    assert [path.stat().st_mtime_ns for path in files] == times
+    with pytest.raises(SystemExit, match="other settings"):
+        run(monkeypatch, "learning.py", *words, "--size.steps=3")
+
+
+def test_order_and_contrast_changes_what_encoders_see() -> None:
+    size = Size(batch=2, width=4, hidden=8)
+    videos = torch.randint(0, 256, (3, 32, 36, 36, 3), dtype=torch.uint8)
+    for key, pretext in PRETEXTS.items():
+        torch.manual_seed(0)
+        method = pretext.build(encoder(size, 0, pretext.tuples), size)
+        assert batch_of(pretext, videos, size, torch.Generator().manual_seed(0)).stream("video").data.dtype == torch.uint8
+        first, again = (ask(pretext, method, videos, size, 0, "normal") for _ in range(2))
+        assert first == again, key
+        assert first.keys() == {column for column, _ in pretext.measures.values()}
+    backbone = encoder(size, 0).eval()
+    clips = torch.randn(2, 3, 4, 32, 32)
+    plain = backbone(clips)
+    with seeing(PRETEXTS["cvrl"].build(backbone, size), still, torch.Generator()):
+        assert torch.equal(backbone(clips), backbone(clips[:, :, [2]].expand_as(clips)))
+        assert not torch.equal(backbone(clips), plain)
+    assert torch.equal(backbone(clips), plain)
+    mixed = shuffled(clips, device_generator("cpu", 0))
+    assert not torch.equal(mixed, clips)
+    assert torch.equal(mixed.sort(2).values, clips.sort(2).values)
 
 
 def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,12 +30,15 @@ SHARE = 0.1
 BATCH = 4
 
 
-def clips_of(root: Path, out: Path) -> dict[str, Tensor]:
+def clips_of(root: Path, out: Path, frames: int = FRAMES, side: int = SIDE, benchmark: str = "xsub") -> dict[str, Tensor]:
     """All clips and labels, decoded once and kept in a file.
 
     Args:
         root: folder of UTD-MHAD.
         out: file to keep them in.
+        frames: frames of each clip, spread over its recording.
+        side: of the frames in pixels.
+        benchmark: split of the subjects, see `UTDMHAD`.
 
     Returns:
         `train` and `test`, uint16 [N, T, H, W, 1] in millimetres, and `train_label` and `test_label`, int64 [N].
@@ -44,9 +47,9 @@ def clips_of(root: Path, out: Path) -> dict[str, Tensor]:
         SettingError: if a recording cannot be read.
     """
     if not out.is_file():
-        clip = ClipSettings(frames=FRAMES, size=SIDE, sampler=Segments())
+        clip, streams = ClipSettings(frames=frames, size=side, sampler=Segments()), StreamSettings(names=["depth"])
         data = UTDMHAD(
-            str(root), clip=clip, batch_size=BATCH, reading=ReadSettings(0), seed=0, streams=StreamSettings(names=["depth"])
+            str(root), clip=clip, batch_size=BATCH, reading=ReadSettings(0), benchmark=benchmark, seed=0, streams=streams
         )
         data.setup("fit")
         validation = data.val_dataloader()
