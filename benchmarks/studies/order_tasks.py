@@ -80,7 +80,7 @@ class Size(Budget):
     test_clips: int = 520
     clip: int = 4
     gap: int = 2
-    margin: int = 4
+    margin: int = 2
     width: int = 8
     hidden: int = 128
     momentum: float = 0.9
