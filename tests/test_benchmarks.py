@@ -21,7 +21,7 @@ from benchmarks import startup
 from benchmarks.methods import BUILD, job
 from benchmarks.peers import PlainMAE, plain_smile, plain_videomae
 from benchmarks.studies.order_and_contrast import TITLES
-from benchmarks.studies.order_tasks import PRETEXTS, Size, ask, batch_of, encoder, seeing, shuffled, still
+from benchmarks.studies.order_tasks import PRETEXTS, SIDE, Size, ask, batch_of, encoder, seeing, shuffled, still
 from modules.core.randomness import device_generator
 from modules.downstream.cycles import Counted
 from tests.datamodules.sets.utd_files import write_reduced
@@ -119,7 +119,7 @@ def test_order_and_contrast(
 
 def test_order_and_contrast_changes_what_encoders_see() -> None:
     size = Size(batch=2, width=4, hidden=8)
-    videos = torch.randint(0, 256, (3, 32, 36, 36, 3), dtype=torch.uint8)
+    videos = torch.randint(0, 256, (3, 32, SIDE + size.margin, SIDE + size.margin, 3), dtype=torch.uint8)
     for key, pretext in PRETEXTS.items():
         torch.manual_seed(0)
         method = pretext.build(encoder(size, 0, pretext.tuples), size)

@@ -305,7 +305,7 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def shuffled(clips: Tensor, generator: torch.Generator) -> Tensor:
-    """The frames of each clip in a random order of its own."""
+    """The frames of each clip in a random order, another one for each clip."""
     order = torch.rand(len(clips), clips.shape[2], generator=generator).argsort(1)
     return clips.gather(2, order[:, None, :, None, None].expand_as(clips))
 
