@@ -36,7 +36,7 @@ class Row(NamedTuple):
     """why it is not measured; empty if it is"""
 
 
-LATER = "not measured here, but in the study of order and contrast (learning.md)"
+LATER = "measured in the study of order and contrast, see learning.md"
 TOWER = "not measured, needs the weights of a published image tower"
 ROWS = (
     Row("videomae", "VideoMAE", "VideoViT", "videomae"),
