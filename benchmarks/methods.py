@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from modules.backbones.cnn.c3d import C3D
 from modules.backbones.cnn.resnet import VideoResNet
 from modules.backbones.cnn.resnet3d import ResNet3D
+from modules.backbones.frame_tower import FrameTower
 from modules.backbones.image_towers import PatchTokens
 from modules.backbones.skeleton.base import JOINTS, PERSONS
 from modules.backbones.skeleton.gcn import AGCN
@@ -28,9 +29,11 @@ from modules.language.tokenizers import TokenizerSettings
 from modules.layers.targets import PixelTarget, TowerTarget
 from modules.masks.tokens import TubeMask
 from modules.masks.trajectory import TrajectoryMask
+from modules.methods.cropmae import CropMAE
 from modules.methods.locomotion import LocoMotion
 from modules.methods.moco import MoCo
 from modules.methods.rspnet import RSPNet
+from modules.methods.siammae import SiamMAE
 from modules.methods.sigma import SIGMA, MLPSettings
 from modules.methods.skeleton_contrast import SkeletonContrast
 from modules.methods.smile import SMILE, PasteSettings
@@ -56,6 +59,13 @@ def tower(size: Size, normalise: bool) -> TowerTarget:
     preset = PRESETS["base" if size == "large" else size]
     vit = VisionTransformer(224, 16, num_classes=0, embed_dim=preset.embed_dim, depth=preset.depth, num_heads=preset.num_heads)
     return TowerTarget(PatchTokens(vit), preset.embed_dim, 224, 16, normalise)
+
+
+def images(size: Size) -> FrameTower:
+    """MAE's encoder of images."""
+    preset = PRESETS[size]
+    sizes: dict[str, int] = {"embed_dim": preset.embed_dim, "depth": preset.depth, "num_heads": preset.num_heads}
+    return FrameTower("vit_base_patch16_224.mae", 1, 224, checkpoint=None, **sizes)
 
 
 def smile(size: Size, masks_per_clip: int = 2) -> SMILE:
@@ -87,6 +97,8 @@ BUILD: dict[str, Callable[[Size], Method]] = {
     "SMILE": smile,
     "SIGMA-MLP": lambda size: SIGMA(VideoViT(size), PixelTarget(), TubeMask(0.9), MLPSettings(), optim=ADAMW),
     "SIGMA-DINO": lambda size: SIGMA(VideoViT(size), tower(size, False), TubeMask(0.9), optim=ADAMW),
+    "SiamMAE": lambda size: SiamMAE(images(size)),
+    "CropMAE": lambda size: CropMAE(images(size)),
     "MoCo": lambda size: MoCo(cnn(size)),
     "RSPNet": lambda size: RSPNet(ResNet3D(int(64 * SHARE[size]))),
     "TubeletContrast": lambda size: TubeletContrast(cnn(size), TubeletSettings()),
@@ -110,6 +122,8 @@ def random_batch(name: str, count: int, device: torch.device) -> Batch:
         clips, side = 3, 112
     if name == "RSPNet":
         frames = 32
+    if name in ("SiamMAE", "CropMAE"):
+        clips, frames = (2, 1) if name == "SiamMAE" else (1, 1)
     video = torch.randint(0, 256, (count, clips, frames, side, side, 3), dtype=torch.uint8, device=device)
     return unlabelled(video)
 

@@ -1,7 +1,7 @@
 """Conversion of weights from any supported file to another format, with a passport that describes them.
 
 Supported inputs: official pretraining and fine-tuned files of VideoMAE, VideoMAE V2, SMILE and SIGMA (also as written by
-DeepSpeed), official files of CropMAE and SiamMAE, of TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo, VideoMoCo, CtP,
+DeepSpeed), official files of CropMAE, SiamMAE, TubeletContrast, VCOP and RSPNet, the encoders in those of MoCo, VideoMoCo, CtP,
 Pretext-Contrast, TCLR, GDT, SeLaVi and AVID-CMA, arrays of CVRL exported from TensorFlow, official files of skeleton contrast
 and VindLU, BERT, the image tower of OpenAI's CLIP, vision transformers of DINO and timm, .ckpt and .safetensors files of this
 project, and folders of `transformers`' VideoMAE. Outputs: .safetensors under this project's names, official .pth (for CVRL,

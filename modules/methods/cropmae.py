@@ -1,19 +1,19 @@
 """CropMAE: one crop of an image is predicted from another crop of it and from two of its own patches.
 
-Paper: Efficient Image Pre-Training with Siamese Cropped Masked Autoencoders, https://arxiv.org/abs/2403.17823. It replaces the two
-frames of SiamMAE (https://arxiv.org/abs/2305.14344) by two crops of one image, which may also be a single frame of a video: zoom
-and mirroring take the place of motion, and no video is decoded for pairs of frames. Of the global crop, the encoder sees all
-patches. The local crop is a part of it, enlarged; 98.5 % of its patches are masked. The decoder gets both: tokens of the local
-crop, with mask tokens at the hidden places, attend to those of the global one. The loss is the mean squared error of the hidden
-patches, each standardised by its own mean and standard deviation. To predict a patch, the network must find its place in the
-other crop; its features are used without training to carry masks and key points through videos (label propagation).
+Paper: Efficient Image Pre-Training with Siamese Cropped Masked Autoencoders, https://arxiv.org/abs/2403.17823. It replaces the
+two frames of SiamMAE (https://arxiv.org/abs/2305.14344) by two crops of one image, which may also be a single frame of a video.
+Of the global crop, the encoder sees all patches. The local crop is a part of it, enlarged; 98.5 % of its patches are masked.
+The decoder gets both: tokens of the local crop, with mask tokens at the hidden places, attend to those of the global one. The
+loss is the mean squared error of the hidden patches, each standardised by its own mean and standard deviation. To predict a
+patch, the network must find its place in the other crop; its features are used without training to carry masks and key points
+through videos (label propagation).
 
 Shapes for ViT-S/16 at 224 x 224: 196 patches, 2 of the second crop visible, tokens [B, 197, 384] and [B, 3, 384], prediction
 [B, 196, 768].
 
-Network, loss, boxes and flips agree with the official code given its tensors (tests/parity/test_cropmae.py). As there, the local
-box is cut out of the resized global crop, so it is resized twice, and each crop is mirrored on its own, so the two may be
-mirror images. The worker processes cut the global crop (data.clip.crop); the local one is cut on the device. Differences:
+Network, loss, boxes and flips agree with the official code given its tensors and draws (tests/parity/test_cropmae.py). As
+there, the local box is cut out of the resized global crop, so it is resized twice, and each crop is mirrored on its own. The
+worker processes cut the global crop (data.clip.crop); the local one is cut on the device. Differences:
 
 * the learning rate of a step is that of its position in the schedule. In the official code, the rate is set after the step, so
   the first step is made with the peak rate, before the warm-up, and the second one with 0.
@@ -23,11 +23,11 @@ mirror images. The worker processes cut the global crop (data.clip.crop); the lo
 * the initial weights of the decoder, and which of MAE's parameters have weight decay, are those of MAE; this could not be
   verified. Nor could the views `local_to_global`, `random` and `same`, which are made after their description.
 
-The pooled feature of the encoder is the mean of the class tokens of the frames (`FrameTower`), which the paper does not use: it
-only uses the map of patches.
+The pooled feature of the encoder is the mean of the class tokens of the frames (`FrameTower`). The paper does not use it, only
+the map of patches.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,8 +53,8 @@ class CropMAE(SiameseMAE):
     Args:
         backbone: image encoder on each frame of a clip, kept after pretraining.
         views: `global_to_local` predicts a part of the crop from the crop (the paper's default), `local_to_global` the crop
-            from a part of it, `same` the crop from itself, and `random` one of two independent crops of a frame from the other
-            (data.clip.repeat 2).
+            from a part of it, `same` the crop from itself, and `random` the second of two crops of a frame from the first
+            (data.clip.repeat 2). With data.clip.crop Nested, it is a part of the first one, but cut out of the frame itself.
         local_scale: smallest and largest area of the local crop, as a fraction of the global one; the aspect ratio is 3/4 to
             4/3.
         mask_ratio: fraction of masked patches of the second view; floor((1 - ratio) * patches) remain visible.

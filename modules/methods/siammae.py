@@ -21,8 +21,8 @@ Differences:
 * the initial weights of the decoder, and which of MAE's parameters have weight decay, are those of MAE; this could not be
   verified.
 
-The pooled feature of the encoder is the mean of the class tokens of the frames (`FrameTower`), which the papers do not use: they
-only use the map of patches.
+The pooled feature of the encoder is the mean of the class tokens of the frames (`FrameTower`). The papers do not use it, only
+the map of patches.
 """
 
 from typing import Any
@@ -91,7 +91,8 @@ class SiamMAE(SiameseMAE):
         box = batch.stream(self.stream, *self.kinds).box
         if self.trainer.training and box is not None and box.device.type == "cpu" and not torch.equal(box[:, 0], box[:, -1]):
             raise SettingError(
-                "The two frames of a video have different crops, so their places do not correspond; set data.clip.crop to Shared."
+                "The two frames of a video have different crops, so places in them do not correspond; set data.clip.crop to "
+                "Shared."
             )
         return batch
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.folder import VideoFolder
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.settings import LoadSettings
-from datamodules.video.crops import Centre, RandomResized, Shared
+from datamodules.video.crops import RandomResized, Shared
 from datamodules.video.samplers import Dense, FramePair
 from datamodules.video.sampling import ClipSettings
 from main import main
@@ -114,7 +114,8 @@ def test_targets_of_flat_patches_are_zero() -> None:
     assert target.abs().sum(2).ne(0).nonzero().tolist() == [[0, 5]]
     assert target[0, 5].mean().abs() < 1e-5
     assert target[0, 5].var() == pytest.approx(1, rel=1e-3)
-    assert torch.equal(patch_target(images, method.grid, normalise=False)[0, 5], images[0, :, 8:16, 8:16].permute(1, 2, 0).flatten())
+    pixels = images[0, :, 8:16, 8:16].permute(1, 2, 0).flatten()
+    assert torch.equal(patch_target(images, method.grid, normalise=False)[0, 5], pixels)
 
 
 def test_positions_are_fixed_and_those_of_loaded_weights_kept(tmp_path: Path) -> None:

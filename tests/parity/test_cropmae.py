@@ -1,16 +1,13 @@
 """CropMAE against its official code: views, encoder at several sizes, a pretraining step, learning rates and counts."""
 
 import json
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from datamodules.video.crops import Box
 from datamodules.video.transforms import crop_and_resize
-from modules.augment.crops import ATTEMPTS, enlarge, fitting_boxes
-from modules.backbones.frame_tower import FrameTower
+from modules.augment.crops import enlarge, fitting_boxes
 from modules.backbones.vit.positions import resample_frame_positions
 from modules.core.preprocessing import Normalisation
 from modules.layers.siamese_mae import kept_patches
@@ -20,33 +17,23 @@ from tests.parity.cases import PARITY_DIR, assert_close, load_case, part
 from tests.parity.siamese import BOUND, assert_pretraining, tower
 
 
-def attempts(row: dict[str, Any]) -> tuple[list[list[float]], list[int]]:
-    """Of a recorded crop's draws, those of areas and aspect ratios, and those of its place, in turn for all crops."""
-    shapes, places = [], []
-    for kind, *rest in row["draws"]:
-        if kind == "u":
-            shapes.append(rest)
-        elif kind == "i":
-            places.append(rest)
-    return shapes, places  # type: ignore[return-value]
-
-
 def test_boxes_and_flips() -> None:
-    """Given the official draws, the boxes of the crops on the picture and on the resized global crop, rejected ones included."""
+    """Given the official draws, rejected ones included, the boxes on the picture and on the resized global crop."""
     tensors, about = load_case("cropmae", "crop_views")
     settings = about["settings"]
     ratio = tuple(settings["aspect"])
     sizes = {"global": tuple(settings["picture_hw"]), "local": (settings["size"], settings["size"])}
     rejected = 0
     for number, row in enumerate(about["rows"]):
-        shapes, places = attempts(row)
+        # Lower and upper bound and value: of area and aspect ratio in turn, and of top and left.
+        shapes, places = ([draw[1:] for draw in row["draws"] if draw[0] == kind] for kind in ("u", "i"))
         for order, (name, size) in enumerate(sizes.items()):
             low, high = settings[f"scale_{name}"]
-            mine = [(one[2], other[2]) for one, other in zip(shapes[::2], shapes[1::2], strict=True) if tuple(one[:2]) == (low, high)]
-            area, aspect = torch.tensor(mine, dtype=torch.float64).T[:, None]
+            drawn = [(one[2], other[2]) for one, other in zip(shapes[::2], shapes[1::2], strict=True) if one[:2] == [low, high]]
+            area, aspect = torch.tensor(drawn, dtype=torch.float64).T[:, None]
             rejected += area.shape[1] - 1
-            free = torch.tensor([(value + 0.5) / top for _, top, value in places[2 * order : 2 * order + 2]], dtype=torch.float64)
-            box = fitting_boxes(area, aspect.exp(), free[None], size, ratio)
+            place = [[(value + 0.5) / top for _, top, value in places[2 * order : 2 * order + 2]]]
+            box = fitting_boxes(area, aspect.exp(), torch.tensor(place, dtype=torch.float64), size, ratio)
             y, x, height, width = row[f"{name}_box"]
             assert box.tolist() == [[x, y, width, height]]
             assert tensors[f"output.{name}_box"][number].tolist() == row[f"{name}_box"]
@@ -55,20 +42,20 @@ def test_boxes_and_flips() -> None:
 
 
 def test_pixels_of_the_views() -> None:
-    """Both crops within one grey level (a level and a half after PIL's two roundings), given the same picture to cut from."""
+    """Both crops within one grey level, given the picture to cut from."""
     tensors, about = load_case("cropmae", "crop_views")
     settings = about["settings"]
     normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
     picture = tensors["input.image"].numpy()
     for row, views in zip(about["rows"], tensors["output.views"], strict=False):
         pixels = (255 * normalisation.restore(views[:, :, None])).round().permute(0, 2, 3, 4, 1)
-        whole, part_ = (torch.where(torch.tensor(flip), one.flip(2), one) for one, flip in zip(pixels, row["flips"], strict=True))
+        whole, local = (one.flip(2) if flip else one for one, flip in zip(pixels, row["flips"], strict=True))
         y, x, height, width = row["global_box"]
         cut = crop_and_resize([picture], Box(x, y, width, height), settings["size"])
         assert (cut.float() - whole).abs().max() <= 1
         y, x, height, width = row["local_box"]
         found = enlarge(whole.byte()[None], torch.tensor([[x, y, width, height]]))[0]
-        assert (found.float() - part_).abs().max() <= 1
+        assert (found.float() - local).abs().max() <= 1
 
 
 def test_encoder_at_several_sizes() -> None:

@@ -40,8 +40,8 @@ class CrossDecoderSettings:
         check_range("model.decoder", 0, 1, dropout=self.dropout)
         if self.dim % self.heads or self.dim % 4:
             raise SettingError(
-                f"model.decoder.dim is {self.dim}, which must be a multiple of model.decoder.heads ({self.heads}) and of 4, for "
-                "the position codes; change one of them."
+                f"model.decoder.dim is {self.dim}, which must be a multiple of model.decoder.heads ({self.heads}) and, for the "
+                "position codes, of 4; change one of them."
             )
 
 
@@ -77,7 +77,7 @@ class CrossBlock(nn.Module):
 class CrossDecoder(nn.Module):
     """Predicts all patches of an image from some of its encoded tokens, and from all encoded tokens of another image.
 
-    Position codes are added to the tokens of the predicted image only, so the order of the other image's tokens does not matter.
+    Position codes are added to the tokens of the predicted image only; the order of the other image's tokens does not matter.
 
     Args:
         encoder: encoder of both images; it defines the grid of patches.
