@@ -16,7 +16,7 @@ from modules.convert.source import Source, setting_of
 from modules.core.errors import SettingError
 from modules.core.loading import compare
 from modules.weights.names.clip import OPENAI
-from modules.weights.names.siamese_mae import has_mae_decoder, is_official, is_ours, our_names
+from modules.weights.names.siamese_mae import has_mae_decoder, is_ours, our_names
 from modules.weights.passport import PASSPORT_FORMAT
 from modules.weights.sizes import Facts, count_blocks, count_heads, shape_of
 
@@ -29,8 +29,8 @@ DINOV2_REGISTERS = "vit_base_patch14_reg4_dinov2.lvd142m"
 
 
 def is_frame_tower(weights: dict[str, Tensor]) -> bool:
-    """Whether these are a `FrameTower`, alone or in a method, or the official network of CropMAE."""
-    return is_official(weights) or any(f"{prefix}{VIT}{FIRST}" in weights for prefix in ("", "backbone."))
+    """Whether these are a `FrameTower`, alone or in a method, or an official MAE or CropMAE with its decoder."""
+    return has_mae_decoder(weights) or any(f"{prefix}{VIT}{FIRST}" in weights for prefix in ("", "backbone."))
 
 
 def convert_frame_tower(source: Source, facts: Facts, part: Part, to: Format) -> Converted:
@@ -45,7 +45,9 @@ def convert_frame_tower(source: Source, facts: Facts, part: Part, to: Format) ->
     path = str(source.path)
     tower = tower_weights(weights, path)
     rest = {}
-    if part == "all" and is_frame_tower(weights):
+    if has_mae_decoder(weights):
+        rank_zero_info(f"The decoder in {path}, that of MAE, is left out.")
+    elif part == "all" and is_frame_tower(weights):
         rest = {key: value for key, value in weights.items() if not key.startswith((VIT, f"backbone.{VIT}"))}
     sizes = sizes_of(source, tower, facts)
     with torch.device("meta"):

@@ -27,6 +27,7 @@ the map of patches.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,32 +70,27 @@ class SiamMAE(SiameseMAE):
         self.flip = RandomFlip("model.flip", flip)
 
     def take_data(self, data: Any) -> None:
-        """Check that the clips of a video are frames of the same video in order.
+        """Check that the clips of a video are in order, and that both have the same crop.
 
         Raises:
             SettingError: if the data say that they are not.
         """
         super().take_data(data)
-        given = getattr(getattr(data, "clip", None), "ordered", True)
-        if not getattr(data, "clips_in_order", given):
+        clip = getattr(data, "clip", None)
+        if not getattr(data, "clips_in_order", getattr(clip, "ordered", True)):
             raise SettingError(
                 "SiamMAE predicts a frame from an earlier one, but data.clip.sampler does not give clips in order; set it to "
                 "FramePair, or for generated videos to OrderedClips."
             )
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check that both frames have the same crop, before a batch is copied to the device.
-
-        Raises:
-            SettingError: if the crops differ.
-        """
-        box = batch.stream(self.stream, *self.kinds).box
-        if self.trainer.training and box is not None and box.device.type == "cpu" and not torch.equal(box[:, 0], box[:, -1]):
+        crop = getattr(clip, "crop", None)
+        if crop is None or getattr(data, "shows_complete_frames", False):
+            return
+        first, second = crop.boxes(4 * clip.size, 3 * clip.size, clip.size, 2, 1, np.random.default_rng(0))
+        if first != second:
             raise SettingError(
-                "The two frames of a video have different crops, so places in them do not correspond; set data.clip.crop to "
-                "Shared."
+                f"data.clip.crop is {type(crop).__name__}, which gives the two frames of a video different crops, so places in "
+                "them do not correspond; set it to Shared."
             )
-        return batch
 
     def pairs(self, views: int) -> int:
         """See `SiameseMAE.pairs`."""

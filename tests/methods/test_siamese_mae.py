@@ -14,13 +14,12 @@ from torch import Tensor
 from datamodules.folder import VideoFolder
 from datamodules.generated.motion import SyntheticMotion
 from datamodules.settings import LoadSettings
-from datamodules.video.crops import RandomResized, Shared
-from datamodules.video.samplers import Dense, FramePair
+from datamodules.video.crops import Centre, Crop, MultiScale, Nested, RandomResized, Shared
+from datamodules.video.samplers import Dense, FramePair, OrderedClips
 from datamodules.video.sampling import ClipSettings
 from main import main
 from modules.backbones.frame_tower import FrameTower
 from modules.backbones.vit.cross_decoder import CrossDecoderSettings
-from modules.core.batch import Batch, Stream
 from modules.core.errors import SettingError
 from modules.layers.siamese_mae import kept_patches, patch_target
 from modules.methods.cropmae import CropMAE
@@ -235,15 +234,16 @@ def test_both_frames_have_the_same_flip() -> None:
 
 
 def test_other_crops_and_clips_without_order_are_refused() -> None:
-    method: Any = siam()
-    method._trainer = SimpleNamespace(training=True)
-    box = torch.tensor([[[0.0, 0, 8, 8], [0, 0, 8, 8]]])
-    same = Batch(torch.zeros(1), torch.zeros(1), {"video": Stream("video", ramps(1).expand(-1, 2, -1, -1, -1, -1), box=box)})
-    assert method.on_before_batch_transfer(same, 0) is same
-    other = Stream("video", same.stream("video").data, box=box + torch.tensor([[[0.0], [1.0]]]))
-    with pytest.raises(SettingError, match=r"different crops.* set data\.clip\.crop to Shared"):
-        method.on_before_batch_transfer(Batch(torch.zeros(1), torch.zeros(1), {"video": other}), 0)
-    method.take_data(SimpleNamespace(clip=ClipSettings(1, SIDE, clips=2, sampler=FramePair(), crop=Shared())))
+    def files(crop: Crop) -> Any:
+        return SimpleNamespace(clip=ClipSettings(1, SIDE, clips=2, sampler=FramePair(), crop=crop))
+
+    method = siam()
+    for same in (Shared(), Centre()):
+        method.take_data(files(same))
+    for other in (MultiScale(), Nested()):
+        with pytest.raises(SettingError, match=rf"data\.clip\.crop is {type(other).__name__}, .* set it to Shared"):
+            method.take_data(files(other))
+    method.take_data(SyntheticMotion(ClipSettings(4, SIDE, clips=2, sampler=OrderedClips(4)), 4, train_videos=8, val_videos=4))
     with pytest.raises(SettingError, match="does not give clips in order; set it to FramePair"):
         method.take_data(SyntheticMotion(ClipSettings(4, SIDE, clips=2), 4, train_videos=8, val_videos=4))
 
