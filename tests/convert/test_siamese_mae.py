@@ -18,7 +18,6 @@ from modules.weights.names.siamese_mae import to_official
 from modules.weights.passport import read_passport
 from tests.registry import CROSS, FRAMES, OPTIM, SIDE, video_batch
 
-
 SIZES: dict[str, Any] = {"image_size": SIDE, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
 """One head per 64 channels, as files are taken to have that do not say so."""
 
