@@ -188,14 +188,14 @@ SHEETS = {
         lambda: images(2),
         ("view_1", "masked_view_2", "prediction", "view_2"),
         samples=(0, 1),
-        steps=640,
+        steps=384,
     ),
     "cropmae": Sheet(
         lambda: CropMAE(tower(), mask_ratio=0.9, normalise=False, decoder=SMALL_DECODER, flip=0.5),
         lambda: images(1),
         ("view_1", "masked_view_2", "prediction", "view_2"),
         samples=(0, 1),
-        steps=640,
+        steps=384,
     ),
     "moco": Sheet(
         lambda: MoCo(VideoResNet("r3d_18", width=4), SMALL_QUEUE, flip=0.5),

