@@ -124,8 +124,8 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
 
 
 def tower() -> FrameTower:
-    """Patches of 8 x 8 pixels in each of four frames."""
-    sizes: dict[str, int] = {"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3}
+    """Patches of 16 x 16 pixels in each of four frames."""
+    sizes: dict[str, int] = {"patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3}
     return FrameTower("vit_base_patch16_224.mae", 4, SIDE, checkpoint=None, **sizes)
 
 
@@ -184,14 +184,14 @@ SHEETS = {
         steps=640,
     ),
     "siammae": Sheet(
-        lambda: SiamMAE(tower(), 0.9, normalise=False, decoder=SMALL_DECODER, flip=0.5),
+        lambda: SiamMAE(tower(), 0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),
         lambda: images(2),
         ("view_1", "masked_view_2", "prediction", "view_2"),
         samples=(0, 1),
         steps=384,
     ),
     "cropmae": Sheet(
-        lambda: CropMAE(tower(), mask_ratio=0.9, normalise=False, decoder=SMALL_DECODER, flip=0.5),
+        lambda: CropMAE(tower(), mask_ratio=0.75, normalise=False, decoder=SMALL_DECODER, flip=0.5),
         lambda: images(1),
         ("view_1", "masked_view_2", "prediction", "view_2"),
         samples=(0, 1),

@@ -24,8 +24,8 @@ NORMS = (
 )
 """Layers with a running mean and variance."""
 HARMLESS = ("num_batches_tracked", "pos_embed", "decoder.positions")
-"""Ends of the names of buffers that may be averaged: the counters of normalisation layers are not used, and fixed position codes
-do not change."""
+"""Ends of the names of buffers that may be averaged: the counters of normalisation layers are not used, and fixed position
+codes do not change."""
 
 
 def state_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
