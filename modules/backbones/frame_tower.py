@@ -146,12 +146,12 @@ class FrameTower(PixelInput, Layered, nn.Module):
             SettingError: if their sides are not multiples of a token's, or their number of frames is not one of `every`.
         """
         frames, height, width = video.shape[2:]
-        every, patch = self.grid.tubelet, self.grid.patch
+        every, patch, side = self.grid.tubelet, self.grid.patch, self.image_size
         grid = Grid(frames // every, height // patch, width // patch, every, patch)
         if not grid.tokens or grid.clip_shape != (frames, height, width):
             raise SettingError(
-                f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames "
-                f"and sides that are multiples of {patch} px; set data.clip.frames and data.clip.size to such numbers."
+                f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames of "
+                f"{side} x {side} px, or of other multiples of {patch} px; set data.clip.frames and data.clip.size to these."
             )
         return grid
 

@@ -96,7 +96,7 @@ def test_every_other_frame() -> None:
     assert tower.forward_intermediates(video, 1, intermediates_only=True)[0].shape == (2, 64, 2, 4, 4)
     with pytest.raises(SettingError, match=r"Clips have 3 frames .* takes a multiple of 2 frames of 32 x 32 px"):
         tower(video[:, :, :3])
-    with pytest.raises(SettingError, match=r"Clips have 4 frames of 12 x 32 px, .* multiples of 8 px"):
+    with pytest.raises(SettingError, match=r"Clips have 4 frames of 12 x 32 px, .* other multiples of 8 px"):
         tower(video[..., :12, :])
 
 

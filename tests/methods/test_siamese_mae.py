@@ -156,9 +156,9 @@ def test_encoders_that_do_not_fit() -> None:
 
 def test_a_pair_counts_as_one_sample_of_the_learning_rate_rule() -> None:
     def data(**clip: int) -> Any:
-        return SimpleNamespace(batch_size=8, clip=ClipSettings(1, SIDE, **clip))
+        return SimpleNamespace(batch_size=8, clip=ClipSettings(frames=1, size=SIDE, **clip))
 
-    pair = SimpleNamespace(batch_size=8, clip=ClipSettings(1, SIDE, clips=2, sampler=FramePair()))
+    pair = SimpleNamespace(batch_size=8, clip=ClipSettings(frames=1, size=SIDE, clips=2, sampler=FramePair()))
     assert siam().samples_per_batch(pair) == 8
     assert crop().samples_per_batch(data()) == 8
     assert crop().samples_per_batch(data(repeat=2)) == 16
@@ -235,7 +235,7 @@ def test_both_frames_have_the_same_flip() -> None:
 
 def test_other_crops_and_clips_without_order_are_refused() -> None:
     def files(crop: Crop) -> Any:
-        return SimpleNamespace(clip=ClipSettings(1, SIDE, clips=2, sampler=FramePair(), crop=crop))
+        return SimpleNamespace(clip=ClipSettings(frames=1, size=SIDE, clips=2, sampler=FramePair(), crop=crop))
 
     method = siam()
     for same in (Shared(), Centre()):
@@ -243,9 +243,11 @@ def test_other_crops_and_clips_without_order_are_refused() -> None:
     for other in (MultiScale(), Nested()):
         with pytest.raises(SettingError, match=rf"data\.clip\.crop is {type(other).__name__}, .* set it to Shared"):
             method.take_data(files(other))
-    method.take_data(SyntheticMotion(ClipSettings(4, SIDE, clips=2, sampler=OrderedClips(4)), 4, train_videos=8, val_videos=4))
+    method.take_data(
+        SyntheticMotion(ClipSettings(frames=4, size=SIDE, clips=2, sampler=OrderedClips(4)), 4, train_videos=8, val_videos=4)
+    )
     with pytest.raises(SettingError, match="does not give clips in order; set it to FramePair"):
-        method.take_data(SyntheticMotion(ClipSettings(4, SIDE, clips=2), 4, train_videos=8, val_videos=4))
+        method.take_data(SyntheticMotion(ClipSettings(frames=4, size=SIDE, clips=2), 4, train_videos=8, val_videos=4))
 
 
 # --- Data and training ---
@@ -259,7 +261,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
             path = tmp_path / split / f"n{number % 2}" / f"{number}.{'JPEG' if number % 3 else 'png'}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (40 + number, 60, 3), np.uint8)).save(path)
-    clip = ClipSettings(1, SIDE, sampler=Dense(1), crop=RandomResized((0.1, 1.0)))
+    clip = ClipSettings(frames=1, size=SIDE, sampler=Dense(1), crop=RandomResized((0.1, 1.0)))
     data = VideoFolder(str(tmp_path), clip=clip, batch_size=3, reading=ReadSettings(0))
     data.setup("fit")
     assert data.num_classes == 2
