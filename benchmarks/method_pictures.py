@@ -125,8 +125,8 @@ def moving(clips: int = 1, ground: bool = False, background: Background = "textu
 
 def tower() -> FrameTower:
     """Patches of 16 x 16 pixels in each of four frames."""
-    sizes: dict[str, int] = {"patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3}
-    return FrameTower("vit_base_patch16_224.mae", 4, SIDE, checkpoint=None, **sizes)
+    name = "vit_base_patch16_224.mae"
+    return FrameTower(name, 4, SIDE, patch_size=16, embed_dim=96, depth=2, num_heads=3, checkpoint=None)
 
 
 def images(clips: int) -> SyntheticMotion:

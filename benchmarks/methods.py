@@ -64,8 +64,14 @@ def tower(size: Size, normalise: bool) -> TowerTarget:
 def images(size: Size) -> FrameTower:
     """MAE's encoder of images."""
     preset = PRESETS[size]
-    sizes: dict[str, int] = {"embed_dim": preset.embed_dim, "depth": preset.depth, "num_heads": preset.num_heads}
-    return FrameTower("vit_base_patch16_224.mae", 1, 224, checkpoint=None, **sizes)
+    return FrameTower(
+        "vit_base_patch16_224.mae",
+        num_frames=1,
+        embed_dim=preset.embed_dim,
+        depth=preset.depth,
+        num_heads=preset.num_heads,
+        checkpoint=None,
+    )
 
 
 def smile(size: Size, masks_per_clip: int = 2) -> SMILE:

@@ -150,8 +150,8 @@ class FrameTower(PixelInput, Layered, nn.Module):
         grid = Grid(frames // every, height // patch, width // patch, every, patch)
         if not grid.tokens or grid.clip_shape != (frames, height, width):
             raise SettingError(
-                f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames of "
-                f"{side} x {side} px, or of other multiples of {patch} px; set data.clip.frames and data.clip.size to these."
+                f"Clips have {frames} frames of {height} x {width} px, but this FrameTower takes a multiple of {every} frames "
+                f"of {side} x {side} px, or of other multiples of {patch} px; set data.clip.frames and data.clip.size to these."
             )
         return grid
 
@@ -173,10 +173,11 @@ class FrameTower(PixelInput, Layered, nn.Module):
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Input of the first block for normalised frames: [F, 3, H, W] -> [F, n, D], class and register tokens first."""
         size = frames.shape[2] // self.grid.patch, frames.shape[3] // self.grid.patch
-        if size == self.grid[1:3]:
+        codes = self.vit.pos_embed
+        if codes is None or size == self.grid[1:3]:
             return embedded(self.vit, frames)
         prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
-        return embedded(self.vit, frames, resample_frame_positions(self.vit.pos_embed, prefix, self.grid[1:3], size))
+        return embedded(self.vit, frames, resample_frame_positions(codes, prefix, self.grid[1:3], size))
 
     def _patches(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Tokens of frames [B * t, n, D] -> those of the patches alone, [B, t * h * w, D]."""

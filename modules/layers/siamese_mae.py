@@ -59,8 +59,11 @@ class SiameseMAE(Method):
         check_range("model", 0, 1, mask_ratio=mask_ratio)
         if backbone.grid.tubelet != 1:
             raise SettingError(f"model.backbone.every is {backbone.grid.tubelet}, but all frames are encoded; set it to 1.")
-        if backbone.vit.cls_token is None:
-            raise SettingError(f"model.backbone.name {backbone.name} has no class token; choose another, such as that of MAE.")
+        if backbone.vit.cls_token is None or backbone.vit.pos_embed is None or backbone.vit.no_embed_class:
+            raise SettingError(
+                f"model.backbone.name {backbone.name} has no class token with a position code; choose another, such as that of "
+                "MAE."
+            )
         self.backbone, self.normalised = backbone, normalise
         self.grid: Grid = backbone.grid._replace(t=1)
         self.visible = kept_patches(self.grid.tokens, mask_ratio)
@@ -176,6 +179,7 @@ def start_as_mae(backbone: FrameTower) -> None:
     Codes of loaded weights are kept.
     """
     vit = backbone.vit
+    assert vit.pos_embed is not None and vit.cls_token is not None
     codes = vit.pos_embed.detach().clone()
     if backbone.is_untrained:
         init_blocks(vit.blocks)

@@ -120,7 +120,8 @@ class CropMAE(SiameseMAE):
             whole = self.mirrored(whole, generator)
             return whole, whole
         images = whole.flatten(0, 1)[:, None]
-        part = enlarge(images, random_boxes(len(images), images.shape[2:4], self.local_scale, RATIO, generator))
+        size = images.shape[2], images.shape[3]
+        part = enlarge(images, random_boxes(len(images), size, self.local_scale, RATIO, generator))
         # The part is cut out of the crop before this is mirrored.
         pair = self.mirrored(whole, generator), self.mirrored(part[:, 0].unflatten(0, whole.shape[:2]), generator)
         return pair if self.views == "global_to_local" else pair[::-1]

@@ -76,15 +76,15 @@ class SiamMAE(SiameseMAE):
             SettingError: if the data say that they are not.
         """
         super().take_data(data)
-        clip = getattr(data, "clip", None)
+        clip: Any = getattr(data, "clip", None)
         if not getattr(data, "clips_in_order", getattr(clip, "ordered", True)):
             raise SettingError(
                 "SiamMAE predicts a frame from an earlier one, but data.clip.sampler does not give clips in order; set it to "
                 "FramePair, or for generated videos to OrderedClips."
             )
-        crop = getattr(clip, "crop", None)
-        if crop is None or getattr(data, "shows_complete_frames", False):
+        if not hasattr(clip, "crop") or getattr(data, "shows_complete_frames", False):
             return
+        crop: Any = clip.crop
         first, second = crop.boxes(4 * clip.size, 3 * clip.size, clip.size, 2, 1, np.random.default_rng(0))
         if first != second:
             raise SettingError(
