@@ -179,7 +179,8 @@ def start_as_mae(backbone: FrameTower) -> None:
     Codes of loaded weights are kept.
     """
     vit = backbone.vit
-    assert vit.pos_embed is not None and vit.cls_token is not None
+    assert vit.pos_embed is not None
+    assert vit.cls_token is not None
     codes = vit.pos_embed.detach().clone()
     if backbone.is_untrained:
         init_blocks(vit.blocks)
